@@ -1,0 +1,246 @@
+//! The parts of a running receiver: built, watched, and stopped in the order of a webhook's path.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Settings, SettingsError};
+use crate::http::{self, Admin, Door};
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use crate::recorder::{Recorder, Recording};
+use crate::shutdown::Shutdown;
+use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError};
+
+/// Why a receiver did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is not allowed.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// An address cannot be listened on.
+    #[error("{key} = {address}: {source}")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+/// Why a receiver that had started did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part ended by itself. The rest was stopped: better no answer than a deaf receiver.
+    #[error("{part} ended: {why}")]
+    PartEnded {
+        /// Which one.
+        part: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// It was told to stop at once.
+    #[error("stopped at once; what was acknowledged is in the spool, for the next start")]
+    StoppedAtOnce,
+}
+
+type PartResult = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
+
+/// A receiver that has started.
+#[derive(Debug)]
+pub struct Receiver {
+    webhook_address: SocketAddr,
+    admin_address: SocketAddr,
+    drain_timeout: std::time::Duration,
+    progress: Progress,
+    parts: JoinSet<PartResult>,
+    stop_http: CancellationToken,
+    give_up: CancellationToken,
+    stop_admin: CancellationToken,
+}
+
+/// How far the webhooks have come.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    kept: watch::Receiver<Kept>,
+    recorded: watch::Receiver<Recorded>,
+}
+
+impl Progress {
+    /// Returns once everything that was acknowledged before the call is in PostgreSQL.
+    pub async fn all_recorded(&mut self) {
+        let through = self.kept.borrow().through;
+        let _ = self.recorded.wait_for(|recorded| *recorded >= through).await;
+    }
+
+    /// How many acknowledged deliveries are not known to be in PostgreSQL.
+    #[must_use]
+    pub fn waiting(&self) -> i64 {
+        self.kept.borrow().through - *self.recorded.borrow()
+    }
+}
+
+impl Receiver {
+    /// Builds the parts and starts them. `database` need not be reachable: what comes in waits in
+    /// the spool.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(settings: &Settings, database: PgConnectOptions) -> Result<Self, StartError> {
+        settings.check_door()?;
+        let public = listen("http.listen", settings.http.listen).await?;
+        let admin = listen("admin.listen", settings.admin.listen).await?;
+        let metrics = Arc::new(Metrics::new());
+        let (writer, reader) = tokio::task::block_in_place(|| spool::open(&settings.spool, &metrics))?;
+
+        let (intake, arrivals) = Intake::new(settings.intake.capacity);
+        let (keeping, kept) = watch::channel(writer.kept());
+        let (recording_to, recorded) = watch::channel(writer.kept().forgotten);
+        let (recording_as, recording) = watch::channel(Recording::default());
+        let (stop_http, give_up, stop_admin) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+
+        let recorder = Recorder {
+            database,
+            settings: settings.database.clone(),
+            limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
+            max_backoff: settings.recorder.max_backoff,
+            metrics: metrics.clone(),
+            kept: kept.clone(),
+            recorded: recording_to,
+            recording: recording_as,
+            give_up: give_up.clone(),
+        };
+        let admin_door = Admin {
+            intake: intake.depth(),
+            metrics: metrics.clone(),
+            kept: kept.clone(),
+            recording,
+            stopping: stop_http.clone(),
+        };
+        let door = Door { intake, metrics: metrics.clone(), max_body_bytes: settings.http.max_body_bytes };
+
+        let progress = Progress { kept, recorded: recorded.clone() };
+        let (webhook_address, admin_address) = (local(&public), local(&admin));
+        let mut parts = JoinSet::new();
+        let runtime = tokio::runtime::Handle::current();
+        parts.spawn_blocking(move || {
+            ("the spool", writer.run(&runtime, arrivals, recorded, &keeping, &metrics).map_err(Into::into))
+        });
+        parts.spawn(record(recorder, reader));
+        parts.spawn(serve("the webhook port", public, http::public(door), stop_http.clone()));
+        parts.spawn(serve("the admin port", admin, http::admin(admin_door), stop_admin.clone()));
+        Ok(Self {
+            webhook_address,
+            admin_address,
+            drain_timeout: settings.shutdown.drain_timeout,
+            progress,
+            parts,
+            stop_http,
+            give_up,
+            stop_admin,
+        })
+    }
+
+    /// Where webhooks come in.
+    #[must_use]
+    pub fn webhook_url(&self) -> String {
+        format!("http://{}{}", self.webhook_address, http::WEBHOOK_PATH)
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// To wait for what has been acknowledged to be recorded.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Runs until `shutdown`, then stops in the order of a webhook's path: no new requests, those
+    /// in hand are answered, the spool is recorded, and last the admin port closes.
+    ///
+    /// # Errors
+    /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
+    pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
+        tokio::select! {
+            () = shutdown.graceful.cancelled() => {}
+            Some(ended) = self.parts.join_next() => return Err(died(ended)),
+        }
+        self.stop_http.cancel();
+        let deadline = Instant::now() + self.drain_timeout;
+        tokio::select! {
+            drained = timeout_at(deadline, self.drained()) => match drained {
+                Ok(drained) => drained?,
+                Err(_) => tracing::warn!(left = self.progress.waiting(), "time is up: the rest stays in the spool"),
+            },
+            () = shutdown.immediate.cancelled() => return Err(RunError::StoppedAtOnce),
+        }
+        self.give_up.cancel();
+        self.stop_admin.cancel();
+        // Whatever still hangs, such as a request whose sender has stopped, is cut off.
+        let _ = timeout_at(deadline.max(Instant::now()) + GRACE, self.drained()).await;
+        Ok(())
+    }
+
+    /// Waits for all parts but the admin port, which goes last; for that too once it is told to stop.
+    async fn drained(&mut self) -> Result<(), RunError> {
+        let last = usize::from(!self.stop_admin.is_cancelled());
+        while self.parts.len() > last {
+            match self.parts.join_next().await {
+                Some(Ok((_, Ok(())))) | None => {}
+                Some(ended) => return Err(died(ended)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long parts may take to end once told to.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// The address listened on, with the port that the system chose for port 0.
+fn local(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+async fn record(recorder: Recorder, reader: Reader) -> PartResult {
+    ("the recorder", recorder.run(reader).await.map_err(Into::into))
+}
+
+async fn serve(
+    part: &'static str,
+    listener: TcpListener,
+    routes: axum::Router,
+    stop: CancellationToken,
+) -> PartResult {
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
+    (part, served.map_err(Into::into))
+}
+
+fn died(ended: Result<PartResult, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok((part, Ok(()))) => RunError::PartEnded { part, why: "nobody asked it to".to_owned() },
+        Ok((part, Err(why))) => RunError::PartEnded { part, why: why.to_string() },
+        Err(panic) => RunError::PartEnded { part: "a part", why: panic.to_string() },
+    }
+}

@@ -1,0 +1,327 @@
+//! Settings: `config/default.toml` (compiled in), then a file, then the environment.
+//!
+//! Everything is checked before anything starts. A complaint names the key, the value and what
+//! is allowed, but never a secret's value.
+
+#![expect(missing_docs, reason = "config/default.toml documents every key, once")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use config::{Config, Environment, File, FileFormat};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sqlx::postgres::PgConnectOptions;
+
+/// `config/default.toml`: every setting with its default and what it means.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// Everything that can be set. The keys' meanings and limits stand in `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub http: Http,
+    pub admin: Admin,
+    pub auth: Auth,
+    pub intake: Intake,
+    pub spool: Spool,
+    pub database: Database,
+    pub recorder: Recorder,
+    pub shutdown: Shutdown,
+    pub log: Log,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub max_body_bytes: usize,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub allow_unauthenticated: bool,
+}
+
+/// `[intake]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intake {
+    pub capacity: usize,
+}
+
+/// `[spool]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spool {
+    pub dir: PathBuf,
+    pub max_bytes: u64,
+    pub min_free_bytes: u64,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub url: SecretString,
+    pub embedded_dir: PathBuf,
+    pub migrate: bool,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+}
+
+/// `[recorder]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorder {
+    pub batch_rows: usize,
+    pub batch_bytes: usize,
+    #[serde(with = "humantime_serde")]
+    pub max_backoff: Duration,
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file or variable cannot be read as settings; the text names the key and where it stands.
+    #[error("{0}")]
+    Unreadable(#[from] config::ConfigError),
+    /// A value outside of what is allowed.
+    #[error("{key} = {value}: {allowed}")]
+    NotAllowed {
+        /// The setting's key, as in `config/default.toml`.
+        key: &'static str,
+        /// The value; never a secret's.
+        value: String,
+        /// What is allowed, and what to do.
+        allowed: String,
+    },
+}
+
+impl Settings {
+    /// Reads the defaults, then `file` if one is named, then the environment, and checks them.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for a file that cannot be read, an unknown key, a value of the wrong
+    /// kind, or one outside its limits.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
+    }
+
+    fn layered(
+        file: Option<&Path>,
+        environment: Environment,
+        database_url: Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = file {
+            layers = layers.add_source(File::from(path).format(FileFormat::Toml));
+        }
+        let settings: Self = layers
+            .add_source(environment.prefix("RECEIVER").prefix_separator("__").separator("__"))
+            .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))?
+            .build()?
+            .try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
+        within("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, GIB)?;
+        within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
+        within("spool.max_bytes", self.spool.max_bytes, MIB, i64::MAX as u64)?;
+        within("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
+        within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, GIB)?;
+        lasting("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;
+        lasting("database.connect_timeout", self.database.connect_timeout, shortest, longest)?;
+        lasting("database.statement_timeout", self.database.statement_timeout, shortest, longest)?;
+        lasting("shutdown.drain_timeout", self.shutdown.drain_timeout, Duration::ZERO, 6 * longest)?;
+        if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+            return not_allowed(
+                "log.filter",
+                &format!("{:?}", self.log.filter),
+                format!("{e}; must be a level such as \"info\", or levels by module"),
+            );
+        }
+        self.database.connect_options()?;
+        Ok(())
+    }
+
+    /// Refuses to take webhooks from strangers unless told to.
+    ///
+    /// # Errors
+    /// [`SettingsError::NotAllowed`] when the webhook port is open to other machines and
+    /// nothing says who may speak.
+    pub fn check_door(&self) -> Result<(), SettingsError> {
+        if self.http.listen.ip().is_loopback() || self.auth.allow_unauthenticated {
+            return Ok(());
+        }
+        not_allowed(
+            "http.listen",
+            &self.http.listen.to_string(),
+            "other machines could post here and nothing authenticates them. Listen on loopback \
+             (RECEIVER__HTTP__LISTEN=127.0.0.1:8080), or let everyone in who reaches the port \
+             (RECEIVER__AUTH__ALLOW_UNAUTHENTICATED=true)"
+                .to_owned(),
+        )
+    }
+}
+
+impl Database {
+    /// Where the database is; `None` when no URL is set.
+    ///
+    /// # Errors
+    /// [`SettingsError::NotAllowed`] when the URL cannot be read. The URL is not quoted: it may
+    /// hold a password.
+    pub fn connect_options(&self) -> Result<Option<PgConnectOptions>, SettingsError> {
+        let url = self.url.expose_secret();
+        if url.is_empty() {
+            return Ok(None);
+        }
+        let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        match PgConnectOptions::from_str(url) {
+            Ok(options) if postgres => Ok(Some(options)),
+            _ => not_allowed(
+                "database.url",
+                "(not shown)",
+                "must be like postgres://user:password@host:5432/name; percent-encode special \
+                 characters in the password"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+fn not_allowed<T>(key: &'static str, value: &str, allowed: String) -> Result<T, SettingsError> {
+    Err(SettingsError::NotAllowed { key, value: value.to_owned(), allowed })
+}
+
+fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    not_allowed(key, &value.to_string(), format!("must be from {least} to {most}"))
+}
+
+fn lasting(key: &'static str, value: Duration, least: Duration, most: Duration) -> Result<(), SettingsError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    not_allowed(key, &format!("{value:?}"), format!("must be from {least:?} to {most:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Settings::layered(None, Environment::default().source(Some(variables)), None)
+    }
+
+    fn complaint(key: &str, value: &str) -> String {
+        with(&[(key, value)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_allowed_and_as_documented() {
+        let settings = with(&[]).unwrap();
+        assert_eq!(settings.http.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
+        assert_eq!(settings.http.max_body_bytes, 16 << 20);
+        assert!(settings.check_door().is_err());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_defaults() {
+        let settings = with(&[
+            ("RECEIVER__HTTP__LISTEN", "127.0.0.1:1"),
+            ("RECEIVER__RECORDER__BATCH_ROWS", "7"),
+            ("RECEIVER__DATABASE__MIGRATE", "false"),
+            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "2m"),
+        ])
+        .unwrap();
+        assert_eq!(settings.http.listen.port(), 1);
+        assert_eq!(settings.recorder.batch_rows, 7);
+        assert!(!settings.database.migrate);
+        assert_eq!(settings.shutdown.drain_timeout, Duration::from_mins(2));
+        settings.check_door().unwrap();
+    }
+
+    #[test]
+    fn a_complaint_names_the_key_the_value_and_what_is_allowed() {
+        assert_eq!(
+            complaint("RECEIVER__HTTP__MAX_BODY_BYTES", "3"),
+            "http.max_body_bytes = 3: must be from 1024 to 1073741824"
+        );
+        for (key, value, parts) in [
+            ("RECEIVER__HTTP__LISTEN", "nowhere", ["http.listen", "socket address"]),
+            ("RECEIVER__HTTP__LISTENS", "x", ["listens", "unknown field"]),
+            ("RECEIVER__INTAKE__CAPACITY", "many", ["intake.capacity", "many"]),
+            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "soon", ["shutdown.drain_timeout", "soon"]),
+            ("RECEIVER__LOG__FORMAT", "xml", ["log.format", "xml"]),
+            ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter", "a=b=c"]),
+        ] {
+            let text = complaint(key, value);
+            for part in parts {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_password_of_the_database_never_shows() {
+        let settings = with(&[("RECEIVER__DATABASE__URL", "postgres://u:hunter2@h/d")]).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        for url in ["postgres://u:hunter2@h:port/d", "mysql://u:hunter2@h/d", "hunter2"] {
+            let text = complaint("RECEIVER__DATABASE__URL", url);
+            assert!(text.contains("database.url") && !text.contains("hunter2"), "{text}");
+        }
+    }
+}

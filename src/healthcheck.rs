@@ -1,0 +1,52 @@
+//! Asking a running receiver how it is, for container engines: the image has no shell and no curl.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// What `/health/ready` on the admin port says: `Ok` while webhooks are taken.
+///
+/// # Errors
+/// When it says that they are not, or does not say anything within three seconds.
+pub async fn healthcheck(admin: SocketAddr) -> Result<String, String> {
+    let (status, text) = tokio::time::timeout(WITHIN, ready(reachable(admin)))
+        .await
+        .map_err(|_| format!("no answer from {admin} in time"))?
+        .map_err(|e| format!("no answer from {admin}: {e}"))?;
+    if status.is_success() { Ok(text) } else { Err(text) }
+}
+
+/// "Listening on all addresses" is asked on loopback.
+fn reachable(mut admin: SocketAddr) -> SocketAddr {
+    if admin.ip().is_unspecified() {
+        admin.set_ip(match admin {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    admin
+}
+
+async fn ready(admin: SocketAddr) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TokioIo::new(TcpStream::connect(admin).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    let ask = async {
+        let request = Request::get("/health/ready")
+            .header(header::HOST, admin.to_string())
+            .body(Empty::<bytes::Bytes>::new())?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::select! {
+        answer = ask => answer,
+        Err(error) = connection => Err(error.into()),
+    }
+}

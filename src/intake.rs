@@ -1,0 +1,84 @@
+//! The way in: a bounded channel from the requests to the spool's writer.
+//!
+//! A request hands its delivery over and waits for the receipt, which the writer gives once the
+//! delivery is on disk. A full channel is an answer, not a wait.
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+
+/// One webhook as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    /// The exact bytes of the body.
+    pub(crate) body: Bytes,
+    /// When the body had come in, by this machine's clock.
+    pub(crate) received_at: OffsetDateTime,
+}
+
+/// Why a delivery was not kept. None of it was: the sender has to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// More deliveries wait for the disk than may (`intake.capacity`).
+    #[error("too many deliveries are waiting to be written")]
+    Busy,
+    /// The spool has taken all the space that it may (`spool.max_bytes`, `spool.min_free_bytes`).
+    #[error("the spool is full")]
+    Full,
+    /// The disk did not take it.
+    #[error("the spool cannot be written")]
+    Failing,
+    /// The receiver is stopping.
+    #[error("the receiver is stopping")]
+    Stopping,
+}
+
+/// A delivery on its way to the spool, with the way back for its receipt.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) delivery: Delivery,
+    pub(crate) receipt: oneshot::Sender<Result<(), Refused>>,
+}
+
+/// The requests' end of the channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Intake {
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+impl Intake {
+    /// A channel in which `capacity` deliveries may wait.
+    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Arrival>) {
+        let (arrivals, spool) = mpsc::channel(capacity);
+        (Self { arrivals }, spool)
+    }
+
+    /// Returns once the delivery is on disk: from here on it survives any crash.
+    ///
+    /// # Errors
+    /// [`Refused`], at once when the channel is full; then nothing of the delivery is kept.
+    pub(crate) async fn keep(&self, delivery: Delivery) -> Result<(), Refused> {
+        let (receipt, kept) = oneshot::channel();
+        self.arrivals.try_send(Arrival { delivery, receipt }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Refused::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refused::Stopping,
+        })?;
+        kept.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    /// A view of the channel that does not keep it open.
+    pub(crate) fn depth(&self) -> IntakeDepth {
+        IntakeDepth(self.arrivals.downgrade())
+    }
+}
+
+/// How full the channel is.
+#[derive(Debug, Clone)]
+pub(crate) struct IntakeDepth(mpsc::WeakSender<Arrival>);
+
+impl IntakeDepth {
+    /// How many deliveries wait for the disk.
+    pub(crate) fn get(&self) -> usize {
+        self.0.upgrade().map_or(0, |arrivals| arrivals.max_capacity() - arrivals.capacity())
+    }
+}

@@ -1,0 +1,32 @@
+//! A receiver of each::labs workflow webhooks whose 200 is a promise.
+//!
+//! # The path of a webhook
+//!
+//! 1. [`http`]: `POST /webhooks/workflow-completed` is read and checked: is it an execution?
+//! 2. [`intake`]: it goes over a bounded channel to the spool's writer; a full channel is a 503.
+//! 3. [`spool`]: the writer puts whatever waits on disk with one fsync. **Here the 200 leaves.**
+//! 4. [`recorder`]: the background worker reads the spool in order, a batch at a time.
+//! 5. [`store`]: one transaction dedupes by `execution_id`, records the outcome and counts the bulk.
+//! 6. The spool forgets the batch.
+//!
+//! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
+//!
+//! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
+//! [`config`] the settings.
+
+pub mod app;
+pub mod config;
+#[cfg(feature = "embedded-postgres")]
+pub mod embedded_postgres;
+mod healthcheck;
+mod http;
+mod intake;
+mod metrics;
+pub mod payload;
+mod recorder;
+pub mod shutdown;
+mod spool;
+pub mod store;
+pub mod telemetry;
+
+pub use healthcheck::healthcheck;

@@ -1,0 +1,132 @@
+//! The command line: `workflow-receiver [serve | migrate | healthcheck]`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sqlx::postgres::PgConnectOptions;
+use workflow_receiver::app::Receiver;
+use workflow_receiver::config::Settings;
+use workflow_receiver::shutdown::Shutdown;
+use workflow_receiver::{healthcheck, store, telemetry};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// A TOML file with settings, over the defaults; the environment (RECEIVER__SECTION__KEY,
+    /// DATABASE_URL) is over both
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Clone, Copy)]
+enum Command {
+    /// Receive webhooks (the default)
+    Serve,
+    /// Bring the database's schema up to date, and exit
+    Migrate,
+    /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
+    Healthcheck,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("workflow-receiver: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let settings = Settings::load(arguments.config.as_deref())?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Healthcheck => {
+            println!("{}", healthcheck(settings.admin.listen).await?);
+            Ok(())
+        }
+        Command::Migrate => {
+            telemetry::init(&settings.log)?;
+            let Some(database) = settings.database.connect_options()? else {
+                return Err(
+                    "database.url is not set: set DATABASE_URL to the database to bring up to date".into()
+                );
+            };
+            store::migrate(&database).await?;
+            println!("the schema is up to date");
+            Ok(())
+        }
+        Command::Serve => {
+            telemetry::init(&settings.log)?;
+            settings.check_door()?;
+            let shutdown = Shutdown::default();
+            tokio::select! {
+                served = serve(&settings, &shutdown) => served,
+                Err(error) = shutdown.follow_signals() => Err(error.into()),
+            }
+        }
+    }
+}
+
+async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
+    match settings.database.connect_options()? {
+        Some(database) => receive(settings, database, None, shutdown).await,
+        None => serve_embedded(settings, shutdown).await,
+    }
+}
+
+async fn receive(
+    settings: &Settings,
+    database: PgConnectOptions,
+    psql_line: Option<String>,
+    shutdown: &Shutdown,
+) -> Result<(), Failure> {
+    let receiver = Receiver::start(settings, database).await?;
+    let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
+    tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
+    if settings.auth.allow_unauthenticated || settings.http.listen.ip().is_loopback() {
+        tracing::warn!("webhooks are not authenticated: whoever reaches the port can post");
+    }
+    if let Some(psql) = psql_line {
+        println!(
+            "\nSend a webhook:\n  curl -i {webhooks} -d \
+             '{{\"execution_id\":\"exec-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'\n\
+             Look at the result:\n  {psql} -c 'SELECT * FROM executions'\n\
+             Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
+        );
+    }
+    receiver.run(shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// With no database named: on a private PostgreSQL, which stops after the receiver.
+#[cfg(feature = "embedded-postgres")]
+async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
+    use workflow_receiver::embedded_postgres::Postgres;
+    let postgres = tokio::task::block_in_place(|| Postgres::start(&settings.database.embedded_dir))?;
+    let database = postgres.connect_options();
+    store::create_database(&database).await?;
+    let served = tokio::select! {
+        served = receive(settings, database, Some(postgres.psql_line()), shutdown) => served,
+        () = postgres.ended() => Err("the private PostgreSQL ended: see its log in database.embedded_dir".into()),
+    };
+    tokio::select! {
+        () = postgres.stop() => {}
+        () = shutdown.immediate.cancelled() => {}
+    }
+    served
+}
+
+#[cfg(not(feature = "embedded-postgres"))]
+async fn serve_embedded(_: &Settings, _: &Shutdown) -> Result<(), Failure> {
+    Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name".into())
+}

@@ -1,0 +1,222 @@
+//! The background worker: from the spool to PostgreSQL, in the order of arrival.
+//!
+//! It reads a batch, records it in one transaction, and only then lets the spool forget it. After
+//! a crash it goes on with what the spool still holds; recording twice is harmless, since the
+//! database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
+//! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use sqlx::postgres::PgConnectOptions;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::spool::{Kept, Limits, Reader, Recorded, SpoolError, Spooled};
+use crate::store::{Fault, Item, Outcome, Store};
+
+/// With nothing to record, how often PostgreSQL is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// The first wait after a failure; each further one is twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+
+/// How recording goes, for health checks.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Recording {
+    /// PostgreSQL has not been spoken to yet.
+    #[default]
+    Starting,
+    /// The last thing said to PostgreSQL worked.
+    Working,
+    /// It did not.
+    Failing {
+        /// Since when.
+        since: OffsetDateTime,
+        /// Why; holds no secret and no row.
+        why: String,
+    },
+}
+
+/// What a recorder needs.
+pub(crate) struct Recorder {
+    pub(crate) database: PgConnectOptions,
+    pub(crate) settings: config::Database,
+    pub(crate) limits: Limits,
+    pub(crate) max_backoff: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What the spool holds.
+    pub(crate) kept: watch::Receiver<Kept>,
+    /// Where it says what the spool may forget.
+    pub(crate) recorded: watch::Sender<Recorded>,
+    /// Where it says how it goes.
+    pub(crate) recording: watch::Sender<Recording>,
+    /// The time to drain the spool is over.
+    pub(crate) give_up: CancellationToken,
+}
+
+impl Recorder {
+    /// Records until the spool is closed and empty, or until `give_up`.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the spool cannot be read. PostgreSQL is never a reason to end.
+    pub(crate) async fn run(mut self, mut reader: Reader) -> Result<(), SpoolError> {
+        let mut at = self.kept.borrow().forgotten;
+        let mut store = None;
+        // With nothing to record yet: the schema is made, and health checks know.
+        self.ping(&mut store).await;
+        loop {
+            let kept = *self.kept.borrow_and_update();
+            let batch = if kept.through > at {
+                tokio::task::block_in_place(|| reader.next(at, self.limits))?
+            } else {
+                Vec::new()
+            };
+            let give_up = self.give_up.clone();
+            let Some(last) = batch.last().map(|spooled| spooled.seq) else {
+                if kept.closed && kept.through <= at {
+                    return Ok(());
+                }
+                // The spool's end is behind the last that can be read: nothing is there any more.
+                at = at.max(kept.through);
+                tokio::select! {
+                    changed = self.kept.changed() => if changed.is_err() { return Ok(()) },
+                    () = sleep(PING_EVERY) => self.ping(&mut store).await,
+                    () = give_up.cancelled() => return Ok(()),
+                }
+                continue;
+            };
+            tokio::select! {
+                () = self.record(&mut store, &batch) => {}
+                () = give_up.cancelled() => return Ok(()),
+            }
+            at = last;
+            self.recorded.send_replace(at);
+        }
+    }
+
+    /// Records all of a batch, however long that takes.
+    async fn record(&self, store: &mut Option<Store>, batch: &[Spooled]) {
+        let mut items: Vec<_> = batch.iter().map(Item::read).collect();
+        let mut parts: Vec<Range<usize>> = vec![0..items.len()];
+        let mut failures = 0;
+        while let Some(part) = parts.pop() {
+            let these = &items[part.clone()];
+            match self.attempt(store, these).await {
+                Ok(outcomes) => {
+                    failures = 0;
+                    self.worked();
+                    self.report(these, &outcomes);
+                }
+                Err(fault @ Fault::Unacceptable { .. })
+                    if part.len() == 1 && items[part.start].weaken(&fault) =>
+                {
+                    tracing::warn!(
+                        execution_id = items[part.start].execution_id(),
+                        "{fault}: it is kept as bytes"
+                    );
+                    parts.push(part);
+                }
+                Err(Fault::Unacceptable { .. }) if part.len() > 1 => {
+                    let middle = part.start + part.len() / 2;
+                    parts.push(middle..part.end);
+                    parts.push(part.start..middle);
+                }
+                Err(fault) => {
+                    self.metrics.retried();
+                    parts.push(part);
+                    if !fault.is_contention() {
+                        *store = None;
+                        self.failed(&fault);
+                        failures += 1;
+                    }
+                    sleep(self.backoff(failures)).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, store: &mut Option<Store>, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
+        let store = self.connected(store).await?;
+        timeout(self.settings.statement_timeout, store.record(items)).await.unwrap_or(Err(Fault::Slow))
+    }
+
+    async fn connected<'s>(&self, store: &'s mut Option<Store>) -> Result<&'s mut Store, Fault> {
+        if store.is_none() {
+            let connect = Store::connect(&self.database);
+            let mut new =
+                timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+            if self.settings.migrate {
+                new.migrate().await?;
+            }
+            let promise = new.promise(self.settings.statement_timeout);
+            timeout(self.settings.statement_timeout, promise).await.unwrap_or(Err(Fault::Slow))?;
+            *store = Some(new);
+        }
+        store.as_mut().ok_or(Fault::Slow)
+    }
+
+    async fn ping(&self, store: &mut Option<Store>) {
+        match self.attempt(store, &[]).await {
+            Ok(_) => self.worked(),
+            Err(fault) => {
+                *store = None;
+                self.failed(&fault);
+            }
+        }
+    }
+
+    /// Half of it is chance, so that several receivers do not come back all at once.
+    fn backoff(&self, failures: u32) -> Duration {
+        let longest = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures)).min(self.max_backoff);
+        longest.mul_f64(rand::rng().random_range(0.5..1.0))
+    }
+
+    fn worked(&self) {
+        self.metrics.database_up(true);
+        let before = self.recording.send_replace(Recording::Working);
+        if !matches!(before, Recording::Working) {
+            tracing::info!("recording to PostgreSQL");
+        }
+    }
+
+    /// Says so once, and then only when the cause changes.
+    fn failed(&self, fault: &Fault) {
+        self.metrics.database_up(false);
+        let why = fault.to_string();
+        self.recording.send_modify(|recording| {
+            let since = match recording {
+                Recording::Failing { why: before, .. } if *before == why => return,
+                Recording::Failing { since, .. } => *since,
+                _ => OffsetDateTime::now_utc(),
+            };
+            tracing::error!("{why}; deliveries wait in the spool");
+            *recording = Recording::Failing { since, why };
+        });
+    }
+
+    fn report(&self, items: &[Item<'_>], outcomes: &[Outcome]) {
+        for (item, outcome) in items.iter().zip(outcomes) {
+            self.metrics.recorded(*outcome);
+            let execution_id = item.execution_id();
+            match outcome {
+                Outcome::Conflict => tracing::warn!(
+                    execution_id,
+                    "a delivery contradicts the recorded outcome: kept in execution_conflicts"
+                ),
+                Outcome::Quarantined => {
+                    tracing::warn!("a delivery that is no execution is kept in quarantine")
+                }
+                _ => tracing::debug!(execution_id, outcome = outcome.as_str(), "recorded"),
+            }
+        }
+        if let Some(oldest) = items.iter().map(|item| item.received_at()).min() {
+            self.metrics.batch_recorded(items.len(), oldest);
+        }
+    }
+}

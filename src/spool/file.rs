@@ -1,0 +1,102 @@
+//! Opening the spool's file: who may, what it must be, and what happens when it is damaged.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{Reader, SpoolError, Writer, salvage};
+use crate::config;
+use crate::metrics::Metrics;
+
+/// Marks the file as ours: "WFRS".
+const APPLICATION_ID: i64 = 0x5746_5253;
+/// The version of the layout below. A change comes with the step from the version before it.
+const VERSION: i64 = 1;
+
+const LAYOUT: &str = "
+    CREATE TABLE deliveries (
+        seq         INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
+        received_at INTEGER NOT NULL,                  -- microseconds since 1970, UTC
+        checksum    INTEGER NOT NULL,                  -- CRC-32 of body
+        body        BLOB    NOT NULL                   -- the exact bytes of the webhook
+    ) STRICT;
+";
+
+/// Opens the spool in `settings.dir`, making it if there is none. The lock on the directory is
+/// held for as long as the writer lives.
+///
+/// # Errors
+/// [`SpoolError`]; nothing is ever overwritten. A damaged file is set aside under another name,
+/// and what can be read of it is carried over.
+pub(crate) fn open(settings: &config::Spool, metrics: &Metrics) -> Result<(Writer, Reader), SpoolError> {
+    let dir = &settings.dir;
+    let lock = lock(dir)?;
+    let path = dir.join("spool.db");
+    let connection = match prepare(&path) {
+        Err(SpoolError::Damaged(why)) => {
+            salvage::set_aside(&path, &why, metrics)?;
+            prepare(&path)?
+        }
+        other => other?,
+    };
+    let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    reader.busy_timeout(BUSY)?;
+    Ok((Writer::new(connection, lock, settings)?, Reader::new(reader)))
+}
+
+/// How long to wait for an operator who looks at the file with SQLite's own tools.
+const BUSY: Duration = Duration::from_secs(5);
+
+fn lock(dir: &Path) -> Result<File, SpoolError> {
+    let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(unusable)?;
+    let lock = File::create(dir.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
+        Err(fs::TryLockError::Error(e)) => return Err(unusable(e)),
+    }
+    // The directory's own entry has to survive a power cut, too.
+    if let Some(parent) = fs::canonicalize(dir).map_err(unusable)?.parent() {
+        File::open(parent).and_then(|d| d.sync_all()).map_err(unusable)?;
+    }
+    Ok(lock)
+}
+
+/// Opens or makes the file, and checks that all of its structure can be read.
+pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    let application: i64 = connection.query_row("PRAGMA application_id", [], |r| r.get(0))?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+    let new = application == 0 && version == 0 && tables == 0;
+    if !new && application != APPLICATION_ID {
+        return Err(SpoolError::Foreign(path.to_owned()));
+    }
+    if version > VERSION {
+        return Err(SpoolError::TooNew { path: path.to_owned(), found: version, known: VERSION });
+    }
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA journal_size_limit = 16777216;
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    if new {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {LAYOUT}
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        ))?;
+    }
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    if verdict != "ok" {
+        return Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(verdict),
+        )));
+    }
+    Ok(connection)
+}

@@ -1,0 +1,226 @@
+//! The only one who writes the spool: on a thread of its own, since it waits for the disk.
+//!
+//! Whatever waits when it looks becomes one transaction and one fsync: the more load, the larger
+//! the groups. What the recorder is done with is deleted in the same transaction.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::reader::{from_micros, to_micros};
+use super::{Kept, Recorded, SpoolError};
+use crate::config;
+use crate::intake::{Arrival, Refused};
+use crate::metrics::Metrics;
+
+/// The most deliveries in one transaction.
+const GROUP: usize = 512;
+/// With so much of the file unused, and so little used, the space is given back.
+const SHRINK_ABOVE: u64 = 64 << 20;
+const SHRINK_BELOW: u64 = 8 << 20;
+
+/// Adds deliveries to the spool and forgets them.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    connection: Connection,
+    dir: PathBuf,
+    max_bytes: u64,
+    min_free_bytes: u64,
+    kept: Kept,
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        lock: File,
+        settings: &config::Spool,
+    ) -> Result<Self, SpoolError> {
+        // What was forgotten before the last stop is the end of the sequence without what is left.
+        let (last, first): (Option<i64>, Option<i64>) = connection.query_row(
+            "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), (SELECT min(seq) FROM deliveries)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let through = last.unwrap_or(0);
+        let kept = Kept { through, forgotten: first.map_or(through, |first| first - 1), ..Kept::default() };
+        let mut writer = Self {
+            connection,
+            dir: settings.dir.clone(),
+            max_bytes: settings.max_bytes,
+            min_free_bytes: settings.min_free_bytes,
+            kept,
+            _lock: lock,
+        };
+        writer.measure()?;
+        Ok(writer)
+    }
+
+    /// What the spool holds.
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept
+    }
+
+    /// Works until no more deliveries can come and the recorder has stopped. Blocks: for a thread
+    /// of its own.
+    ///
+    /// # Errors
+    /// [`SpoolError::Damaged`]. A disk that is full or fails is no reason to end: deliveries are
+    /// refused until it takes them again.
+    pub(crate) fn run(
+        mut self,
+        runtime: &Handle,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        mut recorded: watch::Receiver<Recorded>,
+        kept: &watch::Sender<Kept>,
+        metrics: &Metrics,
+    ) -> Result<(), SpoolError> {
+        let mut group = Vec::with_capacity(GROUP);
+        loop {
+            let recorder_ended = runtime.block_on(async {
+                tokio::select! {
+                    count = arrivals.recv_many(&mut group, GROUP), if !self.kept.closed => {
+                        self.kept.closed = count == 0;
+                        false
+                    }
+                    changed = recorded.changed() => changed.is_err(),
+                }
+            });
+            if recorder_ended {
+                // Nobody will record any more: what arrives now is for the next start.
+                arrivals.close();
+            }
+            let done = *recorded.borrow_and_update();
+            let outcome = self.commit(&group, done, metrics)?;
+            kept.send_replace(self.kept);
+            for (arrival, receipt) in group.drain(..).zip(outcome) {
+                let _ = arrival.receipt.send(receipt);
+            }
+            if recorder_ended && self.kept.closed {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Makes `group` durable and forgets through `done`, in one transaction. One answer per arrival.
+    fn commit(
+        &mut self,
+        group: &[Arrival],
+        done: Recorded,
+        metrics: &Metrics,
+    ) -> Result<Vec<Result<(), Refused>>, SpoolError> {
+        if group.is_empty() && done <= self.kept.forgotten {
+            return Ok(Vec::new());
+        }
+        let begun = Instant::now();
+        let outcome = match self.write(group, done).map_err(SpoolError::from) {
+            Ok(outcome) => {
+                self.refusing(outcome.iter().find_map(|kept| kept.err()), None);
+                outcome
+            }
+            Err(damaged @ SpoolError::Damaged(_)) => return Err(damaged),
+            Err(error) => {
+                let refused = if disk_full(&error) { Refused::Full } else { Refused::Failing };
+                self.refusing(Some(refused), Some(&error));
+                // Forgetting alone may still work, and makes room.
+                let _ = self.write(&[], done);
+                vec![Err(refused); group.len()]
+            }
+        };
+        metrics.spool_committed(begun.elapsed(), group.len());
+        self.shrink();
+        Ok(outcome)
+    }
+
+    fn write(&mut self, group: &[Arrival], done: Recorded) -> rusqlite::Result<Vec<Result<(), Refused>>> {
+        let mut room = self.room();
+        let mut through = self.kept.through;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let outcome = {
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO deliveries (received_at, checksum, body) VALUES (?, ?, ?) RETURNING seq",
+            )?;
+            group
+                .iter()
+                .map(|Arrival { delivery, .. }| {
+                    let size = delivery.body.len() as u64;
+                    if size > room {
+                        return Ok(Err(Refused::Full));
+                    }
+                    room -= size;
+                    let checksum = crc32fast::hash(&delivery.body);
+                    let row = (to_micros(delivery.received_at), checksum, &*delivery.body);
+                    through = insert.query_row(row, |row| row.get(0))?;
+                    Ok(Ok(()))
+                })
+                .collect::<rusqlite::Result<Vec<_>>>()?
+        };
+        if done > self.kept.forgotten {
+            transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([done])?;
+        }
+        transaction.commit()?;
+        self.kept.through = through;
+        self.kept.forgotten = self.kept.forgotten.max(done);
+        self.measure()?;
+        Ok(outcome)
+    }
+
+    /// How many bytes of bodies still fit.
+    fn room(&self) -> u64 {
+        let free = rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        let free = free.saturating_sub(self.min_free_bytes);
+        self.max_bytes.saturating_sub(self.kept.bytes).min(free)
+    }
+
+    fn pragma(&self, name: &str) -> rusqlite::Result<u64> {
+        let value: i64 =
+            self.connection.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))?;
+        Ok(value.unsigned_abs())
+    }
+
+    fn measure(&mut self) -> rusqlite::Result<()> {
+        let pages = self.pragma("page_count")? - self.pragma("freelist_count")?;
+        self.kept.bytes = pages * self.pragma("page_size")?;
+        self.kept.oldest = self
+            .connection
+            .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?
+            .map(from_micros);
+        Ok(())
+    }
+
+    /// Gives the disk back what a long backlog took. Cheap by then: what is left is small.
+    fn shrink(&mut self) {
+        let unused = self.pragma("freelist_count").and_then(|free| Ok(free * self.pragma("page_size")?));
+        if unused.is_ok_and(|unused| unused > SHRINK_ABOVE) && self.kept.bytes < SHRINK_BELOW {
+            match self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)") {
+                Ok(()) => tracing::info!("the spool gave its space back after a backlog"),
+                Err(error) => tracing::warn!(%error, "the spool could not give its space back"),
+            }
+        }
+    }
+
+    /// Says so when the spool begins or ends to refuse deliveries.
+    fn refusing(&mut self, refused: Option<Refused>, cause: Option<&SpoolError>) {
+        let before = std::mem::replace(&mut self.kept.refusing, refused);
+        match refused {
+            _ if refused == before => {}
+            None => tracing::info!("the spool takes deliveries again"),
+            Some(why) => {
+                let cause = cause.map(tracing::field::display);
+                tracing::error!(cause, "{why}: deliveries are answered 503");
+            }
+        }
+    }
+}
+
+fn disk_full(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::Disk(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+}

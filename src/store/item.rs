@@ -1,0 +1,102 @@
+//! One delivery as it goes to PostgreSQL.
+
+use time::OffsetDateTime;
+
+use super::Fault;
+use super::jsonb::{Fit, fit};
+use crate::payload::{self, Execution};
+use crate::spool::Spooled;
+
+/// What becomes of a delivery in the database.
+#[derive(Debug)]
+pub(crate) enum Item<'a> {
+    /// A row of `executions`, or what that row's rule makes of it.
+    Execution(Box<Row<'a>>),
+    /// A row of `quarantine`.
+    Quarantined(Quarantined<'a>),
+}
+
+/// A delivery that reports an execution.
+#[derive(Debug)]
+pub(crate) struct Row<'a> {
+    pub(super) execution: Execution<'a>,
+    /// The whole body as JSON text, where jsonb can hold it.
+    pub(super) payload: Option<&'a str>,
+    /// The body's bytes, where jsonb would not give them back.
+    pub(super) payload_bytes: Option<&'a [u8]>,
+    pub(super) body: &'a [u8],
+    pub(super) received_at: OffsetDateTime,
+}
+
+/// A delivery that cannot be recorded as an execution.
+#[derive(Debug)]
+pub(crate) struct Quarantined<'a> {
+    pub(super) reason: String,
+    pub(super) body: &'a [u8],
+    pub(super) received_at: OffsetDateTime,
+}
+
+impl<'a> Item<'a> {
+    /// Reads a delivery.
+    pub(crate) fn read(spooled: &'a Spooled) -> Self {
+        let body: &[u8] = &spooled.delivery.body;
+        let received_at = spooled.delivery.received_at;
+        if !spooled.intact {
+            let reason = "damaged in the spool: the bytes are not those that came".to_owned();
+            return Self::Quarantined(Quarantined { reason, body, received_at });
+        }
+        match payload::text(body).and_then(|text| Ok((text, Execution::parse(body)?))) {
+            Err(why) => Self::Quarantined(Quarantined { reason: why.to_string(), body, received_at }),
+            Ok((text, mut execution)) => {
+                let fits = fit(text);
+                if fits == Fit::Not {
+                    execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
+                }
+                Self::Execution(Box::new(Row {
+                    execution,
+                    payload: (fits != Fit::Not).then_some(text),
+                    payload_bytes: (fits != Fit::Whole).then_some(body),
+                    body,
+                    received_at,
+                }))
+            }
+        }
+    }
+
+    /// Turns to the next best way to keep a delivery that PostgreSQL does not accept: its outcome
+    /// beside its bytes, or, when even that is refused, its bytes in quarantine. False when there
+    /// is no other way left.
+    pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
+        let Self::Execution(row) = self else { return false };
+        if row.payload.take().is_some() {
+            row.payload_bytes = Some(row.body);
+            row.execution.output = None;
+            row.execution.total_cost = None;
+            return true;
+        }
+        let reason = match fault {
+            Fault::Unacceptable { code, message } => {
+                format!("refused by PostgreSQL: {message} (SQLSTATE {code})")
+            }
+            other => other.to_string(),
+        };
+        *self = Self::Quarantined(Quarantined { reason, body: row.body, received_at: row.received_at });
+        true
+    }
+
+    /// The execution that it is about, where that could be read.
+    pub(crate) fn execution_id(&self) -> Option<&str> {
+        match self {
+            Self::Execution(row) => Some(&row.execution.execution_id),
+            Self::Quarantined(_) => None,
+        }
+    }
+
+    /// When it came.
+    pub(crate) fn received_at(&self) -> OffsetDateTime {
+        match self {
+            Self::Execution(row) => row.received_at,
+            Self::Quarantined(q) => q.received_at,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Everything that is said to PostgreSQL: no SQL stands anywhere else.
+//!
+//! [`Store::record`] writes one batch in one transaction. The rule for an execution that is
+//! already recorded is in `settle_known.sql`, in a table at its top.
+
+mod fault;
+mod item;
+mod jsonb;
+mod record;
+
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+pub(crate) use fault::Fault;
+pub(crate) use item::Item;
+pub(crate) use record::Outcome;
+
+/// The steps of the schema. A database that is ahead of this binary is left as it is: schemas
+/// grow in steps that the version before can work with.
+static MIGRATIONS: Migrator = {
+    let mut migrations = sqlx::migrate!();
+    migrations.ignore_missing = true;
+    migrations
+};
+
+/// One connection, used by one.
+#[derive(Debug)]
+pub(crate) struct Store {
+    connection: PgConnection,
+}
+
+impl Store {
+    /// Connects.
+    pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, Fault> {
+        let options = options.clone().application_name("workflow-receiver").disable_statement_logging();
+        Ok(Self { connection: PgConnection::connect_with(&options).await? })
+    }
+
+    /// Makes the connection keep what recording promises: a statement ends within
+    /// `statement_timeout`, so that one given up on this side does not go on for ever on the other;
+    /// and a commit means "on disk", since the spool then forgets.
+    pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), Fault> {
+        sqlx::query!(
+            "SELECT
+                set_config('statement_timeout', $1, false),
+                CASE WHEN current_setting('synchronous_commit') = 'off'
+                    THEN set_config('synchronous_commit', 'on', false) END",
+            statement_timeout.as_millis().to_string()
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Brings the schema up to date. Several receivers may do so at once: one works, the others wait.
+    pub(crate) async fn migrate(&mut self) -> Result<(), Fault> {
+        MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => e.into(),
+            other => Fault::Refused { code: None, message: other.to_string() },
+        })
+    }
+}
+
+/// Brings the schema of a database up to date.
+///
+/// # Errors
+/// What went wrong, in a sentence, with what to do.
+pub async fn migrate(database: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Store::connect(database).await?.migrate().await?;
+    Ok(())
+}
+
+/// Makes the database that `options` name, if there is none.
+///
+/// # Errors
+/// What PostgreSQL said.
+pub async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let Some(name) = options.get_database() else { return Ok(()) };
+    let mut connection = PgConnection::connect_with(&options.clone().database("postgres")).await?;
+    let exists = sqlx::query_scalar!("SELECT true FROM pg_database WHERE datname = $1", name);
+    if exists.fetch_optional(&mut connection).await?.is_none() {
+        let name = name.replace('"', "\"\"");
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{name}\""));
+        sqlx::query(create).execute(&mut connection).await?;
+    }
+    connection.close().await
+}

@@ -1,0 +1,27 @@
+//! Log lines: pretty for people, JSON for machines, to standard error.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Sends log lines where they are to go. Once per process.
+///
+/// # Errors
+/// When the filter cannot be read (checked settings can), or logging was set up before.
+pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(settings.filter.parse::<EnvFilter>()?)
+        .with_writer(io::stderr);
+    let pretty = match settings.format {
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => io::stderr().is_terminal(),
+    };
+    if pretty {
+        lines.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
+    } else {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    }
+}
