@@ -76,6 +76,7 @@ pub struct Receiver {
 pub struct Progress {
     kept: watch::Receiver<Kept>,
     recorded: watch::Receiver<Recorded>,
+    recording: watch::Receiver<Recording>,
 }
 
 impl Progress {
@@ -83,6 +84,11 @@ impl Progress {
     pub async fn all_recorded(&mut self) {
         let through = self.kept.borrow().through;
         let _ = self.recorded.wait_for(|recorded| *recorded >= through).await;
+    }
+
+    /// Returns once PostgreSQL has been reached and its schema is up to date.
+    pub async fn recording(&mut self) {
+        let _ = self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await;
     }
 
     /// How many acknowledged deliveries are not known to be in PostgreSQL.
@@ -127,12 +133,12 @@ impl Receiver {
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
-            recording,
+            recording: recording.clone(),
             stopping: stop_http.clone(),
         };
         let door = Door { intake, metrics: metrics.clone(), max_body_bytes: settings.http.max_body_bytes };
 
-        let progress = Progress { kept, recorded: recorded.clone() };
+        let progress = Progress { kept, recorded: recorded.clone(), recording };
         let (webhook_address, admin_address) = (local(&public), local(&admin));
         let mut parts = JoinSet::new();
         let runtime = tokio::runtime::Handle::current();

@@ -65,45 +65,42 @@ impl Recorder {
     ///
     /// # Errors
     /// [`SpoolError`] when the spool cannot be read. PostgreSQL is never a reason to end.
-    pub(crate) async fn run(mut self, mut reader: Reader) -> Result<(), SpoolError> {
+    pub(crate) async fn run(self, reader: Reader) -> Result<(), SpoolError> {
+        let give_up = self.give_up.clone();
+        tokio::select! {
+            ended = self.work(reader) => ended,
+            () = give_up.cancelled() => Ok(()),
+        }
+    }
+
+    async fn work(mut self, mut reader: Reader) -> Result<(), SpoolError> {
         let mut at = self.kept.borrow().forgotten;
         let mut store = None;
         // With nothing to record yet: the schema is made, and health checks know.
         self.ping(&mut store).await;
         loop {
             let kept = *self.kept.borrow_and_update();
-            let batch = if kept.through > at {
-                tokio::task::block_in_place(|| reader.next(at, self.limits))?
+            if kept.through > at {
+                let batch = tokio::task::block_in_place(|| reader.next(at, self.limits))?;
+                self.record(&mut store, &batch).await;
+                // An empty batch: the end of the sequence could not be saved out of a damaged spool.
+                at = batch.last().map_or(kept.through, |last| last.seq);
+                self.recorded.send_replace(at);
+            } else if kept.closed {
+                return Ok(());
             } else {
-                Vec::new()
-            };
-            let give_up = self.give_up.clone();
-            let Some(last) = batch.last().map(|spooled| spooled.seq) else {
-                if kept.closed && kept.through <= at {
-                    return Ok(());
-                }
-                // The spool's end is behind the last that can be read: nothing is there any more.
-                at = at.max(kept.through);
                 tokio::select! {
                     changed = self.kept.changed() => if changed.is_err() { return Ok(()) },
                     () = sleep(PING_EVERY) => self.ping(&mut store).await,
-                    () = give_up.cancelled() => return Ok(()),
                 }
-                continue;
-            };
-            tokio::select! {
-                () = self.record(&mut store, &batch) => {}
-                () = give_up.cancelled() => return Ok(()),
             }
-            at = last;
-            self.recorded.send_replace(at);
         }
     }
 
     /// Records all of a batch, however long that takes.
     async fn record(&self, store: &mut Option<Store>, batch: &[Spooled]) {
         let mut items: Vec<_> = batch.iter().map(Item::read).collect();
-        let mut parts: Vec<Range<usize>> = vec![0..items.len()];
+        let mut parts: Vec<Range<usize>> = Vec::from([0..items.len()]);
         let mut failures = 0;
         while let Some(part) = parts.pop() {
             let these = &items[part.clone()];

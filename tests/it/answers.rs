@@ -1,0 +1,158 @@
+//! What the sender is answered.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{TestReceiver, execution, with};
+
+/// Checks the form of an error, and gives back the end of its type and its detail.
+async fn problem(answer: Response, status: u16) -> (String, String) {
+    assert_eq!(answer.status(), status);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["status"], status);
+    assert_eq!(body["title"], StatusCode::from_u16(status).unwrap().canonical_reason().unwrap());
+    let kind = body["type"].as_str().unwrap().strip_prefix("urn:workflow-receiver:problem:").unwrap();
+    (kind.to_owned(), body["detail"].as_str().unwrap().to_owned())
+}
+
+async fn count(receiver: &TestReceiver, table: &str) -> i64 {
+    receiver.row(&format!("SELECT count(*) FROM {table}")).await["count"].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
+    let receiver = TestReceiver::start().await;
+    for status in ["completed", "failed", "cancelled", "running", "queued", "something new"] {
+        receiver.accept(execution(status, status)).await;
+        receiver.accept(execution(status, status)).await;
+    }
+    assert_eq!(count(&receiver, "executions").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_or_odd_content_type_is_no_reason_to_lose_an_event() {
+    let receiver = TestReceiver::start().await;
+    for (n, kind) in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=x", "?"]
+        .into_iter()
+        .enumerate()
+    {
+        let body = execution(&n.to_string(), "completed").to_string();
+        let request = receiver.client.post(&receiver.url).header("content-type", kind).body(body);
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    receiver.accept(execution("none", "completed")).await;
+    assert_eq!(count(&receiver, "executions").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
+    let receiver = TestReceiver::start().await;
+    for body in ["", "{", "hello", "{\"a\":1}}", "{'a':1}", "\u{feff}"] {
+        assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-json", "{body}");
+    }
+    let (_, detail) = problem(receiver.post(Bytes::from_static(b"{\"a\":\"\xff\"}")).await, 400).await;
+    assert!(detail.contains("invalid UTF-8 after 6 bytes"), "{detail}");
+    for body in ["[]", "\"text\"", "1", "true", "null", "[{\"execution_id\":\"e\"}]"] {
+        assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-an-object", "{body}");
+    }
+    assert_eq!(count(&receiver, "executions").await, 0);
+    assert_eq!(count(&receiver, "quarantine").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantined() {
+    let receiver = TestReceiver::start().await;
+    let odd = [
+        (json!({}), "execution_id", "is missing or null"),
+        (json!({ "executionId": "e", "workflow_id": "w", "status": "completed" }), "execution_id", "is missing or null"),
+        (json!({ "execution_id": 7 }), "execution_id", "is not a string"),
+        (json!({ "execution_id": "" }), "execution_id", "is empty"),
+        (json!({ "execution_id": "x".repeat(256) }), "execution_id", "is longer than 255 bytes"),
+        (json!({ "execution_id": "a\u{0}" }), "execution_id", "holds U+0000"),
+        (json!({ "execution_id": "e", "workflow_id": ["w"] }), "workflow_id", "is not a string"),
+        (json!({ "execution_id": "e", "workflow_id": "w", "status": null }), "status", "is missing or null"),
+    ];
+    for (body, field, problem_with_it) in &odd {
+        for _ in 0..2 {
+            let (kind, detail) = problem(receiver.post(body.to_string()).await, 422).await;
+            assert_eq!(kind, "no-execution");
+            assert!(detail.starts_with(&format!("`{field}` {problem_with_it}")), "{detail}");
+        }
+    }
+    let kept = receiver
+        .rows("SELECT reason, convert_from(body, 'UTF8') AS body, deliveries FROM quarantine ORDER BY quarantine_id")
+        .await;
+    assert_eq!(kept.len(), odd.len());
+    for (body, field, problem_with_it) in &odd {
+        let row = json!({ "reason": format!("`{field}` {problem_with_it}"), "body": body.to_string(), "deliveries": 2 });
+        assert!(kept.contains(&row), "{row} not in {kept:?}");
+    }
+    assert_eq!(count(&receiver, "executions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_recorded() {
+    let receiver = TestReceiver::start_with(|s| s.http.max_body_bytes = 2048).await;
+    let fill = |id: &str, size: usize| {
+        let empty = with(execution(id, "completed"), json!({ "fill": "" })).to_string().len();
+        with(execution(id, "completed"), json!({ "fill": "x".repeat(size - empty) })).to_string()
+    };
+    let (kind, detail) = problem(receiver.post(fill("over", 2049)).await, 413).await;
+    assert_eq!(kind, "too-large");
+    assert!(detail.contains("2048 bytes") && detail.contains("http.max_body_bytes"), "{detail}");
+    // Without a length to tell, what has come by then must do.
+    let pieces = fill("chunked", 5000).into_bytes().chunks(100).map(|c| Ok(c.to_vec())).collect::<Vec<Result<_, std::io::Error>>>();
+    let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+    assert_eq!(problem(receiver.post(chunked).await, 413).await.0, "too-large");
+    receiver.accept(fill("at", 2048)).await;
+    assert_eq!(receiver.row("SELECT execution_id FROM executions").await["execution_id"], "at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_methods_and_paths_are_told_where_webhooks_go() {
+    let receiver = TestReceiver::start().await;
+    for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
+        let answer = receiver.client.request(method, &receiver.url).send().await.unwrap();
+        assert_eq!(answer.headers()["allow"], "POST");
+        problem(answer, 405).await;
+    }
+    let elsewhere = receiver.url.replace("workflow-completed", "elsewhere");
+    let (_, detail) = problem(receiver.client.post(elsewhere).send().await.unwrap(), 404).await;
+    assert!(detail.contains("/webhooks/workflow-completed"), "{detail}");
+    // What operators need is never on the public port.
+    for path in ["/metrics", "/health/live", "/health/ready"] {
+        let url = receiver.url.replace("/webhooks/workflow-completed", path);
+        assert_eq!(receiver.client.get(url).send().await.unwrap().status(), 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
+    let receiver = TestReceiver::start_with(|s| s.intake.capacity = 1).await;
+    // As long as somebody else writes the spool's file, its writer waits.
+    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut posts = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let request = receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
+        posts.spawn(async move { request.send().await.unwrap() });
+    }
+    // One is with the writer and one in the channel: the others cannot wait anywhere.
+    let mut kept = 10;
+    for _ in 0..8 {
+        let refused = tokio::time::timeout(Duration::from_secs(4), posts.join_next()).await;
+        let refused = refused.expect("answered while the spool is held up").unwrap().unwrap();
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(problem(refused, 503).await.0, "busy");
+        kept -= 1;
+    }
+    file.execute_batch("ROLLBACK").unwrap();
+    while let Some(answer) = posts.join_next().await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(count(&receiver, "executions").await, kept);
+}

@@ -1,0 +1,167 @@
+//! Bulks: their webhooks come apart, in any order, and the counts are always right.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand::seq::SliceRandom;
+use serde_json::{Value, json};
+
+use crate::harness::{TestReceiver, execution, with};
+
+/// Bulks whose counts differ from a recount of their executions.
+pub const WRONG_BULKS: &str = "
+    SELECT * FROM (
+        SELECT bulk_id, count(*) AS received,
+            count(*) FILTER (WHERE status = 'completed') AS completed,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+            count(*) FILTER (WHERE status NOT IN ('completed', 'failed', 'cancelled')) AS other
+        FROM executions WHERE bulk_id IS NOT NULL GROUP BY bulk_id
+    ) AS recount FULL JOIN bulks USING (bulk_id)
+    WHERE (recount.received, recount.completed, recount.failed, recount.cancelled, recount.other)
+        IS DISTINCT FROM (bulks.received, bulks.completed, bulks.failed, bulks.cancelled, bulks.other)";
+
+fn in_bulk(id: &str, status: &str, bulk: &str) -> Value {
+    with(execution(id, status), json!({ "bulk_id": bulk }))
+}
+
+const COUNTS: &str = "SELECT received, completed, failed, cancelled, other FROM bulks WHERE bulk_id = 'b'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_counts_its_executions_by_status() {
+    let receiver = TestReceiver::start().await;
+    for (n, status) in ["completed", "failed", "completed", "cancelled", "running", "paused"].iter().enumerate() {
+        receiver.accept(in_bulk(&n.to_string(), status, "b")).await;
+        receiver.accept(in_bulk(&n.to_string(), status, "b")).await;
+    }
+    let counts = json!({ "received": 6, "completed": 2, "failed": 1, "cancelled": 1, "other": 2 });
+    assert_eq!(receiver.row(COUNTS).await, counts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_ends_moves_from_one_count_to_the_other() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(in_bulk("e", "running", "b")).await;
+    let counts = json!({ "received": 1, "completed": 0, "failed": 0, "cancelled": 0, "other": 1 });
+    assert_eq!(receiver.row(COUNTS).await, counts);
+    receiver.accept(in_bulk("e", "failed", "b")).await;
+    let counts = json!({ "received": 1, "completed": 0, "failed": 1, "cancelled": 0, "other": 0 });
+    assert_eq!(receiver.row(COUNTS).await, counts);
+    receiver.accept(in_bulk("e", "completed", "b")).await;
+    assert_eq!(receiver.row(COUNTS).await, counts, "a conflict counts nowhere");
+    assert_eq!(receiver.row("SELECT status FROM execution_conflicts").await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_ends_in_another_bulk_is_counted_there() {
+    let receiver = TestReceiver::start().await;
+    let held = receiver.hold_recording().await;
+    receiver.accept(in_bulk("e", "running", "a")).await;
+    receiver.accept(in_bulk("e", "completed", "b")).await;
+    receiver.accept(execution("f", "running")).await;
+    receiver.accept(in_bulk("f", "completed", "b")).await;
+    held.release().await;
+    let bulks = receiver.rows("SELECT bulk_id, received, completed, other FROM bulks ORDER BY bulk_id").await;
+    assert_eq!(
+        bulks,
+        [
+            json!({ "bulk_id": "a", "received": 0, "completed": 0, "other": 0 }),
+            json!({ "bulk_id": "b", "received": 2, "completed": 2, "other": 0 })
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_expected_of_a_bulk_can_be_said_before_or_after_its_webhooks() {
+    let receiver = TestReceiver::start().await;
+    receiver.recorded().await;
+    receiver.accept(in_bulk("1", "completed", "after")).await;
+    receiver.recorded().await;
+    let mut connection = receiver.connection().await;
+    for statement in [
+        "INSERT INTO bulks (bulk_id, expected) VALUES ('before', 2)",
+        "UPDATE bulks SET expected = 1 WHERE bulk_id = 'after'",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    receiver.accept(in_bulk("2", "failed", "before")).await;
+    let bulks = receiver.rows("SELECT bulk_id, expected, received FROM bulks ORDER BY bulk_id").await;
+    assert_eq!(
+        bulks,
+        [
+            json!({ "bulk_id": "after", "expected": 1, "received": 1 }),
+            json!({ "bulk_id": "before", "expected": 2, "received": 1 })
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_executions_in_a_thousand_bulks_sent_twice_in_random_order_come_out_exact() {
+    let receiver = TestReceiver::start().await;
+    let mut bodies: Vec<_> = (0..20_000)
+        .map(|n| {
+            let n = n % 10_000;
+            let status = ["completed", "failed", "cancelled"][n % 3];
+            in_bulk(&format!("e{n}"), status, &format!("b{}", n / 10)).to_string()
+        })
+        .collect();
+    bodies.shuffle(&mut rand::rng());
+    let (bodies, next) = (Arc::new(bodies), Arc::new(AtomicUsize::new(0)));
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (bodies, next) = (bodies.clone(), next.clone());
+        let (client, url) = (reqwest::Client::new(), receiver.url.clone());
+        senders.spawn(async move {
+            while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                assert_eq!(client.post(&url).body(body.clone()).send().await.unwrap().status(), 200);
+            }
+        });
+    }
+    senders.join_all().await;
+    let executions = receiver.row("SELECT count(*), sum(deliveries), min(deliveries), max(deliveries) FROM executions").await;
+    assert_eq!(executions, json!({ "count": 10_000, "sum": 20_000, "min": 2, "max": 2 }));
+    let bulks = receiver.row("SELECT count(*), min(received), max(received) FROM bulks").await;
+    assert_eq!(bulks, json!({ "count": 1_000, "min": 10, "max": 10 }));
+    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    assert!(receiver.rows("SELECT * FROM execution_conflicts").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
+    let database = crate::harness::new_database().await;
+    let receivers = futures_util::future::join_all(
+        (0..3).map(|_| TestReceiver::start_on(database.clone(), |s| s.recorder.batch_rows = 50)),
+    )
+    .await;
+    let mut senders = tokio::task::JoinSet::new();
+    for receiver in &receivers {
+        for _ in 0..8 {
+            let mut bodies: Vec<_> = (0..300)
+                .flat_map(|n| {
+                    let (id, bulk) = (format!("e{n}"), format!("b{}", n % 7));
+                    [in_bulk(&id, "running", &bulk), in_bulk(&id, "completed", &bulk)].map(|b| b.to_string())
+                })
+                .collect();
+            bodies.shuffle(&mut rand::rng());
+            let (client, url) = (reqwest::Client::new(), receiver.url.clone());
+            senders.spawn(async move {
+                for body in bodies {
+                    assert_eq!(client.post(&url).body(body).send().await.unwrap().status(), 200);
+                }
+            });
+        }
+    }
+    senders.join_all().await;
+    for receiver in &receivers {
+        receiver.recorded().await;
+    }
+    let first = &receivers[0];
+    let executions = first.row("SELECT count(*), sum(deliveries), min(status) AS least, max(status) AS most FROM executions").await;
+    let deliveries = 3 * 8 * 600;
+    assert_eq!(executions, json!({ "count": 300, "sum": deliveries, "least": "completed", "most": "completed" }));
+    assert_eq!(first.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    for receiver in &receivers {
+        let metrics = receiver.get("/metrics").await.text().await.unwrap();
+        assert!(metrics.contains("workflow_receiver_record_retries_total 0"), "a batch was tried again");
+    }
+}

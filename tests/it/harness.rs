@@ -1,0 +1,194 @@
+//! One PostgreSQL for all tests, a database and a receiver for each.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use workflow_receiver::app::{Progress, Receiver, RunError};
+use workflow_receiver::config::Settings;
+use workflow_receiver::embedded_postgres::{EmbeddedError, Postgres};
+use workflow_receiver::shutdown::Shutdown;
+
+/// The server that the tests share. It ends with the process; its directory is used again.
+fn cluster() -> &'static Postgres {
+    static CLUSTER: OnceLock<Postgres> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        // Another run may be using one, and another version makes other files.
+        let version = std::env::var("PG_BIN").unwrap_or_default().replace('/', "_");
+        (0..100)
+            .map(|n| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres{version}-{n}")))
+            .map(|dir| Postgres::start(&dir))
+            .find(|started| !matches!(started, Err(EmbeddedError::InUse(_))))
+            .expect("a free directory")
+            .unwrap()
+    })
+}
+
+/// A database that nobody else uses.
+pub async fn new_database() -> PgConnectOptions {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let cluster = tokio::task::block_in_place(cluster).connect_options();
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("test_{}_{n}", std::process::id());
+    let mut connection = PgConnection::connect_with(&cluster.clone().database("postgres")).await.unwrap();
+    for statement in [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")] {
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+    cluster.database(&name)
+}
+
+/// The sender's published example, or the fuller one.
+pub fn example(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads").join(name)).unwrap()
+}
+
+/// A webhook body with what an execution needs.
+pub fn execution(id: &str, status: &str) -> Value {
+    json!({ "execution_id": id, "workflow_id": "w", "status": status })
+}
+
+/// `value` with more or other fields.
+pub fn with(mut value: Value, fields: Value) -> Value {
+    value.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    value
+}
+
+/// Settings for a receiver of its own: free ports, a spool in `dir`.
+pub fn settings(dir: &Path) -> Settings {
+    let mut settings = Settings::load(None).unwrap();
+    settings.http.listen = "127.0.0.1:0".parse().unwrap();
+    settings.admin.listen = "127.0.0.1:0".parse().unwrap();
+    settings.spool.dir = dir.join("spool");
+    settings
+}
+
+/// A receiver in this process, reached over HTTP.
+pub struct TestReceiver {
+    pub url: String,
+    pub admin: String,
+    pub client: Client,
+    pub progress: Progress,
+    pub database: PgConnectOptions,
+    pub dir: TempDir,
+    shutdown: Shutdown,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl TestReceiver {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let receiver = Self::start_on(new_database().await, change).await;
+        receiver.progress.clone().recording().await;
+        receiver
+    }
+
+    pub async fn start_on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_in(TempDir::new().unwrap(), database, change).await
+    }
+
+    pub async fn start_in(
+        dir: TempDir,
+        database: PgConnectOptions,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut settings = settings(dir.path());
+        change(&mut settings);
+        let receiver = Receiver::start(&settings, database.clone()).await.unwrap();
+        let (url, admin) = (receiver.webhook_url(), format!("http://{}", receiver.admin_address()));
+        let (progress, shutdown) = (receiver.progress(), Shutdown::default());
+        let stop = shutdown.clone();
+        let running = tokio::spawn(async move { receiver.run(&stop).await });
+        Self { url, admin, client: Client::new(), progress, database, dir, shutdown, running }
+    }
+
+    pub fn spool_file(&self) -> PathBuf {
+        self.dir.path().join("spool/spool.db")
+    }
+
+    pub async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
+        self.client.post(&self.url).body(body).send().await.unwrap()
+    }
+
+    /// Posts what must be acknowledged.
+    pub async fn accept(&self, body: impl ToString) {
+        let answer = self.post(body.to_string()).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "received": true }));
+    }
+
+    /// Waits until all that was acknowledged is in PostgreSQL.
+    pub async fn recorded(&self) {
+        self.progress.clone().all_recorded().await;
+    }
+
+    pub async fn connection(&self) -> PgConnection {
+        PgConnection::connect_with(&self.database).await.unwrap()
+    }
+
+    /// Everything recorded so far, asked of PostgreSQL: a JSON object a row.
+    pub async fn rows(&self, query: &str) -> Vec<Value> {
+        self.recorded().await;
+        rows(&self.database, query).await
+    }
+
+    /// The one row that `query` gives.
+    pub async fn row(&self, query: &str) -> Value {
+        let mut rows = self.rows(query).await;
+        assert_eq!(rows.len(), 1, "{query}: {rows:?}");
+        rows.remove(0)
+    }
+
+    /// Holds up recording: what is posted meanwhile comes in one batch after the guard is gone.
+    pub async fn hold_recording(&self) -> Held {
+        self.recorded().await;
+        let mut connection = self.connection().await;
+        sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
+        sqlx::query("LOCK TABLE executions").execute(&mut connection).await.unwrap();
+        // The first batch runs into the lock; the one behind it is what the test is about.
+        self.accept(execution("held", "completed")).await;
+        let mut watcher = self.connection().await;
+        let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
+                       (SELECT oid FROM pg_database WHERE datname = current_database())";
+        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut watcher).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        Held(connection)
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
+    }
+
+    /// Stops it as SIGTERM does, and gives back its directory for the next.
+    pub async fn stop(self) -> (TempDir, PgConnectOptions) {
+        self.shutdown.graceful.cancel();
+        self.running.await.unwrap().unwrap();
+        (self.dir, self.database)
+    }
+}
+
+pub struct Held(PgConnection);
+
+impl Held {
+    pub async fn release(mut self) {
+        sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
+    }
+}
+
+/// A JSON object a row.
+pub async fn rows(database: &PgConnectOptions, query: &str) -> Vec<Value> {
+    let mut connection = PgConnection::connect_with(database).await.unwrap();
+    let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q");
+    let rows: Vec<String> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&mut connection).await.unwrap();
+    rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
+}

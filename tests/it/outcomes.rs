@@ -1,0 +1,230 @@
+//! The rules for what is recorded: one row an execution, the first terminal outcome wins.
+
+use serde_json::{Value, json};
+
+use crate::harness::{TestReceiver, execution, with};
+
+async fn status(receiver: &TestReceiver) -> Value {
+    receiver.row("SELECT status, deliveries FROM executions WHERE execution_id = 'e'").await
+}
+
+async fn conflicts(receiver: &TestReceiver) -> Vec<Value> {
+    receiver.rows("SELECT execution_id, status, payload, deliveries FROM execution_conflicts ORDER BY conflict_id").await
+}
+
+/// Every rule holds between batches and within one: each is tried both ways.
+async fn both_ways(bodies: &[Value], expected: Value, expected_conflicts: &[Value]) {
+    let one_by_one = TestReceiver::start().await;
+    for body in bodies {
+        one_by_one.accept(body).await;
+        one_by_one.recorded().await;
+    }
+    let together = TestReceiver::start().await;
+    let held = together.hold_recording().await;
+    for body in bodies {
+        together.accept(body).await;
+    }
+    held.release().await;
+    for receiver in [one_by_one, together] {
+        assert_eq!(status(&receiver).await, expected);
+        assert_eq!(conflicts(&receiver).await, expected_conflicts);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_only_counts() {
+    let done = execution("e", "completed");
+    both_ways(&[done.clone(), done.clone(), done], json!({ "status": "completed", "deliveries": 3 }), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_outcome_replaces_a_non_terminal_status() {
+    for terminal in ["completed", "failed", "cancelled"] {
+        both_ways(
+            &[execution("e", "queued"), execution("e", "running"), execution("e", terminal)],
+            json!({ "status": terminal, "deliveries": 3 }),
+            &[],
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_non_terminal_status_never_replaces_a_terminal_outcome() {
+    both_ways(
+        &[execution("e", "failed"), execution("e", "running"), execution("e", "mystery")],
+        json!({ "status": "failed", "deliveries": 3 }),
+        &[],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn among_non_terminal_statuses_the_latest_delivery_stands() {
+    both_ways(
+        &[execution("e", "running"), execution("e", "paused"), execution("e", "running"), execution("e", "queued")],
+        json!({ "status": "queued", "deliveries": 4 }),
+        &[],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_outcome_that_contradicts_the_first_is_kept_aside_and_never_applied() {
+    let (done, failed) = (execution("e", "completed"), execution("e", "failed"));
+    both_ways(
+        &[done.clone(), failed.clone(), done, failed.clone()],
+        json!({ "status": "completed", "deliveries": 4 }),
+        &[json!({ "execution_id": "e", "status": "failed", "payload": failed, "deliveries": 2 })],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_status_with_another_outcome_is_a_contradiction_too() {
+    let first = with(execution("e", "completed"), json!({ "output": ["a"], "bulk_id": "b" }));
+    for other in [
+        json!({ "output": ["b"] }),
+        json!({ "output": null }),
+        json!({ "bulk_id": "other" }),
+        json!({ "workflow_id": "other" }),
+        json!({ "error": "ExecutionFailed" }),
+        json!({ "error_cause": "?" }),
+    ] {
+        let second = with(first.clone(), other);
+        both_ways(
+            &[first.clone(), second.clone()],
+            json!({ "status": "completed", "deliveries": 2 }),
+            &[json!({ "execution_id": "e", "status": "completed", "payload": second, "deliveries": 1 })],
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_outcome_told_in_other_words_is_a_duplicate() {
+    let receiver = TestReceiver::start().await;
+    for body in [
+        r#"{"execution_id":"e","workflow_id":"w","status":"completed","output":{"a":1,"b":[2.50]}}"#,
+        r#"{ "output" : { "b":[2.5], "a":1 }, "status":"completed","workflow_id":"w","execution_id":"\u0065" }"#,
+        r#"{"execution_id":"e","workflow_id":"w","status":"completed","output":{"a":1,"b":[2.5]},"bulk_id":null,"total_cost":1,"new_field":true}"#,
+    ] {
+        receiver.accept(body).await;
+    }
+    assert_eq!(status(&receiver).await, json!({ "status": "completed", "deliveries": 3 }));
+    assert!(conflicts(&receiver).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_are_kept() {
+    let receiver = TestReceiver::start().await;
+    let body = with(execution("e", "completed"), json!({ "version_id": "v2", "région": { "é": [1, null] } }));
+    receiver.accept(&body).await;
+    assert_eq!(receiver.row("SELECT payload FROM executions").await["payload"], body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identifiers_are_opaque() {
+    let receiver = TestReceiver::start().await;
+    let longest = "x".repeat(255);
+    let ids = ["exec-1", "EXEC-1", " exec-1 ", "'; DROP TABLE executions; --", "日本\n\t\"\\", "🦀", "%s", "null", &longest];
+    for id in ids {
+        let body = with(execution(id, "completed"), json!({ "workflow_id": id, "bulk_id": id }));
+        receiver.accept(body).await;
+    }
+    let rows = receiver.rows("SELECT execution_id, workflow_id, bulk_id FROM executions").await;
+    assert_eq!(rows.len(), ids.len());
+    for id in ids {
+        assert!(rows.contains(&json!({ "execution_id": id, "workflow_id": id, "bulk_id": id })), "{id}");
+    }
+    assert_eq!(receiver.rows("SELECT * FROM bulks").await.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timestamp_that_cannot_be_read_is_null_and_stays_in_the_payload() {
+    let receiver = TestReceiver::start().await;
+    for (id, sent, recorded) in [
+        ("utc", json!("2025-12-04T11:48:10.123456Z"), json!("2025-12-04 11:48:10.123456+00")),
+        ("offset", json!("2025-12-04T11:48:10+02:00"), json!("2025-12-04 09:48:10+00")),
+        ("words", json!("yesterday"), Value::Null),
+        ("no zone", json!("2025-12-04T11:48:10"), Value::Null),
+        ("number", json!(1_764_848_890), Value::Null),
+        ("null", Value::Null, Value::Null),
+    ] {
+        let body = with(execution(id, "completed"), json!({ "started_at": sent, "completed_at": sent }));
+        receiver.accept(body).await;
+        let row = receiver
+            .row(&format!(
+                "SELECT (started_at AT TIME ZONE 'UTC')::text || '+00' AS at, started_at IS NOT DISTINCT FROM completed_at
+                 AS same, payload->'started_at' AS sent FROM executions WHERE execution_id = '{id}'"
+            ))
+            .await;
+        assert_eq!(row, json!({ "at": recorded, "same": true, "sent": sent }), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_jsonb_cannot_hold_is_recorded_all_the_same_and_its_bytes_kept() {
+    let receiver = TestReceiver::start().await;
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let huge = format!("1{}", "0".repeat(140_000));
+    for (id, odd, fits) in [
+        ("nul", r#""inputs":{"prompt":"\u0000"}"#.to_owned(), false),
+        ("surrogate", r#""inputs":{"prompt":"\ud83d"}"#.to_owned(), false),
+        ("key", r#""inputs":{"\udc00":1}"#.to_owned(), false),
+        ("exponent", r#""inputs":1e400"#.to_owned(), false),
+        ("tiny", r#""inputs":1e-20000"#.to_owned(), false),
+        ("huge", format!(r#""inputs":{huge}"#), false),
+        ("deep", format!(r#""inputs":{deep}"#), false),
+        ("twice", r#""inputs":{"a":1,"a":2}"#.to_owned(), true),
+    ] {
+        let body = format!(
+            r#"{{"execution_id":"{id}","workflow_id":"w","status":"failed","error_cause":"why","output":[1],{odd}}}"#
+        );
+        receiver.accept(&body).await;
+        receiver.accept(&body).await;
+        let row = receiver
+            .row(&format!(
+                "SELECT status, error_cause, deliveries, payload IS NOT NULL AS fits, convert_from(payload_bytes, 'UTF8') AS bytes
+                 FROM executions WHERE execution_id = '{id}'"
+            ))
+            .await;
+        assert_eq!(row["bytes"].as_str(), Some(&*body), "{id}");
+        let rest = (&row["status"], &row["error_cause"], &row["deliveries"], &row["fits"]);
+        assert_eq!(rest, (&json!("failed"), &json!("why"), &json!(2), &json!(fits)), "{id}");
+    }
+    // An output that jsonb does hold is in its column, whatever stands beside it.
+    let row = receiver.row("SELECT output FROM executions WHERE execution_id = 'nul'").await;
+    assert_eq!(row["output"], json!([1]));
+    assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
+    assert!(conflicts(&receiver).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contradiction_among_outputs_that_jsonb_cannot_hold_is_seen() {
+    let receiver = TestReceiver::start().await;
+    for output in [r"\u0000a", r"\u0000a", r"\u0000b"] {
+        receiver
+            .accept(format!(r#"{{"execution_id":"e","workflow_id":"w","status":"completed","output":"{output}"}}"#))
+            .await;
+    }
+    assert_eq!(status(&receiver).await, json!({ "status": "completed", "deliveries": 3 }));
+    assert_eq!(conflicts(&receiver).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_deliveries_came_is_recorded() {
+    let receiver = TestReceiver::start().await;
+    let before = time::OffsetDateTime::now_utc();
+    receiver.accept(execution("e", "completed")).await;
+    receiver.recorded().await;
+    let between = time::OffsetDateTime::now_utc();
+    receiver.accept(execution("e", "completed")).await;
+    let row = receiver
+        .row(&format!(
+            "SELECT first_received_at BETWEEN '{before}' AND '{between}' AS first,
+                    last_received_at BETWEEN '{between}' AND clock_timestamp() AS last FROM executions"
+        ))
+        .await;
+    assert_eq!(row, json!({ "first": true, "last": true }));
+}
