@@ -69,8 +69,10 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             settings.check_door()?;
             let shutdown = Shutdown::default();
             tokio::select! {
-                served = serve(&settings, &shutdown) => served,
+                // First, so that a signal is heard from the very beginning.
+                biased;
                 Err(error) = shutdown.follow_signals() => Err(error.into()),
+                served = serve(&settings, &shutdown) => served,
             }
         }
     }

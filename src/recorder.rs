@@ -192,7 +192,7 @@ impl Recorder {
                 Recording::Failing { since, .. } => *since,
                 _ => OffsetDateTime::now_utc(),
             };
-            tracing::error!("{why}; deliveries wait in the spool");
+            tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {why}");
             *recording = Recording::Failing { since, why };
         });
     }

@@ -25,7 +25,7 @@ const USER: &str = "postgres";
 /// Sockets' paths must stay under about 100 bytes; "/.s.PGSQL.5432" comes on top.
 const LONGEST_SOCKET_DIR: usize = 80;
 
-/// A running private PostgreSQL. Dropping it stops it at once; [`Postgres::stop`] does so cleanly.
+/// A running private PostgreSQL. Dropping it asks it to stop; [`Postgres::stop`] also waits.
 #[derive(Debug)]
 pub struct Postgres {
     postmaster: Postmaster,
@@ -106,10 +106,16 @@ impl Postgres {
         PgConnectOptions::new_without_pgpass().socket(&self.socket_dir).username(USER).database(DATABASE)
     }
 
+    /// The same as a URL: for `database.url`, or for `psql`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres:///{DATABASE}?host={}&user={USER}", self.socket_dir.display())
+    }
+
     /// A command line for people that opens the database.
     #[must_use]
     pub fn psql_line(&self) -> String {
-        format!("{} 'host={} user={USER} dbname={DATABASE}'", self.psql.display(), self.socket_dir.display())
+        format!("{} '{}'", self.psql.display(), self.url())
     }
 
     /// Waits for it to end by itself, which it should not.

@@ -21,7 +21,7 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The first process of a PostgreSQL server. Dropping it stops the server at once.
+/// The first process of a PostgreSQL server. Dropping it asks the server to stop.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     pid: Pid,
@@ -116,7 +116,7 @@ impl Postmaster {
 
 impl Drop for Postmaster {
     fn drop(&mut self) {
-        self.signal(Signal::QUIT);
+        self.ask_to_stop();
     }
 }
 
@@ -144,7 +144,7 @@ fn watch_over(
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "only the kernel can tell a process that its parent was killed")]
 fn end_with_this_process(command: &mut Command) {
-    let set = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::QUIT))?);
+    let set = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::INT))?);
     // SAFETY: between fork and exec only calls that are safe in a signal handler are allowed; this
     // is one system call, and it allocates nothing.
     unsafe {

@@ -10,7 +10,7 @@ pub(crate) enum Fault {
     #[error("PostgreSQL did not answer in time")]
     Slow,
     /// The server cannot or will not do it now, whatever the rows: try again, and say so.
-    #[error("PostgreSQL refuses to record: {message}{}", hint(code.as_deref()))]
+    #[error("PostgreSQL refuses: {message}{}", hint(code.as_deref()))]
     Refused {
         /// The SQLSTATE.
         code: Option<String>,

@@ -68,7 +68,11 @@ async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantine
     let receiver = TestReceiver::start().await;
     let odd = [
         (json!({}), "execution_id", "is missing or null"),
-        (json!({ "executionId": "e", "workflow_id": "w", "status": "completed" }), "execution_id", "is missing or null"),
+        (
+            json!({ "executionId": "e", "workflow_id": "w", "status": "completed" }),
+            "execution_id",
+            "is missing or null",
+        ),
         (json!({ "execution_id": 7 }), "execution_id", "is not a string"),
         (json!({ "execution_id": "" }), "execution_id", "is empty"),
         (json!({ "execution_id": "x".repeat(256) }), "execution_id", "is longer than 255 bytes"),
@@ -105,7 +109,11 @@ async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_recorded() {
     assert_eq!(kind, "too-large");
     assert!(detail.contains("2048 bytes") && detail.contains("http.max_body_bytes"), "{detail}");
     // Without a length to tell, what has come by then must do.
-    let pieces = fill("chunked", 5000).into_bytes().chunks(100).map(|c| Ok(c.to_vec())).collect::<Vec<Result<_, std::io::Error>>>();
+    let pieces = fill("chunked", 5000)
+        .into_bytes()
+        .chunks(100)
+        .map(|c| Ok(c.to_vec()))
+        .collect::<Vec<Result<_, std::io::Error>>>();
     let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
     assert_eq!(problem(receiver.post(chunked).await, 413).await.0, "too-large");
     receiver.accept(fill("at", 2048)).await;
@@ -138,7 +146,8 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut posts = tokio::task::JoinSet::new();
     for n in 0..10 {
-        let request = receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
+        let request =
+            receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
         posts.spawn(async move { request.send().await.unwrap() });
     }
     // One is with the writer and one in the channel: the others cannot wait anywhere.

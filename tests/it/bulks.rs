@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{TestReceiver, execution, with};
 
 /// Bulks whose counts differ from a recount of their executions.
-pub const WRONG_BULKS: &str = "
+pub(crate) const WRONG_BULKS: &str = "
     SELECT * FROM (
         SELECT bulk_id, count(*) AS received,
             count(*) FILTER (WHERE status = 'completed') AS completed,
@@ -30,7 +30,9 @@ const COUNTS: &str = "SELECT received, completed, failed, cancelled, other FROM 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_counts_its_executions_by_status() {
     let receiver = TestReceiver::start().await;
-    for (n, status) in ["completed", "failed", "completed", "cancelled", "running", "paused"].iter().enumerate() {
+    for (n, status) in
+        ["completed", "failed", "completed", "cancelled", "running", "paused"].iter().enumerate()
+    {
         receiver.accept(in_bulk(&n.to_string(), status, "b")).await;
         receiver.accept(in_bulk(&n.to_string(), status, "b")).await;
     }
@@ -118,7 +120,9 @@ async fn ten_thousand_executions_in_a_thousand_bulks_sent_twice_in_random_order_
         });
     }
     senders.join_all().await;
-    let executions = receiver.row("SELECT count(*), sum(deliveries), min(deliveries), max(deliveries) FROM executions").await;
+    let executions = receiver
+        .row("SELECT count(*), sum(deliveries), min(deliveries), max(deliveries) FROM executions")
+        .await;
     assert_eq!(executions, json!({ "count": 10_000, "sum": 20_000, "min": 2, "max": 2 }));
     let bulks = receiver.row("SELECT count(*), min(received), max(received) FROM bulks").await;
     assert_eq!(bulks, json!({ "count": 1_000, "min": 10, "max": 10 }));
@@ -156,9 +160,14 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
         receiver.recorded().await;
     }
     let first = &receivers[0];
-    let executions = first.row("SELECT count(*), sum(deliveries), min(status) AS least, max(status) AS most FROM executions").await;
+    let executions = first
+        .row("SELECT count(*), sum(deliveries), min(status) AS least, max(status) AS most FROM executions")
+        .await;
     let deliveries = 3 * 8 * 600;
-    assert_eq!(executions, json!({ "count": 300, "sum": deliveries, "least": "completed", "most": "completed" }));
+    assert_eq!(
+        executions,
+        json!({ "count": 300, "sum": deliveries, "least": "completed", "most": "completed" })
+    );
     assert_eq!(first.rows(WRONG_BULKS).await, Vec::<Value>::new());
     for receiver in &receivers {
         let metrics = receiver.get("/metrics").await.text().await.unwrap();

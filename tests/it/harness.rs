@@ -30,37 +30,42 @@ fn cluster() -> &'static Postgres {
     })
 }
 
-/// A database that nobody else uses.
-pub async fn new_database() -> PgConnectOptions {
+/// A database that nobody else uses. Databases are made once and emptied for each use: making one
+/// is slow with fsync on.
+pub(crate) async fn new_database() -> PgConnectOptions {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::block_in_place(cluster).connect_options();
-    let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("test_{}_{n}", std::process::id());
-    let mut connection = PgConnection::connect_with(&cluster.clone().database("postgres")).await.unwrap();
-    for statement in [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")] {
-        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    }
-    cluster.database(&name)
+    let database = cluster.database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    workflow_receiver::store::create_database(&database).await.unwrap();
+    let mut connection = PgConnection::connect_with(&database).await.unwrap();
+    sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(&mut connection).await.unwrap();
+    database
+}
+
+/// The URL of a database of the shared server.
+pub(crate) fn url(database: &PgConnectOptions) -> String {
+    let name = database.get_database().unwrap();
+    tokio::task::block_in_place(cluster).url().replace("/workflow_receiver?", &format!("/{name}?"))
 }
 
 /// The sender's published example, or the fuller one.
-pub fn example(name: &str) -> String {
+pub(crate) fn example(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads").join(name)).unwrap()
 }
 
 /// A webhook body with what an execution needs.
-pub fn execution(id: &str, status: &str) -> Value {
+pub(crate) fn execution(id: &str, status: &str) -> Value {
     json!({ "execution_id": id, "workflow_id": "w", "status": status })
 }
 
 /// `value` with more or other fields.
-pub fn with(mut value: Value, fields: Value) -> Value {
+pub(crate) fn with(mut value: Value, fields: Value) -> Value {
     value.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     value
 }
 
 /// Settings for a receiver of its own: free ports, a spool in `dir`.
-pub fn settings(dir: &Path) -> Settings {
+pub(crate) fn settings(dir: &Path) -> Settings {
     let mut settings = Settings::load(None).unwrap();
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
@@ -69,33 +74,33 @@ pub fn settings(dir: &Path) -> Settings {
 }
 
 /// A receiver in this process, reached over HTTP.
-pub struct TestReceiver {
-    pub url: String,
-    pub admin: String,
-    pub client: Client,
-    pub progress: Progress,
-    pub database: PgConnectOptions,
-    pub dir: TempDir,
+pub(crate) struct TestReceiver {
+    pub(crate) url: String,
+    pub(crate) admin: String,
+    pub(crate) client: Client,
+    pub(crate) progress: Progress,
+    pub(crate) database: PgConnectOptions,
+    pub(crate) dir: TempDir,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), RunError>>,
 }
 
 impl TestReceiver {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let receiver = Self::start_on(new_database().await, change).await;
         receiver.progress.clone().recording().await;
         receiver
     }
 
-    pub async fn start_on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn start_on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
         Self::start_in(TempDir::new().unwrap(), database, change).await
     }
 
-    pub async fn start_in(
+    pub(crate) async fn start_in(
         dir: TempDir,
         database: PgConnectOptions,
         change: impl FnOnce(&mut Settings),
@@ -110,45 +115,45 @@ impl TestReceiver {
         Self { url, admin, client: Client::new(), progress, database, dir, shutdown, running }
     }
 
-    pub fn spool_file(&self) -> PathBuf {
+    pub(crate) fn spool_file(&self) -> PathBuf {
         self.dir.path().join("spool/spool.db")
     }
 
-    pub async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
         self.client.post(&self.url).body(body).send().await.unwrap()
     }
 
     /// Posts what must be acknowledged.
-    pub async fn accept(&self, body: impl ToString) {
+    pub(crate) async fn accept(&self, body: impl ToString) {
         let answer = self.post(body.to_string()).await;
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "received": true }));
     }
 
     /// Waits until all that was acknowledged is in PostgreSQL.
-    pub async fn recorded(&self) {
+    pub(crate) async fn recorded(&self) {
         self.progress.clone().all_recorded().await;
     }
 
-    pub async fn connection(&self) -> PgConnection {
+    pub(crate) async fn connection(&self) -> PgConnection {
         PgConnection::connect_with(&self.database).await.unwrap()
     }
 
     /// Everything recorded so far, asked of PostgreSQL: a JSON object a row.
-    pub async fn rows(&self, query: &str) -> Vec<Value> {
+    pub(crate) async fn rows(&self, query: &str) -> Vec<Value> {
         self.recorded().await;
         rows(&self.database, query).await
     }
 
     /// The one row that `query` gives.
-    pub async fn row(&self, query: &str) -> Value {
+    pub(crate) async fn row(&self, query: &str) -> Value {
         let mut rows = self.rows(query).await;
         assert_eq!(rows.len(), 1, "{query}: {rows:?}");
         rows.remove(0)
     }
 
     /// Holds up recording: what is posted meanwhile comes in one batch after the guard is gone.
-    pub async fn hold_recording(&self) -> Held {
+    pub(crate) async fn hold_recording(&self) -> Held {
         self.recorded().await;
         let mut connection = self.connection().await;
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
@@ -164,28 +169,46 @@ impl TestReceiver {
         Held(connection)
     }
 
-    pub async fn get(&self, path: &str) -> Response {
+    /// What `/health/ready` answers.
+    pub(crate) async fn ready(&self) -> (u16, Value) {
+        let answer = self.get("/health/ready").await;
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// The value of a metric, without the common prefix.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let page = self.get("/metrics").await.text().await.unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
     }
 
     /// Stops it as SIGTERM does, and gives back its directory for the next.
-    pub async fn stop(self) -> (TempDir, PgConnectOptions) {
+    pub(crate) async fn stop(self) -> (TempDir, PgConnectOptions) {
         self.shutdown.graceful.cancel();
         self.running.await.unwrap().unwrap();
         (self.dir, self.database)
     }
 }
 
-pub struct Held(PgConnection);
+pub(crate) struct Held(PgConnection);
 
 impl Held {
-    pub async fn release(mut self) {
+    pub(crate) async fn release(mut self) {
         sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
     }
 }
 
+/// Where nobody answers.
+pub(crate) fn no_database() -> PgConnectOptions {
+    "postgres://nobody@127.0.0.1:1/none".parse().unwrap()
+}
+
 /// A JSON object a row.
-pub async fn rows(database: &PgConnectOptions, query: &str) -> Vec<Value> {
+pub(crate) async fn rows(database: &PgConnectOptions, query: &str) -> Vec<Value> {
     let mut connection = PgConnection::connect_with(database).await.unwrap();
     let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q");
     let rows: Vec<String> =

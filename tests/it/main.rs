@@ -5,3 +5,6 @@ mod bulks;
 mod harness;
 mod outcomes;
 mod page;
+mod process;
+mod program;
+mod spool;

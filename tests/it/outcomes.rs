@@ -9,7 +9,11 @@ async fn status(receiver: &TestReceiver) -> Value {
 }
 
 async fn conflicts(receiver: &TestReceiver) -> Vec<Value> {
-    receiver.rows("SELECT execution_id, status, payload, deliveries FROM execution_conflicts ORDER BY conflict_id").await
+    receiver
+        .rows(
+            "SELECT execution_id, status, payload, deliveries FROM execution_conflicts ORDER BY conflict_id",
+        )
+        .await
 }
 
 /// Every rule holds between batches and within one: each is tried both ways.
@@ -34,7 +38,8 @@ async fn both_ways(bodies: &[Value], expected: Value, expected_conflicts: &[Valu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_duplicate_only_counts() {
     let done = execution("e", "completed");
-    both_ways(&[done.clone(), done.clone(), done], json!({ "status": "completed", "deliveries": 3 }), &[]).await;
+    both_ways(&[done.clone(), done.clone(), done], json!({ "status": "completed", "deliveries": 3 }), &[])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +67,12 @@ async fn a_late_non_terminal_status_never_replaces_a_terminal_outcome() {
 #[tokio::test(flavor = "multi_thread")]
 async fn among_non_terminal_statuses_the_latest_delivery_stands() {
     both_ways(
-        &[execution("e", "running"), execution("e", "paused"), execution("e", "running"), execution("e", "queued")],
+        &[
+            execution("e", "running"),
+            execution("e", "paused"),
+            execution("e", "running"),
+            execution("e", "queued"),
+        ],
         json!({ "status": "queued", "deliveries": 4 }),
         &[],
     )
@@ -127,7 +137,17 @@ async fn unknown_fields_are_kept() {
 async fn identifiers_are_opaque() {
     let receiver = TestReceiver::start().await;
     let longest = "x".repeat(255);
-    let ids = ["exec-1", "EXEC-1", " exec-1 ", "'; DROP TABLE executions; --", "日本\n\t\"\\", "🦀", "%s", "null", &longest];
+    let ids = [
+        "exec-1",
+        "EXEC-1",
+        " exec-1 ",
+        "'; DROP TABLE executions; --",
+        "日本\n\t\"\\",
+        "🦀",
+        "%s",
+        "null",
+        &longest,
+    ];
     for id in ids {
         let body = with(execution(id, "completed"), json!({ "workflow_id": id, "bulk_id": id }));
         receiver.accept(body).await;
@@ -205,7 +225,9 @@ async fn a_contradiction_among_outputs_that_jsonb_cannot_hold_is_seen() {
     let receiver = TestReceiver::start().await;
     for output in [r"\u0000a", r"\u0000a", r"\u0000b"] {
         receiver
-            .accept(format!(r#"{{"execution_id":"e","workflow_id":"w","status":"completed","output":"{output}"}}"#))
+            .accept(format!(
+                r#"{{"execution_id":"e","workflow_id":"w","status":"completed","output":"{output}"}}"#
+            ))
             .await;
     }
     assert_eq!(status(&receiver).await, json!({ "status": "completed", "deliveries": 3 }));

@@ -14,7 +14,8 @@ fn parsed(name: &str) -> Value {
 async fn the_successful_execution_of_the_page_is_recorded_whole() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("completed.json")).await;
-    let row = receiver.row("SELECT *, started_at = '2025-12-04T11:48:10Z' AS started_right FROM executions").await;
+    let row =
+        receiver.row("SELECT *, started_at = '2025-12-04T11:48:10Z' AS started_right FROM executions").await;
     assert_eq!(row["execution_id"], ID);
     assert_eq!(row["workflow_id"], "50741f40-8621-4d46-8a91-dff4d873be98");
     assert_eq!(row["status"], "completed");
@@ -106,7 +107,10 @@ async fn the_examples_posted_three_times_each_in_any_order_leave_one_row_an_exec
             let conflicts =
                 receiver.rows("SELECT execution_id, status, deliveries FROM execution_conflicts").await;
             assert_eq!(conflicts, [json!({ "execution_id": ID, "status": first.1, "deliveries": 3 })]);
-            assert_eq!(receiver.row("SELECT received, completed FROM bulks").await, json!({ "received": 1, "completed": 1 }));
+            assert_eq!(
+                receiver.row("SELECT received, completed FROM bulks").await,
+                json!({ "received": 1, "completed": 1 })
+            );
         }
     }
 }

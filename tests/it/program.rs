@@ -1,0 +1,235 @@
+//! The program: its commands, its settings, its signals, its log.
+
+use reqwest::Client;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{example, execution, new_database, rows, url, with};
+use crate::process::{Process, outcome, program};
+
+async fn accept(process: &Process, body: impl ToString) {
+    let answer = Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_authentication_it_refuses_to_listen_for_other_machines() {
+    let dir = TempDir::new().unwrap();
+    let (text, code) = outcome(program(dir.path()).env("RECEIVER__HTTP__LISTEN", "0.0.0.0:0"));
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("http.listen = 0.0.0.0:0") && text.contains("RECEIVER__AUTH__ALLOW_UNAUTHENTICATED"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+
+    let database = new_database().await;
+    let allowed = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", url(&database))
+            .env("RECEIVER__HTTP__LISTEN", "0.0.0.0:0")
+            .env("RECEIVER__AUTH__ALLOW_UNAUTHENTICATED", "true"),
+    );
+    let log = allowed.terminate();
+    assert!(log.iter().any(|line| line.contains("not authenticated")), "{log:#?}");
+}
+
+#[test]
+fn a_wrong_setting_ends_it_with_a_sentence() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("my.toml");
+    std::fs::write(&file, "[http]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
+    let (text, code) = outcome(program(dir.path()).arg("--config").arg(&file));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("listen_on") && text.contains("max_body_bytes"), "{text}");
+    let (text, code) = outcome(program(dir.path()).arg("--config").arg("absent.toml"));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("absent.toml"), "{text}");
+    let (text, _) = outcome(program(dir.path()).env("RECEIVER__SPOOL__MAX_BYTES", "5"));
+    assert!(text.contains("spool.max_bytes = 5: must be from 1048576"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_records_what_is_in_hand_and_exits_with_success() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    for signal in [Signal::TERM, Signal::INT] {
+        let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+        let id = format!("{signal:?}");
+        accept(&process, execution(&id, "completed")).await;
+        process.signal(signal);
+        let (status, log) = process.ended();
+        assert!(status.success(), "{log:#?}");
+        let recorded =
+            rows(&database, &format!("SELECT status FROM executions WHERE execution_id = '{id}'")).await;
+        assert_eq!(recorded, [json!({ "status": "completed" })]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once_and_what_was_acknowledged_waits_in_the_spool() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    // Nobody answers there, so there is no end to draining.
+    let mut away =
+        Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
+    accept(&away, execution("e", "completed")).await;
+    away.signal(Signal::TERM);
+    away.wait_for("another signal stops at once");
+    away.signal(Signal::TERM);
+    let (status, log) = away.ended();
+    assert_eq!(status.code(), Some(1), "{log:#?}");
+
+    Process::start(program(dir.path()).env("DATABASE_URL", url(&database))).terminate();
+    assert_eq!(
+        rows(&database, "SELECT execution_id FROM executions").await,
+        [json!({ "execution_id": "e" })]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_time_to_drain_is_over_the_rest_waits_in_the_spool() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let away = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "100ms"),
+    );
+    accept(&away, execution("e", "completed")).await;
+    let log = away.terminate();
+    assert!(log.iter().any(|line| line.contains("time is up") && line.contains("\"left\":1")), "{log:#?}");
+
+    Process::start(program(dir.path()).env("DATABASE_URL", url(&database))).terminate();
+    assert_eq!(
+        rows(&database, "SELECT execution_id FROM executions").await,
+        [json!({ "execution_id": "e" })]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_makes_the_schema_and_serve_waits_for_it_when_told_not_to() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let mut process = Process::start(
+        program(dir.path()).env("DATABASE_URL", url(&database)).env("RECEIVER__DATABASE__MIGRATE", "false"),
+    );
+    accept(&process, execution("e", "completed")).await;
+    assert!(process.wait_for("cannot be recorded yet").contains("workflow-receiver migrate"));
+    let ready: Value =
+        reqwest::get(format!("http://{}/health/ready", process.admin)).await.unwrap().json().await.unwrap();
+    assert_eq!(ready["status"], "degraded");
+
+    let migrate = || outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database)));
+    for _ in 0..2 {
+        assert_eq!(migrate(), ("the schema is up to date\n".to_owned(), Some(0)));
+    }
+    process.wait_for("recording to PostgreSQL");
+    process.terminate();
+    assert_eq!(
+        rows(&database, "SELECT execution_id FROM executions").await,
+        [json!({ "execution_id": "e" })]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_table_and_column_has_a_comment() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (text, code) = outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database)));
+    assert_eq!(code, Some(0), "{text}");
+    let bare = "SELECT c.relname, a.attname FROM pg_class AS c
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT LIKE '\\_sqlx%'
+            AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)";
+    assert_eq!(rows(&database, bare).await, Vec::<Value>::new());
+    let tables =
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+    assert_eq!(rows(&database, tables).await, [json!({ "count": 5 })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_asks_the_running_instance() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let healthcheck =
+        || outcome(program(dir.path()).arg("healthcheck").env("RECEIVER__ADMIN__LISTEN", &process.admin));
+    let (text, code) = healthcheck();
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["spooled"], 0);
+    let admin = process.admin.clone();
+    process.terminate();
+    let (text, code) = outcome(program(dir.path()).arg("healthcheck").env("RECEIVER__ADMIN__LISTEN", &admin));
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("no answer from {admin}")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its_data() {
+    let dir = TempDir::new().unwrap();
+    let postmaster = dir.path().join("data/postgres/data/postmaster.pid");
+    let socket = dir.path().canonicalize().unwrap().join("data/postgres");
+    let database = format!("postgres:///workflow_receiver?host={}&user=postgres", socket.display());
+    let database: sqlx::postgres::PgConnectOptions = database.parse().unwrap();
+
+    let process = Process::start(&mut program(dir.path()));
+    accept(&process, example("completed.json")).await;
+    process.terminate();
+    assert!(!postmaster.exists(), "the private PostgreSQL has stopped");
+
+    let process = Process::start(&mut program(dir.path()));
+    accept(&process, example("bulk-completed.json")).await;
+    process.kill();
+
+    // The killed one's PostgreSQL goes by itself; the next start waits for that.
+    let mut process = Process::start(&mut program(dir.path()));
+    let second = outcome(&mut program(dir.path()));
+    assert_eq!(second.1, Some(1));
+    assert!(second.0.contains("in use by another receiver"), "{}", second.0);
+    process.wait_for("recording to PostgreSQL");
+    accept(&process, example("full-execution.json")).await;
+    let ids = "SELECT execution_id FROM executions";
+    while rows(&database, ids).await.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let first = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let (text, code) = outcome(program(dir.path()).env("DATABASE_URL", url(&database)));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("in use by another receiver") && text.contains("spool.dir"), "{text}");
+    first.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_body_and_no_password_ever_reaches_the_log() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let secret = url(&database).replace("postgres:///", "postgres://postgres:hunter2@localhost/");
+    let process =
+        Process::start(program(dir.path()).env("DATABASE_URL", secret).env("RECEIVER__LOG__FILTER", "trace"));
+    accept(&process, with(execution("e", "completed"), json!({ "inputs": { "prompt": "PRIVATE" } }))).await;
+    accept(&process, with(execution("e", "failed"), json!({ "error_cause": "PRIVATE" }))).await;
+    accept(
+        &process,
+        r#"{"execution_id":"f","workflow_id":"w","status":"completed","output":"\u0000PRIVATE"}"#,
+    )
+    .await;
+    for body in ["PRIVATE", r#"{"execution_id":"e","PRIVATE":"PRIVATE"}"#, r#"{"execution_id":["PRIVATE"]}"#]
+    {
+        let answer = Client::new().post(&process.url).body(body).send().await.unwrap();
+        assert!(!answer.text().await.unwrap().contains("PRIVATE"));
+    }
+    let admin = process.admin.clone();
+    for path in ["metrics", "health/ready"] {
+        let page = reqwest::get(format!("http://{admin}/{path}")).await.unwrap().text().await.unwrap();
+        assert!(!page.contains("PRIVATE") && !page.contains("hunter2"), "{page}");
+    }
+    let log = process.terminate();
+    assert!(
+        log.iter()
+            .any(|line| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\""))
+    );
+    for line in log {
+        assert!(!line.contains("PRIVATE") && !line.contains("hunter2"), "{line}");
+    }
+}
