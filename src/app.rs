@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, SettingsError};
@@ -113,39 +113,39 @@ impl Receiver {
 
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
         let (keeping, kept) = watch::channel(writer.kept());
-        let (recording_to, recorded) = watch::channel(writer.kept().forgotten);
-        let (recording_as, recording) = watch::channel(Recording::default());
+        let (recording, recorded) = watch::channel(writer.kept().forgotten);
+        let (reporting, reports) = watch::channel(Recording::default());
         let (stop_http, give_up, stop_admin) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let recorder = Recorder {
+        let worker = Recorder {
             database,
             settings: settings.database.clone(),
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             kept: kept.clone(),
-            recorded: recording_to,
-            recording: recording_as,
+            recorded: recording,
+            recording: reporting,
             give_up: give_up.clone(),
         };
         let admin_door = Admin {
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
-            recording: recording.clone(),
+            recording: reports.clone(),
             stopping: stop_http.clone(),
         };
         let door = Door { intake, metrics: metrics.clone(), max_body_bytes: settings.http.max_body_bytes };
 
-        let progress = Progress { kept, recorded: recorded.clone(), recording };
+        let progress = Progress { kept, recorded: recorded.clone(), recording: reports };
         let (webhook_address, admin_address) = (local(&public), local(&admin));
         let mut parts = JoinSet::new();
         let runtime = tokio::runtime::Handle::current();
         parts.spawn_blocking(move || {
             ("the spool", writer.run(&runtime, arrivals, recorded, &keeping, &metrics).map_err(Into::into))
         });
-        parts.spawn(record(recorder, reader));
+        parts.spawn(record(worker, reader));
         parts.spawn(serve("the webhook port", public, http::public(door), stop_http.clone()));
         parts.spawn(serve("the admin port", admin, http::admin(admin_door), stop_admin.clone()));
         Ok(Self {
@@ -191,16 +191,16 @@ impl Receiver {
         self.stop_http.cancel();
         let deadline = Instant::now() + self.drain_timeout;
         tokio::select! {
-            drained = timeout_at(deadline, self.drained()) => match drained {
-                Ok(drained) => drained?,
-                Err(_) => tracing::warn!(left = self.progress.waiting(), "time is up: the rest stays in the spool"),
-            },
+            drained = self.drained() => drained?,
+            () = sleep_until(deadline) => {
+                tracing::warn!(left = self.progress.waiting(), "time is up: the rest stays in the spool");
+            }
             () = shutdown.immediate.cancelled() => return Err(RunError::StoppedAtOnce),
         }
         self.give_up.cancel();
         self.stop_admin.cancel();
         // Whatever still hangs, such as a request whose sender has stopped, is cut off.
-        let _ = timeout_at(deadline.max(Instant::now()) + GRACE, self.drained()).await;
+        let _ = timeout(GRACE, self.drained()).await;
         Ok(())
     }
 

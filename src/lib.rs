@@ -1,4 +1,4 @@
-//! A receiver of each::labs workflow webhooks whose 200 is a promise.
+//! A receiver of `each::labs` workflow webhooks whose 200 is a promise.
 //!
 //! # The path of a webhook
 //!

@@ -14,6 +14,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
+#[expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
 #[command(version)]
 struct Arguments {
     /// A TOML file with settings, over the defaults; the environment (RECEIVER__SECTION__KEY,
@@ -81,7 +82,10 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
 async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
     match settings.database.connect_options()? {
         Some(database) => receive(settings, database, None, shutdown).await,
+        #[cfg(feature = "embedded-postgres")]
         None => serve_embedded(settings, shutdown).await,
+        #[cfg(not(feature = "embedded-postgres"))]
+        None => Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name".into()),
     }
 }
 
@@ -126,9 +130,4 @@ async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), 
         () = shutdown.immediate.cancelled() => {}
     }
     served
-}
-
-#[cfg(not(feature = "embedded-postgres"))]
-async fn serve_embedded(_: &Settings, _: &Shutdown) -> Result<(), Failure> {
-    Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name".into())
 }

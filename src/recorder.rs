@@ -100,7 +100,8 @@ impl Recorder {
     /// Records all of a batch, however long that takes.
     async fn record(&self, store: &mut Option<Store>, batch: &[Spooled]) {
         let mut items: Vec<_> = batch.iter().map(Item::read).collect();
-        let mut parts: Vec<Range<usize>> = Vec::from([0..items.len()]);
+        let all = 0..items.len();
+        let mut parts: Vec<Range<usize>> = vec![all];
         let mut failures = 0;
         while let Some(part) = parts.pop() {
             let these = &items[part.clone()];
@@ -207,12 +208,12 @@ impl Recorder {
                     "a delivery contradicts the recorded outcome: kept in execution_conflicts"
                 ),
                 Outcome::Quarantined => {
-                    tracing::warn!("a delivery that is no execution is kept in quarantine")
+                    tracing::warn!("a delivery that is no execution is kept in quarantine");
                 }
                 _ => tracing::debug!(execution_id, outcome = outcome.as_str(), "recorded"),
             }
         }
-        if let Some(oldest) = items.iter().map(|item| item.received_at()).min() {
+        if let Some(oldest) = items.iter().map(Item::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
         }
     }

@@ -16,7 +16,7 @@ use super::binaries::Binaries;
 use super::owner::Owner;
 
 /// Recovery after a crash may take a while.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_mins(2);
 /// How long one that lost its receiver a moment ago may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -51,11 +51,14 @@ fn with_companions(path: &Path) -> [PathBuf; 3] {
 }
 
 fn free_name(path: &Path) -> PathBuf {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    (now..)
-        .map(|n| path.with_extension(format!("db.damaged-{n}")))
-        .find(|p| !p.exists())
-        .unwrap_or_else(|| path.with_extension("db.damaged"))
+    let mut n = OffsetDateTime::now_utc().unix_timestamp();
+    loop {
+        let name = path.with_extension(format!("db.damaged-{n}"));
+        if !name.exists() {
+            return name;
+        }
+        n += 1;
+    }
 }
 
 #[derive(Default)]

@@ -1,5 +1,13 @@
 //! The receiver as its users meet it: over HTTP, on a real PostgreSQL.
 
+#![expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    clippy::needless_pass_by_value,
+    reason = "tests deal in small whole numbers, and read better so"
+)]
+
 mod answers;
 mod bulks;
 mod harness;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Nothing that is waited for here takes so long; it ends a test that waits for what never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program, with nothing of this process's environment that could set it.
 pub(crate) fn program(dir: &Path) -> Command {
@@ -40,22 +40,21 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until it receives.
     pub(crate) fn start(command: &mut Command) -> Self {
-        let (child, lines) = Self::spawn(command);
-        let mut process = Self { url: String::new(), admin: String::new(), child, lines, log: Vec::new() };
+        let mut process = Self::spawn(command);
         let receiving = process.wait_for("\"receiving\"");
         let receiving: Value = serde_json::from_str(&receiving).unwrap();
-        process.url = receiving["webhooks"].as_str().unwrap().to_owned();
-        process.admin = receiving["admin"].as_str().unwrap().to_owned();
+        let text = |key: &str| receiving[key].as_str().unwrap().to_owned();
+        (process.url, process.admin) = (text("webhooks"), text("admin"));
         process
     }
 
     /// Starts it, for a kill at any moment.
-    fn spawn(command: &mut Command) -> (Child, mpsc::Receiver<String>) {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (to, lines) = mpsc::channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
-        (child, lines)
+        Self { url: String::new(), admin: String::new(), child, lines, log: Vec::new() }
     }
 
     /// The next line that holds `text`.

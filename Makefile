@@ -1,0 +1,30 @@
+# `make run` and `make test` need nothing but this checkout: what is missing is installed.
+# A database server is not needed; DATABASE_URL, if set, is what `make run` records to.
+
+# Wins over any cargo that is older than Cargo.toml asks for, once rustup is there.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# The tests run on the PostgreSQL they start, whatever this shell is set up for.
+test check sqlx: export DATABASE_URL :=
+
+.PHONY: run test check sqlx clean
+.DEFAULT_GOAL := run
+
+run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it
+	cargo run --release --locked
+
+test: tools ## all tests, on a PostgreSQL of their own
+	cargo test --locked
+
+check: tools ## what CI checks beside the tests
+	scripts/check
+
+sqlx: tools ## after a change of a query or a migration: write .sqlx anew
+	scripts/sqlx-prepare
+
+.PHONY: tools
+tools:
+	@scripts/install-tools
+
+clean: ## remove what was built, and the private PostgreSQL's data
+	cargo clean
+	rm -rf data .postgresql
