@@ -85,7 +85,10 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> 
         #[cfg(feature = "embedded-postgres")]
         None => serve_embedded(settings, shutdown).await,
         #[cfg(not(feature = "embedded-postgres"))]
-        None => Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name".into()),
+        None => {
+            Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name"
+                .into())
+        }
     }
 }
 

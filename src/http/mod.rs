@@ -7,7 +7,6 @@ mod receive;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -30,12 +29,11 @@ pub(crate) struct Door {
 
 /// The public port.
 pub(crate) fn public(door: Door) -> Router {
-    let (max_body_bytes, metrics) = (door.max_body_bytes, door.metrics.clone());
+    let metrics = door.metrics.clone();
     Router::new()
         .route(WEBHOOK_PATH, post(receive::receive))
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
         .with_state(Arc::new(door))
 }

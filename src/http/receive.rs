@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -22,7 +22,7 @@ struct Received {
     received: bool,
 }
 
-pub(super) async fn receive(State(door): State<Arc<Door>>, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn receive(State(door): State<Arc<Door>>, body: Body) -> Response {
     let answer = match keep(&door, body).await {
         Ok(()) => Json(Received { received: true }).into_response(),
         Err(problem) => problem.into_response(),
@@ -33,8 +33,8 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, body: Result<Bytes, B
 
 /// The path of a webhook on this side of the spool. The `Content-Type` is not looked at: the
 /// body decides.
-async fn keep(door: &Door, body: Result<Bytes, BytesRejection>) -> Result<(), Problem> {
-    let body = body.map_err(|rejection| unreadable(&rejection, door.max_body_bytes))?;
+async fn keep(door: &Door, body: Body) -> Result<(), Problem> {
+    let body = read(body, door.max_body_bytes).await?;
     let delivery = Delivery { body, received_at: OffsetDateTime::now_utc() };
     let body = delivery.body.clone();
     match Execution::parse(&body) {
@@ -52,12 +52,19 @@ async fn keep(door: &Door, body: Result<Bytes, BytesRejection>) -> Result<(), Pr
     }
 }
 
-fn unreadable(rejection: &BytesRejection, max_body_bytes: usize) -> Problem {
-    match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Problem::TooLarge { max_body_bytes }
+/// Reads a body to its end. One that is too large is read on for a while, without being kept: a
+/// sender that is cut off while it still sends may never see the answer.
+async fn read(mut body: Body, max_body_bytes: usize) -> Result<Bytes, Problem> {
+    let mut whole = BytesMut::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Problem::Interrupted)?.into_data() else { continue };
+        size += data.len();
+        if size <= max_body_bytes {
+            whole.extend_from_slice(&data);
+        } else if size > 2 * max_body_bytes {
+            break;
         }
-        other if other.status() == StatusCode::PAYLOAD_TOO_LARGE => Problem::TooLarge { max_body_bytes },
-        _ => Problem::Interrupted,
     }
+    if size > max_body_bytes { Err(Problem::TooLarge { max_body_bytes }) } else { Ok(whole.freeze()) }
 }

@@ -1,0 +1,28 @@
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /build
+ENV SQLX_OFFLINE=true
+# Dependencies first, in a layer of their own: they change seldom.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src tests/it \
+    && echo 'fn main() {}' | tee src/main.rs > tests/it/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --no-default-features \
+    && rm -r src tests
+COPY . .
+# What the container keeps on disk: a fresh volume takes its owner from here.
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --no-default-features \
+    && mkdir -p /data/spool
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /build/target/release/workflow-receiver /usr/local/bin/workflow-receiver
+COPY --from=build --chown=65532:65532 /data /data
+USER 65532:65532
+WORKDIR /data
+ENV RECEIVER__SPOOL__DIR=/data/spool
+EXPOSE 8080
+VOLUME /data
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=4s --retries=3 CMD ["/usr/local/bin/workflow-receiver", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/workflow-receiver"]
+CMD ["serve"]
