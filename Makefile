@@ -4,9 +4,9 @@
 # Wins over any cargo that is older than Cargo.toml asks for, once rustup is there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The tests run on the PostgreSQL they start, whatever this shell is set up for.
-test check sqlx: export DATABASE_URL :=
+test torture check sqlx: export DATABASE_URL :=
 
-.PHONY: run test check sqlx clean
+.PHONY: run test torture check sqlx clean
 .DEFAULT_GOAL := run
 
 run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it
@@ -14,6 +14,9 @@ run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it
 
 test: tools ## all tests, on a PostgreSQL of their own
 	cargo test --locked
+
+torture: tools ## the oracle at length: everything is killed 100 times (TORTURE_TIMES), nothing may be lost
+	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --release --locked --test it torture -- --nocapture
 
 check: tools ## what CI checks beside the tests
 	scripts/check

@@ -5,6 +5,7 @@
 //! database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
 //! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody.
 
+use std::mem::discriminant;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,8 @@ pub(crate) enum Recording {
     Failing {
         /// Since when.
         since: OffsetDateTime,
-        /// Why; holds no secret and no row.
-        why: String,
+        /// Why.
+        why: Fault,
     },
 }
 
@@ -120,17 +121,18 @@ impl Recorder {
                     );
                     parts.push(part);
                 }
-                Err(Fault::Unacceptable { .. }) if part.len() > 1 => {
-                    let middle = part.start + part.len() / 2;
-                    parts.push(middle..part.end);
-                    parts.push(part.start..middle);
-                }
+                Err(Fault::Unacceptable { .. }) if part.len() > 1 => parts.extend(halves(part)),
                 Err(fault) => {
                     self.metrics.retried();
-                    parts.push(part);
+                    // Too slow may mean too much at once.
+                    if fault == Fault::Slow && part.len() > 1 {
+                        parts.extend(halves(part));
+                    } else {
+                        parts.push(part);
+                    }
                     if !fault.is_contention() {
                         *store = None;
-                        self.failed(&fault);
+                        self.failed(fault);
                         failures += 1;
                     }
                     sleep(self.backoff(failures)).await;
@@ -164,7 +166,7 @@ impl Recorder {
             Ok(_) => self.worked(),
             Err(fault) => {
                 *store = None;
-                self.failed(&fault);
+                self.failed(fault);
             }
         }
     }
@@ -183,18 +185,18 @@ impl Recorder {
         }
     }
 
-    /// Says so once, and then only when the cause changes.
-    fn failed(&self, fault: &Fault) {
+    /// Says so once, and again only when something of another kind is wrong.
+    fn failed(&self, fault: Fault) {
         self.metrics.database_up(false);
-        let why = fault.to_string();
         self.recording.send_modify(|recording| {
-            let since = match recording {
-                Recording::Failing { why: before, .. } if *before == why => return,
-                Recording::Failing { since, .. } => *since,
-                _ => OffsetDateTime::now_utc(),
+            let (since, news) = match recording {
+                Recording::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
+                _ => (OffsetDateTime::now_utc(), true),
             };
-            tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {why}");
-            *recording = Recording::Failing { since, why };
+            if news {
+                tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {fault}");
+            }
+            *recording = Recording::Failing { since, why: fault };
         });
     }
 
@@ -217,4 +219,10 @@ impl Recorder {
             self.metrics.batch_recorded(items.len(), oldest);
         }
     }
+}
+
+/// Both halves, the first one last: it is taken next.
+fn halves(part: Range<usize>) -> [Range<usize>; 2] {
+    let middle = part.start + part.len() / 2;
+    [middle..part.end, part.start..middle]
 }

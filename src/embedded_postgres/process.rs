@@ -40,9 +40,10 @@ impl Postmaster {
         let begun = Instant::now();
         loop {
             match Self::try_start(binaries, owner, data, socket_dir, log) {
-                // The one before, whose receiver was killed, is still on its way out.
+                // The one before, or what it left behind when killed, is still on its way out.
                 Err(EmbeddedError::Failed { said, .. })
-                    if said.contains("postmaster.pid") && begun.elapsed() < GONE_WITHIN =>
+                    if (said.contains("postmaster.pid") || said.contains("still in use"))
+                        && begun.elapsed() < GONE_WITHIN =>
                 {
                     thread::sleep(LOOK_EVERY * 10);
                 }

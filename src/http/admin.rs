@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
 
 use super::Admin;
 use crate::recorder::Recording;
@@ -31,7 +32,10 @@ pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     let refusing = kept.refusing.map(|why| format!("webhooks are answered 503: {why}"));
     let stopping = admin.stopping.is_cancelled().then(|| "the receiver is stopping".to_owned());
     let recording = match &*admin.recording.borrow() {
-        Recording::Failing { since, why } => Some(format!("not recording since {since}: {why}")),
+        Recording::Failing { since, why } => {
+            let since = since.format(&Rfc3339).unwrap_or_default();
+            Some(format!("not recording since {since}: {why}"))
+        }
         Recording::Starting => Some("PostgreSQL has not answered yet".to_owned()),
         Recording::Working => None,
     };

@@ -57,6 +57,14 @@ impl From<sqlx::Error> for Fault {
 }
 
 impl Fault {
+    /// For what was said while no row was at stake.
+    pub(crate) fn not_of_a_row(self) -> Self {
+        match self {
+            Self::Unacceptable { code, message } => Self::Refused { code: Some(code), message },
+            other => other,
+        }
+    }
+
     /// Whether another transaction was in the way: trying again at once is right.
     pub(crate) fn is_contention(&self) -> bool {
         matches!(self, Self::Refused { code: Some(code), .. } if code == "40P01" || code == "40001")

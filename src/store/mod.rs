@@ -58,7 +58,7 @@ impl Store {
     /// Brings the schema up to date. Several receivers may do so at once: one works, the others wait.
     pub(crate) async fn migrate(&mut self) -> Result<(), Fault> {
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
-            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => e.into(),
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => Fault::from(e).not_of_a_row(),
             other => Fault::Refused { code: None, message: other.to_string() },
         })
     }

@@ -16,3 +16,4 @@ mod page;
 mod process;
 mod program;
 mod spool;
+mod torture;

@@ -71,6 +71,11 @@ impl Process {
         }
     }
 
+    /// Waits for its next line, but not longer than `moment`.
+    pub(crate) fn wait_at_most(&mut self, moment: Duration) {
+        self.log.extend(self.lines.recv_timeout(moment));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -1,0 +1,411 @@
+//! The oracle: everything is killed, again and again, under load, and afterwards what was answered
+//! 200 is compared with what PostgreSQL holds.
+//!
+//! `make torture` does it at length; `TORTURE_TIMES` says how often each thing is done.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
+use reqwest::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use workflow_receiver::embedded_postgres::Postgres;
+
+use crate::bulks::WRONG_BULKS;
+use crate::harness::{execution, rows, with};
+use crate::process::{Process, program};
+
+const SENDERS: usize = 16;
+/// How many acknowledgements there must be between two blows: what is killed is at work.
+const WORK: u64 = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Blow {
+    KillReceiver,
+    KillReceiverStarting,
+    KillReceiverStopping,
+    KillReceiverRecovering,
+    KillPostgres,
+    FreezePostgres,
+    RestartPostgres,
+    CutConnections,
+    KillBoth,
+    FillDisk,
+}
+
+const BLOWS: [(Blow, &str); 10] = [
+    (Blow::KillReceiver, "receiver killed at work"),
+    (Blow::KillReceiverStarting, "receiver killed while starting"),
+    (Blow::KillReceiverStopping, "receiver killed while stopping"),
+    (Blow::KillReceiverRecovering, "receiver killed while recovering"),
+    (Blow::KillPostgres, "PostgreSQL killed (postmaster)"),
+    (Blow::FreezePostgres, "PostgreSQL frozen"),
+    (Blow::RestartPostgres, "PostgreSQL restarted"),
+    (Blow::CutConnections, "connections cut"),
+    (Blow::KillBoth, "both killed at once"),
+    (Blow::FillDisk, "the spool's disk filled"),
+];
+
+/// What the senders were answered so far.
+#[derive(Default)]
+struct Counts {
+    acknowledged: u64,
+    refused: u64,
+}
+
+/// One sender: new executions, duplicates, contradictions, bulks, in a closed loop. What was
+/// acknowledged, in its order.
+async fn send(
+    sender: usize,
+    url: watch::Receiver<String>,
+    stop: Arc<AtomicBool>,
+    counts: watch::Sender<Counts>,
+) -> Vec<Value> {
+    let client = Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+    let mut kept: Vec<Value> = Vec::new();
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let body = {
+            let rng = &mut rand::rng();
+            let earlier = kept.choose(rng).cloned();
+            let status = *["completed", "completed", "failed", "cancelled", "running"].choose(rng).unwrap();
+            match (rng.random_range(0..10), earlier) {
+                (0 | 1, Some(earlier)) => earlier,
+                (2, Some(earlier)) => with(earlier, json!({ "status": status })),
+                _ => {
+                    let id = format!("{sender}-{n}");
+                    with(
+                        execution(&id, status),
+                        json!({ "bulk_id": format!("b{}", n / 20), "fill": "x".repeat(500) }),
+                    )
+                }
+            }
+        };
+        let to = url.borrow().clone();
+        match client.post(to).body(body.to_string()).send().await {
+            Ok(answer) if answer.status() == 200 => {
+                kept.push(body);
+                counts.send_modify(|counts| counts.acknowledged += 1);
+            }
+            Ok(answer) => {
+                assert_eq!(answer.status(), 503, "{body}");
+                counts.send_modify(|counts| counts.refused += 1);
+            }
+            // Killed before it could answer: nothing was promised.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+    kept
+}
+
+struct Torture {
+    dir: TempDir,
+    disk: Option<SmallDisk>,
+    postgres: Option<Postgres>,
+    receiver: Option<Process>,
+    url: watch::Sender<String>,
+    counts: watch::Sender<Counts>,
+}
+
+impl Torture {
+    fn command(&self) -> Command {
+        let mut command = program(self.dir.path());
+        command
+            .env("DATABASE_URL", self.database_url())
+            .env("RECEIVER__SPOOL__DIR", self.spool_dir())
+            .env("RECEIVER__SPOOL__MIN_FREE_BYTES", "0")
+            .env("RECEIVER__DATABASE__STATEMENT_TIMEOUT", "500ms")
+            .env("RECEIVER__RECORDER__MAX_BACKOFF", "100ms")
+            .env("RECEIVER__LOG__FILTER", "info,sqlx=warn,workflow_receiver::recorder=error");
+        command
+    }
+
+    fn spool_dir(&self) -> PathBuf {
+        self.disk.as_ref().map_or_else(|| self.dir.path().join("spool"), |disk| disk.0.join("spool"))
+    }
+
+    fn postgres_dir(&self) -> PathBuf {
+        self.dir.path().join("postgres")
+    }
+
+    fn database_url(&self) -> String {
+        let dir = self.postgres_dir().canonicalize().unwrap();
+        format!("postgres:///workflow_receiver?host={}&user=postgres", dir.display())
+    }
+
+    fn start_receiver(&mut self) {
+        let receiver = Process::start(&mut self.command());
+        self.url.send_replace(receiver.url.clone());
+        self.receiver = Some(receiver);
+    }
+
+    fn kill_receiver(&mut self) {
+        self.receiver.take().unwrap().kill();
+    }
+
+    fn start_postgres(&mut self) {
+        self.postgres = Some(Postgres::start(&self.postgres_dir()).unwrap());
+    }
+
+    /// SIGKILL to the first process: the others notice and go, nothing is written any more.
+    async fn kill_postgres(&mut self) {
+        kill_process(self.postmaster(), Signal::KILL).unwrap();
+        self.postgres.take().unwrap().stop().await;
+    }
+
+    fn postmaster(&self) -> Pid {
+        let file = std::fs::read_to_string(self.postgres_dir().join("data/postmaster.pid")).unwrap();
+        Pid::from_raw(file.lines().next().unwrap().trim().parse().unwrap()).unwrap()
+    }
+
+    fn signal_all_of_postgres(&self, signal: Signal) {
+        let postmaster = self.postmaster();
+        for process in std::iter::once(postmaster).chain(children(postmaster)) {
+            let _ = kill_process(process, signal);
+        }
+    }
+
+    /// Waits until so much more was acknowledged.
+    async fn work(&self, more: u64) {
+        let until = self.acknowledged() + more;
+        self.counts.subscribe().wait_for(|counts| counts.acknowledged >= until).await.unwrap();
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.counts.borrow().acknowledged
+    }
+
+    async fn strike(&mut self, blow: Blow) {
+        let moment = Duration::from_millis(rand::rng().random_range(0..60));
+        self.work(WORK).await;
+        match blow {
+            Blow::KillReceiver => self.kill_receiver(),
+            Blow::KillReceiverStarting => {
+                self.kill_receiver();
+                let mut starting = Process::spawn(&mut self.command());
+                starting.wait_at_most(moment / 3);
+                starting.kill();
+            }
+            Blow::KillReceiverStopping => {
+                let mut stopping = self.receiver.take().unwrap();
+                stopping.signal(Signal::TERM);
+                stopping.wait_for("stopping");
+                stopping.wait_at_most(moment);
+                stopping.kill();
+            }
+            Blow::KillReceiverRecovering => {
+                // With a backlog to recover.
+                self.signal_all_of_postgres(Signal::STOP);
+                self.work(WORK).await;
+                self.kill_receiver();
+                self.signal_all_of_postgres(Signal::CONT);
+                self.start_receiver();
+                self.receiver.as_mut().unwrap().wait_at_most(moment);
+                self.kill_receiver();
+            }
+            Blow::KillPostgres => {
+                self.kill_postgres().await;
+                self.work(WORK).await;
+                self.start_postgres();
+            }
+            Blow::FreezePostgres => {
+                self.signal_all_of_postgres(Signal::STOP);
+                self.work(WORK).await;
+                self.receiver.as_mut().unwrap().wait_at_most(Duration::from_millis(600));
+                self.signal_all_of_postgres(Signal::CONT);
+            }
+            Blow::RestartPostgres => {
+                self.postgres.take().unwrap().stop().await;
+                self.work(WORK).await;
+                self.start_postgres();
+            }
+            Blow::CutConnections => {
+                let mut connection = PgConnection::connect(&self.database_url()).await.unwrap();
+                let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                           WHERE application_name = 'workflow-receiver'";
+                sqlx::query(cut).execute(&mut connection).await.unwrap();
+            }
+            Blow::KillBoth => {
+                self.kill_receiver();
+                self.kill_postgres().await;
+                self.start_postgres();
+            }
+            Blow::FillDisk => {
+                let disk = self.disk.as_ref().unwrap();
+                let filler = disk.fill();
+                let until = self.counts.borrow().refused + 10;
+                self.counts.subscribe().wait_for(|counts| counts.refused >= until).await.unwrap();
+                std::fs::remove_file(filler).unwrap();
+            }
+        }
+        if self.receiver.is_none() {
+            self.start_receiver();
+        }
+    }
+}
+
+/// A small file system of its own for the spool, where this test may make one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        for size in [1 << 20, 1 << 12] {
+            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+        }
+        filler
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().to_string();
+    let output = Command::new("pgrep").args(["-P", &parent]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+}
+
+fn is_terminal(status: &Value) -> bool {
+    ["completed", "failed", "cancelled"].contains(&status.as_str().unwrap())
+}
+
+/// What is wrong with what PostgreSQL holds, given what was acknowledged.
+fn compare(acknowledged: &[Value], executions: &[Value], conflicts: &[Value]) -> Vec<String> {
+    let recorded: HashMap<_, _> =
+        executions.iter().map(|row| (row["execution_id"].as_str().unwrap(), row)).collect();
+    let aside: HashMap<_, _> = conflicts
+        .iter()
+        .map(|row| ((row["execution_id"].as_str().unwrap(), row["status"].as_str().unwrap()), row))
+        .collect();
+    let mut deliveries: HashMap<&str, i64> = HashMap::new();
+    let mut wrong = Vec::new();
+    for body in acknowledged {
+        let (id, status) = (body["execution_id"].as_str().unwrap(), &body["status"]);
+        let Some(row) = recorded.get(id) else {
+            wrong.push(format!("lost: {body}"));
+            continue;
+        };
+        *deliveries.entry(id).or_default() += 1;
+        if is_terminal(status) && &row["status"] != status {
+            if !is_terminal(&row["status"]) {
+                wrong.push(format!("the outcome is lost: {body}, recorded {row}"));
+            } else if !aside.contains_key(&(id, status.as_str().unwrap())) {
+                wrong.push(format!("the contradiction is lost: {body}, recorded {row}"));
+            }
+        }
+        if row["bulk_id"] != body["bulk_id"] {
+            wrong.push(format!("another bulk: {body}, recorded {row}"));
+        }
+    }
+    for (id, count) in deliveries {
+        if recorded[id]["deliveries"].as_i64().unwrap() < count {
+            wrong.push(format!("{id}: {count} deliveries were acknowledged, recorded {}", recorded[id]));
+        }
+    }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
+    let times: usize = std::env::var("TORTURE_TIMES").map_or(1, |times| times.parse().unwrap());
+    let dir = TempDir::new().unwrap();
+    let postgres = Postgres::start(&dir.path().join("postgres")).unwrap();
+    workflow_receiver::store::create_database(&postgres.connect_options()).await.unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("disk"));
+    let mut torture = Torture {
+        dir,
+        disk,
+        postgres: Some(postgres),
+        receiver: None,
+        url: watch::Sender::default(),
+        counts: watch::Sender::default(),
+    };
+    torture.start_receiver();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let (url, stop) = (torture.url.subscribe(), stop.clone());
+        senders.spawn(send(sender, url, stop, torture.counts.clone()));
+    }
+    let mut blows: Vec<_> = (0..times).flat_map(|_| BLOWS.map(|(blow, _)| blow)).collect();
+    blows.retain(|blow| *blow != Blow::FillDisk || torture.disk.is_some());
+    blows.shuffle(&mut rand::rng());
+    let mut struck: HashMap<Blow, (u64, u64)> = HashMap::new();
+    let begun = Instant::now();
+    for blow in blows {
+        let before = torture.acknowledged();
+        torture.strike(blow).await;
+        let count = struck.entry(blow).or_default();
+        count.0 += 1;
+        count.1 += torture.acknowledged() - before;
+    }
+    torture.work(WORK).await;
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged: Vec<Value> = senders.join_all().await.into_iter().flatten().collect();
+
+    // To its end without being killed: stopping records all that the spool holds.
+    torture.receiver.take().unwrap().terminate();
+    let spool = rusqlite::Connection::open(torture.spool_dir().join("spool.db")).unwrap();
+    let left: i64 = spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
+    let database = torture.postgres.as_ref().unwrap().connect_options();
+    let executions =
+        rows(&database, "SELECT execution_id, status, bulk_id, deliveries FROM executions").await;
+    let conflicts = rows(&database, "SELECT execution_id, status FROM execution_conflicts").await;
+    let wrong = compare(&acknowledged, &executions, &conflicts);
+    let wrong_bulks = rows(&database, WRONG_BULKS).await;
+    let quarantine = rows(&database, "SELECT reason FROM quarantine").await;
+    torture.postgres.take().unwrap().stop().await;
+
+    let lost = wrong.iter().filter(|what| what.starts_with("lost")).count();
+    let mut table = format!("\n{:<36}{:>8}{:>16}\n", "", "times", "acknowledged");
+    for (blow, name) in BLOWS {
+        let (times, work) = struck.get(&blow).copied().unwrap_or_default();
+        let _ = writeln!(table, "{name:<36}{times:>8}{work:>16}");
+    }
+    for (what, count) in [
+        ("deliveries acknowledged", acknowledged.len()),
+        ("deliveries refused with 503", usize::try_from(torture.counts.borrow().refused).unwrap()),
+        ("executions recorded", executions.len()),
+        ("contradictions kept aside", conflicts.len()),
+        ("acknowledged and lost", lost),
+        ("recorded otherwise than delivered", wrong.len() - lost),
+        ("bulks whose counts are wrong", wrong_bulks.len()),
+        ("in quarantine", quarantine.len()),
+        ("left in the spool", usize::try_from(left).unwrap()),
+        ("seconds", usize::try_from(begun.elapsed().as_secs()).unwrap()),
+    ] {
+        let _ = writeln!(table, "{what:<36}{:>8}{count:>16}", "");
+    }
+    println!("{table}");
+    assert!(wrong.is_empty(), "{:#?}", &wrong[..wrong.len().min(20)]);
+    assert_eq!((wrong_bulks, quarantine, left), (vec![], vec![], 0));
+}
