@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use config::{Config, Environment, File, FileFormat};
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgConnectOptions;
 
 /// `config/default.toml`: every setting with its default and what it means.
@@ -37,6 +39,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     pub max_body_bytes: usize,
 }
@@ -45,6 +48,7 @@ pub struct Http {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
 }
 
@@ -112,7 +116,7 @@ pub struct Log {
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,
@@ -122,17 +126,34 @@ pub enum LogFormat {
     Json,
 }
 
+impl TryFrom<String> for LogFormat {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        match &*name {
+            "auto" => Ok(Self::Auto),
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err("must be auto, pretty or json"),
+        }
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::custom("must be an IP address and a port, like 127.0.0.1:8080"))
+}
+
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A file or variable cannot be read as settings; the text names the key and where it stands.
+    /// A file or variable cannot be read as settings; the text says where.
     #[error("{0}")]
-    Unreadable(#[from] config::ConfigError),
+    Unreadable(String),
     /// A value outside of what is allowed.
     #[error("{key} = {value}: {allowed}")]
     NotAllowed {
         /// The setting's key, as in `config/default.toml`.
-        key: &'static str,
+        key: String,
         /// The value; never a secret's.
         value: String,
         /// What is allowed, and what to do.
@@ -159,11 +180,12 @@ impl Settings {
         if let Some(path) = file {
             layers = layers.add_source(File::from(path).format(FileFormat::Toml));
         }
-        let settings: Self = layers
+        let layers = layers
             .add_source(environment.prefix("RECEIVER").prefix_separator("__").separator("__"))
-            .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))?
-            .build()?
-            .try_deserialize()?;
+            .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
+            .and_then(ConfigBuilder::<DefaultState>::build)
+            .map_err(unreadable)?;
+        let settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
         settings.check()?;
         Ok(settings)
     }
@@ -238,11 +260,38 @@ impl Database {
     }
 }
 
-fn not_allowed<T>(key: &'static str, value: &str, allowed: String) -> Result<T, SettingsError> {
-    Err(SettingsError::NotAllowed { key, value: value.to_owned(), allowed })
+/// A file that is no TOML. The parser shows the line at fault, which may hold a secret: left out.
+fn unreadable(error: ConfigError) -> SettingsError {
+    SettingsError::Unreadable(match error {
+        ConfigError::FileParse { uri, cause } => {
+            let cause = cause.to_string();
+            let (place, why) = (cause.lines().next(), cause.lines().last());
+            format!("{}: {}: {}", uri.unwrap_or_default(), place.unwrap_or_default(), why.unwrap_or_default())
+        }
+        other => other.to_string(),
+    })
 }
 
-fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+/// Names the key and its value, which the errors of the library do not always.
+fn explain(error: ConfigError, layers: &Config) -> SettingsError {
+    let (key, why) = match error {
+        ConfigError::Type { key: Some(key), expected, .. } => (key, format!("must be {expected}")),
+        ConfigError::At { key: Some(key), error, .. } => (key, error.to_string()),
+        other => return SettingsError::Unreadable(other.to_string()),
+    };
+    let secret = key == "database.url" || key.starts_with("auth.");
+    match layers.get_string(&key) {
+        Ok(value) if key.contains('.') && !secret => SettingsError::NotAllowed { key, value, allowed: why },
+        Ok(_) => SettingsError::Unreadable(format!("{key}: a plain value cannot stand here")),
+        Err(_) => SettingsError::Unreadable(format!("{key}: {why}")),
+    }
+}
+
+fn not_allowed<T>(key: &str, value: &str, allowed: String) -> Result<T, SettingsError> {
+    Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_owned(), allowed })
+}
+
+fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
@@ -300,13 +349,24 @@ mod tests {
             complaint("RECEIVER__HTTP__MAX_BODY_BYTES", "3"),
             "http.max_body_bytes = 3: must be from 1024 to 1073741824"
         );
+        assert_eq!(
+            complaint("RECEIVER__HTTP__LISTEN", "nowhere"),
+            "http.listen = nowhere: must be an IP address and a port, like 127.0.0.1:8080"
+        );
+        assert_eq!(
+            complaint("RECEIVER__LOG__FORMAT", "xml"),
+            "log.format = xml: must be auto, pretty or json"
+        );
+        assert_eq!(
+            complaint("RECEIVER__INTAKE__CAPACITY", "many"),
+            "intake.capacity = many: must be an integer"
+        );
         for (key, value, parts) in [
-            ("RECEIVER__HTTP__LISTEN", "nowhere", ["http.listen", "socket address"]),
-            ("RECEIVER__HTTP__LISTENS", "x", ["listens", "unknown field"]),
-            ("RECEIVER__INTAKE__CAPACITY", "many", ["intake.capacity", "many"]),
-            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "soon", ["shutdown.drain_timeout", "soon"]),
-            ("RECEIVER__LOG__FORMAT", "xml", ["log.format", "xml"]),
-            ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter", "a=b=c"]),
+            ("RECEIVER__HTTP__LISTENS", "x", ["http: unknown field `listens`", "`max_body_bytes`"]),
+            ("RECEIVER__HTPP__LISTEN", "x", ["unknown field `htpp`", "`http`"]),
+            ("RECEIVER__HTTP", "x", ["http", "a plain value cannot stand here"]),
+            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "soon", ["shutdown.drain_timeout = soon", "a duration"]),
+            ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter = \"a=b=c\"", "must be a level"]),
         ] {
             let text = complaint(key, value);
             for part in parts {
@@ -323,5 +383,11 @@ mod tests {
             let text = complaint("RECEIVER__DATABASE__URL", url);
             assert!(text.contains("database.url") && !text.contains("hunter2"), "{text}");
         }
+        let text = complaint("RECEIVER__DATABASE", "postgres://u:hunter2@h/d");
+        assert!(text.contains("database") && !text.contains("hunter2"), "{text}");
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(&file, "[database]\nurl = \"postgres://u:hunter2@h/d\n").unwrap();
+        let text = Settings::load(Some(file.path())).unwrap_err().to_string();
+        assert!(text.contains("line 2") && !text.contains("hunter2"), "{text}");
     }
 }
