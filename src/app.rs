@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
@@ -63,12 +64,11 @@ type PartResult = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
 pub struct Receiver {
     webhook_address: SocketAddr,
     admin_address: SocketAddr,
-    drain_timeout: std::time::Duration,
+    drain_timeout: Duration,
     progress: Progress,
     parts: JoinSet<PartResult>,
-    stop_http: CancellationToken,
+    stop: CancellationToken,
     give_up: CancellationToken,
-    stop_admin: CancellationToken,
 }
 
 /// How far the webhooks have come.
@@ -115,8 +115,7 @@ impl Receiver {
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
-        let (stop_http, give_up, stop_admin) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
 
         let worker = Recorder {
             database,
@@ -134,7 +133,7 @@ impl Receiver {
             metrics: metrics.clone(),
             kept: kept.clone(),
             recording: reports.clone(),
-            stopping: stop_http.clone(),
+            stopping: stop.clone(),
         };
         let door = Door { intake, metrics: metrics.clone(), max_body_bytes: settings.http.max_body_bytes };
 
@@ -146,17 +145,16 @@ impl Receiver {
             ("the spool", writer.run(&runtime, arrivals, recorded, &keeping, &metrics).map_err(Into::into))
         });
         parts.spawn(record(worker, reader));
-        parts.spawn(serve("the webhook port", public, http::public(door), stop_http.clone()));
-        parts.spawn(serve("the admin port", admin, http::admin(admin_door), stop_admin.clone()));
+        parts.spawn(serve("the webhook port", public, http::public(door), stop.clone()));
+        parts.spawn(serve("the admin port", admin, http::admin(admin_door), CancellationToken::new()));
         Ok(Self {
             webhook_address,
             admin_address,
             drain_timeout: settings.shutdown.drain_timeout,
             progress,
             parts,
-            stop_http,
+            stop,
             give_up,
-            stop_admin,
         })
     }
 
@@ -184,30 +182,32 @@ impl Receiver {
     /// # Errors
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
+        let ended = self.until_drained(shutdown).await;
+        // Last the admin port, and whatever still hangs, such as a request whose sender has stopped.
+        self.give_up.cancel();
+        let _ = timeout(GRACE, self.parts.shutdown()).await;
+        ended
+    }
+
+    async fn until_drained(&mut self, shutdown: &Shutdown) -> Result<(), RunError> {
         tokio::select! {
             () = shutdown.graceful.cancelled() => {}
             Some(ended) = self.parts.join_next() => return Err(died(ended)),
         }
-        self.stop_http.cancel();
+        self.stop.cancel();
         let deadline = Instant::now() + self.drain_timeout;
         tokio::select! {
-            drained = self.drained() => drained?,
+            drained = self.only_admin_left() => drained,
             () = sleep_until(deadline) => {
                 tracing::warn!(left = self.progress.waiting(), "time is up: the rest stays in the spool");
+                Ok(())
             }
-            () = shutdown.immediate.cancelled() => return Err(RunError::StoppedAtOnce),
+            () = shutdown.immediate.cancelled() => Err(RunError::StoppedAtOnce),
         }
-        self.give_up.cancel();
-        self.stop_admin.cancel();
-        // Whatever still hangs, such as a request whose sender has stopped, is cut off.
-        let _ = timeout(GRACE, self.drained()).await;
-        Ok(())
     }
 
-    /// Waits for all parts but the admin port, which goes last; for that too once it is told to stop.
-    async fn drained(&mut self) -> Result<(), RunError> {
-        let last = usize::from(!self.stop_admin.is_cancelled());
-        while self.parts.len() > last {
+    async fn only_admin_left(&mut self) -> Result<(), RunError> {
+        while self.parts.len() > 1 {
             match self.parts.join_next().await {
                 Some(Ok((_, Ok(())))) | None => {}
                 Some(ended) => return Err(died(ended)),
@@ -218,7 +218,7 @@ impl Receiver {
 }
 
 /// How long parts may take to end once told to.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })

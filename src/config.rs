@@ -72,7 +72,6 @@ pub struct Intake {
 pub struct Spool {
     pub dir: PathBuf,
     pub max_bytes: u64,
-    pub min_free_bytes: u64,
 }
 
 /// `[database]`

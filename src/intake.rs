@@ -22,7 +22,7 @@ pub(crate) enum Refused {
     /// More deliveries wait for the disk than may (`intake.capacity`).
     #[error("too many deliveries are waiting to be written")]
     Busy,
-    /// The spool has taken all the space that it may (`spool.max_bytes`, `spool.min_free_bytes`).
+    /// The spool has taken all the space that it may (`spool.max_bytes`), or the disk is full.
     #[error("the spool is full")]
     Full,
     /// The disk did not take it.

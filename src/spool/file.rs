@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 /// Marks the file as ours: "WFRS".
 const APPLICATION_ID: i64 = 0x5746_5253;
 /// The version of the layout below. A change comes with the step from the version before it.
-const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 1;
 
 const LAYOUT: &str = "
     CREATE TABLE deliveries (

@@ -7,6 +7,7 @@
 
 mod file;
 mod reader;
+mod reserve;
 mod salvage;
 mod writer;
 

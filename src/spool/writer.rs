@@ -4,21 +4,27 @@
 //! the groups. What the recorder is done with is deleted in the same transaction.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use super::reader::{from_micros, to_micros};
-use super::{Kept, Recorded, SpoolError};
+use super::reserve::Reserve;
+use super::{Kept, Recorded, SpoolError, file};
 use crate::config;
 use crate::intake::{Arrival, Refused};
 use crate::metrics::Metrics;
 
-/// The most deliveries in one transaction.
+/// The most deliveries in one transaction, and the most bytes of bodies, or a single delivery.
 const GROUP: usize = 512;
+const GROUP_BYTES: usize = 16 << 20;
+/// The most deliveries forgotten in one transaction: that takes space, too.
+const FORGET: Recorded = 2_000;
+/// While deliveries are refused, how often the disk is tried.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// With so much of the file unused, and so little used, the space is given back.
 const SHRINK_ABOVE: u64 = 64 << 20;
 const SHRINK_BELOW: u64 = 8 << 20;
@@ -27,9 +33,8 @@ const SHRINK_BELOW: u64 = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Writer {
     connection: Connection,
-    dir: PathBuf,
+    reserve: Reserve,
     max_bytes: u64,
-    min_free_bytes: u64,
     kept: Kept,
     _lock: File,
 }
@@ -50,9 +55,8 @@ impl Writer {
         let kept = Kept { through, forgotten: first.map_or(through, |first| first - 1), ..Kept::default() };
         let mut writer = Self {
             connection,
-            dir: settings.dir.clone(),
+            reserve: Reserve::new(&settings.dir),
             max_bytes: settings.max_bytes,
-            min_free_bytes: settings.min_free_bytes,
             kept,
             _lock: lock,
         };
@@ -79,67 +83,108 @@ impl Writer {
         kept: &watch::Sender<Kept>,
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
-        let mut group = Vec::with_capacity(GROUP);
+        let mut waiting = Vec::with_capacity(GROUP);
         loop {
-            let recorder_ended = runtime.block_on(async {
+            let event = runtime.block_on(async {
                 tokio::select! {
-                    count = arrivals.recv_many(&mut group, GROUP), if !self.kept.closed => {
-                        self.kept.closed = count == 0;
-                        false
-                    }
-                    changed = recorded.changed() => changed.is_err(),
+                    count = arrivals.recv_many(&mut waiting, GROUP), if !self.kept.closed => Event::Arrived(count),
+                    changed = recorded.changed() => if changed.is_ok() { Event::Recorded } else { Event::RecorderEnded },
+                    () = sleep(PROBE_EVERY), if self.kept.refusing.is_some() => Event::Probe,
                 }
             });
-            if recorder_ended {
+            match event {
+                Event::Arrived(count) => self.kept.closed = count == 0,
+                Event::Recorded => {}
                 // Nobody will record any more: what arrives now is for the next start.
-                arrivals.close();
+                Event::RecorderEnded => arrivals.close(),
+                Event::Probe => self.probe(),
             }
             let done = *recorded.borrow_and_update();
-            let outcome = self.commit(&group, done, metrics)?;
-            kept.send_replace(self.kept);
-            for (arrival, receipt) in group.drain(..).zip(outcome) {
-                let _ = arrival.receipt.send(receipt);
+            while !waiting.is_empty() {
+                let group = fitting(&waiting);
+                let receipts = self.commit(&waiting[..group], done, metrics)?;
+                kept.send_replace(self.kept);
+                for (arrival, receipt) in waiting.drain(..group).zip(receipts) {
+                    let _ = arrival.receipt.send(receipt);
+                }
             }
-            if recorder_ended && self.kept.closed {
+            self.forget(done);
+            kept.send_replace(self.kept);
+            if self.kept.closed && matches!(event, Event::RecorderEnded) {
                 return Ok(());
             }
         }
     }
 }
 
+/// What the writer wakes up for.
+enum Event {
+    /// So many deliveries; none when no more can come.
+    Arrived(usize),
+    Recorded,
+    RecorderEnded,
+    Probe,
+}
+
+/// How many of those waiting go into one transaction.
+fn fitting(waiting: &[Arrival]) -> usize {
+    let mut bytes = 0;
+    let fits = |arrival: &&Arrival| {
+        bytes += arrival.delivery.body.len();
+        bytes <= GROUP_BYTES
+    };
+    waiting.iter().take_while(fits).count().max(1).min(waiting.len())
+}
+
 impl Writer {
-    /// Makes `group` durable and forgets through `done`, in one transaction. One answer per arrival.
+    /// Makes `group` durable, and forgets along with it. A receipt per arrival.
     fn commit(
         &mut self,
         group: &[Arrival],
         done: Recorded,
         metrics: &Metrics,
     ) -> Result<Vec<Result<(), Refused>>, SpoolError> {
-        if group.is_empty() && done <= self.kept.forgotten {
-            return Ok(Vec::new());
-        }
         let begun = Instant::now();
-        let outcome = match self.write(group, done).map_err(SpoolError::from) {
-            Ok(outcome) => {
-                self.refusing(outcome.iter().find_map(|kept| kept.err()), None);
-                outcome
+        let receipts = match self.write(group, done).map_err(SpoolError::from) {
+            Ok(receipts) => {
+                self.refusing(receipts.iter().find_map(|receipt| receipt.err()), None);
+                receipts
             }
             Err(damaged @ SpoolError::Damaged(_)) => return Err(damaged),
             Err(error) => {
                 let refused = if disk_full(&error) { Refused::Full } else { Refused::Failing };
                 self.refusing(Some(refused), Some(&error));
-                // Forgetting alone may still work, and makes room.
-                let _ = self.write(&[], done);
                 vec![Err(refused); group.len()]
             }
         };
         metrics.spool_committed(begun.elapsed(), group.len());
-        self.shrink();
-        Ok(outcome)
+        Ok(receipts)
     }
 
+    /// Forgets what went along with no group. On a full disk, with the space of the reserve.
+    fn forget(&mut self, done: Recorded) {
+        while self.kept.forgotten < done {
+            if let Err(error) = self.write(&[], done) {
+                if !self.reserve.give_up() {
+                    tracing::debug!(%error, "the spool cannot forget yet");
+                    return;
+                }
+            }
+        }
+        self.shrink();
+    }
+
+    /// Without webhooks, too, a spool that refused has to find out that it can take them again.
+    fn probe(&mut self) {
+        let enough = self.room() > self.max_bytes / 10;
+        if enough && self.connection.pragma_update(None, "user_version", file::VERSION).is_ok() {
+            self.refusing(None, None);
+        }
+    }
+
+    /// One transaction.
     fn write(&mut self, group: &[Arrival], done: Recorded) -> rusqlite::Result<Vec<Result<(), Refused>>> {
-        let mut room = self.room();
+        let mut room = if group.is_empty() { 0 } else { self.room() };
         let mut through = self.kept.through;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
@@ -161,21 +206,20 @@ impl Writer {
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?
         };
-        if done > self.kept.forgotten {
-            transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([done])?;
+        let forgotten = done.min(self.kept.forgotten + FORGET).max(self.kept.forgotten);
+        if forgotten > self.kept.forgotten {
+            transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
         }
         transaction.commit()?;
         self.kept.through = through;
-        self.kept.forgotten = self.kept.forgotten.max(done);
+        self.kept.forgotten = forgotten;
         self.measure()?;
         Ok(outcome)
     }
 
     /// How many bytes of bodies still fit.
-    fn room(&self) -> u64 {
-        let free = rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-        let free = free.saturating_sub(self.min_free_bytes);
-        self.max_bytes.saturating_sub(self.kept.bytes).min(free)
+    fn room(&mut self) -> u64 {
+        if self.reserve.hold() { self.max_bytes.saturating_sub(self.kept.bytes) } else { 0 }
     }
 
     fn pragma(&self, name: &str) -> rusqlite::Result<u64> {
@@ -200,9 +244,9 @@ impl Writer {
     fn shrink(&mut self) {
         let unused = self.pragma("freelist_count").and_then(|free| Ok(free * self.pragma("page_size")?));
         if unused.is_ok_and(|unused| unused > SHRINK_ABOVE) && self.kept.bytes < SHRINK_BELOW {
-            match self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)") {
+            match self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)") {
                 Ok(()) => tracing::info!("the spool gave its space back after a backlog"),
-                Err(error) => tracing::warn!(%error, "the spool could not give its space back"),
+                Err(error) => tracing::debug!(%error, "the spool could not give its space back yet"),
             }
         }
     }

@@ -186,6 +186,11 @@ impl TestReceiver {
         self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
     }
 
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(self) -> (TempDir, Result<(), RunError>) {
+        (self.dir, self.running.await.unwrap())
+    }
+
     /// Stops it as SIGTERM does, and gives back its directory for the next.
     pub(crate) async fn stop(self) -> (TempDir, PgConnectOptions) {
         self.shutdown.graceful.cancel();

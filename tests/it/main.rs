@@ -11,6 +11,7 @@
 mod answers;
 mod bulks;
 mod harness;
+mod health;
 mod outcomes;
 mod page;
 mod process;

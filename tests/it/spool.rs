@@ -1,6 +1,7 @@
 //! What a 200 promises while PostgreSQL is away, slow or refuses, and when the disk is full or damaged.
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use rusqlite::Connection as Sqlite;
@@ -159,11 +160,16 @@ async fn a_full_spool_answers_503_and_takes_deliveries_again_once_there_is_room(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_too_little_free_space_on_the_disk_deliveries_are_refused() {
-    let receiver = TestReceiver::start_with(|s| s.spool.min_free_bytes = u64::MAX).await;
-    let answer = receiver.post(execution("e", "completed").to_string()).await;
-    assert_eq!(answer.status(), 503);
-    assert_eq!(recorded(&receiver).await, 0);
+async fn a_spool_that_was_full_is_ready_again_without_any_webhook() {
+    let receiver = TestReceiver::start_with(|s| s.spool.max_bytes = 1 << 20).await;
+    let held = receiver.hold_recording().await;
+    let large = with(execution("e", "completed"), json!({ "fill": "x".repeat(100_000) })).to_string();
+    while receiver.post(large.clone()).await.status() == 200 {}
+    assert_eq!(receiver.ready().await.0, 503);
+    held.release().await;
+    receiver.recorded().await;
+    while receiver.ready().await.0 != 200 {}
+    receiver.accept(&large).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,6 +279,30 @@ async fn of_a_spool_with_a_broken_page_what_can_be_read_is_saved_and_the_rest_se
     let (dir, _) = receiver.stop().await;
     assert_eq!(aside(dir.path()).len(), 1);
     assert_eq!(fs::read(dir.path().join("spool").join(&aside(dir.path())[0])).unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_breaks_at_work_ends_the_receiver_instead_of_leaving_it_deaf() {
+    let receiver = TestReceiver::start().await;
+    let held = receiver.hold_recording().await;
+    for body in ids(50) {
+        receiver.accept(body).await;
+    }
+    // What the recorder reads next is in the log, behind its header.
+    let log = receiver.spool_file().with_extension("db-wal");
+    let size = usize::try_from(fs::metadata(&log).unwrap().len()).unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+    file.seek(SeekFrom::Start(32)).unwrap();
+    file.write_all(&vec![0xa5; size - 32]).unwrap();
+    let database = receiver.database.clone();
+    held.release().await;
+    let (dir, ended) = receiver.ended().await;
+    let why = ended.unwrap_err().to_string();
+    assert!(why.contains("the spool is damaged") && why.contains("start the receiver again"), "{why}");
+
+    let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
+    receiver.accept(execution("after", "completed")).await;
+    assert!(recorded(&receiver).await >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

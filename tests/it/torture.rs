@@ -126,7 +126,6 @@ impl Torture {
         command
             .env("DATABASE_URL", self.database_url())
             .env("RECEIVER__SPOOL__DIR", self.spool_dir())
-            .env("RECEIVER__SPOOL__MIN_FREE_BYTES", "0")
             .env("RECEIVER__DATABASE__STATEMENT_TIMEOUT", "500ms")
             .env("RECEIVER__RECORDER__MAX_BACKOFF", "100ms")
             .env("RECEIVER__LOG__FILTER", "info,sqlx=warn,workflow_receiver::recorder=error");
@@ -264,7 +263,7 @@ impl SmallDisk {
     fn mount(at: &Path) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(at);
+        mount.args(["-t", "tmpfs", "-o", "size=96m", "none"]).arg(at);
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         mounted.then(|| Self(at.to_owned()))
     }
