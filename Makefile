@@ -16,7 +16,7 @@ test: tools ## all tests, on a PostgreSQL of their own
 	cargo test --locked
 
 torture: tools ## the oracle at length: everything is killed 100 times (TORTURE_TIMES), nothing may be lost
-	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --release --locked --test it torture -- --nocapture
+	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --locked --test it torture -- --nocapture
 
 check: tools ## what CI checks beside the tests
 	scripts/check

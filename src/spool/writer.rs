@@ -240,10 +240,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the disk back what a long backlog took. Cheap by then: what is left is small.
+    /// Gives the disk back what a long backlog took, or what the reserve needs. Cheap by then: what
+    /// is left is small.
     fn shrink(&mut self) {
         let unused = self.pragma("freelist_count").and_then(|free| Ok(free * self.pragma("page_size")?));
-        if unused.is_ok_and(|unused| unused > SHRINK_ABOVE) && self.kept.bytes < SHRINK_BELOW {
+        let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
+        if unused.is_ok_and(|unused| unused > enough) && self.kept.bytes < SHRINK_BELOW {
             match self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)") {
                 Ok(()) => tracing::info!("the spool gave its space back after a backlog"),
                 Err(error) => tracing::debug!(%error, "the spool could not give its space back yet"),

@@ -87,15 +87,17 @@ async fn send(
                 (2, Some(earlier)) => with(earlier, json!({ "status": status })),
                 _ => {
                     let id = format!("{sender}-{n}");
-                    with(
-                        execution(&id, status),
-                        json!({ "bulk_id": format!("b{}", n / 20), "fill": "x".repeat(500) }),
-                    )
+                    with(execution(&id, status), json!({ "bulk_id": format!("b{}", n / 20) }))
                 }
             }
         };
         let to = url.borrow().clone();
-        match client.post(to).body(body.to_string()).send().await {
+        match client
+            .post(to)
+            .body(with(body.clone(), json!({ "fill": "x".repeat(500) })).to_string())
+            .send()
+            .await
+        {
             Ok(answer) if answer.status() == 200 => {
                 kept.push(body);
                 counts.send_modify(|counts| counts.acknowledged += 1);
@@ -245,8 +247,10 @@ impl Torture {
             Blow::FillDisk => {
                 let disk = self.disk.as_ref().unwrap();
                 let filler = disk.fill();
-                let until = self.counts.borrow().refused + 10;
-                self.counts.subscribe().wait_for(|counts| counts.refused >= until).await.unwrap();
+                // Refused at once, or only when the space inside the spool's own file is used up.
+                let (refused, kept) = (self.counts.borrow().refused + 10, self.acknowledged() + 10 * WORK);
+                let enough = |counts: &Counts| counts.refused >= refused || counts.acknowledged >= kept;
+                self.counts.subscribe().wait_for(enough).await.unwrap();
                 std::fs::remove_file(filler).unwrap();
             }
         }
