@@ -36,6 +36,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A bug.
+    #[error("opening the spool failed: {0}")]
+    Panicked(String),
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -109,7 +112,12 @@ impl Receiver {
         let public = listen("http.listen", settings.http.listen).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
-        let (writer, reader) = tokio::task::block_in_place(|| spool::open(&settings.spool, &metrics))?;
+        let (writer, reader) = {
+            // A large or damaged spool takes its time.
+            let (settings, metrics) = (settings.spool.clone(), metrics.clone());
+            let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
+            open.await.map_err(|panic| StartError::Panicked(panic.to_string()))??
+        };
 
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
         let (keeping, kept) = watch::channel(writer.kept());

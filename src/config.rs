@@ -192,13 +192,14 @@ impl Settings {
     fn check(&self) -> Result<(), SettingsError> {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
-        const GIB: u64 = 1 << 30;
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
-        within("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, GIB)?;
+        within("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
         within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
-        within("spool.max_bytes", self.spool.max_bytes, MIB, i64::MAX as u64)?;
+        // A body has to fit, with what SQLite adds to it.
+        let largest = 2 * self.http.max_body_bytes as u64;
+        within("spool.max_bytes", self.spool.max_bytes, largest.max(MIB), i64::MAX as u64)?;
         within("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
-        within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, GIB)?;
+        within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
         lasting("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;
         lasting("database.connect_timeout", self.database.connect_timeout, shortest, longest)?;
         lasting("database.statement_timeout", self.database.statement_timeout, shortest, longest)?;
@@ -346,7 +347,7 @@ mod tests {
     fn a_complaint_names_the_key_the_value_and_what_is_allowed() {
         assert_eq!(
             complaint("RECEIVER__HTTP__MAX_BODY_BYTES", "3"),
-            "http.max_body_bytes = 3: must be from 1024 to 1073741824"
+            "http.max_body_bytes = 3: must be from 1024 to 268435456"
         );
         assert_eq!(
             complaint("RECEIVER__HTTP__LISTEN", "nowhere"),

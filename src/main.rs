@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sqlx::postgres::PgConnectOptions;
@@ -35,16 +36,21 @@ enum Command {
     Healthcheck,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("workflow-receiver: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let ended = runtime.block_on(run(&arguments));
+    // What was told to end at once does not wait for what still blocks.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: &Failure) -> ExitCode {
+    eprintln!("workflow-receiver: {error}");
+    ExitCode::FAILURE
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -98,7 +104,10 @@ async fn receive(
     psql_line: Option<String>,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let receiver = Receiver::start(settings, database).await?;
+    let receiver = tokio::select! {
+        started = Receiver::start(settings, database) => started?,
+        () = shutdown.graceful.cancelled() => return Ok(()),
+    };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     if settings.auth.allow_unauthenticated || settings.http.listen.ip().is_loopback() {
@@ -121,7 +130,11 @@ async fn receive(
 #[cfg(feature = "embedded-postgres")]
 async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
     use workflow_receiver::embedded_postgres::Postgres;
-    let postgres = tokio::task::block_in_place(|| Postgres::start(&settings.database.embedded_dir))?;
+    let dir = settings.database.embedded_dir.clone();
+    let postgres = tokio::select! {
+        started = tokio::task::spawn_blocking(move || Postgres::start(&dir)) => started??,
+        () = shutdown.graceful.cancelled() => return Ok(()),
+    };
     let database = postgres.connect_options();
     store::create_database(&database).await?;
     let served = tokio::select! {

@@ -15,8 +15,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 /// The longest identifier or status taken, in bytes. The sender documents no limit; its
 /// examples have 36. PostgreSQL's index rows end at about 2,700.
@@ -148,7 +148,8 @@ fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 fn timestamp(raw: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()
+    // The far ends of the calendar leave it on the way to UTC.
+    OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
 }
 
 /// Whatever was sent, as text that PostgreSQL can hold: a string as it is, anything else as
@@ -295,6 +296,19 @@ mod tests {
         assert_eq!((e.started_at, e.completed_at, e.total_cost), (None, None, None));
         assert_eq!(e.error.as_deref(), Some(r#"{"a":1}"#));
         assert_eq!(e.output, Some("false"));
+    }
+
+    #[test]
+    fn a_timestamp_at_the_end_of_the_calendar_is_left_out() {
+        for (written, usable) in [
+            ("9999-12-31T23:59:59-01:00", false),
+            ("0000-01-01T00:00:00+01:00", true),
+            ("9999-12-31T23:59:59Z", true),
+            ("0000-01-01T00:00:00Z", true),
+        ] {
+            let body = minimal(&format!(r#","started_at":"{written}""#));
+            assert_eq!(Execution::parse(body.as_bytes()).unwrap().started_at.is_some(), usable, "{written}");
+        }
     }
 
     #[test]

@@ -7,9 +7,11 @@
 
 use std::mem::discriminant;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::RngExt;
 use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
@@ -27,6 +29,11 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
+/// How often PostgreSQL may fail over a single delivery before it is weakened.
+const BREAKS: u32 = 10;
+/// How long the schema may take to be brought up to date. For more, there is `migrate`.
+const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
+
 /// How recording goes, for health checks.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Recording {
@@ -42,6 +49,15 @@ pub(crate) enum Recording {
         /// Why.
         why: Fault,
     },
+}
+
+/// The way to PostgreSQL.
+#[derive(Default)]
+struct Link {
+    /// `None` after a failure: the next attempt connects anew.
+    store: Option<Store>,
+    /// The schema is up to date.
+    migrated: bool,
 }
 
 /// What a recorder needs.
@@ -76,14 +92,14 @@ impl Recorder {
 
     async fn work(mut self, mut reader: Reader) -> Result<(), SpoolError> {
         let mut at = self.kept.borrow().forgotten;
-        let mut store = None;
+        let mut link = Link::default();
         // With nothing to record yet: the schema is made, and health checks know.
-        self.ping(&mut store).await;
+        self.ping(&mut link).await;
         loop {
             let kept = *self.kept.borrow_and_update();
             if kept.through > at {
                 let batch = tokio::task::block_in_place(|| reader.next(at, self.limits))?;
-                self.record(&mut store, &batch).await;
+                self.record(&mut link, &batch).await;
                 // An empty batch: the end of the sequence could not be saved out of a damaged spool.
                 at = batch.last().map_or(kept.through, |last| last.seq);
                 self.recorded.send_replace(at);
@@ -92,80 +108,101 @@ impl Recorder {
             } else {
                 tokio::select! {
                     changed = self.kept.changed() => if changed.is_err() { return Ok(()) },
-                    () = sleep(PING_EVERY) => self.ping(&mut store).await,
+                    () = sleep(PING_EVERY) => self.ping(&mut link).await,
                 }
             }
         }
     }
 
     /// Records all of a batch, however long that takes.
-    async fn record(&self, store: &mut Option<Store>, batch: &[Spooled]) {
+    async fn record(&self, link: &mut Link, batch: &[Spooled]) {
         let mut items: Vec<_> = batch.iter().map(Item::read).collect();
         let all = 0..items.len();
         let mut parts: Vec<Range<usize>> = vec![all];
-        let mut failures = 0;
+        // In a row: failures of any kind, and failures over a delivery.
+        let (mut failures, mut breaks) = (0, 0);
         while let Some(part) = parts.pop() {
-            let these = &items[part.clone()];
-            match self.attempt(store, these).await {
+            let fault = match self.attempt(link, &items[part.clone()]).await {
                 Ok(outcomes) => {
-                    failures = 0;
+                    (failures, breaks) = (0, 0);
                     self.worked();
-                    self.report(these, &outcomes);
+                    self.report(&items[part], &outcomes);
+                    continue;
                 }
-                Err(fault @ Fault::Unacceptable { .. })
-                    if part.len() == 1 && items[part.start].weaken(&fault) =>
-                {
-                    tracing::warn!(
-                        execution_id = items[part.start].execution_id(),
-                        "{fault}: it is kept as bytes"
-                    );
-                    parts.push(part);
+                Err(fault) => fault,
+            };
+            let with_less = matches!(fault, Fault::Unacceptable { .. } | Fault::Slow | Fault::Broke(_));
+            let to_blame = match fault {
+                Fault::Unacceptable { .. } => true,
+                Fault::Broke(_) => {
+                    breaks += 1;
+                    breaks > BREAKS
                 }
-                Err(Fault::Unacceptable { .. }) if part.len() > 1 => parts.extend(halves(part)),
-                Err(fault) => {
-                    self.metrics.retried();
-                    // Too slow may mean too much at once.
-                    if fault == Fault::Slow && part.len() > 1 {
-                        parts.extend(halves(part));
-                    } else {
-                        parts.push(part);
-                    }
-                    if !fault.is_contention() {
-                        *store = None;
-                        self.failed(fault);
-                        failures += 1;
-                    }
-                    sleep(self.backoff(failures)).await;
+                _ => false,
+            };
+            if part.len() > 1 && with_less {
+                let middle = part.start + part.len() / 2;
+                parts.extend([middle..part.end, part.start..middle]);
+            } else {
+                if to_blame && items[part.start].weaken(&fault) {
+                    let execution_id = items[part.start].execution_id();
+                    tracing::warn!(execution_id, "{fault}: it is kept as bytes");
+                    breaks = 0;
                 }
+                parts.push(part);
+            }
+            if !matches!(fault, Fault::Unacceptable { .. }) {
+                self.metrics.retried();
+                if !fault.is_contention() {
+                    link.store = None;
+                    self.failed(fault);
+                    failures += 1;
+                }
+                sleep(self.backoff(failures)).await;
             }
         }
     }
 
-    async fn attempt(&self, store: &mut Option<Store>, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
-        let store = self.connected(store).await?;
-        timeout(self.settings.statement_timeout, store.record(items)).await.unwrap_or(Err(Fault::Slow))
+    async fn attempt(&self, link: &mut Link, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
+        // What is said here is said to no row.
+        let store = self.connected(link).await.map_err(Fault::not_of_a_row)?;
+        let record = AssertUnwindSafe(store.record(items)).catch_unwind();
+        match timeout(self.settings.statement_timeout, record).await {
+            Ok(Ok(recorded)) => recorded.map_err(Fault::while_recording),
+            Err(_) => Err(Fault::Slow),
+            Ok(Err(_)) => {
+                link.store = None;
+                Err(Fault::Unacceptable {
+                    code: "none".to_owned(),
+                    message: "the receiver panicked: a bug".to_owned(),
+                })
+            }
+        }
     }
 
-    async fn connected<'s>(&self, store: &'s mut Option<Store>) -> Result<&'s mut Store, Fault> {
-        if store.is_none() {
-            let connect = Store::connect(&self.database);
-            let mut new =
+    async fn connected<'l>(&self, link: &'l mut Link) -> Result<&'l mut Store, Fault> {
+        if link.store.is_none() {
+            let connect = async {
+                let mut store = Store::connect(&self.database).await?;
+                store.promise(self.settings.statement_timeout).await?;
+                Ok(store)
+            };
+            let mut store =
                 timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
-            if self.settings.migrate {
-                new.migrate().await?;
+            if self.settings.migrate && !link.migrated {
+                timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(Fault::Slow))?;
+                link.migrated = true;
             }
-            let promise = new.promise(self.settings.statement_timeout);
-            timeout(self.settings.statement_timeout, promise).await.unwrap_or(Err(Fault::Slow))?;
-            *store = Some(new);
+            link.store = Some(store);
         }
-        store.as_mut().ok_or(Fault::Slow)
+        link.store.as_mut().ok_or(Fault::Slow)
     }
 
-    async fn ping(&self, store: &mut Option<Store>) {
-        match self.attempt(store, &[]).await {
+    async fn ping(&self, link: &mut Link) {
+        match self.attempt(link, &[]).await {
             Ok(_) => self.worked(),
             Err(fault) => {
-                *store = None;
+                link.store = None;
                 self.failed(fault);
             }
         }
@@ -219,10 +256,4 @@ impl Recorder {
             self.metrics.batch_recorded(items.len(), oldest);
         }
     }
-}
-
-/// Both halves, the first one last: it is taken next.
-fn halves(part: Range<usize>) -> [Range<usize>; 2] {
-    let middle = part.start + part.len() / 2;
-    [middle..part.end, part.start..middle]
 }

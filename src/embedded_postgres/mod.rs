@@ -40,6 +40,11 @@ pub enum EmbeddedError {
     /// No binaries, or not those that can read the data that is there.
     #[error("{0}")]
     Binaries(String),
+    /// The directory holds other things.
+    #[error(
+        "{0} holds other things than a private PostgreSQL: set `database.embedded_dir` to a directory of its own"
+    )]
+    Foreign(PathBuf),
     /// Another receiver uses the directory.
     #[error(
         "the private PostgreSQL in {0} is in use by another receiver: set `database.embedded_dir`, or `database.url`"

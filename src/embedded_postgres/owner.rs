@@ -44,6 +44,14 @@ impl Owner {
             place = Path::new(ROOTS_PLACE).join(name);
             fs::create_dir_all(&place).map_err(EmbeddedError::at(&place))?;
         }
+        // Its owner and mode are about to change: it must not be anybody's else.
+        let strange = |name: &str| {
+            !["lock", "data", "data.making", "log"].contains(&name) && !name.starts_with(".s.PGSQL")
+        };
+        let names = fs::read_dir(&place).map_err(EmbeddedError::at(&place))?;
+        if names.flatten().any(|entry| strange(&entry.file_name().to_string_lossy())) {
+            return Err(EmbeddedError::Foreign(place));
+        }
         self.own(&place)?;
         Ok(place)
     }

@@ -1,11 +1,13 @@
 //! Opening the spool's file: who may, what it must be, and what happens when it is damaged.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::log::Log;
 use super::{Reader, SpoolError, Writer, salvage};
 use crate::config;
 use crate::metrics::Metrics;
@@ -19,7 +21,7 @@ const LAYOUT: &str = "
     CREATE TABLE deliveries (
         seq         INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
         received_at INTEGER NOT NULL,                  -- microseconds since 1970, UTC
-        checksum    INTEGER NOT NULL,                  -- CRC-32 of body
+        checksum    INTEGER NOT NULL,                  -- CRC-32 of received_at (8 bytes, little-endian) and body
         body        BLOB    NOT NULL                   -- the exact bytes of the webhook
     ) STRICT;
 ";
@@ -34,9 +36,15 @@ pub(crate) fn open(settings: &config::Spool, metrics: &Metrics) -> Result<(Write
     let dir = &settings.dir;
     let lock = lock(dir)?;
     let path = dir.join("spool.db");
+    salvage::finish(&path)?;
+    let log = Log::read(&dir.join("spool.db-wal"))
+        .map_err(|source| SpoolError::Directory { dir: dir.to_owned(), source })?;
+    if log.is_some_and(|log| log.is_damaged()) {
+        salvage::salvage(&path, "its write-ahead log is damaged", metrics)?;
+    }
     let connection = match prepare(&path) {
         Err(SpoolError::Damaged(why)) => {
-            salvage::set_aside(&path, &why, metrics)?;
+            salvage::salvage(&path, &why.to_string(), metrics)?;
             prepare(&path)?
         }
         other => other?,
@@ -51,18 +59,29 @@ const BUSY: Duration = Duration::from_secs(5);
 
 fn lock(dir: &Path) -> Result<File, SpoolError> {
     let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
-    fs::create_dir_all(dir).map_err(unusable)?;
+    make(dir).map_err(unusable)?;
     let lock = File::create(dir.join("lock")).map_err(unusable)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
-        Err(fs::TryLockError::Error(e)) => return Err(unusable(e)),
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(SpoolError::InUse(dir.to_owned())),
+        Err(fs::TryLockError::Error(e)) => Err(unusable(e)),
     }
-    // The directory's own entry has to survive a power cut, too.
-    if let Some(parent) = fs::canonicalize(dir).map_err(unusable)?.parent() {
-        File::open(parent).and_then(|d| d.sync_all()).map_err(unusable)?;
+}
+
+/// Makes a directory with those above it. Their entries have to survive a power cut, too.
+fn make(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
     }
-    Ok(lock)
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make(parent)?;
+    fs::create_dir(dir)?;
+    sync(parent)
+}
+
+/// Makes the entries of a directory durable.
+pub(super) fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 /// Opens or makes the file, and checks that all of its structure can be read.

@@ -6,6 +6,7 @@
 //! the file and two numbers, [`Kept`] and the recorder's [`Recorded`].
 
 mod file;
+mod log;
 mod reader;
 mod reserve;
 mod salvage;

@@ -18,7 +18,7 @@ pub(crate) struct Reader {
 pub(crate) struct Spooled {
     pub(crate) seq: Seq,
     pub(crate) delivery: Delivery,
-    /// Whether the body is the one that was kept, to the bit.
+    /// Whether it is the one that was kept, to the bit.
     pub(crate) intact: bool,
 }
 
@@ -48,32 +48,39 @@ impl Reader {
         let mut bytes = 0;
         while batch.len() < limits.rows {
             let Some(row) = rows.next()? else { break };
-            let body = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
+            // A value that is damaged is no reason to stop: the checksum tells, and the row is kept aside.
+            let body = row.get_ref(3)?.as_blob().unwrap_or_default();
+            let micros = row.get(1).unwrap_or_default();
             bytes += body.len();
             if bytes > limits.bytes && !batch.is_empty() {
                 break;
             }
             batch.push(Spooled {
                 seq: row.get(0)?,
-                intact: crc32fast::hash(body) == row.get::<_, u32>(2)?,
-                delivery: Delivery {
-                    body: Bytes::copy_from_slice(body),
-                    received_at: from_micros(row.get(1)?),
-                },
+                intact: row.get(2).ok() == Some(i64::from(checksum(micros, body))),
+                delivery: Delivery { body: Bytes::copy_from_slice(body), received_at: from_micros(micros) },
             });
         }
         Ok(batch)
     }
 }
 
-/// A moment as the spool keeps it.
+/// Tells whether a delivery is the one that was kept.
+pub(super) fn checksum(micros: i64, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&micros.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// A moment as the spool keeps it: microseconds since 1970.
 pub(super) fn to_micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
-/// A moment that the spool kept; a damaged one becomes the nearest that there is.
+/// A moment that the spool kept. One that is damaged becomes one that PostgreSQL can hold.
 pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
-    let (least, most) = (to_micros(time::UtcDateTime::MIN.into()), to_micros(time::UtcDateTime::MAX.into()));
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros.clamp(least, most)) * 1_000)
+    let micros = micros.clamp(0, to_micros(time::UtcDateTime::MAX.into()));
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -48,7 +48,8 @@ fn allocate(path: &Path) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            (0..SIZE >> 20).try_for_each(|_| file.write_all(&[0; 1 << 20]))
+            let some = vec![0; 1 << 20];
+            (0..SIZE >> 20).try_for_each(|_| file.write_all(&some))
         }
         other => Ok(other?),
     }

@@ -1,115 +1,188 @@
 //! A damaged spool: saving what can be read, setting the rest aside.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction};
 use time::OffsetDateTime;
 
+use super::log::Log;
 use super::{Seq, SpoolError, file};
 use crate::metrics::Metrics;
 
-/// Moves the damaged file away under a new name and puts a new spool in its place, with every
-/// delivery that can still be read, each at its old place in the order.
+/// Puts a new spool in the place of a damaged one, with every delivery that can still be read.
 ///
-/// The file that was set aside stays for people to look at: nothing deletes it.
-pub(super) fn set_aside(path: &Path, why: &rusqlite::Error, metrics: &Metrics) -> Result<(), SpoolError> {
-    let aside = free_name(path);
-    let fresh = path.with_extension("db.salvage");
-    for leftover in with_companions(&fresh) {
+/// The damaged files stay as they are, under another name, for people to look at: nothing changes
+/// or deletes them. A crash on the way costs nothing: either all begins anew, or [`finish`] ends it.
+pub(super) fn salvage(path: &Path, why: &str, metrics: &Metrics) -> Result<(), SpoolError> {
+    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
+    let (copy, saved) = (beside(path, ".copy"), beside(path, ".saving"));
+    for leftover in with_companions(&copy).into_iter().chain(with_companions(&saved)) {
         let _ = fs::remove_file(leftover);
     }
-    let mut to = file::prepare(&fresh)?;
-    let counts = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .and_then(|from| copy(&from, &mut to))
-        .unwrap_or_default();
+    fs::copy(path, &copy).map_err(unusable)?;
+    if let Some(log) = Log::read(&beside(path, "-wal")).map_err(unusable)? {
+        File::options().write(true).open(&copy).and_then(|copy| log.apply(&copy)).map_err(unusable)?;
+    }
+    let mut to = file::prepare(&saved)?;
+    let counts = Salvage::default().run(&Connection::open(&copy)?, &mut to)?;
     to.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")?;
     drop(to);
-
-    // Last the one that puts the new file in place: a crash in between salvages again.
-    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
-    for (old, new) in with_companions(path).into_iter().zip(with_companions(&aside)).rev() {
-        if old.exists() {
-            fs::rename(old, new).map_err(unusable)?;
-        }
+    for leftover in with_companions(&copy) {
+        let _ = fs::remove_file(leftover);
     }
-    fs::rename(&fresh, path).map_err(unusable)?;
+    // From here on the saved file is whole, and its name says so.
+    fs::rename(&saved, beside(path, SAVED)).map_err(unusable)?;
+    finish(path)?;
     tracing::error!(
-        cause = %why,
+        cause = why,
         saved = counts.saved,
         lost_at_most = counts.lost,
-        set_aside = %aside.display(),
-        "the spool was damaged: what could be read goes on, the file is set aside"
+        "the spool was damaged: what could be read goes on, the file is set aside as spool.db.damaged-…"
     );
     metrics.spool_salvaged(counts.saved, counts.lost);
     Ok(())
 }
 
-/// The file with SQLite's write-ahead log and index beside it.
+/// The name of what was saved, until it takes the place of the damaged file.
+const SAVED: &str = ".saved";
+
+/// Puts what was saved in its place, if there is any: also after a crash in the middle of doing so.
+pub(super) fn finish(path: &Path) -> Result<(), SpoolError> {
+    let saved = beside(path, SAVED);
+    if !saved.exists() {
+        return Ok(());
+    }
+    let swap = || {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        file::sync(dir)?;
+        let aside = free_name(path);
+        for (old, new) in with_companions(path).into_iter().zip(with_companions(&aside)) {
+            if old.exists() {
+                fs::rename(old, new)?;
+            }
+        }
+        file::sync(dir)?;
+        fs::rename(&saved, path)?;
+        file::sync(dir)
+    };
+    swap().map_err(|source| SpoolError::Directory { dir: path.to_owned(), source })
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+/// The file with SQLite's write-ahead log and its index.
 fn with_companions(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|suffix| PathBuf::from(format!("{}{suffix}", path.display())))
+    ["", "-wal", "-shm"].map(|suffix| beside(path, suffix))
 }
 
 fn free_name(path: &Path) -> PathBuf {
     let mut n = OffsetDateTime::now_utc().unix_timestamp();
     loop {
-        let name = path.with_extension(format!("db.damaged-{n}"));
-        if !name.exists() {
+        let name = beside(path, &format!(".damaged-{n}"));
+        if with_companions(&name).iter().all(|name| !name.exists()) {
             return name;
         }
         n += 1;
     }
 }
 
-#[derive(Default)]
 struct Counts {
     saved: u64,
-    /// At most: a place that cannot be read may have been forgotten long ago.
+    /// At most, as far as the numbers of the deliveries tell.
     lost: u64,
 }
 
-/// Tries after which what follows is taken to be unreadable to its end.
-const HOPELESS: u64 = 1_000_000;
+/// Places tried one by one in a hole before the rest of it is given up: some seconds.
+const TRIES: usize = 1_000_000;
 
-/// Copies delivery by delivery, and steps over those that cannot be read.
-fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
-    let end: Seq = from
-        .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'", [], |row| row.get(0))
-        .unwrap_or(Seq::MAX);
-    let mut next =
-        from.prepare("SELECT seq, received_at, checksum, body FROM deliveries WHERE seq > ? ORDER BY seq")?;
-    let transaction = to.transaction()?;
-    let mut insert = transaction
-        .prepare("INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)")?;
-    let mut counts = Counts::default();
-    let (mut at, mut misses) = (0, 0);
-    while at < end && misses < HOPELESS {
-        let row = next
-            .query_row([at], |row| {
-                Ok((
-                    row.get::<_, Seq>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, Vec<u8>>(3)?,
-                ))
-            })
-            .optional();
-        match row {
-            Ok(Some(row)) => {
-                at = row.0;
-                insert.execute(row)?;
-                counts.saved += 1;
-                misses = 0;
+/// Reading what can be read. Errors of reading are what it is about; those of writing end it.
+#[derive(Default)]
+struct Salvage {
+    saved: u64,
+    first: Option<Seq>,
+    /// The last place known to have been given out; places beyond are damage.
+    end: Option<Seq>,
+}
+
+type Delivery = (Seq, i64, i64, Vec<u8>);
+
+impl Salvage {
+    fn run(mut self, from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
+        let end = "SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'";
+        self.end = from.query_row(end, [], |row| row.get(0)).ok().filter(|end| (0..1 << 48).contains(end));
+        let to = to.transaction()?;
+        let (whole, last) = self.walk(from, "ORDER BY seq", &to)?;
+        if !whole {
+            // From the other end, and then into the hole between.
+            let (_, first) = self.walk(from, "ORDER BY seq DESC", &to)?;
+            let hole = last.unwrap_or(0) + 1..first.or(self.end).unwrap_or(0);
+            if let Ok(mut one) =
+                from.prepare("SELECT seq, received_at, checksum, body FROM deliveries WHERE seq = ?")
+            {
+                for seq in hole.take(TRIES) {
+                    if let Ok(Some(delivery)) = one.query_row([seq], read).optional() {
+                        self.save(delivery, &to)?;
+                    }
+                }
             }
-            Ok(None) => break,
-            Err(_) => {
-                at += 1;
-                counts.lost += 1;
-                misses += 1;
+        }
+        to.commit()?;
+        let given_out = self.end.zip(self.first).map_or(0, |(end, first)| end - first + 1);
+        let given_out = u64::try_from(given_out).unwrap_or(0);
+        Ok(Counts { saved: self.saved, lost: given_out.saturating_sub(self.saved) })
+    }
+
+    /// Walks the table until its end, or until it cannot be read on. Whether it came to its end, and
+    /// the last place that it came to.
+    fn walk(
+        &mut self,
+        from: &Connection,
+        order: &str,
+        to: &Transaction,
+    ) -> rusqlite::Result<(bool, Option<Seq>)> {
+        let mut last = None;
+        let query = format!("SELECT seq, received_at, checksum, body FROM deliveries {order}");
+        let Ok(mut statement) = from.prepare(&query) else { return Ok((false, None)) };
+        let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };
+        loop {
+            match rows.next() {
+                Err(_) => return Ok((false, last)),
+                Ok(None) => return Ok((true, last)),
+                Ok(Some(row)) => {
+                    if let Ok(delivery) = read(row) {
+                        last = Some(delivery.0);
+                        self.save(delivery, to)?;
+                    }
+                }
             }
         }
     }
-    drop(insert);
-    transaction.commit()?;
-    Ok(counts)
+
+    /// Keeps a delivery at its place, or behind all others when its place is damaged.
+    fn save(
+        &mut self,
+        (seq, received_at, checksum, body): Delivery,
+        to: &Transaction,
+    ) -> rusqlite::Result<()> {
+        let plausible = (1..=self.end.unwrap_or(1 << 48)).contains(&seq);
+        let mut same: Statement =
+            to.prepare("SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?")?;
+        let there: Option<bool> = same.query_row((checksum, &body, seq), |row| row.get(0)).optional()?;
+        if there == Some(true) {
+            return Ok(());
+        }
+        let place = (plausible && there.is_none()).then_some(seq);
+        let insert = "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)";
+        to.prepare_cached(insert)?.execute((place, received_at, checksum, body))?;
+        self.saved += 1;
+        self.first = self.first.into_iter().chain(place).min();
+        Ok(())
+    }
+}
+
+fn read(row: &Row) -> rusqlite::Result<Delivery> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
 }

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::reader::{from_micros, to_micros};
+use super::reader::{checksum, from_micros, to_micros};
 use super::reserve::Reserve;
 use super::{Kept, Recorded, SpoolError, file};
 use crate::config;
@@ -23,8 +23,8 @@ const GROUP: usize = 512;
 const GROUP_BYTES: usize = 16 << 20;
 /// The most deliveries forgotten in one transaction: that takes space, too.
 const FORGET: Recorded = 2_000;
-/// While deliveries are refused, how often the disk is tried.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// After a failure, how often the disk is tried.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// With so much of the file unused, and so little used, the space is given back.
 const SHRINK_ABOVE: u64 = 64 << 20;
 const SHRINK_BELOW: u64 = 8 << 20;
@@ -84,12 +84,13 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(GROUP);
+        let mut done = self.kept.forgotten;
         loop {
             let event = runtime.block_on(async {
                 tokio::select! {
                     count = arrivals.recv_many(&mut waiting, GROUP), if !self.kept.closed => Event::Arrived(count),
                     changed = recorded.changed() => if changed.is_ok() { Event::Recorded } else { Event::RecorderEnded },
-                    () = sleep(PROBE_EVERY), if self.kept.refusing.is_some() => Event::Probe,
+                    () = sleep(RETRY_EVERY), if self.kept.refusing.is_some() || self.kept.forgotten < done => Event::Retry,
                 }
             });
             match event {
@@ -97,9 +98,9 @@ impl Writer {
                 Event::Recorded => {}
                 // Nobody will record any more: what arrives now is for the next start.
                 Event::RecorderEnded => arrivals.close(),
-                Event::Probe => self.probe(),
+                Event::Retry => self.probe(),
             }
-            let done = *recorded.borrow_and_update();
+            done = *recorded.borrow_and_update();
             while !waiting.is_empty() {
                 let group = fitting(&waiting);
                 let receipts = self.commit(&waiting[..group], done, metrics)?;
@@ -123,7 +124,8 @@ enum Event {
     Arrived(usize),
     Recorded,
     RecorderEnded,
-    Probe,
+    /// Something did not work: time to try again.
+    Retry,
 }
 
 /// How many of those waiting go into one transaction.
@@ -154,6 +156,10 @@ impl Writer {
             Err(error) => {
                 let refused = if disk_full(&error) { Refused::Full } else { Refused::Failing };
                 self.refusing(Some(refused), Some(&error));
+                if refused == Refused::Failing {
+                    // What a failed fsync left in the log must not be taken for a commit one day.
+                    let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                }
                 vec![Err(refused); group.len()]
             }
         };
@@ -164,11 +170,11 @@ impl Writer {
     /// Forgets what went along with no group. On a full disk, with the space of the reserve.
     fn forget(&mut self, done: Recorded) {
         while self.kept.forgotten < done {
-            if let Err(error) = self.write(&[], done) {
-                if !self.reserve.give_up() {
-                    tracing::debug!(%error, "the spool cannot forget yet");
-                    return;
-                }
+            if let Err(error) = self.write(&[], done)
+                && !self.reserve.give_up()
+            {
+                tracing::debug!(%error, "the spool cannot forget yet");
+                return;
             }
         }
         self.shrink();
@@ -176,8 +182,10 @@ impl Writer {
 
     /// Without webhooks, too, a spool that refused has to find out that it can take them again.
     fn probe(&mut self) {
-        let enough = self.room() > self.max_bytes / 10;
-        if enough && self.connection.pragma_update(None, "user_version", file::VERSION).is_ok() {
+        if self.kept.refusing.is_some()
+            && self.room() > self.max_bytes / 10
+            && self.connection.pragma_update(None, "user_version", file::VERSION).is_ok()
+        {
             self.refusing(None, None);
         }
     }
@@ -199,8 +207,8 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    let checksum = crc32fast::hash(&delivery.body);
-                    let row = (to_micros(delivery.received_at), checksum, &*delivery.body);
+                    let micros = to_micros(delivery.received_at);
+                    let row = (micros, checksum(micros, &delivery.body), &*delivery.body);
                     through = insert.query_row(row, |row| row.get(0))?;
                     Ok(Ok(()))
                 })

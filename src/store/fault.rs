@@ -3,12 +3,17 @@
 /// A failed attempt. Its text is safe to log: it holds no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// No connection, or it was lost: connect again, for ever.
+    /// No connection: connect again, for ever.
     #[error("PostgreSQL cannot be reached: {0}")]
     Away(String),
-    /// It took longer than `database.statement_timeout`, or `database.connect_timeout`.
+    /// It took longer than `database.statement_timeout`, or `database.connect_timeout`: try again,
+    /// with less.
     #[error("PostgreSQL did not answer in time")]
     Slow,
+    /// The server failed at it, or the connection was lost over it: try again, with less. What fails
+    /// on its own, again and again, is to blame itself.
+    #[error("PostgreSQL failed while recording: {0}")]
+    Broke(String),
     /// The server cannot or will not do it now, whatever the rows: try again, and say so.
     #[error("PostgreSQL refuses: {message}{}", hint(code.as_deref()))]
     Refused {
@@ -38,20 +43,29 @@ fn hint(code: Option<&str>) -> &'static str {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::RowNotFound) {
+            let message =
+                "a row cannot be seen: a trigger or a row-level security policy hides it".to_owned();
+            return Self::Refused { code: None, message };
+        }
         let Some(database) = error.as_database_error() else {
             return Self::Away(error.to_string());
         };
-        let code = database.code().map(std::borrow::Cow::into_owned);
+        let code = database.code().unwrap_or_default().into_owned();
         let message = database.message().to_owned();
-        match code.as_deref() {
-            // Data exceptions, integrity violations, limits of a row, and what a trigger raises.
-            Some(c) if ["22", "23", "54", "P0"].iter().any(|class| c.starts_with(class)) => {
-                Self::Unacceptable { code: c.to_owned(), message }
-            }
-            Some("57014") => Self::Slow,
+        // https://www.postgresql.org/docs/current/errcodes-appendix.html
+        match (&*code, code.get(..2).unwrap_or_default()) {
+            ("57014", _) => Self::Slow,
             // Connection exceptions, and a server that starts, stops or has no place.
-            Some(c) if c.starts_with("08") || c.starts_with("57P") || c == "53300" => Self::Away(message),
-            _ => Self::Refused { code, message },
+            ("53300", _) | (_, "08" | "57") => Self::Away(message),
+            // Out of memory, internal errors.
+            ("53200", _) | (_, "XX") => Self::Broke(message),
+            // Transaction state, privileges, names, contention, resources, objects in use, the system.
+            (_, "0A" | "25" | "28" | "3D" | "3F" | "40" | "42" | "53" | "55" | "58" | "F0" | "") => {
+                Self::Refused { code: Some(code), message }
+            }
+            // Data exceptions, constraints, limits of a row, and whatever a trigger raises.
+            _ => Self::Unacceptable { code, message },
         }
     }
 }
@@ -61,6 +75,14 @@ impl Fault {
     pub(crate) fn not_of_a_row(self) -> Self {
         match self {
             Self::Unacceptable { code, message } => Self::Refused { code: Some(code), message },
+            other => other,
+        }
+    }
+
+    /// For what was said while recording: that the connection was good before is known.
+    pub(crate) fn while_recording(self) -> Self {
+        match self {
+            Self::Away(why) => Self::Broke(why),
             other => other,
         }
     }

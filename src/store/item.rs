@@ -68,10 +68,9 @@ impl<'a> Item<'a> {
     /// is no other way left.
     pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
         let Self::Execution(row) = self else { return false };
-        if row.payload.take().is_some() {
+        let converted = [row.payload.take(), row.execution.output.take(), row.execution.total_cost.take()];
+        if converted.iter().any(Option::is_some) {
             row.payload_bytes = Some(row.body);
-            row.execution.output = None;
-            row.execution.total_cost = None;
             return true;
         }
         let reason = match fault {

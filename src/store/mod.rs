@@ -44,23 +44,32 @@ impl Store {
     /// and a commit means "on disk", since the spool then forgets.
     pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), Fault> {
         sqlx::query!(
-            "SELECT
-                set_config('statement_timeout', $1, false),
-                CASE WHEN current_setting('synchronous_commit') = 'off'
-                    THEN set_config('synchronous_commit', 'on', false) END",
-            statement_timeout.as_millis().to_string()
+            "SELECT set_config('synchronous_commit', 'on', false)
+             WHERE current_setting('synchronous_commit') = 'off'"
         )
-        .fetch_one(&mut self.connection)
+        .fetch_optional(&mut self.connection)
         .await?;
-        Ok(())
+        self.limit_statements(&statement_timeout.as_millis().to_string()).await
     }
 
-    /// Brings the schema up to date. Several receivers may do so at once: one works, the others wait.
+    /// Brings the schema up to date, however long its statements take. Several receivers may do so
+    /// at once: one works, the others wait.
     pub(crate) async fn migrate(&mut self) -> Result<(), Fault> {
+        let before = sqlx::query_scalar!("SELECT current_setting('statement_timeout')");
+        let before = before.fetch_one(&mut self.connection).await?;
+        self.limit_statements("0").await?;
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
-            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => Fault::from(e).not_of_a_row(),
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => Fault::from(e),
             other => Fault::Refused { code: None, message: other.to_string() },
-        })
+        })?;
+        self.limit_statements(before.as_deref().unwrap_or("0")).await
+    }
+
+    async fn limit_statements(&mut self, to: &str) -> Result<(), Fault> {
+        sqlx::query!("SELECT set_config('statement_timeout', $1, false)", to)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(())
     }
 }
 
@@ -69,7 +78,7 @@ impl Store {
 /// # Errors
 /// What went wrong, in a sentence, with what to do.
 pub async fn migrate(database: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Store::connect(database).await?.migrate().await?;
+    Store::connect(database).await?.migrate().await.map_err(Fault::not_of_a_row)?;
     Ok(())
 }
 

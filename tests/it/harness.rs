@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -92,7 +93,7 @@ impl TestReceiver {
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let receiver = Self::start_on(new_database().await, change).await;
-        receiver.progress.clone().recording().await;
+        within(receiver.progress.clone().recording()).await;
         receiver
     }
 
@@ -132,7 +133,7 @@ impl TestReceiver {
 
     /// Waits until all that was acknowledged is in PostgreSQL.
     pub(crate) async fn recorded(&self) {
-        self.progress.clone().all_recorded().await;
+        within(self.progress.clone().all_recorded()).await;
     }
 
     pub(crate) async fn connection(&self) -> PgConnection {
@@ -163,9 +164,10 @@ impl TestReceiver {
         let mut watcher = self.connection().await;
         let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
                        (SELECT oid FROM pg_database WHERE datname = current_database())";
-        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut watcher).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let blocked = async |watcher: &mut PgConnection| {
+            sqlx::query_scalar::<_, i64>(blocked).fetch_one(watcher).await.unwrap() > 0
+        };
+        within(async { while !blocked(&mut watcher).await {} }).await;
         Held(connection)
     }
 
@@ -205,6 +207,18 @@ impl Held {
     pub(crate) async fn release(mut self) {
         sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
     }
+}
+
+/// Nothing waited for here takes so long: what never comes fails the test instead of hanging it.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+async fn within<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, event).await.expect("what was waited for never came")
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn until(yes: impl AsyncFn() -> bool) {
+    within(async { while !yes().await {} }).await;
 }
 
 /// Where nobody answers.

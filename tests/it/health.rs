@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{TestReceiver, execution, with};
+use crate::harness::{TestReceiver, execution, until, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_records_is_ready_and_well() {
@@ -10,7 +10,7 @@ async fn a_receiver_that_records_is_ready_and_well() {
     receiver.accept(execution("e", "completed")).await;
     receiver.recorded().await;
     // The spool forgets a moment after PostgreSQL has it.
-    while receiver.ready().await.1["spooled"] != 0 {}
+    until(async || receiver.ready().await.1["spooled"] == 0).await;
     assert_eq!(receiver.ready().await, (200, json!({ "status": "ok", "problems": [], "spooled": 0 })));
     assert_eq!(receiver.get("/health/live").await.status(), 200);
     assert_eq!(receiver.get("/elsewhere").await.status(), 404);

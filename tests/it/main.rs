@@ -10,6 +10,7 @@
 
 mod answers;
 mod bulks;
+mod damage;
 mod harness;
 mod health;
 mod outcomes;

@@ -221,6 +221,26 @@ async fn what_jsonb_cannot_hold_is_recorded_all_the_same_and_its_bytes_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_one_column_cannot_hold_costs_only_that_column() {
+    let receiver = TestReceiver::start().await;
+    for (id, odd) in [
+        ("output", r#""inputs":"\u0000","output":1e-20000"#),
+        ("cost", r#""inputs":"\u0000","total_cost":1e-20000"#),
+        ("both", r#""output":1e-20000,"total_cost":1e-20000"#),
+        ("late", r#""started_at":"9999-12-31T23:59:59-01:00""#),
+        ("early", r#""started_at":"0000-01-01T00:00:00+01:00""#),
+        ("leap", r#""started_at":"2016-12-31T23:59:60Z","completed_at":"2016-12-31t23:59:59.9999999999z""#),
+    ] {
+        receiver
+            .accept(format!(r#"{{"execution_id":"{id}","workflow_id":"w","status":"failed",{odd}}}"#))
+            .await;
+    }
+    let rows = receiver.rows("SELECT execution_id FROM executions WHERE status = 'failed'").await;
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_contradiction_among_outputs_that_jsonb_cannot_hold_is_seen() {
     let receiver = TestReceiver::start().await;
     for output in [r"\u0000a", r"\u0000a", r"\u0000b"] {

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{example, execution, new_database, rows, url, with};
+use crate::harness::{example, execution, new_database, rows, until, url, with};
 use crate::process::{Process, outcome, program};
 
 async fn accept(process: &Process, body: impl ToString) {
@@ -47,7 +47,7 @@ fn a_wrong_setting_ends_it_with_a_sentence() {
     assert_eq!(code, Some(1));
     assert!(text.contains("absent.toml"), "{text}");
     let (text, _) = outcome(program(dir.path()).env("RECEIVER__SPOOL__MAX_BYTES", "5"));
-    assert!(text.contains("spool.max_bytes = 5: must be from 1048576"), "{text}");
+    assert!(text.contains("spool.max_bytes = 5: must be from 33554432"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,9 +185,7 @@ async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its
     process.wait_for("recording to PostgreSQL");
     accept(&process, example("full-execution.json")).await;
     let ids = "SELECT execution_id FROM executions";
-    while rows(&database, ids).await.len() < 3 {
-        tokio::task::yield_now().await;
-    }
+    until(async || rows(&database, ids).await.len() == 3).await;
     process.terminate();
 }
 
@@ -232,4 +230,17 @@ async fn no_body_and_no_password_ever_reaches_the_log() {
     for line in log {
         assert!(!line.contains("PRIVATE") && !line.contains("hunter2"), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_postgres_takes_no_directory_that_holds_other_things() {
+    let dir = TempDir::new().unwrap();
+    let mine = dir.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    std::fs::write(mine.join("thesis.txt"), "mine").unwrap();
+    let before = std::fs::metadata(&mine).unwrap().permissions();
+    let (text, code) = outcome(program(dir.path()).env("RECEIVER__DATABASE__EMBEDDED_DIR", &mine));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("holds other things") && text.contains("database.embedded_dir"), "{text}");
+    assert_eq!(std::fs::metadata(&mine).unwrap().permissions(), before);
 }
