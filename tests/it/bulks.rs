@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_util::StreamExt;
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, with};
+use crate::harness::{TestReceiver, execution, until, with};
 
 /// Bulks whose counts differ from a recount of their executions.
 pub(crate) const WRONG_BULKS: &str = "
@@ -173,44 +172,58 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
     no_retries(&receivers).await;
 }
 
-/// New executions of shared bulks, and bodies for quarantine, arriving in opposite orders: without
-/// one order of locks, receivers would wait for each other in a circle.
+/// Two batches that share bulks and quarantined bodies, in opposite orders, each held up half-way:
+/// without one order of locks, they would come to wait for each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_share_bulks_and_quarantine_in_opposite_orders_do_not_deadlock() {
     let database = crate::harness::new_database().await;
-    let mut receivers = Vec::new();
-    for n in 0..2 {
-        let receiver = TestReceiver::start_on(database.clone(), |_| {}).await;
-        receiver.progress.clone().recording().await;
-        receivers.push((n, receiver));
-    }
-    for round in 0..5 {
-        let (_, first) = &receivers[0];
-        let held = first.hold_recording().await;
-        for (n, receiver) in &receivers {
-            let mut bodies: Vec<_> = (0..300)
+    let receivers = [
+        TestReceiver::start_on(database.clone(), |_| {}).await,
+        TestReceiver::start_on(database.clone(), |_| {}).await,
+    ];
+    let half_way = [
+        "SELECT true",
+        "SELECT true FROM bulks WHERE bulk_id = 'b50' FOR UPDATE",
+        "SELECT true FROM (SELECT * FROM quarantine ORDER BY body_sha256 OFFSET 50 LIMIT 1 FOR UPDATE) AS q",
+    ];
+    for (round, lock) in half_way.iter().enumerate() {
+        let held = receivers[0].hold_recording().await;
+        let mut holder = receivers[0].connection().await;
+        sqlx::raw_sql("BEGIN").execute(&mut holder).await.unwrap();
+        assert!(
+            sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(*lock)).fetch_one(&mut holder).await.unwrap()
+        );
+        for (n, receiver) in receivers.iter().enumerate() {
+            let mut bodies: Vec<_> = (0..100)
                 .flat_map(|b| {
-                    let id = format!("{round}-{n}-{b}");
-                    [
-                        in_bulk(&id, "completed", &format!("b{b}")).to_string(),
-                        format!("{{\"odd\":\"{round}-{b}\"}}"),
-                    ]
+                    let execution = in_bulk(&format!("{round}-{n}-{b}"), "completed", &format!("b{b}"));
+                    [execution.to_string(), format!("{{\"odd\":{b}}}")]
                 })
                 .collect();
-            if *n == 1 {
+            if round == 2 {
+                // Bulks come first, and would keep the two apart.
+                bodies.retain(|body| body.contains("odd"));
+            }
+            if n == 1 {
                 bodies.reverse();
             }
-            let posts = bodies.into_iter().map(|body| receiver.post(body));
-            futures_util::stream::iter(posts).buffered(1).for_each(async |_| ()).await;
+            for body in bodies {
+                receiver.post(body).await;
+            }
         }
         held.release().await;
+        if round > 0 {
+            let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                           AND datname = current_database()";
+            until(async || crate::harness::rows(&database, blocked).await[0]["count"] == 2).await;
+        }
+        sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+        for receiver in &receivers {
+            receiver.recorded().await;
+        }
     }
-    for (_, receiver) in &receivers {
-        receiver.recorded().await;
-    }
-    let receivers: Vec<_> = receivers.into_iter().map(|(_, receiver)| receiver).collect();
-    assert_eq!(receivers[0].row("SELECT sum(received) FROM bulks").await["sum"], 3000);
-    assert_eq!(receivers[0].row("SELECT sum(deliveries) FROM quarantine").await["sum"], 3000);
+    assert_eq!(receivers[0].row("SELECT sum(received) FROM bulks").await["sum"], 400);
+    assert_eq!(receivers[0].row("SELECT sum(deliveries) FROM quarantine").await["sum"], 600);
     no_retries(&receivers).await;
 }
 

@@ -155,6 +155,7 @@ impl TestReceiver {
 
     /// Holds up recording: what is posted meanwhile comes in one batch after the guard is gone.
     pub(crate) async fn hold_recording(&self) -> Held {
+        within(self.progress.clone().recording()).await;
         self.recorded().await;
         let mut connection = self.connection().await;
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
