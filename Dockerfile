@@ -4,7 +4,8 @@ ENV SQLX_OFFLINE=true
 # Dependencies first, in a layer of their own: they change seldom.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it \
-    && echo 'fn main() {}' | tee src/main.rs > tests/it/main.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && cp src/main.rs tests/it/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --no-default-features \
     && rm -r src tests

@@ -119,3 +119,24 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
     }
     Ok(connection)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_to_the_spool_waits_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = prepare(&dir.path().join("spool.db")).unwrap();
+        let pragma = |name: &str| -> String {
+            connection
+                .query_row(&format!("SELECT {name} FROM pragma_{name}"), [], |row| {
+                    row.get::<_, rusqlite::types::Value>(0)
+                })
+                .map(|v| format!("{v:?}"))
+                .unwrap()
+        };
+        assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+        assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+    }
+}

@@ -221,7 +221,10 @@ impl Writer {
         transaction.commit()?;
         self.kept.through = through;
         self.kept.forgotten = forgotten;
-        self.measure()?;
+        // It is on disk: whatever fails now must not make it look otherwise.
+        if let Err(error) = self.measure() {
+            tracing::debug!(%error, "the spool cannot be measured");
+        }
         Ok(outcome)
     }
 

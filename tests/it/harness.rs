@@ -159,7 +159,10 @@ impl TestReceiver {
         self.recorded().await;
         let mut connection = self.connection().await;
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
-        sqlx::query("LOCK TABLE executions, quarantine IN SHARE MODE").execute(&mut connection).await.unwrap();
+        sqlx::query("LOCK TABLE executions, quarantine IN SHARE MODE")
+            .execute(&mut connection)
+            .await
+            .unwrap();
         // The first batch runs into the lock; the one behind it is what the test is about.
         self.accept(execution("held", "completed")).await;
         let mut watcher = self.connection().await;
