@@ -100,7 +100,7 @@ impl Recorder {
             if kept.through > at {
                 let batch = tokio::task::block_in_place(|| reader.next(at, self.limits))?;
                 self.record(&mut link, &batch).await;
-                // An empty batch: the end of the sequence could not be saved out of a damaged spool.
+                // An empty batch: somebody has deleted what the spool held.
                 at = batch.last().map_or(kept.through, |last| last.seq);
                 self.recorded.send_replace(at);
             } else if kept.closed {
@@ -132,34 +132,36 @@ impl Recorder {
                 Err(fault) => fault,
             };
             let with_less = matches!(fault, Fault::Unacceptable { .. } | Fault::Slow | Fault::Broke(_));
-            let to_blame = match fault {
-                Fault::Unacceptable { .. } => true,
-                Fault::Broke(_) => {
-                    breaks += 1;
-                    breaks > BREAKS
-                }
-                _ => false,
-            };
-            if part.len() > 1 && with_less {
+            breaks += u32::from(matches!(fault, Fault::Broke(_)));
+            let changed = if part.len() > 1 && with_less {
                 let middle = part.start + part.len() / 2;
                 parts.extend([middle..part.end, part.start..middle]);
+                true
             } else {
-                if to_blame && items[part.start].weaken(&fault) {
+                let to_blame = match fault {
+                    Fault::Unacceptable { .. } => true,
+                    Fault::Broke(_) => breaks > BREAKS,
+                    _ => false,
+                };
+                let weakened = to_blame && items[part.start].weaken(&fault);
+                if weakened {
+                    breaks = 0;
                     let execution_id = items[part.start].execution_id();
                     tracing::warn!(execution_id, "{fault}: it is kept as bytes");
-                    breaks = 0;
                 }
                 parts.push(part);
+                weakened
+            };
+            if changed && matches!(fault, Fault::Unacceptable { .. }) {
+                continue;
             }
-            if !matches!(fault, Fault::Unacceptable { .. }) {
-                self.metrics.retried();
-                if !fault.is_contention() {
-                    link.store = None;
-                    self.failed(fault);
-                    failures += 1;
-                }
-                sleep(self.backoff(failures)).await;
+            self.metrics.retried();
+            if !fault.is_contention() {
+                link.store = None;
+                self.failed(fault);
+                failures += 1;
             }
+            sleep(self.backoff(failures)).await;
         }
     }
 

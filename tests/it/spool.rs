@@ -81,6 +81,23 @@ async fn one_unacceptable_row_among_two_thousand_is_quarantined_and_the_others_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_breaks_its_connection_every_time_holds_up_no_other_for_ever() {
+    let database = new_database().await;
+    TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
+    let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
+    let poison = "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
+                      BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
+                  CREATE TRIGGER die BEFORE INSERT ON executions FOR EACH ROW
+                      WHEN (NEW.execution_id = 'e5') EXECUTE FUNCTION die()";
+    sqlx::raw_sql(poison).execute(&mut connection).await.unwrap();
+    let receiver = TestReceiver::start_in(spooled(ids(20)).await, database, impatient).await;
+    assert_eq!(recorded(&receiver).await, 19);
+    let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
+    assert_eq!(row["body"], execution("e5", "completed"));
+    assert!(row["reason"].as_str().unwrap().contains("failed while recording"), "{row}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_table_is_waited_for_and_nothing_is_lost() {
     let receiver = TestReceiver::start_with(impatient).await;
     let mut connection = receiver.connection().await;
