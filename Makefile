@@ -9,8 +9,8 @@ test torture check sqlx: export DATABASE_URL :=
 .PHONY: run test torture check sqlx clean
 .DEFAULT_GOAL := run
 
-run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it
-	cargo run --release --locked
+run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
+	cargo run --release --locked -- $(ARGS)
 
 test: tools ## all tests, on a PostgreSQL of their own
 	cargo test --locked

@@ -276,7 +276,9 @@ fn unreadable(error: ConfigError) -> SettingsError {
 fn explain(error: ConfigError, layers: &Config) -> SettingsError {
     let (key, why) = match error {
         ConfigError::Type { key: Some(key), expected, .. } => (key, format!("must be {expected}")),
-        ConfigError::At { key: Some(key), error, .. } => (key, error.to_string()),
+        ConfigError::At { key: Some(key), error, .. } => {
+            (key, error.to_string().replace("expected a duration", "must be a duration, like 10s"))
+        }
         other => return SettingsError::Unreadable(other.to_string()),
     };
     let secret = key == "database.url" || key.starts_with("auth.");
@@ -365,7 +367,11 @@ mod tests {
             ("RECEIVER__HTTP__LISTENS", "x", ["http: unknown field `listens`", "`max_body_bytes`"]),
             ("RECEIVER__HTPP__LISTEN", "x", ["unknown field `htpp`", "`http`"]),
             ("RECEIVER__HTTP", "x", ["http", "a plain value cannot stand here"]),
-            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "soon", ["shutdown.drain_timeout = soon", "a duration"]),
+            (
+                "RECEIVER__SHUTDOWN__DRAIN_TIMEOUT",
+                "soon",
+                ["shutdown.drain_timeout = soon", "must be a duration, like 10s"],
+            ),
             ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter = \"a=b=c\"", "must be a level"]),
         ] {
             let text = complaint(key, value);

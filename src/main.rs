@@ -116,8 +116,8 @@ async fn receive(
     if let Some(psql) = psql_line {
         println!(
             "\nSend a webhook:\n  curl -i {webhooks} -d \
-             '{{\"execution_id\":\"exec-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'\n\
-             Look at the result:\n  {psql} -c 'SELECT * FROM executions'\n\
+             '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'\n\
+             Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
              Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
         );
     }

@@ -118,7 +118,7 @@ impl Metrics {
         let unreadable = Counter::default();
         r.register(
             "spool_unreadable",
-            "Deliveries, at most, that a damaged spool did not give back",
+            "Deliveries, at most, that a damaged spool did not give back; 1 where their number is unknown",
             unreadable.clone(),
         );
         let panics = Counter::default();

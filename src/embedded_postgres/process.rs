@@ -18,7 +18,7 @@ use super::owner::Owner;
 /// Recovery after a crash may take a while.
 const READY_WITHIN: Duration = Duration::from_mins(2);
 /// How long one that lost its receiver a moment ago may take to go.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+const GONE_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The first process of a PostgreSQL server. Dropping it asks the server to stop.

@@ -1,7 +1,8 @@
 //! Opening the spool's file: who may, what it must be, and what happens when it is damaged.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const LAYOUT: &str = "
         checksum    INTEGER NOT NULL,                  -- CRC-32 of received_at (8 bytes, little-endian) and body
         body        BLOB    NOT NULL                   -- the exact bytes of the webhook
     ) STRICT;
+    -- All up to here was recorded and forgotten: one row.
+    CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
+    INSERT INTO forgotten VALUES (0);
 ";
 
 /// Opens the spool in `settings.dir`, making it if there is none. The lock on the directory is
@@ -59,7 +63,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 fn lock(dir: &Path) -> Result<File, SpoolError> {
     let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
-    make(dir).map_err(unusable)?;
+    make(dir, 0o700).map_err(unusable)?;
     let lock = File::create(dir.join("lock")).map_err(unusable)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -68,14 +72,15 @@ fn lock(dir: &Path) -> Result<File, SpoolError> {
     }
 }
 
-/// Makes a directory with those above it. Their entries have to survive a power cut, too.
-fn make(dir: &Path) -> io::Result<()> {
+/// Makes a directory with those above it. Their entries have to survive a power cut, too. The
+/// spool itself is for its user only: it holds whole bodies.
+fn make(dir: &Path, mode: u32) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make(parent)?;
-    fs::create_dir(dir)?;
+    make(parent, 0o755)?;
+    DirBuilder::new().mode(mode).create(dir)?;
     sync(parent)
 }
 

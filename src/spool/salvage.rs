@@ -37,10 +37,10 @@ pub(super) fn salvage(path: &Path, why: &str, metrics: &Metrics) -> Result<(), S
     tracing::error!(
         cause = why,
         saved = counts.saved,
-        lost_at_most = counts.lost,
+        lost_at_most = counts.lost.map_or("unknown".to_owned(), |lost| lost.to_string()),
         "the spool was damaged: what could be read goes on, the file is set aside as spool.db.damaged-…"
     );
-    metrics.spool_salvaged(counts.saved, counts.lost);
+    metrics.spool_salvaged(counts.saved, counts.lost.unwrap_or(1));
     Ok(())
 }
 
@@ -91,8 +91,8 @@ fn free_name(path: &Path) -> PathBuf {
 
 struct Counts {
     saved: u64,
-    /// At most, as far as the numbers of the deliveries tell.
-    lost: u64,
+    /// At most; `None` when the numbers of the deliveries cannot be read either.
+    lost: Option<u64>,
 }
 
 /// Places tried one by one in a hole before the rest of it is given up: some seconds.
@@ -102,7 +102,6 @@ const TRIES: usize = 1_000_000;
 #[derive(Default)]
 struct Salvage {
     saved: u64,
-    first: Option<Seq>,
     /// The last place known to have been given out; places beyond are damage.
     end: Option<Seq>,
 }
@@ -111,8 +110,12 @@ type Delivery = (Seq, i64, i64, Vec<u8>);
 
 impl Salvage {
     fn run(mut self, from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
-        let end = "SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'";
-        self.end = from.query_row(end, [], |row| row.get(0)).ok().filter(|end| (0..1 << 48).contains(end));
+        let place = |query: &str| {
+            let place = from.query_row(query, [], |row| row.get(0));
+            place.ok().filter(|place: &Seq| (0..1 << 48).contains(place))
+        };
+        self.end = place("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'");
+        let forgotten = place("SELECT through FROM forgotten");
         let to = to.transaction()?;
         let (whole, last) = self.walk(from, "ORDER BY seq", &to)?;
         if !whole {
@@ -129,10 +132,13 @@ impl Salvage {
                 }
             }
         }
+        to.execute("UPDATE forgotten SET through = ?", [forgotten.unwrap_or(0)])?;
         to.commit()?;
-        let given_out = self.end.zip(self.first).map_or(0, |(end, first)| end - first + 1);
-        let given_out = u64::try_from(given_out).unwrap_or(0);
-        Ok(Counts { saved: self.saved, lost: given_out.saturating_sub(self.saved) })
+        let there_were = self.end.map(|end| u64::try_from(end - forgotten.unwrap_or(0)).unwrap_or(0));
+        Ok(Counts {
+            saved: self.saved,
+            lost: there_were.map(|there_were| there_were.saturating_sub(self.saved)),
+        })
     }
 
     /// Walks the table until its end, or until it cannot be read on. Whether it came to its end, and
@@ -178,7 +184,6 @@ impl Salvage {
         let insert = "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)";
         to.prepare_cached(insert)?.execute((place, received_at, checksum, body))?;
         self.saved += 1;
-        self.first = self.first.into_iter().chain(place).min();
         Ok(())
     }
 }

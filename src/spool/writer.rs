@@ -45,14 +45,12 @@ impl Writer {
         lock: File,
         settings: &config::Spool,
     ) -> Result<Self, SpoolError> {
-        // What was forgotten before the last stop is the end of the sequence without what is left.
-        let (last, first): (Option<i64>, Option<i64>) = connection.query_row(
-            "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), (SELECT min(seq) FROM deliveries)",
+        let (last, through): (Option<i64>, i64) = connection.query_row(
+            "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), through FROM forgotten",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let through = last.unwrap_or(0);
-        let kept = Kept { through, forgotten: first.map_or(through, |first| first - 1), ..Kept::default() };
+        let kept = Kept { through: last.unwrap_or(0), forgotten: through, ..Kept::default() };
         let mut writer = Self {
             connection,
             reserve: Reserve::new(&settings.dir),
@@ -217,6 +215,7 @@ impl Writer {
         let forgotten = done.min(self.kept.forgotten + FORGET).max(self.kept.forgotten);
         if forgotten > self.kept.forgotten {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
+            transaction.prepare_cached("UPDATE forgotten SET through = ?")?.execute([forgotten])?;
         }
         transaction.commit()?;
         self.kept.through = through;

@@ -114,8 +114,9 @@ async fn send(
 }
 
 struct Torture {
-    dir: TempDir,
+    // Unmounted before the directory it is in is removed.
     disk: Option<SmallDisk>,
+    dir: TempDir,
     postgres: Option<Postgres>,
     receiver: Option<Process>,
     url: watch::Sender<String>,
@@ -290,10 +291,17 @@ impl Drop for SmallDisk {
 }
 
 fn children(parent: Pid) -> Vec<Pid> {
-    let parent = parent.as_raw_nonzero().to_string();
-    let output = Command::new("pgrep").args(["-P", &parent]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+    let stat = |pid: &Path| std::fs::read_to_string(pid.join("stat")).ok();
+    let is_child = |stat: String| {
+        // The parent is the second field behind the name, which is in parentheses.
+        let rest = stat.rsplit(')').next().map(str::to_owned);
+        rest.is_some_and(|rest| rest.split_whitespace().nth(1) == Some(&parent.as_raw_nonzero().to_string()))
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    processes
+        .filter(|path| stat(path).is_some_and(is_child))
+        .filter_map(|path| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?))
+        .collect()
 }
 
 fn is_terminal(status: &Value) -> bool {

@@ -1,0 +1,5 @@
+//! A new migration is compiled in, even when no Rust file changes with it.
+
+fn main() {
+    println!("cargo:rerun-if-changed=migrations");
+}
