@@ -24,7 +24,9 @@ use workflow_receiver::embedded_postgres::Postgres;
 
 use crate::bulks::WRONG_BULKS;
 use crate::harness::{execution, rows, with};
+use crate::oracle::compare;
 use crate::process::{Process, program};
+use crate::small_disk::SmallDisk;
 
 const SENDERS: usize = 16;
 /// How many acknowledgements there must be between two blows: what is killed is at work.
@@ -261,35 +263,6 @@ impl Torture {
     }
 }
 
-/// A small file system of its own for the spool, where this test may make one.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=96m", "none"]).arg(at);
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    /// Takes all the space that is left.
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let mut file = std::fs::File::create(&filler).unwrap();
-        for size in [1 << 20, 1 << 12] {
-            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
-        }
-        filler
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 fn children(parent: Pid) -> Vec<Pid> {
     let stat = |pid: &Path| std::fs::read_to_string(pid.join("stat")).ok();
     let is_child = |stat: String| {
@@ -302,46 +275,6 @@ fn children(parent: Pid) -> Vec<Pid> {
         .filter(|path| stat(path).is_some_and(is_child))
         .filter_map(|path| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?))
         .collect()
-}
-
-fn is_terminal(status: &Value) -> bool {
-    ["completed", "failed", "cancelled"].contains(&status.as_str().unwrap())
-}
-
-/// What is wrong with what PostgreSQL holds, given what was acknowledged.
-fn compare(acknowledged: &[Value], executions: &[Value], conflicts: &[Value]) -> Vec<String> {
-    let recorded: HashMap<_, _> =
-        executions.iter().map(|row| (row["execution_id"].as_str().unwrap(), row)).collect();
-    let aside: HashMap<_, _> = conflicts
-        .iter()
-        .map(|row| ((row["execution_id"].as_str().unwrap(), row["status"].as_str().unwrap()), row))
-        .collect();
-    let mut deliveries: HashMap<&str, i64> = HashMap::new();
-    let mut wrong = Vec::new();
-    for body in acknowledged {
-        let (id, status) = (body["execution_id"].as_str().unwrap(), &body["status"]);
-        let Some(row) = recorded.get(id) else {
-            wrong.push(format!("lost: {body}"));
-            continue;
-        };
-        *deliveries.entry(id).or_default() += 1;
-        if is_terminal(status) && &row["status"] != status {
-            if !is_terminal(&row["status"]) {
-                wrong.push(format!("the outcome is lost: {body}, recorded {row}"));
-            } else if !aside.contains_key(&(id, status.as_str().unwrap())) {
-                wrong.push(format!("the contradiction is lost: {body}, recorded {row}"));
-            }
-        }
-        if row["bulk_id"] != body["bulk_id"] {
-            wrong.push(format!("another bulk: {body}, recorded {row}"));
-        }
-    }
-    for (id, count) in deliveries {
-        if recorded[id]["deliveries"].as_i64().unwrap() < count {
-            wrong.push(format!("{id}: {count} deliveries were acknowledged, recorded {}", recorded[id]));
-        }
-    }
-    wrong
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -5,20 +5,25 @@
 
 #![expect(missing_docs, reason = "config/default.toml documents every key, once")]
 
+mod complaint;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use config::builder::DefaultState;
-use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
+use ::config::builder::DefaultState;
+use ::config::{Config, ConfigBuilder, Environment, File, FileFormat};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgConnectOptions;
 
+pub use complaint::SettingsError;
+use complaint::{explain, lasting, not_allowed, unreadable, within};
+
 /// `config/default.toml`: every setting with its default and what it means.
-pub const DEFAULTS: &str = include_str!("../config/default.toml");
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Everything that can be set. The keys' meanings and limits stand in `config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -142,24 +147,6 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     text.parse().map_err(|_| D::Error::custom("must be an IP address and a port, like 127.0.0.1:8080"))
 }
 
-/// What is wrong with the settings.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// A file or variable cannot be read as settings; the text says where.
-    #[error("{0}")]
-    Unreadable(String),
-    /// A value outside of what is allowed.
-    #[error("{key} = {value}: {allowed}")]
-    NotAllowed {
-        /// The setting's key, as in `config/default.toml`.
-        key: String,
-        /// The value; never a secret's.
-        value: String,
-        /// What is allowed, and what to do.
-        allowed: String,
-    },
-}
-
 impl Settings {
     /// Reads the defaults, then `file` if one is named, then the environment, and checks them.
     ///
@@ -258,53 +245,6 @@ impl Database {
             ),
         }
     }
-}
-
-/// A file that is no TOML. The parser shows the line at fault, which may hold a secret: left out.
-fn unreadable(error: ConfigError) -> SettingsError {
-    SettingsError::Unreadable(match error {
-        ConfigError::FileParse { uri, cause } => {
-            let cause = cause.to_string();
-            let (place, why) = (cause.lines().next(), cause.lines().last());
-            format!("{}: {}: {}", uri.unwrap_or_default(), place.unwrap_or_default(), why.unwrap_or_default())
-        }
-        other => other.to_string(),
-    })
-}
-
-/// Names the key and its value, which the errors of the library do not always.
-fn explain(error: ConfigError, layers: &Config) -> SettingsError {
-    let (key, why) = match error {
-        ConfigError::Type { key: Some(key), expected, .. } => (key, format!("must be {expected}")),
-        ConfigError::At { key: Some(key), error, .. } => {
-            (key, error.to_string().replace("expected a duration", "must be a duration, like 10s"))
-        }
-        other => return SettingsError::Unreadable(other.to_string()),
-    };
-    let secret = key == "database.url" || key.starts_with("auth.");
-    match layers.get_string(&key) {
-        Ok(value) if key.contains('.') && !secret => SettingsError::NotAllowed { key, value, allowed: why },
-        Ok(_) => SettingsError::Unreadable(format!("{key}: a plain value cannot stand here")),
-        Err(_) => SettingsError::Unreadable(format!("{key}: {why}")),
-    }
-}
-
-fn not_allowed<T>(key: &str, value: &str, allowed: String) -> Result<T, SettingsError> {
-    Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_owned(), allowed })
-}
-
-fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    not_allowed(key, &value.to_string(), format!("must be from {least} to {most}"))
-}
-
-fn lasting(key: &'static str, value: Duration, least: Duration, most: Duration) -> Result<(), SettingsError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    not_allowed(key, &format!("{value:?}"), format!("must be from {least:?} to {most:?}"))
 }
 
 #[cfg(test)]
