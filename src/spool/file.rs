@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::log::Log;
-use super::{Reader, SpoolError, Writer, salvage};
+use super::{Reader, Seq, SpoolError, Writer, salvage};
 use crate::config;
 use crate::metrics::Metrics;
 
@@ -18,6 +18,9 @@ const APPLICATION_ID: i64 = 0x5746_5253;
 /// The version of the layout below. A change comes with the step from the version before it.
 pub(super) const VERSION: i64 = 1;
 
+/// No spool comes so far: a number beyond is damage.
+pub(super) const LAST_SEQ: Seq = 1 << 48;
+
 const LAYOUT: &str = "
     CREATE TABLE deliveries (
         seq         INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
@@ -25,7 +28,7 @@ const LAYOUT: &str = "
         checksum    INTEGER NOT NULL,                  -- CRC-32 of received_at (8 bytes, little-endian) and body
         body        BLOB    NOT NULL                   -- the exact bytes of the webhook
     ) STRICT;
-    -- All up to here was recorded and forgotten: one row.
+    -- All up to here was recorded and forgotten: one row, which only serves to count losses.
     CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
     INSERT INTO forgotten VALUES (0);
 ";
@@ -115,14 +118,16 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         ))?;
     }
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-    if verdict != "ok" {
-        return Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(verdict),
-        )));
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    let beyond = "SELECT count(*) FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ?";
+    let beyond: i64 = connection.query_row(beyond, [LAST_SEQ], |r| r.get(0))?;
+    if check == "ok" && beyond == 0 {
+        return Ok(connection);
     }
-    Ok(connection)
+    Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(check),
+    )))
 }
 
 #[cfg(test)]

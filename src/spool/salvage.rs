@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction};
 use time::OffsetDateTime;
 
+use super::file::LAST_SEQ;
 use super::log::Log;
 use super::{Seq, SpoolError, file};
 use crate::metrics::Metrics;
@@ -112,7 +113,7 @@ impl Salvage {
     fn run(mut self, from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
         let place = |query: &str| {
             let place = from.query_row(query, [], |row| row.get(0));
-            place.ok().filter(|place: &Seq| (0..1 << 48).contains(place))
+            place.ok().filter(|place: &Seq| (0..=LAST_SEQ).contains(place))
         };
         self.end = place("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'");
         let forgotten = place("SELECT through FROM forgotten");
@@ -173,7 +174,7 @@ impl Salvage {
         (seq, received_at, checksum, body): Delivery,
         to: &Transaction,
     ) -> rusqlite::Result<()> {
-        let plausible = (1..=self.end.unwrap_or(1 << 48)).contains(&seq);
+        let plausible = (1..=self.end.unwrap_or(LAST_SEQ)).contains(&seq);
         let mut same: Statement =
             to.prepare("SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?")?;
         let there: Option<bool> = same.query_row((checksum, &body, seq), |row| row.get(0)).optional()?;

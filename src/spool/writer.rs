@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::reader::{checksum, from_micros, to_micros};
 use super::reserve::Reserve;
-use super::{Kept, Recorded, SpoolError, file};
+use super::{Kept, Recorded, Seq, SpoolError, file};
 use crate::config;
 use crate::intake::{Arrival, Refused};
 use crate::metrics::Metrics;
@@ -45,12 +45,16 @@ impl Writer {
         lock: File,
         settings: &config::Spool,
     ) -> Result<Self, SpoolError> {
-        let (last, through): (Option<i64>, i64) = connection.query_row(
-            "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), through FROM forgotten",
+        // What there is, is there: the rows decide, and no mark that could be damaged on its own.
+        let (first, last, sequence): (Option<Seq>, Option<Seq>, Option<Seq>) = connection.query_row(
+            "SELECT (SELECT min(seq) FROM deliveries), (SELECT max(seq) FROM deliveries),
+                    (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries')",
             [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
-        let kept = Kept { through: last.unwrap_or(0), forgotten: through, ..Kept::default() };
+        let through = last.or(sequence).unwrap_or(0);
+        let forgotten = first.map_or(through, |first| first - 1);
+        let kept = Kept { through, forgotten, ..Kept::default() };
         let mut writer = Self {
             connection,
             reserve: Reserve::new(&settings.dir),
@@ -195,7 +199,7 @@ impl Writer {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
             let mut insert = transaction.prepare_cached(
-                "INSERT INTO deliveries (received_at, checksum, body) VALUES (?, ?, ?) RETURNING seq",
+                "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)",
             )?;
             group
                 .iter()
@@ -206,8 +210,14 @@ impl Writer {
                     }
                     room -= size;
                     let micros = to_micros(delivery.received_at);
-                    let row = (micros, checksum(micros, &delivery.body), &*delivery.body);
-                    through = insert.query_row(row, |row| row.get(0))?;
+                    // Always behind what this process has seen, so that the reader comes to it.
+                    insert.execute((
+                        through + 1,
+                        micros,
+                        checksum(micros, &delivery.body),
+                        &*delivery.body,
+                    ))?;
+                    through += 1;
                     Ok(Ok(()))
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?

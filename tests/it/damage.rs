@@ -222,16 +222,45 @@ async fn damage_beside_the_body_is_told_by_the_checksum_too() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_what_is_counted_hides_no_delivery() {
+    for damage in [
+        "UPDATE forgotten SET through = 1000000",
+        "UPDATE forgotten SET through = -5",
+        "DELETE FROM forgotten",
+        "UPDATE sqlite_sequence SET seq = 2",
+        "UPDATE sqlite_sequence SET seq = 4611686018427387904",
+        "UPDATE sqlite_sequence SET seq = -1",
+        "DELETE FROM sqlite_sequence",
+    ] {
+        let dir = spooled(ids(5)).await;
+        let file = Sqlite::open(spool(dir.path())).unwrap();
+        file.execute(damage, []).unwrap();
+        drop(file);
+        let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+        assert_eq!(recorded(&receiver).await, 5, "{damage}");
+        receiver.accept(execution("after", "completed")).await;
+        assert_eq!(recorded(&receiver).await, 6, "{damage}");
+    }
+}
+
 /// A row's number is in no checksum; SQLite finds such damage by the order of its tree.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_whose_number_is_altered_is_saved_and_so_are_all_others() {
     for (from, to) in [(51, 50), (51, 49), (56, 40), (50, 114), (50, 2)] {
         let dir = spooled(ids(100)).await;
         let mut bytes = fs::read(spool(dir.path())).unwrap();
-        // A cell: its length, the row's number, the length of its header, the (empty) first column.
-        let cells: Vec<_> = (0..bytes.len() - 4)
-            .filter(|at| bytes[*at] == from && (5..=7).contains(&bytes[at + 1]) && bytes[at + 2] == 0)
-            .collect();
+        // A cell: its length, the row's number, the length of its header, the (empty) first column; its
+        // body is near.
+        let body = format!("\"e{}\"", from - 1).into_bytes();
+        let is_cell = |at: &usize| {
+            let cell = &bytes[*at..bytes.len().min(at + 60)];
+            cell[0] == from
+                && (5..=7).contains(&cell[1])
+                && cell[2] == 0
+                && cell.windows(body.len()).any(|window| window == body)
+        };
+        let cells: Vec<_> = (0..bytes.len() - 4).filter(is_cell).collect();
         assert!(!cells.is_empty());
         for at in cells {
             bytes[at] = to;
