@@ -122,6 +122,9 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
     let beyond = "SELECT count(*) FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ?";
     let beyond: i64 = connection.query_row(beyond, [LAST_SEQ], |r| r.get(0))?;
     if check == "ok" && beyond == 0 {
+        // The log begins anew: what it holds after a crash is then all of one life (`log.rs`). On a
+        // full disk that has to wait.
+        let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         return Ok(connection);
     }
     Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(

@@ -4,7 +4,8 @@
 //! that was cut off, and forgets what follows. That is right after a power cut, where at most the
 //! last transaction can be incomplete: each one is on disk before the next begins. If more than one
 //! commit follows the misfit, the log is damaged in its middle, and acknowledged deliveries stand
-//! behind. Format: <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
+//! behind. (Writes that failed or were killed leave such traces, too; so the log is begun anew at
+//! every start and after every failure.) Format: <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
 
 use std::fs::{self, File};
 use std::io;

@@ -158,10 +158,8 @@ impl Writer {
             Err(error) => {
                 let refused = if disk_full(&error) { Refused::Full } else { Refused::Failing };
                 self.refusing(Some(refused), Some(&error));
-                if refused == Refused::Failing {
-                    // What a failed fsync left in the log must not be taken for a commit one day.
-                    let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
-                }
+                // What a failed write left in the log must not be taken for a commit one day (`log.rs`).
+                let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
                 vec![Err(refused); group.len()]
             }
         };
