@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Row, Statement, Transaction};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use time::OffsetDateTime;
 
 use super::file::LAST_SEQ;
@@ -109,6 +109,8 @@ struct Salvage {
 
 type Delivery = (Seq, i64, i64, Vec<u8>);
 
+const SELECT: &str = "SELECT seq, received_at, checksum, body FROM deliveries";
+
 impl Salvage {
     fn run(mut self, from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
         let place = |query: &str| {
@@ -122,10 +124,9 @@ impl Salvage {
         if !whole {
             // From the other end, and then into the hole between.
             let (_, first) = self.walk(from, "ORDER BY seq DESC", &to)?;
-            let hole = last.unwrap_or(0) + 1..first.or(self.end).unwrap_or(0);
-            if let Ok(mut one) =
-                from.prepare("SELECT seq, received_at, checksum, body FROM deliveries WHERE seq = ?")
-            {
+            let behind = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
+            let hole = last.unwrap_or(0) + 1..behind;
+            if let Ok(mut one) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
                 for seq in hole.take(TRIES) {
                     if let Ok(Some(delivery)) = one.query_row([seq], read).optional() {
                         self.save(delivery, &to)?;
@@ -151,8 +152,7 @@ impl Salvage {
         to: &Transaction,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
-        let query = format!("SELECT seq, received_at, checksum, body FROM deliveries {order}");
-        let Ok(mut statement) = from.prepare(&query) else { return Ok((false, None)) };
+        let Ok(mut statement) = from.prepare(&format!("{SELECT} {order}")) else { return Ok((false, None)) };
         let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };
         loop {
             match rows.next() {
@@ -175,8 +175,8 @@ impl Salvage {
         to: &Transaction,
     ) -> rusqlite::Result<()> {
         let plausible = (1..=self.end.unwrap_or(LAST_SEQ)).contains(&seq);
-        let mut same: Statement =
-            to.prepare("SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?")?;
+        let same = "SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?";
+        let mut same = to.prepare_cached(same)?;
         let there: Option<bool> = same.query_row((checksum, &body, seq), |row| row.get(0)).optional()?;
         if there == Some(true) {
             return Ok(());

@@ -36,6 +36,8 @@ pub(crate) struct Writer {
     reserve: Reserve,
     max_bytes: u64,
     kept: Kept,
+    /// The part of the file that holds nothing, in bytes.
+    unused: u64,
     _lock: File,
 }
 
@@ -60,6 +62,7 @@ impl Writer {
             reserve: Reserve::new(&settings.dir),
             max_bytes: settings.max_bytes,
             kept,
+            unused: 0,
             _lock: lock,
         };
         writer.measure()?;
@@ -247,8 +250,9 @@ impl Writer {
     }
 
     fn measure(&mut self) -> rusqlite::Result<()> {
-        let pages = self.pragma("page_count")? - self.pragma("freelist_count")?;
-        self.kept.bytes = pages * self.pragma("page_size")?;
+        let (free, page_size) = (self.pragma("freelist_count")?, self.pragma("page_size")?);
+        self.unused = free * page_size;
+        self.kept.bytes = (self.pragma("page_count")? - free) * page_size;
         self.kept.oldest = self
             .connection
             .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
@@ -261,10 +265,10 @@ impl Writer {
     /// Gives the disk back what a long backlog took, or what the reserve needs. Cheap by then: what
     /// is left is small.
     fn shrink(&mut self) {
-        let unused = self.pragma("freelist_count").and_then(|free| Ok(free * self.pragma("page_size")?));
         let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
-        if unused.is_ok_and(|unused| unused > enough) && self.kept.bytes < SHRINK_BELOW {
-            match self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)") {
+        if self.unused > enough && self.kept.bytes < SHRINK_BELOW {
+            let shrunk = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)");
+            match shrunk.and_then(|()| self.measure()) {
                 Ok(()) => tracing::info!("the spool gave its space back after a backlog"),
                 Err(error) => tracing::debug!(%error, "the spool could not give its space back yet"),
             }
