@@ -1,4 +1,4 @@
-//! The command line: `workflow-receiver [serve | migrate | healthcheck]`.
+//! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | new-token]`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,11 +7,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use sqlx::postgres::PgConnectOptions;
 use workflow_receiver::app::Receiver;
+use workflow_receiver::commands::{self, Failure};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
 use workflow_receiver::{healthcheck, store, telemetry};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -26,7 +25,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand)]
 enum Command {
     /// Receive webhooks (the default)
     Serve,
@@ -34,6 +33,11 @@ enum Command {
     Migrate,
     /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
     Healthcheck,
+    /// Look at what is no execution, mend it, or drop it
+    #[command(subcommand)]
+    Quarantine(commands::quarantine::Quarantine),
+    /// Make a token for the URL that the sender is given (auth.url_tokens)
+    NewToken,
 }
 
 fn main() -> ExitCode {
@@ -54,12 +58,18 @@ fn failed(error: &Failure) -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(Command::NewToken) = arguments.command {
+        println!("{}", commands::new_token::new_token());
+        return Ok(());
+    }
     let settings = Settings::load(arguments.config.as_deref())?;
-    match arguments.command.unwrap_or(Command::Serve) {
+    match arguments.command.as_ref().unwrap_or(&Command::Serve) {
+        Command::NewToken => Ok(()),
         Command::Healthcheck => {
-            println!("{}", healthcheck(settings.admin.listen).await?);
+            println!("{}", healthcheck(&settings.admin).await?);
             Ok(())
         }
+        Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings)?).await,
         Command::Migrate => {
             telemetry::init(&settings.log)?;
             let Some(database) = settings.database.connect_options()? else {
@@ -110,8 +120,8 @@ async fn receive(
     };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
-    if settings.auth.allow_unauthenticated || settings.http.listen.ip().is_loopback() {
-        tracing::warn!("webhooks are not authenticated: whoever reaches the port can post");
+    if settings.auth.allow_unauthenticated || !settings.auth.names_someone() {
+        tracing::warn!("webhooks are NOT authenticated: whoever reaches the port can post (auth.*)");
     }
     if let Some(psql) = psql_line {
         println!(

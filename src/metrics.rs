@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
+use crate::auth::Refusal;
 use crate::spool::Kept;
 use crate::store::Outcome;
 
@@ -33,11 +34,19 @@ pub(crate) struct Metrics {
     salvaged: Counter,
     unreadable: Counter,
     panics: Counter,
+    unauthenticated: Family<Reason, Counter>,
+    connections_refused: Counter,
+    quarantine_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,7 +73,7 @@ impl Metrics {
         let recorded = Family::default();
         r.register(
             "deliveries_recorded",
-            "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, quarantined",
+            "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, quarantined, dropped",
             recorded.clone(),
         );
         let batch_rows = rows();
@@ -123,6 +132,24 @@ impl Metrics {
         );
         let panics = Counter::default();
         r.register("panics", "Requests that ended in a panic: each is a bug", panics.clone());
+        let unauthenticated = Family::default();
+        r.register(
+            "webhooks_unauthenticated",
+            "Requests answered 401, by reason: no_credentials, timestamp, signature, secret, token",
+            unauthenticated.clone(),
+        );
+        let connections_refused = Counter::default();
+        r.register(
+            "connections_refused",
+            "Connections closed at once, since as many as may be were waiting for the receiver",
+            connections_refused.clone(),
+        );
+        let quarantine_dropped = Counter::default();
+        r.register(
+            "quarantine_dropped",
+            "Deliveries answered 422 that the quarantine had no room for (quarantine.max_rows, max_bytes)",
+            quarantine_dropped.clone(),
+        );
         Self {
             registry: r,
             answers,
@@ -140,6 +167,9 @@ impl Metrics {
             salvaged,
             unreadable,
             panics,
+            unauthenticated,
+            connections_refused,
+            quarantine_dropped,
         }
     }
 
@@ -174,6 +204,18 @@ impl Metrics {
     pub(crate) fn spool_salvaged(&self, saved: u64, lost: u64) {
         self.salvaged.inc_by(saved);
         self.unreadable.inc_by(lost);
+    }
+
+    pub(crate) fn unauthenticated(&self, refusal: Refusal) {
+        self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() }).inc();
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    pub(crate) fn quarantine_dropped(&self, deliveries: usize) {
+        self.quarantine_dropped.inc_by(deliveries as u64);
     }
 
     pub(crate) fn panicked(&self) {

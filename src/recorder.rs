@@ -65,6 +65,7 @@ pub(crate) struct Recorder {
     pub(crate) database: PgConnectOptions,
     pub(crate) settings: config::Database,
     pub(crate) limits: Limits,
+    pub(crate) quarantine: config::Quarantine,
     pub(crate) max_backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// What the spool holds.
@@ -168,7 +169,7 @@ impl Recorder {
     async fn attempt(&self, link: &mut Link, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
         // What is said here is said to no row.
         let store = self.connected(link).await.map_err(Fault::not_of_a_row)?;
-        let record = AssertUnwindSafe(store.record(items)).catch_unwind();
+        let record = AssertUnwindSafe(store.record(items, self.quarantine)).catch_unwind();
         match timeout(self.settings.statement_timeout, record).await {
             Ok(Ok(recorded)) => recorded.map_err(Fault::while_recording),
             Err(_) => Err(Fault::Slow),
@@ -251,8 +252,18 @@ impl Recorder {
                 Outcome::Quarantined => {
                     tracing::warn!("a delivery that is no execution is kept in quarantine");
                 }
+                // Many may follow: said once a batch, below.
+                Outcome::Dropped => {}
                 _ => tracing::debug!(execution_id, outcome = outcome.as_str(), "recorded"),
             }
+        }
+        let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::Dropped).count();
+        if dropped > 0 {
+            self.metrics.quarantine_dropped(dropped);
+            tracing::error!(
+                dropped,
+                "the quarantine is full: deliveries that are no execution, and were answered 422, are not kept"
+            );
         }
         if let Some(oldest) = items.iter().map(Item::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);

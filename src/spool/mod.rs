@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod reader;
 mod reserve;
+mod row;
 mod salvage;
 mod writer;
 

@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::reader::{checksum, from_micros, to_micros};
 use super::reserve::Reserve;
+use super::row::{COLUMNS, Stored, from_micros};
 use super::{Kept, Recorded, Seq, SpoolError, file};
 use crate::config;
 use crate::intake::{Arrival, Refused};
@@ -199,9 +199,8 @@ impl Writer {
         let mut through = self.kept.through;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)",
-            )?;
+            let insert = format!("INSERT INTO deliveries (seq, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
+            let mut insert = transaction.prepare_cached(&insert)?;
             group
                 .iter()
                 .map(|Arrival { delivery, .. }| {
@@ -210,13 +209,15 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    let micros = to_micros(delivery.received_at);
+                    let row = Stored::new(delivery);
                     // Always behind what this process has seen, so that the reader comes to it.
                     insert.execute((
                         through + 1,
-                        micros,
-                        checksum(micros, &delivery.body),
-                        &*delivery.body,
+                        row.received_at,
+                        row.authenticated_by,
+                        row.acknowledged,
+                        row.checksum,
+                        row.body,
                     ))?;
                     through += 1;
                     Ok(Ok(()))
