@@ -140,7 +140,11 @@ impl Receiver {
             recording: reporting,
             give_up: give_up.clone(),
         };
+        let requests = Slots::new(settings.http.max_requests);
+        let memory = Memory::new(settings.http.max_bytes_in_flight);
         let admin_door = Admin {
+            requests: requests.clone(),
+            memory: memory.clone(),
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
@@ -152,8 +156,8 @@ impl Receiver {
             intake,
             metrics: metrics.clone(),
             authenticator: Authenticator::new(&settings.auth),
-            requests: Slots::new(settings.http.max_requests),
-            memory: Memory::new(settings.http.max_bytes_in_flight),
+            requests,
+            memory,
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
         };

@@ -97,7 +97,10 @@ impl IntakeDepth {
 const FREE: usize = 64 << 10;
 /// The memory that bodies may take together (`http.max_bytes_in_flight`).
 #[derive(Debug, Clone)]
-pub(crate) struct Memory(Arc<Semaphore>);
+pub(crate) struct Memory {
+    bytes: usize,
+    left: Arc<Semaphore>,
+}
 
 /// One body's share of it, given back when dropped.
 #[derive(Debug)]
@@ -109,7 +112,12 @@ pub(crate) struct Share {
 
 impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes)))
+        Self { bytes, left: Arc::new(Semaphore::new(bytes)) }
+    }
+
+    /// How many bytes are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.bytes - self.left.available_permits()
     }
 
     /// A share for one body, empty yet.
@@ -138,7 +146,7 @@ impl Share {
         let beyond = self.size.saturating_sub(before);
         if beyond > 0 {
             let beyond = u32::try_from(beyond).map_err(|_| Refused::Busy)?;
-            let permit = self.memory.0.clone().try_acquire_many_owned(beyond).map_err(|_| Refused::Busy)?;
+            let permit = self.memory.left.clone().try_acquire_many_owned(beyond).map_err(|_| Refused::Busy)?;
             match &mut self.beyond_free {
                 Some(held) => held.merge(permit),
                 none => *none = Some(permit),

@@ -83,6 +83,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Serve => {
             telemetry::init(&settings.log)?;
+            telemetry::log_panics();
             settings.check_door()?;
             let shutdown = Shutdown::default();
             tokio::select! {

@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     record_delay: Histogram,
     retries: Counter,
     connected: Gauge,
+    requests_in_hand: Gauge,
+    body_memory: Gauge,
     intake_depth: Gauge,
     spool_depth: Gauge,
     spool_bytes: Gauge,
@@ -37,6 +39,14 @@ pub(crate) struct Metrics {
     unauthenticated: Family<Reason, Counter>,
     connections_refused: Counter,
     quarantine_dropped: Counter,
+}
+
+/// How full things are, asked when the page is.
+#[derive(Debug)]
+pub(crate) struct Levels {
+    pub(crate) requests_in_hand: usize,
+    pub(crate) body_memory: usize,
+    pub(crate) intake_depth: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +104,19 @@ impl Metrics {
             "database_up",
             "1 while recording works, 0 while PostgreSQL is away or refuses",
             connected.clone(),
+        );
+        let requests_in_hand = Gauge::default();
+        r.register(
+            "requests_in_hand",
+            "Requests to the webhook route that are not answered yet",
+            requests_in_hand.clone(),
+        );
+        let body_memory = Gauge::default();
+        r.register_with_unit(
+            "body_memory",
+            "Memory that bodies take beyond what each may take freely (http.max_bytes_in_flight)",
+            Unit::Bytes,
+            body_memory.clone(),
         );
         let intake_depth = Gauge::default();
         r.register("intake_depth", "Deliveries in process that wait for the disk", intake_depth.clone());
@@ -158,6 +181,8 @@ impl Metrics {
             record_delay,
             retries,
             connected,
+            requests_in_hand,
+            body_memory,
             intake_depth,
             spool_depth,
             spool_bytes,
@@ -223,8 +248,11 @@ impl Metrics {
     }
 
     /// The text of `/metrics`, with the gauges as of now.
-    pub(crate) fn render(&self, intake_depth: usize, kept: &Kept) -> String {
-        self.intake_depth.set(i64::try_from(intake_depth).unwrap_or(i64::MAX));
+    pub(crate) fn render(&self, now: &Levels, kept: &Kept) -> String {
+        let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.requests_in_hand.set(level(now.requests_in_hand));
+        self.body_memory.set(level(now.body_memory));
+        self.intake_depth.set(level(now.intake_depth));
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
         self.spool_oldest_age.set(kept.oldest.map_or(0.0, age));

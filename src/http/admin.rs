@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Admin;
 use super::problem::Problem;
 use crate::auth::Token;
+use crate::metrics::Levels;
 use crate::recorder::Recording;
 
 /// The answer to `/health/live` and `/health/ready`.
@@ -71,6 +72,11 @@ pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 /// All metrics, as Prometheus reads them.
 pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let kept = *admin.kept.borrow();
-    let page = admin.metrics.render(admin.intake.get(), &kept);
+    let levels = Levels {
+        requests_in_hand: admin.requests.taken(),
+        body_memory: admin.memory.taken(),
+        intake_depth: admin.intake.get(),
+    };
+    let page = admin.metrics.render(&levels, &kept);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
 }

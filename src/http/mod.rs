@@ -55,6 +55,8 @@ pub(crate) fn public(door: Door) -> Router {
 /// What the admin port needs.
 #[derive(Clone)]
 pub(crate) struct Admin {
+    pub(crate) requests: Arc<Slots>,
+    pub(crate) memory: Memory,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: watch::Receiver<Kept>,

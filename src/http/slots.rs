@@ -60,8 +60,8 @@ impl Slots {
         Some(Slot { slots: self.clone(), evicted: Arc::default(), turn: Mutex::new(0) })
     }
 
-    #[cfg(test)]
-    fn taken(&self) -> usize {
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
         self.state().taken
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{TestReceiver, execution, with};
 
 /// Checks the form of an error, and gives back the end of its type and its detail.
-async fn problem(answer: Response, status: u16) -> (String, String) {
+pub(crate) async fn problem(answer: Response, status: u16) -> (String, String) {
     assert_eq!(answer.status(), status);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     let body: Value = answer.json().await.unwrap();
@@ -19,7 +19,7 @@ async fn problem(answer: Response, status: u16) -> (String, String) {
     (kind.to_owned(), body["detail"].as_str().unwrap().to_owned())
 }
 
-async fn count(receiver: &TestReceiver, table: &str) -> i64 {
+pub(crate) async fn count(receiver: &TestReceiver, table: &str) -> i64 {
     receiver.row(&format!("SELECT count(*) FROM {table}")).await["count"].as_i64().unwrap()
 }
 

@@ -254,9 +254,9 @@ async fn a_row_whose_number_is_altered_is_saved_and_so_are_all_others() {
         // body is near.
         let body = format!("\"e{}\"", from - 1).into_bytes();
         let is_cell = |at: &usize| {
-            let cell = &bytes[*at..bytes.len().min(at + 60)];
+            let cell = &bytes[*at..bytes.len().min(at + 70)];
             cell[0] == from
-                && (5..=7).contains(&cell[1])
+                && (7..=9).contains(&cell[1])
                 && cell[2] == 0
                 && cell.windows(body.len()).any(|window| window == body)
         };
