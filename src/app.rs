@@ -169,7 +169,10 @@ impl Receiver {
         let spool_metrics = metrics.clone();
         let runtime = tokio::runtime::Handle::current();
         parts.spawn_blocking(move || {
-            ("the spool", writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics).map_err(Into::into))
+            (
+                "the spool",
+                writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics).map_err(Into::into),
+            )
         });
         parts.spawn(record(worker, reader));
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());

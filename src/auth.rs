@@ -55,7 +55,9 @@ impl Method {
     /// The one with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Signature, Self::SecretHeader, Self::UrlToken, Self::None].into_iter().find(|m| m.as_str() == name)
+        [Self::Signature, Self::SecretHeader, Self::UrlToken, Self::None]
+            .into_iter()
+            .find(|m| m.as_str() == name)
     }
 }
 
@@ -170,7 +172,8 @@ impl Authenticator {
         let timestamp = headers.get(TIMESTAMP).map_or(&[][..], HeaderValue::as_bytes);
         let signed = || {
             let mac = mac(signature).ok_or(Refusal::Signature)?;
-            let digits = std::str::from_utf8(timestamp).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+            let digits =
+                std::str::from_utf8(timestamp).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
             let seconds: u64 = digits.and_then(|t| t.parse().ok()).ok_or(Refusal::Timestamp)?;
             let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
             if seconds.abs_diff(now) > self.tolerance.as_secs() {
@@ -320,13 +323,18 @@ mod tests {
         }
         let (later, padded) = ((NOW + 1).to_string(), format!("0{NOW}"));
         for wrong in [&later, &padded] {
-            assert_eq!(with(VECTOR, wrong, BODY, NOW), Err(Refusal::Signature), "another timestamp was signed");
+            assert_eq!(
+                with(VECTOR, wrong, BODY, NOW),
+                Err(Refusal::Signature),
+                "another timestamp was signed"
+            );
         }
         for body in [&BODY[..BODY.len() - 1], b"", b"{\"execution_id\":\"x\",\"n\":2}"] {
             assert_eq!(with(VECTOR, &stamp, body, NOW), Err(Refusal::Signature), "another body was signed");
         }
         let digits = &VECTOR["sha256=".len()..];
-        let (short, long, other) = (&VECTOR[..VECTOR.len() - 1], format!("{VECTOR}0"), VECTOR.replace("ad6", "ad7"));
+        let (short, long, other) =
+            (&VECTOR[..VECTOR.len() - 1], format!("{VECTOR}0"), VECTOR.replace("ad6", "ad7"));
         let (no_hex, of_other_kind) = (VECTOR.replace('a', "g"), format!("sha512={digits}"));
         for wrong in ["", "sha256=", digits, short, &long, &other, &no_hex, &of_other_kind] {
             assert_eq!(with(wrong, &stamp, BODY, NOW), Err(Refusal::Signature), "{wrong}");

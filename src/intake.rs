@@ -146,7 +146,8 @@ impl Share {
         let beyond = self.size.saturating_sub(before);
         if beyond > 0 {
             let beyond = u32::try_from(beyond).map_err(|_| Refused::Busy)?;
-            let permit = self.memory.left.clone().try_acquire_many_owned(beyond).map_err(|_| Refused::Busy)?;
+            let permit =
+                self.memory.left.clone().try_acquire_many_owned(beyond).map_err(|_| Refused::Busy)?;
             match &mut self.beyond_free {
                 Some(held) => held.merge(permit),
                 none => *none = Some(permit),

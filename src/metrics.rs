@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     retries: Counter,
     connected: Gauge,
     requests_in_hand: Gauge,
+    requests_reading: Gauge,
     body_memory: Gauge,
     intake_depth: Gauge,
     spool_depth: Gauge,
@@ -45,6 +46,7 @@ pub(crate) struct Metrics {
 #[derive(Debug)]
 pub(crate) struct Levels {
     pub(crate) requests_in_hand: usize,
+    pub(crate) requests_reading: usize,
     pub(crate) body_memory: usize,
     pub(crate) intake_depth: usize,
 }
@@ -110,6 +112,12 @@ impl Metrics {
             "requests_in_hand",
             "Requests to the webhook route that are not answered yet",
             requests_in_hand.clone(),
+        );
+        let requests_reading = Gauge::default();
+        r.register(
+            "requests_reading",
+            "Those of them whose sender has not sent all of the body yet",
+            requests_reading.clone(),
         );
         let body_memory = Gauge::default();
         r.register_with_unit(
@@ -182,6 +190,7 @@ impl Metrics {
             retries,
             connected,
             requests_in_hand,
+            requests_reading,
             body_memory,
             intake_depth,
             spool_depth,
@@ -251,6 +260,7 @@ impl Metrics {
     pub(crate) fn render(&self, now: &Levels, kept: &Kept) -> String {
         let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.requests_in_hand.set(level(now.requests_in_hand));
+        self.requests_reading.set(level(now.requests_reading));
         self.body_memory.set(level(now.body_memory));
         self.intake_depth.set(level(now.intake_depth));
         self.spool_depth.set(kept.depth());

@@ -20,6 +20,9 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
         #[cfg(feature = "embedded-postgres")]
         None => Ok(crate::embedded_postgres::running(&settings.database.embedded_dir)?),
         #[cfg(not(feature = "embedded-postgres"))]
-        None => Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name".into()),
+        None => {
+            Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name"
+                .into())
+        }
     }
 }

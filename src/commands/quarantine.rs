@@ -205,7 +205,8 @@ impl Retry {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).map_err(|e| e.to_string());
         let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
         for (field, source) in &self.maps {
-            let pointer = if source.starts_with('/') { source.clone() } else { format!("/{}", escaped(source)) };
+            let pointer =
+                if source.starts_with('/') { source.clone() } else { format!("/{}", escaped(source)) };
             if let Some(value) = at(text, &pointer) {
                 fields.insert(field.clone(), raw(value)?);
             }

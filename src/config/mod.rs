@@ -298,7 +298,8 @@ impl Auth {
         let guessable = |token: &str| !(SHORTEST_TOKEN..=255).contains(&token.len());
         let unusable = |token: &str| guessable(token) || !token.chars().all(unreserved);
         if self.url_tokens.0.iter().any(|token| unusable(token.expose_secret())) {
-            let why = "each must be 16 to 255 of A-Z a-z 0-9 - . _ ~; `workflow-receiver new-token` makes one";
+            let why =
+                "each must be 16 to 255 of A-Z a-z 0-9 - . _ ~; `workflow-receiver new-token` makes one";
             return not_allowed("auth.url_tokens", NOT_SHOWN, why.to_owned());
         }
         Ok(())

@@ -81,12 +81,13 @@ async fn keep(
         return Err(Problem::TooLarge { max_body_bytes: door.max_body_bytes });
     }
     let reading = body::read(body, door.max_body_bytes, &door.memory);
-    let packed = timeout_at(deadline, reading).await.unwrap_or(Err(Problem::TooSlow)).inspect_err(|problem| {
-        // Whoever holds the memory longest without getting on has to give it back.
-        if matches!(problem, Problem::Refused(Refused::Busy)) {
-            door.requests.evict_longest();
-        }
-    })?;
+    let packed =
+        timeout_at(deadline, reading).await.unwrap_or(Err(Problem::TooSlow)).inspect_err(|problem| {
+            // Whoever holds the memory longest without getting on has to give it back.
+            if matches!(problem, Problem::Refused(Refused::Busy)) {
+                door.requests.evict_longest();
+            }
+        })?;
     slot.waits();
     let authenticated_by = claim.check(&packed.bytes)?;
     let body::Read { bytes: body, share } =

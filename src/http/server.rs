@@ -118,7 +118,13 @@ pub(crate) async fn serve(
 
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
-    protocol.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
+    // Who has said all that it will say may still wait for the answer: `half_close`.
+    protocol
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .half_close(true)
+        .max_buf_size(MAX_HEAD_BYTES);
     protocol
         .http2()
         .timer(TokioTimer::new())

@@ -65,6 +65,11 @@ impl Slots {
         self.state().taken
     }
 
+    /// How many of them the receiver waits for.
+    pub(crate) fn waited_for(&self) -> usize {
+        self.state().waited_for.len()
+    }
+
     /// Sends away the one waited for longest.
     pub(crate) fn evict_longest(&self) {
         self.state().evict_longest();
@@ -74,8 +79,12 @@ impl Slots {
     pub(crate) fn evict_late(&self) {
         let now = Instant::now();
         let mut state = self.state();
-        let late: Vec<u64> =
-            state.waited_for.iter().filter(|(_, waited)| waited.until <= now).map(|(turn, _)| *turn).collect();
+        let late: Vec<u64> = state
+            .waited_for
+            .iter()
+            .filter(|(_, waited)| waited.until <= now)
+            .map(|(turn, _)| *turn)
+            .collect();
         for turn in late {
             state.evict(turn);
         }

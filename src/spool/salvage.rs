@@ -159,7 +159,9 @@ impl Salvage {
         to: &Transaction,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
-        let Ok(mut statement) = from.prepare(&format!("{} {order}", self.select)) else { return Ok((false, None)) };
+        let Ok(mut statement) = from.prepare(&format!("{} {order}", self.select)) else {
+            return Ok((false, None));
+        };
         let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };
         loop {
             match rows.next() {

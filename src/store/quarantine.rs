@@ -26,7 +26,8 @@ pub(super) async fn keep(
     let mut places = Vec::new();
     for (place, item) in items.iter().enumerate() {
         if let Item::Quarantined(quarantined) = item {
-            let Quarantined { reason, body, received_at, authenticated_by, acknowledged: for_good } = quarantined;
+            let Quarantined { reason, body, received_at, authenticated_by, acknowledged: for_good } =
+                quarantined;
             hashes.push(Sha256::digest(body).to_vec());
             bodies.push(*body);
             reasons.push(&**reason);
@@ -147,7 +148,8 @@ impl Store {
             acknowledged: true,
         };
         let mut deliveries = vec![delivery(taken.first_received_at)];
-        deliveries.extend((1..taken.deliveries.min(MOST_DELIVERIES)).map(|_| delivery(taken.last_received_at)));
+        deliveries
+            .extend((1..taken.deliveries.min(MOST_DELIVERIES)).map(|_| delivery(taken.last_received_at)));
         let mut items = Vec::with_capacity(deliveries.len());
         for delivery in &deliveries {
             match Execution::parse(&text) {

@@ -117,7 +117,9 @@ async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
     accepted(signed(post(&format!("/{TOKEN}")), "wrong", now(), &body("url_token, wrongly signed"))).await;
     let wrong = &TOKEN[1..];
     let mut answers = Vec::new();
-    for suffix in ["", "/", "/x", "?token=", "?token", "?Token=x", &format!("/{wrong}"), &format!("?token={wrong}")] {
+    for suffix in
+        ["", "/", "/x", "?token=", "?token", "?Token=x", &format!("/{wrong}"), &format!("?token={wrong}")]
+    {
         answers.push(refused(post(suffix).body(body("refused"))).await);
     }
     answers.dedup();
@@ -208,7 +210,11 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH with spaces, and more", &["auth.url_tokens", "A-Z a-z"]),
         ("RECEIVER__AUTH__SECRET_HEADER", "true", &["auth.secret_header", "set auth.webhook_secrets"]),
         ("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", empty.to_str().unwrap(), &["_file", "the file is empty"]),
-        ("RECEIVER__AUTH__URL_TOKENS_FILE", "/absent", &["auth.url_tokens_file", "/absent", "cannot be read"]),
+        (
+            "RECEIVER__AUTH__URL_TOKENS_FILE",
+            "/absent",
+            &["auth.url_tokens_file", "/absent", "cannot be read"],
+        ),
         ("RECEIVER__ADMIN__TOKEN", "HUSH", &["admin.token", "at least 16"]),
         ("RECEIVER__ADMIN__LISTEN", "0.0.0.0:0", &["admin.listen", "RECEIVER__ADMIN__TOKEN"]),
         ("RECEIVER__AUTH", "HUSH", &["auth", "a plain value cannot stand here"]),

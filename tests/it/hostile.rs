@@ -40,7 +40,8 @@ async fn still_well(receiver: &TestReceiver) {
 }
 
 fn filled(id: &str, size: usize) -> String {
-    let body = |fill: usize| with(execution(id, "completed"), json!({ "fill": "x".repeat(fill) })).to_string();
+    let body =
+        |fill: usize| with(execution(id, "completed"), json!({ "fill": "x".repeat(fill) })).to_string();
     body(size - body(0).len())
 }
 
@@ -52,7 +53,9 @@ async fn who_does_not_finish_a_head_or_a_body_in_time_has_to_go() {
         s.http.body_timeout = Duration::from_millis(200);
     })
     .await;
-    for nothing_much in ["", "P", "POST / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+    for nothing_much in
+        ["", "P", "POST / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
         let mut stream = connected(&receiver, nothing_much).await;
         let mut answer = Vec::new();
         let _ = within(stream.read_to_end(&mut answer)).await;
@@ -68,7 +71,12 @@ async fn who_does_not_finish_a_head_or_a_body_in_time_has_to_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stops_half_way_leaves_nothing_behind() {
     let receiver = TestReceiver::start().await;
-    for part in ["POST", &head(100), &(head(100) + "{\"execution_id\":"), "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a"] {
+    for part in [
+        "POST",
+        &head(100),
+        &(head(100) + "{\"execution_id\":"),
+        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a",
+    ] {
         let mut stream = connected(&receiver, part).await;
         stream.shutdown().await.unwrap();
         let answer = rest(&mut stream).await;
@@ -108,7 +116,7 @@ async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in(
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let one = connected(&receiver, post("one", "connection: close\r\n")).await;
     let two = connected(&receiver, post("two", "connection: close\r\n")).await;
-    until(async || in_hand(2.0).await && receiver.metric("intake_depth").await >= 1.0).await;
+    until(async || in_hand(2.0).await && receiver.metric("requests_reading").await == 0.0).await;
     let refused = receiver.post(execution("three", "completed").to_string()).await;
     assert_eq!(problem(refused, 503).await.0, "busy");
     file.execute_batch("ROLLBACK").unwrap();
@@ -142,8 +150,16 @@ async fn large_bodies_share_a_bounded_memory_and_small_ones_always_fit() {
 async fn requests_sent_ahead_are_answered_in_order() {
     let receiver = TestReceiver::start().await;
     let last = "HEAD /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let answers = receiver.raw(post("a", "") + &post("b", "") + "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n" + last).await;
-    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    let answers = receiver
+        .raw(
+            post("a", "")
+                + &post("b", "")
+                + "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+                + last,
+        )
+        .await;
+    let statuses: Vec<_> =
+        answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "200", "404", "404"], "{answers}");
     assert_eq!(count(&receiver, "executions").await, 2);
 }
@@ -156,7 +172,9 @@ async fn who_asks_before_sending_is_told_to_go_on_or_why_not() {
     })
     .await;
     let ask = |path: &str, size: usize| {
-        format!("POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n")
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
+        )
     };
     let path = format!("{PATH}/a-token-of-enough-length");
     let body = execution("e", "completed").to_string();
@@ -193,7 +211,10 @@ async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_co
     let (one, two) = body.split_at(50);
     assert_eq!(status(post("gzip", [gzip(one), gzip(two)].concat())).await, 200);
     let row = receiver.row("SELECT payload, deliveries FROM executions").await;
-    assert_eq!(row, json!({ "payload": serde_json::from_str::<serde_json::Value>(&body).unwrap(), "deliveries": 5 }));
+    assert_eq!(
+        row,
+        json!({ "payload": serde_json::from_str::<serde_json::Value>(&body).unwrap(), "deliveries": 5 })
+    );
 
     let bomb = gzip(vec![b' '; 50_000_000]);
     assert_eq!(problem(post("gzip", bomb).send().await.unwrap(), 413).await.0, "too-large");
@@ -223,7 +244,8 @@ async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
         mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()
     };
     let request = receiver.client.post(&receiver.url).header("content-encoding", "gzip");
-    let request = request.header("x-webhook-timestamp", now).header("x-webhook-signature", format!("sha256={mac}"));
+    let request =
+        request.header("x-webhook-timestamp", now).header("x-webhook-signature", format!("sha256={mac}"));
     assert_eq!(request.body(packed).send().await.unwrap().status(), 200);
     let plain = execution("e", "completed").to_string();
     let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &plain);
@@ -235,7 +257,8 @@ async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
 async fn old_and_new_versions_of_http_are_understood() {
     let receiver = TestReceiver::start().await;
     let body = execution("1.0", "completed").to_string();
-    let answer = receiver.raw(format!("POST {PATH} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+    let answer =
+        receiver.raw(format!("POST {PATH} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
     assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
     let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
     let mut posts = tokio::task::JoinSet::new();
@@ -263,13 +286,21 @@ async fn odd_requests_get_their_answer() {
         (format!("OPTIONS * HTTP/1.1\r\n{close}\r\n"), "404"),
         (format!("CONNECT example.com:443 HTTP/1.1\r\n{close}\r\n"), "404"),
         (format!("BREW {PATH} HTTP/1.1\r\n{close}\r\n"), "405"),
-        (format!("POST http://elsewhere{PATH} HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
+        (
+            format!("POST http://elsewhere{PATH} HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"),
+            "200",
+        ),
         (format!("POST {PATH}/ HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
         (format!("POST {PATH}?a=b&%ff&= HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
         (format!("POST {PATH}/%00%ff HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
         (format!("POST {PATH}/a/b HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "404"),
         (format!("POST //webhooks/../{PATH} HTTP/1.1\r\n{close}\r\n"), "404"),
-        (format!("POST {PATH} HTTP/1.1\r\n{close}content-length: {size}\r\ntransfer-encoding: chunked\r\n\r\n{body}"), "4"),
+        (
+            format!(
+                "POST {PATH} HTTP/1.1\r\n{close}content-length: {size}\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            ),
+            "4",
+        ),
         (format!("POST {PATH} HTTP/1.1\r\n{close}content-length: 5\r\ncontent-length: 6\r\n\r\n{body}"), "4"),
         (format!("POST {PATH} HTTP/1.1\r\n{close}content-length: -1\r\n\r\n{body}"), "4"),
         (format!("POST {PATH} HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\nzz\r\n{body}"), "4"),
@@ -282,7 +313,9 @@ async fn odd_requests_get_their_answer() {
         let shown = &request[..request.len().min(60)];
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{shown:?}: {answer}");
     }
-    let chunks = format!("POST {PATH} HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\n{size:x};ext=1\r\n{body}\r\n0\r\ntrailer: x\r\n\r\n");
+    let chunks = format!(
+        "POST {PATH} HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\n{size:x};ext=1\r\n{body}\r\n0\r\ntrailer: x\r\n\r\n"
+    );
     assert!(receiver.raw(chunks).await.starts_with("HTTP/1.1 200 "));
     let bom = receiver.post(format!("\u{feff}{}", execution("bom", "completed"))).await;
     assert_eq!(bom.status(), 200);

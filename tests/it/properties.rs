@@ -20,7 +20,8 @@ fn json_value() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_filter_map("finite", |n| Number::from_f64(n).map(Value::Number)),
+        // Such as are read back to the last bit.
+        any::<i32>().prop_map(|n| Number::from_f64(f64::from(n) / 64.0).into()),
         any::<String>().prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 32, 6, |inner| {
@@ -52,7 +53,14 @@ fn whatever_bytes_come_the_answer_is_one_of_the_tables() {
         .run(&(nearly, headers), |(body, headers)| {
             let mut request = receiver.client.post(&receiver.url).body(body);
             for (name, value) in headers {
-                let name = ["x-webhook-signature", "x-webhook-timestamp", "x-webhook-secret", "content-type", "x-a", "accept"][name];
+                let name = [
+                    "x-webhook-signature",
+                    "x-webhook-timestamp",
+                    "x-webhook-secret",
+                    "content-type",
+                    "x-a",
+                    "accept",
+                ][name];
                 request = request.header(name, value);
             }
             let answer = runtime.block_on(request.send()).unwrap();

@@ -53,7 +53,16 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
     assert_eq!(recorded, [row("one", 2), row("two", 1)], "what came is kept as it came");
     assert_eq!(receiver.row("SELECT received FROM bulks").await["received"], 2);
 
-    let mend = ["retry", &ids[2], "--map", "execution_id=/executionId", "--set", "workflow_id=w", "--set", "status=failed"];
+    let mend = [
+        "retry",
+        &ids[2],
+        "--map",
+        "execution_id=/executionId",
+        "--set",
+        "workflow_id=w",
+        "--set",
+        "status=failed",
+    ];
     assert_eq!(quarantine(&receiver, &mend).1, Some(0));
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
 }
@@ -63,7 +72,8 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("known", "completed")).await;
     // As a receiver would have kept them that could not read them yet.
-    for body in [execution("new", "completed"), execution("known", "completed"), execution("known", "failed")] {
+    for body in [execution("new", "completed"), execution("known", "completed"), execution("known", "failed")]
+    {
         let keep = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
              VALUES ('?', $1, sha256($1), 3, '2026-01-01', '2026-01-02')";
         let mut connection = receiver.connection().await;
@@ -79,7 +89,10 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
         .row("SELECT deliveries, first_received_at::date AS first, last_received_at::date AS last, authenticated_by
               FROM executions WHERE execution_id = 'new'")
         .await;
-    assert_eq!(row, json!({ "deliveries": 3, "first": "2026-01-01", "last": "2026-01-02", "authenticated_by": null }));
+    assert_eq!(
+        row,
+        json!({ "deliveries": 3, "first": "2026-01-01", "last": "2026-01-02", "authenticated_by": null })
+    );
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
 }

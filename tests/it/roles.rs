@@ -35,7 +35,8 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         outcome(psql.arg("-qX").arg("-f").arg(file).arg(url(&database)))
     };
     assert_eq!(grant(), (String::new(), Some(0)));
-    let migrated = outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
+    let migrated =
+        outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
     assert_eq!(migrated.1, Some(0), "{}", migrated.0);
     assert_eq!(grant(), (String::new(), Some(0)), "again, on what is there now");
 
@@ -54,8 +55,16 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     }
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");
-    for (command, id) in [(vec!["retry", "1", "--set", "execution_id=m", "--set", "workflow_id=w", "--set", "status=failed"], "1"), (vec!["drop", "2"], "2")] {
-        let (text, code) = outcome(program(dir.path()).arg("quarantine").args(command).env("DATABASE_URL", of("workflow_receiver")));
+    for (command, id) in [
+        (
+            vec!["retry", "1", "--set", "execution_id=m", "--set", "workflow_id=w", "--set", "status=failed"],
+            "1",
+        ),
+        (vec!["drop", "2"], "2"),
+    ] {
+        let (text, code) = outcome(
+            program(dir.path()).arg("quarantine").args(command).env("DATABASE_URL", of("workflow_receiver")),
+        );
         assert_eq!(code, Some(0), "{id}: {text}");
     }
     let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
@@ -124,7 +133,11 @@ impl TlsPostgres {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server = Command::new(programs().join("postgres"));
         server.arg("-D").arg(&data).args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={port}")]);
-        server.args(["-c", "ssl=on", "-c", "unix_socket_directories="]).current_dir(&data).uid(owner).gid(group);
+        server
+            .args(["-c", "ssl=on", "-c", "unix_socket_directories="])
+            .current_dir(&data)
+            .uid(owner)
+            .gid(group);
         let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let tls = Self { server, port, dir };
         until(async || tls.connects("require").await).await;

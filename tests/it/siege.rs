@@ -92,7 +92,11 @@ async fn send(address: String, seed: u64, requests: u64, taken: Arc<AtomicU64>, 
                 b"200" => taken.fetch_add(1, Ordering::Relaxed),
                 b"422" => kept_aside.fetch_add(1, Ordering::Relaxed),
                 b"400" | b"404" | b"405" | b"408" | b"413" | b"415" | b"431" | b"100" | b"503" => 0,
-                _ => panic!("{:?} was answered {:?}", String::from_utf8_lossy(&request), String::from_utf8_lossy(&answer)),
+                _ => panic!(
+                    "{:?} was answered {:?}",
+                    String::from_utf8_lossy(&request),
+                    String::from_utf8_lossy(&answer)
+                ),
             };
         }
     }
@@ -125,7 +129,8 @@ async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
     }
     let honest = Client::new().post(&process.url).body(execution("honest", "completed").to_string());
     assert_eq!(honest.send().await.unwrap().status(), 200);
-    let metrics = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+    let metrics =
+        reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
     assert!(metrics.contains("workflow_receiver_panics_total 0"), "{metrics}");
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("panicked")), "{log:#?}");
@@ -137,7 +142,10 @@ async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
     // An answer may be cut off by what came behind its request: never fewer rows than answers.
     for column in ["taken", "kept_aside"] {
         let (rows, answers) = (counted[0][column].as_u64().unwrap(), sent[column].as_u64().unwrap());
-        assert!(rows >= answers && rows - answers <= requests / 100, "{column}: {rows} rows, {answers} answers");
+        assert!(
+            rows >= answers && rows - answers <= requests / 100,
+            "{column}: {rows} rows, {answers} answers"
+        );
     }
     assert!(memory[3] < memory[0] + memory[0] / 2 + (8 << 10), "memory grows: {memory:?} KiB");
 }
