@@ -26,6 +26,7 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
 enum Command {
     /// Receive webhooks (the default)
     Serve,

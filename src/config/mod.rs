@@ -323,8 +323,8 @@ impl Admin {
                     .to_owned(),
             );
         }
-        let sendable = token.bytes().all(|b| b.is_ascii_graphic());
-        if !token.is_empty() && !(token.len() >= SHORTEST_TOKEN && sendable) {
+        let unusable = token.len() < SHORTEST_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic());
+        if !token.is_empty() && unusable {
             let why = "must be at least 16 characters, without spaces".to_owned();
             return not_allowed("admin.token", NOT_SHOWN, why);
         }

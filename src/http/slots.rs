@@ -152,7 +152,7 @@ mod tests {
         let slots = Slots::new(3);
         let (busy, first, second) = (slots.take().unwrap(), slots.take().unwrap(), slots.take().unwrap());
         assert!(slots.take().is_none(), "all are busy");
-        let later = Instant::now() + std::time::Duration::from_secs(60);
+        let later = Instant::now() + std::time::Duration::from_mins(1);
         busy.waited_for(later);
         first.waited_for(later);
         second.waited_for(later);
@@ -174,7 +174,7 @@ mod tests {
         let slots = Slots::new(2);
         let (late, early) = (slots.take().unwrap(), slots.take().unwrap());
         late.waited_for(Instant::now());
-        early.waited_for(Instant::now() + std::time::Duration::from_secs(60));
+        early.waited_for(Instant::now() + std::time::Duration::from_mins(1));
         slots.evict_late();
         late.evicted().await;
         assert_eq!(slots.taken(), 1);

@@ -126,14 +126,15 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         ))?;
     }
-    if !new && version == 1 {
-        connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {VERSION}; COMMIT;"))?;
-    }
     let check: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
     let beyond = "SELECT count(*) FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ?";
     let beyond: i64 = connection.query_row(beyond, [LAST_SEQ], |r| r.get(0))?;
     if check == "ok" && beyond == 0 {
+        if !new && version == 1 {
+            connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {VERSION}; COMMIT;"
+            ))?;
+        }
         // The log begins anew: what it holds after a crash is then all of one life (`log.rs`). On a
         // full disk that has to wait.
         let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use workflow_receiver::config::Secrets;
 
 use crate::answers::{count, problem};
-use crate::authentication::signed;
+use crate::authentication::{sign, signed};
 use crate::harness::{TestReceiver, execution, rest, until, with, within};
 
 const PATH: &str = "/webhooks/workflow-completed";
@@ -233,19 +233,10 @@ async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_co
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
     let receiver = TestReceiver::start_with(|s| s.auth.webhook_secrets = Secrets::of(&["whsec_x"])).await;
-    // gzip is no text: signed as text is what can be, a body that unpacks to nothing else.
     let packed = gzip(execution("e", "completed").to_string());
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    let mac = {
-        use hmac::{Hmac, KeyInit, Mac};
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"whsec_x").unwrap();
-        mac.update(format!("{now}.").as_bytes());
-        mac.update(&packed);
-        mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()
-    };
     let request = receiver.client.post(&receiver.url).header("content-encoding", "gzip");
-    let request =
-        request.header("x-webhook-timestamp", now).header("x-webhook-signature", format!("sha256={mac}"));
+    let request = sign(request, "whsec_x", now, &packed);
     assert_eq!(request.body(packed).send().await.unwrap().status(), 200);
     let plain = execution("e", "completed").to_string();
     let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &plain);

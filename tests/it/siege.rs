@@ -2,6 +2,7 @@
 //!
 //! A short form is part of the tests; `make siege` sends a million (`SIEGE_REQUESTS`).
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,10 +61,10 @@ fn request(random: &mut StdRng, number: u64) -> Vec<u8> {
     let (method, target) = (METHODS.choose(random).unwrap(), TARGETS.choose(random).unwrap());
     let mut head = format!("{method} /webhooks/workflow-completed{target} HTTP/1.1\r\nhost: x\r\n");
     if random.random_bool(0.9) {
-        head += &format!("content-length: {}\r\n", body.len());
+        let _ = write!(head, "content-length: {}\r\n", body.len());
     }
     for _ in 0..[0, 0, 0, 1, 1, 2].choose(random).copied().unwrap() {
-        head += &format!("{}\r\n", HEADERS.choose(random).unwrap());
+        let _ = write!(head, "{}\r\n", HEADERS.choose(random).unwrap());
     }
     let mut request = [head.as_bytes(), b"\r\n", &body].concat();
     if random.random_bool(0.05) {
