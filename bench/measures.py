@@ -69,7 +69,7 @@ def connections(bench):
         for count, close in cases:
             bench.postgres.empty(DATABASE)
             with participant() as server:
-                figures = load.full(server.port, bench.seconds / 2, connections=count, close=close)
+                figures = load.full(server.port, bench.fewer_seconds, connections=count, close=close)
             bench.add("connections", name, round, f"{count}, {'new each time' if close else 'kept open'}", **figures)
 
 
@@ -79,7 +79,7 @@ def bodies(bench):
         for case in "page", "mixed":
             bench.postgres.empty(DATABASE)
             with participant() as server:
-                bench.add("bodies", name, round, case, **load.full(server.port, bench.seconds / 2, bodies=case))
+                bench.add("bodies", name, round, case, **load.full(server.port, bench.fewer_seconds, bodies=case))
 
 
 def start(bench):

@@ -17,15 +17,20 @@ class Postgres(Process):
         super().__init__(
             [RECEIVER], 28000, RECEIVER__HTTP__LISTEN="127.0.0.1:28000", RECEIVER__ADMIN__LISTEN="127.0.0.1:28001",
             RECEIVER__SPOOL__DIR=WORK / "idle-spool", RECEIVER__DATABASE__EMBEDDED_DIR=WORK / "postgres")
+        self.data = WORK / "postgres/data"
 
-    def __enter__(self):
+    def spawn(self):
         (WORK / "log").write_text("")
-        super().__enter__()
+        super().spawn()
+
+    def ready(self):
+        """Once it has said how to open the database."""
         said = re.search(r"(\S+) 'postgres:///\w+\?host=(\S+)&user=(\w+)'", (WORK / "log").read_text())
-        self.psql, self.host, self.user = said.groups()
-        self.version = self.sql("postgres", "SHOW server_version")
-        self.data = Path(self.sql("postgres", "SHOW data_directory"))
-        return self
+        if said:
+            self.psql, self.host, self.user = said.groups()
+            self.version = self.sql("postgres", "SHOW server_version")
+            self.data = Path(self.sql("postgres", "SHOW data_directory"))
+        return said
 
     def __exit__(self, *_):
         self.stop()

@@ -26,7 +26,8 @@ class Bench:
 
     def __init__(self, quick):
         self.quick = quick
-        self.rounds, self.fewer_rounds, self.seconds = (2, 1, 3) if quick else (5, 3, 10)
+        self.rounds, self.seconds = (2, 3) if quick else (5, 10)
+        self.fewer_rounds, self.fewer_seconds = (1, 2) if quick else (3, 5)
         self.backlog = 100_000 if quick else 1_000_000
         self.levels = (0, 200_000) if quick else (0, 1_000_000, 10_000_000)
         self.connections = (1, 256, 1000) if quick else (1, 16, 64, 256, 1000)
