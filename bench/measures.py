@@ -2,6 +2,7 @@
 
 import http.client
 import shutil
+import subprocess
 import time
 
 import load
@@ -171,4 +172,14 @@ def growth(bench):
     shutil.rmtree(KEPT)
 
 
-ALL = {measure.__name__: measure for measure in (speed, latency, connections, bodies, start, backlog, growth)}
+def image(bench):
+    """The container image, where one can be built. The quick form does not."""
+    if bench.quick or not shutil.which("docker"):
+        return
+    build = subprocess.run(["docker", "build", "-q", ROOT], stdout=subprocess.PIPE, text=True)
+    if build.returncode == 0:
+        size = ["docker", "image", "inspect", "-f", "{{.Size}}", build.stdout.strip()]
+        bench.add("image", RECEIVER, 0, mb=int(subprocess.check_output(size)) / 1e6)
+
+
+ALL = {measure.__name__: measure for measure in (speed, latency, connections, bodies, start, backlog, growth, image)}

@@ -58,7 +58,7 @@ def machine(postgres):
     node = json.loads((ROOT / "bench/peers/package.json").read_text())["dependencies"]
     return table(["", ""], [
         ["machine", f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB"],
-        ["system", f"{platform.system()} {platform.release()}, spool on "
+        ["system", f"Linux {platform.release().partition('-')[0]}, spool on "
                    + says("stat", "-f", "-c", "%T", str(ROOT / "target"))],
         ["receiver", f"{says('git', 'describe', '--always', '--dirty')}, axum {crate['axum']}, tokio {crate['tokio']}, "
                      + says("rustc", "--version")],

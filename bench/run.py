@@ -9,7 +9,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
@@ -63,7 +62,6 @@ def main():
     arguments.add_argument("measure", nargs="*", choices=[*measures.ALL, []], help=", ".join(measures.ALL))
     chosen = arguments.parse_args()
 
-    subprocess.run([ROOT / "bench/install"], check=True)
     # A thousand connections, on both sides.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -80,7 +80,10 @@ fn main() -> std::io::Result<()> {
     let at = |share: f64| f64::from(micros[((total as f64 * share) as usize).min(micros.len() - 1)]) / 1000.0;
     println!(
         r#"{{"requests":{answered},"seconds":{took:.3},"errors":{},"p50":{},"p99":{},"p999":{}}}"#,
-        refused + total - answered, at(0.5), at(0.99), at(0.999)
+        refused + total - answered,
+        at(0.5),
+        at(0.99),
+        at(0.999)
     );
     Ok(())
 }
@@ -103,7 +106,13 @@ fn write_request(request: &mut Vec<u8>, run: u64, n: u64, bulk: u64) {
 fn uuid(run: u64, n: u64) -> String {
     let mixed = n.wrapping_add(run).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    format!("{:08x}-{:04x}-4{:03x}-a{:03x}-{n:012x}", mixed >> 32, run >> 48, (run >> 36) & 0xfff, (run >> 24) & 0xfff)
+    format!(
+        "{:08x}-{:04x}-4{:03x}-a{:03x}-{n:012x}",
+        mixed >> 32,
+        run >> 48,
+        (run >> 36) & 0xfff,
+        (run >> 24) & 0xfff
+    )
 }
 
 /// The status, once the answer is whole.
