@@ -127,20 +127,26 @@ def backlog(bench):
     rows = WORK / "rows.copy"
     for round in range(bench.rounds):
         with Receiver(AWAY, KEPT) as server:
-            bench.add("backlog", WITHOUT, round, start_s=server.started_in, spooled=server.metric("spool_depth"),
-                      spooled_mib=memory, restarted_mib=server.memory())
+            spooled = server.metric("spool_depth")
+            bench.add("backlog", WITHOUT, round, start_s=server.started_in, spooled=spooled, spooled_mib=memory, restarted_mib=server.memory())
         bench.postgres.empty(DATABASE)
         with Receiver(bench.postgres.url(DATABASE), KEPT) as server:
-            begun, before = time.monotonic(), server.recorded()
+            begun, before, cpu = time.monotonic(), server.recorded(), (server.cpu(), bench.postgres.cpu())
             count, ended = server.wait_recorded()
-            bench.add("backlog", RECEIVER, round, per_second=(count - before) / (ended - begun), peak_mib=server.memory("VmHWM"))
+            each = 1e6 / (count - before)
+            bench.add("backlog", RECEIVER, round, per_second=(count - before) / (ended - begun),
+                      cpu_us=(server.cpu() - cpu[0]) * each, postgres_cpu_us=(bench.postgres.cpu() - cpu[1]) * each,
+                      peak_mib=server.memory("VmHWM"))
+        if bench.postgres.rows(DATABASE) != spooled:
+            raise SystemExit(f"{spooled} were spooled, {bench.postgres.rows(DATABASE)} are recorded")
         if not round:
             bench.postgres.sql(DATABASE, f"\\copy executions TO '{rows}'")
         bench.postgres.empty(DATABASE)
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), bench.postgres.cpu()
         bench.postgres.sql(DATABASE, f"\\copy executions FROM '{rows}'")
         took = time.monotonic() - begun
-        bench.add("backlog", "COPY", round, per_second=bench.postgres.rows(DATABASE) / took)
+        bench.add("backlog", "COPY", round, per_second=spooled / took,
+                  postgres_cpu_us=(bench.postgres.cpu() - cpu) / spooled * 1e6)
     rows.unlink()
     shutil.rmtree(KEPT)
 

@@ -143,6 +143,9 @@ def backlog(get):
     return table([f"{backlog_of(get)} spooled", ""], [
         ["recorded a second", spread(get("backlog", RECEIVER, "per_second"))],
         ["COPY of the same rows into the same table, rows a second", spread(get("backlog", "COPY", "per_second"))],
+        ["CPU µs a row: receiver, PostgreSQL; COPY's PostgreSQL", ", ".join(
+            spread(get("backlog", who, figure)) for who, figure in (
+                (RECEIVER, "cpu_us"), (RECEIVER, "postgres_cpu_us"), ("COPY", "postgres_cpu_us")))],
         ["start with it, s", spread(get("backlog", WITHOUT, "start_s"))],
         ["memory with it, MiB", spread(get("backlog", WITHOUT, "spooled_mib"))],
         ["memory after a start with it, MiB", spread(get("backlog", WITHOUT, "restarted_mib"))],

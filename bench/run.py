@@ -23,11 +23,11 @@ from process import ROOT, WORK
 class Bench:
     """What the measures share: how long, how often, where to, and what came out."""
 
-    def __init__(self, quick):
+    def __init__(self, quick, backlog):
         self.quick = quick
         self.rounds, self.seconds = (2, 3) if quick else (5, 10)
         self.fewer_rounds, self.fewer_seconds = (1, 2) if quick else (3, 5)
-        self.backlog = 100_000 if quick else 1_000_000
+        self.backlog = backlog or (100_000 if quick else 1_000_000)
         self.levels = (0, 200_000) if quick else (0, 1_000_000, 10_000_000)
         self.connections = (1, 256, 1000) if quick else (1, 16, 64, 256, 1000)
         self.file = WORK / ("quick.json" if quick else "full.json")
@@ -59,13 +59,14 @@ class Bench:
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller backlogs")
+    arguments.add_argument("--backlog", type=int, metavar="N", help="how many deliveries an outage leaves")
     arguments.add_argument("measure", nargs="*", choices=[*measures.ALL, []], help=", ".join(measures.ALL))
     chosen = arguments.parse_args()
 
     # A thousand connections, on both sides.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    bench = Bench(chosen.quick)
+    bench = Bench(chosen.quick, chosen.backlog)
     begun = time.monotonic()
     with Postgres() as bench.postgres:
         for name in chosen.measure or measures.ALL:
