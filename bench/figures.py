@@ -24,13 +24,14 @@ def median(figures):
 
 
 def number(value):
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value == 0 or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def spread(figures):
     """median (least–most)"""
     if not figures:
         return "–"
-    if len(figures) == 1:
-        return number(median(figures))
-    return f"{number(median(figures))} ({number(min(figures.values()))}–{number(max(figures.values()))})"
+    middle, least, most = (number(f) for f in (median(figures), min(figures.values()), max(figures.values())))
+    return middle if least == most else f"{middle} ({least}–{most})"

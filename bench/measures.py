@@ -36,17 +36,16 @@ def under_load(bench, server, database, **kind):
     before = server.cpu(), postgres.cpu(), postgres.wal(), server.memory()
     begun = time.monotonic()
     figures = load.full(server.port, bench.seconds, **kind)
-    count, ended = figures["requests"], time.monotonic()
-    if isinstance(server, Receiver) and not server.away:
-        answered = server.answered()
-        count, ended = server.wait_recorded()
-        if postgres.rows(database) - already < answered:
-            # Then no figure is any good.
-            raise SystemExit(f"answered {answered}, but recorded {postgres.rows(database) - already}")
+    answered, count, ended = figures["requests"], figures["requests"], time.monotonic()
+    if isinstance(server, Receiver) and server.records:
+        answered, (count, ended) = server.answered(), server.wait_recorded()
     figures["recorded"] = count / (ended - begun)
     figures["cpu_us"] = (server.cpu() - before[0]) / count * 1e6
     figures["postgres_cpu_us"] = (postgres.cpu() - before[1]) / count * 1e6
     figures["wal_bytes"] = (postgres.wal() - before[2]) / count
+    if server.records and postgres.rows(database) - already < answered:
+        # Then no figure is any good.
+        raise SystemExit(f"answered {answered}, but recorded {postgres.rows(database) - already}")
     return figures | {"idle_mib": before[3], "peak_mib": server.memory("VmHWM")}
 
 
@@ -63,24 +62,25 @@ def latency(bench):
             bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
 
 
-def connections(bench):
-    """From one connection to a thousand, kept open, or one for every webhook."""
-    cases = [(count, False) for count in bench.connections] + [(count, True) for count in bench.connections[1::2]]
+def variants(bench, measure, cases):
+    """The same full load in other ways, for each of which everybody starts anew."""
     for round, name, participant in bench.in_turns(participants(bench), bench.fewer_rounds):
-        for count, close in cases:
+        for case, kind in cases.items():
             bench.postgres.empty(DATABASE)
             with participant() as server:
-                figures = load.full(server.port, bench.fewer_seconds, connections=count, close=close)
-            bench.add("connections", name, round, f"{count}, {'new each time' if close else 'kept open'}", **figures)
+                bench.add(measure, name, round, case, **load.full(server.port, bench.fewer_seconds, **kind))
+
+
+def connections(bench):
+    """From one connection to a thousand, kept open, or one for every webhook."""
+    kept = {f"{count}, kept open": {"connections": count} for count in bench.connections}
+    new = {f"{count}, new each time": {"connections": count, "close": True} for count in bench.connections[1::2]}
+    variants(bench, "connections", kept | new)
 
 
 def bodies(bench):
     """The documentation's examples, and bodies of 0.3 to 300 KB."""
-    for round, name, participant in bench.in_turns(participants(bench), bench.fewer_rounds):
-        for case in "page", "mixed":
-            bench.postgres.empty(DATABASE)
-            with participant() as server:
-                bench.add("bodies", name, round, case, **load.full(server.port, bench.fewer_seconds, bodies=case))
+    variants(bench, "bodies", {case: {"bodies": case} for case in ("page", "mixed")})
 
 
 def start(bench):

@@ -1,5 +1,6 @@
 """Programs that are measured: started, asked for what they use, stopped."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 class Process:
     """A program that listens on `port`, with its children. Ready when it is entered."""
+
+    # Whether what it answers is to be found in PostgreSQL.
+    records = True
 
     def __init__(self, command, port, **env):
         self.command, self.port, self.env = [str(c) for c in command], port, {k: str(v) for k, v in env.items()}
@@ -55,8 +59,11 @@ class Process:
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
+            self.process.kill()
+        # Workers, too, that have outlived it.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
         self.log.close()
 
     def __exit__(self, *_):

@@ -10,7 +10,7 @@ from pathlib import Path
 import draw
 from figures import by_round, combine, median, ratio, spread
 from measures import RECEIVER, WITHOUT
-from process import ROOT
+from process import ROOT, WORK
 
 BARE, PEERS = "bare handler", ("FastAPI", "Express")
 
@@ -19,20 +19,25 @@ def write(samples, directory, postgres, quick):
     def get(measure, who, figure, case=None):
         return by_round(samples, measure, who, figure, case)
 
-    kind = "The quick form: few and short rounds, too coarse to conclude from." if quick else "The full form."
     page = [
-        "# What `make bench` measured", "", kind + " Medians, with the least and the most of all rounds in brackets. "
-        "A ratio is taken within each round. Load, receiver and PostgreSQL share the machine.", "",
-        *machine(postgres), "",
-        "## The goals", "", *goals(samples, get), "",
-        "## Full load", "", "256 connections, bodies of 672 bytes, bulks of 10.", "", *speed(get), "",
-        "## Half load", "", "At a constant rate, half of what each answered at full load; the bare handler at the "
-        "receiver's rate. Latency counts from when a webhook was due.", "", *latency(get), "",
-        "## Connections", "", "Answers a second.", "", *across(samples, get, "connections"), "",
-        "## Bodies", "", "Answers a second. *page*: the examples of the sender's documentation; "
-        "*mixed*: 0.3 to 300 KB, each order of magnitude as likely.", "", *across(samples, get, "bodies"), "",
-        "## Backlog", "", *backlog(get), "",
-        "## Growth", "", "*half load, backlog*: while a backlog is drained.", "", *growth(samples, get), ""]
+        "# What `make bench` measured", "",
+        ("The quick form: few and short rounds, too coarse to conclude from. " if quick else "")
+        + "Medians, with the least and the most of all rounds in brackets; a ratio is taken within each round. "
+        "Load, receiver and PostgreSQL share the machine.", "", *machine(postgres)]
+    for title, what, rows in (
+            ("The goals", "256 connections, bodies of 672 bytes, bulks of 10.", goals(samples, get)),
+            ("Full load", "CPU and memory are of all its processes.", speed(get)),
+            ("Half load", "At a constant rate, half of what each answered at full load; the bare handler at the "
+             "receiver's. Latency counts from when a webhook was due. Last, an fsync loop.", latency(get)),
+            ("Connections", "Answers a second.", across(samples, get, "connections")),
+            ("Bodies", "Answers a second with the examples of the sender's documentation, and with 0.3 to 300 KB, "
+             "each order of magnitude as likely.", across(samples, get, "bodies")),
+            ("Backlog", f"{backlog_of(get)} deliveries, recorded into an empty table; COPY writes the same rows "
+             "into the same table.", backlog(get)),
+            ("Growth", "With this many executions recorded already; *backlog*: while one is drained.",
+             growth(samples, get))):
+        page += ["", "## " + title, "", what, "", *(rows or ["Not measured."])]
+    page.append("")
     text = "\n".join(page)
     (directory / "results.md").write_text(text)
     (directory / "results.svg").write_text(picture(samples, get))
@@ -45,28 +50,20 @@ def table(head, rows):
 
 def machine(postgres):
     def says(*command):
-        try:
-            return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout.strip()
-        except OSError:
-            return "?"
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout.strip()
 
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cargo = (ROOT / "Cargo.lock").read_text()
-    crate = {name: re.search(rf'name = "{name}"\nversion = "(.*)"', cargo)[1] for name in ("axum", "tokio")}
-    python = (ROOT / "bench/peers/requirements.txt").read_text().replace("==", " ").splitlines()
+    python = (ROOT / "bench/peers/requirements.txt").read_text().replace("==", " ").split("\n")[:-1]
     node = json.loads((ROOT / "bench/peers/package.json").read_text())["dependencies"]
     return table(["", ""], [
-        ["machine", f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB"],
-        ["system", f"Linux {platform.release().partition('-')[0]}, spool on "
-                   + says("stat", "-f", "-c", "%T", str(ROOT / "target"))],
-        ["receiver", f"{says('git', 'describe', '--always', '--dirty')}, axum {crate['axum']}, tokio {crate['tokio']}, "
-                     + says("rustc", "--version")],
+        ["machine", f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB, "
+                    f"Linux {platform.release().partition('-')[0]}, {says('stat', '-fc', '%T', ROOT)}"],
+        ["receiver", f"{says('git', 'describe', '--always', '--dirty')}, {says('rustc', '--version')}"],
         ["PostgreSQL", f"{postgres}, its own defaults: fsync and synchronous_commit on"],
-        ["peers", ", ".join([*python, platform.python_implementation() + " " + platform.python_version(),
-                             *(f"{name} {version}" for name, version in node.items()),
-                             "Node " + says("node", "--version")]) + "; a worker a core"],
-        ["load", "wrk " + says("wrk", "-v").split()[1] + " (full load), bench/tools `pace` (constant rate)"]])
+        ["peers", ", ".join([*python, says(WORK / "python/bin/python", "--version"),
+                             *map(" ".join, node.items()), "Node " + says("node", "--version")]) + "; a worker a core"],
+        ["load", f"wrk {says('wrk', '-v').split()[1]} (full load), bench/tools/src/bin/pace.rs (half load)"]])
 
 
 def goals(samples, get):
@@ -99,40 +96,48 @@ def goals(samples, get):
         [what, spread(figures), f"{sign} {goal}", verdict(figures, sign, goal)] for what, figures, sign, goal in rows])
 
 
+def grid(rows, columns):
+    """`columns`: what it says above, and the figures for the `who, case` of a row."""
+    return table([*("" for _ in rows[0][0]), *columns],
+                 [[*names, *(spread(column(who, case)) for column in columns.values())] for names, who, case in rows])
+
+
 def speed(get):
-    bare = get("speed", BARE, "answers")
-    head = ["", "answers/s", "÷ bare", "recorded/s", "÷ bare", "p50 ms", "p99 ms", "p99.9 ms", "not 200",
-            "CPU µs each", "PostgreSQL's", "WAL bytes each", "peak MiB"]
-    rows = []
-    for who in (BARE, RECEIVER, WITHOUT, *PEERS):
-        each = {figure: get("speed", who, figure) for figure in (
-            "answers", "recorded", "p50", "p99", "p999", "errors", "cpu_us", "postgres_cpu_us", "wal_bytes", "peak_mib")}
-        if who in (BARE, WITHOUT):
-            each |= dict.fromkeys(("recorded", "postgres_cpu_us", "wal_bytes"), {})
-        cells = {figure: spread(values) for figure, values in each.items()}
-        cells["errors"] = str(sum(each["errors"].values()))
-        answers, recorded = cells.pop("answers"), cells.pop("recorded")
-        rows.append([who, answers, spread(ratio(each["answers"], bare)), recorded,
-                     spread(ratio(each["recorded"], bare)), *cells.values()])
-    return table(head, rows)
+    def each(figure):
+        return lambda who, case: get("speed", who, figure)
+
+    def recorded(figure):
+        return lambda who, case: {} if who in (BARE, WITHOUT) else get("speed", who, figure)
+
+    def of_bare(column):
+        return lambda who, case: ratio(column(who, case), get("speed", BARE, "answers"))
+
+    return grid([((who,), who, None) for who in (BARE, RECEIVER, WITHOUT, *PEERS)], {
+        "answers/s": each("answers"), "÷ bare": of_bare(each("answers")),
+        "recorded/s": recorded("recorded"), "÷ bare's answers": of_bare(recorded("recorded")),
+        "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"), "not 200": each("errors"),
+        "CPU µs each": each("cpu_us"), "PostgreSQL's": recorded("postgres_cpu_us"),
+        "WAL bytes each": recorded("wal_bytes"), "peak MiB": each("peak_mib")})
 
 
 def latency(get):
-    rows = [[who, *(spread(get("latency", who, figure)) for figure in ("rate", "p50", "p99", "p999")),
-             str(sum(get("latency", who, "errors").values()))] for who in (BARE, RECEIVER, *PEERS)]
-    fsync = ["one fsync", spread(get("latency", "fsync", "per_second")), spread(get("latency", "fsync", "p50")),
-             spread(get("latency", "fsync", "p99")), "", ""]
-    return table(["", "a second", "p50 ms", "p99 ms", "p99.9 ms", "not 200"], [*rows, fsync])
+    def each(figure):
+        return lambda who, case: get("latency", who, figure)
+
+    return grid([((who,), who, None) for who in (BARE, RECEIVER, *PEERS, "fsync")], {
+        "a second": each("rate"), "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"),
+        "not 200": each("errors")})
 
 
 def across(samples, get, measure):
+    def each(who, figure="answers"):
+        return lambda _, case: get(measure, who, figure, case)
+
     cases = list(dict.fromkeys(s["case"] for s in samples if s["measure"] == measure))
-    rows = []
-    for case in cases:
-        each = [get(measure, who, "answers", case) for who in (BARE, RECEIVER, *PEERS)]
-        rows.append([case, *map(spread, each), spread(ratio(each[1], each[0])), spread(get(measure, RECEIVER, "p99", case)),
-                     str(sum(get(measure, RECEIVER, "errors", case).values()))])
-    return table(["", BARE, RECEIVER, *PEERS, "÷ bare", "its p99 ms", "its not 200"], rows)
+    return cases and grid([((case,), None, case) for case in cases], {
+        **{who: each(who) for who in (BARE, RECEIVER, *PEERS)},
+        "÷ bare": lambda _, case: ratio(each(RECEIVER)(_, case), each(BARE)(_, case)),
+        "its p99 ms": each(RECEIVER, "p99"), "its not 200": each(RECEIVER, "errors")})
 
 
 def backlog_of(get):
@@ -140,34 +145,32 @@ def backlog_of(get):
 
 
 def backlog(get):
-    return table([f"{backlog_of(get)} spooled", ""], [
-        ["recorded a second", spread(get("backlog", RECEIVER, "per_second"))],
-        ["COPY of the same rows into the same table, rows a second", spread(get("backlog", "COPY", "per_second"))],
-        ["CPU µs a row: receiver, PostgreSQL; COPY's PostgreSQL", ", ".join(
-            spread(get("backlog", who, figure)) for who, figure in (
-                (RECEIVER, "cpu_us"), (RECEIVER, "postgres_cpu_us"), ("COPY", "postgres_cpu_us")))],
-        ["start with it, s", spread(get("backlog", WITHOUT, "start_s"))],
-        ["memory with it, MiB", spread(get("backlog", WITHOUT, "spooled_mib"))],
-        ["memory after a start with it, MiB", spread(get("backlog", WITHOUT, "restarted_mib"))],
-        ["peak memory while it is recorded, MiB", spread(get("backlog", RECEIVER, "peak_mib"))]])
+    def each(figure):
+        return lambda who, case: get("backlog", who, figure)
+
+    return grid([((who,), who, None) for who in (RECEIVER, "COPY", WITHOUT)], {
+        "rows/s": each("per_second"), "CPU µs each": each("cpu_us"), "PostgreSQL's": each("postgres_cpu_us"),
+        "peak MiB": each("peak_mib"), "start with it, s": each("start_s"), "MiB with it": each("spooled_mib"),
+        "MiB after a start with it": each("restarted_mib")})
 
 
 def levels_of(samples):
-    """Those who growth is measured with, in rising order."""
+    """Those that growth is measured with, in rising order."""
     names = {s["who"] for s in samples if s["measure"] == "growth"}
     return sorted(names, key=lambda name: int(name.split()[0].replace(",", "")))
 
 
 def growth(samples, get):
-    levels, rows = levels_of(samples), []
-    for case in dict.fromkeys(s["case"] for s in samples if s["measure"] == "growth"):
-        for level in levels:
-            each = [get("growth", level, figure, case)
-                    for figure in ("answers", "recorded", "p50", "p99", "cpu_us", "postgres_cpu_us", "wal_bytes")]
-            against = get("growth", levels[0], "recorded", case)
-            rows.append([level, case, spread(each[0]), spread(each[1]), spread(ratio(each[1], against)), *map(spread, each[2:])])
-    return table(["", "", "answers/s", "recorded/s", "÷ with none", "p50 ms", "p99 ms", "CPU µs each", "PostgreSQL's",
-                  "WAL bytes each"], rows)
+    def each(figure):
+        return lambda level, case: get("growth", level, figure, case)
+
+    levels = levels_of(samples)
+    cases = dict.fromkeys(s["case"] for s in samples if s["measure"] == "growth")
+    return levels and grid([((level, case), level, case) for case in cases for level in levels], {
+        "answers/s": each("answers"), "recorded/s": each("recorded"),
+        "÷ with none": lambda level, case: ratio(each("recorded")(level, case), each("recorded")(levels[0], case)),
+        "p50 ms": each("p50"), "p99 ms": each("p99"), "CPU µs each": each("cpu_us"),
+        "PostgreSQL's": each("postgres_cpu_us"), "WAL bytes each": each("wal_bytes")})
 
 
 def picture(samples, get):

@@ -22,7 +22,7 @@ class Receiver(Process):
             RECEIVER__ADMIN__LISTEN="127.0.0.1:28011", RECEIVER__SPOOL__DIR=SPOOL,
             RECEIVER__SPOOL__MAX_BYTES=20_000_000_000, RECEIVER__SHUTDOWN__DRAIN_TIMEOUT="0s",
             RECEIVER__LOG__FILTER="error")
-        self.away, self.backlog = url == AWAY, backlog
+        self.records, self.backlog = url != AWAY, backlog
 
     def spawn(self):
         shutil.rmtree(SPOOL, ignore_errors=True)
@@ -43,7 +43,7 @@ class Receiver(Process):
             self.admin("/health/ready")
         except OSError:
             return False
-        return self.away or self.metric("database_up") == 1
+        return not self.records or self.metric("database_up") == 1
 
     def metric(self, name):
         """The sum over all labels that begin as `name` does."""
@@ -67,7 +67,9 @@ class Receiver(Process):
 
 
 def bare():
-    return Process([TOOLS / "bare", "127.0.0.1:28020"], 28020)
+    process = Process([TOOLS / "bare", "127.0.0.1:28020"], 28020)
+    process.records = False
+    return process
 
 
 def fastapi(postgres, database):
