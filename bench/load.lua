@@ -24,10 +24,12 @@ local function words(bytes) -- text that compresses about as text does
 end
 
 function init(args)
-  local random = io.open("/dev/urandom"); local a, b, c = random:read(3):byte(1, 3); random:close()
+  local entropy = io.open("/dev/urandom"); local a, b, c = entropy:read(3):byte(1, 3); entropy:close()
   math.randomseed(a * 65536 + b * 256 + c)
   -- Ids are in no order, as the sender's are (it is the index that pays for that), and never the same.
-  run, n = string.format("%04x-4%03x-a%02x%01x", math.random(0, 65535), math.random(0, 4095), math.random(0, 255), thread), 0
+  local random = math.random
+  run = string.format("%04x-4%03x-a%02x%01x", random(0, 65535), random(0, 4095), random(0, 255), thread)
+  n = 0
   fill = string.rep("x", 378)
   if bodies == "mixed" then text = words(320000) end
   page = {}

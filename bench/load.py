@@ -20,7 +20,7 @@ def _run(command, **env):
 
 def full(port, seconds, connections=CONNECTIONS, bulk=10, bodies="small", close=False):
     threads = min(2, connections)
-    return _run(["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", "bench/load.lua",
+    return _run(["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", "bench/load.lua",
                  f"http://127.0.0.1:{port}"], BULK=str(bulk), BODIES=bodies, CLOSE=str(int(close)))
 
 

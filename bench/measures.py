@@ -1,5 +1,6 @@
 """The measures. Each adds its figures to the bench; report.py makes ratios of them."""
 
+import contextlib
 import http.client
 import shutil
 import subprocess
@@ -22,11 +23,21 @@ def participants(bench, away=False):
     return everyone | ({WITHOUT: lambda: Receiver(AWAY)} if away else {})
 
 
+@contextlib.contextmanager
+def fresh(bench, participant):
+    """Somebody at work on empty tables. The peers' languages compile what has run a while: they get that while."""
+    bench.postgres.empty(DATABASE)
+    with participant() as server:
+        if not isinstance(server, Receiver):
+            load.full(server.port, 2)
+            bench.postgres.empty(DATABASE)
+        yield server
+
+
 def speed(bench):
     """As much as is answered: answers a second, recorded a second, latency, CPU, memory."""
     for round, name, participant in bench.in_turns(participants(bench, away=True)):
-        bench.postgres.empty(DATABASE)
-        with participant() as server:
+        with fresh(bench, participant) as server:
             bench.add("speed", name, round, **under_load(bench, server, DATABASE))
 
 
@@ -56,8 +67,7 @@ def latency(bench):
     for round, name, participant in bench.in_turns(participants(bench)):
         if name == "bare handler":
             bench.add("latency", "fsync", round, **load.fsync_loop())
-        bench.postgres.empty(DATABASE)
-        with participant() as server:
+        with fresh(bench, participant) as server:
             rate = full[name] / 2
             bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
 
@@ -66,8 +76,7 @@ def variants(bench, measure, cases):
     """The same full load in other ways, for each of which everybody starts anew."""
     for round, name, participant in bench.in_turns(participants(bench), bench.fewer_rounds):
         for case, kind in cases.items():
-            bench.postgres.empty(DATABASE)
-            with participant() as server:
+            with fresh(bench, participant) as server:
                 bench.add(measure, name, round, case, **load.full(server.port, bench.fewer_seconds, **kind))
 
 
@@ -128,7 +137,8 @@ def backlog(bench):
     for round in range(bench.rounds):
         with Receiver(AWAY, KEPT) as server:
             spooled = server.metric("spool_depth")
-            bench.add("backlog", WITHOUT, round, start_s=server.started_in, spooled=spooled, spooled_mib=memory, restarted_mib=server.memory())
+            bench.add("backlog", WITHOUT, round, start_s=server.started_in, spooled=spooled, spooled_mib=memory,
+                      restarted_mib=server.memory())
         bench.postgres.empty(DATABASE)
         with Receiver(bench.postgres.url(DATABASE), KEPT) as server:
             begun, before, cpu = time.monotonic(), server.recorded(), (server.cpu(), bench.postgres.cpu())
@@ -158,7 +168,8 @@ def growth(bench):
         print(f"recording {level:,} executions", flush=True)
         bench.postgres.make(f"bench_{level}", level)
     rate = None
-    for round, name, level in bench.in_turns({f"{level:,} recorded": level for level in bench.levels}, bench.fewer_rounds):
+    levels = {f"{level:,} recorded": level for level in bench.levels}
+    for round, name, level in bench.in_turns(levels, bench.fewer_rounds):
         database = f"bench_{level}"
         for bulk in 10, 100_000:
             bench.postgres.as_made(database)

@@ -74,10 +74,12 @@ def goals(samples, get):
     levels = levels_of(samples) or ["none", "none"]
     none, most = (get("growth", level, "recorded", "bulks of 10") for level in (levels[0], levels[-1]))
     rows = [
-        ("durable answers a second, PostgreSQL recording beside it ÷ bare axum handler", ratio(ours, bare), "≥", 0.6),
+        ("durable answers a second, PostgreSQL recording beside it ÷ bare axum handler", ratio(ours, bare),
+         "≥", 0.6),
         ("recorded a second, first request to last commit ÷ bare axum handler", ratio(recorded, bare), "≥", 0.5),
         ("recorded a second ÷ the better of FastAPI and Express", ratio(recorded, best_peer), "≥", 12),
-        ("p99 at half load ÷ (3 × the bare handler's + one fsync)", ratio(get("latency", RECEIVER, "p99"), slowest), "≤", 1),
+        ("p99 at half load ÷ (3 × the bare handler's + one fsync)", ratio(get("latency", RECEIVER, "p99"), slowest),
+         "≤", 1),
         (f"recorded a second with {levels[-1]} ÷ with none", ratio(most, none), "≥", 0.9),
         (f"draining a backlog of {backlog_of(get)} ÷ COPY of the same rows",
          ratio(get("backlog", RECEIVER, "per_second"), get("backlog", "COPY", "per_second")), "≥", 1),
@@ -181,7 +183,7 @@ def picture(samples, get):
 
     return draw.bars([
         ("Answered 200 a second (256 connections, 672 bytes)", rows("speed", "answers", (BARE, RECEIVER, *PEERS))),
-        ("Recorded in PostgreSQL a second, first request to last commit", rows("speed", "recorded", (RECEIVER, *PEERS))),
+        ("Recorded a second, first request to last commit", rows("speed", "recorded", (RECEIVER, *PEERS))),
         ("CPU time a webhook, µs", rows("speed", "cpu_us", (BARE, RECEIVER, *PEERS))),
         ("p99 at half of the full load, ms", rows("latency", "p99", (BARE, RECEIVER, *PEERS))),
         ("Recorded a second, by what is recorded already", [
