@@ -132,6 +132,7 @@ impl Receiver {
             database,
             settings: settings.database.clone(),
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
+            connections: settings.recorder.connections,
             quarantine: settings.quarantine,
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),

@@ -119,6 +119,7 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorder {
+    pub connections: usize,
     pub batch_rows: usize,
     pub batch_bytes: usize,
     #[serde(with = "humantime_serde")]
@@ -240,6 +241,7 @@ impl Settings {
         // A body has to fit, with what SQLite adds to it.
         let largest = 2 * self.http.max_body_bytes as u64;
         within("spool.max_bytes", self.spool.max_bytes, largest.max(MIB), i64::MAX as u64)?;
+        within("recorder.connections", self.recorder.connections as u64, 1, 64)?;
         within("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
         within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
         lasting("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;

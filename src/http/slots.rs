@@ -5,6 +5,8 @@
 //! receiver are never sent away.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -36,9 +38,8 @@ struct Waited {
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     evicted: Arc<Notify>,
-    /// Its turn among those waited for; 0 while it waits for the receiver. Read and written
-    /// under the lock only.
-    turn: Mutex<u64>,
+    /// Its turn among those waited for; 0 while it waits for the receiver. Written under the lock only.
+    turn: AtomicU64,
 }
 
 impl Slots {
@@ -57,7 +58,7 @@ impl Slots {
             return None;
         }
         state.taken += 1;
-        Some(Slot { slots: self.clone(), evicted: Arc::default(), turn: Mutex::new(0) })
+        Some(Slot { slots: self.clone(), evicted: Arc::default(), turn: AtomicU64::new(0) })
     }
 
     /// How many are taken.
@@ -109,20 +110,19 @@ impl Slot {
     /// From now on the receiver waits for it, not longer than `until`.
     pub(crate) fn waited_for(&self, until: Instant) {
         let mut state = self.slots.state();
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if *turn == 0 {
+        if self.turn.load(Relaxed) == 0 {
             state.turns += 1;
-            *turn = state.turns;
-            state.waited_for.insert(*turn, Waited { until, evicted: self.evicted.clone() });
+            self.turn.store(state.turns, Relaxed);
+            let turn = state.turns;
+            state.waited_for.insert(turn, Waited { until, evicted: self.evicted.clone() });
         }
     }
 
     /// From now on it waits for the receiver.
     pub(crate) fn waits(&self) {
         let mut state = self.slots.state();
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.waited_for.remove(&turn).is_some() {
-            *turn = 0;
+        if state.waited_for.remove(&self.turn.load(Relaxed)).is_some() {
+            self.turn.store(0, Relaxed);
         }
     }
 
@@ -134,7 +134,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let turn = *self.turn.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let turn = *self.turn.get_mut();
         let mut state = self.slots.state();
         // One that was evicted is counted no more.
         if turn == 0 || state.waited_for.remove(&turn).is_some() {
