@@ -24,7 +24,11 @@ pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
         .await
         .map_err(|_| format!("no answer from {address} in time"))?
         .map_err(|e| format!("no answer from {address}: {e}"))?;
-    if status.is_success() { Ok(text) } else { Err(text) }
+    match status {
+        StatusCode::UNAUTHORIZED => Err(format!("{address} demands admin.token: set RECEIVER__ADMIN__TOKEN")),
+        status if status.is_success() => Ok(text),
+        _ => Err(text),
+    }
 }
 
 /// "Listening on all addresses" is asked on loopback.

@@ -1,5 +1,6 @@
 //! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | new-token]`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,7 +61,8 @@ fn failed(error: &Failure) -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(Command::NewToken) = arguments.command {
-        println!("{}", commands::new_token::new_token());
+        // Whoever has seen the first line may have closed the pipe.
+        let _ = writeln!(io::stdout(), "{}", commands::new_token::new_token());
         return Ok(());
     }
     let settings = Settings::load(arguments.config.as_deref())?;
@@ -122,14 +124,25 @@ async fn receive(
     };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
-    if settings.auth.allow_unauthenticated || !settings.auth.names_someone() {
-        tracing::warn!("webhooks are NOT authenticated: whoever reaches the port can post (auth.*)");
+    let open = settings.auth.allow_unauthenticated || !settings.auth.names_someone();
+    if open {
+        tracing::warn!(
+            "webhooks are NOT authenticated: whoever reaches the port can post, through a proxy, too (auth.*)"
+        );
+    } else {
+        let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
+        let secret_header = settings.auth.secret_header;
+        tracing::info!(secrets, tokens, secret_header, "webhooks are authenticated");
     }
     if let Some(psql) = psql_line {
+        if open {
+            println!(
+                "\nSend a webhook:\n  curl -i {webhooks} -d \
+                 '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'"
+            );
+        }
         println!(
-            "\nSend a webhook:\n  curl -i {webhooks} -d \
-             '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'\n\
-             Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+            "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
              Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
         );
     }

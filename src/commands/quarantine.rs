@@ -1,6 +1,7 @@
 //! `workflow-receiver quarantine`: looking at what is no execution, mending it, dropping it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 
 use bytes::Bytes;
@@ -53,13 +54,13 @@ pub struct Retry {
     /// Read FIELD from where the body has it: a key, or a JSON pointer such as /data/0/id. Repeatable
     #[arg(long = "map", value_name = "FIELD=SOURCE", value_parser = pair)]
     maps: Vec<(String, String)>,
-    /// Take VALUE, a text, for FIELD, where the body has none. Repeatable
+    /// Take VALUE, a text, for FIELD, where neither the body nor a mapping has any. Repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE", value_parser = pair)]
     sets: Vec<(String, String)>,
 }
 
 fn pair(argument: &str) -> Result<(String, String), &'static str> {
-    let (field, value) = argument.split_once('=').ok_or("must be like FIELD=VALUE")?;
+    let (field, value) = argument.split_once('=').ok_or("must be like execution_id=executionId")?;
     if FIELDS.contains(&field) {
         Ok((field.to_owned(), value.to_owned()))
     } else {
@@ -98,7 +99,7 @@ impl Quarantine {
             Self::Retry(retry) => retry.run(&mut store).await,
             Self::Drop { ids } => {
                 let dropped = store.drop_quarantined(ids).await?;
-                println!("dropped {}", dropped.len());
+                say(format_args!("dropped {}", dropped.len()));
                 match ids.iter().find(|id| !dropped.contains(id)) {
                     Some(id) => Err(absent(*id).into()),
                     None => Ok(()),
@@ -106,6 +107,11 @@ impl Quarantine {
             }
         }
     }
+}
+
+/// A line for whoever still listens: what is done does not depend on that.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn absent(id: i64) -> String {
@@ -175,15 +181,15 @@ impl Retry {
                 match store.retry_quarantined(*id, |body| self.mended(body)).await? {
                     Retried::Recorded { execution_id, outcome } => {
                         recorded += 1;
-                        println!("{id}: recorded as {execution_id} ({})", outcome.as_str());
+                        say(format_args!("{id}: recorded as {execution_id} ({})", outcome.as_str()));
                     }
                     Retried::Stays(why) => {
                         stayed += 1;
-                        println!("{id}: stays in quarantine: {why}");
+                        say(format_args!("{id}: stays in quarantine: {why}"));
                     }
                     Retried::Absent => {
                         stayed += 1;
-                        println!("{id}: {}", absent(*id));
+                        say(format_args!("{}", absent(*id)));
                     }
                 }
             }
@@ -192,7 +198,7 @@ impl Retry {
                 _ => break,
             }
         }
-        println!("recorded {recorded}, not recorded {stayed}");
+        say(format_args!("recorded {recorded}, not recorded {stayed}"));
         if stayed == 0 { Ok(()) } else { Err(format!("{stayed} could not be recorded").into()) }
     }
 
@@ -213,7 +219,11 @@ impl Retry {
         }
         for (field, value) in &self.sets {
             let value = serde_json::to_string(value).map_err(|e| e.to_string())?;
-            fields.insert(field.clone(), raw(&value)?);
+            // What the sender said is never overruled.
+            let said = fields.get(field).is_some_and(|value| value.get() != "null");
+            if !said {
+                fields.insert(field.clone(), raw(&value)?);
+            }
         }
         serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| e.to_string())
     }
@@ -251,9 +261,9 @@ mod tests {
             sets: sets.iter().map(|s| pair(s).unwrap()).collect(),
         };
         let body = br#"{"data":[{"a/b~c":{"id":"x"}}],"cost":1.10,"status":"failed"}"#;
-        let mended = retry(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"], &["workflow_id=w"])
-            .mended(body)
-            .unwrap();
+        let sets = ["workflow_id=w", "status=completed", "execution_id=no"];
+        let mended =
+            retry(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"], &sets).mended(body).unwrap();
         let execution = crate::payload::Execution::parse(&mended).unwrap();
         assert_eq!((&*execution.execution_id, &*execution.status), ("x", "failed"));
         assert_eq!(execution.total_cost, Some("1.10"));

@@ -174,6 +174,22 @@ impl TryFrom<String> for LogFormat {
     }
 }
 
+/// Refuses variables that would be settings but for an underscore: a secret that is overlooked
+/// leaves the door open.
+fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+    const SECTIONS: [&str; 10] =
+        ["HTTP", "ADMIN", "AUTH", "INTAKE", "SPOOL", "DATABASE", "RECORDER", "QUARANTINE", "SHUTDOWN", "LOG"];
+    for name in names {
+        let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
+        let section = rest.and_then(|rest| rest.split('_').next());
+        if section.is_some_and(|section| SECTIONS.contains(&section)) {
+            let why = "settings begin with RECEIVER__SECTION__, with two underscores each".to_owned();
+            return not_allowed(&name, NOT_SHOWN, why);
+        }
+    }
+    Ok(())
+}
+
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| D::Error::custom("must be an IP address and a port, like 127.0.0.1:8080"))
@@ -186,6 +202,7 @@ impl Settings {
     /// [`SettingsError`] for a file that cannot be read, an unknown key, a value of the wrong
     /// kind, or one outside its limits.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
     }
 

@@ -53,7 +53,7 @@ pub enum EmbeddedError {
     /// There is none.
     #[error(
         "database.url is not set, and no receiver runs a private PostgreSQL in {0}: set DATABASE_URL, or start the \
-         receiver first"
+         receiver first, and run this where it runs"
     )]
     NotRunning(PathBuf),
     /// Running as root, and no other user to run PostgreSQL as.
@@ -146,7 +146,7 @@ impl Postgres {
 /// # Errors
 /// [`EmbeddedError::NotRunning`] when there is none.
 pub fn running(dir: &Path) -> Result<PgConnectOptions, EmbeddedError> {
-    let none = || EmbeddedError::NotRunning(dir.to_owned());
+    let none = || EmbeddedError::NotRunning(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
     let owner = Owner::of_this_process()?;
     if !dir.is_dir() {
         return Err(none());

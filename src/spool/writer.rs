@@ -168,6 +168,10 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<Vec<Result<(), Refused>>, SpoolError> {
         let begun = Instant::now();
+        let size = group.iter().map(|arrival| arrival.delivery.body.len() as u64).sum();
+        if self.room() < size {
+            self.forget(done);
+        }
         let receipts = match self.write(group, done).map_err(SpoolError::from) {
             Ok(receipts) => {
                 self.refusing(receipts.iter().find_map(|receipt| receipt.err()), None);
@@ -240,7 +244,10 @@ impl Writer {
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?
         };
-        let at_most = if group.is_empty() { FORGET } else { FORGET_WITH_EACH * group.len() as Recorded };
+        let at_most = match Recorded::try_from(group.len()) {
+            Ok(0) | Err(_) => FORGET,
+            Ok(with) => FORGET_WITH_EACH * with,
+        };
         let forgotten = done.min(self.kept.forgotten + at_most).max(self.kept.forgotten);
         if forgotten > self.kept.forgotten {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;

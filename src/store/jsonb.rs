@@ -132,9 +132,9 @@ mod tests {
 
     #[test]
     fn what_jsonb_refuses_is_told_from_what_it_holds() {
-        let keys = |count: usize| (0..count).map(|n| format!("\"k{n}\":{n},")).collect::<String>();
-        let distinct = format!("{{{}\"z\":0}}", keys(40));
-        let (early, late) = (format!("{{{}\"k3\":0}}", keys(40)), format!("{{{}\"k38\":0}}", keys(40)));
+        let keys: Vec<_> = (0..40).map(|n| format!("\"k{n}\":{n}")).collect();
+        let and = |last: &str| format!("{{{},\"{last}\":0}}", keys.join(","));
+        let (distinct, early, late) = (and("z"), and("k3"), and("k38"));
         for whole in [
             r#"{"a":[1,-2.5,true,null,"\ud83d\ude00"],"b":{"a":1}}"#,
             "123456789012345678901234567890",

@@ -214,7 +214,8 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
     std::fs::write(&empty, " \n").unwrap();
     let list = dir.path().join("list.toml");
     std::fs::write(&list, "[auth]\nwebhook_secrets = [\"HUSH-long-enough\", \"\"]\n").unwrap();
-    let cases: [(&str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &[&str]); 9] = [
+        ("RECEIVER_AUTH__WEBHOOK_SECRETS", "HUSH", &["RECEIVER_AUTH__WEBHOOK_SECRETS", "two underscores"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH", &["auth.url_tokens", "16 to 255", "new-token"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH with spaces, and more", &["auth.url_tokens", "A-Z a-z"]),
         ("RECEIVER__AUTH__SECRET_HEADER", "true", &["auth.secret_header", "set auth.webhook_secrets"]),
