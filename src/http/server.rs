@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -80,15 +81,11 @@ pub(crate) async fn serve(
                         let _ = stream.try_write(NO_PLACE);
                         continue;
                     };
+                    // An answer is one small packet, and there is nothing to wait for.
+                    let _ = stream.set_nodelay(true);
                     let slot = Arc::new(slot);
-                    slot.waited_for(Instant::now() + limits.header_timeout);
-                    let service = Tracked {
-                        routes: TowerToHyperService::new(routes.clone()),
-                        slot: slot.clone(),
-                        open: Arc::default(),
-                        idle_timeout: limits.idle_timeout,
-                    };
-                    let connection = graceful.watch(connection(&protocol, stream, service));
+                    let connection = connection(&protocol, stream, routes.clone(), &slot, limits);
+                    let connection = graceful.watch(connection);
                     connections.spawn(async move {
                         tokio::select! {
                             // What goes wrong here, the sender did, and it has been told.
@@ -116,7 +113,7 @@ pub(crate) async fn serve(
     }
 }
 
-fn protocol() -> auto::Builder<TokioExecutor> {
+pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
     // Who has said all that it will say may still wait for the answer: `half_close`.
     protocol
@@ -133,19 +130,26 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
-fn connection(
+pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     protocol: &auto::Builder<TokioExecutor>,
-    stream: TcpStream,
-    service: Tracked,
-) -> auto::Connection<'static, TokioIo<TcpStream>, Tracked, TokioExecutor> {
-    // An answer is one small packet, and there is nothing to wait for.
-    let _ = stream.set_nodelay(true);
+    stream: S,
+    routes: Router,
+    slot: &Arc<Slot>,
+    limits: Limits,
+) -> auto::Connection<'static, TokioIo<S>, Tracked, TokioExecutor> {
+    slot.waited_for(Instant::now() + limits.header_timeout);
+    let service = Tracked {
+        routes: TowerToHyperService::new(routes),
+        slot: slot.clone(),
+        open: Arc::default(),
+        idle_timeout: limits.idle_timeout,
+    };
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
 /// The routes, for one connection: says whether it waits for the receiver, or the receiver for it.
 #[derive(Clone)]
-struct Tracked {
+pub(crate) struct Tracked {
     routes: TowerToHyperService<Router>,
     slot: Arc<Slot>,
     /// Requests in hand: over HTTP/2 there may be several.
