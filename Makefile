@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The tests run on the PostgreSQL they start, whatever this shell is set up for.
 test torture check sqlx: export DATABASE_URL :=
 
-.PHONY: run test torture check sqlx clean
+.PHONY: run test torture fuzz check sqlx clean
 .DEFAULT_GOAL := run
 
 run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
@@ -17,6 +17,9 @@ test: tools ## all tests, on a PostgreSQL of their own
 
 torture: tools ## the oracle at length: everything is killed 100 times (TORTURE_TIMES), nothing may be lost
 	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --locked --test it torture -- --nocapture
+
+fuzz: tools ## each fuzz target for FUZZ_SECONDS (60), on from what was found before
+	scripts/fuzz
 
 check: tools ## what CI checks beside the tests
 	scripts/check
