@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The tests run on the PostgreSQL they start, whatever this shell is set up for.
 test torture siege check sqlx bench bench-growth: export DATABASE_URL :=
 
-.PHONY: run test torture siege bench bench-growth check sqlx clean
+.PHONY: run test torture siege fuzz bench bench-growth check sqlx clean
 .DEFAULT_GOAL := run
 
 run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
@@ -28,6 +28,9 @@ bench: tools ## beside its limits and its peers, an hour and 25 GB; QUICK=1: 5 m
 bench-growth: tools ## the part with millions of executions recorded already
 	bench/install
 	python3 bench/run.py $(if $(QUICK),--quick) growth
+
+fuzz: tools ## each fuzz target for FUZZ_SECONDS (60), on from what was found before
+	scripts/fuzz
 
 check: tools ## what CI checks beside the tests
 	scripts/check

@@ -21,6 +21,8 @@ pub mod commands;
 pub mod config;
 #[cfg(feature = "embedded-postgres")]
 pub mod embedded_postgres;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod healthcheck;
 mod http;
 mod intake;

@@ -254,8 +254,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Fields::default();
-                while let Some(key) = map.next_key::<Key>()? {
-                    if let Some(slot) = fields.slot(&key.0) {
+                // Raw: read as bytes, a key may hold control characters, and that is not JSON.
+                while let Some(key) = map.next_key::<&RawValue>()? {
+                    if let Some(slot) = fields.slot(&unescaped(key.get())) {
                         let raw = map.next_value::<&RawValue>()?.get();
                         *slot = (raw != "null").then_some(raw);
                     } else {
@@ -269,12 +270,11 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// A key as bytes: unlike a string, that may be (or hold) a lone surrogate.
-struct Key(Vec<u8>);
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(Bytes).map(Self)
+/// What a JSON string holds, as bytes: unlike a string, that may be (or hold) a lone surrogate.
+fn unescaped(raw: &str) -> Cow<'_, [u8]> {
+    match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
+        _ => Cow::Owned(serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).unwrap_or_default()),
     }
 }
 
@@ -326,6 +326,17 @@ mod tests {
     fn nesting_that_would_exhaust_a_stack_is_skipped_over() {
         let body = minimal(&format!(r#","inputs":{}1{}"#, "[".repeat(500_000), "]".repeat(500_000)));
         assert_eq!(Execution::parse(body.as_bytes()).unwrap().execution_id, "e");
+    }
+
+    #[test]
+    fn control_characters_are_no_json_wherever_they_stand() {
+        let keyed = |key: &str| minimal(&format!(r#","{key}":"x""#));
+        for body in [keyed("a\0"), keyed("status\n"), keyed("\u{1f}\\n"), minimal(",\"a\":\"\t\"")] {
+            let parsed = Execution::parse(body.as_bytes());
+            assert!(matches!(parsed, Err(Unusable::NotJson(_))), "{body:?}: {parsed:?}");
+        }
+        let escaped = keyed(r"sta\u0074us");
+        assert_eq!(Execution::parse(escaped.as_bytes()).unwrap().status, "x", "escaped they are");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::recorder::Recording;
 use crate::spool::Kept;
 use problem::Problem;
 pub(crate) use server::{Limits, serve};
+#[cfg(fuzzing)]
+pub(crate) use server::{connection, protocol};
 pub(crate) use slots::Slots;
 
 /// Where the sender posts.

@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -77,14 +78,11 @@ pub(crate) async fn serve(
                         metrics.connection_refused();
                         continue;
                     };
+                    // An answer is one small packet, and there is nothing to wait for.
+                    let _ = stream.set_nodelay(true);
                     let slot = Arc::new(slot);
-                    slot.waited_for(Instant::now() + limits.header_timeout);
-                    let service = Tracked {
-                        routes: TowerToHyperService::new(routes.clone()),
-                        connection: Connection { slot: slot.clone(), idle_timeout: limits.idle_timeout },
-                        body_timeout: limits.body_timeout,
-                    };
-                    let connection = graceful.watch(connection(&protocol, stream, service));
+                    let connection = connection(&protocol, stream, routes.clone(), &slot, limits);
+                    let connection = graceful.watch(connection);
                     connections.spawn(async move {
                         tokio::select! {
                             // What goes wrong here, the sender did, and it has been told.
@@ -112,7 +110,7 @@ pub(crate) async fn serve(
     }
 }
 
-fn protocol() -> auto::Builder<TokioExecutor> {
+pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
     // Who has said all that it will say may still wait for the answer: `half_close`.
     protocol
@@ -129,13 +127,19 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
-fn connection(
+pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     protocol: &auto::Builder<TokioExecutor>,
-    stream: TcpStream,
-    service: Tracked,
-) -> auto::Connection<'static, TokioIo<TcpStream>, Tracked, TokioExecutor> {
-    // An answer is one small packet, and there is nothing to wait for.
-    let _ = stream.set_nodelay(true);
+    stream: S,
+    routes: Router,
+    slot: &Arc<Slot>,
+    limits: Limits,
+) -> auto::Connection<'static, TokioIo<S>, Tracked, TokioExecutor> {
+    slot.waited_for(Instant::now() + limits.header_timeout);
+    let service = Tracked {
+        routes: TowerToHyperService::new(routes),
+        connection: Connection { slot: slot.clone(), idle_timeout: limits.idle_timeout },
+        body_timeout: limits.body_timeout,
+    };
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
@@ -166,7 +170,7 @@ impl Drop for Waits {
 
 /// The routes, for one connection.
 #[derive(Clone)]
-struct Tracked {
+pub(crate) struct Tracked {
     routes: TowerToHyperService<Router>,
     connection: Connection,
     body_timeout: Duration,

@@ -12,7 +12,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 
 /// How well jsonb holds a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(crate) enum Fit {
     /// All of it.
     Whole,
     /// It would drop a value, since a key is given twice.
@@ -22,7 +22,7 @@ pub(super) enum Fit {
 }
 
 /// Deeper nesting than 127 levels (what `serde_json` walks) counts as too deep.
-pub(super) fn fit(text: &str) -> Fit {
+pub(crate) fn fit(text: &str) -> Fit {
     let mut repeated = false;
     let mut json = serde_json::Deserializer::from_str(text);
     match (Walk { repeated: &mut repeated }).deserialize(&mut json).and_then(|()| json.end()) {

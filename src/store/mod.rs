@@ -17,6 +17,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 pub(crate) use fault::Fault;
 pub(crate) use item::Item;
+#[cfg(fuzzing)]
+pub(crate) use jsonb::{Fit, fit};
 pub(crate) use quarantine::{Entry, Found, Retried};
 pub(crate) use record::Outcome;
 

@@ -120,7 +120,9 @@ impl TestReceiver {
         let (url, admin) = (receiver.webhook_url(), format!("http://{}", receiver.admin_address()));
         let (progress, shutdown) = (receiver.progress(), Shutdown::default());
         let stop = shutdown.clone();
-        let running = tokio::spawn(async move { receiver.run(&stop).await });
+        let running = tokio::spawn(async move {
+            receiver.run(&stop).await.inspect_err(|error| eprintln!("the receiver ended: {error}"))
+        });
         Self { url, admin, client: Client::new(), progress, database, dir, shutdown, running }
     }
 

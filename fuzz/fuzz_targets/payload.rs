@@ -1,0 +1,108 @@
+//! Any bytes as a body: no panic, and what is said of them is true by `serde_json`'s account.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use workflow_receiver::fuzzing::fit;
+use workflow_receiver::payload::{Execution, MAX_ID_BYTES, Unusable, text};
+
+fuzz_target!(|body: &[u8]| {
+    let parsed = Execution::parse(body);
+    let again = Execution::parse(body);
+    assert_eq!(format!("{parsed:?}"), format!("{again:?}"), "read twice");
+
+    let json = text(body).ok().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
+    assert_eq!(json.is_none(), matches!(parsed, Err(Unusable::NotJson(_))), "JSON or not");
+    if let Ok(execution) = &parsed {
+        limits(execution);
+    }
+    let Some(json) = json else { return };
+    // Gives up on deep nesting, lone surrogates and numbers beyond f64, as jsonb does or might.
+    let value: Option<Value> = serde_json::from_str(json).ok();
+    jsonb(json, value.as_ref());
+    if let Some(value) = &value {
+        agree(&parsed, value);
+    }
+});
+
+/// What is documented of an execution's fields.
+fn limits(execution: &Execution) {
+    let Execution { execution_id, workflow_id, status, bulk_id, .. } = execution;
+    for id in [execution_id, workflow_id, status].into_iter().chain(bulk_id) {
+        assert!(!id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains('\0'), "{id:?}");
+    }
+    for text in [&execution.error, &execution.error_cause].into_iter().flatten() {
+        assert!(!text.contains('\0'), "{text:?}");
+    }
+    if let Some(output) = execution.output {
+        assert!(serde_json::from_str::<&RawValue>(output).is_ok(), "{output}");
+    }
+    if let Some(cost) = execution.total_cost {
+        assert!(cost.parse().is_ok_and(f64::is_finite), "{cost}");
+    }
+}
+
+/// An object with usable identifiers is an execution with these, and nothing else is.
+fn agree(parsed: &Result<Execution, Unusable>, value: &Value) {
+    let id = |field: &str| {
+        let id = value.get(field).and_then(Value::as_str);
+        id.filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains('\0'))
+    };
+    let expected = || Some([id("execution_id")?, id("workflow_id")?, id("status")?]);
+    let found = parsed.as_ref().ok().map(|e| [&*e.execution_id, &*e.workflow_id, &*e.status]);
+    assert_eq!(found, expected(), "{value}");
+    if let Ok(execution) = parsed {
+        let output = execution.output.map(|output| serde_json::from_str(output).unwrap());
+        let sent = value.get("output").filter(|output| !output.is_null());
+        assert_eq!(output.as_ref(), sent);
+    } else {
+        let objects = value.as_array().is_some_and(|array| array.iter().any(Value::is_object));
+        let kept = matches!(parsed, Err(Unusable::Field { .. }));
+        assert_eq!(kept, value.is_object() || objects, "what may be an execution is kept");
+    }
+}
+
+/// jsonb takes what can be read without U+0000, and drops nothing unless a key is given twice.
+fn jsonb(json: &str, value: Option<&Value>) {
+    let held = value.filter(|value| !holds_nul(value)).map(|value| members(value) == colons(json));
+    match (fit(json), held) {
+        (found, expected) if found == expected => {}
+        // What is dropped may hold what jsonb refuses.
+        (None, Some(false)) => {}
+        (found, expected) => panic!("{found:?}, and not {expected:?}: {json}"),
+    }
+}
+
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(array) => array.iter().any(holds_nul),
+        Value::Object(object) => object.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        _ => false,
+    }
+}
+
+/// How many keys are left.
+fn members(value: &Value) -> usize {
+    match value {
+        Value::Array(array) => array.iter().map(members).sum(),
+        Value::Object(object) => object.len() + object.values().map(members).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+/// How many keys were written: each has a colon, outside of strings.
+fn colons(json: &str) -> usize {
+    let (mut colons, mut in_string, mut escaped) = (0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b':' if !in_string => colons += 1,
+            _ => {}
+        }
+    }
+    colons
+}
