@@ -16,18 +16,25 @@ WITH incoming AS (
     GROUP BY i.body_sha256, i.body
 ),
 needing_room AS (
-    SELECT
-        i.body_sha256,
-        count(*) OVER earlier AS rows,
-        sum(octet_length(i.body)) OVER earlier AS bytes
+    SELECT i.body_sha256, i.first_received_at, octet_length(i.body) AS size
     FROM incoming AS i
     WHERE NOT i.acknowledged AND NOT EXISTS (SELECT FROM quarantine AS q WHERE q.body_sha256 = i.body_sha256)
-    WINDOW earlier AS (ORDER BY i.first_received_at, i.body_sha256)
 ),
 held AS (
     SELECT count(*) AS rows, coalesce(sum(octet_length(q.body)), 0) AS bytes
     FROM quarantine AS q
     WHERE NOT q.acknowledged AND EXISTS (SELECT FROM needing_room)
+),
+-- The earliest first; one that is too large by itself takes no room from others.
+placed AS (
+    SELECT
+        n.body_sha256,
+        h.rows + count(*) OVER earlier AS rows,
+        h.bytes + sum(n.size) OVER earlier AS bytes
+    FROM needing_room AS n
+    CROSS JOIN held AS h
+    WHERE h.bytes + n.size <= $9::bigint
+    WINDOW earlier AS (ORDER BY n.first_received_at, n.body_sha256)
 )
 INSERT INTO quarantine AS q (
     reason, body, body_sha256, authenticated_by, acknowledged, intact, deliveries, first_received_at,
@@ -37,9 +44,10 @@ SELECT
     i.reason, i.body, i.body_sha256, i.authenticated_by, i.acknowledged, i.intact, i.deliveries,
     i.first_received_at, i.last_received_at
 FROM incoming AS i
-LEFT JOIN needing_room AS n ON n.body_sha256 = i.body_sha256
-CROSS JOIN held AS h
-WHERE n.body_sha256 IS NULL OR (h.rows + n.rows <= $8::bigint AND h.bytes + n.bytes <= $9::bigint)
+WHERE i.body_sha256 NOT IN (SELECT n.body_sha256 FROM needing_room AS n)
+    OR i.body_sha256 IN (
+        SELECT p.body_sha256 FROM placed AS p WHERE p.rows <= $8::bigint AND p.bytes <= $9::bigint
+    )
 ORDER BY i.body_sha256
 ON CONFLICT (body_sha256) DO UPDATE SET
     acknowledged = q.acknowledged OR excluded.acknowledged,

@@ -157,6 +157,7 @@ impl TestReceiver {
     /// Waits until all that was acknowledged is in PostgreSQL.
     pub(crate) async fn recorded(&self) {
         within(self.progress.clone().all_recorded()).await;
+        assert!(!self.running.is_finished(), "the receiver has ended");
     }
 
     pub(crate) async fn connection(&self) -> PgConnection {

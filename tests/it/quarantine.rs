@@ -22,6 +22,8 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
     let receiver = TestReceiver::start().await;
     for id in ["one", "one", "two"] {
         assert_eq!(receiver.post(changed(id).to_string()).await.status(), 422);
+        // One after the other, so that their numbers are known.
+        receiver.recorded().await;
     }
     assert_eq!(receiver.post(r#"{"executionId":"three"}"#).await.status(), 422);
     receiver.recorded().await;
@@ -208,14 +210,24 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     })
     .await;
     let body = |n: usize, size: usize| format!(r#"{{"n":{n},"fill":"{}"}}"#, "x".repeat(size));
+    // All in one batch: the one that is too large takes nobody's room.
+    let held = receiver.hold_recording().await;
     assert_eq!(receiver.post(body(0, 2_000)).await.status(), 422, "too large for it");
     for n in 1..=5 {
         assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
     }
     assert_eq!(receiver.post(body(1, 10)).await.status(), 422, "one that is there");
-    let kept = receiver.rows("SELECT deliveries FROM quarantine ORDER BY quarantine_id").await;
+    held.release().await;
+    let kept = receiver.rows("SELECT deliveries FROM quarantine ORDER BY deliveries DESC").await;
     assert_eq!(kept.iter().map(|row| &row["deliveries"]).collect::<Vec<_>>(), [2, 1, 1]);
     assert_eq!(receiver.metric("quarantine_dropped_total").await, 3.0);
+    // And one by one.
+    for n in 6..8 {
+        assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
+        receiver.recorded().await;
+    }
+    assert_eq!(receiver.metric("quarantine_dropped_total").await, 5.0);
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 3);
 
     // Accepted with 200, and refused by PostgreSQL afterwards.
     sqlx::raw_sql(
@@ -226,9 +238,8 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     .await
     .unwrap();
     receiver.accept(execution("refused", "completed")).await;
-    let kept = receiver.rows("SELECT acknowledged FROM quarantine ORDER BY quarantine_id").await;
-    assert_eq!(kept.len(), 4);
-    assert_eq!(kept[3]["acknowledged"], true);
+    let kept = receiver.rows("SELECT acknowledged FROM quarantine WHERE acknowledged").await;
+    assert_eq!(kept.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
