@@ -10,6 +10,7 @@
 
 mod answers;
 mod bulks;
+mod cookbook;
 mod damage;
 mod harness;
 mod health;
@@ -21,3 +22,4 @@ mod program;
 mod small_disk;
 mod spool;
 mod torture;
+mod views;
