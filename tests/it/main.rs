@@ -21,5 +21,6 @@ mod process;
 mod program;
 mod small_disk;
 mod spool;
+mod sums;
 mod torture;
 mod views;
