@@ -2,8 +2,8 @@
 -- them, and how, is in README.md beside this file.
 --
 -- No view fails on an odd row: what the sender left out, or sent in another shape, is null or has
--- no row. Those whose name says an order
--- (latest, slow) come in it; the others come in none. Hours and days are those of UTC.
+-- no row. Those whose name says an order (latest, slow) come in it, the others in none. Hours and
+-- days are those of UTC.
 --
 -- An index is paid for by every execution, so there are few. Most questions are about the last
 -- hour or day, one workflow, or one bulk, and the first migration's indexes lead there.
