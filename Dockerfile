@@ -10,13 +10,16 @@ RUN mkdir -p src tests/it \
     && cargo build --release --locked --no-default-features \
     && rm -r src tests
 COPY . .
-# What the container keeps on disk: a fresh volume takes its owner from here.
+# /data is what the container keeps on disk: a fresh volume takes its owner from here.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --no-default-features \
+    && scripts/sbom --no-default-features > /workflow-receiver.cdx.json \
     && mkdir -p /data/spool
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /build/target/release/workflow-receiver /usr/local/bin/workflow-receiver
+# What the program is linked from; the base image lists its own packages in /var/lib/dpkg/status.d.
+COPY --from=build /workflow-receiver.cdx.json /usr/share/sbom/workflow-receiver.cdx.json
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data

@@ -4,9 +4,9 @@
 # Wins over any cargo that is older than Cargo.toml asks for, once rustup is there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The tests run on the PostgreSQL they start, whatever this shell is set up for.
-test torture check sqlx: export DATABASE_URL :=
+test torture siege check sqlx bench bench-growth: export DATABASE_URL :=
 
-.PHONY: run test torture check sqlx clean
+.PHONY: run test torture siege bench bench-growth check sqlx clean
 .DEFAULT_GOAL := run
 
 run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
@@ -17,6 +17,17 @@ test: tools ## all tests, on a PostgreSQL of their own
 
 torture: tools ## the oracle at length: everything is killed 100 times (TORTURE_TIMES), nothing may be lost
 	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --locked --test it torture -- --nocapture
+
+siege: tools ## a million generated requests (SIEGE_REQUESTS): no panic, no leak, no row that nobody sent
+	SIEGE_REQUESTS=$(or $(SIEGE_REQUESTS),1000000) cargo test --locked --test it siege -- --nocapture
+
+bench: tools ## beside its limits and its peers, an hour and 25 GB; QUICK=1: 5 minutes; ONLY="speed latency": a part
+	bench/install
+	python3 bench/run.py $(if $(QUICK),--quick) $(ONLY)
+
+bench-growth: tools ## the part with millions of executions recorded already
+	bench/install
+	python3 bench/run.py $(if $(QUICK),--quick) growth
 
 check: tools ## what CI checks beside the tests
 	scripts/check

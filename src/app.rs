@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Settings, SettingsError};
-use crate::http::{self, Admin, Door};
-use crate::intake::Intake;
+use crate::auth::{Authenticator, Token};
+use crate::config::{self, Settings, SettingsError};
+use crate::http::{self, Admin, Door, Slots};
+use crate::intake::{Intake, Memory};
 use crate::metrics::Metrics;
 use crate::recorder::{Recorder, Recording};
 use crate::shutdown::Shutdown;
@@ -129,6 +132,8 @@ impl Receiver {
             database,
             settings: settings.database.clone(),
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
+            connections: settings.recorder.connections,
+            quarantine: settings.quarantine,
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             kept: kept.clone(),
@@ -136,25 +141,46 @@ impl Receiver {
             recording: reporting,
             give_up: give_up.clone(),
         };
+        let requests = Slots::new(settings.http.max_requests);
+        let memory = Memory::new(settings.http.max_bytes_in_flight);
         let admin_door = Admin {
+            requests: requests.clone(),
+            memory: memory.clone(),
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
             recording: reports.clone(),
             stopping: stop.clone(),
+            token: Token::new(&settings.admin.token),
         };
-        let door = Door { intake, metrics: metrics.clone(), max_body_bytes: settings.http.max_body_bytes };
+        let door = Door {
+            intake,
+            metrics: metrics.clone(),
+            authenticator: Authenticator::new(&settings.auth),
+            requests,
+            memory,
+            max_body_bytes: settings.http.max_body_bytes,
+            body_timeout: settings.http.body_timeout,
+        };
+        let (webhook_limits, admin_limits) = limits(&settings.http);
 
         let progress = Progress { kept, recorded: recorded.clone(), recording: reports };
         let (webhook_address, admin_address) = (local(&public), local(&admin));
         let mut parts = JoinSet::new();
+        let spool_metrics = metrics.clone();
         let runtime = tokio::runtime::Handle::current();
         parts.spawn_blocking(move || {
-            ("the spool", writer.run(&runtime, arrivals, recorded, &keeping, &metrics).map_err(Into::into))
+            (
+                "the spool",
+                writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics).map_err(Into::into),
+            )
         });
         parts.spawn(record(worker, reader));
-        parts.spawn(serve("the webhook port", public, http::public(door), stop.clone()));
-        parts.spawn(serve("the admin port", admin, http::admin(admin_door), CancellationToken::new()));
+        let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
+        parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
+        let never = CancellationToken::new();
+        let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, never);
+        parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
         Ok(Self {
             webhook_address,
             admin_address,
@@ -241,14 +267,37 @@ async fn record(recorder: Recorder, reader: Reader) -> PartResult {
     ("the recorder", recorder.run(reader).await.map_err(Into::into))
 }
 
-async fn serve(
-    part: &'static str,
-    listener: TcpListener,
-    routes: axum::Router,
-    stop: CancellationToken,
-) -> PartResult {
-    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
-    (part, served.map_err(Into::into))
+/// How many connections operators may have: apart, so that the public port cannot take them.
+const ADMIN_CONNECTIONS: usize = 64;
+/// Files open for other things than connections: the spool, PostgreSQL, the log.
+const OTHER_FILES: usize = 64;
+
+/// Makes the most of what the system allows: each connection is an open file.
+fn limits(settings: &config::Http) -> (http::Limits, http::Limits) {
+    let config::Http { max_connections, header_timeout, idle_timeout, .. } = *settings;
+    let wanted = max_connections + ADMIN_CONNECTIONS + OTHER_FILES;
+    let allowed = open_files(wanted);
+    let connections = max_connections.min(allowed.saturating_sub(ADMIN_CONNECTIONS + OTHER_FILES)).max(1);
+    if connections < max_connections {
+        tracing::warn!(
+            allowed,
+            connections,
+            "the system allows fewer open files than http.max_connections needs: fewer connections are taken"
+        );
+    }
+    let limits = |connections| http::Limits { connections, header_timeout, idle_timeout };
+    (limits(connections), limits(ADMIN_CONNECTIONS))
+}
+
+/// Raises the limit on open files to `wanted`, or as far as it may, and says how far that is.
+fn open_files(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
+    let may = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let current = limit.current.unwrap_or(u64::MAX);
+    let raised = current < may
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(may), maximum: limit.maximum }).is_ok();
+    usize::try_from(if raised { may } else { current }).unwrap_or(usize::MAX)
 }
 
 fn died(ended: Result<PartResult, tokio::task::JoinError>) -> RunError {

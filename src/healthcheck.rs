@@ -4,9 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, StatusCode, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
+
+use crate::config;
 
 const WITHIN: Duration = Duration::from_secs(3);
 
@@ -14,12 +18,17 @@ const WITHIN: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// When it says that they are not, or does not say anything within three seconds.
-pub async fn healthcheck(admin: SocketAddr) -> Result<String, String> {
-    let (status, text) = tokio::time::timeout(WITHIN, ready(reachable(admin)))
+pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
+    let address = admin.listen;
+    let (status, text) = tokio::time::timeout(WITHIN, ready(reachable(address), &admin.token))
         .await
-        .map_err(|_| format!("no answer from {admin} in time"))?
-        .map_err(|e| format!("no answer from {admin}: {e}"))?;
-    if status.is_success() { Ok(text) } else { Err(text) }
+        .map_err(|_| format!("no answer from {address} in time"))?
+        .map_err(|e| format!("no answer from {address}: {e}"))?;
+    match status {
+        StatusCode::UNAUTHORIZED => Err(format!("{address} demands admin.token: set RECEIVER__ADMIN__TOKEN")),
+        status if status.is_success() => Ok(text),
+        _ => Err(text),
+    }
 }
 
 /// "Listening on all addresses" is asked on loopback.
@@ -33,12 +42,18 @@ fn reachable(mut admin: SocketAddr) -> SocketAddr {
     admin
 }
 
-async fn ready(admin: SocketAddr) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+async fn ready(
+    admin: SocketAddr,
+    token: &SecretString,
+) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
+    bearer.set_sensitive(true);
     let stream = TokioIo::new(TcpStream::connect(admin).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
     let ask = async {
         let request = Request::get("/health/ready")
             .header(header::HOST, admin.to_string())
+            .header(header::AUTHORIZATION, bearer)
             .body(Empty::<bytes::Bytes>::new())?;
         let answer = sender.send_request(request).await?;
         let status = answer.status();

@@ -2,7 +2,8 @@
 //!
 //! # The path of a webhook
 //!
-//! 1. [`http`]: `POST /webhooks/workflow-completed` is read and checked: is it an execution?
+//! 1. [`http`]: `POST /webhooks/workflow-completed` is let in ([`auth`]), read and checked: is it an
+//!    execution?
 //! 2. [`intake`]: it goes over a bounded channel to the spool's writer; a full channel is a 503.
 //! 3. [`spool`]: the writer puts whatever waits on disk with one fsync. **Here the 200 leaves.**
 //! 4. [`recorder`]: the background worker reads the spool in order, a batch at a time.
@@ -12,9 +13,11 @@
 //! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
 //!
 //! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
-//! [`config`] the settings.
+//! [`config`] the settings; [`commands`] what operators do beside running it.
 
 pub mod app;
+pub mod auth;
+pub mod commands;
 pub mod config;
 #[cfg(feature = "embedded-postgres")]
 pub mod embedded_postgres;

@@ -1,5 +1,6 @@
-//! The command line: `workflow-receiver [serve | migrate | healthcheck]`.
+//! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | new-token]`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,11 +8,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use sqlx::postgres::PgConnectOptions;
 use workflow_receiver::app::Receiver;
+use workflow_receiver::commands::{self, Failure};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
 use workflow_receiver::{healthcheck, store, telemetry};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -26,7 +26,8 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand)]
+#[expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
 enum Command {
     /// Receive webhooks (the default)
     Serve,
@@ -34,6 +35,11 @@ enum Command {
     Migrate,
     /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
     Healthcheck,
+    /// Look at what is no execution, mend it, or drop it
+    #[command(subcommand)]
+    Quarantine(commands::quarantine::Quarantine),
+    /// Make a token for the URL that the sender is given (auth.url_tokens)
+    NewToken,
 }
 
 fn main() -> ExitCode {
@@ -54,12 +60,19 @@ fn failed(error: &Failure) -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(Command::NewToken) = arguments.command {
+        // Whoever has seen the first line may have closed the pipe.
+        let _ = writeln!(io::stdout(), "{}", commands::new_token::new_token());
+        return Ok(());
+    }
     let settings = Settings::load(arguments.config.as_deref())?;
-    match arguments.command.unwrap_or(Command::Serve) {
+    match arguments.command.as_ref().unwrap_or(&Command::Serve) {
+        Command::NewToken => Ok(()),
         Command::Healthcheck => {
-            println!("{}", healthcheck(settings.admin.listen).await?);
+            println!("{}", healthcheck(&settings.admin).await?);
             Ok(())
         }
+        Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings)?).await,
         Command::Migrate => {
             telemetry::init(&settings.log)?;
             let Some(database) = settings.database.connect_options()? else {
@@ -73,6 +86,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Serve => {
             telemetry::init(&settings.log)?;
+            telemetry::log_panics();
             settings.check_door()?;
             let shutdown = Shutdown::default();
             tokio::select! {
@@ -110,14 +124,25 @@ async fn receive(
     };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
-    if settings.auth.allow_unauthenticated || settings.http.listen.ip().is_loopback() {
-        tracing::warn!("webhooks are not authenticated: whoever reaches the port can post");
+    let open = settings.auth.allow_unauthenticated || !settings.auth.names_someone();
+    if open {
+        tracing::warn!(
+            "webhooks are NOT authenticated: whoever reaches the port can post, through a proxy, too (auth.*)"
+        );
+    } else {
+        let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
+        let secret_header = settings.auth.secret_header;
+        tracing::info!(secrets, tokens, secret_header, "webhooks are authenticated");
     }
     if let Some(psql) = psql_line {
+        if open {
+            println!(
+                "\nSend a webhook:\n  curl -i {webhooks} -d \
+                 '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'"
+            );
+        }
         println!(
-            "\nSend a webhook:\n  curl -i {webhooks} -d \
-             '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'\n\
-             Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+            "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
              Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
         );
     }

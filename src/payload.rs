@@ -107,7 +107,13 @@ pub fn text(body: &[u8]) -> Result<&str, Unusable> {
 /// Serde's own message may quote the body, so only the place is passed on.
 fn why_not(text: &str, error: &serde_json::Error) -> Unusable {
     if serde_json::from_str::<IgnoredAny>(text).is_ok() {
-        return Unusable::NotAnObject;
+        // Executions, perhaps, in a form that is not known yet: worth keeping.
+        let elements = serde_json::from_str::<Vec<&RawValue>>(text).unwrap_or_default();
+        return if elements.iter().any(|element| element.get().starts_with('{')) {
+            Unusable::Field { field: "execution_id", problem: "is missing: the body is an array of objects" }
+        } else {
+            Unusable::NotAnObject
+        };
     }
     Unusable::NotJson(match error.classify() {
         serde_json::error::Category::Eof => "it ends too early".to_owned(),

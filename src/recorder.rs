@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use rand::RngExt;
 use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::spool::{Kept, Limits, Reader, Recorded, SpoolError, Spooled};
+use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
 use crate::store::{Fault, Item, Outcome, Store};
 
 /// With nothing to record, how often PostgreSQL is asked for a sign of life.
@@ -29,6 +30,8 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
+/// So many deliveries are worth several connections.
+const PARTED: usize = 200;
 /// How often PostgreSQL may fail over a single delivery before it is weakened.
 const BREAKS: u32 = 10;
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
@@ -60,11 +63,34 @@ struct Link {
     migrated: bool,
 }
 
+/// The reader, on a thread where it may wait for the disk.
+struct Ahead {
+    reader: Option<Reader>,
+    limits: Limits,
+}
+
+impl Ahead {
+    async fn next(&mut self, after: Seq) -> Result<Vec<Spooled>, SpoolError> {
+        let limits = self.limits;
+        let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
+        let read = tokio::task::spawn_blocking(move || {
+            let batch = reader.next(after, limits);
+            (reader, batch)
+        });
+        let (reader, batch) = read.await.map_err(|_| SpoolError::ReaderLost)?;
+        self.reader = Some(reader);
+        batch
+    }
+}
+
 /// What a recorder needs.
 pub(crate) struct Recorder {
     pub(crate) database: PgConnectOptions,
     pub(crate) settings: config::Database,
     pub(crate) limits: Limits,
+    /// To PostgreSQL.
+    pub(crate) connections: usize,
+    pub(crate) quarantine: config::Quarantine,
     pub(crate) max_backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// What the spool holds.
@@ -90,33 +116,53 @@ impl Recorder {
         }
     }
 
-    async fn work(mut self, mut reader: Reader) -> Result<(), SpoolError> {
+    async fn work(mut self, reader: Reader) -> Result<(), SpoolError> {
+        let mut reader = Ahead { reader: Some(reader), limits: self.limits };
         let mut at = self.kept.borrow().forgotten;
-        let mut link = Link::default();
+        let mut links: Vec<Link> = (0..self.connections).map(|_| Link::default()).collect();
+        let mut batch = Vec::new();
         // With nothing to record yet: the schema is made, and health checks know.
-        self.ping(&mut link).await;
+        self.ping(&mut links[0]).await;
         loop {
             let kept = *self.kept.borrow_and_update();
             if kept.through > at {
-                let batch = tokio::task::block_in_place(|| reader.next(at, self.limits))?;
-                self.record(&mut link, &batch).await;
+                if batch.is_empty() {
+                    batch = reader.next(at).await?;
+                }
                 // An empty batch: somebody has deleted what the spool held.
-                at = batch.last().map_or(kept.through, |last| last.seq);
+                at = batch.last().map_or(kept.through, |last: &Spooled| last.seq);
+                // A whole batch behind this one is read while this one is recorded; less than that
+                // will be more by then.
+                let more = kept.through - at >= i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
+                let read_on = async { if more { reader.next(at).await } else { Ok(Vec::new()) } };
+                let ((), next) = tokio::join!(self.record(&mut links, &batch), read_on);
                 self.recorded.send_replace(at);
+                batch = next?;
             } else if kept.closed {
                 return Ok(());
             } else {
                 tokio::select! {
                     changed = self.kept.changed() => if changed.is_err() { return Ok(()) },
-                    () = sleep(PING_EVERY) => self.ping(&mut link).await,
+                    () = sleep(PING_EVERY) => self.ping(&mut links[0]).await,
                 }
             }
         }
     }
 
-    /// Records all of a batch, however long that takes.
-    async fn record(&self, link: &mut Link, batch: &[Spooled]) {
-        let mut items: Vec<_> = batch.iter().map(Item::read).collect();
+    /// Records all of a batch, however long that takes. A large one goes over several connections:
+    /// each execution over one of them, so that its deliveries stay in their order.
+    async fn record(&self, links: &mut [Link], batch: &[Spooled]) {
+        let parts = if batch.len() < PARTED { 1 } else { links.len() };
+        let mut items: Vec<Vec<Item<'_>>> = (0..parts).map(|_| Vec::with_capacity(batch.len())).collect();
+        for spooled in batch {
+            let item = Item::read(spooled);
+            let hash = item.execution_id().map_or(0, |id| crc32fast::hash(id.as_bytes()));
+            items[hash as usize % parts].push(item);
+        }
+        join_all(links.iter_mut().zip(items).map(|(link, items)| self.record_part(link, items))).await;
+    }
+
+    async fn record_part(&self, link: &mut Link, mut items: Vec<Item<'_>>) {
         let all = 0..items.len();
         let mut parts: Vec<Range<usize>> = vec![all];
         // In a row: failures of any kind, and failures over a delivery.
@@ -168,7 +214,7 @@ impl Recorder {
     async fn attempt(&self, link: &mut Link, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
         // What is said here is said to no row.
         let store = self.connected(link).await.map_err(Fault::not_of_a_row)?;
-        let record = AssertUnwindSafe(store.record(items)).catch_unwind();
+        let record = AssertUnwindSafe(store.record(items, self.quarantine)).catch_unwind();
         match timeout(self.settings.statement_timeout, record).await {
             Ok(Ok(recorded)) => recorded.map_err(Fault::while_recording),
             Err(_) => Err(Fault::Slow),
@@ -251,8 +297,18 @@ impl Recorder {
                 Outcome::Quarantined => {
                     tracing::warn!("a delivery that is no execution is kept in quarantine");
                 }
+                // Many may follow: said once a batch, below.
+                Outcome::Dropped => {}
                 _ => tracing::debug!(execution_id, outcome = outcome.as_str(), "recorded"),
             }
+        }
+        let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::Dropped).count();
+        if dropped > 0 {
+            self.metrics.quarantine_dropped(dropped);
+            tracing::error!(
+                dropped,
+                "the quarantine is full: deliveries that are no execution, and were answered 422, are not kept"
+            );
         }
         if let Some(oldest) = items.iter().map(Item::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);

@@ -6,6 +6,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// Logs a panic with its place. Its message only where that is a literal: others may quote what was
+/// being read, such as a body.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(tracing::field::display);
+        let message = panic.payload().downcast_ref::<&'static str>();
+        tracing::error!(place, message, "panicked: a bug");
+    }));
+}
+
 /// Sends log lines where they are to go. Once per process.
 ///
 /// # Errors

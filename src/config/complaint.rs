@@ -44,13 +44,18 @@ pub(super) fn explain(error: ConfigError, layers: &Config) -> SettingsError {
         }
         other => return SettingsError::Unreadable(other.to_string()),
     };
-    let secret = key == "database.url" || key.starts_with("auth.");
+    if SECRETS.iter().any(|secret| key.starts_with(secret)) {
+        return SettingsError::Unreadable(format!("{key}: must be text, or a list of texts where it is one"));
+    }
     match layers.get_string(&key) {
-        Ok(value) if key.contains('.') && !secret => SettingsError::NotAllowed { key, value, allowed: why },
+        Ok(value) if key.contains('.') => SettingsError::NotAllowed { key, value, allowed: why },
         Ok(_) => SettingsError::Unreadable(format!("{key}: a plain value cannot stand here")),
         Err(_) => SettingsError::Unreadable(format!("{key}: {why}")),
     }
 }
+
+/// The keys whose values, and what the library says about them, are not shown.
+const SECRETS: [&str; 4] = ["database.url", "admin.token", "auth.webhook_secrets", "auth.url_tokens"];
 
 pub(super) fn not_allowed<T>(key: &str, value: &str, allowed: String) -> Result<T, SettingsError> {
     Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_owned(), allowed })

@@ -6,6 +6,7 @@
 #![expect(missing_docs, reason = "config/default.toml documents every key, once")]
 
 mod complaint;
+mod secrets;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use complaint::SettingsError;
 use complaint::{explain, lasting, not_allowed, unreadable, within};
+pub use secrets::Secrets;
+use secrets::{one_of_file, read_list};
 
 /// `config/default.toml`: every setting with its default and what it means.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -36,6 +39,7 @@ pub struct Settings {
     pub spool: Spool,
     pub database: Database,
     pub recorder: Recorder,
+    pub quarantine: Quarantine,
     pub shutdown: Shutdown,
     pub log: Log,
 }
@@ -47,6 +51,15 @@ pub struct Http {
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     pub max_body_bytes: usize,
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    pub max_connections: usize,
+    pub max_requests: usize,
+    pub max_bytes_in_flight: usize,
 }
 
 /// `[admin]`
@@ -55,12 +68,21 @@ pub struct Http {
 pub struct Admin {
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
+    pub token: SecretString,
+    pub token_file: PathBuf,
 }
 
 /// `[auth]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
+    pub webhook_secrets: Secrets,
+    pub webhook_secrets_file: PathBuf,
+    #[serde(with = "humantime_serde")]
+    pub timestamp_tolerance: Duration,
+    pub secret_header: bool,
+    pub url_tokens: Secrets,
+    pub url_tokens_file: PathBuf,
     pub allow_unauthenticated: bool,
 }
 
@@ -84,6 +106,7 @@ pub struct Spool {
 #[serde(deny_unknown_fields)]
 pub struct Database {
     pub url: SecretString,
+    pub url_file: PathBuf,
     pub embedded_dir: PathBuf,
     pub migrate: bool,
     #[serde(with = "humantime_serde")]
@@ -96,10 +119,19 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorder {
+    pub connections: usize,
     pub batch_rows: usize,
     pub batch_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub max_backoff: Duration,
+}
+
+/// `[quarantine]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    pub max_rows: i64,
+    pub max_bytes: i64,
 }
 
 /// `[shutdown]`
@@ -142,6 +174,22 @@ impl TryFrom<String> for LogFormat {
     }
 }
 
+/// Refuses variables that would be settings but for an underscore: a secret that is overlooked
+/// leaves the door open.
+fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+    const SECTIONS: [&str; 10] =
+        ["HTTP", "ADMIN", "AUTH", "INTAKE", "SPOOL", "DATABASE", "RECORDER", "QUARANTINE", "SHUTDOWN", "LOG"];
+    for name in names {
+        let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
+        let section = rest.and_then(|rest| rest.split('_').next());
+        if section.is_some_and(|section| SECTIONS.contains(&section)) {
+            let why = "settings begin with RECEIVER__SECTION__, with two underscores each".to_owned();
+            return not_allowed(&name, NOT_SHOWN, why);
+        }
+    }
+    Ok(())
+}
+
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| D::Error::custom("must be an IP address and a port, like 127.0.0.1:8080"))
@@ -154,6 +202,7 @@ impl Settings {
     /// [`SettingsError`] for a file that cannot be read, an unknown key, a value of the wrong
     /// kind, or one outside its limits.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
     }
 
@@ -167,13 +216,25 @@ impl Settings {
             layers = layers.add_source(File::from(path).format(FileFormat::Toml));
         }
         let layers = layers
-            .add_source(environment.prefix("RECEIVER").prefix_separator("__").separator("__"))
+            .add_source(
+                environment.prefix("RECEIVER").prefix_separator("__").separator("__").ignore_empty(true),
+            )
             .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
             .and_then(ConfigBuilder::<DefaultState>::build)
             .map_err(unreadable)?;
-        let settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
+        let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
+        settings.read_files()?;
         settings.check()?;
         Ok(settings)
+    }
+
+    /// What stands in files of its own, as container engines hand out secrets.
+    fn read_files(&mut self) -> Result<(), SettingsError> {
+        let Self { auth, admin, database, .. } = self;
+        read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
+        read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
+        one_of_file("admin.token_file", &admin.token_file, &mut admin.token)?;
+        one_of_file("database.url_file", &database.url_file, &mut database.url)
     }
 
     fn check(&self) -> Result<(), SettingsError> {
@@ -181,10 +242,23 @@ impl Settings {
         const MIB: u64 = 1 << 20;
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
         within("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
+        let in_flight = self.http.max_bytes_in_flight as u64;
+        within("http.max_bytes_in_flight", in_flight, self.http.max_body_bytes as u64, u64::from(u32::MAX))?;
+        within("http.max_connections", self.http.max_connections as u64, 16, 1_000_000)?;
+        within("http.max_requests", self.http.max_requests as u64, 1, 65_536)?;
+        lasting("http.header_timeout", self.http.header_timeout, shortest, longest)?;
+        lasting("http.idle_timeout", self.http.idle_timeout, shortest, longest)?;
+        lasting("http.body_timeout", self.http.body_timeout, shortest, longest)?;
+        self.auth.check()?;
+        self.admin.check()?;
+        let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
+        within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 10_000_000)?;
+        within("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
         within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
         // A body has to fit, with what SQLite adds to it.
         let largest = 2 * self.http.max_body_bytes as u64;
         within("spool.max_bytes", self.spool.max_bytes, largest.max(MIB), i64::MAX as u64)?;
+        within("recorder.connections", self.recorder.connections as u64, 1, 64)?;
         within("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
         within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
         lasting("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;
@@ -208,17 +282,72 @@ impl Settings {
     /// [`SettingsError::NotAllowed`] when the webhook port is open to other machines and
     /// nothing says who may speak.
     pub fn check_door(&self) -> Result<(), SettingsError> {
-        if self.http.listen.ip().is_loopback() || self.auth.allow_unauthenticated {
+        let said = self.auth.allow_unauthenticated || self.auth.names_someone();
+        if self.http.listen.ip().is_loopback() || said {
             return Ok(());
         }
         not_allowed(
             "http.listen",
             &self.http.listen.to_string(),
-            "other machines could post here and nothing authenticates them. Listen on loopback \
-             (RECEIVER__HTTP__LISTEN=127.0.0.1:8080), or let everyone in who reaches the port \
+            "other machines could post here and nothing authenticates them. Set the secret that your \
+             workflows are triggered with (RECEIVER__AUTH__WEBHOOK_SECRETS=...), or a token for the URL \
+             (RECEIVER__AUTH__URL_TOKENS=..., `workflow-receiver new-token` makes one), or listen on \
+             loopback (RECEIVER__HTTP__LISTEN=127.0.0.1:8080), or let everyone in who reaches the port \
              (RECEIVER__AUTH__ALLOW_UNAUTHENTICATED=true)"
                 .to_owned(),
         )
+    }
+}
+
+impl Auth {
+    /// Whether anything tells the sender from others.
+    #[must_use]
+    pub fn names_someone(&self) -> bool {
+        !self.webhook_secrets.0.is_empty() || !self.url_tokens.0.is_empty()
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
+        lasting("auth.timestamp_tolerance", self.timestamp_tolerance, second, day)?;
+        if self.secret_header && self.webhook_secrets.0.is_empty() {
+            let why = "there is nothing to compare with: set auth.webhook_secrets, too".to_owned();
+            return not_allowed("auth.secret_header", "true", why);
+        }
+        let unreserved = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        let guessable = |token: &str| !(SHORTEST_TOKEN..=255).contains(&token.len());
+        let unusable = |token: &str| guessable(token) || !token.chars().all(unreserved);
+        if self.url_tokens.0.iter().any(|token| unusable(token.expose_secret())) {
+            let why =
+                "each must be 16 to 255 of A-Z a-z 0-9 - . _ ~; `workflow-receiver new-token` makes one";
+            return not_allowed("auth.url_tokens", NOT_SHOWN, why.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What is shorter can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+const NOT_SHOWN: &str = "(not shown)";
+
+impl Admin {
+    fn check(&self) -> Result<(), SettingsError> {
+        let token = self.token.expose_secret();
+        if token.is_empty() && !self.listen.ip().is_loopback() {
+            return not_allowed(
+                "admin.listen",
+                &self.listen.to_string(),
+                "other machines could reach what is for operators. Set a token that they have to send \
+                 (RECEIVER__ADMIN__TOKEN=..., `workflow-receiver new-token` makes one), or listen on \
+                 loopback (RECEIVER__ADMIN__LISTEN=127.0.0.1:9090)"
+                    .to_owned(),
+            );
+        }
+        let unusable = token.len() < SHORTEST_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic());
+        if !token.is_empty() && unusable {
+            let why = "must be at least 16 characters, without spaces".to_owned();
+            return not_allowed("admin.token", NOT_SHOWN, why);
+        }
+        Ok(())
     }
 }
 
@@ -238,7 +367,7 @@ impl Database {
             Ok(options) if postgres => Ok(Some(options)),
             _ => not_allowed(
                 "database.url",
-                "(not shown)",
+                NOT_SHOWN,
                 "must be like postgres://user:password@host:5432/name; percent-encode special \
                  characters in the password"
                     .to_owned(),

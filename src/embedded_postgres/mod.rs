@@ -50,6 +50,12 @@ pub enum EmbeddedError {
         "the private PostgreSQL in {0} is in use by another receiver: set `database.embedded_dir`, or `database.url`"
     )]
     InUse(PathBuf),
+    /// There is none.
+    #[error(
+        "database.url is not set, and no receiver runs a private PostgreSQL in {0}: set DATABASE_URL, or start the \
+         receiver first, and run this where it runs"
+    )]
+    NotRunning(PathBuf),
     /// Running as root, and no other user to run PostgreSQL as.
     #[error(
         "PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody` to run it as"
@@ -108,7 +114,7 @@ impl Postgres {
     /// How to connect to its database, which may have to be made first.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass().socket(&self.socket_dir).username(USER).database(DATABASE)
+        connect_options(&self.socket_dir)
     }
 
     /// The same as a URL: for `database.url`, or for `psql`.
@@ -133,6 +139,28 @@ impl Postgres {
         self.postmaster.ask_to_stop();
         self.postmaster.ended().await;
     }
+}
+
+/// How to connect to the one that a receiver runs in `dir`.
+///
+/// # Errors
+/// [`EmbeddedError::NotRunning`] when there is none.
+pub fn running(dir: &Path) -> Result<PgConnectOptions, EmbeddedError> {
+    let none = || EmbeddedError::NotRunning(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
+    let owner = Owner::of_this_process()?;
+    if !dir.is_dir() {
+        return Err(none());
+    }
+    let dir = owner.place_for(dir)?;
+    let socket_dir = owner.socket_dir(&dir)?;
+    if !socket_dir.join(".s.PGSQL.5432").exists() {
+        return Err(none());
+    }
+    Ok(connect_options(&socket_dir))
+}
+
+fn connect_options(socket_dir: &Path) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass().socket(socket_dir).username(USER).database(DATABASE)
 }
 
 /// Makes the data under another name first: half-made data never looks whole.

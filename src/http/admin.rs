@@ -1,13 +1,17 @@
 //! The admin port: health and metrics.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use super::Admin;
+use super::problem::Problem;
+use crate::auth::Token;
+use crate::metrics::Levels;
 use crate::recorder::Recording;
 
 /// The answer to `/health/live` and `/health/ready`.
@@ -19,6 +23,22 @@ struct Health {
     problems: Vec<String>,
     /// Deliveries on disk that wait for PostgreSQL.
     spooled: i64,
+}
+
+/// Lets those in who show the token (`Authorization: Bearer TOKEN`), or everyone when none is set.
+pub(super) async fn ask_for_token(
+    State(token): State<Option<Token>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+    let bearer = shown.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
+    let shown = bearer.map_or(&[][..], |scheme| shown[scheme.len()..].trim_ascii());
+    if token.is_none_or(|token| token.is(shown)) {
+        next.run(request).await
+    } else {
+        Problem::NoToken.into_response()
+    }
 }
 
 /// 200 as long as the process answers.
@@ -52,6 +72,12 @@ pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 /// All metrics, as Prometheus reads them.
 pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let kept = *admin.kept.borrow();
-    let page = admin.metrics.render(admin.intake.get(), &kept);
+    let levels = Levels {
+        requests_in_hand: admin.requests.taken(),
+        requests_reading: admin.requests.waited_for(),
+        body_memory: admin.memory.taken(),
+        intake_depth: admin.intake.get(),
+    };
+    let page = admin.metrics.render(&levels, &kept);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
 }

@@ -1,21 +1,29 @@
 //! The two doors: webhooks on the public port, health and metrics on the admin port.
 
 mod admin;
+mod body;
 mod problem;
 mod receive;
+mod server;
+mod slots;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::middleware;
 use axum::routing::{get, post};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::intake::{Intake, IntakeDepth};
+use crate::auth::{Authenticator, Token};
+use crate::intake::{Intake, IntakeDepth, Memory};
 use crate::metrics::Metrics;
 use crate::recorder::Recording;
 use crate::spool::Kept;
 use problem::Problem;
+pub(crate) use server::{Limits, serve};
+pub(crate) use slots::Slots;
 
 /// Where the sender posts.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/workflow-completed";
@@ -24,14 +32,20 @@ pub(crate) const WEBHOOK_PATH: &str = "/webhooks/workflow-completed";
 pub(crate) struct Door {
     pub(crate) intake: Intake,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) requests: Arc<Slots>,
+    pub(crate) memory: Memory,
     pub(crate) max_body_bytes: usize,
+    pub(crate) body_timeout: Duration,
 }
 
-/// The public port.
+/// The public port. Behind the path there may be a token, or a slash that was not meant.
 pub(crate) fn public(door: Door) -> Router {
     let metrics = door.metrics.clone();
     Router::new()
         .route(WEBHOOK_PATH, post(receive::receive))
+        .route(&format!("{WEBHOOK_PATH}/"), post(receive::receive))
+        .route(&format!("{WEBHOOK_PATH}/{{token}}"), post(receive::receive))
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
@@ -41,19 +55,25 @@ pub(crate) fn public(door: Door) -> Router {
 /// What the admin port needs.
 #[derive(Clone)]
 pub(crate) struct Admin {
+    pub(crate) requests: Arc<Slots>,
+    pub(crate) memory: Memory,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: watch::Receiver<Kept>,
     pub(crate) recording: watch::Receiver<Recording>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
+    /// What those who ask have to show, if anything.
+    pub(crate) token: Option<Token>,
 }
 
 /// The admin port.
 pub(crate) fn admin(admin: Admin) -> Router {
+    let token = admin.token;
     Router::new()
         .route("/health/live", get(admin::live))
         .route("/health/ready", get(admin::ready))
         .route("/metrics", get(admin::metrics))
         .fallback(async || Problem::NotFound)
+        .layer(middleware::from_fn_with_state(token, admin::ask_for_token))
         .with_state(admin)
 }

@@ -8,12 +8,18 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::auth::Refusal;
 use crate::intake::Refused;
 use crate::metrics::Metrics;
 use crate::payload::Unusable;
 
 /// How long a sender should wait before it tries again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// A 401 has to name a scheme.
+const SCHEME: HeaderValue = HeaderValue::from_static("Webhook-Signature");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// Why a request was not answered with success.
 #[derive(Debug)]
@@ -22,12 +28,22 @@ pub(super) enum Problem {
     NotAnObject(Unusable),
     /// 400: the body did not come to its end.
     Interrupted,
+    /// 400: the body is not the gzip that it says.
+    NotGzip,
+    /// 401: nothing of it is kept. The answer is the same whatever is wrong.
+    Unauthenticated(Refusal),
+    /// 401, on the admin port.
+    NoToken,
     /// 404
     NotFound,
     /// 405
     MethodNotAllowed,
+    /// 408: the body did not come in time.
+    TooSlow,
     /// 413
     TooLarge { max_body_bytes: usize },
+    /// 415: the body is compressed in a way that is not known.
+    UnknownEncoding,
     /// 422: a JSON object, but no execution. It is kept.
     Unusable(Unusable),
     /// 500: a bug.
@@ -57,6 +73,31 @@ impl Problem {
             Self::Interrupted => {
                 (StatusCode::BAD_REQUEST, "interrupted", "The body ended before it was complete. Send it again.".into())
             }
+            Self::NotGzip => {
+                (StatusCode::BAD_REQUEST, "not-gzip", "The body is not the gzip that Content-Encoding says.".into())
+            }
+            Self::Unauthenticated(_) => (
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                "This does not come from a sender that the receiver knows. Trigger workflows with the \
+                 webhook_secret, or the webhook_url with the token, that the receiver is set up with."
+                    .into(),
+            ),
+            Self::NoToken => (
+                StatusCode::UNAUTHORIZED,
+                "no-token",
+                "Send the receiver's admin.token: Authorization: Bearer TOKEN.".into(),
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "too-slow",
+                "The body did not come in time. The receiver's http.body_timeout sets this limit.".into(),
+            ),
+            Self::UnknownEncoding => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unknown-encoding",
+                "The body is compressed in a way that is not known here. Send it plain, or with gzip.".into(),
+            ),
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "not-found",
@@ -73,7 +114,7 @@ impl Problem {
             Self::Unusable(why) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "no-execution",
-                format!("{why}: this cannot be recorded as an execution. It is kept in quarantine.").into(),
+                format!("{why}: this cannot be recorded as an execution. It goes to quarantine.").into(),
             ),
             Self::Panicked => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -99,6 +140,12 @@ impl From<Refused> for Problem {
     }
 }
 
+impl From<Refusal> for Problem {
+    fn from(why: Refusal) -> Self {
+        Self::Unauthenticated(why)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, kind, detail) = self.parts();
@@ -111,8 +158,12 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(self, Self::Refused(_)) {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        match self {
+            Self::Refused(_) => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER)),
+            Self::Unauthenticated(_) => drop(headers.insert(header::WWW_AUTHENTICATE, SCHEME)),
+            Self::NoToken => drop(headers.insert(header::WWW_AUTHENTICATE, BEARER)),
+            Self::UnknownEncoding => drop(headers.insert(header::ACCEPT_ENCODING, GZIP)),
+            _ => {}
         }
         response
     }

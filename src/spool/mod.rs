@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod reader;
 mod reserve;
+mod row;
 mod salvage;
 mod writer;
 
@@ -87,6 +88,9 @@ pub enum SpoolError {
         "the spool is damaged ({0}): start the receiver again, it saves what can be read and sets the file aside"
     )]
     Damaged(rusqlite::Error),
+    /// A bug: reading it panicked.
+    #[error("reading the spool panicked: a bug; start the receiver again, nothing is lost")]
+    ReaderLost,
     /// The disk failed, or is full.
     #[error("the spool cannot be read or written: {0}")]
     Disk(rusqlite::Error),

@@ -1,9 +1,8 @@
 //! The recorder's end of the spool: what comes next, in the order of arrival.
 
-use bytes::Bytes;
 use rusqlite::Connection;
-use time::OffsetDateTime;
 
+use super::row::{COLUMNS, Stored};
 use super::{Seq, SpoolError};
 use crate::intake::Delivery;
 
@@ -40,47 +39,21 @@ impl Reader {
     /// # Errors
     /// [`SpoolError`] when the file cannot be read.
     pub(crate) fn next(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT seq, received_at, checksum, body FROM deliveries WHERE seq > ? ORDER BY seq",
-        )?;
+        let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
+        let mut statement = self.connection.prepare_cached(&select)?;
         let mut rows = statement.query([after])?;
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < limits.rows {
             let Some(row) = rows.next()? else { break };
-            // A value that is damaged is no reason to stop: the checksum tells, and the row is kept aside.
-            let body = row.get_ref(3)?.as_blob().unwrap_or_default();
-            let micros = row.get(1).unwrap_or_default();
-            bytes += body.len();
+            let stored = Stored::read(row);
+            bytes += stored.body.len();
             if bytes > limits.bytes && !batch.is_empty() {
                 break;
             }
-            batch.push(Spooled {
-                seq: row.get(0)?,
-                intact: row.get(2).ok() == Some(i64::from(checksum(micros, body))),
-                delivery: Delivery { body: Bytes::copy_from_slice(body), received_at: from_micros(micros) },
-            });
+            let (delivery, intact) = stored.delivery();
+            batch.push(Spooled { seq: row.get(0)?, delivery, intact });
         }
         Ok(batch)
     }
-}
-
-/// Tells whether a delivery is the one that was kept.
-pub(super) fn checksum(micros: i64, body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&micros.to_le_bytes());
-    hasher.update(body);
-    hasher.finalize()
-}
-
-/// A moment as the spool keeps it: microseconds since 1970.
-pub(super) fn to_micros(moment: OffsetDateTime) -> i64 {
-    i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
-}
-
-/// A moment that the spool kept. One that is damaged becomes one that PostgreSQL can hold.
-pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
-    let micros = micros.clamp(0, to_micros(time::UtcDateTime::MAX.into()));
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::file::LAST_SEQ;
 use super::log::Log;
+use super::row::{COLUMNS, Stored};
 use super::{Seq, SpoolError, file};
 use crate::metrics::Metrics;
 
@@ -105,11 +106,11 @@ struct Salvage {
     saved: u64,
     /// The last place known to have been given out; places beyond are damage.
     end: Option<Seq>,
+    /// The statement that reads deliveries.
+    select: String,
 }
 
-type Delivery = (Seq, i64, i64, Vec<u8>);
-
-const SELECT: &str = "SELECT seq, received_at, checksum, body FROM deliveries";
+type Delivery = (Seq, Stored<Vec<u8>>);
 
 impl Salvage {
     fn run(mut self, from: &Connection, to: &mut Connection) -> rusqlite::Result<Counts> {
@@ -118,6 +119,12 @@ impl Salvage {
             place.ok().filter(|place: &Seq| (0..=LAST_SEQ).contains(place))
         };
         self.end = place("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'");
+        // Version 1 of the layout had two columns less.
+        let columns = match from.prepare(&format!("SELECT {COLUMNS} FROM deliveries")) {
+            Ok(_) => COLUMNS,
+            Err(_) => "received_at, 0, 1, checksum, body",
+        };
+        self.select = format!("SELECT seq, {columns} FROM deliveries");
         let forgotten = place("SELECT through FROM forgotten");
         let to = to.transaction()?;
         let (whole, last) = self.walk(from, "ORDER BY seq", &to)?;
@@ -126,7 +133,7 @@ impl Salvage {
             let (_, first) = self.walk(from, "ORDER BY seq DESC", &to)?;
             let behind = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
             let hole = last.unwrap_or(0) + 1..behind;
-            if let Ok(mut one) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
+            if let Ok(mut one) = from.prepare(&format!("{} WHERE seq = ?", self.select)) {
                 for seq in hole.take(TRIES) {
                     if let Ok(Some(delivery)) = one.query_row([seq], read).optional() {
                         self.save(delivery, &to)?;
@@ -152,7 +159,9 @@ impl Salvage {
         to: &Transaction,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
-        let Ok(mut statement) = from.prepare(&format!("{SELECT} {order}")) else { return Ok((false, None)) };
+        let Ok(mut statement) = from.prepare(&format!("{} {order}", self.select)) else {
+            return Ok((false, None));
+        };
         let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };
         loop {
             match rows.next() {
@@ -169,26 +178,37 @@ impl Salvage {
     }
 
     /// Keeps a delivery at its place, or behind all others when its place is damaged.
-    fn save(
-        &mut self,
-        (seq, received_at, checksum, body): Delivery,
-        to: &Transaction,
-    ) -> rusqlite::Result<()> {
+    fn save(&mut self, (seq, row): Delivery, to: &Transaction) -> rusqlite::Result<()> {
         let plausible = (1..=self.end.unwrap_or(LAST_SEQ)).contains(&seq);
         let same = "SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?";
         let mut same = to.prepare_cached(same)?;
-        let there: Option<bool> = same.query_row((checksum, &body, seq), |row| row.get(0)).optional()?;
+        let there: Option<bool> =
+            same.query_row((row.checksum, &row.body, seq), |row| row.get(0)).optional()?;
         if there == Some(true) {
             return Ok(());
         }
         let place = (plausible && there.is_none()).then_some(seq);
-        let insert = "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)";
-        to.prepare_cached(insert)?.execute((place, received_at, checksum, body))?;
+        let insert = format!("INSERT INTO deliveries (seq, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
+        to.prepare_cached(&insert)?.execute((
+            place,
+            row.received_at,
+            row.authenticated_by,
+            row.acknowledged,
+            row.checksum,
+            row.body,
+        ))?;
         self.saved += 1;
         Ok(())
     }
 }
 
 fn read(row: &Row) -> rusqlite::Result<Delivery> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    let stored = Stored {
+        received_at: row.get(1)?,
+        authenticated_by: row.get(2)?,
+        acknowledged: row.get(3)?,
+        checksum: row.get(4)?,
+        body: row.get(5)?,
+    };
+    Ok((row.get(0)?, stored))
 }

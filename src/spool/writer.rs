@@ -4,15 +4,15 @@
 //! the groups. What the recorder is done with is deleted in the same transaction.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
-use super::reader::{checksum, from_micros, to_micros};
 use super::reserve::Reserve;
+use super::row::{COLUMNS, Stored, from_micros};
 use super::{Kept, Recorded, Seq, SpoolError, file};
 use crate::config;
 use crate::intake::{Arrival, Refused};
@@ -23,6 +23,10 @@ const GROUP: usize = 512;
 const GROUP_BYTES: usize = 16 << 20;
 /// The most deliveries forgotten in one transaction: that takes space, too.
 const FORGET: Recorded = 2_000;
+/// And for each delivery that comes along in it: more would hold up their answers.
+const FORGET_WITH_EACH: Recorded = 4;
+/// How long what is recorded may stay, when nothing arrives to be written along with.
+const FORGET_WITHIN: Duration = Duration::from_millis(200);
 /// After a failure, how often the disk is tried.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// With so much of the file unused, and so little used, the space is given back.
@@ -89,13 +93,14 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(GROUP);
-        let mut done = self.kept.forgotten;
+        // When something has to be done, even if nothing arrives.
+        let mut due: Option<Instant> = None;
         loop {
             let event = runtime.block_on(async {
                 tokio::select! {
                     count = arrivals.recv_many(&mut waiting, GROUP), if !self.kept.closed => Event::Arrived(count),
                     changed = recorded.changed() => if changed.is_ok() { Event::Recorded } else { Event::RecorderEnded },
-                    () = sleep(RETRY_EVERY), if self.kept.refusing.is_some() || self.kept.forgotten < done => Event::Retry,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
                 }
             });
             match event {
@@ -103,9 +108,9 @@ impl Writer {
                 Event::Recorded => {}
                 // Nobody will record any more: what arrives now is for the next start.
                 Event::RecorderEnded => arrivals.close(),
-                Event::Retry => self.probe(),
+                Event::Due => self.probe(),
             }
-            done = *recorded.borrow_and_update();
+            let done = *recorded.borrow_and_update();
             while !waiting.is_empty() {
                 let group = fitting(&waiting);
                 let receipts = self.commit(&waiting[..group], done, metrics)?;
@@ -114,8 +119,19 @@ impl Writer {
                     let _ = arrival.receipt.send(receipt);
                 }
             }
-            self.forget(done);
-            kept.send_replace(self.kept);
+            // What is recorded is forgotten along with what arrives, or else before long.
+            let urgent = self.kept.closed || self.kept.refusing.is_some();
+            if urgent || matches!(event, Event::Due | Event::RecorderEnded) {
+                self.forget(done);
+                kept.send_replace(self.kept);
+            }
+            due = match (self.kept.refusing, self.kept.forgotten < done) {
+                (None, false) => None,
+                (refusing, _) if due.is_none_or(|due| due <= Instant::now()) => {
+                    Some(Instant::now() + if refusing.is_some() { RETRY_EVERY } else { FORGET_WITHIN })
+                }
+                _ => due,
+            };
             if self.kept.closed && matches!(event, Event::RecorderEnded) {
                 return Ok(());
             }
@@ -129,8 +145,8 @@ enum Event {
     Arrived(usize),
     Recorded,
     RecorderEnded,
-    /// Something did not work: time to try again.
-    Retry,
+    /// Time to forget what is recorded, or to try again what did not work.
+    Due,
 }
 
 /// How many of those waiting go into one transaction.
@@ -152,6 +168,10 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<Vec<Result<(), Refused>>, SpoolError> {
         let begun = Instant::now();
+        let size = group.iter().map(|arrival| arrival.delivery.body.len() as u64).sum();
+        if self.room() < size {
+            self.forget(done);
+        }
         let receipts = match self.write(group, done).map_err(SpoolError::from) {
             Ok(receipts) => {
                 self.refusing(receipts.iter().find_map(|receipt| receipt.err()), None);
@@ -199,9 +219,8 @@ impl Writer {
         let mut through = self.kept.through;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO deliveries (seq, received_at, checksum, body) VALUES (?, ?, ?, ?)",
-            )?;
+            let insert = format!("INSERT INTO deliveries (seq, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
+            let mut insert = transaction.prepare_cached(&insert)?;
             group
                 .iter()
                 .map(|Arrival { delivery, .. }| {
@@ -210,20 +229,26 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    let micros = to_micros(delivery.received_at);
+                    let row = Stored::new(delivery);
                     // Always behind what this process has seen, so that the reader comes to it.
                     insert.execute((
                         through + 1,
-                        micros,
-                        checksum(micros, &delivery.body),
-                        &*delivery.body,
+                        row.received_at,
+                        row.authenticated_by,
+                        row.acknowledged,
+                        row.checksum,
+                        row.body,
                     ))?;
                     through += 1;
                     Ok(Ok(()))
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?
         };
-        let forgotten = done.min(self.kept.forgotten + FORGET).max(self.kept.forgotten);
+        let at_most = match Recorded::try_from(group.len()) {
+            Ok(0) | Err(_) => FORGET,
+            Ok(with) => FORGET_WITH_EACH * with,
+        };
+        let forgotten = done.min(self.kept.forgotten + at_most).max(self.kept.forgotten);
         if forgotten > self.kept.forgotten {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
             transaction.prepare_cached("UPDATE forgotten SET through = ?")?.execute([forgotten])?;

@@ -4,6 +4,8 @@ use time::OffsetDateTime;
 
 use super::Fault;
 use super::jsonb::{Fit, fit};
+use crate::auth::Method;
+use crate::intake::Delivery;
 use crate::payload::{self, Execution};
 use crate::spool::Spooled;
 
@@ -26,6 +28,7 @@ pub(crate) struct Row<'a> {
     pub(super) payload_bytes: Option<&'a [u8]>,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
+    pub(super) authenticated_by: Option<Method>,
 }
 
 /// A delivery that cannot be recorded as an execution.
@@ -34,33 +37,53 @@ pub(crate) struct Quarantined<'a> {
     pub(super) reason: String,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
+    pub(super) authenticated_by: Option<Method>,
+    /// Whether the sender was answered 200.
+    pub(super) acknowledged: bool,
 }
 
 impl<'a> Item<'a> {
     /// Reads a delivery.
     pub(crate) fn read(spooled: &'a Spooled) -> Self {
-        let body: &[u8] = &spooled.delivery.body;
-        let received_at = spooled.delivery.received_at;
+        let delivery = &spooled.delivery;
         if !spooled.intact {
             let reason = "damaged in the spool: the bytes are not those that came".to_owned();
-            return Self::Quarantined(Quarantined { reason, body, received_at });
+            return Self::quarantined(reason, delivery);
         }
-        match payload::text(body).and_then(|text| Ok((text, Execution::parse(body)?))) {
-            Err(why) => Self::Quarantined(Quarantined { reason: why.to_string(), body, received_at }),
-            Ok((text, mut execution)) => {
-                let fits = fit(text);
-                if fits == Fit::Not {
-                    execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
-                }
-                Self::Execution(Box::new(Row {
-                    execution,
-                    payload: (fits != Fit::Not).then_some(text),
-                    payload_bytes: (fits != Fit::Whole).then_some(body),
-                    body,
-                    received_at,
-                }))
-            }
+        match Execution::parse(&delivery.body) {
+            Err(why) => Self::quarantined(why.to_string(), delivery),
+            Ok(execution) => Self::execution(execution, delivery),
         }
+    }
+
+    /// A delivery with what it says of an execution, which may have been read from another text than
+    /// its body (`quarantine retry --map`).
+    pub(crate) fn execution(mut execution: Execution<'a>, delivery: &'a Delivery) -> Self {
+        let body: &[u8] = &delivery.body;
+        let text = payload::text(body).unwrap_or_default();
+        let fits = fit(text);
+        if fits == Fit::Not {
+            execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
+        }
+        Self::Execution(Box::new(Row {
+            execution,
+            payload: (fits != Fit::Not).then_some(text),
+            payload_bytes: (fits != Fit::Whole).then_some(body),
+            body,
+            received_at: delivery.received_at,
+            authenticated_by: delivery.authenticated_by,
+        }))
+    }
+
+    fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
+        let Delivery { body, received_at, authenticated_by, acknowledged } = delivery;
+        Self::Quarantined(Quarantined {
+            reason,
+            body,
+            received_at: *received_at,
+            authenticated_by: *authenticated_by,
+            acknowledged: *acknowledged,
+        })
     }
 
     /// Turns to the next best way to keep a delivery that PostgreSQL does not accept: its outcome
@@ -79,7 +102,13 @@ impl<'a> Item<'a> {
             }
             other => other.to_string(),
         };
-        *self = Self::Quarantined(Quarantined { reason, body: row.body, received_at: row.received_at });
+        *self = Self::Quarantined(Quarantined {
+            reason,
+            body: row.body,
+            received_at: row.received_at,
+            authenticated_by: row.authenticated_by,
+            acknowledged: true,
+        });
         true
     }
 

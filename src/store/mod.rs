@@ -6,6 +6,7 @@
 mod fault;
 mod item;
 mod jsonb;
+mod quarantine;
 mod record;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 pub(crate) use fault::Fault;
 pub(crate) use item::Item;
+pub(crate) use quarantine::{Entry, Retried};
 pub(crate) use record::Outcome;
 
 /// The steps of the schema. A database that is ahead of this binary is left as it is: schemas

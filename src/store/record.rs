@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::item::{Item, Quarantined, Row};
-use super::{Fault, Store};
+use super::item::{Item, Row};
+use super::{Fault, Store, quarantine};
+use crate::auth::Method;
+use crate::config;
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +23,8 @@ pub(crate) enum Outcome {
     Conflict,
     /// It is no execution, and was kept aside.
     Quarantined,
+    /// It is no execution, was answered 422, and the quarantine had no room for it.
+    Dropped,
 }
 
 impl Outcome {
@@ -32,35 +36,49 @@ impl Outcome {
             Self::Duplicate => "duplicate",
             Self::Conflict => "conflict",
             Self::Quarantined => "quarantined",
+            Self::Dropped => "dropped",
         }
     }
 }
 
 impl Store {
     /// Records `items` in their order, all or none. One outcome per item.
-    pub(crate) async fn record(&mut self, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
-        let mut outcomes = vec![Outcome::Quarantined; items.len()];
-        let mut changes = BulkChanges::default();
+    pub(crate) async fn record(
+        &mut self,
+        items: &[Item<'_>],
+        room: config::Quarantine,
+    ) -> Result<Vec<Outcome>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        for (n, mut round) in rounds(items).into_iter().enumerate() {
-            round.sort_unstable_by_key(|incoming| &incoming.row.execution.execution_id);
-            // From the second round on, every execution is known from the first.
-            let new = if n == 0 { insert_new(&mut transaction, &round).await? } else { HashSet::new() };
-            let (fresh, known): (Vec<_>, Vec<_>) =
-                round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
-            for incoming in &fresh {
-                changes.arrived(incoming.row);
-                incoming.mark(&mut outcomes, Outcome::New);
-            }
-            if !known.is_empty() {
-                settle_known(&mut transaction, &known, &mut changes, &mut outcomes).await?;
-            }
-        }
-        changes.apply(&mut transaction).await?;
-        quarantine(&mut transaction, items).await?;
+        let mut outcomes = record(&mut transaction, items).await?;
+        quarantine::keep(&mut transaction, items, room, &mut outcomes).await?;
         transaction.commit().await?;
         Ok(outcomes)
     }
+}
+
+/// Records the executions among `items`. What is none of them has to be kept by the caller.
+pub(super) async fn record(
+    connection: &mut PgConnection,
+    items: &[Item<'_>],
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let mut outcomes = vec![Outcome::Dropped; items.len()];
+    let mut changes = BulkChanges::default();
+    for (n, mut round) in rounds(items).into_iter().enumerate() {
+        round.sort_unstable_by_key(|incoming| &incoming.row.execution.execution_id);
+        // From the second round on, every execution is known from the first.
+        let new = if n == 0 { insert_new(connection, &round).await? } else { HashSet::new() };
+        let (fresh, known): (Vec<_>, Vec<_>) =
+            round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
+        for incoming in &fresh {
+            changes.arrived(incoming.row);
+            incoming.mark(&mut outcomes, Outcome::New);
+        }
+        if !known.is_empty() {
+            settle_known(connection, &known, &mut changes, &mut outcomes).await?;
+        }
+    }
+    changes.apply(connection).await?;
+    Ok(outcomes)
 }
 
 /// Deliveries of one execution with the very same body, one after the other.
@@ -133,6 +151,7 @@ struct Columns<'r> {
     total_cost: Vec<Option<&'r str>>,
     payload: Vec<Option<&'r str>>,
     payload_bytes: Vec<Option<&'r [u8]>>,
+    authenticated_by: Vec<Option<&'static str>>,
     deliveries: Vec<i32>,
     first_received_at: Vec<OffsetDateTime>,
     last_received_at: Vec<OffsetDateTime>,
@@ -142,7 +161,7 @@ impl<'r> Columns<'r> {
     fn of(round: &'r [Incoming<'r>]) -> Self {
         let mut columns = Self::default();
         for incoming in round {
-            let Row { execution, payload, payload_bytes, .. } = incoming.row;
+            let Row { execution, payload, payload_bytes, authenticated_by, .. } = incoming.row;
             columns.execution_id.push(&execution.execution_id);
             columns.workflow_id.push(&execution.workflow_id);
             columns.bulk_id.push(execution.bulk_id.as_deref());
@@ -155,6 +174,7 @@ impl<'r> Columns<'r> {
             columns.total_cost.push(execution.total_cost);
             columns.payload.push(*payload);
             columns.payload_bytes.push(*payload_bytes);
+            columns.authenticated_by.push(authenticated_by.map(Method::as_str));
             columns.deliveries.push(i32::try_from(incoming.places.len()).unwrap_or(i32::MAX));
             columns.first_received_at.push(incoming.first_received_at);
             columns.last_received_at.push(incoming.last_received_at);
@@ -181,6 +201,7 @@ macro_rules! with_columns {
             &c.total_cost as _,
             &c.payload as _,
             &c.payload_bytes as _,
+            &c.authenticated_by as _,
             &c.deliveries,
             &c.first_received_at,
             &c.last_received_at,
@@ -267,21 +288,4 @@ impl BulkChanges {
         .await?;
         Ok(())
     }
-}
-
-async fn quarantine(connection: &mut PgConnection, items: &[Item<'_>]) -> Result<(), sqlx::Error> {
-    let (mut reasons, mut bodies, mut received) = (Vec::new(), Vec::new(), Vec::new());
-    for item in items {
-        if let Item::Quarantined(Quarantined { reason, body, received_at }) = item {
-            reasons.push(&**reason);
-            bodies.push(*body);
-            received.push(*received_at);
-        }
-    }
-    if !bodies.is_empty() {
-        sqlx::query_file!("src/store/quarantine.sql", &reasons as _, &bodies as _, &received)
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{TestReceiver, execution, with};
 
 /// Checks the form of an error, and gives back the end of its type and its detail.
-async fn problem(answer: Response, status: u16) -> (String, String) {
+pub(crate) async fn problem(answer: Response, status: u16) -> (String, String) {
     assert_eq!(answer.status(), status);
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     let body: Value = answer.json().await.unwrap();
@@ -19,7 +19,7 @@ async fn problem(answer: Response, status: u16) -> (String, String) {
     (kind.to_owned(), body["detail"].as_str().unwrap().to_owned())
 }
 
-async fn count(receiver: &TestReceiver, table: &str) -> i64 {
+pub(crate) async fn count(receiver: &TestReceiver, table: &str) -> i64 {
     receiver.row(&format!("SELECT count(*) FROM {table}")).await["count"].as_i64().unwrap()
 }
 
@@ -56,7 +56,7 @@ async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
     }
     let (_, detail) = problem(receiver.post(Bytes::from_static(b"{\"a\":\"\xff\"}")).await, 400).await;
     assert!(detail.contains("invalid UTF-8 after 6 bytes"), "{detail}");
-    for body in ["[]", "\"text\"", "1", "true", "null", "[{\"execution_id\":\"e\"}]"] {
+    for body in ["[]", "[1]", "\"text\"", "1", "true", "null"] {
         assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-an-object", "{body}");
     }
     assert_eq!(count(&receiver, "executions").await, 0);
@@ -73,6 +73,7 @@ async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantine
             "execution_id",
             "is missing or null",
         ),
+        (json!([{ "execution_id": "e" }]), "execution_id", "is missing: the body is an array of objects"),
         (json!({ "execution_id": 7 }), "execution_id", "is not a string"),
         (json!({ "execution_id": "" }), "execution_id", "is empty"),
         (json!({ "execution_id": "x".repeat(256) }), "execution_id", "is longer than 255 bytes"),

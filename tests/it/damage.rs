@@ -40,6 +40,50 @@ async fn a_spool_of_a_newer_version_is_left_alone() {
     assert_eq!(fs::read(spool(dir.path())).unwrap(), before);
 }
 
+/// A spool as the first version of its layout was, with ten deliveries, the third of them altered.
+fn of_version_1() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("spool")).unwrap();
+    let file = Sqlite::open(spool(dir.path())).unwrap();
+    file.execute_batch(
+        "CREATE TABLE deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL,
+             checksum INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+         CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
+         INSERT INTO forgotten VALUES (0);
+         PRAGMA application_id = 0x57465253; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;",
+    )
+    .unwrap();
+    for (n, body) in ids(10).enumerate() {
+        let micros = 1_700_000_000_000_000_i64;
+        let checksum =
+            crc32fast::hash(&[&micros.to_le_bytes(), body.as_bytes()].concat()) ^ u32::from(n == 2);
+        let insert = "INSERT INTO deliveries (received_at, checksum, body) VALUES (?, ?, ?)";
+        file.execute(insert, (micros, checksum, body.as_bytes())).unwrap();
+    }
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_of_an_older_version_is_recorded_whole_and_damaged() {
+    for damaged in [false, true] {
+        let dir = of_version_1();
+        if damaged {
+            let beyond = "UPDATE sqlite_sequence SET seq = 1 << 60";
+            Sqlite::open(spool(dir.path())).unwrap().execute(beyond, []).unwrap();
+        }
+        let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+        receiver.accept(execution("new", "completed")).await;
+        assert_eq!(recorded(&receiver).await, 10, "damaged: {damaged}");
+        let altered = receiver.row("SELECT authenticated_by, acknowledged FROM quarantine").await;
+        assert_eq!(altered, json!({ "authenticated_by": null, "acknowledged": true }));
+        let known =
+            receiver.rows("SELECT execution_id FROM executions WHERE authenticated_by = 'none'").await;
+        assert_eq!(known, [json!({ "execution_id": "new" })]);
+        let (dir, _) = receiver.stop().await;
+        assert_eq!(aside(dir.path()).len(), usize::from(damaged));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_no_spool_is_left_alone() {
     let dir = TempDir::new().unwrap();
@@ -254,9 +298,9 @@ async fn a_row_whose_number_is_altered_is_saved_and_so_are_all_others() {
         // body is near.
         let body = format!("\"e{}\"", from - 1).into_bytes();
         let is_cell = |at: &usize| {
-            let cell = &bytes[*at..bytes.len().min(at + 60)];
+            let cell = &bytes[*at..bytes.len().min(at + 70)];
             cell[0] == from
-                && (5..=7).contains(&cell[1])
+                && (7..=9).contains(&cell[1])
                 && cell[2] == 0
                 && cell.windows(body.len()).any(|window| window == body)
         };

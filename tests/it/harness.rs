@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use workflow_receiver::app::{Progress, Receiver, RunError};
 use workflow_receiver::config::Settings;
@@ -41,6 +43,12 @@ pub(crate) async fn new_database() -> PgConnectOptions {
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
     sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(&mut connection).await.unwrap();
     database
+}
+
+/// Where PostgreSQL's programs are.
+pub(crate) fn programs() -> PathBuf {
+    let line = tokio::task::block_in_place(cluster).psql_line();
+    Path::new(line.split(" '").next().unwrap()).parent().unwrap().to_owned()
 }
 
 /// The URL of a database of the shared server.
@@ -122,6 +130,19 @@ impl TestReceiver {
 
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
         self.client.post(&self.url).body(body).send().await.unwrap()
+    }
+
+    /// A connection to the webhook port, for what no client would send.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        let address = self.url.strip_prefix("http://").and_then(|url| url.split('/').next()).unwrap();
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// Sends bytes as they are, and reads all that comes until the receiver closes.
+    pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_ref()).await.unwrap();
+        rest(&mut stream).await
     }
 
     /// Posts what must be acknowledged.
@@ -216,13 +237,21 @@ impl Held {
 /// Nothing waited for here takes so long: what never comes fails the test instead of hanging it.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-async fn within<T>(event: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("what was waited for never came")
 }
 
 /// Asks until the answer is yes.
 pub(crate) async fn until(yes: impl AsyncFn() -> bool) {
     within(async { while !yes().await {} }).await;
+}
+
+/// All that comes until the other side closes.
+pub(crate) async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset is an end, too.
+    let _ = within(stream.read_to_end(&mut answer)).await;
+    String::from_utf8(answer).unwrap()
 }
 
 /// Where nobody answers.

@@ -9,16 +9,22 @@
 )]
 
 mod answers;
+mod authentication;
 mod bulks;
 mod cookbook;
 mod damage;
 mod harness;
 mod health;
+mod hostile;
 mod oracle;
 mod outcomes;
 mod page;
 mod process;
 mod program;
+mod properties;
+mod quarantine;
+mod roles;
+mod siege;
 mod small_disk;
 mod spool;
 mod sums;

@@ -76,6 +76,10 @@ impl Process {
         self.log.extend(self.lines.recv_timeout(moment));
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::authentication::signed;
 use crate::harness::{example, execution, new_database, rows, until, url, with};
 use crate::process::{Process, outcome, program};
 
@@ -32,7 +33,7 @@ async fn without_authentication_it_refuses_to_listen_for_other_machines() {
             .env("RECEIVER__AUTH__ALLOW_UNAUTHENTICATED", "true"),
     );
     let log = allowed.terminate();
-    assert!(log.iter().any(|line| line.contains("not authenticated")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("NOT authenticated")), "{log:#?}");
 }
 
 #[test]
@@ -199,36 +200,73 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
     first.terminate();
 }
 
+/// Every secret holds HUSH, every body PRIVATE.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_body_and_no_password_ever_reaches_the_log() {
+async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_or_a_row() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let secret = url(&database).replace("postgres:///", "postgres://postgres:hunter2@localhost/");
-    let process =
-        Process::start(program(dir.path()).env("DATABASE_URL", secret).env("RECEIVER__LOG__FILTER", "trace"));
-    accept(&process, with(execution("e", "completed"), json!({ "inputs": { "prompt": "PRIVATE" } }))).await;
-    accept(&process, with(execution("e", "failed"), json!({ "error_cause": "PRIVATE" }))).await;
-    accept(
-        &process,
-        r#"{"execution_id":"f","workflow_id":"w","status":"completed","output":"\u0000PRIVATE"}"#,
-    )
-    .await;
-    for body in ["PRIVATE", r#"{"execution_id":"e","PRIVATE":"PRIVATE"}"#, r#"{"execution_id":["PRIVATE"]}"#]
-    {
-        let answer = Client::new().post(&process.url).body(body).send().await.unwrap();
-        assert!(!answer.text().await.unwrap().contains("PRIVATE"));
-    }
-    let admin = process.admin.clone();
-    for path in ["metrics", "health/ready"] {
-        let page = reqwest::get(format!("http://{admin}/{path}")).await.unwrap().text().await.unwrap();
-        assert!(!page.contains("PRIVATE") && !page.contains("hunter2"), "{page}");
+    let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/");
+    let process = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", url)
+            .env("RECEIVER__LOG__FILTER", "trace")
+            .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_HUSH")
+            .env("RECEIVER__AUTH__SECRET_HEADER", "true")
+            .env("RECEIVER__AUTH__URL_TOKENS", "HUSH-a-long-enough-token")
+            .env("RECEIVER__ADMIN__TOKEN", "HUSH-a-long-enough-token"),
+    );
+    let bodies = [
+        with(execution("e", "completed"), json!({ "inputs": { "prompt": "PRIVATE" } })).to_string(),
+        with(execution("e", "failed"), json!({ "error_cause": "PRIVATE" })).to_string(),
+        r#"{"execution_id":"f","workflow_id":"w","status":"completed","output":"\u0000PRIVATE"}"#.to_owned(),
+        "PRIVATE".to_owned(),
+        r#"{"execution_id":"e","PRIVATE":"PRIVATE"}"#.to_owned(),
+        r#"{"execution_id":["PRIVATE"]}"#.to_owned(),
+    ];
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let quiet = |text: &str| assert!(!text.contains("PRIVATE") && !text.contains("HUSH"), "{text}");
+    for client in [Client::new(), Client::builder().http2_prior_knowledge().build().unwrap()] {
+        for body in &bodies {
+            let post = |suffix: &str| client.post(format!("{}{suffix}", process.url)).body(body.clone());
+            for request in [
+                signed(post(""), "whsec_HUSH", now, body),
+                post("").header("X-Webhook-Secret", "whsec_HUSH"),
+                post("").header("X-Webhook-Secret", "wrong_HUSH"),
+                post("/HUSH-a-long-enough-token"),
+                post("?token=HUSH-a-long-enough-token"),
+                post("/wrong-HUSH"),
+                post("/wrong-HUSH/token=HUSH"),
+                post("?token=wrong-HUSH"),
+                client.get(format!("{}/HUSH-a-long-enough-token", process.url)),
+            ] {
+                let answer = request.send().await.unwrap();
+                quiet(&format!("{:?}", answer.headers()));
+                quiet(&answer.text().await.unwrap());
+            }
+        }
+        for (path, token) in [
+            ("metrics", "HUSH-a-long-enough-token"),
+            ("health/ready", "HUSH-a-long-enough-token"),
+            ("metrics", "HUSH"),
+        ] {
+            let page = client.get(format!("http://{}/{path}", process.admin)).bearer_auth(token);
+            quiet(&page.send().await.unwrap().text().await.unwrap());
+        }
     }
     let log = process.terminate();
-    assert!(
-        log.iter()
-            .any(|line| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\""))
-    );
-    for line in log {
-        assert!(!line.contains("PRIVATE") && !line.contains("hunter2"), "{line}");
+    let recorded =
+        |line: &String| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\"");
+    assert!(log.iter().any(recorded));
+    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "all of the log was looked at");
+    for line in &log {
+        quiet(line);
+    }
+    for entry in std::fs::read_dir(dir.path().join("data/spool")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(4).any(|window| window == b"HUSH"));
+    }
+    for table in ["executions", "execution_conflicts", "quarantine"] {
+        let kept = rows(&database, &format!("SELECT * FROM {table}")).await;
+        assert!(!kept.is_empty() && !json!(kept).to_string().contains("HUSH"), "{table}");
     }
 }
 

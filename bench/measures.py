@@ -1,0 +1,202 @@
+"""The measures. Each adds its figures to the bench; report.py makes ratios of them."""
+
+import contextlib
+import http.client
+import shutil
+import subprocess
+import time
+
+import load
+import servers
+from process import ROOT, WORK
+from servers import AWAY, SPOOL, Receiver
+
+DATABASE = "bench"
+RECEIVER = "workflow-receiver"
+WITHOUT = "…, PostgreSQL away"
+KEPT = WORK / "backlog"
+
+
+def participants(bench, away=False):
+    bench.postgres.make(DATABASE)
+    everyone = servers.everyone(bench.postgres, DATABASE)
+    return everyone | ({WITHOUT: lambda: Receiver(AWAY)} if away else {})
+
+
+@contextlib.contextmanager
+def fresh(bench, participant):
+    """Somebody at work on empty tables. The peers' languages compile what has run a while: they get that while."""
+    bench.postgres.empty(DATABASE)
+    with participant() as server:
+        if not isinstance(server, Receiver):
+            load.full(server.port, 2)
+            bench.postgres.empty(DATABASE)
+        yield server
+
+
+def speed(bench):
+    """As much as is answered: answers a second, recorded a second, latency, CPU, memory."""
+    for round, name, participant in bench.in_turns(participants(bench, away=True)):
+        with fresh(bench, participant) as server:
+            bench.add("speed", name, round, **under_load(bench, server, DATABASE))
+
+
+def under_load(bench, server, database, **kind):
+    """A full load, until the last of it is committed."""
+    postgres, already = bench.postgres, bench.postgres.rows(database)
+    before = server.cpu(), postgres.cpu(), postgres.wal(), server.memory()
+    begun = time.monotonic()
+    figures = load.full(server.port, bench.seconds, **kind)
+    answered, count, ended = figures["requests"], figures["requests"], time.monotonic()
+    if isinstance(server, Receiver) and server.records:
+        answered, (count, ended) = server.answered(), server.wait_recorded()
+    figures["recorded"] = count / (ended - begun)
+    figures["cpu_us"] = (server.cpu() - before[0]) / count * 1e6
+    figures["postgres_cpu_us"] = (postgres.cpu() - before[1]) / count * 1e6
+    figures["wal_bytes"] = (postgres.wal() - before[2]) / count
+    if server.records and postgres.rows(database) - already < answered:
+        # Then no figure is any good.
+        raise SystemExit(f"answered {answered}, but recorded {postgres.rows(database) - already}")
+    return figures | {"idle_mib": before[3], "peak_mib": server.memory("VmHWM")}
+
+
+def latency(bench):
+    """At half of its own full load; the bare handler at half of the receiver's, to compare with."""
+    full = {who: bench.median("speed", who, "answers") for who in (RECEIVER, "FastAPI", "Express")}
+    full["bare handler"] = full[RECEIVER]
+    for round, name, participant in bench.in_turns(participants(bench)):
+        if name == "bare handler":
+            bench.add("latency", "fsync", round, **load.fsync_loop())
+        with fresh(bench, participant) as server:
+            rate = full[name] / 2
+            bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
+
+
+def variants(bench, measure, cases):
+    """The same full load in other ways, for each of which everybody starts anew."""
+    for round, name, participant in bench.in_turns(participants(bench), bench.fewer_rounds):
+        for case, kind in cases.items():
+            with fresh(bench, participant) as server:
+                bench.add(measure, name, round, case, **load.full(server.port, bench.fewer_seconds, **kind))
+
+
+def connections(bench):
+    """From one connection to a thousand, kept open, or one for every webhook."""
+    kept = {f"{count}, kept open": {"connections": count} for count in bench.connections}
+    new = {f"{count}, new each time": {"connections": count, "close": True} for count in bench.connections[1::2]}
+    variants(bench, "connections", kept | new)
+
+
+def bodies(bench):
+    """The documentation's examples, and bodies of 0.3 to 300 KB."""
+    variants(bench, "bodies", {case: {"bodies": case} for case in ("page", "mixed")})
+
+
+def start(bench):
+    """From the start of the process to the first 200: the database is up, the spool empty."""
+    bench.postgres.make(DATABASE)
+    body = (ROOT / "tests/payloads/completed.json").read_bytes()
+    for round in range(bench.rounds * 4):
+        server = Receiver(bench.postgres.url(DATABASE))
+        begun = time.perf_counter()
+        server.spawn()
+        try:
+            while server.alive() and not posted(server.port, body):
+                time.sleep(0.0005)
+            bench.add("start", RECEIVER, round, ms=(time.perf_counter() - begun) * 1000)
+        finally:
+            server.__exit__()
+
+
+def posted(port, body):
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/webhooks/workflow-completed", body)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
+def keep_backlog(bench):
+    """What an outage leaves, in KEPT; the memory it takes meanwhile."""
+    shutil.rmtree(KEPT, ignore_errors=True)
+    with Receiver(AWAY) as server:
+        while server.metric("spool_depth") < bench.backlog:
+            load.full(server.port, 3)
+        memory = server.memory()
+        server.stop()
+        SPOOL.rename(KEPT)
+    return memory
+
+
+def backlog(bench):
+    """What an outage leaves: its memory, a start with it, recording it, beside COPY of the same rows."""
+    memory = keep_backlog(bench)
+    bench.postgres.make(DATABASE)
+    rows = WORK / "rows.copy"
+    for round in range(bench.rounds):
+        with Receiver(AWAY, KEPT) as server:
+            spooled = server.metric("spool_depth")
+            bench.add("backlog", WITHOUT, round, start_s=server.started_in, spooled=spooled, spooled_mib=memory,
+                      restarted_mib=server.memory())
+        bench.postgres.empty(DATABASE)
+        with Receiver(bench.postgres.url(DATABASE), KEPT) as server:
+            begun, before, cpu = time.monotonic(), server.recorded(), (server.cpu(), bench.postgres.cpu())
+            count, ended = server.wait_recorded()
+            each = 1e6 / (count - before)
+            bench.add("backlog", RECEIVER, round, per_second=(count - before) / (ended - begun),
+                      cpu_us=(server.cpu() - cpu[0]) * each, postgres_cpu_us=(bench.postgres.cpu() - cpu[1]) * each,
+                      peak_mib=server.memory("VmHWM"))
+        if bench.postgres.rows(DATABASE) != spooled:
+            raise SystemExit(f"{spooled} were spooled, {bench.postgres.rows(DATABASE)} are recorded")
+        if not round:
+            bench.postgres.sql(DATABASE, f"\\copy executions TO '{rows}'")
+        bench.postgres.empty(DATABASE)
+        begun, cpu = time.monotonic(), bench.postgres.cpu()
+        bench.postgres.sql(DATABASE, f"\\copy executions FROM '{rows}'")
+        took = time.monotonic() - begun
+        bench.add("backlog", "COPY", round, per_second=spooled / took,
+                  postgres_cpu_us=(bench.postgres.cpu() - cpu) / spooled * 1e6)
+    rows.unlink()
+    shutil.rmtree(KEPT)
+
+
+def growth(bench):
+    """What a webhook costs when much is recorded already, in large bulks, and beside a backlog being drained."""
+    keep_backlog(bench)
+    for level in bench.levels:
+        print(f"recording {level:,} executions", flush=True)
+        bench.postgres.make(f"bench_{level}", level)
+    rate = None
+    levels = {f"{level:,} recorded": level for level in bench.levels}
+    for round, name, level in bench.in_turns(levels, bench.fewer_rounds):
+        database = f"bench_{level}"
+        for bulk in 10, 100_000:
+            bench.postgres.as_made(database)
+            with Receiver(bench.postgres.url(database)) as server:
+                figures = under_load(bench, server, database, bulk=bulk)
+            bench.add("growth", name, round, f"bulks of {bulk:,}", **figures)
+            rate = rate or figures["answers"] / 2
+        for case, kept in ("half load", None), ("half load, backlog", KEPT):
+            bench.postgres.as_made(database)
+            with Receiver(bench.postgres.url(database), kept) as server:
+                begun, before = time.monotonic(), server.recorded()
+                figures = load.paced(server.port, bench.seconds, rate)
+                figures["recorded"] = (server.recorded() - before) / (time.monotonic() - begun)
+            bench.add("growth", name, round, case, **figures)
+    for level in bench.levels:
+        bench.postgres.sql("postgres", f"DROP DATABASE bench_{level}")
+    shutil.rmtree(KEPT)
+
+
+def image(bench):
+    """The container image, where one can be built. The quick form does not."""
+    if bench.quick or not shutil.which("docker"):
+        return
+    build = subprocess.run(["docker", "build", "-q", ROOT], stdout=subprocess.PIPE, text=True)
+    if build.returncode == 0:
+        size = ["docker", "image", "inspect", "-f", "{{.Size}}", build.stdout.strip()]
+        bench.add("image", RECEIVER, 0, mb=int(subprocess.check_output(size)) / 1e6)
+
+
+ALL = {measure.__name__: measure for measure in (speed, latency, connections, bodies, start, backlog, growth, image)}

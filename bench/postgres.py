@@ -1,0 +1,89 @@
+"""The one PostgreSQL that everybody records to: the receiver's private one, as it comes. A receiver
+that gets no webhooks keeps it running, so that the measured ones can come and go."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from process import ROOT, WORK, Process
+
+RECEIVER = ROOT / "target/release/workflow-receiver"
+TABLES = "executions, bulks, execution_conflicts, quarantine"
+
+
+class Postgres(Process):
+    def __init__(self):
+        super().__init__(
+            [RECEIVER], 28000, RECEIVER__HTTP__LISTEN="127.0.0.1:28000", RECEIVER__ADMIN__LISTEN="127.0.0.1:28001",
+            RECEIVER__SPOOL__DIR=WORK / "idle-spool", RECEIVER__DATABASE__EMBEDDED_DIR=WORK / "postgres")
+        self.data = WORK / "postgres/data"
+
+    def spawn(self):
+        (WORK / "log").write_text("")
+        super().spawn()
+
+    def ready(self):
+        """Once it has said how to open the database."""
+        said = re.search(r"(\S+) 'postgres:///\w+\?host=(\S+)&user=(\w+)'", (WORK / "log").read_text())
+        if said:
+            self.psql, self.host, self.user = said.groups()
+            self.version = self.sql("postgres", "SHOW server_version")
+            self.data = Path(self.sql("postgres", "SHOW data_directory"))
+        return said
+
+    def __exit__(self, *_):
+        self.stop()
+        for directory in self.data.parent, WORK / "idle-spool", WORK / "postgres":
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def url(self, database):
+        return f"postgres:///{database}?host={self.host}&user={self.user}"
+
+    def sql(self, database, *statements):
+        """Runs each statement in a transaction of its own; what the last one returns."""
+        command = [self.psql, self.url(database), "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        for statement in statements:
+            command += ["-c", statement]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    def make(self, database, executions=0):
+        """A database with the receiver's schema, and this many executions recorded long ago."""
+        self.sql("postgres", "SET client_min_messages = error", f"DROP DATABASE IF EXISTS {database}",
+                 f"CREATE DATABASE {database}")
+        subprocess.run([RECEIVER, "migrate"], env={"DATABASE_URL": self.url(database)}, check=True,
+                       stdout=subprocess.DEVNULL)
+        for first in range(0, executions, 500_000):
+            self.sql(database, FILL.format(first, min(first + 500_000, executions) - 1))
+        if executions:
+            self.sql(database, COUNT, "VACUUM ANALYZE")
+
+    def empty(self, database):
+        """No rows, and no work left over from those that were there."""
+        self.sql(database, f"TRUNCATE {TABLES}", "CHECKPOINT")
+
+    def as_made(self, database):
+        """Without what came since it was made."""
+        self.sql(database, "DELETE FROM executions WHERE first_received_at > now() - interval '1 day'",
+                 "DELETE FROM bulks WHERE first_received_at IS NOT NULL", "VACUUM", "CHECKPOINT")
+
+    def rows(self, database):
+        return int(self.sql(database, "SELECT count(*) FROM executions"))
+
+    def wal(self):
+        return int(self.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'").split(".")[0])
+
+
+# Ids in no order, in bulks of 10, as if received over the last month. Their payloads are short:
+# what grows the cost of a new row is the indexes, not the bytes of old ones.
+FILL = """
+    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
+        first_received_at, last_received_at)
+    SELECT gen_random_uuid(), '50741f40-8621-4d46-8a91-dff4d873be98', md5((n / 10)::text)::uuid,
+        CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'completed' END, '["https://storage.googleapis.com/"]',
+        '{{"filled": true}}', 1, at, at
+    FROM (SELECT n, now() - interval '30 days' + n * interval '0.2 s' AS at FROM generate_series({}, {}) n) filled"""
+COUNT = """
+    INSERT INTO bulks (bulk_id, received, completed, failed)
+    SELECT bulk_id, count(*), count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed')
+    FROM executions GROUP BY bulk_id"""

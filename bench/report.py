@@ -1,0 +1,190 @@
+"""From samples to results.md and results.svg."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import draw
+from figures import by_round, combine, median, ratio, spread
+from measures import RECEIVER, WITHOUT
+from process import ROOT, WORK
+
+BARE, PEERS = "bare handler", ("FastAPI", "Express")
+
+
+def write(samples, directory, postgres, quick):
+    def get(measure, who, figure, case=None):
+        return by_round(samples, measure, who, figure, case)
+
+    page = [
+        "# What `make bench` measured", "",
+        ("The quick form: few and short rounds, too coarse to conclude from. " if quick else "")
+        + "Medians, with the least and the most of all rounds in brackets; a ratio is taken within each round. "
+        "Load, receiver and PostgreSQL share the machine.", "", *machine(postgres)]
+    for title, what, rows in (
+            ("The goals", "256 connections, bodies of 672 bytes, bulks of 10.", goals(samples, get)),
+            ("Full load", "CPU and memory are of all its processes.", speed(get)),
+            ("Half load", "At a constant rate, half of what each answered at full load; the bare handler at the "
+             "receiver's. Latency counts from when a webhook was due. Last, an fsync loop.", latency(get)),
+            ("Connections", "Answers a second.", across(samples, get, "connections")),
+            ("Bodies", "Answers a second with the examples of the sender's documentation, and with 0.3 to 300 KB, "
+             "each order of magnitude as likely.", across(samples, get, "bodies")),
+            ("Backlog", f"{backlog_of(get)} deliveries, recorded into an empty table; COPY writes the same rows "
+             "into the same table.", backlog(get)),
+            ("Growth", "With this many executions recorded already; *backlog*: while one is drained.",
+             growth(samples, get))):
+        page += ["", "## " + title, "", what, "", *(rows or ["Not measured."])]
+    page.append("")
+    text = "\n".join(page)
+    (directory / "results.md").write_text(text)
+    (directory / "results.svg").write_text(picture(samples, get))
+    print("\n" + text + f"\nwritten to {directory}/results.md and results.svg")
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def machine(postgres):
+    def says(*command):
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout.strip()
+
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = (ROOT / "bench/peers/requirements.txt").read_text().replace("==", " ").split("\n")[:-1]
+    node = json.loads((ROOT / "bench/peers/package.json").read_text())["dependencies"]
+    return table(["", ""], [
+        ["machine", f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB, "
+                    f"Linux {platform.release().partition('-')[0]}, {says('stat', '-fc', '%T', ROOT)}"],
+        ["receiver", f"{says('git', 'describe', '--always', '--dirty')}, {says('rustc', '--version')}"],
+        ["PostgreSQL", f"{postgres}, its own defaults: fsync and synchronous_commit on"],
+        ["peers", ", ".join([*python, says(WORK / "python/bin/python", "--version"),
+                             *map(" ".join, node.items()), "Node " + says("node", "--version")]) + "; a worker a core"],
+        ["load", f"wrk {says('wrk', '-v').split()[1]} (full load), bench/tools/src/bin/pace.rs (half load)"]])
+
+
+def goals(samples, get):
+    bare = get("speed", BARE, "answers")
+    ours, recorded = get("speed", RECEIVER, "answers"), get("speed", RECEIVER, "recorded")
+    best_peer = combine(max, *(get("speed", peer, "recorded") for peer in PEERS))
+    slowest = combine(lambda p99, fsync: 3 * p99 + fsync, get("latency", BARE, "p99"), get("latency", "fsync", "p50"))
+    levels = levels_of(samples) or ["none", "none"]
+    none, most = (get("growth", level, "recorded", "bulks of 10") for level in (levels[0], levels[-1]))
+    rows = [
+        ("durable answers a second, PostgreSQL recording beside it ÷ bare axum handler", ratio(ours, bare),
+         "≥", 0.6),
+        ("recorded a second, first request to last commit ÷ bare axum handler", ratio(recorded, bare), "≥", 0.5),
+        ("recorded a second ÷ the better of FastAPI and Express", ratio(recorded, best_peer), "≥", 12),
+        ("p99 at half load ÷ (3 × the bare handler's + one fsync)", ratio(get("latency", RECEIVER, "p99"), slowest),
+         "≤", 1),
+        (f"recorded a second with {levels[-1]} ÷ with none", ratio(most, none), "≥", 0.9),
+        (f"draining a backlog of {backlog_of(get)} ÷ COPY of the same rows",
+         ratio(get("backlog", RECEIVER, "per_second"), get("backlog", "COPY", "per_second")), "≥", 1),
+        ("resident memory, idle, MiB", get("speed", RECEIVER, "idle_mib"), "≤", 15),
+        ("resident memory, full load, at most, MiB", get("speed", RECEIVER, "peak_mib"), "≤", 40),
+        (f"resident memory, {backlog_of(get)} spooled, MiB", get("backlog", WITHOUT, "spooled_mib"), "≤", 40),
+        ("start to first 200, ms", get("start", RECEIVER, "ms"), "≤", 50),
+        ("image, MB", get("image", RECEIVER, "mb"), "≤", 40)]
+
+    def verdict(figures, sign, goal):
+        if not figures:
+            return "not measured"
+        return "met" if (median(figures) >= goal if sign == "≥" else median(figures) <= goal) else "not met"
+
+    return table(["", "here", "goal", ""], [
+        [what, spread(figures), f"{sign} {goal}", verdict(figures, sign, goal)] for what, figures, sign, goal in rows])
+
+
+def grid(rows, columns):
+    """`columns`: what it says above, and the figures for the `who, case` of a row."""
+    return table([*("" for _ in rows[0][0]), *columns],
+                 [[*names, *(spread(column(who, case)) for column in columns.values())] for names, who, case in rows])
+
+
+def speed(get):
+    def each(figure):
+        return lambda who, case: get("speed", who, figure)
+
+    def recorded(figure):
+        return lambda who, case: {} if who in (BARE, WITHOUT) else get("speed", who, figure)
+
+    def of_bare(column):
+        return lambda who, case: ratio(column(who, case), get("speed", BARE, "answers"))
+
+    return grid([((who,), who, None) for who in (BARE, RECEIVER, WITHOUT, *PEERS)], {
+        "answers/s": each("answers"), "÷ bare": of_bare(each("answers")),
+        "recorded/s": recorded("recorded"), "÷ bare's answers": of_bare(recorded("recorded")),
+        "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"), "not 200": each("errors"),
+        "CPU µs each": each("cpu_us"), "PostgreSQL's": recorded("postgres_cpu_us"),
+        "WAL bytes each": recorded("wal_bytes"), "peak MiB": each("peak_mib")})
+
+
+def latency(get):
+    def each(figure):
+        return lambda who, case: get("latency", who, figure)
+
+    return grid([((who,), who, None) for who in (BARE, RECEIVER, *PEERS, "fsync")], {
+        "a second": each("rate"), "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"),
+        "not 200": each("errors")})
+
+
+def across(samples, get, measure):
+    def each(who, figure="answers"):
+        return lambda _, case: get(measure, who, figure, case)
+
+    cases = list(dict.fromkeys(s["case"] for s in samples if s["measure"] == measure))
+    return cases and grid([((case,), None, case) for case in cases], {
+        **{who: each(who) for who in (BARE, RECEIVER, *PEERS)},
+        "÷ bare": lambda _, case: ratio(each(RECEIVER)(_, case), each(BARE)(_, case)),
+        "its p99 ms": each(RECEIVER, "p99"), "its not 200": each(RECEIVER, "errors")})
+
+
+def backlog_of(get):
+    return f"{median(get('backlog', WITHOUT, 'spooled') or {0: 0}):,.0f}"
+
+
+def backlog(get):
+    def each(figure):
+        return lambda who, case: get("backlog", who, figure)
+
+    return grid([((who,), who, None) for who in (RECEIVER, "COPY", WITHOUT)], {
+        "rows/s": each("per_second"), "CPU µs each": each("cpu_us"), "PostgreSQL's": each("postgres_cpu_us"),
+        "peak MiB": each("peak_mib"), "start with it, s": each("start_s"), "MiB with it": each("spooled_mib"),
+        "MiB after a start with it": each("restarted_mib")})
+
+
+def levels_of(samples):
+    """Those that growth is measured with, in rising order."""
+    names = {s["who"] for s in samples if s["measure"] == "growth"}
+    return sorted(names, key=lambda name: int(name.split()[0].replace(",", "")))
+
+
+def growth(samples, get):
+    def each(figure):
+        return lambda level, case: get("growth", level, figure, case)
+
+    levels = levels_of(samples)
+    cases = dict.fromkeys(s["case"] for s in samples if s["measure"] == "growth")
+    return levels and grid([((level, case), level, case) for case in cases for level in levels], {
+        "answers/s": each("answers"), "recorded/s": each("recorded"),
+        "÷ with none": lambda level, case: ratio(each("recorded")(level, case), each("recorded")(levels[0], case)),
+        "p50 ms": each("p50"), "p99 ms": each("p99"), "CPU µs each": each("cpu_us"),
+        "PostgreSQL's": each("postgres_cpu_us"), "WAL bytes each": each("wal_bytes")})
+
+
+def picture(samples, get):
+    kinds = {BARE: "limit", RECEIVER: "ours"}
+
+    def rows(measure, figure, who):
+        return [(kinds.get(name, "peer"), name, get(measure, name, figure)) for name in who]
+
+    return draw.bars([
+        ("Answered 200 a second (256 connections, 672 bytes)", rows("speed", "answers", (BARE, RECEIVER, *PEERS))),
+        ("Recorded a second, first request to last commit", rows("speed", "recorded", (RECEIVER, *PEERS))),
+        ("CPU time a webhook, µs", rows("speed", "cpu_us", (BARE, RECEIVER, *PEERS))),
+        ("p99 at half of the full load, ms", rows("latency", "p99", (BARE, RECEIVER, *PEERS))),
+        ("Recorded a second, by what is recorded already", [
+            ("ours", level, get("growth", level, "recorded", "bulks of 10")) for level in levels_of(samples)])])

@@ -1,0 +1,82 @@
+"""make bench: all measures in turns on this machine, then the tables and pictures.
+
+usage: run.py [--quick] [MEASURE ...]      with no MEASURE: all of them
+
+Figures are kept in target/bench. A run of some measures leaves those of the others as they were; what all
+of them say together goes to bench/results.md and bench/*.svg (--quick: to target/bench)."""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+import measures
+import report
+from postgres import Postgres
+from process import ROOT, WORK
+
+
+class Bench:
+    """What the measures share: how long, how often, where to, and what came out."""
+
+    def __init__(self, quick, backlog):
+        self.quick = quick
+        self.rounds, self.seconds = (2, 3) if quick else (5, 10)
+        self.fewer_rounds, self.fewer_seconds = (1, 2) if quick else (3, 5)
+        self.backlog = backlog or (100_000 if quick else 1_000_000)
+        self.levels = (0, 200_000) if quick else (0, 1_000_000, 10_000_000)
+        self.connections = (1, 256, 1000) if quick else (1, 16, 64, 256, 1000)
+        self.file = WORK / ("quick.json" if quick else "full.json")
+        self.samples = json.loads(self.file.read_text()) if self.file.exists() else []
+
+    def add(self, measure, who, round, case="", **figures):
+        self.samples.append({"measure": measure, "who": who, "case": str(case), "round": round, **figures})
+        self.file.write_text(json.dumps(self.samples))
+        shown = "  ".join(f"{name} {value:,.5g}" for name, value in figures.items() if value is not None)
+        print(f"{measure} {round + 1}  {who:28} {case!s:24} {shown}", flush=True)
+
+    def median(self, measure, who, figure):
+        found = [s[figure] for s in self.samples if (s["measure"], s["who"]) == (measure, who)]
+        if not found:
+            raise SystemExit(f"this needs the figures of `{measure}`: run that first")
+        return statistics.median(found)
+
+    def forget(self, measure):
+        self.samples = [sample for sample in self.samples if sample["measure"] != measure]
+
+    def in_turns(self, participants, rounds=None):
+        """(round, name, participant), every other round backwards, so that nobody always goes first."""
+        for round in range(rounds or self.rounds):
+            ordered = list(participants.items())
+            for name, participant in ordered[:: -1 if round % 2 else 1]:
+                yield round, name, participant
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller backlogs")
+    arguments.add_argument("--backlog", type=int, metavar="N", help="how many deliveries an outage leaves")
+    arguments.add_argument("measure", nargs="*", choices=[*measures.ALL, []], help=", ".join(measures.ALL))
+    chosen = arguments.parse_args()
+
+    # A thousand connections, on both sides.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    bench = Bench(chosen.quick, chosen.backlog)
+    begun = time.monotonic()
+    with Postgres() as bench.postgres:
+        for name in chosen.measure or measures.ALL:
+            bench.forget(name)
+            measures.ALL[name](bench)
+        version = bench.postgres.version
+    minutes = (time.monotonic() - begun) / 60
+    report.write(bench.samples, WORK if chosen.quick else ROOT / "bench", version, chosen.quick)
+    print(f"\n{minutes:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+-- Three roles with the least they need, in the receiver's database. Run it with psql as a superuser,
+-- before the schema is made and again after each `migrate`: it grants on what is there.
+--
+--   psql -f docs/roles.sql "$DATABASE_URL"
+--   (set their passwords: \password workflow_receiver_owner, and so on)
+--   DATABASE_URL=postgres://workflow_receiver_owner:…@host/name workflow-receiver migrate
+--   psql -f docs/roles.sql "$DATABASE_URL"
+--   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
+--
+-- A schema that another role has made already goes over to the owner.
+\set ON_ERROR_STOP on
+
+-- workflow_receiver_owner     migrates: the tables are its own
+-- workflow_receiver           `serve` and `quarantine`: writes rows, changes no table
+-- workflow_receiver_operator  people and their tools: read
+SELECT format('CREATE ROLE %I LOGIN', role)
+FROM unnest('{workflow_receiver_owner, workflow_receiver, workflow_receiver_operator}'::text[]) AS role
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
+ALTER ROLE workflow_receiver_operator SET default_transaction_read_only = on;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA public TO workflow_receiver_owner;
+GRANT USAGE ON SCHEMA public TO workflow_receiver, workflow_receiver_operator;
+
+SELECT format('ALTER %s %s OWNER TO workflow_receiver_owner', kind, name)
+FROM (
+    SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.oid::regclass::text
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
+        AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, _sqlx_migrations}')
+    UNION ALL
+    SELECT 'FUNCTION', p.oid::regprocedure::text
+    FROM pg_proc AS p
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname = 'is_terminal_status'
+) AS ours (kind, name) \gexec
+
+-- Outcomes are never deleted by `serve`; `quarantine retry` and `drop` take entries out.
+SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
+FROM (VALUES
+    ('executions', 'SELECT, INSERT, UPDATE'),
+    ('bulks', 'SELECT, INSERT, UPDATE'),
+    ('execution_conflicts', 'SELECT, INSERT, UPDATE'),
+    ('quarantine', 'SELECT, INSERT, UPDATE, DELETE')
+) AS wanted (name, privileges)
+WHERE to_regclass(name) IS NOT NULL \gexec
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;
+ALTER DEFAULT PRIVILEGES FOR ROLE workflow_receiver_owner IN SCHEMA public
+    GRANT SELECT ON TABLES TO workflow_receiver_operator;

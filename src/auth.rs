@@ -1,0 +1,368 @@
+//! Who may speak: whether a delivery comes from the sender.
+//!
+//! The sender signs when a workflow was triggered with a `webhook_secret`; otherwise the URL is all
+//! that can tell it from others. A delivery gets
+//! in by any one method that is configured. What its head alone decides is decided before the body
+//! is read ([`Authenticator::look`]), a signature once it is there ([`Claim::check`]), on the bytes as
+//! they came.
+//!
+//! A repeated signature is no attack: the sender's retries carry the first attempt's, and what is
+//! recorded twice is a duplicate.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue};
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+use time::OffsetDateTime;
+
+use crate::config;
+
+/// `sha256=` and the lowercase hex of the HMAC-SHA256 of `<timestamp>.<raw body>`.
+const SIGNATURE: &str = "x-webhook-signature";
+/// Unix seconds.
+const TIMESTAMP: &str = "x-webhook-timestamp";
+/// The secret itself, in plain text.
+const SECRET: &str = "x-webhook-secret";
+
+/// How a delivery got in. Recorded with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// It is signed with a secret that the receiver knows.
+    Signature,
+    /// It carries such a secret.
+    SecretHeader,
+    /// Its URL carries a token.
+    UrlToken,
+    /// Nobody asked: `auth.allow_unauthenticated`, or nothing configured on loopback.
+    None,
+}
+
+impl Method {
+    /// Its name in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Signature => "signature",
+            Self::SecretHeader => "secret_header",
+            Self::UrlToken => "url_token",
+            Self::None => "none",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Signature, Self::SecretHeader, Self::UrlToken, Self::None]
+            .into_iter()
+            .find(|m| m.as_str() == name)
+    }
+}
+
+/// Why a delivery did not get in. For metrics and logs; the answer says nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// It carries nothing that could let it in.
+    NoCredentials,
+    /// Its timestamp is no number, or too far from this machine's clock.
+    Timestamp,
+    /// Its signature is not one of this body with a known secret.
+    Signature,
+    /// Its secret is none of those known.
+    Secret,
+    /// Its token is none of those known.
+    Token,
+}
+
+impl Refusal {
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::Timestamp => "timestamp",
+            Self::Signature => "signature",
+            Self::Secret => "secret",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// Knows the secrets and tokens, none of them in plain text.
+#[derive(Clone)]
+pub struct Authenticator {
+    keys: Vec<Hmac<Sha256>>,
+    /// Of the secrets, when `auth.secret_header` is set.
+    secrets: Vec<Fingerprint>,
+    tokens: Vec<Fingerprint>,
+    tolerance: Duration,
+    open: bool,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+/// What a delivery's head says of who sent it.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    signed: Option<Signed<'a>>,
+    otherwise: Result<Method, Refusal>,
+}
+
+/// A signature that the body has to bear out.
+struct Signed<'a> {
+    keys: &'a [Hmac<Sha256>],
+    timestamp: &'a [u8],
+    mac: [u8; 32],
+}
+
+impl std::fmt::Debug for Signed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signed")
+    }
+}
+
+impl Authenticator {
+    /// Lets in whom `settings` name, and everyone when they name nobody (`config` sees to it that
+    /// this happens on loopback only).
+    #[must_use]
+    pub fn new(settings: &config::Auth) -> Self {
+        let secrets = &settings.webhook_secrets.0;
+        let header = if settings.secret_header { secrets.as_slice() } else { &[] };
+        Self {
+            keys: secrets.iter().map(key).collect(),
+            secrets: header.iter().map(|secret| fingerprint(secret.expose_secret().as_bytes())).collect(),
+            tokens: settings.url_tokens.0.iter().map(|t| fingerprint(t.expose_secret().as_bytes())).collect(),
+            tolerance: settings.timestamp_tolerance,
+            open: settings.allow_unauthenticated || !settings.names_someone(),
+        }
+    }
+
+    /// Looks at a request's head, and at the tokens in its URL.
+    ///
+    /// # Errors
+    /// [`Refusal`] when no body could let it in.
+    pub fn look<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        tokens: impl Iterator<Item = &'a str>,
+        now: OffsetDateTime,
+    ) -> Result<Claim<'a>, Refusal> {
+        let signed = self.signed(headers, now);
+        let otherwise = self.without_signature(headers, tokens);
+        match (signed, otherwise) {
+            (Some(Ok(signed)), otherwise) => Ok(Claim { signed: Some(signed), otherwise }),
+            (_, Ok(method)) => Ok(Claim { signed: None, otherwise: Ok(method) }),
+            (Some(Err(refusal)), Err(_)) | (None, Err(refusal)) => Err(refusal),
+        }
+    }
+
+    /// `None` when the delivery is not signed, or nobody asks for signatures.
+    fn signed<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        now: OffsetDateTime,
+    ) -> Option<Result<Signed<'a>, Refusal>> {
+        let signature = headers.get(SIGNATURE).filter(|_| !self.keys.is_empty())?.as_bytes();
+        let timestamp = headers.get(TIMESTAMP).map_or(&[][..], HeaderValue::as_bytes);
+        let signed = || {
+            let mac = mac(signature).ok_or(Refusal::Signature)?;
+            let digits =
+                std::str::from_utf8(timestamp).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+            let seconds: u64 = digits.and_then(|t| t.parse().ok()).ok_or(Refusal::Timestamp)?;
+            let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+            if seconds.abs_diff(now) > self.tolerance.as_secs() {
+                return Err(Refusal::Timestamp);
+            }
+            Ok(Signed { keys: &self.keys, timestamp, mac })
+        };
+        Some(signed())
+    }
+
+    fn without_signature<'a>(
+        &self,
+        headers: &HeaderMap,
+        tokens: impl Iterator<Item = &'a str>,
+    ) -> Result<Method, Refusal> {
+        let mut refusal = Refusal::NoCredentials;
+        if let Some(secret) = headers.get(SECRET).filter(|_| !self.secrets.is_empty()) {
+            if is_one_of(secret.as_bytes(), &self.secrets) {
+                return Ok(Method::SecretHeader);
+            }
+            refusal = Refusal::Secret;
+        }
+        if !self.tokens.is_empty() {
+            for token in tokens {
+                if is_one_of(token.as_bytes(), &self.tokens) {
+                    return Ok(Method::UrlToken);
+                }
+                refusal = Refusal::Token;
+            }
+        }
+        if self.open { Ok(Method::None) } else { Err(refusal) }
+    }
+}
+
+impl Claim<'_> {
+    /// Whether the body as it came bears the claim out.
+    ///
+    /// # Errors
+    /// [`Refusal::Signature`] when nothing but a signature could let it in, and that is none of
+    /// this body's.
+    pub fn check(self, body: &[u8]) -> Result<Method, Refusal> {
+        let Some(signed) = self.signed else { return self.otherwise };
+        let mut right = Choice::from(0);
+        for key in signed.keys {
+            let mut mac = key.clone();
+            mac.update(signed.timestamp);
+            mac.update(b".");
+            mac.update(body);
+            right |= mac.finalize().into_bytes().as_slice().ct_eq(&signed.mac);
+        }
+        if right.into() { Ok(Method::Signature) } else { self.otherwise.map_err(|_| Refusal::Signature) }
+    }
+}
+
+fn key(secret: &SecretString) -> Hmac<Sha256> {
+    Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes keys of any length")
+}
+
+/// Reads the signature's header.
+fn mac(header: &[u8]) -> Option<[u8; 32]> {
+    let hex = header.strip_prefix(b"sha256=").filter(|hex| hex.len() == 64)?;
+    let mut mac = [0; 32];
+    for (byte, digits) in mac.iter_mut().zip(hex.chunks_exact(2)) {
+        let digit = |n: usize| char::from(digits[n]).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        *byte = digit(0)? << 4 | digit(1)?;
+    }
+    Some(mac)
+}
+
+/// A hash in place of a secret: comparing takes the same time whatever the length, and the secret
+/// itself need not be kept.
+type Fingerprint = [u8; 32];
+
+/// The token that those have to show who ask on the admin port.
+#[derive(Clone, Copy)]
+pub(crate) struct Token(Fingerprint);
+
+impl Token {
+    /// `None` when there is none.
+    pub(crate) fn new(token: &SecretString) -> Option<Self> {
+        let token = token.expose_secret();
+        (!token.is_empty()).then(|| Self(fingerprint(token.as_bytes())))
+    }
+
+    /// Whether `shown` is it.
+    pub(crate) fn is(&self, shown: &[u8]) -> bool {
+        is_one_of(shown, &[self.0])
+    }
+}
+
+fn fingerprint(secret: &[u8]) -> Fingerprint {
+    Sha256::digest(secret).into()
+}
+
+/// Compares with all, so that the time tells nothing.
+fn is_one_of(candidate: &[u8], known: &[Fingerprint]) -> bool {
+    let candidate = fingerprint(candidate);
+    known.iter().fold(Choice::from(0), |found, known| found | candidate.ct_eq(known)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_789_994_667;
+    const BODY: &[u8] = br#"{"execution_id":"x","n":1}"#;
+    /// The test vector for the secret `whsec_your_secret_key`.
+    const VECTOR: &str = "sha256=ad606773268bc8a3cfdf9903b2e9cccffab6999b163a4abd60c30f7767edfc84";
+
+    fn authenticator(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
+        let mut settings = config::Settings::load(None).unwrap().auth;
+        settings.webhook_secrets = config::Secrets::of(&["the_one_before", "whsec_your_secret_key"]);
+        change(&mut settings);
+        Authenticator::new(&settings)
+    }
+
+    fn attempt(
+        authenticator: &Authenticator,
+        headers: &[(&'static str, &str)],
+        body: &[u8],
+        now: i64,
+    ) -> Result<Method, Refusal> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        let now = OffsetDateTime::from_unix_timestamp(now).unwrap();
+        authenticator.look(&map, std::iter::empty(), now)?.check(body)
+    }
+
+    #[test]
+    fn the_senders_signature_lets_in_and_every_way_to_get_it_wrong_does_not() {
+        let a = authenticator(|_| {});
+        let stamp = NOW.to_string();
+        let with = |signature: &str, stamp: &str, body: &[u8], now| {
+            attempt(&a, &[(SIGNATURE, signature), (TIMESTAMP, stamp)], body, now)
+        };
+        assert_eq!(with(VECTOR, &stamp, BODY, NOW), Ok(Method::Signature));
+        for at in [NOW - 300, NOW + 300] {
+            assert_eq!(with(VECTOR, &stamp, BODY, at), Ok(Method::Signature), "at the tolerance's end");
+        }
+        for at in [NOW - 301, NOW + 301, 0] {
+            assert_eq!(with(VECTOR, &stamp, BODY, at), Err(Refusal::Timestamp));
+        }
+        for wrong in ["", "x", "-1", "+1789994667", " ", "1789994667.0", "99999999999999999999999"] {
+            assert_eq!(with(VECTOR, wrong, BODY, NOW), Err(Refusal::Timestamp), "{wrong}");
+        }
+        let (later, padded) = ((NOW + 1).to_string(), format!("0{NOW}"));
+        for wrong in [&later, &padded] {
+            assert_eq!(
+                with(VECTOR, wrong, BODY, NOW),
+                Err(Refusal::Signature),
+                "another timestamp was signed"
+            );
+        }
+        for body in [&BODY[..BODY.len() - 1], b"", b"{\"execution_id\":\"x\",\"n\":2}"] {
+            assert_eq!(with(VECTOR, &stamp, body, NOW), Err(Refusal::Signature), "another body was signed");
+        }
+        let digits = &VECTOR["sha256=".len()..];
+        let (short, long, other) =
+            (&VECTOR[..VECTOR.len() - 1], format!("{VECTOR}0"), VECTOR.replace("ad6", "ad7"));
+        let (no_hex, of_other_kind) = (VECTOR.replace('a', "g"), format!("sha512={digits}"));
+        for wrong in ["", "sha256=", digits, short, &long, &other, &no_hex, &of_other_kind] {
+            assert_eq!(with(wrong, &stamp, BODY, NOW), Err(Refusal::Signature), "{wrong}");
+        }
+        assert_eq!(attempt(&a, &[(SIGNATURE, VECTOR)], BODY, NOW), Err(Refusal::Timestamp));
+        assert_eq!(attempt(&a, &[(TIMESTAMP, &stamp)], BODY, NOW), Err(Refusal::NoCredentials));
+        assert_eq!(attempt(&a, &[], BODY, NOW), Err(Refusal::NoCredentials));
+        let by_another = authenticator(|s| s.webhook_secrets = config::Secrets::of(&["whsec_another"]));
+        let headers = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
+        assert_eq!(attempt(&by_another, &headers, BODY, NOW), Err(Refusal::Signature));
+    }
+
+    #[test]
+    fn a_method_that_is_not_configured_lets_nobody_in() {
+        let secret = [(SECRET, "whsec_your_secret_key")];
+        assert_eq!(attempt(&authenticator(|_| {}), &secret, BODY, NOW), Err(Refusal::NoCredentials));
+        let by_header = authenticator(|s| s.secret_header = true);
+        assert_eq!(attempt(&by_header, &secret, BODY, NOW), Ok(Method::SecretHeader));
+        for wrong in ["", "whsec_your_secret_ke", "whsec_your_secret_key2"] {
+            assert_eq!(attempt(&by_header, &[(SECRET, wrong)], BODY, NOW), Err(Refusal::Secret));
+        }
+        // A wrong signature beside a right secret: any one method is enough.
+        let both = [(SIGNATURE, VECTOR), (TIMESTAMP, "1"), secret[0]];
+        assert_eq!(attempt(&by_header, &both, BODY, NOW), Ok(Method::SecretHeader));
+        let open = authenticator(|s| s.allow_unauthenticated = true);
+        assert_eq!(attempt(&open, &[], BODY, NOW), Ok(Method::None));
+        let stamp = NOW.to_string();
+        let signed = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
+        assert_eq!(attempt(&open, &signed, BODY, NOW), Ok(Method::Signature), "the best proof is recorded");
+    }
+}

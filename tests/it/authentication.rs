@@ -1,0 +1,291 @@
+//! Who is let in, and who is not.
+
+use std::fmt::Write;
+
+use hmac::{Hmac, KeyInit, Mac};
+use reqwest::{RequestBuilder, Response};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use workflow_receiver::config::{Secrets, Settings};
+
+use crate::answers::{count, problem};
+use crate::harness::{TestReceiver, execution, new_database, rows, url};
+use crate::process::{Process, outcome, program};
+
+const SECRET: &str = "whsec_your_secret_key";
+const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// The headers of a delivery that the sender signs.
+pub(crate) fn signed(request: RequestBuilder, secret: &str, timestamp: i64, body: &str) -> RequestBuilder {
+    sign(request, secret, timestamp, body.as_bytes()).body(body.to_owned())
+}
+
+/// The same, for a body that is no text; it is not attached yet.
+pub(crate) fn sign(request: RequestBuilder, secret: &str, timestamp: i64, body: &[u8]) -> RequestBuilder {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(timestamp.to_string().as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    let mut signature = "sha256=".to_owned();
+    for byte in mac.finalize().into_bytes() {
+        write!(signature, "{byte:02x}").unwrap();
+    }
+    request.header("X-Webhook-Timestamp", timestamp).header("X-Webhook-Signature", signature)
+}
+
+async fn start(change: impl FnOnce(&mut Settings)) -> TestReceiver {
+    TestReceiver::start_with(|settings| {
+        settings.auth.webhook_secrets = Secrets::of(&["the_next_secret_key", SECRET]);
+        change(settings);
+    })
+    .await
+}
+
+/// Sends it, and expects 401.
+async fn refused(request: RequestBuilder) -> Value {
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.headers()["www-authenticate"], "Webhook-Signature");
+    let text = answer.text().await.unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn accepted(request: RequestBuilder) {
+    let answer: Response = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
+    let receiver = start(|_| {}).await;
+    let body = execution("e", "completed").to_string();
+    let post = || receiver.client.post(&receiver.url);
+    let sign = |secret, at, body: &str| signed(post(), secret, at, body);
+    let mut answers = vec![
+        refused(post().body(body.clone())).await,
+        refused(sign("whsec_another_secret", now(), &body)).await,
+        refused(sign(SECRET, now() - 301, &body)).await,
+        refused(sign(SECRET, now() + 302, &body)).await,
+        refused(sign(SECRET, now(), &body).body(format!("{body} "))).await,
+        refused(sign(SECRET, now(), &body).body(body[..body.len() - 1].to_owned())).await,
+        refused(sign(SECRET, now(), &body).body("")).await,
+        refused(post().header("X-Webhook-Secret", SECRET).body(body.clone())).await,
+        refused(post().header("X-Webhook-Signature", "sha256=00").body(body.clone())).await,
+        // Nor does it matter what it is: nothing is read before it is let in.
+        refused(post().body("{")).await,
+    ];
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "all look alike: {answers:?}");
+    assert_eq!(answers[0]["status"], 401);
+    assert_eq!(receiver.progress.waiting(), 0);
+    let spooled: i64 = rusqlite::Connection::open(receiver.spool_file())
+        .unwrap()
+        .query_row("SELECT coalesce(max(seq), 0) FROM sqlite_sequence", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(spooled, 0, "nothing ever came to the disk");
+    assert_eq!(count(&receiver, "executions").await + count(&receiver, "quarantine").await, 0);
+    for (reason, times) in [("no_credentials", 3), ("timestamp", 2), ("signature", 5)] {
+        let metric = format!("webhooks_unauthenticated_total{{reason=\"{reason}\"}}");
+        assert_eq!(receiver.metric(&metric).await, f64::from(times), "{reason}");
+    }
+    accepted(sign(SECRET, now(), &body)).await;
+    assert_eq!(count(&receiver, "executions").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_with_the_same_signature_is_no_replay_and_secrets_can_be_rotated() {
+    let receiver = start(|_| {}).await;
+    let (body, at) = (execution("e", "completed").to_string(), now() - 200);
+    for secret in [SECRET, SECRET, "the_next_secret_key"] {
+        accepted(signed(receiver.client.post(&receiver.url), secret, at, &body)).await;
+    }
+    let row = receiver.row("SELECT deliveries, authenticated_by FROM executions").await;
+    assert_eq!(row, json!({ "deliveries": 3, "authenticated_by": "signature" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
+    let receiver = start(|settings| {
+        settings.auth.secret_header = true;
+        settings.auth.url_tokens = Secrets::of(&["another-token-of-enough-length", TOKEN]);
+    })
+    .await;
+    let body = |id: &str| execution(id, "completed").to_string();
+    let post = |suffix: &str| receiver.client.post(format!("{}{suffix}", receiver.url));
+    accepted(signed(post(""), SECRET, now(), &body("signature"))).await;
+    accepted(post("").header("X-Webhook-Secret", SECRET).body(body("secret_header"))).await;
+    accepted(post(&format!("/{TOKEN}")).body(body("url_token"))).await;
+    accepted(post(&format!("?a=1&token={TOKEN}&b")).body(body("url_token in the query"))).await;
+    // The best proof counts, and a wrong one does not harm a right one.
+    accepted(signed(post(&format!("/{TOKEN}")), SECRET, now(), &body("signature and token"))).await;
+    accepted(signed(post(&format!("/{TOKEN}")), "wrong", now(), &body("url_token, wrongly signed"))).await;
+    let wrong = &TOKEN[1..];
+    let mut answers = Vec::new();
+    for suffix in
+        ["", "/", "/x", "?token=", "?token", "?Token=x", &format!("/{wrong}"), &format!("?token={wrong}")]
+    {
+        answers.push(refused(post(suffix).body(body("refused"))).await);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "a wrong token and a missing one look alike: {answers:?}");
+    // What cannot be recorded says, too, how it came in.
+    problem(post(&format!("/{TOKEN}")).body("{}").send().await.unwrap(), 422).await;
+    let kept = receiver.rows("SELECT execution_id, authenticated_by FROM executions").await;
+    assert_eq!(kept.len(), 6);
+    for row in kept {
+        let (id, method) = (row["execution_id"].as_str().unwrap(), row["authenticated_by"].as_str().unwrap());
+        assert!(id.starts_with(method), "{row}");
+    }
+    let row = receiver.row("SELECT authenticated_by, acknowledged FROM quarantine").await;
+    assert_eq!(row, json!({ "authenticated_by": "url_token", "acknowledged": false }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_and_a_replacement_say_how_they_came_in() {
+    let receiver = start(|settings| settings.auth.url_tokens = Secrets::of(&[TOKEN])).await;
+    let by_token = format!("{}/{TOKEN}", receiver.url);
+    let post = async |id: &str, status: &str| {
+        accepted(receiver.client.post(&by_token).body(execution(id, status).to_string())).await;
+    };
+    let sign = async |id: &str, status: &str| {
+        let body = execution(id, status).to_string();
+        accepted(signed(receiver.client.post(&receiver.url), SECRET, now(), &body)).await;
+    };
+    post("conflict", "completed").await;
+    sign("conflict", "failed").await;
+    post("replacement", "running").await;
+    sign("replacement", "completed").await;
+    let query = "SELECT execution_id, authenticated_by FROM executions ORDER BY 1";
+    assert_eq!(
+        receiver.rows(query).await,
+        [
+            json!({ "execution_id": "conflict", "authenticated_by": "url_token" }),
+            json!({ "execution_id": "replacement", "authenticated_by": "signature" })
+        ]
+    );
+    let row = receiver.row("SELECT authenticated_by FROM execution_conflicts").await;
+    assert_eq!(row["authenticated_by"], "signature");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_is_let_in_only_when_told_so_and_signatures_still_count() {
+    let receiver = start(|settings| settings.auth.allow_unauthenticated = true).await;
+    let body = |id: &str| execution(id, "completed").to_string();
+    accepted(receiver.client.post(&receiver.url).body(body("none"))).await;
+    accepted(signed(receiver.client.post(&receiver.url), SECRET, now(), &body("signature"))).await;
+    let kept = receiver.rows("SELECT execution_id AS a, authenticated_by AS b FROM executions").await;
+    assert!(kept.len() == 2 && kept.iter().all(|row| row["a"] == row["b"]), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_from_files_and_from_lists_in_the_environment() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let process = Process::start(
+        program(dir.path())
+            .env("RECEIVER__HTTP__LISTEN", "0.0.0.0:0")
+            .env("RECEIVER__DATABASE__URL_FILE", file("url", &format!("{}\n", url(&database))))
+            .env("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", file("secrets", "one\n\n  whsec_in_a_file \n"))
+            .env("RECEIVER__AUTH__URL_TOKENS", format!("{TOKEN}, another-token-of-enough-length")),
+    );
+    let client = reqwest::Client::new();
+    let webhooks = process.url.replace("0.0.0.0", "127.0.0.1");
+    let body = |id: &str| execution(id, "completed").to_string();
+    accepted(signed(client.post(&webhooks), "whsec_in_a_file", now(), &body("a"))).await;
+    accepted(client.post(format!("{webhooks}/another-token-of-enough-length")).body(body("b"))).await;
+    refused(signed(client.post(&webhooks), "", now(), &body("c"))).await;
+    let log = process.terminate();
+    assert!(!log.iter().any(|line| line.contains("NOT authenticated")), "{log:#?}");
+    assert_eq!(rows(&database, "SELECT execution_id FROM executions").await.len(), 2);
+}
+
+#[test]
+fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown() {
+    let dir = TempDir::new().unwrap();
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, " \n").unwrap();
+    let list = dir.path().join("list.toml");
+    std::fs::write(&list, "[auth]\nwebhook_secrets = [\"HUSH-long-enough\", \"\"]\n").unwrap();
+    let cases: [(&str, &str, &[&str]); 9] = [
+        ("RECEIVER_AUTH__WEBHOOK_SECRETS", "HUSH", &["RECEIVER_AUTH__WEBHOOK_SECRETS", "two underscores"]),
+        ("RECEIVER__AUTH__URL_TOKENS", "HUSH", &["auth.url_tokens", "16 to 255", "new-token"]),
+        ("RECEIVER__AUTH__URL_TOKENS", "HUSH with spaces, and more", &["auth.url_tokens", "A-Z a-z"]),
+        ("RECEIVER__AUTH__SECRET_HEADER", "true", &["auth.secret_header", "set auth.webhook_secrets"]),
+        ("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", empty.to_str().unwrap(), &["_file", "the file is empty"]),
+        (
+            "RECEIVER__AUTH__URL_TOKENS_FILE",
+            "/absent",
+            &["auth.url_tokens_file", "/absent", "cannot be read"],
+        ),
+        ("RECEIVER__ADMIN__TOKEN", "HUSH", &["admin.token", "at least 16"]),
+        ("RECEIVER__ADMIN__LISTEN", "0.0.0.0:0", &["admin.listen", "RECEIVER__ADMIN__TOKEN"]),
+        ("RECEIVER__AUTH", "HUSH", &["auth", "a plain value cannot stand here"]),
+    ];
+    for (variable, value, parts) in cases {
+        let (text, code) = outcome(program(dir.path()).env(variable, value));
+        assert_eq!(code, Some(1), "{variable}={value}: {text}");
+        assert!(!text.contains("HUSH"), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{text:?} lacks {part:?}");
+        }
+    }
+    let (text, code) = outcome(program(dir.path()).arg("--config").arg(&list));
+    assert!(code == Some(1) && text.contains("webhook_secrets") && !text.contains("HUSH"), "{text}");
+}
+
+#[test]
+fn new_token_prints_a_token_that_is_taken_and_the_url_to_give_away() {
+    let dir = TempDir::new().unwrap();
+    let made = || {
+        let (text, code) = outcome(program(dir.path()).arg("new-token"));
+        assert_eq!(code, Some(0), "{text}");
+        text
+    };
+    let text = made();
+    let token = text.lines().next().unwrap();
+    assert!(token.len() >= 43 && token.chars().all(|c| c.is_ascii_alphanumeric()), "{text}");
+    assert!(text.contains(&format!("/webhooks/workflow-completed/{token}")), "{text}");
+    assert!(text.contains(&format!("RECEIVER__AUTH__URL_TOKENS={token}")), "{text}");
+    assert_ne!(made(), text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_port_demands_its_token_and_healthcheck_shows_it() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let process = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", url(&database))
+            .env("RECEIVER__ADMIN__LISTEN", "0.0.0.0:0")
+            .env("RECEIVER__ADMIN__TOKEN", TOKEN),
+    );
+    let port = process.admin.rsplit(':').next().unwrap().to_owned();
+    let client = reqwest::Client::new();
+    let get = |path: &str| client.get(format!("http://127.0.0.1:{port}{path}"));
+    for path in ["/metrics", "/health/live", "/health/ready", "/elsewhere"] {
+        for request in [get(path), get(path).bearer_auth("x"), get(path).header("authorization", TOKEN)] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+            assert_eq!(problem(answer, 401).await.0, "no-token");
+        }
+    }
+    assert_eq!(get("/metrics").bearer_auth(TOKEN).send().await.unwrap().status(), 200);
+    let healthcheck = |token: &str| {
+        outcome(
+            program(dir.path())
+                .arg("healthcheck")
+                .env("RECEIVER__ADMIN__LISTEN", format!("0.0.0.0:{port}"))
+                .env("RECEIVER__ADMIN__TOKEN", token),
+        )
+    };
+    assert_eq!(healthcheck(TOKEN).1, Some(0));
+    assert_eq!(healthcheck("another-token-of-enough-length").1, Some(1));
+    process.terminate();
+}

@@ -1,0 +1,317 @@
+//! What is thrown at the port: slow, odd, too much. The next honest sender is served.
+
+use std::io::Write;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use workflow_receiver::config::Secrets;
+
+use crate::answers::{count, problem};
+use crate::authentication::{sign, signed};
+use crate::harness::{TestReceiver, execution, rest, until, with, within};
+
+const PATH: &str = "/webhooks/workflow-completed";
+
+fn post(id: &str, more: &str) -> String {
+    let body = execution(id, "completed").to_string();
+    format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
+}
+
+/// The head of a request whose body is still to come.
+fn head(size: usize) -> String {
+    format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
+}
+
+async fn connected(receiver: &TestReceiver, sent: impl AsRef<[u8]>) -> TcpStream {
+    let mut stream = receiver.connect().await;
+    stream.write_all(sent.as_ref()).await.unwrap();
+    stream
+}
+
+/// Honest senders are served, and no input has panicked.
+async fn still_well(receiver: &TestReceiver) {
+    receiver.accept(execution("honest", "completed")).await;
+    assert_eq!(receiver.metric("panics_total").await, 0.0);
+}
+
+fn filled(id: &str, size: usize) -> String {
+    let body =
+        |fill: usize| with(execution(id, "completed"), json!({ "fill": "x".repeat(fill) })).to_string();
+    body(size - body(0).len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_finish_a_head_or_a_body_in_time_has_to_go() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.header_timeout = Duration::from_millis(200);
+        s.http.idle_timeout = Duration::from_millis(300);
+        s.http.body_timeout = Duration::from_millis(200);
+    })
+    .await;
+    for nothing_much in
+        ["", "P", "POST / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        let mut stream = connected(&receiver, nothing_much).await;
+        let mut answer = Vec::new();
+        let _ = within(stream.read_to_end(&mut answer)).await;
+    }
+    let answer = receiver.raw(head(100) + "{").await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("http.body_timeout"), "{answer}");
+    // Idle after an answer: closed, not cut off.
+    let answer = receiver.raw(post("e", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    still_well(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_half_way_leaves_nothing_behind() {
+    let receiver = TestReceiver::start().await;
+    for part in [
+        "POST",
+        &head(100),
+        &(head(100) + "{\"execution_id\":"),
+        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a",
+    ] {
+        let mut stream = connected(&receiver, part).await;
+        stream.shutdown().await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    still_well(&receiver).await;
+    assert_eq!(count(&receiver, "executions").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_connections_taken_the_one_that_waited_longest_makes_room() {
+    let receiver = TestReceiver::start_with(|s| s.http.max_connections = 16).await;
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        slow.push(connected(&receiver, "POST").await);
+    }
+    still_well(&receiver).await;
+    for stream in slow.drain(..40) {
+        let mut stream = stream;
+        assert_eq!(rest(&mut stream).await, "", "closed without a word");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in() {
+    let receiver = TestReceiver::start_with(|s| s.http.max_requests = 2).await;
+    let mut first = connected(&receiver, head(100)).await;
+    let in_hand = async |n: f64| receiver.metric("requests_in_hand").await == n;
+    until(async || in_hand(1.0).await).await;
+    let _second = connected(&receiver, head(100)).await;
+    until(async || in_hand(2.0).await).await;
+    still_well(&receiver).await;
+    let answer = rest(&mut first).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    // When those in hand wait for the receiver, nobody has to go, and the next is told at once.
+    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let one = connected(&receiver, post("one", "connection: close\r\n")).await;
+    let two = connected(&receiver, post("two", "connection: close\r\n")).await;
+    until(async || in_hand(2.0).await && receiver.metric("requests_reading").await == 0.0).await;
+    let refused = receiver.post(execution("three", "completed").to_string()).await;
+    assert_eq!(problem(refused, 503).await.0, "busy");
+    file.execute_batch("ROLLBACK").unwrap();
+    for mut stream in [one, two] {
+        assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    }
+    still_well(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_share_a_bounded_memory_and_small_ones_always_fit() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 1 << 20;
+        s.http.max_bytes_in_flight = 1 << 20;
+    })
+    .await;
+    let large = filled("large", 1_000_000);
+    let mut stalled = connected(&receiver, head(large.len()) + &large[..900_000]).await;
+    until(async || receiver.metric("body_memory_bytes").await > 800_000.0).await;
+    receiver.accept(execution("small", "completed")).await;
+    let refused = receiver.post(filled("second", 500_000)).await;
+    assert_eq!(problem(refused, 503).await.0, "busy");
+    // It was the stalled one's doing, which is gone by the time the sender tries again.
+    assert!(rest(&mut stalled).await.starts_with("HTTP/1.1 503 "));
+    receiver.accept(filled("second", 500_000)).await;
+    assert_eq!(receiver.metric("body_memory_bytes").await, 0.0);
+    still_well(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_sent_ahead_are_answered_in_order() {
+    let receiver = TestReceiver::start().await;
+    let last = "HEAD /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answers = receiver
+        .raw(
+            post("a", "")
+                + &post("b", "")
+                + "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+                + last,
+        )
+        .await;
+    let statuses: Vec<_> =
+        answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    assert_eq!(statuses, ["200", "200", "404", "404"], "{answers}");
+    assert_eq!(count(&receiver, "executions").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_sending_is_told_to_go_on_or_why_not() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 1024;
+        s.auth.url_tokens = Secrets::of(&["a-token-of-enough-length"]);
+    })
+    .await;
+    let ask = |path: &str, size: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
+        )
+    };
+    let path = format!("{PATH}/a-token-of-enough-length");
+    let body = execution("e", "completed").to_string();
+    let mut stream = connected(&receiver, ask(&path, body.len())).await;
+    let mut go_on = [0; 25];
+    within(stream.read_exact(&mut go_on)).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    for (path, size, status) in [(&*path, 1025, "413"), (PATH, 10, "401"), ("/elsewhere", 10, "404")] {
+        let answer = receiver.raw(ask(path, size)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+fn gzip(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(text.as_ref()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_comes_out() {
+    let receiver = TestReceiver::start_with(|s| s.http.max_body_bytes = 100_000).await;
+    let post = |encoding: &str, body: Vec<u8>| -> RequestBuilder {
+        receiver.client.post(&receiver.url).header("content-encoding", encoding).body(body)
+    };
+    let status = async |request: RequestBuilder| request.send().await.unwrap().status().as_u16();
+    let body = filled("gzip", 99_000);
+    for encoding in ["gzip", "GZIP", "x-gzip", "identity, gzip"] {
+        assert_eq!(status(post(encoding, gzip(&body))).await, 200, "{encoding}");
+    }
+    // In two pieces, as some write it.
+    let (one, two) = body.split_at(50);
+    assert_eq!(status(post("gzip", [gzip(one), gzip(two)].concat())).await, 200);
+    let row = receiver.row("SELECT payload, deliveries FROM executions").await;
+    assert_eq!(
+        row,
+        json!({ "payload": serde_json::from_str::<serde_json::Value>(&body).unwrap(), "deliveries": 5 })
+    );
+
+    let bomb = gzip(vec![b' '; 50_000_000]);
+    assert_eq!(problem(post("gzip", bomb).send().await.unwrap(), 413).await.0, "too-large");
+    let cut = gzip(&body)[..50].to_vec();
+    for broken in [b"{}".to_vec(), cut, Vec::new()] {
+        assert_eq!(problem(post("gzip", broken).send().await.unwrap(), 400).await.0, "not-gzip");
+    }
+    for unknown in ["br", "zstd", "deflate", "gzip, gzip", "\u{e9}"] {
+        let answer = post(unknown, gzip("{}")).send().await.unwrap();
+        assert_eq!(answer.headers()["accept-encoding"], "gzip");
+        assert_eq!(problem(answer, 415).await.0, "unknown-encoding");
+    }
+    still_well(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
+    let receiver = TestReceiver::start_with(|s| s.auth.webhook_secrets = Secrets::of(&["whsec_x"])).await;
+    let packed = gzip(execution("e", "completed").to_string());
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let request = receiver.client.post(&receiver.url).header("content-encoding", "gzip");
+    let request = sign(request, "whsec_x", now, &packed);
+    assert_eq!(request.body(packed).send().await.unwrap().status(), 200);
+    let plain = execution("e", "completed").to_string();
+    let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &plain);
+    let answer = request.header("content-encoding", "gzip").body(gzip(&plain)).send().await.unwrap();
+    assert_eq!(answer.status(), 401, "what was signed is not what came");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_and_new_versions_of_http_are_understood() {
+    let receiver = TestReceiver::start().await;
+    let body = execution("1.0", "completed").to_string();
+    let answer =
+        receiver.raw(format!("POST {PATH} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
+    let mut posts = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let request = http2.post(&receiver.url).body(filled(&format!("2-{n}"), 100_000));
+        posts.spawn(async move { request.send().await.unwrap().status() });
+    }
+    assert!(posts.join_all().await.iter().all(|status| *status == 200));
+    let get = http2.get(&receiver.url).send().await.unwrap();
+    assert_eq!(problem(get, 405).await.0, "method-not-allowed");
+    assert_eq!(count(&receiver, "executions").await, 51);
+    still_well(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_requests_get_their_answer() {
+    let receiver = TestReceiver::start().await;
+    let close = "host: x\r\nconnection: close\r\n";
+    let body = execution("odd", "completed").to_string();
+    let size = body.len();
+    let large = "x".repeat(70_000);
+    let many = "a: b\r\n".repeat(200);
+    for (request, status) in [
+        (format!("HEAD {PATH} HTTP/1.1\r\n{close}\r\n"), "405"),
+        (format!("OPTIONS * HTTP/1.1\r\n{close}\r\n"), "404"),
+        (format!("CONNECT example.com:443 HTTP/1.1\r\n{close}\r\n"), "404"),
+        (format!("BREW {PATH} HTTP/1.1\r\n{close}\r\n"), "405"),
+        (
+            format!("POST http://elsewhere{PATH} HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"),
+            "200",
+        ),
+        (format!("POST {PATH}/ HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
+        (format!("POST {PATH}?a=b&%ff&= HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
+        (format!("POST {PATH}/%00%ff HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "200"),
+        (format!("POST {PATH}/a/b HTTP/1.1\r\n{close}content-length: {size}\r\n\r\n{body}"), "404"),
+        (format!("POST //webhooks/../{PATH} HTTP/1.1\r\n{close}\r\n"), "404"),
+        (
+            format!(
+                "POST {PATH} HTTP/1.1\r\n{close}content-length: {size}\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            ),
+            "4",
+        ),
+        (format!("POST {PATH} HTTP/1.1\r\n{close}content-length: 5\r\ncontent-length: 6\r\n\r\n{body}"), "4"),
+        (format!("POST {PATH} HTTP/1.1\r\n{close}content-length: -1\r\n\r\n{body}"), "4"),
+        (format!("POST {PATH} HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\nzz\r\n{body}"), "4"),
+        (format!("POST {PATH} HTTP/1.1\r\n{close}x: {large}\r\n\r\n"), "431"),
+        (format!("POST /{large} HTTP/1.1\r\n{close}\r\n"), "4"),
+        (format!("POST {PATH} HTTP/1.1\r\n{close}{many}\r\n"), "431"),
+        ("\u{0}\u{1}\u{2}garbage\r\n\r\n".to_owned(), "400"),
+    ] {
+        let answer = receiver.raw(&request).await;
+        let shown = &request[..request.len().min(60)];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{shown:?}: {answer}");
+    }
+    let chunks = format!(
+        "POST {PATH} HTTP/1.1\r\n{close}transfer-encoding: chunked\r\n\r\n{size:x};ext=1\r\n{body}\r\n0\r\ntrailer: x\r\n\r\n"
+    );
+    assert!(receiver.raw(chunks).await.starts_with("HTTP/1.1 200 "));
+    let bom = receiver.post(format!("\u{feff}{}", execution("bom", "completed"))).await;
+    assert_eq!(bom.status(), 200);
+    assert_eq!(count(&receiver, "executions").await, 2);
+    let trace = receiver.client.request(Method::TRACE, &receiver.url).send().await.unwrap();
+    assert_eq!(trace.status(), 405);
+    still_well(&receiver).await;
+}

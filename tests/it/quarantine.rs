@@ -1,0 +1,156 @@
+//! What is no execution: kept, looked at, mended, dropped; and how much of it.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{TestReceiver, execution, url};
+use crate::process::{outcome, program};
+
+/// `workflow-receiver quarantine …` on the receiver's database.
+fn quarantine(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
+    let dir = TempDir::new().unwrap();
+    let mut command = program(dir.path());
+    outcome(command.arg("quarantine").args(arguments).env("DATABASE_URL", url(&receiver.database)))
+}
+
+fn changed(id: &str) -> Value {
+    json!({ "executionId": id, "workflow_id": "w", "status": "completed", "output": "o", "bulk_id": "b" })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_format_comes_out_recorded_with_a_mapping() {
+    let receiver = TestReceiver::start().await;
+    for id in ["one", "one", "two"] {
+        assert_eq!(receiver.post(changed(id).to_string()).await.status(), 422);
+    }
+    assert_eq!(receiver.post(r#"{"executionId":"three"}"#).await.status(), 422);
+    receiver.recorded().await;
+
+    let (text, code) = quarantine(&receiver, &["list"]);
+    assert_eq!((code, text.lines().count()), (Some(0), 4), "{text}");
+    assert!(text.contains("`execution_id` is missing or null"), "{text}");
+    let (json, _) = quarantine(&receiver, &["list", "--json"]);
+    let entries: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries[0]["deliveries"], 2);
+    let ids: Vec<String> = entries.iter().map(|entry| entry["quarantine_id"].to_string()).collect();
+    assert_eq!(quarantine(&receiver, &["show", &ids[0]]), (changed("one").to_string(), Some(0)));
+
+    let (text, code) = quarantine(&receiver, &["retry", &ids[0]]);
+    assert!(code == Some(1) && text.contains("stays in quarantine: `execution_id` is missing"), "{text}");
+    let (text, code) = quarantine(&receiver, &["retry", "--all", "--map", "execution_id=executionId"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&format!("{}: recorded as one (new)", ids[0])), "{text}");
+    assert!(text.contains(&format!("{}: stays in quarantine: `workflow_id`", ids[2])), "{text}");
+    assert!(text.contains("recorded 2, not recorded 1"), "{text}");
+
+    let recorded = receiver
+        .rows("SELECT execution_id, status, output, bulk_id, payload, deliveries FROM executions ORDER BY 1")
+        .await;
+    let row = |id: &str, deliveries| {
+        json!({ "execution_id": id, "status": "completed", "output": "o", "bulk_id": "b",
+                "payload": changed(id), "deliveries": deliveries })
+    };
+    assert_eq!(recorded, [row("one", 2), row("two", 1)], "what came is kept as it came");
+    assert_eq!(receiver.row("SELECT received FROM bulks").await["received"], 2);
+
+    let mend = [
+        "retry",
+        &ids[2],
+        "--map",
+        "execution_id=/executionId",
+        "--set",
+        "workflow_id=w",
+        "--set",
+        "status=failed",
+    ];
+    assert_eq!(quarantine(&receiver, &mend).1, Some(0));
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("known", "completed")).await;
+    // As a receiver would have kept them that could not read them yet.
+    for body in [execution("new", "completed"), execution("known", "completed"), execution("known", "failed")]
+    {
+        let keep = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
+             VALUES ('?', $1, sha256($1), 3, '2026-01-01', '2026-01-02')";
+        let mut connection = receiver.connection().await;
+        sqlx::query(keep).bind(body.to_string().into_bytes()).execute(&mut connection).await.unwrap();
+    }
+    receiver.recorded().await;
+    let (text, code) = quarantine(&receiver, &["retry", "--all"]);
+    assert_eq!(code, Some(0), "{text}");
+    for outcome in ["new (new)", "known (duplicate)", "known (conflict)"] {
+        assert!(text.contains(outcome), "{text}");
+    }
+    let row = receiver
+        .row("SELECT deliveries, first_received_at::date AS first, last_received_at::date AS last, authenticated_by
+              FROM executions WHERE execution_id = 'new'")
+        .await;
+    assert_eq!(
+        row,
+        json!({ "deliveries": 3, "first": "2026-01-01", "last": "2026-01-02", "authenticated_by": null })
+    );
+    assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_is_gone_and_what_is_not_there_is_said() {
+    let receiver = TestReceiver::start().await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    let id = receiver.row("SELECT quarantine_id AS id FROM quarantine").await["id"].to_string();
+    for arguments in [["show", "999"], ["retry", "999"], ["drop", "999"]] {
+        let (text, code) = quarantine(&receiver, &arguments);
+        assert!(code == Some(1) && text.contains("no entry 999"), "{text}");
+    }
+    assert_eq!(quarantine(&receiver, &["drop", &id]), ("dropped 1\n".to_owned(), Some(0)));
+    assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.quarantine.max_rows = 3;
+        settings.quarantine.max_bytes = 1_000;
+    })
+    .await;
+    let body = |n: usize, size: usize| format!(r#"{{"n":{n},"fill":"{}"}}"#, "x".repeat(size));
+    assert_eq!(receiver.post(body(0, 2_000)).await.status(), 422, "too large for it");
+    for n in 1..=5 {
+        assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
+    }
+    assert_eq!(receiver.post(body(1, 10)).await.status(), 422, "one that is there");
+    let kept = receiver.rows("SELECT deliveries FROM quarantine ORDER BY quarantine_id").await;
+    assert_eq!(kept.iter().map(|row| &row["deliveries"]).collect::<Vec<_>>(), [2, 1, 1]);
+    assert_eq!(receiver.metric("quarantine_dropped_total").await, 3.0);
+
+    // Accepted with 200, and refused by PostgreSQL afterwards.
+    sqlx::raw_sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .execute(&mut receiver.connection().await)
+    .await
+    .unwrap();
+    receiver.accept(execution("refused", "completed")).await;
+    let kept = receiver.rows("SELECT acknowledged FROM quarantine ORDER BY quarantine_id").await;
+    assert_eq!(kept.len(), 4);
+    assert_eq!(kept[3]["acknowledged"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quarantine_of_a_private_postgres_is_reached_while_it_runs() {
+    let dir = TempDir::new().unwrap();
+    let list = || outcome(program(dir.path()).args(["quarantine", "list"]));
+    let (text, code) = list();
+    assert!(code == Some(1) && text.contains("set DATABASE_URL, or start the receiver first"), "{text}");
+    let mut process = crate::process::Process::start(&mut program(dir.path()));
+    process.wait_for("recording to PostgreSQL");
+    let (text, code) = list();
+    assert!(code == Some(0) && text.contains("reason"), "{text}");
+    process.terminate();
+    assert_eq!(list().1, Some(1));
+}

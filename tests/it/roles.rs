@@ -1,0 +1,189 @@
+//! The roles of `docs/roles.sql`, and the way to a PostgreSQL that speaks TLS.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use reqwest::Client;
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use workflow_receiver::embedded_postgres::Postgres;
+
+use crate::harness::{execution, new_database, programs, rows, until, url, with};
+use crate::process::{Process, outcome, program};
+
+/// What PostgreSQL says to `statement` from `role`; empty when it does it.
+async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static str) -> String {
+    let mut connection = PgConnection::connect_with(&database.clone().username(role)).await.unwrap();
+    match sqlx::raw_sql(statement).execute(&mut connection).await {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let of = |role: &str| url(&database).replace("user=postgres", &format!("user={role}"));
+    let grant = || {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
+        let mut psql = Command::new(programs().join("psql"));
+        outcome(psql.arg("-qX").arg("-f").arg(file).arg(url(&database)))
+    };
+    // One that another role has made is taken over.
+    assert_eq!(outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
+    assert_eq!(grant(), (String::new(), Some(0)));
+    let migrated =
+        outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
+    assert_eq!(migrated.1, Some(0), "{}", migrated.0);
+    assert_eq!(grant(), (String::new(), Some(0)), "again, on what is there now");
+
+    let mut receiver = program(dir.path());
+    receiver.env("DATABASE_URL", of("workflow_receiver")).env("RECEIVER__DATABASE__MIGRATE", "false");
+    let process = Process::start(&mut receiver);
+    let bulk = json!({ "bulk_id": "b" });
+    for body in [
+        with(execution("e", "running"), bulk.clone()),
+        with(execution("e", "completed"), bulk.clone()),
+        with(execution("e", "failed"), bulk),
+        json!({ "mend": "me" }),
+        json!({ "drop": "me" }),
+    ] {
+        Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
+    }
+    let log = process.terminate();
+    assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");
+    for (command, id) in [
+        (
+            vec!["retry", "1", "--set", "execution_id=m", "--set", "workflow_id=w", "--set", "status=failed"],
+            "1",
+        ),
+        (vec!["drop", "2"], "2"),
+    ] {
+        let (text, code) = outcome(
+            program(dir.path()).arg("quarantine").args(command).env("DATABASE_URL", of("workflow_receiver")),
+        );
+        assert_eq!(code, Some(0), "{id}: {text}");
+    }
+    let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
+        (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
+    let expected = json!({ "executions": 2, "bulks": 1, "conflicts": 1, "quarantine": 0 });
+    let operator = database.clone().username("workflow_receiver_operator");
+    assert_eq!(rows(&operator, counts).await, [expected], "read by the operator");
+
+    for statement in [
+        "DELETE FROM executions",
+        "DELETE FROM execution_conflicts",
+        "TRUNCATE bulks",
+        "DROP TABLE bulks",
+        "ALTER TABLE executions ADD COLUMN a text",
+        "CREATE TABLE a ()",
+        "UPDATE _sqlx_migrations SET success = false",
+    ] {
+        let said = said_to("workflow_receiver", &database, statement).await;
+        assert!(said.contains("permission denied") || said.contains("must be owner"), "{statement}: {said}");
+    }
+    for statement in [
+        "INSERT INTO bulks (bulk_id) VALUES ('x')",
+        "SET default_transaction_read_only = off; INSERT INTO bulks (bulk_id) VALUES ('x')",
+        "SET default_transaction_read_only = off; UPDATE executions SET status = 'completed'",
+        "SET default_transaction_read_only = off; DELETE FROM quarantine",
+        "SET default_transaction_read_only = off; CREATE TABLE a ()",
+    ] {
+        let said = said_to("workflow_receiver_operator", &database, statement).await;
+        assert!(said.contains("permission denied") || said.contains("read-only"), "{statement}: {said}");
+    }
+}
+
+/// A PostgreSQL that takes connections over TCP, and only with TLS.
+struct TlsPostgres {
+    server: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+impl TlsPostgres {
+    async fn start() -> Self {
+        // Where the user that runs PostgreSQL can get to.
+        let dir = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let place = dir.path().join("postgres");
+        // It makes the data, and is not needed any more.
+        let made = tokio::task::block_in_place(|| Postgres::start(&place)).unwrap();
+        workflow_receiver::store::create_database(&made.connect_options()).await.unwrap();
+        made.stop().await;
+        let data = place.join("data");
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&data).unwrap());
+        let group = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&data).unwrap());
+
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        for (name, text) in [
+            ("server.crt", cert.pem()),
+            ("server.key", signing_key.serialize_pem()),
+            ("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n".to_owned()),
+        ] {
+            fs::write(data.join(name), text).unwrap();
+            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+            chown(data.join(name), Some(owner), Some(group)).unwrap();
+        }
+        fs::write(dir.path().join("root.crt"), cert.pem()).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Command::new(programs().join("postgres"));
+        server.arg("-D").arg(&data).args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={port}")]);
+        server
+            .args(["-c", "ssl=on", "-c", "unix_socket_directories="])
+            .current_dir(&data)
+            .uid(owner)
+            .gid(group);
+        let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let tls = Self { server, port, dir };
+        until(async || tls.connects("require").await).await;
+        tls
+    }
+
+    fn url(&self, mode: &str) -> String {
+        let root = self.dir.path().join("root.crt");
+        format!(
+            "postgres://postgres@localhost:{}/workflow_receiver?sslmode={mode}&sslrootcert={}",
+            self.port,
+            root.display()
+        )
+    }
+
+    async fn connects(&self, mode: &str) -> bool {
+        PgConnection::connect(&self.url(mode)).await.is_ok()
+    }
+}
+
+impl Drop for TlsPostgres {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_to_postgres_works_by_url_and_a_stranger_is_not_taken_for_it() {
+    let (dir, server) = (TempDir::new().unwrap(), TlsPostgres::start().await);
+    assert!(!server.connects("disable").await, "it takes none without");
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let mut process = Process::start(program(dir.path()).env("DATABASE_URL", server.url(mode)));
+        Client::new().post(&process.url).body(execution(mode, "completed").to_string()).send().await.unwrap();
+        process.wait_for("recording to PostgreSQL");
+        process.terminate();
+    }
+    let database: PgConnectOptions = server.url("verify-full").parse().unwrap();
+    assert_eq!(rows(&database, "SELECT execution_id FROM executions").await.len(), 3);
+    // Another certificate than the one that is known.
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    fs::write(server.dir.path().join("root.crt"), other.cert.pem()).unwrap();
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", server.url("verify-full")));
+    let line = process.wait_for("cannot be recorded yet");
+    assert!(line.contains("certificate"), "{line}");
+    process.kill();
+}
