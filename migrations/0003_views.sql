@@ -11,13 +11,12 @@
 -- Failed executions, and completed ones in which a step failed --------------------------------
 
 -- A column and not only an index's condition: an index that looks into the payload would have each
--- duplicate, which only counts, unpack it again. This is computed when a payload is written, in about
--- a microsecond. Adding it writes the table anew; that is free while no version is released.
-ALTER TABLE executions ADD COLUMN step_failed boolean
-    GENERATED ALWAYS AS (payload @@ '$.step_outputs.*.status == "failed"') STORED;
+-- duplicate, which only counts, unpack it again. The receiver fills it. What is recorded already is
+-- left as it is: no version is released.
+ALTER TABLE executions ADD COLUMN step_failed boolean NOT NULL DEFAULT false;
 
 COMMENT ON COLUMN executions.step_failed IS
-    'Whether one of the steps in the payload failed, whatever became of the execution; null when there is no payload.';
+    'Whether one of the steps in step_outputs failed, whatever became of the execution: failed_steps has them.';
 
 -- "What failed lately?" and "Which step?": few executions, found without reading any other. It
 -- takes the place of executions_failed, so there is no index more than before.
@@ -122,6 +121,7 @@ SELECT
     CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END AS duration_seconds,
     started_at,
     completed_at,
+    authenticated_by,
     deliveries,
     first_received_at,
     last_received_at
@@ -148,6 +148,8 @@ COMMENT ON COLUMN latest_executions.started_at IS
     'When the execution started, by the sender; null unless sent.';
 COMMENT ON COLUMN latest_executions.completed_at IS
     'When the execution ended, by the sender; null unless sent.';
+COMMENT ON COLUMN latest_executions.authenticated_by IS
+    'How the delivery that is recorded got in: signature, secret_header, url_token, or none when nobody asked; null when not known.';
 COMMENT ON COLUMN latest_executions.deliveries IS
     'How many deliveries came for this execution, duplicates and conflicts included.';
 COMMENT ON COLUMN latest_executions.first_received_at IS
@@ -443,6 +445,8 @@ SELECT
     c.output AS delivered_output,
     e.error_cause AS recorded_error_cause,
     c.error_cause AS delivered_error_cause,
+    e.authenticated_by AS recorded_authenticated_by,
+    c.authenticated_by AS delivered_authenticated_by,
     c.deliveries,
     c.first_received_at,
     c.last_received_at
@@ -473,6 +477,10 @@ COMMENT ON COLUMN conflicts.recorded_error_cause IS
     'The cause that stands.';
 COMMENT ON COLUMN conflicts.delivered_error_cause IS
     'The cause, as the delivery has it.';
+COMMENT ON COLUMN conflicts.recorded_authenticated_by IS
+    'How the delivery that stands got in: signature, secret_header, url_token, none; null when not known.';
+COMMENT ON COLUMN conflicts.delivered_authenticated_by IS
+    'How this delivery got in: signature, secret_header, url_token, none; null when not known.';
 COMMENT ON COLUMN conflicts.deliveries IS
     'How many times this very delivery came.';
 COMMENT ON COLUMN conflicts.first_received_at IS
@@ -504,6 +512,8 @@ SELECT
     reason,
     utf8_text(body) AS body_text,
     octet_length(body) AS body_bytes,
+    authenticated_by,
+    acknowledged,
     deliveries,
     first_received_at,
     last_received_at
@@ -519,6 +529,10 @@ COMMENT ON COLUMN quarantined.body_text IS
     'The body as text; null when it is not UTF-8: encode(body, ''escape'') in quarantine shows any.';
 COMMENT ON COLUMN quarantined.body_bytes IS
     'The length of the body in bytes.';
+COMMENT ON COLUMN quarantined.authenticated_by IS
+    'How this body got in first: signature, secret_header, url_token, none; null when not known.';
+COMMENT ON COLUMN quarantined.acknowledged IS
+    'Whether the sender was answered 200, at least once; otherwise 422, and it knows.';
 COMMENT ON COLUMN quarantined.deliveries IS
     'How many times this very body came.';
 COMMENT ON COLUMN quarantined.first_received_at IS

@@ -8,6 +8,7 @@ mod item;
 mod jsonb;
 mod quarantine;
 mod record;
+mod steps;
 
 use std::time::Duration;
 

@@ -151,6 +151,7 @@ struct Columns<'r> {
     total_cost: Vec<Option<&'r str>>,
     payload: Vec<Option<&'r str>>,
     payload_bytes: Vec<Option<&'r [u8]>>,
+    step_failed: Vec<bool>,
     authenticated_by: Vec<Option<&'static str>>,
     deliveries: Vec<i32>,
     first_received_at: Vec<OffsetDateTime>,
@@ -161,7 +162,7 @@ impl<'r> Columns<'r> {
     fn of(round: &'r [Incoming<'r>]) -> Self {
         let mut columns = Self::default();
         for incoming in round {
-            let Row { execution, payload, payload_bytes, authenticated_by, .. } = incoming.row;
+            let Row { execution, payload, payload_bytes, step_failed, authenticated_by, .. } = incoming.row;
             columns.execution_id.push(&execution.execution_id);
             columns.workflow_id.push(&execution.workflow_id);
             columns.bulk_id.push(execution.bulk_id.as_deref());
@@ -174,6 +175,7 @@ impl<'r> Columns<'r> {
             columns.total_cost.push(execution.total_cost);
             columns.payload.push(*payload);
             columns.payload_bytes.push(*payload_bytes);
+            columns.step_failed.push(*step_failed);
             columns.authenticated_by.push(authenticated_by.map(Method::as_str));
             columns.deliveries.push(i32::try_from(incoming.places.len()).unwrap_or(i32::MAX));
             columns.first_received_at.push(incoming.first_received_at);
@@ -201,6 +203,7 @@ macro_rules! with_columns {
             &c.total_cost as _,
             &c.payload as _,
             &c.payload_bytes as _,
+            &c.step_failed,
             &c.authenticated_by as _,
             &c.deliveries,
             &c.first_received_at,

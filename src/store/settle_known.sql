@@ -9,16 +9,16 @@ WITH incoming AS (
     SELECT
         i.execution_id, i.workflow_id, i.bulk_id, i.status, i.started_at, i.completed_at,
         i.output::jsonb AS output, i.error, i.error_cause, i.total_cost::numeric AS total_cost,
-        i.payload::jsonb AS payload, i.payload_bytes, i.authenticated_by, i.deliveries,
+        i.payload::jsonb AS payload, i.payload_bytes, i.step_failed, i.authenticated_by, i.deliveries,
         i.first_received_at, i.last_received_at,
         sha256(coalesce(i.payload_bytes, convert_to(i.payload, 'UTF8'))) AS body_sha256
     FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text[],
-        $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::integer[],
-        $15::timestamptz[], $16::timestamptz[]
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::text[],
+        $15::integer[], $16::timestamptz[], $17::timestamptz[]
     ) AS i (
         execution_id, workflow_id, bulk_id, status, started_at, completed_at, output, error, error_cause,
-        total_cost, payload, payload_bytes, authenticated_by, deliveries, first_received_at,
+        total_cost, payload, payload_bytes, step_failed, authenticated_by, deliveries, first_received_at,
         last_received_at
     )
 ),
@@ -72,6 +72,7 @@ replaced AS (
         total_cost = i.total_cost,
         payload = i.payload,
         payload_bytes = i.payload_bytes,
+        step_failed = i.step_failed,
         authenticated_by = i.authenticated_by,
         deliveries = e.deliveries + i.deliveries,
         first_received_at = least(e.first_received_at, i.first_received_at),

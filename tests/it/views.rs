@@ -66,6 +66,24 @@ async fn a_failed_step_is_found_whatever_became_of_its_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_failed_is_known_by_the_outcome_that_stands() {
+    let receiver = TestReceiver::start().await;
+    let steps = |status| json!({ "step_outputs": { "a": { "status": status } } });
+    for (id, bodies, failed) in [
+        ("ended well", [("running", "failed"), ("completed", "completed")], false),
+        ("ended badly", [("running", "completed"), ("completed", "failed")], true),
+        ("contradicted", [("completed", "completed"), ("failed", "failed")], false),
+    ] {
+        for (status, step) in bodies {
+            receiver.accept(with(execution(id, status), steps(step))).await;
+            receiver.recorded().await;
+        }
+        let recorded = format!("SELECT step_failed FROM executions WHERE execution_id = '{id}'");
+        assert_eq!(receiver.row(&recorded).await["step_failed"], failed, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_have_a_row_for_each_output_whatever_its_shape() {
     let receiver = TestReceiver::start().await;
     for (id, output, expected) in [
@@ -248,7 +266,8 @@ async fn conflicts_say_what_differs() {
     let conflicts = receiver
         .rows(
             "SELECT differs_in, recorded_status, delivered_status, recorded_output, delivered_output,
-                    delivered_error_cause FROM conflicts ORDER BY conflict_id",
+                    delivered_error_cause, recorded_authenticated_by AS recorded_by,
+                    delivered_authenticated_by AS delivered_by FROM conflicts ORDER BY conflict_id",
         )
         .await;
     assert_eq!(
@@ -256,12 +275,14 @@ async fn conflicts_say_what_differs() {
         [
             json!({
                 "differs_in": ["output"], "recorded_status": "completed", "delivered_status": "completed",
-                "recorded_output": ["a"], "delivered_output": ["b"], "delivered_error_cause": null
+                "recorded_output": ["a"], "delivered_output": ["b"], "delivered_error_cause": null,
+                "recorded_by": "none", "delivered_by": "none"
             }),
             json!({
                 "differs_in": ["workflow_id", "bulk_id", "status", "output", "error", "error_cause"],
                 "recorded_status": "completed", "delivered_status": "failed",
-                "recorded_output": ["a"], "delivered_output": null, "delivered_error_cause": "why"
+                "recorded_output": ["a"], "delivered_output": null, "delivered_error_cause": "why",
+                "recorded_by": "none", "delivered_by": "none"
             })
         ]
     );
@@ -272,10 +293,10 @@ async fn what_is_in_quarantine_can_be_read() {
     let receiver = TestReceiver::start().await;
     assert_eq!(receiver.post(r#"{"execution_id":"é"}"#).await.status(), 422);
     assert_eq!(
-        receiver.row("SELECT reason, body_text, body_bytes, deliveries FROM quarantined").await,
+        receiver.row("SELECT reason, body_text, body_bytes, authenticated_by, acknowledged, deliveries FROM quarantined").await,
         json!({
             "reason": "`workflow_id` is missing or null", "body_text": "{\"execution_id\":\"é\"}",
-            "body_bytes": 21, "deliveries": 1
+            "body_bytes": 21, "authenticated_by": "none", "acknowledged": false, "deliveries": 1
         })
     );
 }
@@ -359,14 +380,14 @@ async fn no_odd_row_breaks_a_view() {
 
 /// A month of executions, as many as make a table worth an index.
 const A_MONTH: &str = "
-    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
-        started_at, completed_at, first_received_at, last_received_at)
+    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, step_failed,
+        deliveries, started_at, completed_at, first_received_at, last_received_at)
     SELECT 'e' || n, CASE n % 20 WHEN 0 THEN 'product-video' ELSE 'w' || n % 20 END,
         CASE WHEN n % 3 = 0 THEN 'b' || n / 30 END, CASE WHEN n % 25 = 0 THEN 'failed' ELSE 'completed' END,
         '[\"https://example.com/a.png\"]',
         jsonb_build_object('step_outputs', jsonb_build_object('s', jsonb_build_object('status',
             CASE WHEN n % 40 = 0 THEN 'failed' ELSE 'completed' END))),
-        1, at, at, at, at
+        n % 40 = 0, 1, at, at, at, at
     FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' AS at
           FROM generate_series(1, 40000) AS n) AS n;
     INSERT INTO bulks (bulk_id, received, completed, first_received_at, last_received_at)
