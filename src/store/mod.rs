@@ -3,6 +3,7 @@
 //! [`Store::record`] writes one batch in one transaction. The rule for an execution that is
 //! already recorded is in `settle_known.sql`, in a table at its top.
 
+mod changes;
 mod fault;
 mod item;
 mod jsonb;

@@ -1,10 +1,12 @@
 //! Recording a batch: one transaction, whatever it holds.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
+use super::changes::{Changes, Counted};
 use super::item::{Item, Row};
 use super::{Fault, Store, quarantine};
 use crate::auth::Method;
@@ -49,20 +51,21 @@ impl Store {
         room: config::Quarantine,
     ) -> Result<Vec<Outcome>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        let mut outcomes = record(&mut transaction, items).await?;
-        quarantine::keep(&mut transaction, items, room, &mut outcomes).await?;
+        let outcomes = record(&mut transaction, items, room).await?;
         transaction.commit().await?;
         Ok(outcomes)
     }
 }
 
-/// Records the executions among `items`. What is none of them has to be kept by the caller.
+/// Records `items` in a transaction. Its order is that of all locks, and each step takes its rows in
+/// one order, so that no two transactions wait for each other: executions, bulks, quarantine, sums.
 pub(super) async fn record(
     connection: &mut PgConnection,
     items: &[Item<'_>],
+    room: config::Quarantine,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes = vec![Outcome::Dropped; items.len()];
-    let mut changes = BulkChanges::default();
+    let mut changes = Changes::default();
     for (n, mut round) in rounds(items).into_iter().enumerate() {
         round.sort_unstable_by_key(|incoming| &incoming.row.execution.execution_id);
         // From the second round on, every execution is known from the first.
@@ -70,14 +73,16 @@ pub(super) async fn record(
         let (fresh, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
         for incoming in &fresh {
-            changes.arrived(incoming.row);
+            changes.came(incoming.counted(), incoming.row.received_at);
             incoming.mark(&mut outcomes, Outcome::New);
         }
         if !known.is_empty() {
             settle_known(connection, &known, &mut changes, &mut outcomes).await?;
         }
     }
-    changes.apply(connection).await?;
+    changes.apply_to_bulks(connection).await?;
+    quarantine::keep(connection, items, room, &mut outcomes).await?;
+    changes.apply_to_sums(connection).await?;
     Ok(outcomes)
 }
 
@@ -90,7 +95,18 @@ struct Incoming<'r> {
     last_received_at: OffsetDateTime,
 }
 
-impl Incoming<'_> {
+impl<'r> Incoming<'r> {
+    fn counted(&self) -> Counted<'r> {
+        let execution = &self.row.execution;
+        Counted {
+            workflow_id: Cow::Borrowed(&execution.workflow_id),
+            bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
+            status: Cow::Borrowed(&execution.status),
+            total_cost: execution.total_cost.map(Cow::Borrowed),
+            first_received_at: self.first_received_at,
+        }
+    }
+
     /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again.
     fn mark(&self, outcomes: &mut [Outcome], outcome: Outcome) {
         let again = if outcome == Outcome::Conflict { outcome } else { Outcome::Duplicate };
@@ -222,73 +238,40 @@ async fn insert_new(
     Ok(new.into_iter().map(|row| row.execution_id).collect())
 }
 
-async fn settle_known(
+async fn settle_known<'r>(
     connection: &mut PgConnection,
-    known: &[Incoming<'_>],
-    changes: &mut BulkChanges,
+    known: &[Incoming<'r>],
+    changes: &mut Changes<'r>,
     outcomes: &mut [Outcome],
 ) -> Result<(), sqlx::Error> {
     let columns = Columns::of(known);
     let settled = with_columns!("src/store/settle_known.sql", &columns).fetch_all(connection).await?;
-    let settled: HashMap<_, _> = settled.into_iter().map(|row| (row.execution_id.clone(), row)).collect();
+    let mut settled: HashMap<_, _> = settled.into_iter().map(|row| (row.execution_id.clone(), row)).collect();
     for incoming in known {
         // A row that is in the way of an insert and then gone was deleted in between by somebody
         // else: better to fail, and do the batch again, than to lose it.
         let id = &*incoming.row.execution.execution_id;
-        let was = settled.get(id).ok_or(sqlx::Error::RowNotFound)?;
+        let was = settled.remove(id).ok_or(sqlx::Error::RowNotFound)?;
         let outcome = match &*was.verdict {
             "replacement" => Outcome::Replacement,
             "conflict" => Outcome::Conflict,
             _ => Outcome::Duplicate,
         };
+        let first_received_at = incoming.first_received_at.min(was.previous_first_received_at);
+        let was = Counted {
+            workflow_id: Cow::Owned(was.previous_workflow_id),
+            bulk_id: was.previous_bulk_id.map(Cow::Owned),
+            status: Cow::Owned(was.previous_status),
+            total_cost: was.previous_total_cost.map(Cow::Owned),
+            first_received_at: was.previous_first_received_at,
+        };
         if outcome == Outcome::Replacement {
-            changes.left(was.previous_bulk_id.as_deref(), &was.previous_status, incoming.row.received_at);
-            changes.arrived(incoming.row);
+            let is = Counted { first_received_at, ..incoming.counted() };
+            changes.replaced(was, is, incoming.row.received_at);
+        } else if first_received_at < was.first_received_at {
+            changes.moved(was, first_received_at);
         }
         incoming.mark(outcomes, outcome);
     }
     Ok(())
-}
-
-/// How a batch changes the counts of bulks.
-#[derive(Default)]
-struct BulkChanges {
-    bulk_id: Vec<String>,
-    status: Vec<String>,
-    change: Vec<i32>,
-    received_at: Vec<OffsetDateTime>,
-}
-
-impl BulkChanges {
-    fn arrived(&mut self, row: &Row<'_>) {
-        self.push(row.execution.bulk_id.as_deref(), &row.execution.status, 1, row.received_at);
-    }
-
-    fn left(&mut self, bulk_id: Option<&str>, status: &str, at: OffsetDateTime) {
-        self.push(bulk_id, status, -1, at);
-    }
-
-    fn push(&mut self, bulk_id: Option<&str>, status: &str, change: i32, at: OffsetDateTime) {
-        let Some(bulk_id) = bulk_id else { return };
-        self.bulk_id.push(bulk_id.to_owned());
-        self.status.push(status.to_owned());
-        self.change.push(change);
-        self.received_at.push(at);
-    }
-
-    async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if self.bulk_id.is_empty() {
-            return Ok(());
-        }
-        sqlx::query_file!(
-            "src/store/count_bulks.sql",
-            &self.bulk_id,
-            &self.status,
-            &self.change,
-            &self.received_at
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
 }

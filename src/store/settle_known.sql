@@ -26,8 +26,11 @@ WITH incoming AS (
 settled AS (
     SELECT
         e.execution_id,
-        e.status AS previous_status,
+        e.workflow_id AS previous_workflow_id,
         e.bulk_id AS previous_bulk_id,
+        e.status AS previous_status,
+        sensible_cost(e.total_cost)::text AS previous_total_cost,
+        e.first_received_at AS previous_first_received_at,
         CASE
             WHEN is_terminal_status(e.status) THEN
                 CASE
@@ -100,6 +103,9 @@ kept_aside AS (
 SELECT
     execution_id,
     verdict AS "verdict!",
+    previous_workflow_id,
+    previous_bulk_id,
     previous_status,
-    previous_bulk_id
+    previous_total_cost,
+    previous_first_received_at
 FROM settled

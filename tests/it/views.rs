@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use crate::cookbook::{STOPPED_CLOCK, queries};
 use crate::harness::{TestReceiver, example, execution, with};
+use crate::sums::recount;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_name_their_cause_and_the_steps_that_failed() {
@@ -200,6 +201,7 @@ async fn around_an_hour() -> TestReceiver {
         ('4', '2026-03-01 23:00Z'), ('5', '2026-03-01 23:00Z'), ('6', '2026-03-02 23:00Z')
     ) AS t (id, at) WHERE execution_id = id";
     sqlx::raw_sql(times).execute(&mut receiver.connection().await).await.unwrap();
+    recount(&receiver).await;
     receiver
 }
 
@@ -378,7 +380,7 @@ async fn no_odd_row_breaks_a_view() {
     assert_eq!(receiver.row(failed).await["count"], 1, "the one that is a step, and failed");
 }
 
-/// A month of executions, as many as make a table worth an index.
+/// A month of executions, and years of sums: as many as make a table worth an index.
 const A_MONTH: &str = "
     INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, step_failed,
         deliveries, started_at, completed_at, first_received_at, last_received_at)
@@ -393,6 +395,12 @@ const A_MONTH: &str = "
     INSERT INTO bulks (bulk_id, received, completed, first_received_at, last_received_at)
     SELECT bulk_id, count(*), count(*), min(first_received_at), max(first_received_at)
     FROM executions WHERE bulk_id IS NOT NULL GROUP BY bulk_id;
+    INSERT INTO workflow_hours
+    SELECT hour, 'w' || w, 1, 1, 0, 0, 0
+    FROM generate_series(timestamptz '2026-01-01', '2026-03-02 10:00Z', '1 hour') AS hour, generate_series(1, 20) AS w;
+    INSERT INTO workflow_days
+    SELECT day, CASE w WHEN 0 THEN 'product-video' ELSE 'w' || w END, 1, 1, 1
+    FROM generate_series(date '2024-01-01', '2026-03-02', '1 day') AS day, generate_series(0, 99) AS w;
     INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
         first_received_at, last_received_at)
     SELECT execution_id, workflow_id, 'cancelled', '{}', '', 1, first_received_at, last_received_at

@@ -1,9 +1,10 @@
 -- Sums by hour and by day for each workflow, kept by the store in the same transaction as the
 -- executions: rates and costs over days and months are read from some thousand rows instead of
--- millions. The views stay as they are: only where they read from changes.
+-- millions. Not by a trigger, which would lock their rows in no fixed order; not as a materialized
+-- view, which is as old as its last refresh.
 --
--- Two tables, each with what its question needs: a month of hours is too many rows for costs.
--- Updated with every batch, like bulks: room on the page keeps that off the index.
+-- Two tables, each with what its question needs: a month of hours is too many rows for costs. Updated
+-- with every batch, like bulks: room on the page keeps that off the index.
 
 CREATE TABLE workflow_hours (
     hour        timestamptz NOT NULL,
@@ -24,7 +25,7 @@ COMMENT ON COLUMN workflow_hours.hour IS
 COMMENT ON COLUMN workflow_hours.workflow_id IS
     'The workflow that ran.';
 COMMENT ON COLUMN workflow_hours.executions IS
-    'How many executions came; always completed + failed + cancelled + other.';
+    'How many executions came; always completed + failed + cancelled + other. 0 when all of them ended in another workflow.';
 COMMENT ON COLUMN workflow_hours.completed IS
     'Those whose status is completed.';
 COMMENT ON COLUMN workflow_hours.failed IS
@@ -50,11 +51,20 @@ COMMENT ON COLUMN workflow_days.day IS
 COMMENT ON COLUMN workflow_days.workflow_id IS
     'The workflow that ran.';
 COMMENT ON COLUMN workflow_days.executions IS
-    'How many executions came, whatever their status.';
+    'How many executions came, whatever their status. 0 when all of them ended in another workflow.';
 COMMENT ON COLUMN workflow_days.executions_with_cost IS
     'How many of them have a sensible_cost.';
 COMMENT ON COLUMN workflow_days.total_cost IS
     'The sum of these costs, in the sender''s unit.';
+
+-- A cost may be any JSON number, and a sum of the largest that PostgreSQL holds is an error: what
+-- is no sensible cost is left out.
+CREATE FUNCTION sensible_cost(total_cost numeric) RETURNS numeric
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN abs(total_cost) < 1e12 THEN round(total_cost, 12) END;
+
+COMMENT ON FUNCTION sensible_cost(numeric) IS
+    'The cost to 12 decimals; null when it is not below 10^12, which no execution costs.';
 
 -- What is recorded already. Nothing is recorded meanwhile, so that nothing is counted twice or not
 -- at all; ten million executions take a minute.
@@ -69,8 +79,7 @@ SELECT
     count(*) FILTER (WHERE status = 'cancelled'),
     count(*) FILTER (WHERE NOT is_terminal_status(status))
 FROM executions
-GROUP BY 1, 2
-ORDER BY 1, 2;
+GROUP BY 1, 2;
 INSERT INTO workflow_days (day, workflow_id, executions, executions_with_cost, total_cost)
 SELECT
     (first_received_at AT TIME ZONE 'UTC')::date,
@@ -79,34 +88,4 @@ SELECT
     count(sensible_cost(total_cost)),
     coalesce(sum(sensible_cost(total_cost)), 0)
 FROM executions
-GROUP BY 1, 2
-ORDER BY 1, 2;
-
--- An execution that ended in another workflow than it ran in can leave an hour or a day empty.
-CREATE OR REPLACE VIEW failure_rates AS
-SELECT
-    hour,
-    workflow_id,
-    executions::bigint AS executions,
-    completed::bigint AS completed,
-    failed::bigint AS failed,
-    cancelled::bigint AS cancelled,
-    other::bigint AS other,
-    round(failed::numeric / executions, 4) AS failure_rate
-FROM workflow_hours
-WHERE executions > 0;
-COMMENT ON VIEW failure_rates IS
-    'One row per hour and workflow: how its executions went. Ask by hour.';
-
-CREATE OR REPLACE VIEW costs AS
-SELECT
-    day,
-    workflow_id,
-    executions::bigint AS executions,
-    executions_with_cost::bigint AS executions_with_cost,
-    trim_scale(total_cost) AS total_cost,
-    trim_scale(round(total_cost / nullif(executions_with_cost, 0), 12)) AS average_cost
-FROM workflow_days
-WHERE executions > 0;
-COMMENT ON VIEW costs IS
-    'One row per day and workflow: what its executions cost. Ask by day.';
+GROUP BY 1, 2;
