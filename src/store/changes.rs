@@ -74,8 +74,15 @@ impl<'r> Changes<'r> {
         *self.days.entry((at.date(), workflow_id, total_cost)).or_default() += change;
     }
 
-    /// Moves the counts of bulks. After the executions.
-    pub(super) async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Moves the counts, after the executions. The sums come last: the rows of the current hour are
+    /// every receiver's, and stay locked until the commit.
+    pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.apply_to_bulks(connection).await?;
+        self.apply_to_hours(connection).await?;
+        self.apply_to_days(connection).await
+    }
+
+    async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Bulks { bulk_id, status, change, received_at } = &self.bulks;
         if !bulk_id.is_empty() {
             sqlx::query_file!("src/store/count_bulks.sql", bulk_id as _, status as _, change, received_at)
@@ -85,9 +92,7 @@ impl<'r> Changes<'r> {
         Ok(())
     }
 
-    /// Moves the sums. After everything else: the rows of the current hour are every receiver's, and
-    /// stay locked until the commit.
-    pub(super) async fn apply_to_sums(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn apply_to_hours(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let (mut hours, mut workflows, mut statuses, mut changes) = (vec![], vec![], vec![], vec![]);
         for ((hour, workflow_id, status), change) in self.hours.iter().filter(|(_, change)| **change != 0) {
             hours.push(*hour);
@@ -97,9 +102,13 @@ impl<'r> Changes<'r> {
         }
         if !hours.is_empty() {
             sqlx::query_file!("src/store/count_hours.sql", &hours, &workflows as _, &statuses as _, &changes)
-                .execute(&mut *connection)
+                .execute(connection)
                 .await?;
         }
+        Ok(())
+    }
+
+    async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let (mut days, mut workflows, mut costs, mut changes) = (vec![], vec![], vec![], vec![]);
         for ((day, workflow_id, cost), change) in self.days.iter().filter(|(_, change)| **change != 0) {
             days.push(*day);

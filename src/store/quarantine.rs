@@ -87,9 +87,6 @@ pub(crate) enum Retried {
     Absent,
 }
 
-/// For what stays an execution.
-const NO_ROOM: config::Quarantine = config::Quarantine { max_rows: 0, max_bytes: 0 };
-
 /// More deliveries than these of one body are counted as so many.
 const MOST_DELIVERIES: i32 = 10_000;
 
@@ -164,7 +161,7 @@ impl Store {
         let recorded = loop {
             // What PostgreSQL does not accept as it is may still be kept as bytes.
             let mut attempt = transaction.begin().await?;
-            match record::record(&mut attempt, &items, NO_ROOM).await.map_err(Fault::from) {
+            match record::record(&mut attempt, &items).await.map_err(Fault::from) {
                 Ok(outcomes) => {
                     attempt.commit().await?;
                     break outcomes;

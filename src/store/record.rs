@@ -51,18 +51,18 @@ impl Store {
         room: config::Quarantine,
     ) -> Result<Vec<Outcome>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        let outcomes = record(&mut transaction, items, room).await?;
+        let mut outcomes = record(&mut transaction, items).await?;
+        quarantine::keep(&mut transaction, items, room, &mut outcomes).await?;
         transaction.commit().await?;
         Ok(outcomes)
     }
 }
 
-/// Records `items` in a transaction. Its order is that of all locks, and each step takes its rows in
-/// one order, so that no two transactions wait for each other: executions, bulks, quarantine, sums.
+/// Records the executions among `items`. What is none of them has to be kept by the caller, after
+/// this: rows are locked in one order, which is executions, bulks, sums, quarantine.
 pub(super) async fn record(
     connection: &mut PgConnection,
     items: &[Item<'_>],
-    room: config::Quarantine,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes = vec![Outcome::Dropped; items.len()];
     let mut changes = Changes::default();
@@ -80,9 +80,7 @@ pub(super) async fn record(
             settle_known(connection, &known, &mut changes, &mut outcomes).await?;
         }
     }
-    changes.apply_to_bulks(connection).await?;
-    quarantine::keep(connection, items, room, &mut outcomes).await?;
-    changes.apply_to_sums(connection).await?;
+    changes.apply(connection).await?;
     Ok(outcomes)
 }
 
