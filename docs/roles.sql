@@ -19,6 +19,8 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
 ALTER ROLE workflow_receiver_operator SET default_transaction_read_only = on;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO workflow_receiver_owner;
 GRANT USAGE ON SCHEMA public TO workflow_receiver, workflow_receiver_operator;
 

@@ -482,6 +482,7 @@ SELECT
     octet_length(body) AS body_bytes,
     authenticated_by,
     acknowledged,
+    intact,
     deliveries,
     first_received_at,
     last_received_at
@@ -501,6 +502,8 @@ COMMENT ON COLUMN quarantined.authenticated_by IS
     'How this body got in first: signature, secret_header, url_token, none; null when not known.';
 COMMENT ON COLUMN quarantined.acknowledged IS
     'Whether the sender was answered 200, at least once; otherwise 422, and it knows.';
+COMMENT ON COLUMN quarantined.intact IS
+    'Whether the body is the one that came; false when the spool''s disk has altered it.';
 COMMENT ON COLUMN quarantined.deliveries IS
     'How many times this very body came.';
 COMMENT ON COLUMN quarantined.first_received_at IS

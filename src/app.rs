@@ -40,8 +40,8 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A bug.
-    #[error("opening the spool failed: {0}")]
-    Panicked(String),
+    #[error("opening the spool panicked: a bug")]
+    Panicked,
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -119,7 +119,7 @@ impl Receiver {
             // A large or damaged spool takes its time.
             let (settings, metrics) = (settings.spool.clone(), metrics.clone());
             let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
-            open.await.map_err(|panic| StartError::Panicked(panic.to_string()))??
+            open.await.map_err(|_| StartError::Panicked)??
         };
 
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
@@ -274,7 +274,7 @@ const OTHER_FILES: usize = 64;
 
 /// Makes the most of what the system allows: each connection is an open file.
 fn limits(settings: &config::Http) -> (http::Limits, http::Limits) {
-    let config::Http { max_connections, header_timeout, idle_timeout, .. } = *settings;
+    let config::Http { max_connections, header_timeout, body_timeout, idle_timeout, .. } = *settings;
     let wanted = max_connections + ADMIN_CONNECTIONS + OTHER_FILES;
     let allowed = open_files(wanted);
     let connections = max_connections.min(allowed.saturating_sub(ADMIN_CONNECTIONS + OTHER_FILES)).max(1);
@@ -285,7 +285,7 @@ fn limits(settings: &config::Http) -> (http::Limits, http::Limits) {
             "the system allows fewer open files than http.max_connections needs: fewer connections are taken"
         );
     }
-    let limits = |connections| http::Limits { connections, header_timeout, idle_timeout };
+    let limits = |connections| http::Limits { connections, header_timeout, body_timeout, idle_timeout };
     (limits(connections), limits(ADMIN_CONNECTIONS))
 }
 
@@ -304,6 +304,7 @@ fn died(ended: Result<PartResult, tokio::task::JoinError>) -> RunError {
     match ended {
         Ok((part, Ok(()))) => RunError::PartEnded { part, why: "nobody asked it to".to_owned() },
         Ok((part, Err(why))) => RunError::PartEnded { part, why: why.to_string() },
-        Err(panic) => RunError::PartEnded { part: "a part", why: panic.to_string() },
+        // What it said may quote a body.
+        Err(_) => RunError::PartEnded { part: "a part", why: "it panicked: a bug".to_owned() },
     }
 }

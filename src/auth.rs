@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -24,6 +24,8 @@ use crate::config;
 const SIGNATURE: &str = "x-webhook-signature";
 /// Unix seconds.
 const TIMESTAMP: &str = "x-webhook-timestamp";
+/// In digits.
+const LONGEST_TIMESTAMP: usize = 20;
 /// The secret itself, in plain text.
 const SECRET: &str = "x-webhook-secret";
 
@@ -117,7 +119,7 @@ pub struct Claim<'a> {
 /// A signature that the body has to bear out.
 struct Signed<'a> {
     keys: &'a [Hmac<Sha256>],
-    timestamp: &'a [u8],
+    timestamp: String,
     mac: [u8; 32],
 }
 
@@ -147,12 +149,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Refusal`] when no body could let it in.
-    pub fn look<'a>(
-        &'a self,
-        headers: &'a HeaderMap,
-        tokens: impl Iterator<Item = &'a str>,
+    pub fn look<'t>(
+        &self,
+        headers: &HeaderMap,
+        tokens: impl Iterator<Item = &'t str>,
         now: OffsetDateTime,
-    ) -> Result<Claim<'a>, Refusal> {
+    ) -> Result<Claim<'_>, Refusal> {
         let signed = self.signed(headers, now);
         let otherwise = self.without_signature(headers, tokens);
         match (signed, otherwise) {
@@ -163,31 +165,28 @@ impl Authenticator {
     }
 
     /// `None` when the delivery is not signed, or nobody asks for signatures.
-    fn signed<'a>(
-        &'a self,
-        headers: &'a HeaderMap,
-        now: OffsetDateTime,
-    ) -> Option<Result<Signed<'a>, Refusal>> {
+    fn signed(&self, headers: &HeaderMap, now: OffsetDateTime) -> Option<Result<Signed<'_>, Refusal>> {
         let signature = headers.get(SIGNATURE).filter(|_| !self.keys.is_empty())?.as_bytes();
-        let timestamp = headers.get(TIMESTAMP).map_or(&[][..], HeaderValue::as_bytes);
+        let timestamp =
+            headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
         let signed = || {
             let mac = mac(signature).ok_or(Refusal::Signature)?;
             let digits =
-                std::str::from_utf8(timestamp).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
-            let seconds: u64 = digits.and_then(|t| t.parse().ok()).ok_or(Refusal::Timestamp)?;
+                timestamp.len() <= LONGEST_TIMESTAMP && timestamp.bytes().all(|b| b.is_ascii_digit());
+            let seconds: Option<u64> = timestamp.parse().ok().filter(|_| digits);
             let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
-            if seconds.abs_diff(now) > self.tolerance.as_secs() {
+            if seconds.is_none_or(|seconds| seconds.abs_diff(now) > self.tolerance.as_secs()) {
                 return Err(Refusal::Timestamp);
             }
-            Ok(Signed { keys: &self.keys, timestamp, mac })
+            Ok(Signed { keys: &self.keys, timestamp: timestamp.to_owned(), mac })
         };
         Some(signed())
     }
 
-    fn without_signature<'a>(
+    fn without_signature<'t>(
         &self,
         headers: &HeaderMap,
-        tokens: impl Iterator<Item = &'a str>,
+        tokens: impl Iterator<Item = &'t str>,
     ) -> Result<Method, Refusal> {
         let mut refusal = Refusal::NoCredentials;
         if let Some(secret) = headers.get(SECRET).filter(|_| !self.secrets.is_empty()) {
@@ -219,7 +218,7 @@ impl Claim<'_> {
         let mut right = Choice::from(0);
         for key in signed.keys {
             let mut mac = key.clone();
-            mac.update(signed.timestamp);
+            mac.update(signed.timestamp.as_bytes());
             mac.update(b".");
             mac.update(body);
             right |= mac.finalize().into_bytes().as_slice().ct_eq(&signed.mac);

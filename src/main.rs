@@ -60,20 +60,20 @@ fn failed(error: &Failure) -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if let Some(Command::NewToken) = arguments.command {
-        // Whoever has seen the first line may have closed the pipe.
-        let _ = writeln!(io::stdout(), "{}", commands::new_token::new_token());
-        return Ok(());
-    }
-    let settings = Settings::load(arguments.config.as_deref())?;
+    let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
-        Command::NewToken => Ok(()),
-        Command::Healthcheck => {
-            println!("{}", healthcheck(&settings.admin).await?);
+        Command::NewToken => {
+            // Whoever has seen the first line may have closed the pipe.
+            let _ = writeln!(io::stdout(), "{}", commands::new_token::new_token());
             Ok(())
         }
-        Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings)?).await,
+        Command::Healthcheck => {
+            println!("{}", healthcheck(&settings()?.admin).await?);
+            Ok(())
+        }
+        Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
         Command::Migrate => {
+            let settings = settings()?;
             telemetry::init(&settings.log)?;
             let Some(database) = settings.database.connect_options()? else {
                 return Err(
@@ -85,6 +85,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Serve => {
+            let settings = settings()?;
             telemetry::init(&settings.log)?;
             telemetry::log_panics();
             settings.check_door()?;
@@ -133,6 +134,9 @@ async fn receive(
         let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
         let secret_header = settings.auth.secret_header;
         tracing::info!(secrets, tokens, secret_header, "webhooks are authenticated");
+        if settings.auth.webhook_secrets.shortest() < 16 {
+            tracing::warn!("a webhook secret of less than 16 characters can be guessed");
+        }
     }
     if let Some(psql) = psql_line {
         if open {

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -109,19 +109,55 @@ pub fn text(body: &[u8]) -> Result<&str, Unusable> {
 
 /// Serde's own message may quote the body, so only the place is passed on.
 fn why_not(text: &str, error: &serde_json::Error) -> Unusable {
-    if serde_json::from_str::<IgnoredAny>(text).is_ok() {
+    match serde_json::from_str(text) {
         // Executions, perhaps, in a form that is not known yet: worth keeping.
-        let elements = serde_json::from_str::<Vec<&RawValue>>(text).unwrap_or_default();
-        return if elements.iter().any(|element| element.get().starts_with('{')) {
-            Unusable::Field { field: "execution_id", problem: "is missing: the body is an array of objects" }
-        } else {
-            Unusable::NotAnObject
-        };
+        Ok(Shape { of_objects: true }) => {
+            return Unusable::Field {
+                field: "execution_id",
+                problem: "is missing: the body is an array of objects",
+            };
+        }
+        Ok(_) => return Unusable::NotAnObject,
+        Err(_) => {}
     }
     Unusable::NotJson(match error.classify() {
         serde_json::error::Category::Eof => "it ends too early".to_owned(),
         _ => format!("syntax error at line {} column {}", error.line(), error.column()),
     })
+}
+
+/// What a JSON text is, without building it.
+struct Shape {
+    /// An array with at least one object in it.
+    of_objects: bool,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        let mut of_objects = false;
+        if text.starts_with('[') {
+            let mut elements = serde_json::Deserializer::from_str(text);
+            let _ = elements.deserialize_seq(Elements(&mut of_objects));
+        }
+        Ok(Self { of_objects })
+    }
+}
+
+/// Looks at the elements of an array.
+struct Elements<'o>(&'o mut bool);
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an array")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            *self.0 |= element.get().starts_with('{');
+        }
+        Ok(())
+    }
 }
 
 fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str>, Unusable> {

@@ -6,6 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// What the database's library has to say about a URL quotes it.
+const ABOUT_URLS: &str = "sqlx_postgres::options=off";
+
 /// Logs a panic with its place. Its message only where that is a literal: others may quote what was
 /// being read, such as a body.
 pub fn log_panics() {
@@ -22,7 +25,7 @@ pub fn log_panics() {
 /// When the filter cannot be read (checked settings can), or logging was set up before.
 pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(settings.filter.parse::<EnvFilter>()?)
+        .with_env_filter(settings.filter.parse::<EnvFilter>()?.add_directive(ABOUT_URLS.parse()?))
         .with_writer(io::stderr);
     let pretty = match settings.format {
         LogFormat::Pretty => true,

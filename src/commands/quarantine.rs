@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Failure;
 use crate::payload;
-use crate::store::{Entry, Retried, Store};
+use crate::store::{Entry, Found, Retried, Store};
 
 /// How many entries are read at once.
 const PAGE: i64 = 1_000;
@@ -32,7 +32,8 @@ pub enum Quarantine {
         /// Its number
         id: i64,
     },
-    /// Record entries that are executions now, by an upgrade or with a mapping, and take them out
+    /// Record entries that are executions now, by an upgrade or with a mapping, and take them out.
+    /// Of an array, each element
     Retry(Retry),
     /// Delete entries, for good
     Drop {
@@ -48,7 +49,7 @@ pub struct Retry {
     /// Their numbers
     #[arg(required_unless_present = "all")]
     ids: Vec<i64>,
-    /// Try all that are in quarantine
+    /// Try all that are in quarantine, but those whose bytes the spool's disk has altered
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     /// Read FIELD from where the body has it: a key, or a JSON pointer such as /data/0/id. Repeatable
@@ -135,7 +136,11 @@ async fn list(store: &mut Store, json: bool) -> Result<(), Failure> {
             } else {
                 let Line { quarantine_id, first_received_at, deliveries, bytes, reason, .. } = &line;
                 let first = first_received_at.get(..19).unwrap_or(first_received_at);
-                writeln!(out, "{quarantine_id:>8}  {first:<19}Z  {deliveries:>10}  {bytes:>9}  {reason}")?;
+                writeln!(
+                    out,
+                    "{quarantine_id:>8}  {first:<19}Z  {deliveries:>10}  {bytes:>9}  {}",
+                    reason.escape_debug()
+                )?;
             }
         }
     }
@@ -149,6 +154,7 @@ struct Line<'a> {
     bytes: i32,
     authenticated_by: Option<&'a str>,
     acknowledged: bool,
+    intact: bool,
     deliveries: i32,
     first_received_at: String,
     last_received_at: String,
@@ -162,6 +168,7 @@ impl<'a> Line<'a> {
             bytes: entry.bytes,
             authenticated_by: entry.authenticated_by.as_deref(),
             acknowledged: entry.acknowledged,
+            intact: entry.intact,
             deliveries: entry.deliveries,
             first_received_at: entry.first_received_at.format(&Rfc3339)?,
             last_received_at: entry.last_received_at.format(&Rfc3339)?,
@@ -175,17 +182,26 @@ impl Retry {
         let (mut after, mut ids) = (0, self.ids.clone());
         loop {
             if self.all {
-                ids = store.quarantined(after, PAGE).await?.iter().map(|entry| entry.quarantine_id).collect();
+                let page = store.quarantined(after, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = last.quarantine_id;
+                ids = page.iter().filter(|entry| entry.intact).map(|entry| entry.quarantine_id).collect();
             }
             for id in &ids {
-                match store.retry_quarantined(*id, |body| self.mended(body)).await? {
-                    Retried::Recorded { execution_id, outcome } => {
+                match store.retry_quarantined(*id, |body| self.find(body)).await? {
+                    Retried::Recorded(executions) => {
                         recorded += 1;
-                        say(format_args!("{id}: recorded as {execution_id} ({})", outcome.as_str()));
+                        for (execution_id, outcome) in executions {
+                            let outcome = outcome.as_str();
+                            say(format_args!(
+                                "{id}: recorded as {} ({outcome})",
+                                execution_id.escape_debug()
+                            ));
+                        }
                     }
                     Retried::Stays(why) => {
                         stayed += 1;
-                        say(format_args!("{id}: stays in quarantine: {why}"));
+                        say(format_args!("{id}: stays in quarantine: {}", why.escape_debug()));
                     }
                     Retried::Absent => {
                         stayed += 1;
@@ -193,23 +209,38 @@ impl Retry {
                     }
                 }
             }
-            match ids.last() {
-                Some(last) if self.all => after = *last,
-                _ => break,
+            if !self.all {
+                break;
             }
         }
         say(format_args!("recorded {recorded}, not recorded {stayed}"));
         if stayed == 0 { Ok(()) } else { Err(format!("{stayed} could not be recorded").into()) }
     }
 
-    /// The text to read in place of the body: its own, with what was mapped and set.
-    fn mended(&self, body: &[u8]) -> Result<Bytes, String> {
+    /// The executions in a body: itself, or the elements of an array.
+    fn find(&self, body: &[u8]) -> Result<Vec<Found>, String> {
+        let text = payload::text(body).map_err(|why| why.to_string())?.trim();
+        let parts = if text.starts_with('[') {
+            let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+            elements.iter().map(|element| element.get()).collect()
+        } else {
+            vec![text]
+        };
+        let found = |part: &&str| {
+            let mended = self.mended(part)?;
+            Ok(Found { mended, came: Bytes::copy_from_slice(part.as_bytes()) })
+        };
+        parts.iter().map(found).collect()
+    }
+
+    /// The text to read in place of `text`: its own, with what was mapped and set.
+    fn mended(&self, text: &str) -> Result<Bytes, String> {
         if self.maps.is_empty() && self.sets.is_empty() {
-            return Ok(Bytes::copy_from_slice(body));
+            return Ok(Bytes::copy_from_slice(text.as_bytes()));
         }
-        let text = payload::text(body).map_err(|why| why.to_string())?;
         let raw = |text: &str| RawValue::from_string(text.to_owned()).map_err(|e| e.to_string());
-        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
+        let object = |e| format!("only a JSON object can be mapped: {e}");
+        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(object)?;
         for (field, source) in &self.maps {
             let pointer =
                 if source.starts_with('/') { source.clone() } else { format!("/{}", escaped(source)) };
@@ -260,15 +291,19 @@ mod tests {
             maps: maps.iter().map(|m| pair(m).unwrap()).collect(),
             sets: sets.iter().map(|s| pair(s).unwrap()).collect(),
         };
-        let body = br#"{"data":[{"a/b~c":{"id":"x"}}],"cost":1.10,"status":"failed"}"#;
+        let body = r#"{"data":[{"a/b~c":{"id":"x"}}],"cost":1.10,"status":"failed"}"#;
         let sets = ["workflow_id=w", "status=completed", "execution_id=no"];
         let mended =
             retry(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"], &sets).mended(body).unwrap();
         let execution = crate::payload::Execution::parse(&mended).unwrap();
         assert_eq!((&*execution.execution_id, &*execution.status), ("x", "failed"));
         assert_eq!(execution.total_cost, Some("1.10"));
-        let whole = retry(&["execution_id=/0/id"], &["workflow_id=w", "status=completed"]);
-        assert!(crate::payload::Execution::parse(&whole.mended(br#"[{"id":"y"}]"#).unwrap()).is_ok());
+        let each = retry(&["execution_id=id"], &["workflow_id=w", "status=completed"]);
+        let found = each.find(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(crate::payload::Execution::parse(&found[1].mended).unwrap().execution_id, "z");
+        assert_eq!(&*found[1].came, br#"{"id":"z"}"#);
+        assert!(each.find(b"[1]").is_err() && each.find(b"7").is_err());
         assert!(pair("executionId=x").is_err() && pair("status").is_err());
     }
 }

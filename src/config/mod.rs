@@ -252,7 +252,7 @@ impl Settings {
         self.auth.check()?;
         self.admin.check()?;
         let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
-        within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 10_000_000)?;
+        within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
         within("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
         within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
         // A body has to fit, with what SQLite adds to it.
@@ -327,6 +327,7 @@ impl Auth {
 
 /// What is shorter can be guessed.
 const SHORTEST_TOKEN: usize = 16;
+/// In place of a secret.
 const NOT_SHOWN: &str = "(not shown)";
 
 impl Admin {

@@ -74,7 +74,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let kept = *admin.kept.borrow();
     let levels = Levels {
         requests_in_hand: admin.requests.taken(),
-        requests_reading: admin.requests.waited_for(),
+        requests_reading: admin.requests.slow(),
         body_memory: admin.memory.taken(),
         intake_depth: admin.intake.get(),
     };

@@ -44,11 +44,8 @@ pub(super) async fn read(body: &mut Body, max_body_bytes: usize, memory: &Memory
 }
 
 /// Reads on, but not more than `at_most`, and keeps nothing: a sender that is cut off while it still
-/// sends may never see the answer. One that waits to be told to send at all is not told to.
-pub(super) async fn discard(mut body: Body, headers: &HeaderMap, at_most: usize) {
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
+/// sends may never see the answer.
+pub(super) async fn discard(mut body: Body, at_most: usize) {
     let mut size = 0;
     while size < at_most
         && let Some(Ok(frame)) = body.frame().await

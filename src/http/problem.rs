@@ -114,7 +114,7 @@ impl Problem {
             Self::Unusable(why) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "no-execution",
-                format!("{why}: this cannot be recorded as an execution. It goes to quarantine.").into(),
+                format!("{why}: this cannot be recorded as an execution. It is put into quarantine, as long as that has room.").into(),
             ),
             Self::Panicked => (
                 StatusCode::INTERNAL_SERVER_ERROR,

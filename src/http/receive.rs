@@ -6,19 +6,21 @@ use std::task::Poll;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri};
+use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::poll;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
-use super::body;
+use super::body::{self, Encoding};
 use super::problem::Problem;
+use super::server::Connection;
 use super::slots::Slot;
 use super::{Door, WEBHOOK_PATH};
+use crate::auth::{Claim, Refusal};
 use crate::intake::{Delivery, Refused};
 use crate::payload::{Execution, Unusable};
 
@@ -32,7 +34,9 @@ const RECEIVED: &[u8] = br#"{"received":true}"#;
 
 pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let answer = match admit(&door, &head, body).await {
+    // Whoever sends slowly shall not keep the memory of a large head.
+    let (head, slot) = (Head::of(&door, &head), door.requests.take());
+    let answer = match admit(&door, head, slot, body).await {
         Ok(()) => ([(CONTENT_TYPE, JSON)], Bytes::from_static(RECEIVED)).into_response(),
         Err(problem) => {
             if let Problem::Unauthenticated(refusal) = &problem {
@@ -46,63 +50,105 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
     answer
 }
 
+/// What a request's head says.
+struct Head<'d> {
+    claim: Result<Claim<'d>, Refusal>,
+    /// The size that the body is said to have.
+    announced: Option<u64>,
+    encoding: Result<Encoding, Problem>,
+    /// The sender waits to be told to send the body.
+    expects: bool,
+    connection: Option<Connection>,
+}
+
+impl<'d> Head<'d> {
+    fn of(door: &'d Door, head: &Parts) -> Self {
+        let headers = &head.headers;
+        let announced = headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok());
+        Self {
+            claim: door.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc()),
+            announced,
+            encoding: body::encoding(headers),
+            expects: headers.contains_key(EXPECT),
+            connection: head.extensions.get().cloned(),
+        }
+    }
+}
+
+/// The tokens that a URL carries: behind the path, and in the query.
+fn tokens(uri: &Uri) -> impl Iterator<Item = &str> {
+    let behind = uri.path().strip_prefix(WEBHOOK_PATH).and_then(|rest| rest.strip_prefix('/'));
+    let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
+    behind.filter(|token| !token.is_empty()).into_iter().chain(query)
+}
+
 /// Takes the request on if there is room.
-async fn admit(door: &Door, head: &Parts, mut body: Body) -> Result<(), Problem> {
-    let slot = door.requests.take().ok_or(Refused::Busy)?;
-    let sender = Sender { slot, deadline: Instant::now() + door.body_timeout };
-    let kept = keep(door, head, &mut body, &sender).await;
+async fn admit(door: &Door, head: Head<'_>, slot: Option<Slot>, mut body: Body) -> Result<(), Problem> {
+    let slot = slot.ok_or(Refused::Busy)?;
+    let mut sender = Sender { slot, deadline: Instant::now() + door.body_timeout, waits: false };
+    let expects = head.expects;
+    let kept = keep(door, head, &mut body, &mut sender).await;
     let read_on = match kept {
         Err(Problem::Unauthenticated(_)) => READ_ON,
         Err(Problem::TooLarge { max_body_bytes }) => 2 * max_body_bytes,
-        _ => return kept,
+        _ => 0,
     };
-    let _ = sender.wait_for(body::discard(body, &head.headers, read_on)).await;
+    if read_on > 0 && !expects {
+        let _ = sender.wait_for(body::discard(body, read_on)).await;
+    }
     kept
 }
 
-/// Who sends the request, for as long as it is waited for.
+/// Who sends the request.
 struct Sender {
     slot: Slot,
     deadline: Instant,
+    /// Whether it waits for the receiver, and not the receiver for it.
+    waits: bool,
 }
 
 impl Sender {
     /// Waits for what it sends, until the deadline, or until its place is needed.
-    async fn wait_for<T>(&self, sent: impl Future<Output = T>) -> Result<T, Problem> {
+    async fn wait_for<T>(&mut self, sent: impl Future<Output = T>) -> Result<T, Problem> {
         let mut sent = pin!(sent);
         // Nearly always it is there already.
         if let Poll::Ready(sent) = poll!(&mut sent) {
             return Ok(sent);
         }
-        self.slot.waited_for(self.deadline);
+        if std::mem::take(&mut self.waits) {
+            self.slot.served(self.deadline);
+        } else {
+            self.slot.waited_for(self.deadline);
+        }
         let sent = tokio::select! {
             biased;
             sent = timeout_at(self.deadline, sent) => sent.map_err(|_| Problem::TooSlow),
-            () = self.slot.evicted() => Err(Refused::Busy.into()),
+            () = self.slot.evicted() => return Err(Refused::Busy.into()),
         };
         self.slot.waits();
+        self.waits = true;
         sent
     }
 }
 
 /// The path of a webhook on this side of the spool. The `Content-Type` is not looked at: the
 /// body decides.
-async fn keep(door: &Door, head: &Parts, body: &mut Body, sender: &Sender) -> Result<(), Problem> {
-    let now = OffsetDateTime::now_utc();
-    let claim = door.authenticator.look(&head.headers, tokens(&head.uri), now)?;
-    if announced(&head.headers).is_some_and(|size| size > door.max_body_bytes as u64) {
-        return Err(Problem::TooLarge { max_body_bytes: door.max_body_bytes });
+async fn keep(door: &Door, head: Head<'_>, body: &mut Body, sender: &mut Sender) -> Result<(), Problem> {
+    let claim = head.claim?;
+    let max_body_bytes = door.max_body_bytes;
+    if head.announced.is_some_and(|size| size > max_body_bytes as u64) {
+        return Err(Problem::TooLarge { max_body_bytes });
     }
-    let reading = body::read(body, door.max_body_bytes, &door.memory);
+    let reading = body::read(body, max_body_bytes, &door.memory);
     let packed = sender.wait_for(reading).await?.inspect_err(|problem| {
         // Whoever holds the memory longest without getting on has to give it back.
         if matches!(problem, Problem::Refused(Refused::Busy)) {
             door.requests.evict_longest();
         }
     })?;
+    let _waits = head.connection.as_ref().map(Connection::waits);
     let authenticated_by = claim.check(&packed.bytes)?;
-    let body::Read { bytes: body, share } =
-        body::unpack(packed, body::encoding(&head.headers)?, door.max_body_bytes).await?;
+    let body::Read { bytes: body, share } = body::unpack(packed, head.encoding?, max_body_bytes).await?;
     let checked = Execution::parse(&body);
     let delivery = Delivery {
         received_at: OffsetDateTime::now_utc(),
@@ -123,15 +169,4 @@ async fn keep(door: &Door, head: &Parts, body: &mut Body, sender: &Sender) -> Re
         }
         Err(why) => Err(Problem::NotAnObject(why)),
     }
-}
-
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The tokens that a URL carries: behind the path, and in the query.
-fn tokens(uri: &Uri) -> impl Iterator<Item = &str> {
-    let behind = uri.path().strip_prefix(WEBHOOK_PATH).and_then(|rest| rest.strip_prefix('/'));
-    let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
-    behind.filter(|token| !token.is_empty()).into_iter().chain(query)
 }

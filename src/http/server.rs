@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,18 +24,16 @@ use tokio_util::sync::CancellationToken;
 use super::slots::{Slot, Slots};
 use crate::metrics::Metrics;
 
-/// The largest head of a request, in bytes; larger ones are answered 431.
+/// The largest head of a request, in bytes; larger ones are answered 431. Over HTTP/2 a few bytes
+/// may stand for a large head, so it may have less.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HTTP2_HEAD_BYTES: u32 = 16 << 10;
 /// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 32;
 /// How often those that are late are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When the system has no room for another connection, how long until it is asked again.
 const BREATHER: Duration = Duration::from_millis(50);
-
-/// To who comes when every connection waits for the receiver.
-const NO_PLACE: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// What the connections of a port may do.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +42,8 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Until the head of the first request is there.
     pub(crate) header_timeout: Duration,
+    /// From there until its body is.
+    pub(crate) body_timeout: Duration,
     /// Between requests.
     pub(crate) idle_timeout: Duration,
 }
@@ -76,17 +75,14 @@ pub(crate) async fn serve(
                 Ok((stream, _)) => {
                     let Some(slot) = slots.take() else {
                         metrics.connection_refused();
-                        // It fits a fresh socket's buffer, so there is nothing to wait for.
-                        let _ = stream.try_write(NO_PLACE);
                         continue;
                     };
                     let slot = Arc::new(slot);
                     slot.waited_for(Instant::now() + limits.header_timeout);
                     let service = Tracked {
                         routes: TowerToHyperService::new(routes.clone()),
-                        slot: slot.clone(),
-                        open: Arc::default(),
-                        idle_timeout: limits.idle_timeout,
+                        connection: Connection { slot: slot.clone(), idle_timeout: limits.idle_timeout },
+                        body_timeout: limits.body_timeout,
                     };
                     let connection = graceful.watch(connection(&protocol, stream, service));
                     connections.spawn(async move {
@@ -129,7 +125,7 @@ fn protocol() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+        .max_header_list_size(MAX_HTTP2_HEAD_BYTES);
     protocol
 }
 
@@ -143,42 +139,49 @@ fn connection(
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
-/// The routes, for one connection: says whether it waits for the receiver, or the receiver for it.
+/// The connection of a request, among the request's extensions.
+#[derive(Clone)]
+pub(super) struct Connection {
+    slot: Arc<Slot>,
+    idle_timeout: Duration,
+}
+
+impl Connection {
+    /// All of a request has come: as long as this lives, the connection is not sent away.
+    pub(super) fn waits(&self) -> Waits {
+        self.slot.waits();
+        Waits(self.clone())
+    }
+}
+
+/// A request waits for the receiver.
+pub(super) struct Waits(Connection);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let Connection { slot, idle_timeout } = &self.0;
+        slot.served(Instant::now() + *idle_timeout);
+    }
+}
+
+/// The routes, for one connection.
 #[derive(Clone)]
 struct Tracked {
     routes: TowerToHyperService<Router>,
-    slot: Arc<Slot>,
-    /// Requests in hand: over HTTP/2 there may be several.
-    open: Arc<AtomicUsize>,
-    idle_timeout: Duration,
+    connection: Connection,
+    body_timeout: Duration,
 }
 
 impl Service<Request<Incoming>> for Tracked {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        self.slot.waits();
-        let in_hand = InHand(self.clone());
-        let answer = self.routes.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            drop(in_hand);
-            answer
-        })
-    }
-}
-
-/// A request in hand; over HTTP/2 it may be dropped before it is answered.
-struct InHand(Tracked);
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.slot.waited_for(Instant::now() + self.0.idle_timeout);
-        }
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        // A head has come: from here on it is the body that is waited for.
+        self.connection.slot.waited_for(Instant::now() + self.body_timeout);
+        request.extensions_mut().insert(self.connection.clone());
+        self.routes.call(request)
     }
 }
 

@@ -5,8 +5,8 @@
 //! receiver are never sent away.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -33,13 +33,16 @@ struct Waited {
     evicted: Arc<Notify>,
 }
 
-/// A place taken; dropping it frees it.
+/// A place; dropping it frees it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     evicted: Arc<Notify>,
-    /// Its turn among those waited for; 0 while it waits for the receiver. Written under the lock only.
+    /// Its turn among those waited for, or the last one if it was evicted; 0 while it waits for the
+    /// receiver. Written under the lock only, as `busy`.
     turn: AtomicU64,
+    /// How many of its requests wait for the receiver: over HTTP/2 there may be several.
+    busy: AtomicUsize,
 }
 
 impl Slots {
@@ -58,16 +61,21 @@ impl Slots {
             return None;
         }
         state.taken += 1;
-        Some(Slot { slots: self.clone(), evicted: Arc::default(), turn: AtomicU64::new(0) })
+        Some(Slot {
+            slots: self.clone(),
+            evicted: Arc::default(),
+            turn: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+        })
     }
 
-    /// How many are taken.
+    /// How many are taken; those that have been sent away do not count.
     pub(crate) fn taken(&self) -> usize {
         self.state().taken
     }
 
     /// How many of them the receiver waits for.
-    pub(crate) fn waited_for(&self) -> usize {
+    pub(crate) fn slow(&self) -> usize {
         self.state().waited_for.len()
     }
 
@@ -107,23 +115,42 @@ impl State {
 }
 
 impl Slot {
-    /// From now on the receiver waits for it, not longer than `until`.
+    /// From now on the receiver waits for it, not longer than `until`; unless it waits, too, for
+    /// something else.
     pub(crate) fn waited_for(&self, until: Instant) {
         let mut state = self.slots.state();
-        if self.turn.load(Relaxed) == 0 {
-            state.turns += 1;
-            self.turn.store(state.turns, Relaxed);
-            let turn = state.turns;
-            state.waited_for.insert(turn, Waited { until, evicted: self.evicted.clone() });
+        if self.busy.load(Relaxed) == 0 && self.leave(&mut state) {
+            self.enter(&mut state, until);
         }
     }
 
-    /// From now on it waits for the receiver.
+    /// From now on it waits for the receiver, once more.
     pub(crate) fn waits(&self) {
         let mut state = self.slots.state();
-        if state.waited_for.remove(&self.turn.load(Relaxed)).is_some() {
+        self.busy.fetch_add(1, Relaxed);
+        if self.leave(&mut state) {
             self.turn.store(0, Relaxed);
         }
+    }
+
+    /// One thing that it waited for is done; after the last, the receiver waits for it.
+    pub(crate) fn served(&self, until: Instant) {
+        let mut state = self.slots.state();
+        if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
+            self.enter(&mut state, until);
+        }
+    }
+
+    fn enter(&self, state: &mut State, until: Instant) {
+        state.turns += 1;
+        self.turn.store(state.turns, Relaxed);
+        state.waited_for.insert(state.turns, Waited { until, evicted: self.evicted.clone() });
+    }
+
+    /// False when it has been evicted.
+    fn leave(&self, state: &mut State) -> bool {
+        let turn = self.turn.load(Relaxed);
+        turn == 0 || state.waited_for.remove(&turn).is_some()
     }
 
     /// Returns when it has to go.
@@ -134,10 +161,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let turn = *self.turn.get_mut();
-        let mut state = self.slots.state();
+        let slots = self.slots.clone();
+        let mut state = slots.state();
         // One that was evicted is counted no more.
-        if turn == 0 || state.waited_for.remove(&turn).is_some() {
+        if self.leave(&mut state) {
             state.taken -= 1;
         }
     }
@@ -162,11 +189,20 @@ mod tests {
         assert_eq!(slots.taken(), 3);
         drop(first);
         assert_eq!(slots.taken(), 3, "it was counted out already");
+        second.waits();
+        second.waits();
+        second.served(later);
+        assert!(slots.take().is_none(), "all are busy again: it waits for one thing more");
+        second.served(later);
+        let last = slots.take().unwrap();
+        second.evicted().await;
+        // Nothing brings it back.
         second.waited_for(later);
         second.waits();
-        assert!(slots.take().is_none(), "all are busy again");
-        drop((busy, second, next));
+        second.served(later);
+        drop((busy, second, next, last));
         assert_eq!(slots.taken(), 0);
+        assert_eq!(slots.slow(), 0);
     }
 
     #[tokio::test]

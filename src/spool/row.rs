@@ -106,3 +106,30 @@ pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_altered_is_told_by_the_checksum() {
+        let delivery = Delivery {
+            body: Bytes::from_static(b"body"),
+            received_at: from_micros(1),
+            authenticated_by: Some(Method::Signature),
+            acknowledged: true,
+        };
+        let kept = Stored::new(&delivery);
+        assert!(kept.delivery().1);
+        for altered in [
+            Stored { received_at: 2, ..kept.clone() },
+            Stored { authenticated_by: 2, ..kept.clone() },
+            Stored { authenticated_by: 0, ..kept.clone() },
+            Stored { acknowledged: 0, ..kept.clone() },
+            Stored { checksum: kept.checksum + 1, ..kept.clone() },
+            Stored { body: b"bode", ..kept.clone() },
+        ] {
+            assert!(!altered.delivery().1, "{altered:?}");
+        }
+    }
+}

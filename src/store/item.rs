@@ -30,6 +30,9 @@ pub(crate) struct Row<'a> {
     pub(super) step_failed: bool,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
+    /// The same, unless it stands for several deliveries of one body (`quarantine retry`).
+    pub(super) last_received_at: OffsetDateTime,
+    pub(super) deliveries: i32,
     pub(super) authenticated_by: Option<Method>,
 }
 
@@ -42,6 +45,8 @@ pub(crate) struct Quarantined<'a> {
     pub(super) authenticated_by: Option<Method>,
     /// Whether the sender was answered 200.
     pub(super) acknowledged: bool,
+    /// Whether the body is the one that came.
+    pub(super) intact: bool,
 }
 
 impl<'a> Item<'a> {
@@ -49,8 +54,15 @@ impl<'a> Item<'a> {
     pub(crate) fn read(spooled: &'a Spooled) -> Self {
         let delivery = &spooled.delivery;
         if !spooled.intact {
-            let reason = "damaged in the spool: the bytes are not those that came".to_owned();
-            return Self::quarantined(reason, delivery);
+            // Whatever it says of itself, it may have been answered 200.
+            return Self::Quarantined(Quarantined {
+                reason: "damaged in the spool: the bytes are not those that came".to_owned(),
+                body: &delivery.body,
+                received_at: delivery.received_at,
+                authenticated_by: delivery.authenticated_by,
+                acknowledged: true,
+                intact: false,
+            });
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
@@ -75,8 +87,18 @@ impl<'a> Item<'a> {
             payload_bytes: (fits != Fit::Whole).then_some(body),
             body,
             received_at: delivery.received_at,
+            last_received_at: delivery.received_at,
+            deliveries: 1,
             authenticated_by: delivery.authenticated_by,
         }))
+    }
+
+    /// The same execution, delivered so often, and the last time then.
+    pub(crate) fn repeated(mut self, deliveries: i32, last_received_at: OffsetDateTime) -> Self {
+        if let Self::Execution(row) = &mut self {
+            (row.deliveries, row.last_received_at) = (deliveries, last_received_at);
+        }
+        self
     }
 
     fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
@@ -87,6 +109,7 @@ impl<'a> Item<'a> {
             received_at: *received_at,
             authenticated_by: *authenticated_by,
             acknowledged: *acknowledged,
+            intact: true,
         })
     }
 
@@ -112,6 +135,7 @@ impl<'a> Item<'a> {
             received_at: row.received_at,
             authenticated_by: row.authenticated_by,
             acknowledged: true,
+            intact: true,
         });
         true
     }

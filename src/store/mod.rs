@@ -19,7 +19,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 pub(crate) use fault::Fault;
 pub(crate) use item::Item;
-pub(crate) use quarantine::{Entry, Retried};
+pub(crate) use quarantine::{Entry, Found, Retried};
 pub(crate) use record::Outcome;
 
 /// The steps of the schema. A database that is ahead of this binary is left as it is: schemas

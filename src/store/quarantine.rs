@@ -22,17 +22,17 @@ pub(super) async fn keep(
     outcomes: &mut [Outcome],
 ) -> Result<(), sqlx::Error> {
     let (mut hashes, mut bodies, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut methods, mut acknowledged, mut received) = (Vec::new(), Vec::new(), Vec::new());
-    let mut places = Vec::new();
+    let (mut methods, mut acknowledged, mut intact) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut received, mut places) = (Vec::new(), Vec::new());
     for (place, item) in items.iter().enumerate() {
         if let Item::Quarantined(quarantined) = item {
-            let Quarantined { reason, body, received_at, authenticated_by, acknowledged: for_good } =
-                quarantined;
+            let Quarantined { reason, body, received_at, authenticated_by, .. } = quarantined;
             hashes.push(Sha256::digest(body).to_vec());
             bodies.push(*body);
             reasons.push(&**reason);
             methods.push(authenticated_by.map(Method::as_str));
-            acknowledged.push(*for_good);
+            acknowledged.push(quarantined.acknowledged);
+            intact.push(quarantined.intact);
             received.push(*received_at);
             places.push(place);
         }
@@ -47,6 +47,7 @@ pub(super) async fn keep(
         &reasons as _,
         &methods as _,
         &acknowledged,
+        &intact,
         &received,
         room.max_rows,
         room.max_bytes
@@ -66,6 +67,7 @@ pub(crate) struct Entry {
     pub(crate) bytes: i32,
     pub(crate) authenticated_by: Option<String>,
     pub(crate) acknowledged: bool,
+    pub(crate) intact: bool,
     pub(crate) deliveries: i32,
     pub(crate) first_received_at: OffsetDateTime,
     pub(crate) last_received_at: OffsetDateTime,
@@ -74,21 +76,22 @@ pub(crate) struct Entry {
 /// What came of trying a quarantined body again.
 #[derive(Debug)]
 pub(crate) enum Retried {
-    /// It is recorded, and no longer in quarantine.
-    Recorded {
-        /// What it says which execution it is.
-        execution_id: String,
-        /// What became of its first delivery.
-        outcome: Outcome,
-    },
+    /// It is recorded, and no longer in quarantine: the executions in it, and what became of them.
+    Recorded(Vec<(String, Outcome)>),
     /// It stays, for this reason.
     Stays(String),
     /// There is none with this number.
     Absent,
 }
 
-/// More deliveries than these of one body are counted as so many.
-const MOST_DELIVERIES: i32 = 10_000;
+/// An execution found in a quarantined body.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// What is read, with what was mapped and set.
+    pub(crate) mended: Bytes,
+    /// What is kept as the payload: that part of the body as it came.
+    pub(crate) came: Bytes,
+}
 
 impl Store {
     /// The entries behind `after`, at most `limit`, in the order of their numbers.
@@ -96,7 +99,7 @@ impl Store {
         Ok(sqlx::query_as!(
             Entry,
             r#"SELECT quarantine_id, reason, octet_length(body) AS "bytes!", authenticated_by, acknowledged,
-                      deliveries, first_received_at, last_received_at
+                      intact, deliveries, first_received_at, last_received_at
                FROM quarantine WHERE quarantine_id > $1 ORDER BY quarantine_id LIMIT $2"#,
             after,
             limit
@@ -120,63 +123,80 @@ impl Store {
         Ok(dropped.fetch_all(&mut self.connection).await?)
     }
 
-    /// Records an entry as what `mended` makes of its body, and takes it out of quarantine, or
-    /// leaves all as it is. What is kept as the payload is the body as it came.
+    /// Records an entry as the executions that `find` finds in its body, and takes it out of
+    /// quarantine; or leaves all as it is.
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
-        mended: impl Fn(&[u8]) -> Result<Bytes, String>,
+        find: impl Fn(&[u8]) -> Result<Vec<Found>, String>,
     ) -> Result<Retried, Fault> {
-        let mut transaction = self.connection.begin().await?;
-        let taken = sqlx::query!(
-            "DELETE FROM quarantine WHERE quarantine_id = $1
-             RETURNING body, authenticated_by, deliveries, first_received_at, last_received_at",
+        let entry = sqlx::query!(
+            "SELECT body, authenticated_by, deliveries, first_received_at, last_received_at
+             FROM quarantine WHERE quarantine_id = $1",
             id
         );
-        let Some(taken) = taken.fetch_optional(&mut *transaction).await? else {
+        let Some(entry) = entry.fetch_optional(&mut self.connection).await? else {
             return Ok(Retried::Absent);
         };
-        let text = match mended(&taken.body) {
-            Ok(text) => text,
+        let found = match find(&entry.body) {
+            Ok(found) => found,
             Err(why) => return Ok(Retried::Stays(why)),
         };
-        let body = Bytes::from(taken.body);
-        let delivery = |received_at| Delivery {
-            body: body.clone(),
-            received_at,
-            authenticated_by: taken.authenticated_by.as_deref().and_then(Method::named),
+        let delivery = |found: &Found| Delivery {
+            body: found.came.clone(),
+            received_at: entry.first_received_at,
+            authenticated_by: entry.authenticated_by.as_deref().and_then(Method::named),
             acknowledged: true,
         };
-        let mut deliveries = vec![delivery(taken.first_received_at)];
-        deliveries
-            .extend((1..taken.deliveries.min(MOST_DELIVERIES)).map(|_| delivery(taken.last_received_at)));
-        let mut items = Vec::with_capacity(deliveries.len());
-        for delivery in &deliveries {
-            match Execution::parse(&text) {
-                Ok(execution) => items.push(Item::execution(execution, delivery)),
+        let deliveries: Vec<_> = found.iter().map(delivery).collect();
+        let mut items = Vec::with_capacity(found.len());
+        for (found, delivery) in found.iter().zip(&deliveries) {
+            match Execution::parse(&found.mended) {
+                Ok(execution) => items.push(
+                    Item::execution(execution, delivery).repeated(entry.deliveries, entry.last_received_at),
+                ),
                 Err(why) => return Ok(Retried::Stays(why.to_string())),
             }
         }
-        let execution_id = items[0].execution_id().unwrap_or_default().to_owned();
-        let recorded = loop {
-            // What PostgreSQL does not accept as it is may still be kept as bytes.
-            let mut attempt = transaction.begin().await?;
-            match record::record(&mut attempt, &items).await.map_err(Fault::from) {
-                Ok(outcomes) => {
-                    attempt.commit().await?;
-                    break outcomes;
-                }
+        let id_of = |item: &Item<'_>| item.execution_id().unwrap_or_default().to_owned();
+        let ids: Vec<_> = items.iter().map(id_of).collect();
+        loop {
+            match self.move_out(id, entry.deliveries, &items).await {
+                Ok(Some(outcomes)) => return Ok(Retried::Recorded(ids.into_iter().zip(outcomes).collect())),
+                Ok(None) => return Ok(Retried::Stays("it has just changed: try again".to_owned())),
+                // What PostgreSQL does not accept as it is may still be kept as bytes.
                 Err(fault @ Fault::Unacceptable { .. }) => {
-                    attempt.rollback().await?;
-                    let weakened = items.iter_mut().all(|item| item.weaken(&fault));
-                    if !weakened || items.iter().any(|item| item.execution_id().is_none()) {
+                    let weakened =
+                        items.iter_mut().filter_map(|item| item.weaken(&fault).then_some(())).count();
+                    if weakened == 0 || items.iter().any(|item| item.execution_id().is_none()) {
                         return Ok(Retried::Stays(fault.to_string()));
                     }
                 }
+                Err(fault) if fault.is_contention() => {}
                 Err(fault) => return Err(fault),
             }
-        };
+        }
+    }
+
+    /// Records `items` and deletes the entry, in the order in which recording locks. `None` when the
+    /// entry is not there any more, or has got more deliveries; then nothing is done.
+    async fn move_out(
+        &mut self,
+        id: i64,
+        deliveries: i32,
+        items: &[Item<'_>],
+    ) -> Result<Option<Vec<Outcome>>, Fault> {
+        let mut transaction = self.connection.begin().await?;
+        let outcomes = record::record(&mut transaction, items).await?;
+        let delete = sqlx::query!(
+            "DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2",
+            id,
+            deliveries
+        );
+        if delete.execute(&mut *transaction).await?.rows_affected() == 0 {
+            return Ok(None);
+        }
         transaction.commit().await?;
-        Ok(Retried::Recorded { execution_id, outcome: recorded[0] })
+        Ok(Some(outcomes))
     }
 }

@@ -89,6 +89,7 @@ struct Incoming<'r> {
     row: &'r Row<'r>,
     /// Where they stand among the items.
     places: Vec<usize>,
+    deliveries: i32,
     first_received_at: OffsetDateTime,
     last_received_at: OffsetDateTime,
 }
@@ -128,8 +129,9 @@ fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
                 let before = &mut rounds[round][at];
                 if before.row.body == row.body {
                     before.places.push(place);
+                    before.deliveries = before.deliveries.saturating_add(row.deliveries);
                     before.first_received_at = before.first_received_at.min(row.received_at);
-                    before.last_received_at = before.last_received_at.max(row.received_at);
+                    before.last_received_at = before.last_received_at.max(row.last_received_at);
                     continue;
                 }
                 round + 1
@@ -142,8 +144,9 @@ fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
         rounds[round].push(Incoming {
             row,
             places: vec![place],
+            deliveries: row.deliveries,
             first_received_at: row.received_at,
-            last_received_at: row.received_at,
+            last_received_at: row.last_received_at,
         });
     }
     rounds
@@ -191,7 +194,7 @@ impl<'r> Columns<'r> {
             columns.payload_bytes.push(*payload_bytes);
             columns.step_failed.push(*step_failed);
             columns.authenticated_by.push(authenticated_by.map(Method::as_str));
-            columns.deliveries.push(i32::try_from(incoming.places.len()).unwrap_or(i32::MAX));
+            columns.deliveries.push(incoming.deliveries);
             columns.first_received_at.push(incoming.first_received_at);
             columns.last_received_at.push(incoming.last_received_at);
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::payload::Key;
@@ -15,37 +15,37 @@ pub(super) fn any_failed(step_outputs: &str) -> bool {
     if !step_outputs.contains("failed") && !step_outputs.contains('\\') {
         return false;
     }
-    fields(step_outputs).iter().any(|(_, step)| {
-        let status = fields(step).into_iter().rfind(|(key, _)| key.0 == b"status");
-        status
-            .is_some_and(|(_, text)| serde_json::from_str::<Cow<'_, str>>(text).is_ok_and(|s| s == "failed"))
-    })
+    let mut failed = false;
+    each_field(step_outputs, |_, step| {
+        let mut status = "";
+        each_field(step, |key, text| {
+            if key == b"status" {
+                status = text;
+            }
+        });
+        failed |= serde_json::from_str::<Cow<'_, str>>(status).is_ok_and(|status| status == "failed");
+    });
+    failed
 }
 
-/// The fields of an object, with their JSON texts; of anything else, none.
-fn fields(text: &str) -> Vec<(Key, &str)> {
-    serde_json::from_str::<Fields<'_>>(text).map(|fields| fields.0).unwrap_or_default()
+/// Shows the fields of an object, each with its JSON text, without keeping any; of anything else, none.
+fn each_field<'t>(text: &'t str, show: impl FnMut(&[u8], &'t str)) {
+    // What is in error ends it, and is no failed step.
+    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(show));
 }
 
-struct Fields<'a>(Vec<(Key, &'a str)>);
+struct Each<F>(F);
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(key) = map.next_key::<Key>()? {
-                    fields.push((key, map.next_value::<&RawValue>()?.get()));
-                }
-                Ok(Fields(fields))
-            }
+impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Key>()? {
+            (self.0)(&key.0, map.next_value::<&RawValue>()?.get());
         }
-        deserializer.deserialize_map(Object)
+        Ok(())
     }
 }
 

@@ -194,6 +194,7 @@ async fn secrets_come_from_files_and_from_lists_in_the_environment() {
             .env("RECEIVER__HTTP__LISTEN", "0.0.0.0:0")
             .env("RECEIVER__DATABASE__URL_FILE", file("url", &format!("{}\n", url(&database))))
             .env("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", file("secrets", "one\n\n  whsec_in_a_file \n"))
+            .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_in_the_list")
             .env("RECEIVER__AUTH__URL_TOKENS", format!("{TOKEN}, another-token-of-enough-length")),
     );
     let client = reqwest::Client::new();
@@ -201,10 +202,11 @@ async fn secrets_come_from_files_and_from_lists_in_the_environment() {
     let body = |id: &str| execution(id, "completed").to_string();
     accepted(signed(client.post(&webhooks), "whsec_in_a_file", now(), &body("a"))).await;
     accepted(client.post(format!("{webhooks}/another-token-of-enough-length")).body(body("b"))).await;
-    refused(signed(client.post(&webhooks), "", now(), &body("c"))).await;
+    accepted(signed(client.post(&webhooks), "whsec_in_the_list", now(), &body("c"))).await;
+    refused(signed(client.post(&webhooks), "", now(), &body("d"))).await;
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("NOT authenticated")), "{log:#?}");
-    assert_eq!(rows(&database, "SELECT execution_id FROM executions").await.len(), 2);
+    assert_eq!(rows(&database, "SELECT execution_id FROM executions").await.len(), 3);
 }
 
 #[test]
@@ -214,7 +216,11 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
     std::fs::write(&empty, " \n").unwrap();
     let list = dir.path().join("list.toml");
     std::fs::write(&list, "[auth]\nwebhook_secrets = [\"HUSH-long-enough\", \"\"]\n").unwrap();
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 13] = [
+        ("RECEIVER__AUTH__WEBHOOK_SECRETS", ",", &["auth.webhook_secrets"]),
+        ("RECEIVER__AUTH__URL_TOKENS", " ", &["auth.url_tokens"]),
+        ("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", "whsec_HUSH", &["(not shown)", "cannot be read"]),
+        ("RECEIVER__DATABASE__URL_FILE", "postgres://u:HUSH@h/d", &["(not shown)", "cannot be read"]),
         ("RECEIVER_AUTH__WEBHOOK_SECRETS", "HUSH", &["RECEIVER_AUTH__WEBHOOK_SECRETS", "two underscores"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH", &["auth.url_tokens", "16 to 255", "new-token"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH with spaces, and more", &["auth.url_tokens", "A-Z a-z"]),
@@ -237,6 +243,15 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
     }
+    let both = outcome(
+        program(dir.path())
+            .env("RECEIVER__DATABASE__URL_FILE", &list)
+            .env("DATABASE_URL", "postgres://u:HUSH@h/d"),
+    );
+    assert!(
+        both.1 == Some(1) && both.0.contains("database.url is set, too") && !both.0.contains("HUSH"),
+        "{both:?}"
+    );
     let (text, code) = outcome(program(dir.path()).arg("--config").arg(&list));
     assert!(code == Some(1) && text.contains("webhook_secrets") && !text.contains("HUSH"), "{text}");
 }

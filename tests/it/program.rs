@@ -204,7 +204,7 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_or_a_row() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/");
+    let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/") + "&pasword=HUSH";
     let process = Process::start(
         program(dir.path())
             .env("DATABASE_URL", url)

@@ -71,7 +71,6 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
 async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("known", "completed")).await;
-    // As a receiver would have kept them that could not read them yet.
     for body in [execution("new", "completed"), execution("known", "completed"), execution("known", "failed")]
     {
         let keep = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
@@ -95,6 +94,97 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
     );
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
+}
+
+/// Puts a body where a receiver would have put it that could not read it yet.
+async fn keep(receiver: &TestReceiver, body: &[u8], intact: bool) {
+    let keep = "INSERT INTO quarantine
+            (reason, body, body_sha256, intact, deliveries, first_received_at, last_received_at)
+         VALUES ('?', $1, sha256($1), $2, 1, now(), now())";
+    let mut connection = receiver.connection().await;
+    sqlx::query(keep).bind(body).bind(intact).execute(&mut connection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_array_each_execution_is_recorded_or_none() {
+    let receiver = TestReceiver::start().await;
+    let element = |id: &str| json!({ "id": id, "workflow_id": "w", "status": "completed" });
+    assert_eq!(receiver.post(json!([element("a"), element("b")]).to_string()).await.status(), 422);
+    assert_eq!(receiver.post(json!([element("c"), { "status": "failed" }]).to_string()).await.status(), 422);
+    receiver.recorded().await;
+    let (text, code) = quarantine(&receiver, &["retry", "--all", "--map", "execution_id=id"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("recorded as a (new)") && text.contains("recorded as b (new)"), "{text}");
+    assert!(text.contains("stays in quarantine: `execution_id` is missing"), "{text}");
+    let kept = receiver.rows("SELECT payload FROM executions ORDER BY execution_id").await;
+    assert_eq!(kept, [json!({ "payload": element("a") }), json!({ "payload": element("b") })]);
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_means_all_of_them_but_not_what_the_disk_has_altered() {
+    let receiver = TestReceiver::start().await;
+    let altered = execution("altered", "faihed").to_string();
+    keep(&receiver, altered.as_bytes(), false).await;
+    let many = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
+         SELECT '?', body, sha256(body), 1, now(), now() FROM (
+             SELECT convert_to(format('{\"execution_id\":\"%s\",\"workflow_id\":\"w\",\"status\":\"failed\"}', n), 'UTF8')
+             FROM generate_series(1, 1100) AS n) AS b (body)";
+    sqlx::raw_sql(many).execute(&mut receiver.connection().await).await.unwrap();
+    let (text, code) = quarantine(&receiver, &["retry", "--all"]);
+    assert!(code == Some(0) && text.ends_with("recorded 1100, not recorded 0\n"), "{text}");
+    assert_eq!(receiver.row("SELECT intact FROM quarantine").await["intact"], false);
+    let id = receiver.row("SELECT quarantine_id AS id FROM quarantine").await["id"].to_string();
+    assert_eq!(quarantine(&receiver, &["retry", &id]).1, Some(0), "who has looked may say so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_does_not_take_as_it_is_is_retried_as_bytes() {
+    let receiver = TestReceiver::start().await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN IF NEW.payload IS NOT NULL THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .execute(&mut receiver.connection().await)
+    .await
+    .unwrap();
+    keep(&receiver, execution("e\u{1b}", "completed").to_string().as_bytes(), true).await;
+    let (text, code) = quarantine(&receiver, &["retry", "--all"]);
+    assert!(code == Some(0) && text.contains(r"e\u{1b} (new)"), "{text}");
+    let row = receiver.row("SELECT status, payload IS NULL AS as_bytes FROM executions").await;
+    assert_eq!(row, json!({ "status": "completed", "as_bytes": true }));
+}
+
+/// The same body keeps coming while it is tried again, by two at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_neither_loses_nor_repeats_what_comes_meanwhile() {
+    let receiver = TestReceiver::start().await;
+    let mut sent = 0;
+    for _ in 0..5 {
+        let posts = async {
+            for _ in 0..40 {
+                assert_eq!(receiver.post(changed("e").to_string()).await.status(), 422);
+            }
+        };
+        let retries = async || {
+            let database = receiver.database.clone();
+            let retry = move || {
+                let dir = TempDir::new().unwrap();
+                let mut command = program(dir.path());
+                command.args(["quarantine", "retry", "--all", "--map", "execution_id=executionId"]);
+                outcome(command.env("DATABASE_URL", url(&database)))
+            };
+            tokio::task::spawn_blocking(retry).await.unwrap()
+        };
+        tokio::join!(posts, retries(), retries());
+        sent += 40;
+    }
+    receiver.recorded().await;
+    let (text, _) = quarantine(&receiver, &["retry", "--all", "--map", "execution_id=executionId"]);
+    assert!(!text.contains("deadlock"), "{text}");
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
+    assert_eq!(receiver.row("SELECT deliveries FROM executions").await["deliveries"], sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

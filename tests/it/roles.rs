@@ -106,6 +106,8 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         "SET default_transaction_read_only = off; UPDATE executions SET status = 'completed'",
         "SET default_transaction_read_only = off; DELETE FROM quarantine",
         "SET default_transaction_read_only = off; CREATE TABLE a ()",
+        "SET default_transaction_read_only = off; CREATE TEMPORARY TABLE a ()",
+        "SET default_transaction_read_only = off; SELECT lo_from_bytea(0, 'a')",
     ] {
         let said = said_to("workflow_receiver_operator", &database, statement).await;
         assert!(said.contains("permission denied") || said.contains("read-only"), "{statement}: {said}");
