@@ -58,7 +58,7 @@ COMMENT ON COLUMN workflow_days.total_cost IS
     'The sum of these costs, in the sender''s unit.';
 
 -- A cost may be any JSON number, and a sum of the largest that PostgreSQL holds is an error: what
--- is no sensible cost is left out.
+-- is no sensible cost is left out. src/store/cost.rs has the same rule.
 CREATE FUNCTION sensible_cost(total_cost numeric) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN abs(total_cost) < 1e12 THEN round(total_cost, 12) END;

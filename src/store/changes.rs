@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use time::{Date, OffsetDateTime, UtcOffset};
 
+use super::cost::picos;
+
 /// The batch's, or the database's.
 type Text<'r> = Cow<'r, str>;
 
@@ -26,8 +28,15 @@ pub(super) struct Changes<'r> {
     bulks: Bulks<'r>,
     /// By hour, workflow and status.
     hours: HashMap<(OffsetDateTime, Text<'r>, Text<'r>), i32>,
-    /// By day, workflow and cost.
-    days: HashMap<(Date, Text<'r>, Option<Text<'r>>), i32>,
+    /// By day and workflow.
+    days: HashMap<(Date, Text<'r>), DayChange>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+struct DayChange {
+    executions: i32,
+    with_cost: i32,
+    picos: i128,
 }
 
 /// One row for each change: a bulk remembers when they came.
@@ -71,7 +80,12 @@ impl<'r> Changes<'r> {
         let Counted { workflow_id, status, total_cost, first_received_at, .. } = execution;
         let at = first_received_at.to_offset(UtcOffset::UTC);
         *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
-        *self.days.entry((at.date(), workflow_id, total_cost)).or_default() += change;
+        let day = self.days.entry((at.date(), workflow_id)).or_default();
+        day.executions += change;
+        if let Some(picos) = total_cost.as_deref().and_then(picos) {
+            day.with_cost += change;
+            day.picos += i128::from(change) * picos;
+        }
     }
 
     /// Moves the counts, after the executions. The sums come last: the rows of the current hour are
@@ -109,17 +123,26 @@ impl<'r> Changes<'r> {
     }
 
     async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let (mut days, mut workflows, mut costs, mut changes) = (vec![], vec![], vec![], vec![]);
-        for ((day, workflow_id, cost), change) in self.days.iter().filter(|(_, change)| **change != 0) {
+        let (mut days, mut workflows) = (vec![], vec![]);
+        let (mut executions, mut with_cost, mut costs) = (vec![], vec![], vec![]);
+        for ((day, workflow_id), change) in self.days.iter().filter(|(_, c)| **c != DayChange::default()) {
             days.push(*day);
             workflows.push(&**workflow_id);
-            costs.push(cost.as_deref());
-            changes.push(*change);
+            executions.push(change.executions);
+            with_cost.push(change.with_cost);
+            costs.push(format!("{}e-12", change.picos));
         }
         if !days.is_empty() {
-            sqlx::query_file!("src/store/count_days.sql", &days, &workflows as _, &costs as _, &changes)
-                .execute(connection)
-                .await?;
+            sqlx::query_file!(
+                "src/store/count_days.sql",
+                &days,
+                &workflows as _,
+                &executions,
+                &with_cost,
+                &costs
+            )
+            .execute(connection)
+            .await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! already recorded is in `settle_known.sql`, in a table at its top.
 
 mod changes;
+mod cost;
 mod fault;
 mod item;
 mod jsonb;

@@ -29,7 +29,7 @@ settled AS (
         e.workflow_id AS previous_workflow_id,
         e.bulk_id AS previous_bulk_id,
         e.status AS previous_status,
-        sensible_cost(e.total_cost)::text AS previous_total_cost,
+        e.total_cost::text AS previous_total_cost,
         e.first_received_at AS previous_first_received_at,
         CASE
             WHEN is_terminal_status(e.status) THEN

@@ -56,7 +56,7 @@ async fn sums_are_what_a_recount_gives_whatever_comes() {
     let body = |id: usize, status, cost: &Value, workflow| {
         with(execution(&id.to_string(), status), json!({ "workflow_id": workflow, "total_cost": cost }))
     };
-    let costs = [json!(0.25), json!(null), json!(1e3), json!(1e12), json!(-1e-13), json!("free")];
+    let costs = [json!(0.25), json!(null), json!(1e3), json!(1e12), json!(-5e-13), json!("free")];
     // All at once, so that batches hold an execution several times, and then again, one by one.
     for at_once in [true, false] {
         let held = if at_once { Some(receiver.hold_recording().await) } else { None };
@@ -70,6 +70,13 @@ async fn sums_are_what_a_recount_gives_whatever_comes() {
         }
         let odd = r#"{"execution_id":"odd","workflow_id":"v","status":"running","total_cost":9e131071}"#;
         receiver.accept(odd).await;
+        for (n, cost) in ["999999999999.9999999999999", "1E12", "-5e-13", "1e-400", "7e-1"].iter().enumerate()
+        {
+            for (status, cost) in [("running", *cost), ("completed", if n % 2 == 0 { cost } else { "1" })] {
+                let ids = format!(r#""execution_id":"odd-{n}","workflow_id":"v-{n}""#);
+                receiver.accept(format!(r#"{{{ids},"status":"{status}","total_cost":{cost}}}"#)).await;
+            }
+        }
         receiver.accept(odd.replace("running", "failed").replace("9e131071", "0.5")).await;
         if let Some(held) = held {
             held.release().await;
