@@ -29,11 +29,13 @@ FROM (
     SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.oid::regclass::text
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
-        AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, _sqlx_migrations}')
+        AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, workflow_hours, workflow_days,
+            failures, failed_steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
+            failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname = 'is_terminal_status'
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text')
 ) AS ours (kind, name) \gexec
 
 -- Outcomes are never deleted by `serve`; `quarantine retry` and `drop` take entries out.
@@ -42,6 +44,8 @@ FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),
     ('bulks', 'SELECT, INSERT, UPDATE'),
     ('execution_conflicts', 'SELECT, INSERT, UPDATE'),
+    ('workflow_hours', 'SELECT, INSERT, UPDATE'),
+    ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE')
 ) AS wanted (name, privileges)
 WHERE to_regclass(name) IS NOT NULL \gexec

@@ -1,7 +1,7 @@
 //! What a webhook's body says, as far as it decides anything.
 //!
 //! The sender documents the body as "the same structure as the answer to Get Execution".
-//! Only ten of its fields are looked at, at the top level; everything else is skipped over
+//! Only eleven of its fields are looked at, at the top level; everything else is skipped over
 //! without being built, and kept with the body. Three fields are required; the others are
 //! read leniently: missing and null are the same, and what cannot be used is left out of the
 //! columns (the payload still holds it).
@@ -49,6 +49,8 @@ pub struct Execution<'a> {
     pub error_cause: Option<Cow<'a, str>>,
     /// The cost as written, a JSON number.
     pub total_cost: Option<&'a str>,
+    /// The JSON text of its steps, with what each made.
+    pub step_outputs: Option<&'a str>,
 }
 
 /// Why a body is no execution. Its text is safe to answer and to log: it quotes nothing.
@@ -90,6 +92,7 @@ impl<'a> Execution<'a> {
             error: fields.error.map(text_of),
             error_cause: fields.error_cause.map(text_of),
             total_cost: fields.total_cost.and_then(cost),
+            step_outputs: fields.step_outputs,
         })
     }
 }
@@ -224,6 +227,7 @@ struct Fields<'a> {
     error: Option<&'a str>,
     error_cause: Option<&'a str>,
     total_cost: Option<&'a str>,
+    step_outputs: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -239,6 +243,7 @@ impl<'a> Fields<'a> {
             b"error" => &mut self.error,
             b"error_cause" => &mut self.error_cause,
             b"total_cost" => &mut self.total_cost,
+            b"step_outputs" => &mut self.step_outputs,
             _ => return None,
         })
     }
@@ -271,7 +276,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 }
 
 /// What a JSON string holds, as bytes: unlike a string, that may be (or hold) a lone surrogate.
-fn unescaped(raw: &str) -> Cow<'_, [u8]> {
+pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
         _ => Cow::Owned(serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).unwrap_or_default()),

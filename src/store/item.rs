@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 
 use super::Fault;
 use super::jsonb::{Fit, fit};
+use super::steps;
 use crate::auth::Method;
 use crate::intake::Delivery;
 use crate::payload::{self, Execution};
@@ -26,6 +27,7 @@ pub(crate) struct Row<'a> {
     pub(super) payload: Option<&'a str>,
     /// The body's bytes, where jsonb would not give them back.
     pub(super) payload_bytes: Option<&'a [u8]>,
+    pub(super) step_failed: bool,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
     /// The same, unless it stands for several deliveries of one body (`quarantine retry`).
@@ -77,8 +79,10 @@ impl<'a> Item<'a> {
         if fits == Fit::Not {
             execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
         }
+        let step_failed = execution.step_outputs.is_some_and(steps::any_failed);
         Self::Execution(Box::new(Row {
             execution,
+            step_failed,
             payload: (fits != Fit::Not).then_some(text),
             payload_bytes: (fits != Fit::Whole).then_some(body),
             body,

@@ -3,11 +3,14 @@
 //! [`Store::record`] writes one batch in one transaction. The rule for an execution that is
 //! already recorded is in `settle_known.sql`, in a table at its top.
 
+mod changes;
+mod cost;
 mod fault;
 mod item;
 mod jsonb;
 mod quarantine;
 mod record;
+mod steps;
 
 use std::time::Duration;
 

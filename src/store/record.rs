@@ -1,10 +1,12 @@
 //! Recording a batch: one transaction, whatever it holds.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
+use super::changes::{Changes, Counted};
 use super::item::{Item, Row};
 use super::{Fault, Store, quarantine};
 use crate::auth::Method;
@@ -56,13 +58,14 @@ impl Store {
     }
 }
 
-/// Records the executions among `items`. What is none of them has to be kept by the caller.
+/// Records the executions among `items`. What is none of them has to be kept by the caller, after
+/// this: rows are locked in one order, which is executions, bulks, sums, quarantine.
 pub(super) async fn record(
     connection: &mut PgConnection,
     items: &[Item<'_>],
 ) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes = vec![Outcome::Dropped; items.len()];
-    let mut changes = BulkChanges::default();
+    let mut changes = Changes::default();
     for (n, mut round) in rounds(items).into_iter().enumerate() {
         round.sort_unstable_by_key(|incoming| &incoming.row.execution.execution_id);
         // From the second round on, every execution is known from the first.
@@ -70,7 +73,7 @@ pub(super) async fn record(
         let (fresh, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
         for incoming in &fresh {
-            changes.arrived(incoming.row);
+            changes.came(incoming.counted(), incoming.row.received_at);
             incoming.mark(&mut outcomes, Outcome::New);
         }
         if !known.is_empty() {
@@ -91,7 +94,18 @@ struct Incoming<'r> {
     last_received_at: OffsetDateTime,
 }
 
-impl Incoming<'_> {
+impl<'r> Incoming<'r> {
+    fn counted(&self) -> Counted<'r> {
+        let execution = &self.row.execution;
+        Counted {
+            workflow_id: Cow::Borrowed(&execution.workflow_id),
+            bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
+            status: Cow::Borrowed(&execution.status),
+            total_cost: execution.total_cost.map(Cow::Borrowed),
+            first_received_at: self.first_received_at,
+        }
+    }
+
     /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again.
     fn mark(&self, outcomes: &mut [Outcome], outcome: Outcome) {
         let again = if outcome == Outcome::Conflict { outcome } else { Outcome::Duplicate };
@@ -154,6 +168,7 @@ struct Columns<'r> {
     total_cost: Vec<Option<&'r str>>,
     payload: Vec<Option<&'r str>>,
     payload_bytes: Vec<Option<&'r [u8]>>,
+    step_failed: Vec<bool>,
     authenticated_by: Vec<Option<&'static str>>,
     deliveries: Vec<i32>,
     first_received_at: Vec<OffsetDateTime>,
@@ -164,7 +179,7 @@ impl<'r> Columns<'r> {
     fn of(round: &'r [Incoming<'r>]) -> Self {
         let mut columns = Self::default();
         for incoming in round {
-            let Row { execution, payload, payload_bytes, authenticated_by, .. } = incoming.row;
+            let Row { execution, payload, payload_bytes, step_failed, authenticated_by, .. } = incoming.row;
             columns.execution_id.push(&execution.execution_id);
             columns.workflow_id.push(&execution.workflow_id);
             columns.bulk_id.push(execution.bulk_id.as_deref());
@@ -177,6 +192,7 @@ impl<'r> Columns<'r> {
             columns.total_cost.push(execution.total_cost);
             columns.payload.push(*payload);
             columns.payload_bytes.push(*payload_bytes);
+            columns.step_failed.push(*step_failed);
             columns.authenticated_by.push(authenticated_by.map(Method::as_str));
             columns.deliveries.push(incoming.deliveries);
             columns.first_received_at.push(incoming.first_received_at);
@@ -204,6 +220,7 @@ macro_rules! with_columns {
             &c.total_cost as _,
             &c.payload as _,
             &c.payload_bytes as _,
+            &c.step_failed,
             &c.authenticated_by as _,
             &c.deliveries,
             &c.first_received_at,
@@ -222,73 +239,40 @@ async fn insert_new(
     Ok(new.into_iter().map(|row| row.execution_id).collect())
 }
 
-async fn settle_known(
+async fn settle_known<'r>(
     connection: &mut PgConnection,
-    known: &[Incoming<'_>],
-    changes: &mut BulkChanges,
+    known: &[Incoming<'r>],
+    changes: &mut Changes<'r>,
     outcomes: &mut [Outcome],
 ) -> Result<(), sqlx::Error> {
     let columns = Columns::of(known);
     let settled = with_columns!("src/store/settle_known.sql", &columns).fetch_all(connection).await?;
-    let settled: HashMap<_, _> = settled.into_iter().map(|row| (row.execution_id.clone(), row)).collect();
+    let mut settled: HashMap<_, _> = settled.into_iter().map(|row| (row.execution_id.clone(), row)).collect();
     for incoming in known {
         // A row that is in the way of an insert and then gone was deleted in between by somebody
         // else: better to fail, and do the batch again, than to lose it.
         let id = &*incoming.row.execution.execution_id;
-        let was = settled.get(id).ok_or(sqlx::Error::RowNotFound)?;
+        let was = settled.remove(id).ok_or(sqlx::Error::RowNotFound)?;
         let outcome = match &*was.verdict {
             "replacement" => Outcome::Replacement,
             "conflict" => Outcome::Conflict,
             _ => Outcome::Duplicate,
         };
+        let first_received_at = incoming.first_received_at.min(was.previous_first_received_at);
+        let was = Counted {
+            workflow_id: Cow::Owned(was.previous_workflow_id),
+            bulk_id: was.previous_bulk_id.map(Cow::Owned),
+            status: Cow::Owned(was.previous_status),
+            total_cost: was.previous_total_cost.map(Cow::Owned),
+            first_received_at: was.previous_first_received_at,
+        };
         if outcome == Outcome::Replacement {
-            changes.left(was.previous_bulk_id.as_deref(), &was.previous_status, incoming.row.received_at);
-            changes.arrived(incoming.row);
+            let is = Counted { first_received_at, ..incoming.counted() };
+            changes.replaced(was, is, incoming.row.received_at);
+        } else if first_received_at < was.first_received_at {
+            changes.moved(was, first_received_at);
         }
         incoming.mark(outcomes, outcome);
     }
     Ok(())
-}
-
-/// How a batch changes the counts of bulks.
-#[derive(Default)]
-struct BulkChanges {
-    bulk_id: Vec<String>,
-    status: Vec<String>,
-    change: Vec<i32>,
-    received_at: Vec<OffsetDateTime>,
-}
-
-impl BulkChanges {
-    fn arrived(&mut self, row: &Row<'_>) {
-        self.push(row.execution.bulk_id.as_deref(), &row.execution.status, 1, row.received_at);
-    }
-
-    fn left(&mut self, bulk_id: Option<&str>, status: &str, at: OffsetDateTime) {
-        self.push(bulk_id, status, -1, at);
-    }
-
-    fn push(&mut self, bulk_id: Option<&str>, status: &str, change: i32, at: OffsetDateTime) {
-        let Some(bulk_id) = bulk_id else { return };
-        self.bulk_id.push(bulk_id.to_owned());
-        self.status.push(status.to_owned());
-        self.change.push(change);
-        self.received_at.push(at);
-    }
-
-    async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if self.bulk_id.is_empty() {
-            return Ok(());
-        }
-        sqlx::query_file!(
-            "src/store/count_bulks.sql",
-            &self.bulk_id,
-            &self.status,
-            &self.change,
-            &self.received_at
-        )
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
 }

@@ -9,16 +9,16 @@ WITH incoming AS (
     SELECT
         i.execution_id, i.workflow_id, i.bulk_id, i.status, i.started_at, i.completed_at,
         i.output::jsonb AS output, i.error, i.error_cause, i.total_cost::numeric AS total_cost,
-        i.payload::jsonb AS payload, i.payload_bytes, i.authenticated_by, i.deliveries,
+        i.payload::jsonb AS payload, i.payload_bytes, i.step_failed, i.authenticated_by, i.deliveries,
         i.first_received_at, i.last_received_at,
         sha256(coalesce(i.payload_bytes, convert_to(i.payload, 'UTF8'))) AS body_sha256
     FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text[],
-        $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::integer[],
-        $15::timestamptz[], $16::timestamptz[]
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::text[],
+        $15::integer[], $16::timestamptz[], $17::timestamptz[]
     ) AS i (
         execution_id, workflow_id, bulk_id, status, started_at, completed_at, output, error, error_cause,
-        total_cost, payload, payload_bytes, authenticated_by, deliveries, first_received_at,
+        total_cost, payload, payload_bytes, step_failed, authenticated_by, deliveries, first_received_at,
         last_received_at
     )
 ),
@@ -26,8 +26,11 @@ WITH incoming AS (
 settled AS (
     SELECT
         e.execution_id,
-        e.status AS previous_status,
+        e.workflow_id AS previous_workflow_id,
         e.bulk_id AS previous_bulk_id,
+        e.status AS previous_status,
+        e.total_cost::text AS previous_total_cost,
+        e.first_received_at AS previous_first_received_at,
         CASE
             WHEN is_terminal_status(e.status) THEN
                 CASE
@@ -72,6 +75,7 @@ replaced AS (
         total_cost = i.total_cost,
         payload = i.payload,
         payload_bytes = i.payload_bytes,
+        step_failed = i.step_failed,
         authenticated_by = i.authenticated_by,
         deliveries = e.deliveries + i.deliveries,
         first_received_at = least(e.first_received_at, i.first_received_at),
@@ -99,6 +103,9 @@ kept_aside AS (
 SELECT
     execution_id,
     verdict AS "verdict!",
+    previous_workflow_id,
+    previous_bulk_id,
     previous_status,
-    previous_bulk_id
+    previous_total_cost,
+    previous_first_received_at
 FROM settled

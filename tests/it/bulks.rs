@@ -7,6 +7,7 @@ use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
 use crate::harness::{TestReceiver, execution, until, with};
+use crate::sums::wrong_sums;
 
 /// Bulks whose counts differ from a recount of their executions.
 pub(crate) const WRONG_BULKS: &str = "
@@ -143,7 +144,9 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
             let mut bodies: Vec<_> = (0..300)
                 .flat_map(|n| {
                     let (id, bulk) = (format!("e{n}"), format!("b{}", n % 7));
-                    [in_bulk(&id, "running", &bulk), in_bulk(&id, "completed", &bulk)].map(|b| b.to_string())
+                    let workflow = json!({ "workflow_id": format!("w{}", n % 11), "total_cost": 0.01 });
+                    [in_bulk(&id, "running", &bulk), with(in_bulk(&id, "completed", &bulk), workflow)]
+                        .map(|b| b.to_string())
                 })
                 .collect();
             bodies.shuffle(&mut rand::rng());
@@ -169,13 +172,14 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
         json!({ "count": 300, "sum": deliveries, "least": "completed", "most": "completed" })
     );
     assert_eq!(first.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    assert_eq!(first.rows(&wrong_sums()).await, Vec::<Value>::new());
     no_retries(&receivers).await;
 }
 
-/// Two batches that share bulks and quarantined bodies, in opposite orders, each held up half-way:
+/// Two batches that share bulks, quarantined bodies and sums, in opposite orders, each held up half-way:
 /// without one order of locks, they would come to wait for each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_that_share_bulks_and_quarantine_in_opposite_orders_do_not_deadlock() {
+async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
     let database = crate::harness::new_database().await;
     let receivers = [
         TestReceiver::start_on(database.clone(), |_| {}).await,
@@ -185,6 +189,11 @@ async fn batches_that_share_bulks_and_quarantine_in_opposite_orders_do_not_deadl
         "SELECT true",
         "SELECT true FROM bulks WHERE bulk_id = 'b50' FOR UPDATE",
         "SELECT true FROM (SELECT * FROM quarantine ORDER BY body_sha256 OFFSET 50 LIMIT 1 FOR UPDATE) AS q",
+        // The hour may end meanwhile. Days come behind it, and are kept in order by it.
+        "INSERT INTO workflow_hours AS h
+         SELECT date_trunc('hour', now(), 'UTC') + n * interval '1 hour', 'w50', 0, 0, 0, 0, 0
+         FROM generate_series(0, 1) AS n
+         ON CONFLICT (hour, workflow_id) DO UPDATE SET other = h.other RETURNING true",
     ];
     for (round, lock) in half_way.iter().enumerate() {
         let held = receivers[0].hold_recording().await;
@@ -196,19 +205,25 @@ async fn batches_that_share_bulks_and_quarantine_in_opposite_orders_do_not_deadl
         for (n, receiver) in receivers.iter().enumerate() {
             let mut bodies: Vec<_> = (0..100)
                 .flat_map(|b| {
-                    let execution = in_bulk(&format!("{round}-{n}-{b}"), "completed", &format!("b{b}"));
-                    [execution.to_string(), format!("{{\"odd\":{b}}}")]
+                    let execution = execution(&format!("{round}-{n}-{b}"), "completed");
+                    let shared = json!({ "bulk_id": format!("b{b}"), "workflow_id": format!("w{b}") });
+                    [with(execution, shared), json!({ "odd": b })]
                 })
                 .collect();
+            // What comes first would keep the two apart.
             if round == 2 {
-                // Bulks come first, and would keep the two apart.
-                bodies.retain(|body| body.contains("odd"));
+                bodies.retain(|body| body["odd"].is_number());
+            } else if round > 2 {
+                bodies.retain(|body| body["odd"].is_null());
+                for body in &mut bodies {
+                    body["bulk_id"] = Value::Null;
+                }
             }
             if n == 1 {
                 bodies.reverse();
             }
             for body in bodies {
-                receiver.post(body).await;
+                receiver.post(body.to_string()).await;
             }
         }
         held.release().await;
@@ -226,6 +241,7 @@ async fn batches_that_share_bulks_and_quarantine_in_opposite_orders_do_not_deadl
     }
     assert_eq!(receivers[0].row("SELECT sum(received) FROM bulks").await["sum"], 400);
     assert_eq!(receivers[0].row("SELECT sum(deliveries) FROM quarantine").await["sum"], 600);
+    assert_eq!(receivers[0].rows(&wrong_sums()).await, Vec::<Value>::new());
     no_retries(&receivers).await;
 }
 

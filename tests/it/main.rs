@@ -11,6 +11,7 @@
 mod answers;
 mod authentication;
 mod bulks;
+mod cookbook;
 mod damage;
 mod harness;
 mod health;
@@ -26,4 +27,6 @@ mod roles;
 mod siege;
 mod small_disk;
 mod spool;
+mod sums;
 mod torture;
+mod views;

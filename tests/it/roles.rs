@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use reqwest::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
@@ -15,6 +15,7 @@ use workflow_receiver::embedded_postgres::Postgres;
 
 use crate::harness::{execution, new_database, programs, rows, until, url, with};
 use crate::process::{Process, outcome, program};
+use crate::sums::wrong_sums;
 
 /// What PostgreSQL says to `statement` from `role`; empty when it does it.
 async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static str) -> String {
@@ -40,6 +41,11 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let migrated =
         outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
     assert_eq!(migrated.1, Some(0), "{}", migrated.0);
+    let not_taken_over = "SELECT c.oid::regclass::text AS name FROM pg_class AS c
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relowner <> 'workflow_receiver_owner'::regrole
+        UNION ALL SELECT p.proname FROM pg_proc AS p
+            WHERE p.pronamespace = 'public'::regnamespace AND p.proowner <> 'workflow_receiver_owner'::regrole";
+    assert_eq!(rows(&database, not_taken_over).await, Vec::<Value>::new());
     assert_eq!(grant(), (String::new(), Some(0)), "again, on what is there now");
 
     let mut receiver = program(dir.path());
@@ -74,10 +80,17 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let expected = json!({ "executions": 2, "bulks": 1, "conflicts": 1, "quarantine": 0 });
     let operator = database.clone().username("workflow_receiver_operator");
     assert_eq!(rows(&operator, counts).await, [expected], "read by the operator");
+    let sums = "SELECT sum(executions) AS executions, sum(failed) AS failed FROM failure_rates";
+    assert_eq!(rows(&operator, sums).await, [json!({ "executions": 2, "failed": 1 })]);
+    assert_eq!(rows(&operator, &wrong_sums()).await, Vec::<Value>::new());
+    for view in rows(&operator, "SELECT viewname AS name FROM pg_views WHERE schemaname = 'public'").await {
+        rows(&operator, &format!("SELECT * FROM {}", view["name"].as_str().unwrap())).await;
+    }
 
     for statement in [
         "DELETE FROM executions",
         "DELETE FROM execution_conflicts",
+        "DELETE FROM workflow_hours",
         "TRUNCATE bulks",
         "DROP TABLE bulks",
         "ALTER TABLE executions ADD COLUMN a text",

@@ -27,6 +27,7 @@ use crate::harness::{execution, rows, with};
 use crate::oracle::compare;
 use crate::process::{Process, program};
 use crate::small_disk::SmallDisk;
+use crate::sums::wrong_sums;
 
 const SENDERS: usize = 16;
 /// How many acknowledgements there must be between two blows: what is killed is at work.
@@ -326,6 +327,7 @@ async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
     let conflicts = rows(&database, "SELECT execution_id, status FROM execution_conflicts").await;
     let wrong = compare(&acknowledged, &executions, &conflicts);
     let wrong_bulks = rows(&database, WRONG_BULKS).await;
+    let wrong_sums = rows(&database, &wrong_sums()).await;
     let quarantine = rows(&database, "SELECT reason FROM quarantine").await;
     torture.postgres.take().unwrap().stop().await;
 
@@ -343,6 +345,7 @@ async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
         ("acknowledged and lost", lost),
         ("recorded otherwise than delivered", wrong.len() - lost),
         ("bulks whose counts are wrong", wrong_bulks.len()),
+        ("hours and days whose sums are wrong", wrong_sums.len()),
         ("in quarantine", quarantine.len()),
         ("left in the spool", usize::try_from(left).unwrap()),
         ("seconds", usize::try_from(begun.elapsed().as_secs()).unwrap()),
@@ -351,5 +354,5 @@ async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
     }
     println!("{table}");
     assert!(wrong.is_empty(), "{:#?}", &wrong[..wrong.len().min(20)]);
-    assert_eq!((wrong_bulks, quarantine, left), (vec![], vec![], 0));
+    assert_eq!((wrong_bulks, wrong_sums, quarantine, left), (vec![], vec![], vec![], 0));
 }

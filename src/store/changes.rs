@@ -1,0 +1,149 @@
+//! What a batch changes of what is counted: the bulks, and the sums by hour and day.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use time::{Date, OffsetDateTime, UtcOffset};
+
+use super::cost::picos;
+
+/// The batch's, or the database's.
+type Text<'r> = Cow<'r, str>;
+
+/// An execution, as far as it is counted.
+#[derive(Clone)]
+pub(super) struct Counted<'r> {
+    pub(super) workflow_id: Text<'r>,
+    pub(super) bulk_id: Option<Text<'r>>,
+    pub(super) status: Text<'r>,
+    pub(super) total_cost: Option<Text<'r>>,
+    pub(super) first_received_at: OffsetDateTime,
+}
+
+/// By how much the counts of a batch's executions rise (+1 for each that came) and fall (-1 for each
+/// that was something else before). What is alike is counted together, before PostgreSQL is asked.
+#[derive(Default)]
+pub(super) struct Changes<'r> {
+    bulks: Bulks<'r>,
+    /// By hour, workflow and status.
+    hours: HashMap<(OffsetDateTime, Text<'r>, Text<'r>), i32>,
+    /// By day and workflow.
+    days: HashMap<(Date, Text<'r>), DayChange>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+struct DayChange {
+    executions: i32,
+    with_cost: i32,
+    picos: i128,
+}
+
+/// One row for each change: a bulk remembers when they came.
+#[derive(Default)]
+struct Bulks<'r> {
+    bulk_id: Vec<Text<'r>>,
+    status: Vec<Text<'r>>,
+    change: Vec<i32>,
+    received_at: Vec<OffsetDateTime>,
+}
+
+impl<'r> Changes<'r> {
+    /// An execution is recorded, by what came `at`.
+    pub(super) fn came(&mut self, is: Counted<'r>, at: OffsetDateTime) {
+        self.count_in_bulk(&is, 1, at);
+        self.count_in_sums(is, 1);
+    }
+
+    /// What was recorded of it has given way, to what came `at`.
+    pub(super) fn replaced(&mut self, was: Counted<'r>, is: Counted<'r>, at: OffsetDateTime) {
+        self.count_in_bulk(&was, -1, at);
+        self.count_in_sums(was, -1);
+        self.came(is, at);
+    }
+
+    /// Its first delivery turns out to have come earlier.
+    pub(super) fn moved(&mut self, was: Counted<'r>, first_received_at: OffsetDateTime) {
+        self.count_in_sums(Counted { first_received_at, ..was.clone() }, 1);
+        self.count_in_sums(was, -1);
+    }
+
+    fn count_in_bulk(&mut self, execution: &Counted<'r>, change: i32, at: OffsetDateTime) {
+        let Some(bulk_id) = &execution.bulk_id else { return };
+        self.bulks.bulk_id.push(bulk_id.clone());
+        self.bulks.status.push(execution.status.clone());
+        self.bulks.change.push(change);
+        self.bulks.received_at.push(at);
+    }
+
+    fn count_in_sums(&mut self, execution: Counted<'r>, change: i32) {
+        let Counted { workflow_id, status, total_cost, first_received_at, .. } = execution;
+        let at = first_received_at.to_offset(UtcOffset::UTC);
+        *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
+        let day = self.days.entry((at.date(), workflow_id)).or_default();
+        day.executions += change;
+        if let Some(picos) = total_cost.as_deref().and_then(picos) {
+            day.with_cost += change;
+            day.picos += i128::from(change) * picos;
+        }
+    }
+
+    /// Moves the counts, after the executions. The sums come last: the rows of the current hour are
+    /// every receiver's, and stay locked until the commit.
+    pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.apply_to_bulks(connection).await?;
+        self.apply_to_hours(connection).await?;
+        self.apply_to_days(connection).await
+    }
+
+    async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let Bulks { bulk_id, status, change, received_at } = &self.bulks;
+        if !bulk_id.is_empty() {
+            sqlx::query_file!("src/store/count_bulks.sql", bulk_id as _, status as _, change, received_at)
+                .execute(connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_to_hours(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let (mut hours, mut workflows, mut statuses, mut changes) = (vec![], vec![], vec![], vec![]);
+        for ((hour, workflow_id, status), change) in self.hours.iter().filter(|(_, change)| **change != 0) {
+            hours.push(*hour);
+            workflows.push(&**workflow_id);
+            statuses.push(&**status);
+            changes.push(*change);
+        }
+        if !hours.is_empty() {
+            sqlx::query_file!("src/store/count_hours.sql", &hours, &workflows as _, &statuses as _, &changes)
+                .execute(connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let (mut days, mut workflows) = (vec![], vec![]);
+        let (mut executions, mut with_cost, mut costs) = (vec![], vec![], vec![]);
+        for ((day, workflow_id), change) in self.days.iter().filter(|(_, c)| **c != DayChange::default()) {
+            days.push(*day);
+            workflows.push(&**workflow_id);
+            executions.push(change.executions);
+            with_cost.push(change.with_cost);
+            costs.push(format!("{}e-12", change.picos));
+        }
+        if !days.is_empty() {
+            sqlx::query_file!(
+                "src/store/count_days.sql",
+                &days,
+                &workflows as _,
+                &executions,
+                &with_cost,
+                &costs
+            )
+            .execute(connection)
+            .await?;
+        }
+        Ok(())
+    }
+}

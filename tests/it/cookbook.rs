@@ -1,0 +1,119 @@
+//! `docs/operators.md`: what it shows is what comes.
+
+use std::path::{Path, PathBuf};
+
+use sqlx::postgres::PgRow;
+use sqlx::{Column, PgConnection, Row, TypeInfo, ValueRef};
+
+use crate::harness::{TestReceiver, example};
+use crate::sums::recount;
+
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators.md")
+}
+
+/// The page, split where its fences are: every second piece is a block, with its language.
+fn pieces() -> Vec<String> {
+    std::fs::read_to_string(page()).unwrap().split("```").map(str::to_owned).collect()
+}
+
+/// What the page asks.
+pub(crate) fn queries() -> Vec<String> {
+    pieces().iter().filter_map(|piece| Some(piece.strip_prefix("sql\n")?.to_owned())).collect()
+}
+
+/// The clock stands at 10:00 on 2 March 2026: queries ask for the last hour.
+pub(crate) const STOPPED_CLOCK: &str = "
+    CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE
+        RETURN '2026-03-02 10:00Z'::timestamptz;
+    SET search_path = public, pg_catalog;
+    SET timezone = 'UTC'";
+
+/// The times at which the webhooks of the page came.
+const TIMES: &str = "
+    UPDATE executions SET
+        first_received_at = coalesce(completed_at, started_at) + interval '1 second',
+        last_received_at = coalesce(completed_at, started_at) + interval '1 second';
+    UPDATE bulks SET first_received_at = e.first, last_received_at = e.last
+    FROM (
+        SELECT bulk_id, min(first_received_at) AS first, max(last_received_at) AS last
+        FROM executions GROUP BY bulk_id
+    ) AS e WHERE e.bulk_id = bulks.bulk_id;
+    UPDATE execution_conflicts SET
+        first_received_at = '2026-03-02 09:15:21Z', last_received_at = '2026-03-02 09:15:21Z';
+    UPDATE quarantine SET
+        first_received_at = '2026-03-02 09:50:00Z', last_received_at = '2026-03-02 09:50:10Z'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_the_cookbook_answers_what_it_shows() {
+    let receiver = TestReceiver::start().await;
+    for body in example("cookbook.jsonl").lines() {
+        receiver.post(body.to_owned()).await;
+        receiver.recorded().await;
+    }
+    let mut connection = receiver.connection().await;
+    sqlx::raw_sql(TIMES).execute(&mut connection).await.unwrap();
+    recount(&receiver).await;
+    sqlx::raw_sql(STOPPED_CLOCK).execute(&mut connection).await.unwrap();
+    let shown = pieces();
+    let mut real = shown.clone();
+    for n in 0..shown.len() {
+        if let Some(query) = shown[n].strip_prefix("sql\n") {
+            assert!(shown[n + 2].starts_with("text\n"), "no answer is shown to {query}");
+            real[n + 2] = format!("text\n{}", answer(&mut connection, query).await);
+        }
+    }
+    // `BLESS=1 cargo test cookbook` writes the page anew.
+    if std::env::var_os("BLESS").is_some() {
+        return std::fs::write(page(), real.join("```")).unwrap();
+    }
+    assert_eq!(shown.join("```"), real.join("```"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cookbook_asks_every_view() {
+    let receiver = TestReceiver::start().await;
+    let views = receiver.rows("SELECT viewname FROM pg_views WHERE schemaname = 'public'").await;
+    assert!(!views.is_empty());
+    for view in views {
+        let asked = format!("FROM {}\n", view["viewname"].as_str().unwrap());
+        assert!(queries().iter().any(|query| query.contains(&asked)), "{asked}");
+    }
+}
+
+/// The answer as `psql` prints it.
+async fn answer(connection: &mut PgConnection, query: &str) -> String {
+    // A query that is sent as it stands is answered in text.
+    let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(query)).fetch_all(&mut *connection).await.unwrap();
+    let columns = rows.first().unwrap_or_else(|| panic!("nothing comes of {query}")).columns();
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| (0..columns.len()).map(|n| text(row, n)).collect()).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(n, column)| {
+            cells.iter().map(|row| row[n].chars().count()).chain([column.name().len()]).max().unwrap()
+        })
+        .collect();
+    let line = |cells: Vec<String>| format!(" {}", cells.join(" | ").trim_end());
+    let mut lines = vec![
+        line(columns.iter().zip(&widths).map(|(c, width)| format!("{:^width$}", c.name())).collect()),
+        widths.iter().map(|width| "-".repeat(width + 2)).collect::<Vec<_>>().join("+"),
+    ];
+    for row in cells {
+        let aligned = row.into_iter().zip(columns).zip(&widths).map(|((cell, column), width)| {
+            match column.type_info().name() {
+                "INT4" | "INT8" | "NUMERIC" | "FLOAT8" => format!("{cell:>width$}"),
+                _ => format!("{cell:width$}"),
+            }
+        });
+        lines.push(line(aligned.collect()));
+    }
+    lines.push(format!("({} row{})\n", rows.len(), if rows.len() == 1 { "" } else { "s" }));
+    lines.join("\n")
+}
+
+fn text(row: &PgRow, column: usize) -> String {
+    let value = row.try_get_raw(column).unwrap();
+    if value.is_null() { String::new() } else { value.as_str().unwrap().to_owned() }
+}
