@@ -79,6 +79,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All there are.
+    pub const ALL: [Self; 5] =
+        [Self::NoCredentials, Self::Timestamp, Self::Signature, Self::Secret, Self::Token];
+
     /// Its name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

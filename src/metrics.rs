@@ -98,7 +98,7 @@ impl Metrics {
         let r = &mut registry;
         let answers = Family::<Answer, Counter>::default();
         let answers_200 = answers.get_or_create(&Answer { status: 200 }).clone();
-        Self {
+        let metrics = Self {
             answers_200,
             answers: add(
                 r,
@@ -210,6 +210,21 @@ impl Metrics {
                 Counter::default(),
             ),
             registry,
+        };
+        metrics.show_from_the_start();
+        metrics
+    }
+
+    /// What has not happened yet is 0, and not absent: a first 503 is an increase then.
+    fn show_from_the_start(&self) {
+        for status in [400, 401, 408, 413, 415, 422, 500, 503] {
+            let _ = self.answers.get_or_create(&Answer { status });
+        }
+        for refusal in Refusal::ALL {
+            let _ = self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() });
+        }
+        for outcome in Outcome::ALL {
+            let _ = self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() });
         }
     }
 

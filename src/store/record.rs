@@ -30,6 +30,10 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// All there are.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::New, Self::Replacement, Self::Duplicate, Self::Conflict, Self::Quarantined, Self::Dropped];
+
     /// Its name in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
