@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import shutil
 import subprocess
+import sys
 import time
 
 import load
@@ -70,6 +71,32 @@ def latency(bench):
         with fresh(bench, participant) as server:
             rate = full[name] / 2
             bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
+
+
+def slow(bench):
+    """Honest senders at a constant rate, alone and beside 2,000 connections that send a byte a second."""
+    bench.postgres.make(DATABASE)
+    for round in range(bench.rounds):
+        for case in ("alone", "beside slow senders")[:: -1 if round % 2 else 1]:
+            bench.postgres.empty(DATABASE)
+            with Receiver(bench.postgres.url(DATABASE)) as server, slow_senders(server.port, case) as senders:
+                bench.add("slow", RECEIVER, round, case, **load.paced(server.port, bench.seconds, 4000, 64))
+                if senders and senders.poll() is not None:
+                    raise SystemExit("the slow senders have ended")
+
+
+@contextlib.contextmanager
+def slow_senders(port, case):
+    if case == "alone":
+        yield None
+        return
+    command = [sys.executable, ROOT / "bench/slow.py", str(port), "2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as senders:
+        senders.stdout.readline()
+        try:
+            yield senders
+        finally:
+            senders.kill()
 
 
 def variants(bench, measure, cases):
@@ -199,4 +226,4 @@ def image(bench):
         bench.add("image", RECEIVER, 0, mb=int(subprocess.check_output(size)) / 1e6)
 
 
-ALL = {measure.__name__: measure for measure in (speed, latency, connections, bodies, start, backlog, growth, image)}
+ALL = {measure.__name__: measure for measure in (speed, latency, slow, connections, bodies, start, backlog, growth, image)}

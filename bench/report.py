@@ -29,6 +29,8 @@ def write(samples, directory, postgres, quick):
             ("Full load", "CPU and memory are of all its processes.", speed(get)),
             ("Half load", "At a constant rate, half of what each answered at full load; the bare handler at the "
              "receiver's. Latency counts from when a webhook was due. Last, an fsync loop.", latency(get)),
+            ("Slow senders", "4,000 a second over 64 connections, alone and beside 2,000 connections that send a byte a "
+             "second.", slow(get)),
             ("Connections", "Answers a second.", across(samples, get, "connections")),
             ("Bodies", "Answers a second with the examples of the sender's documentation, and with 0.3 to 300 KB, "
              "each order of magnitude as likely.", across(samples, get, "bodies")),
@@ -128,6 +130,19 @@ def latency(get):
 
     return grid([((who,), who, None) for who in (BARE, RECEIVER, *PEERS, "fsync")], {
         "a second": each("rate"), "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"),
+        "not 200": each("errors")})
+
+
+def slow(get):
+    def each(figure):
+        return lambda _, case: get("slow", RECEIVER, figure, case)
+
+    def beside(figure):
+        return lambda _, case: ratio(get("slow", RECEIVER, figure, case), get("slow", RECEIVER, figure, "alone"))
+
+    cases = ("alone", "beside slow senders")
+    return get("slow", RECEIVER, "p50", "alone") and grid([((case,), None, case) for case in cases], {
+        "p50 ms": each("p50"), "÷ alone": beside("p50"), "p99 ms": each("p99"), "p99 ÷ alone": beside("p99"),
         "not 200": each("errors")})
 
 

@@ -69,6 +69,7 @@ impl Door {
         let limits = Limits {
             connections: settings.http.max_connections,
             header_timeout: settings.http.header_timeout,
+            body_timeout: settings.http.body_timeout,
             idle_timeout: settings.http.idle_timeout,
         };
         let connections = Slots::new(limits.connections);
