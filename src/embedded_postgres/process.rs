@@ -42,8 +42,7 @@ impl Postmaster {
             match Self::try_start(binaries, owner, data, socket_dir, log) {
                 // The one before, or what it left behind when killed, is still on its way out.
                 Err(EmbeddedError::Failed { said, .. })
-                    if (said.contains("postmaster.pid") || said.contains("still in use"))
-                        && begun.elapsed() < GONE_WITHIN =>
+                    if is_in_the_way(&said) && begun.elapsed() < GONE_WITHIN =>
                 {
                     thread::sleep(LOOK_EVERY * 10);
                 }
@@ -59,7 +58,9 @@ impl Postmaster {
         socket_dir: &Path,
         log: &Path,
     ) -> Result<Self, EmbeddedError> {
-        let lines = File::create(log).map_err(EmbeddedError::at(log))?;
+        File::create(log).map_err(EmbeddedError::at(log))?;
+        // A server on its way out writes there, too: nobody shall write over the other's lines.
+        let lines = File::options().append(true).open(log).map_err(EmbeddedError::at(log))?;
         let mut command = Command::new(binaries.postgres());
         command.arg("-D").arg(data).args(["-c", "listen_addresses="]);
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_dir.display()));
@@ -82,8 +83,9 @@ impl Postmaster {
         let deadline = Instant::now() + READY_WITHIN;
         while !postmaster.is_ready(data) {
             if *postmaster.ended.borrow() || Instant::now() > deadline {
-                let said = fs::read_to_string(log).unwrap_or_default();
-                return Err(EmbeddedError::Failed { program: "postgres", said: last_lines(&said) });
+                let said = fs::read(log).unwrap_or_default();
+                let said = reason(&String::from_utf8_lossy(&said));
+                return Err(EmbeddedError::Failed { program: "postgres", said });
             }
             thread::sleep(LOOK_EVERY);
         }
@@ -156,7 +158,16 @@ fn end_with_this_process(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_this_process(_: &mut Command) {}
 
-fn last_lines(log: &str) -> String {
+/// Whether the server before, or what it left behind when killed, is said to be still there.
+fn is_in_the_way(line: &str) -> bool {
+    line.contains("postmaster.pid") || line.contains("still in use")
+}
+
+/// Why the server did not start, from its log; others may have written to it, too.
+fn reason(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
-    lines[lines.len().saturating_sub(5)..].join("\n")
+    match lines.iter().find(|line| is_in_the_way(line)) {
+        Some(line) => (*line).to_owned(),
+        None => lines[lines.len().saturating_sub(5)..].join("\n"),
+    }
 }
