@@ -1,14 +1,20 @@
 //! How a delivery stands in the spool's file.
 
 use bytes::Bytes;
-use rusqlite::Row;
+use rusqlite::{Row, Statement, ToSql};
 use time::OffsetDateTime;
 
+use super::Seq;
 use crate::auth::Method;
 use crate::intake::Delivery;
 
 /// The columns of a delivery, in the order in which [`Stored`] has them.
 pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body";
+
+/// Adds one: [`Stored::insert`].
+pub(super) const INSERT: &str =
+    "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body)
+     VALUES (?, ?, ?, ?, ?, ?)";
 
 /// A delivery's row, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +27,15 @@ pub(super) struct Stored<B> {
     pub(super) acknowledged: i64,
     pub(super) checksum: i64,
     pub(super) body: B,
+}
+
+impl<B: ToSql> Stored<B> {
+    /// Adds the row at `seq`, or behind all others, with the statement [`INSERT`].
+    pub(super) fn insert(&self, insert: &mut Statement, seq: Option<Seq>) -> rusqlite::Result<()> {
+        let Self { received_at, authenticated_by, acknowledged, checksum, body } = self;
+        insert.execute((seq, received_at, authenticated_by, acknowledged, checksum, body))?;
+        Ok(())
+    }
 }
 
 impl<'a> Stored<&'a [u8]> {

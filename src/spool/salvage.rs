@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::file::LAST_SEQ;
 use super::log::Log;
-use super::row::{COLUMNS, Stored};
+use super::row::{COLUMNS, INSERT, Stored};
 use super::{Seq, SpoolError, file};
 use crate::metrics::Metrics;
 
@@ -188,15 +188,8 @@ impl Salvage {
             return Ok(());
         }
         let place = (plausible && there.is_none()).then_some(seq);
-        let insert = format!("INSERT INTO deliveries (seq, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
-        to.prepare_cached(&insert)?.execute((
-            place,
-            row.received_at,
-            row.authenticated_by,
-            row.acknowledged,
-            row.checksum,
-            row.body,
-        ))?;
+        let mut insert = to.prepare_cached(INSERT)?;
+        row.insert(&mut insert, place)?;
         self.saved += 1;
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::reserve::Reserve;
-use super::row::{COLUMNS, Stored, from_micros};
+use super::row::{INSERT, Stored, from_micros};
 use super::{Kept, Recorded, Seq, SpoolError, file};
 use crate::config;
 use crate::intake::{Arrival, Refused};
@@ -219,8 +219,7 @@ impl Writer {
         let mut through = self.kept.through;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
-            let insert = format!("INSERT INTO deliveries (seq, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
-            let mut insert = transaction.prepare_cached(&insert)?;
+            let mut insert = transaction.prepare_cached(INSERT)?;
             group
                 .iter()
                 .map(|Arrival { delivery, .. }| {
@@ -229,16 +228,8 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    let row = Stored::new(delivery);
                     // Always behind what this process has seen, so that the reader comes to it.
-                    insert.execute((
-                        through + 1,
-                        row.received_at,
-                        row.authenticated_by,
-                        row.acknowledged,
-                        row.checksum,
-                        row.body,
-                    ))?;
+                    Stored::new(delivery).insert(&mut insert, Some(through + 1))?;
                     through += 1;
                     Ok(Ok(()))
                 })
