@@ -1,6 +1,6 @@
 //! The background worker: from the spool to PostgreSQL, in the order of arrival.
 //!
-//! It reads a batch, records it in one transaction, and only then lets the spool forget it. After
+//! It reads a batch, records it, a large one over several connections, and only then lets the spool forget it. After
 //! a crash it goes on with what the spool still holds; recording twice is harmless, since the
 //! database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
 //! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody.
