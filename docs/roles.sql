@@ -7,11 +7,14 @@
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also remove what was kept long enough
+-- (retention.executions, retention.conflicts); without, it may not, or not any more.
+--
 -- A schema that another role has made already goes over to the owner.
 \set ON_ERROR_STOP on
 
 -- workflow_receiver_owner     migrates: the tables are its own
--- workflow_receiver           `serve` and `quarantine`: writes rows, changes no table
+-- workflow_receiver           `serve`, `quarantine` and `prune`: writes rows, changes no table
 -- workflow_receiver_operator  people and their tools: read
 SELECT format('CREATE ROLE %I LOGIN', role)
 FROM unnest('{workflow_receiver_owner, workflow_receiver, workflow_receiver_operator}'::text[]) AS role
@@ -35,10 +38,11 @@ FROM (
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text')
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256')
 ) AS ours (kind, name) \gexec
 
--- Outcomes are never deleted by `serve`; `quarantine retry` and `drop` take entries out.
+-- Outcomes are deleted by nobody, unless there is a limit to how long they are kept; `quarantine retry` and
+-- `drop` take entries out. To remove payloads is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),
@@ -48,6 +52,15 @@ FROM (VALUES
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE')
 ) AS wanted (name, privileges)
+WHERE to_regclass(name) IS NOT NULL \gexec
+
+\if :{?retention}
+\else
+    \set retention off
+\endif
+SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
+    || ' workflow_receiver'
+FROM unnest('{executions, bulks, execution_conflicts}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

@@ -20,6 +20,7 @@ use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
 use crate::metrics::Metrics;
 use crate::recorder::{Recorder, Recording};
+use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError};
 
@@ -128,6 +129,15 @@ impl Receiver {
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
 
+        let pruner = Pruner {
+            database: database.clone(),
+            settings: settings.database.clone(),
+            retention: settings.retention,
+            backoff: settings.recorder.max_backoff,
+            metrics: metrics.clone(),
+            recording: reports.clone(),
+            stop: stop.clone(),
+        };
         let worker = Recorder {
             database,
             settings: settings.database.clone(),
@@ -176,6 +186,9 @@ impl Receiver {
             )
         });
         parts.spawn(record(worker, reader));
+        if settings.retention.removes_something() {
+            parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
+        }
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
         parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
         let never = CancellationToken::new();

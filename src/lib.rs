@@ -13,7 +13,7 @@
 //! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
 //!
 //! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
-//! [`config`] the settings; [`commands`] what operators do beside running it.
+//! [`config`] the settings; [`retention`] removes what was kept long enough; [`commands`] what operators do beside running it.
 
 pub mod app;
 pub mod auth;
@@ -29,6 +29,7 @@ mod intake;
 mod metrics;
 pub mod payload;
 mod recorder;
+mod retention;
 pub mod shutdown;
 mod spool;
 pub mod store;

@@ -1,4 +1,4 @@
-//! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | new-token]`.
+//! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | prune | new-token]`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ enum Command {
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
     Quarantine(commands::quarantine::Quarantine),
+    /// Remove what has been kept long enough (retention.*), or say what that is
+    Prune(commands::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
     NewToken,
 }
@@ -72,6 +74,10 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
+        Command::Prune(prune) => {
+            let settings = settings()?;
+            prune.run(&commands::database(&settings)?, &settings.retention).await
+        }
         Command::Migrate => {
             let settings = settings()?;
             telemetry::init(&settings.log)?;

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::auth::Refusal;
 use crate::spool::Kept;
-use crate::store::Outcome;
+use crate::store::{Kind, Outcome};
 
 /// The receiver's metrics. All names begin with `workflow_receiver_`.
 #[derive(Debug)]
@@ -42,6 +42,9 @@ pub(crate) struct Metrics {
     unauthenticated: Family<Reason, Counter>,
     connections_refused: Counter,
     quarantine_dropped: Counter,
+    pruned: Family<Pruned, Counter>,
+    prune_failing: Gauge,
+    prune_success: Gauge,
 }
 
 /// How full things are, asked when the page is.
@@ -66,6 +69,11 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RecordedAs {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pruned {
+    kind: &'static str,
 }
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -209,6 +217,25 @@ impl Metrics {
                 "Deliveries answered 422 that the quarantine had no room for (quarantine.max_rows, max_bytes)",
                 Counter::default(),
             ),
+            pruned: add(
+                r,
+                "pruned",
+                "What was removed since it had been kept long enough (retention.*), by kind: executions, payloads, bulks, conflicts, quarantine",
+                Family::default(),
+            ),
+            prune_failing: add(
+                r,
+                "prune_failing",
+                "1 while what was kept long enough cannot be removed, 0 otherwise",
+                Gauge::default(),
+            ),
+            prune_success: add_with_unit(
+                r,
+                "prune_success_timestamp",
+                Unit::Seconds,
+                "When this receiver last had removed all that was kept long enough, in Unix time; 0 before that",
+                Gauge::default(),
+            ),
             registry,
         };
         metrics.show_from_the_start();
@@ -225,6 +252,9 @@ impl Metrics {
         }
         for outcome in Outcome::ALL {
             let _ = self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() });
+        }
+        for kind in Kind::ALL {
+            let _ = self.pruned.get_or_create(&Pruned { kind: kind.as_str() });
         }
     }
 
@@ -275,6 +305,20 @@ impl Metrics {
 
     pub(crate) fn quarantine_dropped(&self, deliveries: usize) {
         self.quarantine_dropped.inc_by(deliveries as u64);
+    }
+
+    pub(crate) fn pruned(&self, kind: Kind, removed: usize) {
+        self.pruned.get_or_create(&Pruned { kind: kind.as_str() }).inc_by(removed as u64);
+    }
+
+    pub(crate) fn prune_failing(&self, failing: bool) {
+        self.prune_failing.set(i64::from(failing));
+    }
+
+    /// Nothing is left to be removed, as of then.
+    pub(crate) fn prune_finished(&self, at: OffsetDateTime) {
+        self.prune_failing(false);
+        self.prune_success.set(at.unix_timestamp());
     }
 
     pub(crate) fn panicked(&self) {

@@ -1,6 +1,7 @@
 //! What operators do on the command line, beside running the receiver.
 
 pub mod new_token;
+pub mod prune;
 pub mod quarantine;
 
 use sqlx::postgres::PgConnectOptions;

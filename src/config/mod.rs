@@ -7,6 +7,7 @@
 
 mod complaint;
 mod door;
+mod retention;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use complaint::SettingsError;
 use complaint::{explain, lasting, not_allowed, unreadable, within};
+pub use retention::Retention;
 pub use secrets::Secrets;
 use secrets::{one_of_file, read_list};
 
@@ -41,6 +43,7 @@ pub struct Settings {
     pub database: Database,
     pub recorder: Recorder,
     pub quarantine: Quarantine,
+    pub retention: Retention,
     pub shutdown: Shutdown,
     pub log: Log,
 }
@@ -178,8 +181,19 @@ impl TryFrom<String> for LogFormat {
 /// Refuses variables that would be settings but for an underscore: a secret that is overlooked
 /// leaves the door open.
 fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
-    const SECTIONS: [&str; 10] =
-        ["HTTP", "ADMIN", "AUTH", "INTAKE", "SPOOL", "DATABASE", "RECORDER", "QUARANTINE", "SHUTDOWN", "LOG"];
+    const SECTIONS: [&str; 11] = [
+        "HTTP",
+        "ADMIN",
+        "AUTH",
+        "INTAKE",
+        "SPOOL",
+        "DATABASE",
+        "RECORDER",
+        "QUARANTINE",
+        "RETENTION",
+        "SHUTDOWN",
+        "LOG",
+    ];
     for name in names {
         let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
         let section = rest.and_then(|rest| rest.split('_').next());
@@ -258,6 +272,7 @@ impl Settings {
         let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
         within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
         within("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
+        self.retention.check()?;
         within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
         // A body has to fit, with what SQLite adds to it.
         let largest = 2 * self.http.max_body_bytes as u64;
@@ -326,6 +341,7 @@ mod tests {
         assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
         assert_eq!(settings.http.max_body_bytes, 16 << 20);
         assert!(settings.check_door().is_err());
+        assert!(!settings.retention.removes_something());
     }
 
     #[test]
@@ -335,12 +351,16 @@ mod tests {
             ("RECEIVER__RECORDER__BATCH_ROWS", "7"),
             ("RECEIVER__DATABASE__MIGRATE", "false"),
             ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "2m"),
+            ("RECEIVER__RETENTION__PAYLOADS", "90d"),
+            ("RECEIVER__RETENTION__CONFLICTS", "forever"),
         ])
         .unwrap();
         assert_eq!(settings.http.listen.port(), 1);
         assert_eq!(settings.recorder.batch_rows, 7);
         assert!(!settings.database.migrate);
         assert_eq!(settings.shutdown.drain_timeout, Duration::from_mins(2));
+        assert_eq!(settings.retention.payloads, Some(Duration::from_hours(90 * 24)));
+        assert_eq!(settings.retention.conflicts, None);
         settings.check_door().unwrap();
     }
 
@@ -370,6 +390,18 @@ mod tests {
                 "RECEIVER__SHUTDOWN__DRAIN_TIMEOUT",
                 "soon",
                 ["shutdown.drain_timeout = soon", "must be a duration, like 10s"],
+            ),
+            (
+                "RECEIVER__RETENTION__PAYLOADS",
+                "90",
+                ["retention.payloads = 90", "must be \"forever\", or a duration in days, like 90d"],
+            ),
+            ("RECEIVER__RETENTION__PAYLOADS", "90m", ["retention.payloads = 1h 30m: ", "from 1d to 100y"]),
+            ("RECEIVER__RETENTION__QUARANTINE", "900y", ["retention.quarantine = 900years: ", "to 100y"]),
+            (
+                "RECEIVER__RETENTION__EXECUTIONS",
+                "23h",
+                ["retention.executions = 23h: must be from 1d", "would be recorded as new"],
             ),
             ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter = \"a=b=c\"", "must be a level"]),
         ] {

@@ -45,7 +45,8 @@ impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         if matches!(error, sqlx::Error::RowNotFound) {
             let message =
-                "a row cannot be seen: a trigger or a row-level security policy hides it".to_owned();
+                "a row cannot be seen: it was just removed, or a trigger or a row-level security policy hides it"
+                    .to_owned();
             return Self::Refused { code: None, message };
         }
         let Some(database) = error.as_database_error() else {

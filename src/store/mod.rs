@@ -8,6 +8,7 @@ mod cost;
 mod fault;
 mod item;
 mod jsonb;
+mod prune;
 mod quarantine;
 mod record;
 mod steps;
@@ -22,6 +23,7 @@ pub(crate) use fault::Fault;
 pub(crate) use item::Item;
 #[cfg(fuzzing)]
 pub(crate) use jsonb::{Fit, fit};
+pub(crate) use prune::{Cutoffs, Kind, Table, Walked};
 pub(crate) use quarantine::{Entry, Found, Retried};
 pub(crate) use record::Outcome;
 

@@ -35,10 +35,19 @@ settled AS (
             WHEN is_terminal_status(e.status) THEN
                 CASE
                     WHEN NOT is_terminal_status(i.status) THEN 'duplicate'
-                    WHEN (e.workflow_id, e.bulk_id, e.status, e.output, e.error, e.error_cause)
+                    WHEN (e.workflow_id, e.bulk_id, e.status, e.error, e.error_cause)
                         IS DISTINCT FROM
-                        (i.workflow_id, i.bulk_id, i.status, i.output, i.error, i.error_cause)
+                        (i.workflow_id, i.bulk_id, i.status, i.error, i.error_cause)
                         THEN 'conflict'
+                    -- Of a payload that is removed, what is needed to compare it is still known.
+                    WHEN e.payload_removed_at IS NOT NULL THEN
+                        CASE
+                            WHEN e.output_sha256 IS DISTINCT FROM json_sha256(i.output) THEN 'conflict'
+                            WHEN e.payload_sha256 IS DISTINCT FROM sha256(i.payload_bytes)
+                                AND e.payload_sha256 IS NOT NULL THEN 'conflict'
+                            ELSE 'duplicate'
+                        END
+                    WHEN e.output IS DISTINCT FROM i.output THEN 'conflict'
                     -- What jsonb cannot hold can only be compared byte by byte.
                     WHEN e.payload IS NULL AND e.payload_bytes IS DISTINCT FROM i.payload_bytes THEN 'conflict'
                     ELSE 'duplicate'
@@ -75,6 +84,9 @@ replaced AS (
         total_cost = i.total_cost,
         payload = i.payload,
         payload_bytes = i.payload_bytes,
+        payload_removed_at = NULL,
+        output_sha256 = NULL,
+        payload_sha256 = NULL,
         step_failed = i.step_failed,
         authenticated_by = i.authenticated_by,
         deliveries = e.deliveries + i.deliveries,

@@ -1,0 +1,161 @@
+//! `workflow-receiver prune`: removing what has been kept long enough, now.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::Args;
+use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::sleep;
+
+use super::Failure;
+use crate::config::Retention;
+use crate::retention::Walk;
+use crate::store::{Cutoffs, Kind, Store};
+
+/// How to go about it.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prune {
+    /// Does it, and says what went. Half of the time it leaves PostgreSQL to others.
+    ///
+    /// # Errors
+    /// What went wrong, in a sentence. What was removed before that stays removed, and was said.
+    pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), Failure> {
+        if !retention.removes_something() {
+            return Err("everything is kept for ever: say how long to keep what, for example with \
+                        RECEIVER__RETENTION__PAYLOADS=90d (retention.* in config/default.toml)"
+                .into());
+        }
+        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), retention);
+        let mut tallies = Kind::ALL.map(|_| Tally::default());
+        let walked = self.walk(database, &cutoffs, &mut tallies).await;
+        self.report(&cutoffs, &tallies)?;
+        walked
+    }
+
+    async fn walk(
+        &self,
+        database: &PgConnectOptions,
+        cutoffs: &Cutoffs,
+        tallies: &mut [Tally],
+    ) -> Result<(), Failure> {
+        let mut store = Store::connect(database).await?;
+        store.prepare_to_prune(None).await?;
+        let progress = Progress::on_terminal();
+        for mut walk in Walk::through_all() {
+            loop {
+                let tell = |kind: Kind, gone: &[_]| tallies[kind as usize].add(gone);
+                let Some(took) = walk.step(&mut store, cutoffs, self.dry_run, tell).await? else { break };
+                progress.show(&walk, cutoffs, tallies)?;
+                sleep(took).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        if !self.json {
+            let rows = if self.dry_run { "would go" } else { "removed" };
+            writeln!(out, "{:<10}  {rows:>12}  {:<20}  {:<20}  before", "", "oldest", "newest")?;
+        }
+        for kind in Kind::ALL {
+            let Some(before) = cutoffs.of(kind) else { continue };
+            let Tally { rows, span } = &tallies[kind as usize];
+            let [oldest, newest] = [span.map(|span| span.0), span.map(|span| span.1)];
+            if self.json {
+                let line = Line {
+                    kind: kind.as_str(),
+                    dry_run: self.dry_run,
+                    rows: *rows,
+                    oldest: oldest.map(|at| at.format(&Rfc3339)).transpose()?,
+                    newest: newest.map(|at| at.format(&Rfc3339)).transpose()?,
+                    before: before.format(&Rfc3339)?,
+                };
+                writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            } else {
+                let [oldest, newest] = [second(oldest)?, second(newest)?];
+                let before = second(Some(before))?;
+                writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What went of a kind.
+#[derive(Debug, Default)]
+struct Tally {
+    rows: u64,
+    /// When the oldest and the newest of them first came.
+    span: Option<(OffsetDateTime, OffsetDateTime)>,
+}
+
+impl Tally {
+    fn add(&mut self, gone: &[OffsetDateTime]) {
+        self.rows += gone.len() as u64;
+        for at in gone {
+            let (oldest, newest) = self.span.unwrap_or((*at, *at));
+            self.span = Some((oldest.min(*at), newest.max(*at)));
+        }
+    }
+}
+
+/// A kind as `--json` shows it.
+#[derive(Serialize)]
+struct Line {
+    kind: &'static str,
+    dry_run: bool,
+    rows: u64,
+    oldest: Option<String>,
+    newest: Option<String>,
+    before: String,
+}
+
+/// The time to the second; empty for none.
+fn second(at: Option<OffsetDateTime>) -> Result<String, Failure> {
+    let Some(at) = at else { return Ok(String::new()) };
+    let text = at.replace_nanosecond(0)?.format(&Rfc3339)?;
+    Ok(text)
+}
+
+/// How far it is, for who sits and waits: one line, written anew with each batch.
+struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    fn on_terminal() -> Self {
+        Self { shown: io::stderr().is_terminal() }
+    }
+
+    fn show(&self, walk: &Walk, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), Failure> {
+        if self.shown {
+            let (at, end) = (second(Some(walk.at.first_received_at))?, second(cutoffs.end_of(walk.table))?);
+            let rows: u64 = tallies.iter().map(|tally| tally.rows).sum();
+            eprint!("{CLEAR}{}: at {at}, until {end}; {rows} so far", walk.table.kind().as_str());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            eprint!("{CLEAR}");
+        }
+    }
+}
+
+/// Empties the line.
+const CLEAR: &str = "\r\x1b[K";

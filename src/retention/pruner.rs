@@ -1,0 +1,148 @@
+//! The background task that removes what has been kept long enough (`retention.*`).
+
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Walk;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::recorder::Recording;
+use crate::store::{Cutoffs, Fault, Kind, Store};
+
+/// From the end of a round to the beginning of the next.
+const ROUND_EVERY: Duration = Duration::from_hours(1);
+/// A round goes on where the one before ended; one of so many begins at the beginning, for what was
+/// passed by: rows that somebody wrote to, that were delivered again, or recorded late.
+const ROUNDS_A_SWEEP: u32 = 24;
+/// After a batch it rests so many times as long: PostgreSQL is the recorder's for nine tenths of the
+/// time at least.
+const REST: u32 = 9;
+
+/// What a pruner needs.
+pub(crate) struct Pruner {
+    pub(crate) database: PgConnectOptions,
+    pub(crate) settings: config::Database,
+    pub(crate) retention: config::Retention,
+    /// From a failure to the next try.
+    pub(crate) backoff: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How recording goes: nothing is removed while it does not.
+    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What a round came to.
+enum Round {
+    Done([usize; Kind::ALL.len()]),
+    /// Another receiver removes in this database.
+    NotOurs,
+}
+
+impl Pruner {
+    /// Removes until `stop`, then ends at once. PostgreSQL is never a reason to end.
+    pub(crate) async fn run(mut self) {
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        let mut walks = Walk::through_all();
+        let mut rounds = 0;
+        let mut failing = None;
+        // The recorder ends only with the process.
+        while self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await.is_ok() {
+            match self.round(&mut walks).await {
+                Ok(round) => {
+                    self.worked(&round, failing.take().is_some());
+                    rounds += 1;
+                    if rounds % ROUNDS_A_SWEEP == 0 {
+                        walks = Walk::through_all();
+                    }
+                    sleep(ROUND_EVERY).await;
+                }
+                Err(fault) => {
+                    self.failed(&fault, &mut failing);
+                    sleep(self.backoff).await;
+                }
+            }
+        }
+        self.stop.cancelled().await;
+    }
+
+    async fn round(&self, walks: &mut [Walk]) -> Result<Round, Fault> {
+        let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
+        let connect = async {
+            let mut store = Store::connect(&self.database).await?;
+            store.prepare_to_prune(Some(statement_timeout)).await?;
+            let ours = store.may_prune().await?;
+            Ok((store, ours))
+        };
+        let (mut store, ours) = timeout(connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+        if !ours {
+            return Ok(Round::NotOurs);
+        }
+        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), &self.retention);
+        let mut removed = [0; Kind::ALL.len()];
+        for walk in walks {
+            loop {
+                let step = walk.step(&mut store, &cutoffs, false, |kind, gone| {
+                    removed[kind as usize] += gone.len();
+                    self.metrics.pruned(kind, gone.len());
+                });
+                match timeout(statement_timeout, step).await.unwrap_or(Err(Fault::Slow)) {
+                    Ok(Some(took)) => sleep(took * REST).await,
+                    Ok(None) => break,
+                    Err(fault) => {
+                        walk.lessen();
+                        return Err(fault);
+                    }
+                }
+            }
+        }
+        Ok(Round::Done(removed))
+    }
+
+    fn worked(&self, round: &Round, again: bool) {
+        if again {
+            tracing::info!("removing what was kept long enough works again");
+        }
+        match round {
+            Round::NotOurs => {
+                self.metrics.prune_failing(false);
+                tracing::debug!("another receiver removes what was kept long enough");
+            }
+            Round::Done(removed) => {
+                self.metrics.prune_finished(OffsetDateTime::now_utc());
+                let [executions, payloads, bulks, conflicts, quarantine] = *removed;
+                if removed.iter().any(|removed| *removed > 0) {
+                    tracing::info!(
+                        executions,
+                        payloads,
+                        bulks,
+                        conflicts,
+                        quarantine,
+                        "removed what was kept long enough"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Says so once, and again only when something of another kind is wrong.
+    fn failed(&self, fault: &Fault, failing: &mut Option<Discriminant<Fault>>) {
+        self.metrics.prune_failing(true);
+        if failing.replace(discriminant(fault)) != Some(discriminant(fault)) {
+            tracing::error!("what was kept long enough (retention.*) is not removed: {fault}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Removing what has been kept long enough (`retention.*`), some rows at a time.
+//!
+//! A table is walked in the order of time, along an index that is there for operators. Each look at
+//! it is bounded, and goes on behind the place where the one before ended: what was removed leaves
+//! dead entries in the index, and who begins at its beginning passes all of them each time.
+//!
+//! A removal is one short statement, and so a transaction of its own: it holds up neither recording
+//! nor autovacuum, which makes its room usable again. It waits for no row: one that is locked is being
+//! written to, and stays for the next time.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::{Fault, Store};
+use crate::config;
+
+/// What is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// An execution as a whole.
+    Executions,
+    /// The payload and output of an execution that stays.
+    Payloads,
+    /// A bulk whose executions are gone.
+    Bulks,
+    /// A delivery that contradicts the recorded outcome.
+    Conflicts,
+    /// A body that is no execution, and was answered 422.
+    Quarantine,
+}
+
+impl Kind {
+    /// All there are.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Executions, Self::Payloads, Self::Bulks, Self::Conflicts, Self::Quarantine];
+
+    /// Its name for operators and in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Executions => "executions",
+            Self::Payloads => "payloads",
+            Self::Bulks => "bulks",
+            Self::Conflicts => "conflicts",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// A table that is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    Executions,
+    Bulks,
+    Conflicts,
+    Quarantine,
+}
+
+impl Table {
+    /// In this order: a bulk goes after its executions.
+    pub(crate) const ALL: [Self; 4] = [Self::Executions, Self::Bulks, Self::Conflicts, Self::Quarantine];
+
+    /// What its rows are.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Executions => Kind::Executions,
+            Self::Bulks => Kind::Bulks,
+            Self::Conflicts => Kind::Conflicts,
+            Self::Quarantine => Kind::Quarantine,
+        }
+    }
+}
+
+/// What had its latest delivery before these times goes. `None`: it stays for ever.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cutoffs {
+    executions: Option<OffsetDateTime>,
+    payloads: Option<OffsetDateTime>,
+    conflicts: Option<OffsetDateTime>,
+    quarantine: Option<OffsetDateTime>,
+}
+
+impl Cutoffs {
+    pub(crate) fn at(now: OffsetDateTime, retention: &config::Retention) -> Self {
+        let before = |kept: Option<Duration>| kept.map(|kept| now - kept);
+        Self {
+            executions: before(retention.executions),
+            payloads: before(retention.payloads),
+            conflicts: before(retention.conflicts),
+            quarantine: before(retention.quarantine),
+        }
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> Option<OffsetDateTime> {
+        match kind {
+            Kind::Executions | Kind::Bulks => self.executions,
+            Kind::Payloads => self.payloads,
+            Kind::Conflicts => self.conflicts,
+            Kind::Quarantine => self.quarantine,
+        }
+    }
+
+    /// How far a table has to be walked; `None` when nothing in it ever goes.
+    pub(crate) fn end_of(&self, table: Table) -> Option<OffsetDateTime> {
+        match table {
+            Table::Executions => self.executions.max(self.payloads),
+            other => self.of(other.kind()),
+        }
+    }
+}
+
+/// A row of a table that is walked.
+#[derive(Debug, Clone)]
+pub(crate) struct Walked {
+    pub(crate) id: String,
+    pub(crate) first_received_at: OffsetDateTime,
+    /// All of it is to go.
+    goes: bool,
+    /// Its payload is.
+    payload_goes: bool,
+}
+
+impl Walked {
+    /// Where a walk begins: no row was received so early.
+    pub(crate) fn nothing() -> Self {
+        let first_received_at = OffsetDateTime::UNIX_EPOCH;
+        Self { id: "0".to_owned(), first_received_at, goes: false, payload_goes: false }
+    }
+
+    /// What of it is to go.
+    pub(crate) fn due(&self, table: Table) -> Option<Kind> {
+        if self.goes {
+            return Some(table.kind());
+        }
+        self.payload_goes.then_some(Kind::Payloads)
+    }
+}
+
+impl Store {
+    /// Readies the connection. No commit waits for the disk, since what a crash undoes is removed
+    /// again; and each place in a walk has a plan of its own, since one for all may read all.
+    pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), Fault> {
+        sqlx::query!(
+            "SELECT set_config('synchronous_commit', 'off', false) AS commit,
+                    set_config('plan_cache_mode', 'force_custom_plan', false) AS plan"
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.limit_statements(&limit.unwrap_or_default().as_millis().to_string()).await
+    }
+
+    /// Whether this connection may prune in the background: it is the only one then, in this
+    /// database, until it is closed.
+    pub(crate) async fn may_prune(&mut self) -> Result<bool, Fault> {
+        let lock = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_lock(hashtextextended('workflow-receiver prune', 0)) AS "locked!""#
+        );
+        Ok(lock.fetch_one(&mut self.connection).await?)
+    }
+
+    /// The rows of `table` behind `after`, at most `limit`, as far as there may be something to
+    /// remove. Fewer than `limit` are the last.
+    pub(crate) async fn walk(
+        &mut self,
+        table: Table,
+        after: &Walked,
+        cutoffs: &Cutoffs,
+        limit: i64,
+    ) -> Result<Vec<Walked>, Fault> {
+        let (at, id) = (after.first_received_at, &after.id);
+        let Cutoffs { executions, payloads, conflicts, quarantine } = *cutoffs;
+        macro_rules! rows {
+            ($file:literal, $($cutoff:expr),+) => {
+                sqlx::query_file_as!(Walked, $file, at, id, limit, $($cutoff),+)
+                    .fetch_all(&mut self.connection)
+                    .await
+            };
+        }
+        Ok(match table {
+            Table::Executions => rows!("src/store/prune/walk_executions.sql", executions, payloads),
+            Table::Bulks => rows!("src/store/prune/walk_bulks.sql", executions),
+            Table::Conflicts => rows!("src/store/prune/walk_conflicts.sql", conflicts),
+            Table::Quarantine => rows!("src/store/prune/walk_quarantine.sql", quarantine),
+        }?)
+    }
+
+    /// Removes those of `ids` that are still to go and that nobody writes to. When each first came.
+    pub(crate) async fn remove(
+        &mut self,
+        kind: Kind,
+        ids: &[String],
+        cutoffs: &Cutoffs,
+    ) -> Result<Vec<OffsetDateTime>, Fault> {
+        let before = cutoffs.of(kind);
+        macro_rules! remove {
+            ($file:literal) => {
+                sqlx::query_file_scalar!($file, ids, before).fetch_all(&mut self.connection).await
+            };
+        }
+        Ok(match kind {
+            Kind::Executions => remove!("src/store/prune/remove_executions.sql"),
+            Kind::Payloads => remove!("src/store/prune/remove_payloads.sql"),
+            Kind::Bulks => remove!("src/store/prune/remove_bulks.sql"),
+            Kind::Conflicts => remove!("src/store/prune/remove_conflicts.sql"),
+            Kind::Quarantine => remove!("src/store/prune/remove_quarantine.sql"),
+        }?)
+    }
+}

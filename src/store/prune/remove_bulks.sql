@@ -1,0 +1,12 @@
+-- An execution that is recorded at this moment finds no row of its bulk, and makes a new one.
+WITH due AS (
+    SELECT b.bulk_id FROM bulks AS b
+    WHERE
+        b.bulk_id = ANY ($1) AND b.last_received_at < $2
+        AND NOT EXISTS (SELECT FROM executions AS e WHERE e.bulk_id = b.bulk_id)
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM bulks AS b
+USING due
+WHERE b.bulk_id = due.bulk_id
+RETURNING b.first_received_at AS "first_received_at!"

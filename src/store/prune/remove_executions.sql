@@ -1,0 +1,10 @@
+-- Counts of bulks and sums by hour and day stay: they say what was recorded.
+WITH due AS (
+    SELECT execution_id FROM executions
+    WHERE execution_id = ANY ($1) AND last_received_at < $2
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM executions AS e
+USING due
+WHERE e.execution_id = due.execution_id
+RETURNING e.first_received_at

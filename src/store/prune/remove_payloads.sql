@@ -1,0 +1,17 @@
+-- What settle_known.sql compares a later delivery with stays known.
+WITH due AS (
+    SELECT execution_id FROM executions
+    WHERE execution_id = ANY ($1) AND last_received_at < $2 AND payload_removed_at IS NULL
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE executions AS e
+SET
+    payload_removed_at = now(),
+    output_sha256 = json_sha256(e.output),
+    payload_sha256 = CASE WHEN e.payload IS NULL THEN sha256(e.payload_bytes) END,
+    output = NULL,
+    payload = NULL,
+    payload_bytes = NULL
+FROM due
+WHERE e.execution_id = due.execution_id
+RETURNING e.first_received_at

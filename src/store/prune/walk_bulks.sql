@@ -1,0 +1,12 @@
+-- The next bulks, and whether they are to go: when nothing of them is left to be kept.
+SELECT
+    b.bulk_id AS id,
+    b.first_received_at AS "first_received_at!",
+    b.last_received_at < $4 AND NOT EXISTS (
+        SELECT FROM executions AS e WHERE e.bulk_id = b.bulk_id AND e.last_received_at >= $4
+    ) AS "goes!",
+    false AS "payload_goes!"
+FROM bulks AS b
+WHERE (b.first_received_at, b.bulk_id) > ($1, $2) AND b.first_received_at < $4
+ORDER BY b.first_received_at, b.bulk_id
+LIMIT $3

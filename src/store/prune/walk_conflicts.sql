@@ -1,0 +1,10 @@
+-- The next contradictions, and whether they are to go.
+SELECT
+    conflict_id::text AS "id!",
+    first_received_at,
+    last_received_at < $4 AS "goes!",
+    false AS "payload_goes!"
+FROM execution_conflicts
+WHERE (first_received_at, conflict_id) > ($1, $2::text::bigint) AND first_received_at < $4
+ORDER BY first_received_at, conflict_id
+LIMIT $3
