@@ -23,6 +23,7 @@ mod process;
 mod program;
 mod properties;
 mod quarantine;
+mod retention;
 mod roles;
 mod siege;
 mod small_disk;

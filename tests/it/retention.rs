@@ -1,15 +1,18 @@
 //! What is kept only so long: what goes, what stays, and what is still known of what has gone.
 
-use rustix::process::Signal;
+use std::io::Read;
+use std::time::Duration;
+
+use rustix::pty::OpenptFlags;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
+use workflow_receiver::config::Settings;
 
-use crate::harness::{TestReceiver, execution, rows, until, url, with};
+use crate::harness::{TestReceiver, execution, until, url, with, within};
 use crate::process::{Process, outcome, program};
-use crate::sums::wrong_sums;
-
-const DAY: u64 = 24 * 60 * 60;
+use crate::views::{A_MONTH, scans};
 
 /// `workflow-receiver prune …` on the receiver's database, with these limits.
 fn prune(receiver: &TestReceiver, limits: &[(&str, &str)], arguments: &[&str]) -> (String, Option<i32>) {
@@ -21,33 +24,29 @@ fn prune(receiver: &TestReceiver, limits: &[(&str, &str)], arguments: &[&str]) -
     outcome(command.arg("prune").args(arguments).env("DATABASE_URL", url(&receiver.database)))
 }
 
-/// Prunes, and gives how many rows went of each kind that has a limit.
+/// Prunes, and gives how many went of each kind that has a limit.
 fn pruned(receiver: &TestReceiver, limits: &[(&str, &str)]) -> Value {
     let (text, code) = prune(receiver, limits, &["--json"]);
     assert_eq!(code, Some(0), "{text}");
-    rows_by_kind(&text)
-}
-
-fn rows_by_kind(lines: &str) -> Value {
-    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.map(|line| (line["kind"].as_str().unwrap().to_owned(), line["rows"].clone())).collect()
 }
 
-/// All that is recorded came so much earlier.
-async fn age(receiver: &TestReceiver, by: &str) {
-    receiver.recorded().await;
-    let times = format!(
-        "SET first_received_at = first_received_at - interval '{by}',
-             last_received_at = last_received_at - interval '{by}'"
-    );
-    for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
-        run(receiver, &format!("UPDATE {table} {times}")).await;
-    }
-}
-
 async fn run(receiver: &TestReceiver, statements: &str) {
+    receiver.recorded().await;
     let mut connection = receiver.connection().await;
     sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await.unwrap();
+}
+
+/// All that is recorded came three days earlier.
+async fn age(receiver: &TestReceiver) {
+    for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
+        let earlier = format!(
+            "UPDATE {table} SET first_received_at = first_received_at - interval '3 days',
+                                last_received_at = last_received_at - interval '3 days'"
+        );
+        run(receiver, &earlier).await;
+    }
 }
 
 /// Executions as senders send them, and as they might.
@@ -55,67 +54,479 @@ fn bodies() -> Vec<String> {
     let body = |id, fields| with(execution(id, "completed"), fields).to_string();
     vec![
         body("array", json!({ "output": ["https://example.com/a.png", "b"], "bulk_id": "b" })),
-        body("number", json!({ "output": 1.50 })),
         body("object", json!({ "output": { "b": 1, "a": [null] }, "inputs": { "prompt": "x" } })),
-        body("none", json!({})),
-        body("null", json!({ "output": null, "error_cause": "why" })),
-        r#"{"execution_id":"twice","workflow_id":"w","status":"completed","output":"o","a":1,"a":2}"#.to_owned(),
-        r#"{"execution_id":"nul","workflow_id":"w","status":"failed","inputs":"\u0000"}"#.to_owned(),
+        body("none", json!({ "error_cause": "why" })),
+        body("null", json!({ "output": null })),
+        r#"{"execution_id":"number","workflow_id":"w","status":"completed","output":1.50}"#.to_owned(),
+        r#"{"execution_id":"twice","workflow_id":"w","status":"completed","output":"o","a":1,"a":2}"#
+            .to_owned(),
         r#"{"execution_id":"nul-output","workflow_id":"w","status":"failed","output":"\u0000"}"#.to_owned(),
+        r#"{"execution_id":"nul","workflow_id":"w","status":"failed","inputs":"\u0000"}"#.to_owned(),
     ]
 }
 
-/// The same executions with another outcome, the first one but for what jsonb cannot hold.
+/// The same executions with another output; and the last one with other bytes only.
 fn contradictions() -> Vec<String> {
-    let other = |body: &String| {
-        let (start, end) = body.split_once('{').unwrap();
-        format!("{start}{{\"output\":\"other\",{}", end.replace("\"output\":", "\"was\":"))
-    };
-    let mut others: Vec<_> = bodies().iter().map(other).collect();
-    others.push(bodies()[6].replace(r"\u0000", r"\u0000\u0000"));
-    others
+    let other =
+        |body: &String| body.replace("\"output\"", "\"was\"").replacen('{', r#"{"output":"other","#, 1);
+    let bytes = bodies().last().unwrap().replace(r"\u0000", r"\u0000\u0000");
+    bodies().iter().map(other).chain([bytes]).collect()
 }
 
-const OUTCOMES: &str = "SELECT execution_id, deliveries, payload_removed_at IS NOT NULL AS removed,
-        num_nonnulls(output, payload, payload_bytes) AS kept
-    FROM executions ORDER BY execution_id";
-
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_again_after_its_payload_is_removed_is_a_duplicate_and_what_contradicts_a_conflict() {
+async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradiction_a_conflict() {
     let receiver = TestReceiver::start().await;
     for body in bodies() {
         receiver.accept(body).await;
     }
-    age(&receiver, "3 days").await;
+    age(&receiver).await;
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": bodies().len() }));
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 0 }), "once");
 
     for body in bodies() {
         receiver.accept(&body).await;
-        // Written otherwise, but the same to jsonb.
-        if !body.contains(r"\u0000") {
-            receiver.accept(body.replace(',', ", ")).await;
-        }
+        // The same to jsonb; what jsonb cannot hold is the same by its bytes only.
+        receiver.accept(if body.contains(r"\u0000") { body } else { body.replace(',', " , ") }).await;
     }
-    let rows = receiver.rows(OUTCOMES).await;
-    assert_eq!(rows.len(), bodies().len());
-    for row in &rows {
-        let deliveries = if row["execution_id"].as_str().unwrap().starts_with("nul") { 2 } else { 3 };
-        // "null" is no body that jsonb cannot hold.
-        let deliveries = if row["execution_id"] == "null" { 3 } else { deliveries };
-        assert_eq!((&row["deliveries"], &row["removed"], &row["kept"]), (&json!(deliveries), &json!(true), &json!(0)), "{row}");
-    }
-    assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await, Vec::<Value>::new());
+    let kept = "SELECT deliveries, payload_removed_at IS NOT NULL AS removed,
+                       num_nonnulls(output, payload, payload_bytes) AS kept FROM executions";
+    let expected = json!({ "deliveries": 3, "removed": true, "kept": 0 });
+    assert_eq!(receiver.rows(kept).await, vec![expected; bodies().len()]);
+    assert!(receiver.rows("SELECT * FROM execution_conflicts").await.is_empty());
 
     for body in contradictions() {
         receiver.accept(body).await;
+        receiver.recorded().await;
     }
     let conflicts = receiver
-        .rows("SELECT execution_id, differs_in, recorded_output, recorded_payload_removed_at IS NOT NULL AS removed
-               FROM conflicts ORDER BY conflict_id")
+        .rows(
+            "SELECT differs_in, recorded_payload_removed_at IS NOT NULL AS removed FROM conflicts
+             ORDER BY conflict_id",
+        )
         .await;
-    assert_eq!(conflicts.len(), contradictions().len(), "{conflicts:#?}");
-    for (n, conflict) in conflicts.iter().enumerate() {
-        let differs = if n < bodies().len() { json!(["output"]) } else { json!([]) };
-        assert_eq!((&conflict["differs_in"], &conflict["removed"]), (&differs, &json!(true)), "{conflict}");
+    let mut expected = vec![json!({ "differs_in": ["output"], "removed": true }); bodies().len()];
+    expected.push(json!({ "differs_in": [], "removed": true }));
+    assert_eq!(conflicts, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_next_is_kept() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
+    age(&receiver).await;
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1 }));
+    receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
+    let row = "SELECT status, output, payload_removed_at IS NULL AS kept, output_sha256 IS NULL AS plain FROM executions";
+    let removed = json!({ "status": "running", "output": null, "kept": false, "plain": false });
+    assert_eq!(receiver.row(row).await, removed, "a duplicate brings nothing back");
+    receiver.accept(with(execution("e", "completed"), json!({ "output": "done" }))).await;
+    let whole = json!({ "status": "completed", "output": "done", "kept": true, "plain": true });
+    assert_eq!(receiver.row(row).await, whole);
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d"), ("EXECUTIONS", "2d")])["payloads"], 0);
+    assert_eq!(receiver.row(row).await, whole, "as old as its latest delivery");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was() {
+    let receiver = TestReceiver::start().await;
+    let steps = json!({ "output": ["o"], "step_outputs": { "s": { "status": "failed" } } });
+    receiver.accept(with(execution("e", "failed"), with(steps, json!({ "error_cause": "why" })))).await;
+    receiver.accept(with(execution("e", "failed"), json!({ "output": "other" }))).await;
+    for body in bodies() {
+        receiver.accept(body).await;
     }
+    let asked = async || {
+        let failure = receiver
+            .row(
+                "SELECT error_cause, failed_steps, payload_removed_at IS NOT NULL AS removed FROM failures
+                  WHERE execution_id = 'e'",
+            )
+            .await;
+        let views = receiver.rows("SELECT viewname FROM pg_views WHERE schemaname = 'public'").await;
+        let mut rows = serde_json::Map::new();
+        for view in views {
+            let view = view["viewname"].as_str().unwrap();
+            let count = receiver.row(&format!("SELECT count(v::text) AS rows FROM {view} AS v")).await;
+            rows.insert(view.to_owned(), count["rows"].clone());
+        }
+        (failure, rows)
+    };
+    age(&receiver).await;
+    let (failure, mut rows) = asked().await;
+    assert_eq!(failure, json!({ "error_cause": "why", "failed_steps": ["s"], "removed": false }));
+    assert!(rows["results"].as_i64() > Some(0) && rows["failed_steps"] == 1, "{rows:?}");
+    pruned(&receiver, &[("PAYLOADS", "2d")]);
+    let (failure, after) = asked().await;
+    assert_eq!(failure, json!({ "error_cause": "why", "failed_steps": null, "removed": true }));
+    rows.extend([("results".to_owned(), json!(0)), ("failed_steps".to_owned(), json!(0))]);
+    assert_eq!(after, rows);
+    let latest = receiver.rows("SELECT FROM latest_executions WHERE payload_removed_at IS NULL").await;
+    assert_eq!(latest, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last() {
+    let receiver = TestReceiver::start().await;
+    let body = |id| with(execution(id, "completed"), json!({ "bulk_id": "b", "total_cost": 0.5 }));
+    receiver.accept(body("1")).await;
+    receiver.accept(body("2")).await;
+    run(&receiver, "INSERT INTO bulks (bulk_id, expected) VALUES ('announced', 4)").await;
+    age(&receiver).await;
+    receiver.accept(body("3")).await;
+    receiver.accept(execution("alone", "failed")).await;
+    let history = "SELECT (SELECT jsonb_agg(h) FROM failure_rates AS h) AS hours, (SELECT jsonb_agg(d) FROM costs AS d) AS days";
+    let before = receiver.row(history).await;
+    let limits = [("EXECUTIONS", "2d")];
+    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 2, "bulks": 0 }));
+    let bulk = "SELECT received, completed FROM bulks WHERE bulk_id = 'b'";
+    assert_eq!(receiver.row(bulk).await, json!({ "received": 3, "completed": 3 }));
+    assert_eq!(receiver.row(history).await, before);
+
+    receiver.accept(body("1")).await;
+    let again = "SELECT deliveries FROM executions WHERE execution_id = '1'";
+    assert_eq!(receiver.row(again).await, json!({ "deliveries": 1 }), "new again");
+    assert_eq!(receiver.row(bulk).await["received"], 4);
+
+    age(&receiver).await;
+    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 3, "bulks": 1 }));
+    assert_eq!(receiver.row("SELECT bulk_id FROM bulks").await, json!({ "bulk_id": "announced" }));
+    receiver.accept(body("4")).await;
+    assert_eq!(receiver.row(bulk).await["received"], 1, "it begins anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_was_promised_has_none() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.accept(execution("e", "failed")).await;
+    receiver.accept(execution("e", "cancelled")).await;
+    for body in ["{}", r#"{"a":1}"#, r#"{"a":2}"#] {
+        assert_eq!(receiver.post(body).await.status(), 422);
+    }
+    run(&receiver, "UPDATE quarantine SET acknowledged = true WHERE body = '{}'").await;
+    age(&receiver).await;
+    receiver.accept(execution("e", "cancelled")).await;
+    assert_eq!(receiver.post(r#"{"a":2}"#).await.status(), 422);
+    receiver.recorded().await;
+
+    assert_eq!(pruned(&receiver, &[("CONFLICTS", "2d")]), json!({ "conflicts": 1 }));
+    assert_eq!(
+        receiver.row("SELECT delivered_status AS s FROM conflicts").await,
+        json!({ "s": "cancelled" })
+    );
+    assert_eq!(pruned(&receiver, &[("QUARANTINE", "2d")]), json!({ "quarantine": 1 }));
+    let kept = receiver.rows("SELECT body_text, acknowledged FROM quarantined ORDER BY 1").await;
+    let entry = |body, acknowledged| json!({ "body_text": body, "acknowledged": acknowledged });
+    assert_eq!(kept, [entry(r#"{"a":2}"#, false), entry("{}", true)]);
+    let executions = receiver.row("SELECT count(*) FROM executions WHERE payload IS NOT NULL").await;
+    assert_eq!(executions["count"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_go_and_removes_nothing() {
+    let receiver = TestReceiver::start().await;
+    for id in ["1", "2", "3"] {
+        receiver.accept(with(execution(id, "completed"), json!({ "bulk_id": "b" }))).await;
+    }
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    age(&receiver).await;
+    run(
+        &receiver,
+        "UPDATE executions SET first_received_at = '2026-01-02 03:04:05.678Z' WHERE execution_id = '1'",
+    )
+    .await;
+    receiver.accept(execution("new", "completed")).await;
+    receiver.recorded().await;
+    let limits = [("PAYLOADS", "1d"), ("EXECUTIONS", "2d"), ("QUARANTINE", "1y")];
+    let (text, code) = prune(&receiver, &limits, &["--dry-run"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((code, lines[0][..2].join(" ")), (Some(0), "would go".to_owned()), "{text}");
+    assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
+    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they go with their executions");
+    assert_eq!(lines[3][..2], ["bulks", "1"], "{text}");
+    assert_eq!((lines[4][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 5), "{text}");
+
+    let (json, _) = prune(&receiver, &limits, &["--dry-run", "--json"]);
+    let first: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["kind"], &first["dry_run"], &first["rows"]),
+        (&json!("executions"), &json!(true), &json!(3))
+    );
+    assert_eq!(first["oldest"], "2026-01-02T03:04:05.678Z");
+    assert!(first["newest"].as_str() < first["before"].as_str(), "{first}");
+
+    let kept =
+        "SELECT (SELECT count(payload) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
+                       (SELECT count(*) FROM quarantine) AS quarantine";
+    assert_eq!(receiver.row(kept).await, json!({ "executions": 4, "bulks": 1, "quarantine": 1 }));
+    let (text, code) = prune(&receiver, &limits, &[]);
+    assert!(code == Some(0) && text.contains("removed"), "{text}");
+    assert_eq!(receiver.row(kept).await, json!({ "executions": 1, "bulks": 0, "quarantine": 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_limit_or_with_one_that_is_too_short_it_says_what_to_set() {
+    let receiver = TestReceiver::start().await;
+    let (text, code) = prune(&receiver, &[], &[]);
+    assert!(code == Some(1) && text.contains("RECEIVER__RETENTION__PAYLOADS=90d"), "{text}");
+    let (text, code) = prune(&receiver, &[("EXECUTIONS", "12h")], &[]);
+    assert!(code == Some(1) && text.contains("retention.executions = 12h: must be from 1d"), "{text}");
+    let dir = TempDir::new().unwrap();
+    let mut away = program(dir.path());
+    away.env("RECEIVER__RETENTION__PAYLOADS", "1d").env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let (text, code) = outcome(away.args(["prune", "--json"]));
+    assert!(code == Some(1) && text.contains("PostgreSQL cannot be reached"), "{text}");
+}
+
+/// So many executions that came three days ago, all at the same time.
+fn many(rows: usize) -> String {
+    format!(
+        "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
+         SELECT 'many-' || n, 'w', 'completed', '{{}}', 1, now() - interval '3 days', now() - interval '3 days'
+         FROM generate_series(1, {rows}) AS n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(2_500)).await;
+    let mut writer = receiver.connection().await;
+    let lock = "BEGIN; SELECT FROM executions WHERE execution_id IN ('many-7', 'many-2000') FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut writer).await.unwrap();
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "1d")]), json!({ "payloads": 2_498 }));
+    assert_eq!(pruned(&receiver, &[("EXECUTIONS", "1d")])["executions"], 2_498);
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    let limits = [("EXECUTIONS", "1d"), ("PAYLOADS", "1d")];
+    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 2, "payloads": 0, "bulks": 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(6_000)).await;
+    let deliveries = async {
+        for n in 0..300 {
+            receiver.accept(execution(&format!("many-{}", n * 20), "completed")).await;
+        }
+    };
+    let prunes = async || {
+        let database = url(&receiver.database);
+        let prune = move || {
+            let dir = TempDir::new().unwrap();
+            let mut command = program(dir.path());
+            command.args(["prune", "--json"]).env("RECEIVER__RETENTION__EXECUTIONS", "1d");
+            outcome(command.env("DATABASE_URL", database))
+        };
+        let (text, code) = tokio::task::spawn_blocking(prune).await.unwrap();
+        assert_eq!(code, Some(0), "{text}");
+        let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        first["rows"].as_i64().unwrap()
+    };
+    let ((), one, other) = tokio::join!(deliveries, prunes(), prunes());
+    let left = pruned(&receiver, &[("EXECUTIONS", "1d")])["executions"].as_i64().unwrap();
+    // What was delivered in time stays, and what was delivered too late is there anew.
+    let kept = receiver
+        .row("SELECT count(*), count(*) FILTER (WHERE deliveries = 2) AS in_time FROM executions")
+        .await;
+    assert_eq!(kept["count"], 300);
+    assert_eq!(one + other + left, 6_000 - kept["in_time"].as_i64().unwrap());
+}
+
+/// Waits until somebody waits for a lock in the receiver's database, and gives its backend.
+async fn blocked(receiver: &TestReceiver) -> i32 {
+    let mut watcher = receiver.connection().await;
+    let pid = async |watcher: &mut PgConnection| {
+        let waiting = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
+        sqlx::query_scalar::<_, i32>(waiting).fetch_optional(watcher).await.unwrap()
+    };
+    within(async {
+        loop {
+            if let Some(pid) = pid(&mut watcher).await {
+                return pid;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.recorded().await;
+    let mut remover = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM executions FOR UPDATE").execute(&mut remover).await.unwrap();
+    receiver.accept(execution("e", "failed")).await;
+    // It has seen the row, and waits for it.
+    blocked(&receiver).await;
+    sqlx::raw_sql("DELETE FROM executions; COMMIT").execute(&mut remover).await.unwrap();
+    let row = receiver.row("SELECT status, deliveries FROM executions").await;
+    assert_eq!(row, json!({ "status": "failed", "deliveries": 1 }));
+}
+
+/// A database that holds something of each kind, and what `statements` make, all three days old.
+async fn old_database(statements: &str) -> (TempDir, PgConnectOptions) {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
+    receiver.accept(execution("e", "failed")).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    run(&receiver, statements).await;
+    age(&receiver).await;
+    receiver.stop().await
+}
+
+const TWO_DAYS: Option<Duration> = Some(Duration::from_hours(48));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_receiver_removes_what_is_too_old_by_itself() {
+    let (dir, database) = old_database(&many(2_500)).await;
+    let receiver = TestReceiver::start_in(dir, database, |settings| {
+        let retention = &mut settings.retention;
+        (retention.executions, retention.conflicts, retention.quarantine) = (TWO_DAYS, TWO_DAYS, TWO_DAYS);
+    })
+    .await;
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
+        let left = receiver.rows(&format!("SELECT * FROM {table}")).await;
+        assert_eq!(left, Vec::<Value>::new(), "{table}");
+    }
+    for (kind, rows) in
+        [("executions", 2_501.0), ("payloads", 0.0), ("bulks", 1.0), ("conflicts", 1.0), ("quarantine", 1.0)]
+    {
+        assert_eq!(receiver.metric(&format!("pruned_total{{kind=\"{kind}\"}}")).await, rows, "{kind}");
+    }
+    receiver.accept(execution("e", "completed")).await;
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "and receives");
+}
+
+/// Holds up who removes contradictions.
+async fn hold(database: &PgConnectOptions) -> PgConnection {
+    let mut connection = PgConnection::connect_with(database).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE execution_conflicts";
+    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// Such that what is held up is given up by nobody.
+fn patient(settings: &mut Settings) {
+    settings.retention.conflicts = TWO_DAYS;
+    settings.recorder.max_backoff = Duration::from_millis(100);
+    settings.database.statement_timeout = Duration::from_mins(10);
+    settings.shutdown.drain_timeout = Duration::from_mins(10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_ends_at_once_when_the_receiver_stops() {
+    let (dir, database) = old_database("SELECT").await;
+    let held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    blocked(&receiver).await;
+    within(receiver.stop()).await;
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_interrupts_removing_is_said_and_outlived() {
+    let (dir, database) = old_database("SELECT").await;
+    let mut held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    let pid = blocked(&receiver).await;
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_failing").await == 1.0).await;
+    assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
+    receiver.accept(execution("meanwhile", "completed")).await;
+    assert_eq!(receiver.ready().await.1["status"], "ok", "webhooks are taken and recorded");
+    sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_failing").await == 0.0).await;
+    assert_eq!(receiver.metric("pruned_total{kind=\"conflicts\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_receivers_one_removes() {
+    let (dir, database) = old_database("SELECT").await;
+    let mut held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    blocked(&receiver).await;
+    let dir = TempDir::new().unwrap();
+    let mut other = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", url(&receiver.database))
+            .env("RECEIVER__RETENTION__CONFLICTS", "2d")
+            .env("RECEIVER__LOG__FILTER", "info,workflow_receiver=debug"),
+    );
+    other.wait_for("another receiver removes");
+    sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    assert_eq!(receiver.metric("pruned_total{kind=\"conflicts\"}").await, 1.0);
+    other.terminate();
+}
+
+/// The statements that find and remove, as they stand, with values in place of their parameters.
+fn statements() -> Vec<(&'static str, String)> {
+    let walk = |statement: &str| {
+        let statement = statement.replace("$1", "timestamptz '2026-02-10'").replace("$2", "'0'");
+        let statement = statement.replace("$3", "100").replace("$4", "timestamptz '2026-02-20'");
+        statement.replace("$5", "timestamptz '2026-02-20'")
+    };
+    let remove = |statement: &str, prefix: &str| {
+        let ids: Vec<String> = (1..=20).map(|n| format!("{prefix}{n}")).collect();
+        statement.replace("$1", &format!("'{{{}}}'", ids.join(","))).replace("$2", "timestamptz '2026-02-20'")
+    };
+    macro_rules! file {
+        ($name:literal) => {
+            include_str!(concat!("../../src/store/prune/", $name, ".sql"))
+        };
+    }
+    vec![
+        ("executions_first_received_at", walk(file!("walk_executions"))),
+        ("bulks_first_received_at", walk(file!("walk_bulks"))),
+        ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
+        ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
+        ("executions_pkey", remove(file!("remove_executions"), "e")),
+        ("executions_pkey", remove(file!("remove_payloads"), "e")),
+        ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
+        ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
+        ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_is_found_and_removed_by_an_index() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, A_MONTH).await;
+    let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
+        SELECT 'other-' || n, at, at
+        FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
+        ANALYZE bulks";
+    run(&receiver, bulks).await;
+    let mut connection = receiver.connection().await;
+    for (index, statement) in statements() {
+        let scans = scans(&mut connection, &statement).await;
+        let whole = scans.iter().any(|scan| scan.starts_with("Seq Scan"));
+        assert!(!whole && scans.iter().any(|scan| scan.ends_with(index)), "{statement}\n{scans:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_it_shows_how_far_it_is() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(150)).await;
+    let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&terminal).unwrap();
+    rustix::pty::unlockpt(&terminal).unwrap();
+    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let screen = std::fs::OpenOptions::new().write(true).open(name).unwrap();
+    let dir = TempDir::new().unwrap();
+    let mut command = program(dir.path());
+    command.args(["prune", "--dry-run"]).env("RECEIVER__RETENTION__PAYLOADS", "1d");
+    let output = command.env("DATABASE_URL", url(&receiver.database)).stderr(screen).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let mut shown = vec![0; 4_096];
+    let length = std::fs::File::from(terminal).read(&mut shown).unwrap();
+    let shown = String::from_utf8(shown[..length].to_vec()).unwrap();
+    assert!(shown.contains("executions: at 20") && shown.contains("; 150 so far"), "{shown}");
+    let (quiet, _) = prune(&receiver, &[("PAYLOADS", "1d")], &["--dry-run"]);
+    assert!(!quiet.contains("so far"), "{quiet}");
 }

@@ -30,11 +30,12 @@ async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static st
 async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let of = |role: &str| url(&database).replace("user=postgres", &format!("user={role}"));
-    let grant = || {
+    let grant_with = |arguments: &[&str]| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
         let mut psql = Command::new(programs().join("psql"));
-        outcome(psql.arg("-qX").arg("-f").arg(file).arg(url(&database)))
+        outcome(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(&database)))
     };
+    let grant = || grant_with(&[]);
     // One that another role has made is taken over.
     assert_eq!(outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
     assert_eq!(grant(), (String::new(), Some(0)));
@@ -75,6 +76,32 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         );
         assert_eq!(code, Some(0), "{id}: {text}");
     }
+    let prune = |role, arguments: &[&str]| {
+        let mut prune = program(dir.path());
+        for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE"] {
+            prune.env(format!("RECEIVER__RETENTION__{kind}"), "1d");
+        }
+        outcome(prune.arg("prune").args(arguments).env("DATABASE_URL", of(role)))
+    };
+    let old = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, payload, deliveries, first_received_at,
+            last_received_at)
+        SELECT 'old-' || n, 'w', 'old', 'completed', '{}', 1, '2026-01-01', '2026-01-01' FROM generate_series(1, 2) AS n;
+        INSERT INTO bulks (bulk_id, first_received_at, last_received_at) VALUES ('old', '2026-01-01', '2026-01-01');
+        INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
+            first_received_at, last_received_at)
+        VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01')";
+    assert_eq!(said_to("postgres", &database, old).await, "");
+    let (text, code) = prune("workflow_receiver", &[]);
+    assert!(code == Some(1) && text.contains("permission denied for table executions"), "{text}");
+    assert_eq!(grant_with(&["-v", "retention=on"]), (String::new(), Some(0)));
+    let (text, code) = prune("workflow_receiver_operator", &["--dry-run"]);
+    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
+    let (text, code) = prune("workflow_receiver_operator", &[]);
+    assert!(code == Some(1) && text.contains("PostgreSQL refuses"), "{text}");
+    let (text, code) = prune("workflow_receiver", &[]);
+    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
+    assert_eq!(grant(), (String::new(), Some(0)), "and takes it back");
+
     let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
         (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
     let expected = json!({ "executions": 2, "bulks": 1, "conflicts": 1, "quarantine": 0 });

@@ -1,10 +1,11 @@
--- The next bulks, and whether they are to go: when nothing of them is left to be kept.
+-- The next bulks, and whether they are to go: when nothing of them is left to be kept. Not asked by
+-- EXISTS, which may have all executions read and hashed.
 SELECT
     b.bulk_id AS id,
     b.first_received_at AS "first_received_at!",
-    b.last_received_at < $4 AND NOT EXISTS (
-        SELECT FROM executions AS e WHERE e.bulk_id = b.bulk_id AND e.last_received_at >= $4
-    ) AS "goes!",
+    b.last_received_at < $4 AND (
+        SELECT e.execution_id FROM executions AS e WHERE e.bulk_id = b.bulk_id AND e.last_received_at >= $4 LIMIT 1
+    ) IS NULL AS "goes!",
     false AS "payload_goes!"
 FROM bulks AS b
 WHERE (b.first_received_at, b.bulk_id) > ($1, $2) AND b.first_received_at < $4
