@@ -53,9 +53,8 @@ impl Prune {
         store.prepare_to_prune(None).await?;
         let progress = Progress::on_terminal();
         for mut walk in Walk::through_all() {
-            loop {
-                let tell = |kind: Kind, gone: &[_]| tallies[kind as usize].add(gone);
-                let Some(took) = walk.step(&mut store, cutoffs, self.dry_run, tell).await? else { break };
+            while let Some((gone, took)) = walk.step(&mut store, cutoffs, self.dry_run).await? {
+                tallies[walk.kind as usize].add(&gone);
                 progress.show(&walk, cutoffs, tallies)?;
                 sleep(took).await;
             }
@@ -141,9 +140,9 @@ impl Progress {
 
     fn show(&self, walk: &Walk, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), Failure> {
         if self.shown {
-            let (at, end) = (second(Some(walk.at.first_received_at))?, second(cutoffs.end_of(walk.table))?);
-            let rows: u64 = tallies.iter().map(|tally| tally.rows).sum();
-            eprint!("{CLEAR}{}: at {at}, until {end}; {rows} so far", walk.table.kind().as_str());
+            let (at, end) = (second(Some(walk.at.first_received_at))?, second(cutoffs.of(walk.kind))?);
+            let rows = tallies[walk.kind as usize].rows;
+            eprint!("{CLEAR}{}: at {at}, until {end}; {rows} so far", walk.kind.as_str());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What is kept only so long: the way through what is recorded, and the removal of what is too old.
 //!
 //! Both who removes, the [`Pruner`] in a running receiver and `workflow-receiver prune`, walk through
-//! one table after the other, in the order of time, and rest between batches.
+//! one kind after the other, in the order of time, and rest between batches.
 
 mod pruner;
 
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 pub(crate) use pruner::Pruner;
 
-use crate::store::{Cutoffs, Fault, Kind, Store, Table, Walked};
+use crate::store::{Cutoffs, Fault, Kind, Store, Walked};
 
 /// How long a batch is to take: whatever it locks is soon free again.
 const BATCH: Duration = Duration::from_millis(100);
@@ -20,10 +20,10 @@ const FIRST_ROWS: i64 = 100;
 /// More at once is hardly faster.
 const MOST_ROWS: i64 = 1_000;
 
-/// The way through a table.
+/// The way through all that is recorded of a kind.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    pub(crate) table: Table,
+    pub(crate) kind: Kind,
     /// The row that was reached.
     pub(crate) at: Walked,
     /// How many rows the next batch looks at.
@@ -31,44 +31,37 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The ways through all tables, from their beginnings.
-    pub(crate) fn through_all() -> [Self; 4] {
-        Table::ALL.map(|table| Self { table, at: Walked::nothing(), rows: FIRST_ROWS })
+    /// The ways through all kinds, from their beginnings.
+    pub(crate) fn through_all() -> [Self; 5] {
+        Kind::ALL.map(|kind| Self { kind, at: Walked::nothing(), rows: FIRST_ROWS })
     }
 
-    /// Looks at the next rows and removes what of them is too old, or only tells it when `dry`:
-    /// `tell` hears the kind, and when each of these rows first came. How long that took; `None` when
-    /// there are no more rows to look at. After a fault, the next call looks at the same rows.
+    /// Looks at the next rows and removes what of them is too old, or only tells it when `dry`: when
+    /// each of these first came, and how long that took. `None` when there are no more rows to look
+    /// at. After a fault, the next call looks at the same rows.
     pub(crate) async fn step(
         &mut self,
         store: &mut Store,
         cutoffs: &Cutoffs,
         dry: bool,
-        mut tell: impl FnMut(Kind, &[OffsetDateTime]),
-    ) -> Result<Option<Duration>, Fault> {
-        if cutoffs.end_of(self.table).is_none() {
+    ) -> Result<Option<(Vec<OffsetDateTime>, Duration)>, Fault> {
+        if cutoffs.of(self.kind).is_none() {
             return Ok(None);
         }
         let begun = Instant::now();
-        let walked = store.walk(self.table, &self.at, cutoffs, self.rows).await?;
-        for kind in Kind::ALL {
-            let due = || walked.iter().filter(|row| row.due(self.table) == Some(kind));
-            if due().next().is_none() {
-                continue;
-            }
-            let gone = if dry {
-                due().map(|row| row.first_received_at).collect()
-            } else {
-                let ids: Vec<_> = due().map(|row| row.id.clone()).collect();
-                store.remove(kind, &ids, cutoffs).await?
-            };
-            tell(kind, &gone);
-        }
-        let Some(last) = walked.into_iter().last() else { return Ok(None) };
+        let walked = store.walk(self.kind, &self.at, cutoffs, self.rows).await?;
+        let Some(last) = walked.last().cloned() else { return Ok(None) };
+        let due = walked.into_iter().filter(|row| row.due);
+        let gone = if dry {
+            due.map(|row| row.first_received_at).collect()
+        } else {
+            let ids: Vec<_> = due.map(|row| row.id).collect();
+            if ids.is_empty() { Vec::new() } else { store.remove(self.kind, &ids, cutoffs).await? }
+        };
         self.at = last;
         let took = begun.elapsed();
         self.rows = if took > BATCH { self.rows / 2 } else { self.rows * 2 }.clamp(1, MOST_ROWS);
-        Ok(Some(took))
+        Ok(Some((gone, took)))
     }
 
     /// Looks at less: that took too long.

@@ -95,12 +95,13 @@ impl Pruner {
         let mut removed = [0; Kind::ALL.len()];
         for walk in walks {
             loop {
-                let step = walk.step(&mut store, &cutoffs, false, |kind, gone| {
-                    removed[kind as usize] += gone.len();
-                    self.metrics.pruned(kind, gone.len());
-                });
+                let step = walk.step(&mut store, &cutoffs, false);
                 match timeout(statement_timeout, step).await.unwrap_or(Err(Fault::Slow)) {
-                    Ok(Some(took)) => sleep(took * REST).await,
+                    Ok(Some((gone, took))) => {
+                        removed[walk.kind as usize] += gone.len();
+                        self.metrics.pruned(walk.kind, gone.len());
+                        sleep(took * REST).await;
+                    }
                     Ok(None) => break,
                     Err(fault) => {
                         walk.lessen();

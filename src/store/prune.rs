@@ -31,7 +31,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All there are.
+    /// All there are, in the order in which they are removed: a bulk goes after its executions.
     pub(crate) const ALL: [Self; 5] =
         [Self::Executions, Self::Payloads, Self::Bulks, Self::Conflicts, Self::Quarantine];
 
@@ -43,30 +43,6 @@ impl Kind {
             Self::Bulks => "bulks",
             Self::Conflicts => "conflicts",
             Self::Quarantine => "quarantine",
-        }
-    }
-}
-
-/// A table that is walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Table {
-    Executions,
-    Bulks,
-    Conflicts,
-    Quarantine,
-}
-
-impl Table {
-    /// In this order: a bulk goes after its executions.
-    pub(crate) const ALL: [Self; 4] = [Self::Executions, Self::Bulks, Self::Conflicts, Self::Quarantine];
-
-    /// What its rows are.
-    pub(crate) fn kind(self) -> Kind {
-        match self {
-            Self::Executions => Kind::Executions,
-            Self::Bulks => Kind::Bulks,
-            Self::Conflicts => Kind::Conflicts,
-            Self::Quarantine => Kind::Quarantine,
         }
     }
 }
@@ -99,40 +75,21 @@ impl Cutoffs {
             Kind::Quarantine => self.quarantine,
         }
     }
-
-    /// How far a table has to be walked; `None` when nothing in it ever goes.
-    pub(crate) fn end_of(&self, table: Table) -> Option<OffsetDateTime> {
-        match table {
-            Table::Executions => self.executions.max(self.payloads),
-            other => self.of(other.kind()),
-        }
-    }
 }
 
-/// A row of a table that is walked.
+/// A row that a walk has come to.
 #[derive(Debug, Clone)]
 pub(crate) struct Walked {
     pub(crate) id: String,
     pub(crate) first_received_at: OffsetDateTime,
-    /// All of it is to go.
-    goes: bool,
-    /// Its payload is.
-    payload_goes: bool,
+    /// It is to go.
+    pub(crate) due: bool,
 }
 
 impl Walked {
     /// Where a walk begins: no row was received so early.
     pub(crate) fn nothing() -> Self {
-        let first_received_at = OffsetDateTime::UNIX_EPOCH;
-        Self { id: "0".to_owned(), first_received_at, goes: false, payload_goes: false }
-    }
-
-    /// What of it is to go.
-    pub(crate) fn due(&self, table: Table) -> Option<Kind> {
-        if self.goes {
-            return Some(table.kind());
-        }
-        self.payload_goes.then_some(Kind::Payloads)
+        Self { id: "0".to_owned(), first_received_at: OffsetDateTime::UNIX_EPOCH, due: false }
     }
 }
 
@@ -158,33 +115,33 @@ impl Store {
         Ok(lock.fetch_one(&mut self.connection).await?)
     }
 
-    /// The rows of `table` behind `after`, at most `limit`, as far as there may be something to
-    /// remove. Fewer than `limit` are the last.
+    /// The rows behind `after` among which some of this kind may be too old, at most `limit`. Fewer
+    /// are the last.
     pub(crate) async fn walk(
         &mut self,
-        table: Table,
+        kind: Kind,
         after: &Walked,
         cutoffs: &Cutoffs,
         limit: i64,
     ) -> Result<Vec<Walked>, Fault> {
-        let (at, id) = (after.first_received_at, &after.id);
-        let Cutoffs { executions, payloads, conflicts, quarantine } = *cutoffs;
-        macro_rules! rows {
-            ($file:literal, $($cutoff:expr),+) => {
-                sqlx::query_file_as!(Walked, $file, at, id, limit, $($cutoff),+)
+        let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(kind));
+        macro_rules! walk {
+            ($file:literal $(, $also:expr)?) => {
+                sqlx::query_file_as!(Walked, $file, at, id, limit, before $(, $also)?)
                     .fetch_all(&mut self.connection)
                     .await
             };
         }
-        Ok(match table {
-            Table::Executions => rows!("src/store/prune/walk_executions.sql", executions, payloads),
-            Table::Bulks => rows!("src/store/prune/walk_bulks.sql", executions),
-            Table::Conflicts => rows!("src/store/prune/walk_conflicts.sql", conflicts),
-            Table::Quarantine => rows!("src/store/prune/walk_quarantine.sql", quarantine),
+        Ok(match kind {
+            Kind::Executions => walk!("src/store/prune/walk_executions.sql"),
+            Kind::Payloads => walk!("src/store/prune/walk_payloads.sql", cutoffs.executions),
+            Kind::Bulks => walk!("src/store/prune/walk_bulks.sql"),
+            Kind::Conflicts => walk!("src/store/prune/walk_conflicts.sql"),
+            Kind::Quarantine => walk!("src/store/prune/walk_quarantine.sql"),
         }?)
     }
 
-    /// Removes those of `ids` that are still to go and that nobody writes to. When each first came.
+    /// Removes those of `ids` that are still too old and that nobody writes to. When each first came.
     pub(crate) async fn remove(
         &mut self,
         kind: Kind,

@@ -22,6 +22,7 @@ mod page;
 mod process;
 mod program;
 mod properties;
+mod pruner;
 mod quarantine;
 mod retention;
 mod roles;

@@ -26,16 +26,22 @@ async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static st
     }
 }
 
+/// Runs `docs/roles.sql`.
+fn grant(database: &PgConnectOptions, arguments: &[&str]) -> (String, Option<i32>) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
+    let mut psql = Command::new(programs().join("psql"));
+    outcome(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(database)))
+}
+
+fn url_of(role: &str, database: &PgConnectOptions) -> String {
+    url(database).replace("user=postgres", &format!("user={role}"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let of = |role: &str| url(&database).replace("user=postgres", &format!("user={role}"));
-    let grant_with = |arguments: &[&str]| {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
-        let mut psql = Command::new(programs().join("psql"));
-        outcome(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(&database)))
-    };
-    let grant = || grant_with(&[]);
+    let of = |role| url_of(role, &database);
+    let grant = || grant(&database, &[]);
     // One that another role has made is taken over.
     assert_eq!(outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
     assert_eq!(grant(), (String::new(), Some(0)));
@@ -76,32 +82,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         );
         assert_eq!(code, Some(0), "{id}: {text}");
     }
-    let prune = |role, arguments: &[&str]| {
-        let mut prune = program(dir.path());
-        for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE"] {
-            prune.env(format!("RECEIVER__RETENTION__{kind}"), "1d");
-        }
-        outcome(prune.arg("prune").args(arguments).env("DATABASE_URL", of(role)))
-    };
-    let old = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, payload, deliveries, first_received_at,
-            last_received_at)
-        SELECT 'old-' || n, 'w', 'old', 'completed', '{}', 1, '2026-01-01', '2026-01-01' FROM generate_series(1, 2) AS n;
-        INSERT INTO bulks (bulk_id, first_received_at, last_received_at) VALUES ('old', '2026-01-01', '2026-01-01');
-        INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
-            first_received_at, last_received_at)
-        VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01')";
-    assert_eq!(said_to("postgres", &database, old).await, "");
-    let (text, code) = prune("workflow_receiver", &[]);
-    assert!(code == Some(1) && text.contains("permission denied for table executions"), "{text}");
-    assert_eq!(grant_with(&["-v", "retention=on"]), (String::new(), Some(0)));
-    let (text, code) = prune("workflow_receiver_operator", &["--dry-run"]);
-    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
-    let (text, code) = prune("workflow_receiver_operator", &[]);
-    assert!(code == Some(1) && text.contains("PostgreSQL refuses"), "{text}");
-    let (text, code) = prune("workflow_receiver", &[]);
-    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
-    assert_eq!(grant(), (String::new(), Some(0)), "and takes it back");
-
+    removing_takes_a_right_of_its_own(&database).await;
     let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
         (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
     let expected = json!({ "executions": 2, "bulks": 1, "conflicts": 1, "quarantine": 0 });
@@ -139,6 +120,35 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         let said = said_to("workflow_receiver_operator", &database, statement).await;
         assert!(said.contains("permission denied") || said.contains("read-only"), "{statement}: {said}");
     }
+}
+
+async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
+    let dir = TempDir::new().unwrap();
+    let prune = |role, arguments: &[&str]| {
+        let mut prune = program(dir.path());
+        for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE"] {
+            prune.env(format!("RECEIVER__RETENTION__{kind}"), "1d");
+        }
+        outcome(prune.arg("prune").args(arguments).env("DATABASE_URL", url_of(role, database)))
+    };
+    let old = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, payload, deliveries, first_received_at,
+            last_received_at)
+        SELECT 'old-' || n, 'w', 'old', 'completed', '{}', 1, '2026-01-01', '2026-01-01' FROM generate_series(1, 2) AS n;
+        INSERT INTO bulks (bulk_id, first_received_at, last_received_at) VALUES ('old', '2026-01-01', '2026-01-01');
+        INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
+            first_received_at, last_received_at)
+        VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01')";
+    assert_eq!(said_to("postgres", database, old).await, "");
+    let (text, code) = prune("workflow_receiver", &[]);
+    assert!(code == Some(1) && text.contains("permission denied for table executions"), "{text}");
+    assert_eq!(grant(database, &["-v", "retention=on"]), (String::new(), Some(0)));
+    let (text, code) = prune("workflow_receiver_operator", &["--dry-run"]);
+    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
+    let (text, code) = prune("workflow_receiver_operator", &[]);
+    assert!(code == Some(1) && text.contains("PostgreSQL refuses"), "{text}");
+    let (text, code) = prune("workflow_receiver", &[]);
+    assert!(code == Some(0) && text.contains("executions             2"), "{text}");
+    assert_eq!(grant(database, &[]), (String::new(), Some(0)), "and takes it back");
 }
 
 /// A PostgreSQL that takes connections over TCP, and only with TLS.

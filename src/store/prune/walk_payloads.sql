@@ -1,0 +1,10 @@
+-- The next executions in the order of time, and whether their payloads are to go: not those that go
+-- with their executions.
+SELECT
+    execution_id AS id,
+    first_received_at,
+    last_received_at < $4 AND payload_removed_at IS NULL AND coalesce(last_received_at >= $5, true) AS "due!"
+FROM executions
+WHERE (first_received_at, execution_id) > ($1, $2) AND first_received_at < $4
+ORDER BY first_received_at, execution_id
+LIMIT $3

@@ -1,0 +1,261 @@
+//! How what is too old is removed: beside others, in the background, interrupted, by an index.
+
+use std::io::Read;
+use std::time::Duration;
+
+use rustix::pty::OpenptFlags;
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use workflow_receiver::config::Settings;
+
+use crate::harness::{TestReceiver, execution, until, url, with, within};
+use crate::process::{Process, outcome, program};
+use crate::retention::{age, many, prune, pruned, run};
+use crate::views::{A_MONTH, scans};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(2_500)).await;
+    let mut writer = receiver.connection().await;
+    let lock = "BEGIN; SELECT FROM executions WHERE execution_id IN ('many-7', 'many-2000') FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut writer).await.unwrap();
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "1d")]), json!({ "payloads": 2_498 }));
+    assert_eq!(pruned(&receiver, &[("EXECUTIONS", "1d")])["executions"], 2_498);
+    sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
+    let limits = [("EXECUTIONS", "1d"), ("PAYLOADS", "1d")];
+    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 2, "payloads": 0, "bulks": 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(6_000)).await;
+    let deliveries = async {
+        for n in 0..300 {
+            receiver.accept(execution(&format!("many-{}", n * 20), "completed")).await;
+        }
+    };
+    let prunes = async || {
+        let database = url(&receiver.database);
+        let prune = move || {
+            let dir = TempDir::new().unwrap();
+            let mut command = program(dir.path());
+            command.args(["prune", "--json"]).env("RECEIVER__RETENTION__EXECUTIONS", "1d");
+            outcome(command.env("DATABASE_URL", database))
+        };
+        let (text, code) = tokio::task::spawn_blocking(prune).await.unwrap();
+        assert_eq!(code, Some(0), "{text}");
+        let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        first["rows"].as_i64().unwrap()
+    };
+    let ((), one, other) = tokio::join!(deliveries, prunes(), prunes());
+    let left = pruned(&receiver, &[("EXECUTIONS", "1d")])["executions"].as_i64().unwrap();
+    // What was delivered in time stays, and what was delivered too late is there anew.
+    let kept = receiver
+        .row("SELECT count(*), count(*) FILTER (WHERE deliveries = 2) AS in_time FROM executions")
+        .await;
+    assert_eq!(kept["count"], 300);
+    assert_eq!(one + other + left, 6_000 - kept["in_time"].as_i64().unwrap());
+}
+
+/// Waits until somebody waits for a lock in the receiver's database, and gives its backend.
+async fn blocked(receiver: &TestReceiver) -> i32 {
+    let mut watcher = receiver.connection().await;
+    let pid = async |watcher: &mut PgConnection| {
+        let waiting = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
+        sqlx::query_scalar::<_, i32>(waiting).fetch_optional(watcher).await.unwrap()
+    };
+    within(async {
+        loop {
+            if let Some(pid) = pid(&mut watcher).await {
+                return pid;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.recorded().await;
+    let mut remover = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM executions FOR UPDATE").execute(&mut remover).await.unwrap();
+    receiver.accept(execution("e", "failed")).await;
+    // It has seen the row, and waits for it.
+    blocked(&receiver).await;
+    sqlx::raw_sql("DELETE FROM executions; COMMIT").execute(&mut remover).await.unwrap();
+    let row = receiver.row("SELECT status, deliveries FROM executions").await;
+    assert_eq!(row, json!({ "status": "failed", "deliveries": 1 }));
+}
+
+/// A database that holds something of each kind, and what `statements` make, all three days old.
+async fn old_database(statements: &str) -> (TempDir, PgConnectOptions) {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
+    receiver.accept(execution("e", "failed")).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    run(&receiver, statements).await;
+    age(&receiver).await;
+    receiver.stop().await
+}
+
+const TWO_DAYS: Option<Duration> = Some(Duration::from_hours(48));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_receiver_removes_what_is_too_old_by_itself() {
+    let (dir, database) = old_database(&many(2_500)).await;
+    let receiver = TestReceiver::start_in(dir, database, |settings| {
+        let retention = &mut settings.retention;
+        (retention.executions, retention.conflicts, retention.quarantine) = (TWO_DAYS, TWO_DAYS, TWO_DAYS);
+    })
+    .await;
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
+        let left = receiver.rows(&format!("SELECT * FROM {table}")).await;
+        assert_eq!(left, Vec::<Value>::new(), "{table}");
+    }
+    for (kind, rows) in
+        [("executions", 2_501.0), ("payloads", 0.0), ("bulks", 1.0), ("conflicts", 1.0), ("quarantine", 1.0)]
+    {
+        assert_eq!(receiver.metric(&format!("pruned_total{{kind=\"{kind}\"}}")).await, rows, "{kind}");
+    }
+    receiver.accept(execution("e", "completed")).await;
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "and receives");
+}
+
+/// Holds up who removes contradictions.
+async fn hold(database: &PgConnectOptions) -> PgConnection {
+    let mut connection = PgConnection::connect_with(database).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE execution_conflicts";
+    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// Such that what is held up is given up by nobody.
+fn patient(settings: &mut Settings) {
+    settings.retention.conflicts = TWO_DAYS;
+    settings.recorder.max_backoff = Duration::from_millis(100);
+    settings.database.statement_timeout = Duration::from_mins(10);
+    settings.shutdown.drain_timeout = Duration::from_mins(10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_ends_at_once_when_the_receiver_stops() {
+    let (dir, database) = old_database("SELECT").await;
+    let held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    blocked(&receiver).await;
+    within(receiver.stop()).await;
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_interrupts_removing_is_said_and_outlived() {
+    let (dir, database) = old_database("SELECT").await;
+    let mut held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    let pid = blocked(&receiver).await;
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_failing").await == 1.0).await;
+    assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
+    receiver.accept(execution("meanwhile", "completed")).await;
+    assert_eq!(receiver.ready().await.1["status"], "ok", "webhooks are taken and recorded");
+    sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_failing").await == 0.0).await;
+    assert_eq!(receiver.metric("pruned_total{kind=\"conflicts\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_receivers_one_removes() {
+    let (dir, database) = old_database("SELECT").await;
+    let mut held = hold(&database).await;
+    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    blocked(&receiver).await;
+    let dir = TempDir::new().unwrap();
+    let mut other = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", url(&receiver.database))
+            .env("RECEIVER__RETENTION__CONFLICTS", "2d")
+            .env("RECEIVER__LOG__FILTER", "info,workflow_receiver=debug"),
+    );
+    other.wait_for("another receiver removes");
+    sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    assert_eq!(receiver.metric("pruned_total{kind=\"conflicts\"}").await, 1.0);
+    other.terminate();
+}
+
+/// The statements that find and remove, as they stand, with values in place of their parameters.
+fn statements() -> Vec<(&'static str, String)> {
+    let walk = |statement: &str| {
+        let statement = statement.replace("$1", "timestamptz '2026-02-10'").replace("$2", "'0'");
+        let statement = statement.replace("$3", "100").replace("$4", "timestamptz '2026-02-20'");
+        statement.replace("$5", "timestamptz '2026-02-20'")
+    };
+    let remove = |statement: &str, prefix: &str| {
+        let ids: Vec<String> = (1..=20).map(|n| format!("{prefix}{n}")).collect();
+        statement.replace("$1", &format!("'{{{}}}'", ids.join(","))).replace("$2", "timestamptz '2026-02-20'")
+    };
+    macro_rules! file {
+        ($name:literal) => {
+            include_str!(concat!("../../src/store/prune/", $name, ".sql"))
+        };
+    }
+    vec![
+        ("executions_first_received_at", walk(file!("walk_executions"))),
+        ("executions_first_received_at", walk(file!("walk_payloads"))),
+        ("bulks_first_received_at", walk(file!("walk_bulks"))),
+        ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
+        ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
+        ("executions_pkey", remove(file!("remove_executions"), "e")),
+        ("executions_pkey", remove(file!("remove_payloads"), "e")),
+        ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
+        ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
+        ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_is_found_and_removed_by_an_index() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, A_MONTH).await;
+    let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
+        SELECT 'other-' || n, at, at
+        FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
+        ANALYZE bulks";
+    run(&receiver, bulks).await;
+    let mut connection = receiver.connection().await;
+    for (index, statement) in statements() {
+        let scans = scans(&mut connection, &statement).await;
+        let whole = scans.iter().any(|scan| scan.starts_with("Seq Scan"));
+        assert!(!whole && scans.iter().any(|scan| scan.ends_with(index)), "{statement}\n{scans:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_it_shows_how_far_it_is() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, &many(150)).await;
+    let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&terminal).unwrap();
+    rustix::pty::unlockpt(&terminal).unwrap();
+    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let screen = std::fs::OpenOptions::new().write(true).open(name).unwrap();
+    let dir = TempDir::new().unwrap();
+    let mut command = program(dir.path());
+    command.args(["prune", "--dry-run"]).env("RECEIVER__RETENTION__PAYLOADS", "1d");
+    let output = command.env("DATABASE_URL", url(&receiver.database)).stderr(screen).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let mut shown = vec![0; 4_096];
+    let length = std::fs::File::from(terminal).read(&mut shown).unwrap();
+    let shown = String::from_utf8(shown[..length].to_vec()).unwrap();
+    assert!(shown.contains("payloads: at 20") && shown.contains("; 150 so far"), "{shown}");
+    let (quiet, _) = prune(&receiver, &[("PAYLOADS", "1d")], &["--dry-run"]);
+    assert!(!quiet.contains("so far"), "{quiet}");
+}
