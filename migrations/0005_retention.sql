@@ -30,6 +30,9 @@ COMMENT ON COLUMN executions.payload IS
 COMMENT ON COLUMN executions.payload_bytes IS
     'The exact bytes of the body, kept where jsonb cannot hold them (U+0000, lone surrogates, numbers out of range, nesting too deep) or would drop something (a key given twice), until they are removed (payload_removed_at); null otherwise.';
 
+COMMENT ON COLUMN quarantine.acknowledged IS
+    'Whether the sender was answered 200, at least once: such rows are kept whatever quarantine.max_rows, max_bytes and retention.quarantine say.';
+
 -- Numbers that are equal and written otherwise, such as 1.0 and 1.00, differ in it: a sender's
 -- repetition is the same bytes.
 CREATE FUNCTION json_sha256(value jsonb) RETURNS bytea

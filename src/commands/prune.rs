@@ -1,5 +1,6 @@
 //! `workflow-receiver prune`: removing what has been kept long enough, now.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use super::Failure;
 use crate::config::Retention;
 use crate::retention::Walk;
-use crate::store::{Cutoffs, Kind, Store};
+use crate::store::{Cutoffs, Fault, Kind, Store};
 
 /// How to go about it.
 #[derive(Debug, Args)]
@@ -36,26 +37,21 @@ impl Prune {
                         RECEIVER__RETENTION__PAYLOADS=90d (retention.* in config/default.toml)"
                 .into());
         }
-        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), retention);
-        let mut tallies = Kind::ALL.map(|_| Tally::default());
-        let walked = self.walk(database, &cutoffs, &mut tallies).await;
-        self.report(&cutoffs, &tallies)?;
-        walked
-    }
-
-    async fn walk(
-        &self,
-        database: &PgConnectOptions,
-        cutoffs: &Cutoffs,
-        tallies: &mut [Tally],
-    ) -> Result<(), Failure> {
         let mut store = Store::connect(database).await?;
         store.prepare_to_prune(None).await?;
+        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), retention);
+        let mut tallies = Kind::ALL.map(|_| Tally::default());
+        let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
+        self.report(&cutoffs, &tallies)?;
+        Ok(walked?)
+    }
+
+    async fn walk(&self, store: &mut Store, cutoffs: &Cutoffs, tallies: &mut [Tally]) -> Result<(), Fault> {
         let progress = Progress::on_terminal();
         for mut walk in Walk::through_all() {
-            while let Some((gone, took)) = walk.step(&mut store, cutoffs, self.dry_run).await? {
+            while let Some((gone, took)) = walk.step(store, cutoffs, self.dry_run).await? {
                 tallies[walk.kind as usize].add(&gone);
-                progress.show(&walk, cutoffs, tallies)?;
+                progress.show(&walk, cutoffs, tallies[walk.kind as usize].rows);
                 sleep(took).await;
             }
         }
@@ -83,8 +79,8 @@ impl Prune {
                 };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             } else {
-                let [oldest, newest] = [second(oldest)?, second(newest)?];
-                let before = second(Some(before))?;
+                let [oldest, newest] = [second(oldest), second(newest)];
+                let before = second(Some(before));
                 writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
             }
         }
@@ -122,10 +118,8 @@ struct Line {
 }
 
 /// The time to the second; empty for none.
-fn second(at: Option<OffsetDateTime>) -> Result<String, Failure> {
-    let Some(at) = at else { return Ok(String::new()) };
-    let text = at.replace_nanosecond(0)?.format(&Rfc3339)?;
-    Ok(text)
+fn second(at: Option<OffsetDateTime>) -> String {
+    at.and_then(|at| at.truncate_to_second().format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 /// How far it is, for who sits and waits: one line, written anew with each batch.
@@ -138,23 +132,21 @@ impl Progress {
         Self { shown: io::stderr().is_terminal() }
     }
 
-    fn show(&self, walk: &Walk, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), Failure> {
+    fn show(&self, walk: &Walk, cutoffs: &Cutoffs, rows: u64) {
+        let (at, end) = (second(Some(walk.at.first_received_at)), second(cutoffs.of(walk.kind)));
+        self.write(format_args!("{}: {rows}, at {at} of {end}", walk.kind.as_str()));
+    }
+
+    fn write(&self, line: fmt::Arguments<'_>) {
         if self.shown {
-            let (at, end) = (second(Some(walk.at.first_received_at))?, second(cutoffs.of(walk.kind))?);
-            let rows = tallies[walk.kind as usize].rows;
-            eprint!("{CLEAR}{}: at {at}, until {end}; {rows} so far", walk.kind.as_str());
+            // Back to the beginning of the line, and empty it. Nobody may be looking any more.
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
         }
-        Ok(())
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown {
-            eprint!("{CLEAR}");
-        }
+        self.write(format_args!(""));
     }
 }
-
-/// Empties the line.
-const CLEAR: &str = "\r\x1b[K";
