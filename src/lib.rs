@@ -12,11 +12,12 @@
 //!
 //! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
 //!
-//! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
+//! [`traces`] shows this path to those who have a collector. [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
 //! [`config`] the settings; [`commands`] what operators do beside running it.
 
 pub mod app;
 pub mod auth;
+mod client;
 pub mod commands;
 pub mod config;
 #[cfg(feature = "embedded-postgres")]
@@ -33,5 +34,6 @@ pub mod shutdown;
 mod spool;
 pub mod store;
 pub mod telemetry;
+mod traces;
 
 pub use healthcheck::healthcheck;

@@ -42,6 +42,8 @@ pub(crate) struct Metrics {
     unauthenticated: Family<Reason, Counter>,
     connections_refused: Counter,
     quarantine_dropped: Counter,
+    spans_sent: Counter,
+    spans_dropped: Counter,
 }
 
 /// How full things are, asked when the page is.
@@ -209,6 +211,13 @@ impl Metrics {
                 "Deliveries answered 422 that the quarantine had no room for (quarantine.max_rows, max_bytes)",
                 Counter::default(),
             ),
+            spans_sent: add(r, "spans_sent", "Spans that the collector of traces took", Counter::default()),
+            spans_dropped: add(
+                r,
+                "spans_dropped",
+                "Spans that it did not take, or that found no room to wait for it",
+                Counter::default(),
+            ),
             registry,
         };
         metrics.show_from_the_start();
@@ -275,6 +284,14 @@ impl Metrics {
 
     pub(crate) fn quarantine_dropped(&self, deliveries: usize) {
         self.quarantine_dropped.inc_by(deliveries as u64);
+    }
+
+    pub(crate) fn spans_sent(&self, spans: usize) {
+        self.spans_sent.inc_by(spans as u64);
+    }
+
+    pub(crate) fn spans_dropped(&self, spans: usize) {
+        self.spans_dropped.inc_by(spans as u64);
     }
 
     pub(crate) fn panicked(&self) {

@@ -8,6 +8,7 @@
 mod complaint;
 mod door;
 mod secrets;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub use complaint::SettingsError;
 use complaint::{explain, lasting, not_allowed, unreadable, within};
 pub use secrets::Secrets;
 use secrets::{one_of_file, read_list};
+pub(crate) use traces::Collector;
+pub use traces::Traces;
 
 /// `config/default.toml`: every setting with its default and what it means.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -43,6 +46,7 @@ pub struct Settings {
     pub quarantine: Quarantine,
     pub shutdown: Shutdown,
     pub log: Log,
+    pub traces: Traces,
 }
 
 /// `[http]`
@@ -178,8 +182,19 @@ impl TryFrom<String> for LogFormat {
 /// Refuses variables that would be settings but for an underscore: a secret that is overlooked
 /// leaves the door open.
 fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
-    const SECTIONS: [&str; 10] =
-        ["HTTP", "ADMIN", "AUTH", "INTAKE", "SPOOL", "DATABASE", "RECORDER", "QUARANTINE", "SHUTDOWN", "LOG"];
+    const SECTIONS: [&str; 11] = [
+        "HTTP",
+        "ADMIN",
+        "AUTH",
+        "INTAKE",
+        "SPOOL",
+        "DATABASE",
+        "RECORDER",
+        "QUARANTINE",
+        "SHUTDOWN",
+        "LOG",
+        "TRACES",
+    ];
     for name in names {
         let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
         let section = rest.and_then(|rest| rest.split('_').next());
@@ -234,9 +249,10 @@ impl Settings {
 
     /// What stands in files of its own, as container engines hand out secrets.
     fn read_files(&mut self) -> Result<(), SettingsError> {
-        let Self { auth, admin, database, .. } = self;
+        let Self { auth, admin, database, traces, .. } = self;
         read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
         read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
+        read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
         one_of_file("admin.token_file", &admin.token_file, &mut admin.token)?;
         one_of_file("database.url_file", &database.url_file, &mut database.url)
     }
@@ -277,6 +293,7 @@ impl Settings {
             );
         }
         self.database.connect_options()?;
+        self.traces.collector()?;
         Ok(())
     }
 }
