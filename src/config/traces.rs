@@ -51,9 +51,8 @@ impl Traces {
         if endpoint.is_empty() {
             return Ok(None);
         }
-        let usable = |uri: &Uri| {
-            uri.scheme_str() == Some("http") && uri.query().is_none() && !endpoint.contains('@')
-        };
+        let usable =
+            |uri: &Uri| uri.scheme_str() == Some("http") && uri.query().is_none() && !endpoint.contains('@');
         let collector = || {
             let uri = endpoint.parse().ok().filter(usable)?;
             let address = format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(80));

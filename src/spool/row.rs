@@ -153,5 +153,6 @@ mod tests {
         ] {
             assert!(!altered.delivery().1, "{altered:?}");
         }
+        assert!(Stored { trace: None, ..kept }.delivery().1, "a trace is no reason to doubt a delivery");
     }
 }

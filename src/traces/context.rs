@@ -71,7 +71,10 @@ mod tests {
             (format!("01-{TRACE}-{SPAN}-03-more"), true),
         ] {
             let span = parse(&text).unwrap();
-            assert_eq!((span.trace_id().to_string(), span.span_id().to_string()), (TRACE.into(), SPAN.into()));
+            assert_eq!(
+                (span.trace_id().to_string(), span.span_id().to_string()),
+                (TRACE.into(), SPAN.into())
+            );
             assert_eq!((span.is_sampled(), span.is_remote()), (sampled, true), "{text}");
             let kept = TraceContext::of(&span);
             assert_eq!(kept.is_some(), sampled);

@@ -72,7 +72,8 @@ impl Traces {
 
     /// Begins a span below `parent`, or a trace.
     fn begin(&self, span: SpanBuilder, parent: Option<SpanContext>) -> Span {
-        let parent = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+        let parent =
+            parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
         self.tracer.build_with_context(span, &parent)
     }
 }

@@ -67,8 +67,10 @@ impl Request {
 
     /// From here on it waits for the disk.
     pub(crate) fn spooling(&mut self) {
-        let span = || Some(self.traces.begin(SpanBuilder::from_name("spool"), Some(self.context()?.span())));
-        self.spooling = span();
+        self.spooling = self.context().map(|request| {
+            let span = SpanBuilder::from_name("spool");
+            self.traces.begin(span, Some(request.span()))
+        });
     }
 
     /// Its delivery is on disk, or refused.

@@ -120,9 +120,8 @@ impl Sending {
         let mut batch = Vec::new();
         let several = async {
             self.ended.recv_many(&mut batch, BATCH).await;
-            let more = async {
-                while batch.len() < BATCH && self.ended.recv_many(&mut batch, BATCH).await > 0 {}
-            };
+            let more =
+                async { while batch.len() < BATCH && self.ended.recv_many(&mut batch, BATCH).await > 0 {} };
             let _ = timeout(GATHER, more).await;
         };
         tokio::select! {
