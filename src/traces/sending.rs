@@ -1,7 +1,7 @@
 //! The way to the collector: a bounded queue of spans that have ended, and what sends them.
 //!
 //! Nobody waits for it. While the collector is away the queue fills, and what finds no room in it is dropped and
-//! counted. The SDK's own way would take a thread and a client that blocks.
+//! counted. The SDK's own batch processor takes a thread and a client that blocks, and does not count.
 
 use std::error::Error;
 use std::sync::Arc;
