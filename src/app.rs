@@ -23,6 +23,7 @@ use crate::recorder::{Recorder, Recording};
 use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError};
+use crate::traces::Traces;
 
 /// Why a receiver did not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,9 @@ pub struct Receiver {
     parts: JoinSet<PartResult>,
     stop: CancellationToken,
     give_up: CancellationToken,
+    /// What sends traces, when there are any: it outlives the parts, whose last spans it sends.
+    sending: JoinSet<()>,
+    all_traced: CancellationToken,
 }
 
 /// How far the webhooks have come.
@@ -116,6 +120,7 @@ impl Receiver {
         let public = listen("http.listen", settings.http.listen).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
+        let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
         let (writer, reader) = {
             // A large or damaged spool takes its time.
             let (settings, metrics) = (settings.spool.clone(), metrics.clone());
@@ -146,6 +151,7 @@ impl Receiver {
             quarantine: settings.quarantine,
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
+            traces: traces.clone(),
             kept: kept.clone(),
             recorded: recording,
             recording: reporting,
@@ -171,6 +177,7 @@ impl Receiver {
             memory,
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
+            traces,
         };
         let (webhook_limits, admin_limits) = limits(&settings.http);
 
@@ -194,6 +201,8 @@ impl Receiver {
         let never = CancellationToken::new();
         let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, never);
         parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
+        let all_traced = CancellationToken::new();
+        let sending = sending.map(|sending| sending.run(all_traced.clone())).into_iter().collect();
         Ok(Self {
             webhook_address,
             admin_address,
@@ -202,6 +211,8 @@ impl Receiver {
             parts,
             stop,
             give_up,
+            sending,
+            all_traced,
         })
     }
 
@@ -233,6 +244,11 @@ impl Receiver {
         // Last the admin port, and whatever still hangs, such as a request whose sender has stopped.
         self.give_up.cancel();
         let _ = timeout(GRACE, self.parts.shutdown()).await;
+        self.all_traced.cancel();
+        tokio::select! {
+            _ = timeout(LAST_SPANS, self.sending.join_next()) => {}
+            () = shutdown.immediate.cancelled() => {}
+        }
         ended
     }
 
@@ -266,6 +282,9 @@ impl Receiver {
 
 /// How long parts may take to end once told to.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the collector may take for the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })

@@ -65,6 +65,7 @@ impl Door {
             memory: memory.clone(),
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
+            traces: None,
         });
         let limits = Limits {
             connections: settings.http.max_connections,

@@ -3,14 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::header::{self, HeaderValue};
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpStream;
 
-use crate::config;
+use crate::{client, config};
 
 const WITHIN: Duration = Duration::from_secs(3);
 
@@ -48,20 +46,7 @@ async fn ready(
 ) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
     let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
     bearer.set_sensitive(true);
-    let stream = TokioIo::new(TcpStream::connect(admin).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    let ask = async {
-        let request = Request::get("/health/ready")
-            .header(header::HOST, admin.to_string())
-            .header(header::AUTHORIZATION, bearer)
-            .body(Empty::<bytes::Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    tokio::select! {
-        answer = ask => answer,
-        Err(error) = connection => Err(error.into()),
-    }
+    let request = Request::get("/health/ready").header(AUTHORIZATION, bearer).body(Full::default())?;
+    let (status, body) = client::send(&admin.to_string(), request).await?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::auth::Method;
+use crate::traces::TraceContext;
 
 /// One webhook as it came.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub(crate) struct Delivery {
     pub(crate) authenticated_by: Option<Method>,
     /// Whether the sender is answered 200: then it has to be kept for good.
     pub(crate) acknowledged: bool,
+    /// The trace that it belongs to, when that is sampled.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// Why a delivery was not kept. None of it was: the sender has to try again.

@@ -13,10 +13,12 @@
 //! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
 //!
 //! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
-//! [`config`] the settings; [`retention`] removes what was kept long enough; [`commands`] what operators do beside running it.
+//! [`config`] the settings; [`retention`] removes what was kept long enough; [`commands`] is what
+//! operators do beside running it; [`traces`] shows the path to those who have a collector.
 
 pub mod app;
 pub mod auth;
+mod client;
 pub mod commands;
 pub mod config;
 #[cfg(feature = "embedded-postgres")]
@@ -34,5 +36,6 @@ pub mod shutdown;
 mod spool;
 pub mod store;
 pub mod telemetry;
+mod traces;
 
 pub use healthcheck::healthcheck;

@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     pruned: Family<Pruned, Counter>,
     prune_failing: Gauge,
     prune_success: Gauge,
+    spans_sent: Counter,
+    spans_dropped: Counter,
 }
 
 /// How full things are, asked when the page is.
@@ -236,6 +238,13 @@ impl Metrics {
                 "When this receiver last had removed all that was kept long enough, in Unix time; 0 before that",
                 Gauge::default(),
             ),
+            spans_sent: add(r, "spans_sent", "Spans that the collector of traces took", Counter::default()),
+            spans_dropped: add(
+                r,
+                "spans_dropped",
+                "Spans that it did not take, or that found no room to wait for it",
+                Counter::default(),
+            ),
             registry,
         };
         metrics.show_from_the_start();
@@ -319,6 +328,14 @@ impl Metrics {
     pub(crate) fn prune_finished(&self, at: OffsetDateTime) {
         self.prune_failing(false);
         self.prune_success.set(at.unix_timestamp());
+    }
+
+    pub(crate) fn spans_sent(&self, spans: usize) {
+        self.spans_sent.inc_by(spans as u64);
+    }
+
+    pub(crate) fn spans_dropped(&self, spans: usize) {
+        self.spans_dropped.inc_by(spans as u64);
     }
 
     pub(crate) fn panicked(&self) {

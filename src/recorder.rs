@@ -9,7 +9,7 @@ use std::mem::discriminant;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -19,11 +19,13 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 
 use crate::config;
 use crate::metrics::Metrics;
 use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
 use crate::store::{Fault, Item, Outcome, Store};
+use crate::traces::Traces;
 
 /// With nothing to record, how often PostgreSQL is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -93,6 +95,8 @@ pub(crate) struct Recorder {
     pub(crate) quarantine: config::Quarantine,
     pub(crate) max_backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
+    /// `None` when traces are off.
+    pub(crate) traces: Option<Traces>,
     /// What the spool holds.
     pub(crate) kept: watch::Receiver<Kept>,
     /// Where it says what the spool may forget.
@@ -168,7 +172,12 @@ impl Recorder {
         // In a row: failures of any kind, and failures over a delivery.
         let (mut failures, mut breaks) = (0, 0);
         while let Some(part) = parts.pop() {
-            let fault = match self.attempt(link, &items[part.clone()]).await {
+            let begun = SystemTime::now();
+            let attempted = self.attempt(link, &items[part.clone()]).await;
+            if let Some(traces) = &self.traces {
+                traces.attempted(begun, &items[part.clone()], attempted.as_deref());
+            }
+            let fault = match attempted {
                 Ok(outcomes) => {
                     (failures, breaks) = (0, 0);
                     self.worked();
@@ -289,17 +298,19 @@ impl Recorder {
         for (item, outcome) in items.iter().zip(outcomes) {
             self.metrics.recorded(*outcome);
             let execution_id = item.execution_id();
+            let trace_id = item.trace().map(|trace| display(trace.trace_id));
             match outcome {
                 Outcome::Conflict => tracing::warn!(
                     execution_id,
+                    trace_id,
                     "a delivery contradicts the recorded outcome: kept in execution_conflicts"
                 ),
                 Outcome::Quarantined => {
-                    tracing::warn!("a delivery that is no execution is kept in quarantine");
+                    tracing::warn!(trace_id, "a delivery that is no execution is kept in quarantine");
                 }
                 // Many may follow: said once a batch, below.
                 Outcome::Dropped => {}
-                _ => tracing::debug!(execution_id, outcome = outcome.as_str(), "recorded"),
+                _ => tracing::debug!(execution_id, outcome = outcome.as_str(), trace_id, "recorded"),
             }
         }
         let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::Dropped).count();

@@ -55,7 +55,8 @@ pub(super) fn explain(error: ConfigError, layers: &Config) -> SettingsError {
 }
 
 /// The keys whose values, and what the library says about them, are not shown.
-const SECRETS: [&str; 4] = ["database.url", "admin.token", "auth.webhook_secrets", "auth.url_tokens"];
+const SECRETS: [&str; 5] =
+    ["database.url", "admin.token", "auth.webhook_secrets", "auth.url_tokens", "traces.otlp_headers"];
 
 pub(super) fn not_allowed<T>(key: &str, value: &str, allowed: String) -> Result<T, SettingsError> {
     Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_owned(), allowed })

@@ -9,6 +9,7 @@ mod complaint;
 mod door;
 mod retention;
 mod secrets;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ use complaint::{explain, lasting, not_allowed, unreadable, within};
 pub use retention::Retention;
 pub use secrets::Secrets;
 use secrets::{one_of_file, read_list};
+pub(crate) use traces::Collector;
+pub use traces::Traces;
 
 /// `config/default.toml`: every setting with its default and what it means.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -46,6 +49,7 @@ pub struct Settings {
     pub retention: Retention,
     pub shutdown: Shutdown,
     pub log: Log,
+    pub traces: Traces,
 }
 
 /// `[http]`
@@ -181,7 +185,7 @@ impl TryFrom<String> for LogFormat {
 /// Refuses variables that would be settings but for an underscore: a secret that is overlooked
 /// leaves the door open.
 fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
-    const SECTIONS: [&str; 11] = [
+    const SECTIONS: [&str; 12] = [
         "HTTP",
         "ADMIN",
         "AUTH",
@@ -193,6 +197,7 @@ fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
         "RETENTION",
         "SHUTDOWN",
         "LOG",
+        "TRACES",
     ];
     for name in names {
         let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
@@ -248,9 +253,10 @@ impl Settings {
 
     /// What stands in files of its own, as container engines hand out secrets.
     fn read_files(&mut self) -> Result<(), SettingsError> {
-        let Self { auth, admin, database, .. } = self;
+        let Self { auth, admin, database, traces, .. } = self;
         read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
         read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
+        read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
         one_of_file("admin.token_file", &admin.token_file, &mut admin.token)?;
         one_of_file("database.url_file", &database.url_file, &mut database.url)
     }
@@ -292,6 +298,7 @@ impl Settings {
             );
         }
         self.database.connect_options()?;
+        self.traces.collector()?;
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ use crate::intake::{Intake, IntakeDepth, Memory};
 use crate::metrics::Metrics;
 use crate::recorder::Recording;
 use crate::spool::Kept;
+use crate::traces::Traces;
 use problem::Problem;
 pub(crate) use server::{Limits, serve};
 #[cfg(fuzzing)]
@@ -29,6 +30,8 @@ pub(crate) use slots::Slots;
 
 /// Where the sender posts.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/workflow-completed";
+/// The same, with a token in it.
+const WITH_TOKEN: &str = "/webhooks/workflow-completed/{token}";
 
 /// What the public port needs.
 pub(crate) struct Door {
@@ -39,6 +42,8 @@ pub(crate) struct Door {
     pub(crate) memory: Memory,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
+    /// `None` when traces are off.
+    pub(crate) traces: Option<Traces>,
 }
 
 /// The public port. Behind the path there may be a token, or a slash that was not meant.
@@ -47,7 +52,7 @@ pub(crate) fn public(door: Door) -> Router {
     Router::new()
         .route(WEBHOOK_PATH, post(receive::receive))
         .route(&format!("{WEBHOOK_PATH}/"), post(receive::receive))
-        .route(&format!("{WEBHOOK_PATH}/{{token}}"), post(receive::receive))
+        .route(WITH_TOKEN, post(receive::receive))
         .fallback(async || Problem::NotFound)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))

@@ -14,15 +14,17 @@ use bytes::Bytes;
 use futures_util::poll;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
+use tracing::field::display;
 
 use super::body::{self, Encoding};
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
-use super::{Door, WEBHOOK_PATH};
+use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
 use crate::auth::{Claim, Refusal};
-use crate::intake::{Delivery, Refused};
+use crate::intake::{Delivery, Refused, Share};
 use crate::payload::{Execution, Unusable};
+use crate::traces;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -32,11 +34,15 @@ const READ_ON: usize = 1 << 20;
 /// The answer to a delivery that is on disk.
 const RECEIVED: &[u8] = br#"{"received":true}"#;
 
+/// The request's trace; `None` when traces are off.
+type Trace = Option<Box<traces::Request>>;
+
 pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
+    let mut trace: Trace = door.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
     // Whoever sends slowly shall not keep the memory of a large head.
     let (head, slot) = (Head::of(&door, &head), door.requests.take());
-    let answer = match admit(&door, head, slot, body).await {
+    let answer = match admit(&door, head, slot, body, &mut trace).await {
         Ok(()) => ([(CONTENT_TYPE, JSON)], Bytes::from_static(RECEIVED)).into_response(),
         Err(problem) => {
             if let Problem::Unauthenticated(refusal) = &problem {
@@ -47,6 +53,9 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
         }
     };
     door.metrics.answered(answer.status().as_u16());
+    if let Some(trace) = trace {
+        trace.answered(answer.status());
+    }
     answer
 }
 
@@ -77,17 +86,33 @@ impl<'d> Head<'d> {
 
 /// The tokens that a URL carries: behind the path, and in the query.
 fn tokens(uri: &Uri) -> impl Iterator<Item = &str> {
-    let behind = uri.path().strip_prefix(WEBHOOK_PATH).and_then(|rest| rest.strip_prefix('/'));
     let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
-    behind.filter(|token| !token.is_empty()).into_iter().chain(query)
+    behind(uri).into_iter().chain(query)
+}
+
+/// What stands behind the path.
+fn behind(uri: &Uri) -> Option<&str> {
+    let rest = uri.path().strip_prefix(WEBHOOK_PATH)?.strip_prefix('/')?;
+    Some(rest).filter(|rest| !rest.is_empty())
+}
+
+/// The path as it may be shown.
+fn route(uri: &Uri) -> &'static str {
+    if behind(uri).is_some() { WITH_TOKEN } else { WEBHOOK_PATH }
 }
 
 /// Takes the request on if there is room.
-async fn admit(door: &Door, head: Head<'_>, slot: Option<Slot>, mut body: Body) -> Result<(), Problem> {
+async fn admit(
+    door: &Door,
+    head: Head<'_>,
+    slot: Option<Slot>,
+    mut body: Body,
+    trace: &mut Trace,
+) -> Result<(), Problem> {
     let slot = slot.ok_or(Refused::Busy)?;
     let mut sender = Sender { slot, deadline: Instant::now() + door.body_timeout, waits: false };
     let expects = head.expects;
-    let kept = keep(door, head, &mut body, &mut sender).await;
+    let kept = keep(door, head, &mut body, &mut sender, trace).await;
     let read_on = match kept {
         Err(Problem::Unauthenticated(_)) => READ_ON,
         Err(Problem::TooLarge { max_body_bytes }) => 2 * max_body_bytes,
@@ -133,7 +158,13 @@ impl Sender {
 
 /// The path of a webhook on this side of the spool. The `Content-Type` is not looked at: the
 /// body decides.
-async fn keep(door: &Door, head: Head<'_>, body: &mut Body, sender: &mut Sender) -> Result<(), Problem> {
+async fn keep(
+    door: &Door,
+    head: Head<'_>,
+    body: &mut Body,
+    sender: &mut Sender,
+    trace: &mut Trace,
+) -> Result<(), Problem> {
     let claim = head.claim?;
     let max_body_bytes = door.max_body_bytes;
     if head.announced.is_some_and(|size| size > max_body_bytes as u64) {
@@ -148,6 +179,9 @@ async fn keep(door: &Door, head: Head<'_>, body: &mut Body, sender: &mut Sender)
     })?;
     let _waits = head.connection.as_ref().map(Connection::waits);
     let authenticated_by = claim.check(&packed.bytes)?;
+    if let Some(trace) = trace {
+        trace.admitted();
+    }
     let body::Read { bytes: body, share } = body::unpack(packed, head.encoding?, max_body_bytes).await?;
     let checked = Execution::parse(&body);
     let delivery = Delivery {
@@ -155,18 +189,36 @@ async fn keep(door: &Door, head: Head<'_>, body: &mut Body, sender: &mut Sender)
         authenticated_by: Some(authenticated_by),
         acknowledged: checked.is_ok(),
         body: body.clone(),
+        trace: trace.as_ref().and_then(|trace| trace.context()),
     };
     match checked {
         Ok(execution) => {
-            door.intake.keep(delivery, share).await?;
-            tracing::debug!(execution_id = %execution.execution_id, status = %execution.status, "received");
+            let Execution { execution_id, status, .. } = &execution;
+            if let Some(trace) = trace {
+                trace.about(execution_id);
+            }
+            let trace_id = delivery.trace.map(|trace| display(trace.trace_id));
+            spool(door, delivery, share, trace).await?;
+            tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
         // No execution, but the sender's own: kept, and the recorder puts it into quarantine.
         Err(why @ Unusable::Field { .. }) => {
-            door.intake.keep(delivery, share).await?;
+            spool(door, delivery, share, trace).await?;
             Err(Problem::Unusable(why))
         }
         Err(why) => Err(Problem::NotAnObject(why)),
     }
+}
+
+/// Returns once the delivery is on disk.
+async fn spool(door: &Door, delivery: Delivery, share: Share, trace: &mut Trace) -> Result<(), Refused> {
+    if let Some(trace) = trace {
+        trace.spooling();
+    }
+    let kept = door.intake.keep(delivery, share).await;
+    if let Some(trace) = trace {
+        trace.spooled(kept);
+    }
+    kept
 }

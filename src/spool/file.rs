@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 /// Marks the file as ours: "WFRS".
 const APPLICATION_ID: i64 = 0x5746_5253;
 /// The version of the layout below. A change comes with the step from the version before it.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// No spool comes so far: a number beyond is damage.
 pub(super) const LAST_SEQ: Seq = 1 << 48;
@@ -28,18 +28,20 @@ const LAYOUT: &str = "
         authenticated_by INTEGER NOT NULL DEFAULT 0, -- 1 signature, 2 secret header, 3 URL token, 4 none; 0 not known
         acknowledged     INTEGER NOT NULL DEFAULT 1, -- 1 answered 200, 0 answered 422
         checksum         INTEGER NOT NULL,           -- CRC-32 (row.rs)
-        body             BLOB    NOT NULL            -- the exact bytes of the webhook
+        body             BLOB    NOT NULL,           -- the exact bytes of the webhook
+        trace            BLOB                        -- the ids of its trace (16 bytes) and of its request's span (8)
     ) STRICT;
     -- All up to here was recorded and forgotten: one row, which only serves to count losses.
     CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
     INSERT INTO forgotten VALUES (0);
 ";
 
-/// From version 1, which did not keep how a delivery got in.
-const FROM_1: &str = "
-    ALTER TABLE deliveries ADD COLUMN authenticated_by INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE deliveries ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 1;
-";
+/// From each version to the next: 1 did not keep how a delivery got in, 2 not its trace.
+const STEPS: [&str; 2] = [
+    "ALTER TABLE deliveries ADD COLUMN authenticated_by INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE deliveries ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 1;",
+    "ALTER TABLE deliveries ADD COLUMN trace BLOB;",
+];
 
 /// Opens the spool in `settings.dir`, making it if there is none. The lock on the directory is
 /// held for as long as the writer lives.
@@ -130,9 +132,11 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
     let beyond = "SELECT count(*) FROM sqlite_sequence WHERE seq NOT BETWEEN 0 AND ?";
     let beyond: i64 = connection.query_row(beyond, [LAST_SEQ], |r| r.get(0))?;
     if check == "ok" && beyond == 0 {
-        if !new && version == 1 {
+        let steps = usize::try_from(version - 1).ok().and_then(|done| STEPS.get(done..)).unwrap_or_default();
+        if !steps.is_empty() {
+            let steps = steps.concat();
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"
             ))?;
         }
         // The log begins anew: what it holds after a crash is then all of one life (`log.rs`). On a

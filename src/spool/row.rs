@@ -7,14 +7,15 @@ use time::OffsetDateTime;
 use super::Seq;
 use crate::auth::Method;
 use crate::intake::Delivery;
+use crate::traces::TraceContext;
 
 /// The columns of a delivery, in the order in which [`Stored`] has them.
-pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body";
+pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body, trace";
 
 /// Adds one: [`Stored::insert`].
 pub(super) const INSERT: &str =
-    "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body)
-     VALUES (?, ?, ?, ?, ?, ?)";
+    "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body, trace)
+     VALUES (?, ?, ?, ?, ?, ?, ?)";
 
 /// A delivery's row, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,13 +28,15 @@ pub(super) struct Stored<B> {
     pub(super) acknowledged: i64,
     pub(super) checksum: i64,
     pub(super) body: B,
+    /// Not under the checksum: a delivery with a damaged trace is whole.
+    pub(super) trace: Option<[u8; 24]>,
 }
 
 impl<B: ToSql> Stored<B> {
     /// Adds the row at `seq`, or behind all others, with the statement [`INSERT`].
     pub(super) fn insert(&self, insert: &mut Statement, seq: Option<Seq>) -> rusqlite::Result<()> {
-        let Self { received_at, authenticated_by, acknowledged, checksum, body } = self;
-        insert.execute((seq, received_at, authenticated_by, acknowledged, checksum, body))?;
+        let Self { received_at, authenticated_by, acknowledged, checksum, body, trace } = self;
+        insert.execute((seq, received_at, authenticated_by, acknowledged, checksum, body, trace))?;
         Ok(())
     }
 }
@@ -47,6 +50,7 @@ impl<'a> Stored<&'a [u8]> {
             acknowledged: delivery.acknowledged.into(),
             checksum: 0,
             body: &delivery.body,
+            trace: delivery.trace.map(TraceContext::to_bytes),
         };
         row.checksum = row.right_checksum();
         row
@@ -62,6 +66,7 @@ impl<'a> Stored<&'a [u8]> {
             acknowledged: number(3),
             checksum: number(4),
             body: row.get_ref(5).ok().and_then(|body| body.as_blob().ok()).unwrap_or_default(),
+            trace: row.get(6).unwrap_or_default(),
         }
     }
 
@@ -72,6 +77,7 @@ impl<'a> Stored<&'a [u8]> {
             received_at: from_micros(self.received_at),
             authenticated_by: method(self.authenticated_by),
             acknowledged: self.acknowledged != 0,
+            trace: self.trace.map(TraceContext::from_bytes),
         };
         (delivery, self.checksum == self.right_checksum())
     }
@@ -133,6 +139,7 @@ mod tests {
             received_at: from_micros(1),
             authenticated_by: Some(Method::Signature),
             acknowledged: true,
+            trace: Some(TraceContext::from_bytes([7; 24])),
         };
         let kept = Stored::new(&delivery);
         assert!(kept.delivery().1);
@@ -146,5 +153,6 @@ mod tests {
         ] {
             assert!(!altered.delivery().1, "{altered:?}");
         }
+        assert!(Stored { trace: None, ..kept }.delivery().1, "a trace is no reason to doubt a delivery");
     }
 }

@@ -119,11 +119,11 @@ impl Salvage {
             place.ok().filter(|place: &Seq| (0..=LAST_SEQ).contains(place))
         };
         self.end = place("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'");
-        // Version 1 of the layout had two columns less.
-        let columns = match from.prepare(&format!("SELECT {COLUMNS} FROM deliveries")) {
-            Ok(_) => COLUMNS,
-            Err(_) => "received_at, 0, 1, checksum, body",
-        };
+        // The versions of the layout before had less columns.
+        let there_is = |columns: &&str| from.prepare(&format!("SELECT {columns} FROM deliveries")).is_ok();
+        let of_version_2 = "received_at, authenticated_by, acknowledged, checksum, body, NULL";
+        let of_version_1 = "received_at, 0, 1, checksum, body, NULL";
+        let columns = [COLUMNS, of_version_2].into_iter().find(there_is).unwrap_or(of_version_1);
         self.select = format!("SELECT seq, {columns} FROM deliveries");
         let forgotten = place("SELECT through FROM forgotten");
         let to = to.transaction()?;
@@ -202,6 +202,7 @@ fn read(row: &Row) -> rusqlite::Result<Delivery> {
         acknowledged: row.get(3)?,
         checksum: row.get(4)?,
         body: row.get(5)?,
+        trace: row.get(6).unwrap_or_default(),
     };
     Ok((row.get(0)?, stored))
 }

@@ -88,6 +88,26 @@ impl Fault {
         }
     }
 
+    /// Its name in traces.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Slow => "slow",
+            Self::Broke(_) => "broke",
+            Self::Refused { .. } => "refused",
+            Self::Unacceptable { .. } => "unacceptable",
+        }
+    }
+
+    /// The SQLSTATE, where the server said one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => code.as_deref(),
+            Self::Unacceptable { code, .. } => Some(code),
+            Self::Away(_) | Self::Slow | Self::Broke(_) => None,
+        }
+    }
+
     /// Whether another transaction was in the way: trying again at once is right.
     pub(crate) fn is_contention(&self) -> bool {
         matches!(self, Self::Refused { code: Some(code), .. } if code == "40P01" || code == "40001")

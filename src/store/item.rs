@@ -9,6 +9,7 @@ use crate::auth::Method;
 use crate::intake::Delivery;
 use crate::payload::{self, Execution};
 use crate::spool::Spooled;
+use crate::traces::TraceContext;
 
 /// What becomes of a delivery in the database.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(crate) struct Row<'a> {
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
     pub(super) authenticated_by: Option<Method>,
+    trace: Option<TraceContext>,
 }
 
 /// A delivery that cannot be recorded as an execution.
@@ -47,6 +49,7 @@ pub(crate) struct Quarantined<'a> {
     pub(super) acknowledged: bool,
     /// Whether the body is the one that came.
     pub(super) intact: bool,
+    trace: Option<TraceContext>,
 }
 
 impl<'a> Item<'a> {
@@ -62,6 +65,7 @@ impl<'a> Item<'a> {
                 authenticated_by: delivery.authenticated_by,
                 acknowledged: true,
                 intact: false,
+                trace: delivery.trace,
             });
         }
         match Execution::parse(&delivery.body) {
@@ -90,6 +94,7 @@ impl<'a> Item<'a> {
             last_received_at: delivery.received_at,
             deliveries: 1,
             authenticated_by: delivery.authenticated_by,
+            trace: delivery.trace,
         }))
     }
 
@@ -102,7 +107,7 @@ impl<'a> Item<'a> {
     }
 
     fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
-        let Delivery { body, received_at, authenticated_by, acknowledged } = delivery;
+        let Delivery { body, received_at, authenticated_by, acknowledged, trace } = delivery;
         Self::Quarantined(Quarantined {
             reason,
             body,
@@ -110,6 +115,7 @@ impl<'a> Item<'a> {
             authenticated_by: *authenticated_by,
             acknowledged: *acknowledged,
             intact: true,
+            trace: *trace,
         })
     }
 
@@ -136,6 +142,7 @@ impl<'a> Item<'a> {
             authenticated_by: row.authenticated_by,
             acknowledged: true,
             intact: true,
+            trace: row.trace,
         });
         true
     }
@@ -145,6 +152,14 @@ impl<'a> Item<'a> {
         match self {
             Self::Execution(row) => Some(&row.execution.execution_id),
             Self::Quarantined(_) => None,
+        }
+    }
+
+    /// The trace that it belongs to, when that is sampled.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        match self {
+            Self::Execution(row) => row.trace,
+            Self::Quarantined(q) => q.trace,
         }
     }
 

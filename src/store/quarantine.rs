@@ -143,6 +143,7 @@ impl Store {
             Err(why) => return Ok(Retried::Stays(why)),
         };
         let delivery = |found: &Found| Delivery {
+            trace: None,
             body: found.came.clone(),
             received_at: entry.first_received_at,
             authenticated_by: entry.authenticated_by.as_deref().and_then(Method::named),

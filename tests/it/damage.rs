@@ -40,18 +40,20 @@ async fn a_spool_of_a_newer_version_is_left_alone() {
     assert_eq!(fs::read(spool(dir.path())).unwrap(), before);
 }
 
-/// A spool as the first version of its layout was, with ten deliveries, the third of them altered.
-fn of_version_1() -> TempDir {
+/// A spool as a version of its layout was, with ten deliveries that got in as 1 let in all, the third of them altered.
+fn of_version(version: u32) -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("spool")).unwrap();
     let file = Sqlite::open(spool(dir.path())).unwrap();
-    file.execute_batch(
-        "CREATE TABLE deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL,
+    let since_2 = "authenticated_by INTEGER NOT NULL DEFAULT 0, acknowledged INTEGER NOT NULL DEFAULT 1,";
+    file.execute_batch(&format!(
+        "CREATE TABLE deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL, {}
              checksum INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
          CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
          INSERT INTO forgotten VALUES (0);
-         PRAGMA application_id = 0x57465253; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;",
-    )
+         PRAGMA application_id = 0x57465253; PRAGMA user_version = {version}; PRAGMA journal_mode = WAL;",
+        if version == 1 { "" } else { since_2 }
+    ))
     .unwrap();
     for (n, body) in ids(10).enumerate() {
         let micros = 1_700_000_000_000_000_i64;
@@ -65,15 +67,15 @@ fn of_version_1() -> TempDir {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_an_older_version_is_recorded_whole_and_damaged() {
-    for damaged in [false, true] {
-        let dir = of_version_1();
+    for (version, damaged) in [(1, false), (1, true), (2, false), (2, true)] {
+        let dir = of_version(version);
         if damaged {
             let beyond = "UPDATE sqlite_sequence SET seq = 1 << 60";
             Sqlite::open(spool(dir.path())).unwrap().execute(beyond, []).unwrap();
         }
         let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
         receiver.accept(execution("new", "completed")).await;
-        assert_eq!(recorded(&receiver).await, 10, "damaged: {damaged}");
+        assert_eq!(recorded(&receiver).await, 10, "version {version}, damaged: {damaged}");
         let altered = receiver.row("SELECT authenticated_by, acknowledged FROM quarantine").await;
         assert_eq!(altered, json!({ "authenticated_by": null, "acknowledged": true }));
         let known =

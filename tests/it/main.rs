@@ -11,6 +11,7 @@
 mod answers;
 mod authentication;
 mod bulks;
+mod collector;
 mod cookbook;
 mod damage;
 mod harness;
@@ -31,4 +32,5 @@ mod small_disk;
 mod spool;
 mod sums;
 mod torture;
+mod traces;
 mod views;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::authentication::signed;
+use crate::collector::Collector;
 use crate::harness::{example, execution, new_database, rows, until, url, with};
 use crate::process::{Process, outcome, program};
 
@@ -202,8 +203,9 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
 
 /// Every secret holds HUSH, every body PRIVATE.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_or_a_row() {
+async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_a_trace_or_a_row() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let collector = Collector::start().await;
     let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/") + "&pasword=HUSH";
     let process = Process::start(
         program(dir.path())
@@ -212,7 +214,9 @@ async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_or_a_row() {
             .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_HUSH")
             .env("RECEIVER__AUTH__SECRET_HEADER", "true")
             .env("RECEIVER__AUTH__URL_TOKENS", "HUSH-a-long-enough-token")
-            .env("RECEIVER__ADMIN__TOKEN", "HUSH-a-long-enough-token"),
+            .env("RECEIVER__ADMIN__TOKEN", "HUSH-a-long-enough-token")
+            .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint)
+            .env("RECEIVER__TRACES__OTLP_HEADERS", "authorization=Bearer HUSH"),
     );
     let bodies = [
         with(execution("e", "completed"), json!({ "inputs": { "prompt": "PRIVATE" } })).to_string(),
@@ -259,6 +263,15 @@ async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_or_a_row() {
     assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "all of the log was looked at");
     for line in &log {
         quiet(line);
+    }
+    let spans = collector.spans(1).await;
+    assert!(
+        spans.iter().any(|span| span.name == "record")
+            && spans.iter().any(|span| span.name.contains("{token}"))
+    );
+    for (headers, message) in collector.messages() {
+        assert_eq!(headers["authorization"], "Bearer HUSH");
+        quiet(&String::from_utf8_lossy(&message));
     }
     for entry in std::fs::read_dir(dir.path().join("data/spool")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();

@@ -1,0 +1,387 @@
+//! Traces: one from the sender to the commit, whatever dies in between; and nothing waits for the collector.
+
+use hyper::StatusCode;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use workflow_receiver::config::Settings;
+
+use crate::authentication::signed;
+use crate::collector::{Collector, attributes, hex, links, named, one, rejecting};
+use crate::damage::spool;
+use crate::harness::{TestReceiver, execution, new_database, no_database, until, url, with, within};
+use crate::process::{Process, program};
+use crate::spool::impatient;
+
+const POST: &str = "POST /webhooks/workflow-completed";
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+/// The sender's header, sampled.
+fn traceparent() -> String {
+    format!("00-{TRACE}-{PARENT}-01")
+}
+
+fn traced(collector: &Collector) -> impl FnOnce(&mut Settings) {
+    let endpoint = collector.endpoint.clone();
+    |settings| settings.traces.otlp_endpoint = endpoint
+}
+
+impl TestReceiver {
+    async fn post_in_trace(&self, traceparent: &str, body: impl ToString) -> Response {
+        let request = self.client.post(&self.url).header("traceparent", traceparent);
+        request.body(body.to_string()).send().await.unwrap()
+    }
+}
+
+fn status(span: &Span) -> SpanStatus {
+    span.status.as_ref().map_or(SpanStatus::Unset, opentelemetry_proto::tonic::trace::v1::Status::code)
+}
+
+/// What the spool keeps of a delivery's trace.
+fn kept(dir: &TempDir) -> Option<Vec<u8>> {
+    let spool = rusqlite::Connection::open(spool(dir.path())).unwrap();
+    spool.query_row("SELECT trace FROM deliveries", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_leads_from_the_sender_through_the_spool_to_the_commit() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(traced(&collector)).await;
+    let answer = receiver.post_in_trace(&traceparent(), execution("e", "completed")).await;
+    assert_eq!(answer.status(), 200);
+    receiver.recorded().await;
+    let spans = collector.spans(4).await;
+    let (request, spool) = (one(&spans, POST), one(&spans, "spool"));
+    let (batch, record) = (one(&spans, "record batch"), one(&spans, "record"));
+
+    for (span, parent) in
+        [(request, PARENT.to_owned()), (spool, hex(&request.span_id)), (record, hex(&request.span_id))]
+    {
+        assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.to_owned(), parent), "{span:#?}");
+    }
+    assert!(hex(&batch.trace_id) != TRACE && batch.parent_span_id.is_empty(), "{batch:#?}");
+    assert!(batch.links.len() == 1 && links(&batch.links[0], request), "{batch:#?}");
+    assert!(record.links.len() == 1 && links(&record.links[0], batch), "{record:#?}");
+
+    let times = |span: &Span| span.start_time_unix_nano..=span.end_time_unix_nano;
+    assert!(times(request).contains(times(spool).start()) && times(request).contains(times(spool).end()));
+    assert!(times(record).start() >= times(spool).start() && times(record) == times(batch));
+    assert!(spans.iter().all(|span| status(span) == SpanStatus::Unset), "{spans:#?}");
+    assert_eq!((request.kind(), batch.kind()), (SpanKind::Server, SpanKind::Client));
+    let id = ("workflow_receiver.execution_id", "e");
+    assert_eq!(
+        attributes(&request.attributes),
+        json!({ "http.request.method": "POST", "http.route": "/webhooks/workflow-completed", "url.scheme": "http",
+            "http.response.status_code": 200, id.0: id.1 })
+    );
+    assert_eq!(attributes(&spool.attributes), json!({}));
+    assert_eq!(attributes(&record.attributes), json!({ "workflow_receiver.outcome": "new", id.0: id.1 }));
+    assert_eq!(
+        attributes(&batch.attributes),
+        json!({ "db.system.name": "postgresql", "db.operation.batch.size": 1 })
+    );
+    let [resource] = &collector.resources()[..] else { panic!("{:?}", collector.resources()) };
+    assert_eq!(resource["service.name"], "workflow-receiver");
+    assert_eq!(resource["service.version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(receiver.metric("spans_sent_total").await, 4.0);
+    assert_eq!(receiver.metric("spans_dropped_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_goes_on_after_a_kill_between_the_200_and_the_commit() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let collector = Collector::start().await;
+    let start = |database: &str| {
+        let mut program = program(dir.path());
+        program.env("DATABASE_URL", database).env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint);
+        Process::start(program.env("RECEIVER__LOG__FILTER", "info,workflow_receiver=debug"))
+    };
+    let away = start("postgres://nobody@127.0.0.1:1/none");
+    let request = Client::new().post(&away.url).header("traceparent", traceparent());
+    let answer = request.body(execution("e", "completed").to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    away.kill();
+    let path = dir.path().join("data/spool/spool.db");
+    let kept: Vec<u8> = rusqlite::Connection::open(path)
+        .and_then(|spool| spool.query_row("SELECT trace FROM deliveries", [], |row| row.get(0)))
+        .unwrap();
+
+    let mut back = start(&url(&database));
+    let line: Value = serde_json::from_str(&back.wait_for("\"recorded\"")).unwrap();
+    assert_eq!(line["trace_id"], TRACE);
+    back.terminate();
+    let spans = collector.spans_once(|spans| !named(spans, "record").is_empty()).await;
+    let record = one(&spans, "record");
+    assert_eq!(hex(&record.trace_id), TRACE);
+    assert_eq!([&record.trace_id[..], &record.parent_span_id[..]].concat(), kept);
+    assert!(links(&record.links[0], named(&spans, "record batch").last().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_outlives_damage_to_the_spool_and_damage_to_it_costs_no_delivery() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_on(no_database(), |settings| {
+        impatient(settings);
+        traced(&collector)(settings);
+    })
+    .await;
+    for id in ["whole", "damaged"] {
+        assert_eq!(receiver.post_in_trace(&traceparent(), execution(id, "completed")).await.status(), 200);
+    }
+    let (dir, _) = receiver.stop().await;
+    rusqlite::Connection::open(spool(dir.path()))
+        .and_then(|spool| {
+            spool.execute_batch(
+                "UPDATE sqlite_sequence SET seq = 1 << 60; UPDATE deliveries SET trace = X'07' WHERE seq = 2",
+            )
+        })
+        .unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, traced(&collector)).await;
+    let recorded = receiver.rows("SELECT execution_id FROM executions ORDER BY 1").await;
+    assert_eq!(recorded, [json!({ "execution_id": "damaged" }), json!({ "execution_id": "whole" })]);
+    assert_eq!(receiver.metric("spool_salvaged_total").await, 2.0);
+    let spans = collector.spans_once(|spans| !named(spans, "record").is_empty()).await;
+    let record = one(&spans, "record");
+    assert_eq!(hex(&record.trace_id), TRACE);
+    assert_eq!(attributes(&record.attributes)["workflow_receiver.execution_id"], "whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_last_is_sent_before_it_stops() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(traced(&collector)).await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.stop().await;
+    one(&collector.spans(4).await, "record");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_off_nothing_is_kept_of_a_trace() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    assert_eq!(receiver.post_in_trace(&traceparent(), execution("e", "completed")).await.status(), 200);
+    assert_eq!(kept(&receiver.stop().await.0), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sender_decides_what_is_traced_and_else_chance() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(|settings| {
+        traced(&collector)(settings);
+        settings.traces.sample_ratio = 0.0;
+    })
+    .await;
+    receiver.accept(execution("by chance", "completed")).await;
+    for not_sampled in [
+        format!("00-{TRACE}-{PARENT}-00"),
+        // Not what they look like.
+        format!("00-{}-{PARENT}-01", "0".repeat(32)),
+        format!("00-{TRACE}-{PARENT}"),
+        "\u{e9}".to_owned(),
+    ] {
+        let answer = receiver.post_in_trace(&not_sampled, execution("not sampled", "completed")).await;
+        assert_eq!(answer.status(), 200, "{not_sampled}");
+    }
+    receiver.recorded().await;
+    receiver.post_in_trace(&traceparent(), execution("sampled", "completed")).await;
+    receiver.recorded().await;
+    collector.spans(4).await;
+    receiver.stop().await;
+    let spans = collector.spans(4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    assert_eq!(attributes(&one(&spans, "record").attributes)["workflow_receiver.execution_id"], "sampled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_traceparent_that_is_none_begins_a_trace_of_its_own() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(traced(&collector)).await;
+    receiver.post_in_trace(&format!("00-{TRACE}-{PARENT}-1"), execution("e", "completed")).await;
+    receiver.recorded().await;
+    let spans = collector.spans(4).await;
+    let request = one(&spans, POST);
+    assert!(hex(&request.trace_id) != TRACE && request.parent_span_id.is_empty(), "{request:#?}");
+    assert_eq!(one(&spans, "record").trace_id, request.trace_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_opens_no_trace() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(|settings| {
+        traced(&collector)(settings);
+        settings.auth.webhook_secrets = workflow_receiver::config::Secrets::of(&["whsec_secret"]);
+        settings.auth.url_tokens = workflow_receiver::config::Secrets::of(&["a-long-enough-token"]);
+    })
+    .await;
+    let body = execution("e", "completed").to_string();
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let post = |suffix: &str| receiver.client.post(format!("{}{suffix}", receiver.url));
+    for stranger in [
+        post("").body(body.clone()),
+        post("/another-long-enough-token").body(body.clone()),
+        signed(post(""), "whsec_another", now, &body),
+    ] {
+        let answer = stranger.header("traceparent", traceparent()).send().await.unwrap();
+        assert_eq!(answer.status(), 401);
+    }
+    let known = post("/a-long-enough-token").header("traceparent", traceparent().replace("0af", "0be"));
+    assert_eq!(known.body(body).send().await.unwrap().status(), 200);
+    receiver.recorded().await;
+    collector.spans(4).await;
+    receiver.stop().await;
+    let spans = collector.spans(4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    let request = one(&spans, &format!("{POST}/{{token}}"));
+    assert_eq!(hex(&request.trace_id), TRACE.replace("0af", "0be"));
+    assert_eq!(attributes(&request.attributes)["http.route"], "/webhooks/workflow-completed/{token}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_traced_with_its_answer() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_on(no_database(), |settings| {
+        impatient(settings);
+        traced(&collector)(settings);
+        settings.http.max_body_bytes = 1 << 20;
+        settings.spool.max_bytes = 2 << 20;
+    })
+    .await;
+    assert_eq!(receiver.post("no JSON").await.status(), 400);
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    let large = with(execution("e", "completed"), json!({ "fill": "x".repeat(1_000_000) })).to_string();
+    let mut posted = 3;
+    while receiver.post(large.clone()).await.status() == 200 {
+        posted += 1;
+    }
+    // Beside them, the attempts to record.
+    let all =
+        |spans: &[Span]| named(spans, POST).len() == posted && named(spans, "spool").len() == posted - 1;
+    let spans = collector.spans_once(all).await;
+    let answered = |code: u16| {
+        let is = |span: &&&Span| attributes(&span.attributes)["http.response.status_code"] == code;
+        *named(&spans, POST).iter().find(is).unwrap_or_else(|| panic!("no {code} in {spans:#?}"))
+    };
+    let child = |of: &Span| named(&spans, "spool").into_iter().find(|span| span.parent_span_id == of.span_id);
+    assert!(status(answered(400)) == SpanStatus::Unset && child(answered(400)).is_none());
+    assert!(status(answered(422)) == SpanStatus::Unset && child(answered(422)).is_some());
+    let full = answered(503);
+    assert_eq!(
+        (status(full), &attributes(&full.attributes)["error.type"]),
+        (SpanStatus::Error, &json!("503"))
+    );
+    assert_eq!(child(full).unwrap().status.as_ref().unwrap().message, "the spool is full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_linked_with_the_traces_of_its_deliveries_as_far_as_there_is_room() {
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_with(|settings| {
+        traced(&collector)(settings);
+        settings.recorder.connections = 1;
+    })
+    .await;
+    let held = receiver.hold_recording().await;
+    for n in 0..200 {
+        receiver.accept(execution(&format!("e{n}"), "completed")).await;
+    }
+    held.release().await;
+    receiver.recorded().await;
+    let spans = collector.spans(3 * 201 + 2).await;
+    let size = |span: &&&Span| attributes(&span.attributes)["db.operation.batch.size"] == 200;
+    let batches = named(&spans, "record batch");
+    let batch = batches.iter().find(size).unwrap_or_else(|| panic!("{batches:#?}"));
+    assert_eq!((batch.links.len(), batch.dropped_links_count), (128, 72));
+    let requests = named(&spans, POST);
+    assert!(batch.links.iter().all(|link| requests.iter().any(|request| links(link, request))));
+    let recorded = named(&spans, "record");
+    assert_eq!(recorded.iter().filter(|record| links(&record.links[0], batch)).count(), 200);
+    assert!(recorded.iter().all(|record| record.trace_id != batch.trace_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
+    let database = new_database().await;
+    TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect_with(&database).await.unwrap();
+    let refuse = "ALTER TABLE executions ADD CONSTRAINT not_this CHECK (status <> 'PRIVATE')";
+    sqlx::raw_sql(refuse).execute(&mut connection).await.unwrap();
+    let collector = Collector::start().await;
+    let receiver = TestReceiver::start_on(database, traced(&collector)).await;
+    receiver.accept(execution("e", "PRIVATE")).await;
+    receiver.recorded().await;
+    // As it came, then beside its bytes, then into quarantine.
+    let spans = collector.spans(6).await;
+    let failed: Vec<_> =
+        named(&spans, "record batch").into_iter().filter(|span| status(span) == SpanStatus::Error).collect();
+    assert_eq!(failed.len(), 2, "{spans:#?}");
+    for batch in failed {
+        assert_eq!(
+            attributes(&batch.attributes),
+            json!({ "db.system.name": "postgresql", "db.operation.batch.size": 1, "error.type": "unacceptable",
+                "db.response.status_code": "23514" })
+        );
+    }
+    assert_eq!(
+        attributes(&one(&spans, "record").attributes),
+        json!({ "workflow_receiver.outcome": "quarantined" })
+    );
+    for (_, message) in collector.messages() {
+        assert!(!message.windows(7).any(|window| window == b"PRIVATE"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_collector_gone_webhooks_are_answered_recorded_and_it_stops() {
+    // One refuses connections, the other takes them and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for endpoint in ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()] {
+        let receiver =
+            TestReceiver::start_with(|s| s.traces.otlp_endpoint = format!("http://{endpoint}")).await;
+        // More than may wait.
+        for group in 0..40 {
+            let posts = (0..50).map(|n| receiver.accept(execution(&format!("{group}-{n}"), "completed")));
+            futures_util::future::join_all(posts).await;
+        }
+        let row = receiver.row("SELECT count(*) FROM executions").await;
+        assert_eq!(row, json!({ "count": 2000 }));
+        assert!(receiver.metric("spans_dropped_total").await > 0.0);
+        assert_eq!(receiver.metric("spans_sent_total").await, 0.0);
+        assert_eq!(receiver.ready().await.1["status"], "ok");
+        within(receiver.stop()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_for_a_while_gets_what_it_missed() {
+    let collector = Collector::answering(|n| {
+        let status = if n < 2 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (status, ExportTraceServiceResponse::default())
+    })
+    .await;
+    let receiver = TestReceiver::start_with(traced(&collector)).await;
+    receiver.accept(execution("e", "completed")).await;
+    assert_eq!(collector.spans(4).await.len(), 4);
+    until(async || receiver.metric("spans_sent_total").await == 4.0).await;
+    assert_eq!(receiver.metric("spans_dropped_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_collector_does_not_want_is_counted() {
+    let refusing = Collector::answering(|_| (StatusCode::BAD_REQUEST, rejecting(0))).await;
+    let choosy = Collector::answering(|_| (StatusCode::OK, rejecting(1))).await;
+    for (collector, refuses) in [(refusing, true), (choosy, false)] {
+        let receiver = TestReceiver::start_with(traced(&collector)).await;
+        receiver.accept(execution("e", "completed")).await;
+        let counts = async || {
+            (receiver.metric("spans_sent_total").await, receiver.metric("spans_dropped_total").await)
+        };
+        until(async || counts().await.0 + counts().await.1 == 4.0).await;
+        let dropped = if refuses { 4.0 } else { collector.messages().len() as f64 };
+        assert_eq!(counts().await, (4.0 - dropped, dropped));
+    }
+}
