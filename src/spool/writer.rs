@@ -7,6 +7,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -61,6 +62,7 @@ impl Writer {
         let through = last.or(sequence).unwrap_or(0);
         let forgotten = first.map_or(through, |first| first - 1);
         let kept = Kept { through, forgotten, ..Kept::default() };
+        let measures = measure(&connection)?;
         let mut writer = Self {
             connection,
             reserve: Reserve::new(&settings.dir),
@@ -69,7 +71,7 @@ impl Writer {
             unused: 0,
             _lock: lock,
         };
-        writer.measure()?;
+        writer.measured(measures);
         Ok(writer)
     }
 
@@ -244,13 +246,12 @@ impl Writer {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
             transaction.prepare_cached("UPDATE forgotten SET through = ?")?.execute([forgotten])?;
         }
+        // Within the transaction, which has the locks already.
+        let measures = measure(&transaction)?;
         transaction.commit()?;
         self.kept.through = through;
         self.kept.forgotten = forgotten;
-        // It is on disk: whatever fails now must not make it look otherwise.
-        if let Err(error) = self.measure() {
-            tracing::debug!(%error, "the spool cannot be measured");
-        }
+        self.measured(measures);
         Ok(outcome)
     }
 
@@ -259,23 +260,8 @@ impl Writer {
         if self.reserve.hold() { self.max_bytes.saturating_sub(self.kept.bytes) } else { 0 }
     }
 
-    fn pragma(&self, name: &str) -> rusqlite::Result<u64> {
-        let value: i64 =
-            self.connection.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))?;
-        Ok(value.unsigned_abs())
-    }
-
-    fn measure(&mut self) -> rusqlite::Result<()> {
-        let (free, page_size) = (self.pragma("freelist_count")?, self.pragma("page_size")?);
-        self.unused = free * page_size;
-        self.kept.bytes = (self.pragma("page_count")? - free) * page_size;
-        self.kept.oldest = self
-            .connection
-            .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
-            .query_row([], |row| row.get(0))
-            .optional()?
-            .map(from_micros);
-        Ok(())
+    fn measured(&mut self, Measures { bytes, unused, oldest }: Measures) {
+        (self.kept.bytes, self.kept.oldest, self.unused) = (bytes, oldest, unused);
     }
 
     /// Gives the disk back what a long backlog took, or what the reserve needs. Cheap by then: what
@@ -284,8 +270,11 @@ impl Writer {
         let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
         if self.unused > enough && self.kept.bytes < SHRINK_BELOW {
             let shrunk = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)");
-            match shrunk.and_then(|()| self.measure()) {
-                Ok(()) => tracing::info!("the spool gave its space back after a backlog"),
+            match shrunk.and_then(|()| measure(&self.connection)) {
+                Ok(measures) => {
+                    self.measured(measures);
+                    tracing::info!("the spool gave its space back after a backlog");
+                }
                 Err(error) => tracing::debug!(%error, "the spool could not give its space back yet"),
             }
         }
@@ -303,6 +292,33 @@ impl Writer {
             }
         }
     }
+}
+
+/// What the file holds.
+struct Measures {
+    /// In use, in bytes.
+    bytes: u64,
+    /// The part of it that holds nothing, in bytes.
+    unused: u64,
+    oldest: Option<OffsetDateTime>,
+}
+
+fn measure(connection: &Connection) -> rusqlite::Result<Measures> {
+    let pragma = |name: &str| -> rusqlite::Result<u64> {
+        let value: i64 =
+            connection.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))?;
+        Ok(value.unsigned_abs())
+    };
+    let (free, page_size) = (pragma("freelist_count")?, pragma("page_size")?);
+    let oldest = connection
+        .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(Measures {
+        bytes: (pragma("page_count")? - free) * page_size,
+        unused: free * page_size,
+        oldest: oldest.map(from_micros),
+    })
 }
 
 fn disk_full(error: &SpoolError) -> bool {
