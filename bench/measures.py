@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import load
+import questions
 import servers
 from process import ROOT, WORK
 from servers import AWAY, SPOOL, Receiver
@@ -211,9 +213,29 @@ def growth(bench):
                 figures = load.paced(server.port, bench.seconds, rate)
                 figures["recorded"] = (server.recorded() - before) / (time.monotonic() - begun)
             bench.add("growth", name, round, case, **figures)
+    ask(bench, f"bench_{bench.levels[-1]}", rate)
     for level in bench.levels:
         bench.postgres.sql("postgres", f"DROP DATABASE bench_{level}")
     shutil.rmtree(KEPT)
+
+
+def ask(bench, database, rate):
+    """What operators ask, with the most recorded already, while half load goes on: first alone, then all the time."""
+    bench.forget("questions")
+    asked = questions.all_of(bench.postgres, database)
+    for case in "none asked", "asked":
+        bench.postgres.as_made(database)
+        with Receiver(bench.postgres.url(database)) as server, ThreadPoolExecutor() as pool:
+            begun, before = time.monotonic(), server.recorded()
+            load_ = pool.submit(load.paced, server.port, 2 * bench.seconds, rate)
+            round = 0
+            while case == "asked" and not load_.done():
+                for question in asked:
+                    bench.add("questions", question.kind, round, question.name, ms=question.ask(server))
+                round += 1
+            figures = load_.result()
+            figures["recorded"] = (server.recorded() - before) / (time.monotonic() - begun)
+        bench.add("questions", RECEIVER, 0, case, **figures)
 
 
 def image(bench):

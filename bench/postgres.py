@@ -9,7 +9,7 @@ from pathlib import Path
 from process import ROOT, WORK, Process
 
 RECEIVER = ROOT / "target/release/workflow-receiver"
-TABLES = "executions, bulks, execution_conflicts, quarantine"
+TABLES = "executions, bulks, execution_conflicts, quarantine, workflow_hours, workflow_days"
 
 
 class Postgres(Process):
@@ -18,6 +18,7 @@ class Postgres(Process):
             [RECEIVER], 28000, RECEIVER__HTTP__LISTEN="127.0.0.1:28000", RECEIVER__ADMIN__LISTEN="127.0.0.1:28001",
             RECEIVER__SPOOL__DIR=WORK / "idle-spool", RECEIVER__DATABASE__EMBEDDED_DIR=WORK / "postgres")
         self.data = WORK / "postgres/data"
+        self.made = {}
 
     def spawn(self):
         (WORK / "log").write_text("")
@@ -54,9 +55,10 @@ class Postgres(Process):
         subprocess.run([RECEIVER, "migrate"], env={"DATABASE_URL": self.url(database)}, check=True,
                        stdout=subprocess.DEVNULL)
         for first in range(0, executions, 500_000):
-            self.sql(database, FILL.format(first, min(first + 500_000, executions) - 1))
+            self.sql(database, FILL.format(first, min(first + 500_000, executions) - 1, executions))
         if executions:
-            self.sql(database, COUNT, "VACUUM ANALYZE")
+            self.sql(database, *COUNT, "VACUUM ANALYZE")
+        self.made[database] = self.sql(database, "SELECT now()")
 
     def empty(self, database):
         """No rows, and no work left over from those that were there."""
@@ -64,8 +66,8 @@ class Postgres(Process):
 
     def as_made(self, database):
         """Without what came since it was made."""
-        self.sql(database, "DELETE FROM executions WHERE first_received_at > now() - interval '1 day'",
-                 "DELETE FROM bulks WHERE first_received_at IS NOT NULL", "VACUUM", "CHECKPOINT")
+        since = f"WHERE first_received_at > '{self.made[database]}'"
+        self.sql(database, f"DELETE FROM executions {since}", f"DELETE FROM bulks {since}", "VACUUM", "CHECKPOINT")
 
     def rows(self, database):
         return int(self.sql(database, "SELECT count(*) FROM executions"))
@@ -74,16 +76,25 @@ class Postgres(Process):
         return int(self.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'").split(".")[0])
 
 
-# Ids in no order, in bulks of 10, as if received over the last month. Their payloads are short:
-# what grows the cost of a new row is the indexes, not the bytes of old ones.
+# Ids in no order, of 20 workflows, in bulks of 10, as if received over the last 30 days. Their payloads are
+# short: what grows the cost of a new row is the indexes, not the bytes of old ones.
 FILL = """
-    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
-        first_received_at, last_received_at)
-    SELECT gen_random_uuid(), '50741f40-8621-4d46-8a91-dff4d873be98', md5((n / 10)::text)::uuid,
-        CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'completed' END, '["https://storage.googleapis.com/"]',
-        '{{"filled": true}}', 1, at, at
-    FROM (SELECT n, now() - interval '30 days' + n * interval '0.2 s' AS at FROM generate_series({}, {}) n) filled"""
-COUNT = """
-    INSERT INTO bulks (bulk_id, received, completed, failed)
-    SELECT bulk_id, count(*), count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed')
-    FROM executions GROUP BY bulk_id"""
+    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, error_cause, total_cost, output, payload,
+        deliveries, first_received_at, last_received_at)
+    SELECT gen_random_uuid(), '50741f40-8621-4d46-8a91-dff4d873be' || 80 + n % 20, md5((n / 10)::text)::uuid,
+        CASE WHEN n % 20 = n / 20 % 20 THEN 'failed' ELSE 'completed' END,
+        CASE WHEN n % 20 = n / 20 % 20 THEN 'Step animate failed: cause ' || n % 50 END, 0.05,
+        '["https://storage.googleapis.com/"]', '{{"filled": true}}', 1, at, at
+    FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / {2}) AS at FROM generate_series({0}, {1}) n) filled"""
+COUNT = ("""
+    INSERT INTO bulks (bulk_id, received, completed, failed, first_received_at, last_received_at)
+    SELECT bulk_id, count(*), count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
+        min(first_received_at), max(first_received_at)
+    FROM executions GROUP BY bulk_id""", """
+    INSERT INTO workflow_hours (hour, workflow_id, executions, completed, failed, cancelled, other)
+    SELECT date_trunc('hour', first_received_at, 'UTC'), workflow_id, count(*),
+        count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'), 0, 0
+    FROM executions GROUP BY 1, 2""", """
+    INSERT INTO workflow_days (day, workflow_id, executions, executions_with_cost, total_cost)
+    SELECT (first_received_at AT TIME ZONE 'UTC')::date, workflow_id, count(*), count(total_cost), sum(total_cost)
+    FROM executions GROUP BY 1, 2""")

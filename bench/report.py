@@ -37,7 +37,10 @@ def write(samples, directory, postgres, quick):
             ("Backlog", f"{backlog_of(get)} deliveries, recorded into an empty table; COPY writes the same rows "
              "into the same table.", backlog(get)),
             ("Growth", "With this many executions recorded already; *backlog*: while one is drained.",
-             growth(samples, get))):
+             growth(samples, get)),
+            ("Questions", "Asked one after the other with the most executions recorded, while half load goes on: every "
+             "question of docs/operators.md, and the API's lists and items. Milliseconds; the machine is shared.",
+             questions(samples, get))):
         page += ["", "## " + title, "", what, "", *(rows or ["Not measured."])]
     page.append("")
     text = "\n".join(page)
@@ -188,6 +191,17 @@ def growth(samples, get):
         "÷ with none": lambda level, case: ratio(each("recorded")(level, case), each("recorded")(levels[0], case)),
         "p50 ms": each("p50"), "p99 ms": each("p99"), "CPU µs each": each("cpu_us"),
         "PostgreSQL's": each("postgres_cpu_us"), "WAL bytes each": each("wal_bytes")})
+
+
+def questions(samples, get):
+    cases = dict.fromkeys((s["who"], s["case"]) for s in samples if s["measure"] == "questions" and "ms" in s)
+    during = {case: get("questions", RECEIVER, "p99", case) for case in ("none asked", "asked")}
+    recorded = ratio(*(get("questions", RECEIVER, "recorded", case) for case in ("asked", "none asked")))
+    return cases and [
+        *grid([((who, f"`{case}`" if who == "API" else case), who, case) for who, case in cases], {
+            "ms": lambda who, case: get("questions", who, "ms", case)}), "",
+        f"Recorded a second ÷ that with none asked: {spread(recorded)}; p99 of the answers, ms: "
+        + "; ".join(f"{case} {spread(p99)}" for case, p99 in during.items()) + "."]
 
 
 def picture(samples, get):

@@ -25,8 +25,8 @@ class Bench:
 
     def __init__(self, quick, backlog):
         self.quick = quick
-        self.rounds, self.seconds = (2, 3) if quick else (5, 10)
-        self.fewer_rounds, self.fewer_seconds = (1, 2) if quick else (3, 5)
+        self.rounds, self.seconds = (2, 3) if quick else (3, 8)
+        self.fewer_rounds, self.fewer_seconds = (1, 2) if quick else (2, 5)
         self.backlog = backlog or (100_000 if quick else 1_000_000)
         self.levels = (0, 200_000) if quick else (0, 1_000_000, 10_000_000)
         self.connections = (1, 256, 1000) if quick else (1, 16, 64, 256, 1000)
