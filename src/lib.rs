@@ -28,6 +28,7 @@ mod http;
 mod intake;
 mod metrics;
 pub mod payload;
+mod reading;
 mod recorder;
 pub mod shutdown;
 mod spool;

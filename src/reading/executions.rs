@@ -1,0 +1,219 @@
+//! Executions: which there are, and one in full.
+
+use serde::Serialize;
+use sqlx::{Connection, PgConnection};
+use time::OffsetDateTime;
+use time::serde::rfc3339;
+use utoipa::{IntoParams, ToSchema};
+
+use super::json::Json;
+use super::page::{List, Listed, Position};
+use super::results::{Output, Outputs};
+use super::{Ask, EXCERPT, LOOK_AT, Page, Period, Question};
+
+/// An execution, as lists show it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Execution {
+    /// The sender's identifier of the execution.
+    pub(crate) execution_id: String,
+    /// The workflow that ran.
+    pub(crate) workflow_id: String,
+    /// The bulk that it was triggered in; null when it was triggered alone.
+    pub(crate) bulk_id: Option<String>,
+    /// As sent: completed, failed and cancelled are terminal; anything else, such as running, is not.
+    pub(crate) status: String,
+    /// The kind of failure, such as ExecutionFailed; null unless sent. The first 1,000 characters.
+    pub(crate) error: Option<String>,
+    /// Why it failed, in the sender's words; null unless sent. The first 1,000 characters.
+    pub(crate) error_cause: Option<String>,
+    /// Whether one of its steps failed, whatever became of it.
+    pub(crate) step_failed: bool,
+    /// What it cost, in the sender's unit, to 12 decimals; null unless sent, and below 10^12.
+    #[schema(value_type = Option<f64>)]
+    pub(crate) total_cost: Option<Json>,
+    /// From `started_at` to `completed_at`; null unless both were sent, in this order.
+    pub(crate) duration_seconds: Option<f64>,
+    /// When it started, by the sender; null unless sent.
+    #[serde(with = "rfc3339::option")]
+    pub(crate) started_at: Option<OffsetDateTime>,
+    /// When it ended, by the sender; null unless sent.
+    #[serde(with = "rfc3339::option")]
+    pub(crate) completed_at: Option<OffsetDateTime>,
+    /// How the delivery that is recorded got in: signature, secret_header, url_token, or none; null when not known.
+    pub(crate) authenticated_by: Option<String>,
+    /// How many deliveries came for it, duplicates and conflicts included.
+    pub(crate) deliveries: i32,
+    /// When its first delivery came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) first_received_at: OffsetDateTime,
+    /// When its latest delivery came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) last_received_at: OffsetDateTime,
+    #[serde(skip)]
+    pub(super) matches: bool,
+    #[serde(skip)]
+    pub(super) stops: bool,
+}
+
+impl Listed for Execution {
+    const LIST: List = List::Executions;
+
+    fn position(&self) -> Position {
+        Position { at: self.first_received_at, id: self.execution_id.clone(), place: 0 }
+    }
+    fn matches(&self) -> bool {
+        self.matches
+    }
+    fn stops(&self) -> bool {
+        self.stops
+    }
+}
+
+/// Which executions. All that is given has to be so.
+#[derive(Debug, Clone, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filter {
+    /// Only those with this status, as sent: completed, failed, cancelled, running, …
+    #[param(min_length = 1, max_length = 255)]
+    pub(crate) status: Option<String>,
+    /// Only those of this workflow.
+    #[param(min_length = 1, max_length = 255)]
+    pub(crate) workflow: Option<String>,
+    /// Only those of this bulk.
+    #[param(min_length = 1, max_length = 255)]
+    pub(crate) bulk: Option<String>,
+    /// Only those whose `error_cause` has this text in it, in upper or lower case. Looks at failed ones, unless
+    /// `status` says otherwise.
+    #[param(min_length = 1, max_length = 255)]
+    pub(crate) cause: Option<String>,
+}
+
+/// By what an index finds executions; the others are looked at and left out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lead<'f> {
+    bulk: Option<&'f str>,
+    status: Option<&'f str>,
+    workflow: Option<&'f str>,
+}
+
+impl Filter {
+    fn status(&self) -> Option<&str> {
+        self.status.as_deref().or(self.cause.is_some().then_some("failed"))
+    }
+
+    /// Bulks are small. Most executions are completed; the others have indexes that hold nothing else.
+    fn lead(&self) -> Lead<'_> {
+        let workflow = self.workflow.as_deref();
+        match (self.bulk.as_deref(), self.status()) {
+            (bulk @ Some(_), _) => Lead { bulk, ..Lead::default() },
+            (None, None | Some("completed")) => Lead { workflow, ..Lead::default() },
+            (None, status @ Some("failed")) => Lead { status, workflow, ..Lead::default() },
+            (None, status) => Lead { status, ..Lead::default() },
+        }
+    }
+}
+
+/// Which executions there are, newest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Executions {
+    pub(crate) filter: Filter,
+    pub(crate) period: Period,
+    pub(crate) page: Ask,
+}
+
+impl Question for Executions {
+    type Answer = Page<Execution>;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
+        let (lead, after) = (self.filter.lead(), self.page.position(&self.period));
+        let rows = sqlx::query_file_as!(
+            Execution,
+            "src/reading/executions.sql",
+            self.period.start(),
+            after.at,
+            after.id,
+            lead.bulk,
+            lead.status,
+            lead.workflow,
+            self.filter.status(),
+            self.filter.workflow,
+            self.filter.cause,
+            LOOK_AT,
+            self.page.rows(),
+            EXCERPT
+        );
+        Ok(self.page.page(rows.fetch_all(connection).await?))
+    }
+}
+
+/// A step of an execution, as the webhook has it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Step {
+    /// Its key in the payload's `step_outputs`.
+    pub(crate) key: String,
+    /// The sender's identifier of the step; the key where none is sent.
+    pub(crate) step_id: String,
+    /// As sent; null unless sent.
+    pub(crate) status: Option<String>,
+    /// The kind of its failure; null unless sent.
+    pub(crate) error: Option<String>,
+    /// Why it failed; null unless sent.
+    pub(crate) error_cause: Option<String>,
+    /// When it started, as the sender wrote it; null unless sent.
+    pub(crate) started_at: Option<String>,
+    /// When it ended, as the sender wrote it; null unless sent.
+    pub(crate) completed_at: Option<String>,
+}
+
+/// One execution, with all that is known of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Whole {
+    /// As lists show it, but with all of `error` and `error_cause`.
+    #[serde(flatten)]
+    pub(crate) execution: Execution,
+    /// Its steps, in the order of their start. What each made is in the payload.
+    pub(crate) steps: Vec<Step>,
+    /// What it made. Of many, the first: `/api/v1/results?execution=…` goes on behind `next`.
+    #[schema(inline)]
+    pub(crate) results: Page<Output>,
+    /// How many deliveries contradict it: `/api/v1/conflicts?execution=…` has them.
+    pub(crate) conflicts: i64,
+    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does).
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) payload: Option<Json>,
+    /// The body as it came, where `payload` would not give it back: a key given twice, U+0000, a number out of range;
+    /// null otherwise.
+    pub(crate) payload_text: Option<String>,
+}
+
+/// What is known of one execution.
+#[derive(Debug, Clone)]
+pub(crate) struct One {
+    pub(crate) execution_id: String,
+}
+
+impl Question for One {
+    /// `None` when it is not recorded.
+    type Answer = Option<Whole>;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+        // As of one moment.
+        let mut moment = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let execution = sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id);
+        let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
+        let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id);
+        let steps = steps.fetch_all(&mut *moment).await?;
+        let rest = sqlx::query!(
+            r#"SELECT payload::text AS "payload: Json", utf8_text(payload_bytes) AS payload_text,
+                   (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
+                       AS "conflicts!"
+               FROM executions AS e WHERE e.execution_id = $1"#,
+            self.execution_id
+        );
+        let rest = rest.fetch_one(&mut *moment).await?;
+        let results = Outputs::of_execution(&self.execution_id).ask(&mut moment).await?;
+        moment.commit().await?;
+        let (payload, payload_text, conflicts) = (rest.payload, rest.payload_text, rest.conflicts);
+        Ok(Some(Whole { execution, steps, results, conflicts, payload, payload_text }))
+    }
+}
