@@ -18,7 +18,9 @@ use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::reading::Pool;
 use crate::recorder::{Recorder, Recording};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError};
@@ -127,6 +129,14 @@ impl Receiver {
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let live = Live::new();
+        let pool = Pool::new(
+            &database,
+            "workflow-receiver reading",
+            settings.admin.read_connections,
+            settings.database.connect_timeout,
+            settings.admin.statement_timeout,
+        );
 
         let worker = Recorder {
             database,
@@ -139,6 +149,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recording,
             recording: reporting,
+            live: live.clone(),
             give_up: give_up.clone(),
         };
         let requests = Slots::new(settings.http.max_requests);
@@ -151,6 +162,10 @@ impl Receiver {
             kept: kept.clone(),
             recording: reports.clone(),
             stopping: stop.clone(),
+            closing: give_up.clone(),
+            pool: Arc::new(pool),
+            live,
+            webhook_port: local(&public).port(),
             token: Token::new(&settings.admin.token),
         };
         let door = Door {
@@ -178,8 +193,7 @@ impl Receiver {
         parts.spawn(record(worker, reader));
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
         parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
-        let never = CancellationToken::new();
-        let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, never);
+        let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, give_up.clone());
         parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
         Ok(Self {
             webhook_address,
@@ -217,8 +231,12 @@ impl Receiver {
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
         let ended = self.until_drained(shutdown).await;
-        // Last the admin port, and whatever still hangs, such as a request whose sender has stopped.
+        // Last the admin port, which says good-bye to those who listen, and then whatever still hangs, such as a
+        // request whose sender has stopped.
         self.give_up.cancel();
+        if ended.is_ok() {
+            let _ = timeout(GRACE, async { while self.parts.join_next().await.is_some() {} }).await;
+        }
         let _ = timeout(GRACE, self.parts.shutdown()).await;
         ended
     }

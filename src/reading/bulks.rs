@@ -6,8 +6,10 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
+use super::executions::{Execution, Executions};
 use super::page::{List, Listed, Position};
-use super::{Ask, Choice, LOOK_AT, Page, Period, Question};
+use super::results::{Output, Outputs};
+use super::{Ask, Choice, LOOK_AT, Page, Period, Question, moment};
 
 /// How far a bulk is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -108,7 +110,19 @@ impl Question for Bulks {
     }
 }
 
-/// How far one bulk is.
+/// One bulk: how far it is, and what is in it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Whole {
+    /// As lists show it.
+    #[serde(flatten)]
+    pub(crate) bulk: Bulk,
+    /// Its executions: the first page of `/api/v1/executions?bulk=…`, which goes on behind `next`.
+    pub(crate) executions: Page<Execution>,
+    /// What they made: the first page of `/api/v1/results?bulk=…`.
+    pub(crate) results: Page<Output>,
+}
+
+/// What is known of one bulk.
 #[derive(Debug, Clone)]
 pub(crate) struct One {
     pub(crate) bulk_id: String,
@@ -116,18 +130,22 @@ pub(crate) struct One {
 
 impl Question for One {
     /// `None` when nothing came of it, and nobody said what is expected.
-    type Answer = Option<Bulk>;
+    type Answer = Option<Whole>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Bulk>, sqlx::Error> {
-        sqlx::query_as!(
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+        let mut moment = moment(connection).await?;
+        let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
                    failed AS "failed!", cancelled AS "cancelled!", other AS "other!", first_received_at,
                    last_received_at, seconds_since_last, true AS "matches!", false AS "stops!"
                FROM bulk_progress WHERE bulk_id = $1"#,
             self.bulk_id
-        )
-        .fetch_optional(connection)
-        .await
+        );
+        let Some(bulk) = bulk.fetch_optional(&mut *moment).await? else { return Ok(None) };
+        let executions = Executions::of_bulk(&self.bulk_id).ask(&mut moment).await?;
+        let results = Outputs::of_bulk(&self.bulk_id).ask(&mut moment).await?;
+        moment.commit().await?;
+        Ok(Some(Whole { bulk, executions, results }))
     }
 }

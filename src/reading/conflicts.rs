@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, Listed, Position};
-use super::{Ask, EXCERPT, Page, Period, Question};
+use super::{Ask, EXCERPT, Page, Period, Question, moment};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -59,7 +59,7 @@ impl Listed for Conflict {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) execution: Option<String>,
 }
 
@@ -121,6 +121,7 @@ impl Question for One {
     type Answer = Option<Whole>;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+        let mut moment = moment(connection).await?;
         let start = Period::default();
         let end = Ask::default().position(&start);
         let conflict = sqlx::query_file_as!(
@@ -134,7 +135,7 @@ impl Question for One {
             i32::MAX,
             self.conflict_id
         );
-        let Some(conflict) = conflict.fetch_optional(&mut *connection).await? else { return Ok(None) };
+        let Some(conflict) = conflict.fetch_optional(&mut *moment).await? else { return Ok(None) };
         let rest = sqlx::query!(
             r#"SELECT e.output::text AS "recorded_output: Json", c.output::text AS "delivered_output: Json",
                    c.payload::text AS "payload: Json", utf8_text(c.payload_bytes) AS payload_text
@@ -142,7 +143,8 @@ impl Question for One {
                WHERE c.conflict_id = $1"#,
             self.conflict_id
         );
-        let Some(rest) = rest.fetch_optional(connection).await? else { return Ok(None) };
+        let rest = rest.fetch_one(&mut *moment).await?;
+        moment.commit().await?;
         Ok(Some(Whole {
             conflict,
             recorded_output: rest.recorded_output,

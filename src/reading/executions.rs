@@ -1,7 +1,7 @@
 //! Executions: which there are, and one in full.
 
 use serde::Serialize;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::json::Json;
 use super::page::{List, Listed, Position};
 use super::results::{Output, Outputs};
-use super::{Ask, EXCERPT, LOOK_AT, Page, Period, Question};
+use super::{Ask, EXCERPT, LOOK_AT, Listing, Page, Period, Question, moment};
 
 /// An execution, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -74,17 +74,17 @@ impl Listed for Execution {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those with this status, as sent: completed, failed, cancelled, running, …
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) status: Option<String>,
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) bulk: Option<String>,
     /// Only those whose `error_cause` has this text in it, in upper or lower case. Looks at failed ones, unless
     /// `status` says otherwise.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) cause: Option<String>,
 }
 
@@ -119,6 +119,22 @@ pub(crate) struct Executions {
     pub(crate) filter: Filter,
     pub(crate) period: Period,
     pub(crate) page: Ask,
+}
+
+impl Executions {
+    /// The first page of those of a bulk.
+    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+        let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
+        Self { filter, ..Self::default() }
+    }
+}
+
+impl Listing for Executions {
+    const LIST: List = List::Executions;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
+    }
 }
 
 impl Question for Executions {
@@ -197,8 +213,7 @@ impl Question for One {
     type Answer = Option<Whole>;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        // As of one moment.
-        let mut moment = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let mut moment = moment(connection).await?;
         let execution = sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id);
         let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
         let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id);

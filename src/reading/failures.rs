@@ -8,10 +8,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Choice, EXCERPT, LOOK_AT, Period, Question};
 
-/// How many groups there are when nobody says, and may be.
-pub(crate) const DEFAULT_LIMIT: i64 = 50;
-pub(crate) const MAX_LIMIT: i64 = 1_000;
-
 /// How many executions are looked at for their steps: each has its payload unpacked.
 const LOOK_AT_STEPS: i64 = LOOK_AT / 5;
 
@@ -85,10 +81,10 @@ impl Choice for By {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) bulk: Option<String>,
 }
 
@@ -98,13 +94,18 @@ pub(crate) struct Grouped {
     pub(crate) by: By,
     pub(crate) filter: Filter,
     pub(crate) period: Period,
-    /// How many groups, from 1 to [`MAX_LIMIT`].
+    /// How many groups, from 1 to [`super::page::MAX_LIMIT`].
     pub(crate) limit: i64,
 }
 
 impl Default for Grouped {
     fn default() -> Self {
-        Self { by: By::Cause, filter: Filter::default(), period: Period::default(), limit: DEFAULT_LIMIT }
+        Self {
+            by: By::Cause,
+            filter: Filter::default(),
+            period: Period::default(),
+            limit: super::page::DEFAULT_LIMIT,
+        }
     }
 }
 

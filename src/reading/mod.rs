@@ -19,7 +19,7 @@ pub(crate) mod quarantine;
 pub(crate) mod results;
 pub(crate) mod workflows;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, PgTransaction};
 
 pub(crate) use page::{Ask, Page, Period};
 pub(crate) use pool::{Pool, Unanswered};
@@ -36,6 +36,15 @@ pub(crate) trait Question: Sync {
     ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
 }
 
+/// A list, read page by page.
+pub(crate) trait Listing: Question {
+    /// What its cursors are of.
+    const LIST: page::List;
+
+    /// Which page is read next.
+    fn page(&mut self) -> &mut Ask;
+}
+
 /// A few things to choose from, each with a name.
 pub(crate) trait Choice: Copy + 'static {
     /// All there are.
@@ -43,6 +52,11 @@ pub(crate) trait Choice: Copy + 'static {
 
     /// Its name as a parameter.
     fn as_str(self) -> &'static str;
+}
+
+/// All that is asked over it is answered as of one moment.
+async fn moment(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
+    connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
 }
 
 /// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor

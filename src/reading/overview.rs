@@ -6,7 +6,7 @@ use time::serde::rfc3339;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
-use super::{Choice, Question};
+use super::{Choice, Period, Question};
 
 /// How executions went that came in the hour, day or period.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -100,6 +100,16 @@ pub(crate) struct Chart {
     pub(crate) to: OffsetDateTime,
     /// Only those of this workflow.
     pub(crate) workflow: Option<String>,
+}
+
+impl Chart {
+    /// Of what period says, or of the usual time until `now`. `None` when that has no points, or too many.
+    pub(crate) fn new(by: By, period: Period, workflow: Option<String>, now: OffsetDateTime) -> Option<Self> {
+        let to = period.to.unwrap_or(now);
+        let from = period.from.unwrap_or_else(|| to.saturating_sub(by.length() * by.usual()));
+        let fits = from < to && to - from <= by.length() * by.most();
+        fits.then_some(Self { by, from, to, workflow })
+    }
 }
 
 impl Question for Chart {

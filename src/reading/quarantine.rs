@@ -54,15 +54,9 @@ impl Question for Quarantine {
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
         let after = self.page.position(&self.period);
-        let rows = sqlx::query_as!(
+        let rows = sqlx::query_file_as!(
             Quarantined,
-            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!", authenticated_by, acknowledged,
-                      intact, deliveries, first_received_at, last_received_at
-               FROM quarantine
-               WHERE first_received_at >= $1 AND first_received_at <= $2
-                   AND (first_received_at, quarantine_id) < ($2, $3::bigint)
-               ORDER BY first_received_at DESC, quarantine_id DESC
-               LIMIT $4"#,
+            "src/reading/quarantine.sql",
             self.period.start(),
             after.at,
             after.number(),

@@ -7,7 +7,7 @@ use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{List, Listed, Position};
-use super::{Ask, LOOK_AT, Page, Period, Question};
+use super::{Ask, LOOK_AT, Listing, Page, Period, Question};
 
 /// How many bytes of outputs a page looks at, as PostgreSQL stores them, before it ends.
 const OUTPUTS: i64 = 4 << 20;
@@ -57,13 +57,13 @@ impl Listed for Output {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) execution: Option<String>,
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     pub(crate) bulk: Option<String>,
 }
 
@@ -80,6 +80,20 @@ impl Outputs {
     pub(super) fn of_execution(execution_id: &str) -> Self {
         let filter = Filter { execution: Some(execution_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
+    }
+
+    /// The first page of what was made in one bulk.
+    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+        let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
+        Self { filter, ..Self::default() }
+    }
+}
+
+impl Listing for Outputs {
+    const LIST: List = List::Results;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
     }
 }
 

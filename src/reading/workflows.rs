@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::json::Json;
 use super::overview::Counts;
-use super::{Choice, Question};
+use super::{Choice, Page, Question};
 
 /// How the executions of a workflow went, and what they cost.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -51,26 +51,27 @@ impl Choice for Order {
 }
 
 /// How many days when nobody says, and at most.
-pub(crate) const DEFAULT_DAYS: i32 = 7;
-pub(crate) const MAX_DAYS: i32 = 366;
+pub(crate) const DEFAULT_DAYS: i64 = 7;
+pub(crate) const MAX_DAYS: i64 = 366;
 
 /// Which workflows ran in the latest days (UTC, today included).
 #[derive(Debug, Clone)]
 pub(crate) struct Workflows {
     /// How many days, from 1 to [`MAX_DAYS`].
-    pub(crate) days: i32,
+    pub(crate) days: i64,
     pub(crate) order: Order,
     /// How many workflows at most.
     pub(crate) limit: i64,
 }
 
 impl Question for Workflows {
-    type Answer = Vec<Workflow>;
+    /// There are no further pages.
+    type Answer = Page<Workflow>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Vec<Workflow>, sqlx::Error> {
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {
         let rows = sqlx::query_file!("src/reading/workflows.sql", self.days, self.order.as_str(), self.limit);
         let rows = rows.fetch_all(connection).await?.into_iter();
-        Ok(rows
+        let items = rows
             .map(|row| Workflow {
                 workflow_id: row.workflow_id,
                 counts: Counts {
@@ -86,6 +87,7 @@ impl Question for Workflows {
                 total_cost: row.total_cost,
                 average_cost: row.average_cost,
             })
-            .collect())
+            .collect();
+        Ok(Page { items, next: None })
     }
 }

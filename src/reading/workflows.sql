@@ -1,6 +1,6 @@
 -- Workflows of the latest days: how they went, from the hours; what they cost, from the days.
 WITH since AS (
-    SELECT (now() AT TIME ZONE 'UTC')::date - ($1::integer - 1) AS day
+    SELECT (now() AT TIME ZONE 'UTC')::date - (($1::bigint - 1)::integer) AS day
 ),
 counts AS (
     SELECT

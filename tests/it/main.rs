@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod api;
 mod authentication;
 mod bulks;
 mod cookbook;
@@ -19,6 +20,7 @@ mod hostile;
 mod oracle;
 mod outcomes;
 mod page;
+mod plans;
 mod process;
 mod program;
 mod properties;

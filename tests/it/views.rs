@@ -381,7 +381,7 @@ async fn no_odd_row_breaks_a_view() {
 }
 
 /// A month of executions, and years of sums: as many as make a table worth an index.
-const A_MONTH: &str = "
+pub(crate) const A_MONTH: &str = "
     INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, step_failed,
         deliveries, started_at, completed_at, first_received_at, last_received_at)
     SELECT 'e' || n, CASE n % 20 WHEN 0 THEN 'product-video' ELSE 'w' || n % 20 END,
@@ -432,7 +432,7 @@ async fn no_daily_question_reads_a_table_whole() {
 }
 
 /// How the query's plan comes by the rows of tables: the kind of scan, the table, the index.
-async fn scans(connection: &mut PgConnection, query: &str) -> Vec<String> {
+pub(crate) async fn scans(connection: &mut PgConnection, query: &str) -> Vec<String> {
     let explain = format!("EXPLAIN (FORMAT JSON) {query}");
     let plan: Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
     let mut nodes = vec![&plan[0]["Plan"]];
