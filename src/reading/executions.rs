@@ -88,29 +88,58 @@ pub(crate) struct Filter {
     pub(crate) cause: Option<String>,
 }
 
-/// By what an index finds executions; the others are looked at and left out.
-#[derive(Debug, Clone, Copy, Default)]
-struct Lead<'f> {
-    bulk: Option<&'f str>,
-    status: Option<&'f str>,
-    workflow: Option<&'f str>,
-}
-
 impl Filter {
+    /// With a cause and no status, failed ones are meant.
     fn status(&self) -> Option<&str> {
         self.status.as_deref().or(self.cause.is_some().then_some("failed"))
     }
+}
 
-    /// Bulks are small. Most executions are completed; the others have indexes that hold nothing else.
-    fn lead(&self) -> Lead<'_> {
-        let workflow = self.workflow.as_deref();
-        match (self.bulk.as_deref(), self.status()) {
-            (bulk @ Some(_), _) => Lead { bulk, ..Lead::default() },
-            (None, None | Some("completed")) => Lead { workflow, ..Lead::default() },
-            (None, status @ Some("failed")) => Lead { status, workflow, ..Lead::default() },
-            (None, status) => Lead { status, ..Lead::default() },
-        }
-    }
+/// A page of executions. One index leads to those that come into question, in the list's order. For a workflow this
+/// is asked so that only its own index does: with `workflow_id = …`, PostgreSQL may rather read the newest executions
+/// of all until it finds some, and the workflow may not have run for months.
+///
+/// At most so many are looked at, and the last one comes whether it matches or not: the next page begins behind it.
+macro_rules! rows {
+    (led_by: $columns:literal, $values:literal, in_order: $order:literal, $($parameter:expr),+) => {
+        sqlx::query_as!(
+            Execution,
+            r#"SELECT
+                   execution_id, workflow_id, bulk_id, status, left(error, $11) AS error,
+                   left(error_cause, $11) AS error_cause, step_failed,
+                   trim_scale(sensible_cost(total_cost))::text AS "total_cost: Json",
+                   CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END
+                       AS duration_seconds,
+                   started_at, completed_at, authenticated_by, deliveries, first_received_at, last_received_at,
+                   matches AS "matches!", n = $9 AS "stops!"
+               FROM (
+                   SELECT
+                       e.*,
+                       row_number() OVER (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC) AS n,
+                       ($6::text IS NULL OR status = $6)
+                       AND ($7::text IS NULL OR workflow_id = $7)
+                       AND ($8::text IS NULL OR coalesce(strpos(lower(error_cause), lower($8)) > 0, false)) AS matches
+                   FROM executions AS e
+                   WHERE
+                       ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
+                       AND ("# + $columns + r#"first_received_at, execution_id) <= ("# + $values + r#"$2, $3::text)
+                       AND (first_received_at, execution_id) <> ($2, $3)
+                       AND ($4::text IS NULL OR bulk_id = $4)
+                       -- Most are completed: an index has the failed ones, and another those that are neither.
+                       AND CASE $5::text
+                           WHEN 'failed' THEN status = 'failed'
+                           WHEN 'rare' THEN status NOT IN ('completed', 'failed')
+                           ELSE true
+                       END
+                   ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
+                   LIMIT $9::bigint
+               ) AS looked_at
+               WHERE matches OR n = $9
+               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
+               LIMIT $10"#,
+            $($parameter),+
+        )
+    };
 }
 
 /// Which executions there are, newest first.
@@ -141,24 +170,32 @@ impl Question for Executions {
     type Answer = Page<Execution>;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
-        let (lead, after) = (self.filter.lead(), self.page.position(&self.period));
-        let rows = sqlx::query_file_as!(
-            Execution,
-            "src/reading/executions.sql",
-            self.period.start(),
-            after.at,
-            after.id,
-            lead.bulk,
-            lead.status,
-            lead.workflow,
-            self.filter.status(),
-            self.filter.workflow,
-            self.filter.cause,
-            LOOK_AT,
-            self.page.rows(),
-            EXCERPT
-        );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        let Filter { workflow, bulk, cause, .. } = &self.filter;
+        let (status, after) = (self.filter.status(), self.page.position(&self.period));
+        // Bulks are small.
+        let of = match status {
+            None | Some("completed") => None,
+            _ if bulk.is_some() => None,
+            Some("failed") => Some("failed"),
+            Some(_) => Some("rare"),
+        };
+        /// Both have the same parameters.
+        macro_rules! fetched {
+            ($($led:tt)+) => {
+                rows!(
+                    $($led)+, self.period.start(), after.at, after.id, bulk.as_deref(), of, status,
+                    workflow.as_deref(), cause.as_deref(), LOOK_AT, self.page.rows(), EXCERPT
+                )
+                .fetch_all(connection)
+                .await?
+            };
+        }
+        let rows = if workflow.is_some() && bulk.is_none() && of != Some("rare") {
+            fetched!(led_by: "workflow_id, ", "$7, ", in_order: "workflow_id DESC, ")
+        } else {
+            fetched!(led_by: "", "", in_order: "")
+        };
+        Ok(self.page.page(rows))
     }
 }
 

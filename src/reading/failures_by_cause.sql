@@ -1,18 +1,33 @@
 -- The latest failed executions, so many at most, grouped.
 WITH looked_at AS (
-    SELECT workflow_id, left(error, $6) AS error, left(error_cause, $6) AS error_cause, execution_id, first_received_at
-    FROM executions
-    WHERE
-        status = 'failed'
-        AND first_received_at >= $1
-        AND first_received_at < $2
-        AND ($3::text IS NULL OR workflow_id = $3)
-        AND ($4::text IS NULL OR bulk_id = $4)
-    ORDER BY first_received_at DESC
-    LIMIT $5::bigint
+    (
+        SELECT workflow_id, left(error, $6) AS error, left(error_cause, $6) AS error_cause, execution_id, first_received_at
+        FROM executions
+        WHERE
+            status = 'failed'
+            AND $3::text IS NULL
+            AND first_received_at >= $1
+            AND first_received_at < $2
+            AND ($4::text IS NULL OR bulk_id = $4)
+        ORDER BY first_received_at DESC
+        LIMIT $5::bigint
+    )
+    UNION ALL
+    -- Those of one workflow have an index of their own.
+    (
+        SELECT workflow_id, left(error, $6) AS error, left(error_cause, $6) AS error_cause, execution_id, first_received_at
+        FROM executions
+        WHERE
+            status = 'failed'
+            AND (workflow_id, first_received_at) >= ($3, $1)
+            AND (workflow_id, first_received_at) < ($3, $2)
+            AND ($4::text IS NULL OR bulk_id = $4)
+        ORDER BY workflow_id DESC, first_received_at DESC
+        LIMIT $5::bigint
+    )
 )
 SELECT
-    workflow_id,
+    workflow_id AS "workflow_id!",
     NULL AS step_id,
     error,
     error_cause,

@@ -1,15 +1,30 @@
 -- The failed steps of the latest executions that have one, so many at most, grouped.
 WITH looked_at AS (
-    SELECT workflow_id, execution_id, first_received_at
-    FROM executions
-    WHERE
-        (status = 'failed' OR step_failed)
-        AND first_received_at >= $1
-        AND first_received_at < $2
-        AND ($3::text IS NULL OR workflow_id = $3)
-        AND ($4::text IS NULL OR bulk_id = $4)
-    ORDER BY first_received_at DESC
-    LIMIT $5::bigint
+    (
+        SELECT workflow_id, execution_id, first_received_at
+        FROM executions
+        WHERE
+            (status = 'failed' OR step_failed)
+            AND $3::text IS NULL
+            AND first_received_at >= $1
+            AND first_received_at < $2
+            AND ($4::text IS NULL OR bulk_id = $4)
+        ORDER BY first_received_at DESC
+        LIMIT $5::bigint
+    )
+    UNION ALL
+    -- Those of one workflow have an index of their own.
+    (
+        SELECT workflow_id, execution_id, first_received_at
+        FROM executions
+        WHERE
+            (status = 'failed' OR step_failed)
+            AND (workflow_id, first_received_at) >= ($3, $1)
+            AND (workflow_id, first_received_at) < ($3, $2)
+            AND ($4::text IS NULL OR bulk_id = $4)
+        ORDER BY workflow_id DESC, first_received_at DESC
+        LIMIT $5::bigint
+    )
 ),
 steps AS (
     SELECT
@@ -19,7 +34,7 @@ steps AS (
     INNER JOIN failed_steps AS s ON l.execution_id = s.execution_id
 )
 SELECT
-    workflow_id,
+    workflow_id AS "workflow_id!",
     step_id,
     error,
     error_cause,

@@ -67,6 +67,59 @@ pub(crate) struct Filter {
     pub(crate) bulk: Option<String>,
 }
 
+/// A page of results. Of the executions that an index leads to, as in `executions`, so many are looked at, and so many
+/// bytes of their outputs. The last one comes even when it made nothing: the next page begins behind it.
+macro_rules! rows {
+    (led_by: $columns:literal, $values:literal, in_order: $order:literal, $($parameter:expr),+) => {
+        sqlx::query_as!(
+            Output,
+            r#"SELECT
+                   e.execution_id, e.workflow_id, e.bulk_id,
+                   coalesce(r.position, 9223372036854775807) AS "position!",
+                   r.name, coalesce(r.kind, '') AS "kind!", r.value, e.first_received_at,
+                   r.position IS NOT NULL AS "matches!",
+                   e.stops AS "stops!"
+               FROM (
+                   SELECT *, n = $8 OR (bytes_before < $9 AND bytes_before + bytes >= $9) AS stops
+                   FROM (
+                       SELECT
+                           execution_id, workflow_id, bulk_id, first_received_at,
+                           coalesce(pg_column_size(output), 0) AS bytes,
+                           row_number() OVER newest_first AS n,
+                           coalesce(sum(pg_column_size(output)) OVER (
+                               newest_first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                           ), 0) AS bytes_before
+                       FROM executions
+                       WHERE
+                           ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
+                           AND ("# + $columns + r#"first_received_at, execution_id)
+                               <= ("# + $values + r#"$2, $3::text)
+                           -- Behind all of an execution's results is the next execution.
+                           AND ((first_received_at, execution_id) <> ($2, $3) OR $4 < 9223372036854775807)
+                           AND ($5::text IS NULL OR execution_id = $5)
+                           AND ($6::text IS NULL OR bulk_id = $6)
+                       WINDOW newest_first AS (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC)
+                       ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
+                       LIMIT $8::bigint
+                   ) AS looked_at
+                   WHERE bytes_before < $9::bigint
+               ) AS e
+               LEFT JOIN LATERAL (
+                   SELECT position, name, kind, value
+                   FROM results
+                   WHERE
+                       execution_id = e.execution_id
+                       AND ($7::text IS NULL OR workflow_id = $7)
+                       AND ((e.first_received_at, e.execution_id) <> ($2, $3) OR position > $4)
+               ) AS r ON true
+               WHERE r.position IS NOT NULL OR e.stops
+               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, r.position
+               LIMIT $10"#,
+            $($parameter),+
+        )
+    };
+}
+
 /// What was made: of the newest executions first, each's in its own order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outputs {
@@ -103,22 +156,22 @@ impl Question for Outputs {
     async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Output>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let Filter { execution, workflow, bulk } = &self.filter;
-        let lead = if bulk.is_some() || execution.is_some() { None } else { workflow.as_deref() };
-        let rows = sqlx::query_file_as!(
-            Output,
-            "src/reading/results.sql",
-            self.period.start(),
-            after.at,
-            after.id,
-            after.place,
-            execution.as_deref(),
-            bulk.as_deref(),
-            lead,
-            workflow.as_deref(),
-            LOOK_AT,
-            OUTPUTS,
-            self.page.rows()
-        );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        /// Both have the same parameters.
+        macro_rules! fetched {
+            ($($led:tt)+) => {
+                rows!(
+                    $($led)+, self.period.start(), after.at, after.id, after.place, execution.as_deref(),
+                    bulk.as_deref(), workflow.as_deref(), LOOK_AT, OUTPUTS, self.page.rows()
+                )
+                .fetch_all(connection)
+                .await?
+            };
+        }
+        let rows = if workflow.is_some() && bulk.is_none() && execution.is_none() {
+            fetched!(led_by: "workflow_id, ", "$7, ", in_order: "workflow_id DESC, ")
+        } else {
+            fetched!(led_by: "", "", in_order: "")
+        };
+        Ok(self.page.page(rows))
     }
 }

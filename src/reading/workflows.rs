@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
 use super::json::Json;
@@ -69,7 +70,8 @@ impl Question for Workflows {
     type Answer = Page<Workflow>;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {
-        let rows = sqlx::query_file!("src/reading/workflows.sql", self.days, self.order.as_str(), self.limit);
+        let since = OffsetDateTime::now_utc().date().saturating_sub(Duration::days(self.days - 1));
+        let rows = sqlx::query_file!("src/reading/workflows.sql", since, self.order.as_str(), self.limit);
         let rows = rows.fetch_all(connection).await?.into_iter();
         let items = rows
             .map(|row| Workflow {

@@ -1,8 +1,5 @@
--- Workflows of the latest days: how they went, from the hours; what they cost, from the days.
-WITH since AS (
-    SELECT (now() AT TIME ZONE 'UTC')::date - (($1::bigint - 1)::integer) AS day
-),
-counts AS (
+-- Workflows since a day: how they went, from the hours; what they cost, from the days.
+WITH counts AS (
     SELECT
         workflow_id,
         sum(executions)::bigint AS executions,
@@ -11,7 +8,7 @@ counts AS (
         sum(cancelled)::bigint AS cancelled,
         sum(other)::bigint AS other
     FROM workflow_hours
-    WHERE hour >= (SELECT day::timestamp AT TIME ZONE 'UTC' FROM since)
+    WHERE hour >= $1::date::timestamp AT TIME ZONE 'UTC'
     GROUP BY workflow_id
 ),
 costs AS (
@@ -20,7 +17,7 @@ costs AS (
         sum(executions_with_cost)::bigint AS executions_with_cost,
         sum(total_cost) AS total_cost
     FROM workflow_days
-    WHERE day >= (SELECT day FROM since)
+    WHERE day >= $1
     GROUP BY workflow_id
 )
 SELECT

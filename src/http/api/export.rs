@@ -22,9 +22,9 @@ use super::openapi::Refusals;
 use super::parameters::Parameters;
 use crate::http::problem::Problem;
 use crate::reading::executions::{self, Execution, Executions};
-use crate::reading::page::{MAX_LIMIT, Position};
+use crate::reading::page::Position;
 use crate::reading::results::{self, Output, Outputs};
-use crate::reading::{Ask, Choice, Listing, Page, Period, Question, Unanswered};
+use crate::reading::{Choice, Listing, Page, Period, Question, Unanswered};
 
 /// How often an export asks again for a page when all connections are taken.
 const TRIES: u32 = 30;
@@ -93,11 +93,10 @@ where
     L: Asked + Listing + Question<Answer = Page<T>> + Send + 'static,
     T: Record + Serialize,
 {
-    let mut parameters = Parameters::of(uri);
+    let mut parameters = Parameters::of_whole(uri);
     let format = parameters.choice("format")?.unwrap_or_default();
-    let mut list = L::read(&mut parameters)?;
+    let list = L::read(&mut parameters)?;
     parameters.end()?;
-    *list.page() = Ask { limit: MAX_LIMIT, after: None };
     let place = api.exports.clone().try_acquire_owned();
     let place = place.map_err(|_| Problem::TooMany { what: "exports" })?;
     let mut export = Export { api, list, format, first: true, ended: false, _place: place };

@@ -29,6 +29,8 @@ const MAX_TEXT: usize = 255;
 pub(super) struct Parameters {
     given: Vec<(String, String)>,
     known: Vec<&'static str>,
+    /// A whole list is asked for, and no page of it.
+    whole: bool,
 }
 
 fn not_allowed<T>(name: &'static str, allowed: impl Into<String>) -> Result<T, Problem> {
@@ -38,7 +40,12 @@ fn not_allowed<T>(name: &'static str, allowed: impl Into<String>) -> Result<T, P
 impl Parameters {
     pub(super) fn of(uri: &Uri) -> Self {
         let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-        Self { given: given.into_owned().collect(), known: Vec::new() }
+        Self { given: given.into_owned().collect(), known: Vec::new(), whole: false }
+    }
+
+    /// Those of a request for a whole list.
+    pub(super) fn of_whole(uri: &Uri) -> Self {
+        Self { whole: true, ..Self::of(uri) }
     }
 
     /// Any value of `name`.
@@ -90,6 +97,9 @@ impl Parameters {
     }
 
     pub(super) fn page(&mut self, list: List) -> Result<Ask, Problem> {
+        if self.whole {
+            return Ok(Ask { limit: MAX_LIMIT, after: None });
+        }
         let limit = self.number("limit", Ask::default().limit, MAX_LIMIT)?;
         let Some(cursor) = self.take("cursor")? else { return Ok(Ask { limit, after: None }) };
         match Position::of_cursor(&cursor, list) {
