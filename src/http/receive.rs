@@ -36,13 +36,13 @@ const READ_ON: usize = 1 << 20;
 #[expect(dead_code, reason = "its description; payload::Execution reads it")]
 struct Webhook {
     /// Identifies the execution: at most 255 bytes.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     execution_id: String,
     /// Identifies the workflow: at most 255 bytes.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
     workflow_id: String,
     /// completed, failed and cancelled end an execution; anything else, such as running, does not.
-    #[schema(min_length = 1, max_length = 255, example = "completed")]
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$", example = "completed")]
     status: String,
     /// The bulk that it was triggered in: a text.
     #[schema(required = false)]

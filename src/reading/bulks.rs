@@ -112,6 +112,7 @@ impl Question for Bulks {
 
 /// One bulk: how far it is, and what is in it.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeBulk)]
 pub(crate) struct Whole {
     /// As lists show it.
     #[serde(flatten)]

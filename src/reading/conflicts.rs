@@ -93,6 +93,7 @@ impl Question for Conflicts {
 
 /// One contradiction, with what each side made.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeConflict)]
 pub(crate) struct Whole {
     /// As lists show it, but with all of the causes.
     #[serde(flatten)]

@@ -220,6 +220,7 @@ pub(crate) struct Step {
 
 /// One execution, with all that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeExecution)]
 pub(crate) struct Whole {
     /// As lists show it, but with all of `error` and `error_cause`.
     #[serde(flatten)]

@@ -28,10 +28,10 @@ pub(crate) struct Group {
     pub(crate) latest_execution_id: String,
     /// When the first delivery of the earliest of them came, by the receiver's clock.
     #[serde(with = "rfc3339")]
-    pub(crate) first_received_at: OffsetDateTime,
+    pub(crate) earliest_received_at: OffsetDateTime,
     /// When the first delivery of the latest of them came.
     #[serde(with = "rfc3339")]
-    pub(crate) last_received_at: OffsetDateTime,
+    pub(crate) latest_received_at: OffsetDateTime,
     #[serde(skip)]
     all_failed: i64,
     #[serde(skip)]

@@ -33,8 +33,8 @@ SELECT
     error_cause,
     count(*) AS "failed!",
     (array_agg(execution_id ORDER BY first_received_at DESC))[1] AS "latest_execution_id!",
-    min(first_received_at) AS "first_received_at!",
-    max(first_received_at) AS "last_received_at!",
+    min(first_received_at) AS "earliest_received_at!",
+    max(first_received_at) AS "latest_received_at!",
     (sum(count(*)) OVER ())::bigint AS "all_failed!",
     (SELECT count(*) FROM looked_at) AS "looked_at!",
     (SELECT min(l.first_received_at) FROM looked_at AS l) AS "earliest!"

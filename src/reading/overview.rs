@@ -103,12 +103,13 @@ pub(crate) struct Chart {
 }
 
 impl Chart {
-    /// Of what period says, or of the usual time until `now`. `None` when that has no points, or too many.
-    pub(crate) fn new(by: By, period: Period, workflow: Option<String>, now: OffsetDateTime) -> Option<Self> {
+    /// Of the period, or of the usual time until `now`, and of the latest part of it when that has too many points.
+    pub(crate) fn new(by: By, period: Period, workflow: Option<String>, now: OffsetDateTime) -> Self {
         let to = period.to.unwrap_or(now);
-        let from = period.from.unwrap_or_else(|| to.saturating_sub(by.length() * by.usual()));
-        let fits = from < to && to - from <= by.length() * by.most();
-        fits.then_some(Self { by, from, to, workflow })
+        let back = |points| to.saturating_sub(by.length() * points);
+        let from = period.from.unwrap_or_else(|| back(by.usual()));
+        let from = from.max(back(by.most())).max(OffsetDateTime::UNIX_EPOCH);
+        Self { by, from, to, workflow }
     }
 }
 

@@ -68,6 +68,7 @@ impl Question for Quarantine {
 
 /// One body in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeQuarantined)]
 pub(crate) struct Whole {
     /// As lists show it.
     #[serde(flatten)]

@@ -13,7 +13,7 @@ use crate::reading::page::List;
 use crate::reading::quarantine::Quarantine;
 use crate::reading::results::{self, Outputs};
 use crate::reading::workflows::{self, Workflows};
-use crate::reading::{Choice, Question, page};
+use crate::reading::{Question, page};
 
 /// A question that a URL can ask.
 pub(super) trait Asked: Question + Sized {
@@ -88,10 +88,6 @@ impl Asked for Chart {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         let by = p.choice("by")?.unwrap_or_default();
         let period = p.period()?;
-        let chart = Chart::new(by, period, p.text("workflow")?, OffsetDateTime::now_utc());
-        chart.ok_or_else(|| Problem::Parameter {
-            name: Some("from"),
-            allowed: format!("must be before `to`, and by at most {} {}s", by.most(), by.as_str()),
-        })
+        Ok(Self::new(by, period, p.text("workflow")?, OffsetDateTime::now_utc()))
     }
 }

@@ -54,7 +54,7 @@ impl Wanted {
         ("workflow" = Option<String>, Query, description = "Only those of this workflow.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
         ("bulk" = Option<String>, Query, description = "Only those of this bulk.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
     ),
-    responses((status = 200, body = Change, content_type = "text/event-stream", description = "Ends when the receiver does."), Refusals)
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "The data of each `recorded` is a Change. It ends when the receiver does."), Refusals)
 )]
 pub(super) async fn events(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let mut p = Parameters::of(&uri);

@@ -21,9 +21,9 @@ use super::csv::{self, Record};
 use super::openapi::Refusals;
 use super::parameters::Parameters;
 use crate::http::problem::Problem;
-use crate::reading::executions::{self, Execution, Executions};
+use crate::reading::executions::{self, Executions};
 use crate::reading::page::Position;
-use crate::reading::results::{self, Output, Outputs};
+use crate::reading::results::{self, Outputs};
 use crate::reading::{Choice, Listing, Page, Period, Question, Unanswered};
 
 /// How often an export asks again for a page when all connections are taken.
@@ -62,7 +62,7 @@ impl Choice for Format {
         executions::Filter, Period,
     ),
     responses(
-        (status = 200, description = "A line for each.", content((Execution = "application/jsonl"), (String = "text/csv"))),
+        (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
         Refusals,
     )
 )]
@@ -80,7 +80,7 @@ pub(super) async fn executions(State(api): State<Arc<Api>>, uri: Uri) -> Result<
         results::Filter, Period,
     ),
     responses(
-        (status = 200, description = "A line for each.", content((Output = "application/jsonl"), (String = "text/csv"))),
+        (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
         Refusals,
     )
 )]

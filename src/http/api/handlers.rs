@@ -25,7 +25,7 @@ type Shared = State<Arc<Api>>;
 /// Numbers for charts, and how the receiver is.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Dashboard {
-    /// Where the chart begins: `from`, or a day or a month ago.
+    /// Where the chart begins: at `from`, unless that is too long before, or a day or a month before `to`.
     #[serde(with = "rfc3339")]
     from: OffsetDateTime,
     /// Where it ends: `to`, or now.
@@ -39,11 +39,12 @@ pub(super) struct Dashboard {
 
 /// How executions went, hour by hour or day by day
 ///
-/// From sums that are kept with each execution, exact to the latest commit.
+/// From sums that are kept with each execution, exact to the latest commit. At most the latest 744 hours, or 366 days,
+/// before `to`: `from` in the answer is where the chart begins.
 #[utoipa::path(
     get, path = "/api/v1/overview", tag = "Numbers",
     params(
-        ("by" = inline(Option<overview::By>), Query, description = "What a point of the chart stands for; an hour unless said. At most 744 hours, or 366 days."),
+        ("by" = inline(Option<overview::By>), Query, description = "What a point of the chart stands for; an hour unless said."),
         Period,
         ("workflow" = Option<String>, Query, description = "Only executions of this workflow.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
     ),

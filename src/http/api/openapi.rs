@@ -10,6 +10,7 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::{events, export, handlers};
 use crate::http::{WEBHOOK_PATH, problem, receive};
+use crate::live::Change;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,7 +26,7 @@ use crate::http::{WEBHOOK_PATH, problem, receive};
         handlers::quarantine, handlers::quarantined, events::events, export::executions, export::results,
         receive::receive
     ),
-    components(schemas(problem::Body)),
+    components(schemas(problem::Body, Change)),
     security(("token" = []), ("password" = [])),
     servers((url = "/", description = "The admin port (admin.listen)"))
 )]

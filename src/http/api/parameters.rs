@@ -19,6 +19,7 @@ pub(super) struct Paging {
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
     /// The `next` of the page before, with the same filters.
+    #[param(min_length = 1, pattern = "^[A-Za-z0-9_-]+$")]
     cursor: Option<String>,
 }
 
