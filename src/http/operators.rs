@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -58,7 +59,7 @@ pub(super) async fn ask_for_address(
 /// Under which name the receiver is asked; `None` when nobody says.
 fn host<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r str> {
     let named = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("unreadable"));
-    named.or_else(|| uri.authority().map(|authority| authority.as_str()))
+    named.or_else(|| uri.authority().map(Authority::as_str))
 }
 
 fn is_address(host: &str) -> bool {

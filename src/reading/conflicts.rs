@@ -32,7 +32,7 @@ pub(crate) struct Conflict {
     pub(crate) recorded_error_cause: Option<String>,
     /// The cause, as the delivery has it. The first 1,000 characters.
     pub(crate) delivered_error_cause: Option<String>,
-    /// How the delivery that stands got in: signature, secret_header, url_token, none; null when not known.
+    /// How the delivery that stands got in: `signature`, `secret_header`, `url_token`, none; null when not known.
     pub(crate) recorded_authenticated_by: Option<String>,
     /// How this delivery got in.
     pub(crate) delivered_authenticated_by: Option<String>,

@@ -22,7 +22,7 @@ pub(crate) struct Execution {
     pub(crate) bulk_id: Option<String>,
     /// As sent: completed, failed and cancelled are terminal; anything else, such as running, is not.
     pub(crate) status: String,
-    /// The kind of failure, such as ExecutionFailed; null unless sent. The first 1,000 characters.
+    /// The kind of failure, such as `ExecutionFailed`; null unless sent. The first 1,000 characters.
     pub(crate) error: Option<String>,
     /// Why it failed, in the sender's words; null unless sent. The first 1,000 characters.
     pub(crate) error_cause: Option<String>,
@@ -39,7 +39,7 @@ pub(crate) struct Execution {
     /// When it ended, by the sender; null unless sent.
     #[serde(with = "rfc3339::option")]
     pub(crate) completed_at: Option<OffsetDateTime>,
-    /// How the delivery that is recorded got in: signature, secret_header, url_token, or none; null when not known.
+    /// How the delivery that is recorded got in: `signature`, `secret_header`, `url_token`, or none; null when not known.
     pub(crate) authenticated_by: Option<String>,
     /// How many deliveries came for it, duplicates and conflicts included.
     pub(crate) deliveries: i32,

@@ -18,7 +18,7 @@ pub(crate) struct Group {
     pub(crate) workflow_id: String,
     /// The step that failed; null where executions are grouped, and not steps.
     pub(crate) step_id: Option<String>,
-    /// The kind of failure, such as ExecutionFailed; null unless sent. The first 1,000 characters.
+    /// The kind of failure, such as `ExecutionFailed`; null unless sent. The first 1,000 characters.
     pub(crate) error: Option<String>,
     /// Why, in the sender's words; null unless sent. The first 1,000 characters.
     pub(crate) error_cause: Option<String>,

@@ -7,6 +7,8 @@
 //! Lists come newest first, by when the first delivery came, and go on behind a cursor ([`page`]). What is recorded
 //! meanwhile stands before it.
 
+#![expect(clippy::struct_field_names, reason = "fields are named as the columns are")]
+
 pub(crate) mod bulks;
 pub(crate) mod conflicts;
 pub(crate) mod executions;

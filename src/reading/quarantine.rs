@@ -18,7 +18,7 @@ pub(crate) struct Quarantined {
     pub(crate) reason: String,
     /// The length of the body in bytes.
     pub(crate) body_bytes: i32,
-    /// How it got in first: signature, secret_header, url_token, none; null when not known.
+    /// How it got in first: `signature`, `secret_header`, `url_token`, none; null when not known.
     pub(crate) authenticated_by: Option<String>,
     /// Whether the sender was answered 200, at least once; otherwise 422, and it knows.
     pub(crate) acknowledged: bool,

@@ -225,9 +225,8 @@ async fn what_is_rare_is_found_behind_pages_that_are_short_or_empty() {
 async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made_much() {
     let receiver = TestReceiver::start().await;
     // What PostgreSQL cannot make small.
-    let noise: String = (0_u64..400_000)
-        .map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)))
-        .collect();
+    let words = (0_u64..400_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+    let noise = words.map(|word| format!("{word:016x}")).collect::<Vec<_>>().concat();
     receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null] }))).await;
     receiver.accept(with(execution("much", "completed"), json!({ "output": [noise, "y"] }))).await;
     receiver
@@ -337,8 +336,9 @@ async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
     let by_step = asked(&receiver, "/api/v1/failures?by=step").await;
     let (a, d) = (json!(["w", "a", "E", null, 3, "late 2"]), json!(["w", "d", null, "too large", 1, "step"]));
     assert_eq!(groups(&by_step), [a.clone(), d]);
-    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?workflow=v&limit=1").await), [timeout.clone()]);
-    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?bulk=b%2F1%20%C3%A9").await), [timeout]);
+    let timeout = [timeout];
+    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?workflow=v&limit=1").await), timeout);
+    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?bulk=b%2F1%20%C3%A9").await), timeout);
     let first = asked(&receiver, "/api/v1/failures?limit=1").await;
     assert_eq!((groups(&first), &first["failed"]), (vec![late], &json!(4)), "all are counted");
     let none = asked(&receiver, "/api/v1/failures?by=step&workflow=none").await;

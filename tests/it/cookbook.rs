@@ -93,29 +93,25 @@ async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
     let (mut indented, mut depth, mut quoted, mut escaped) = (String::new(), 0, false, false);
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
-        let line = |depth: usize| format!("\n{}", "  ".repeat(depth));
         if quoted {
             indented.push(c);
             quoted = escaped || c != '"';
             escaped = !escaped && c == '\\';
             continue;
         }
+        if matches!(c, '}' | ']') {
+            depth -= 1;
+            indented.extend(["\n", &"  ".repeat(depth)]);
+        }
+        indented.push(c);
         match c {
-            '{' | '[' if matches!(rest.peek(), Some('}' | ']')) => indented.extend([c, rest.next().unwrap()]),
-            '{' | '[' => {
-                depth += 1;
-                indented += &format!("{c}{}", line(depth));
+            '{' | '[' if matches!(rest.peek(), Some('}' | ']')) => indented.extend(rest.next()),
+            '{' | '[' | ',' => {
+                depth += usize::from(c != ',');
+                indented.extend(["\n", &"  ".repeat(depth)]);
             }
-            '}' | ']' => {
-                depth -= 1;
-                indented += &format!("{}{c}", line(depth));
-            }
-            ',' => indented += &format!(",{}", line(depth)),
-            ':' => indented += ": ",
-            _ => {
-                quoted = c == '"';
-                indented.push(c);
-            }
+            ':' => indented.push(' '),
+            _ => quoted = c == '"',
         }
     }
     // The clock of the receiver does not stand still.

@@ -27,8 +27,8 @@ impl Listener {
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
-                let event = event.to_owned();
-                self.text = rest.to_owned();
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
                 return Some(event);
             }
             let chunk = within(self.answer.chunk()).await.unwrap()?;
@@ -98,11 +98,8 @@ async fn who_listens_is_told_to_the_last_and_then_it_ends() {
     drop(stopped);
     assert_eq!(listener.event("recorded").await["execution_id"], "held");
     assert_eq!(listener.event("recorded").await["execution_id"], "last");
-    loop {
-        match listener.next().await {
-            Some(comment) => assert!(comment.starts_with(':'), "{comment}"),
-            None => break,
-        }
+    while let Some(comment) = listener.next().await {
+        assert!(comment.starts_with(':'), "{comment}");
     }
 }
 
