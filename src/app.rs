@@ -18,11 +18,13 @@ use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::reading::Pool;
 use crate::recorder::{Recorder, Recording};
 use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
-use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError};
+use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
 use crate::traces::Traces;
 
 /// Why a receiver did not start.
@@ -121,18 +123,15 @@ impl Receiver {
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
-        let (writer, reader) = {
-            // A large or damaged spool takes its time.
-            let (settings, metrics) = (settings.spool.clone(), metrics.clone());
-            let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
-            open.await.map_err(|_| StartError::Panicked)??
-        };
+        let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
 
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let live = Live::new();
+        let pool = reading(settings, &database);
 
         let pruner = Pruner {
             database: database.clone(),
@@ -155,6 +154,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recording,
             recording: reporting,
+            live: live.clone(),
             give_up: give_up.clone(),
         };
         let requests = Slots::new(settings.http.max_requests);
@@ -167,6 +167,10 @@ impl Receiver {
             kept: kept.clone(),
             recording: reports.clone(),
             stopping: stop.clone(),
+            closing: give_up.clone(),
+            pool: Arc::new(pool),
+            live,
+            webhook_port: local(&public).port(),
             token: Token::new(&settings.admin.token),
         };
         let door = Door {
@@ -198,8 +202,7 @@ impl Receiver {
         }
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
         parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
-        let never = CancellationToken::new();
-        let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, never);
+        let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, give_up.clone());
         parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
         let all_traced = CancellationToken::new();
         let sending = sending.map(|sending| sending.run(all_traced.clone())).into_iter().collect();
@@ -241,8 +244,12 @@ impl Receiver {
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
         let ended = self.until_drained(shutdown).await;
-        // Last the admin port, and whatever still hangs, such as a request whose sender has stopped.
+        // Last the admin port, which says good-bye to those who listen, and then whatever still hangs, such as a
+        // request whose sender has stopped.
         self.give_up.cancel();
+        if ended.is_ok() {
+            let _ = timeout(GRACE, async { while self.parts.join_next().await.is_some() {} }).await;
+        }
         let _ = timeout(GRACE, self.parts.shutdown()).await;
         self.all_traced.cancel();
         tokio::select! {
@@ -293,6 +300,23 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
 /// The address listened on, with the port that the system chose for port 0.
 fn local(listener: &TcpListener) -> SocketAddr {
     listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+/// A large or damaged spool takes its time.
+async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(Writer, Reader), StartError> {
+    let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
+    Ok(open.await.map_err(|_| StartError::Panicked)??)
+}
+
+/// The connections of those who ask, apart from the recorder's.
+fn reading(settings: &Settings, database: &PgConnectOptions) -> Pool {
+    Pool::new(
+        database,
+        "workflow-receiver reading",
+        settings.admin.read_connections,
+        settings.database.connect_timeout,
+        settings.admin.statement_timeout,
+    )
 }
 
 async fn record(recorder: Recorder, reader: Reader) -> PartResult {

@@ -12,6 +12,9 @@
 //!
 //! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
 //!
+//! What is recorded is read by [`reading`], for operators: over HTTP, on the admin port. [`live`] tells of it as it
+//! happens.
+//!
 //! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
 //! [`config`] the settings; [`retention`] removes what was kept long enough; [`commands`] is what
 //! operators do beside running it; [`traces`] shows the path to those who have a collector.
@@ -28,8 +31,10 @@ pub mod fuzzing;
 mod healthcheck;
 mod http;
 mod intake;
+mod live;
 mod metrics;
 pub mod payload;
+mod reading;
 mod recorder;
 mod retention;
 pub mod shutdown;

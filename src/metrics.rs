@@ -47,6 +47,10 @@ pub(crate) struct Metrics {
     prune_success: Gauge,
     spans_sent: Counter,
     spans_dropped: Counter,
+    api_answers: Family<Answer, Counter>,
+    api_read: Histogram,
+    event_listeners: Gauge,
+    events_missed: Counter,
 }
 
 /// How full things are, asked when the page is.
@@ -56,6 +60,7 @@ pub(crate) struct Levels {
     pub(crate) requests_reading: usize,
     pub(crate) body_memory: usize,
     pub(crate) intake_depth: usize,
+    pub(crate) event_listeners: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -245,6 +250,31 @@ impl Metrics {
                 "Spans that it did not take, or that found no room to wait for it",
                 Counter::default(),
             ),
+            api_answers: add(
+                r,
+                "api_answered",
+                "Requests to /api/v1 on the admin port, by the HTTP status answered",
+                Family::default(),
+            ),
+            api_read: add_with_unit(
+                r,
+                "api_read",
+                Unit::Seconds,
+                "What operators ask: from a question to PostgreSQL's answer, with the wait for a connection",
+                seconds(),
+            ),
+            event_listeners: add(
+                r,
+                "event_listeners",
+                "Requests that follow what is recorded (/api/v1/events)",
+                Gauge::default(),
+            ),
+            events_missed: add(
+                r,
+                "events_missed",
+                "Changes that were not told to a listener, since it did not read on",
+                Counter::default(),
+            ),
             registry,
         };
         metrics.show_from_the_start();
@@ -255,6 +285,9 @@ impl Metrics {
     fn show_from_the_start(&self) {
         for status in [400, 401, 408, 413, 415, 422, 500, 503] {
             let _ = self.answers.get_or_create(&Answer { status });
+        }
+        for status in [200, 503] {
+            let _ = self.api_answers.get_or_create(&Answer { status });
         }
         for refusal in Refusal::ALL {
             let _ = self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() });
@@ -338,6 +371,18 @@ impl Metrics {
         self.spans_dropped.inc_by(spans as u64);
     }
 
+    pub(crate) fn api_answered(&self, status: u16) {
+        self.api_answers.get_or_create(&Answer { status }).inc();
+    }
+
+    pub(crate) fn api_read(&self, took: Duration) {
+        self.api_read.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn events_missed(&self, changes: u64) {
+        self.events_missed.inc_by(changes);
+    }
+
     pub(crate) fn panicked(&self) {
         self.panics.inc();
     }
@@ -349,6 +394,7 @@ impl Metrics {
         self.requests_reading.set(level(now.requests_reading));
         self.body_memory.set(level(now.body_memory));
         self.intake_depth.set(level(now.intake_depth));
+        self.event_listeners.set(level(now.event_listeners));
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
         self.spool_oldest_age.set(kept.oldest.map_or(0.0, age));

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
 use crate::config;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
 use crate::store::{Fault, Item, Outcome, Store};
@@ -103,6 +104,8 @@ pub(crate) struct Recorder {
     pub(crate) recorded: watch::Sender<Recorded>,
     /// Where it says how it goes.
     pub(crate) recording: watch::Sender<Recording>,
+    /// Where it tells what it has recorded.
+    pub(crate) live: Live,
     /// The time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
 }
@@ -181,6 +184,7 @@ impl Recorder {
                 Ok(outcomes) => {
                     (failures, breaks) = (0, 0);
                     self.worked();
+                    self.live.tell(&items[part.clone()], &outcomes);
                     self.report(&items[part], &outcomes);
                     continue;
                 }

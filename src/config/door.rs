@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::complaint::{lasting, not_allowed};
+use super::complaint::{lasting, not_allowed, within};
 use super::{Admin, Auth, NOT_SHOWN, Settings, SettingsError};
 
 impl Settings {
@@ -78,6 +78,8 @@ impl Admin {
             let why = "must be at least 16 characters, without spaces".to_owned();
             return not_allowed("admin.token", NOT_SHOWN, why);
         }
-        Ok(())
+        within("admin.read_connections", self.read_connections as u64, 1, 64)?;
+        let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
+        lasting("admin.statement_timeout", self.statement_timeout, shortest, longest)
     }
 }

@@ -78,6 +78,9 @@ pub struct Admin {
     pub listen: SocketAddr,
     pub token: SecretString,
     pub token_file: PathBuf,
+    pub read_connections: usize,
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
 }
 
 /// `[auth]`

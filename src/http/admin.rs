@@ -1,44 +1,26 @@
 //! The admin port: health and metrics.
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use super::Admin;
-use super::problem::Problem;
-use crate::auth::Token;
 use crate::metrics::Levels;
 use crate::recorder::Recording;
 
-/// The answer to `/health/live` and `/health/ready`.
-#[derive(Serialize)]
-struct Health {
+/// The answer to `/health/ready`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
     /// `ok`: all is well; `degraded`: webhooks are taken, but see `problems`; `unavailable`: they are not.
     status: &'static str,
     /// What is wrong, a sentence each.
     problems: Vec<String>,
     /// Deliveries on disk that wait for PostgreSQL.
     spooled: i64,
-}
-
-/// Lets those in who show the token (`Authorization: Bearer TOKEN`), or everyone when none is set.
-pub(super) async fn ask_for_token(
-    State(token): State<Option<Token>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
-    let bearer = shown.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
-    let shown = bearer.map_or(&[][..], |scheme| shown[scheme.len()..].trim_ascii());
-    if token.is_none_or(|token| token.is(shown)) {
-        next.run(request).await
-    } else {
-        Problem::NoToken.into_response()
-    }
 }
 
 /// 200 as long as the process answers.
@@ -48,6 +30,12 @@ pub(super) async fn live() -> impl IntoResponse {
 
 /// 200 while webhooks are taken, with PostgreSQL or without; 503 otherwise.
 pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+    let (code, health) = health(&admin);
+    (code, Json(health))
+}
+
+/// How the receiver is, and the status that says so.
+pub(super) fn health(admin: &Admin) -> (StatusCode, Health) {
     let kept = *admin.kept.borrow();
     let refusing = kept.refusing.map(|why| format!("webhooks are answered 503: {why}"));
     let stopping = admin.stopping.is_cancelled().then(|| "the receiver is stopping".to_owned());
@@ -66,7 +54,7 @@ pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
         (false, false) => (StatusCode::OK, "degraded"),
         (false, true) => (StatusCode::OK, "ok"),
     };
-    (code, Json(Health { status, problems, spooled: kept.depth() }))
+    (code, Health { status, problems, spooled: kept.depth() })
 }
 
 /// All metrics, as Prometheus reads them.
@@ -77,6 +65,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
         requests_reading: admin.requests.slow(),
         body_memory: admin.memory.taken(),
         intake_depth: admin.intake.get(),
+        event_listeners: admin.live.listeners(),
     };
     let page = admin.metrics.render(&levels, &kept);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)

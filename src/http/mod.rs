@@ -1,7 +1,10 @@
-//! The two doors: webhooks on the public port, health and metrics on the admin port.
+//! The two doors: webhooks on the public port; health, metrics and what is recorded on the admin port.
 
 mod admin;
+mod api;
 mod body;
+mod operators;
+mod pace;
 mod problem;
 mod receive;
 mod server;
@@ -14,11 +17,14 @@ use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::{Authenticator, Token};
 use crate::intake::{Intake, IntakeDepth, Memory};
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::reading::Pool;
 use crate::recorder::Recording;
 use crate::spool::Kept;
 use crate::traces::Traces;
@@ -53,8 +59,10 @@ pub(crate) fn public(door: Door) -> Router {
         .route(WEBHOOK_PATH, post(receive::receive))
         .route(&format!("{WEBHOOK_PATH}/"), post(receive::receive))
         .route(WITH_TOKEN, post(receive::receive))
-        .fallback(async || Problem::NotFound)
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
+        .fallback(async || Problem::NotFound { there_is: "Webhooks go to /webhooks/workflow-completed." })
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
+            allowed: "Webhooks are sent with POST.",
+        })
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
         .with_state(Arc::new(door))
 }
@@ -68,19 +76,33 @@ pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: watch::Receiver<Kept>,
     pub(crate) recording: watch::Receiver<Recording>,
-    pub(crate) stopping: tokio_util::sync::CancellationToken,
+    pub(crate) stopping: CancellationToken,
+    /// Everything is recorded that will be: whoever still listens is told no more.
+    pub(crate) closing: CancellationToken,
+    /// The connections that operators' questions go over.
+    pub(crate) pool: Arc<Pool>,
+    /// What is recorded, as it happens.
+    pub(crate) live: Live,
+    /// Where the public port listens.
+    pub(crate) webhook_port: u16,
     /// What those who ask have to show, if anything.
     pub(crate) token: Option<Token>,
 }
 
 /// The admin port.
 pub(crate) fn admin(admin: Admin) -> Router {
-    let token = admin.token;
+    let (token, metrics) = (admin.token, admin.metrics.clone());
     Router::new()
         .route("/health/live", get(admin::live))
         .route("/health/ready", get(admin::ready))
         .route("/metrics", get(admin::metrics))
-        .fallback(async || Problem::NotFound)
-        .layer(middleware::from_fn_with_state(token, admin::ask_for_token))
-        .with_state(admin)
+        .with_state(admin.clone())
+        .merge(api::routes(admin))
+        .fallback(async || Problem::NotFound { there_is: "/docs shows what there is." })
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
+            allowed: "Everything here is asked with GET.",
+        })
+        .layer(middleware::from_fn_with_state(token, operators::ask_for_token))
+        .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
+        .layer(middleware::from_fn(pace::pace))
 }

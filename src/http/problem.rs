@@ -7,11 +7,13 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::Refusal;
 use crate::intake::Refused;
 use crate::metrics::Metrics;
 use crate::payload::Unusable;
+use crate::reading::Unanswered;
 
 /// How long a sender should wait before it tries again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -19,6 +21,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// A 401 has to name a scheme.
 const SCHEME: HeaderValue = HeaderValue::from_static("Webhook-Signature");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+/// For browsers, which ask for it.
+const BASIC: HeaderValue = HeaderValue::from_static(r#"Basic realm="workflow-receiver", charset="UTF-8""#);
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// Why a request was not answered with success.
@@ -30,34 +34,58 @@ pub(super) enum Problem {
     Interrupted,
     /// 400: the body is not the gzip that it says.
     NotGzip,
+    /// 400: a parameter of the query, or the path, is not as it may be.
+    Parameter {
+        /// The parameter; `None` for one that is not known.
+        name: Option<&'static str>,
+        /// What it may be, completing the sentence "`name` …".
+        allowed: String,
+    },
     /// 401: nothing of it is kept. The answer is the same whatever is wrong.
     Unauthenticated(Refusal),
     /// 401, on the admin port.
     NoToken,
-    /// 404
-    NotFound,
-    /// 405
-    MethodNotAllowed,
+    /// 404, with what there is.
+    NotFound { there_is: &'static str },
+    /// 404: no such thing is recorded.
+    NotRecorded { what: &'static str },
+    /// 405, with what is allowed.
+    MethodNotAllowed { allowed: &'static str },
     /// 408: the body did not come in time.
     TooSlow,
     /// 413
     TooLarge { max_body_bytes: usize },
     /// 415: the body is compressed in a way that is not known.
     UnknownEncoding,
+    /// 421: a name that the receiver does not know itself by, where nobody has to show a token.
+    Misdirected,
     /// 422: a JSON object, but no execution. It is kept.
     Unusable(Unusable),
     /// 500: a bug.
     Panicked,
     /// 503: not kept, and the sender should try again.
     Refused(Refused),
+    /// 503: PostgreSQL did not answer.
+    Unanswered(Unanswered),
+    /// 503: as many follow what happens, or export, as may.
+    TooMany { what: &'static str },
 }
 
-#[derive(Serialize)]
-struct Body {
+/// Why a request was not answered with success (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body {
+    /// A stable name for what is wrong: `urn:workflow-receiver:problem:…`.
     r#type: String,
+    /// The status in words.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong, and what to do.
     detail: Cow<'static, str>,
+    /// The parameter that is not as it may be, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'static str>,
 }
 
 impl Problem {
@@ -76,6 +104,10 @@ impl Problem {
             Self::NotGzip => {
                 (StatusCode::BAD_REQUEST, "not-gzip", "The body is not the gzip that Content-Encoding says.".into())
             }
+            Self::Parameter { name, allowed } => {
+                let subject = name.map(|name| format!("`{name}` ")).unwrap_or_default();
+                (StatusCode::BAD_REQUEST, "bad-parameter", format!("{subject}{allowed}.").into())
+            }
             Self::Unauthenticated(_) => (
                 StatusCode::UNAUTHORIZED,
                 "unauthenticated",
@@ -86,7 +118,7 @@ impl Problem {
             Self::NoToken => (
                 StatusCode::UNAUTHORIZED,
                 "no-token",
-                "Send the receiver's admin.token: Authorization: Bearer TOKEN.".into(),
+                "Send the receiver's admin.token: Authorization: Bearer TOKEN, or as the password in a browser.".into(),
             ),
             Self::TooSlow => (
                 StatusCode::REQUEST_TIMEOUT,
@@ -98,13 +130,21 @@ impl Problem {
                 "unknown-encoding",
                 "The body is compressed in a way that is not known here. Send it plain, or with gzip.".into(),
             ),
-            Self::NotFound => (
-                StatusCode::NOT_FOUND,
-                "not-found",
-                format!("There is nothing here. Webhooks go to {}.", super::WEBHOOK_PATH).into(),
+            Self::Misdirected => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected",
+                "Without admin.token, what is recorded is shown under localhost or an IP address only. Set admin.token \
+                 to use another name."
+                    .into(),
             ),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Webhooks are sent with POST.".into())
+            Self::NotFound { there_is } => {
+                (StatusCode::NOT_FOUND, "not-found", format!("There is nothing here. {there_is}").into())
+            }
+            Self::NotRecorded { what } => {
+                (StatusCode::NOT_FOUND, "not-recorded", format!("No {what} with this identifier is recorded.").into())
+            }
+            Self::MethodNotAllowed { allowed } => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", (*allowed).into())
             }
             Self::TooLarge { max_body_bytes } => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -130,6 +170,17 @@ impl Problem {
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, kind, format!("Not kept: {why}. Send it again.").into())
             }
+            Self::Unanswered(why) => {
+                let (kind, what_to_do) = match why {
+                    Unanswered::Busy => ("reading-busy", "Ask again."),
+                    Unanswered::Slow => ("reading-slow", "Ask about less: a shorter time, or a smaller limit."),
+                    Unanswered::Failed(_) => ("no-database", "Webhooks are taken meanwhile. Ask again."),
+                };
+                (StatusCode::SERVICE_UNAVAILABLE, kind, format!("No answer: {why}. {what_to_do}").into())
+            }
+            Self::TooMany { what } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too-many", format!("There are as many {what} as may be. Ask again later.").into())
+            }
         }
     }
 }
@@ -146,6 +197,12 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<Unanswered> for Problem {
+    fn from(why: Unanswered) -> Self {
+        Self::Unanswered(why)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, kind, detail) = self.parts();
@@ -154,14 +211,20 @@ impl IntoResponse for Problem {
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             detail,
+            parameter: if let Self::Parameter { name, .. } = self { name } else { None },
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
-            Self::Refused(_) => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER)),
+            Self::Refused(_) | Self::Unanswered(_) | Self::TooMany { .. } => {
+                drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER));
+            }
             Self::Unauthenticated(_) => drop(headers.insert(header::WWW_AUTHENTICATE, SCHEME)),
-            Self::NoToken => drop(headers.insert(header::WWW_AUTHENTICATE, BEARER)),
+            Self::NoToken => {
+                headers.insert(header::WWW_AUTHENTICATE, BEARER);
+                headers.append(header::WWW_AUTHENTICATE, BASIC);
+            }
             Self::UnknownEncoding => drop(headers.insert(header::ACCEPT_ENCODING, GZIP)),
             _ => {}
         }

@@ -15,7 +15,9 @@ use futures_util::poll;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use tracing::field::display;
+use utoipa::ToSchema;
 
+use super::api::DoorRefusals;
 use super::body::{self, Encoding};
 use super::problem::Problem;
 use super::server::Connection;
@@ -31,12 +33,69 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How much of a stranger's body is read before it is told so.
 const READ_ON: usize = 1 << 20;
 
+/// What a body may hold: with usable identifiers and status, it is recorded, whatever else it holds.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its description; payload::Execution reads it")]
+struct Webhook {
+    /// Identifies the execution: at most 255 bytes.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    execution_id: String,
+    /// Identifies the workflow: at most 255 bytes.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    workflow_id: String,
+    /// completed, failed and cancelled end an execution; anything else, such as running, does not.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$", example = "completed")]
+    status: String,
+    /// The bulk that it was triggered in: a text.
+    #[schema(required = false)]
+    bulk_id: serde_json::Value,
+    /// When it started: an RFC 3339 time.
+    #[schema(required = false)]
+    started_at: serde_json::Value,
+    /// When it ended: an RFC 3339 time.
+    #[schema(required = false)]
+    completed_at: serde_json::Value,
+    /// What it made.
+    #[schema(required = false)]
+    output: serde_json::Value,
+    /// The kind of failure: a text.
+    #[schema(required = false)]
+    error: serde_json::Value,
+    /// Why it failed: a text.
+    #[schema(required = false)]
+    error_cause: serde_json::Value,
+    /// What it cost: a number.
+    #[schema(required = false)]
+    total_cost: serde_json::Value,
+    /// Its steps, each with what it made: an object.
+    #[schema(required = false)]
+    step_outputs: serde_json::Value,
+}
+
+/// The delivery is on disk.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its description; RECEIVED is what is answered")]
+struct Received {
+    /// Always true.
+    received: bool,
+}
+
 /// The answer to a delivery that is on disk.
 const RECEIVED: &[u8] = br#"{"received":true}"#;
 
 /// The request's trace; `None` when traces are off.
 type Trace = Option<Box<traces::Request>>;
 
+/// An execution has ended
+///
+/// The 200 leaves once the delivery is on disk: from then on it survives any crash. The body decides, whatever its
+/// Content-Type; fields that are not named here are kept, too. It may be compressed with gzip.
+#[utoipa::path(
+    post, path = super::WEBHOOK_PATH, tag = "Webhooks",
+    request_body(content = Webhook, content_type = "application/json"),
+    responses((status = 200, body = Received), DoorRefusals),
+    security((), ("signature" = []), ("secret" = []), ("url_token" = []))
+)]
 pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut trace: Trace = door.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));

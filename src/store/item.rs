@@ -149,8 +149,13 @@ impl<'a> Item<'a> {
 
     /// The execution that it is about, where that could be read.
     pub(crate) fn execution_id(&self) -> Option<&str> {
+        self.reported().map(|execution| &*execution.execution_id)
+    }
+
+    /// The execution that it reports, where that could be read.
+    pub(crate) fn reported(&self) -> Option<&Execution<'a>> {
         match self {
-            Self::Execution(row) => Some(&row.execution.execution_id),
+            Self::Execution(row) => Some(&row.execution),
             Self::Quarantined(_) => None,
         }
     }

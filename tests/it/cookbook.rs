@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sqlx::postgres::PgRow;
 use sqlx::{Column, PgConnection, Row, TypeInfo, ValueRef};
 
-use crate::harness::{TestReceiver, example};
+use crate::harness::{TestReceiver, example, until};
 use crate::sums::recount;
 
 fn page() -> PathBuf {
@@ -55,12 +55,17 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
     sqlx::raw_sql(TIMES).execute(&mut connection).await.unwrap();
     recount(&receiver).await;
     sqlx::raw_sql(STOPPED_CLOCK).execute(&mut connection).await.unwrap();
+    until(async || receiver.ready().await.1["spooled"] == 0).await;
     let shown = pieces();
     let mut real = shown.clone();
     for n in 0..shown.len() {
         if let Some(query) = shown[n].strip_prefix("sql\n") {
             assert!(shown[n + 2].starts_with("text\n"), "no answer is shown to {query}");
             real[n + 2] = format!("text\n{}", answer(&mut connection, query).await);
+        }
+        let is_shown = shown.get(n + 2).is_some_and(|answer| answer.starts_with("json\n"));
+        if let Some(curl) = shown[n].strip_prefix("sh\ncurl ").filter(|_| is_shown) {
+            real[n + 2] = format!("json\n{}", answer_over_http(&receiver, curl).await);
         }
     }
     // `BLESS=1 cargo test cookbook` writes the page anew.
@@ -79,6 +84,44 @@ async fn the_cookbook_asks_every_view() {
         let asked = format!("FROM {}\n", view["viewname"].as_str().unwrap());
         assert!(queries().iter().any(|query| query.contains(&asked)), "{asked}");
     }
+}
+
+/// What the admin port answers, indented, its fields in their order.
+async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
+    let path = curl.trim().trim_matches('\'').strip_prefix("http://127.0.0.1:9090").unwrap();
+    let text = receiver.get(path).await.text().await.unwrap();
+    let (mut indented, mut depth, mut quoted, mut escaped) = (String::new(), 0, false, false);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if quoted {
+            indented.push(c);
+            quoted = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            continue;
+        }
+        if matches!(c, '}' | ']') {
+            depth -= 1;
+            indented.extend(["\n", &"  ".repeat(depth)]);
+        }
+        indented.push(c);
+        match c {
+            '{' | '[' if matches!(rest.peek(), Some('}' | ']')) => indented.extend(rest.next()),
+            '{' | '[' | ',' => {
+                depth += usize::from(c != ',');
+                indented.extend(["\n", &"  ".repeat(depth)]);
+            }
+            ':' => indented.push(' '),
+            _ => quoted = c == '"',
+        }
+    }
+    // The clock of the receiver does not stand still.
+    let made_up = |line: &str| match line.split_once("\"seconds_since_last\": ") {
+        Some((indent, number)) => {
+            format!("{indent}\"seconds_since_last\": 2700{}\n", number.trim_matches(char::is_numeric))
+        }
+        None => format!("{line}\n"),
+    };
+    indented.lines().map(made_up).collect()
 }
 
 /// The answer as `psql` prints it.

@@ -26,11 +26,19 @@ fn cluster() -> &'static Postgres {
         let version = std::env::var("PG_BIN").unwrap_or_default().replace('/', "_");
         (0..100)
             .map(|n| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres{version}-{n}")))
-            .map(|dir| Postgres::start(&dir))
+            .map(|dir| Postgres::start(&dir).inspect(|_| LOG.set(dir.join("log")).unwrap()))
             .find(|started| !matches!(started, Err(EmbeddedError::InUse(_))))
             .expect("a free directory")
             .unwrap()
     })
+}
+
+/// Where the server of [`cluster`] says what it does.
+static LOG: OnceLock<PathBuf> = OnceLock::new();
+
+/// What that server has said so far.
+pub(crate) fn server_log() -> String {
+    String::from_utf8_lossy(&std::fs::read(LOG.get().unwrap()).unwrap()).into_owned()
 }
 
 /// A database that nobody else uses. Databases are made once and emptied for each use: making one

@@ -9,17 +9,21 @@
 )]
 
 mod answers;
+mod api;
 mod authentication;
 mod bulks;
 mod collector;
 mod cookbook;
 mod damage;
+mod export;
 mod harness;
 mod health;
 mod hostile;
+mod live;
 mod oracle;
 mod outcomes;
 mod page;
+mod plans;
 mod process;
 mod program;
 mod properties;

@@ -103,7 +103,7 @@ async fn send(address: String, seed: u64, requests: u64, taken: Arc<AtomicU64>, 
     }
 }
 
-fn resident_kib(process: &Process) -> u64 {
+pub(crate) fn resident_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)

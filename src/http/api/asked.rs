@@ -1,0 +1,93 @@
+//! From the parameters of a URL to a question.
+
+use time::OffsetDateTime;
+
+use super::parameters::Parameters;
+use crate::http::problem::Problem;
+use crate::reading::bulks::Bulks;
+use crate::reading::conflicts::{self, Conflicts};
+use crate::reading::executions::{self, Executions};
+use crate::reading::failures::{self, Grouped};
+use crate::reading::overview::Chart;
+use crate::reading::page::List;
+use crate::reading::quarantine::Quarantine;
+use crate::reading::results::{self, Outputs};
+use crate::reading::workflows::{self, Workflows};
+use crate::reading::{Question, page};
+
+/// A question that a URL can ask.
+pub(super) trait Asked: Question + Sized {
+    /// Takes what it needs from the parameters.
+    fn read(parameters: &mut Parameters) -> Result<Self, Problem>;
+}
+
+impl Asked for Executions {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        let filter = executions::Filter {
+            status: p.text("status")?,
+            workflow: p.text("workflow")?,
+            bulk: p.text("bulk")?,
+            cause: p.text("cause")?,
+        };
+        Ok(Self { filter, period: p.period()?, page: p.page(List::Executions)? })
+    }
+}
+
+impl Asked for Outputs {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        let filter = results::Filter {
+            execution: p.text("execution")?,
+            workflow: p.text("workflow")?,
+            bulk: p.text("bulk")?,
+        };
+        Ok(Self { filter, period: p.period()?, page: p.page(List::Results)? })
+    }
+}
+
+impl Asked for Bulks {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page(List::Bulks)? })
+    }
+}
+
+impl Asked for Conflicts {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        let filter = conflicts::Filter { execution: p.text("execution")? };
+        Ok(Self { filter, period: p.period()?, page: p.page(List::Conflicts)? })
+    }
+}
+
+impl Asked for Quarantine {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self { period: p.period()?, page: p.page(List::Quarantine)? })
+    }
+}
+
+impl Asked for Grouped {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self {
+            by: p.choice("by")?.unwrap_or_default(),
+            filter: failures::Filter { workflow: p.text("workflow")?, bulk: p.text("bulk")? },
+            period: p.period()?,
+            limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
+        })
+    }
+}
+
+impl Asked for Workflows {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self {
+            days: p.number("days", workflows::DEFAULT_DAYS, workflows::MAX_DAYS)?,
+            order: p.choice("order")?.unwrap_or_default(),
+            limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
+        })
+    }
+}
+
+impl Asked for Chart {
+    fn read(p: &mut Parameters) -> Result<Self, Problem> {
+        let by = p.choice("by")?.unwrap_or_default();
+        let period = p.period()?;
+        Ok(Self::new(by, period, p.text("workflow")?, OffsetDateTime::now_utc()))
+    }
+}

@@ -1,0 +1,215 @@
+//! A function for each address, with its description for `/openapi.json`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::serde::rfc3339;
+use utoipa::ToSchema;
+
+use super::openapi::Refusals;
+use super::parameters::Paging;
+use super::{Api, read};
+use crate::http::admin::{self, Health};
+use crate::http::problem::{self, Problem};
+use crate::reading::overview::{self, Chart, Overview};
+use crate::reading::{Page, Period, bulks, conflicts, executions, failures, quarantine, results, workflows};
+
+type Answer<T> = Result<Json<T>, Problem>;
+type Shared = State<Arc<Api>>;
+
+/// Numbers for charts, and how the receiver is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Dashboard {
+    /// Where the chart begins: at `from`, unless that is too long before, or a day or a month before `to`.
+    #[serde(with = "rfc3339")]
+    from: OffsetDateTime,
+    /// Where it ends: `to`, or now.
+    #[serde(with = "rfc3339")]
+    to: OffsetDateTime,
+    #[serde(flatten)]
+    overview: Overview,
+    /// What `/health/ready` says, and how much waits to be recorded.
+    receiver: Health,
+}
+
+/// How executions went, hour by hour or day by day
+///
+/// From sums that are kept with each execution, exact to the latest commit. At most the latest 744 hours, or 366 days,
+/// before `to`: `from` in the answer is where the chart begins.
+#[utoipa::path(
+    get, path = "/api/v1/overview", tag = "Numbers",
+    params(
+        ("by" = inline(Option<overview::By>), Query, description = "What a point of the chart stands for; an hour unless said."),
+        Period,
+        ("workflow" = Option<String>, Query, description = "Only executions of this workflow.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
+    ),
+    responses((status = 200, body = Dashboard), Refusals)
+)]
+pub(super) async fn overview(State(api): Shared, uri: Uri) -> Answer<Dashboard> {
+    let chart: Chart = read(&uri)?;
+    let overview = api.ask(&chart).await?;
+    let (_, receiver) = admin::health(&api.admin);
+    Ok(Json(Dashboard { from: chart.from, to: chart.to, overview, receiver }))
+}
+
+/// Which workflows ran, how they went, and what they cost
+///
+/// The largest first; there are no further pages.
+#[utoipa::path(
+    get, path = "/api/v1/workflows", tag = "Numbers",
+    params(
+        ("days" = Option<i32>, Query, description = "In how many days, that of today included (UTC).", minimum = 1, maximum = 366),
+        ("order" = inline(Option<workflows::Order>), Query, description = "By what the largest is told; by cost unless said."),
+        ("limit" = Option<i64>, Query, description = "How many workflows at most.", minimum = 1, maximum = 1000),
+    ),
+    responses((status = 200, body = Page<workflows::Workflow>), Refusals)
+)]
+pub(super) async fn workflows(State(api): Shared, uri: Uri) -> Answer<Page<workflows::Workflow>> {
+    api.answer::<workflows::Workflows>(&uri).await
+}
+
+/// Executions, newest first
+#[utoipa::path(
+    get, path = "/api/v1/executions", tag = "Executions",
+    params(executions::Filter, Period, Paging),
+    responses((status = 200, body = Page<executions::Execution>), Refusals)
+)]
+pub(super) async fn executions(State(api): Shared, uri: Uri) -> Answer<Page<executions::Execution>> {
+    api.answer::<executions::Executions>(&uri).await
+}
+
+/// One execution, with its results, steps and payload
+#[utoipa::path(
+    get, path = "/api/v1/executions/{execution_id}", tag = "Executions",
+    params(("execution_id" = String, Path, description = "The sender's identifier.")),
+    responses(
+        (status = 200, body = executions::Whole),
+        (status = 404, body = problem::Body, content_type = "application/problem+json", description = "It is not recorded."),
+        Refusals,
+    )
+)]
+pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<executions::Whole> {
+    api.one(&uri, executions::One { execution_id: named(id, "execution")? }, "execution").await
+}
+
+/// What executions made: a row for each output
+///
+/// The newest executions first, each with its outputs in their order.
+#[utoipa::path(
+    get, path = "/api/v1/results", tag = "Executions",
+    params(results::Filter, Period, Paging),
+    responses((status = 200, body = Page<results::Output>), Refusals)
+)]
+pub(super) async fn results(State(api): Shared, uri: Uri) -> Answer<Page<results::Output>> {
+    api.answer::<results::Outputs>(&uri).await
+}
+
+/// Bulks that something came of, and how far they are, newest first
+#[utoipa::path(
+    get, path = "/api/v1/bulks", tag = "Bulks",
+    params(
+        ("complete" = inline(Option<bulks::Complete>), Query, description = "Only those that are complete, are not, or whose size nobody said."),
+        Period, Paging,
+    ),
+    responses((status = 200, body = Page<bulks::Bulk>), Refusals)
+)]
+pub(super) async fn bulks(State(api): Shared, uri: Uri) -> Answer<Page<bulks::Bulk>> {
+    api.answer::<bulks::Bulks>(&uri).await
+}
+
+/// One bulk: how far it is, its executions, and what they made
+#[utoipa::path(
+    get, path = "/api/v1/bulks/{bulk_id}", tag = "Bulks",
+    params(("bulk_id" = String, Path, description = "The sender's identifier.")),
+    responses(
+        (status = 200, body = bulks::Whole),
+        (status = 404, body = problem::Body, content_type = "application/problem+json", description = "Nothing is known of it."),
+        Refusals,
+    )
+)]
+pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<bulks::Whole> {
+    api.one(&uri, bulks::One { bulk_id: named(id, "bulk")? }, "bulk").await
+}
+
+/// What failed how often, and why: the most frequent first
+///
+/// Looks at the latest 5,000 failed executions, or the latest 1,000 with a failed step; `complete` says whether that
+/// was all.
+#[utoipa::path(
+    get, path = "/api/v1/failures", tag = "Executions",
+    params(
+        ("by" = inline(Option<failures::By>), Query, description = "What is grouped: failed executions by their cause unless said."),
+        failures::Filter, Period,
+        ("limit" = Option<i64>, Query, description = "How many groups at most.", minimum = 1, maximum = 1000),
+    ),
+    responses((status = 200, body = failures::Failures), Refusals)
+)]
+pub(super) async fn failures(State(api): Shared, uri: Uri) -> Answer<failures::Failures> {
+    api.answer::<failures::Grouped>(&uri).await
+}
+
+/// Deliveries that contradict the recorded outcome, newest first
+#[utoipa::path(
+    get, path = "/api/v1/conflicts", tag = "Kept aside",
+    params(conflicts::Filter, Period, Paging),
+    responses((status = 200, body = Page<conflicts::Conflict>), Refusals)
+)]
+pub(super) async fn conflicts(State(api): Shared, uri: Uri) -> Answer<Page<conflicts::Conflict>> {
+    api.answer::<conflicts::Conflicts>(&uri).await
+}
+
+/// One contradiction, with what each side made
+#[utoipa::path(
+    get, path = "/api/v1/conflicts/{conflict_id}", tag = "Kept aside",
+    params(("conflict_id" = i64, Path, description = "Its number.")),
+    responses(
+        (status = 200, body = conflicts::Whole),
+        (status = 404, body = problem::Body, content_type = "application/problem+json", description = "There is none with this number."),
+        Refusals,
+    )
+)]
+pub(super) async fn conflict(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<conflicts::Whole> {
+    api.one(&uri, conflicts::One { conflict_id: numbered(id, "conflict_id")? }, "conflict").await
+}
+
+/// Bodies that are no execution, newest first
+#[utoipa::path(
+    get, path = "/api/v1/quarantine", tag = "Kept aside",
+    params(Period, Paging),
+    responses((status = 200, body = Page<quarantine::Quarantined>), Refusals)
+)]
+pub(super) async fn quarantine(State(api): Shared, uri: Uri) -> Answer<Page<quarantine::Quarantined>> {
+    api.answer::<quarantine::Quarantine>(&uri).await
+}
+
+/// One body in quarantine
+#[utoipa::path(
+    get, path = "/api/v1/quarantine/{quarantine_id}", tag = "Kept aside",
+    params(("quarantine_id" = i64, Path, description = "Its number.")),
+    responses(
+        (status = 200, body = quarantine::Whole),
+        (status = 404, body = problem::Body, content_type = "application/problem+json", description = "There is none with this number."),
+        Refusals,
+    )
+)]
+pub(super) async fn quarantined(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<quarantine::Whole> {
+    api.one(&uri, quarantine::One { quarantine_id: numbered(id, "quarantine_id")? }, "body").await
+}
+
+type Id<T> = Result<Path<T>, PathRejection>;
+
+/// What has another form than the sender's identifiers have is not recorded.
+fn named(id: Id<String>, what: &'static str) -> Result<String, Problem> {
+    let id = id.ok().map(|Path(id)| id).filter(|id| !id.contains('\0'));
+    id.ok_or(Problem::NotRecorded { what })
+}
+
+fn numbered(id: Id<i64>, name: &'static str) -> Result<i64, Problem> {
+    let allowed = || "must be a whole number".to_owned();
+    id.map(|Path(id)| id).map_err(|_| Problem::Parameter { name: Some(name), allowed: allowed() })
+}

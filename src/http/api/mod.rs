@@ -1,0 +1,122 @@
+//! What is recorded, as JSON for operators and their tools: `/api/v1` on the admin port, described by
+//! `/openapi.json` and shown by `/docs`.
+//!
+//! What is asked stands in [`asked`], what PostgreSQL is asked in [`crate::reading`]. Within `v1` things are added,
+//! never renamed or removed.
+
+mod asked;
+mod csv;
+mod docs;
+mod events;
+mod export;
+mod handlers;
+mod openapi;
+mod parameters;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use self::asked::Asked;
+pub(super) use self::openapi::DoorRefusals;
+use self::parameters::Parameters;
+use super::problem::Problem;
+use super::{Admin, operators};
+use crate::reading::{Question, Unanswered};
+
+/// How many may follow what happens at once. The admin port has more connections than these and the exports:
+/// whatever they do, health and metrics are answered.
+const LISTENERS: usize = 16;
+/// How many exports may be under way at once.
+const EXPORTS: usize = 4;
+
+/// What the routes share.
+struct Api {
+    admin: Admin,
+    listeners: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
+}
+
+/// The routes.
+pub(super) fn routes(admin: Admin) -> Router {
+    let token = admin.token;
+    let openapi = openapi::document(admin.webhook_port);
+    let [listeners, exports] = [LISTENERS, EXPORTS].map(|places| Arc::new(Semaphore::new(places)));
+    let api = Arc::new(Api { admin, listeners, exports });
+    Router::new()
+        .route("/api/v1/overview", get(handlers::overview))
+        .route("/api/v1/workflows", get(handlers::workflows))
+        .route("/api/v1/executions", get(handlers::executions))
+        .route("/api/v1/executions/{execution_id}", get(handlers::execution))
+        .route("/api/v1/results", get(handlers::results))
+        .route("/api/v1/bulks", get(handlers::bulks))
+        .route("/api/v1/bulks/{bulk_id}", get(handlers::bulk))
+        .route("/api/v1/failures", get(handlers::failures))
+        .route("/api/v1/conflicts", get(handlers::conflicts))
+        .route("/api/v1/conflicts/{conflict_id}", get(handlers::conflict))
+        .route("/api/v1/quarantine", get(handlers::quarantine))
+        .route("/api/v1/quarantine/{quarantine_id}", get(handlers::quarantined))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/export/executions", get(export::executions))
+        .route("/api/v1/export/results", get(export::results))
+        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)))
+        .merge(docs::routes())
+        .layer(middleware::map_response(keep_to_yourself))
+        .layer(middleware::from_fn_with_state(token, operators::ask_for_address))
+        .with_state(api)
+}
+
+async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    api.admin.metrics.api_answered(answer.status().as_u16());
+    answer
+}
+
+/// What is recorded is for nobody's cache, and nothing in it is what it is not said to be.
+async fn keep_to_yourself(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+impl Api {
+    /// Puts a question to PostgreSQL.
+    async fn ask<Q: Question>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
+        let asked = Instant::now();
+        let answer = self.admin.pool.ask(question).await;
+        self.admin.metrics.api_read(asked.elapsed());
+        answer
+    }
+
+    /// Answers what a URL asks.
+    async fn answer<Q: Asked>(&self, uri: &Uri) -> Result<Json<Q::Answer>, Problem> {
+        let question = read::<Q>(uri)?;
+        Ok(Json(self.ask(&question).await?))
+    }
+
+    /// Answers with the one thing that is asked for.
+    async fn one<T, Q>(&self, uri: &Uri, question: Q, what: &'static str) -> Result<Json<T>, Problem>
+    where
+        Q: Question<Answer = Option<T>>,
+    {
+        Parameters::of(uri).end()?;
+        self.ask(&question).await?.map(Json).ok_or(Problem::NotRecorded { what })
+    }
+}
+
+/// What a URL asks.
+fn read<Q: Asked>(uri: &Uri) -> Result<Q, Problem> {
+    let mut parameters = Parameters::of(uri);
+    let question = Q::read(&mut parameters)?;
+    parameters.end()?;
+    Ok(question)
+}

@@ -1,0 +1,31 @@
+-- A page of bulks, like executions.sql.
+SELECT
+    bulk_id AS "bulk_id!",
+    complete,
+    expected,
+    received AS "received!",
+    completed AS "completed!",
+    failed AS "failed!",
+    cancelled AS "cancelled!",
+    other AS "other!",
+    first_received_at,
+    last_received_at,
+    seconds_since_last,
+    matches AS "matches!",
+    n = $5 AS "stops!"
+FROM (
+    SELECT
+        *,
+        row_number() OVER (ORDER BY first_received_at DESC, bulk_id DESC) AS n,
+        ($4::text IS NULL OR $4 = CASE complete WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'unknown' END) AS matches
+    FROM bulk_progress
+    WHERE
+        first_received_at >= $1
+        AND first_received_at <= $2
+        AND (first_received_at, bulk_id) < ($2, $3::text)
+    ORDER BY first_received_at DESC, bulk_id DESC
+    LIMIT $5::bigint
+) AS looked_at
+WHERE matches OR n = $5
+ORDER BY first_received_at DESC, bulk_id DESC
+LIMIT $6

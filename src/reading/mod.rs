@@ -1,0 +1,69 @@
+//! What operators ask, answered from PostgreSQL: over HTTP ([`crate::http`]) and on the command line.
+//!
+//! A file has the questions of one subject, each a type that knows what is asked and is put to PostgreSQL by
+//! [`Pool::ask`]. Nothing here writes. All of it is bounded: a page by its rows, a question by what it may look
+//! at, everything by the pool's connections and time limit. So none slows recording.
+//!
+//! Lists come newest first, by when the first delivery came, and go on behind a cursor ([`page`]). What is recorded
+//! meanwhile stands before it.
+
+#![expect(clippy::struct_field_names, reason = "fields are named as the columns are")]
+
+pub(crate) mod bulks;
+pub(crate) mod conflicts;
+pub(crate) mod executions;
+pub(crate) mod failures;
+pub(crate) mod json;
+pub(crate) mod overview;
+pub(crate) mod page;
+pub(crate) mod pool;
+pub(crate) mod quarantine;
+pub(crate) mod results;
+pub(crate) mod workflows;
+
+use sqlx::{Connection, PgConnection, PgTransaction};
+
+pub(crate) use page::{Ask, Page, Period};
+pub(crate) use pool::{Pool, Unanswered};
+
+/// Something to ask PostgreSQL.
+pub(crate) trait Question: Sync {
+    /// What comes of it.
+    type Answer: Send;
+
+    /// Asks it. Reads only.
+    fn ask(
+        &self,
+        connection: &mut PgConnection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
+}
+
+/// A list, read page by page.
+pub(crate) trait Listing: Question {
+    /// What its cursors are of.
+    const LIST: page::List;
+
+    /// Which page is read next.
+    fn page(&mut self) -> &mut Ask;
+}
+
+/// A few things to choose from, each with a name.
+pub(crate) trait Choice: Copy + 'static {
+    /// All there are.
+    const ALL: &'static [Self];
+
+    /// Its name as a parameter.
+    fn as_str(self) -> &'static str;
+}
+
+/// All that is asked over it is answered as of one moment.
+async fn moment(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
+    connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+}
+
+/// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor
+/// behind what was looked at.
+pub(crate) const LOOK_AT: i64 = 5_000;
+
+/// How many characters of an error or its cause are shown where there are many: one execution shows all.
+pub(crate) const EXCERPT: i32 = 1_000;

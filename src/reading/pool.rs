@@ -1,0 +1,116 @@
+//! The connections that questions go over: a few, of their own, with a time limit, and read-only.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Question;
+use crate::store::Fault;
+
+/// How long a question waits for a connection while others have them all.
+const WAIT: Duration = Duration::from_secs(2);
+/// PostgreSQL is to say itself that its time is up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// As many questions as may are being answered.
+    #[error("as many questions as may be (admin.read_connections) are being answered")]
+    Busy,
+    /// It took longer than `admin.statement_timeout`.
+    #[error("the answer took longer than admin.statement_timeout")]
+    Slow,
+    /// PostgreSQL cannot be reached, or refuses.
+    #[error(transparent)]
+    Failed(Fault),
+}
+
+impl From<Fault> for Unanswered {
+    fn from(fault: Fault) -> Self {
+        match fault.not_of_a_row() {
+            Fault::Slow => Self::Slow,
+            fault => Self::Failed(fault),
+        }
+    }
+}
+
+/// A few connections, made when they are needed.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    options: PgConnectOptions,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+    places: Semaphore,
+    idle: Mutex<Vec<PgConnection>>,
+}
+
+impl Pool {
+    /// At most `connections` at once. `application_name` is what PostgreSQL's `pg_stat_activity` shows.
+    pub(crate) fn new(
+        database: &PgConnectOptions,
+        application_name: &str,
+        connections: usize,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Self {
+        Self {
+            options: database.clone().application_name(application_name).disable_statement_logging(),
+            connect_timeout,
+            statement_timeout,
+            places: Semaphore::new(connections),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Puts a question to PostgreSQL.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; it is safe to ask again.
+    pub(crate) async fn ask<Q: Question>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
+        let place = timeout(WAIT, self.places.acquire()).await;
+        let _place = place.ok().and_then(Result::ok).ok_or(Unanswered::Busy)?;
+        let before = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = before {
+            match self.ask_over(connection, question).await {
+                // It was lost since: PostgreSQL may be there again.
+                Err(Unanswered::Failed(Fault::Away(_))) => {}
+                answered => return answered,
+            }
+        }
+        let connecting = timeout(self.connect_timeout, self.connect()).await;
+        let connection = connecting
+            .map_err(|_| Fault::Away("no connection within database.connect_timeout".to_owned()))??;
+        self.ask_over(connection, question).await
+    }
+
+    /// A connection over which something went wrong is not used again.
+    async fn ask_over<Q: Question>(
+        &self,
+        mut connection: PgConnection,
+        question: &Q,
+    ) -> Result<Q::Answer, Unanswered> {
+        let asked = timeout(self.statement_timeout + GRACE, question.ask(&mut connection)).await;
+        let answer = asked.map_err(|_| Unanswered::Slow)?.map_err(Fault::from)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(answer)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, Fault> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        // Each question is planned for what it asks: what a filter leaves out is then as if it were not there.
+        sqlx::query!(
+            "SELECT set_config(name, value, false)
+             FROM (VALUES ('statement_timeout', $1), ('default_transaction_read_only', 'on'),
+                          ('plan_cache_mode', 'force_custom_plan')) AS promised (name, value)",
+            self.statement_timeout.as_millis().to_string()
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        Ok(connection)
+    }
+}

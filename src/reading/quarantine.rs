@@ -1,0 +1,112 @@
+//! The quarantine: bodies that are no execution. To mend or drop one, there is `workflow-receiver quarantine`.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use time::serde::rfc3339;
+use utoipa::ToSchema;
+
+use super::page::{List, Listed, Position};
+use super::{Ask, Page, Period, Question};
+
+/// A body in quarantine, as lists show it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Quarantined {
+    /// Identifies it; rises with the order of recording.
+    pub(crate) quarantine_id: i64,
+    /// Why the body is no execution, or why PostgreSQL refused it.
+    pub(crate) reason: String,
+    /// The length of the body in bytes.
+    pub(crate) body_bytes: i32,
+    /// How it got in first: `signature`, `secret_header`, `url_token`, none; null when not known.
+    pub(crate) authenticated_by: Option<String>,
+    /// Whether the sender was answered 200, at least once; otherwise 422, and it knows.
+    pub(crate) acknowledged: bool,
+    /// Whether the body is the one that came; false when the spool's disk has altered it.
+    pub(crate) intact: bool,
+    /// How many times this very body came.
+    pub(crate) deliveries: i32,
+    /// When it first came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) first_received_at: OffsetDateTime,
+    /// When it last came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) last_received_at: OffsetDateTime,
+}
+
+impl Listed for Quarantined {
+    const LIST: List = List::Quarantine;
+
+    fn position(&self) -> Position {
+        Position { at: self.first_received_at, id: self.quarantine_id.to_string(), place: 0 }
+    }
+}
+
+/// What is in quarantine, newest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Quarantine {
+    pub(crate) period: Period,
+    pub(crate) page: Ask,
+}
+
+impl Question for Quarantine {
+    type Answer = Page<Quarantined>;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
+        let after = self.page.position(&self.period);
+        let rows = sqlx::query_file_as!(
+            Quarantined,
+            "src/reading/quarantine.sql",
+            self.period.start(),
+            after.at,
+            after.number(),
+            self.page.rows()
+        );
+        Ok(self.page.page(rows.fetch_all(connection).await?))
+    }
+}
+
+/// One body in quarantine.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeQuarantined)]
+pub(crate) struct Whole {
+    /// As lists show it.
+    #[serde(flatten)]
+    pub(crate) entry: Quarantined,
+    /// The body; null when it is no text: `workflow-receiver quarantine show` writes any.
+    pub(crate) body_text: Option<String>,
+}
+
+/// What is known of one body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct One {
+    pub(crate) quarantine_id: i64,
+}
+
+impl Question for One {
+    /// `None` when there is none with this number.
+    type Answer = Option<Whole>;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+        let row = sqlx::query!(
+            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!", utf8_text(body) AS body_text,
+                      authenticated_by, acknowledged, intact, deliveries, first_received_at, last_received_at
+               FROM quarantine WHERE quarantine_id = $1"#,
+            self.quarantine_id
+        );
+        Ok(row.fetch_optional(connection).await?.map(|row| Whole {
+            entry: Quarantined {
+                quarantine_id: row.quarantine_id,
+                reason: row.reason,
+                body_bytes: row.body_bytes,
+                authenticated_by: row.authenticated_by,
+                acknowledged: row.acknowledged,
+                intact: row.intact,
+                deliveries: row.deliveries,
+                first_received_at: row.first_received_at,
+                last_received_at: row.last_received_at,
+            },
+            body_text: row.body_text,
+        }))
+    }
+}

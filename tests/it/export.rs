@@ -1,0 +1,188 @@
+//! Whole lists over HTTP: JSON Lines and CSV, however long they are and however slowly they are read.
+
+use std::time::Duration;
+
+use reqwest::Client;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::api::asked;
+use crate::harness::{TestReceiver, execution, new_database, until, url, with, within};
+use crate::process::{Process, outcome, program};
+use crate::siege::resident_kib;
+
+/// So many executions, with causes that make lines of a kilobyte.
+async fn fill(connection: &mut PgConnection, count: u32) {
+    let fill = format!(
+        "INSERT INTO executions (execution_id, workflow_id, status, error_cause, output, payload, deliveries,
+             first_received_at, last_received_at)
+         SELECT 'e' || n, 'w', CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'completed' END, repeat(md5(n::text), 28),
+             to_jsonb(ARRAY[n, 7]), '{{}}', 1, at, at
+         FROM (SELECT n, timestamptz '2026-03-02' - n * interval '1 second' AS at
+               FROM generate_series(1, {count}) AS n) AS n;
+         ANALYZE executions"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(connection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_all_that_the_list_has_with_the_same_filters() {
+    let receiver = TestReceiver::start().await;
+    fill(&mut receiver.connection().await, 2_500).await;
+    for (list, filter, count) in [
+        ("executions", "", 2_500),
+        ("executions", "status=failed&from=2026-03-01T23:40:00Z", 600),
+        ("executions", "cause=no+such", 0),
+        ("results", "workflow=w", 5_000),
+        ("results", "execution=e7", 2),
+    ] {
+        let lines = receiver.get(&format!("/api/v1/export/{list}?{filter}")).await;
+        assert_eq!(lines.headers()["content-type"], "application/jsonl");
+        let text = lines.text().await.unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), count, "{list} {filter}");
+        let page = asked(&receiver, &format!("/api/v1/{list}?limit=1000&{filter}")).await;
+        let page = page["items"].as_array().unwrap();
+        assert_eq!(&lines[..page.len()], &page[..], "{list} {filter}");
+
+        let answer = receiver.get(&format!("/api/v1/export/{list}?format=csv&{filter}")).await;
+        assert_eq!(answer.headers()["content-type"], "text/csv; charset=utf-8; header=present");
+        assert_eq!(answer.headers()["content-disposition"], format!("attachment; filename=\"{list}.csv\""));
+        let text = answer.text().await.unwrap();
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let columns: Vec<_> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+        assert!(columns.len() >= 8, "{columns:?}");
+        let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), count, "{list} {filter}");
+        for (row, line) in rows.iter().zip(&lines) {
+            assert_eq!(line.as_object().unwrap().len(), columns.len());
+            for (column, cell) in columns.iter().zip(row) {
+                let value = match &line[column] {
+                    Value::Null => String::new(),
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                assert_eq!(cell, value, "{column}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_holds_any_text_and_runs_none_of_it() {
+    let receiver = TestReceiver::start().await;
+    for (id, cause, cell) in [
+        ("formula", "=HYPERLINK(\"http://example.com\")", "'=HYPERLINK(\"http://example.com\")"),
+        ("plus", "+1", "'+1"),
+        ("minus", "-1", "'-1"),
+        ("at", "@SUM(A1)", "'@SUM(A1)"),
+        ("tab", "\t=1", "'\t=1"),
+        ("return", "\r\n=1", "'\r\n=1"),
+        ("quotes", "a \"b\", c\nd", "a \"b\", c\nd"),
+        ("inside", "a=1", "a=1"),
+        ("é", "日本", "日本"),
+    ] {
+        let failed = json!({ "error_cause": cause, "total_cost": -0.5, "output": [cause] });
+        receiver.accept(with(execution(id, "failed"), failed)).await;
+        receiver.recorded().await;
+        for (list, column) in [("executions", 5), ("results", 6)] {
+            let text = receiver.get(&format!("/api/v1/export/{list}?format=csv")).await.text().await.unwrap();
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            let newest = reader.records().next().unwrap().unwrap();
+            assert_eq!((&newest[0], &newest[column]), (id, cell));
+        }
+    }
+    let text = receiver.get("/api/v1/export/executions?format=csv").await.text().await.unwrap();
+    assert!(text.contains(",-0.5,"), "a number is no formula: {text}");
+    receiver.accept(execution("=1", "completed")).await;
+    receiver.recorded().await;
+    let lines = receiver.get("/api/v1/export/executions").await.text().await.unwrap();
+    assert!(lines.starts_with(r#"{"execution_id":"=1","#), "JSON Lines have it as it is: {lines}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_an_export_does_not_grow_with_its_length() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (text, code) = outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database)));
+    assert_eq!(code, Some(0), "{text}");
+    fill(&mut PgConnection::connect_with(&database).await.unwrap(), 100_000).await;
+    let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let read = async |path: &str| {
+        let mut answer = Client::new().get(format!("http://{}{path}", process.admin)).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let (mut bytes, mut most) = (0, 0);
+        while let Some(chunk) = answer.chunk().await.unwrap() {
+            bytes += chunk.len();
+            most = most.max(resident_kib(&process));
+        }
+        (bytes, most)
+    };
+    let (_, before) = read("/api/v1/export/executions?from=2026-03-01T23:00:00Z").await;
+    let (bytes, most) = read("/api/v1/export/executions").await;
+    assert!(bytes > 100_000_000, "{bytes} bytes");
+    assert!(most < before + (16 << 10), "{before} KiB after the first hour's, {most} KiB while all was read");
+    process.terminate();
+}
+
+/// Asks for an export, and reads nothing of it.
+async fn stuck(receiver: &TestReceiver) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let address = receiver.admin.strip_prefix("http://").unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    let request = format!("GET /api/v1/export/executions HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_holds_no_transaction_and_has_to_go() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.http.idle_timeout = Duration::from_secs(4);
+    })
+    .await;
+    fill(&mut receiver.connection().await, 30_000).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(stuck(&receiver).await);
+    }
+    let reading =
+        "SELECT count(*) FILTER (WHERE state = 'idle') AS idle, count(*) AS all FROM pg_stat_activity
+        WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
+    // As many exports as may be, all of them stuck.
+    until(async || receiver.get("/api/v1/export/results").await.status() == 503).await;
+    let problem: Value = receiver.get("/api/v1/export/results").await.json().await.unwrap();
+    assert_eq!(problem["type"], "urn:workflow-receiver:problem:too-many");
+    until(async || receiver.row(reading).await == json!({ "idle": 2, "all": 2 })).await;
+    asked(&receiver, "/api/v1/executions").await;
+    receiver.accept(execution("meanwhile", "completed")).await;
+    receiver.recorded().await;
+    // Nobody else came: their time is up by itself.
+    until(async || receiver.get("/api/v1/export/results?execution=e1").await.status() == 200).await;
+    assert_eq!(receiver.ready().await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_postgres_breaks_off_does_not_look_complete() {
+    let receiver = TestReceiver::start().await;
+    fill(&mut receiver.connection().await, 30_000).await;
+    let mut answer = receiver.get("/api/v1/export/executions").await;
+    within(answer.chunk()).await.unwrap();
+    let gone = "DROP TABLE executions CASCADE";
+    sqlx::raw_sql(gone).execute(&mut receiver.connection().await).await.unwrap();
+    let mut ended = Ok(());
+    loop {
+        match within(answer.chunk()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => {
+                ended = Err(error);
+                break;
+            }
+        }
+    }
+    assert!(ended.is_err(), "its last chunk came");
+}

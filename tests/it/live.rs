@@ -1,0 +1,164 @@
+//! What is recorded, told as it happens.
+
+use reqwest::Response;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use crate::harness::{TestReceiver, execution, until, with, within};
+
+/// Reads server-sent events, one by one.
+struct Listener {
+    answer: Response,
+    text: String,
+}
+
+impl Listener {
+    /// Returns once it is listened to.
+    async fn start(receiver: &TestReceiver, query: &str) -> Self {
+        let answer = receiver.get(&format!("/api/v1/events{query}")).await;
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        let mut listener = Self { answer, text: String::new() };
+        assert_eq!(listener.next().await.unwrap(), ": listening");
+        listener
+    }
+
+    /// The next event or comment as it stands; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                return Some(event);
+            }
+            let chunk = within(self.answer.chunk()).await.unwrap()?;
+            self.text += std::str::from_utf8(&chunk).unwrap();
+        }
+    }
+
+    /// The data of the next event, which has to be of this kind.
+    async fn event(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.next().await.expect("it ended");
+            if !event.starts_with(':') {
+                let (event, data) = event.split_once('\n').unwrap();
+                assert_eq!(event, format!("event: {kind}"));
+                return serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_is_told_once_it_can_be_read() {
+    let receiver = TestReceiver::start().await;
+    let mut all = Listener::start(&receiver, "").await;
+    let mut of_bulk = Listener::start(&receiver, "?bulk=b&status=completed").await;
+    let mut of_workflow = Listener::start(&receiver, "?workflow=v").await;
+    let e = |status| with(execution("e", status), json!({ "bulk_id": "b" }));
+    let mut told = async |outcome: &str, status: Value| {
+        let event = all.event("recorded").await;
+        assert_eq!((&event["outcome"], &event["status"]), (&json!(outcome), &status));
+        assert!(event["received_at"].as_str().unwrap().ends_with('Z'));
+        event
+    };
+    receiver.accept(e("running")).await;
+    let event = told("new", json!("running")).await;
+    assert_eq!(
+        (&event["execution_id"], &event["workflow_id"], &event["bulk_id"]),
+        (&json!("e"), &json!("w"), &json!("b"))
+    );
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1);
+    receiver.accept(e("completed")).await;
+    told("replacement", json!("completed")).await;
+    receiver.accept(e("completed")).await;
+    receiver.accept(e("failed")).await;
+    told("conflict", json!("failed")).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    let event = told("quarantined", json!(null)).await;
+    assert_eq!(event["execution_id"], Value::Null);
+    receiver.accept(with(execution("f", "completed"), json!({ "workflow_id": "v" }))).await;
+    told("new", json!("completed")).await;
+    assert_eq!(of_bulk.event("recorded").await["outcome"], "replacement", "nothing else before it");
+    assert_eq!(of_workflow.event("recorded").await["execution_id"], "f");
+    assert_eq!(receiver.metric("event_listeners").await, 3.0);
+    // With nothing to tell, there is a sign of life.
+    assert_eq!(all.next().await.unwrap(), ": still here");
+    drop((all, of_bulk, of_workflow));
+    until(async || receiver.metric("event_listeners").await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_is_told_to_the_last_and_then_it_ends() {
+    let receiver = TestReceiver::start().await;
+    let mut listener = Listener::start(&receiver, "").await;
+    let held = receiver.hold_recording().await;
+    receiver.accept(execution("last", "completed")).await;
+    let (stopped, ()) = tokio::join!(receiver.stop(), held.release());
+    drop(stopped);
+    assert_eq!(listener.event("recorded").await["execution_id"], "held");
+    assert_eq!(listener.event("recorded").await["execution_id"], "last");
+    while let Some(comment) = listener.next().await {
+        assert!(comment.starts_with(':'), "{comment}");
+    }
+}
+
+/// More than a listener may be behind, and more than fits between it and the receiver.
+const MANY: usize = 24_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_does_not_read_on_is_told_what_it_missed_and_holds_up_nothing() {
+    let receiver = TestReceiver::start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let address = receiver.admin.strip_prefix("http://").unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    let request = format!("GET /api/v1/events HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until(async || receiver.metric("event_listeners").await == 1.0).await;
+
+    let bulk = "b".repeat(250);
+    let posts = (0..16).map(|part| {
+        let (receiver, bulk) = (&receiver, &bulk);
+        async move {
+            for n in 0..MANY / 16 {
+                let body = with(execution(&format!("{part}-{n}"), "completed"), json!({ "bulk_id": bulk }));
+                receiver.accept(body).await;
+            }
+        }
+    });
+    futures_util::future::join_all(posts).await;
+    receiver.recorded().await;
+
+    let (mut told, mut missed, mut text) = (0, 0, String::new());
+    let mut piece = vec![0; 64 << 10];
+    while told + missed < MANY {
+        let size = within(stream.read(&mut piece)).await.unwrap();
+        assert!(size > 0, "it ended after {told}, and {missed} missed");
+        text += std::str::from_utf8(&piece[..size]).unwrap();
+        while let Some((event, rest)) = text.split_once("\n\n") {
+            if event.starts_with("event: recorded") {
+                told += 1;
+            } else if let Some(number) = event.strip_prefix("event: missed\ndata: {\"missed\":") {
+                missed += number.trim_end_matches('}').parse::<usize>().unwrap();
+            }
+            text = rest.to_owned();
+        }
+    }
+    assert!(told + missed == MANY && missed > 0, "told {told}, missed {missed}");
+    assert_eq!(receiver.metric("events_missed_total").await, missed as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_may_listen_and_health_is_answered_all_the_same() {
+    let receiver = TestReceiver::start().await;
+    let mut listeners = Vec::new();
+    for _ in 0..16 {
+        listeners.push(Listener::start(&receiver, "").await);
+    }
+    let refused = receiver.get("/api/v1/events").await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(receiver.ready().await.0, 200);
+    listeners.pop();
+    until(async || receiver.get("/api/v1/events").await.status() == 200).await;
+}

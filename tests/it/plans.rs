@@ -1,0 +1,160 @@
+//! How PostgreSQL comes by what operators ask over HTTP: by an index, and in the order of the list.
+
+use sqlx::PgConnection;
+
+use crate::api::asked;
+use crate::harness::{TestReceiver, server_log};
+use crate::views::{A_MONTH, scans};
+
+/// What PostgreSQL is sent over the connections for reading when `path` is asked: a statement to prepare, and the
+/// query that executes it with what was asked.
+struct Sent {
+    prepare: String,
+    query: String,
+}
+
+async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
+    let before = server_log().len();
+    let answer = asked(receiver, path).await;
+    let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
+        WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
+    let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
+    // All lines of an entry but its first begin with a tab.
+    let log = server_log()[before..].replace("\n\t", "\r");
+    let said: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(&pid)?.1)).collect();
+    let with_values = said.windows(2).enumerate().filter_map(|(n, pair)| {
+        let statement = pair[0].strip_prefix("LOG:  execute ")?.split_once(": ")?.1;
+        if statement.contains("set_config") {
+            return None;
+        }
+        let values = pair[1].split_once("arameters: ")?.1.split(", $");
+        let values: Vec<_> = values.map(|value| value.split_once(" = ").unwrap().1).collect();
+        let prepare = format!("PREPARE asked_{before}_{n} AS {}", statement.replace('\r', "\n"));
+        Some(Sent { prepare, query: format!("EXECUTE asked_{before}_{n} ({})", values.join(", ")) })
+    });
+    let sent: Vec<_> = with_values.collect();
+    assert!(!sent.is_empty(), "{answer}: {said:#?}");
+    sent
+}
+
+async fn prepare(connection: &mut PgConnection, sent: &Sent) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(&*sent.prepare)).execute(connection).await.unwrap();
+}
+
+/// An index and nothing else leads to the rows, and they come from it in the list's order: nothing is sorted but what
+/// has the same time.
+async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
+    for sent in sent(receiver, path).await {
+        prepare(connection, &sent).await;
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {}", sent.query));
+        let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut *connection).await.unwrap();
+        let plan = plan.join("\n");
+        let scans = scans(connection, &sent.query).await;
+        assert!(
+            scans.iter().all(|scan| scan.starts_with("Index ") && scan.contains(" by ")),
+            "{path}\n{plan}"
+        );
+        assert!(
+            scans.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+            "{path}: not by {index}\n{plan}"
+        );
+        let nodes = plan.lines().map(|line| line.trim_start_matches([' ', '-', '>']));
+        assert_eq!(
+            nodes.filter(|node| node.starts_with("Sort  ")).count(),
+            0,
+            "{path}: all is sorted\n{plan}"
+        );
+    }
+}
+
+/// A month of executions, of which one workflow ran at its beginning only, and some have a status that is rare.
+async fn a_month() -> (TestReceiver, PgConnection) {
+    let receiver = TestReceiver::start_with(|settings| settings.admin.read_connections = 1).await;
+    let mut connection = receiver.connection().await;
+    sqlx::raw_sql(A_MONTH).execute(&mut connection).await.unwrap();
+    let odd = "UPDATE executions SET workflow_id = 'formerly' WHERE first_received_at < '2026-02-10';
+        UPDATE executions SET status = 'cancelled' WHERE execution_id LIKE 'e%77';
+        ANALYZE executions;
+        DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
+        SET plan_cache_mode = force_custom_plan";
+    sqlx::raw_sql(odd).execute(&mut connection).await.unwrap();
+    (receiver, connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_filter_of_every_list_is_led_by_an_index_in_the_order_of_the_list() {
+    let (receiver, mut connection) = a_month().await;
+    for (path, index) in [
+        ("executions?limit=50", "executions_first_received_at"),
+        ("executions?status=completed", "executions_first_received_at"),
+        ("executions?workflow=w1", "executions_workflow_id"),
+        ("executions?workflow=formerly", "executions_workflow_id"),
+        ("executions?workflow=formerly&status=completed", "executions_workflow_id"),
+        ("executions?status=failed", "executions_with_failure"),
+        ("executions?status=failed&cause=late", "executions_with_failure"),
+        ("executions?cause=late", "executions_with_failure"),
+        ("executions?workflow=formerly&status=failed", "executions_workflow_failures"),
+        ("executions?workflow=w1&cause=late", "executions_workflow_failures"),
+        ("executions?status=cancelled", "executions_rare_status"),
+        ("executions?status=cancelled&workflow=w1", "executions_rare_status"),
+        ("executions?status=running&cause=late", "executions_rare_status"),
+        ("results?limit=50", "executions_first_received_at"),
+        ("results?workflow=w1", "executions_workflow_id"),
+        ("results?workflow=formerly", "executions_workflow_id"),
+        ("bulks?limit=50", "bulks_first_received_at"),
+        ("bulks?complete=unknown", "bulks_first_received_at"),
+        ("conflicts?limit=50", "execution_conflicts_first_received_at"),
+        ("quarantine?limit=50", "quarantine_first_received_at"),
+    ] {
+        let path = format!("/api/v1/{path}");
+        led_by(&receiver, &mut connection, &path, index).await;
+        let from = format!("{path}&from=2026-02-20T00:00:00Z&to=2026-03-01T00:00:00Z");
+        led_by(&receiver, &mut connection, &from, index).await;
+        if let Some(next) = asked(&receiver, &path).await["next"].as_str() {
+            led_by(&receiver, &mut connection, &format!("{path}&cursor={next}"), index).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_asked_reads_a_table_whole() {
+    let (receiver, mut connection) = a_month().await;
+    let numbers = "SELECT (SELECT min(conflict_id) FROM execution_conflicts) AS conflict,
+        (SELECT min(quarantine_id) FROM quarantine) AS quarantined";
+    let numbers = receiver.row(numbers).await;
+    for (path, index) in [
+        ("executions?bulk=b7", "executions_bulk_id"),
+        ("executions?bulk=b7&status=failed&workflow=w1&cause=late", "executions_bulk_id"),
+        ("results?bulk=b7", "executions_bulk_id"),
+        ("results?execution=e7", "executions_pkey"),
+        ("conflicts?execution=e7", "execution_conflicts_once_by_content"),
+        ("executions/e7", "executions_pkey"),
+        ("bulks/b7", "bulks_pkey"),
+        (&format!("conflicts/{}", numbers["conflict"]), "execution_conflicts_pkey"),
+        (&format!("quarantine/{}", numbers["quarantined"]), "quarantine_pkey"),
+        ("failures?from=2026-03-01T10:00:00Z", "executions_with_failure"),
+        ("failures?by=step", "executions_with_failure"),
+        ("failures?workflow=formerly", "executions_workflow_failures"),
+        ("failures?workflow=formerly&by=step", "executions_workflow_failures"),
+        ("failures?bulk=b7", "executions_bulk_id"),
+        ("overview?from=2026-03-01T10:00:00Z&to=2026-03-02T10:00:00Z", "workflow_hours_pkey"),
+        (
+            "overview?by=day&from=2026-02-28T10:00:00Z&to=2026-03-02T10:00:00Z&workflow=w1",
+            "workflow_hours_pkey",
+        ),
+        ("workflows?days=1", "workflow_days_pkey"),
+    ] {
+        let mut all = Vec::new();
+        for sent in sent(&receiver, &format!("/api/v1/{path}")).await {
+            prepare(&mut connection, &sent).await;
+            all.extend(scans(&mut connection, &sent.query).await);
+        }
+        assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
+        assert!(
+            all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+            "{path}: not by {index}\n{all:#?}"
+        );
+    }
+    let whole = scans(&mut connection, "SELECT * FROM executions").await;
+    assert_eq!(whole, ["Seq Scan on executions"], "it would be seen");
+}
