@@ -180,11 +180,10 @@ async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its
     process.kill();
 
     // The killed one's PostgreSQL goes by itself; the next start waits for that.
-    let mut process = Process::start(&mut program(dir.path()));
+    let process = Process::start(&mut program(dir.path()));
     let second = outcome(&mut program(dir.path()));
     assert_eq!(second.1, Some(1));
     assert!(second.0.contains("in use by another receiver"), "{}", second.0);
-    process.wait_for("recording to PostgreSQL");
     accept(&process, example("full-execution.json")).await;
     let ids = "SELECT execution_id FROM executions";
     until(async || rows(&database, ids).await.len() == 3).await;
