@@ -147,6 +147,7 @@ async fn receive(
         }
         println!(
             "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+             or over HTTP: http://{admin}/docs\n\
              Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
         );
     }

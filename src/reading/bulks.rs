@@ -51,11 +51,8 @@ impl Listed for Bulk {
         let at = self.first_received_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Position { at, id: self.bulk_id.clone(), place: 0 }
     }
-    fn matches(&self) -> bool {
-        self.matches
-    }
-    fn stops(&self) -> bool {
-        self.stops
+    fn matches_and_stops(&self) -> (bool, bool) {
+        (self.matches, self.stops)
     }
 }
 

@@ -63,7 +63,7 @@ async fn moment(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx
 
 /// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor
 /// behind what was looked at.
-pub(crate) const LOOK_AT: i64 = 5_000;
+pub(crate) const LOOK_AT: i64 = 2_500;
 
 /// How many characters of an error or its cause are shown where there are many: one execution shows all.
 pub(crate) const EXCERPT: i32 = 1_000;

@@ -61,6 +61,29 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     ] {
         Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
     }
+    // What it shows on the admin port, it may read.
+    let ask = async |path: &str| {
+        let answer = Client::new().get(format!("http://{}{path}", process.admin)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    until(async || ask("/api/v1/quarantine/2").await.0 == 200).await;
+    for path in [
+        "executions",
+        "executions/e",
+        "results",
+        "bulks",
+        "bulks/b",
+        "failures",
+        "failures?by=step",
+        "conflicts",
+        "conflicts/1",
+        "quarantine",
+        "overview",
+        "workflows",
+    ] {
+        let (status, text) = ask(&format!("/api/v1/{path}")).await;
+        assert_eq!(status, 200, "{path}: {text}");
+    }
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");
     for (command, id) in [
