@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::executions::{Execution, Executions};
 use super::page::{List, Listed, Position};
 use super::results::{Output, Outputs};
-use super::{Ask, Choice, InOneMoment, LOOK_AT, Page, Period, Question};
+use super::{Ask, Choice, InOneMoment, LOOK_AT, Listing, Page, Period, Question};
 
 /// How far a bulk is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -86,6 +86,14 @@ pub(crate) struct Bulks {
     pub(crate) complete: Option<Complete>,
     pub(crate) period: Period,
     pub(crate) page: Ask,
+}
+
+impl Listing for Bulks {
+    const LIST: List = List::Bulks;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
+    }
 }
 
 impl Question for Bulks {

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, Listed, Position};
-use super::{Ask, EXCERPT, InOneMoment, Page, Period, Question};
+use super::{Ask, EXCERPT, InOneMoment, Listing, Page, Period, Question};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -69,6 +69,14 @@ pub(crate) struct Conflicts {
     pub(crate) filter: Filter,
     pub(crate) period: Period,
     pub(crate) page: Ask,
+}
+
+impl Listing for Conflicts {
+    const LIST: List = List::Conflicts;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
+    }
 }
 
 impl Question for Conflicts {

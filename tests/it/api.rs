@@ -43,7 +43,7 @@ async fn pages(receiver: &TestReceiver, path: &str, limit: usize, between: impl 
 }
 
 /// Executions of all kinds, a bulk, conflicts and quarantine.
-async fn recorded() -> TestReceiver {
+pub(crate) async fn recorded() -> TestReceiver {
     let receiver = TestReceiver::start().await;
     for body in [
         with(

@@ -12,6 +12,7 @@ mod answers;
 mod api;
 mod authentication;
 mod bulks;
+mod commands;
 mod cookbook;
 mod damage;
 mod export;

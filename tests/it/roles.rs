@@ -26,6 +26,19 @@ async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static st
     }
 }
 
+/// Every view can be read, and the commands answer.
+async fn all_is_read(operator: &PgConnectOptions, url: &str) {
+    assert_eq!(rows(operator, &wrong_sums()).await, Vec::<Value>::new());
+    for view in rows(operator, "SELECT viewname AS name FROM pg_views WHERE schemaname = 'public'").await {
+        rows(operator, &format!("SELECT * FROM {}", view["name"].as_str().unwrap())).await;
+    }
+    let dir = TempDir::new().unwrap();
+    for command in [&["executions"][..], &["executions", "e"], &["bulks", "b"], &["failures"]] {
+        let (text, code) = outcome(program(dir.path()).args(command).env("DATABASE_URL", url));
+        assert_eq!(code, Some(0), "{command:?}: {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
@@ -105,10 +118,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     assert_eq!(rows(&operator, counts).await, [expected], "read by the operator");
     let sums = "SELECT sum(executions) AS executions, sum(failed) AS failed FROM failure_rates";
     assert_eq!(rows(&operator, sums).await, [json!({ "executions": 2, "failed": 1 })]);
-    assert_eq!(rows(&operator, &wrong_sums()).await, Vec::<Value>::new());
-    for view in rows(&operator, "SELECT viewname AS name FROM pg_views WHERE schemaname = 'public'").await {
-        rows(&operator, &format!("SELECT * FROM {}", view["name"].as_str().unwrap())).await;
-    }
+    all_is_read(&operator, &of("workflow_receiver_operator")).await;
 
     for statement in [
         "DELETE FROM executions",
