@@ -50,7 +50,12 @@ FROM (VALUES
     ('execution_conflicts', 'SELECT, INSERT, UPDATE'),
     ('workflow_hours', 'SELECT, INSERT, UPDATE'),
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
-    ('quarantine', 'SELECT, INSERT, UPDATE, DELETE')
+    ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
+    -- What it reads for the admin port, beside these.
+    ('results', 'SELECT'),
+    ('failed_steps', 'SELECT'),
+    ('bulk_progress', 'SELECT'),
+    ('conflicts', 'SELECT')
 ) AS wanted (name, privileges)
 WHERE to_regclass(name) IS NOT NULL \gexec
 

@@ -1,11 +1,12 @@
-//! The command line: `workflow-receiver [serve | migrate | healthcheck | quarantine | prune | new-token]`.
+//! The command line: `workflow-receiver [COMMAND]`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use sqlx::postgres::PgConnectOptions;
 use workflow_receiver::app::Receiver;
 use workflow_receiver::commands::{self, Failure};
@@ -35,6 +36,14 @@ enum Command {
     Migrate,
     /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
     Healthcheck,
+    /// Say whether webhooks are taken and recorded, and how today went: exit code 1 if not all is well
+    Status(commands::status::Status),
+    /// List executions, the newest first, or show one with all that is known of it
+    Executions(commands::executions::Executions),
+    /// List bulks, the newest first, or show how far one is, what failed in it and what it made
+    Bulks(commands::bulks::Bulks),
+    /// Group failures: what failed how often, and why
+    Failures(commands::failures::Failures),
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
     Quarantine(commands::quarantine::Quarantine),
@@ -42,6 +51,17 @@ enum Command {
     Prune(commands::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
     NewToken,
+    /// Write what makes a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// The directory they go to, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +77,10 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &Failure) -> ExitCode {
+    // Whoever read has seen enough.
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
     eprintln!("workflow-receiver: {error}");
     ExitCode::FAILURE
 }
@@ -73,6 +97,12 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             println!("{}", healthcheck(&settings()?.admin).await?);
             Ok(())
         }
+        Command::Status(status) => status.run(&settings()?).await,
+        Command::Executions(executions) => executions.run(&settings()?).await,
+        Command::Bulks(bulks) => bulks.run(&settings()?).await,
+        Command::Failures(failures) => failures.run(&settings()?).await,
+        Command::Completions { shell } => commands::packaging::completions(*shell, Arguments::command()),
+        Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
         Command::Prune(prune) => {
             let settings = settings()?;
@@ -81,11 +111,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Migrate => {
             let settings = settings()?;
             telemetry::init(&settings.log)?;
-            let Some(database) = settings.database.connect_options()? else {
-                return Err(
-                    "database.url is not set: set DATABASE_URL to the database to bring up to date".into()
-                );
-            };
+            let database = settings.database.connect_options()?.ok_or(commands::NO_DATABASE)?;
             store::migrate(&database).await?;
             println!("the schema is up to date");
             Ok(())
@@ -112,10 +138,7 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> 
         #[cfg(feature = "embedded-postgres")]
         None => serve_embedded(settings, shutdown).await,
         #[cfg(not(feature = "embedded-postgres"))]
-        None => {
-            Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name"
-                .into())
-        }
+        None => Err(commands::NO_DATABASE.into()),
     }
 }
 
@@ -153,6 +176,7 @@ async fn receive(
         }
         println!(
             "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+             or over HTTP: http://{admin}/docs\n\
              Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
         );
     }

@@ -1,15 +1,31 @@
 //! What operators do on the command line, beside running the receiver.
+//!
+//! What is recorded is asked of PostgreSQL, with the same questions as over HTTP ([`crate::reading`]): so the receiver
+//! need not run. [`asking`] has the arguments that these commands share, [`output`] and [`table`] what they write.
 
+mod asking;
+pub mod bulks;
+pub mod executions;
+pub mod failures;
 pub mod new_token;
+mod output;
+pub mod packaging;
 pub mod prune;
 pub mod quarantine;
+pub mod status;
+mod table;
 
 use sqlx::postgres::PgConnectOptions;
 
 use crate::config::Settings;
+use crate::reading::Pool;
 
 /// Why a command did not do what it was to do.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What to do where a database has to be named.
+pub const NO_DATABASE: &str =
+    "database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name";
 
 /// The database that a running receiver with these settings records to.
 ///
@@ -21,9 +37,12 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
         #[cfg(feature = "embedded-postgres")]
         None => Ok(crate::embedded_postgres::running(&settings.database.embedded_dir)?),
         #[cfg(not(feature = "embedded-postgres"))]
-        None => {
-            Err("database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name"
-                .into())
-        }
+        None => Err(NO_DATABASE.into()),
     }
+}
+
+/// Where questions about what is recorded are put: a command asks one at a time.
+fn reader(settings: &Settings) -> Result<Pool, Failure> {
+    let (database, waits) = (database(settings)?, &settings.database.connect_timeout);
+    Ok(Pool::new(&database, "workflow-receiver command", 1, *waits, settings.admin.statement_timeout))
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::executions::{Execution, Executions};
 use super::page::{List, Listed, Position};
 use super::results::{Output, Outputs};
-use super::{Ask, Choice, LOOK_AT, Page, Period, Question, moment};
+use super::{Ask, Choice, InOneMoment, LOOK_AT, Listing, Page, Period, Question};
 
 /// How far a bulk is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -51,11 +51,8 @@ impl Listed for Bulk {
         let at = self.first_received_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Position { at, id: self.bulk_id.clone(), place: 0 }
     }
-    fn matches(&self) -> bool {
-        self.matches
-    }
-    fn stops(&self) -> bool {
-        self.stops
+    fn matches_and_stops(&self) -> (bool, bool) {
+        (self.matches, self.stops)
     }
 }
 
@@ -89,6 +86,14 @@ pub(crate) struct Bulks {
     pub(crate) complete: Option<Complete>,
     pub(crate) period: Period,
     pub(crate) page: Ask,
+}
+
+impl Listing for Bulks {
+    const LIST: List = List::Bulks;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
+    }
 }
 
 impl Question for Bulks {
@@ -129,12 +134,11 @@ pub(crate) struct One {
     pub(crate) bulk_id: String,
 }
 
-impl Question for One {
-    /// `None` when nothing came of it, and nobody said what is expected.
-    type Answer = Option<Whole>;
+/// `None` when nothing came of it, and nobody said what is expected.
+impl InOneMoment for One {
+    type Whole = Whole;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        let mut moment = moment(connection).await?;
+    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
@@ -144,9 +148,8 @@ impl Question for One {
             self.bulk_id
         );
         let Some(bulk) = bulk.fetch_optional(&mut *moment).await? else { return Ok(None) };
-        let executions = Executions::of_bulk(&self.bulk_id).ask(&mut moment).await?;
-        let results = Outputs::of_bulk(&self.bulk_id).ask(&mut moment).await?;
-        moment.commit().await?;
+        let executions = Executions::of_bulk(&self.bulk_id).ask(&mut *moment).await?;
+        let results = Outputs::of_bulk(&self.bulk_id).ask(&mut *moment).await?;
         Ok(Some(Whole { bulk, executions, results }))
     }
 }

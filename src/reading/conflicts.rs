@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, Listed, Position};
-use super::{Ask, EXCERPT, Page, Period, Question, moment};
+use super::{Ask, EXCERPT, InOneMoment, Listing, Page, Period, Question};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -71,6 +71,14 @@ pub(crate) struct Conflicts {
     pub(crate) page: Ask,
 }
 
+impl Listing for Conflicts {
+    const LIST: List = List::Conflicts;
+
+    fn page(&mut self) -> &mut Ask {
+        &mut self.page
+    }
+}
+
 impl Question for Conflicts {
     type Answer = Page<Conflict>;
 
@@ -117,12 +125,11 @@ pub(crate) struct One {
     pub(crate) conflict_id: i64,
 }
 
-impl Question for One {
-    /// `None` when there is none with this number.
-    type Answer = Option<Whole>;
+/// `None` when there is none with this number.
+impl InOneMoment for One {
+    type Whole = Whole;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        let mut moment = moment(connection).await?;
+    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
         let start = Period::default();
         let end = Ask::default().position(&start);
         let conflict = sqlx::query_file_as!(
@@ -145,7 +152,6 @@ impl Question for One {
             self.conflict_id
         );
         let rest = rest.fetch_one(&mut *moment).await?;
-        moment.commit().await?;
         Ok(Some(Whole {
             conflict,
             recorded_output: rest.recorded_output,

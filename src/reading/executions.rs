@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::json::Json;
 use super::page::{List, Listed, Position};
 use super::results::{Output, Outputs};
-use super::{Ask, EXCERPT, LOOK_AT, Listing, Page, Period, Question, moment};
+use super::{Ask, EXCERPT, InOneMoment, LOOK_AT, Listing, Page, Period, Question};
 
 /// An execution, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -61,11 +61,8 @@ impl Listed for Execution {
     fn position(&self) -> Position {
         Position { at: self.first_received_at, id: self.execution_id.clone(), place: 0 }
     }
-    fn matches(&self) -> bool {
-        self.matches
-    }
-    fn stops(&self) -> bool {
-        self.stops
+    fn matches_and_stops(&self) -> (bool, bool) {
+        (self.matches, self.stops)
     }
 }
 
@@ -246,12 +243,11 @@ pub(crate) struct One {
     pub(crate) execution_id: String,
 }
 
-impl Question for One {
-    /// `None` when it is not recorded.
-    type Answer = Option<Whole>;
+/// `None` when it is not recorded.
+impl InOneMoment for One {
+    type Whole = Whole;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        let mut moment = moment(connection).await?;
+    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
         let execution = sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id);
         let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
         let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id);
@@ -264,8 +260,7 @@ impl Question for One {
             self.execution_id
         );
         let rest = rest.fetch_one(&mut *moment).await?;
-        let results = Outputs::of_execution(&self.execution_id).ask(&mut moment).await?;
-        moment.commit().await?;
+        let results = Outputs::of_execution(&self.execution_id).ask(&mut *moment).await?;
         let (payload, payload_text, conflicts) = (rest.payload, rest.payload_text, rest.conflicts);
         Ok(Some(Whole { execution, steps, results, conflicts, payload, payload_text }))
     }

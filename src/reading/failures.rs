@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Choice, EXCERPT, LOOK_AT, Period, Question};
 
 /// How many executions are looked at for their steps: each has its payload unpacked.
-const LOOK_AT_STEPS: i64 = LOOK_AT / 5;
+const LOOK_AT_STEPS: i64 = 1_000;
 
 /// Failures of one workflow for one cause.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -113,30 +113,21 @@ impl Question for Grouped {
     type Answer = Failures;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
-        let (start, end) = (self.period.start(), self.period.end());
-        let Filter { workflow, bulk } = &self.filter;
-        /// Both have the same parameters and columns.
-        macro_rules! grouped {
-            ($file:literal, $look_at:expr) => {
-                sqlx::query_file_as!(
-                    Group,
-                    $file,
-                    start,
-                    end,
-                    workflow.as_deref(),
-                    bulk.as_deref(),
-                    $look_at,
-                    EXCERPT,
-                    self.limit
-                )
-                .fetch_all(connection)
-                .await?
-            };
-        }
-        let (groups, look_at) = match self.by {
-            By::Cause => (grouped!("src/reading/failures_by_cause.sql", LOOK_AT), LOOK_AT),
-            By::Step => (grouped!("src/reading/failures_by_step.sql", LOOK_AT_STEPS), LOOK_AT_STEPS),
-        };
+        let by_step = self.by == By::Step;
+        let look_at = if by_step { LOOK_AT_STEPS } else { LOOK_AT };
+        let groups = sqlx::query_file_as!(
+            Group,
+            "src/reading/failures.sql",
+            self.period.start(),
+            self.period.end(),
+            self.filter.workflow.as_deref(),
+            self.filter.bulk.as_deref(),
+            look_at,
+            EXCERPT,
+            self.limit,
+            by_step
+        );
+        let groups = groups.fetch_all(connection).await?;
         let first = groups.first();
         Ok(Failures {
             failed: first.map_or(0, |group| group.all_failed),

@@ -21,7 +21,7 @@ pub(crate) mod quarantine;
 pub(crate) mod results;
 pub(crate) mod workflows;
 
-use sqlx::{Connection, PgConnection, PgTransaction};
+use sqlx::{Connection, PgConnection};
 
 pub(crate) use page::{Ask, Page, Period};
 pub(crate) use pool::{Pool, Unanswered};
@@ -56,14 +56,33 @@ pub(crate) trait Choice: Copy + 'static {
     fn as_str(self) -> &'static str;
 }
 
-/// All that is asked over it is answered as of one moment.
-async fn moment(connection: &mut PgConnection) -> Result<PgTransaction<'_>, sqlx::Error> {
-    connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+/// Something that takes several statements, all answered as of one moment.
+pub(crate) trait InOneMoment: Sync {
+    /// What is known of it; `None` when it is not there.
+    type Whole: Send;
+
+    fn whole(
+        &self,
+        connection: &mut PgConnection,
+    ) -> impl Future<Output = Result<Option<Self::Whole>, sqlx::Error>> + Send;
+}
+
+impl<Q: InOneMoment> Question for Q {
+    /// `None` when it is not there.
+    type Answer = Option<Q::Whole>;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
+        let mut moment = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let whole = self.whole(&mut moment).await?;
+        // A transaction that is left open holds up vacuum.
+        moment.commit().await?;
+        Ok(whole)
+    }
 }
 
 /// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor
 /// behind what was looked at.
-pub(crate) const LOOK_AT: i64 = 5_000;
+pub(crate) const LOOK_AT: i64 = 2_500;
 
 /// How many characters of an error or its cause are shown where there are many: one execution shows all.
 pub(crate) const EXCERPT: i32 = 1_000;

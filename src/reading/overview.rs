@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{Choice, Period, Question};
 
 /// How executions went that came in the hour, day or period.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Counts {
     /// How many came; always completed + failed + cancelled + other.
     pub(crate) executions: i64,
@@ -124,36 +124,22 @@ impl Question for Chart {
             self.to,
             self.workflow.as_deref()
         );
-        let mut total = Counts::default();
+        let mut total = [0; 5];
         let mut series = Vec::new();
         for row in rows.fetch_all(connection).await? {
-            let counts = Counts {
-                executions: row.executions,
-                completed: row.completed,
-                failed: row.failed,
-                cancelled: row.cancelled,
-                other: row.other,
-                failure_rate: None,
-            };
-            total.add(&counts);
-            series.push(Point { at: row.at, counts: counts.with_rate() });
+            let counts = [row.executions, row.completed, row.failed, row.cancelled, row.other];
+            total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+            series.push(Point { at: row.at, counts: counts.into() });
         }
-        Ok(Overview { total: total.with_rate(), series })
+        Ok(Overview { total: total.into(), series })
     }
 }
 
-impl Counts {
-    fn add(&mut self, other: &Self) {
-        self.executions += other.executions;
-        self.completed += other.completed;
-        self.failed += other.failed;
-        self.cancelled += other.cancelled;
-        self.other += other.other;
-    }
-
+/// Of all, and of those that are completed, failed, cancelled and other.
+impl From<[i64; 5]> for Counts {
     #[expect(clippy::cast_precision_loss, reason = "a rate, and counts far below 2^52")]
-    pub(super) fn with_rate(self) -> Self {
-        let failure_rate = (self.executions > 0).then(|| self.failed as f64 / self.executions as f64);
-        Self { failure_rate, ..self }
+    fn from([executions, completed, failed, cancelled, other]: [i64; 5]) -> Self {
+        let failure_rate = (executions > 0).then(|| failed as f64 / executions as f64);
+        Self { executions, completed, failed, cancelled, other, failure_rate }
     }
 }

@@ -75,10 +75,10 @@ impl Ask {
     /// The page that these rows make.
     pub(super) fn page<T: Listed>(&self, mut rows: Vec<T>) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit || rows.last().is_some_and(Listed::stops);
+        let more = rows.len() > limit || rows.last().is_some_and(|last| last.matches_and_stops().1);
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|last| last.position().cursor(T::LIST));
-        rows.retain(Listed::matches);
+        rows.retain(|row| row.matches_and_stops().0);
         Page { items: rows, next }
     }
 }
@@ -117,14 +117,10 @@ pub(super) trait Listed {
     /// Where it stands.
     fn position(&self) -> Position;
 
-    /// Whether it is what was asked for. Otherwise it is there to say how far PostgreSQL has looked.
-    fn matches(&self) -> bool {
-        true
-    }
-
-    /// Whether PostgreSQL has looked no further.
-    fn stops(&self) -> bool {
-        false
+    /// Whether it is what was asked for (otherwise it is there to say how far PostgreSQL has looked), and whether
+    /// PostgreSQL has looked no further.
+    fn matches_and_stops(&self) -> (bool, bool) {
+        (true, false)
     }
 }
 

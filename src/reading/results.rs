@@ -44,11 +44,8 @@ impl Listed for Output {
     fn position(&self) -> Position {
         Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
     }
-    fn matches(&self) -> bool {
-        self.matches
-    }
-    fn stops(&self) -> bool {
-        self.stops
+    fn matches_and_stops(&self) -> (bool, bool) {
+        (self.matches, self.stops)
     }
 }
 

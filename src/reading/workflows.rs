@@ -76,15 +76,7 @@ impl Question for Workflows {
         let items = rows
             .map(|row| Workflow {
                 workflow_id: row.workflow_id,
-                counts: Counts {
-                    executions: row.executions,
-                    completed: row.completed,
-                    failed: row.failed,
-                    cancelled: row.cancelled,
-                    other: row.other,
-                    failure_rate: None,
-                }
-                .with_rate(),
+                counts: [row.executions, row.completed, row.failed, row.cancelled, row.other].into(),
                 executions_with_cost: row.executions_with_cost,
                 total_cost: row.total_cost,
                 average_cost: row.average_cost,

@@ -1,11 +1,13 @@
 //! `docs/operators.md`: what it shows is what comes.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sqlx::postgres::PgRow;
 use sqlx::{Column, PgConnection, Row, TypeInfo, ValueRef};
 
-use crate::harness::{TestReceiver, example, until};
+use crate::harness::{TestReceiver, example, until, url};
+use crate::process::outcome;
 use crate::sums::recount;
 
 fn page() -> PathBuf {
@@ -67,6 +69,10 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
         if let Some(curl) = shown[n].strip_prefix("sh\ncurl ").filter(|_| is_shown) {
             real[n + 2] = format!("json\n{}", answer_over_http(&receiver, curl).await);
         }
+        if let Some(arguments) = shown[n].strip_prefix("sh\nworkflow-receiver ") {
+            assert!(shown[n + 2].starts_with("text\n"), "no answer is shown to {arguments}");
+            real[n + 2] = format!("text\n{}", printed(&receiver, &shown[n][3..]));
+        }
     }
     // `BLESS=1 cargo test cookbook` writes the page anew.
     if std::env::var_os("BLESS").is_some() {
@@ -122,6 +128,17 @@ async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
         None => format!("{line}\n"),
     };
     indented.lines().map(made_up).collect()
+}
+
+/// What a command line prints.
+fn printed(receiver: &TestReceiver, line: &str) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_workflow-receiver")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env("PATH", path).env("DATABASE_URL", url(&receiver.database));
+    let (text, code) = outcome(&mut shell);
+    assert_eq!(code, Some(0), "{line}: {text}");
+    text
 }
 
 /// The answer as `psql` prints it.

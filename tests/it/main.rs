@@ -13,6 +13,7 @@ mod api;
 mod authentication;
 mod bulks;
 mod collector;
+mod commands;
 mod cookbook;
 mod damage;
 mod export;

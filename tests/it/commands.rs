@@ -1,0 +1,435 @@
+//! `workflow-receiver executions | bulks | failures | status`, and what packagers install beside the program.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::api::{asked, recorded};
+use crate::harness::{TestReceiver, execution, new_database, no_database, until, url, with};
+use crate::process::{outcome, program};
+
+const AWAY: &str = "postgres://nobody@127.0.0.1:1/none";
+
+/// What a command answers, what it remarks, and whether it succeeds.
+struct Said {
+    out: String,
+    remarks: String,
+    well: bool,
+}
+
+impl Said {
+    fn of(mut command: Command) -> Self {
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { out: text(output.stdout), remarks: text(output.stderr), well: output.status.success() }
+    }
+
+    /// A JSON value a line.
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// `workflow-receiver …` where `receiver` runs.
+fn command(dir: &TempDir, receiver: &TestReceiver, arguments: &[&str]) -> Command {
+    let mut command = program(dir.path());
+    command.args(arguments).env("DATABASE_URL", url(&receiver.database));
+    command.env("RECEIVER__ADMIN__LISTEN", receiver.admin.trim_start_matches("http://"));
+    command
+}
+
+fn ask(receiver: &TestReceiver, arguments: &[&str]) -> Said {
+    Said::of(command(&TempDir::new().unwrap(), receiver, arguments))
+}
+
+/// What it says to someone at a terminal that is `columns` wide.
+fn at_terminal(mut command: Command, columns: u16) -> String {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let inside = File::options().read(true).write(true).open(name).unwrap();
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&inside, size).unwrap();
+    let mut child = command.stdout(Stdio::from(inside)).stderr(Stdio::null()).spawn().unwrap();
+    // It holds the terminal's other end, which has to be closed for an end to come.
+    drop(command);
+    let (mut terminal, mut seen, mut some) = (File::from(terminal), Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = terminal.read(&mut some) {
+        seen.extend_from_slice(&some[..length]);
+    }
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(seen).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_tells_what_the_read_api_does() {
+    let receiver = recorded().await;
+    let bulk = "b/1 é";
+    for (arguments, path) in [
+        (vec!["executions"], "executions"),
+        (vec!["executions", "--status", "failed"], "executions?status=failed"),
+        (vec!["executions", "--workflow", "v"], "executions?workflow=v"),
+        (vec!["executions", "--bulk", bulk], "executions?bulk=b%2F1+%C3%A9"),
+        (vec!["executions", "--cause", "TIMEOUT"], "executions?cause=TIMEOUT"),
+        (vec!["executions", "--status", "queued"], "executions?status=queued"),
+        (vec!["executions", "--to", "2000-01-01T00:00:00Z"], "executions?to=2000-01-01T00:00:00Z"),
+        (vec!["executions", "--until", "1h"], "executions?to=2000-01-01T00:00:00Z"),
+        (vec!["executions", "--since", "1h", "--until", "0s"], "executions"),
+        (vec!["bulks"], "bulks"),
+        (vec!["bulks", "--complete", "unknown", "--since", "1d"], "bulks?complete=unknown"),
+        (vec!["bulks", "--complete", "yes"], "bulks?complete=yes"),
+    ] {
+        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
+        let page = asked(&receiver, &format!("/api/v1/{path}")).await;
+        assert_eq!(without_age(json!(said.json())), without_age(page["items"].clone()), "{arguments:?}");
+        let table = ask(&receiver, &arguments);
+        for item in page["items"].as_array().unwrap() {
+            let id = item["execution_id"].as_str().or(item["bulk_id"].as_str()).unwrap();
+            assert!(table.out.lines().skip(1).any(|line| line.contains(id)), "{}", table.out);
+        }
+        assert_eq!(table.out.is_empty(), said.out.is_empty(), "{arguments:?}");
+        assert_eq!(table.remarks.is_empty(), !said.out.is_empty(), "{}", table.remarks);
+    }
+    for (arguments, path) in [
+        (vec!["failures"], "failures"),
+        (vec!["failures", "--by", "step"], "failures?by=step"),
+        (vec!["failures", "--workflow", "w", "--since", "1d"], "failures?workflow=w"),
+        (vec!["failures", "--bulk", bulk, "--limit", "1"], "failures?bulk=b%2F1+%C3%A9"),
+    ] {
+        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
+        assert_eq!(said.json(), [asked(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
+    }
+    let steps = ask(&receiver, &["failures", "--by", "step"]).out;
+    assert!(steps.lines().nth(1).unwrap().starts_with("     1  w         d     too large  "), "{steps}");
+}
+
+/// The same, whenever it is asked.
+fn without_age(mut items: Value) -> Value {
+    for item in items.as_array_mut().unwrap() {
+        item.as_object_mut().unwrap().remove("seconds_since_last");
+    }
+    items
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
+    let receiver = recorded().await;
+    for id in ["plain", "failed", "step"] {
+        let said = ask(&receiver, &["executions", id, "--json"]).json().remove(0);
+        for (field, value) in asked(&receiver, &format!("/api/v1/executions/{id}")).await.as_object().unwrap()
+        {
+            assert_eq!(said[field], *value, "{field}");
+        }
+        let conflicts = asked(&receiver, &format!("/api/v1/conflicts?execution={id}")).await;
+        assert_eq!(said["contradicted_by"], conflicts["items"]);
+    }
+    let plain = ask(&receiver, &["executions", "plain"]).out;
+    for part in [
+        "status            completed\n",
+        "cost              0.25\n",
+        "  url   https://example.com/a.png\n",
+        "it changed",
+    ] {
+        assert!(plain.contains(part), "{plain}");
+    }
+    let step = ask(&receiver, &["executions", "step"]).out;
+    for part in ["seconds           7.5\n", "too large\n", "video    url   https://example.com/v.mp4\n"] {
+        assert!(step.contains(part), "{step}");
+    }
+
+    let said = ask(&receiver, &["bulks", "b/1 é", "--json"]).json().remove(0);
+    let mut whole = asked(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
+    whole["failures"] = asked(&receiver, "/api/v1/failures?bulk=b%2F1+%C3%A9").await;
+    assert_eq!(without_age(json!([said])), without_age(json!([whole])));
+    let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
+    for part in
+        ["complete        unknown\n", "of which        1 completed, 1 failed\n", "Model Timeout", "/v.mp4\n"]
+    {
+        assert!(bulk.contains(part), "{bulk}");
+    }
+
+    for arguments in [["executions", "nobody"], ["bulks", "nobody"]] {
+        let said = ask(&receiver, &arguments);
+        assert!(!said.well && said.out.is_empty() && said.remarks.contains("\"nobody\""), "{}", said.remarks);
+    }
+}
+
+/// More than a page of the API has.
+const MANY: usize = 2_345;
+
+async fn many() -> TestReceiver {
+    let receiver = TestReceiver::start().await;
+    let many =
+        "INSERT INTO executions (execution_id, workflow_id, status, bulk_id, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'completed', 'b', '[1, 2]', '{}', 1, t, t
+        FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - interval '1 s' * (n / 3)) AS x (t)";
+    sqlx::query(many)
+        .bind(i64::try_from(MANY).unwrap())
+        .execute(&mut receiver.connection().await)
+        .await
+        .unwrap();
+    sqlx::raw_sql("INSERT INTO bulks (bulk_id, expected) VALUES ('b', 1)")
+        .execute(&mut receiver.connection().await)
+        .await
+        .unwrap();
+    receiver
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_is_shown_in_part_and_says_so_or_whole() {
+    let receiver = many().await;
+    let usual = ask(&receiver, &["executions"]);
+    assert_eq!(usual.out.lines().count(), 51);
+    assert!(usual.remarks.contains("--all"), "{}", usual.remarks);
+    assert_eq!(ask(&receiver, &["executions", "--json", "--limit", "1001"]).json().len(), 1001);
+    let whole = ask(&receiver, &["executions", "--all", "--json"]);
+    let ids: HashSet<String> = whole.json().iter().map(|item| item["execution_id"].to_string()).collect();
+    assert_eq!((ids.len(), whole.out.lines().count(), &*whole.remarks), (MANY, MANY, ""));
+    let table = ask(&receiver, &["executions", "--all"]).out;
+    assert_eq!(table.lines().count(), MANY + 1, "one heading, however many pages");
+    let bulk = |limit: &[&str]| {
+        let said = ask(&receiver, &[&["bulks", "b", "--json"], limit].concat());
+        let bulk = said.json().remove(0);
+        let count = |list: &str| bulk[list]["items"].as_array().unwrap().len();
+        (count("executions"), count("results"), said.remarks.contains("--all"))
+    };
+    assert_eq!(bulk(&[]), (50, 50, true));
+    assert_eq!(bulk(&["--all"]), (MANY, 2 * MANY, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pipe_ends_it_quietly() {
+    let receiver = many().await;
+    for arguments in
+        [&["executions", "--all"][..], &["executions", "--all", "--json"], &["completions", "bash"]]
+    {
+        let mut command = command(&receiver.dir, &receiver, arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_sender_writes_reaches_the_terminal_as_a_command() {
+    let receiver = TestReceiver::start().await;
+    let hostile = "\u{1b}[2J\u{9b}31m\r\n\t\u{7f}\u{202e}x";
+    let failed = json!({ "workflow_id": hostile, "bulk_id": hostile, "error": hostile, "error_cause": hostile,
+        "output": { hostile: hostile }, "started_at": hostile,
+        "step_outputs": { hostile: { "step_id": hostile, "status": "failed", "error_cause": hostile, "started_at": hostile } } });
+    receiver.accept(with(execution(hostile, "failed"), failed.clone())).await;
+    receiver.recorded().await;
+    receiver.accept(with(execution(hostile, hostile), failed.clone())).await;
+    receiver
+        .accept(with(with(execution(hostile, "cancelled"), failed), json!({ "error_cause": "\u{1b}c" })))
+        .await;
+    receiver.recorded().await;
+    for arguments in [
+        &["executions"][..],
+        &["executions", hostile],
+        &["bulks"],
+        &["bulks", hostile],
+        &["failures"],
+        &["failures", "--by", "step"],
+    ] {
+        for form in [&[][..], &["--json"]] {
+            let arguments = [arguments, form].concat();
+            let said = ask(&receiver, &arguments);
+            let acts = |text: &str| {
+                let quiet = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+                !text.chars().all(quiet)
+            };
+            assert!(said.well && !acts(&said.out) && !acts(&said.remarks), "{arguments:?} {:?}", said.out);
+            assert!(said.out.contains(r"[2J"), "{arguments:?}: {}", said.out);
+            if !form.is_empty() {
+                assert!(said.json()[0].to_string().contains(&json!(hostile).to_string()), "the same text");
+            }
+        }
+    }
+    let nobody = ask(&receiver, &["executions", "\u{1b}[2J"]);
+    assert!(!nobody.well && !nobody.remarks.contains('\u{1b}'), "{:?}", nobody.remarks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
+    let receiver = TestReceiver::start().await;
+    let cause = "the model did not answer ".repeat(20);
+    let id = "0d9a4f1c-5f0e-4d57-9d6e-6c1a2b3c4d5e";
+    let address = format!("https://example.com/{}.png", "a".repeat(200));
+    let failed =
+        json!({ "error_cause": cause, "workflow_id": "product-photos", "bulk_id": id, "output": address });
+    receiver.accept(with(execution(id, "failed"), failed)).await;
+    receiver.recorded().await;
+    let seen = |arguments: &[&str], columns, no_color: &str| {
+        let mut command = command(&receiver.dir, &receiver, arguments);
+        at_terminal(
+            {
+                command.env("NO_COLOR", no_color).env("TERM", "xterm");
+                command
+            },
+            columns,
+        )
+    };
+    for arguments in [&["executions"][..], &["bulks"], &["failures"]] {
+        for columns in [20, 80, 140] {
+            let table = seen(arguments, columns, "1");
+            assert!(!table.contains('\u{1b}'), "{table:?}");
+            let widths = table.lines().map(|line| line.chars().count());
+            assert!(widths.max().unwrap() <= usize::from(columns), "{table}");
+        }
+        assert!(seen(arguments, 140, "").starts_with("\u{1b}[1m"), "headings stand out");
+        assert!(!ask(&receiver, arguments).out.contains('\u{1b}'));
+    }
+    assert!(seen(&["executions"], 140, "").contains(id), "causes are cut first");
+    assert!(seen(&["executions"], 140, "").lines().nth(1).unwrap().ends_with('…'));
+    assert!(ask(&receiver, &["executions"]).out.contains(cause.trim_end()));
+    // Of one thing, all is shown.
+    assert!(seen(&["executions", id], 80, "1").contains(cause.trim_end()));
+    assert!(seen(&["bulks", id], 80, "1").contains(&address), "half an address leads nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_how_receiver_and_database_are_with_either_down() {
+    let receiver = recorded().await;
+    until(async || receiver.ready().await.1["spooled"] == 0).await;
+    let well = ask(&receiver, &["status"]);
+    assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
+    assert!(
+        well.out.starts_with("receiver  ok: webhooks are taken and recorded; 0 wait on disk"),
+        "{}",
+        well.out
+    );
+    let said = ask(&receiver, &["status", "--json"]).json().remove(0);
+    assert_eq!(said["well"], true);
+    assert_eq!(said["receiver"]["health"], json!({ "status": "ok", "problems": [], "spooled": 0 }));
+    // Midnight may have passed since they came.
+    let today = &said["database"]["today"];
+    assert!(today["executions"] == 5 && today["failed"] == 1 || today["executions"] == 0, "{today}");
+
+    let with_away = |arguments: &[&str]| {
+        let mut command = command(&receiver.dir, &receiver, arguments);
+        command.env("DATABASE_URL", AWAY);
+        Said::of(command)
+    };
+    let away = with_away(&["status"]);
+    assert!(!away.well, "{}", away.out);
+    assert!(
+        away.out.contains("receiver  ok") && away.out.contains("PostgreSQL cannot be reached"),
+        "{}",
+        away.out
+    );
+    for arguments in [&["executions"][..], &["bulks", "b"], &["failures"]] {
+        let said = with_away(arguments);
+        assert!(!said.well && said.out.is_empty(), "{}", said.out);
+        assert!(said.remarks.contains("PostgreSQL cannot be reached"), "{}", said.remarks);
+    }
+
+    let (dir, database, admin) = (TempDir::new().unwrap(), url(&receiver.database), receiver.admin.clone());
+    receiver.stop().await;
+    let mut down = program(dir.path());
+    let admin = admin.trim_start_matches("http://");
+    down.arg("status").env("DATABASE_URL", database).env("RECEIVER__ADMIN__LISTEN", admin);
+    let down = Said::of(down);
+    assert!(!down.well && down.out.contains(&format!("receiver  no answer from {admin}")), "{}", down.out);
+    assert!(down.out.contains("database  answers") && down.out.contains("since midnight"), "{}", down.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_the_token_and_tells_what_is_not_recorded() {
+    let receiver = TestReceiver::start_on(no_database(), |settings| {
+        settings.admin.token = "a-long-enough-token".into();
+    })
+    .await;
+    receiver.accept(execution("e", "completed")).await;
+    let status = |token: &str| {
+        let mut command = command(&receiver.dir, &receiver, &["status", "--json"]);
+        command.env("DATABASE_URL", AWAY).env("RECEIVER__ADMIN__TOKEN", token);
+        let said = Said::of(command);
+        assert!(!said.well, "{}", said.out);
+        said.json().remove(0)
+    };
+    let said = status("a-long-enough-token");
+    assert_eq!(said["receiver"]["health"]["status"], "degraded", "{said}");
+    assert_eq!(said["receiver"]["health"]["spooled"], 1);
+    let stranger = status("another-token-that-is-long");
+    let problem = stranger["receiver"]["problem"].as_str().unwrap();
+    assert!(problem.contains("demands admin.token") && !problem.contains("another"), "{problem}");
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_with_what_is_right() {
+    let dir = TempDir::new().unwrap();
+    for (arguments, right) in [
+        (&["executions", "--since", "yesterday"][..], "or how long ago, like 30m, 1h or 7d"),
+        (&["executions", "--limit", "0"], "1.."),
+        (&["executions", "--limit", "5", "--all"], "cannot be used with"),
+        (&["executions", "e", "--status", "failed"], "cannot be used with"),
+        (&["executions", "e", "--since", "1h"], "cannot be used with"),
+        (&["executions", "--status", ""], "a value is required"),
+        (&["bulks", "b", "--complete", "no"], "cannot be used with"),
+        (&["bulks", "--complete", "perhaps"], "yes, no, unknown"),
+        (&["failures", "--by", "workflow"], "cause, step"),
+        (&["failures", "--limit", "1001"], "1..=1000"),
+    ] {
+        let (text, code) = outcome(program(dir.path()).args(arguments));
+        assert!(code == Some(2) && text.contains(right), "{arguments:?}: {text}");
+    }
+    let (text, code) = outcome(program(dir.path()).arg("executions"));
+    assert!(code == Some(1) && text.contains("database.url is not set"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_schema_it_says_what_makes_it() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (text, code) = outcome(program(dir.path()).arg("executions").env("DATABASE_URL", url(&database)));
+    assert!(code == Some(1) && text.contains("workflow-receiver migrate"), "{text}");
+}
+
+#[test]
+fn shells_and_manual_pages_know_every_command() {
+    let dir = TempDir::new().unwrap();
+    let (help, _) = outcome(program(dir.path()).arg("--help"));
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = commands
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap())
+        .filter(|c| *c != "help")
+        .collect();
+    assert!(commands.contains(&"executions") && commands.contains(&"man"), "{help}");
+
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (script, code) = outcome(program(dir.path()).args(["completions", shell]));
+        assert_eq!(code, Some(0), "{script}");
+        for command in &commands {
+            assert!(script.contains(command), "{shell} does not know {command}");
+        }
+    }
+    let complete = "eval \"$(\"$PROGRAM\" completions bash)\"; COMP_WORDS=(workflow-receiver failures --by st); \
+        COMP_CWORD=3; _workflow__receiver workflow-receiver st --by; echo \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", complete]).env("PROGRAM", env!("CARGO_BIN_EXE_workflow-receiver"));
+    assert_eq!(outcome(&mut bash), ("step\n".to_owned(), Some(0)));
+
+    let pages = dir.path().join("share/man/man1");
+    assert_eq!(outcome(program(dir.path()).arg("man").arg(&pages)), (String::new(), Some(0)));
+    let page = |name: &str| std::fs::read_to_string(pages.join(format!("{name}.1"))).unwrap();
+    for command in commands {
+        let names = page("workflow-receiver")
+            .contains(&format!("workflow\\-receiver\\-{}(1)", command.replace('-', "\\-")));
+        assert!(names, "{command} is in the program's page");
+        assert!(page(&format!("workflow-receiver-{command}")).starts_with(".ie"), "{command} has a page");
+    }
+    assert!(page("workflow-receiver-executions").contains("\\-\\-since"));
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let (text, code) = outcome(program(dir.path()).args(["man", "file/man1"]));
+    assert!(code == Some(1) && text.contains("file/man1 cannot be written to"), "{text}");
+}
