@@ -54,6 +54,6 @@ def all_of(postgres, database):
     lists = ("overview", "workflows", "executions", "executions?status=failed", f"executions?workflow={workflow}",
              f"executions?workflow={workflow}&status=failed", f"executions?bulk={bulk}", f"executions?cause={quoted}",
              "executions?status=running", f"executions/{execution}", "results", f"results?bulk={bulk}", "bulks",
-             "bulks?complete=false", f"bulks/{bulk}", "failures", f"failures?workflow={workflow}", "failures?by=step",
+             "bulks?complete=no", f"bulks/{bulk}", "failures", f"failures?workflow={workflow}", "failures?by=step",
              "conflicts", "quarantine")
     return found + [Api(name) for name in lists]
