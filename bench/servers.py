@@ -74,7 +74,8 @@ def bare():
 
 def fastapi(postgres, database):
     command = [WORK / "python/bin/uvicorn", "webhooks:app", "--app-dir", ROOT / "bench/peers", "--port", 28030,
-               "--workers", os.cpu_count(), "--loop", "uvloop", "--http", "httptools", "--log-level", "error"]
+               "--workers", os.cpu_count(), "--timeout-keep-alive", 75, "--loop", "uvloop", "--http", "httptools",
+               "--log-level", "error"]
     return Process(command, 28030, DATABASE_URL=postgres.url(database), PYTHONDONTWRITEBYTECODE=1)
 
 

@@ -27,5 +27,5 @@ if (cluster.isPrimary) {
     ]);
     res.json({ received: true });
   });
-  app.listen(Number(process.env.PORT), '127.0.0.1');
+  app.listen(Number(process.env.PORT), '127.0.0.1').keepAliveTimeout = 75_000;
 }

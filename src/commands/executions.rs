@@ -145,7 +145,7 @@ impl Executions {
 }
 
 fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::Result<()> {
-    let Whole { execution: e, steps, results, payload, payload_text, .. } = whole;
+    let Whole { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
     let bytes = payload_text.as_ref().or(payload.as_ref().map(|payload| &payload.0)).map(String::len);
     let at = |at: Option<_>| at.map(second).unwrap_or_default();
     output.facts(&[
@@ -164,6 +164,7 @@ fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::
         ("deliveries", e.deliveries.to_string()),
         ("authenticated by", some(e.authenticated_by.as_ref())),
         ("payload", bytes.map(|bytes| format!("{bytes} bytes: --json shows it")).unwrap_or_default()),
+        ("payload removed", at(*payload_removed_at)),
     ])?;
     output.section("Steps", output.table(STEPS), steps)?;
     output.section("Results", Table::new(RESULTS, None), &results.items)?;

@@ -229,12 +229,16 @@ pub(crate) struct Whole {
     pub(crate) results: Page<Output>,
     /// How many deliveries contradict it: `/api/v1/conflicts?execution=…` has them.
     pub(crate) conflicts: i64,
-    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does).
+    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does), or when it was
+    /// removed (`payload_removed_at`).
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) payload: Option<Json>,
     /// The body as it came, where `payload` would not give it back: a key given twice, U+0000, a number out of range;
     /// null otherwise.
     pub(crate) payload_text: Option<String>,
+    /// When the payload was removed with its steps and results (`retention.payloads`); null unless it was.
+    #[serde(with = "rfc3339::option")]
+    pub(crate) payload_removed_at: Option<OffsetDateTime>,
 }
 
 /// What is known of one execution.
@@ -253,7 +257,7 @@ impl InOneMoment for One {
         let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id);
         let steps = steps.fetch_all(&mut *moment).await?;
         let rest = sqlx::query!(
-            r#"SELECT payload::text AS "payload: Json", utf8_text(payload_bytes) AS payload_text,
+            r#"SELECT payload::text AS "payload: Json", utf8_text(payload_bytes) AS payload_text, payload_removed_at,
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
                        AS "conflicts!"
                FROM executions AS e WHERE e.execution_id = $1"#,
@@ -261,7 +265,14 @@ impl InOneMoment for One {
         );
         let rest = rest.fetch_one(&mut *moment).await?;
         let results = Outputs::of_execution(&self.execution_id).ask(&mut *moment).await?;
-        let (payload, payload_text, conflicts) = (rest.payload, rest.payload_text, rest.conflicts);
-        Ok(Some(Whole { execution, steps, results, conflicts, payload, payload_text }))
+        Ok(Some(Whole {
+            execution,
+            steps,
+            results,
+            conflicts: rest.conflicts,
+            payload: rest.payload,
+            payload_text: rest.payload_text,
+            payload_removed_at: rest.payload_removed_at,
+        }))
     }
 }

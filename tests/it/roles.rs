@@ -50,6 +50,33 @@ async fn all_is_read(operator: &PgConnectOptions, url: &str) {
     }
 }
 
+/// What it shows on the admin port, it may read.
+async fn shows_all(process: &Process) {
+    let ask = async |path: &str| {
+        let answer =
+            Client::new().get(format!("http://{}/api/v1/{path}", process.admin)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    until(async || ask("quarantine/2").await.0 == 200).await;
+    for path in [
+        "executions",
+        "executions/e",
+        "results",
+        "bulks",
+        "bulks/b",
+        "failures",
+        "failures?by=step",
+        "conflicts",
+        "conflicts/1",
+        "quarantine",
+        "overview",
+        "workflows",
+    ] {
+        let (status, text) = ask(path).await;
+        assert_eq!(status, 200, "{path}: {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
@@ -81,29 +108,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     ] {
         Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
     }
-    // What it shows on the admin port, it may read.
-    let ask = async |path: &str| {
-        let answer = Client::new().get(format!("http://{}{path}", process.admin)).send().await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
-    };
-    until(async || ask("/api/v1/quarantine/2").await.0 == 200).await;
-    for path in [
-        "executions",
-        "executions/e",
-        "results",
-        "bulks",
-        "bulks/b",
-        "failures",
-        "failures?by=step",
-        "conflicts",
-        "conflicts/1",
-        "quarantine",
-        "overview",
-        "workflows",
-    ] {
-        let (status, text) = ask(&format!("/api/v1/{path}")).await;
-        assert_eq!(status, 200, "{path}: {text}");
-    }
+    shows_all(&process).await;
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");
     for (command, id) in [

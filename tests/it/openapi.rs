@@ -1,0 +1,76 @@
+//! `/openapi.json`, and the page that shows it. `scripts/check-api` holds the answers against it.
+
+use serde_json::{Value, json};
+
+use crate::api::asked;
+use crate::harness::{TestReceiver, example};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_for_reading_and_trying_needs_nothing_from_elsewhere() {
+    let receiver = TestReceiver::start().await;
+    let page = receiver.get("/docs").await;
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    let text = page.text().await.unwrap();
+    assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("<script>"), "{text}");
+    for linked in text.split(['"']).filter(|part| part.starts_with("docs/")) {
+        assert_eq!(receiver.get(&format!("/{linked}")).await.status(), 200, "{linked}");
+    }
+    assert_eq!(receiver.get("/openapi.json").await.headers()["cache-control"], "no-store");
+    let document = asked(&receiver, "/openapi.json").await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let door = &document["paths"]["/webhooks/workflow-completed"];
+    assert!(
+        receiver
+            .url
+            .starts_with(&door["servers"][0]["url"].as_str().unwrap().replace("localhost", "127.0.0.1"))
+    );
+    let required = &document["components"]["schemas"]["Webhook"]["required"];
+    assert_eq!(*required, json!(["execution_id", "workflow_id", "status"]));
+    receiver.accept(example("completed.json")).await;
+}
+
+/// What the document promises, an address or a schema a line.
+fn outline(document: &Value) -> String {
+    let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let mut lines = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(method, _)| *method != "servers")
+        {
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            let parameters: Vec<_> = parameters.iter().map(|p| p["name"].as_str().unwrap()).collect();
+            let answers = operation["responses"].as_object().unwrap().iter().map(|(status, answer)| {
+                let kinds = answer["content"].as_object().unwrap().iter().map(|(kind, content)| {
+                    let schema = &content["schema"];
+                    let referred = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next());
+                    format!("{kind} {}", referred.or(schema["type"].as_str()).unwrap())
+                });
+                format!("  {status} {}", kinds.collect::<Vec<_>>().join(", "))
+            });
+            lines.push(format!("{} {path} ({})", method.to_uppercase(), parameters.join(", ")));
+            lines.extend(answers.filter(|answer| !answer.ends_with(" Problem")));
+        }
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let parts = schema["allOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+        let fields = parts.iter().flat_map(|part| match part["$ref"].as_str() {
+            Some(other) => vec![format!("all of {}", other.rsplit('/').next().unwrap())],
+            None => names(&part["properties"]),
+        });
+        lines.push(format!("{name}: {}", fields.collect::<Vec<_>>().join(", ")));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Within `v1`, things are added; never renamed or taken away. `BLESS=1` writes what is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_document_promises_stays() {
+    let receiver = TestReceiver::start().await;
+    let outline = outline(&asked(&receiver, "/openapi.json").await);
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi.txt");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&file, &outline).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), outline);
+}

@@ -1,0 +1,148 @@
+//! Lists, page by page.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::api::{asked, each};
+use crate::harness::{TestReceiver, execution, with};
+
+/// All pages of a list, `limit` items each at most; `between` is done after each.
+async fn pages(receiver: &TestReceiver, path: &str, limit: usize, between: impl AsyncFn()) -> Vec<Value> {
+    let (mut all, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let page = asked(receiver, &format!("{path}{sign}limit={limit}{cursor}")).await;
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= limit);
+        all.extend(items.iter().cloned());
+        let Some(next) = page["next"].as_str() else { return all };
+        cursor = format!("&cursor={next}");
+        between().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
+    let receiver = TestReceiver::start().await;
+    let inserted = "
+        INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT format('%s.%s', n % 7, n), 'w', 'b', CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'completed' END,
+            '[1, 2, 3]', '{}', 1, at, at
+        FROM (SELECT n, timestamptz '2026-03-02' - n / 10 * interval '1 hour' AS at FROM generate_series(1, 60) AS n) AS n;
+        INSERT INTO bulks (bulk_id, first_received_at)
+        SELECT execution_id, first_received_at FROM executions;
+        INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
+            first_received_at, last_received_at)
+        SELECT execution_id, 'w', 'failed', '{}', '', 1, first_received_at, last_received_at FROM executions;
+        INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
+        SELECT 'odd', '', execution_id::bytea, 1, first_received_at, last_received_at FROM executions";
+    sqlx::raw_sql(inserted).execute(&mut receiver.connection().await).await.unwrap();
+    let came = std::sync::atomic::AtomicUsize::new(0);
+    let meanwhile = async || {
+        let n = came.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        receiver
+            .accept(with(execution(&format!("new {n}"), "failed"), json!({ "bulk_id": "b", "output": [n] })))
+            .await;
+        receiver
+            .accept(with(
+                execution(&format!("new {n}"), "completed"),
+                json!({ "bulk_id": format!("new {n}") }),
+            ))
+            .await;
+        receiver.post(json!({ "n": n }).to_string()).await;
+        receiver.recorded().await;
+    };
+    for (path, key, count) in [
+        ("/api/v1/executions", "execution_id", 60),
+        ("/api/v1/executions?status=failed", "execution_id", 30),
+        ("/api/v1/executions?workflow=w", "execution_id", 60),
+        ("/api/v1/executions?bulk=b&status=completed", "execution_id", 30),
+        ("/api/v1/results?bulk=b", "execution_id", 180),
+        ("/api/v1/bulks", "bulk_id", 60),
+        ("/api/v1/conflicts", "conflict_id", 60),
+        ("/api/v1/quarantine", "quarantine_id", 60),
+    ] {
+        let until = "2026-03-02T00:00:01Z";
+        for period in ["", &format!("to={until}")] {
+            let sign = if path.contains('?') { '&' } else { '?' };
+            let all = pages(&receiver, &format!("{path}{sign}{period}"), 7, meanwhile).await;
+            let old: Vec<_> =
+                all.iter().filter(|item| item["first_received_at"].as_str() < Some(until)).collect();
+            let keys: HashSet<_> =
+                old.iter().map(|item| format!("{} {}", item[key], item["position"])).collect();
+            assert_eq!((old.len(), keys.len()), (count, count), "{path} {period}");
+            let times: Vec<_> = all.iter().map(|item| item["first_received_at"].as_str().unwrap()).collect();
+            assert!(times.is_sorted_by(|a, b| a >= b), "{path} {period}");
+        }
+    }
+}
+
+/// So many that no page may look at all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rare_is_found_behind_pages_that_are_short_or_empty() {
+    let receiver = TestReceiver::start().await;
+    let inserted = "
+        INSERT INTO executions (execution_id, workflow_id, status, error_cause, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', CASE WHEN n % 5000 = 0 THEN 'completed' ELSE 'failed' END,
+            CASE WHEN n % 4000 = 1 THEN 'Rare' ELSE 'frequent' END, CASE WHEN n % 3000 = 2 THEN '7'::jsonb END, '{}', 1, at, at
+        FROM (SELECT n, timestamptz '2026-03-02' - n * interval '1 second' AS at FROM generate_series(1, 16000) AS n) AS n;
+        INSERT INTO bulks (bulk_id, expected, received, completed, first_received_at)
+        SELECT execution_id, CASE status WHEN 'completed' THEN 1 END, 1, 1, first_received_at FROM executions";
+    sqlx::raw_sql(inserted).execute(&mut receiver.connection().await).await.unwrap();
+    for (path, count) in [
+        ("/api/v1/executions?workflow=w&status=completed", 3),
+        ("/api/v1/executions?status=completed", 3),
+        ("/api/v1/executions?cause=rare", 4),
+        ("/api/v1/results", 6),
+        ("/api/v1/bulks?complete=yes", 3),
+        ("/api/v1/bulks?complete=unknown", 15_997),
+        ("/api/v1/bulks?complete=no", 0),
+    ] {
+        for limit in [1, 2, 1000] {
+            if count / limit > 100 {
+                continue;
+            }
+            let found = pages(&receiver, path, limit, async || {}).await;
+            let keys: HashSet<_> = found.iter().map(|item| item["first_received_at"].as_str()).collect();
+            assert_eq!((found.len(), keys.len()), (count, count), "{path}");
+        }
+    }
+    let first = asked(&receiver, "/api/v1/bulks?complete=no").await;
+    assert!(each(&first, "bulk_id").is_empty() && first["next"].is_string(), "{first}");
+    let groups = asked(&receiver, "/api/v1/failures").await;
+    assert_eq!((&groups["failed"], &groups["complete"]), (&json!(2_500), &json!(false)));
+    let all = asked(&receiver, "/api/v1/failures?from=2026-03-01T23:50:00Z").await;
+    assert_eq!((&all["failed"], &all["complete"]), (&json!(600), &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made_much() {
+    let receiver = TestReceiver::start().await;
+    // What PostgreSQL cannot make small.
+    let words = (0_u64..400_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+    let noise = words.map(|word| format!("{word:016x}")).collect::<Vec<_>>().concat();
+    receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null] }))).await;
+    receiver.accept(with(execution("much", "completed"), json!({ "output": [noise, "y"] }))).await;
+    receiver
+        .accept(with(execution("many", "completed"), json!({ "output": (1..=25).collect::<Vec<_>>() })))
+        .await;
+    receiver.recorded().await;
+    for limit in [1, 10, 1000] {
+        let all = pages(&receiver, "/api/v1/results", limit, async || {}).await;
+        let found: Vec<_> = all
+            .iter()
+            .map(|r| format!("{} {}", r["execution_id"].as_str().unwrap(), r["position"]))
+            .collect();
+        let expected = (1..=25).map(|n| format!("many {n}"));
+        let expected: Vec<_> =
+            expected.chain(["much 1", "much 2", "few 1", "few 2"].map(str::to_owned)).collect();
+        assert_eq!(found, expected, "by {limit}");
+    }
+    let page = asked(&receiver, "/api/v1/results?limit=1000").await;
+    assert_eq!(page["items"].as_array().unwrap().len(), 27, "a page ends behind so much");
+    let one = asked(&receiver, "/api/v1/executions/much").await;
+    assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
+}

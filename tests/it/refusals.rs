@@ -1,0 +1,199 @@
+//! What the admin port does not answer, and why: to whom, and when.
+
+use reqwest::header::{AUTHORIZATION, HOST};
+use serde_json::{Value, json};
+
+use crate::api::{asked, recorded};
+use crate::harness::{TestReceiver, execution, no_database, until};
+
+/// The problem that is answered to one that is not.
+async fn problem(receiver: &TestReceiver, path: &str) -> (u16, Value) {
+    let answer = receiver.get(path).await;
+    assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path}");
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_is_said_with_what_can() {
+    let receiver = recorded().await;
+    let cursor = asked(&receiver, "/api/v1/executions?limit=1").await["next"].as_str().unwrap().to_owned();
+    for (query, name, allowed) in [
+        ("executions?limit=0", "limit", "`limit` must be a whole number from 1 to 1000."),
+        ("executions?limit=1001", "limit", "from 1 to 1000"),
+        ("executions?limit=ten", "limit", "from 1 to 1000"),
+        ("executions?limit=", "limit", "from 1 to 1000"),
+        ("executions?limit=1&limit=2", "limit", "must be given once"),
+        ("executions?from=yesterday", "from", "must be a time like 2026-03-02T10:00:00Z"),
+        ("executions?to=2026-03-02T10:00:00+01:00", "to", "a + in it is sent as %2B"),
+        ("executions?status=", "status", "1 to 255 characters"),
+        ("executions?bulk=%00", "bulk", "without U+0000"),
+        (&format!("executions?cause={}", "x".repeat(256)), "cause", "1 to 255 characters"),
+        ("executions?cursor=x", "cursor", "must be the `next` of a page of this list"),
+        (&format!("bulks?cursor={cursor}"), "cursor", "of this list"),
+        ("bulks?complete=maybe", "complete", "must be one of yes, no, unknown"),
+        ("failures?by=name", "by", "must be one of cause, step"),
+        ("overview?by=week", "by", "must be one of hour, day"),
+        ("workflows?days=367", "days", "from 1 to 366"),
+        ("workflows?order=name", "order", "must be one of cost, failed, executions"),
+        ("export/executions?format=xml", "format", "must be one of jsonl, csv"),
+        ("conflicts/x", "conflict_id", "must be a whole number"),
+        ("quarantine/9223372036854775808", "quarantine_id", "must be a whole number"),
+    ] {
+        let (status, problem) = problem(&receiver, &format!("/api/v1/{query}")).await;
+        assert_eq!((status, &problem["parameter"]), (400, &json!(name)), "{query}: {problem}");
+        assert_eq!(problem["type"], "urn:workflow-receiver:problem:bad-parameter");
+        assert!(problem["detail"].as_str().unwrap().contains(allowed), "{query}: {problem}");
+    }
+    for (query, known) in [
+        ("executions?stauts=failed", "these are: status, workflow, bulk, cause, from, to, limit, cursor"),
+        ("executions/plain?limit=1", "No parameters are known here"),
+        ("export/results?limit=1", "these are: format, execution, workflow, bulk, from, to"),
+        ("events?from=2026-03-02T10:00:00Z", "these are: status, workflow, bulk"),
+    ] {
+        let (status, problem) = problem(&receiver, &format!("/api/v1/{query}")).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.contains(known) && !detail.contains("stauts"), "{query}: {problem}");
+    }
+    for path in
+        ["executions/none", "executions/%00", "executions/%ff", "bulks/none", "conflicts/0", "quarantine/-1"]
+    {
+        let (status, problem) = problem(&receiver, &format!("/api/v1/{path}")).await;
+        assert_eq!(
+            (status, &problem["type"]),
+            (404, &json!("urn:workflow-receiver:problem:not-recorded")),
+            "{path}"
+        );
+    }
+    assert_eq!(problem(&receiver, "/api/v1/nothing").await.0, 404);
+    let post = receiver.client.post(format!("{}/api/v1/executions", receiver.admin)).send().await.unwrap();
+    assert_eq!((post.status().as_u16(), &post.headers()["allow"]), (405, &"GET,HEAD".parse().unwrap()));
+    assert_eq!(
+        receiver
+            .client
+            .get(receiver.url.replace("/webhooks/workflow-completed", "/api/v1/executions"))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        404,
+        "never on the public port"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_shown_without_the_token_where_there_is_one() {
+    let token = "an_admin_token_of_some_length";
+    let receiver = TestReceiver::start_with(|settings| settings.admin.token = token.into()).await;
+    let document: Value = receiver
+        .client
+        .get(format!("{}/openapi.json", receiver.admin))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let paths = document["paths"].as_object().unwrap().keys().filter(|path| path.starts_with("/api/"));
+    let paths: Vec<_> = paths
+        .cloned()
+        .chain(["/openapi.json", "/docs", "/docs/page.js", "/nothing"].map(str::to_owned))
+        .collect();
+    assert!(paths.len() > 15);
+    for path in paths {
+        let (status, problem) = problem(&receiver, &path).await;
+        assert_eq!(
+            (status, &problem["type"]),
+            (401, &json!("urn:workflow-receiver:problem:no-token")),
+            "{path}"
+        );
+    }
+    let ask = async |user: &str, password: &str| {
+        let asked = receiver.client.get(format!("{}/api/v1/executions", receiver.admin));
+        asked.basic_auth(user, Some(password)).send().await.unwrap()
+    };
+    assert_eq!(ask("anyone", token).await.status(), 200, "as a browser does");
+    assert_eq!(ask(token, "").await.status(), 401);
+    assert_eq!(ask("anyone", "an_admin_token_of_some_lengt").await.status(), 401);
+    let challenges: Vec<_> =
+        ask("", "").await.headers().get_all("www-authenticate").iter().cloned().collect();
+    assert_eq!(challenges, ["Bearer", r#"Basic realm="workflow-receiver", charset="UTF-8""#]);
+    for odd in ["Basic", "Basic !", "Basic bm8gY29sb24=", "Bearer", "Digest x"] {
+        let asked = receiver.client.get(format!("{}/docs", receiver.admin)).header(AUTHORIZATION, odd);
+        assert_eq!(asked.send().await.unwrap().status(), 401, "{odd}");
+    }
+}
+
+/// A page from elsewhere can have its own name lead to loopback, and would then be of the same origin.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_what_is_recorded_is_shown_under_an_address_only() {
+    let receiver = TestReceiver::start().await;
+    for (host, path, status) in [
+        ("evil.example:9090", "/api/v1/executions", 421),
+        ("evil.example", "/openapi.json", 421),
+        ("localhost:9090", "/api/v1/executions", 200),
+        ("[::1]:9090", "/docs", 200),
+        ("receiver:9090", "/health/ready", 200),
+        ("receiver:9090", "/metrics", 200),
+    ] {
+        let asked = receiver.client.get(format!("{}{path}", receiver.admin)).header(HOST, host);
+        assert_eq!(asked.send().await.unwrap().status(), status, "{host} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_away_it_is_said_and_webhooks_are_taken() {
+    let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
+    for path in ["executions", "bulks/b", "overview", "export/executions"] {
+        let (status, problem) = problem(&receiver, &format!("/api/v1/{path}")).await;
+        assert_eq!(
+            (status, &problem["type"]),
+            (503, &json!("urn:workflow-receiver:problem:no-database")),
+            "{path}"
+        );
+        assert!(problem["detail"].as_str().unwrap().contains("PostgreSQL cannot be reached"), "{problem}");
+    }
+    receiver.accept(execution("e", "completed")).await;
+    let metric = receiver.metric("api_answered_total{status=\"503\"}").await;
+    assert_eq!(metric, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.admin.read_connections = 1;
+        settings.admin.statement_timeout = std::time::Duration::from_secs(20);
+    })
+    .await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.recorded().await;
+    asked(&receiver, "/api/v1/executions").await;
+    let backend = "SELECT pid FROM pg_stat_activity WHERE application_name = 'workflow-receiver reading'
+        AND datname = current_database()";
+    assert_eq!(receiver.rows(backend).await.len(), 1);
+    // None is left in a transaction, which would hold up vacuum.
+    for one in ["executions/none", "bulks/none", "conflicts/0", "executions/e"] {
+        receiver.get(&format!("/api/v1/{one}")).await;
+        let state = format!("SELECT state FROM pg_stat_activity WHERE pid IN ({backend})");
+        assert_eq!(receiver.row(&state).await["state"], "idle", "{one}");
+    }
+    // One that is lost is made anew.
+    let end = format!("SELECT pg_terminate_backend(pid, 10000) FROM ({backend}) AS b");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(end)).execute(&mut receiver.connection().await).await.unwrap();
+    asked(&receiver, "/api/v1/executions").await;
+
+    let mut holder = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE bulks IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
+    let (slow, busy) = tokio::join!(problem(&receiver, "/api/v1/bulks"), async {
+        let blocked = format!("{backend} AND wait_event_type = 'Lock'");
+        until(async || !receiver.rows(&blocked).await.is_empty()).await;
+        // Recording goes on beside it.
+        receiver.accept(execution("f", "completed")).await;
+        receiver.recorded().await;
+        problem(&receiver, "/api/v1/executions").await
+    });
+    assert_eq!((busy.0, &busy.1["type"]), (503, &json!("urn:workflow-receiver:problem:reading-busy")));
+    assert_eq!((slow.0, &slow.1["type"]), (503, &json!("urn:workflow-receiver:problem:reading-slow")));
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    asked(&receiver, "/api/v1/bulks").await;
+}
