@@ -44,6 +44,8 @@ enum Command {
     Bulks(commands::bulks::Bulks),
     /// Group failures: what failed how often, and why
     Failures(commands::failures::Failures),
+    /// Tell which workflows cost most, failed most, or ran most
+    Workflows(commands::workflows::Workflows),
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
     Quarantine(commands::quarantine::Quarantine),
@@ -101,6 +103,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Executions(executions) => executions.run(&settings()?).await,
         Command::Bulks(bulks) => bulks.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,
+        Command::Workflows(workflows) => workflows.run(&settings()?).await,
         Command::Completions { shell } => commands::packaging::completions(*shell, Arguments::command()),
         Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
@@ -156,8 +159,10 @@ async fn receive(
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     let open = settings.auth.allow_unauthenticated || !settings.auth.names_someone();
     if open {
+        let although =
+            if settings.auth.names_someone() { ", although secrets or tokens are set" } else { "" };
         tracing::warn!(
-            "webhooks are NOT authenticated: whoever reaches the port can post, through a proxy, too (auth.*)"
+            "webhooks are NOT authenticated{although}: whoever reaches the port can post, through a proxy, too (auth.*)"
         );
     } else {
         let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());

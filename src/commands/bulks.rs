@@ -118,7 +118,10 @@ fn show(output: &mut Output, whole: &Whole, failures: &Failures) -> std::io::Res
     let bulk = &whole.bulk;
     output.facts(&[
         ("bulk", bulk.bulk_id.clone()),
-        ("complete", complete(bulk)),
+        (
+            "complete",
+            bulk.complete.map_or("unknown: nobody said how many it has".to_owned(), |_| complete(bulk)),
+        ),
         ("received", received(bulk)),
         ("of which", of_which(bulk)),
         ("first received", bulk.first_received_at.map(second).unwrap_or_default()),

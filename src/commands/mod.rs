@@ -14,6 +14,7 @@ pub mod prune;
 pub mod quarantine;
 pub mod status;
 mod table;
+pub mod workflows;
 
 use sqlx::postgres::PgConnectOptions;
 

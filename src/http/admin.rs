@@ -41,7 +41,7 @@ pub(super) fn health(admin: &Admin) -> (StatusCode, Health) {
     let stopping = admin.stopping.is_cancelled().then(|| "the receiver is stopping".to_owned());
     let recording = match &*admin.recording.borrow() {
         Recording::Failing { since, why } => {
-            let since = since.format(&Rfc3339).unwrap_or_default();
+            let since = since.truncate_to_second().format(&Rfc3339).unwrap_or_default();
             Some(format!("not recording since {since}: {why}"))
         }
         Recording::Starting => Some("PostgreSQL has not answered yet".to_owned()),

@@ -106,6 +106,21 @@ async fn the_command_line_tells_what_the_read_api_does() {
         let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
         assert_eq!(said.json(), [asked(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
     }
+    for (arguments, path) in [
+        (vec!["workflows"], "workflows"),
+        (
+            vec!["workflows", "--by", "failed", "--days", "1", "--limit", "1"],
+            "workflows?order=failed&days=1&limit=1",
+        ),
+    ] {
+        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
+        assert_eq!(
+            json!(said.json()),
+            asked(&receiver, &format!("/api/v1/{path}")).await["items"],
+            "{arguments:?}"
+        );
+        assert_eq!(ask(&receiver, &arguments).out.lines().count(), said.json().len() + 1);
+    }
     let steps = ask(&receiver, &["failures", "--by", "step"]).out;
     assert!(steps.lines().nth(1).unwrap().starts_with("     1  w         d     too large  "), "{steps}");
 }
