@@ -193,8 +193,10 @@ fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 fn timestamp(raw: &str) -> Option<OffsetDateTime> {
-    // The far ends of the calendar leave it on the way to UTC.
-    OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+    // The far ends of the calendar leave it on the way to UTC: at the one end `time`'s, at the other RFC 3339's.
+    let at =
+        OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+    (at.year() >= 0).then_some(at)
 }
 
 /// Whatever was sent, as text that PostgreSQL can hold: a string as it is, anything else as
@@ -360,7 +362,7 @@ mod tests {
     fn a_timestamp_at_the_end_of_the_calendar_is_left_out() {
         for (written, usable) in [
             ("9999-12-31T23:59:59-01:00", false),
-            ("0000-01-01T00:00:00+01:00", true),
+            ("0000-01-01T00:00:00+01:00", false),
             ("9999-12-31T23:59:59Z", true),
             ("0000-01-01T00:00:00Z", true),
         ] {

@@ -3,8 +3,8 @@
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use super::Failure;
 use super::output::{Output, remark};
@@ -34,12 +34,12 @@ impl When {
 fn moment(text: &str) -> Result<OffsetDateTime, &'static str> {
     // No receiver was there before.
     let known = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
+    let wrong = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Ok(known(at));
+        // The end of the calendar is left on the way to UTC, which PostgreSQL is asked in.
+        return at.checked_to_offset(UtcOffset::UTC).map(known).ok_or(wrong);
     }
-    let ago = humantime::parse_duration(text).map_err(
-        |_| "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d",
-    )?;
+    let ago = humantime::parse_duration(text).map_err(|_| wrong)?;
     let ago = time::Duration::try_from(ago).unwrap_or(time::Duration::MAX);
     Ok(OffsetDateTime::now_utc().checked_sub(ago).map_or(OffsetDateTime::UNIX_EPOCH, known))
 }

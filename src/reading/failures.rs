@@ -61,7 +61,8 @@ pub(crate) enum By {
     /// Failed executions, by workflow, error and cause.
     #[default]
     Cause,
-    /// Failed steps, also those of completed executions, by workflow, step, error and cause.
+    /// Failed steps, also those of completed executions, by workflow, step, error and cause. Where the payload was
+    /// removed, no steps are known any more.
     Step,
 }
 

@@ -4,7 +4,8 @@ WITH looked_at AS (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
         WHERE
-            (status = 'failed' OR ($8::boolean AND step_failed))
+            (status = 'failed' OR step_failed)
+            AND CASE WHEN $8::boolean THEN step_failed ELSE status = 'failed' END
             AND $3::text IS NULL
             AND first_received_at >= $1
             AND first_received_at < $2
@@ -18,7 +19,8 @@ WITH looked_at AS (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
         WHERE
-            (status = 'failed' OR ($8 AND step_failed))
+            (status = 'failed' OR step_failed)
+            AND CASE WHEN $8 THEN step_failed ELSE status = 'failed' END
             AND (workflow_id, first_received_at) >= ($3, $1)
             AND (workflow_id, first_received_at) < ($3, $2)
             AND ($4::text IS NULL OR bulk_id = $4)

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::page::{List, Listed, Position};
 use super::{Ask, LOOK_AT, Listing, Page, Period, Question};
 
-/// How many bytes of outputs a page looks at, as PostgreSQL stores them, before it ends.
+/// How many bytes of outputs a page looks at, as PostgreSQL stores them, and how many it shows, as text, before it ends.
 const OUTPUTS: i64 = 4 << 20;
 
 /// One output of an execution: an element of an array, a field of an object, or the one value.
@@ -71,11 +71,22 @@ macro_rules! rows {
         sqlx::query_as!(
             Output,
             r#"SELECT
+                   execution_id, workflow_id, bulk_id, position AS "position!", name, kind AS "kind!", value,
+                   first_received_at, matches AS "matches!", stops OR shown_before + shows >= $9 AS "stops!"
+               FROM (
+                   SELECT
+                       *, coalesce(octet_length(value), 0) AS shows,
+                       coalesce(sum(octet_length(value)) OVER (
+                           ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, position
+                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                       ), 0) AS shown_before
+                   FROM (
+               SELECT
                    e.execution_id, e.workflow_id, e.bulk_id,
-                   coalesce(r.position, 9223372036854775807) AS "position!",
-                   r.name, coalesce(r.kind, '') AS "kind!", r.value, e.first_received_at,
-                   r.position IS NOT NULL AS "matches!",
-                   e.stops AS "stops!"
+                   coalesce(r.position, 9223372036854775807) AS position,
+                   r.name, coalesce(r.kind, '') AS kind, r.value, e.first_received_at,
+                   r.position IS NOT NULL AS matches,
+                   e.stops
                FROM (
                    SELECT *, n = $8 OR (bytes_before < $9 AND bytes_before + bytes >= $9) AS stops
                    FROM (
@@ -106,12 +117,19 @@ macro_rules! rows {
                    FROM results
                    WHERE
                        execution_id = e.execution_id
-                       AND ($7::text IS NULL OR workflow_id = $7)
+                       -- Outside of the view: its rows are those of an execution, and no other index is of use.
+                       AND ($7::text IS NULL OR e.workflow_id = $7)
                        AND ((e.first_received_at, e.execution_id) <> ($2, $3) OR position > $4)
+                   ORDER BY position
+                   LIMIT $10
                ) AS r ON true
                WHERE r.position IS NOT NULL OR e.stops
                ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, r.position
-               LIMIT $10"#,
+               LIMIT $10::bigint
+                   ) AS found
+               ) AS shown
+               WHERE shown_before < $9
+               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, position"#,
             $($parameter),+
         )
     };

@@ -141,6 +141,7 @@ impl Sending {
         loop {
             match self.post(message.clone()).await {
                 Ok(rejected) => {
+                    let rejected = rejected.min(spans);
                     if std::mem::take(&mut self.failing) {
                         tracing::info!("traces are sent again");
                     }

@@ -25,6 +25,8 @@ async fn what_cannot_be_asked_is_said_with_what_can() {
         ("executions?limit=1&limit=2", "limit", "must be given once"),
         ("executions?from=yesterday", "from", "must be a time like 2026-03-02T10:00:00Z"),
         ("executions?to=2026-03-02T10:00:00+01:00", "to", "a + in it is sent as %2B"),
+        ("executions?to=9999-12-31T23:59:59-23:59", "to", "must be a time like"),
+        ("overview?from=9999-12-31T23:59:59-00:01", "from", "must be a time like"),
         ("executions?status=", "status", "1 to 255 characters"),
         ("executions?bulk=%00", "bulk", "without U+0000"),
         (&format!("executions?cause={}", "x".repeat(256)), "cause", "1 to 255 characters"),

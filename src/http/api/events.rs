@@ -14,7 +14,7 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Api;
 use super::openapi::Refusals;
@@ -86,11 +86,13 @@ impl Listener {
             return Some(": listening\n\n".to_owned());
         }
         let mut text = String::new();
+        // Counted from the last thing said: what is recorded and not wanted is no sign of life.
+        let silent_until = Instant::now() + HEARTBEAT;
         let closing = self.api.admin.closing.clone();
         while text.is_empty() {
             tokio::select! {
                 () = closing.cancelled() => return None,
-                change = timeout(HEARTBEAT, self.changes.recv()) => match change {
+                change = timeout_at(silent_until, self.changes.recv()) => match change {
                     Err(_) => text += ": still here\n\n",
                     Ok(Ok(change)) => self.tell(&change, &mut text),
                     Ok(Err(RecvError::Lagged(missed))) => self.miss(missed, &mut text),

@@ -143,9 +143,6 @@ where
     /// The lines of the next page that has any; `None` behind the last.
     async fn next(&mut self) -> Result<Option<String>, Unanswered> {
         let mut text = String::new();
-        if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
-            text = format!("{}\r\n", T::COLUMNS);
-        }
         while text.is_empty() && !self.ended {
             let Page { items, next } = self.page().await?;
             for item in &items {
@@ -160,6 +157,10 @@ where
             let after = next.and_then(|next| Position::of_cursor(&next, L::LIST));
             self.ended = after.is_none();
             self.list.page().after = after;
+        }
+        // Only now: whether PostgreSQL can be asked is known before the first line is sent.
+        if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
+            text.insert_str(0, &format!("{}\r\n", T::COLUMNS));
         }
         Ok(Some(text).filter(|text| !text.is_empty()))
     }

@@ -2,8 +2,8 @@
 //! name would answer another question.
 
 use axum::http::Uri;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::IntoParams;
 
 use crate::http::problem::Problem;
@@ -70,9 +70,18 @@ impl Parameters {
 
     pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
         let Some(value) = self.take(name)? else { return Ok(None) };
-        OffsetDateTime::parse(&value, &Rfc3339).map(Some).or_else(|_| {
-            not_allowed(name, "must be a time like 2026-03-02T10:00:00Z (RFC 3339; a + in it is sent as %2B)")
-        })
+        let at = OffsetDateTime::parse(&value, &Rfc3339).ok();
+        // The end of the calendar is left on the way to UTC, which PostgreSQL is asked in.
+        let at = at.and_then(|at| at.checked_to_offset(UtcOffset::UTC));
+        at.map_or_else(
+            || {
+                not_allowed(
+                    name,
+                    "must be a time like 2026-03-02T10:00:00Z (RFC 3339; a + in it is sent as %2B)",
+                )
+            },
+            |at| Ok(Some(at)),
+        )
     }
 
     pub(super) fn number(&mut self, name: &'static str, usual: i64, most: i64) -> Result<i64, Problem> {
