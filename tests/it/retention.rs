@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
+use crate::api::asked;
 use crate::harness::{TestReceiver, execution, url, with};
 use crate::process::{outcome, program};
 
@@ -125,6 +126,8 @@ async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_ne
     let row = "SELECT status, output, payload_removed_at IS NULL AS kept, output_sha256 IS NULL AS plain FROM executions";
     let removed = json!({ "status": "running", "output": null, "kept": false, "plain": false });
     assert_eq!(receiver.row(row).await, removed, "a duplicate brings nothing back");
+    let shown = asked(&receiver, "/api/v1/executions/e").await;
+    assert!(shown["payload"].is_null() && shown["payload_removed_at"].is_string(), "{shown}");
     receiver.accept(with(execution("e", "completed"), json!({ "output": "done" }))).await;
     let whole = json!({ "status": "completed", "output": "done", "kept": true, "plain": true });
     assert_eq!(receiver.row(row).await, whole);
