@@ -227,13 +227,13 @@ def ask(bench, database, rate):
         bench.postgres.as_made(database)
         with Receiver(bench.postgres.url(database)) as server, ThreadPoolExecutor() as pool:
             begun, before = time.monotonic(), server.recorded()
-            load_ = pool.submit(load.paced, server.port, 2 * bench.seconds, rate)
+            paced = pool.submit(load.paced, server.port, 2 * bench.seconds, rate)
             round = 0
-            while case == "asked" and not load_.done():
+            while case == "asked" and not paced.done():
                 for question in asked:
                     bench.add("questions", question.kind, round, question.name, ms=question.ask(server))
                 round += 1
-            figures = load_.result()
+            figures = paced.result()
             figures["recorded"] = (server.recorded() - before) / (time.monotonic() - begun)
         bench.add("questions", RECEIVER, 0, case, **figures)
 

@@ -7,7 +7,7 @@ use super::asking::{Form, When, choice};
 use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
-use super::table::{Column, Table, second, text};
+use super::table::{Column, Table, second_of, text};
 use super::{Failure, reader};
 use crate::config::Settings;
 use crate::reading::bulks::{self, Bulk, Complete, One, Whole};
@@ -36,7 +36,7 @@ const COLUMNS: &[Column<Bulk>] = &[
     text("complete", complete),
     text("received", received),
     text("of which", of_which),
-    text("last received", |b| b.last_received_at.map(second).unwrap_or_default()),
+    text("last received", |b| second_of(b.last_received_at)),
 ];
 
 fn complete(bulk: &Bulk) -> String {
@@ -124,8 +124,8 @@ fn show(output: &mut Output, whole: &Whole, failures: &Failures) -> std::io::Res
         ),
         ("received", received(bulk)),
         ("of which", of_which(bulk)),
-        ("first received", bulk.first_received_at.map(second).unwrap_or_default()),
-        ("last received", bulk.last_received_at.map(second).unwrap_or_default()),
+        ("first received", second_of(bulk.first_received_at)),
+        ("last received", second_of(bulk.last_received_at)),
     ])?;
     output.section("Failures", output.table(CAUSES), &failures.groups)?;
     output.section("Results", Table::new(RESULTS, None), &whole.results.items)

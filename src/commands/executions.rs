@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::asking::{Form, When};
 use super::output::Output;
-use super::table::{Column, Table, number, second, some, text, words};
+use super::table::{Column, Table, number, second, second_of, some, text, words};
 use super::{Failure, reader};
 use crate::config::Settings;
 use crate::reading::conflicts::{self, Conflict, Conflicts};
@@ -147,7 +147,6 @@ impl Executions {
 fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::Result<()> {
     let Whole { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
     let bytes = payload_text.as_ref().or(payload.as_ref().map(|payload| &payload.0)).map(String::len);
-    let at = |at: Option<_>| at.map(second).unwrap_or_default();
     output.facts(&[
         ("execution", e.execution_id.clone()),
         ("workflow", e.workflow_id.clone()),
@@ -156,15 +155,15 @@ fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::
         ("error", some(e.error.as_ref())),
         ("cause", some(e.error_cause.as_ref())),
         ("cost", some(e.total_cost.as_ref().map(|cost| &cost.0))),
-        ("started", at(e.started_at)),
-        ("completed", at(e.completed_at)),
+        ("started", second_of(e.started_at)),
+        ("completed", second_of(e.completed_at)),
         ("seconds", some(e.duration_seconds.as_ref())),
         ("first received", second(e.first_received_at)),
         ("last received", second(e.last_received_at)),
         ("deliveries", e.deliveries.to_string()),
         ("authenticated by", some(e.authenticated_by.as_ref())),
         ("payload", bytes.map(|bytes| format!("{bytes} bytes: --json shows it")).unwrap_or_default()),
-        ("payload removed", at(*payload_removed_at)),
+        ("payload removed", second_of(*payload_removed_at)),
     ])?;
     output.section("Steps", output.table(STEPS), steps)?;
     output.section("Results", Table::new(RESULTS, None), &results.items)?;

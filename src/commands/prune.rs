@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
 use super::Failure;
+use super::table::{second, second_of};
 use crate::config::Retention;
 use crate::retention::Walk;
 use crate::store::{Cutoffs, Fault, Kind, Store};
@@ -79,8 +80,7 @@ impl Prune {
                 };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             } else {
-                let [oldest, newest] = [second(oldest), second(newest)];
-                let before = second(Some(before));
+                let ([oldest, newest], before) = ([oldest, newest].map(second_of), second(before));
                 writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
             }
         }
@@ -117,11 +117,6 @@ struct Line {
     before: String,
 }
 
-/// The time to the second; empty for none.
-fn second(at: Option<OffsetDateTime>) -> String {
-    at.and_then(|at| at.truncate_to_second().format(&Rfc3339).ok()).unwrap_or_default()
-}
-
 /// How far it is, for who sits and waits: one line, written anew with each batch.
 struct Progress {
     shown: bool,
@@ -133,7 +128,7 @@ impl Progress {
     }
 
     fn show(&self, walk: &Walk, cutoffs: &Cutoffs, rows: u64) {
-        let (at, end) = (second(Some(walk.at.first_received_at)), second(cutoffs.of(walk.kind)));
+        let (at, end) = (second(walk.at.first_received_at), second_of(cutoffs.of(walk.kind)));
         self.write(format_args!("{}: {rows}, at {at} of {end}", walk.kind.as_str()));
     }
 

@@ -55,6 +55,11 @@ pub(super) fn second(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_default()
 }
 
+/// A time, to the second; nothing where there is none.
+pub(super) fn second_of(at: Option<OffsetDateTime>) -> String {
+    at.map(second).unwrap_or_default()
+}
+
 /// A table that grows: its columns never get narrower again.
 pub(super) struct Table<T: 'static> {
     columns: &'static [Column<T>],

@@ -81,51 +81,51 @@ macro_rules! rows {
                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                        ), 0) AS shown_before
                    FROM (
-               SELECT
-                   e.execution_id, e.workflow_id, e.bulk_id,
-                   coalesce(r.position, 9223372036854775807) AS position,
-                   r.name, coalesce(r.kind, '') AS kind, r.value, e.first_received_at,
-                   r.position IS NOT NULL AS matches,
-                   e.stops
-               FROM (
-                   SELECT *, n = $8 OR (bytes_before < $9 AND bytes_before + bytes >= $9) AS stops
-                   FROM (
                        SELECT
-                           execution_id, workflow_id, bulk_id, first_received_at,
-                           coalesce(pg_column_size(output), 0) AS bytes,
-                           row_number() OVER newest_first AS n,
-                           coalesce(sum(pg_column_size(output)) OVER (
-                               newest_first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                           ), 0) AS bytes_before
-                       FROM executions
-                       WHERE
-                           ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
-                           AND ("# + $columns + r#"first_received_at, execution_id)
-                               <= ("# + $values + r#"$2, $3::text)
-                           -- Behind all of an execution's results is the next execution.
-                           AND ((first_received_at, execution_id) <> ($2, $3) OR $4 < 9223372036854775807)
-                           AND ($5::text IS NULL OR execution_id = $5)
-                           AND ($6::text IS NULL OR bulk_id = $6)
-                       WINDOW newest_first AS (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC)
-                       ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
-                       LIMIT $8::bigint
-                   ) AS looked_at
-                   WHERE bytes_before < $9::bigint
-               ) AS e
-               LEFT JOIN LATERAL (
-                   SELECT position, name, kind, value
-                   FROM results
-                   WHERE
-                       execution_id = e.execution_id
-                       -- Outside of the view: its rows are those of an execution, and no other index is of use.
-                       AND ($7::text IS NULL OR e.workflow_id = $7)
-                       AND ((e.first_received_at, e.execution_id) <> ($2, $3) OR position > $4)
-                   ORDER BY position
-                   LIMIT $10
-               ) AS r ON true
-               WHERE r.position IS NOT NULL OR e.stops
-               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, r.position
-               LIMIT $10::bigint
+                           e.execution_id, e.workflow_id, e.bulk_id,
+                           coalesce(r.position, 9223372036854775807) AS position,
+                           r.name, coalesce(r.kind, '') AS kind, r.value, e.first_received_at,
+                           r.position IS NOT NULL AS matches,
+                           e.stops
+                       FROM (
+                           SELECT *, n = $8 OR (bytes_before < $9 AND bytes_before + bytes >= $9) AS stops
+                           FROM (
+                               SELECT
+                                   execution_id, workflow_id, bulk_id, first_received_at,
+                                   coalesce(pg_column_size(output), 0) AS bytes,
+                                   row_number() OVER newest_first AS n,
+                                   coalesce(sum(pg_column_size(output)) OVER (
+                                       newest_first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                                   ), 0) AS bytes_before
+                               FROM executions
+                               WHERE
+                                   ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
+                                   AND ("# + $columns + r#"first_received_at, execution_id)
+                                       <= ("# + $values + r#"$2, $3::text)
+                                   -- Behind all of an execution's results is the next execution.
+                                   AND ((first_received_at, execution_id) <> ($2, $3) OR $4 < 9223372036854775807)
+                                   AND ($5::text IS NULL OR execution_id = $5)
+                                   AND ($6::text IS NULL OR bulk_id = $6)
+                               WINDOW newest_first AS (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC)
+                               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
+                               LIMIT $8::bigint
+                           ) AS looked_at
+                           WHERE bytes_before < $9::bigint
+                       ) AS e
+                       LEFT JOIN LATERAL (
+                           SELECT position, name, kind, value
+                           FROM results
+                           WHERE
+                               execution_id = e.execution_id
+                               -- Outside of the view: its rows are those of an execution, and no other index is of use.
+                               AND ($7::text IS NULL OR e.workflow_id = $7)
+                               AND ((e.first_received_at, e.execution_id) <> ($2, $3) OR position > $4)
+                           ORDER BY position
+                           LIMIT $10
+                       ) AS r ON true
+                       WHERE r.position IS NOT NULL OR e.stops
+                       ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, r.position
+                       LIMIT $10::bigint
                    ) AS found
                ) AS shown
                WHERE shown_before < $9

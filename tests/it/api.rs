@@ -297,3 +297,19 @@ async fn workflows_say_how_they_went_and_what_they_cost() {
     );
     assert_eq!(each(&asked(&receiver, "/api/v1/workflows?order=failed&limit=1").await, "workflow_id"), ["v"]);
 }
+
+/// Those of which no steps are known are no reason to look no further.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_steps_are_found_behind_many_failures_without_steps() {
+    let receiver = TestReceiver::start().await;
+    let step = json!({ "step_outputs": { "draw": { "status": "failed", "error_cause": "too large" } } });
+    receiver.accept(with(execution("first", "failed"), step)).await;
+    receiver.recorded().await;
+    let without = "INSERT INTO executions
+            (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'failed', '{}', 1, now(), now() FROM generate_series(1, 1100) AS n";
+    sqlx::raw_sql(without).execute(&mut receiver.connection().await).await.unwrap();
+    let failures = asked(&receiver, "/api/v1/failures?by=step").await;
+    assert_eq!((&failures["failed"], &failures["complete"]), (&json!(1), &json!(true)));
+    assert_eq!(failures["groups"][0]["error_cause"], "too large");
+}

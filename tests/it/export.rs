@@ -187,34 +187,6 @@ async fn an_export_that_postgres_breaks_off_does_not_look_complete() {
     assert!(ended.is_err(), "its last chunk came");
 }
 
-/// Outputs that PostgreSQL compresses to a hundredth.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_results_ends_before_its_text_is_large() {
-    let receiver = TestReceiver::start().await;
-    for n in 0..12 {
-        let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n] });
-        receiver.accept(with(execution(&n.to_string(), "completed"), output)).await;
-    }
-    receiver.recorded().await;
-    for filter in ["", "&workflow=w"] {
-        let (mut values, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let path = format!("/api/v1/results?limit=1000{filter}{cursor}");
-            let page = asked(&receiver, &path).await;
-            let items = page["items"].as_array().unwrap();
-            assert!(items.len() <= 9, "{}", items.len());
-            values.extend(items.iter().map(|item| item["value"].as_str().unwrap().to_owned()));
-            let Some(next) = page["next"].as_str() else { break };
-            cursor = format!("&cursor={next}");
-        }
-        assert_eq!(values.iter().filter(|value| value.len() == 1 << 20).count(), 12);
-        let numbers: Vec<_> = values.iter().filter(|value| value.len() < 3).collect();
-        assert_eq!(numbers, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2", "1", "0"], "{filter}");
-    }
-    let export = receiver.get("/api/v1/export/results").await.text().await.unwrap();
-    assert_eq!(export.lines().count(), 24);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_is_said_in_place_of_an_export() {
     let receiver = TestReceiver::start().await;
@@ -226,20 +198,4 @@ async fn what_cannot_be_asked_is_said_in_place_of_an_export() {
         assert_eq!(answer.status(), 503, "{format}");
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
-}
-
-/// Those of which no steps are known are no reason to look no further.
-#[tokio::test(flavor = "multi_thread")]
-async fn failed_steps_are_found_behind_many_failures_without_steps() {
-    let receiver = TestReceiver::start().await;
-    let step = json!({ "step_outputs": { "draw": { "status": "failed", "error_cause": "too large" } } });
-    receiver.accept(with(execution("first", "failed"), step)).await;
-    receiver.recorded().await;
-    let without = "INSERT INTO executions
-            (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
-        SELECT 'e' || n, 'w', 'failed', '{}', 1, now(), now() FROM generate_series(1, 1100) AS n";
-    sqlx::raw_sql(without).execute(&mut receiver.connection().await).await.unwrap();
-    let failures = asked(&receiver, "/api/v1/failures?by=step").await;
-    assert_eq!((&failures["failed"], &failures["complete"]), (&json!(1), &json!(true)));
-    assert_eq!(failures["groups"][0]["error_cause"], "too large");
 }

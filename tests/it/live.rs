@@ -89,6 +89,22 @@ async fn what_changes_is_told_once_it_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
+    let receiver = TestReceiver::start().await;
+    let mut listener = Listener::start(&receiver, "?workflow=another").await;
+    let others = async {
+        for n in 0.. {
+            receiver.accept(execution(&n.to_string(), "completed")).await;
+            receiver.recorded().await;
+        }
+    };
+    tokio::select! {
+        said = listener.next() => assert_eq!(said.unwrap(), ": still here"),
+        () = others => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_listens_is_told_to_the_last_and_then_it_ends() {
     let receiver = TestReceiver::start().await;
     let mut listener = Listener::start(&receiver, "").await;

@@ -146,3 +146,31 @@ async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made
     let one = asked(&receiver, "/api/v1/executions/much").await;
     assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
 }
+
+/// Outputs that PostgreSQL compresses to a hundredth.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_results_ends_before_its_text_is_large() {
+    let receiver = TestReceiver::start().await;
+    for n in 0..12 {
+        let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n] });
+        receiver.accept(with(execution(&n.to_string(), "completed"), output)).await;
+    }
+    receiver.recorded().await;
+    for filter in ["", "&workflow=w"] {
+        let (mut values, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/results?limit=1000{filter}{cursor}");
+            let page = asked(&receiver, &path).await;
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= 9, "{}", items.len());
+            values.extend(items.iter().map(|item| item["value"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(values.iter().filter(|value| value.len() == 1 << 20).count(), 12);
+        let numbers: Vec<_> = values.iter().filter(|value| value.len() < 3).collect();
+        assert_eq!(numbers, ["11", "10", "9", "8", "7", "6", "5", "4", "3", "2", "1", "0"], "{filter}");
+    }
+    let export = receiver.get("/api/v1/export/results").await.text().await.unwrap();
+    assert_eq!(export.lines().count(), 24);
+}

@@ -374,7 +374,8 @@ async fn a_collector_that_is_away_for_a_while_gets_what_it_missed() {
 async fn what_the_collector_does_not_want_is_counted() {
     let refusing = Collector::answering(|_| (StatusCode::BAD_REQUEST, rejecting(0))).await;
     let choosy = Collector::answering(|_| (StatusCode::OK, rejecting(1))).await;
-    for (collector, refuses) in [(refusing, true), (choosy, false)] {
+    let boastful = Collector::answering(|_| (StatusCode::OK, rejecting(1_000))).await;
+    for (collector, refuses) in [(refusing, true), (boastful, true), (choosy, false)] {
         let receiver = TestReceiver::start_with(traced(&collector)).await;
         receiver.accept(execution("e", "completed")).await;
         let counts = async || {
