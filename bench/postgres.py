@@ -76,16 +76,24 @@ class Postgres(Process):
         return int(self.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'").split(".")[0])
 
 
-# Ids in no order, of 20 workflows, in bulks of 10, as if received over the last 30 days. Their payloads are
-# short: what grows the cost of a new row is the indexes, not the bytes of old ones.
+# Ids in no order, of 20 workflows, in bulks of 10, as if received over the last 30 days; 5 % failed, and 1 % completed
+# with a failed step. Their payloads are short: what grows the cost of a new row is the indexes, not the bytes of old ones.
 FILL = """
     INSERT INTO executions (execution_id, workflow_id, bulk_id, status, error_cause, total_cost, output, payload,
-        deliveries, first_received_at, last_received_at)
+        step_failed, deliveries, started_at, completed_at, first_received_at, last_received_at)
     SELECT gen_random_uuid(), '50741f40-8621-4d46-8a91-dff4d873be' || 80 + n % 20, md5((n / 10)::text)::uuid,
-        CASE WHEN n % 20 = n / 20 % 20 THEN 'failed' ELSE 'completed' END,
-        CASE WHEN n % 20 = n / 20 % 20 THEN 'Step animate failed: cause ' || n % 50 END, 0.05,
-        '["https://storage.googleapis.com/"]', '{{"filled": true}}', 1, at, at
-    FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / {2}) AS at FROM generate_series({0}, {1}) n) filled"""
+        CASE WHEN failed THEN 'failed' ELSE 'completed' END,
+        CASE WHEN failed THEN 'Step animate failed: cause ' || n % 50 END, 0.05, '["https://storage.googleapis.com/"]',
+        CASE
+            WHEN failed OR n % 100 = 0
+                THEN '{{"step_outputs":{{"animate":{{"status":"failed","error_cause":"timeout"}}}}}}'::jsonb
+            ELSE '{{"filled":true}}'
+        END,
+        failed OR n % 100 = 0, 1, at - random() * interval '5 minutes', at, at, at
+    FROM (
+        SELECT n, n % 20 = n / 20 % 20 AS failed, now() - interval '30 days' * (1 - n::float8 / {2}) AS at
+        FROM generate_series({0}, {1}) AS n
+    ) AS filled"""
 COUNT = ("""
     INSERT INTO bulks (bulk_id, received, completed, failed, first_received_at, last_received_at)
     SELECT bulk_id, count(*), count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),

@@ -38,7 +38,8 @@ FROM (
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256')
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256',
+        'latest_of_workflow')
 ) AS ours (kind, name) \gexec
 
 -- Outcomes are deleted by nobody, unless there is a limit to how long they are kept; `quarantine retry` and

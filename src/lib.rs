@@ -37,6 +37,7 @@ pub mod payload;
 mod reading;
 mod recorder;
 mod retention;
+pub mod scheduling;
 pub mod shutdown;
 mod spool;
 pub mod store;

@@ -12,7 +12,7 @@ use workflow_receiver::app::Receiver;
 use workflow_receiver::commands::{self, Failure};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
-use workflow_receiver::{healthcheck, store, telemetry};
+use workflow_receiver::{healthcheck, scheduling, store, telemetry};
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -68,7 +68,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match threads.enable_all().on_thread_start(scheduling::short_turns).build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };

@@ -3,13 +3,14 @@
 //! It reads a batch, records it, a large one over several connections, and only then lets the spool forget it. After
 //! a crash it goes on with what the spool still holds; recording twice is harmless, since the
 //! database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
-//! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody.
+//! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more
+//! comes in than can be taken and recorded at once, recording gives way for some seconds.
 
 use std::mem::discriminant;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -37,6 +38,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const PARTED: usize = 200;
 /// How often PostgreSQL may fail over a single delivery before it is weakened.
 const BREAKS: u32 = 10;
+/// How old what waits may be for recording to give way to what comes in, and how long it rests at most: a PostgreSQL
+/// that takes longer for a batch is not in the way.
+const GIVES_WAY_UP_TO: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
 const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
 
@@ -84,6 +89,16 @@ impl Ahead {
         self.reader = Some(reader);
         batch
     }
+}
+
+/// Whether recording rests as long as it has worked, so that a burst is taken in fast and recorded a little later: more
+/// deliveries `came` meanwhile than were recorded. A small batch holds up nobody. What is old is recorded as fast as can
+/// be, or a burst that does not end would grow the backlog until the spool is full.
+fn gives_way(batch: &[Spooled], came: Seq) -> bool {
+    let fresh = |first: &Spooled| OffsetDateTime::now_utc() - first.delivery.received_at < GIVES_WAY_UP_TO;
+    batch.len() >= PARTED
+        && usize::try_from(came).is_ok_and(|came| came >= batch.len())
+        && batch.first().is_some_and(fresh)
 }
 
 /// What a recorder needs.
@@ -142,8 +157,14 @@ impl Recorder {
                 // will be more by then.
                 let more = kept.through - at >= i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
                 let read_on = async { if more { reader.next(at).await } else { Ok(Vec::new()) } };
+                let begun = Instant::now();
                 let ((), next) = tokio::join!(self.record(&mut links, &batch), read_on);
                 self.recorded.send_replace(at);
+                let came = self.kept.borrow().through - kept.through;
+                if gives_way(&batch, came) {
+                    let closed = self.kept.wait_for(|kept| kept.closed);
+                    let _ = timeout(begun.elapsed().min(LONGEST_REST), closed).await;
+                }
                 batch = next?;
             } else if kept.closed {
                 return Ok(());
@@ -328,5 +349,33 @@ impl Recorder {
         if let Some(oldest) = items.iter().map(Item::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::intake::Delivery;
+
+    #[test]
+    fn recording_gives_way_to_a_burst_until_what_waits_is_old() {
+        let batch = |len, age| {
+            let received_at = OffsetDateTime::now_utc() - age;
+            let body = Bytes::from_static(b"{}");
+            let delivery =
+                Delivery { body, received_at, authenticated_by: None, acknowledged: true, trace: None };
+            (1..)
+                .map(|seq| Spooled { seq, delivery: delivery.clone(), intact: true })
+                .take(len)
+                .collect::<Vec<_>>()
+        };
+        let (young, old) = (GIVES_WAY_UP_TO / 2, GIVES_WAY_UP_TO);
+        assert!(gives_way(&batch(PARTED, young), 200), "as many came as were recorded");
+        assert!(!gives_way(&batch(PARTED, young), 199), "recording keeps up");
+        assert!(!gives_way(&batch(PARTED - 1, young), 1000), "a small batch");
+        assert!(!gives_way(&batch(PARTED, old), 1000), "a backlog");
+        assert!(!gives_way(&[], 1000));
     }
 }

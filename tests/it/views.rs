@@ -429,6 +429,18 @@ async fn no_daily_question_reads_a_table_whole() {
     let failed =
         scans(&mut connection, "SELECT * FROM failed_steps ORDER BY first_received_at LIMIT 5").await;
     assert_eq!(failed, ["Index Scan on executions by executions_with_failure"]);
+    for (query, index) in [
+        (
+            "failed_steps WHERE execution_status = 'completed' ORDER BY first_received_at DESC",
+            "executions_with_failed_step_only",
+        ),
+        ("slow_executions WHERE hour = '2026-03-02 09:00Z'", "executions_slow"),
+        // Not by executions_first_received_at: it may not have run for months.
+        ("latest_of_workflow('w1')", "executions_workflow_id"),
+    ] {
+        let found = scans(&mut connection, &format!("SELECT * FROM {query} LIMIT 5")).await;
+        assert_eq!(found, [format!("Index Scan on executions by {index}")], "{query}");
+    }
 }
 
 /// How the query's plan comes by the rows of tables: the kind of scan, the table, the index.
