@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Choice, EXCERPT, LOOK_AT, Period, Question};
 
 /// How many executions are looked at for their steps: each has its payload unpacked.
-const LOOK_AT_STEPS: i64 = 1_000;
+const LOOK_AT_STEPS: i64 = 500;
 
 /// Failures of one workflow for one cause.
 #[derive(Debug, Clone, Serialize, ToSchema)]

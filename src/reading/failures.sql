@@ -14,13 +14,14 @@ WITH looked_at AS (
         LIMIT $5::bigint
     )
     UNION ALL
-    -- Those of one workflow have an index of their own.
+    -- Those of one workflow have an index of their own. coalesce hides what it compares: PostgreSQL would count the
+    -- rarity of failures twice, expect fewer than the limit, and read all failures for them.
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
         WHERE
             (status = 'failed' OR step_failed)
-            AND CASE WHEN $8 THEN step_failed ELSE status = 'failed' END
+            AND CASE WHEN $8 THEN coalesce(step_failed, false) ELSE coalesce(status = 'failed', false) END
             AND (workflow_id, first_received_at) >= ($3, $1)
             AND (workflow_id, first_received_at) < ($3, $2)
             AND ($4::text IS NULL OR bulk_id = $4)
