@@ -122,6 +122,7 @@ impl Receiver {
         let public = listen("http.listen", settings.http.listen).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
+        metrics.spool_limit(settings.spool.max_bytes);
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
         let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
 

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     intake_depth: Gauge,
     spool_depth: Gauge,
     spool_bytes: Gauge,
+    spool_max_bytes: Gauge,
     spool_oldest_age: Gauge<f64, AtomicU64>,
     spool_commit: Histogram,
     spool_group: Histogram,
@@ -181,6 +182,13 @@ impl Metrics {
                 "spool_used",
                 Unit::Bytes,
                 "Disk space that the spooled deliveries take",
+                Gauge::default(),
+            ),
+            spool_max_bytes: add_with_unit(
+                r,
+                "spool_max",
+                Unit::Bytes,
+                "Disk space that they may take: spool.max_bytes",
                 Gauge::default(),
             ),
             spool_oldest_age: add_with_unit(
@@ -385,6 +393,11 @@ impl Metrics {
 
     pub(crate) fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// How much the spool may take.
+    pub(crate) fn spool_limit(&self, bytes: u64) {
+        self.spool_max_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The text of `/metrics`, with the gauges as of now.

@@ -89,6 +89,11 @@ pub(super) struct Body {
 }
 
 impl Problem {
+    /// The end of its type, such as `not-json`.
+    pub(super) fn kind(&self) -> &'static str {
+        self.parts().1
+    }
+
     /// The status, the end of the type, and what happened and what to do.
     fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         match self {

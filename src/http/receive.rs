@@ -107,6 +107,8 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
             if let Problem::Unauthenticated(refusal) = &problem {
                 door.metrics.unauthenticated(*refusal);
                 tracing::debug!(reason = refusal.as_str(), "not authenticated");
+            } else {
+                tracing::debug!(problem = problem.kind(), "refused");
             }
             problem.into_response()
         }

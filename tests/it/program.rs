@@ -259,6 +259,7 @@ async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_a_trace_or_a_
     let recorded =
         |line: &String| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\"");
     assert!(log.iter().any(recorded));
+    assert!(log.iter().any(|line| line.contains("\"problem\":\"not-json\"")));
     assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "all of the log was looked at");
     for line in &log {
         quiet(line);
