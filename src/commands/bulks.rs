@@ -1,4 +1,4 @@
-//! `workflow-receiver bulks`: how far they are, and what is in one.
+//! `workflow-receiver bulks`: how far they are, what is in one, and how many are expected.
 
 use clap::Args;
 use serde::Serialize;
@@ -8,13 +8,14 @@ use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
 use super::table::{Column, Table, second_of, text};
-use super::{Failure, reader};
+use super::{Failure, database, reader};
 use crate::config::Settings;
 use crate::reading::bulks::{self, Bulk, Complete, One, Whole};
 use crate::reading::executions::{self, Executions};
 use crate::reading::failures::{self, Failures, Grouped};
 use crate::reading::results::{self, Outputs};
 use crate::reading::{Ask, Pool};
+use crate::store::Store;
 
 /// Which bulks, and how they are shown.
 #[derive(Debug, Args)]
@@ -22,6 +23,9 @@ pub struct Bulks {
     /// One bulk, with its failures and results
     #[arg(value_name = "BULK", conflicts_with_all = ["complete", "period"])]
     id: Option<String>,
+    /// First say how many executions it has, before or after they come: then it is known when it is complete
+    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(1..))]
+    expect: Option<i32>,
     /// Only those that are complete, are not, or of which it is unknown how many executions are expected
     #[arg(long, value_parser = choice::<Complete>())]
     complete: Option<Complete>,
@@ -79,6 +83,9 @@ impl Bulks {
     pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         let pool = reader(settings)?;
         if let Some(id) = &self.id {
+            if let Some(expected) = self.expect {
+                Store::connect(&database(settings)?).await?.expect(id, expected).await?;
+            }
             return self.one(&pool, id).await;
         }
         let question =
@@ -120,7 +127,8 @@ fn show(output: &mut Output, whole: &Whole, failures: &Failures) -> std::io::Res
         ("bulk", bulk.bulk_id.clone()),
         (
             "complete",
-            bulk.complete.map_or("unknown: nobody said how many it has".to_owned(), |_| complete(bulk)),
+            bulk.complete
+                .map_or("unknown: nobody said how many it has (--expect)".to_owned(), |_| complete(bulk)),
         ),
         ("received", received(bulk)),
         ("of which", of_which(bulk)),

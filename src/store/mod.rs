@@ -75,6 +75,19 @@ impl Store {
         self.limit_statements(before.as_deref().unwrap_or("0")).await
     }
 
+    /// Says how many executions a bulk has, before or after they come.
+    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), Fault> {
+        sqlx::query!(
+            "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
+             ON CONFLICT (bulk_id) DO UPDATE SET expected = excluded.expected",
+            bulk_id,
+            expected
+        )
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
     async fn limit_statements(&mut self, to: &str) -> Result<(), Fault> {
         sqlx::query!("SELECT set_config('statement_timeout', $1, false)", to)
             .fetch_one(&mut self.connection)

@@ -165,13 +165,23 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
     assert_eq!(without_age(json!([said])), without_age(json!([whole])));
     let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
     for part in [
-        "complete        unknown: nobody said how many it has\n",
+        "complete        unknown: nobody said how many it has (--expect)\n",
         "of which        1 completed, 1 failed\n",
         "Model Timeout",
         "/v.mp4\n",
     ] {
         assert!(bulk.contains(part), "{bulk}");
     }
+
+    let complete = ask(&receiver, &["bulks", "b/1 é", "--expect", "2"]).out;
+    assert!(
+        complete.contains("complete        yes\n") && complete.contains("received        2 of 2\n"),
+        "{complete}"
+    );
+    let announced = ask(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
+    assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
+    let refused = ask(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
+    assert!(!refused.well && refused.remarks.contains("--expect"), "{}", refused.remarks);
 
     for arguments in [["executions", "nobody"], ["bulks", "nobody"]] {
         let said = ask(&receiver, &arguments);
