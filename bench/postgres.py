@@ -85,11 +85,11 @@ FILL = """
         CASE WHEN failed THEN 'failed' ELSE 'completed' END,
         CASE WHEN failed THEN 'Step animate failed: cause ' || n % 50 END, 0.05, '["https://storage.googleapis.com/"]',
         CASE
-            WHEN failed OR n % 100 = 0
+            WHEN failed OR n % 100 = 1
                 THEN '{{"step_outputs":{{"animate":{{"status":"failed","error_cause":"timeout"}}}}}}'::jsonb
             ELSE '{{"filled":true}}'
         END,
-        failed OR n % 100 = 0, 1, at - random() * interval '5 minutes', at, at, at
+        failed OR n % 100 = 1, 1, at - random() * interval '5 minutes', at, at, at
     FROM (
         SELECT n, n % 20 = n / 20 % 20 AS failed, now() - interval '30 days' * (1 - n::float8 / {2}) AS at
         FROM generate_series({0}, {1}) AS n

@@ -27,7 +27,7 @@ WHERE completed_at >= started_at
 ORDER BY duration_seconds DESC;
 
 COMMENT ON VIEW slow_executions IS
-    'One row per execution whose duration is known, the slowest first. Ask by hour, with LIMIT; by first_received_at or workflow_id, all of these executions are read.';
+    'One row per execution whose duration is known, the slowest first. Ask by hour, with LIMIT. By first_received_at or workflow_id, all executions of that time or workflow are read.';
 COMMENT ON COLUMN slow_executions.hour IS
     'The hour of first_received_at, in UTC: date_bin(''1 hour'', now(), ''epoch'') is the current one.';
 
@@ -60,4 +60,4 @@ CREATE FUNCTION latest_of_workflow(workflow text) RETURNS SETOF latest_execution
     END;
 
 COMMENT ON FUNCTION latest_of_workflow(text) IS
-    'The rows of latest_executions of one workflow, those that came last first, however long ago. Ask with LIMIT.';
+    'The rows of latest_executions of one workflow, those that came last first, however long ago. Ask with LIMIT, and no ORDER BY of your own. Needs the right to read executions.';

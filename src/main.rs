@@ -69,7 +69,10 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match threads.enable_all().on_thread_start(scheduling::short_turns).build() {
+    if matches!(arguments.command, None | Some(Command::Serve)) {
+        threads.on_thread_start(scheduling::short_turns);
+    }
+    let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };

@@ -91,11 +91,15 @@ impl Ahead {
     }
 }
 
-/// Whether recording rests as long as it has worked, so that a burst is taken in fast and recorded a little later: more
-/// deliveries `came` meanwhile than were recorded. A small batch holds up nobody. What is old is recorded as fast as can
-/// be, or a burst that does not end would grow the backlog until the spool is full.
+/// Whether recording rests as long as it has worked, so that a burst is taken in fast and recorded a little later: no
+/// fewer deliveries `came` meanwhile than were recorded. A small batch holds up nobody. What is old is recorded as fast
+/// as can be, or a burst that does not end would grow the backlog until the spool is full.
 fn gives_way(batch: &[Spooled], came: Seq) -> bool {
-    let fresh = |first: &Spooled| OffsetDateTime::now_utc() - first.delivery.received_at < GIVES_WAY_UP_TO;
+    let fresh = |first: &Spooled| {
+        let age = OffsetDateTime::now_utc() - first.delivery.received_at;
+        // What came in the future came before the clock was put back.
+        !age.is_negative() && age < GIVES_WAY_UP_TO
+    };
     batch.len() >= PARTED
         && usize::try_from(came).is_ok_and(|came| came >= batch.len())
         && batch.first().is_some_and(fresh)
@@ -160,10 +164,10 @@ impl Recorder {
                 let begun = Instant::now();
                 let ((), next) = tokio::join!(self.record(&mut links, &batch), read_on);
                 self.recorded.send_replace(at);
-                let came = self.kept.borrow().through - kept.through;
-                if gives_way(&batch, came) {
-                    let closed = self.kept.wait_for(|kept| kept.closed);
-                    let _ = timeout(begun.elapsed().min(LONGEST_REST), closed).await;
+                let now = *self.kept.borrow();
+                if now.refusing.is_none() && gives_way(&batch, now.through - kept.through) {
+                    let in_need = self.kept.wait_for(|kept| kept.closed || kept.refusing.is_some());
+                    let _ = timeout(begun.elapsed().min(LONGEST_REST), in_need).await;
                 }
                 batch = next?;
             } else if kept.closed {
@@ -361,7 +365,7 @@ mod tests {
 
     #[test]
     fn recording_gives_way_to_a_burst_until_what_waits_is_old() {
-        let batch = |len, age| {
+        let batch = |len, age: time::Duration| {
             let received_at = OffsetDateTime::now_utc() - age;
             let body = Bytes::from_static(b"{}");
             let delivery =
@@ -371,11 +375,14 @@ mod tests {
                 .take(len)
                 .collect::<Vec<_>>()
         };
-        let (young, old) = (GIVES_WAY_UP_TO / 2, GIVES_WAY_UP_TO);
+        let old = time::Duration::try_from(GIVES_WAY_UP_TO).unwrap();
+        let young = old / 2;
         assert!(gives_way(&batch(PARTED, young), 200), "as many came as were recorded");
         assert!(!gives_way(&batch(PARTED, young), 199), "recording keeps up");
         assert!(!gives_way(&batch(PARTED - 1, young), 1000), "a small batch");
         assert!(!gives_way(&batch(PARTED, old), 1000), "a backlog");
+        let future = time::Duration::hours(-2);
+        assert!(!gives_way(&batch(PARTED, future), 1000), "a backlog from before the clock was put back");
         assert!(!gives_way(&[], 1000));
     }
 }

@@ -366,6 +366,8 @@ async fn no_odd_row_breaks_a_view() {
         let rows = receiver.row(&format!("SELECT count(v::text) AS rows FROM {view} AS v")).await;
         assert!(rows["rows"].as_i64() > Some(0), "{view} has no rows");
     }
+    let differ = "SELECT count(*) FROM (SELECT * FROM latest_executions EXCEPT SELECT * FROM latest_of_workflow('w')) AS d";
+    assert_eq!(receiver.row(differ).await["count"], 0, "what the view says of it");
     // Nothing was sorted out before it came so far.
     let kept = receiver.row("SELECT count(*), count(DISTINCT status) AS statuses FROM executions").await;
     assert_eq!(kept, json!({ "count": bodies.len(), "statuses": 2 }));
