@@ -6,9 +6,11 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Choice, EXCERPT, LOOK_AT, Period, Question};
+use super::{Choice, EXCERPT, Period, Question};
 
-/// How many executions are looked at for their steps: each has its payload unpacked.
+/// How many executions are looked at.
+const LOOK_AT: i64 = 1_000;
+/// And for their steps: each has its payload unpacked.
 const LOOK_AT_STEPS: i64 = 500;
 
 /// Failures of one workflow for one cause.

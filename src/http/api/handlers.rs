@@ -138,7 +138,7 @@ pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer
 
 /// What failed how often, and why: the most frequent first
 ///
-/// Looks at the latest 2,500 failed executions, or the latest 500 with a failed step; `complete` says whether that
+/// Looks at the latest 1,000 failed executions, or the latest 500 with a failed step; `complete` says whether that
 /// was all.
 #[utoipa::path(
     get, path = "/api/v1/failures", tag = "Executions",
