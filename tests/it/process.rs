@@ -57,17 +57,18 @@ impl Process {
         Self { url: String::new(), admin: String::new(), child, lines, log: Vec::new() }
     }
 
-    /// The next line that holds `text`.
+    /// The first line that holds `text`: one that it has written already, or one that comes. What a part of it says
+    /// may come before or after what another says.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        let mut looked_at = 0;
         loop {
-            let line = self
-                .lines
-                .recv_timeout(PATIENCE)
-                .unwrap_or_else(|_| panic!("no {text:?} in {:#?}", self.log));
-            self.log.push(line.clone());
-            if line.contains(text) {
-                return line;
+            if let Some(line) = self.log[looked_at..].iter().find(|line| line.contains(text)) {
+                return line.clone();
             }
+            looked_at = self.log.len();
+            let next = self.lines.recv_timeout(PATIENCE);
+            let next = next.unwrap_or_else(|_| panic!("no {text:?} in {:#?}", self.log));
+            self.log.push(next);
         }
     }
 
