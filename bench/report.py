@@ -23,7 +23,7 @@ def write(samples, directory, postgres, quick):
         "# What `make bench` measured", "",
         ("The quick form: few and short rounds, too coarse to conclude from. " if quick else "")
         + "Medians, with the least and the most of all rounds in brackets; a ratio is taken within each round. "
-        "Load, receiver and PostgreSQL share the machine.", "", *machine(postgres)]
+        "Load, receiver and PostgreSQL share the machine, without autogroups (`bench/run.py`) when root measures.", "", *machine(postgres)]
     for title, what, rows in (
             ("The goals", "256 connections, bodies of 672 bytes, bulks of 10.", goals(samples, get)),
             ("Full load", "CPU and memory are of all its processes.", speed(get)),

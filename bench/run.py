@@ -6,11 +6,14 @@ Figures are kept in target/bench. A run of some measures leaves those of the oth
 of them say together goes to bench/results.md and bench/*.svg (--quick: to target/bench)."""
 
 import argparse
+import contextlib
 import json
+import os
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 sys.dont_write_bytecode = True
 
@@ -56,6 +59,22 @@ class Bench:
                 yield round, name, participant
 
 
+@contextlib.contextmanager
+def no_autogroups():
+    """Without Linux's autogroups, which divide the machine between sessions, as desktops want it: each process of
+    PostgreSQL is one, and the receiver with all its threads another. Services in containers and under systemd have
+    none. To turn them off takes root."""
+    switch = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    before = switch.read_text() if os.access(switch, os.W_OK) else "0"
+    if before.strip() != "0":
+        switch.write_text("0")
+    try:
+        yield
+    finally:
+        if before.strip() != "0":
+            switch.write_text(before)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller backlogs")
@@ -68,7 +87,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     bench = Bench(chosen.quick, chosen.backlog)
     begun = time.monotonic()
-    with Postgres() as bench.postgres:
+    with no_autogroups(), Postgres() as bench.postgres:
         for name in chosen.measure or measures.ALL:
             bench.forget(name)
             measures.ALL[name](bench)

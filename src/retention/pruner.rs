@@ -24,6 +24,8 @@ const ROUNDS_A_SWEEP: u32 = 24;
 /// After a batch it rests so many times as long: PostgreSQL is the recorder's for nine tenths of the
 /// time at least.
 const REST: u32 = 9;
+/// But not longer than this: a batch that took so much longer than it should was itself kept waiting.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// What a pruner needs.
 pub(crate) struct Pruner {
@@ -100,7 +102,7 @@ impl Pruner {
                     Ok(Some((gone, took))) => {
                         removed[walk.kind as usize] += gone.len();
                         self.metrics.pruned(walk.kind, gone.len());
-                        sleep(took * REST).await;
+                        sleep((took * REST).min(LONGEST_REST)).await;
                     }
                     Ok(None) => break,
                     Err(fault) => {
