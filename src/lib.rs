@@ -37,7 +37,6 @@ pub mod payload;
 mod reading;
 mod recorder;
 mod retention;
-pub mod scheduling;
 pub mod shutdown;
 mod spool;
 pub mod store;

@@ -12,7 +12,7 @@ use workflow_receiver::app::Receiver;
 use workflow_receiver::commands::{self, Failure};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
-use workflow_receiver::{healthcheck, scheduling, store, telemetry};
+use workflow_receiver::{healthcheck, store, telemetry};
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -68,11 +68,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    if matches!(arguments.command, None | Some(Command::Serve)) {
-        threads.on_thread_start(scheduling::short_turns);
-    }
-    let runtime = match threads.enable_all().build() {
+    let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
