@@ -22,6 +22,10 @@ use crate::metrics::Metrics;
 /// The most deliveries in one transaction, and the most bytes of bodies, or a single delivery.
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 16 << 20;
+/// With so many in a group, the next one waits for as many, but not longer than this; how often it looks.
+const SOME: usize = 4;
+const GATHER_WITHIN: Duration = Duration::from_micros(200);
+const GATHER_STEP: Duration = Duration::from_micros(50);
 /// The most deliveries forgotten in one transaction: that takes space, too.
 const FORGET: Recorded = 2_000;
 /// And for each delivery that comes along in it: more would hold up their answers.
@@ -113,6 +117,7 @@ impl Writer {
                 Event::Due => self.probe(),
             }
             let done = *recorded.borrow_and_update();
+            let mut written = 0;
             while !waiting.is_empty() {
                 let group = fitting(&waiting);
                 let receipts = self.commit(&waiting[..group], done, metrics)?;
@@ -120,7 +125,9 @@ impl Writer {
                 for (arrival, receipt) in waiting.drain(..group).zip(receipts) {
                     let _ = arrival.receipt.send(receipt);
                 }
+                written = group;
             }
+            gather(&arrivals, written);
             // What is recorded is forgotten along with what arrives, or else before long.
             let urgent = self.kept.closed || self.kept.refusing.is_some();
             if urgent || matches!(event, Event::Due | Event::RecorderEnded) {
@@ -149,6 +156,15 @@ enum Event {
     RecorderEnded,
     /// Time to forget what is recorded, or to try again what did not work.
     Due,
+}
+
+/// Lets as many come as were just written, so that they share the next write, too: without it, whoever comes first
+/// after a write begins another one, which costs as much for one as for a hundred. A few are not made to wait.
+fn gather(arrivals: &mpsc::Receiver<Arrival>, as_many: usize) {
+    let until = Instant::now() + GATHER_WITHIN;
+    while as_many >= SOME && arrivals.len() < as_many && Instant::now() < until {
+        std::thread::sleep(GATHER_STEP);
+    }
 }
 
 /// How many of those waiting go into one transaction.

@@ -25,7 +25,8 @@ pub(super) struct Counted<'r> {
 /// that was something else before). What is alike is counted together, before PostgreSQL is asked.
 #[derive(Default)]
 pub(super) struct Changes<'r> {
-    bulks: Bulks<'r>,
+    /// By bulk and status.
+    bulks: HashMap<(Text<'r>, Text<'r>), BulkChange>,
     /// By hour, workflow and status.
     hours: HashMap<(OffsetDateTime, Text<'r>, Text<'r>), i32>,
     /// By day and workflow.
@@ -39,13 +40,10 @@ struct DayChange {
     picos: i128,
 }
 
-/// One row for each change: a bulk remembers when they came.
-#[derive(Default)]
-struct Bulks<'r> {
-    bulk_id: Vec<Text<'r>>,
-    status: Vec<Text<'r>>,
-    change: Vec<i32>,
-    received_at: Vec<OffsetDateTime>,
+struct BulkChange {
+    executions: i32,
+    first_received_at: OffsetDateTime,
+    last_received_at: OffsetDateTime,
 }
 
 impl<'r> Changes<'r> {
@@ -70,10 +68,12 @@ impl<'r> Changes<'r> {
 
     fn count_in_bulk(&mut self, execution: &Counted<'r>, change: i32, at: OffsetDateTime) {
         let Some(bulk_id) = &execution.bulk_id else { return };
-        self.bulks.bulk_id.push(bulk_id.clone());
-        self.bulks.status.push(execution.status.clone());
-        self.bulks.change.push(change);
-        self.bulks.received_at.push(at);
+        let key = (bulk_id.clone(), execution.status.clone());
+        let none = BulkChange { executions: 0, first_received_at: at, last_received_at: at };
+        let bulk = self.bulks.entry(key).or_insert(none);
+        bulk.executions += change;
+        bulk.first_received_at = bulk.first_received_at.min(at);
+        bulk.last_received_at = bulk.last_received_at.max(at);
     }
 
     fn count_in_sums(&mut self, execution: Counted<'r>, change: i32) {
@@ -97,11 +97,26 @@ impl<'r> Changes<'r> {
     }
 
     async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let Bulks { bulk_id, status, change, received_at } = &self.bulks;
-        if !bulk_id.is_empty() {
-            sqlx::query_file!("src/store/count_bulks.sql", bulk_id as _, status as _, change, received_at)
-                .execute(connection)
-                .await?;
+        let (mut bulks, mut statuses, mut changes) = (vec![], vec![], vec![]);
+        let (mut first, mut last) = (vec![], vec![]);
+        for ((bulk_id, status), change) in &self.bulks {
+            bulks.push(&**bulk_id);
+            statuses.push(&**status);
+            changes.push(change.executions);
+            first.push(change.first_received_at);
+            last.push(change.last_received_at);
+        }
+        if !bulks.is_empty() {
+            sqlx::query_file!(
+                "src/store/count_bulks.sql",
+                &bulks as _,
+                &statuses as _,
+                &changes,
+                &first,
+                &last
+            )
+            .execute(connection)
+            .await?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
--- Moves the counts of bulks by what this transaction changed: an execution that came (+1) or left
--- (-1) a status. The changes of one batch are summed first, and the rows taken in one order.
+-- Moves the counts of bulks by what this transaction changed: how many executions came to a status, less those that
+-- left it. Each bulk and status comes once; a bulk's are summed, and the rows taken in one order.
 INSERT INTO bulks AS b (
     bulk_id, received, completed, failed, cancelled, other, first_received_at, last_received_at
 )
@@ -10,9 +10,10 @@ SELECT
     coalesce(sum(i.change) FILTER (WHERE i.status = 'failed'), 0),
     coalesce(sum(i.change) FILTER (WHERE i.status = 'cancelled'), 0),
     coalesce(sum(i.change) FILTER (WHERE NOT is_terminal_status(i.status)), 0),
-    min(i.received_at),
-    max(i.received_at)
-FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[]) AS i (bulk_id, status, change, received_at)
+    min(i.first_received_at),
+    max(i.last_received_at)
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::timestamptz[], $5::timestamptz[])
+    AS i (bulk_id, status, change, first_received_at, last_received_at)
 GROUP BY i.bulk_id
 ORDER BY i.bulk_id COLLATE "C"
 ON CONFLICT (bulk_id) DO UPDATE SET

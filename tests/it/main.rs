@@ -32,6 +32,7 @@ mod program;
 mod properties;
 mod pruner;
 mod quarantine;
+mod recorder;
 mod refusals;
 mod retention;
 mod roles;

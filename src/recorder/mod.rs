@@ -1,10 +1,12 @@
 //! The background worker: from the spool to PostgreSQL, in the order of arrival.
 //!
-//! It reads a batch, records it, a large one over several connections, and only then lets the spool forget it. After
-//! a crash it goes on with what the spool still holds; recording twice is harmless, since the
-//! database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
+//! It reads a batch, records it, and only then lets the spool forget it; what waits behind it is recorded meanwhile
+//! over another connection (`feed.rs`). After a crash it goes on with what the spool still holds; recording twice is
+//! harmless, since the database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
 //! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more
 //! comes in than can be taken and recorded at once, recording gives way for some seconds.
+
+mod feed;
 
 use std::mem::discriminant;
 use std::ops::Range;
@@ -13,15 +15,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use rand::RngExt;
 use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
+use self::feed::{Feed, InHand, Next};
 use crate::config;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -29,18 +32,18 @@ use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
 use crate::store::{Fault, Item, Outcome, Store};
 use crate::traces::Traces;
 
-/// With nothing to record, how often PostgreSQL is asked for a sign of life.
-const PING_EVERY: Duration = Duration::from_secs(5);
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
-/// So many deliveries are worth several connections.
-const PARTED: usize = 200;
+/// A batch of fewer deliveries holds up nobody.
+const SMALL: usize = 200;
 /// How often PostgreSQL may fail over a single delivery before it is weakened.
 const BREAKS: u32 = 10;
 /// How old what waits may be for recording to give way to what comes in, and how long it rests at most: a PostgreSQL
 /// that takes longer for a batch is not in the way.
 const GIVES_WAY_UP_TO: Duration = Duration::from_secs(10);
+/// How many times as long as it has worked.
+const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
 const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
@@ -71,27 +74,7 @@ struct Link {
     migrated: bool,
 }
 
-/// The reader, on a thread where it may wait for the disk.
-struct Ahead {
-    reader: Option<Reader>,
-    limits: Limits,
-}
-
-impl Ahead {
-    async fn next(&mut self, after: Seq) -> Result<Vec<Spooled>, SpoolError> {
-        let limits = self.limits;
-        let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
-        let read = tokio::task::spawn_blocking(move || {
-            let batch = reader.next(after, limits);
-            (reader, batch)
-        });
-        let (reader, batch) = read.await.map_err(|_| SpoolError::ReaderLost)?;
-        self.reader = Some(reader);
-        batch
-    }
-}
-
-/// Whether recording rests as long as it has worked, so that a burst is taken in fast and recorded a little later: no
+/// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: no
 /// fewer deliveries `came` meanwhile than were recorded. A small batch holds up nobody. What is old is recorded as fast
 /// as can be, or a burst that does not end would grow the backlog until the spool is full.
 fn gives_way(batch: &[Spooled], came: Seq) -> bool {
@@ -100,7 +83,7 @@ fn gives_way(batch: &[Spooled], came: Seq) -> bool {
         // What came in the future came before the clock was put back.
         !age.is_negative() && age < GIVES_WAY_UP_TO
     };
-    batch.len() >= PARTED
+    batch.len() >= SMALL
         && usize::try_from(came).is_ok_and(|came| came >= batch.len())
         && batch.first().is_some_and(fresh)
 }
@@ -142,59 +125,47 @@ impl Recorder {
         }
     }
 
-    async fn work(mut self, reader: Reader) -> Result<(), SpoolError> {
-        let mut reader = Ahead { reader: Some(reader), limits: self.limits };
-        let mut at = self.kept.borrow().forgotten;
+    async fn work(self, reader: Reader) -> Result<(), SpoolError> {
+        let in_hand = InHand::default();
+        let feed = Mutex::new(Feed::new(reader, self.limits, self.kept.clone(), &in_hand));
         let mut links: Vec<Link> = (0..self.connections).map(|_| Link::default()).collect();
-        let mut batch = Vec::new();
         // With nothing to record yet: the schema is made, and health checks know.
         self.ping(&mut links[0]).await;
+        try_join_all(links.into_iter().map(|link| self.follow(&feed, &in_hand, link))).await?;
+        Ok(())
+    }
+
+    /// Records over one connection, in turns with those over the others.
+    async fn follow(&self, feed: &Mutex<Feed>, in_hand: &InHand, mut link: Link) -> Result<(), SpoolError> {
         loop {
-            let kept = *self.kept.borrow_and_update();
-            if kept.through > at {
-                if batch.is_empty() {
-                    batch = reader.next(at).await?;
+            let mut turn = feed.lock().await;
+            let (batch, through) = match turn.next().await? {
+                Next::Batch(batch, through) => (batch, through),
+                Next::Nothing => {
+                    drop(turn);
+                    self.ping(&mut link).await;
+                    continue;
                 }
-                // An empty batch: somebody has deleted what the spool held.
-                at = batch.last().map_or(kept.through, |last: &Spooled| last.seq);
-                // A whole batch behind this one is read while this one is recorded; less than that
-                // will be more by then.
-                let more = kept.through - at >= i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
-                let read_on = async { if more { reader.next(at).await } else { Ok(Vec::new()) } };
-                let begun = Instant::now();
-                let ((), next) = tokio::join!(self.record(&mut links, &batch), read_on);
-                self.recorded.send_replace(at);
-                let now = *self.kept.borrow();
-                if now.refusing.is_none() && gives_way(&batch, now.through - kept.through) {
-                    let in_need = self.kept.wait_for(|kept| kept.closed || kept.refusing.is_some());
-                    let _ = timeout(begun.elapsed().min(LONGEST_REST), in_need).await;
-                }
-                batch = next?;
-            } else if kept.closed {
-                return Ok(());
-            } else {
-                tokio::select! {
-                    changed = self.kept.changed() => if changed.is_err() { return Ok(()) },
-                    () = sleep(PING_EVERY) => self.ping(&mut links[0]).await,
-                }
+                Next::Ended => return Ok(()),
+            };
+            let items: Vec<Item<'_>> = batch.iter().map(Item::read).collect();
+            in_hand.take(&items, through, 2 * self.connections).await;
+            drop(turn);
+            let (begun, before) = (Instant::now(), self.kept.borrow().through);
+            self.record(&mut link, items).await;
+            in_hand.done(through, &self.recorded);
+            let now = *self.kept.borrow();
+            if now.refusing.is_none() && gives_way(&batch, now.through - before) {
+                let _turn = feed.lock().await;
+                let mut kept = self.kept.clone();
+                let in_need = kept.wait_for(|kept| kept.closed || kept.refusing.is_some());
+                let _ = timeout((begun.elapsed() * REST).min(LONGEST_REST), in_need).await;
             }
         }
     }
 
-    /// Records all of a batch, however long that takes. A large one goes over several connections:
-    /// each execution over one of them, so that its deliveries stay in their order.
-    async fn record(&self, links: &mut [Link], batch: &[Spooled]) {
-        let parts = if batch.len() < PARTED { 1 } else { links.len() };
-        let mut items: Vec<Vec<Item<'_>>> = (0..parts).map(|_| Vec::with_capacity(batch.len())).collect();
-        for spooled in batch {
-            let item = Item::read(spooled);
-            let hash = item.execution_id().map_or(0, |id| crc32fast::hash(id.as_bytes()));
-            items[hash as usize % parts].push(item);
-        }
-        join_all(links.iter_mut().zip(items).map(|(link, items)| self.record_part(link, items))).await;
-    }
-
-    async fn record_part(&self, link: &mut Link, mut items: Vec<Item<'_>>) {
+    /// Records all of a batch, however long that takes.
+    async fn record(&self, link: &mut Link, mut items: Vec<Item<'_>>) {
         let all = 0..items.len();
         let mut parts: Vec<Range<usize>> = vec![all];
         // In a row: failures of any kind, and failures over a delivery.
@@ -377,12 +348,12 @@ mod tests {
         };
         let old = time::Duration::try_from(GIVES_WAY_UP_TO).unwrap();
         let young = old / 2;
-        assert!(gives_way(&batch(PARTED, young), 200), "as many came as were recorded");
-        assert!(!gives_way(&batch(PARTED, young), 199), "recording keeps up");
-        assert!(!gives_way(&batch(PARTED - 1, young), 1000), "a small batch");
-        assert!(!gives_way(&batch(PARTED, old), 1000), "a backlog");
+        assert!(gives_way(&batch(SMALL, young), 200), "as many came as were recorded");
+        assert!(!gives_way(&batch(SMALL, young), 199), "recording keeps up");
+        assert!(!gives_way(&batch(SMALL - 1, young), 1000), "a small batch");
+        assert!(!gives_way(&batch(SMALL, old), 1000), "a backlog");
         let future = time::Duration::hours(-2);
-        assert!(!gives_way(&batch(PARTED, future), 1000), "a backlog from before the clock was put back");
+        assert!(!gives_way(&batch(SMALL, future), 1000), "a backlog from before the clock was put back");
         assert!(!gives_way(&[], 1000));
     }
 }

@@ -1,0 +1,134 @@
+//! What is recorded next, and over how many connections at once.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
+use crate::store::Item;
+
+/// With nothing to record, how often PostgreSQL is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How far apart batches are at least that are not whole: a transaction costs PostgreSQL as much for one delivery as
+/// for fifty.
+const APART: Duration = Duration::from_millis(5);
+
+/// The deliveries in the spool, a batch at a time, in the order of arrival.
+pub(super) struct Feed {
+    /// On its way to a thread where it may wait for the disk, and back.
+    reader: Option<Reader>,
+    limits: Limits,
+    kept: watch::Receiver<Kept>,
+    /// The last delivery that was read, and when.
+    at: Seq,
+    read_at: Instant,
+    /// So many deliveries are a whole batch: as many as may be, or as the last one held that left some behind.
+    whole_batch: i64,
+    in_hand: watch::Receiver<VecDeque<Batch>>,
+}
+
+/// What [`Feed::next`] comes to.
+pub(super) enum Next {
+    /// All deliveries up to this one, which may be none: somebody has deleted what the spool held.
+    Batch(Vec<Spooled>, Seq),
+    /// Nothing for a while.
+    Nothing,
+    /// Nothing any more.
+    Ended,
+}
+
+impl Feed {
+    pub(super) fn new(reader: Reader, limits: Limits, kept: watch::Receiver<Kept>, in_hand: &InHand) -> Self {
+        let at = kept.borrow().forgotten;
+        let whole_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
+        Self {
+            reader: Some(reader),
+            limits,
+            kept,
+            at,
+            read_at: Instant::now(),
+            whole_batch,
+            in_hand: in_hand.0.subscribe(),
+        }
+    }
+
+    /// Waits for a batch: for any delivery, or, while others are being recorded, for a whole batch of them. Less than
+    /// that will be more by the time they are done.
+    pub(super) async fn next(&mut self) -> Result<Next, SpoolError> {
+        loop {
+            let kept = *self.kept.borrow_and_update();
+            let (waiting, alone) = (kept.through - self.at, self.in_hand.borrow_and_update().is_empty());
+            let whole = waiting >= self.whole_batch;
+            let due = self.read_at + APART;
+            if whole || waiting > 0 && alone && (due <= Instant::now() || kept.closed) {
+                let batch = self.read().await?;
+                self.read_at = Instant::now();
+                self.at = batch.last().map_or(kept.through, |last| last.seq);
+                let whole = if self.at < kept.through { batch.len() } else { self.limits.rows };
+                self.whole_batch = i64::try_from(whole).unwrap_or(i64::MAX);
+                return Ok(Next::Batch(batch, self.at));
+            }
+            if waiting == 0 && kept.closed {
+                return Ok(Next::Ended);
+            }
+            tokio::select! {
+                changed = self.kept.changed() => if changed.is_err() { return Ok(Next::Ended) },
+                changed = self.in_hand.changed() => if changed.is_err() { return Ok(Next::Ended) },
+                () = sleep_until(due), if waiting > 0 && alone => {}
+                () = sleep(PING_EVERY), if alone => return Ok(Next::Nothing),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Vec<Spooled>, SpoolError> {
+        let (after, limits) = (self.at, self.limits);
+        let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
+        let read = tokio::task::spawn_blocking(move || {
+            let batch = reader.next(after, limits);
+            (reader, batch)
+        });
+        let (reader, batch) = read.await.map_err(|_| SpoolError::ReaderLost)?;
+        self.reader = Some(reader);
+        batch
+    }
+}
+
+/// The batches that are being recorded, each over a connection of its own, in the order of arrival.
+#[derive(Clone, Default)]
+pub(super) struct InHand(watch::Sender<VecDeque<Batch>>);
+
+struct Batch {
+    through: Seq,
+    /// Which executions it is about: hashes of their identifiers.
+    executions: HashSet<u32>,
+    recorded: bool,
+}
+
+impl InHand {
+    /// Takes a batch in hand, as soon as none of its executions is in another, and no more than `at_most` are: so an
+    /// execution's deliveries are recorded in the order in which they came, and few are recorded again after a crash.
+    pub(super) async fn take(&self, items: &[Item<'_>], through: Seq, at_most: usize) {
+        let hashes = items.iter().filter_map(Item::execution_id).map(|id| crc32fast::hash(id.as_bytes()));
+        let executions: HashSet<u32> = hashes.collect();
+        let apart = |batches: &VecDeque<Batch>| {
+            let mut others = batches.iter().filter(|other| !other.recorded);
+            batches.len() < at_most && others.all(|other| other.executions.is_disjoint(&executions))
+        };
+        let _ = self.0.subscribe().wait_for(apart).await;
+        self.0.send_modify(|batches| batches.push_back(Batch { through, executions, recorded: false }));
+    }
+
+    /// A batch is recorded. What all before it are, too, is told to `recorded`.
+    pub(super) fn done(&self, through: Seq, recorded: &watch::Sender<Recorded>) {
+        self.0.send_modify(|batches| {
+            for batch in batches.iter_mut().filter(|batch| batch.through == through) {
+                batch.recorded = true;
+            }
+            while let Some(first) = batches.pop_front_if(|first| first.recorded) {
+                recorded.send_replace(first.through);
+            }
+        });
+    }
+}
