@@ -17,7 +17,9 @@ from servers import AWAY, SPOOL, Receiver
 DATABASE = "bench"
 RECEIVER = "workflow-receiver"
 WITHOUT = "…, PostgreSQL away"
+BESIDE = "fsync, beside the receiver"
 KEPT = WORK / "backlog"
+ROWS = WORK / "rows.copy"
 
 
 def participants(bench, away=False):
@@ -73,6 +75,12 @@ def latency(bench):
         with fresh(bench, participant) as server:
             rate = full[name] / 2
             bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
+        if name == RECEIVER:
+            # What the disk takes for one write while PostgreSQL records.
+            with fresh(bench, participant) as server, ThreadPoolExecutor() as pool:
+                paced = pool.submit(load.paced, server.port, bench.seconds, rate)
+                bench.add("latency", BESIDE, round, **load.fsync_loop(bench.seconds / 2))
+                paced.result()
 
 
 def slow(bench):
@@ -162,7 +170,6 @@ def backlog(bench):
     """What an outage leaves: its memory, a start with it, recording it, beside COPY of the same rows."""
     memory = keep_backlog(bench)
     bench.postgres.make(DATABASE)
-    rows = WORK / "rows.copy"
     for round in range(bench.rounds):
         with Receiver(AWAY, KEPT) as server:
             spooled = server.metric("spool_depth")
@@ -179,15 +186,30 @@ def backlog(bench):
         if bench.postgres.rows(DATABASE) != spooled:
             raise SystemExit(f"{spooled} were spooled, {bench.postgres.rows(DATABASE)} are recorded")
         if not round:
-            bench.postgres.sql(DATABASE, f"\\copy executions TO '{rows}'")
+            bench.postgres.sql(DATABASE, f"\\copy executions TO '{ROWS}'")
         bench.postgres.empty(DATABASE)
-        begun, cpu = time.monotonic(), bench.postgres.cpu()
-        bench.postgres.sql(DATABASE, f"\\copy executions FROM '{rows}'")
-        took = time.monotonic() - begun
-        bench.add("backlog", "COPY", round, per_second=spooled / took,
-                  postgres_cpu_us=(bench.postgres.cpu() - cpu) / spooled * 1e6)
-    rows.unlink()
+        bench.add("backlog", "COPY", round, **copy(bench, DATABASE, spooled))
+    ROWS.unlink()
     shutil.rmtree(KEPT)
+
+
+def copy(bench, database, count):
+    """The rows in ROWS, by COPY."""
+    begun, cpu = time.monotonic(), bench.postgres.cpu()
+    bench.postgres.sql(database, f"\\copy executions FROM '{ROWS}'")
+    took = time.monotonic() - begun
+    return {"per_second": count / took, "postgres_cpu_us": (bench.postgres.cpu() - cpu) / count * 1e6}
+
+
+def copied_anew(bench, database):
+    """What came since the database was made, by COPY, beside the same rows."""
+    came = f"SELECT * FROM executions WHERE first_received_at > '{bench.postgres.made[database]}'"
+    count = int(bench.postgres.sql(database, f"SELECT count(*) FROM ({came}) AS came"))
+    bench.postgres.sql(database, f"\\copy ({came}) TO '{ROWS}'")
+    bench.postgres.as_made(database)
+    figures = copy(bench, database, count)
+    ROWS.unlink()
+    return figures
 
 
 def growth(bench):
@@ -206,6 +228,9 @@ def growth(bench):
                 figures = under_load(bench, server, database, bulk=bulk)
             bench.add("growth", name, round, f"bulks of {bulk:,}", **figures)
             rate = rate or figures["answers"] / 2
+            if bulk == 10:
+                copied = copied_anew(bench, database)
+                bench.add("growth", name, round, "COPY", recorded=copied.pop("per_second"), **copied)
         for case, kept in ("half load", None), ("half load, backlog", KEPT):
             bench.postgres.as_made(database)
             with Receiver(bench.postgres.url(database), kept) as server:
