@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from process import ROOT, WORK
 from servers import AWAY, SPOOL, Receiver
 
 DATABASE = "bench"
-RECEIVER = "workflow-receiver"
+BARE, RECEIVER = "bare handler", "workflow-receiver"
 WITHOUT = "…, PostgreSQL away"
-BESIDE = "fsync, beside the receiver"
+BESIDE = "bare handler, beside COPY"
 KEPT = WORK / "backlog"
 ROWS = WORK / "rows.copy"
 
@@ -68,19 +69,34 @@ def under_load(bench, server, database, **kind):
 def latency(bench):
     """At half of its own full load; the bare handler at half of the receiver's, to compare with."""
     full = {who: bench.median("speed", who, "answers") for who in (RECEIVER, "FastAPI", "Express")}
-    full["bare handler"] = full[RECEIVER]
+    full[BARE] = full[RECEIVER]
     for round, name, participant in bench.in_turns(participants(bench)):
-        if name == "bare handler":
+        if name == BARE:
             bench.add("latency", "fsync", round, **load.fsync_loop())
+        rate = full[name] / 2
         with fresh(bench, participant) as server:
-            rate = full[name] / 2
             bench.add("latency", name, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
+            if name == RECEIVER:
+                server.wait_recorded()
+                bench.postgres.sql(DATABASE, f"\\copy executions TO '{ROWS}'")
         if name == RECEIVER:
-            # What the disk takes for one write while PostgreSQL records.
-            with fresh(bench, participant) as server, ThreadPoolExecutor() as pool:
-                paced = pool.submit(load.paced, server.port, bench.seconds, rate)
-                bench.add("latency", BESIDE, round, **load.fsync_loop(bench.seconds / 2))
-                paced.result()
+            with fresh(bench, participants(bench)[BARE]) as server, ThreadPoolExecutor() as pool:
+                copied = pool.submit(paced_copy, bench, rate)
+                bench.add("latency", BESIDE, round, rate=rate, **load.paced(server.port, bench.seconds, rate))
+                copied.result()
+            ROWS.unlink()
+
+
+def paced_copy(bench, rate):
+    """The rows in ROWS, by COPY, as many a second as come to be answered."""
+    with bench.postgres.copying(DATABASE, "executions") as copying, ROWS.open("rb") as rows:
+        begun, sent = time.monotonic(), 0
+        while time.monotonic() - begun < bench.seconds:
+            due = int((time.monotonic() - begun) * rate)
+            copying.stdin.writelines(itertools.islice(rows, due - sent))
+            copying.stdin.flush()
+            sent = due
+            time.sleep(0.01)
 
 
 def slow(bench):

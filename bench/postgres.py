@@ -1,6 +1,7 @@
 """The one PostgreSQL that everybody records to: the receiver's private one, as it comes. A receiver
 that gets no webhooks keeps it running, so that the measured ones can come and go."""
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -47,6 +48,15 @@ class Postgres(Process):
         for statement in statements:
             command += ["-c", statement]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+    @contextlib.contextmanager
+    def copying(self, database, table):
+        """A COPY that takes rows from its `stdin`."""
+        command = [self.psql, self.url(database), "-Xq", "-c", f"\\copy {table} FROM STDIN"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as copying:
+            yield copying
+        if copying.returncode:
+            raise SystemExit("COPY failed")
 
     def make(self, database, executions=0):
         """A database with the receiver's schema, and this many executions recorded long ago."""
