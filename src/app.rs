@@ -21,7 +21,7 @@ use crate::intake::{Intake, Memory};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::{Recorder, Recording};
+use crate::recorder::{Recorder, Recording, Shared};
 use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
@@ -157,6 +157,7 @@ impl Receiver {
             recording: reporting,
             live: live.clone(),
             give_up: give_up.clone(),
+            shared: Shared::default(),
         };
         let requests = Slots::new(settings.http.max_requests);
         let memory = Memory::new(settings.http.max_bytes_in_flight);

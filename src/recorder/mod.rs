@@ -11,7 +11,8 @@ mod feed;
 use std::mem::discriminant;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
@@ -45,6 +46,8 @@ const GIVES_WAY_UP_TO: Duration = Duration::from_secs(10);
 /// How many times as long as it has worked.
 const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
+/// How often the log says that the quarantine is full.
+const TELL_DROPPED_EVERY: Duration = Duration::from_secs(10);
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
 const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
 
@@ -70,8 +73,20 @@ pub(crate) enum Recording {
 struct Link {
     /// `None` after a failure: the next attempt connects anew.
     store: Option<Store>,
+    /// How many failures there had been on all links when it connected. After another one it connects anew, before it
+    /// finds out that a restart of PostgreSQL has ended its session, too.
+    since: usize,
     /// The schema is up to date.
     migrated: bool,
+}
+
+/// What all connections share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Failures so far.
+    failures: AtomicUsize,
+    /// Deliveries that were dropped since the log said so, and when it did.
+    dropped: std::sync::Mutex<(usize, Option<Instant>)>,
 }
 
 /// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: no
@@ -110,6 +125,7 @@ pub(crate) struct Recorder {
     pub(crate) live: Live,
     /// The time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
+    pub(crate) shared: Shared,
 }
 
 impl Recorder {
@@ -238,7 +254,9 @@ impl Recorder {
     }
 
     async fn connected<'l>(&self, link: &'l mut Link) -> Result<&'l mut Store, Fault> {
-        if link.store.is_none() {
+        let failures = self.shared.failures.load(Ordering::Relaxed);
+        if link.store.is_none() || link.since != failures {
+            link.store = None;
             let connect = async {
                 let mut store = Store::connect(&self.database).await?;
                 store.promise(self.settings.statement_timeout).await?;
@@ -250,7 +268,7 @@ impl Recorder {
                 timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(Fault::Slow))?;
                 link.migrated = true;
             }
-            link.store = Some(store);
+            (link.store, link.since) = (Some(store), failures);
         }
         link.store.as_mut().ok_or(Fault::Slow)
     }
@@ -282,6 +300,7 @@ impl Recorder {
     /// Says so once, and again only when something of another kind is wrong.
     fn failed(&self, fault: Fault) {
         self.metrics.database_up(false);
+        self.shared.failures.fetch_add(1, Ordering::Relaxed);
         self.recording.send_modify(|recording| {
             let (since, news) = match recording {
                 Recording::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
@@ -308,7 +327,7 @@ impl Recorder {
                 Outcome::Quarantined => {
                     tracing::warn!(trace_id, "a delivery that is no execution is kept in quarantine");
                 }
-                // Many may follow: said once a batch, below.
+                // Many may follow: said for all, below.
                 Outcome::Dropped => {}
                 _ => tracing::debug!(execution_id, outcome = outcome.as_str(), trace_id, "recorded"),
             }
@@ -316,13 +335,25 @@ impl Recorder {
         let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::Dropped).count();
         if dropped > 0 {
             self.metrics.quarantine_dropped(dropped);
-            tracing::error!(
-                dropped,
-                "the quarantine is full: deliveries that are no execution, and were answered 422, are not kept"
-            );
+            self.tell_dropped(dropped);
         }
         if let Some(oldest) = items.iter().map(Item::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
+        }
+    }
+}
+
+impl Recorder {
+    /// At once, and then for all that follow in a while.
+    fn tell_dropped(&self, dropped: usize) {
+        let mut untold = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.0 += dropped;
+        if untold.1.is_none_or(|told| told.elapsed() >= TELL_DROPPED_EVERY) {
+            tracing::error!(
+                dropped = untold.0,
+                "the quarantine is full: deliveries that are no execution, and were answered 422, are not kept"
+            );
+            *untold = (0, Some(Instant::now()));
         }
     }
 }

@@ -51,3 +51,22 @@ async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_th
         json!({ "count": 100, "sum": 100 })
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_the_database_one_connection_finds_out_for_all() {
+    let receiver =
+        TestReceiver::start_in(spooled(ids(40)).await, new_database().await, in_batches_of_one).await;
+    receiver.recorded().await;
+    let sessions = "FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'workflow-receiver'";
+    let connected = format!("SELECT count(*) {sessions}");
+    assert_eq!(receiver.row(&connected).await["count"], 4);
+    receiver.row(&format!("SELECT count(pg_terminate_backend(pid)) {sessions}")).await;
+    until(async || receiver.rows(&connected).await[0]["count"] == 0).await;
+    for n in 100..108 {
+        receiver.accept(execution(&n.to_string(), "completed")).await;
+        receiver.recorded().await;
+    }
+    assert!(receiver.metric("record_retries_total").await <= 1.0);
+    assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 48);
+}
