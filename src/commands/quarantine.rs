@@ -21,7 +21,7 @@ const PAGE: i64 = 1_000;
 /// What to do with the quarantine.
 #[derive(Debug, Subcommand)]
 pub enum Quarantine {
-    /// List what is in quarantine: number, when it first came, how often, size, and why
+    /// List what is in quarantine: number, when it first came, how it was answered, how often it came, size, and why
     List {
         /// One JSON object a line
         #[arg(long)]
@@ -35,7 +35,7 @@ pub enum Quarantine {
     /// Record entries that are executions now, by an upgrade or with a mapping, and take them out.
     /// Of an array, each element
     Retry(Retry),
-    /// Delete entries, for good
+    /// Delete entries, for good: not what was answered 200, nobody sends that again
     Drop {
         /// Their numbers
         #[arg(required = true)]
@@ -70,7 +70,7 @@ fn pair(argument: &str) -> Result<(String, String), &'static str> {
     }
 }
 
-/// The fields that are read from a body.
+/// The fields of a body that become columns. Of `step_outputs` views read what came, so it cannot be mapped.
 const FIELDS: [&str; 10] = [
     "execution_id",
     "workflow_id",
@@ -123,7 +123,11 @@ async fn list(store: &mut Store, json: bool) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let mut after = 0;
     if !json {
-        writeln!(out, "{:>8}  {:<20}  {:>10}  {:>9}  reason", "id", "first received", "deliveries", "bytes")?;
+        writeln!(
+            out,
+            "{:>8}  {:<20}  {:>8}  {:>10}  {:>9}  reason",
+            "id", "first received", "answered", "deliveries", "bytes"
+        )?;
     }
     loop {
         let page = store.quarantined(after, PAGE).await?;
@@ -135,10 +139,11 @@ async fn list(store: &mut Store, json: bool) -> Result<(), Failure> {
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             } else {
                 let Line { quarantine_id, first_received_at, deliveries, bytes, reason, .. } = &line;
+                let answered = if line.acknowledged { 200 } else { 422 };
                 let first = first_received_at.get(..19).unwrap_or(first_received_at);
                 writeln!(
                     out,
-                    "{quarantine_id:>8}  {first:<19}Z  {deliveries:>10}  {bytes:>9}  {}",
+                    "{quarantine_id:>8}  {first:<19}Z  {answered:>8}  {deliveries:>10}  {bytes:>9}  {}",
                     reason.escape_debug()
                 )?;
             }

@@ -6,9 +6,10 @@ use time::{Duration, OffsetDateTime, Time};
 
 use super::output::Output;
 use super::{Failure, reader};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::healthcheck;
 use crate::reading::overview::{By, Chart, Counts};
+use crate::reading::quarantine::{Held, HowMuch};
 
 /// How it is shown.
 #[derive(Debug, Args)]
@@ -46,7 +47,9 @@ struct Health {
 struct Database {
     /// How executions went that came since midnight (UTC); null when the database does not say.
     today: Option<Counts>,
-    /// Why there is no `today`.
+    /// What is in quarantine; null, too, then.
+    quarantine: Option<Held>,
+    /// Why they are null.
     problem: Option<String>,
 }
 
@@ -73,22 +76,23 @@ impl Receiver {
             "degraded" => format!("webhooks are taken, but {problems}"),
             _ => problems,
         };
-        format!("{status}: {meaning}; {spooled} wait on disk to be recorded")
+        format!("{status}: {meaning}; on disk, to be recorded: {spooled}")
     }
 }
 
 impl Database {
     async fn ask(settings: &Settings) -> Self {
-        match Self::today(settings).await {
-            Ok(today) => Self { today: Some(today), problem: None },
-            Err(problem) => Self { today: None, problem: Some(problem.to_string()) },
+        match Self::answers(settings).await {
+            Ok((today, held)) => Self { today: Some(today), quarantine: Some(held), problem: None },
+            Err(problem) => Self { today: None, quarantine: None, problem: Some(problem.to_string()) },
         }
     }
 
-    async fn today(settings: &Settings) -> Result<Counts, Failure> {
+    async fn answers(settings: &Settings) -> Result<(Counts, Held), Failure> {
         let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
         let day = Chart { by: By::Day, from: midnight, to: midnight + Duration::DAY, workflow: None };
-        Ok(reader(settings)?.ask(&day).await?.total)
+        let reader = reader(settings)?;
+        Ok((reader.ask(&day).await?.total, reader.ask(&HowMuch).await?))
     }
 }
 
@@ -100,6 +104,20 @@ fn sentence(counts: &Counts) -> String {
         "{executions} executions since midnight (UTC): {completed} completed, {failed} failed{rate}, {cancelled} \
          cancelled, {other} other"
     )
+}
+
+/// What is in quarantine, in words; nothing when nothing is.
+fn to_look_at(held: &Held, limits: config::Quarantine) -> String {
+    let &Held { bodies, acknowledged, refused_bytes } = held;
+    let refused = bodies - acknowledged;
+    let percent = |held: i64, limit: i64| held.saturating_mul(100) / limit.max(1);
+    let taken = percent(refused, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
+    match bodies {
+        0 => String::new(),
+        _ => format!(
+            "{acknowledged} bodies answered 200; {refused} answered 422, {taken} % of what there is room for"
+        ),
+    }
 }
 
 impl Status {
@@ -117,10 +135,13 @@ impl Status {
         } else {
             let problem = || state.database.problem.clone().unwrap_or_default();
             let today = state.database.today.as_ref().map(sentence);
+            let held = state.database.quarantine.as_ref();
+            let quarantine = held.map(|held| to_look_at(held, settings.quarantine));
             output.facts(&[
                 ("receiver", state.receiver.sentence()),
                 ("database", if today.is_some() { "answers".to_owned() } else { problem() }),
                 ("today", today.unwrap_or_default()),
+                ("quarantine", quarantine.unwrap_or_default()),
             ])?;
         }
         output.flush()?;

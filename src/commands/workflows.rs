@@ -29,7 +29,8 @@ pub struct Workflows {
 
 const WORKFLOWS: &[Column<Workflow>] = &[
     text("workflow", |w| w.workflow_id.clone()),
-    number("cost", |w| w.total_cost.0.clone()),
+    // Nothing where no webhook has named a cost.
+    number("cost", |w| some(w.average_cost.as_ref().map(|_| &w.total_cost.0))),
     number("on average", |w| some(w.average_cost.as_ref().map(|cost| &cost.0))),
     number("executions", |w| w.counts.executions.to_string()),
     number("completed", |w| w.counts.completed.to_string()),

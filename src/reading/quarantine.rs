@@ -66,6 +66,29 @@ impl Question for Quarantine {
     }
 }
 
+/// How much is in quarantine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Held {
+    /// How many bodies.
+    pub(crate) bodies: i64,
+    /// Those of them whose sender was answered 200: they count towards no limit.
+    pub(crate) acknowledged: i64,
+    /// The length of the others, in bytes.
+    pub(crate) refused_bytes: i64,
+}
+
+/// Asks for [`Held`]. It looks at all rows, which are bounded but for those that were answered 200.
+#[derive(Debug)]
+pub(crate) struct HowMuch;
+
+impl Question for HowMuch {
+    type Answer = Held;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<Held, sqlx::Error> {
+        sqlx::query_file_as!(Held, "src/reading/quarantine_held.sql").fetch_one(connection).await
+    }
+}
+
 /// One body in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeQuarantined)]

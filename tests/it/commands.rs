@@ -333,12 +333,15 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
     let well = ask(&receiver, &["status"]);
     assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
     assert!(
-        well.out.starts_with("receiver  ok: webhooks are taken and recorded; 0 wait on disk"),
+        well.out.starts_with("receiver    ok: webhooks are taken and recorded; on disk, to be recorded: 0"),
         "{}",
         well.out
     );
+    assert!(well.out.contains("\nquarantine  0 bodies answered 200; 1 answered 422, 0 % of"), "{}", well.out);
     let said = ask(&receiver, &["status", "--json"]).json().remove(0);
     assert_eq!(said["well"], true);
+    let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
+    assert_eq!(said["database"]["quarantine"], held);
     assert_eq!(said["receiver"]["health"], json!({ "status": "ok", "problems": [], "spooled": 0 }));
     // Midnight may have passed since they came.
     let today = &said["database"]["today"];
@@ -352,7 +355,7 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
     let away = with_away(&["status"]);
     assert!(!away.well, "{}", away.out);
     assert!(
-        away.out.contains("receiver  ok") && away.out.contains("PostgreSQL cannot be reached"),
+        away.out.contains("receiver    ok") && away.out.contains("PostgreSQL cannot be reached"),
         "{}",
         away.out
     );
@@ -368,8 +371,8 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
     let admin = admin.trim_start_matches("http://");
     down.arg("status").env("DATABASE_URL", database).env("RECEIVER__ADMIN__LISTEN", admin);
     let down = Said::of(down);
-    assert!(!down.well && down.out.contains(&format!("receiver  no answer from {admin}")), "{}", down.out);
-    assert!(down.out.contains("database  answers") && down.out.contains("since midnight"), "{}", down.out);
+    assert!(!down.well && down.out.contains(&format!("receiver    no answer from {admin}")), "{}", down.out);
+    assert!(down.out.contains("database    answers") && down.out.contains("since midnight"), "{}", down.out);
 }
 
 #[tokio::test(flavor = "multi_thread")]

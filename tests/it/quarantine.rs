@@ -30,7 +30,7 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
 
     let (text, code) = quarantine(&receiver, &["list"]);
     assert_eq!((code, text.lines().count()), (Some(0), 4), "{text}");
-    assert!(text.contains("`execution_id` is missing or null"), "{text}");
+    assert!(text.contains(" 422 ") && text.contains("`execution_id` is missing or null"), "{text}");
     let (json, _) = quarantine(&receiver, &["list", "--json"]);
     let entries: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries[0]["deliveries"], 2);
