@@ -15,8 +15,8 @@ use super::EmbeddedError;
 use super::binaries::Binaries;
 use super::owner::Owner;
 
-/// Recovery after a crash may take a while.
-const READY_WITHIN: Duration = Duration::from_mins(2);
+/// Recovery after a crash may take a while: a slow disk reads all of the log again.
+const READY_WITHIN: Duration = Duration::from_mins(10);
 /// How long one that lost its receiver a moment ago may take to go.
 const GONE_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -14,6 +14,12 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// How far apart batches are at least that are not whole: a transaction costs PostgreSQL as much for one delivery as
 /// for fifty.
 const APART: Duration = Duration::from_millis(5);
+/// The same while others are being recorded: what is not whole will be more by the time they are done, but it does not
+/// wait for ever for one that is held up.
+const APART_BEHIND_OTHERS: Duration = Duration::from_secs(1);
+/// How many batches may be in hand: behind one that is held up, so many are recorded and still in the spool. After a
+/// crash they are recorded again.
+const WINDOW: usize = 128;
 
 /// The deliveries in the spool, a batch at a time, in the order of arrival.
 pub(super) struct Feed {
@@ -54,15 +60,14 @@ impl Feed {
         }
     }
 
-    /// Waits for a batch: for any delivery, or, while others are being recorded, for a whole batch of them. Less than
-    /// that will be more by the time they are done.
+    /// Waits for a batch: a whole one, or less than that after a moment.
     pub(super) async fn next(&mut self) -> Result<Next, SpoolError> {
         loop {
             let kept = *self.kept.borrow_and_update();
             let (waiting, alone) = (kept.through - self.at, self.in_hand.borrow_and_update().is_empty());
             let whole = waiting >= self.whole_batch;
-            let due = self.read_at + APART;
-            if whole || waiting > 0 && alone && (due <= Instant::now() || kept.closed) {
+            let due = self.read_at + if alone { APART } else { APART_BEHIND_OTHERS };
+            if whole || waiting > 0 && (due <= Instant::now() || kept.closed) {
                 let batch = self.read().await?;
                 self.read_at = Instant::now();
                 self.at = batch.last().map_or(kept.through, |last| last.seq);
@@ -76,8 +81,8 @@ impl Feed {
             tokio::select! {
                 changed = self.kept.changed() => if changed.is_err() { return Ok(Next::Ended) },
                 changed = self.in_hand.changed() => if changed.is_err() { return Ok(Next::Ended) },
-                () = sleep_until(due), if waiting > 0 && alone => {}
-                () = sleep(PING_EVERY), if alone => return Ok(Next::Nothing),
+                () = sleep_until(due), if waiting > 0 => {}
+                () = sleep(PING_EVERY), if waiting == 0 && alone => return Ok(Next::Nothing),
             }
         }
     }
@@ -107,14 +112,14 @@ struct Batch {
 }
 
 impl InHand {
-    /// Takes a batch in hand, as soon as none of its executions is in another, and no more than `at_most` are: so an
-    /// execution's deliveries are recorded in the order in which they came, and few are recorded again after a crash.
-    pub(super) async fn take(&self, items: &[Item<'_>], through: Seq, at_most: usize) {
+    /// Takes a batch in hand, as soon as none of its executions is in another, and no more than a window of them are: so
+    /// an execution's deliveries are recorded in the order in which they came, and few are recorded again after a crash.
+    pub(super) async fn take(&self, items: &[Item<'_>], through: Seq) {
         let hashes = items.iter().filter_map(Item::execution_id).map(|id| crc32fast::hash(id.as_bytes()));
         let executions: HashSet<u32> = hashes.collect();
         let apart = |batches: &VecDeque<Batch>| {
             let mut others = batches.iter().filter(|other| !other.recorded);
-            batches.len() < at_most && others.all(|other| other.executions.is_disjoint(&executions))
+            batches.len() < WINDOW && others.all(|other| other.executions.is_disjoint(&executions))
         };
         let _ = self.0.subscribe().wait_for(apart).await;
         self.0.send_modify(|batches| batches.push_back(Batch { through, executions, recorded: false }));

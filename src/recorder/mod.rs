@@ -7,18 +7,17 @@
 //! comes in than can be taken and recorded at once, recording gives way for some seconds.
 
 mod feed;
+mod sessions;
 
 use std::mem::discriminant;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
 use rand::RngExt;
-use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
@@ -26,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
 use self::feed::{Feed, InHand, Next};
+pub(crate) use self::sessions::Sessions;
 use crate::config;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
-use crate::store::{Fault, Item, Outcome, Store};
+use crate::store::{Fault, Item, Outcome};
 use crate::traces::Traces;
 
 /// The first wait after a failure; each further one is twice as long.
@@ -48,8 +48,6 @@ const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
 /// How often the log says that the quarantine is full.
 const TELL_DROPPED_EVERY: Duration = Duration::from_secs(10);
-/// How long the schema may take to be brought up to date. For more, there is `migrate`.
-const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
 
 /// How recording goes, for health checks.
 #[derive(Debug, Clone, Default)]
@@ -68,47 +66,25 @@ pub(crate) enum Recording {
     },
 }
 
-/// The way to PostgreSQL.
-#[derive(Default)]
-struct Link {
-    /// `None` after a failure: the next attempt connects anew.
-    store: Option<Store>,
-    /// How many failures there had been on all links when it connected. After another one it connects anew, before it
-    /// finds out that a restart of PostgreSQL has ended its session, too.
-    since: usize,
-    /// The schema is up to date.
-    migrated: bool,
-}
-
-/// What all connections share.
-#[derive(Default)]
-pub(crate) struct Shared {
-    /// Failures so far.
-    failures: AtomicUsize,
-    /// Deliveries that were dropped since the log said so, and when it did.
-    dropped: std::sync::Mutex<(usize, Option<Instant>)>,
-}
-
 /// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: no
-/// fewer deliveries `came` meanwhile than were recorded. A small batch holds up nobody. What is old is recorded as fast
+/// fewer deliveries `came` meanwhile than were `recorded`. A small batch holds up nobody. What is old is recorded as fast
 /// as can be, or a burst that does not end would grow the backlog until the spool is full.
-fn gives_way(batch: &[Spooled], came: Seq) -> bool {
+fn gives_way(batch: &[Spooled], came: Seq, recorded: Seq) -> bool {
     let fresh = |first: &Spooled| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;
         // What came in the future came before the clock was put back.
         !age.is_negative() && age < GIVES_WAY_UP_TO
     };
-    batch.len() >= SMALL
-        && usize::try_from(came).is_ok_and(|came| came >= batch.len())
-        && batch.first().is_some_and(fresh)
+    batch.len() >= SMALL && came >= recorded && batch.first().is_some_and(fresh)
 }
 
 /// What a recorder needs.
 pub(crate) struct Recorder {
-    pub(crate) database: PgConnectOptions,
-    pub(crate) settings: config::Database,
+    pub(crate) sessions: Sessions,
+    /// How long an attempt may take.
+    pub(crate) statement_timeout: Duration,
     pub(crate) limits: Limits,
-    /// To PostgreSQL.
+    /// How many batches are recorded at once.
     pub(crate) connections: usize,
     pub(crate) quarantine: config::Quarantine,
     pub(crate) max_backoff: Duration,
@@ -125,7 +101,8 @@ pub(crate) struct Recorder {
     pub(crate) live: Live,
     /// The time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
-    pub(crate) shared: Shared,
+    /// Deliveries that were dropped since the log said so, and when it did.
+    pub(crate) dropped: std::sync::Mutex<(usize, Option<Instant>)>,
 }
 
 impl Recorder {
@@ -144,51 +121,52 @@ impl Recorder {
     async fn work(self, reader: Reader) -> Result<(), SpoolError> {
         let in_hand = InHand::default();
         let feed = Mutex::new(Feed::new(reader, self.limits, self.kept.clone(), &in_hand));
-        let mut links: Vec<Link> = (0..self.connections).map(|_| Link::default()).collect();
         // With nothing to record yet: the schema is made, and health checks know.
-        self.ping(&mut links[0]).await;
-        try_join_all(links.into_iter().map(|link| self.follow(&feed, &in_hand, link))).await?;
+        self.ping().await;
+        try_join_all((0..self.connections).map(|_| self.follow(&feed, &in_hand))).await?;
         Ok(())
     }
 
-    /// Records over one connection, in turns with those over the others.
-    async fn follow(&self, feed: &Mutex<Feed>, in_hand: &InHand, mut link: Link) -> Result<(), SpoolError> {
+    /// Records a batch after the other, in turns with others that do so.
+    async fn follow(&self, feed: &Mutex<Feed>, in_hand: &InHand) -> Result<(), SpoolError> {
         loop {
             let mut turn = feed.lock().await;
             let (batch, through) = match turn.next().await? {
                 Next::Batch(batch, through) => (batch, through),
                 Next::Nothing => {
                     drop(turn);
-                    self.ping(&mut link).await;
+                    self.ping().await;
                     continue;
                 }
                 Next::Ended => return Ok(()),
             };
             let items: Vec<Item<'_>> = batch.iter().map(Item::read).collect();
-            in_hand.take(&items, through, 2 * self.connections).await;
+            in_hand.take(&items, through).await;
             drop(turn);
-            let (begun, before) = (Instant::now(), self.kept.borrow().through);
-            self.record(&mut link, items).await;
+            let (begun, before) = (Instant::now(), (self.kept.borrow().through, *self.recorded.borrow()));
+            self.record(items).await;
             in_hand.done(through, &self.recorded);
-            let now = *self.kept.borrow();
-            if now.refusing.is_none() && gives_way(&batch, now.through - before) {
+            let (took, now) = (begun.elapsed(), *self.kept.borrow());
+            let (came, recorded) = (now.through - before.0, *self.recorded.borrow() - before.1);
+            let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
+            if now.refusing.is_none() && gives_way(&batch, came, recorded) {
                 let _turn = feed.lock().await;
                 let mut kept = self.kept.clone();
                 let in_need = kept.wait_for(|kept| kept.closed || kept.refusing.is_some());
-                let _ = timeout((begun.elapsed() * REST).min(LONGEST_REST), in_need).await;
+                let _ = timeout((took * REST).min(LONGEST_REST), in_need).await;
             }
         }
     }
 
     /// Records all of a batch, however long that takes.
-    async fn record(&self, link: &mut Link, mut items: Vec<Item<'_>>) {
+    async fn record(&self, mut items: Vec<Item<'_>>) {
         let all = 0..items.len();
         let mut parts: Vec<Range<usize>> = vec![all];
         // In a row: failures of any kind, and failures over a delivery.
         let (mut failures, mut breaks) = (0, 0);
         while let Some(part) = parts.pop() {
             let begun = SystemTime::now();
-            let attempted = self.attempt(link, &items[part.clone()]).await;
+            let attempted = self.attempt(&items[part.clone()]).await;
             if let Some(traces) = &self.traces {
                 traces.attempted(begun, &items[part.clone()], attempted.as_deref());
             }
@@ -228,7 +206,6 @@ impl Recorder {
             }
             self.metrics.retried();
             if !fault.is_contention() {
-                link.store = None;
                 self.failed(fault);
                 failures += 1;
             }
@@ -236,50 +213,41 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&self, link: &mut Link, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
-        // What is said here is said to no row.
-        let store = self.connected(link).await.map_err(Fault::not_of_a_row)?;
-        let record = AssertUnwindSafe(store.record(items, self.quarantine)).catch_unwind();
-        match timeout(self.settings.statement_timeout, record).await {
-            Ok(Ok(recorded)) => recorded.map_err(Fault::while_recording),
-            Err(_) => Err(Fault::Slow),
-            Ok(Err(_)) => {
-                link.store = None;
-                Err(Fault::Unacceptable {
-                    code: "none".to_owned(),
-                    message: "the receiver panicked: a bug".to_owned(),
-                })
-            }
-        }
-    }
-
-    async fn connected<'l>(&self, link: &'l mut Link) -> Result<&'l mut Store, Fault> {
-        let failures = self.shared.failures.load(Ordering::Relaxed);
-        if link.store.is_none() || link.since != failures {
-            link.store = None;
-            let connect = async {
-                let mut store = Store::connect(&self.database).await?;
-                store.promise(self.settings.statement_timeout).await?;
-                Ok(store)
+    async fn attempt(&self, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
+        loop {
+            // What is said here is said to no row.
+            let mut session = self.sessions.get().await.map_err(Fault::not_of_a_row)?;
+            let record = AssertUnwindSafe(session.store.record(items, self.quarantine)).catch_unwind();
+            let fault = match timeout(self.statement_timeout, record).await {
+                Ok(Ok(Ok(outcomes))) => {
+                    session.give_back();
+                    return Ok(outcomes);
+                }
+                Ok(Ok(Err(fault))) => fault.while_recording(),
+                Ok(Err(_)) => {
+                    return Err(Fault::Unacceptable {
+                        code: "none".to_owned(),
+                        message: "the receiver panicked: a bug".to_owned(),
+                    });
+                }
+                Err(_) => return Err(Fault::Slow),
             };
-            let mut store =
-                timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
-            if self.settings.migrate && !link.migrated {
-                timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(Fault::Slow))?;
-                link.migrated = true;
+            if session.was_idle && matches!(fault, Fault::Broke(_)) {
+                // It may have been ended long ago: only a new one tells.
+                self.sessions.close_idle();
+                continue;
             }
-            (link.store, link.since) = (Some(store), failures);
+            if fault.is_contention() || matches!(fault, Fault::Unacceptable { .. }) {
+                session.give_back();
+            }
+            return Err(fault);
         }
-        link.store.as_mut().ok_or(Fault::Slow)
     }
 
-    async fn ping(&self, link: &mut Link) {
-        match self.attempt(link, &[]).await {
+    async fn ping(&self) {
+        match self.attempt(&[]).await {
             Ok(_) => self.worked(),
-            Err(fault) => {
-                link.store = None;
-                self.failed(fault);
-            }
+            Err(fault) => self.failed(fault),
         }
     }
 
@@ -300,7 +268,6 @@ impl Recorder {
     /// Says so once, and again only when something of another kind is wrong.
     fn failed(&self, fault: Fault) {
         self.metrics.database_up(false);
-        self.shared.failures.fetch_add(1, Ordering::Relaxed);
         self.recording.send_modify(|recording| {
             let (since, news) = match recording {
                 Recording::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
@@ -346,7 +313,7 @@ impl Recorder {
 impl Recorder {
     /// At once, and then for all that follow in a while.
     fn tell_dropped(&self, dropped: usize) {
-        let mut untold = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         untold.0 += dropped;
         if untold.1.is_none_or(|told| told.elapsed() >= TELL_DROPPED_EVERY) {
             tracing::error!(
@@ -379,12 +346,12 @@ mod tests {
         };
         let old = time::Duration::try_from(GIVES_WAY_UP_TO).unwrap();
         let young = old / 2;
-        assert!(gives_way(&batch(SMALL, young), 200), "as many came as were recorded");
-        assert!(!gives_way(&batch(SMALL, young), 199), "recording keeps up");
-        assert!(!gives_way(&batch(SMALL - 1, young), 1000), "a small batch");
-        assert!(!gives_way(&batch(SMALL, old), 1000), "a backlog");
+        assert!(gives_way(&batch(SMALL, young), 400, 400), "as many came as were recorded");
+        assert!(!gives_way(&batch(SMALL, young), 399, 400), "recording keeps up");
+        assert!(!gives_way(&batch(SMALL - 1, young), 1000, 400), "a small batch");
+        assert!(!gives_way(&batch(SMALL, old), 1000, 400), "a backlog");
         let future = time::Duration::hours(-2);
-        assert!(!gives_way(&batch(SMALL, future), 1000), "a backlog from before the clock was put back");
-        assert!(!gives_way(&[], 1000));
+        assert!(!gives_way(&batch(SMALL, future), 1000, 400), "a backlog from before the clock was put back");
+        assert!(!gives_way(&[], 1000, 0));
     }
 }

@@ -40,6 +40,12 @@ pub(super) async fn keep(
     if places.is_empty() {
         return Ok(());
     }
+    if acknowledged.contains(&false) {
+        // Two that look at once would both find the same room. It comes before the rows, which are locked in one order.
+        sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('workflow-receiver quarantine', 0))")
+            .execute(&mut *connection)
+            .await?;
+    }
     let kept = sqlx::query_file_scalar!(
         "src/store/quarantine.sql",
         &hashes,

@@ -87,6 +87,8 @@ pub(crate) fn settings(dir: &Path) -> Settings {
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
     settings.spool.dir = dir.join("spool");
+    // What comes while recording is held up comes in one batch then. More connections: `recorder.rs`, and the program.
+    settings.recorder.connections = 1;
     settings
 }
 

@@ -1,0 +1,126 @@
+//! The connections to PostgreSQL that batches are recorded over: whoever records takes one, for an attempt.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::config;
+use crate::store::{Fault, Store};
+
+/// How long the schema may take to be brought up to date. For more, there is `migrate`.
+const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
+/// PostgreSQL may grant fewer connections than there are batches to record at once: how often another one is tried.
+const TRY_ANOTHER_EVERY: Duration = Duration::from_secs(10);
+
+/// As many as are needed at once, as far as PostgreSQL grants them.
+pub(crate) struct Sessions {
+    database: PgConnectOptions,
+    settings: config::Database,
+    state: Mutex<State>,
+    /// One is free again, or gone.
+    returned: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Store>,
+    in_use: usize,
+    /// The schema is up to date.
+    migrated: bool,
+    /// When PostgreSQL last granted no further one.
+    refused: Option<Instant>,
+}
+
+/// One of them, while it is in use. Dropped, it is closed.
+pub(super) struct Session<'s> {
+    pub(super) store: Store,
+    /// It lay idle before, and may have been ended meanwhile, by a restart of PostgreSQL, a pooler, the network.
+    pub(super) was_idle: bool,
+    place: Place<'s>,
+}
+
+struct Place<'s>(&'s Sessions);
+
+impl Sessions {
+    pub(crate) fn new(database: PgConnectOptions, settings: config::Database) -> Self {
+        Self { database, settings, state: Mutex::default(), returned: Notify::new() }
+    }
+
+    /// An idle one, or a new one. Where no further one is granted, one that comes back.
+    pub(super) async fn get(&self) -> Result<Session<'_>, Fault> {
+        loop {
+            let another = {
+                let mut state = self.state();
+                if let Some(store) = state.idle.pop() {
+                    return Ok(self.session(&mut state, store, true));
+                }
+                let lately = state.refused.is_some_and(|at| at.elapsed() < TRY_ANOTHER_EVERY);
+                state.in_use == 0 || !lately
+            };
+            if another {
+                let connected = self.connect().await;
+                let mut state = self.state();
+                match connected {
+                    Ok(store) => {
+                        state.refused = None;
+                        return Ok(self.session(&mut state, store, false));
+                    }
+                    Err(fault) if state.in_use == 0 => return Err(fault),
+                    Err(fault) => {
+                        if state.refused.replace(Instant::now()).is_none() {
+                            tracing::warn!(
+                                "fewer connections to PostgreSQL than `recorder.connections`: {fault}"
+                            );
+                        }
+                    }
+                }
+            }
+            let _ = timeout(TRY_ANOTHER_EVERY, self.returned.notified()).await;
+        }
+    }
+
+    /// What lay idle is not used any more: one of them was ended.
+    pub(super) fn close_idle(&self) {
+        self.state().idle.clear();
+    }
+
+    fn session(&self, state: &mut State, store: Store, was_idle: bool) -> Session<'_> {
+        state.in_use += 1;
+        Session { store, was_idle, place: Place(self) }
+    }
+
+    async fn connect(&self) -> Result<Store, Fault> {
+        let connect = async {
+            let mut store = Store::connect(&self.database).await?;
+            store.promise(self.settings.statement_timeout).await?;
+            Ok(store)
+        };
+        let mut store = timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+        if self.settings.migrate && !self.state().migrated {
+            timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(Fault::Slow))?;
+            self.state().migrated = true;
+        }
+        Ok(store)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session<'_> {
+    /// It can be used again.
+    pub(super) fn give_back(self) {
+        self.place.0.state().idle.push(self.store);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.state().in_use -= 1;
+        self.0.returned.notify_one();
+    }
+}
