@@ -99,6 +99,21 @@ def paced_copy(bench, rate):
             time.sleep(0.01)
 
 
+def sustained(bench):
+    """A load that goes on, once what waits is so old that recording gives way to it no longer."""
+    rate = bench.median("speed", RECEIVER, "answers") / 2
+    bench.postgres.make(DATABASE)
+    cases = {"full load": load.full, "half load": lambda port, seconds: load.paced(port, seconds, rate)}
+    for round, case, loaded in bench.in_turns(cases):
+        bench.postgres.empty(DATABASE)
+        with Receiver(bench.postgres.url(DATABASE)) as server:
+            loaded(server.port, 12)
+            begun, before = time.monotonic(), server.recorded()
+            figures = loaded(server.port, bench.seconds)
+            figures["recorded"] = (server.recorded() - before) / (time.monotonic() - begun)
+            bench.add("sustained", RECEIVER, round, case, **figures, peak_mib=server.memory("VmHWM"))
+
+
 def slow(bench):
     """Honest senders at a constant rate, alone and beside 2,000 connections that send a byte a second."""
     bench.postgres.make(DATABASE)
@@ -289,4 +304,5 @@ def image(bench):
         bench.add("image", RECEIVER, 0, mb=int(subprocess.check_output(size)) / 1e6)
 
 
-ALL = {measure.__name__: measure for measure in (speed, latency, slow, connections, bodies, start, backlog, growth, image)}
+ALL = {measure.__name__: measure for measure in (
+    speed, latency, sustained, slow, connections, bodies, start, backlog, growth, image)}

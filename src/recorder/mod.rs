@@ -4,7 +4,7 @@
 //! over another connection (`feed.rs`). After a crash it goes on with what the spool still holds; recording twice is
 //! harmless, since the database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
 //! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more
-//! comes in than can be taken and recorded at once, recording gives way for some seconds.
+//! comes in than can be taken in fast and recorded at once, recording gives way for some seconds.
 
 mod feed;
 mod sessions;
@@ -66,8 +66,8 @@ pub(crate) enum Recording {
     },
 }
 
-/// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: no
-/// fewer deliveries `came` meanwhile than were `recorded`. A small batch holds up nobody. What is old is recorded as fast
+/// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: at least
+/// half as many deliveries `came` meanwhile as were `recorded`. A small batch holds up nobody. What is old is recorded as fast
 /// as can be, or a burst that does not end would grow the backlog until the spool is full.
 fn gives_way(batch: &[Spooled], came: Seq, recorded: Seq) -> bool {
     let fresh = |first: &Spooled| {
@@ -75,7 +75,7 @@ fn gives_way(batch: &[Spooled], came: Seq, recorded: Seq) -> bool {
         // What came in the future came before the clock was put back.
         !age.is_negative() && age < GIVES_WAY_UP_TO
     };
-    batch.len() >= SMALL && came >= recorded && batch.first().is_some_and(fresh)
+    batch.len() >= SMALL && came >= recorded / 2 && batch.first().is_some_and(fresh)
 }
 
 /// What a recorder needs.
@@ -346,8 +346,8 @@ mod tests {
         };
         let old = time::Duration::try_from(GIVES_WAY_UP_TO).unwrap();
         let young = old / 2;
-        assert!(gives_way(&batch(SMALL, young), 400, 400), "as many came as were recorded");
-        assert!(!gives_way(&batch(SMALL, young), 399, 400), "recording keeps up");
+        assert!(gives_way(&batch(SMALL, young), 200, 400), "half as many came as were recorded");
+        assert!(!gives_way(&batch(SMALL, young), 199, 400), "recording keeps up");
         assert!(!gives_way(&batch(SMALL - 1, young), 1000, 400), "a small batch");
         assert!(!gives_way(&batch(SMALL, old), 1000, 400), "a backlog");
         let future = time::Duration::hours(-2);
