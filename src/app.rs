@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,7 +21,7 @@ use crate::intake::{Intake, Memory};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::{Recorder, Recording, Sessions};
+use crate::recorder::{self, Recorder, Recording, Sessions};
 use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
@@ -157,7 +157,7 @@ impl Receiver {
             recording: reporting,
             live: live.clone(),
             give_up: give_up.clone(),
-            dropped: Mutex::default(),
+            state: recorder::State::default(),
         };
         let requests = Slots::new(settings.http.max_requests);
         let memory = Memory::new(settings.http.max_bytes_in_flight);

@@ -1,4 +1,4 @@
-//! What is recorded next, and over how many connections at once.
+//! What is recorded next, and what beside it.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl Feed {
     }
 }
 
-/// The batches that are being recorded, each over a connection of its own, in the order of arrival.
+/// The batches that are being recorded, and those recorded behind one that is not yet, in the order of arrival.
 #[derive(Clone, Default)]
 pub(super) struct InHand(watch::Sender<VecDeque<Batch>>);
 

@@ -1,7 +1,7 @@
 //! The background worker: from the spool to PostgreSQL, in the order of arrival.
 //!
-//! It reads a batch, records it, and only then lets the spool forget it; what waits behind it is recorded meanwhile
-//! over another connection (`feed.rs`). After a crash it goes on with what the spool still holds; recording twice is
+//! It reads a batch (`feed.rs`), records it over some connection (`sessions.rs`), and only then lets the spool forget
+//! it; what waits behind it is recorded meanwhile. After a crash it goes on with what the spool still holds; recording twice is
 //! harmless, since the database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
 //! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more
 //! comes in than can be taken in fast and recorded at once, recording gives way for some seconds.
@@ -12,6 +12,7 @@ mod sessions;
 use std::mem::discriminant;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,8 +68,8 @@ pub(crate) enum Recording {
 }
 
 /// Whether recording rests after a batch, so that a burst is taken in fast and recorded a little later: at least
-/// half as many deliveries `came` meanwhile as were `recorded`. A small batch holds up nobody. What is old is recorded as fast
-/// as can be, or a burst that does not end would grow the backlog until the spool is full.
+/// half as many deliveries `came` meanwhile as were `recorded`. A small batch holds up nobody. What is old is recorded
+/// as fast as can be, or a burst that does not end would grow the backlog until the spool is full.
 fn gives_way(batch: &[Spooled], came: Seq, recorded: Seq) -> bool {
     let fresh = |first: &Spooled| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;
@@ -81,7 +82,7 @@ fn gives_way(batch: &[Spooled], came: Seq, recorded: Seq) -> bool {
 /// What a recorder needs.
 pub(crate) struct Recorder {
     pub(crate) sessions: Sessions,
-    /// How long an attempt may take.
+    /// How long an attempt may take, once it has a connection.
     pub(crate) statement_timeout: Duration,
     pub(crate) limits: Limits,
     /// How many batches are recorded at once.
@@ -101,8 +102,16 @@ pub(crate) struct Recorder {
     pub(crate) live: Live,
     /// The time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
+    pub(crate) state: State,
+}
+
+/// What those who record have in common.
+#[derive(Default)]
+pub(crate) struct State {
+    /// How many batches in hand failed when last tried.
+    failing: AtomicUsize,
     /// Deliveries that were dropped since the log said so, and when it did.
-    pub(crate) dropped: std::sync::Mutex<(usize, Option<Instant>)>,
+    dropped: std::sync::Mutex<(usize, Option<Instant>)>,
 }
 
 impl Recorder {
@@ -166,12 +175,15 @@ impl Recorder {
         let (mut failures, mut breaks) = (0, 0);
         while let Some(part) = parts.pop() {
             let begun = SystemTime::now();
-            let attempted = self.attempt(&items[part.clone()]).await;
+            let attempted = self.attempt(&items[part.clone()], failures == 0).await;
             if let Some(traces) = &self.traces {
                 traces.attempted(begun, &items[part.clone()], attempted.as_deref());
             }
             let fault = match attempted {
                 Ok(outcomes) => {
+                    if failures > 0 {
+                        self.state.failing.fetch_sub(1, Ordering::Relaxed);
+                    }
                     (failures, breaks) = (0, 0);
                     self.worked();
                     self.live.tell(&items[part.clone()], &outcomes);
@@ -206,6 +218,9 @@ impl Recorder {
             }
             self.metrics.retried();
             if !fault.is_contention() {
+                if failures == 0 {
+                    self.state.failing.fetch_add(1, Ordering::Relaxed);
+                }
                 self.failed(fault);
                 failures += 1;
             }
@@ -213,7 +228,8 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&self, items: &[Item<'_>]) -> Result<Vec<Outcome>, Fault> {
+    /// Records `items`, or not. A connection that was lost while it lay idle may be forgiven, once.
+    async fn attempt(&self, items: &[Item<'_>], mut forgive: bool) -> Result<Vec<Outcome>, Fault> {
         loop {
             // What is said here is said to no row.
             let mut session = self.sessions.get().await.map_err(Fault::not_of_a_row)?;
@@ -223,20 +239,24 @@ impl Recorder {
                     session.give_back();
                     return Ok(outcomes);
                 }
-                Ok(Ok(Err(fault))) => fault.while_recording(),
+                Ok(Ok(Err(fault))) => fault,
                 Ok(Err(_)) => {
                     return Err(Fault::Unacceptable {
                         code: "none".to_owned(),
                         message: "the receiver panicked: a bug".to_owned(),
                     });
                 }
-                Err(_) => return Err(Fault::Slow),
+                Err(_) => {
+                    self.sessions.close_idle();
+                    return Err(Fault::Slow);
+                }
             };
-            if session.was_idle && matches!(fault, Fault::Broke(_)) {
-                // It may have been ended long ago: only a new one tells.
+            if forgive && session.was_idle && matches!(fault, Fault::Away(_)) {
                 self.sessions.close_idle();
+                forgive = false;
                 continue;
             }
+            let fault = fault.while_recording();
             if fault.is_contention() || matches!(fault, Fault::Unacceptable { .. }) {
                 session.give_back();
             }
@@ -245,7 +265,7 @@ impl Recorder {
     }
 
     async fn ping(&self) {
-        match self.attempt(&[]).await {
+        match self.attempt(&[], true).await {
             Ok(_) => self.worked(),
             Err(fault) => self.failed(fault),
         }
@@ -257,7 +277,11 @@ impl Recorder {
         longest.mul_f64(rand::rng().random_range(0.5..1.0))
     }
 
+    /// A batch is recorded. While another one fails, that is what is said.
     fn worked(&self) {
+        if self.state.failing.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         self.metrics.database_up(true);
         let before = self.recording.send_replace(Recording::Working);
         if !matches!(before, Recording::Working) {
@@ -313,7 +337,7 @@ impl Recorder {
 impl Recorder {
     /// At once, and then for all that follow in a while.
     fn tell_dropped(&self, dropped: usize) {
-        let mut untold = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = self.state.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         untold.0 += dropped;
         if untold.1.is_none_or(|told| told.elapsed() >= TELL_DROPPED_EVERY) {
             tracing::error!(

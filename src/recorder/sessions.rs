@@ -1,5 +1,6 @@
 //! The connections to PostgreSQL that batches are recorded over: whoever records takes one, for an attempt.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,14 @@ pub(crate) struct Sessions {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Store>,
+    /// Used in turns, so that all are seen to be alive.
+    idle: VecDeque<Store>,
     in_use: usize,
     /// The schema is up to date.
     migrated: bool,
-    /// When PostgreSQL last granted no further one.
+    /// When PostgreSQL last granted no further one, and whether the log says so.
     refused: Option<Instant>,
+    told: bool,
 }
 
 /// One of them, while it is in use. Dropped, it is closed.
@@ -54,7 +57,7 @@ impl Sessions {
         loop {
             let another = {
                 let mut state = self.state();
-                if let Some(store) = state.idle.pop() {
+                if let Some(store) = state.idle.pop_front() {
                     return Ok(self.session(&mut state, store, true));
                 }
                 let lately = state.refused.is_some_and(|at| at.elapsed() < TRY_ANOTHER_EVERY);
@@ -68,13 +71,16 @@ impl Sessions {
                         state.refused = None;
                         return Ok(self.session(&mut state, store, false));
                     }
-                    Err(fault) if state.in_use == 0 => return Err(fault),
+                    Err(fault) if state.in_use == 0 && state.idle.is_empty() => return Err(fault),
                     Err(fault) => {
-                        if state.refused.replace(Instant::now()).is_none() {
+                        state.refused = Some(Instant::now());
+                        if !std::mem::replace(&mut state.told, true) {
                             tracing::warn!(
                                 "fewer connections to PostgreSQL than `recorder.connections`: {fault}"
                             );
                         }
+                        // One may have come back meanwhile.
+                        continue;
                     }
                 }
             }
@@ -82,7 +88,7 @@ impl Sessions {
         }
     }
 
-    /// What lay idle is not used any more: one of them was ended.
+    /// What lay idle is not used any more: one of them was ended, or does not answer.
     pub(super) fn close_idle(&self) {
         self.state().idle.clear();
     }
@@ -114,7 +120,7 @@ impl Sessions {
 impl Session<'_> {
     /// It can be used again.
     pub(super) fn give_back(self) {
-        self.place.0.state().idle.push(self.store);
+        self.place.0.state().idle.push_back(self.store);
     }
 }
 

@@ -49,8 +49,8 @@ impl Store {
         Ok(Self { connection: PgConnection::connect_with(&options).await? })
     }
 
-    /// Makes the connection keep what recording promises: a statement ends within
-    /// `statement_timeout`, so that one given up on this side does not go on for ever on the other;
+    /// Makes the connection keep what recording promises: a statement, and a pause within a transaction, end within
+    /// `statement_timeout`, so that one given up on this side does not go on for ever on the other, with its locks;
     /// and a commit means "on disk", since the spool then forgets.
     pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), Fault> {
         sqlx::query!(
@@ -59,7 +59,11 @@ impl Store {
         )
         .fetch_optional(&mut self.connection)
         .await?;
-        self.limit_statements(&statement_timeout.as_millis().to_string()).await
+        let limit = statement_timeout.as_millis().to_string();
+        sqlx::query!("SELECT set_config('idle_in_transaction_session_timeout', $1, false)", limit)
+            .fetch_one(&mut self.connection)
+            .await?;
+        self.limit_statements(&limit).await
     }
 
     /// Brings the schema up to date, however long its statements take. Several receivers may do so

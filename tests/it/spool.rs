@@ -12,6 +12,7 @@ use crate::damage::spool;
 use crate::harness::{TestReceiver, execution, new_database, no_database, until, with};
 
 pub(crate) fn impatient(settings: &mut Settings) {
+    settings.recorder.connections = 2;
     settings.shutdown.drain_timeout = std::time::Duration::ZERO;
     settings.recorder.max_backoff = std::time::Duration::from_millis(100);
 }
@@ -72,7 +73,7 @@ async fn one_unacceptable_row_among_two_thousand_is_quarantined_and_the_others_r
     let refuse = "ALTER TABLE executions ADD CONSTRAINT not_this CHECK (execution_id <> 'e1234')";
     sqlx::raw_sql(refuse).execute(&mut connection).await.unwrap();
 
-    let receiver = TestReceiver::start_in(spooled(ids(2000)).await, database, |_| {}).await;
+    let receiver = TestReceiver::start_in(spooled(ids(2000)).await, database, impatient).await;
     assert_eq!(recorded(&receiver).await, 1999);
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e1234", "completed"));

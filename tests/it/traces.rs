@@ -280,11 +280,7 @@ async fn what_is_refused_is_traced_with_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_linked_with_the_traces_of_its_deliveries_as_far_as_there_is_room() {
     let collector = Collector::start().await;
-    let receiver = TestReceiver::start_with(|settings| {
-        traced(&collector)(settings);
-        settings.recorder.connections = 1;
-    })
-    .await;
+    let receiver = TestReceiver::start_with(traced(&collector)).await;
     let held = receiver.hold_recording().await;
     for n in 0..200 {
         receiver.accept(execution(&format!("e{n}"), "completed")).await;
