@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError, Spooled};
@@ -23,8 +24,9 @@ const WINDOW: usize = 128;
 
 /// The deliveries in the spool, a batch at a time, in the order of arrival.
 pub(super) struct Feed {
-    /// On its way to a thread where it may wait for the disk, and back.
+    /// Here, or on a thread where it may wait for the disk.
     reader: Option<Reader>,
+    reading: Option<JoinHandle<Read>>,
     limits: Limits,
     kept: watch::Receiver<Kept>,
     /// The last delivery that was read, and when.
@@ -34,6 +36,9 @@ pub(super) struct Feed {
     whole_batch: i64,
     in_hand: watch::Receiver<VecDeque<Batch>>,
 }
+
+/// What a thread gives back.
+type Read = (Reader, Result<Vec<Spooled>, SpoolError>);
 
 /// What [`Feed::next`] comes to.
 pub(super) enum Next {
@@ -51,6 +56,7 @@ impl Feed {
         let whole_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
         Self {
             reader: Some(reader),
+            reading: None,
             limits,
             kept,
             at,
@@ -90,13 +96,22 @@ impl Feed {
     async fn read(&mut self) -> Result<Vec<Spooled>, SpoolError> {
         let (after, limits) = (self.at, self.limits);
         let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
-        let read = tokio::task::spawn_blocking(move || {
+        let read = spawn_blocking(move || {
             let batch = reader.next(after, limits);
             (reader, batch)
         });
-        let (reader, batch) = read.await.map_err(|_| SpoolError::ReaderLost)?;
+        let read = self.reading.insert(read).await;
+        self.reading = None;
+        let (reader, batch) = read.map_err(|_| SpoolError::ReaderLost)?;
         self.reader = Some(reader);
         batch
+    }
+
+    /// Closes the spool, once a read that was given up is over, too: only then may others have it.
+    pub(super) async fn close(self) {
+        if let Some(reading) = self.reading {
+            let _ = reading.await;
+        }
     }
 }
 

@@ -120,19 +120,20 @@ impl Recorder {
     /// # Errors
     /// [`SpoolError`] when the spool cannot be read. PostgreSQL is never a reason to end.
     pub(crate) async fn run(self, reader: Reader) -> Result<(), SpoolError> {
-        let give_up = self.give_up.clone();
-        tokio::select! {
-            ended = self.work(reader) => ended,
-            () = give_up.cancelled() => Ok(()),
-        }
-    }
-
-    async fn work(self, reader: Reader) -> Result<(), SpoolError> {
         let in_hand = InHand::default();
         let feed = Mutex::new(Feed::new(reader, self.limits, self.kept.clone(), &in_hand));
+        let ended = tokio::select! {
+            ended = self.work(&feed, &in_hand) => ended,
+            () = self.give_up.cancelled() => Ok(()),
+        };
+        feed.into_inner().close().await;
+        ended
+    }
+
+    async fn work(&self, feed: &Mutex<Feed>, in_hand: &InHand) -> Result<(), SpoolError> {
         // With nothing to record yet: the schema is made, and health checks know.
         self.ping().await;
-        try_join_all((0..self.connections).map(|_| self.follow(&feed, &in_hand))).await?;
+        try_join_all((0..self.connections).map(|_| self.follow(feed, in_hand))).await?;
         Ok(())
     }
 

@@ -74,7 +74,7 @@ async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
                 old.iter().map(|item| format!("{} {}", item[key], item["position"])).collect();
             assert_eq!((old.len(), keys.len()), (count, count), "{path} {period}");
             let times: Vec<_> = all.iter().map(|item| item["first_received_at"].as_str().unwrap()).collect();
-            assert!(times.is_sorted_by(|a, b| a >= b), "{path} {period}");
+            assert!(times.is_sorted_by(|a, b| a >= b), "{path} {period} {times:?}");
         }
     }
 }
