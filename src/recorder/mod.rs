@@ -1,10 +1,10 @@
 //! The background worker: from the spool to PostgreSQL, in the order of arrival.
 //!
 //! It reads a batch (`feed.rs`), records it over some connection (`sessions.rs`), and only then lets the spool forget
-//! it; what waits behind it is recorded meanwhile. After a crash it goes on with what the spool still holds; recording twice is
-//! harmless, since the database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a row
-//! that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more
-//! comes in than can be taken in fast and recorded at once, recording gives way for some seconds.
+//! it; what waits behind it is recorded meanwhile. After a crash it goes on with what the spool still holds; recording
+//! twice is harmless, since the database dedupes. While PostgreSQL is away it tries again, ever less often, for ever; a
+//! row that PostgreSQL does not accept is found by halving its batch, so it holds up nobody. While more comes in than
+//! can be taken in fast and recorded at once, recording gives way for some seconds.
 
 mod feed;
 mod sessions;
