@@ -154,6 +154,7 @@ async fn a_spool_that_somebody_has_emptied_does_not_hold_up_what_comes_next() {
     }
     Sqlite::open(receiver.spool_file()).unwrap().execute("DELETE FROM deliveries", []).unwrap();
     create_database(&later).await.unwrap();
+    until(async || receiver.metric("spool_depth").await == 0.0).await;
     receiver.accept(execution("next", "completed")).await;
     let next = "SELECT count(*) FROM executions WHERE execution_id = 'next'";
     assert_eq!(receiver.row(next).await["count"], 1);
