@@ -6,8 +6,11 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The tests run on the PostgreSQL they start, whatever this shell is set up for.
 test torture siege check sqlx bench bench-growth: export DATABASE_URL :=
 
-.PHONY: run test torture siege fuzz bench bench-growth check sqlx clean
-.DEFAULT_GOAL := run
+.PHONY: help run test torture siege fuzz bench bench-growth check sqlx clean remove-data
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
 run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
 	cargo run --release --locked -- $(ARGS)
@@ -42,6 +45,9 @@ sqlx: tools ## after a change of a query or a migration: write .sqlx anew
 tools:
 	@scripts/install-tools
 
-clean: ## remove what was built, and the private PostgreSQL's data
+clean: ## remove what was built; recorded data and the spool stay
 	cargo clean
-	rm -rf data .postgresql
+	rm -rf .postgresql
+
+remove-data: ## delete the spool and the private PostgreSQL of `make run`, after asking
+	@scripts/remove-data

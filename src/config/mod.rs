@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn the_defaults_are_allowed_and_as_documented() {
         let settings = with(&[]).unwrap();
-        assert_eq!(settings.http.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
         assert_eq!(settings.http.max_body_bytes, 16 << 20);
         assert!(settings.check_door().is_err());

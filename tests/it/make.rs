@@ -1,0 +1,69 @@
+//! The Makefile's targets that remove files.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A checkout with the Makefile, its scripts, a `cargo` that does nothing, and acknowledged deliveries in its spool.
+fn checkout() -> TempDir {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = TempDir::new().unwrap();
+    for name in ["data/spool", "scripts", "bin"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for name in ["Makefile", "scripts/remove-data"] {
+        std::fs::copy(root.join(name), dir.path().join(name)).unwrap();
+    }
+    std::fs::write(dir.path().join("data/spool/spool.db"), "acknowledged").unwrap();
+    let cargo = dir.path().join("bin/cargo");
+    std::fs::write(&cargo, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// Runs `make TARGET` with `input`: whether it succeeded, and what it printed.
+fn make(dir: &Path, target: &str, input: &str) -> (bool, String) {
+    let mut command = Command::new("make");
+    // The Makefile puts ~/.cargo/bin first.
+    command.arg(target).arg(format!("HOME={}", dir.display())).current_dir(dir);
+    let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn make_clean_keeps_acknowledged_deliveries() {
+    let dir = checkout();
+    let (success, text) = make(dir.path(), "clean", "");
+    assert!(success, "{text}");
+    assert!(dir.path().join("data/spool/spool.db").exists(), "{text}");
+}
+
+#[test]
+fn make_remove_data_names_what_would_be_lost_and_deletes_only_after_yes() {
+    let dir = checkout();
+    let spool = dir.path().join("data/spool/spool.db");
+    for answer in ["", "no\n", "y\n"] {
+        let (success, text) = make(dir.path(), "remove-data", answer);
+        assert!(!success && spool.exists(), "{answer:?}: {text}");
+        assert!(text.contains("data/spool") && text.contains("answered 200"), "{text}");
+    }
+    // As a running receiver does.
+    let lock = std::fs::File::open(&spool).unwrap();
+    lock.lock().unwrap();
+    let (success, text) = make(dir.path(), "remove-data", "yes\n");
+    assert!(!success && spool.exists() && text.contains("is running"), "{text}");
+    drop(lock);
+    let (success, text) = make(dir.path(), "remove-data", "yes\n");
+    assert!(success && !dir.path().join("data").exists(), "{text}");
+    let (success, text) = make(dir.path(), "remove-data", "");
+    assert!(success && text.contains("no data"), "{text}");
+}
