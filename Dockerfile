@@ -2,6 +2,8 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 ENV SQLX_OFFLINE=true
 # Dependencies first, in a layer of their own: they change seldom.
+COPY .cargo .cargo
+COPY crates crates
 COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir -p src tests/it \
     && echo 'fn main() {}' > src/main.rs \

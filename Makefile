@@ -16,7 +16,7 @@ run: tools ## start the receiver on its own PostgreSQL; Ctrl-C stops it; ARGS="-
 	cargo run --release --locked -- $(ARGS)
 
 test: tools ## all tests, on a PostgreSQL of their own
-	cargo test --locked
+	cargo test --locked --workspace
 
 torture: tools ## the oracle at length: everything is killed 100 times (TORTURE_TIMES), nothing may be lost
 	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --locked --test it torture -- --nocapture

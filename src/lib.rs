@@ -24,8 +24,6 @@ pub mod auth;
 mod client;
 pub mod commands;
 pub mod config;
-#[cfg(feature = "embedded-postgres")]
-pub mod embedded_postgres;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod healthcheck;

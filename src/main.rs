@@ -193,7 +193,7 @@ async fn receive(
 /// With no database named: on a private PostgreSQL, which stops after the receiver.
 #[cfg(feature = "embedded-postgres")]
 async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
-    use workflow_receiver::embedded_postgres::Postgres;
+    use private_postgres::Postgres;
     let dir = settings.database.embedded_dir.clone();
     let postgres = tokio::select! {
         started = tokio::task::spawn_blocking(move || Postgres::start(&dir)) => started??,

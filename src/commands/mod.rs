@@ -36,7 +36,7 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
     match settings.database.connect_options()? {
         Some(database) => Ok(database),
         #[cfg(feature = "embedded-postgres")]
-        None => Ok(crate::embedded_postgres::running(&settings.database.embedded_dir)?),
+        None => Ok(private_postgres::running(&settings.database.embedded_dir)?),
         #[cfg(not(feature = "embedded-postgres"))]
         None => Err(NO_DATABASE.into()),
     }

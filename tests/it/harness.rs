@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use private_postgres::{EmbeddedError, Postgres};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -15,7 +16,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use workflow_receiver::app::{Progress, Receiver, RunError};
 use workflow_receiver::config::Settings;
-use workflow_receiver::embedded_postgres::{EmbeddedError, Postgres};
 use workflow_receiver::shutdown::Shutdown;
 
 /// The server that the tests share. It ends with the process; its directory is used again.

@@ -6,12 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use private_postgres::Postgres;
 use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
-use workflow_receiver::embedded_postgres::Postgres;
 
 use crate::harness::{execution, new_database, programs, rows, until, url, with};
 use crate::process::{Process, outcome, program};

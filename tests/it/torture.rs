@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use private_postgres::Postgres;
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use reqwest::Client;
@@ -20,7 +21,6 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use workflow_receiver::embedded_postgres::Postgres;
 
 use crate::bulks::WRONG_BULKS;
 use crate::harness::{execution, rows, with};

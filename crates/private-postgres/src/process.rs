@@ -1,4 +1,4 @@
-//! The server's process: started, watched, stopped.
+//! The server's process.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -11,28 +11,28 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
-use super::EmbeddedError;
-use super::binaries::Binaries;
-use super::owner::Owner;
+use crate::EmbeddedError;
+use crate::binaries::Binaries;
+use crate::owner::Owner;
 
-/// Recovery after a crash may take a while: a slow disk reads all of the log again.
-const READY_WITHIN: Duration = Duration::from_mins(10);
-/// How long one that lost its receiver a moment ago may take to go.
-const GONE_WITHIN: Duration = Duration::from_mins(2);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Of its log on disk. The default of 1 GB makes for twice the writing with millions recorded (docs/operating.md).
+/// Limit for the start. Crash recovery reads the whole write-ahead log, which takes long on a slow disk.
+const START_TIMEOUT: Duration = Duration::from_mins(10);
+/// Limit for the shutdown of a previous server whose receiver has ended.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_mins(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// PostgreSQL's default of 1 GB doubles the amount written when millions of rows exist (docs/operating.md).
 const MAX_WAL_SIZE: &str = "max_wal_size=4GB";
 
-/// The first process of a PostgreSQL server. Dropping it asks the server to stop.
+/// The first process of a PostgreSQL server. Dropping it requests a shutdown.
 #[derive(Debug)]
-pub(super) struct Postmaster {
+pub(crate) struct Postmaster {
     pid: Pid,
     ended: watch::Receiver<bool>,
 }
 
 impl Postmaster {
-    /// Starts the server and waits until it takes connections.
-    pub(super) fn start(
+    /// Starts the server and waits until it accepts connections.
+    pub(crate) fn start(
         binaries: &Binaries,
         owner: &Owner,
         data: &Path,
@@ -42,11 +42,11 @@ impl Postmaster {
         let begun = Instant::now();
         loop {
             match Self::try_start(binaries, owner, data, socket_dir, log) {
-                // The one before, or what it left behind when killed, is still on its way out.
-                Err(EmbeddedError::Failed { said, .. })
-                    if is_in_the_way(&said) && begun.elapsed() < GONE_WITHIN =>
+                // A previous server, or its remaining processes, are still shutting down.
+                Err(EmbeddedError::Failed { output, .. })
+                    if is_predecessor_running(&output) && begun.elapsed() < PREDECESSOR_TIMEOUT =>
                 {
-                    thread::sleep(LOOK_EVERY * 10);
+                    thread::sleep(POLL_INTERVAL * 10);
                 }
                 other => return other,
             }
@@ -61,40 +61,40 @@ impl Postmaster {
         log: &Path,
     ) -> Result<Self, EmbeddedError> {
         File::create(log).map_err(EmbeddedError::at(log))?;
-        // A server on its way out writes there, too: nobody shall write over the other's lines.
+        // A previous server that is shutting down writes here as well: append, so that no line is overwritten.
         let lines = File::options().append(true).open(log).map_err(EmbeddedError::at(log))?;
         let mut command = Command::new(binaries.postgres());
         command.arg("-D").arg(data).args(["-c", "listen_addresses=", "-c", MAX_WAL_SIZE]);
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_dir.display()));
         command.current_dir(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(lines);
-        // Ctrl-C in a terminal is for the receiver, which stops the server when it is done.
+        // Ctrl-C in a terminal must reach the receiver only, which stops the server afterwards.
         command.process_group(0);
         owner.run_as(&mut command);
         end_with_this_process(&mut command);
 
         let (started, start) = mpsc::channel();
         let (ending, ended) = watch::channel(false);
-        let watcher = move || watch_over(command, &started, &ending);
+        let watcher = move || run_and_wait(command, &started, &ending);
         thread::Builder::new().name("postgres".into()).spawn(watcher).map_err(EmbeddedError::at(data))?;
         let pid = start
             .recv()
-            .unwrap_or_else(|_| Err(std::io::Error::other("its thread ended")))
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts PostgreSQL ended")))
             .map_err(EmbeddedError::at(&binaries.postgres()))?;
 
         let postmaster = Self { pid, ended };
-        let deadline = Instant::now() + READY_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !postmaster.is_ready(data) {
             if *postmaster.ended.borrow() || Instant::now() > deadline {
-                let said = fs::read(log).unwrap_or_default();
-                let said = reason(&String::from_utf8_lossy(&said));
-                return Err(EmbeddedError::Failed { program: "postgres", said });
+                let log = fs::read(log).unwrap_or_default();
+                let output = failure_reason(&String::from_utf8_lossy(&log));
+                return Err(EmbeddedError::Failed { program: "postgres", output });
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(postmaster)
     }
 
-    /// PostgreSQL says so on line 8 of a file whose line 1 is its process number.
+    /// Reads `postmaster.pid`: line 1 is the process id, line 8 the state.
     fn is_ready(&self, data: &Path) -> bool {
         let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
         let mut lines = file.lines();
@@ -102,13 +102,13 @@ impl Postmaster {
             && lines.nth(6).is_some_and(|status| status.trim() == "ready")
     }
 
-    /// Asks for a fast shutdown.
-    pub(super) fn ask_to_stop(&self) {
+    /// Requests a fast shutdown.
+    pub(crate) fn request_stop(&self) {
         self.signal(Signal::INT);
     }
 
-    /// Waits for its end.
-    pub(super) async fn ended(&self) {
+    /// Waits until the server has ended.
+    pub(crate) async fn ended(&self) {
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
@@ -121,13 +121,13 @@ impl Postmaster {
 
 impl Drop for Postmaster {
     fn drop(&mut self) {
-        self.ask_to_stop();
+        self.request_stop();
     }
 }
 
-/// A thread of its own, which lives as long as the server: Linux takes the end of the *thread*
-/// that started a process for the end of its parent.
-fn watch_over(
+/// Starts the server and waits for its end, on a thread that lives as long as the server: Linux sends the parent-death
+/// signal when the *thread* that started the process ends.
+fn run_and_wait(
     mut command: Command,
     started: &mpsc::Sender<std::io::Result<Pid>>,
     ending: &watch::Sender<bool>,
@@ -138,20 +138,19 @@ fn watch_over(
             let _ = started.send(Ok(Pid::from_child(&child)));
             match child.wait() {
                 Ok(status) => tracing::debug!(%status, "the private PostgreSQL ended"),
-                Err(error) => tracing::warn!(%error, "the private PostgreSQL cannot be watched"),
+                Err(error) => tracing::warn!(%error, "waiting for the private PostgreSQL failed"),
             }
         }
     }
     ending.send_replace(true);
 }
 
-/// Linux tells the server when the thread that started it is gone, even by SIGKILL.
+/// Makes Linux send SIGINT to the server when the thread that started it ends, even by SIGKILL.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "only the kernel can tell a process that its parent was killed")]
+#[expect(unsafe_code, reason = "only the kernel can notify a process that its parent was killed")]
 fn end_with_this_process(command: &mut Command) {
     let set = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::INT))?);
-    // SAFETY: between fork and exec only calls that are safe in a signal handler are allowed; this
-    // is one system call, and it allocates nothing.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. This is one system call without allocation.
     unsafe {
         command.pre_exec(set);
     }
@@ -160,15 +159,15 @@ fn end_with_this_process(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_this_process(_: &mut Command) {}
 
-/// Whether the server before, or what it left behind when killed, is said to be still there.
-fn is_in_the_way(line: &str) -> bool {
+/// Whether the line says that a previous server, or a remaining process of it, still runs.
+fn is_predecessor_running(line: &str) -> bool {
     line.contains("postmaster.pid") || line.contains("still in use")
 }
 
-/// Why the server did not start, from its log; others may have written to it, too.
-fn reason(log: &str) -> String {
+/// Why the server did not start, from its log, to which a previous server may have written as well.
+fn failure_reason(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
-    match lines.iter().find(|line| is_in_the_way(line)) {
+    match lines.iter().find(|line| is_predecessor_running(line)) {
         Some(line) => (*line).to_owned(),
         None => lines[lines.len().saturating_sub(5)..].join("\n"),
     }

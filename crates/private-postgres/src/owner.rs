@@ -1,5 +1,5 @@
-//! Who runs PostgreSQL, and where that user can keep data. PostgreSQL refuses to run as root, so
-//! root hands it to an unprivileged user.
+//! The user that runs PostgreSQL, and a data directory that this user can reach. PostgreSQL refuses to run as root, so
+//! root runs it as an unprivileged user.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
@@ -7,20 +7,23 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{EmbeddedError, LONGEST_SOCKET_DIR};
+use crate::EmbeddedError;
 
-/// Where root keeps the data when the unprivileged user cannot reach the place asked for.
-const ROOTS_PLACE: &str = "/var/lib/workflow-receiver";
+/// Longest directory of a socket, in bytes: the limit of about 100 less "/.s.PGSQL.5432".
+const LONGEST_SOCKET_DIR: usize = 80;
 
-/// The user that PostgreSQL runs as.
+/// The parent of root's data directories if the unprivileged user cannot reach the configured one.
+const ROOTS_DIR: &str = "/var/lib/workflow-receiver";
+
+/// The user that runs PostgreSQL.
 #[derive(Debug)]
-pub(super) struct Owner {
-    /// Set when it is not the user of this process.
+pub(crate) struct Owner {
+    /// User and group if they differ from those of this process.
     other: Option<(u32, u32)>,
 }
 
 impl Owner {
-    pub(super) fn of_this_process() -> Result<Self, EmbeddedError> {
+    pub(crate) fn of_this_process() -> Result<Self, EmbeddedError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self { other: None });
         }
@@ -29,42 +32,42 @@ impl Owner {
         Ok(Self { other: Some(other.ok_or(EmbeddedError::NoUser)?) })
     }
 
-    pub(super) fn run_as(&self, command: &mut Command) {
+    pub(crate) fn run_as(&self, command: &mut Command) {
         if let Some((user, group)) = self.other {
             command.uid(user).gid(group);
         }
     }
 
-    /// Makes `dir`, or a place for it that the user can reach, private to the user. The real path.
-    pub(super) fn place_for(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
+    /// Creates `dir`, or a replacement that the user can reach, with access for this user only. Returns its real path.
+    pub(crate) fn place_for(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
         fs::create_dir_all(dir).map_err(EmbeddedError::at(dir))?;
         let mut place = dir.canonicalize().map_err(EmbeddedError::at(dir))?;
         if self.other.is_some() && !reachable(&place) {
             let name = format!("{:08x}", crc32fast::hash(place.as_os_str().as_encoded_bytes()));
-            place = Path::new(ROOTS_PLACE).join(name);
+            place = Path::new(ROOTS_DIR).join(name);
             fs::create_dir_all(&place).map_err(EmbeddedError::at(&place))?;
         }
-        // Its owner and mode are about to change: it must not be anybody's else.
-        let strange = |name: &str| {
-            !["lock", "data", "data.making", "log"].contains(&name) && !name.starts_with(".s.PGSQL")
+        // Owner and mode are changed below, so the directory must not contain other files.
+        let foreign = |name: &str| {
+            !["lock", "data", "data.new", "log"].contains(&name) && !name.starts_with(".s.PGSQL")
         };
         let names = fs::read_dir(&place).map_err(EmbeddedError::at(&place))?;
-        if names.flatten().any(|entry| strange(&entry.file_name().to_string_lossy())) {
+        if names.flatten().any(|entry| foreign(&entry.file_name().to_string_lossy())) {
             return Err(EmbeddedError::Foreign(place));
         }
         self.own(&place)?;
         Ok(place)
     }
 
-    /// `dir` itself, or a shorter path where its own would be too long for a socket.
-    pub(super) fn socket_dir(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
+    /// `dir`, or a shorter path if `dir` is too long for a socket.
+    pub(crate) fn socket_dir(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
         if dir.as_os_str().len() <= LONGEST_SOCKET_DIR {
             return Ok(dir.to_owned());
         }
         let name =
             format!("/tmp/workflow-receiver-{:08x}", crc32fast::hash(dir.as_os_str().as_encoded_bytes()));
         let short = PathBuf::from(name);
-        // In a directory for everyone, a name that is there already must be ours.
+        // /tmp is writable by all users: an existing directory must belong to this user.
         if let Err(error) = DirBuilder::new().mode(0o700).create(&short) {
             let us = rustix::process::geteuid().as_raw();
             let ours =
@@ -92,7 +95,7 @@ fn ids(users: &str, name: &str) -> Option<(u32, u32)> {
     Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
 }
 
-/// Whether everyone may pass through all directories above.
+/// Whether every user can traverse all parent directories.
 fn reachable(dir: &Path) -> bool {
     dir.ancestors().skip(1).all(|d| fs::metadata(d).is_ok_and(|m| m.mode() & 0o001 != 0))
 }

@@ -4,55 +4,54 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use super::EmbeddedError;
+use crate::EmbeddedError;
 
-/// Where `make` puts PostgreSQL when the machine has none: for a user's checkout, and for root,
-/// whose checkout the unprivileged user that runs it may not be able to read.
-const FROM_MAKE: [&str; 2] = [".postgresql/bin", "/var/lib/workflow-receiver/postgresql/bin"];
+/// Where `make` installs PostgreSQL if the machine has none: in the checkout, and for root in a directory that the
+/// unprivileged user can read.
+const INSTALLED_BY_MAKE: [&str; 2] = [".postgresql/bin", "/var/lib/workflow-receiver/postgresql/bin"];
 
 /// A directory with `initdb` and `postgres`.
 #[derive(Debug)]
-pub(super) struct Binaries {
+pub(crate) struct Binaries {
     dir: PathBuf,
 }
 
 impl Binaries {
-    /// The first that fits: `PG_BIN`, the PATH, where packages put it, where `make` puts it. Data
-    /// that is there already decides the major version.
-    pub(super) fn find(data: &Path) -> Result<Self, EmbeddedError> {
+    /// Searches `PG_BIN` (if set, only there), the PATH, the directories of packages, and those of `make`. Existing data
+    /// requires its own major version.
+    pub(crate) fn find(data: &Path) -> Result<Self, EmbeddedError> {
         let needed = fs::read_to_string(data.join("PG_VERSION")).ok();
         let needed = needed.as_deref().map(str::trim);
         let fits = |dir: &Path| match needed {
             None => true,
             Some(version) => major_version(dir).as_deref() == Some(version),
         };
-        if let Some(dir) = candidates().into_iter().filter_map(|dir| whole(&dir)).find(|dir| fits(dir)) {
+        if let Some(dir) = candidates().into_iter().filter_map(|dir| real_dir(&dir)).find(|dir| fits(dir)) {
             return Ok(Self { dir });
         }
-        let version = needed.map_or(String::new(), |v| format!(" {v}, which made {},", data.display()));
+        let version = needed.map_or(String::new(), |v| format!(" {v} (the version of {})", data.display()));
         Err(EmbeddedError::Binaries(format!(
-            "no PostgreSQL{version} found to start a private one: install it (`make run` does), set PG_BIN to \
-             the directory of its programs, or set DATABASE_URL to use a server"
+            "no PostgreSQL{version} found to start a private server: install it (`make run` does), set PG_BIN to \
+             the directory of its programs, or set DATABASE_URL to use another server"
         )))
     }
 
-    pub(super) fn initdb(&self) -> PathBuf {
+    pub(crate) fn initdb(&self) -> PathBuf {
         self.dir.join("initdb")
     }
 
-    pub(super) fn postgres(&self) -> PathBuf {
+    pub(crate) fn postgres(&self) -> PathBuf {
         self.dir.join("postgres")
     }
 
-    /// The client beside the server, or whichever the PATH has.
-    pub(super) fn psql(&self) -> PathBuf {
-        let beside = self.dir.join("psql");
-        if beside.exists() { beside } else { PathBuf::from("psql") }
+    /// The client in the same directory, or the one on the PATH.
+    pub(crate) fn psql(&self) -> PathBuf {
+        let psql = self.dir.join("psql");
+        if psql.exists() { psql } else { PathBuf::from("psql") }
     }
 }
 
 fn candidates() -> Vec<PathBuf> {
-    // Named by the user: then no other will do.
     if let Some(named) = env::var_os("PG_BIN").filter(|dir| !dir.is_empty()) {
         return vec![named.into()];
     }
@@ -64,11 +63,11 @@ fn candidates() -> Vec<PathBuf> {
         );
     }
     dirs.extend(below("/Applications/Postgres.app/Contents/Versions", "bin"));
-    dirs.extend(FROM_MAKE.map(PathBuf::from));
+    dirs.extend(INSTALLED_BY_MAKE.map(PathBuf::from));
     dirs
 }
 
-/// `parent/*/name`, the highest first.
+/// `parent/*/name`, in descending order of the name in the middle.
 fn below(parent: &str, name: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let mut dirs: Vec<_> = entries.map(|entry| entry.path().join(name)).collect();
@@ -77,8 +76,9 @@ fn below(parent: &str, name: &str) -> Vec<PathBuf> {
     dirs
 }
 
-/// PostgreSQL finds its other files beside the real `postgres`, so a link is followed.
-fn whole(dir: &Path) -> Option<PathBuf> {
+/// The directory of the real `postgres` if `initdb` is there, too. Symbolic links are resolved, since PostgreSQL finds
+/// its other files relative to the program.
+fn real_dir(dir: &Path) -> Option<PathBuf> {
     let dir = dir.join("postgres").canonicalize().ok()?.parent()?.to_owned();
     dir.join("initdb").exists().then_some(dir)
 }

@@ -1,0 +1,129 @@
+//! A private PostgreSQL for machines without a running one: for `make run`, `cargo run` and the tests.
+//!
+//! Its data is in one directory, with fsync on. It listens on a Unix socket in that directory only. On Linux it stops
+//! when the process that started it ends, even by SIGKILL.
+
+mod binaries;
+mod error;
+mod owner;
+mod process;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sqlx::postgres::PgConnectOptions;
+
+use binaries::Binaries;
+pub use error::EmbeddedError;
+use owner::Owner;
+use process::Postmaster;
+
+/// Its only database.
+const DATABASE: &str = "workflow_receiver";
+/// Its only role.
+const USER: &str = "postgres";
+
+/// A running private PostgreSQL. Dropping it requests its shutdown; [`Postgres::stop`] also waits for it.
+#[derive(Debug)]
+pub struct Postgres {
+    postmaster: Postmaster,
+    socket_dir: PathBuf,
+    psql: PathBuf,
+    _lock: File,
+}
+
+impl Postgres {
+    /// Starts PostgreSQL on the data in `dir`, which is created if it does not exist. Blocks until the server accepts
+    /// connections: about 0.1 s, or 1 s the first time.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`]. The data in `dir` is unchanged then.
+    pub fn start(dir: &Path) -> Result<Self, EmbeddedError> {
+        let owner = Owner::of_this_process()?;
+        let dir = owner.place_for(dir)?;
+        let lock = File::create(dir.join("lock")).map_err(EmbeddedError::at(&dir))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(EmbeddedError::InUse(dir)),
+            Err(fs::TryLockError::Error(e)) => return Err(EmbeddedError::at(&dir)(e)),
+        }
+        let data = dir.join("data");
+        let binaries = Binaries::find(&data)?;
+        if !data.exists() {
+            initialise(&binaries, &owner, &dir, &data)?;
+        }
+        let socket_dir = owner.socket_dir(&dir)?;
+        let postmaster = Postmaster::start(&binaries, &owner, &data, &socket_dir, &dir.join("log"))?;
+        Ok(Self { postmaster, socket_dir, psql: binaries.psql(), _lock: lock })
+    }
+
+    /// Options for a connection to its database, which may not exist yet.
+    #[must_use]
+    pub fn connect_options(&self) -> PgConnectOptions {
+        connect_options(&self.socket_dir)
+    }
+
+    /// The same as a URL, for `database.url` or `psql`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres:///{DATABASE}?host={}&user={USER}", self.socket_dir.display())
+    }
+
+    /// A shell command that opens the database.
+    #[must_use]
+    pub fn psql_line(&self) -> String {
+        format!("{} '{}'", self.psql.display(), self.url())
+    }
+
+    /// Waits until the server has ended.
+    pub async fn ended(&self) {
+        self.postmaster.ended().await;
+    }
+
+    /// Shuts the server down (PostgreSQL's fast shutdown: sessions end, all data is on disk) and waits for its end.
+    pub async fn stop(self) {
+        self.postmaster.request_stop();
+        self.postmaster.ended().await;
+    }
+}
+
+/// Options for a connection to the server that another process runs in `dir`.
+///
+/// # Errors
+/// [`EmbeddedError::NotRunning`] if there is none.
+pub fn running(dir: &Path) -> Result<PgConnectOptions, EmbeddedError> {
+    let none = || EmbeddedError::NotRunning(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
+    let owner = Owner::of_this_process()?;
+    if !dir.is_dir() {
+        return Err(none());
+    }
+    let dir = owner.place_for(dir)?;
+    let socket_dir = owner.socket_dir(&dir)?;
+    if !socket_dir.join(".s.PGSQL.5432").exists() {
+        return Err(none());
+    }
+    Ok(connect_options(&socket_dir))
+}
+
+fn connect_options(socket_dir: &Path) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass().socket(socket_dir).username(USER).database(DATABASE)
+}
+
+/// Runs `initdb` under a temporary name and renames the result, so that an interrupted `initdb` leaves no data directory.
+fn initialise(binaries: &Binaries, owner: &Owner, dir: &Path, data: &Path) -> Result<(), EmbeddedError> {
+    let new = dir.join("data.new");
+    if new.exists() {
+        fs::remove_dir_all(&new).map_err(EmbeddedError::at(&new))?;
+    }
+    let mut command = Command::new(binaries.initdb());
+    command.args(["--username", USER, "--auth-local", "trust", "--auth-host", "reject"]);
+    command.args(["--encoding", "UTF8", "--locale", "C", "--pgdata"]).arg(&new).current_dir(dir);
+    owner.run_as(&mut command);
+    let output = command.output().map_err(EmbeddedError::at(&binaries.initdb()))?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(EmbeddedError::Failed { program: "initdb", output });
+    }
+    fs::rename(&new, data).map_err(EmbeddedError::at(data))
+}
