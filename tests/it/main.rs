@@ -11,6 +11,7 @@
 mod answers;
 mod api;
 mod authentication;
+mod blame;
 mod bulks;
 mod collector;
 mod commands;
