@@ -7,6 +7,7 @@
 //!
 //! | canary | the attempt held | consequence |
 //! |---|---|---|
+//! | any | executions and rows for the quarantine | they are tried apart from each other |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
 //! | succeeds | several deliveries | the part is halved |
 //! | succeeds | one delivery | one strike against it. [`Part::strike`] says how many it takes; then it is degraded by one step ([`Item::degrade`]), and the count starts again |
@@ -171,6 +172,12 @@ impl Recorder {
                 }
             };
             drop(turn);
+            if let Some(kinds) = between_kinds(&items, &part.range) {
+                // The canary says of neither kind that it fails.
+                parts.push_front(Part::new(kinds..part.range.end));
+                parts.push_front(Part::new(part.range.start..kinds));
+                continue;
+            }
             if let Err(fault) = canary {
                 part.strikes = 0;
                 self.metrics.retried();
@@ -185,7 +192,7 @@ impl Recorder {
             }
             self.recovered(&mut failures);
             if part.range.len() > 1 {
-                let middle = middle(&items, &part.range);
+                let middle = part.range.start + part.range.len() / 2;
                 parts.push_front(Part::new(middle..part.range.end));
                 parts.push_front(Part::new(part.range.start..middle));
                 continue;
@@ -343,11 +350,9 @@ impl Recorder {
 /// Minimum time between two log lines about dropped deliveries.
 const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where to split: executions from the rows of the quarantine, otherwise in the middle.
-fn middle(items: &[Item<'_>], range: &Range<usize>) -> usize {
-    let quarantined = range.clone().find(|at| items[*at].is_quarantined()).unwrap_or(range.end);
-    let between_kinds = range.start < quarantined && quarantined < range.end;
-    if between_kinds { quarantined } else { range.start + range.len() / 2 }
+/// Where the rows of the quarantine begin, after executions.
+fn between_kinds(items: &[Item<'_>], range: &Range<usize>) -> Option<usize> {
+    range.clone().find(|at| items[*at].is_quarantined()).filter(|first| *first > range.start)
 }
 
 /// Puts a part after all others, so that they are tried first; before them when they are about one of its executions.

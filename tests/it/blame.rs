@@ -20,22 +20,25 @@ async fn run(receiver: &TestReceiver, sql: impl Into<String>) {
 
 /// Runs `action` for each row of `table` written under `condition`.
 async fn fault_on(receiver: &TestReceiver, table: &str, condition: &str, action: &str) {
-    let sql = format!(
-        "CREATE OR REPLACE FUNCTION fault_on_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF {condition} THEN {action}; END IF; RETURN NEW; END $$;
-         CREATE OR REPLACE TRIGGER fault BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW
+    change_fault_on(receiver, table, &format!("IF {condition} THEN {action}; END IF")).await;
+    let trigger = format!(
+        "CREATE OR REPLACE TRIGGER fault BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW
              EXECUTE FUNCTION fault_on_{table}()"
     );
-    run(receiver, sql).await;
+    run(receiver, trigger).await;
 }
 
-/// The trigger stays, its function does nothing: no lock on the table is needed.
-async fn end_fault_on(receiver: &TestReceiver, table: &str) {
-    let sql = format!(
+/// The trigger stays as it is: no lock on the table is needed.
+async fn change_fault_on(receiver: &TestReceiver, table: &str, does: &str) {
+    let function = format!(
         "CREATE OR REPLACE FUNCTION fault_on_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RETURN NEW; END $$"
+             BEGIN {does}; RETURN NEW; END $$"
     );
-    run(receiver, sql).await;
+    run(receiver, function).await;
+}
+
+async fn end_fault_on(receiver: &TestReceiver, table: &str) {
+    change_fault_on(receiver, table, "NULL").await;
 }
 
 const DIE: &str = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)";
@@ -105,6 +108,7 @@ fn cases() -> impl Strategy<Value = Case> {
 
 
 async fn check(receiver: &TestReceiver, case: &Case) {
+    println!("{case:?}");
     end_fault_on(receiver, "executions").await;
     receiver.recorded().await;
     run(receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days, quarantine").await;
@@ -120,7 +124,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
     for id in &ids {
         receiver.accept(full(id)).await;
     }
-    fault_on(receiver, "executions", &condition, &case.action).await;
+    change_fault_on(receiver, "executions", &format!("IF {condition} THEN {}; END IF", case.action)).await;
     let before = receiver.metric("record_retries_total").await;
     held.release().await;
     if case.failing.is_none() {
