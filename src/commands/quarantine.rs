@@ -196,7 +196,8 @@ impl Retry {
                 ids = page
                     .iter()
                     .filter(|entry| entry.intact && (entry.acknowledged || !self.acknowledged))
-                    .map(|entry| entry.quarantine_id).collect();
+                    .map(|entry| entry.quarantine_id)
+                    .collect();
             }
             for id in &ids {
                 match store.retry_quarantined(*id, |body| self.find(body)).await? {

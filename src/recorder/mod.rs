@@ -115,11 +115,7 @@ impl Recorder {
         ended
     }
 
-    async fn run_workers(
-        &self,
-        source: &Mutex<BatchSource>,
-        in_flight: &InFlight,
-    ) -> Result<(), SpoolError> {
+    async fn run_workers(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
         // Before the first delivery: the schema is made, and health checks know.
         self.ping().await;
         let places = Semaphore::new(self.connections);

@@ -28,7 +28,8 @@ impl Store {
     ) -> Result<(), Fault> {
         // A name of its own, so that canaries do not wait for each other.
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
-        let fill: String = (0..fill.div_ceil(16)).map(|_| format!("{:016x}", rand::rng().random::<u64>())).collect();
+        let fill: String =
+            (0..fill.div_ceil(16)).map(|_| format!("{:016x}", rand::rng().random::<u64>())).collect();
         let delivery = |body: String| Delivery {
             body: Bytes::from(body),
             received_at: OffsetDateTime::now_utc(),

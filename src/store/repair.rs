@@ -23,11 +23,7 @@ pub(crate) enum Repaired {
 
 impl Store {
     /// The executions after `after` that have `payload_bytes`, at most `limit`, in the order of their identifiers.
-    pub(crate) async fn with_payload_bytes(
-        &mut self,
-        after: &str,
-        limit: i64,
-    ) -> Result<Vec<String>, Fault> {
+    pub(crate) async fn with_payload_bytes(&mut self, after: &str, limit: i64) -> Result<Vec<String>, Fault> {
         let ids = sqlx::query_scalar!(
             "SELECT execution_id FROM executions
              WHERE payload_bytes IS NOT NULL AND execution_id > $1 ORDER BY execution_id LIMIT $2",

@@ -115,10 +115,7 @@ pub(super) fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
 
 /// Splits what comes after the `first` delivery of an execution: deliveries that come in turn, and those after the
 /// first terminal one.
-fn split<'r>(
-    first: &mut Incoming<'r>,
-    further: Vec<Incoming<'r>>,
-) -> (Vec<Incoming<'r>>, Vec<Incoming<'r>>) {
+fn split<'r>(first: &mut Incoming<'r>, further: Vec<Incoming<'r>>) -> (Vec<Incoming<'r>>, Vec<Incoming<'r>>) {
     let mut further = further.into_iter().peekable();
     let mut in_turn: Vec<Incoming<'r>> = Vec::new();
     let mut ended = is_terminal(&first.row.execution.status);

@@ -68,11 +68,12 @@ async fn nothing_is_blamed(receiver: &TestReceiver, executions: usize) {
 
 /// One SQLSTATE of each class, and those that are treated by themselves.
 const CODES: [&str; 57] = [
-    "01000", "02000", "03000", "08006", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000", "20000",
-    "21000", "22000", "23000", "24000", "25000", "25006", "25P02", "25P03", "26000", "27000", "28000", "2B000",
-    "2D000", "2F000", "34000", "38000", "39000", "3B000", "3D000", "3F000", "40000", "40001", "40P01", "42000",
-    "42P05", "44000", "53000", "53100", "53200", "53300", "54000", "55000", "55P03", "57000", "57014", "57P01",
-    "58000", "58030", "72000", "F0000", "HV000", "P0001", "XX000", "XX001", "ZZ999",
+    "01000", "02000", "03000", "08006", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000",
+    "20000", "21000", "22000", "23000", "24000", "25000", "25006", "25P02", "25P03", "26000", "27000",
+    "28000", "2B000", "2D000", "2F000", "34000", "38000", "39000", "3B000", "3D000", "3F000", "40000",
+    "40001", "40P01", "42000", "42P05", "44000", "53000", "53100", "53200", "53300", "54000", "55000",
+    "55P03", "57000", "57014", "57P01", "58000", "58030", "72000", "F0000", "HV000", "P0001", "XX000",
+    "XX001", "ZZ999",
 ];
 
 #[derive(Debug, Clone)]
@@ -105,7 +106,6 @@ fn cases() -> impl Strategy<Value = Case> {
         Case { action, deliveries, failing, payload_only }
     })
 }
-
 
 async fn check(receiver: &TestReceiver, case: &Case) {
     println!("{case:?}");
@@ -318,13 +318,20 @@ async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
         ),
     ] {
         run(&receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days").await;
-        fault_on(&receiver, "executions", &format!("NEW.execution_id = 'e' AND ({refused})"), &raise("23514")).await;
+        fault_on(
+            &receiver,
+            "executions",
+            &format!("NEW.execution_id = 'e' AND ({refused})"),
+            &raise("23514"),
+        )
+        .await;
         receiver.accept(&body).await;
         let row = receiver.row("SELECT payload, output, total_cost FROM executions").await;
         let expected =
             left_out.iter().fold(whole.clone(), |whole, column| with(whole, json!({ *column: null })));
         assert_eq!(row, expected, "{refused}");
-        let bytes = receiver.row("SELECT convert_from(payload_bytes, 'UTF8')::json AS body FROM executions").await;
+        let bytes =
+            receiver.row("SELECT convert_from(payload_bytes, 'UTF8')::json AS body FROM executions").await;
         assert_eq!(bytes["body"], body);
         // A repetition is none the less a repetition.
         end_fault_on(&receiver, "executions").await;

@@ -44,8 +44,10 @@ async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
         with(row, json!({ "exact": null })),
         json!({ "status": "completed", "deliveries": 9, "conflicts": 3, "conflicts_dropped": 3, "exact": null })
     );
-    let stored = receiver.rows("SELECT error_cause, deliveries FROM execution_conflicts ORDER BY error_cause").await;
-    let stored: Vec<_> = stored.iter().map(|row| (row["error_cause"].as_str().unwrap(), &row["deliveries"])).collect();
+    let stored =
+        receiver.rows("SELECT error_cause, deliveries FROM execution_conflicts ORDER BY error_cause").await;
+    let stored: Vec<_> =
+        stored.iter().map(|row| (row["error_cause"].as_str().unwrap(), &row["deliveries"])).collect();
     assert_eq!(stored, [("1", &json!(2)), ("2", &json!(2)), ("3", &json!(1))]);
     let metric = "deliveries_recorded_total{outcome=\"conflict_dropped\"}";
     assert_eq!(receiver.metric(metric).await, 3.0);
@@ -53,14 +55,17 @@ async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bytes_of_conflicts_are_bounded_too() {
-    let receiver = TestReceiver::start_with(|settings| settings.conflicts.max_bytes_per_execution = 2_500).await;
+    let receiver =
+        TestReceiver::start_with(|settings| settings.conflicts.max_bytes_per_execution = 2_500).await;
     receiver.accept(execution("hot", "completed")).await;
     for n in 0..5 {
         let body = json!({ "error_cause": n, "fill": "x".repeat(1_000) });
         receiver.accept(with(execution("hot", "failed"), body)).await;
         receiver.recorded().await;
     }
-    let row = receiver.row("SELECT conflicts, conflicts_dropped, conflict_bytes < 2500 AS fits FROM executions").await;
+    let row = receiver
+        .row("SELECT conflicts, conflicts_dropped, conflict_bytes < 2500 AS fits FROM executions")
+        .await;
     assert_eq!(row, json!({ "conflicts": 2, "conflicts_dropped": 3, "fits": true }));
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 2);
 }
@@ -86,7 +91,11 @@ async fn what_the_quarantine_holds_is_counted_right_whoever_changes_it() {
     assert_eq!(counted().await, 4);
     run(&receiver, "DELETE FROM quarantine WHERE convert_from(body, 'UTF8') = '{\"n\":0}'").await;
     assert_eq!(counted().await, 3);
-    run(&receiver, "UPDATE quarantine SET acknowledged = true WHERE convert_from(body, 'UTF8') = '{\"n\":1}'").await;
+    run(
+        &receiver,
+        "UPDATE quarantine SET acknowledged = true WHERE convert_from(body, 'UTF8') = '{\"n\":1}'",
+    )
+    .await;
     assert_eq!(counted().await, 2);
     for n in 5..9 {
         refuse(n).await;

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::harness::{TestReceiver, new_database, until, url, with, execution};
+use crate::harness::{TestReceiver, execution, new_database, until, url, with};
 use crate::process::{outcome, program};
 use crate::spool::impatient;
 
@@ -44,7 +44,8 @@ async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_i
         assert_eq!(receiver.metric("spool_depth").await, 1.0);
         // What the error says.
         run(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
-        run(&database, format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")).await;
+        run(&database, format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"))
+            .await;
         assert_eq!(receiver.row("SELECT payload FROM executions").await["payload"], body);
         assert_eq!(receiver.ready().await.1["status"], "ok");
         receiver.stop().await;

@@ -55,7 +55,10 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     counts_are_right(&receiver).await;
 
     let (text, code) = command(&receiver, &["repair", "--all"]);
-    assert!(code == Some(1) && text.contains("bad1: stays as it is: ") && text.contains("refused 2"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("bad1: stays as it is: ") && text.contains("refused 2"),
+        "{text}"
+    );
     refuse(&receiver, "false").await;
     let (text, code) = command(&receiver, &["repair", "bad1", "absent"]);
     assert!(code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: no such"), "{text}");
