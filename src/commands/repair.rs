@@ -15,10 +15,10 @@ const PAGE: i64 = 1_000;
 /// Which executions to repair.
 #[derive(Debug, Args)]
 pub struct Repair {
-    /// Their execution_ids
+    /// Their identifiers
     #[arg(required_unless_present = "all", value_name = "EXECUTION_ID")]
     ids: Vec<String>,
-    /// Try all executions that have payload_bytes
+    /// Try all executions of which bytes are stored
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 }

@@ -102,8 +102,8 @@ enum Failed<'s> {
     Recording(Fault, Option<Session<'s>>),
 }
 
-/// A worker's place among those that record at the same time. A delivery that fails alone gives it up: it is tried
-/// beside the others, over one more connection, one such delivery at a time.
+/// A worker's place among those that record at the same time. A batch of which only deliveries that fail alone are left
+/// gives it up: they are tried beside the others, over one more connection, one delivery at a time.
 pub(super) struct Place<'r> {
     state: &'r State,
     in_flight: &'r InFlight,
@@ -219,16 +219,17 @@ impl Recorder {
             } else {
                 (!fault.is_repeatable()).then(|| self.backoff(part.strikes).min(MAX_STRIKE_PAUSE))
             };
-            if pause.is_some() || fault == Fault::Slow {
-                let left = parts.iter().flat_map(|part| part.range.clone()).chain([at]);
-                place.leave(left.map(|at| &items[at]));
-            }
-            if let Some(pause) = pause {
-                self.metrics.retried();
-                put_back(part, &mut parts, &items);
-                sleep(pause).await;
-            } else {
+            let Some(pause) = pause else {
                 parts.push_front(part);
+                continue;
+            };
+            self.metrics.retried();
+            let only_such = parts.iter().all(|other| other.strikes > 0 || other.degraded);
+            let is_last = put_back(part, &mut parts, &items);
+            if only_such || !is_last {
+                let left = parts.iter().flat_map(|part| part.range.clone());
+                place.leave(left.map(|at| &items[at]));
+                sleep(pause).await;
             }
         }
     }
@@ -356,9 +357,15 @@ fn between_kinds(items: &[Item<'_>], range: &Range<usize>) -> Option<usize> {
 }
 
 /// Puts a part after all others, so that they are tried first; before them when they are about one of its executions.
-fn put_back(part: Part, parts: &mut VecDeque<Part>, items: &[Item<'_>]) {
+/// True when it is the last one now.
+fn put_back(part: Part, parts: &mut VecDeque<Part>, items: &[Item<'_>]) -> bool {
     let ids = |range: &Range<usize>| items[range.clone()].iter().filter_map(Item::execution_id);
     let of_part: HashSet<&str> = ids(&part.range).collect();
     let shared = parts.iter().flat_map(|other| ids(&other.range)).any(|id| of_part.contains(id));
-    if shared { parts.push_front(part) } else { parts.push_back(part) }
+    if shared {
+        parts.push_front(part);
+    } else {
+        parts.push_back(part);
+    }
+    !shared
 }

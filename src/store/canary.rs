@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use rand::RngExt;
+use rand::distr::Alphanumeric;
 use serde_json::json;
 use sqlx::Connection;
 use time::OffsetDateTime;
@@ -28,8 +29,8 @@ impl Store {
     ) -> Result<(), Fault> {
         // A name of its own, so that canaries do not wait for each other.
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
-        let fill: String =
-            (0..fill.div_ceil(16)).map(|_| format!("{:016x}", rand::rng().random::<u64>())).collect();
+        // Random, so that PostgreSQL does not compress it away.
+        let fill: String = rand::rng().sample_iter(Alphanumeric).take(fill).map(char::from).collect();
         let delivery = |body: String| Delivery {
             body: Bytes::from(body),
             received_at: OffsetDateTime::now_utc(),

@@ -144,12 +144,11 @@ fn split<'r>(first: &mut Incoming<'r>, further: Vec<Incoming<'r>>) -> (Vec<Incom
             terminal.absorb(next, false);
             continue;
         }
-        match by_content.get(&content) {
-            Some(&at) => rest[at].absorb(next, false),
-            None => {
-                by_content.insert(content, rest.len());
-                rest.push(next);
-            }
+        if let Some(&at) = by_content.get(&content) {
+            rest[at].absorb(next, false);
+        } else {
+            by_content.insert(content, rest.len());
+            rest.push(next);
         }
     }
     (in_turn, rest)

@@ -175,7 +175,7 @@ fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_
     let runtime = Runtime::new().unwrap();
     let receiver = runtime.block_on(TestReceiver::start_with(in_a_hurry));
     runtime.block_on(fault_on(&receiver, "executions", "false", SLEEP));
-    let cases_to_run = std::env::var("BLAME_CASES").map_or(24, |cases| cases.parse().unwrap());
+    let cases_to_run = std::env::var("BLAME_CASES").map_or(12, |cases| cases.parse().unwrap());
     TestRunner::new(Config {
         cases: cases_to_run,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
