@@ -32,14 +32,14 @@ FROM (
     SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.oid::regclass::text
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
-        AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, workflow_hours, workflow_days,
+        AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             failures, failed_steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
             failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256',
-        'latest_of_workflow')
+        'latest_of_workflow', 'count_quarantine')
 ) AS ours (kind, name) \gexec
 
 -- Outcomes are deleted by nobody, unless there is a limit to how long they are kept; `quarantine retry` and
@@ -52,6 +52,7 @@ FROM (VALUES
     ('workflow_hours', 'SELECT, INSERT, UPDATE'),
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('quarantine_usage', 'SELECT, UPDATE'),
     -- What it reads for the admin port, beside these.
     ('results', 'SELECT'),
     ('failed_steps', 'SELECT'),

@@ -233,7 +233,7 @@ COMMENT ON COLUMN results.position IS
 COMMENT ON COLUMN results.name IS
     'Its field''s name where the output is an object; null otherwise.';
 COMMENT ON COLUMN results.kind IS
-    'url: an address, such as https://…; text: any other string; json: anything else.';
+    'url: an address, such as https://...; text: any other string; json: anything else.';
 COMMENT ON COLUMN results.value IS
     'The address, the text, or the JSON as text.';
 COMMENT ON COLUMN results.first_received_at IS

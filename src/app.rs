@@ -25,6 +25,7 @@ use crate::recorder::{self, Recorder, Recording, Sessions};
 use crate::retention::Pruner;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
+use crate::store::Bounds;
 use crate::traces::Traces;
 
 /// Why a receiver did not start.
@@ -148,7 +149,7 @@ impl Receiver {
             statement_timeout: settings.database.statement_timeout,
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
-            quarantine: settings.quarantine,
+            bounds: Bounds { quarantine: settings.quarantine, conflicts: settings.conflicts },
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             traces: traces.clone(),

@@ -38,7 +38,7 @@ pub(crate) struct Change {
 impl Change {
     /// `None` for what changes nothing that is shown: duplicates, and what is not kept.
     fn of(item: &Item<'_>, outcome: Outcome) -> Option<Self> {
-        if matches!(outcome, Outcome::Duplicate | Outcome::Dropped) {
+        if matches!(outcome, Outcome::Duplicate | Outcome::ConflictDropped | Outcome::Dropped) {
             return None;
         }
         let reported = item.reported();

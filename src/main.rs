@@ -49,6 +49,8 @@ enum Command {
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
     Quarantine(commands::quarantine::Quarantine),
+    /// Fill in what PostgreSQL refused of executions, once it accepts that: it was stored as bytes
+    Repair(commands::repair::Repair),
     /// Remove what has been kept long enough (retention.*), or say what that is
     Prune(commands::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
@@ -107,6 +109,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => commands::packaging::completions(*shell, Arguments::command()),
         Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
+        Command::Repair(repair) => repair.run(&commands::database(&settings()?)?).await,
         Command::Prune(prune) => {
             let settings = settings()?;
             prune.run(&commands::database(&settings)?, &settings.retention).await

@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     unauthenticated: Family<Reason, Counter>,
     connections_refused: Counter,
     quarantine_dropped: Counter,
+    degraded: Counter,
     pruned: Family<Pruned, Counter>,
     prune_failing: Gauge,
     prune_success: Gauge,
@@ -125,7 +126,7 @@ impl Metrics {
             recorded: add(
                 r,
                 "deliveries_recorded",
-                "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, quarantined, dropped",
+                "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, dropped",
                 Family::default(),
             ),
             batch_rows: add(r, "record_batch_rows", "Deliveries in one transaction in PostgreSQL", rows()),
@@ -230,6 +231,12 @@ impl Metrics {
                 r,
                 "quarantine_dropped",
                 "Deliveries answered 422 that the quarantine had no room for (quarantine.max_rows, max_bytes)",
+                Counter::default(),
+            ),
+            degraded: add(
+                r,
+                "executions_degraded",
+                "Executions recorded with parts of their payload as bytes only, since PostgreSQL refused them",
                 Counter::default(),
             ),
             pruned: add(
@@ -355,6 +362,10 @@ impl Metrics {
 
     pub(crate) fn quarantine_dropped(&self, deliveries: usize) {
         self.quarantine_dropped.inc_by(deliveries as u64);
+    }
+
+    pub(crate) fn degraded(&self) {
+        self.degraded.inc();
     }
 
     pub(crate) fn pruned(&self, kind: Kind, removed: usize) {

@@ -47,11 +47,14 @@ pub enum Quarantine {
 #[derive(Debug, Args)]
 pub struct Retry {
     /// Their numbers
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "acknowledged"])]
     ids: Vec<i64>,
     /// Try all that are in quarantine, but those whose bytes the spool's disk has altered
     #[arg(long, conflicts_with = "ids")]
     all: bool,
+    /// Of these, try those that were answered 200: executions that PostgreSQL refused
+    #[arg(long, conflicts_with = "ids")]
+    acknowledged: bool,
     /// Read FIELD from where the body has it: a key, or a JSON pointer such as /data/0/id. Repeatable
     #[arg(long = "map", value_name = "FIELD=SOURCE", value_parser = pair)]
     maps: Vec<(String, String)>,
@@ -186,11 +189,15 @@ impl Retry {
         let (mut recorded, mut stayed) = (0_u64, 0_u64);
         let (mut after, mut ids) = (0, self.ids.clone());
         loop {
-            if self.all {
+            if self.all || self.acknowledged {
                 let page = store.quarantined(after, PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after = last.quarantine_id;
-                ids = page.iter().filter(|entry| entry.intact).map(|entry| entry.quarantine_id).collect();
+                ids = page
+                    .iter()
+                    .filter(|entry| entry.intact && (entry.acknowledged || !self.acknowledged))
+                    .map(|entry| entry.quarantine_id)
+                    .collect();
             }
             for id in &ids {
                 match store.retry_quarantined(*id, |body| self.find(body)).await? {
@@ -214,7 +221,7 @@ impl Retry {
                     }
                 }
             }
-            if !self.all {
+            if !self.all && !self.acknowledged {
                 break;
             }
         }
@@ -293,6 +300,7 @@ mod tests {
         let retry = |maps: &[&str], sets: &[&str]| Retry {
             ids: vec![1],
             all: false,
+            acknowledged: false,
             maps: maps.iter().map(|m| pair(m).unwrap()).collect(),
             sets: sets.iter().map(|s| pair(s).unwrap()).collect(),
         };

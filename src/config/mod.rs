@@ -46,6 +46,7 @@ pub struct Settings {
     pub database: Database,
     pub recorder: Recorder,
     pub quarantine: Quarantine,
+    pub conflicts: Conflicts,
     pub retention: Retention,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -145,6 +146,19 @@ pub struct Quarantine {
     pub max_bytes: i64,
 }
 
+/// `[conflicts]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conflicts {
+    pub max_per_execution: i64,
+    pub max_bytes_per_execution: i64,
+}
+
+impl Conflicts {
+    /// All are stored.
+    pub const UNLIMITED: Self = Self { max_per_execution: i64::MAX, max_bytes_per_execution: i64::MAX };
+}
+
 /// `[shutdown]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,7 +202,7 @@ impl TryFrom<String> for LogFormat {
 /// Refuses variables that would be settings but for an underscore: a secret that is overlooked
 /// leaves the door open.
 fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
-    const SECTIONS: [&str; 12] = [
+    const SECTIONS: [&str; 13] = [
         "HTTP",
         "ADMIN",
         "AUTH",
@@ -197,6 +211,7 @@ fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
         "DATABASE",
         "RECORDER",
         "QUARANTINE",
+        "CONFLICTS",
         "RETENTION",
         "SHUTDOWN",
         "LOG",
@@ -281,6 +296,10 @@ impl Settings {
         let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
         within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
         within("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
+        let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
+        let (rows, bytes) = (u64::try_from(max_per_execution), u64::try_from(max_bytes_per_execution));
+        within("conflicts.max_per_execution", rows.unwrap_or(u64::MAX), 0, 1_000_000)?;
+        within("conflicts.max_bytes_per_execution", bytes.unwrap_or(u64::MAX), 0, 1 << 40)?;
         self.retention.check()?;
         within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
         // A body has to fit, with what SQLite adds to it.

@@ -3,7 +3,7 @@
 /// A failed attempt. Its text is safe to log: it holds no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// No connection: connect again, for ever.
+    /// No connection, or one that cannot be used any more: connect again, for ever.
     #[error("PostgreSQL cannot be reached: {0}")]
     Away(String),
     /// It took longer than `database.statement_timeout`, or `database.connect_timeout`: try again,
@@ -56,13 +56,19 @@ impl From<sqlx::Error> for Fault {
         let message = database.message().to_owned();
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
         match (&*code, code.get(..2).unwrap_or_default()) {
-            ("57014", _) => Self::Slow,
-            // Connection exceptions, and a server that starts, stops or has no place.
-            ("53300", _) | (_, "08" | "57") => Self::Away(message),
+            // Cancelled by a time limit: of the statement, within the transaction, or of the transaction.
+            ("57014" | "25P03" | "25P04", _) => Self::Slow,
+            // A standby, or a database that only reads.
+            ("25006", _) => Self::Refused { code: Some(code), message },
+            // About the connection, and what it should remember: it is lost, or a pooler has mixed it up with others
+            // (prepared statements, cursors, transactions, savepoints); or the server starts, stops, has no room.
+            ("53300" | "42P05", _) | (_, "08" | "0B" | "24" | "25" | "26" | "2D" | "34" | "3B" | "57") => {
+                Self::Away(message)
+            }
             // Out of memory, internal errors.
             ("53200", _) | (_, "XX") => Self::Broke(message),
-            // Transaction state, privileges, names, contention, resources, objects in use, the system.
-            (_, "0A" | "25" | "28" | "3D" | "3F" | "40" | "42" | "53" | "55" | "58" | "F0" | "") => {
+            // Privileges, names, contention, resources, objects in use, the system.
+            (_, "0A" | "28" | "3D" | "3F" | "40" | "42" | "53" | "55" | "58" | "F0" | "") => {
                 Self::Refused { code: Some(code), message }
             }
             // Data exceptions, constraints, limits of a row, and whatever a trigger raises.
@@ -78,6 +84,35 @@ impl Fault {
             Self::Unacceptable { code, message } => Self::Refused { code: Some(code), message },
             other => other,
         }
+    }
+
+    /// For a canary's error: every row is refused, and the message may hold what a trigger says.
+    pub(crate) fn of_every_row(self) -> Self {
+        match self {
+            Self::Unacceptable { code, .. } => {
+                let message = format!(
+                    "every row (SQLSTATE {code}): look for a trigger or constraint that is not the receiver's"
+                );
+                Self::Refused { code: Some(code), message }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the server will answer the same statement in the same way again, as far as its kind tells.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Unacceptable { .. } | Self::Refused { code: None, .. } => true,
+            Self::Refused { code: Some(code), .. } => {
+                code != "25006" && !["40", "53", "55", "58", "F0"].iter().any(|class| code.starts_with(class))
+            }
+            Self::Away(_) | Self::Slow | Self::Broke(_) => false,
+        }
+    }
+
+    /// Whether the server's disk is full, or fails.
+    pub(crate) fn is_about_disk(&self) -> bool {
+        matches!(self.code(), Some("53100" | "58030"))
     }
 
     /// For what was said while recording: that the connection was good before is known.

@@ -11,6 +11,9 @@ use crate::payload::{self, Execution};
 use crate::spool::Spooled;
 use crate::traces::TraceContext;
 
+/// The longest message of PostgreSQL that is a reason for quarantine: a trigger's may quote the row.
+const MAX_REASON_CHARS: usize = 1_000;
+
 /// What becomes of a delivery in the database.
 #[derive(Debug)]
 pub(crate) enum Item<'a> {
@@ -36,6 +39,43 @@ pub(crate) struct Row<'a> {
     pub(super) deliveries: i32,
     pub(super) authenticated_by: Option<Method>,
     trace: Option<TraceContext>,
+    /// Set by [`Item::degrade`].
+    degraded: Option<Box<Degrading<'a>>>,
+}
+
+/// How far an execution is degraded.
+#[derive(Debug)]
+struct Degrading<'a> {
+    payload: Option<&'a str>,
+    output: Option<&'a str>,
+    total_cost: Option<&'a str>,
+    /// The next of [`FORMS`] to try.
+    next: usize,
+    /// Why.
+    fault: Fault,
+}
+
+/// What is left out of the columns, one after the other: `payload`, `output`, `total_cost`. Each form loses no more
+/// than the next ones. All of it stays in `payload_bytes`.
+const FORMS: [[bool; 3]; 7] = [
+    [true, false, false],
+    [false, true, false],
+    [false, false, true],
+    [true, true, false],
+    [true, false, true],
+    [false, true, true],
+    [true, true, true],
+];
+
+/// What [`Item::degrade`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Degraded {
+    /// Columns of an execution are left out.
+    Columns,
+    /// The execution goes to quarantine.
+    Quarantined,
+    /// A body that was answered 422, and that the quarantine refuses, is not stored at all.
+    Dropped,
 }
 
 /// A delivery that cannot be recorded as an execution.
@@ -95,6 +135,7 @@ impl<'a> Item<'a> {
             deliveries: 1,
             authenticated_by: delivery.authenticated_by,
             trace: delivery.trace,
+            degraded: None,
         }))
     }
 
@@ -106,7 +147,8 @@ impl<'a> Item<'a> {
         self
     }
 
-    fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
+    /// A body for the quarantine.
+    pub(super) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
         let Delivery { body, received_at, authenticated_by, acknowledged, trace } = delivery;
         Self::Quarantined(Quarantined {
             reason,
@@ -119,18 +161,41 @@ impl<'a> Item<'a> {
         })
     }
 
-    /// Turns to the next best way to keep a delivery that PostgreSQL does not accept: its outcome
-    /// beside its bytes, or, when even that is refused, its bytes in quarantine. False when there
-    /// is no other way left.
-    pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
-        let Self::Execution(row) = self else { return false };
-        let converted = [row.payload.take(), row.execution.output.take(), row.execution.total_cost.take()];
-        if converted.iter().any(Option::is_some) {
+    /// Turns to the next form in which PostgreSQL may accept a delivery: with the columns left out that it may refuse,
+    /// or, when it refuses all forms, as a body in quarantine. `None` for an acknowledged delivery that the quarantine
+    /// refuses: there is no further form.
+    ///
+    /// An error that is not about contents is not tried with each column: only with all, without the payload, and
+    /// without all three.
+    pub(crate) fn degrade(&mut self, fault: &Fault) -> Option<Degraded> {
+        let row = match self {
+            Self::Execution(row) => row,
+            Self::Quarantined(q) => return (!q.acknowledged).then_some(Degraded::Dropped),
+        };
+        let execution = &mut row.execution;
+        let (payload, output, total_cost) = (row.payload, execution.output, execution.total_cost);
+        let degrading = row.degraded.get_or_insert_with(|| {
+            Box::new(Degrading { payload, output, total_cost, next: 0, fault: fault.clone() })
+        });
+        let present =
+            [degrading.payload.is_some(), degrading.output.is_some(), degrading.total_cost.is_some()];
+        while let Some(form) = FORMS.get(degrading.next) {
+            degrading.next += 1;
+            let changes_something = form.iter().zip(present).all(|(left_out, present)| present || !left_out);
+            let is_last = form.iter().zip(present).all(|(left_out, present)| *left_out == present);
+            if !changes_something || !(fault.is_repeatable() || degrading.next == 1 || is_last) {
+                continue;
+            }
+            let [no_payload, no_output, no_cost] = *form;
+            row.payload = degrading.payload.filter(|_| !no_payload);
+            execution.output = degrading.output.filter(|_| !no_output);
+            execution.total_cost = degrading.total_cost.filter(|_| !no_cost);
             row.payload_bytes = Some(row.body);
-            return true;
+            return Some(Degraded::Columns);
         }
         let reason = match fault {
             Fault::Unacceptable { code, message } => {
+                let message: String = message.chars().take(MAX_REASON_CHARS).collect();
                 format!("refused by PostgreSQL: {message} (SQLSTATE {code})")
             }
             other => other.to_string(),
@@ -144,7 +209,28 @@ impl<'a> Item<'a> {
             intact: true,
             trace: row.trace,
         });
-        true
+        Some(Degraded::Quarantined)
+    }
+
+    /// Why columns are left out, when some are.
+    pub(crate) fn degraded_by(&self) -> Option<&Fault> {
+        match self {
+            Self::Execution(row) => row.degraded.as_ref().map(|degrading| &degrading.fault),
+            Self::Quarantined(_) => None,
+        }
+    }
+
+    /// Whether it goes to `quarantine`.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        matches!(self, Self::Quarantined(_))
+    }
+
+    /// The length of its body.
+    pub(crate) fn body_bytes(&self) -> usize {
+        match self {
+            Self::Execution(row) => row.body.len(),
+            Self::Quarantined(q) => q.body.len(),
+        }
     }
 
     /// The execution that it is about, where that could be read.

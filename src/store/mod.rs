@@ -4,6 +4,7 @@
 //! [`Store::record`] writes one batch in one transaction. The rule for an execution that is
 //! already recorded is in `settle_known.sql`, in a table at its top.
 
+mod canary;
 mod changes;
 mod cost;
 mod fault;
@@ -12,6 +13,8 @@ mod jsonb;
 mod prune;
 mod quarantine;
 mod record;
+mod repair;
+mod rounds;
 mod steps;
 
 use std::time::Duration;
@@ -21,12 +24,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 pub(crate) use fault::Fault;
-pub(crate) use item::Item;
+pub(crate) use item::{Degraded, Item};
 #[cfg(fuzzing)]
 pub(crate) use jsonb::{Fit, fit};
 pub(crate) use prune::{Cutoffs, Kind, Walked};
 pub(crate) use quarantine::{Entry, Found, Retried};
-pub(crate) use record::Outcome;
+pub(crate) use record::{Bounds, Outcome};
+pub(crate) use repair::Repaired;
 
 /// The steps of the schema. A database that is ahead of this binary is left as it is: schemas
 /// grow in steps that the version before can work with.
@@ -43,10 +47,24 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Connects.
+    /// Connects to a database that can hold what is recorded.
     pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, Fault> {
         let options = options.clone().application_name("workflow-receiver").disable_statement_logging();
-        Ok(Self { connection: PgConnection::connect_with(&options).await? })
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let database = sqlx::query!(
+            r#"SELECT current_setting('server_encoding') AS "encoding!", current_database() AS "name!""#
+        );
+        let database = database.fetch_one(&mut connection).await?;
+        if database.encoding != "UTF8" {
+            let (name, encoding) = (database.name.replace('"', "\"\""), database.encoding);
+            let message = format!(
+                "the database {name} has the encoding {encoding}, but must have UTF8. An encoding cannot be changed: \
+                 create another database and set database.url to it, or drop this one first. CREATE DATABASE \
+                 \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+            );
+            return Err(Fault::Refused { code: None, message });
+        }
+        Ok(Self { connection })
     }
 
     /// Makes the connection keep what recording promises: a statement, and a pause within a transaction, end within
@@ -123,4 +141,17 @@ pub async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Err
         sqlx::query(create).execute(&mut connection).await?;
     }
     connection.close().await
+}
+
+#[cfg(test)]
+mod tests {
+    /// Whatever the encodings of the database and of the client are, a migration says the same.
+    #[test]
+    fn migrations_are_ascii() {
+        for migration in super::MIGRATIONS.iter() {
+            let (version, sql) = (migration.version, migration.sql.as_str());
+            let line = sql.lines().find(|line| !line.is_ascii());
+            assert_eq!(line, None, "migration {version}");
+        }
+    }
 }

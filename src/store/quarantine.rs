@@ -131,6 +131,8 @@ impl Store {
 
     /// Records an entry as the executions that `find` finds in its body, and takes it out of
     /// quarantine; or leaves all as it is.
+    ///
+    /// Conflicts among them are all stored: they are no more than what was in quarantine.
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
@@ -171,15 +173,16 @@ impl Store {
             match self.move_out(id, entry.deliveries, &items).await {
                 Ok(Some(outcomes)) => return Ok(Retried::Recorded(ids.into_iter().zip(outcomes).collect())),
                 Ok(None) => return Ok(Retried::Stays("it has just changed: try again".to_owned())),
-                // What PostgreSQL does not accept as it is may still be kept as bytes.
-                Err(fault @ Fault::Unacceptable { .. }) => {
-                    let weakened =
-                        items.iter_mut().filter_map(|item| item.weaken(&fault).then_some(())).count();
-                    if weakened == 0 || items.iter().any(|item| item.execution_id().is_none()) {
+                Err(fault) if fault.is_contention() => {}
+                // What PostgreSQL refuses as it is may still be stored as bytes.
+                Err(fault) if fault.is_repeatable() => {
+                    for item in &mut items {
+                        item.degrade(&fault);
+                    }
+                    if items.iter().any(Item::is_quarantined) {
                         return Ok(Retried::Stays(fault.to_string()));
                     }
                 }
-                Err(fault) if fault.is_contention() => {}
                 Err(fault) => return Err(fault),
             }
         }
@@ -194,7 +197,7 @@ impl Store {
         items: &[Item<'_>],
     ) -> Result<Option<Vec<Outcome>>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        let outcomes = record::record(&mut transaction, items).await?;
+        let outcomes = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
         let delete = sqlx::query!(
             "DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2",
             id,

@@ -21,9 +21,8 @@ needing_room AS (
     WHERE NOT i.acknowledged AND NOT EXISTS (SELECT FROM quarantine AS q WHERE q.body_sha256 = i.body_sha256)
 ),
 held AS (
-    SELECT count(*) AS rows, coalesce(sum(octet_length(q.body)), 0) AS bytes
-    FROM quarantine AS q
-    WHERE NOT q.acknowledged AND EXISTS (SELECT FROM needing_room)
+    SELECT u.bodies AS rows, u.bytes
+    FROM quarantine_usage AS u
 ),
 -- The earliest first; one that is too large by itself takes no room from others.
 placed AS (

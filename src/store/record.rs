@@ -2,15 +2,24 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
 use super::changes::{Changes, Counted};
 use super::item::{Item, Row};
+use super::rounds::{Incoming, rounds};
 use super::{Fault, Store, quarantine};
 use crate::auth::Method;
 use crate::config;
+
+/// How much is stored of what is not recorded as an execution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) quarantine: config::Quarantine,
+    pub(crate) conflicts: config::Conflicts,
+}
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,8 +30,10 @@ pub(crate) enum Outcome {
     Replacement,
     /// It said nothing new, and was counted.
     Duplicate,
-    /// It contradicts the recorded outcome, and was kept aside.
+    /// It contradicts the recorded outcome, and was stored as a conflict.
     Conflict,
+    /// It contradicts the recorded outcome, and the execution has as many conflicts as it may have.
+    ConflictDropped,
     /// It is no execution, and was kept aside.
     Quarantined,
     /// It is no execution, was answered 422, and the quarantine had no room for it.
@@ -31,8 +42,15 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// All there are.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::New, Self::Replacement, Self::Duplicate, Self::Conflict, Self::Quarantined, Self::Dropped];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::New,
+        Self::Replacement,
+        Self::Duplicate,
+        Self::Conflict,
+        Self::ConflictDropped,
+        Self::Quarantined,
+        Self::Dropped,
+    ];
 
     /// Its name in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
@@ -41,6 +59,7 @@ impl Outcome {
             Self::Replacement => "replacement",
             Self::Duplicate => "duplicate",
             Self::Conflict => "conflict",
+            Self::ConflictDropped => "conflict_dropped",
             Self::Quarantined => "quarantined",
             Self::Dropped => "dropped",
         }
@@ -48,112 +67,69 @@ impl Outcome {
 }
 
 impl Store {
-    /// Records `items` in their order, all or none. One outcome per item.
+    /// Records `items` in their order, all or none. One outcome per item. `limit`: how long statements, and pauses
+    /// between them, may take instead of `database.statement_timeout`.
     pub(crate) async fn record(
         &mut self,
         items: &[Item<'_>],
-        room: config::Quarantine,
+        bounds: Bounds,
+        limit: Option<Duration>,
     ) -> Result<Vec<Outcome>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        let mut outcomes = record(&mut transaction, items).await?;
-        quarantine::keep(&mut transaction, items, room, &mut outcomes).await?;
+        if let Some(limit) = limit {
+            let limit = limit.as_millis().to_string();
+            sqlx::query!(
+                "SELECT set_config('statement_timeout', $1, true) AS statement,
+                        set_config('idle_in_transaction_session_timeout', $1, true) AS idle",
+                limit
+            )
+            .fetch_one(&mut *transaction)
+            .await?;
+        }
+        let mut outcomes = record(&mut transaction, items, bounds.conflicts).await?;
+        quarantine::keep(&mut transaction, items, bounds.quarantine, &mut outcomes).await?;
         transaction.commit().await?;
         Ok(outcomes)
     }
 }
 
-/// Records the executions among `items`. What is none of them has to be kept by the caller, after
-/// this: rows are locked in one order, which is executions, bulks, sums, quarantine.
+/// Records the executions among `items`. The caller stores the others after this: rows are locked in one order, which
+/// is executions, bulks, sums, quarantine.
 pub(super) async fn record(
     connection: &mut PgConnection,
     items: &[Item<'_>],
+    conflicts: config::Conflicts,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes = vec![Outcome::Dropped; items.len()];
     let mut changes = Changes::default();
     for (n, mut round) in rounds(items).into_iter().enumerate() {
-        round.sort_unstable_by_key(|incoming| &incoming.row.execution.execution_id);
+        // Those of one execution stay in their order.
+        round.sort_by_key(|incoming| &incoming.row.execution.execution_id);
         // From the second round on, every execution is known from the first.
         let new = if n == 0 { insert_new(connection, &round).await? } else { HashSet::new() };
         let (fresh, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
         for incoming in &fresh {
-            changes.came(incoming.counted(), incoming.row.received_at);
-            incoming.mark(&mut outcomes, Outcome::New);
+            changes.came(counted(incoming), incoming.row.received_at);
+            incoming.mark(&mut outcomes, Outcome::New, None);
         }
         if !known.is_empty() {
-            settle_known(connection, &known, &mut changes, &mut outcomes).await?;
+            settle_known(connection, &known, conflicts, &mut changes, &mut outcomes).await?;
         }
     }
     changes.apply(connection).await?;
     Ok(outcomes)
 }
 
-/// Deliveries of one execution with the very same body, one after the other.
-struct Incoming<'r> {
-    row: &'r Row<'r>,
-    /// Where they stand among the items.
-    places: Vec<usize>,
-    deliveries: i32,
-    first_received_at: OffsetDateTime,
-    last_received_at: OffsetDateTime,
-}
-
-impl<'r> Incoming<'r> {
-    fn counted(&self) -> Counted<'r> {
-        let execution = &self.row.execution;
-        Counted {
-            workflow_id: Cow::Borrowed(&execution.workflow_id),
-            bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
-            status: Cow::Borrowed(&execution.status),
-            total_cost: execution.total_cost.map(Cow::Borrowed),
-            first_received_at: self.first_received_at,
-        }
+fn counted<'r>(incoming: &Incoming<'r>) -> Counted<'r> {
+    let execution = &incoming.row.execution;
+    Counted {
+        workflow_id: Cow::Borrowed(&execution.workflow_id),
+        bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
+        status: Cow::Borrowed(&execution.status),
+        total_cost: execution.total_cost.map(Cow::Borrowed),
+        first_received_at: incoming.first_received_at,
     }
-
-    /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again.
-    fn mark(&self, outcomes: &mut [Outcome], outcome: Outcome) {
-        let again = if outcome == Outcome::Conflict { outcome } else { Outcome::Duplicate };
-        for (n, place) in self.places.iter().enumerate() {
-            outcomes[*place] = if n == 0 { outcome } else { again };
-        }
-    }
-}
-
-/// Splits a batch so that each execution comes at most once a round, in the order of arrival;
-/// nearly always that is one round. So one statement's rule serves within a batch as between batches.
-fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
-    let mut rounds: Vec<Vec<Incoming<'r>>> = Vec::new();
-    let mut latest: HashMap<&str, (usize, usize)> = HashMap::with_capacity(items.len());
-    for (place, item) in items.iter().enumerate() {
-        let Item::Execution(row) = item else { continue };
-        let id = &*row.execution.execution_id;
-        let round = match latest.get(id) {
-            None => 0,
-            Some(&(round, at)) => {
-                let before = &mut rounds[round][at];
-                if before.row.body == row.body {
-                    before.places.push(place);
-                    before.deliveries = before.deliveries.saturating_add(row.deliveries);
-                    before.first_received_at = before.first_received_at.min(row.received_at);
-                    before.last_received_at = before.last_received_at.max(row.last_received_at);
-                    continue;
-                }
-                round + 1
-            }
-        };
-        if rounds.len() == round {
-            rounds.push(Vec::new());
-        }
-        latest.insert(id, (round, rounds[round].len()));
-        rounds[round].push(Incoming {
-            row,
-            places: vec![place],
-            deliveries: row.deliveries,
-            first_received_at: row.received_at,
-            last_received_at: row.last_received_at,
-        });
-    }
-    rounds
 }
 
 /// The rows of a round as PostgreSQL takes them: an array a column. To add a column, add it here,
@@ -208,7 +184,7 @@ impl<'r> Columns<'r> {
 
 /// Runs a statement that takes [`Columns`].
 macro_rules! with_columns {
-    ($file:literal, $columns:expr) => {{
+    ($file:literal, $columns:expr $(, $more:expr)*) => {{
         let c = $columns;
         sqlx::query_file!(
             $file,
@@ -228,7 +204,8 @@ macro_rules! with_columns {
             &c.authenticated_by as _,
             &c.deliveries,
             &c.first_received_at,
-            &c.last_received_at,
+            &c.last_received_at
+            $(, $more)*
         )
     }};
 }
@@ -246,37 +223,49 @@ async fn insert_new(
 async fn settle_known<'r>(
     connection: &mut PgConnection,
     known: &[Incoming<'r>],
+    conflicts: config::Conflicts,
     changes: &mut Changes<'r>,
     outcomes: &mut [Outcome],
 ) -> Result<(), sqlx::Error> {
     let columns = Columns::of(known);
-    let settled = with_columns!("src/store/settle_known.sql", &columns).fetch_all(connection).await?;
-    let mut settled: HashMap<_, _> = settled.into_iter().map(|row| (row.execution_id.clone(), row)).collect();
-    for incoming in known {
-        // A row that is in the way of an insert and then gone was deleted in between by somebody
-        // else: better to fail, and do the batch again, than to lose it.
-        let id = &*incoming.row.execution.execution_id;
-        let was = settled.remove(id).ok_or(sqlx::Error::RowNotFound)?;
+    let settled = with_columns!(
+        "src/store/settle_known.sql",
+        &columns,
+        conflicts.max_per_execution,
+        conflicts.max_bytes_per_execution
+    );
+    let settled = settled.fetch_all(connection).await?;
+    let mut settled: HashMap<_, _> = settled.into_iter().map(|row| (row.n, row)).collect();
+    let mut first: HashMap<&str, OffsetDateTime> = HashMap::new();
+    for (n, incoming) in (1..).zip(known) {
+        // A row that is in the way of an insert and then gone was deleted in between: the batch fails, and is recorded
+        // again, so that nothing is lost.
+        let was = settled.remove(&n).ok_or(sqlx::Error::RowNotFound)?;
         let outcome = match &*was.verdict {
             "replacement" => Outcome::Replacement,
             "conflict" => Outcome::Conflict,
+            "conflict_dropped" => Outcome::ConflictDropped,
             _ => Outcome::Duplicate,
         };
-        let first_received_at = incoming.first_received_at.min(was.previous_first_received_at);
+        incoming.mark(outcomes, outcome, Some(&was.previous_status));
+        // Another one in this statement may already have moved it.
+        let previous = first.entry(&*incoming.row.execution.execution_id);
+        let previous = previous.or_insert(was.previous_first_received_at);
         let was = Counted {
             workflow_id: Cow::Owned(was.previous_workflow_id),
             bulk_id: was.previous_bulk_id.map(Cow::Owned),
             status: Cow::Owned(was.previous_status),
             total_cost: was.previous_total_cost.map(Cow::Owned),
-            first_received_at: was.previous_first_received_at,
+            first_received_at: *previous,
         };
+        let first_received_at = incoming.first_received_at.min(*previous);
+        *previous = first_received_at;
         if outcome == Outcome::Replacement {
-            let is = Counted { first_received_at, ..incoming.counted() };
+            let is = Counted { first_received_at, ..counted(incoming) };
             changes.replaced(was, is, incoming.row.received_at);
         } else if first_received_at < was.first_received_at {
             changes.moved(was, first_received_at);
         }
-        incoming.mark(outcomes, outcome);
     }
     Ok(())
 }

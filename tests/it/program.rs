@@ -143,7 +143,7 @@ async fn every_table_and_column_has_a_comment() {
     assert_eq!(rows(&database, bare).await, Vec::<Value>::new());
     let tables =
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
-    assert_eq!(rows(&database, tables).await, [json!({ "count": 7 })]);
+    assert_eq!(rows(&database, tables).await, [json!({ "count": 8 })]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -232,7 +232,8 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     // Accepted with 200, and refused by PostgreSQL afterwards.
     sqlx::raw_sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION refuse()",
+         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW WHEN (NEW.execution_id = 'refused')
+             EXECUTE FUNCTION refuse()",
     )
     .execute(&mut receiver.connection().await)
     .await

@@ -62,7 +62,12 @@ async fn stuck_at_e0(database: &PgConnectOptions) -> PgConnection {
 async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_there_on() {
     let database = new_database().await;
     let stuck = stuck_at_e0(&database).await;
-    let receiver = TestReceiver::start_in(spooled(ids(200)).await, database, in_batches_of_one).await;
+    let receiver = TestReceiver::start_in(spooled(ids(200)).await, database, |settings| {
+        in_batches_of_one(settings);
+        // Before it, the stuck delivery does not count as one that fails alone.
+        settings.database.statement_timeout = std::time::Duration::from_mins(10);
+    })
+    .await;
     // Of the 128 that are in hand, the stuck one is the first.
     let recorded =
         async || rows(&receiver.database, "SELECT count(*) FROM executions").await[0]["count"].clone();

@@ -1,0 +1,117 @@
+//! Which deliveries are recorded next.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::in_flight::{Batch, InFlight, is_busy};
+use crate::spool::{Kept, Limits, Reader, Seq, SpoolError, Spooled};
+
+/// How often PostgreSQL is pinged while there is nothing to record.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Minimum time between batches that are not full: a transaction costs PostgreSQL as much for one delivery as for
+/// fifty.
+const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
+/// The same while another batch is being recorded: what waits will be more by its end.
+const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
+
+/// The deliveries in the spool, a batch at a time, in the order of arrival.
+pub(super) struct BatchSource {
+    /// `None` while a thread reads with it.
+    reader: Option<Reader>,
+    reading: Option<JoinHandle<Read>>,
+    limits: Limits,
+    kept: watch::Receiver<Kept>,
+    /// The last delivery that was read.
+    at: Seq,
+    read_at: Instant,
+    /// Size of a full batch: the row limit, or the size of the last batch that the byte limit cut short.
+    full_batch: i64,
+    in_flight: watch::Receiver<VecDeque<Batch>>,
+}
+
+/// The result of a read, with the reader.
+type Read = (Reader, Result<Vec<Spooled>, SpoolError>);
+
+/// The result of [`BatchSource::next`].
+pub(super) enum Poll {
+    /// All deliveries up to this position: none if the spool's rows were deleted by another program.
+    Batch(Vec<Spooled>, Seq),
+    /// Nothing arrived for [`KEEPALIVE_INTERVAL`].
+    Idle,
+    /// The spool is closed and empty.
+    Closed,
+}
+
+impl BatchSource {
+    pub(super) fn new(
+        reader: Reader,
+        limits: Limits,
+        kept: watch::Receiver<Kept>,
+        in_flight: &InFlight,
+    ) -> Self {
+        let at = kept.borrow().forgotten;
+        let full_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
+        Self {
+            reader: Some(reader),
+            reading: None,
+            limits,
+            kept,
+            at,
+            read_at: Instant::now(),
+            full_batch,
+            in_flight: in_flight.subscribe(),
+        }
+    }
+
+    /// Waits for a batch: a full one, or a smaller one after [`MIN_BATCH_INTERVAL`].
+    pub(super) async fn next(&mut self) -> Result<Poll, SpoolError> {
+        loop {
+            let kept = *self.kept.borrow_and_update();
+            let (waiting, busy) = (kept.through - self.at, is_busy(&self.in_flight.borrow_and_update()));
+            let full = waiting >= self.full_batch;
+            let due = self.read_at + if busy { MIN_BATCH_INTERVAL_BUSY } else { MIN_BATCH_INTERVAL };
+            if full || waiting > 0 && (due <= Instant::now() || kept.closed) {
+                let batch = self.read().await?;
+                self.read_at = Instant::now();
+                self.at = batch.last().map_or(kept.through, |last| last.seq);
+                let full = if self.at < kept.through { batch.len() } else { self.limits.rows };
+                self.full_batch = i64::try_from(full).unwrap_or(i64::MAX);
+                return Ok(Poll::Batch(batch, self.at));
+            }
+            if waiting == 0 && kept.closed {
+                return Ok(Poll::Closed);
+            }
+            tokio::select! {
+                changed = self.kept.changed() => if changed.is_err() { return Ok(Poll::Closed) },
+                changed = self.in_flight.changed() => if changed.is_err() { return Ok(Poll::Closed) },
+                () = sleep_until(due), if waiting > 0 => {}
+                () = sleep(KEEPALIVE_INTERVAL), if waiting == 0 && !busy => return Ok(Poll::Idle),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Vec<Spooled>, SpoolError> {
+        let (after, limits) = (self.at, self.limits);
+        let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
+        let read = spawn_blocking(move || {
+            let batch = reader.next(after, limits);
+            (reader, batch)
+        });
+        let read = self.reading.insert(read).await;
+        self.reading = None;
+        let (reader, batch) = read.map_err(|_| SpoolError::ReaderLost)?;
+        self.reader = Some(reader);
+        batch
+    }
+
+    /// Closes the spool after a cancelled read has ended: another process may open it then.
+    pub(super) async fn close(self) {
+        if let Some(reading) = self.reading {
+            let _ = reading.await;
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Which delivery is blamed when recording fails: only one that fails alone while others succeed.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use tokio::runtime::Runtime;
+use workflow_receiver::config::Settings;
+
+use crate::bulks::WRONG_BULKS;
+use crate::harness::{TestReceiver, execution, rows, until, with};
+use crate::spool::impatient;
+use crate::sums::wrong_sums;
+
+async fn run(receiver: &TestReceiver, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut receiver.connection().await).await.unwrap();
+}
+
+/// Runs `action` for each row of `table` written under `condition`.
+async fn fault_on(receiver: &TestReceiver, table: &str, condition: &str, action: &str) {
+    change_fault_on(receiver, table, &format!("IF {condition} THEN {action}; END IF")).await;
+    let trigger = format!(
+        "CREATE OR REPLACE TRIGGER fault BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW
+             EXECUTE FUNCTION fault_on_{table}()"
+    );
+    run(receiver, trigger).await;
+}
+
+/// The trigger stays as it is: no lock on the table is needed.
+async fn change_fault_on(receiver: &TestReceiver, table: &str, does: &str) {
+    let function = format!(
+        "CREATE OR REPLACE FUNCTION fault_on_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN {does}; RETURN NEW; END $$"
+    );
+    run(receiver, function).await;
+}
+
+async fn end_fault_on(receiver: &TestReceiver, table: &str) {
+    change_fault_on(receiver, table, "NULL").await;
+}
+
+const DIE: &str = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)";
+const SLEEP: &str = "PERFORM pg_sleep(60)";
+
+fn raise(code: &str) -> String {
+    format!("RAISE EXCEPTION 'no' USING ERRCODE = '{code}'")
+}
+
+fn full(id: &str) -> Value {
+    with(
+        execution(id, "completed"),
+        json!({ "bulk_id": "b", "output": { "url": id }, "total_cost": 0.25, "inputs": [id] }),
+    )
+}
+
+async fn retries(receiver: &TestReceiver, count: f64) {
+    until(async || receiver.metric("record_retries_total").await >= count).await;
+}
+
+async fn nothing_is_blamed(receiver: &TestReceiver, executions: usize) {
+    let recorded = receiver.rows("SELECT payload, payload_bytes FROM executions").await;
+    assert_eq!(recorded.len(), executions);
+    assert!(recorded.iter().all(|row| !row["payload"].is_null() && row["payload_bytes"].is_null()));
+    assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
+}
+
+/// One SQLSTATE of each class, and those that are treated by themselves.
+const CODES: [&str; 57] = [
+    "01000", "02000", "03000", "08006", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000",
+    "20000", "21000", "22000", "23000", "24000", "25000", "25006", "25P02", "25P03", "26000", "27000",
+    "28000", "2B000", "2D000", "2F000", "34000", "38000", "39000", "3B000", "3D000", "3F000", "40000",
+    "40001", "40P01", "42000", "42P05", "44000", "53000", "53100", "53200", "53300", "54000", "55000",
+    "55P03", "57000", "57014", "57P01", "58000", "58030", "72000", "F0000", "HV000", "P0001", "XX000",
+    "XX001", "ZZ999",
+];
+
+#[derive(Debug, Clone)]
+struct Case {
+    action: String,
+    deliveries: usize,
+    /// Which of them fail; `None`: all rows do, those of other writers included.
+    failing: Option<Vec<usize>>,
+    /// They fail only as long as their payload is stored as jsonb.
+    payload_only: bool,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let action = prop_oneof![
+        8 => prop::sample::select(&CODES[..]).prop_map(raise),
+        1 => Just(DIE.to_owned()),
+        1 => Just(SLEEP.to_owned()),
+    ];
+    let failing = prop_oneof![
+        2 => prop::collection::vec(any::<prop::sample::Index>(), 1..3).prop_map(Some),
+        1 => Just(None),
+    ];
+    (action, 1..30_usize, failing, any::<bool>()).prop_map(|(action, deliveries, failing, payload_only)| {
+        let failing = failing.map(|places| {
+            let mut places: Vec<_> = places.iter().map(|place| place.index(deliveries)).collect();
+            places.sort_unstable();
+            places.dedup();
+            places
+        });
+        Case { action, deliveries, failing, payload_only }
+    })
+}
+
+async fn check(receiver: &TestReceiver, case: &Case) {
+    println!("{case:?}");
+    end_fault_on(receiver, "executions").await;
+    receiver.recorded().await;
+    run(receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days, quarantine").await;
+    let ids: Vec<_> = (0..case.deliveries).map(|n| format!("e{n}")).collect();
+    let failing: Vec<_> = case.failing.iter().flatten().map(|n| ids[*n].clone()).collect();
+    let condition = if case.failing.is_some() {
+        let payload = if case.payload_only { " AND NEW.payload IS NOT NULL" } else { "" };
+        format!("NEW.execution_id IN ('{}'){payload}", failing.join("', '"))
+    } else {
+        "true".to_owned()
+    };
+    let held = receiver.hold_recording().await;
+    for id in &ids {
+        receiver.accept(full(id)).await;
+    }
+    change_fault_on(receiver, "executions", &format!("IF {condition} THEN {}; END IF", case.action)).await;
+    let before = receiver.metric("record_retries_total").await;
+    held.release().await;
+    if case.failing.is_none() {
+        // More than enough to blame one delivery that fails alone.
+        retries(receiver, before + 15.0).await;
+        end_fault_on(receiver, "executions").await;
+    }
+    receiver.recorded().await;
+    let executions = rows(
+        &receiver.database,
+        "SELECT execution_id, payload, convert_from(payload_bytes, 'UTF8')::json AS bytes, output, total_cost
+         FROM executions WHERE execution_id <> 'held'",
+    )
+    .await;
+    let quarantine = rows(
+        &receiver.database,
+        "SELECT acknowledged, convert_from(body, 'UTF8')::json AS body FROM quarantine",
+    )
+    .await;
+    assert_eq!(executions.len() + quarantine.len(), ids.len(), "{case:?}");
+    for id in &ids {
+        let body = full(id);
+        let whole = json!({ "execution_id": id, "payload": body, "bytes": null,
+                            "output": body["output"], "total_cost": body["total_cost"] });
+        if !failing.contains(id) {
+            assert!(executions.contains(&whole), "{id} of {case:?}: {executions:?}");
+        } else if case.payload_only {
+            let degraded = with(whole, json!({ "payload": null, "bytes": body }));
+            assert!(executions.contains(&degraded), "{id} of {case:?}: {executions:?}");
+        } else {
+            let quarantined = json!({ "acknowledged": true, "body": body });
+            assert!(quarantine.contains(&quarantined), "{id} of {case:?}: {quarantine:?}");
+        }
+    }
+    assert_eq!(rows(&receiver.database, WRONG_BULKS).await, Vec::<Value>::new());
+    assert_eq!(rows(&receiver.database, &wrong_sums()).await, Vec::<Value>::new());
+}
+
+fn in_a_hurry(settings: &mut Settings) {
+    impatient(settings);
+    settings.recorder.connections = 1;
+    settings.recorder.max_backoff = Duration::from_millis(20);
+    settings.database.statement_timeout = Duration::from_millis(250);
+}
+
+#[test]
+fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_error() {
+    let runtime = Runtime::new().unwrap();
+    let receiver = runtime.block_on(TestReceiver::start_with(in_a_hurry));
+    runtime.block_on(fault_on(&receiver, "executions", "false", SLEEP));
+    let cases_to_run = std::env::var("BLAME_CASES").map_or(12, |cases| cases.parse().unwrap());
+    TestRunner::new(Config {
+        cases: cases_to_run,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        max_shrink_iters: 0,
+        ..Config::default()
+    })
+    .run(&cases(), |case| {
+        runtime.block_on(check(&receiver, &case));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_that_a_pooler_lost_is_the_fault_of_no_delivery() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    for code in ["26000", "42P05", "08P01", "34000", "24000", "2D000", "0B000", "3B000", "57P03", "25P02"] {
+        fault_on(&receiver, "executions", "true", &raise(code)).await;
+        let before = receiver.metric("record_retries_total").await;
+        receiver.accept(full(code)).await;
+        retries(&receiver, before + 5.0).await;
+        end_fault_on(&receiver, "executions").await;
+        receiver.recorded().await;
+    }
+    nothing_is_blamed(&receiver, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_killed_at_random_inserts_degrade_nothing() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    // Other writers' rows are hit as often as the receiver's.
+    fault_on(&receiver, "executions", "random() < 0.7", DIE).await;
+    for n in 0..40 {
+        receiver.accept(full(&format!("e{n}"))).await;
+    }
+    retries(&receiver, 30.0).await;
+    end_fault_on(&receiver, "executions").await;
+    receiver.recorded().await;
+    nothing_is_blamed(&receiver, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_at_the_commit_of_every_transaction_is_blamed_on_no_delivery() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let deferred = "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+                        BEGIN RAISE EXCEPTION 'no'; END $$;
+                    CREATE CONSTRAINT TRIGGER late AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
+                        FOR EACH ROW EXECUTE FUNCTION late()";
+    run(&receiver, deferred).await;
+    receiver.accept(full("e")).await;
+    retries(&receiver, 5.0).await;
+    run(&receiver, "DROP TRIGGER late ON executions").await;
+    receiver.recorded().await;
+    nothing_is_blamed(&receiver, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_only_duplicates_or_conflicts_write_to_is_blamed_on_none_of_them() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    receiver.accept(full("e")).await;
+    receiver.recorded().await;
+    for table in ["execution_conflicts", "bulks", "workflow_days"] {
+        let before = receiver.metric("record_retries_total").await;
+        run(&receiver, format!("ALTER TABLE {table} RENAME TO elsewhere")).await;
+        receiver.accept(with(full("e"), json!({ "output": table }))).await;
+        receiver.accept(full(table)).await;
+        retries(&receiver, before + 5.0).await;
+        run(&receiver, format!("ALTER TABLE elsewhere RENAME TO {table}")).await;
+        receiver.recorded().await;
+    }
+    nothing_is_blamed(&receiver, 4).await;
+    assert_eq!(receiver.rows("SELECT * FROM execution_conflicts WHERE payload IS NOT NULL").await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_takes_nothing_holds_up_no_execution() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    fault_on(&receiver, "quarantine", "true", &raise("P0001")).await;
+    let held = receiver.hold_recording().await;
+    receiver.accept(full("first")).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    receiver.accept(full("second")).await;
+    held.release().await;
+    let second = "SELECT 1 AS there FROM executions WHERE execution_id = 'second'";
+    until(async || !rows(&receiver.database, second).await.is_empty()).await;
+    end_fault_on(&receiver, "quarantine").await;
+    receiver.recorded().await;
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_is_slow_by_itself_gets_more_time_before_it_is_degraded() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    fault_on(&receiver, "executions", "NEW.execution_id = 'e3'", "PERFORM pg_sleep(0.7)").await;
+    for n in 0..8 {
+        receiver.accept(full(&format!("e{n}"))).await;
+    }
+    receiver.recorded().await;
+    nothing_is_blamed(&receiver, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_never_succeeds_holds_up_neither_its_batch_nor_more_batches_than_are_in_flight() {
+    let receiver = TestReceiver::start_with(|settings| {
+        in_a_hurry(settings);
+        settings.recorder.batch_rows = 2;
+    })
+    .await;
+    // No room is left for it anywhere.
+    fault_on(&receiver, "executions", "NEW.execution_id = 'e0'", SLEEP).await;
+    fault_on(&receiver, "quarantine", "true", SLEEP).await;
+    let held = receiver.hold_recording().await;
+    for n in 0..400 {
+        receiver.accept(full(&format!("e{n}"))).await;
+    }
+    held.release().await;
+    let others = "SELECT count(*) FROM executions WHERE execution_id <> 'held'";
+    until(async || rows(&receiver.database, others).await[0]["count"] == 399).await;
+    end_fault_on(&receiver, "quarantine").await;
+    receiver.recorded().await;
+    let kept = receiver.rows("SELECT convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
+    assert_eq!(kept, [json!({ "body": full("e0") })]);
+    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let body = full("e");
+    let whole = json!({ "payload": body, "output": body["output"], "total_cost": body["total_cost"] });
+    for (refused, left_out) in [
+        ("NEW.payload IS NOT NULL", &["payload"][..]),
+        ("NEW.output IS NOT NULL", &["output"]),
+        ("NEW.total_cost IS NOT NULL", &["total_cost"]),
+        ("NEW.payload IS NOT NULL OR NEW.output IS NOT NULL", &["payload", "output"]),
+        ("NEW.payload IS NOT NULL OR NEW.total_cost IS NOT NULL", &["payload", "total_cost"]),
+        (
+            "NEW.payload IS NOT NULL OR NEW.output IS NOT NULL OR NEW.total_cost IS NOT NULL",
+            &["payload", "output", "total_cost"],
+        ),
+    ] {
+        run(&receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days").await;
+        fault_on(
+            &receiver,
+            "executions",
+            &format!("NEW.execution_id = 'e' AND ({refused})"),
+            &raise("23514"),
+        )
+        .await;
+        receiver.accept(&body).await;
+        let row = receiver.row("SELECT payload, output, total_cost FROM executions").await;
+        let expected =
+            left_out.iter().fold(whole.clone(), |whole, column| with(whole, json!({ *column: null })));
+        assert_eq!(row, expected, "{refused}");
+        let bytes =
+            receiver.row("SELECT convert_from(payload_bytes, 'UTF8')::json AS body FROM executions").await;
+        assert_eq!(bytes["body"], body);
+        // A repetition is none the less a repetition.
+        end_fault_on(&receiver, "executions").await;
+        receiver.accept(&body).await;
+        assert_eq!(receiver.row("SELECT deliveries FROM executions").await["deliveries"], 2);
+        assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await, Vec::<Value>::new());
+        assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+    }
+}

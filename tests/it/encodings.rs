@@ -1,0 +1,54 @@
+//! Databases in other encodings than UTF8 are refused before anything is recorded in them.
+
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::harness::{TestReceiver, execution, new_database, until, url, with};
+use crate::process::{outcome, program};
+use crate::spool::impatient;
+
+async fn run(database: &PgConnectOptions, sql: String) {
+    let mut connection = PgConnection::connect_with(&database.clone().database("postgres")).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+}
+
+async fn in_encoding(database: &PgConnectOptions, encoding: &str) -> PgConnectOptions {
+    let name = format!("{}_{}", database.get_database().unwrap(), encoding.to_lowercase());
+    let make = format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+    run(database, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+    run(database, make).await;
+    database.clone().database(&name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_in_utf8() {
+    let database = new_database().await;
+    for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
+        let other = in_encoding(&database, encoding).await;
+        let name = other.get_database().unwrap().to_owned();
+        let dir = TempDir::new().unwrap();
+        let (text, code) = outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&other)));
+        let said = |text: &str| {
+            let how = "ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0";
+            text.contains(&format!("has the encoding {encoding}, but must have UTF8")) && text.contains(how)
+        };
+        assert!(code == Some(1) && said(&text), "{text}");
+
+        let receiver = TestReceiver::start_on(other.clone(), impatient).await;
+        let body = with(execution("é", "completed"), json!({ "output": "日本 ü €" }));
+        receiver.accept(&body).await;
+        until(async || said(&receiver.ready().await.1["problems"].to_string())).await;
+        assert_eq!(receiver.metric("database_up").await, 0.0);
+        assert_eq!(receiver.metric("spool_depth").await, 1.0);
+        // What the error says.
+        run(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        run(&database, format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"))
+            .await;
+        assert_eq!(receiver.row("SELECT payload FROM executions").await["payload"], body);
+        assert_eq!(receiver.ready().await.1["status"], "ok");
+        receiver.stop().await;
+        run(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+}

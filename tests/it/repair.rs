@@ -1,0 +1,103 @@
+//! What PostgreSQL refused, once it accepts it: `repair` and `quarantine retry`.
+
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
+
+use crate::bulks::WRONG_BULKS;
+use crate::harness::{TestReceiver, execution, url, with};
+use crate::process::{outcome, program};
+use crate::sums::wrong_sums;
+
+fn command(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
+    let dir = TempDir::new().unwrap();
+    outcome(program(dir.path()).args(arguments).env("DATABASE_URL", url(&receiver.database)))
+}
+
+async fn run(receiver: &TestReceiver, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut receiver.connection().await).await.unwrap();
+}
+
+async fn refuse(receiver: &TestReceiver, condition: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN IF NEW.execution_id LIKE 'bad%' AND {condition} THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;
+         CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
+             EXECUTE FUNCTION refuse()"
+    );
+    run(receiver, &sql).await;
+}
+
+fn full(id: &str) -> Value {
+    with(execution(id, "completed"), json!({ "bulk_id": "b", "output": { "url": id }, "total_cost": 0.25 }))
+}
+
+async fn counts_are_right(receiver: &TestReceiver) {
+    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
+    let receiver = TestReceiver::start().await;
+    refuse(&receiver, "num_nonnulls(NEW.payload, NEW.output, NEW.total_cost) > 0").await;
+    for id in ["bad1", "good", "bad2"] {
+        receiver.accept(full(id)).await;
+    }
+    // Never in jsonb, and never all of it.
+    receiver.accept(r#"{"execution_id":"bad3","workflow_id":"w","status":"completed","x":"\u0000"}"#).await;
+    receiver.accept(r#"{"execution_id":"twice","workflow_id":"w","status":"completed","x":1,"x":2}"#).await;
+    let degraded = "SELECT execution_id, payload, output, total_cost FROM executions
+                    WHERE execution_id IN ('bad1', 'bad2') ORDER BY execution_id";
+    let nothing = |id| json!({ "execution_id": id, "payload": null, "output": null, "total_cost": null });
+    assert_eq!(receiver.rows(degraded).await, [nothing("bad1"), nothing("bad2")]);
+    assert_eq!(receiver.metric("executions_degraded_total").await, 2.0);
+    counts_are_right(&receiver).await;
+
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(
+        code == Some(1) && text.contains("bad1: stays as it is: ") && text.contains("refused 2"),
+        "{text}"
+    );
+    refuse(&receiver, "false").await;
+    let (text, code) = command(&receiver, &["repair", "bad1", "absent"]);
+    assert!(code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: no such"), "{text}");
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(0) && text.contains("repaired 1, unchanged 2, refused 0"), "{text}");
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(0) && text.contains("repaired 0, unchanged 2, refused 0"), "{text}");
+    let whole = |id| {
+        let body = full(id);
+        json!({ "execution_id": id, "payload": body, "output": body["output"], "total_cost": 0.25 })
+    };
+    assert_eq!(receiver.rows(degraded).await, [whole("bad1"), whole("bad2")]);
+    assert_eq!(receiver.rows("SELECT 1 AS n FROM executions WHERE payload_bytes IS NOT NULL").await.len(), 2);
+    counts_are_right(&receiver).await;
+    // A repetition is a duplicate, and a contradiction a conflict, as if it had been recorded so at once.
+    receiver.accept(full("bad1")).await;
+    receiver.accept(with(full("bad2"), json!({ "output": "other" }))).await;
+    let conflicts = receiver.rows("SELECT execution_id FROM execution_conflicts").await;
+    assert_eq!(conflicts, [json!({ "execution_id": "bad2" })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_accepts_them() {
+    let receiver = TestReceiver::start().await;
+    refuse(&receiver, "true").await;
+    for id in ["bad1", "bad2", "good"] {
+        receiver.accept(full(id)).await;
+    }
+    receiver.recorded().await;
+    assert_eq!(receiver.post(r#"{"workflow_id":"w"}"#).await.status(), 422);
+    assert_eq!(receiver.rows("SELECT 1 AS n FROM quarantine WHERE acknowledged").await.len(), 2);
+    let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
+    assert!(code == Some(1) && text.contains("recorded 0, not recorded 2"), "{text}");
+    refuse(&receiver, "false").await;
+    let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
+    assert!(code == Some(0) && text.contains("recorded 2, not recorded 0"), "{text}");
+    let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
+    assert!(code == Some(0) && text.contains("recorded 0, not recorded 0"), "{text}");
+    assert_eq!(receiver.rows("SELECT payload FROM executions WHERE payload IS NOT NULL").await.len(), 3);
+    assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
+    counts_are_right(&receiver).await;
+}
