@@ -49,6 +49,9 @@ enum Command {
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
     Quarantine(commands::quarantine::Quarantine),
+    /// Look at the deliveries that wait for PostgreSQL in the spool
+    #[command(subcommand)]
+    Spool(commands::spool::Spool),
     /// Remove what has been kept long enough (retention.*), or say what that is
     Prune(commands::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
@@ -107,6 +110,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => commands::packaging::completions(*shell, Arguments::command()),
         Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
+        Command::Spool(spool) => spool.run(&settings()?),
         Command::Prune(prune) => {
             let settings = settings()?;
             prune.run(&commands::database(&settings)?, &settings.retention).await

@@ -12,6 +12,7 @@ mod output;
 pub mod packaging;
 pub mod prune;
 pub mod quarantine;
+pub mod spool;
 pub mod status;
 mod table;
 pub mod workflows;
