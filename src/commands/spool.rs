@@ -56,7 +56,8 @@ struct Line {
 
 impl From<Listed> for Line {
     fn from(listed: Listed) -> Self {
-        let Listed { seq, received_at, body_bytes, execution_id, acknowledged, authenticated_by, intact } = listed;
+        let Listed { seq, received_at, body_bytes, execution_id, acknowledged, authenticated_by, intact } =
+            listed;
         Self { seq, received_at, execution_id, body_bytes, acknowledged, authenticated_by, intact }
     }
 }

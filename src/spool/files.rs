@@ -87,7 +87,8 @@ impl HeldFiles {
             }
             sizes[at] = metadata.len();
         }
-        for (name, expected, found) in [(NAMES[0], least.database, sizes[0]), (NAMES[1], least.wal, sizes[1])] {
+        for (name, expected, found) in [(NAMES[0], least.database, sizes[0]), (NAMES[1], least.wal, sizes[1])]
+        {
             if found < expected {
                 return Err(FileFault::Truncated { name, expected, found });
             }
@@ -98,7 +99,7 @@ impl HeldFiles {
     /// Whether bytes of the log that were durable before a write are still there after it. SQLite writes at the end that
     /// it remembers: that fills the gap which a truncation left, and the size is right again.
     pub(super) fn is_wal_intact_before(&self, end: u64, frame: u64) -> bool {
-        if end < wal::HEADER + frame {
+        if end < wal::HEADER_BYTES + frame {
             return true;
         }
         let mut header = [0; 16];
@@ -125,7 +126,8 @@ impl HeldFiles {
     pub(super) fn is_own(&self, suffix: &str) -> bool {
         let name = format!("{DATABASE}{suffix}");
         let held = NAMES.iter().position(|known| **known == name).map(|at| self.identities[at]);
-        held.is_some() && fs::metadata(self.dir.join(name)).ok().map(|metadata| Identity::of(&metadata)) == held
+        held.is_some()
+            && fs::metadata(self.dir.join(name)).ok().map(|metadata| Identity::of(&metadata)) == held
     }
 }
 
@@ -180,7 +182,8 @@ pub(super) fn restrict(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let ours = ["spool.", "reserve"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        let ours =
+            ["spool.", "reserve"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
         let metadata = entry.metadata()?;
         if ours && metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
             fs::set_permissions(entry.path(), Permissions::from_mode(0o600))?;
@@ -204,7 +207,7 @@ fn make_directory(dir: &Path, mode: u32) -> io::Result<()> {
     make_directory(parent, 0o755)?;
     match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        made => made?,
+        created => created?,
     }
     sync(parent)
 }
@@ -244,13 +247,18 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     }
 }
 
-/// Gives a database, or what is left of it, another name: nothing overwrites or deletes it then.
+/// Gives a database, or what is left of it, another name: nothing overwrites or deletes it then. An empty log goes, and the
+/// log's index, which SQLite makes from the log.
 pub(super) fn set_aside(path: &Path, kind: &str) -> io::Result<PathBuf> {
     let aside = free_name(path, kind);
     for suffix in SUFFIXES {
-        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
+        let old = beside(path, suffix);
+        let worthless =
+            suffix == "-shm" || suffix == "-wal" && fs::metadata(&old).is_ok_and(|log| log.len() == 0);
+        let done = if worthless { fs::remove_file(&old) } else { fs::rename(&old, beside(&aside, suffix)) };
+        match done {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
+            done => done?,
         }
     }
     Ok(aside)

@@ -50,7 +50,9 @@ impl Inspector {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.len() > 0 => {}
             Ok(_) => return Err(SpoolError::Absent(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SpoolError::Absent(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SpoolError::Absent(path));
+            }
             Err(source) => return Err(SpoolError::Directory { dir: path, source }),
         }
         let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;

@@ -103,7 +103,9 @@ pub enum SpoolError {
     )]
     FilesChanged(PathBuf),
     /// There is none, for a command that only reads it.
-    #[error("there is no spool at {0}, or it is empty: set spool.dir (RECEIVER__SPOOL__DIR, --config) as for the receiver")]
+    #[error(
+        "there is no spool at {0}, or it is empty: set spool.dir (RECEIVER__SPOOL__DIR, --config) as for the receiver"
+    )]
     Absent(PathBuf),
     /// A part of it is damaged; the next start saves what can be saved.
     #[error(

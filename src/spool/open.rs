@@ -206,20 +206,19 @@ fn report_losses(connection: &Connection, mark: Option<Mark>, metrics: &Metrics)
     let last = last.unwrap_or(0).max(of_this.map_or(0, |mark| mark.last));
     // A number that cannot be is damaged, and counts nothing.
     let forgotten = forgotten.filter(|forgotten| (0..=last).contains(forgotten));
-    let mut lost = 0;
+    let mut missing = of_another.map_or(0, |mark| (mark.last - mark.forgotten).max(0));
     if let Some(forgotten) = forgotten.max(of_this.map(|mark| mark.forgotten)) {
         let there = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let there: i64 = connection.query_row(there, [forgotten], |row| row.get(0))?;
-        lost += (last - forgotten - there).max(0);
+        missing += (last - forgotten - there).max(0);
     }
-    lost += of_another.map_or(0, |mark| (mark.last - mark.forgotten).max(0));
-    if let Ok(lost @ 1..) = u64::try_from(lost) {
+    if let Ok(missing @ 1..) = u64::try_from(missing) {
         tracing::error!(
-            lost_at_most = lost,
+            lost_at_most = missing,
             "deliveries that were acknowledged are missing in the spool: its files are not those of the last run, \
              or parts of them were removed. Look for the missing files or a backup, and see docs/runbooks.md"
         );
-        metrics.spool_salvaged(0, lost);
+        metrics.spool_salvaged(0, missing);
     }
     Ok(())
 }

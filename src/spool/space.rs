@@ -57,7 +57,7 @@ pub(super) fn log_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let mut frames = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?;
     let frames: i64 = frames.query_row([], |row| row.get(1))?;
     Ok(match u64::try_from(frames) {
-        Ok(frames @ 1..) => wal::HEADER + frames * FRAME,
+        Ok(frames @ 1..) => wal::HEADER_BYTES + frames * FRAME,
         _ => 0,
     })
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::files::{DATABASE, FileFault, HeldFiles, Sizes};
 use super::mark::{Mark, Marker};
@@ -127,8 +128,9 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(GROUP);
-        // When something has to be done, even if nothing arrives.
-        let mut due = Instant::now() + PROBE_EVERY;
+        // When something has to be done soon, even if nothing arrives.
+        let mut due: Option<Instant> = None;
+        let ticks = Ticks::start(runtime);
         loop {
             let handover = self.handover.clone();
             let event = runtime.block_on(async {
@@ -136,7 +138,8 @@ impl Writer {
                     count = arrivals.recv_many(&mut waiting, GROUP), if !self.kept.closed => Event::Arrived(count),
                     changed = recorded.changed() => if changed.is_ok() { Event::Recorded } else { Event::RecorderEnded },
                     () = handover.asked() => Event::Asked,
-                    () = sleep_until(due) => Event::Due,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
+                    () = ticks.notify.notified() => Event::Due,
                 }
             });
             match event {
@@ -194,17 +197,42 @@ impl Writer {
         }
     }
 
-    fn next_due(&self, due: Instant, done: Recorded) -> Instant {
-        let now = Instant::now();
-        let wanted = now
-            + if self.kept.refusing.is_some() || self.displaced {
-                RETRY_EVERY
-            } else if self.kept.forgotten < done {
-                DELETE_WITHIN
-            } else {
-                PROBE_EVERY
-            };
-        if due <= now { wanted } else { due.min(wanted) }
+    fn next_due(&self, due: Option<Instant>, done: Recorded) -> Option<Instant> {
+        let wait = if self.kept.refusing.is_some() || self.displaced {
+            RETRY_EVERY
+        } else if self.kept.forgotten < done {
+            DELETE_WITHIN
+        } else {
+            return None;
+        };
+        due.filter(|due| *due > Instant::now()).or_else(|| Some(Instant::now() + wait))
+    }
+}
+
+/// Wakes an idle writer every [`PROBE_EVERY`]. The timer is a task's: one that the writer's thread polls panics when the
+/// runtime is shut down under it.
+struct Ticks {
+    notify: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Ticks {
+    fn start(runtime: &Handle) -> Self {
+        let notify = Arc::new(Notify::new());
+        let tick = notify.clone();
+        let task = runtime.spawn(async move {
+            loop {
+                sleep(PROBE_EVERY).await;
+                tick.notify_one();
+            }
+        });
+        Self { notify, task }
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -328,9 +356,9 @@ impl Writer {
         }
         let enough = if refusing { self.max_bytes / 10 } else { space::LEAST_ROOM };
         let room = self.room(enough);
-        self.kept.unwritable = self.unwritable_for_space().or_else(|| {
-            space::is_disk_full(&self.dir).then_some(Unwritable::DiskFull)
-        });
+        self.kept.unwritable = self
+            .unwritable_for_space()
+            .or_else(|| space::is_disk_full(&self.dir).then_some(Unwritable::DiskFull));
         if self.kept.unwritable.is_none() {
             let written = self.connection.pragma_update(None, "user_version", open::VERSION);
             let confirmed = self.confirm_files().is_ok();
@@ -340,7 +368,8 @@ impl Writer {
                 Ok(()) => {}
                 Err(error) => {
                     let full = is_disk_full(&error.into());
-                    self.kept.unwritable = Some(if full { Unwritable::DiskFull } else { Unwritable::Failing });
+                    self.kept.unwritable =
+                        Some(if full { Unwritable::DiskFull } else { Unwritable::Failing });
                 }
             }
         }

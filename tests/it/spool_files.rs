@@ -51,7 +51,11 @@ type Accident = (&'static str, fn(&Path), &'static str);
 
 const ACCIDENTS: &[Accident] = &[
     ("the directory is removed", |spool| fs::remove_dir_all(spool).unwrap(), "was removed"),
-    ("the directory is moved", |spool| fs::rename(spool, spool.with_extension("old")).unwrap(), "was removed"),
+    (
+        "the directory is moved",
+        |spool| fs::rename(spool, spool.with_extension("old")).unwrap(),
+        "was removed",
+    ),
     (
         "the directory is replaced by an empty one",
         |spool| {
@@ -60,19 +64,31 @@ const ACCIDENTS: &[Accident] = &[
         },
         "was removed",
     ),
-    ("the database is removed", |spool| fs::remove_file(spool.join("spool.db")).unwrap(), "spool.db was removed"),
+    (
+        "the database is removed",
+        |spool| fs::remove_file(spool.join("spool.db")).unwrap(),
+        "spool.db was removed",
+    ),
     (
         "the database is moved",
         |spool| fs::rename(spool.join("spool.db"), spool.join("moved.db")).unwrap(),
         "spool.db was removed",
     ),
-    ("the log is removed", |spool| fs::remove_file(spool.join("spool.db-wal")).unwrap(), "spool.db-wal was removed"),
+    (
+        "the log is removed",
+        |spool| fs::remove_file(spool.join("spool.db-wal")).unwrap(),
+        "spool.db-wal was removed",
+    ),
     (
         "the log is moved",
         |spool| fs::rename(spool.join("spool.db-wal"), spool.join("moved")).unwrap(),
         "spool.db-wal was removed",
     ),
-    ("the index is removed", |spool| fs::remove_file(spool.join("spool.db-shm")).unwrap(), "spool.db-shm was removed"),
+    (
+        "the index is removed",
+        |spool| fs::remove_file(spool.join("spool.db-shm")).unwrap(),
+        "spool.db-shm was removed",
+    ),
     (
         "the database is replaced by garbage",
         |spool| {

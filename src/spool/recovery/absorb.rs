@@ -62,7 +62,10 @@ fn rescued(path: &Path) -> io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(&prefix));
         if let Some(number) = number {
-            let number = SUFFIXES.iter().find_map(|suffix| number.strip_suffix(suffix).filter(|_| !suffix.is_empty())).unwrap_or(number);
+            let number = SUFFIXES
+                .iter()
+                .find_map(|suffix| number.strip_suffix(suffix).filter(|_| !suffix.is_empty()))
+                .unwrap_or(number);
             names.push(beside(path, &format!(".{RESCUED}-{number}")));
         }
     }

@@ -1,10 +1,12 @@
 //! Copies deliveries from one database into another, as far as they can be read.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::spool::Seq;
 use crate::spool::open::LAST_SEQ;
 use crate::spool::row::{COLUMNS, INSERT, SpoolRow};
-use crate::spool::Seq;
 
 /// Numbers tried one by one in a hole before the rest of it is given up: some seconds.
 const TRIES: usize = 1_000_000;
@@ -19,6 +21,8 @@ pub(in crate::spool) struct Spool {
     pub(in crate::spool) saved: u64,
     /// Those of them that were not known to be recorded.
     waiting: u64,
+    /// Numbers and checksums of deliveries that were written after all others: another source may have them, too.
+    appended: HashSet<(Seq, i64)>,
     /// The last number known to have been given to a delivery.
     pub(in crate::spool) last: Option<Seq>,
     /// The last delivery known to be recorded.
@@ -138,6 +142,9 @@ impl<'c> Copier<'c> {
             return Ok(());
         }
         let place = (plausible && there.is_none()).then_some(seq);
+        if place.is_none() && !spool.appended.insert((seq, row.checksum)) {
+            return Ok(());
+        }
         let mut insert = self.to.prepare_cached(INSERT)?;
         row.insert(&mut insert, place)?;
         spool.saved += 1;

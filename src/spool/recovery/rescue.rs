@@ -38,7 +38,11 @@ impl Displaced<'_> {
     /// # Errors
     /// [`SpoolError::InUse`] when another receiver has the place: then the deliveries are in a file of their own, which
     /// the next start there absorbs. Otherwise the old connection still has all that it had.
-    pub(in crate::spool) fn rescue(&self, path: &Path, between: &mut dyn FnMut()) -> Result<Rescued, SpoolError> {
+    pub(in crate::spool) fn rescue(
+        &self,
+        path: &Path,
+        between: &mut dyn FnMut(),
+    ) -> Result<Rescued, SpoolError> {
         let dir = path.parent().unwrap_or(Path::new("."));
         let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
         let directory = match self.held.lock_directory_again() {
@@ -121,7 +125,9 @@ fn is_locked(path: &Path, held: &HeldFiles) -> io::Result<bool> {
         return Ok(false);
     }
     match OpenOptions::new().read(true).write(true).open(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
         Ok(file) => Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock))),
     }

@@ -59,7 +59,10 @@ impl Plan {
         if let (Some(in_database), Some(in_log)) = (Sequence::of_database(database), findings.sequence) {
             let identities = in_database.identity.zip(in_log.identity);
             if identities.is_some_and(|(database, log)| database != log) {
-                return plan("its write-ahead log is of another spool", &[&[Source::Database], &[Source::Log]]);
+                return plan(
+                    "its write-ahead log is of another spool",
+                    &[&[Source::Database], &[Source::Log]],
+                );
             }
             if in_log.last < in_database.last {
                 let sources = &[&[Source::Database, Source::Both] as &[_]];
@@ -97,7 +100,10 @@ pub(in crate::spool) fn salvage(
         let mut spool = Spool::default();
         let mut nothing = || ();
         let mut copier = Copier::new(&to, &mut nothing)?;
-        for source in *sources {
+        // Without a log both are the same.
+        let sources =
+            sources.iter().filter(|source| log.is_some() || **source != Source::Both || sources.len() == 1);
+        for source in sources {
             build(&copy, *source, database, log.as_ref()).map_err(unusable)?;
             let identity = File::open(&copy).ok().and_then(|copy| Sequence::of_database(&copy)?.identity);
             let its_own = |mark: &mut Mark| identity.is_none_or(|identity| identity == mark.identity);

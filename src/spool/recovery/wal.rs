@@ -15,7 +15,8 @@ use std::os::unix::fs::FileExt;
 use super::sequence::{self, Sequence};
 
 /// Bytes of the log's header.
-pub(in crate::spool) const HEADER: u64 = 32;
+const HEADER: usize = 32;
+pub(in crate::spool) const HEADER_BYTES: u64 = HEADER as u64;
 /// Bytes before the page in a frame.
 const FRAME_HEADER: usize = 24;
 /// Bytes of the log in memory while its frames are read.
@@ -24,7 +25,7 @@ const BUFFER: usize = 1 << 20;
 /// A log with at least one frame.
 pub(in crate::spool) struct Wal<'f> {
     file: &'f File,
-    header: [u8; HEADER as usize],
+    header: [u8; HEADER],
     page_size: usize,
     /// Frames of an earlier round of the log have another salt.
     salt: [u8; 8],
@@ -56,10 +57,10 @@ impl Findings {
 impl<'f> Wal<'f> {
     /// `None` when the file is too short for a frame.
     pub(in crate::spool) fn read(file: &'f File) -> io::Result<Option<Self>> {
-        if file.metadata()?.len() <= HEADER + FRAME_HEADER as u64 {
+        if file.metadata()?.len() <= HEADER_BYTES + FRAME_HEADER as u64 {
             return Ok(None);
         }
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0)?;
         let page_size = number(&header[8..]) as usize;
         let plausible = page_size.is_power_of_two() && (512..=65_536).contains(&page_size);
@@ -68,7 +69,7 @@ impl<'f> Wal<'f> {
         if wal.header_checksum() == Some((number(&header[24..]), number(&header[28..]))) {
             wal.salt.copy_from_slice(&header[16..24]);
         } else {
-            file.read_exact_at(&mut wal.salt, HEADER + 8)?;
+            file.read_exact_at(&mut wal.salt, HEADER_BYTES + 8)?;
         }
         Ok(Some(wal))
     }
@@ -76,7 +77,9 @@ impl<'f> Wal<'f> {
     /// Reads the whole log once.
     pub(in crate::spool) fn examine(&self) -> io::Result<Findings> {
         let mut findings = Findings::default();
-        let mut sum = self.header_checksum().filter(|sum| *sum == (number(&self.header[24..]), number(&self.header[28..])));
+        let mut sum = self
+            .header_checksum()
+            .filter(|sum| *sum == (number(&self.header[24..]), number(&self.header[28..])));
         let mut sequence = None;
         let mut frames = 0;
         self.for_each(|header, page| {
@@ -115,7 +118,7 @@ impl<'f> Wal<'f> {
 
     /// Calls `frame` with the header and the page of each frame of this round.
     fn for_each(&self, mut frame: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut reader = BufReader::with_capacity(BUFFER, At { file: self.file, offset: HEADER });
+        let mut reader = BufReader::with_capacity(BUFFER, At { file: self.file, offset: HEADER_BYTES });
         let mut bytes = vec![0; FRAME_HEADER + self.page_size];
         while !reader.fill_buf()?.is_empty() {
             match reader.read_exact(&mut bytes) {
