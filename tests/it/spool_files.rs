@@ -210,6 +210,39 @@ async fn the_recorder_reads_on_from_the_new_files() {
     assert_eq!(receiver.ready().await.1["status"], "ok");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    for body in ids(10) {
+        receiver.accept(body).await;
+    }
+    fs::remove_dir_all(receiver.dir.path().join("spool")).unwrap();
+    until(async || receiver.metric("spool_salvaged_total").await == 10.0).await;
+    assert!(receiver.spool_file().exists());
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(recorded(&receiver).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_goes_on() {
+    let receiver = TestReceiver::start_with(|_| {}).await;
+    let held = receiver.hold_recording().await;
+    for n in 0..60 {
+        let fill = "x".repeat(2_000);
+        receiver.accept(with(execution(&format!("e{n}"), "completed"), json!({ "fill": fill }))).await;
+    }
+    let log = receiver.spool_file().with_extension("db-wal");
+    truncate(&log, fs::metadata(&log).unwrap().len() / 2);
+    held.release().await;
+    let recorded_before = recorded(&receiver).await;
+    let unreadable = receiver.metric("spool_unreadable_total").await;
+    assert!(recorded_before as f64 + unreadable >= 61.0, "{recorded_before} of 61, {unreadable} unreadable");
+    let after = execution("after", "completed").to_string();
+    until(async || receiver.post(after.clone()).await.status() == 200).await;
+    assert_eq!(recorded(&receiver).await, recorded_before + 1);
+}
+
 async fn second(dir: &Path) -> Option<String> {
     match Receiver::start(&settings(dir), no_database()).await {
         Err(StartError::Spool(error)) => Some(error.to_string()),

@@ -200,7 +200,7 @@ async fn a_database_of_another_program_beside_a_log_of_the_spool_is_refused_and_
     fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
     match Receiver::start(&settings(dir.path()), no_database()).await {
         Err(StartError::Spool(error)) => {
-            assert!(error.to_string().contains("Nothing was changed"), "{error}")
+            assert!(error.to_string().contains("Nothing was changed"), "{error}");
         }
         other => panic!("{other:?}"),
     }
