@@ -51,6 +51,9 @@ enum Command {
     Quarantine(commands::quarantine::Quarantine),
     /// Fill in what PostgreSQL refused of executions, once it accepts that: it was stored as bytes
     Repair(commands::repair::Repair),
+    /// Look at the deliveries that wait for PostgreSQL in the spool
+    #[command(subcommand)]
+    Spool(commands::spool::Spool),
     /// Remove what has been kept long enough (retention.*), or say what that is
     Prune(commands::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
@@ -110,6 +113,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
         Command::Repair(repair) => repair.run(&commands::database(&settings()?)?).await,
+        Command::Spool(spool) => spool.run(&settings()?),
         Command::Prune(prune) => {
             let settings = settings()?;
             prune.run(&commands::database(&settings)?, &settings.retention).await

@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     spool_depth: Gauge,
     spool_bytes: Gauge,
     spool_max_bytes: Gauge,
+    spool_wal_bytes: Gauge,
     spool_oldest_age: Gauge<f64, AtomicU64>,
     spool_commit: Histogram,
     spool_group: Histogram,
@@ -182,7 +183,14 @@ impl Metrics {
                 r,
                 "spool_used",
                 Unit::Bytes,
-                "Disk space that the spooled deliveries take",
+                "Disk space that counts against spool.max_bytes: the spooled deliveries and the spool's write-ahead log",
+                Gauge::default(),
+            ),
+            spool_wal_bytes: add_with_unit(
+                r,
+                "spool_wal",
+                Unit::Bytes,
+                "Size of the spool's write-ahead log; it grows while another process keeps reading spool.db",
                 Gauge::default(),
             ),
             spool_max_bytes: add_with_unit(
@@ -207,11 +215,16 @@ impl Metrics {
                 seconds(),
             ),
             spool_group: add(r, "spool_group_rows", "Deliveries that shared one write to the spool", rows()),
-            salvaged: add(r, "spool_salvaged", "Deliveries saved out of a damaged spool", Counter::default()),
+            salvaged: add(
+                r,
+                "spool_salvaged",
+                "Deliveries saved out of a spool that was damaged, removed, moved, truncated or replaced",
+                Counter::default(),
+            ),
             unreadable: add(
                 r,
                 "spool_unreadable",
-                "Deliveries, at most, that a damaged spool did not give back; 1 where their number is unknown",
+                "Deliveries, at most, that are missing in the spool or cannot be read; 1 where their number is unknown",
                 Counter::default(),
             ),
             panics: add(r, "panics", "Requests that ended in a panic: each is a bug", Counter::default()),
@@ -421,6 +434,7 @@ impl Metrics {
         self.event_listeners.set(level(now.event_listeners));
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
+        self.spool_wal_bytes.set(i64::try_from(kept.wal_bytes).unwrap_or(i64::MAX));
         self.spool_oldest_age.set(kept.oldest.map_or(0.0, age));
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a string cannot fail");

@@ -13,6 +13,7 @@ pub mod packaging;
 pub mod prune;
 pub mod quarantine;
 pub mod repair;
+pub mod spool;
 pub mod status;
 mod table;
 pub mod workflows;

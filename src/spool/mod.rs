@@ -1,16 +1,22 @@
 //! The durable queue on disk, between the 200 and PostgreSQL.
 //!
-//! It is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is
-//! on disk when it returns. One [`Writer`] on a thread of its own adds what arrives and forgets
-//! what is recorded; one [`Reader`] shows the recorder what comes next. They share nothing but
-//! the file and two numbers, [`Kept`] and the recorder's [`Recorded`].
+//! It is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk when it returns. One
+//! [`Writer`] on a thread of its own adds arrivals and deletes recorded deliveries; one [`Reader`] reads the next ones for
+//! the recorder. They share the files ([`files`]) and two numbers, [`Kept`] and the recorder's [`Recorded`].
+//!
+//! The writer answers nobody before it has seen that the files it wrote are still the ones in the directory. [`recovery`]
+//! deals with files that are not.
 
-mod file;
-mod log;
+mod files;
+mod health;
+mod inspect;
+mod mark;
+mod open;
 mod reader;
+mod recovery;
 mod reserve;
 mod row;
-mod salvage;
+mod space;
 mod writer;
 
 use std::path::PathBuf;
@@ -19,26 +25,33 @@ use time::OffsetDateTime;
 
 use crate::intake::Refused;
 
-pub(crate) use file::open;
+pub(crate) use health::Unwritable;
+pub(crate) use inspect::{Inspector, Listed};
+pub(crate) use open::open;
 pub(crate) use reader::{Limits, Reader, Spooled};
 pub(crate) use writer::Writer;
 
 /// A delivery's place in the spool: rises by one with each delivery and is never used again.
 pub(crate) type Seq = i64;
 
-/// What the writer has made durable, for all who wait for it or report it.
+/// What the writer publishes about the spool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Kept {
     /// The last delivery on disk.
     pub(crate) through: Seq,
-    /// The last delivery that was recorded and forgotten.
+    /// The last delivery that was recorded and deleted.
     pub(crate) forgotten: Seq,
-    /// When the oldest delivery still in the spool came.
+    /// When the oldest delivery in the spool was received.
     pub(crate) oldest: Option<OffsetDateTime>,
-    /// The space that the deliveries take on disk, in bytes.
+    /// The space that counts against `spool.max_bytes`: deliveries and the write-ahead log, in bytes.
     pub(crate) bytes: u64,
-    /// Why the latest delivery was refused; `None` once one is taken again.
+    /// The size of the write-ahead log, in bytes.
+    pub(crate) wal_bytes: u64,
+    /// Why the latest delivery was refused; `None` once one is accepted again.
     pub(crate) refusing: Option<Refused>,
+    /// Why a delivery cannot be written now; `None` when it can. Measured: by the latest write or, after some seconds
+    /// without one, by a commit of a page.
+    pub(crate) unwritable: Option<Unwritable>,
     /// No more deliveries will come.
     pub(crate) closed: bool,
 }
@@ -50,7 +63,7 @@ impl Kept {
     }
 }
 
-/// The last delivery that PostgreSQL has committed, with all before it: the writer forgets them.
+/// The last delivery that PostgreSQL has committed, with all before it: the writer deletes them.
 pub(crate) type Recorded = Seq;
 
 /// Why the spool cannot be used. The text says what to do.
@@ -83,6 +96,17 @@ pub enum SpoolError {
     /// It is a database, but not a spool.
     #[error("{0} is not a spool: move it away, or point `spool.dir` elsewhere. Nothing was changed")]
     Foreign(PathBuf),
+    /// Its files were changed by others while it was in use.
+    #[error(
+        "files of the spool in {0} were removed, moved, truncated or replaced, and its deliveries could not be rescued: \
+         the log says which files, and how many deliveries were left"
+    )]
+    FilesChanged(PathBuf),
+    /// There is none, for a command that only reads it.
+    #[error(
+        "there is no spool at {0}, or it is empty: set spool.dir (RECEIVER__SPOOL__DIR, --config) as for the receiver"
+    )]
+    Absent(PathBuf),
     /// A part of it is damaged; the next start saves what can be saved.
     #[error(
         "the spool is damaged ({0}): start the receiver again, it saves what can be read and sets the file aside"

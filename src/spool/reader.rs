@@ -1,15 +1,26 @@
-//! The recorder's end of the spool: what comes next, in the order of arrival.
+//! The recorder's end of the spool: the next deliveries, in the order of arrival.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
-use super::row::{COLUMNS, Stored};
+use super::files::HeldFiles;
+use super::row::{COLUMNS, SpoolRow};
 use super::{Seq, SpoolError};
 use crate::intake::Delivery;
+
+/// How long a reader that failed waits for the writer to examine the files: a large spool is copied meanwhile.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Reads the spool while the writer writes it.
 #[derive(Debug)]
 pub(crate) struct Reader {
     connection: Connection,
+    /// Dropped after the connection.
+    held: Arc<HeldFiles>,
+    handover: Arc<Handover>,
 }
 
 /// A delivery and its place in the spool.
@@ -17,7 +28,7 @@ pub(crate) struct Reader {
 pub(crate) struct Spooled {
     pub(crate) seq: Seq,
     pub(crate) delivery: Delivery,
-    /// Whether it is the one that was kept, to the bit.
+    /// Whether its checksum is right.
     pub(crate) intact: bool,
 }
 
@@ -30,15 +41,39 @@ pub(crate) struct Limits {
 }
 
 impl Reader {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: Connection, held: Arc<HeldFiles>, handover: Arc<Handover>) -> Self {
+        Self { connection, held, handover }
     }
 
-    /// The deliveries behind `after`, as many as `limits` allow. Empty when there are none.
+    /// The deliveries after `after`, as many as `limits` allow. Empty when there are none.
     ///
     /// # Errors
-    /// [`SpoolError`] when the file cannot be read.
+    /// [`SpoolError`] when the file cannot be read, and the writer has found nothing wrong with the files' names and sizes.
     pub(crate) fn next(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+        self.move_on();
+        let read = self.read(after, limits);
+        if read.is_err() {
+            self.handover.ask();
+            if self.move_on() {
+                return self.read(after, limits);
+            }
+        }
+        read
+    }
+
+    /// Takes over the connection to the file that the writer uses now, if it is another one.
+    fn move_on(&mut self) -> bool {
+        let next = self.handover.lock().next.take();
+        if let Some((connection, held)) = next {
+            // In this order: the old files outlive the old connection.
+            self.connection = connection;
+            self.held = held;
+            return true;
+        }
+        false
+    }
+
+    fn read(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
         let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
         let mut statement = self.connection.prepare_cached(&select)?;
         let mut rows = statement.query([after])?;
@@ -46,7 +81,7 @@ impl Reader {
         let mut bytes = 0;
         while batch.len() < limits.rows {
             let Some(row) = rows.next()? else { break };
-            let stored = Stored::read(row);
+            let stored = SpoolRow::read(row);
             bytes += stored.body.len();
             if bytes > limits.bytes && !batch.is_empty() {
                 break;
@@ -55,5 +90,58 @@ impl Reader {
             batch.push(Spooled { seq: row.get(0)?, delivery, intact });
         }
         Ok(batch)
+    }
+}
+
+/// Where the writer leaves a new connection for the reader, and the reader asks the writer to examine the files.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    state: Mutex<State>,
+    answered: Condvar,
+    asked: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: Option<(Connection, Arc<HeldFiles>)>,
+    /// A reader waits for the files to be examined.
+    asking: bool,
+    /// No writer will examine them.
+    ended: bool,
+}
+
+impl Handover {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the writer examine the files, and waits until it has.
+    fn ask(&self) {
+        let mut state = self.lock();
+        state.asking = !state.ended;
+        self.asked.notify_one();
+        let _ = self.answered.wait_timeout_while(state, PATIENCE, |state| state.asking && !state.ended);
+    }
+
+    /// Returns once a reader asks.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// The files have been examined.
+    pub(super) fn answer(&self) {
+        self.lock().asking = false;
+        self.answered.notify_all();
+    }
+
+    /// Leaves a connection for the reader's next read.
+    pub(super) fn offer(&self, connection: Connection, held: Arc<HeldFiles>) {
+        self.lock().next = Some((connection, held));
+    }
+
+    /// The writer has ended.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.answered.notify_all();
     }
 }

@@ -1,17 +1,17 @@
-//! Room to forget: a full disk must not keep the spool from getting smaller.
+//! Room to delete: a full disk must not keep the spool from getting smaller.
 //!
-//! Even deleting takes some space, for SQLite's log. So a file of some size is held in reserve. When
-//! the disk is full it is given up, and until it can be made again nothing is taken in.
+//! Even deleting takes some space, for SQLite's log. So a file of some size is held in reserve. When the disk is full it
+//! is removed, and until it can be made again no delivery is accepted.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// More than the log and what it adds to the spool's file can take at a time, bodies of unusual
-/// size apart.
+/// More, in bytes, than the log and what it adds to the spool's file can take at a time, bodies of unusual size apart.
 const SIZE: u64 = 32 << 20;
 
 #[derive(Debug)]
@@ -29,7 +29,8 @@ impl Reserve {
 
     /// Whether it is there, after having tried to make it.
     pub(super) fn hold(&mut self) -> bool {
-        if !self.held {
+        // It may have been removed from outside.
+        if !self.held || !self.path.exists() {
             self.held = allocate(&self.path).is_ok();
             if !self.held {
                 let _ = fs::remove_file(&self.path);
@@ -45,7 +46,8 @@ impl Reserve {
 }
 
 fn allocate(path: &Path) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
     match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
             let some = vec![0; 1 << 20];

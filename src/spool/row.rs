@@ -1,4 +1,4 @@
-//! How a delivery stands in the spool's file.
+//! The columns of a delivery in the spool's file.
 
 use bytes::Bytes;
 use rusqlite::{Row, Statement, ToSql};
@@ -9,20 +9,20 @@ use crate::auth::Method;
 use crate::intake::Delivery;
 use crate::traces::TraceContext;
 
-/// The columns of a delivery, in the order in which [`Stored`] has them.
+/// The columns of a delivery, in the order in which [`SpoolRow`] has them.
 pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body, trace";
 
-/// Adds one: [`Stored::insert`].
+/// Adds one: [`SpoolRow::insert`].
 pub(super) const INSERT: &str =
     "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body, trace)
      VALUES (?, ?, ?, ?, ?, ?, ?)";
 
-/// A delivery's row, as far as it can be read.
+/// A delivery's row. A row that was read may have damaged values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored<B> {
+pub(super) struct SpoolRow<B> {
     /// Microseconds since 1970.
     pub(super) received_at: i64,
-    /// 0: not known.
+    /// [`auth_code`], or 0 where it is unknown.
     pub(super) authenticated_by: i64,
     /// 0 or 1.
     pub(super) acknowledged: i64,
@@ -32,8 +32,8 @@ pub(super) struct Stored<B> {
     pub(super) trace: Option<[u8; 24]>,
 }
 
-impl<B: ToSql> Stored<B> {
-    /// Adds the row at `seq`, or behind all others, with the statement [`INSERT`].
+impl<B: ToSql> SpoolRow<B> {
+    /// Adds the row at `seq`, or after all others, with the statement [`INSERT`].
     pub(super) fn insert(&self, insert: &mut Statement, seq: Option<Seq>) -> rusqlite::Result<()> {
         let Self { received_at, authenticated_by, acknowledged, checksum, body, trace } = self;
         insert.execute((seq, received_at, authenticated_by, acknowledged, checksum, body, trace))?;
@@ -41,23 +41,22 @@ impl<B: ToSql> Stored<B> {
     }
 }
 
-impl<'a> Stored<&'a [u8]> {
-    /// What is kept of a delivery.
+impl<'a> SpoolRow<&'a [u8]> {
+    /// The row for a delivery.
     pub(super) fn new(delivery: &'a Delivery) -> Self {
         let mut row = Self {
             received_at: to_micros(delivery.received_at),
-            authenticated_by: delivery.authenticated_by.map_or(0, code),
+            authenticated_by: delivery.authenticated_by.map_or(0, auth_code),
             acknowledged: delivery.acknowledged.into(),
             checksum: 0,
             body: &delivery.body,
             trace: delivery.trace.map(TraceContext::to_bytes),
         };
-        row.checksum = row.right_checksum();
+        row.checksum = row.expected_checksum();
         row
     }
 
-    /// Reads the columns behind the first. A value that is damaged is no reason to stop: the
-    /// checksum tells.
+    /// Reads the columns after the first. A damaged value becomes 0: the checksum is wrong then.
     pub(super) fn read(row: &'a Row) -> Self {
         let number = |column| row.get(column).unwrap_or_default();
         Self {
@@ -70,21 +69,21 @@ impl<'a> Stored<&'a [u8]> {
         }
     }
 
-    /// The delivery, and whether it is the one that was kept, to the bit.
+    /// The delivery, and whether its checksum is right.
     pub(super) fn delivery(&self) -> (Delivery, bool) {
         let delivery = Delivery {
             body: Bytes::copy_from_slice(self.body),
             received_at: from_micros(self.received_at),
-            authenticated_by: method(self.authenticated_by),
+            authenticated_by: from_auth_code(self.authenticated_by),
             acknowledged: self.acknowledged != 0,
             trace: self.trace.map(TraceContext::from_bytes),
         };
-        (delivery, self.checksum == self.right_checksum())
+        (delivery, self.checksum == self.expected_checksum())
     }
 
-    /// Rows of version 1 of the layout, which knew neither, have both at their defaults: those do
-    /// not count.
-    fn right_checksum(&self) -> i64 {
+    /// Version 1 of the layout had neither `authenticated_by` nor `acknowledged`: their defaults are not part of the
+    /// checksum.
+    fn expected_checksum(&self) -> i64 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.received_at.to_le_bytes());
         if (self.authenticated_by, self.acknowledged) != (0, 1) {
@@ -96,8 +95,8 @@ impl<'a> Stored<&'a [u8]> {
     }
 }
 
-/// Numbers are for good: a spool may be older than the receiver.
-fn code(method: Method) -> i64 {
+/// These codes never change: the spool may be older than the receiver.
+fn auth_code(method: Method) -> i64 {
     match method {
         Method::Signature => 1,
         Method::SecretHeader => 2,
@@ -106,7 +105,7 @@ fn code(method: Method) -> i64 {
     }
 }
 
-fn method(code: i64) -> Option<Method> {
+fn from_auth_code(code: i64) -> Option<Method> {
     Some(match code {
         1 => Method::Signature,
         2 => Method::SecretHeader,
@@ -116,12 +115,12 @@ fn method(code: i64) -> Option<Method> {
     })
 }
 
-/// A moment as the spool keeps it: microseconds since 1970.
+/// Microseconds since 1970.
 fn to_micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
-/// A moment that the spool kept. One that is damaged becomes one that PostgreSQL can hold.
+/// The time of a number of microseconds since 1970. A damaged number becomes a time that PostgreSQL can hold.
 pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
     let micros = micros.clamp(0, to_micros(time::UtcDateTime::MAX.into()));
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
@@ -141,18 +140,18 @@ mod tests {
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
         };
-        let kept = Stored::new(&delivery);
+        let kept = SpoolRow::new(&delivery);
         assert!(kept.delivery().1);
         for altered in [
-            Stored { received_at: 2, ..kept.clone() },
-            Stored { authenticated_by: 2, ..kept.clone() },
-            Stored { authenticated_by: 0, ..kept.clone() },
-            Stored { acknowledged: 0, ..kept.clone() },
-            Stored { checksum: kept.checksum + 1, ..kept.clone() },
-            Stored { body: b"bode", ..kept.clone() },
+            SpoolRow { received_at: 2, ..kept.clone() },
+            SpoolRow { authenticated_by: 2, ..kept.clone() },
+            SpoolRow { authenticated_by: 0, ..kept.clone() },
+            SpoolRow { acknowledged: 0, ..kept.clone() },
+            SpoolRow { checksum: kept.checksum + 1, ..kept.clone() },
+            SpoolRow { body: b"bode", ..kept.clone() },
         ] {
             assert!(!altered.delivery().1, "{altered:?}");
         }
-        assert!(Stored { trace: None, ..kept }.delivery().1, "a trace is no reason to doubt a delivery");
+        assert!(SpoolRow { trace: None, ..kept }.delivery().1, "a trace is no reason to doubt a delivery");
     }
 }

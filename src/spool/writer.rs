@@ -1,20 +1,28 @@
-//! The only one who writes the spool: on a thread of its own, since it waits for the disk.
+//! The only writer of the spool, on a thread of its own, since it waits for the disk.
 //!
-//! Whatever waits when it looks becomes one transaction and one fsync: the more load, the larger
-//! the groups. What the recorder is done with is deleted in the same transaction.
+//! All deliveries that wait become one transaction and one fsync: the higher the load, the larger the groups. Recorded
+//! deliveries are deleted in the same transactions. A group is answered once it is on disk *and* the files that were
+//! written are still the ones in the directory.
 
-use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
-use time::OffsetDateTime;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, TransactionBehavior};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::files::{DATABASE, FileFault, HeldFiles, Sizes};
+use super::mark::{Mark, Marker};
+use super::reader::Handover;
+use super::recovery::rescue::{Displaced, Rescued};
 use super::reserve::Reserve;
-use super::row::{INSERT, Stored, from_micros};
-use super::{Kept, Recorded, Seq, SpoolError, file};
+use super::row::{INSERT, SpoolRow};
+use super::space::{self, Usage};
+use super::{Kept, Recorded, Seq, SpoolError, Unwritable, open};
 use crate::config;
 use crate::intake::{Arrival, Refused};
 use crate::metrics::Metrics;
@@ -24,39 +32,51 @@ const GROUP: usize = 512;
 const GROUP_BYTES: usize = 16 << 20;
 /// With so many in a group, the next one waits for as many, but not longer than this; how often it looks.
 const SOME: usize = 4;
-const GATHER_WITHIN: Duration = Duration::from_micros(200);
-const GATHER_STEP: Duration = Duration::from_micros(50);
-/// The most deliveries forgotten in one transaction: that takes space, too.
-const FORGET: Recorded = 2_000;
-/// And for each delivery that comes along in it: more would hold up their answers.
-const FORGET_WITH_EACH: Recorded = 4;
-/// How long what is recorded may stay, when nothing arrives to be written along with.
-const FORGET_WITHIN: Duration = Duration::from_millis(200);
-/// After a failure, how often the disk is tried.
+const LINGER: Duration = Duration::from_micros(200);
+const LINGER_STEP: Duration = Duration::from_micros(50);
+/// The most deliveries deleted in one transaction: that takes space, too.
+const DELETE: Recorded = 2_000;
+/// And for each delivery that comes along in it: more would delay their answers.
+const DELETE_WITH_EACH: Recorded = 4;
+/// How long recorded deliveries may stay, when nothing arrives to be written along with.
+const DELETE_WITHIN: Duration = Duration::from_millis(200);
+/// After a failure, how often the disk or the directory is tried.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// With so much of the file unused, and so little used, the space is given back.
-const SHRINK_ABOVE: u64 = 64 << 20;
-const SHRINK_BELOW: u64 = 8 << 20;
+/// Without writes, how often the files are compared and a page is committed, to measure that a delivery could be written.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// Adds deliveries to the spool and forgets them.
+/// Adds deliveries to the spool and deletes them.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    connection: Connection,
-    reserve: Reserve,
-    max_bytes: u64,
-    kept: Kept,
+    pub(super) connection: Connection,
+    /// Dropped after the connection.
+    held: Arc<HeldFiles>,
+    /// What the files had at least when they were last seen.
+    pub(super) least: Sizes,
+    handover: Arc<Handover>,
+    pub(super) reserve: Reserve,
+    marker: Option<Marker>,
+    identity: i64,
+    dir: PathBuf,
+    pub(super) max_bytes: u64,
+    pub(super) kept: Kept,
     /// The part of the file that holds nothing, in bytes.
-    unused: u64,
-    _lock: File,
+    pub(super) unused: u64,
+    /// The files are not the ones in the directory, and could not be replaced yet.
+    displaced: bool,
+    wrote_at: Instant,
+    /// Emptying the log did not work: not before then again.
+    pub(super) reclaim_after: Instant,
 }
 
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        lock: File,
+        held: Arc<HeldFiles>,
+        handover: Arc<Handover>,
         settings: &config::Spool,
     ) -> Result<Self, SpoolError> {
-        // What there is, is there: the rows decide, and no mark that could be damaged on its own.
+        // The rows decide, and no number that could be damaged on its own.
         let (first, last, sequence): (Option<Seq>, Option<Seq>, Option<Seq>) = connection.query_row(
             "SELECT (SELECT min(seq) FROM deliveries), (SELECT max(seq) FROM deliveries),
                     (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries')",
@@ -65,17 +85,27 @@ impl Writer {
         )?;
         let through = last.or(sequence).unwrap_or(0);
         let forgotten = first.map_or(through, |first| first - 1);
-        let kept = Kept { through, forgotten, ..Kept::default() };
-        let measures = measure(&connection)?;
+        let identity = open::identity(&connection)?;
+        let usage = space::measure(&connection)?;
         let mut writer = Self {
             connection,
+            held,
+            least: Sizes::default(),
+            handover,
             reserve: Reserve::new(&settings.dir),
+            marker: Marker::open(&settings.dir).ok(),
+            identity,
+            dir: settings.dir.clone(),
             max_bytes: settings.max_bytes,
-            kept,
+            kept: Kept { through, forgotten, ..Kept::default() },
             unused: 0,
-            _lock: lock,
+            displaced: false,
+            wrote_at: Instant::now(),
+            reclaim_after: Instant::now(),
         };
-        writer.measured(measures);
+        writer.apply_usage(&usage);
+        let _ = writer.confirm_files();
+        writer.write_mark();
         Ok(writer)
     }
 
@@ -84,12 +114,11 @@ impl Writer {
         self.kept
     }
 
-    /// Works until no more deliveries can come and the recorder has stopped. Blocks: for a thread
-    /// of its own.
+    /// Works until no more deliveries can come and the recorder has stopped. Blocks: for a thread of its own.
     ///
     /// # Errors
-    /// [`SpoolError::Damaged`]. A disk that is full or fails is no reason to end: deliveries are
-    /// refused until it takes them again.
+    /// [`SpoolError::Damaged`], and [`SpoolError::InUse`] when another receiver has taken the directory. A disk that is
+    /// full or fails does not end it: deliveries are refused until it takes them again.
     pub(crate) fn run(
         mut self,
         runtime: &Handle,
@@ -99,52 +128,117 @@ impl Writer {
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(GROUP);
-        // When something has to be done, even if nothing arrives.
+        // When something has to be done soon, even if nothing arrives.
         let mut due: Option<Instant> = None;
+        let ticks = Ticks::start(runtime);
         loop {
+            let handover = self.handover.clone();
             let event = runtime.block_on(async {
                 tokio::select! {
                     count = arrivals.recv_many(&mut waiting, GROUP), if !self.kept.closed => Event::Arrived(count),
                     changed = recorded.changed() => if changed.is_ok() { Event::Recorded } else { Event::RecorderEnded },
+                    () = handover.asked() => Event::Asked,
                     () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
+                    () = ticks.notify.notified() => Event::Due,
                 }
             });
             match event {
                 Event::Arrived(count) => self.kept.closed = count == 0,
-                Event::Recorded => {}
-                // Nobody will record any more: what arrives now is for the next start.
+                Event::Recorded | Event::Due | Event::Asked => {}
+                // The next start records what arrives now.
                 Event::RecorderEnded => arrivals.close(),
-                Event::Due => self.probe(),
             }
             let done = *recorded.borrow_and_update();
             let mut written = 0;
-            while !waiting.is_empty() {
-                let group = fitting(&waiting);
-                let receipts = self.commit(&waiting[..group], done, metrics)?;
-                kept.send_replace(self.kept);
-                for (arrival, receipt) in waiting.drain(..group).zip(receipts) {
-                    let _ = arrival.receipt.send(receipt);
+            let mut fault = None;
+            while !waiting.is_empty() && fault.is_none() {
+                let group = group_size(&waiting);
+                match self.commit_group(&waiting[..group], done, metrics)? {
+                    Ok(acks) => {
+                        kept.send_replace(self.kept);
+                        for (arrival, ack) in waiting.drain(..group).zip(acks) {
+                            let _ = arrival.receipt.send(ack);
+                        }
+                        written = group;
+                    }
+                    Err(changed) => fault = Some(changed),
                 }
-                written = group;
             }
-            gather(&arrivals, written);
-            // What is recorded is forgotten along with what arrives, or else before long.
             let urgent = self.kept.closed || self.kept.refusing.is_some();
-            if urgent || matches!(event, Event::Due | Event::RecorderEnded) {
-                self.forget(done);
+            let idle = matches!(event, Event::Due | Event::Asked | Event::RecorderEnded);
+            if fault.is_none() && (urgent || idle) {
+                fault = self.check_files().err();
+            }
+            if let Some(fault) = fault {
+                reject(waiting.drain(..));
+                if !self.displaced || idle {
+                    self.replace_files(&fault, &mut arrivals, kept, metrics)?;
+                }
+            } else if self.displaced {
+                // They are back.
+                self.displaced = false;
+            }
+            if matches!(event, Event::Asked) {
+                self.handover.answer();
+            }
+            linger(&arrivals, written);
+            // Recorded deliveries are deleted along with arrivals, or else before long.
+            if !self.displaced && (urgent || idle) {
+                self.delete_recorded(done);
+                if matches!(event, Event::Due) {
+                    self.probe();
+                }
                 kept.send_replace(self.kept);
             }
-            due = match (self.kept.refusing, self.kept.forgotten < done) {
-                (None, false) => None,
-                (refusing, _) if due.is_none_or(|due| due <= Instant::now()) => {
-                    Some(Instant::now() + if refusing.is_some() { RETRY_EVERY } else { FORGET_WITHIN })
-                }
-                _ => due,
-            };
+            due = self.next_due(due, done);
             if self.kept.closed && matches!(event, Event::RecorderEnded) {
-                return Ok(());
+                return if self.displaced { Err(SpoolError::FilesChanged(self.dir.clone())) } else { Ok(()) };
             }
         }
+    }
+
+    fn next_due(&self, due: Option<Instant>, done: Recorded) -> Option<Instant> {
+        let wait = if self.kept.refusing.is_some() || self.displaced {
+            RETRY_EVERY
+        } else if self.kept.forgotten < done {
+            DELETE_WITHIN
+        } else {
+            return None;
+        };
+        due.filter(|due| *due > Instant::now()).or_else(|| Some(Instant::now() + wait))
+    }
+}
+
+/// Wakes an idle writer every [`PROBE_EVERY`]. The timer is a task's: one that the writer's thread polls panics when the
+/// runtime is shut down under it.
+struct Ticks {
+    notify: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Ticks {
+    fn start(runtime: &Handle) -> Self {
+        let notify = Arc::new(Notify::new());
+        let tick = notify.clone();
+        let task = runtime.spawn(async move {
+            loop {
+                sleep(PROBE_EVERY).await;
+                tick.notify_one();
+            }
+        });
+        Self { notify, task }
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.handover.end();
     }
 }
 
@@ -154,21 +248,23 @@ enum Event {
     Arrived(usize),
     Recorded,
     RecorderEnded,
-    /// Time to forget what is recorded, or to try again what did not work.
+    /// The reader failed, and asks whether the files are still the right ones.
+    Asked,
+    /// Time to delete what is recorded, to try again what did not work, or to measure.
     Due,
 }
 
-/// Lets as many come as were just written, so that they share the next write, too: without it, whoever comes first
-/// after a write begins another one, which costs as much for one as for a hundred. A few are not made to wait.
-fn gather(arrivals: &mpsc::Receiver<Arrival>, as_many: usize) {
-    let until = Instant::now() + GATHER_WITHIN;
-    while as_many >= SOME && arrivals.len() < as_many && Instant::now() < until {
-        std::thread::sleep(GATHER_STEP);
+/// Waits a little, so that the next group is about as large as the last one: an fsync costs the same for one delivery as
+/// for a hundred. After a small group there is no wait.
+fn linger(arrivals: &mpsc::Receiver<Arrival>, last_group: usize) {
+    let until = Instant::now() + LINGER;
+    while last_group >= SOME && arrivals.len() < last_group && Instant::now() < until {
+        std::thread::sleep(LINGER_STEP);
     }
 }
 
 /// How many of those waiting go into one transaction.
-fn fitting(waiting: &[Arrival]) -> usize {
+fn group_size(waiting: &[Arrival]) -> usize {
     let mut bytes = 0;
     let fits = |arrival: &&Arrival| {
         bytes += arrival.delivery.body.len();
@@ -177,63 +273,111 @@ fn fitting(waiting: &[Arrival]) -> usize {
     waiting.iter().take_while(fits).count().max(1).min(waiting.len())
 }
 
+fn reject(waiting: impl Iterator<Item = Arrival>) {
+    for arrival in waiting {
+        let _ = arrival.receipt.send(Err(Refused::Failing));
+    }
+}
+
 impl Writer {
-    /// Makes `group` durable, and forgets along with it. A receipt per arrival.
-    fn commit(
+    /// Makes `group` durable, and deletes along with it. An answer for each arrival, or what is wrong with the files: then
+    /// none may be answered 200.
+    fn commit_group(
         &mut self,
         group: &[Arrival],
         done: Recorded,
         metrics: &Metrics,
-    ) -> Result<Vec<Result<(), Refused>>, SpoolError> {
+    ) -> Result<Result<Vec<Result<(), Refused>>, FileFault>, SpoolError> {
+        if let Err(fault) = self.check_files() {
+            return Ok(Err(fault));
+        }
         let begun = Instant::now();
         let size = group.iter().map(|arrival| arrival.delivery.body.len() as u64).sum();
-        if self.room() < size {
-            self.forget(done);
+        if self.room(size) < size {
+            self.delete_recorded(done);
         }
-        let receipts = match self.write(group, done).map_err(SpoolError::from) {
-            Ok(receipts) => {
-                self.refusing(receipts.iter().find_map(|receipt| receipt.err()), None);
-                receipts
+        let acks = match self.transact(group, done) {
+            Ok(acks) => {
+                if let Err(fault) = self.confirm_files() {
+                    return Ok(Err(fault));
+                }
+                self.write_mark();
+                self.kept.unwritable = self.unwritable_for_space();
+                self.set_refusing(acks.iter().find_map(|ack| ack.err()), None);
+                acks
             }
-            Err(damaged @ SpoolError::Damaged(_)) => return Err(damaged),
             Err(error) => {
-                let refused = if disk_full(&error) { Refused::Full } else { Refused::Failing };
-                self.refusing(Some(refused), Some(&error));
-                // What a failed write left in the log must not be taken for a commit one day (`log.rs`).
+                if let Err(fault) = self.check_files() {
+                    return Ok(Err(fault));
+                }
+                let error = SpoolError::from(error);
+                if matches!(error, SpoolError::Damaged(_)) {
+                    return Err(error);
+                }
+                let (refused, unwritable) = if is_disk_full(&error) {
+                    (Refused::Full, Unwritable::DiskFull)
+                } else {
+                    (Refused::Failing, Unwritable::Failing)
+                };
+                self.kept.unwritable = Some(unwritable);
+                self.set_refusing(Some(refused), Some(&error));
+                // What a failed write left in the log must not be taken for a commit one day (`recovery/wal.rs`).
                 let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                let _ = self.confirm_files();
                 vec![Err(refused); group.len()]
             }
         };
+        self.wrote_at = Instant::now();
         metrics.spool_committed(begun.elapsed(), group.len());
-        Ok(receipts)
+        Ok(Ok(acks))
     }
 
-    /// Forgets what went along with no group. On a full disk, with the space of the reserve.
-    fn forget(&mut self, done: Recorded) {
+    /// Deletes what went along with no group. On a full disk, with the space of the reserve.
+    fn delete_recorded(&mut self, done: Recorded) {
         while self.kept.forgotten < done {
-            if let Err(error) = self.write(&[], done)
+            let deleted = self.transact(&[], done);
+            let _ = self.confirm_files();
+            if let Err(error) = deleted
                 && !self.reserve.give_up()
             {
-                tracing::debug!(%error, "the spool cannot forget yet");
+                tracing::debug!(%error, "the spool cannot delete yet what is recorded");
                 return;
             }
+            self.write_mark();
         }
         self.shrink();
     }
 
-    /// Without webhooks, too, a spool that refused has to find out that it can take them again.
+    /// Measures whether a delivery could be written, when none has been for a while or the latest was refused.
     fn probe(&mut self) {
-        if self.kept.refusing.is_some()
-            && self.room() > self.max_bytes / 10
-            && self.connection.pragma_update(None, "user_version", file::VERSION).is_ok()
-        {
-            self.refusing(None, None);
+        let refusing = self.kept.refusing.is_some();
+        if !refusing && self.wrote_at.elapsed() < PROBE_EVERY {
+            return;
+        }
+        let enough = if refusing { self.max_bytes / 10 } else { space::LEAST_ROOM };
+        let room = self.room(enough);
+        self.kept.unwritable = self
+            .unwritable_for_space()
+            .or_else(|| space::is_disk_full(&self.dir).then_some(Unwritable::DiskFull));
+        if self.kept.unwritable.is_none() {
+            let written = self.connection.pragma_update(None, "user_version", open::VERSION);
+            let confirmed = self.confirm_files().is_ok();
+            self.wrote_at = Instant::now();
+            match written {
+                Ok(()) if confirmed && (!refusing || room > enough) => self.set_refusing(None, None),
+                Ok(()) => {}
+                Err(error) => {
+                    let full = is_disk_full(&error.into());
+                    self.kept.unwritable =
+                        Some(if full { Unwritable::DiskFull } else { Unwritable::Failing });
+                }
+            }
         }
     }
 
     /// One transaction.
-    fn write(&mut self, group: &[Arrival], done: Recorded) -> rusqlite::Result<Vec<Result<(), Refused>>> {
-        let mut room = if group.is_empty() { 0 } else { self.room() };
+    fn transact(&mut self, group: &[Arrival], done: Recorded) -> rusqlite::Result<Vec<Result<(), Refused>>> {
+        let mut room = if group.is_empty() { 0 } else { self.room(0) };
         let mut through = self.kept.through;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
@@ -246,16 +390,16 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    // Always behind what this process has seen, so that the reader comes to it.
-                    Stored::new(delivery).insert(&mut insert, Some(through + 1))?;
+                    // After all that this process has given out, so that the reader comes to it.
+                    SpoolRow::new(delivery).insert(&mut insert, Some(through + 1))?;
                     through += 1;
                     Ok(Ok(()))
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?
         };
         let at_most = match Recorded::try_from(group.len()) {
-            Ok(0) | Err(_) => FORGET,
-            Ok(with) => FORGET_WITH_EACH * with,
+            Ok(0) | Err(_) => DELETE,
+            Ok(with) => DELETE_WITH_EACH * with,
         };
         let forgotten = done.min(self.kept.forgotten + at_most).max(self.kept.forgotten);
         if forgotten > self.kept.forgotten {
@@ -263,80 +407,146 @@ impl Writer {
             transaction.prepare_cached("UPDATE forgotten SET through = ?")?.execute([forgotten])?;
         }
         // Within the transaction, which has the locks already.
-        let measures = measure(&transaction)?;
+        let usage = space::measure(&transaction)?;
         transaction.commit()?;
         self.kept.through = through;
         self.kept.forgotten = forgotten;
-        self.measured(measures);
+        self.apply_usage(&usage);
         Ok(outcome)
     }
 
-    /// How many bytes of bodies still fit.
-    fn room(&mut self) -> u64 {
-        if self.reserve.hold() { self.max_bytes.saturating_sub(self.kept.bytes) } else { 0 }
+    pub(super) fn apply_usage(&mut self, usage: &Usage) {
+        self.kept.bytes = usage.bytes + self.kept.wal_bytes;
+        self.kept.oldest = usage.oldest;
+        self.unused = usage.unused;
+        self.least.database = self.least.database.min(usage.bytes + usage.unused);
     }
 
-    fn measured(&mut self, Measures { bytes, unused, oldest }: Measures) {
-        (self.kept.bytes, self.kept.oldest, self.unused) = (bytes, oldest, unused);
-    }
-
-    /// Gives the disk back what a long backlog took, or what the reserve needs. Cheap by then: what
-    /// is left is small.
-    fn shrink(&mut self) {
-        let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
-        if self.unused > enough && self.kept.bytes < SHRINK_BELOW {
-            let shrunk = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)");
-            match shrunk.and_then(|()| measure(&self.connection)) {
-                Ok(measures) => {
-                    self.measured(measures);
-                    tracing::info!("the spool gave its space back after a backlog");
-                }
-                Err(error) => tracing::debug!(%error, "the spool could not give its space back yet"),
-            }
-        }
-    }
-
-    /// Says so when the spool begins or ends to refuse deliveries.
-    fn refusing(&mut self, refused: Option<Refused>, cause: Option<&SpoolError>) {
+    /// Logs when the spool begins or ends to refuse deliveries.
+    fn set_refusing(&mut self, refused: Option<Refused>, cause: Option<&SpoolError>) {
         let before = std::mem::replace(&mut self.kept.refusing, refused);
         match refused {
             _ if refused == before => {}
             None => tracing::info!("the spool takes deliveries again"),
             Some(why) => {
-                let cause = cause.map(tracing::field::display);
+                let cause = cause.map(ToString::to_string);
+                let cause = cause.or_else(|| self.kept.unwritable.map(|why| why.to_string()));
                 tracing::error!(cause, "{why}: deliveries are answered 503");
             }
         }
     }
+
+    fn write_mark(&self) {
+        if let Some(marker) = &self.marker {
+            let Kept { through, forgotten, .. } = self.kept;
+            marker.write(Mark { identity: self.identity, last: through, forgotten });
+        }
+    }
 }
 
-/// What the file holds.
-struct Measures {
-    /// In use, in bytes.
-    bytes: u64,
-    /// The part of it that holds nothing, in bytes.
-    unused: u64,
-    oldest: Option<OffsetDateTime>,
+/// The files that the writer holds open, and those in the directory.
+impl Writer {
+    /// Before a write: what was durable after the last one is still there.
+    fn check_files(&mut self) -> Result<(), FileFault> {
+        let checked = self.held.check(self.least).or_else(|fault| match fault {
+            // Another process may have emptied the log into the database, as SQLite allows it.
+            FileFault::Truncated { .. } => {
+                self.least.wal = space::log_bytes(&self.connection).unwrap_or(self.least.wal);
+                self.held.check(self.least)
+            }
+            other => Err(other),
+        });
+        checked.map(|sizes| self.apply_sizes(sizes))
+    }
+
+    /// After a write: the files that it went to are the ones in the directory, and what was in them before is still there.
+    pub(super) fn confirm_files(&mut self) -> Result<(), FileFault> {
+        let before = self.least.wal;
+        if let Ok(log) = space::log_bytes(&self.connection) {
+            self.least.wal = log;
+        }
+        let sizes = self.held.check(self.least)?;
+        let appended = self.least.wal > before;
+        if appended && !self.held.is_wal_intact_before(before, space::FRAME) {
+            return Err(FileFault::Truncated { name: "spool.db-wal", expected: before, found: 0 });
+        }
+        if sizes.database > 0 && !self.held.has_database_header() {
+            return Err(FileFault::Truncated { name: DATABASE, expected: sizes.database, found: 0 });
+        }
+        self.apply_sizes(sizes);
+        Ok(())
+    }
+
+    fn apply_sizes(&mut self, sizes: Sizes) {
+        let used = self.kept.bytes - self.kept.wal_bytes;
+        // `VACUUM` makes the file smaller at one of the checkpoints after it.
+        self.least.database = sizes.database.min(used + self.unused);
+        self.kept.bytes = used + sizes.wal;
+        self.kept.wal_bytes = sizes.wal;
+    }
+
+    /// Puts the readable deliveries into a new file at the place of the lost one, and goes on with it.
+    fn replace_files(
+        &mut self,
+        fault: &FileFault,
+        arrivals: &mut mpsc::Receiver<Arrival>,
+        kept: &watch::Sender<Kept>,
+        metrics: &Metrics,
+    ) -> Result<(), SpoolError> {
+        if !self.displaced {
+            tracing::error!(%fault, "files of the spool were changed while it was in use: deliveries are answered 503 until they are rescued");
+        }
+        self.displaced = true;
+        self.kept.unwritable = Some(Unwritable::FilesChanged);
+        self.set_refusing(Some(Refused::Failing), None);
+        kept.send_replace(self.kept);
+        let path = self.dir.join(DATABASE);
+        let Kept { through, forgotten, .. } = self.kept;
+        let displaced = Displaced { connection: &self.connection, held: &self.held, through, forgotten };
+        let rescued = displaced.rescue(&path, &mut || {
+            while let Ok(arrival) = arrivals.try_recv() {
+                reject(std::iter::once(arrival));
+            }
+        });
+        match rescued {
+            Ok(rescued) => self.go_on_with(rescued, metrics),
+            Err(error @ SpoolError::InUse(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(%fault, %error, "the spool's deliveries cannot be rescued yet: it is tried again every second");
+            }
+        }
+        kept.send_replace(self.kept);
+        Ok(())
+    }
+
+    fn go_on_with(&mut self, rescued: Rescued, metrics: &Metrics) {
+        let Rescued { writer, reader, held, saved, lost } = rescued;
+        let held = Arc::new(held);
+        let old = std::mem::replace(&mut self.connection, writer);
+        // Its log may have the name of the new one.
+        let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        drop(old);
+        self.held = held.clone();
+        self.handover.offer(reader, held);
+        self.least = Sizes::default();
+        self.reserve = Reserve::new(&self.dir);
+        self.marker = Marker::open(&self.dir).ok();
+        self.identity = open::identity(&self.connection).unwrap_or_default();
+        self.kept.wal_bytes = 0;
+        if let Ok(usage) = space::measure(&self.connection) {
+            self.apply_usage(&usage);
+        }
+        // A fault is found again before the next write.
+        let _ = self.confirm_files();
+        self.write_mark();
+        self.displaced = false;
+        self.kept.unwritable = self.unwritable_for_space();
+        tracing::error!(saved, lost_at_most = lost, "the spool's deliveries were rescued into a new file");
+        metrics.spool_salvaged(saved, lost);
+        self.set_refusing(None, None);
+    }
 }
 
-fn measure(connection: &Connection) -> rusqlite::Result<Measures> {
-    let pragma = |name: &str| -> rusqlite::Result<u64> {
-        let value: i64 =
-            connection.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))?;
-        Ok(value.unsigned_abs())
-    };
-    let (free, page_size) = (pragma("freelist_count")?, pragma("page_size")?);
-    let oldest = connection
-        .prepare_cached("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    Ok(Measures {
-        bytes: (pragma("page_count")? - free) * page_size,
-        unused: free * page_size,
-        oldest: oldest.map(from_micros),
-    })
-}
-
-fn disk_full(error: &SpoolError) -> bool {
+fn is_disk_full(error: &SpoolError) -> bool {
     matches!(error, SpoolError::Disk(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
 }

@@ -1,0 +1,86 @@
+//! The table `sqlite_sequence`, read from the bytes of its page: which spool a file belongs to, and how far it goes.
+//!
+//! Every insert writes this page. So a write-ahead log and a database can be compared before SQLite applies one to the
+//! other, which it does with any log that has the right name.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// The number of the page in every spool: the layout makes the table second.
+pub(super) const PAGE: u32 = 3;
+/// SQLite's page size in every spool.
+const PAGE_SIZE: usize = 4096;
+/// The name of the row that holds the spool's identity in place of a sequence.
+pub(in crate::spool) const IDENTITY: &str = "spool";
+
+/// One state of the table.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in crate::spool) struct Sequence {
+    /// A random number, drawn when the spool was made.
+    pub(in crate::spool) identity: Option<i64>,
+    /// The last number given to a delivery.
+    pub(in crate::spool) last: Option<i64>,
+}
+
+impl Sequence {
+    /// Reads the page from a database file; `None` when the file is too short or the page is none of this kind.
+    pub(in crate::spool) fn of_database(file: &File) -> Option<Self> {
+        let mut page = vec![0; PAGE_SIZE];
+        let at = u64::from(PAGE - 1) * PAGE_SIZE as u64;
+        file.read_exact_at(&mut page, at).ok()?;
+        Self::parse(&page)
+    }
+
+    /// Reads a leaf page. Format: <https://www.sqlite.org/fileformat2.html#b_tree_pages>
+    pub(super) fn parse(page: &[u8]) -> Option<Self> {
+        if page.first() != Some(&0x0d) {
+            return None;
+        }
+        let short = |at: usize| Some(usize::from(u16::from_be_bytes([*page.get(at)?, *page.get(at + 1)?])));
+        let mut sequence = Self::default();
+        for cell in 0..short(3)? {
+            let at = short(8 + 2 * cell)?;
+            let (name, number) = row(page.get(at..)?)?;
+            match name {
+                b"deliveries" => sequence.last = Some(number),
+                name if name == IDENTITY.as_bytes() => sequence.identity = Some(number),
+                _ => {}
+            }
+        }
+        Some(sequence)
+    }
+}
+
+/// A cell: the size of the record, the row's number, the record.
+fn row(cell: &[u8]) -> Option<(&[u8], i64)> {
+    let (_, cell) = varint(cell)?;
+    let (_, record) = varint(cell)?;
+    let (header_size, types) = varint(record)?;
+    let (name_type, types) = varint(types)?;
+    let (number_type, _) = varint(types)?;
+    let name_size = usize::try_from(name_type.checked_sub(13)? / 2).ok()?;
+    let values = record.get(usize::try_from(header_size).ok()?..)?;
+    let (name, rest) = values.split_at_checked(name_size)?;
+    let size = match number_type {
+        0 | 8 => return Some((name, 0)),
+        9 => return Some((name, 1)),
+        1..=4 => usize::try_from(number_type).ok()?,
+        5 => 6,
+        6 => 8,
+        _ => return None,
+    };
+    let bytes = rest.get(..size)?;
+    let sign = if bytes[0] & 0x80 == 0 { 0 } else { -1 };
+    Some((name, bytes.iter().fold(sign, |number, byte| number << 8 | i64::from(*byte))))
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().enumerate().take(8) {
+        value = value << 7 | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[at + 1..]));
+        }
+    }
+    None
+}

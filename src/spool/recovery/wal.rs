@@ -1,0 +1,174 @@
+//! SQLite's write-ahead log, examined before SQLite opens it.
+//!
+//! On open, SQLite stops at the first frame whose checksum is wrong and discards the rest. After a power cut at most
+//! the last transaction is affected, because each one is on disk before the next begins. If two or more commits follow
+//! the wrong frame, the log is corrupt in its middle and holds acknowledged deliveries. (Failed and killed writes leave
+//! such traces, too; so the log is emptied at every start and after every failure.)
+//!
+//! Frames are read one after the other: memory does not grow with the log. Format:
+//! <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+
+use super::sequence::{self, Sequence};
+
+/// Bytes of the log's header.
+const HEADER: usize = 32;
+pub(in crate::spool) const HEADER_BYTES: u64 = HEADER as u64;
+/// Bytes before the page in a frame.
+const FRAME_HEADER: usize = 24;
+/// Bytes of the log in memory while its frames are read.
+const BUFFER: usize = 1 << 20;
+
+/// A log with at least one frame.
+pub(in crate::spool) struct Wal<'f> {
+    file: &'f File,
+    header: [u8; HEADER],
+    page_size: usize,
+    /// Frames of an earlier round of the log have another salt.
+    salt: [u8; 8],
+}
+
+/// What [`Wal::examine`] finds out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in crate::spool) struct Findings {
+    /// Frames of this round up to the last commit, whether their checksums are right or not.
+    frames: u64,
+    /// Commits after the first frame with a wrong checksum.
+    lost_commits: u64,
+    /// The last committed state of the table `sqlite_sequence`, when the log has its page.
+    pub(in crate::spool) sequence: Option<Sequence>,
+}
+
+impl Findings {
+    /// Whether SQLite would discard acknowledged deliveries.
+    pub(in crate::spool) fn is_damaged(self) -> bool {
+        self.lost_commits >= 2
+    }
+
+    /// Whether the log holds a committed transaction.
+    pub(in crate::spool) fn has_commits(self) -> bool {
+        self.frames > 0
+    }
+}
+
+impl<'f> Wal<'f> {
+    /// `None` when the file is too short for a frame.
+    pub(in crate::spool) fn read(file: &'f File) -> io::Result<Option<Self>> {
+        if file.metadata()?.len() <= HEADER_BYTES + FRAME_HEADER as u64 {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0)?;
+        let page_size = number(&header[8..]) as usize;
+        let plausible = page_size.is_power_of_two() && (512..=65_536).contains(&page_size);
+        let page_size = if plausible { page_size } else { 4096 };
+        let mut wal = Self { file, header, page_size, salt: [0; 8] };
+        if wal.header_checksum() == Some((number(&header[24..]), number(&header[28..]))) {
+            wal.salt.copy_from_slice(&header[16..24]);
+        } else {
+            file.read_exact_at(&mut wal.salt, HEADER_BYTES + 8)?;
+        }
+        Ok(Some(wal))
+    }
+
+    /// Reads the whole log once.
+    pub(in crate::spool) fn examine(&self) -> io::Result<Findings> {
+        let mut findings = Findings::default();
+        let mut sum = self
+            .header_checksum()
+            .filter(|sum| *sum == (number(&self.header[24..]), number(&self.header[28..])));
+        let mut sequence = None;
+        let mut frames = 0;
+        self.for_each(|header, page| {
+            frames += 1;
+            sum = sum.map(|sum| self.checksum(self.checksum(sum, &header[..8]), page));
+            sum = sum.filter(|sum| *sum == (number(&header[16..]), number(&header[20..])));
+            if number(header) == sequence::PAGE {
+                sequence = Sequence::parse(page).or(sequence);
+            }
+            if is_commit(header) {
+                findings.frames = frames;
+                findings.sequence = sequence;
+                findings.lost_commits += u64::from(sum.is_none());
+            }
+            Ok(())
+        })?;
+        Ok(findings)
+    }
+
+    /// Writes the pages of all committed frames to `database`, whether their checksums are right or not: the
+    /// deliveries' own checksums find out what is wrong in them.
+    pub(in crate::spool) fn apply(&self, database: &File) -> io::Result<()> {
+        let committed = self.examine()?.frames;
+        let page_size = self.page_size as u64;
+        let most = database.metadata()?.len() / page_size + committed;
+        let mut frames = 0;
+        self.for_each(|header, page| {
+            frames += 1;
+            let number = u64::from(number(header));
+            if frames <= committed && (1..=most).contains(&number) {
+                database.write_all_at(page, (number - 1) * page_size)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `frame` with the header and the page of each frame of this round.
+    fn for_each(&self, mut frame: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut reader = BufReader::with_capacity(BUFFER, At { file: self.file, offset: HEADER_BYTES });
+        let mut bytes = vec![0; FRAME_HEADER + self.page_size];
+        while !reader.fill_buf()?.is_empty() {
+            match reader.read_exact(&mut bytes) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                read => read?,
+            }
+            let (header, page) = bytes.split_at(FRAME_HEADER);
+            if header[8..16] == self.salt {
+                frame(header, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checksum that the header should have; `None` when the header is no header.
+    fn header_checksum(&self) -> Option<(u32, u32)> {
+        let magic = number(&self.header) & !1;
+        (magic == 0x377f_0682).then(|| self.checksum((0, 0), &self.header[..24]))
+    }
+
+    fn checksum(&self, (mut a, mut b): (u32, u32), bytes: &[u8]) -> (u32, u32) {
+        let big_endian = self.header[3] & 1 == 1;
+        for pair in bytes.chunks_exact(8) {
+            let word = |bytes: &[u8]| if big_endian { number(bytes) } else { number(bytes).swap_bytes() };
+            a = a.wrapping_add(word(pair)).wrapping_add(b);
+            b = b.wrapping_add(word(&pair[4..])).wrapping_add(a);
+        }
+        (a, b)
+    }
+}
+
+/// Reads a file from an offset, without moving the position that all users of the descriptor share.
+struct At<'f> {
+    file: &'f File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// The last frame of a transaction has the size of the database there; the others have 0.
+fn is_commit(frame_header: &[u8]) -> bool {
+    number(&frame_header[4..]) != 0
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}

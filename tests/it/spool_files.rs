@@ -1,0 +1,324 @@
+//! The spool's files are removed, moved, truncated or replaced while a receiver holds them open, or another receiver
+//! wants them.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use reqwest::Client;
+use serde_json::json;
+use tempfile::TempDir;
+use workflow_receiver::app::{Receiver, StartError};
+
+use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, until, with};
+use crate::process::{Process, program};
+use crate::spool::{ids, impatient, recorded};
+
+/// A receiver as a process of its own, whose spool is in `dir/spool` and whose PostgreSQL is away.
+fn start(dir: &Path) -> Process {
+    Process::start(
+        program(dir)
+            .env("RECEIVER__SPOOL__DIR", dir.join("spool"))
+            .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s")
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
+    )
+}
+
+/// Posts an execution until it is answered 200, as its sender does.
+async fn insist(process: &Process, id: &str) {
+    let body = with(execution(id, "completed"), json!({ "fill": "x".repeat(300) })).to_string();
+    let client = Client::new();
+    until(async || {
+        let answer = client.post(&process.url).body(body.clone()).send().await.unwrap();
+        assert!([200, 503].contains(&answer.status().as_u16()), "{answer:?}");
+        answer.status() == 200
+    })
+    .await;
+}
+
+async fn metric(process: &Process, name: &str) -> i64 {
+    let page = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+}
+
+fn truncate(file: &Path, size: u64) {
+    OpenOptions::new().write(true).open(file).unwrap().set_len(size).unwrap();
+}
+
+/// What happens to the spool: its name, what is done to the directory, and the text that the log has then.
+type Accident = (&'static str, fn(&Path), &'static str);
+
+const ACCIDENTS: &[Accident] = &[
+    ("the directory is removed", |spool| fs::remove_dir_all(spool).unwrap(), "was removed"),
+    (
+        "the directory is moved",
+        |spool| fs::rename(spool, spool.with_extension("old")).unwrap(),
+        "was removed",
+    ),
+    (
+        "the directory is replaced by an empty one",
+        |spool| {
+            fs::remove_dir_all(spool).unwrap();
+            fs::create_dir(spool).unwrap();
+        },
+        "was removed",
+    ),
+    (
+        "the database is removed",
+        |spool| fs::remove_file(spool.join("spool.db")).unwrap(),
+        "spool.db was removed",
+    ),
+    (
+        "the database is moved",
+        |spool| fs::rename(spool.join("spool.db"), spool.join("moved.db")).unwrap(),
+        "spool.db was removed",
+    ),
+    (
+        "the log is removed",
+        |spool| fs::remove_file(spool.join("spool.db-wal")).unwrap(),
+        "spool.db-wal was removed",
+    ),
+    (
+        "the log is moved",
+        |spool| fs::rename(spool.join("spool.db-wal"), spool.join("moved")).unwrap(),
+        "spool.db-wal was removed",
+    ),
+    (
+        "the index is removed",
+        |spool| fs::remove_file(spool.join("spool.db-shm")).unwrap(),
+        "spool.db-shm was removed",
+    ),
+    (
+        "the database is replaced by garbage",
+        |spool| {
+            fs::write(spool.join("other"), vec![b'?'; 10_000]).unwrap();
+            fs::rename(spool.join("other"), spool.join("spool.db")).unwrap();
+        },
+        "spool.db was replaced",
+    ),
+    (
+        "the database is replaced by a copy of itself",
+        |spool| {
+            fs::copy(spool.join("spool.db"), spool.join("copy")).unwrap();
+            fs::rename(spool.join("copy"), spool.join("spool.db")).unwrap();
+        },
+        "spool.db was replaced",
+    ),
+    (
+        "the log is replaced",
+        |spool| {
+            fs::write(spool.join("other"), "other").unwrap();
+            fs::rename(spool.join("other"), spool.join("spool.db-wal")).unwrap();
+        },
+        "spool.db-wal was replaced",
+    ),
+    ("the database is truncated", |spool| truncate(&spool.join("spool.db"), 0), "spool.db was truncated"),
+    ("the log is truncated", |spool| truncate(&spool.join("spool.db-wal"), 0), "spool.db-wal was truncated"),
+    (
+        "half of the log is cut off",
+        |spool| {
+            let log = spool.join("spool.db-wal");
+            truncate(&log, fs::metadata(&log).unwrap().len() / 2);
+        },
+        "spool.db-wal was truncated",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_removed_moved_truncated_or_replaced_at_work_loses_no_delivery_that_can_be_read() {
+    for (accident, happens, logged) in ACCIDENTS {
+        let dir = TempDir::new().unwrap();
+        let spool = dir.path().join("spool");
+        // Some deliveries are in the database, some in its log.
+        let first = start(dir.path());
+        for n in 0..20 {
+            insist(&first, &format!("before-{n}")).await;
+        }
+        first.terminate();
+        let mut process = start(dir.path());
+        for n in 20..40 {
+            insist(&process, &format!("before-{n}")).await;
+        }
+        happens(&spool);
+        for n in 0..20 {
+            insist(&process, &format!("after-{n}")).await;
+        }
+        process.wait_for(logged);
+        let unreadable = metric(&process, "spool_unreadable_total").await;
+        process.kill();
+
+        let database = new_database().await;
+        let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
+        receiver.recorded().await;
+        let count = async |prefix: &str| {
+            let query = format!("SELECT count(*) FROM executions WHERE execution_id LIKE '{prefix}-%'");
+            rows(&database, &query).await[0]["count"].as_i64().unwrap()
+        };
+        assert_eq!(count("after").await, 20, "{accident}");
+        let before = count("before").await;
+        assert!(before + unreadable >= 40, "{accident}: {before} of 40, {unreadable} unreadable");
+        if !accident.contains("log is truncated") && !accident.contains("cut off") {
+            assert_eq!(before, 40, "{accident}");
+        }
+        assert!(before >= 20, "{accident}: {before} of 40");
+        receiver.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_place_for_its_files_the_receiver_answers_503_says_why_and_goes_on_once_there_is_one() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    for body in ids(10) {
+        receiver.accept(body).await;
+    }
+    let spool = receiver.dir.path().join("spool");
+    fs::remove_dir_all(&spool).unwrap();
+    fs::write(&spool, "not a directory").unwrap();
+    assert_eq!(receiver.post(execution("refused", "completed").to_string()).await.status(), 503);
+    until(async || {
+        let (code, health) = receiver.ready().await;
+        code == 503 && health["problems"].to_string().contains("spool")
+    })
+    .await;
+    assert_eq!(receiver.post(execution("refused", "completed").to_string()).await.status(), 503);
+    fs::remove_file(&spool).unwrap();
+    until(async || receiver.post(execution("after", "completed").to_string()).await.status() == 200).await;
+    until(async || receiver.ready().await.0 == 200).await;
+    assert_eq!(receiver.metric("spool_salvaged_total").await, 10.0);
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(recorded(&receiver).await, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recorder_reads_on_from_the_new_files() {
+    let receiver = TestReceiver::start_with(|_| {}).await;
+    let held = receiver.hold_recording().await;
+    for body in ids(10) {
+        receiver.accept(body).await;
+    }
+    fs::remove_dir_all(receiver.dir.path().join("spool")).unwrap();
+    let late = execution("late", "completed").to_string();
+    until(async || receiver.post(late.clone()).await.status() == 200).await;
+    held.release().await;
+    assert_eq!(recorded(&receiver).await, 12);
+    for body in ids(20) {
+        receiver.accept(body).await;
+    }
+    assert_eq!(recorded(&receiver).await, 22);
+    assert_eq!(receiver.ready().await.1["status"], "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    for body in ids(10) {
+        receiver.accept(body).await;
+    }
+    fs::remove_dir_all(receiver.dir.path().join("spool")).unwrap();
+    until(async || receiver.metric("spool_salvaged_total").await == 10.0).await;
+    assert!(receiver.spool_file().exists());
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(recorded(&receiver).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_goes_on() {
+    let receiver = TestReceiver::start_with(|_| {}).await;
+    let held = receiver.hold_recording().await;
+    for n in 0..60 {
+        let fill = "x".repeat(2_000);
+        receiver.accept(with(execution(&format!("e{n}"), "completed"), json!({ "fill": fill }))).await;
+    }
+    let log = receiver.spool_file().with_extension("db-wal");
+    truncate(&log, fs::metadata(&log).unwrap().len() / 2);
+    held.release().await;
+    let recorded_before = recorded(&receiver).await;
+    let unreadable = receiver.metric("spool_unreadable_total").await;
+    assert!(recorded_before as f64 + unreadable >= 61.0, "{recorded_before} of 61, {unreadable} unreadable");
+    let after = execution("after", "completed").to_string();
+    until(async || receiver.post(after.clone()).await.status() == 200).await;
+    assert_eq!(recorded(&receiver).await, recorded_before + 1);
+}
+
+async fn second(dir: &Path) -> Option<String> {
+    match Receiver::start(&settings(dir), no_database()).await {
+        Err(StartError::Spool(error)) => Some(error.to_string()),
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_spool_is_never_used_by_two_receivers() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    receiver.accept(execution("e", "completed")).await;
+    let spool = receiver.dir.path().join("spool");
+    let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
+    assert!(refused.contains("in use"), "{refused}");
+    // Everything but the spool itself may go.
+    for entry in fs::read_dir(&spool).unwrap() {
+        let entry = entry.unwrap();
+        if !entry.file_name().to_str().unwrap().starts_with("spool.db") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    assert!(second(receiver.dir.path()).await.is_some(), "a lock file was the only lock");
+    // Under another name it is the same spool.
+    let elsewhere = TempDir::new_in(receiver.dir.path()).unwrap();
+    fs::create_dir(elsewhere.path().join("spool")).unwrap();
+    fs::hard_link(spool.join("spool.db"), elsewhere.path().join("spool/spool.db")).unwrap();
+    assert!(second(elsewhere.path()).await.is_some(), "the file itself is not locked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_whose_directory_was_taken_over_saves_its_deliveries_for_the_next_start_there() {
+    let first = TestReceiver::start_on(no_database(), impatient).await;
+    for body in ids(10) {
+        first.accept(body).await;
+    }
+    let dir = first.dir.path().to_owned();
+    fs::remove_dir_all(dir.join("spool")).unwrap();
+    let process = start(&dir);
+    insist(&process, "other").await;
+    assert_ne!(first.post(execution("late", "completed").to_string()).await.status(), 200);
+    let (dir, ended) = first.ended().await;
+    let why = ended.unwrap_err().to_string();
+    assert!(why.contains("in use by another receiver"), "{why}");
+    insist(&process, "another").await;
+    process.kill();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let ids = "SELECT count(*) FROM executions WHERE execution_id <> 'late'";
+    assert_eq!(receiver.row(ids).await["count"], 12);
+    let (dir, _) = receiver.stop().await;
+    let left = fs::read_dir(dir.path().join("spool")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| !name.contains("rescued")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_are_for_their_user_only() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("spool")).unwrap();
+    fs::set_permissions(dir.path().join("spool"), fs::Permissions::from_mode(0o700)).unwrap();
+    // An earlier build made it readable for all.
+    let old = File::create(dir.path().join("spool/spool.db")).unwrap();
+    old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+    drop(old);
+    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    receiver.accept(execution("e", "completed")).await;
+    let others = |receiver: &TestReceiver| {
+        let files = fs::read_dir(receiver.dir.path().join("spool")).unwrap().map(Result::unwrap);
+        files
+            .filter(|file| file.metadata().unwrap().permissions().mode() & 0o077 != 0)
+            .map(|file| file.file_name())
+            .collect::<Vec<_>>()
+    };
+    assert!(others(&receiver).is_empty(), "{:?}", others(&receiver));
+    fs::remove_file(receiver.spool_file()).unwrap();
+    let after = execution("after", "completed").to_string();
+    until(async || receiver.post(after.clone()).await.status() == 200).await;
+    assert!(others(&receiver).is_empty(), "{:?}", others(&receiver));
+}

@@ -1,0 +1,209 @@
+//! What a start makes of every combination of spool files that accidents, backups and operators leave.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection as Sqlite;
+use serde_json::json;
+use tempfile::TempDir;
+use workflow_receiver::app::{Receiver, StartError};
+
+use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with};
+use crate::spool::impatient;
+
+/// Forty acknowledged deliveries: `oldest` had ten of them, `database` twenty, and the others are only in `log`.
+struct Files {
+    oldest: Vec<u8>,
+    oldest_log: Vec<u8>,
+    database: Vec<u8>,
+    log: Vec<u8>,
+    mark: Vec<u8>,
+}
+
+fn read(dir: &Path, name: &str) -> Vec<u8> {
+    fs::read(dir.join("spool").join(name)).unwrap_or_default()
+}
+
+async fn files(prefix: &str) -> Files {
+    let body =
+        |n: usize| with(execution(&format!("{prefix}{n}"), "completed"), json!({ "fill": "x".repeat(500) }));
+    let run = async |dir: TempDir, numbers: std::ops::Range<usize>| {
+        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        for n in numbers {
+            receiver.accept(body(n)).await;
+        }
+        receiver
+    };
+    let receiver = run(TempDir::new().unwrap(), 0..10).await;
+    let oldest_log = read(receiver.dir.path(), "spool.db-wal");
+    let (dir, _) = receiver.stop().await;
+    let oldest = read(dir.path(), "spool.db");
+    let (dir, _) = run(dir, 10..20).await.stop().await;
+    let receiver = run(dir, 20..40).await;
+    // As SIGKILL leaves them.
+    let (database, log) = (read(receiver.dir.path(), "spool.db"), read(receiver.dir.path(), "spool.db-wal"));
+    Files { oldest, oldest_log, database, log, mark: read(receiver.dir.path(), "spool.mark") }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Database {
+    Whole,
+    Missing,
+    Empty,
+    Truncated,
+    Older,
+    OfAnotherSpool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Log {
+    Whole,
+    Missing,
+    Empty,
+    Truncated,
+    Older,
+    OfAnotherSpool,
+}
+
+/// For each combination: how many of this spool's 40 deliveries are recorded at least, and how many of the other's. All
+/// others of this spool are counted as unreadable.
+const COMBINATIONS: &[(Database, Log, i64, i64)] = &[
+    (Database::Whole, Log::Whole, 40, 0),
+    (Database::Whole, Log::Missing, 20, 0),
+    (Database::Whole, Log::Empty, 20, 0),
+    (Database::Whole, Log::Truncated, 21, 0),
+    (Database::Whole, Log::Older, 20, 0),
+    (Database::Whole, Log::OfAnotherSpool, 20, 20),
+    (Database::Missing, Log::Whole, 20, 0),
+    (Database::Missing, Log::Missing, 0, 0),
+    (Database::Missing, Log::Empty, 0, 0),
+    (Database::Missing, Log::Truncated, 1, 0),
+    (Database::Missing, Log::Older, 10, 0),
+    (Database::Missing, Log::OfAnotherSpool, 0, 20),
+    (Database::Empty, Log::Whole, 20, 0),
+    (Database::Empty, Log::Missing, 0, 0),
+    (Database::Empty, Log::Empty, 0, 0),
+    (Database::Empty, Log::Truncated, 1, 0),
+    (Database::Empty, Log::Older, 10, 0),
+    (Database::Empty, Log::OfAnotherSpool, 0, 20),
+    (Database::Truncated, Log::Whole, 20, 0),
+    (Database::Truncated, Log::Missing, 1, 0),
+    (Database::Truncated, Log::Empty, 1, 0),
+    (Database::Truncated, Log::Truncated, 1, 0),
+    (Database::Truncated, Log::Older, 1, 0),
+    (Database::Truncated, Log::OfAnotherSpool, 1, 20),
+    (Database::Older, Log::Whole, 30, 0),
+    (Database::Older, Log::Missing, 10, 0),
+    (Database::Older, Log::Empty, 10, 0),
+    (Database::Older, Log::Truncated, 10, 0),
+    (Database::Older, Log::Older, 10, 0),
+    (Database::Older, Log::OfAnotherSpool, 10, 20),
+    (Database::OfAnotherSpool, Log::Whole, 20, 20),
+    (Database::OfAnotherSpool, Log::Missing, 0, 20),
+    (Database::OfAnotherSpool, Log::Empty, 0, 20),
+    (Database::OfAnotherSpool, Log::Truncated, 1, 20),
+    (Database::OfAnotherSpool, Log::Older, 10, 20),
+    (Database::OfAnotherSpool, Log::OfAnotherSpool, 0, 40),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_saves_or_counts_every_delivery_whatever_files_it_finds() {
+    let (ours, other) = (files("a").await, files("b").await);
+    for &(database, log, of_ours, of_the_other) in COMBINATIONS {
+        let combination = format!("database {database:?}, log {log:?}");
+        let dir = TempDir::new().unwrap();
+        let spool = dir.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        let cut = |bytes: &[u8], quarters: usize| Some(bytes[..bytes.len() / 4 * quarters].to_vec());
+        let write = |name: &str, bytes: Option<Vec<u8>>| {
+            if let Some(bytes) = bytes {
+                fs::write(spool.join(name), bytes).unwrap();
+            }
+        };
+        let database = match database {
+            Database::Whole => Some(ours.database.clone()),
+            Database::Missing => None,
+            Database::Empty => Some(Vec::new()),
+            Database::Truncated => cut(&ours.database, 3),
+            Database::Older => Some(ours.oldest.clone()),
+            Database::OfAnotherSpool => Some(other.database.clone()),
+        };
+        let log = match log {
+            Log::Whole => Some(ours.log.clone()),
+            Log::Missing => None,
+            Log::Empty => Some(Vec::new()),
+            Log::Truncated => cut(&ours.log, 2),
+            Log::Older => Some(ours.oldest_log.clone()),
+            Log::OfAnotherSpool => Some(other.log.clone()),
+        };
+        write("spool.db", database);
+        write("spool.db-wal", log);
+        write("spool.mark", Some(ours.mark.clone()).filter(|mark| !mark.is_empty()));
+
+        let target = new_database().await;
+        let receiver = TestReceiver::start_in(dir, target.clone(), |_| {}).await;
+        receiver.accept(execution("after", "completed")).await;
+        receiver.recorded().await;
+        let count = async |prefix: &str| {
+            let query = format!("SELECT count(*) FROM executions WHERE execution_id ~ '^{prefix}[0-9]+$'");
+            rows(&target, &query).await[0]["count"].as_i64().unwrap()
+        };
+        let (ours, other) = (count("a").await, count("b").await);
+        assert!(rows(&target, "SELECT 1 FROM quarantine").await.is_empty(), "{combination}");
+        let unreadable = receiver.metric("spool_unreadable_total").await;
+        assert!(ours >= of_ours, "{combination}: {ours} of ours");
+        assert!(other >= of_the_other, "{combination}: {other} of the other");
+        assert!(
+            ours as f64 + unreadable >= 40.0,
+            "{combination}: {ours} of ours, and {unreadable} unreadable"
+        );
+        assert!(ours < 40 || other > 0 || unreadable == 0.0, "{combination}: {unreadable} unreadable");
+        receiver.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_takes_in_what_an_earlier_process_rescued_and_leaves_what_was_set_aside() {
+    let (ours, other) = (files("a").await, files("b").await);
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("spool.db"), &ours.database).unwrap();
+    fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
+    // One that was finished, and one that a crash interrupted.
+    fs::write(spool.join("spool.db.rescued-1"), &other.oldest).unwrap();
+    fs::write(spool.join("spool.db.rescued-2"), &other.database).unwrap();
+    fs::write(spool.join("spool.db.rescued-2-wal"), &other.log).unwrap();
+    for leftover in ["spool.db.damaged-1", "spool.db.copy", "spool.db.saving"] {
+        fs::write(spool.join(leftover), "leftover").unwrap();
+    }
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 80);
+    let (dir, _) = receiver.stop().await;
+    let mut left: Vec<_> = fs::read_dir(dir.path().join("spool"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("damaged") || name.contains("rescued"))
+        .collect();
+    left.sort();
+    assert_eq!(left, ["spool.db.damaged-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_program_beside_a_log_of_the_spool_is_refused_and_nothing_is_changed() {
+    let ours = files("a").await;
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    Sqlite::open(spool.join("spool.db")).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
+    let before = fs::read(spool.join("spool.db")).unwrap();
+    fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
+    match Receiver::start(&settings(dir.path()), no_database()).await {
+        Err(StartError::Spool(error)) => {
+            assert!(error.to_string().contains("Nothing was changed"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(spool.join("spool.db")).unwrap(), before);
+    assert_eq!(fs::read(spool.join("spool.db-wal")).unwrap(), ours.log);
+}
