@@ -32,6 +32,7 @@ mod healthcheck;
 mod http;
 mod intake;
 mod live;
+pub mod logging;
 mod metrics;
 pub mod payload;
 mod reading;
@@ -40,7 +41,6 @@ mod retention;
 pub mod shutdown;
 mod spool;
 pub mod store;
-pub mod telemetry;
 mod traces;
 
 pub use healthcheck::healthcheck;
