@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
+use crate::credentials::{Credentials, Database};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
 use crate::live::Live;
@@ -76,6 +76,7 @@ pub struct Receiver {
     admin_address: SocketAddr,
     drain_timeout: Duration,
     progress: Progress,
+    credentials: Arc<Credentials>,
     parts: JoinSet<PartResult>,
     stop: CancellationToken,
     give_up: CancellationToken,
@@ -132,7 +133,9 @@ impl Receiver {
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let live = Live::new();
-        let pool = reading(settings, &database);
+        let credentials = Credentials::new(settings, database);
+        let database = credentials.database.clone();
+        let pool = reading(settings, database.clone());
 
         let pruner = Pruner {
             database: database.clone(),
@@ -173,12 +176,12 @@ impl Receiver {
             pool: Arc::new(pool),
             live,
             webhook_port: local(&public).port(),
-            token: Token::new(&settings.admin.token),
+            credentials: credentials.clone(),
         };
         let door = Door {
             intake,
             metrics: metrics.clone(),
-            authenticator: Authenticator::new(&settings.auth),
+            credentials: credentials.clone(),
             requests,
             memory,
             max_body_bytes: settings.http.max_body_bytes,
@@ -213,6 +216,7 @@ impl Receiver {
             admin_address,
             drain_timeout: settings.shutdown.drain_timeout,
             progress,
+            credentials,
             parts,
             stop,
             give_up,
@@ -245,7 +249,11 @@ impl Receiver {
     /// # Errors
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
-        let ended = self.until_drained(shutdown).await;
+        let credentials = self.credentials.clone();
+        let ended = tokio::select! {
+            ended = self.until_drained(shutdown) => ended,
+            never = credentials.follow(&shutdown.reload) => match never {},
+        };
         // Last the admin port, which says good-bye to those who listen, and then whatever still hangs, such as a
         // request whose sender has stopped.
         self.give_up.cancel();
@@ -311,7 +319,7 @@ async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(W
 }
 
 /// The connections of those who ask, apart from the recorder's.
-fn reading(settings: &Settings, database: &PgConnectOptions) -> Pool {
+fn reading(settings: &Settings, database: Database) -> Pool {
     Pool::new(
         database,
         "workflow-receiver reading",

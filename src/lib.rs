@@ -24,6 +24,7 @@ pub mod auth;
 mod client;
 pub mod commands;
 pub mod config;
+mod credentials;
 #[cfg(feature = "embedded-postgres")]
 pub mod embedded_postgres;
 #[cfg(fuzzing)]

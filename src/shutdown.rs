@@ -116,7 +116,10 @@ impl Shutdown {
     fn stop(&self, stops: u32, number: i32) {
         match stops {
             1 => {
-                tracing::info!(signal = number, "stopping: recording the spool; another signal stops at once");
+                tracing::info!(
+                    signal = number,
+                    "stopping: recording the spool; another signal stops at once"
+                );
                 self.graceful.cancel();
             }
             2 => {
