@@ -170,18 +170,18 @@ impl Credentials {
         }
         let admin_token_changed = before != now;
         let database_changed = settings.database.url.expose_secret() != new.database.url.expose_secret();
-        // A private PostgreSQL stays.
-        let database = settings.database.connect_options()?.is_some() && database_changed;
-        let database = if database { Some(new.database.connect_options()?) } else { None };
-        if let Some(options) = database {
-            self.database.set(options.ok_or(ReloadError::NoDatabase)?);
+        // A private PostgreSQL stays: `database.url` counts at a restart then.
+        let private = settings.database.connect_options()?.is_none();
+        let database_changed = database_changed && !private;
+        if database_changed {
+            self.database.set(new.database.connect_options()?.ok_or(ReloadError::NoDatabase)?);
+            settings.database.url = new.database.url;
         }
         let secrets_changed = !settings.auth.webhook_secrets.same_as(&new.auth.webhook_secrets);
         let tokens_changed = !settings.auth.url_tokens.same_as(&new.auth.url_tokens);
         settings.auth.webhook_secrets = new.auth.webhook_secrets;
         settings.auth.url_tokens = new.auth.url_tokens;
         settings.admin.token = new.admin.token;
-        settings.database.url = new.database.url;
         settings.sources = new.sources;
         if admin_token_changed || secrets_changed || tokens_changed {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,9 +71,11 @@ enum Command {
 fn main() -> ExitCode {
     logging::log_panics();
     let arguments = Arguments::parse();
-    let code = match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+    // A panic of this thread must not skip the last lines.
+    let code = match catch_unwind(|| start(&arguments)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(&error),
+        Err(_) => ExitCode::from(101),
     };
     logging::flush();
     code

@@ -244,7 +244,8 @@ async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full_disk() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    process.wait_for("recording to PostgreSQL");
     let bodies = [
         execution("e", "failed").to_string(),
         example("bulk-completed.json"),
