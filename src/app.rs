@@ -132,13 +132,10 @@ impl Receiver {
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let live = Live::new();
-        let credentials = Credentials::new(settings, database);
-        let database = credentials.database.clone();
-        let pool = reading(settings, database.clone());
+        let (live, credentials) = (Live::new(), Credentials::new(settings, database));
 
         let pruner = Pruner {
-            database: database.clone(),
+            database: credentials.database.clone(),
             settings: settings.database.clone(),
             retention: settings.retention,
             backoff: settings.recorder.max_backoff,
@@ -147,7 +144,7 @@ impl Receiver {
             stop: stop.clone(),
         };
         let worker = Recorder {
-            sessions: Sessions::new(database, settings.database.clone()),
+            sessions: Sessions::new(credentials.database.clone(), settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -173,7 +170,7 @@ impl Receiver {
             recording: reports.clone(),
             stopping: stop.clone(),
             closing: give_up.clone(),
-            pool: Arc::new(pool),
+            pool: Arc::new(reading(settings, credentials.database.clone())),
             live,
             webhook_port: local(&public).port(),
             credentials: credentials.clone(),

@@ -100,10 +100,10 @@ impl Shutdown {
         loop {
             // `to` lives as long as this function: there is always a next one.
             let Some(number) = signals.recv().await else { return Err(io::Error::other("no signals")) };
-            let hang_up = number == Named::HUP.as_raw();
+            let closed = terminal && !io::stdin().is_terminal();
             if number == Named::XFSZ.as_raw() {
                 tracing::error!("the limit on file sizes (ulimit -f) is reached: raise it");
-            } else if hang_up && !(terminal && !io::stdin().is_terminal()) {
+            } else if number == Named::HUP.as_raw() && !closed {
                 self.reload.notify_one();
             } else {
                 stops += 1;

@@ -121,7 +121,7 @@ impl Shared {
         loop {
             self.take(&mut lines);
             let written = self.write(&mut stream, &lines, &mut within_line);
-            let lost = lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let lost = lines[written..].split(|byte| *byte == b'\n').count() as u64 - 1;
             lines.clear();
             if lost > 0 {
                 self.dropped.inc_by(lost);

@@ -315,11 +315,11 @@ async fn one_event_is_one_line_whatever_characters_a_sender_uses() {
         for line in &log {
             assert!(!line.contains(acts), "{line:?}");
         }
-        let received: Vec<_> = log.iter().filter(|line| line.contains("received")).collect();
-        assert!(received.len() == 1 && received[0].contains("31m"), "{format}: {log:#?}");
+        let events: Vec<_> = log.iter().filter(|line| line.contains("received")).collect();
+        assert!(events.len() == 1 && events[0].contains("31m"), "{format}: {log:#?}");
         if format == "json" {
-            let received: Value = serde_json::from_str(received[0]).unwrap();
-            assert_eq!(received["execution_id"], hostile, "JSON keeps the value");
+            let event: Value = serde_json::from_str(events[0]).unwrap();
+            assert_eq!(event["execution_id"], hostile, "JSON keeps the value");
         }
         let recorded = rows(&database, "SELECT execution_id FROM executions").await;
         assert_eq!(recorded, [json!({ "execution_id": hostile })]);
