@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
+use crate::credentials::{Credentials, Database};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
 use crate::live::Live;
@@ -77,6 +77,7 @@ pub struct Receiver {
     admin_address: SocketAddr,
     drain_timeout: Duration,
     progress: Progress,
+    credentials: Arc<Credentials>,
     parts: JoinSet<PartResult>,
     stop: CancellationToken,
     give_up: CancellationToken,
@@ -132,11 +133,10 @@ impl Receiver {
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let live = Live::new();
-        let pool = reading(settings, &database);
+        let (live, credentials) = (Live::new(), Credentials::new(settings, database));
 
         let pruner = Pruner {
-            database: database.clone(),
+            database: credentials.database.clone(),
             settings: settings.database.clone(),
             retention: settings.retention,
             backoff: settings.recorder.max_backoff,
@@ -145,7 +145,7 @@ impl Receiver {
             stop: stop.clone(),
         };
         let worker = Recorder {
-            sessions: Sessions::new(database, settings.database.clone()),
+            sessions: Sessions::new(credentials.database.clone(), settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
             limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -171,15 +171,15 @@ impl Receiver {
             recording: reports.clone(),
             stopping: stop.clone(),
             closing: give_up.clone(),
-            pool: Arc::new(pool),
+            pool: Arc::new(reading(settings, credentials.database.clone())),
             live,
             webhook_port: local(&public).port(),
-            token: Token::new(&settings.admin.token),
+            credentials: credentials.clone(),
         };
         let door = Door {
             intake,
             metrics: metrics.clone(),
-            authenticator: Authenticator::new(&settings.auth),
+            credentials: credentials.clone(),
             requests,
             memory,
             max_body_bytes: settings.http.max_body_bytes,
@@ -214,6 +214,7 @@ impl Receiver {
             admin_address,
             drain_timeout: settings.shutdown.drain_timeout,
             progress,
+            credentials,
             parts,
             stop,
             give_up,
@@ -246,7 +247,11 @@ impl Receiver {
     /// # Errors
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
-        let ended = self.until_drained(shutdown).await;
+        let credentials = self.credentials.clone();
+        let ended = tokio::select! {
+            ended = self.until_drained(shutdown) => ended,
+            never = credentials.follow(&shutdown.reload) => match never {},
+        };
         // Last the admin port, which says good-bye to those who listen, and then whatever still hangs, such as a
         // request whose sender has stopped.
         self.give_up.cancel();
@@ -312,7 +317,7 @@ async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(W
 }
 
 /// The connections of those who ask, apart from the recorder's.
-fn reading(settings: &Settings, database: &PgConnectOptions) -> Pool {
+fn reading(settings: &Settings, database: Database) -> Pool {
     Pool::new(
         database,
         "workflow-receiver reading",

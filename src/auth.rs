@@ -9,6 +9,7 @@
 //! A repeated signature is no attack: the sender's retries carry the first attempt's, and what is
 //! recorded twice is a duplicate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -99,7 +100,7 @@ impl Refusal {
 /// Knows the secrets and tokens, none of them in plain text.
 #[derive(Clone)]
 pub struct Authenticator {
-    keys: Vec<Hmac<Sha256>>,
+    keys: Arc<[Hmac<Sha256>]>,
     /// Of the secrets, when `auth.secret_header` is set.
     secrets: Vec<Fingerprint>,
     tokens: Vec<Fingerprint>,
@@ -115,19 +116,20 @@ impl std::fmt::Debug for Authenticator {
 
 /// What a delivery's head says of who sent it.
 #[derive(Debug)]
-pub struct Claim<'a> {
-    signed: Option<Signed<'a>>,
+pub struct Claim {
+    signed: Option<Signed>,
     otherwise: Result<Method, Refusal>,
 }
 
 /// A signature that the body has to bear out.
-struct Signed<'a> {
-    keys: &'a [Hmac<Sha256>],
+#[derive(Clone)]
+struct Signed {
+    keys: Arc<[Hmac<Sha256>]>,
     timestamp: String,
     mac: [u8; 32],
 }
 
-impl std::fmt::Debug for Signed<'_> {
+impl std::fmt::Debug for Signed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Signed")
     }
@@ -158,7 +160,7 @@ impl Authenticator {
         headers: &HeaderMap,
         tokens: impl Iterator<Item = &'t str>,
         now: OffsetDateTime,
-    ) -> Result<Claim<'_>, Refusal> {
+    ) -> Result<Claim, Refusal> {
         let signed = self.signed(headers, now);
         let otherwise = self.without_signature(headers, tokens);
         match (signed, otherwise) {
@@ -169,7 +171,7 @@ impl Authenticator {
     }
 
     /// `None` when the delivery is not signed, or nobody asks for signatures.
-    fn signed(&self, headers: &HeaderMap, now: OffsetDateTime) -> Option<Result<Signed<'_>, Refusal>> {
+    fn signed(&self, headers: &HeaderMap, now: OffsetDateTime) -> Option<Result<Signed, Refusal>> {
         let signature = headers.get(SIGNATURE).filter(|_| !self.keys.is_empty())?.as_bytes();
         let timestamp =
             headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
@@ -182,7 +184,7 @@ impl Authenticator {
             if seconds.is_none_or(|seconds| seconds.abs_diff(now) > self.tolerance.as_secs()) {
                 return Err(Refusal::Timestamp);
             }
-            Ok(Signed { keys: &self.keys, timestamp: timestamp.to_owned(), mac })
+            Ok(Signed { keys: self.keys.clone(), timestamp: timestamp.to_owned(), mac })
         };
         Some(signed())
     }
@@ -211,16 +213,16 @@ impl Authenticator {
     }
 }
 
-impl Claim<'_> {
+impl Claim {
     /// Whether the body as it came bears the claim out.
     ///
     /// # Errors
     /// [`Refusal::Signature`] when nothing but a signature could let it in, and that is none of
     /// this body's.
-    pub fn check(self, body: &[u8]) -> Result<Method, Refusal> {
-        let Some(signed) = self.signed else { return self.otherwise };
+    pub fn check(&self, body: &[u8]) -> Result<Method, Refusal> {
+        let Some(signed) = &self.signed else { return self.otherwise };
         let mut right = Choice::from(0);
-        for key in signed.keys {
+        for key in signed.keys.iter() {
             let mut mac = key.clone();
             mac.update(signed.timestamp.as_bytes());
             mac.update(b".");
@@ -228,6 +230,12 @@ impl Claim<'_> {
             right |= mac.finalize().into_bytes().as_slice().ct_eq(&signed.mac);
         }
         if right.into() { Ok(Method::Signature) } else { self.otherwise.map_err(|_| Refusal::Signature) }
+    }
+
+    /// The same claim, with the signature to be checked by the secrets of `authenticator`.
+    pub(crate) fn signed_for(&self, authenticator: &Authenticator) -> Self {
+        let signed = self.signed.clone().map(|signed| Signed { keys: authenticator.keys.clone(), ..signed });
+        Self { signed, otherwise: self.otherwise }
     }
 }
 

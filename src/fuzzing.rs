@@ -6,12 +6,14 @@ use axum::Router;
 use bytes::Bytes;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
+use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-use crate::auth::{Authenticator, Method};
+use crate::auth::Method;
 use crate::config::Settings;
+use crate::credentials::Credentials;
 use crate::http::{self, Limits, Slots};
 use crate::intake::{Arrival, Intake, Memory};
 use crate::metrics::Metrics;
@@ -60,7 +62,7 @@ impl Door {
         let routes = http::public(http::Door {
             intake,
             metrics: Arc::new(Metrics::new()),
-            authenticator: Authenticator::new(&settings.auth),
+            credentials: Credentials::new(settings, PgConnectOptions::new_without_pgpass()),
             requests: requests.clone(),
             memory: memory.clone(),
             max_body_bytes: settings.http.max_body_bytes,

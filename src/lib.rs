@@ -24,12 +24,14 @@ pub mod auth;
 mod client;
 pub mod commands;
 pub mod config;
+mod credentials;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod healthcheck;
 mod http;
 mod intake;
 mod live;
+pub mod logging;
 mod metrics;
 pub mod payload;
 mod reading;
@@ -38,7 +40,6 @@ mod retention;
 pub mod shutdown;
 mod spool;
 pub mod store;
-pub mod telemetry;
 mod traces;
 
 pub use healthcheck::healthcheck;

@@ -1,6 +1,8 @@
 //! The command line: `workflow-receiver [COMMAND]`.
 
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use workflow_receiver::app::Receiver;
 use workflow_receiver::commands::{self, Failure};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
-use workflow_receiver::{healthcheck, store, telemetry};
+use workflow_receiver::{healthcheck, logging, store};
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -72,36 +74,54 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    logging::log_panics();
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.into()),
+    // A panic of this thread must not skip the last lines.
+    let code = match catch_unwind(|| start(&arguments)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(&error),
+        Err(_) => ExitCode::from(101),
     };
-    let ended = runtime.block_on(run(&arguments));
-    // What was told to end at once does not wait for what still blocks.
+    logging::flush();
+    code
+}
+
+fn start(arguments: &Arguments) -> Result<(), Failure> {
+    let shutdown = Shutdown::default();
+    if matches!(arguments.command, None | Some(Command::Serve)) {
+        // Before anything else, so that no signal is missed.
+        shutdown.follow_signals()?;
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ended = runtime.block_on(run(arguments, &shutdown));
+    // Do not wait for blocking tasks after an immediate stop.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ended.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+    ended
 }
 
 fn failed(error: &Failure) -> ExitCode {
-    // Whoever read has seen enough.
+    // The reader of standard output closed the pipe (`| head`): not an error.
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("workflow-receiver: {error}");
+    logging::print(&format!("workflow-receiver: {error}"));
     ExitCode::FAILURE
 }
 
-async fn run(arguments: &Arguments) -> Result<(), Failure> {
+/// Writes the one line of a command that has done its work: a failure to write it does not change the exit code.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), Failure> {
     let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::NewToken => {
-            // Whoever has seen the first line may have closed the pipe.
-            let _ = writeln!(io::stdout(), "{}", commands::new_token::new_token());
+            say(commands::new_token::new_token());
             Ok(())
         }
         Command::Healthcheck => {
-            println!("{}", healthcheck(&settings()?.admin).await?);
+            say(healthcheck(&settings()?.admin).await?);
             Ok(())
         }
         Command::Status(status) => status.run(&settings()?).await,
@@ -120,24 +140,17 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Migrate => {
             let settings = settings()?;
-            telemetry::init(&settings.log)?;
+            logging::init(&settings.log)?;
             let database = settings.database.connect_options()?.ok_or(commands::NO_DATABASE)?;
             store::migrate(&database).await?;
-            println!("the schema is up to date");
+            say("the schema is up to date");
             Ok(())
         }
         Command::Serve => {
             let settings = settings()?;
-            telemetry::init(&settings.log)?;
-            telemetry::log_panics();
+            logging::init(&settings.log)?;
             settings.check_door()?;
-            let shutdown = Shutdown::default();
-            tokio::select! {
-                // First, so that a signal is heard from the very beginning.
-                biased;
-                Err(error) = shutdown.follow_signals() => Err(error.into()),
-                served = serve(&settings, &shutdown) => served,
-            }
+            serve(&settings, shutdown).await
         }
     }
 }
@@ -165,36 +178,50 @@ async fn receive(
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     let open = settings.auth.allow_unauthenticated || !settings.auth.names_someone();
-    if open {
-        let although =
-            if settings.auth.names_someone() { ", although secrets or tokens are set" } else { "" };
-        tracing::warn!(
-            "webhooks are NOT authenticated{although}: whoever reaches the port can post, through a proxy, too (auth.*)"
-        );
-    } else {
+    if !open {
         let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
         let secret_header = settings.auth.secret_header;
         tracing::info!(secrets, tokens, secret_header, "webhooks are authenticated");
         if settings.auth.webhook_secrets.shortest() < 16 {
             tracing::warn!("a webhook secret of less than 16 characters can be guessed");
         }
+    } else if settings.auth.names_someone() {
+        tracing::warn!(
+            "Anyone who can reach this port can post webhooks (also through a proxy), although auth.webhook_secrets or \
+             auth.url_tokens are set. Set auth.allow_unauthenticated = false."
+        );
+    } else {
+        tracing::warn!(
+            "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
+             auth.url_tokens."
+        );
     }
     if let Some(psql) = psql_line {
-        if open {
-            println!(
-                "\nSend a webhook:\n  curl -i {webhooks} -d \
-                 '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'"
-            );
-        }
-        println!(
-            "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
-             or over HTTP: http://{admin}/docs\n\
-             Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
-        );
+        show_first_steps(open, &webhooks, &admin.to_string(), &psql);
     }
     receiver.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Writes to standard output what a first user can do next. On a thread of its own: the terminal may be stopped.
+fn show_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
+    let mut text = String::new();
+    if open {
+        let _ = writeln!(
+            text,
+            "\nSend a webhook:\n  curl -i {webhooks} -d \
+             '{{\"execution_id\":\"hello-1\",\"workflow_id\":\"demo\",\"status\":\"completed\"}}'"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+         or over HTTP: http://{admin}/docs\n\
+         Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
+    );
+    let write = move || drop(io::stdout().write_all(text.as_bytes()));
+    let _ = std::thread::Builder::new().name("stdout".into()).spawn(write);
 }
 
 /// With no database named: on a private PostgreSQL, which stops after the receiver.

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use time::OffsetDateTime;
 
 use crate::auth::Refusal;
+use crate::logging;
 use crate::spool::Kept;
 use crate::store::{Kind, Outcome};
 
@@ -54,6 +55,8 @@ pub(crate) struct Metrics {
     api_read: Histogram,
     event_listeners: Gauge,
     events_missed: Counter,
+    #[expect(dead_code, reason = "the log's queue counts")]
+    log_lines_dropped: Counter,
 }
 
 /// How full things are, asked when the page is.
@@ -302,6 +305,12 @@ impl Metrics {
                 "events_missed",
                 "Changes that were not told to a listener, since it did not read on",
                 Counter::default(),
+            ),
+            log_lines_dropped: add(
+                r,
+                "log_lines_dropped",
+                "Log lines lost because standard error was read too slowly or could not be written to",
+                logging::dropped_lines(),
             ),
             registry,
         };

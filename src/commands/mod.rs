@@ -21,6 +21,7 @@ pub mod workflows;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::config::Settings;
+use crate::credentials::Database;
 use crate::reading::Pool;
 
 /// Why a command did not do what it was to do.
@@ -47,5 +48,11 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
 /// Where questions about what is recorded are put: a command asks one at a time.
 fn reader(settings: &Settings) -> Result<Pool, Failure> {
     let (database, waits) = (database(settings)?, &settings.database.connect_timeout);
-    Ok(Pool::new(&database, "workflow-receiver command", 1, *waits, settings.admin.statement_timeout))
+    Ok(Pool::new(
+        Database::new(database),
+        "workflow-receiver command",
+        1,
+        *waits,
+        settings.admin.statement_timeout,
+    ))
 }

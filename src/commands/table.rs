@@ -6,6 +6,8 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 use unicode_width::UnicodeWidthChar;
 
+pub(super) use crate::logging::is_terminal_control as acts;
+
 /// What stands between two columns.
 const GAP: &str = "  ";
 /// How far sentences are cut to let a line fit. What is too wide then goes on in the terminal's next line: a name that
@@ -135,13 +137,6 @@ fn cut(text: String, room: usize) -> String {
         taken < room
     };
     text.chars().take_while(fits).chain(['…']).collect()
-}
-
-/// Whether it does something to a terminal, or to the text around it, rather than to be seen: control characters, line
-/// ends, and those that change the direction of writing.
-pub(super) fn acts(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A sender's text, in one line that does nothing to a terminal.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use config::{Config, ConfigError};
 
+use super::secrets::QUOTED;
+
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -45,6 +47,9 @@ pub(super) fn explain(error: ConfigError, layers: &Config) -> SettingsError {
         other => return SettingsError::Unreadable(other.to_string()),
     };
     if SECRETS.iter().any(|secret| key.starts_with(secret)) {
+        if why.contains(QUOTED) {
+            return SettingsError::Unreadable(format!("{key} {QUOTED}"));
+        }
         return SettingsError::Unreadable(format!("{key}: must be text, or a list of texts where it is one"));
     }
     match layers.get_string(&key) {

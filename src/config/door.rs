@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::complaint::{lasting, not_allowed, within};
+use super::secrets::{QUOTED, is_quoted};
 use super::{Admin, Auth, NOT_SHOWN, Settings, SettingsError};
 
 impl Settings {
@@ -72,6 +73,9 @@ impl Admin {
                  loopback (RECEIVER__ADMIN__LISTEN=127.0.0.1:9090)"
                     .to_owned(),
             );
+        }
+        if is_quoted(token) {
+            return not_allowed("admin.token", NOT_SHOWN, QUOTED.to_owned());
         }
         let unusable = token.len() < SHORTEST_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic());
         if !token.is_empty() && unusable {

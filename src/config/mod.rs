@@ -27,7 +27,8 @@ pub use complaint::SettingsError;
 use complaint::{explain, lasting, not_allowed, unreadable, within};
 pub use retention::Retention;
 pub use secrets::Secrets;
-use secrets::{one_of_file, read_list};
+pub(crate) use secrets::Sources;
+use secrets::{QUOTED, is_quoted, one_of_file, read_list};
 pub(crate) use traces::Collector;
 pub use traces::Traces;
 
@@ -51,6 +52,9 @@ pub struct Settings {
     pub shutdown: Shutdown,
     pub log: Log,
     pub traces: Traces,
+    /// Where the secrets come from.
+    #[serde(skip)]
+    pub(crate) sources: Sources,
 }
 
 /// `[http]`
@@ -264,14 +268,25 @@ impl Settings {
             .and_then(ConfigBuilder::<DefaultState>::build)
             .map_err(unreadable)?;
         let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
-        settings.read_files()?;
+        settings.read_files(file)?;
         settings.check()?;
         Ok(settings)
     }
 
+    /// Reads everything again, from where these settings came from.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub(crate) fn load_again(&self) -> Result<Self, SettingsError> {
+        Self::load(self.sources.config.as_deref())
+    }
+
     /// What stands in files of its own, as container engines hand out secrets.
-    fn read_files(&mut self) -> Result<(), SettingsError> {
-        let Self { auth, admin, database, traces, .. } = self;
+    fn read_files(&mut self, config: Option<&Path>) -> Result<(), SettingsError> {
+        let Self { auth, admin, database, traces, sources, .. } = self;
+        let files =
+            [&auth.webhook_secrets_file, &auth.url_tokens_file, &admin.token_file, &database.url_file];
+        *sources = Sources::of(config, files.map(PathBuf::as_path));
         read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
         read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
         read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
@@ -332,9 +347,12 @@ impl Database {
     /// [`SettingsError::NotAllowed`] when the URL cannot be read. The URL is not quoted: it may
     /// hold a password.
     pub fn connect_options(&self) -> Result<Option<PgConnectOptions>, SettingsError> {
-        let url = self.url.expose_secret();
+        let url = self.url.expose_secret().trim();
         if url.is_empty() {
             return Ok(None);
+        }
+        if is_quoted(url) {
+            return not_allowed("database.url", NOT_SHOWN, QUOTED.to_owned());
         }
         let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         match PgConnectOptions::from_str(url) {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth::{Authenticator, Token};
+use crate::credentials::Credentials;
 use crate::intake::{Intake, IntakeDepth, Memory};
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -43,7 +43,7 @@ const WITH_TOKEN: &str = "/webhooks/workflow-completed/{token}";
 pub(crate) struct Door {
     pub(crate) intake: Intake,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) authenticator: Authenticator,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) requests: Arc<Slots>,
     pub(crate) memory: Memory,
     pub(crate) max_body_bytes: usize,
@@ -85,13 +85,13 @@ pub(crate) struct Admin {
     pub(crate) live: Live,
     /// Where the public port listens.
     pub(crate) webhook_port: u16,
-    /// What those who ask have to show, if anything.
-    pub(crate) token: Option<Token>,
+    /// The token that requests have to carry, if any.
+    pub(crate) credentials: Arc<Credentials>,
 }
 
 /// The admin port.
 pub(crate) fn admin(admin: Admin) -> Router {
-    let (token, metrics) = (admin.token, admin.metrics.clone());
+    let (credentials, metrics) = (admin.credentials.clone(), admin.metrics.clone());
     Router::new()
         .route("/health/live", get(admin::live))
         .route("/health/ready", get(admin::ready))
@@ -102,7 +102,7 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "Everything here is asked with GET.",
         })
-        .layer(middleware::from_fn_with_state(token, operators::ask_for_token))
+        .layer(middleware::from_fn_with_state(credentials, operators::ask_for_token))
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
         .layer(middleware::from_fn(pace::pace))
 }

@@ -1,6 +1,7 @@
 //! Who may ask on the admin port.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
@@ -11,16 +12,18 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::problem::Problem;
-use crate::auth::Token;
+use crate::credentials::{Credentials, Current};
 
 /// Lets those in who show the token: as `Authorization: Bearer TOKEN`, or, as browsers do, for a password with any
 /// name. Everyone when none is set.
 pub(super) async fn ask_for_token(
-    State(token): State<Option<Token>>,
+    State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if token.is_none_or(|token| token.is(&shown(request.headers()))) {
+    let (current, shown) = (credentials.current(), shown(request.headers()));
+    let right = |current: &Current| current.admin_token.is_none_or(|token| token.is(&shown));
+    if right(&current) || (credentials.refreshed(&current).await && right(&credentials.current())) {
         next.run(request).await
     } else {
         Problem::NoToken.into_response()
@@ -44,12 +47,12 @@ fn shown(headers: &HeaderMap) -> Vec<u8> {
 /// Where nobody has to show a token, a page from elsewhere could have its own name lead to this machine, and read
 /// through its visitor's browser what is recorded. It cannot do so with an address.
 pub(super) async fn ask_for_address(
-    State(token): State<Option<Token>>,
+    State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
     let host = host(request.headers(), request.uri());
-    if token.is_some() || host.is_none_or(is_address) {
+    if credentials.current().admin_token.is_some() || host.is_none_or(is_address) {
         next.run(request).await
     } else {
         Problem::Misdirected.into_response()

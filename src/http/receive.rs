@@ -24,6 +24,7 @@ use super::server::Connection;
 use super::slots::Slot;
 use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
 use crate::auth::{Claim, Refusal};
+use crate::credentials::Current;
 use crate::intake::{Delivery, Refused, Share};
 use crate::payload::{Execution, Unusable};
 use crate::traces;
@@ -100,7 +101,8 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
     let (head, body) = request.into_parts();
     let mut trace: Trace = door.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
     // Whoever sends slowly shall not keep the memory of a large head.
-    let (head, slot) = (Head::of(&door, &head), door.requests.take());
+    let slot = door.requests.take();
+    let head = Head::of(&door, &head).await;
     let answer = match admit(&door, head, slot, body, &mut trace).await {
         Ok(()) => ([(CONTENT_TYPE, JSON)], Bytes::from_static(RECEIVED)).into_response(),
         Err(problem) => {
@@ -121,8 +123,10 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
 }
 
 /// What a request's head says.
-struct Head<'d> {
-    claim: Result<Claim<'d>, Refusal>,
+struct Head {
+    /// The secrets that `claim` was looked at with.
+    secrets: Arc<Current>,
+    claim: Result<Claim, Refusal>,
     /// The size that the body is said to have.
     announced: Option<u64>,
     encoding: Result<Encoding, Problem>,
@@ -131,12 +135,22 @@ struct Head<'d> {
     connection: Option<Connection>,
 }
 
-impl<'d> Head<'d> {
-    fn of(door: &'d Door, head: &Parts) -> Self {
+impl Head {
+    async fn of(door: &Door, head: &Parts) -> Self {
         let headers = &head.headers;
         let announced = headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok());
+        let look = |secrets: &Current| {
+            secrets.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc())
+        };
+        let mut secrets = door.credentials.current();
+        let mut claim = look(&secrets);
+        if claim.is_err() && door.credentials.refreshed(&secrets).await {
+            secrets = door.credentials.current();
+            claim = look(&secrets);
+        }
         Self {
-            claim: door.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc()),
+            secrets,
+            claim,
             announced,
             encoding: body::encoding(headers),
             expects: headers.contains_key(EXPECT),
@@ -165,7 +179,7 @@ fn route(uri: &Uri) -> &'static str {
 /// Takes the request on if there is room.
 async fn admit(
     door: &Door,
-    head: Head<'_>,
+    head: Head,
     slot: Option<Slot>,
     mut body: Body,
     trace: &mut Trace,
@@ -221,7 +235,7 @@ impl Sender {
 /// body decides.
 async fn keep(
     door: &Door,
-    head: Head<'_>,
+    head: Head,
     body: &mut Body,
     sender: &mut Sender,
     trace: &mut Trace,
@@ -239,7 +253,7 @@ async fn keep(
         }
     })?;
     let _waits = head.connection.as_ref().map(Connection::waits);
-    let authenticated_by = claim.check(&packed.bytes)?;
+    let authenticated_by = door.credentials.check(&head.secrets, &claim, &packed.bytes).await?;
     if let Some(trace) = trace {
         trace.admitted();
     }

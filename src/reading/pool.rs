@@ -3,12 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Question;
+use crate::credentials::Database;
 use crate::store::Fault;
 
 /// How long a question waits for a connection while others have them all.
@@ -42,24 +42,27 @@ impl From<Fault> for Unanswered {
 /// A few connections, made when they are needed.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    options: PgConnectOptions,
+    database: Database,
+    application_name: String,
     connect_timeout: Duration,
     statement_timeout: Duration,
     places: Semaphore,
-    idle: Mutex<Vec<PgConnection>>,
+    /// With the generation of `database` that they were made with.
+    idle: Mutex<Vec<(u64, PgConnection)>>,
 }
 
 impl Pool {
     /// At most `connections` at once. `application_name` is what PostgreSQL's `pg_stat_activity` shows.
     pub(crate) fn new(
-        database: &PgConnectOptions,
+        database: Database,
         application_name: &str,
         connections: usize,
         connect_timeout: Duration,
         statement_timeout: Duration,
     ) -> Self {
         Self {
-            options: database.clone().application_name(application_name).disable_statement_logging(),
+            database,
+            application_name: application_name.to_owned(),
             connect_timeout,
             statement_timeout,
             places: Semaphore::new(connections),
@@ -75,33 +78,39 @@ impl Pool {
         let place = timeout(WAIT, self.places.acquire()).await;
         let _place = place.ok().and_then(Result::ok).ok_or(Unanswered::Busy)?;
         let before = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(connection) = before {
-            match self.ask_over(connection, question).await {
+        if let Some((generation, connection)) = before.filter(|(at, _)| *at == self.database.generation()) {
+            match self.ask_over(generation, connection, question).await {
                 // It was lost since: PostgreSQL may be there again.
                 Err(Unanswered::Failed(Fault::Away(_))) => {}
                 answered => return answered,
             }
         }
+        let generation = self.database.generation();
         let connecting = timeout(self.connect_timeout, self.connect()).await;
+        if let Ok(Err(fault)) = &connecting {
+            self.database.refused(fault);
+        }
         let connection = connecting
             .map_err(|_| Fault::Away("no connection within database.connect_timeout".to_owned()))??;
-        self.ask_over(connection, question).await
+        self.ask_over(generation, connection, question).await
     }
 
     /// A connection over which something went wrong is not used again.
     async fn ask_over<Q: Question>(
         &self,
+        generation: u64,
         mut connection: PgConnection,
         question: &Q,
     ) -> Result<Q::Answer, Unanswered> {
         let asked = timeout(self.statement_timeout + GRACE, question.ask(&mut connection)).await;
         let answer = asked.map_err(|_| Unanswered::Slow)?.map_err(Fault::from)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((generation, connection));
         Ok(answer)
     }
 
     async fn connect(&self) -> Result<PgConnection, Fault> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let options = self.database.options().application_name(&self.application_name);
+        let mut connection = PgConnection::connect_with(&options.disable_statement_logging()).await?;
         // Each question is planned for what it asks: what a filter leaves out is then as if it were not there.
         sqlx::query!(
             "SELECT set_config(name, value, false)

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::config;
+use crate::credentials::Database;
 use crate::store::{Fault, Store};
 
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
@@ -18,7 +18,7 @@ const TRY_ANOTHER_EVERY: Duration = Duration::from_secs(10);
 
 /// As many as are needed at once, as far as PostgreSQL grants them.
 pub(crate) struct Sessions {
-    database: PgConnectOptions,
+    database: Database,
     settings: config::Database,
     state: Mutex<State>,
     /// One is free again, or gone.
@@ -29,6 +29,8 @@ pub(crate) struct Sessions {
 struct State {
     /// Used in turns, so that all are seen to be alive.
     idle: VecDeque<Store>,
+    /// The generation of `database` that they were made with. Others are not kept.
+    generation: u64,
     in_use: usize,
     /// The schema is up to date.
     migrated: bool,
@@ -42,13 +44,14 @@ pub(super) struct Session<'s> {
     pub(super) store: Store,
     /// It lay idle before, and may have been ended meanwhile, by a restart of PostgreSQL, a pooler, the network.
     pub(super) was_idle: bool,
+    generation: u64,
     place: Place<'s>,
 }
 
 struct Place<'s>(&'s Sessions);
 
 impl Sessions {
-    pub(crate) fn new(database: PgConnectOptions, settings: config::Database) -> Self {
+    pub(crate) fn new(database: Database, settings: config::Database) -> Self {
         Self { database, settings, state: Mutex::default(), returned: Notify::new() }
     }
 
@@ -57,6 +60,7 @@ impl Sessions {
         loop {
             let another = {
                 let mut state = self.state();
+                self.follow(&mut state);
                 if let Some(store) = state.idle.pop_front() {
                     return Ok(self.session(&mut state, store, true));
                 }
@@ -64,8 +68,13 @@ impl Sessions {
                 state.in_use == 0 || !lately
             };
             if another {
-                let connected = self.connect().await;
+                let generation = self.database.generation();
+                let connected = self.connect().await.inspect_err(|fault| self.database.refused(fault));
                 let mut state = self.state();
+                if generation != state.generation {
+                    // Another database meanwhile.
+                    continue;
+                }
                 match connected {
                     Ok(store) => {
                         state.refused = None;
@@ -93,14 +102,23 @@ impl Sessions {
         self.state().idle.clear();
     }
 
+    /// Drops what was made with other connection settings.
+    fn follow(&self, state: &mut State) {
+        let generation = self.database.generation();
+        if state.generation != generation {
+            state.idle.clear();
+            (state.generation, state.migrated, state.refused) = (generation, false, None);
+        }
+    }
+
     fn session(&self, state: &mut State, store: Store, was_idle: bool) -> Session<'_> {
         state.in_use += 1;
-        Session { store, was_idle, place: Place(self) }
+        Session { store, was_idle, generation: state.generation, place: Place(self) }
     }
 
     async fn connect(&self) -> Result<Store, Fault> {
         let connect = async {
-            let mut store = Store::connect(&self.database).await?;
+            let mut store = Store::connect(&self.database.options()).await?;
             store.promise(self.settings.statement_timeout).await?;
             Ok(store)
         };
@@ -120,7 +138,10 @@ impl Sessions {
 impl Session<'_> {
     /// It can be used again.
     pub(super) fn give_back(self) {
-        self.place.0.state().idle.push_back(self.store);
+        let mut state = self.place.0.state();
+        if state.generation == self.generation {
+            state.idle.push_back(self.store);
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Walk;
 use crate::config;
+use crate::credentials::Database;
 use crate::metrics::Metrics;
 use crate::recorder::Recording;
 use crate::store::{Cutoffs, Fault, Kind, Store};
@@ -29,7 +29,7 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// What a pruner needs.
 pub(crate) struct Pruner {
-    pub(crate) database: PgConnectOptions,
+    pub(crate) database: Database,
     pub(crate) settings: config::Database,
     pub(crate) retention: config::Retention,
     /// From a failure to the next try.
@@ -84,7 +84,7 @@ impl Pruner {
     async fn round(&self, walks: &mut [Walk]) -> Result<Round, Fault> {
         let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
         let connect = async {
-            let mut store = Store::connect(&self.database).await?;
+            let mut store = Store::connect(&self.database.options()).await?;
             store.prepare_to_prune(Some(statement_timeout)).await?;
             let ours = store.may_prune().await?;
             Ok((store, ours))

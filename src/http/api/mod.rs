@@ -46,7 +46,7 @@ struct Api {
 
 /// The routes.
 pub(super) fn routes(admin: Admin) -> Router {
-    let token = admin.token;
+    let credentials = admin.credentials.clone();
     let openapi = openapi::document(admin.webhook_port);
     let [listeners, exports] = [LISTENERS, EXPORTS].map(|places| Arc::new(Semaphore::new(places)));
     let api = Arc::new(Api { admin, listeners, exports });
@@ -70,7 +70,7 @@ pub(super) fn routes(admin: Admin) -> Router {
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)))
         .merge(docs::routes())
         .layer(middleware::map_response(keep_to_yourself))
-        .layer(middleware::from_fn_with_state(token, operators::ask_for_address))
+        .layer(middleware::from_fn_with_state(credentials, operators::ask_for_address))
         .with_state(api)
 }
 

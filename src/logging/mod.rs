@@ -1,0 +1,158 @@
+//! Log lines on standard error: pretty for people, JSON for machines.
+//!
+//! Logging never blocks, slows or ends the receiver. Lines go into a bounded queue (`queue.rs`) that a thread of its
+//! own writes; lines too many, and lines that cannot be written, are dropped and counted.
+
+mod escape;
+mod queue;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use prometheus_client::metrics::counter::Counter;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
+
+use crate::config::{Log, LogFormat};
+pub(crate) use escape::is_terminal_control;
+use queue::STDERR;
+
+/// sqlx quotes parts of a database URL in its warnings.
+const ABOUT_URLS: &str = "sqlx_postgres::options=off";
+
+/// Whether lines are JSON, for [`log_panics`].
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Sends log events to standard error. Once per process.
+///
+/// # Errors
+/// When the filter cannot be read (checked settings can), or logging was set up before.
+pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let terminal = io::stderr().is_terminal();
+    let json = match settings.format {
+        LogFormat::Pretty => false,
+        LogFormat::Json => true,
+        LogFormat::Auto => !terminal,
+    };
+    JSON.store(json, Ordering::Relaxed);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(settings.filter.parse::<EnvFilter>()?.add_directive(ABOUT_URLS.parse()?))
+        .with_writer(Lines { json });
+    if json {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    } else {
+        let fields = debug_fn(escape::field).delimited(" ");
+        lines.fmt_fields(fields).with_ansi(terminal).with_target(false).try_init()
+    }
+}
+
+/// Logs a panic with its place. Its message only where that is a literal: others may quote a body.
+///
+/// The line does not go through `tracing`: a panic within it must not lead to a second one, which aborts the process.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let literal = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        if JSON.load(Ordering::Relaxed) {
+            let event = serde_json::json!({
+                "timestamp": now, "level": "ERROR", "message": "panicked: a bug", "place": place, "panic": literal
+            });
+            STDERR.push(escape::json_line(&format!("{event}\n")).as_bytes());
+        } else {
+            STDERR.push(format!("{now} ERROR panicked: a bug place={place} panic={literal:?}\n").as_bytes());
+        }
+    }));
+}
+
+/// Writes a line for people to standard error, without waiting for it.
+pub fn print(text: &str) {
+    let keep = |character: char| character == '\n' || !is_terminal_control(character);
+    let mut line = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        if keep(character) { line.push(character) } else { line.extend(character.escape_default()) }
+    }
+    line.push('\n');
+    STDERR.push(line.as_bytes());
+}
+
+/// Waits until all lines are written: for the end of the process. Gives up on a reader that takes nothing for a second.
+pub fn flush() {
+    STDERR.flush();
+}
+
+/// The number of lines that were not written, since the process started.
+pub(crate) fn dropped_lines() -> Counter {
+    STDERR.dropped()
+}
+
+/// Takes what the formatter writes: an event a call.
+struct Lines {
+    json: bool,
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self { json: self.json }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(event) {
+            Ok(line) if self.json => STDERR.push(escape::json_line(line).as_bytes()),
+            _ => STDERR.push(event),
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn on_a_terminal_field_values_have_no_colours_of_their_own() {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(debug_fn(escape::field).delimited(" "))
+            .with_ansi(true)
+            .with_target(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let hostile = "a\u{1b}[31m\nb\u{202e}";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(display = %hostile, text = hostile, "message {hostile}");
+        });
+        let line = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+        let line = line.trim_end();
+        assert!(line.contains("display") && line.contains("message a\\u{1b}[31m\\nb\\u{202e}"), "{line:?}");
+        assert!(!line.contains("\u{1b}[31m") && !line.contains('\u{202e}'), "{line:?}");
+    }
+}

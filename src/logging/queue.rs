@@ -1,0 +1,257 @@
+//! A bounded queue of log lines, and the thread that writes them to standard error.
+//!
+//! `tracing-appender`'s `NonBlocking` is not used: its queue is bounded in lines and not in bytes, lines lost to write
+//! errors are not counted, and its guard gives up after 0.1 s when the queue is full (losing the last lines to a reader
+//! that is merely slow) and then calls `println!`, which panics when standard output is closed.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+
+/// Bytes of lines that wait; the thread holds as many again while it writes.
+const MAX_BYTES: usize = 1 << 20;
+/// Bytes of one write. [`Queue::flush`] sees progress after each.
+const CHUNK: usize = 16 << 10;
+/// Pause before a non-blocking standard error is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+/// [`Queue::flush`] gives up when no chunk was written for this long, or at the latest after `FLUSH_AT_MOST`.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+const FLUSH_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Standard error. The first use starts the thread.
+pub(super) static STDERR: LazyLock<Queue> = LazyLock::new(|| Queue::new(stderr()));
+
+/// A descriptor of its own: the lock of `io::stderr()` would be held by a write that blocks.
+fn stderr() -> io::Result<File> {
+    Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
+}
+
+thread_local! {
+    /// The writing thread adds its report of dropped lines to a full queue, too.
+    static MAY_EXCEED: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) struct Queue(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    filled: Condvar,
+    written: Condvar,
+    dropped: Counter,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whole lines.
+    pending: Vec<u8>,
+    /// The thread holds lines that it has not written yet.
+    writing: bool,
+    /// Chunks written since the start.
+    chunks: u64,
+    /// Lines dropped since the log last reported some.
+    unreported: u64,
+    /// There is no thread, so there is no use in waiting.
+    closed: bool,
+}
+
+impl Queue {
+    fn new(stream: io::Result<impl Write + Send + 'static>) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            written: Condvar::new(),
+            dropped: Counter::default(),
+        });
+        let worker = shared.clone();
+        let started = stream
+            .and_then(|stream| thread::Builder::new().name("log".into()).spawn(move || worker.run(stream)));
+        shared.state().closed = started.is_err();
+        Self(shared)
+    }
+
+    /// Adds a line, with its line feed. Drops and counts it when there is no room.
+    pub(super) fn push(&self, line: &[u8]) {
+        let mut state = self.0.state();
+        let full = state.pending.len() + line.len() > MAX_BYTES && !MAY_EXCEED.get();
+        if full || state.closed {
+            state.unreported += 1;
+            self.0.dropped.inc();
+        } else {
+            state.pending.extend_from_slice(line);
+            drop(state);
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// Waits until all lines are written, as long as writing gets on.
+    pub(super) fn flush(&self) {
+        let end = Instant::now() + FLUSH_AT_MOST;
+        let mut state = self.0.state();
+        while (state.writing || !state.pending.is_empty()) && !state.closed && Instant::now() < end {
+            let before = state.chunks;
+            let waited = self.0.written.wait_timeout(state, STALLED_AFTER);
+            let (after, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() && after.chunks == before {
+                return;
+            }
+            state = after;
+        }
+    }
+
+    /// Counts the lines that were not written.
+    pub(super) fn dropped(&self) -> Counter {
+        self.0.dropped.clone()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut stream: impl Write) {
+        MAY_EXCEED.set(true);
+        let (mut lines, mut within_line) = (Vec::new(), false);
+        loop {
+            self.take(&mut lines);
+            let written = self.write(&mut stream, &lines, &mut within_line);
+            let lost = lines[written..].split(|byte| *byte == b'\n').count() as u64 - 1;
+            lines.clear();
+            if lost > 0 {
+                self.dropped.inc_by(lost);
+                self.state().unreported += lost;
+                continue;
+            }
+            let dropped = std::mem::take(&mut self.state().unreported);
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "{dropped} log lines were dropped: standard error was read too slowly, or could not be written to"
+                );
+            }
+        }
+    }
+
+    /// Waits for lines, and takes all there are.
+    fn take(&self, lines: &mut Vec<u8>) {
+        let mut state = self.state();
+        state.writing = false;
+        self.written.notify_all();
+        while state.pending.is_empty() {
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(lines, &mut state.pending);
+        state.writing = true;
+    }
+
+    /// Writes `lines` until an error. The number of bytes written.
+    fn write(&self, stream: &mut impl Write, lines: &[u8], within_line: &mut bool) -> usize {
+        // A line that an error cut short is ended before the next one.
+        if std::mem::take(within_line) && stream.write(b"\n").is_err() {
+            *within_line = true;
+            return 0;
+        }
+        let mut written = 0;
+        while written < lines.len() {
+            let chunk = &lines[written..lines.len().min(written + CHUNK)];
+            match stream.write(chunk) {
+                Ok(bytes) if bytes > 0 => {
+                    written += bytes;
+                    self.state().chunks += 1;
+                    self.written.notify_all();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        *within_line = written < lines.len() && written > 0 && lines[written - 1] != b'\n';
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use super::*;
+
+    /// A stream that takes a write whenever the test lets it, and fails when the test says so.
+    struct Stream {
+        allowed: Receiver<bool>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stream {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.allowed.recv() {
+                Ok(true) | Err(_) => {
+                    self.written.lock().unwrap().extend_from_slice(bytes);
+                    Ok(bytes.len())
+                }
+                Ok(false) => Err(ErrorKind::StorageFull.into()),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn queue() -> (Queue, SyncSender<bool>, Arc<Mutex<Vec<u8>>>) {
+        let (allow, allowed) = sync_channel(0);
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let queue = Queue::new(Ok(Stream { allowed, written: written.clone() }));
+        (queue, allow, written)
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts_and_what_it_held_is_written_in_order() {
+        let (queue, allow, written) = queue();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        // The thread takes at least one line, the queue holds MAX_BYTES more.
+        queue.push(b"first\n");
+        while !queue.0.state().writing {
+            thread::yield_now();
+        }
+        for _ in 0..MAX_BYTES / line.len() {
+            queue.push(&line);
+        }
+        assert_eq!(queue.dropped().get(), 0);
+        queue.push(&line);
+        queue.push(b"\n");
+        assert_eq!(queue.dropped().get(), 2);
+        drop(allow);
+        queue.flush();
+        let written = written.lock().unwrap();
+        assert!(written.starts_with(b"first\nxx"));
+        assert_eq!(written.len(), b"first\n".len() + MAX_BYTES);
+    }
+
+    #[test]
+    fn flush_gives_up_on_a_stalled_stream() {
+        let (queue, _allow, written) = queue();
+        queue.push(b"stalled\n");
+        queue.flush();
+        assert!(written.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_the_next_one_is_whole() {
+        let (queue, allow, written) = queue();
+        queue.push(b"lost\n");
+        allow.send(false).unwrap();
+        while queue.dropped().get() < 1 {
+            thread::yield_now();
+        }
+        drop(allow);
+        queue.push(b"whole\n");
+        queue.flush();
+        assert_eq!(*written.lock().unwrap(), b"whole\n");
+    }
+}

@@ -1,0 +1,327 @@
+//! Log lines: nothing waits for them, no write error ends the receiver, each event is one harmless line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use futures_util::future::join_all;
+use reqwest::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{example, execution, new_database, rows, until, url, within};
+use crate::process::{Process, outcome, program};
+
+/// A receiver whose log is not read by [`Process`]: its addresses are chosen here.
+struct Unobserved {
+    child: Child,
+    url: String,
+    admin: String,
+    client: Client,
+}
+
+impl Unobserved {
+    /// Starts it, with a loopback address of its own, so that no other test has its ports.
+    async fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        let mut receiver = Self::spawn(command, stderr);
+        receiver.until_ok().await;
+        receiver
+    }
+
+    fn spawn(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let host = format!("127.{}.{high}.{low}", 100 + COUNT.fetch_add(1, Ordering::Relaxed));
+        let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
+        command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
+        let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
+        // The command keeps its copy of the pipe's end until it gets another one.
+        command.stderr(Stdio::null()).stdout(Stdio::null());
+        let url = format!("http://{url}/webhooks/workflow-completed");
+        Self { child, url, admin: format!("http://{admin}"), client: Client::new() }
+    }
+
+    async fn until_ok(&mut self) {
+        within(async {
+            while self.health().await != "ok" {
+                let ended = self.child.try_wait().unwrap();
+                assert_eq!(ended, None, "the receiver ended");
+            }
+        })
+        .await;
+    }
+
+    async fn health(&self) -> String {
+        let Ok(answer) = self.client.get(format!("{}/health/ready", self.admin)).send().await else {
+            return String::new();
+        };
+        answer.json::<Value>().await.unwrap()["status"].as_str().unwrap().to_owned()
+    }
+
+    async fn accept(&self, id: &str) {
+        let body = execution(id, "completed").to_string();
+        let answer = within(self.client.post(&self.url).body(body).send()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
+    async fn dropped_lines(&self) -> f64 {
+        let page = within(self.client.get(format!("{}/metrics", self.admin)).send()).await.unwrap();
+        let page = page.text().await.unwrap();
+        let line = page.lines().find_map(|l| l.strip_prefix("workflow_receiver_log_lines_dropped_total "));
+        line.unwrap_or_else(|| panic!("no such metric in {page}")).parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    async fn ended(mut self) -> ExitStatus {
+        within(async { tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap() }).await
+    }
+}
+
+fn closed_pipe() -> PipeWriter {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// Webhooks posted at once.
+const WAVE: usize = 64;
+
+/// Posts until lines are dropped: more than the pipe and the queue hold.
+async fn drop_lines(receiver: &Unobserved) -> usize {
+    for wave in 1..1000 {
+        let posts = (0..WAVE).map(|n| async move { receiver.accept(&format!("{wave}-{n}")).await });
+        join_all(posts).await;
+        if receiver.dropped_lines().await > 0.0 {
+            return wave * WAVE;
+        }
+    }
+    panic!("no line was dropped");
+}
+
+fn traced(dir: &TempDir, database: &str) -> Command {
+    let mut command = program(dir.path());
+    command.env("DATABASE_URL", database).env("RECEIVER__LOG__FILTER", "trace").stdout(Stdio::null());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_receiver() {
+    for (name, stderr) in [("closed", Stdio::from(closed_pipe())), ("full", Stdio::from(full()))] {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), stderr).await;
+        for n in 0..3 {
+            receiver.accept(&format!("{name}-{n}")).await;
+        }
+        assert!(receiver.dropped_lines().await > 0.0, "{name}");
+        assert_eq!(receiver.health().await, "ok");
+        receiver.signal(Signal::TERM);
+        assert_eq!(receiver.ended().await.code(), Some(0), "{name}");
+        assert_eq!(rows(&database, "SELECT 1 AS x FROM executions").await.len(), 3, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_for_stderr_that_is_closed_later_does_not_end_the_receiver() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    while !line.contains("\"receiving\"") {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+    }
+    drop(reader);
+    until(async || {
+        receiver.accept("e").await;
+        receiver.dropped_lines().await > 0.0
+    })
+    .await;
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.ended().await.code(), Some(0));
+    assert_eq!(rows(&database, "SELECT 1 AS x FROM executions").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nothing_reads_stops_neither_receiving_nor_recording_nor_the_end() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
+    let posted = drop_lines(&receiver).await;
+    assert_eq!(receiver.health().await, "ok");
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.ended().await.code(), Some(0));
+    assert_eq!(rows(&database, "SELECT 1 AS x FROM executions").await.len(), posted);
+    let mut log = Vec::new();
+    reader.read_to_end(&mut log).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    let (whole, _cut) = log.rsplit_once('\n').unwrap();
+    for line in whole.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
+    }
+}
+
+/// Reads in the background, as a log driver that works again does.
+fn read_all(reader: PipeReader) -> std::thread::JoinHandle<Vec<String>> {
+    std::thread::spawn(move || BufReader::new(reader).lines().map(Result::unwrap).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_the_log_is_read_again_the_number_of_dropped_lines_and_the_last_lines_are_in_it() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
+    drop_lines(&receiver).await;
+    let log = read_all(reader);
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.ended().await.code(), Some(0));
+    let log = log.join().unwrap();
+    let dropped: Vec<Value> = log
+        .iter()
+        .filter(|line| line.contains("log lines were dropped"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(!dropped.is_empty() && dropped.iter().all(|line| line["level"] == "WARN"), "{dropped:#?}");
+    let last = log.last().unwrap();
+    assert!(last.contains("\"stopped\"") || last.contains("log lines were dropped"), "{last}");
+    assert!(log.iter().any(|line| line.contains("\"message\":\"stopped\"")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_away() {
+    let (dir, nowhere) = (TempDir::new().unwrap(), "postgres://nobody@127.0.0.1:1/none");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let mut receiver = Unobserved::spawn(&mut traced(&dir, nowhere), writer);
+    within(async {
+        while receiver.health().await != "degraded" {
+            assert_eq!(receiver.child.try_wait().unwrap(), None);
+        }
+    })
+    .await;
+    drop_lines(&receiver).await;
+    receiver.signal(Signal::TERM);
+    until(async || receiver.health().await == "unavailable").await;
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.ended().await.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reader() {
+    let dir = TempDir::new().unwrap();
+    let failing = || {
+        let mut command = program(dir.path());
+        command.env("RECEIVER__SPOOL__MAX_BYTES", "5").stdout(Stdio::null());
+        command
+    };
+    let (text, code) = outcome(&mut failing());
+    assert!(code == Some(1) && text.ends_with("from 33554432 to 9223372036854775807\n"), "{text:?}");
+    for stderr in [Stdio::from(closed_pipe()), Stdio::from(full())] {
+        assert_eq!(failing().stderr(stderr).status().unwrap().code(), Some(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
+    for stdout in [Stdio::from(closed_pipe()), Stdio::from(full())] {
+        let dir = TempDir::new().unwrap();
+        // With the private PostgreSQL: only then does it write to standard output.
+        let receiver = Unobserved::start(program(dir.path()).stdout(stdout), Stdio::null()).await;
+        receiver.accept("e").await;
+        receiver.signal(Signal::TERM);
+        assert_eq!(receiver.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full_disk() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    process.wait_for("recording to PostgreSQL");
+    let bodies = [
+        execution("e", "failed").to_string(),
+        example("bulk-completed.json"),
+        r#"{"status":"x"}"#.to_owned(),
+    ];
+    for body in bodies {
+        Client::new().post(&process.url).body(body).send().await.unwrap();
+    }
+    let recorded = "SELECT 1 AS x FROM executions UNION ALL SELECT 1 FROM quarantine";
+    until(async || rows(&database, recorded).await.len() == 3).await;
+    let run = |arguments: &[&str], stdout: Stdio| {
+        let mut command = program(dir.path());
+        command.args(arguments).env("DATABASE_URL", url(&database));
+        command.env("RECEIVER__ADMIN__LISTEN", &process.admin).env("RECEIVER__RETENTION__PAYLOADS", "90d");
+        let output = command.stdout(stdout).stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["executions", "--help"],
+        &["new-token"],
+        &["migrate"],
+        &["healthcheck"],
+        &["status"],
+        &["status", "--json"],
+        &["executions"],
+        &["bulks"],
+        &["failures"],
+        &["workflows"],
+        &["quarantine", "list"],
+        &["prune", "--dry-run"],
+        &["completions", "bash"],
+    ] {
+        let (code, stderr) = run(arguments, closed_pipe().into());
+        let loud = stderr.contains("workflow-receiver: ") || stderr.contains("panicked");
+        assert!(code == Some(0) && !loud, "{arguments:?}: {code:?} {stderr}");
+        let (code, stderr) = run(arguments, full().into());
+        assert!(code == Some(0) || code == Some(1), "{arguments:?}: {code:?} {stderr}");
+        assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    }
+    for arguments in [&["migrate"][..], &["healthcheck"]] {
+        assert_eq!(run(arguments, full().into()).0, Some(0), "the result does not depend on standard output");
+    }
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_is_one_line_whatever_characters_a_sender_uses() {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let hostile = "a\u{1b}[31m\u{1b}]0;owned\u{7}\r\n\t\u{b}\u{9b}31m\u{7f}\u{85}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}b";
+    for format in ["pretty", "json"] {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = program(dir.path());
+        command.env("DATABASE_URL", url(&database)).env("RECEIVER__LOG__FORMAT", format);
+        command.env("RECEIVER__LOG__FILTER", "info,sqlx=warn,workflow_receiver=debug");
+        let receiver = Unobserved::start(command.stdout(Stdio::null()), writer).await;
+        let log = read_all(reader);
+        receiver.accept(hostile).await;
+        receiver.signal(Signal::TERM);
+        assert_eq!(receiver.ended().await.code(), Some(0));
+        let log = log.join().unwrap();
+        for line in &log {
+            assert!(!line.contains(acts), "{line:?}");
+        }
+        let events: Vec<_> = log.iter().filter(|line| line.contains("received")).collect();
+        assert!(events.len() == 1 && events[0].contains("31m"), "{format}: {log:#?}");
+        if format == "json" {
+            let event: Value = serde_json::from_str(events[0]).unwrap();
+            assert_eq!(event["execution_id"], hostile, "JSON keeps the value");
+        }
+        let recorded = rows(&database, "SELECT execution_id FROM executions").await;
+        assert_eq!(recorded, [json!({ "execution_id": hostile })]);
+    }
+}

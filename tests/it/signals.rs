@@ -1,0 +1,159 @@
+//! Signals: each that ends a process by default stops the receiver in order, SIGHUP re-reads secrets.
+
+use std::path::Path;
+use std::process::Command;
+
+use reqwest::Client;
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{execution, new_database, rows, url};
+use crate::process::{Process, program};
+
+async fn accept(process: &Process, id: &str) {
+    let body = execution(id, "completed").to_string();
+    assert_eq!(Client::new().post(&process.url).body(body).send().await.unwrap().status(), 200);
+}
+
+/// For signals that have no name here.
+fn kill(process: &Process, signal: &str) {
+    let command = format!("kill -{signal} {}", process.id());
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{signal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_that_ends_a_process_by_default_stops_the_receiver_in_order() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let named = ["QUIT", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU"];
+    let linux = ["IO", "PWR", "16", "34", "37", "64"];
+    let more: &[&str] = if cfg!(target_os = "linux") { &linux } else { &[] };
+    for signal in named.iter().chain(more) {
+        let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+        accept(&process, signal).await;
+        kill(&process, signal);
+        process.wait_for("\"stopped\"");
+        let (status, log) = process.ended();
+        assert_eq!(status.code(), Some(0), "{signal}: {log:#?}");
+        let recorded = format!("SELECT status FROM executions WHERE execution_id = '{signal}'");
+        assert_eq!(rows(&database, &recorded).await, [json!({ "status": "completed" })], "{signal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_file_sizes_and_a_closed_pipe_do_not_end_the_receiver() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    process.signal(Signal::PIPE);
+    process.signal(Signal::XFSZ);
+    process.wait_for("ulimit -f");
+    accept(&process, "e").await;
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_postgres_outlives_sighup_and_stops_in_order_after_sigquit() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(&mut program(dir.path()));
+    process.signal(Signal::HUP);
+    process.wait_for("secrets re-read");
+    accept(&process, "e").await;
+    process.wait_for("recording to PostgreSQL");
+    process.signal(Signal::QUIT);
+    let (status, log) = process.ended();
+    assert!(status.success(), "{log:#?}");
+    let log = std::fs::read_to_string(dir.path().join("data/postgres/log")).unwrap_or_default();
+    // As root, PostgreSQL keeps its data elsewhere.
+    assert!(log.is_empty() || log.contains("database system is shut down"), "{log}");
+    assert!(!dir.path().join("data/postgres/data/postmaster.pid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_of_different_kinds_end_it_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut process =
+        Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
+    accept(&process, "e").await;
+    process.signal(Signal::QUIT);
+    process.wait_for("another signal stops at once");
+    process.signal(Signal::USR1);
+    assert_eq!(process.ended().0.code(), Some(1));
+}
+
+/// A terminal whose other side closes: its programs get SIGHUP, and there is no terminal any more.
+#[test]
+fn a_receiver_whose_terminal_is_closed_stops() {
+    let dir = TempDir::new().unwrap();
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = || {
+        let path = Path::new(name.to_str().unwrap());
+        std::fs::File::options().read(true).write(true).open(path).unwrap()
+    };
+    let mut command = program(dir.path());
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none").stdin(terminal());
+    let mut process = Process::start(command.env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s"));
+    drop((controller, command));
+    process.signal(Signal::HUP);
+    process.wait_for("stopping");
+    let (status, log) = process.ended();
+    assert!(status.success(), "{log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_url_from_a_file_is_re_read_at_sighup() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let file = dir.path().join("url");
+    std::fs::write(&file, "postgres://nobody@127.0.0.1:1/none").unwrap();
+    let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
+    accept(&process, "e").await;
+    process.wait_for("cannot be recorded yet");
+    std::fs::write(&file, url(&database)).unwrap();
+    process.signal(Signal::HUP);
+    let line: Value = serde_json::from_str(&process.wait_for("secrets re-read")).unwrap();
+    assert_eq!(line["database_changed"], true);
+    process.wait_for("recording to PostgreSQL");
+    process.terminate();
+    assert_eq!(
+        rows(&database, "SELECT execution_id FROM executions").await,
+        [json!({ "execution_id": "e" })]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_url_that_postgresql_refuses_is_re_read_from_its_file() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let file = dir.path().join("url");
+    let right = url(&database);
+    std::fs::write(&file, right.replace("user=postgres", "user=absent_role")).unwrap();
+    let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
+    accept(&process, "e").await;
+    assert!(process.wait_for("cannot be recorded yet").contains("absent_role"));
+    std::fs::write(&file, right).unwrap();
+    process.wait_for("recording to PostgreSQL");
+    process.terminate();
+    assert_eq!(
+        rows(&database, "SELECT execution_id FROM executions").await,
+        [json!({ "execution_id": "e" })]
+    );
+}
+
+/// After a change of the database, nothing is recorded over connections to the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_change_of_the_database_recording_goes_to_the_new_one() {
+    let (dir, first, second) = (TempDir::new().unwrap(), new_database().await, new_database().await);
+    let file = dir.path().join("url");
+    std::fs::write(&file, url(&first)).unwrap();
+    let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
+    process.wait_for("recording to PostgreSQL");
+    std::fs::write(&file, url(&second)).unwrap();
+    process.signal(Signal::HUP);
+    process.wait_for("\"database_changed\":true");
+    accept(&process, "e").await;
+    process.terminate();
+    assert_eq!(rows(&first, "SELECT execution_id FROM executions").await, Vec::<Value>::new());
+    assert_eq!(rows(&second, "SELECT execution_id FROM executions").await, [json!({ "execution_id": "e" })]);
+}
