@@ -13,7 +13,8 @@ use tokio::time::interval;
 use crate::auth::{Authenticator, Method};
 use crate::config::Settings;
 use crate::http::{self, Limits, Slots};
-use crate::intake::{Arrival, Intake, Memory};
+use crate::intake::{Arrival, Intake};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::store::{self, Fit};
 
@@ -35,7 +36,7 @@ pub struct Door {
     limits: Limits,
     connections: Arc<Slots>,
     requests: Arc<Slots>,
-    memory: Memory,
+    memory: MemoryBudget,
     arrivals: mpsc::Receiver<Arrival>,
 }
 
@@ -56,7 +57,7 @@ impl Door {
     pub fn new(settings: &Settings) -> Self {
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
         let requests = Slots::new(settings.http.max_requests);
-        let memory = Memory::new(settings.http.max_bytes_in_flight);
+        let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let routes = http::public(http::Door {
             intake,
             metrics: Arc::new(Metrics::new()),
@@ -115,6 +116,6 @@ impl Door {
 
     /// Whether nothing is taken: no connection, no request, no memory.
     fn at_rest(&self) -> bool {
-        self.connections.taken() + self.requests.taken() + self.memory.taken() == 0
+        self.connections.taken() + self.requests.taken() + self.memory.reserved() == 0
     }
 }

@@ -32,6 +32,7 @@ mod healthcheck;
 mod http;
 mod intake;
 mod live;
+mod memory;
 mod metrics;
 pub mod payload;
 mod reading;

@@ -21,6 +21,7 @@ mod harness;
 mod health;
 mod hostile;
 mod live;
+mod memory;
 mod openapi;
 mod oracle;
 mod outcomes;
