@@ -65,18 +65,15 @@ async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bound
             .env("RECEIVER__HTTP__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string()),
     );
     let before = resident_kib(&process);
+    let body = filled("000000", BODY - 1024);
+    let bodies: Vec<_> = (0..60).map(|n| body.replacen("000000", &format!("{n:06}"), 1)).collect();
     let mut requests = JoinSet::new();
-    for n in 0..60 {
-        let address = address(&process);
-        requests.spawn(async move {
-            let body = filled(&n.to_string(), BODY - 1024);
-            let head = format!(
-                "POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            );
-            let stream = TcpStream::connect(address).await.unwrap();
-            sent_while_reading(stream, [head, body].concat().into_bytes()).await
-        });
+    for body in bodies {
+        let stream = TcpStream::connect(address(&process)).await.unwrap();
+        let size = body.len();
+        let head =
+            format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
+        requests.spawn(sent_while_reading(stream, [head, body].concat().into_bytes()));
     }
     let answers = requests.join_all().await;
     let with = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
@@ -100,6 +97,7 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1 << 20;
         s.http.max_bytes_in_flight = 4 << 20;
+        s.http.body_timeout = Duration::from_secs(15);
         s.auth.webhook_secrets = Secrets::of(&["whsec_x"]);
         s.auth.url_tokens = Secrets::of(&[token]);
     })
