@@ -7,8 +7,10 @@ use axum::http::{HeaderMap, header};
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
+use memmap2::MmapMut;
 
 use super::problem::Problem;
+use crate::intake::Refused;
 use crate::memory::{FREE_BYTES_PER_BODY, MemoryPermit};
 
 /// A complete body, as sent or decompressed.
@@ -19,7 +21,7 @@ pub(super) struct CollectedBody {
 }
 
 /// Receives a body to its end. A body in one piece is not copied; one in several pieces is copied once, into a buffer
-/// of its announced size: a buffer that grows would need up to three times the memory.
+/// of its announced size: a buffer that grows would take up to three times the memory.
 ///
 /// `progressed` is called from time to time while the body comes in.
 ///
@@ -33,40 +35,76 @@ pub(super) async fn collect(
     progressed: impl Fn(),
 ) -> Result<CollectedBody, Problem> {
     let announced = announced.and_then(|size| usize::try_from(size).ok());
+    let mut received = 0;
     let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut small = BytesMut::new();
+    let mut large: Option<LargeBuffer> = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Problem::Interrupted)?.into_data() else { continue };
-        let received = if all.is_empty() { first.len() } else { all.len() };
-        let size = received + data.len();
-        if size > max_body_bytes {
+        let before = received;
+        received += data.len();
+        if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
-        if received == 0 && size <= FREE_BYTES_PER_BODY {
+        if let Some(large) = &mut large {
+            large.put(&data);
+        } else if received > FREE_BYTES_PER_BODY {
+            // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
+            let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
+            memory.reserve(expected).await?;
+            let mut buffer = LargeBuffer::new(expected)?;
+            buffer.put(&first);
+            buffer.put(&small);
+            buffer.put(&data);
+            (first, small) = (Bytes::new(), BytesMut::new());
+            large = Some(buffer);
+        } else if before == 0 {
             first = data;
-            continue;
+        } else {
+            if small.is_empty() {
+                small.reserve(announced.unwrap_or(0).max(2 * received).min(FREE_BYTES_PER_BODY));
+                small.put(&*std::mem::take(&mut first));
+            }
+            small.put(&*data);
         }
-        if size > all.capacity() {
-            // Memory is reserved for what has been sent already, and not for what is announced only: an
-            // announcement costs a sender nothing.
-            let expected = if size <= FREE_BYTES_PER_BODY {
-                announced.unwrap_or(0).max(2 * size).min(FREE_BYTES_PER_BODY)
-            } else {
-                let expected = announced.unwrap_or(max_body_bytes).clamp(size, max_body_bytes);
-                memory.reserve(expected).await?;
-                expected
-            };
-            let smaller = std::mem::replace(&mut all, BytesMut::with_capacity(expected));
-            all.put(if smaller.is_empty() { std::mem::take(&mut first) } else { smaller.freeze() });
-        }
-        all.put(&*data);
-        if memory.progress(data.len()) {
+        if memory.progress(received - before) {
             progressed();
         }
     }
-    let bytes = if all.is_empty() { first } else { all.freeze() };
-    memory.received(bytes.len());
+    memory.received(received);
+    let bytes = match large {
+        Some(large) => Bytes::from_owner(large),
+        None if small.is_empty() => first,
+        None => small.freeze(),
+    };
     Ok(CollectedBody { bytes, memory })
+}
+
+/// The bytes of a large body. They are mapped: what is not written takes no memory, and the system has it back at once
+/// when the buffer is dropped, while an allocator may keep it.
+struct LargeBuffer {
+    map: MmapMut,
+    written: usize,
+}
+
+impl LargeBuffer {
+    fn new(capacity: usize) -> Result<Self, Refused> {
+        Ok(Self { map: MmapMut::map_anon(capacity).map_err(|_| Refused::Busy)?, written: 0 })
+    }
+
+    /// # Panics
+    /// When `bytes` are more than the capacity left.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.written + bytes.len();
+        self.map[self.written..end].copy_from_slice(bytes);
+        self.written = end;
+    }
+}
+
+impl AsRef<[u8]> for LargeBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[..self.written]
+    }
 }
 
 /// How a body is encoded.
@@ -117,9 +155,12 @@ pub(super) async fn decompress(
     // Its size is known now: it is decompressed once more, into memory that is reserved for it.
     memory.reserve_uninterrupted(size).await?;
     let bytes = blocking(move || {
-        let mut all = BytesMut::with_capacity(size).writer();
-        let copied = std::io::copy(&mut MultiGzDecoder::new(&*again), &mut all);
-        copied.map(|_| all.into_inner().freeze()).map_err(|_| Problem::NotGzip)
+        let mut all = LargeBuffer::new(size)?;
+        let mut gzip = MultiGzDecoder::new(&*again);
+        // The same input gives the same output.
+        gzip.read_exact(&mut all.map).map_err(|_| Problem::NotGzip)?;
+        all.written = size;
+        Ok::<_, Problem>(Bytes::from_owner(all))
     });
     Ok(CollectedBody { bytes: bytes.await??, memory })
 }

@@ -24,7 +24,7 @@ const SMALL_HEAD: usize = 4 << 10;
 pub(super) const LARGE_HEADS: usize = 512;
 /// A closing stream drops what comes in for so long, for so long without any, and up to so many bytes.
 const LINGER_FOR: Duration = Duration::from_secs(30);
-const LINGER_IDLE: Duration = Duration::from_secs(2);
+const LINGER_IDLE: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
 
 /// A connection's stream.

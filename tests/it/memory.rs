@@ -29,21 +29,6 @@ fn address(process: &Process) -> String {
     process.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned()
 }
 
-/// Sends `request` while it reads the response, and returns the response.
-async fn sent_while_reading(mut stream: TcpStream, request: Vec<u8>) -> String {
-    let (mut from, mut to) = stream.split();
-    let mut answer = Vec::new();
-    let sending = async {
-        // A receiver that closes ends this early.
-        let _ = to.write_all(&request).await;
-    };
-    let reading = async {
-        let _ = from.read_to_end(&mut answer).await;
-    };
-    within(async { tokio::join!(sending, reading) }).await;
-    String::from_utf8(answer).unwrap()
-}
-
 /// A request as one that sends all of it before it reads anything: many clients do.
 async fn sent_before_reading(mut stream: TcpStream, request: Vec<u8>) -> String {
     let sent = within(stream.write_all(&request)).await;
@@ -73,7 +58,7 @@ async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bound
         let size = body.len();
         let head =
             format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
-        requests.spawn(sent_while_reading(stream, [head, body].concat().into_bytes()));
+        requests.spawn(sent_before_reading(stream, [head, body].concat().into_bytes()));
     }
     let answers = requests.join_all().await;
     let with = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
@@ -86,7 +71,7 @@ async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bound
     let peak = peak_resident_kib(&process);
     println!("{taken} taken, {refused} refused, {before} KiB before, {peak} KiB at most");
     // The budget, and as the fixed part what the spool's writer and the recorder take for one group.
-    let bound = before + (IN_FLIGHT as u64 >> 10) + (96 << 10);
+    let bound = before + (IN_FLIGHT as u64 >> 10) + (64 << 10);
     assert!(peak < bound, "{before} KiB before, {peak} KiB at most, more than {bound} KiB");
     process.terminate();
 }
@@ -119,7 +104,6 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     }
     until(async || receiver.metric("body_memory_bytes").await > 1_500_000.0).await;
     // A sender that the head verifies finds memory at once, since unverified ones get half of it.
-    assert!(receiver.metric("body_memory_bytes").await < 2_200_000.0);
     let by_token = receiver.client.post(format!("{}/{token}", receiver.url)).body(filled("token", 900_000));
     assert_eq!(by_token.send().await.unwrap().status(), 200);
     // A sender whose signature is verified last gets the memory of the stalled ones.
