@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::{Credentials, Database};
 use crate::http::{self, Admin, Door, Slots};
-use crate::intake::{Intake, Memory};
+use crate::intake::Intake;
 use crate::live::Live;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::recorder::{self, Recorder, Recording, Sessions};
@@ -161,7 +162,7 @@ impl Receiver {
             state: recorder::State::default(),
         };
         let requests = Slots::new(settings.http.max_requests);
-        let memory = Memory::new(settings.http.max_bytes_in_flight);
+        let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let admin_door = Admin {
             requests: requests.clone(),
             memory: memory.clone(),

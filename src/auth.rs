@@ -214,6 +214,12 @@ impl Authenticator {
 }
 
 impl Claim {
+    /// Whether the head alone lets the delivery in, whatever its body is.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.otherwise.is_ok()
+    }
+
     /// Whether the body as it came bears the claim out.
     ///
     /// # Errors

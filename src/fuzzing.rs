@@ -15,7 +15,8 @@ use crate::auth::Method;
 use crate::config::Settings;
 use crate::credentials::Credentials;
 use crate::http::{self, Limits, Slots};
-use crate::intake::{Arrival, Intake, Memory};
+use crate::intake::{Arrival, Intake};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::store::{self, Fit};
 
@@ -37,7 +38,7 @@ pub struct Door {
     limits: Limits,
     connections: Arc<Slots>,
     requests: Arc<Slots>,
-    memory: Memory,
+    memory: MemoryBudget,
     arrivals: mpsc::Receiver<Arrival>,
 }
 
@@ -58,7 +59,7 @@ impl Door {
     pub fn new(settings: &Settings) -> Self {
         let (intake, arrivals) = Intake::new(settings.intake.capacity);
         let requests = Slots::new(settings.http.max_requests);
-        let memory = Memory::new(settings.http.max_bytes_in_flight);
+        let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let routes = http::public(http::Door {
             intake,
             metrics: Arc::new(Metrics::new()),
@@ -117,6 +118,6 @@ impl Door {
 
     /// Whether nothing is taken: no connection, no request, no memory.
     fn at_rest(&self) -> bool {
-        self.connections.taken() + self.requests.taken() + self.memory.taken() == 0
+        self.connections.taken() + self.requests.taken() + self.memory.reserved() == 0
     }
 }

@@ -1,15 +1,14 @@
-//! The way in: a bounded channel from the requests to the spool's writer, and bounded memory.
+//! The way in: a bounded channel from the requests to the spool's writer.
 //!
 //! A request hands its delivery over and waits for the receipt, which the writer gives once the
 //! delivery is on disk. A full channel is an answer, not a wait.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::auth::Method;
+use crate::memory::MemoryPermit;
 use crate::traces::TraceContext;
 
 /// One webhook as it came.
@@ -50,7 +49,7 @@ pub(crate) struct Arrival {
     pub(crate) delivery: Delivery,
     pub(crate) receipt: oneshot::Sender<Result<(), Refused>>,
     /// Given back once it is written, even when its request has gone.
-    _share: Share,
+    _memory: MemoryPermit,
 }
 
 /// The requests' end of the channel.
@@ -70,9 +69,9 @@ impl Intake {
     ///
     /// # Errors
     /// [`Refused`], at once when the channel is full; then nothing of the delivery is kept.
-    pub(crate) async fn keep(&self, delivery: Delivery, share: Share) -> Result<(), Refused> {
+    pub(crate) async fn keep(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), Refused> {
         let (receipt, kept) = oneshot::channel();
-        self.arrivals.try_send(Arrival { delivery, receipt, _share: share }).map_err(|e| match e {
+        self.arrivals.try_send(Arrival { delivery, receipt, _memory: memory }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Refused::Busy,
             mpsc::error::TrySendError::Closed(_) => Refused::Stopping,
         })?;
@@ -93,69 +92,5 @@ impl IntakeDepth {
     /// How many deliveries wait for the disk.
     pub(crate) fn get(&self) -> usize {
         self.0.upgrade().map_or(0, |arrivals| arrivals.max_capacity() - arrivals.capacity())
-    }
-}
-
-/// What each body may take without asking, so that large ones never keep out small ones.
-const FREE: usize = 64 << 10;
-/// The memory that bodies may take together (`http.max_bytes_in_flight`).
-#[derive(Debug, Clone)]
-pub(crate) struct Memory {
-    bytes: usize,
-    left: Arc<Semaphore>,
-}
-
-/// One body's share of it, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Share {
-    memory: Memory,
-    size: usize,
-    beyond_free: Option<OwnedSemaphorePermit>,
-}
-
-impl Memory {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, left: Arc::new(Semaphore::new(bytes)) }
-    }
-
-    /// How many bytes are taken.
-    pub(crate) fn taken(&self) -> usize {
-        self.bytes - self.left.available_permits()
-    }
-
-    /// A share for one body, empty yet.
-    pub(crate) fn share(&self) -> Share {
-        Share { memory: self.clone(), size: 0, beyond_free: None }
-    }
-}
-
-impl Share {
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// How many bytes it has taken.
-    pub(crate) fn size(&self) -> usize {
-        self.size
-    }
-
-    /// Takes `more` bytes.
-    ///
-    /// # Errors
-    /// [`Refused::Busy`] when there are not so many left.
-    pub(crate) fn grow(&mut self, more: usize) -> Result<(), Refused> {
-        let before = self.size.max(FREE);
-        self.size += more;
-        let beyond = self.size.saturating_sub(before);
-        if beyond > 0 {
-            let beyond = u32::try_from(beyond).map_err(|_| Refused::Busy)?;
-            let permit =
-                self.memory.left.clone().try_acquire_many_owned(beyond).map_err(|_| Refused::Busy)?;
-            match &mut self.beyond_free {
-                Some(held) => held.merge(permit),
-                none => *none = Some(permit),
-            }
-        }
-        Ok(())
     }
 }

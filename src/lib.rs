@@ -32,6 +32,7 @@ mod http;
 mod intake;
 mod live;
 pub mod logging;
+mod memory;
 mod metrics;
 pub mod payload;
 mod reading;

@@ -63,7 +63,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let levels = Levels {
         requests_in_hand: admin.requests.taken(),
         requests_reading: admin.requests.slow(),
-        body_memory: admin.memory.taken(),
+        body_memory: admin.memory.reserved(),
         intake_depth: admin.intake.get(),
         event_listeners: admin.live.listeners(),
     };

@@ -1,56 +1,109 @@
-//! Reading bodies: to their end, within the limits, and what was compressed.
+//! Receives request bodies within the limits on size and memory, and decompresses them.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
+use memmap2::MmapMut;
 
 use super::problem::Problem;
-use crate::intake::{Memory, Share};
+use crate::intake::Refused;
+use crate::memory::{FREE_BYTES_PER_BODY, MemoryPermit};
 
-/// A body that has come in whole, as it came.
+/// A complete body, as sent or decompressed.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct CollectedBody {
     pub(super) bytes: Bytes,
-    pub(super) share: Share,
+    pub(super) memory: MemoryPermit,
 }
 
-/// Reads a body to its end.
+/// Receives a body to its end. A body in one piece is not copied; one in several pieces is copied once, into a buffer
+/// of its announced size: a buffer that grows would take up to three times the memory.
+///
+/// `progressed` is called from time to time while the body comes in.
 ///
 /// # Errors
-/// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Refused`] when memory is used up.
-pub(super) async fn read(body: &mut Body, max_body_bytes: usize, memory: &Memory) -> Result<Read, Problem> {
-    let mut share = memory.share();
-    // Nearly always the body is one piece, which needs no copy.
+/// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Refused`] when there is no memory.
+pub(super) async fn collect(
+    body: &mut Body,
+    announced: Option<u64>,
+    max_body_bytes: usize,
+    mut memory: MemoryPermit,
+    progressed: impl Fn(),
+) -> Result<CollectedBody, Problem> {
+    let announced = announced.and_then(|size| usize::try_from(size).ok());
+    let mut received = 0;
     let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut small = BytesMut::new();
+    let mut large: Option<LargeBuffer> = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Problem::Interrupted)?.into_data() else { continue };
-        if share.size() + data.len() > max_body_bytes {
+        let before = received;
+        received += data.len();
+        if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
-        share.grow(data.len())?;
-        if first.is_empty() && all.is_empty() {
+        if let Some(large) = &mut large {
+            large.put(&data);
+        } else if received > FREE_BYTES_PER_BODY {
+            // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
+            let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
+            memory.reserve(expected).await?;
+            let mut buffer = LargeBuffer::new(expected)?;
+            buffer.put(&first);
+            buffer.put(&small);
+            buffer.put(&data);
+            (first, small) = (Bytes::new(), BytesMut::new());
+            large = Some(buffer);
+        } else if before == 0 {
             first = data;
         } else {
-            all.extend_from_slice(&std::mem::take(&mut first));
-            all.extend_from_slice(&data);
+            if small.is_empty() {
+                small.reserve(announced.unwrap_or(0).max(2 * received).min(FREE_BYTES_PER_BODY));
+                small.put(&*std::mem::take(&mut first));
+            }
+            small.put(&*data);
+        }
+        if memory.progress(received - before) {
+            progressed();
         }
     }
-    Ok(Read { bytes: if all.is_empty() { first } else { all.freeze() }, share })
+    memory.received(received);
+    let bytes = match large {
+        Some(large) => Bytes::from_owner(large),
+        None if small.is_empty() => first,
+        None => small.freeze(),
+    };
+    Ok(CollectedBody { bytes, memory })
 }
 
-/// Reads on, but not more than `at_most`, and keeps nothing: a sender that is cut off while it still
-/// sends may never see the answer.
-pub(super) async fn discard(mut body: Body, at_most: usize) {
-    let mut size = 0;
-    while size < at_most
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        size += frame.data_ref().map_or(0, Bytes::len);
+/// The bytes of a large body. They are mapped: what is not written takes no memory, and the system has it back at once
+/// when the buffer is dropped, while an allocator may keep it.
+struct LargeBuffer {
+    map: MmapMut,
+    written: usize,
+}
+
+impl LargeBuffer {
+    fn new(capacity: usize) -> Result<Self, Refused> {
+        Ok(Self { map: MmapMut::map_anon(capacity).map_err(|_| Refused::Busy)?, written: 0 })
+    }
+
+    /// # Panics
+    /// When `bytes` are more than the capacity left.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.written + bytes.len();
+        self.map[self.written..end].copy_from_slice(bytes);
+        self.written = end;
+    }
+}
+
+impl AsRef<[u8]> for LargeBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[..self.written]
     }
 }
 
@@ -80,31 +133,59 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     Ok(encoding)
 }
 
-/// Unpacks a body, if it is packed. What comes out is limited as what comes in.
+/// Decompresses a body, if it is compressed. The limit on its size is the same before and after.
 ///
 /// # Errors
-/// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Refused`] when memory is used up.
-pub(super) async fn unpack(packed: Read, encoding: Encoding, max_body_bytes: usize) -> Result<Read, Problem> {
+/// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Refused`] when there is no memory.
+pub(super) async fn decompress(
+    packed: CollectedBody,
+    encoding: Encoding,
+    max_body_bytes: usize,
+) -> Result<CollectedBody, Problem> {
     if encoding == Encoding::Plain {
         return Ok(packed);
     }
-    // It may take a while, and there are few threads for requests.
-    let unpacked = tokio::task::spawn_blocking(move || {
-        let mut share = packed.share.memory().share();
-        let mut gzip = MultiGzDecoder::new(&*packed.bytes);
-        let mut all = BytesMut::new();
-        let mut piece = vec![0; 16 << 10];
-        loop {
-            let size = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
-            if size == 0 {
-                return Ok(Read { bytes: all.freeze(), share });
-            }
-            if share.size() + size > max_body_bytes {
-                return Err(Problem::TooLarge { max_body_bytes });
-            }
-            share.grow(size)?;
-            all.extend_from_slice(&piece[..size]);
-        }
+    let CollectedBody { bytes: packed, memory: packed_memory } = packed;
+    let mut memory = packed_memory.for_copy();
+    let again = packed.clone();
+    let (start, size) = blocking(move || gunzip_start(&packed, max_body_bytes)).await??;
+    if size <= FREE_BYTES_PER_BODY {
+        return Ok(CollectedBody { bytes: start, memory });
+    }
+    // Its size is known now: it is decompressed once more, into memory that is reserved for it.
+    memory.reserve_uninterrupted(size).await?;
+    let bytes = blocking(move || {
+        let mut all = LargeBuffer::new(size)?;
+        let mut gzip = MultiGzDecoder::new(&*again);
+        // The same input gives the same output.
+        gzip.read_exact(&mut all.map).map_err(|_| Problem::NotGzip)?;
+        all.written = size;
+        Ok::<_, Problem>(Bytes::from_owner(all))
     });
-    unpacked.await.unwrap_or(Err(Problem::Panicked))
+    Ok(CollectedBody { bytes: bytes.await??, memory })
+}
+
+/// The first [`FREE_BYTES_PER_BODY`] of what `packed` decompresses to, and the size of all of it.
+fn gunzip_start(packed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
+    let mut gzip = MultiGzDecoder::new(packed);
+    let (mut start, mut size) = (Vec::new(), 0);
+    let mut piece = vec![0; 16 << 10];
+    loop {
+        let more = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
+        if more == 0 {
+            return Ok((start.into(), size));
+        }
+        size += more;
+        if size > max_body_bytes {
+            return Err(Problem::TooLarge { max_body_bytes });
+        }
+        if size <= FREE_BYTES_PER_BODY {
+            let _ = start.write_all(&piece[..more]);
+        }
+    }
+}
+
+/// Runs what takes the CPU for a while on a thread of its own: there are few threads for requests.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Panicked)
 }

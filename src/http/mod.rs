@@ -9,6 +9,7 @@ mod problem;
 mod receive;
 mod server;
 mod slots;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::credentials::Credentials;
-use crate::intake::{Intake, IntakeDepth, Memory};
+use crate::intake::{Intake, IntakeDepth};
 use crate::live::Live;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::recorder::Recording;
@@ -45,7 +47,7 @@ pub(crate) struct Door {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) requests: Arc<Slots>,
-    pub(crate) memory: Memory,
+    pub(crate) memory: MemoryBudget,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
     /// `None` when traces are off.
@@ -71,7 +73,7 @@ pub(crate) fn public(door: Door) -> Router {
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) requests: Arc<Slots>,
-    pub(crate) memory: Memory,
+    pub(crate) memory: MemoryBudget,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: watch::Receiver<Kept>,

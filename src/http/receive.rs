@@ -2,11 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
@@ -18,21 +20,19 @@ use tracing::field::display;
 use utoipa::ToSchema;
 
 use super::api::DoorRefusals;
-use super::body::{self, Encoding};
+use super::body::{self, CollectedBody, Encoding};
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
 use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
 use crate::auth::{Claim, Refusal};
 use crate::credentials::Current;
-use crate::intake::{Delivery, Refused, Share};
+use crate::intake::{Delivery, Refused};
+use crate::memory::MemoryPermit;
 use crate::payload::{Execution, Unusable};
 use crate::traces;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// How much of a stranger's body is read before it is told so.
-const READ_ON: usize = 1 << 20;
 
 /// What a body may hold: with usable identifiers and status, it is recorded, whatever else it holds.
 #[derive(ToSchema)]
@@ -100,7 +100,7 @@ type Trace = Option<Box<traces::Request>>;
 pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut trace: Trace = door.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
-    // Whoever sends slowly shall not keep the memory of a large head.
+    // What the head says is extracted and the head dropped: a slow body does not hold the memory of a large head.
     let slot = door.requests.take();
     let head = Head::of(&door, &head).await;
     let answer = match admit(&door, head, slot, body, &mut trace).await {
@@ -130,8 +130,6 @@ struct Head {
     /// The size that the body is said to have.
     announced: Option<u64>,
     encoding: Result<Encoding, Problem>,
-    /// The sender waits to be told to send the body.
-    expects: bool,
     connection: Option<Connection>,
 }
 
@@ -153,7 +151,6 @@ impl Head {
             claim,
             announced,
             encoding: body::encoding(headers),
-            expects: headers.contains_key(EXPECT),
             connection: head.extensions.get().cloned(),
         }
     }
@@ -176,7 +173,7 @@ fn route(uri: &Uri) -> &'static str {
     if behind(uri).is_some() { WITH_TOKEN } else { WEBHOOK_PATH }
 }
 
-/// Takes the request on if there is room.
+/// Accepts the request if there is a slot.
 async fn admit(
     door: &Door,
     head: Head,
@@ -185,49 +182,52 @@ async fn admit(
     trace: &mut Trace,
 ) -> Result<(), Problem> {
     let slot = slot.ok_or(Refused::Busy)?;
-    let mut sender = Sender { slot, deadline: Instant::now() + door.body_timeout, waits: false };
-    let expects = head.expects;
-    let kept = keep(door, head, &mut body, &mut sender, trace).await;
-    let read_on = match kept {
-        Err(Problem::Unauthenticated(_)) => READ_ON,
-        Err(Problem::TooLarge { max_body_bytes }) => 2 * max_body_bytes,
-        _ => 0,
-    };
-    if read_on > 0 && !expects {
-        let _ = sender.wait_for(body::discard(body, read_on)).await;
-    }
-    kept
+    let sender = Sender::new(door, slot, head.connection.clone());
+    keep(door, head, &mut body, &sender, trace).await
 }
 
-/// Who sends the request.
+/// The peer that sends a request's body.
 struct Sender {
     slot: Slot,
+    connection: Option<Connection>,
     deadline: Instant,
-    /// Whether it waits for the receiver, and not the receiver for it.
-    waits: bool,
+    /// The request is blocked on the peer, and may be evicted.
+    waiting: AtomicBool,
 }
 
 impl Sender {
-    /// Waits for what it sends, until the deadline, or until its place is needed.
-    async fn wait_for<T>(&mut self, sent: impl Future<Output = T>) -> Result<T, Problem> {
+    fn new(door: &Door, slot: Slot, connection: Option<Connection>) -> Self {
+        let deadline = Instant::now() + door.body_timeout;
+        Self { slot, connection, deadline, waiting: false.into() }
+    }
+
+    /// Waits for what the peer sends, until the deadline, or until the request is evicted. Called once.
+    async fn wait_for<T>(&self, sent: impl Future<Output = T>) -> Result<T, Problem> {
         let mut sent = pin!(sent);
         // Nearly always it is there already.
         if let Poll::Ready(sent) = poll!(&mut sent) {
             return Ok(sent);
         }
-        if std::mem::take(&mut self.waits) {
-            self.slot.served(self.deadline);
-        } else {
-            self.slot.waited_for(self.deadline);
-        }
+        self.slot.waited_for(self.deadline);
+        self.waiting.store(true, Relaxed);
         let sent = tokio::select! {
             biased;
             sent = timeout_at(self.deadline, sent) => sent.map_err(|_| Problem::TooSlow),
             () = self.slot.evicted() => return Err(Refused::Busy.into()),
         };
+        self.waiting.store(false, Relaxed);
         self.slot.waits();
-        self.waits = true;
         sent
+    }
+
+    /// The peer makes progress: others are evicted before it.
+    fn progressed(&self) {
+        if self.waiting.load(Relaxed) {
+            self.slot.waited_for(self.deadline);
+            if let Some(connection) = &self.connection {
+                connection.progressed();
+            }
+        }
     }
 }
 
@@ -237,7 +237,7 @@ async fn keep(
     door: &Door,
     head: Head,
     body: &mut Body,
-    sender: &mut Sender,
+    sender: &Sender,
     trace: &mut Trace,
 ) -> Result<(), Problem> {
     let claim = head.claim?;
@@ -245,19 +245,21 @@ async fn keep(
     if head.announced.is_some_and(|size| size > max_body_bytes as u64) {
         return Err(Problem::TooLarge { max_body_bytes });
     }
-    let reading = body::read(body, max_body_bytes, &door.memory);
-    let packed = sender.wait_for(reading).await?.inspect_err(|problem| {
-        // Whoever holds the memory longest without getting on has to give it back.
-        if matches!(problem, Problem::Refused(Refused::Busy)) {
-            door.requests.evict_longest();
-        }
-    })?;
-    let _waits = head.connection.as_ref().map(Connection::waits);
+    let memory = door.memory.permit(claim.is_verified(), sender.slot.eviction());
+    let progressed = || sender.progressed();
+    let collecting = body::collect(body, head.announced, max_body_bytes, memory, progressed);
+    let mut packed = sender.wait_for(collecting).await??;
+    let _waits = head.connection.as_ref().map(|connection| {
+        connection.body_complete();
+        connection.waits()
+    });
     let authenticated_by = door.credentials.check(&head.secrets, &claim, &packed.bytes).await?;
+    packed.memory.verified();
     if let Some(trace) = trace {
         trace.admitted();
     }
-    let body::Read { bytes: body, share } = body::unpack(packed, head.encoding?, max_body_bytes).await?;
+    let CollectedBody { bytes: body, memory } =
+        body::decompress(packed, head.encoding?, max_body_bytes).await?;
     let checked = Execution::parse(&body);
     let delivery = Delivery {
         received_at: OffsetDateTime::now_utc(),
@@ -273,13 +275,13 @@ async fn keep(
                 trace.about(execution_id);
             }
             let trace_id = delivery.trace.map(|trace| display(trace.trace_id));
-            spool(door, delivery, share, trace).await?;
+            spool(door, delivery, memory, trace).await?;
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
         // No execution, but the sender's own: kept, and the recorder puts it into quarantine.
         Err(why @ Unusable::Field { .. }) => {
-            spool(door, delivery, share, trace).await?;
+            spool(door, delivery, memory, trace).await?;
             Err(Problem::Unusable(why))
         }
         Err(why) => Err(Problem::NotAnObject(why)),
@@ -287,11 +289,16 @@ async fn keep(
 }
 
 /// Returns once the delivery is on disk.
-async fn spool(door: &Door, delivery: Delivery, share: Share, trace: &mut Trace) -> Result<(), Refused> {
+async fn spool(
+    door: &Door,
+    delivery: Delivery,
+    memory: MemoryPermit,
+    trace: &mut Trace,
+) -> Result<(), Refused> {
     if let Some(trace) = trace {
         trace.spooling();
     }
-    let kept = door.intake.keep(delivery, share).await;
+    let kept = door.intake.keep(delivery, memory).await;
     if let Some(trace) = trace {
         trace.spooled(kept);
     }

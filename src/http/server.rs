@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -22,15 +22,19 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::slots::{Slot, Slots};
+use super::slots::{AfterHead, Slot, Slots};
+use super::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::Metrics;
 
-/// The largest head of a request, in bytes; larger ones are answered 431. Over HTTP/2 a few bytes
-/// may stand for a large head, so it may have less.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// The largest head of a request, in bytes; larger ones are answered 431. It also is what a connection buffers at most
+/// of what its peer has sent.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// The same over HTTP/2, of the decoded head.
 const MAX_HTTP2_HEAD_BYTES: u32 = 16 << 10;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
+/// How long a body that did not come in time may still be answered, before its connection is closed.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How often those that are late are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When the system has no room for another connection, how long until it is asked again.
@@ -62,6 +66,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let slots = Slots::new(limits.connections);
+    let large_heads = Slots::new(LARGE_HEADS);
     let protocol = protocol();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -81,6 +86,7 @@ pub(crate) async fn serve(
                     // An answer is one small packet, and there is nothing to wait for.
                     let _ = stream.set_nodelay(true);
                     let slot = Arc::new(slot);
+                    let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
                     let connection = connection(&protocol, stream, routes.clone(), &slot, limits);
                     let connection = graceful.watch(connection);
                     connections.spawn(async move {
@@ -137,8 +143,11 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     slot.waited_for(Instant::now() + limits.header_timeout);
     let service = Tracked {
         routes: TowerToHyperService::new(routes),
-        connection: Connection { slot: slot.clone(), idle_timeout: limits.idle_timeout },
-        body_timeout: limits.body_timeout,
+        connection: Connection {
+            slot: slot.clone(),
+            idle_timeout: limits.idle_timeout,
+            body_timeout: limits.body_timeout + ANSWER_WITHIN,
+        },
     };
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
@@ -148,9 +157,22 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 pub(super) struct Connection {
     slot: Arc<Slot>,
     idle_timeout: Duration,
+    /// Longer than a request waits for its body, so that it can be answered.
+    body_timeout: Duration,
 }
 
 impl Connection {
+    /// The peer makes progress with a body: other connections are evicted before this one. The time that the body may
+    /// take begins anew; that of its request does not.
+    pub(super) fn progressed(&self) {
+        self.slot.waited_for(Instant::now() + self.body_timeout);
+    }
+
+    /// All of a body has been received.
+    pub(super) fn body_complete(&self) {
+        self.slot.body_complete();
+    }
+
     /// All of a request has come: as long as this lives, the connection is not sent away.
     pub(super) fn waits(&self) -> Waits {
         self.slot.waits();
@@ -163,7 +185,7 @@ pub(super) struct Waits(Connection);
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        let Connection { slot, idle_timeout } = &self.0;
+        let Connection { slot, idle_timeout, .. } = &self.0;
         slot.served(Instant::now() + *idle_timeout);
     }
 }
@@ -173,7 +195,6 @@ impl Drop for Waits {
 pub(crate) struct Tracked {
     routes: TowerToHyperService<Router>,
     connection: Connection,
-    body_timeout: Duration,
 }
 
 impl Service<Request<Incoming>> for Tracked {
@@ -183,7 +204,14 @@ impl Service<Request<Incoming>> for Tracked {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         // A head has come: from here on it is the body that is waited for.
-        self.connection.slot.waited_for(Instant::now() + self.body_timeout);
+        let Connection { slot, body_timeout, .. } = &self.connection;
+        slot.waited_for(Instant::now() + *body_timeout);
+        let after = match request.version() {
+            Version::HTTP_2 => AfterHead::Multiplexed,
+            _ if request.body().is_end_stream() => AfterHead::Head,
+            _ => AfterHead::Body,
+        };
+        slot.head_complete(after);
         request.extensions_mut().insert(self.connection.clone());
         self.routes.call(request)
     }

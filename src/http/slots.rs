@@ -43,6 +43,24 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// How many of its requests wait for the receiver: over HTTP/2 there may be several.
     busy: AtomicUsize,
+    /// Of a connection: bytes received of a head that is incomplete, or one of the two constants below.
+    head_bytes: AtomicUsize,
+}
+
+/// A body is received.
+const BODY: usize = usize::MAX;
+/// Heads and bodies are mixed, and HTTP/2 bounds them itself.
+const MULTIPLEXED: usize = usize::MAX - 1;
+
+/// What a connection receives after a head.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AfterHead {
+    /// The next one.
+    Head,
+    /// A body.
+    Body,
+    /// Either, over HTTP/2.
+    Multiplexed,
 }
 
 impl Slots {
@@ -56,6 +74,11 @@ impl Slots {
 
     /// A place, if need be that of the one waited for longest. `None` when all are busy.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+        self.take_with(Arc::default())
+    }
+
+    /// A place whose eviction notifies `evicted`, which may be [`Slot::eviction`] of another one.
+    pub(super) fn take_with(self: &Arc<Self>, evicted: Arc<Notify>) -> Option<Slot> {
         let mut state = self.state();
         if state.taken >= self.max && !state.evict_longest() {
             return None;
@@ -63,9 +86,10 @@ impl Slots {
         state.taken += 1;
         Some(Slot {
             slots: self.clone(),
-            evicted: Arc::default(),
+            evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
+            head_bytes: AtomicUsize::new(0),
         })
     }
 
@@ -139,6 +163,42 @@ impl Slot {
         if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
             self.enter(&mut state, until);
         }
+    }
+
+    /// Counts `more` bytes received. Returns the size of the head that is incomplete, 0 for none. Only the connection's
+    /// own tasks use the head.
+    pub(super) fn count_head_bytes(&self, more: usize) -> usize {
+        let before = self.head_bytes.load(Relaxed);
+        if before >= MULTIPLEXED {
+            return 0;
+        }
+        self.head_bytes.store(before + more, Relaxed);
+        before + more
+    }
+
+    /// A head is complete.
+    pub(super) fn head_complete(&self, next: AfterHead) {
+        let bytes = match next {
+            AfterHead::Head => 0,
+            AfterHead::Body => BODY,
+            AfterHead::Multiplexed => MULTIPLEXED,
+        };
+        self.head_bytes.store(bytes, Relaxed);
+    }
+
+    /// A body is complete: a head is received next.
+    pub(super) fn body_complete(&self) {
+        let _ = self.head_bytes.compare_exchange(BODY, 0, Relaxed, Relaxed);
+    }
+
+    /// Whether a head or a body has been received in part.
+    pub(super) fn is_mid_request(&self) -> bool {
+        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED)
+    }
+
+    /// What is notified when it is evicted.
+    pub(super) fn eviction(&self) -> &Arc<Notify> {
+        &self.evicted
     }
 
     fn enter(&self, state: &mut State, until: Instant) {

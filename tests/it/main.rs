@@ -26,6 +26,7 @@ mod hostile;
 mod live;
 mod make;
 mod logging;
+mod memory;
 mod openapi;
 mod oracle;
 mod outcomes;

@@ -1,0 +1,256 @@
+//! What requests cost in memory: heads and bodies are bounded, and each request that finds no memory is answered.
+
+use std::time::Duration;
+
+use reqwest::Client;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use workflow_receiver::config::Secrets;
+
+use crate::answers::problem;
+use crate::authentication::signed;
+use crate::harness::{TestReceiver, execution, no_database, rest, until, within};
+use crate::hostile::{filled, gzip};
+use crate::process::{Process, program};
+use crate::siege::resident_kib;
+
+const PATH: &str = "/webhooks/workflow-completed";
+
+/// The most memory that a process had resident so far.
+fn peak_resident_kib(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn address(process: &Process) -> String {
+    process.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned()
+}
+
+/// A request as one that sends all of it before it reads anything: many clients do.
+async fn sent_before_reading(mut stream: TcpStream, request: Vec<u8>) -> String {
+    let sent = within(stream.write_all(&request)).await;
+    let mut answer = Vec::new();
+    let read = within(stream.read_to_end(&mut answer)).await;
+    assert!(sent.is_ok() && read.is_ok(), "{sent:?} {read:?} {answer:?}");
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bounded() {
+    const BODY: usize = 4 << 20;
+    const IN_FLIGHT: usize = 32 << 20;
+    let dir = TempDir::new().unwrap();
+    let process = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("RECEIVER__HTTP__MAX_BODY_BYTES", BODY.to_string())
+            .env("RECEIVER__HTTP__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string()),
+    );
+    let before = resident_kib(&process);
+    let body = filled("000000", BODY - 1024);
+    let bodies: Vec<_> = (0..60).map(|n| body.replacen("000000", &format!("{n:06}"), 1)).collect();
+    let mut requests = JoinSet::new();
+    for body in bodies {
+        let stream = TcpStream::connect(address(&process)).await.unwrap();
+        let size = body.len();
+        let head =
+            format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
+        requests.spawn(sent_before_reading(stream, [head, body].concat().into_bytes()));
+    }
+    let answers = requests.join_all().await;
+    let with = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
+    let (taken, refused) = (with("HTTP/1.1 200 "), with("HTTP/1.1 503 "));
+    assert_eq!(taken + refused, 60, "{answers:#?}");
+    assert!(taken >= IN_FLIGHT / BODY, "{taken} taken");
+    for answer in answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")) {
+        assert!(answer.contains("retry-after: 1"), "{answer}");
+    }
+    let peak = peak_resident_kib(&process);
+    println!("{taken} taken, {refused} refused, {before} KiB before, {peak} KiB at most");
+    // The budget, and as the fixed part what the spool's writer and the recorder take for one group.
+    let bound = before + (IN_FLIGHT as u64 >> 10) + (64 << 10);
+    assert!(peak < bound, "{before} KiB before, {peak} KiB at most, more than {bound} KiB");
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signed_ones() {
+    let token = "a-token-of-enough-length";
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 1 << 20;
+        s.http.max_bytes_in_flight = 4 << 20;
+        s.http.body_timeout = Duration::from_secs(15);
+        s.auth.webhook_secrets = Secrets::of(&["whsec_x"]);
+        s.auth.url_tokens = Secrets::of(&[token]);
+    })
+    .await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let forged = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\nx-webhook-timestamp: {now}\r\nx-webhook-signature: sha256={}\r\n\
+         content-length: 1000000\r\n\r\n",
+        "0".repeat(64)
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..24 {
+        let mut stream = receiver.connect().await;
+        let request = [forged.as_bytes(), &[b' '; 200_000]].concat();
+        stalled.push(tokio::spawn(async move {
+            let _ = stream.write_all(&request).await;
+            rest(&mut stream).await
+        }));
+    }
+    until(async || receiver.metric("body_memory_bytes").await > 1_500_000.0).await;
+    // A sender that the head verifies finds memory at once, since unverified ones get half of it.
+    let by_token = receiver.client.post(format!("{}/{token}", receiver.url)).body(filled("token", 900_000));
+    assert_eq!(by_token.send().await.unwrap().status(), 200);
+    // A sender whose signature is verified last gets the memory of the stalled ones.
+    for n in 0..4 {
+        let body = filled(&format!("signed {n}"), 900_000);
+        let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &body);
+        let answer = request.body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    }
+    // Each of those evicted was answered, and so are the rest.
+    for stalled in stalled {
+        let answer = stalled.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+    until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_and_what_it_decompresses_to_both_count() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 1 << 20;
+        s.http.max_bytes_in_flight = 100_000;
+    })
+    .await;
+    let gzipped =
+        |body: Vec<u8>| receiver.client.post(&receiver.url).header("content-encoding", "gzip").body(body);
+    let small = gzipped(gzip(filled("fits", 150_000))).send().await.unwrap();
+    assert_eq!(small.status(), 200);
+    let large = gzipped(gzip(filled("does not", 200_000))).send().await.unwrap();
+    assert_eq!(problem(large, 503).await.0, "busy");
+    let plain = receiver.post(filled("does not", 200_000)).await;
+    assert_eq!(problem(plain, 503).await.0, "busy");
+    until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_without_an_announced_size_are_received_in_bounded_memory() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 1 << 20;
+        s.http.max_bytes_in_flight = 1 << 20;
+    })
+    .await;
+    for n in 0..3 {
+        let body = filled(&n.to_string(), 900_000).into_bytes();
+        let pieces =
+            body.chunks(10_000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>();
+        let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+        assert_eq!(receiver.post(body).await.status(), 200);
+    }
+    until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
+    let recorded = receiver.rows("SELECT length(payload ->> 'fill') AS fill FROM executions").await;
+    assert!(
+        recorded.len() == 3 && recorded.iter().all(|row| row["fill"].as_u64() > Some(899_000)),
+        "{recorded:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn incomplete_heads_take_a_bounded_memory() {
+    const CONNECTIONS: usize = 2_000;
+    let dir = TempDir::new().unwrap();
+    let process = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("RECEIVER__HTTP__HEADER_TIMEOUT", "2m"),
+    );
+    let before = resident_kib(&process);
+    let head = [b"POST / HTTP/1.1\r\nhost: x\r\nx: ", &[b'x'; 60_000][..]].concat();
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(address(&process)).await.unwrap();
+        let _ = within(stream.write_all(&head)).await;
+        streams.push(stream);
+    }
+    // A request that is complete is answered when all before it have been looked at.
+    let honest = Client::new().post(&process.url).body(execution("honest", "completed").to_string());
+    assert_eq!(honest.send().await.unwrap().status(), 200);
+    let peak = peak_resident_kib(&process);
+    println!("{before} KiB before, {peak} KiB at most");
+    assert!(peak < before + (48 << 10), "{before} KiB before, {peak} KiB at most");
+    drop(streams);
+    process.terminate();
+}
+
+/// More than the buffers between the two hold.
+const MUCH: usize = 8 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset() {
+    let receiver = TestReceiver::start_with(|s| {
+        s.http.max_body_bytes = 10 << 20;
+        s.http.max_bytes_in_flight = 1 << 20;
+        s.http.max_requests = 2;
+        s.auth.url_tokens = Secrets::of(&["a-token-of-enough-length"]);
+    })
+    .await;
+    let known = format!("{PATH}/a-token-of-enough-length");
+    let post = |path: &str, more: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+        [head.as_bytes(), &vec![b' '; MUCH]].concat()
+    };
+    let announced = format!("content-length: {MUCH}\r\n");
+    for (request, status) in [
+        (post("/elsewhere", &announced), "404"),
+        (post(PATH, &announced), "401"),
+        // More than `max_bytes_in_flight` can ever hold.
+        (post(&known, &announced), "503"),
+        (post(&known, "content-length: 20000000\r\n"), "413"),
+        (post(&known, &format!("x: {}\r\n", "x".repeat(100_000))), "431"),
+        (post(&known, "content-length: x\r\n"), "400"),
+    ] {
+        let answer = sent_before_reading(receiver.connect().await, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+    }
+    // All requests in flight wait for the disk: the next one is refused before its body is read.
+    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut waiting = JoinSet::new();
+    for n in 0..2 {
+        let url = format!("{}/a-token-of-enough-length", receiver.url);
+        let body = execution(&n.to_string(), "completed").to_string();
+        waiting.spawn(async move { Client::new().post(url).body(body).send().await.unwrap().status() });
+    }
+    until(async || {
+        receiver.metric("requests_in_hand").await == 2.0 && receiver.metric("requests_reading").await == 0.0
+    })
+    .await;
+    let answer = sent_before_reading(receiver.connect().await, post(&known, &announced)).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    file.execute_batch("ROLLBACK").unwrap();
+    assert!(waiting.join_all().await.iter().all(|status| *status == 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_body_is_answered_408_however_often() {
+    let receiver =
+        TestReceiver::start_on(no_database(), |s| s.http.body_timeout = Duration::from_millis(150)).await;
+    let mut late = JoinSet::new();
+    for _ in 0..200 {
+        let mut stream = receiver.connect().await;
+        late.spawn(async move {
+            let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            rest(&mut stream).await
+        });
+    }
+    for answer in late.join_all().await {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer:?}");
+    }
+}
