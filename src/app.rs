@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
+use crate::health::{Acknowledged, AcknowledgedCounter, Monitor, RecordingProgress};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::recorder::{self, Recorder, Recording, Sessions};
-use crate::retention::Pruner;
+use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
 use crate::traces::Traces;
@@ -82,6 +83,8 @@ pub struct Receiver {
     /// What sends traces, when there are any: it outlives the parts, whose last spans it sends.
     sending: JoinSet<()>,
     all_traced: CancellationToken,
+    /// What measures for health checks: it ends with the receiver.
+    _watchers: JoinSet<()>,
 }
 
 /// How far the webhooks have come.
@@ -130,6 +133,11 @@ impl Receiver {
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
+        let retains = settings.retention.removes_something();
+        let (retention_report, retention) =
+            watch::channel(if retains { RetentionState::Starting } else { RetentionState::Off });
+        let (acknowledged_report, acknowledged) = watch::channel(Acknowledged::Unknown(None));
+        let (progress_of_recording, follow) = RecordingProgress::follow(recorded.clone());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let live = Live::new();
         let pool = reading(settings, &database);
@@ -141,8 +149,19 @@ impl Receiver {
             backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             recording: reports.clone(),
+            report: retention_report,
             stop: stop.clone(),
         };
+        let counter = AcknowledgedCounter {
+            pool: health_pool(settings, &database),
+            metrics: metrics.clone(),
+            recorded: recorded.clone(),
+            recording: reports.clone(),
+            report: acknowledged_report,
+        };
+        let mut watchers = JoinSet::new();
+        watchers.spawn(follow);
+        watchers.spawn(counter.run());
         let worker = Recorder {
             sessions: Sessions::new(database, settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
@@ -167,8 +186,16 @@ impl Receiver {
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
-            recording: reports.clone(),
-            stopping: stop.clone(),
+            health: Monitor {
+                kept: kept.clone(),
+                recording: reports.clone(),
+                retention,
+                progress: progress_of_recording,
+                acknowledged,
+                stopping: stop.clone(),
+                stalled_after: settings.admin.stalled_after,
+                max_bytes: settings.spool.max_bytes,
+            },
             closing: give_up.clone(),
             pool: Arc::new(pool),
             live,
@@ -199,7 +226,7 @@ impl Receiver {
             )
         });
         parts.spawn(record(worker, reader));
-        if settings.retention.removes_something() {
+        if retains {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
@@ -218,6 +245,7 @@ impl Receiver {
             give_up,
             sending,
             all_traced,
+            _watchers: watchers,
         })
     }
 
@@ -316,6 +344,17 @@ fn reading(settings: &Settings, database: &PgConnectOptions) -> Pool {
         database,
         "workflow-receiver reading",
         settings.admin.read_connections,
+        settings.database.connect_timeout,
+        settings.admin.statement_timeout,
+    )
+}
+
+/// One connection for health checks.
+fn health_pool(settings: &Settings, database: &PgConnectOptions) -> Pool {
+    Pool::new(
+        database,
+        "workflow-receiver health",
+        1,
         settings.database.connect_timeout,
         settings.admin.statement_timeout,
     )

@@ -28,6 +28,7 @@ pub mod config;
 pub mod embedded_postgres;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 mod healthcheck;
 mod http;
 mod intake;

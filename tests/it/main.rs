@@ -12,6 +12,7 @@ mod answers;
 mod api;
 mod authentication;
 mod bulks;
+mod clock;
 mod collector;
 mod commands;
 mod cookbook;
