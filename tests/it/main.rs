@@ -22,6 +22,7 @@ mod harness;
 mod health;
 mod hostile;
 mod live;
+mod load;
 mod openapi;
 mod oracle;
 mod outcomes;
