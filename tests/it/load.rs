@@ -49,6 +49,11 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(senders: usize) -> Self {
+        Self::start_named("", senders)
+    }
+
+    /// `prefix` tells the executions of one load from those of another.
+    pub(crate) fn start_named(prefix: &str, senders: usize) -> Self {
         let mut load = Self {
             url: watch::Sender::default(),
             counts: watch::Sender::default(),
@@ -56,9 +61,9 @@ impl Load {
             stop: Arc::default(),
             senders: JoinSet::new(),
         };
-        for name in 0..senders {
+        for sender in 0..senders {
             let sender = Sender {
-                name,
+                name: format!("{prefix}{sender}"),
                 client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
                 url: load.url.subscribe(),
                 counts: load.counts.clone(),
@@ -111,7 +116,7 @@ pub(crate) fn now() -> i64 {
 }
 
 struct Sender {
-    name: usize,
+    name: String,
     client: Client,
     url: watch::Receiver<String>,
     counts: watch::Sender<Counts>,

@@ -11,6 +11,7 @@
 mod answers;
 mod api;
 mod authentication;
+mod blows;
 mod bulks;
 mod clock;
 mod collector;

@@ -3,6 +3,7 @@
 //!
 //! `make torture` does it at length; `TORTURE_TIMES` says how often each thing is done.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use workflow_receiver::embedded_postgres::Postgres;
 
 use crate::bulks::WRONG_BULKS;
-use crate::harness::rows;
+use crate::harness::{rows, until};
 use crate::load::{Counts, Load, SETTINGS};
 use crate::oracle::compare;
 use crate::process::{Process, program};
@@ -40,9 +41,11 @@ enum Blow {
     CutConnections,
     KillBoth,
     FillDisk,
+    HangUp,
+    Quit,
 }
 
-const BLOWS: [(Blow, &str); 10] = [
+const BLOWS: [(Blow, &str); 12] = [
     (Blow::KillReceiver, "receiver killed at work"),
     (Blow::KillReceiverStarting, "receiver killed while starting"),
     (Blow::KillReceiverStopping, "receiver killed while stopping"),
@@ -53,6 +56,8 @@ const BLOWS: [(Blow, &str); 10] = [
     (Blow::CutConnections, "connections cut"),
     (Blow::KillBoth, "both killed at once"),
     (Blow::FillDisk, "the spool's disk filled"),
+    (Blow::HangUp, "receiver sent SIGHUP"),
+    (Blow::Quit, "receiver sent SIGQUIT"),
 ];
 
 struct Torture {
@@ -99,6 +104,19 @@ impl Torture {
     /// Each kill may come between a commit in PostgreSQL and its end in the spool.
     fn kill_receiver(&mut self) {
         self.receiver.take().unwrap().kill();
+        self.load.interrupted(1);
+    }
+
+    /// A signal that may end it, or not.
+    async fn signal_receiver(&mut self, signal: Signal) {
+        let receiver = RefCell::new(self.receiver.take().unwrap());
+        receiver.borrow().signal(signal);
+        let enough = self.acknowledged() + WORK;
+        until(async || receiver.borrow_mut().has_ended() || self.acknowledged() >= enough).await;
+        let mut receiver = receiver.into_inner();
+        if !receiver.has_ended() {
+            self.receiver = Some(receiver);
+        }
         self.load.interrupted(1);
     }
 
@@ -194,6 +212,8 @@ impl Torture {
                 self.kill_postgres().await;
                 self.start_postgres();
             }
+            Blow::HangUp => self.signal_receiver(Signal::HUP).await,
+            Blow::Quit => self.signal_receiver(Signal::QUIT).await,
             Blow::FillDisk => {
                 let disk = self.disk.as_ref().unwrap();
                 let filler = disk.fill();

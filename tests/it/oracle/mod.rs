@@ -15,13 +15,23 @@ use generate::Fit;
 pub(crate) use model::Sent;
 use model::{Expected, Model, columns};
 
+/// What is wrong with a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Finding {
+    /// When the last try that was answered began: microseconds since 1970.
+    pub(crate) answered: i64,
+    /// Read by `Debug`.
+    #[expect(dead_code, reason = "shown when a test fails")]
+    what: String,
+}
+
 /// What is wrong, a line each, and how often deliveries were counted again.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     /// Acknowledged and not there.
-    pub(crate) lost: Vec<String>,
+    pub(crate) lost: Vec<Finding>,
     /// Another value than was sent.
-    pub(crate) different: Vec<String>,
+    pub(crate) different: Vec<Finding>,
     /// Rows that no request explains.
     pub(crate) unexplained: Vec<String>,
     /// The sum of `deliveries` of executions and quarantine, less the deliveries that were answered 200 or 422.
@@ -32,10 +42,10 @@ impl Verdict {
     /// # Panics
     /// When anything is wrong.
     pub(crate) fn is_good(&self) {
-        let few = |lines: &[String]| lines.iter().take(20).cloned().collect::<Vec<_>>();
-        let wrong = [few(&self.lost), few(&self.different), few(&self.unexplained)];
+        let few = |findings: &[Finding]| findings.iter().take(20).cloned().collect::<Vec<_>>();
+        let wrong = (few(&self.lost), few(&self.different), &self.unexplained);
         assert!(
-            wrong.iter().all(Vec::is_empty),
+            self.lost.is_empty() && self.different.is_empty() && self.unexplained.is_empty(),
             "{} lost, {} different, {} unexplained: {wrong:#?}",
             self.lost.len(),
             self.different.len(),
@@ -196,9 +206,10 @@ async fn table(
         let (_, row) = rows[places[0]];
         let text: String = row.body.text.chars().take(400).collect();
         if said.is_empty() && row.required {
-            verdict.lost.push(format!("{table}: {text}"));
+            verdict.lost.push(Finding { answered: row.bounds.last.0, what: format!("{table}: {text}") });
         } else if !said.is_empty() && !said.iter().any(|(differs, _)| differs.is_empty()) {
-            verdict.different.push(format!("{table}: {said:?} differ: {text} {:?}", row.bounds));
+            let what = format!("{table}: {said:?} differ: {text} {:?}", row.bounds);
+            verdict.different.push(Finding { answered: row.bounds.last.0, what });
         }
     }
     let unexplained = format!(
