@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use reqwest::Client;
+use rusqlite::config::DbConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
@@ -140,6 +141,8 @@ async fn with_the_spool_file_replaced_nothing_acknowledged_is_lost() {
     let replace = |spool: &Path| {
         fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
         fs::rename(spool.join("new"), spool.join("spool.db")).unwrap();
+        // As a backup is restored: the log is of the other file.
+        fs::remove_file(spool.join("spool.db-wal")).unwrap();
     };
     strike(replace).await.verdict.is_good();
 }
@@ -241,7 +244,6 @@ async fn with_standard_error_full_webhooks_are_taken_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until logging survives an error of standard error"]
 async fn with_standard_error_closed_webhooks_are_taken_and_recorded() {
     works_with(|_| {
         let mut shell = Command::new("sh");
@@ -295,9 +297,11 @@ async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     let process = Process::start(&mut command);
     // While it reads, the log is not written over.
     let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();
+    // The last one that closes it would move the log into the file.
+    file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
     let client = Client::new();
-    for n in 0..40 {
+    for n in 0..30 {
         let body = with(
             execution(&format!("e{n}"), "completed"),
             serde_json::json!({ "fill": "x".repeat(10 << 20) }),
@@ -307,11 +311,10 @@ async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     }
     process.kill();
     drop(file);
-    // The reader that closes last may have moved the log into the file.
     let log = fs::metadata(dir.path().join("spool/spool.db-wal")).map_or(0, |log| log.len());
-    assert!(log > 400 << 20, "{log} bytes of log");
+    assert!(log > 300 << 20, "{log} bytes of log");
     let process = Process::start(&mut command);
     let peak = peak_kib(&process);
-    assert_eq!(health(&process).await["spooled"], 40);
+    assert_eq!(health(&process).await["spooled"], 30);
     assert!(peak < 256 << 10, "{peak} KiB");
 }
