@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Token};
 use crate::config::{self, Settings, SettingsError};
-use crate::health::{Acknowledged, AcknowledgedCounter, Monitor, RecordingProgress};
+use crate::health::{Monitor, Observed};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::{Intake, Memory};
 use crate::live::Live;
@@ -133,35 +133,11 @@ impl Receiver {
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
-        let retains = settings.retention.removes_something();
-        let (retention_report, retention) =
-            watch::channel(if retains { RetentionState::Starting } else { RetentionState::Off });
-        let (acknowledged_report, acknowledged) = watch::channel(Acknowledged::Unknown(None));
-        let (progress_of_recording, follow) = RecordingProgress::follow(recorded.clone());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let live = Live::new();
-        let pool = reading(settings, &database);
+        let (pool, pool_for_health) = (reading(settings, &database), health_pool(settings, &database));
 
-        let pruner = Pruner {
-            database: database.clone(),
-            settings: settings.database.clone(),
-            retention: settings.retention,
-            backoff: settings.recorder.max_backoff,
-            metrics: metrics.clone(),
-            recording: reports.clone(),
-            report: retention_report,
-            stop: stop.clone(),
-        };
-        let counter = AcknowledgedCounter {
-            pool: health_pool(settings, &database),
-            metrics: metrics.clone(),
-            recorded: recorded.clone(),
-            recording: reports.clone(),
-            report: acknowledged_report,
-        };
-        let mut watchers = JoinSet::new();
-        watchers.spawn(follow);
-        watchers.spawn(counter.run());
+        let (pruner, retention) = pruner(settings, &database, metrics.clone(), reports.clone(), stop.clone());
         let worker = Recorder {
             sessions: Sessions::new(database, settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
@@ -178,6 +154,14 @@ impl Receiver {
             give_up: give_up.clone(),
             state: recorder::State::default(),
         };
+        let parts = Observed {
+            kept: kept.clone(),
+            recorded: recorded.clone(),
+            recording: reports.clone(),
+            retention,
+        };
+        let (health, watchers) =
+            Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
         let requests = Slots::new(settings.http.max_requests);
         let memory = Memory::new(settings.http.max_bytes_in_flight);
         let admin_door = Admin {
@@ -186,16 +170,7 @@ impl Receiver {
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
-            health: Monitor {
-                kept: kept.clone(),
-                recording: reports.clone(),
-                retention,
-                progress: progress_of_recording,
-                acknowledged,
-                stopping: stop.clone(),
-                stalled_after: settings.admin.stalled_after,
-                max_bytes: settings.spool.max_bytes,
-            },
+            health,
             closing: give_up.clone(),
             pool: Arc::new(pool),
             live,
@@ -226,7 +201,7 @@ impl Receiver {
             )
         });
         parts.spawn(record(worker, reader));
-        if retains {
+        if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
@@ -347,6 +322,29 @@ fn reading(settings: &Settings, database: &PgConnectOptions) -> Pool {
         settings.database.connect_timeout,
         settings.admin.statement_timeout,
     )
+}
+
+/// The pruner, when anything is ever to be removed, and what it reports.
+fn pruner(
+    settings: &Settings,
+    database: &PgConnectOptions,
+    metrics: Arc<Metrics>,
+    recording: watch::Receiver<Recording>,
+    stop: CancellationToken,
+) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
+    let limited = settings.retention.removes_something();
+    let (report, reports) = watch::channel(RetentionState::before(limited));
+    let pruner = limited.then(|| Pruner {
+        database: database.clone(),
+        settings: settings.database.clone(),
+        retention: settings.retention,
+        backoff: settings.recorder.max_backoff,
+        metrics,
+        recording,
+        report,
+        stop,
+    });
+    (pruner, reports)
 }
 
 /// One connection for health checks.

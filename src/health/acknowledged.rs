@@ -55,10 +55,9 @@ impl AcknowledgedCounter {
             sleep((begun.elapsed() * REST_FACTOR).max(MIN_INTERVAL)).await;
             let metrics = &self.metrics;
             let quarantined = self.recorded.wait_for(|_| metrics.quarantined() > seen);
-            match timeout(COUNT_EVERY, quarantined).await {
+            if let Ok(Err(_)) = timeout(COUNT_EVERY, quarantined).await {
                 // The recorder has ended.
-                Ok(Err(_)) => return,
-                Ok(Ok(_)) | Err(_) => {}
+                return;
             }
         }
     }

@@ -7,21 +7,26 @@ mod acknowledged;
 mod parts;
 mod progress;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-pub(crate) use acknowledged::{Acknowledged, AcknowledgedCounter};
-pub(crate) use parts::Parts;
-pub(crate) use progress::RecordingProgress;
+use acknowledged::{Acknowledged, AcknowledgedCounter};
+use parts::Parts;
+use progress::RecordingProgress;
 
+use crate::config::Settings;
+use crate::metrics::Metrics;
+use crate::reading::Pool;
 use crate::recorder::Recording;
 use crate::retention::RetentionState;
-use crate::spool::Kept;
+use crate::spool::{Kept, Recorded};
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,28 +49,54 @@ impl Health {
     }
 }
 
+/// What the parts report of themselves.
+#[derive(Debug, Clone)]
+pub(crate) struct Observed {
+    pub(crate) kept: watch::Receiver<Kept>,
+    pub(crate) recorded: watch::Receiver<Recorded>,
+    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) retention: watch::Receiver<RetentionState>,
+}
+
 /// Where the measurements are read.
 #[derive(Debug, Clone)]
 pub(crate) struct Monitor {
-    pub(crate) kept: watch::Receiver<Kept>,
-    pub(crate) recording: watch::Receiver<Recording>,
-    pub(crate) retention: watch::Receiver<RetentionState>,
-    pub(crate) progress: RecordingProgress,
-    pub(crate) acknowledged: watch::Receiver<Acknowledged>,
-    pub(crate) stopping: CancellationToken,
+    observed: Observed,
+    progress: RecordingProgress,
+    acknowledged: watch::Receiver<Acknowledged>,
+    stopping: CancellationToken,
     /// `admin.stalled_after`
-    pub(crate) stalled_after: Duration,
+    stalled_after: Duration,
     /// `spool.max_bytes`
-    pub(crate) max_bytes: u64,
+    max_bytes: u64,
 }
 
 impl Monitor {
+    /// Begins to measure. The tasks end with the recorder, or when they are dropped. `pool` is for health checks alone.
+    pub(crate) fn start(
+        settings: &Settings,
+        pool: Pool,
+        metrics: Arc<Metrics>,
+        observed: Observed,
+        stopping: CancellationToken,
+    ) -> (Self, JoinSet<()>) {
+        let (progress, follow) = RecordingProgress::follow(observed.recorded.clone());
+        let (report, acknowledged) = watch::channel(Acknowledged::Unknown(None));
+        let (recorded, recording) = (observed.recorded.clone(), observed.recording.clone());
+        let counter = AcknowledgedCounter { pool, metrics, recorded, recording, report };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow);
+        tasks.spawn(counter.run());
+        let (stalled_after, max_bytes) = (settings.admin.stalled_after, settings.spool.max_bytes);
+        (Self { observed, progress, acknowledged, stopping, stalled_after, max_bytes }, tasks)
+    }
+
     /// The state of all parts, as of now. Reads memory only, so it never waits for PostgreSQL or the disk.
     pub(crate) fn health(&self) -> Health {
         Measurements {
-            kept: *self.kept.borrow(),
-            recording: self.recording.borrow().clone(),
-            retention: self.retention.borrow().clone(),
+            kept: *self.observed.kept.borrow(),
+            recording: self.observed.recording.borrow().clone(),
+            retention: self.observed.retention.borrow().clone(),
             idle: self.progress.idle(Instant::now()),
             acknowledged: self.acknowledged.borrow().clone(),
             stopping: self.stopping.is_cancelled(),

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_earlier_clock_counts_and_only_a_large_difference_is_skew() {
-        let at = |seconds| OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap();
+        let at = |seconds: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap();
         for (before, database, after, earlier, skew) in [
             (0, 1, 2, 0, 0),
             (10, 4, 12, 4, 6),

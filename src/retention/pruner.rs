@@ -61,6 +61,13 @@ pub(crate) enum RetentionState {
     Failing(Fault),
 }
 
+impl RetentionState {
+    /// Before the first round, when a limit is set, or not.
+    pub(crate) fn before(limited: bool) -> Self {
+        if limited { Self::Starting } else { Self::Off }
+    }
+}
+
 /// The result of a round.
 enum Round {
     Done {

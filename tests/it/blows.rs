@@ -37,16 +37,16 @@ async fn release(mut held: PgConnection) {
 }
 
 /// What `/health/ready` says; null when the process does not answer.
-async fn health(process: &Process) -> Value {
-    match reqwest::get(format!("http://{}/health/ready", process.admin)).await {
+async fn health(admin: String) -> Value {
+    match reqwest::get(format!("http://{admin}/health/ready")).await {
         Ok(answer) => answer.json().await.unwrap_or_default(),
         Err(_) => Value::Null,
     }
 }
 
 /// Deliveries that the process reports as lost.
-async fn reported(process: &Process) -> usize {
-    let Ok(answer) = reqwest::get(format!("http://{}/metrics", process.admin)).await else { return 0 };
+async fn reported(admin: String) -> usize {
+    let Ok(answer) = reqwest::get(format!("http://{admin}/metrics")).await else { return 0 };
     let page = answer.text().await.unwrap_or_default();
     let line = page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
@@ -87,14 +87,15 @@ async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     release(held).await;
     let mut lost = 0;
     let process = std::cell::RefCell::new(process);
+    let admin = || process.borrow().admin.clone();
     until(async || {
         let ended = process.borrow_mut().has_ended();
-        ended || health(&process.borrow()).await["spooled"] == 0
+        ended || health(admin()).await["spooled"] == 0
     })
     .await;
     if process.borrow_mut().has_ended() {
         process.replace(Process::start(&mut command()));
-        until(async || health(&process.borrow()).await["spooled"] == 0).await;
+        until(async || health(admin()).await["spooled"] == 0).await;
     }
 
     let held = hold(&database).await;
@@ -106,12 +107,12 @@ async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     })
     .await;
     sent.extend(after.stop().await);
-    lost += reported(&process.borrow()).await;
+    lost += reported(admin()).await;
     process.into_inner().kill();
     release(held).await;
     let process = Process::start(&mut command());
-    until(async || health(&process).await["spooled"] == 0).await;
-    lost += reported(&process).await;
+    until(async || health(process.admin.clone()).await["spooled"] == 0).await;
+    lost += reported(process.admin.clone()).await;
     process.terminate();
     // A restart, and a kill.
     Survived { verdict: compare(&database, &sent, 2).await, struck, reported: lost }
@@ -159,7 +160,7 @@ async fn with_the_write_ahead_log_removed_nothing_acknowledged_is_lost() {
 async fn with_a_spool_file_truncated_the_loss_is_reported_and_nothing_acknowledged_after_it_is_lost() {
     for (file, bytes) in [("spool.db", 0), ("spool.db", 4_096), ("spool.db-wal", 0)] {
         let truncate = |spool: &Path| {
-            File::options().write(true).open(spool.join(file)).unwrap().set_len(bytes).unwrap()
+            File::options().write(true).open(spool.join(file)).unwrap().set_len(bytes).unwrap();
         };
         let Survived { verdict, struck, reported } = strike(truncate).await;
         let Verdict { lost, different, unexplained, .. } = &verdict;
@@ -315,6 +316,6 @@ async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     assert!(log > 300 << 20, "{log} bytes of log");
     let process = Process::start(&mut command);
     let peak = peak_kib(&process);
-    assert_eq!(health(&process).await["spooled"], 30);
+    assert_eq!(health(process.admin.clone()).await["spooled"], 30);
     assert!(peak < 256 << 10, "{peak} KiB");
 }

@@ -201,7 +201,7 @@ impl Sender {
                         }
                         422 => match answer.json::<Value>().await {
                             Ok(problem) => {
-                                sent.answer = Some((422, problem["detail"].as_str().unwrap().to_owned()))
+                                sent.answer = Some((422, problem["detail"].as_str().unwrap().to_owned()));
                             }
                             Err(_) => sent.unclear += 1,
                         },

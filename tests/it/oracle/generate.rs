@@ -3,6 +3,8 @@
 //! The expected columns are put together beside the JSON text, and not read back from it: a mistake of the receiver's
 //! parser shows.
 
+use std::fmt::Write;
+
 use rand::RngExt;
 use rand::rngs::ThreadRng;
 use rand::seq::IndexedRandom;
@@ -87,7 +89,10 @@ fn escaped(rng: &mut ThreadRng, text: &str) -> String {
     if rng.random_bool(0.8) {
         return quoted(text);
     }
-    let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+    let mut units = String::new();
+    for unit in text.encode_utf16() {
+        write!(units, "\\u{unit:04x}").unwrap();
+    }
     format!("\"{units}\"")
 }
 
