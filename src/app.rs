@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::{Credentials, Database};
+use crate::health::{Monitor, Observed};
 use crate::http::{self, Admin, Door, Slots};
 use crate::intake::Intake;
 use crate::live::Live;
@@ -23,7 +24,7 @@ use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::recorder::{self, Recorder, Recording, Sessions};
-use crate::retention::Pruner;
+use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
 use crate::store::Bounds;
@@ -85,6 +86,8 @@ pub struct Receiver {
     /// What sends traces, when there are any: it outlives the parts, whose last spans it sends.
     sending: JoinSet<()>,
     all_traced: CancellationToken,
+    /// What measures for health checks: it ends with the receiver.
+    _watchers: JoinSet<()>,
 }
 
 /// How far the webhooks have come.
@@ -135,16 +138,10 @@ impl Receiver {
         let (reporting, reports) = watch::channel(Recording::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let (live, credentials) = (Live::new(), Credentials::new(settings, database));
+        let pool_for_health = health_pool(settings, credentials.database.clone());
 
-        let pruner = Pruner {
-            database: credentials.database.clone(),
-            settings: settings.database.clone(),
-            retention: settings.retention,
-            backoff: settings.recorder.max_backoff,
-            metrics: metrics.clone(),
-            recording: reports.clone(),
-            stop: stop.clone(),
-        };
+        let (pruner, retention) =
+            pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
         let worker = Recorder {
             sessions: Sessions::new(credentials.database.clone(), settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
@@ -161,6 +158,14 @@ impl Receiver {
             give_up: give_up.clone(),
             state: recorder::State::default(),
         };
+        let parts = Observed {
+            kept: kept.clone(),
+            recorded: recorded.clone(),
+            recording: reports.clone(),
+            retention,
+        };
+        let (health, watchers) =
+            Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
         let requests = Slots::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let admin_door = Admin {
@@ -169,8 +174,7 @@ impl Receiver {
             intake: intake.depth(),
             metrics: metrics.clone(),
             kept: kept.clone(),
-            recording: reports.clone(),
-            stopping: stop.clone(),
+            health,
             closing: give_up.clone(),
             pool: Arc::new(reading(settings, credentials.database.clone())),
             live,
@@ -201,7 +205,7 @@ impl Receiver {
             )
         });
         parts.spawn(record(worker, reader));
-        if settings.retention.removes_something() {
+        if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }
         let webhooks = http::serve(public, http::public(door), webhook_limits, metrics.clone(), stop.clone());
@@ -221,6 +225,7 @@ impl Receiver {
             give_up,
             sending,
             all_traced,
+            _watchers: watchers,
         })
     }
 
@@ -323,6 +328,40 @@ fn reading(settings: &Settings, database: Database) -> Pool {
         database,
         "workflow-receiver reading",
         settings.admin.read_connections,
+        settings.database.connect_timeout,
+        settings.admin.statement_timeout,
+    )
+}
+
+/// The pruner, when anything is ever to be removed, and what it reports.
+fn pruner(
+    settings: &Settings,
+    database: Database,
+    metrics: Arc<Metrics>,
+    recording: watch::Receiver<Recording>,
+    stop: CancellationToken,
+) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
+    let limited = settings.retention.removes_something();
+    let (report, reports) = watch::channel(RetentionState::before(limited));
+    let pruner = limited.then(|| Pruner {
+        database,
+        settings: settings.database.clone(),
+        retention: settings.retention,
+        backoff: settings.recorder.max_backoff,
+        metrics,
+        recording,
+        report,
+        stop,
+    });
+    (pruner, reports)
+}
+
+/// One connection for health checks.
+fn health_pool(settings: &Settings, database: Database) -> Pool {
+    Pool::new(
+        database,
+        "workflow-receiver health",
+        1,
         settings.database.connect_timeout,
         settings.admin.statement_timeout,
     )

@@ -27,6 +27,7 @@ pub mod config;
 mod credentials;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 mod healthcheck;
 mod http;
 mod intake;

@@ -49,6 +49,10 @@ pub(crate) struct Metrics {
     pruned: Family<Pruned, Counter>,
     prune_failing: Gauge,
     prune_success: Gauge,
+    clock_skew: Gauge<f64, AtomicU64>,
+    ready: Gauge,
+    recording_stalled: Gauge,
+    quarantine_acknowledged: Gauge,
     spans_sent: Counter,
     spans_dropped: Counter,
     api_answers: Family<Answer, Counter>,
@@ -67,6 +71,9 @@ pub(crate) struct Levels {
     pub(crate) body_memory: usize,
     pub(crate) intake_depth: usize,
     pub(crate) event_listeners: usize,
+    /// Webhooks can be taken.
+    pub(crate) ready: bool,
+    pub(crate) recording_stalled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -274,6 +281,31 @@ impl Metrics {
                 "When this receiver last had removed all that was kept long enough, in Unix time; 0 before that",
                 Gauge::default(),
             ),
+            clock_skew: add_with_unit(
+                r,
+                "clock_skew",
+                Unit::Seconds,
+                "The receiver's clock minus PostgreSQL's, as compared before rows are removed (retention.*); 0 before that",
+                Gauge::default(),
+            ),
+            ready: add(
+                r,
+                "ready",
+                "1 while webhooks can be taken (/health/ready answers 200), 0 otherwise",
+                Gauge::default(),
+            ),
+            recording_stalled: add(
+                r,
+                "recording_stalled",
+                "1 while deliveries wait and none was recorded for admin.stalled_after, 0 otherwise",
+                Gauge::default(),
+            ),
+            quarantine_acknowledged: add(
+                r,
+                "quarantine_acknowledged",
+                "Bodies in quarantine whose sender was answered 200, as last counted in PostgreSQL",
+                Gauge::default(),
+            ),
             spans_sent: add(r, "spans_sent", "Spans that the collector of traces took", Counter::default()),
             spans_dropped: add(
                 r,
@@ -404,6 +436,21 @@ impl Metrics {
         self.prune_success.set(at.unix_timestamp());
     }
 
+    /// The receiver's clock minus PostgreSQL's.
+    pub(crate) fn clock_skew(&self, skew: time::Duration) {
+        self.clock_skew.set(skew.as_seconds_f64());
+    }
+
+    /// Deliveries that went to quarantine since the start.
+    pub(crate) fn quarantined(&self) -> u64 {
+        self.recorded.get_or_create(&RecordedAs { outcome: Outcome::Quarantined.as_str() }).get()
+    }
+
+    /// Bodies in quarantine that were answered 200.
+    pub(crate) fn quarantine_acknowledged(&self, bodies: i64) {
+        self.quarantine_acknowledged.set(bodies);
+    }
+
     pub(crate) fn spans_sent(&self, spans: usize) {
         self.spans_sent.inc_by(spans as u64);
     }
@@ -441,6 +488,8 @@ impl Metrics {
         self.body_memory.set(level(now.body_memory));
         self.intake_depth.set(level(now.intake_depth));
         self.event_listeners.set(level(now.event_listeners));
+        self.ready.set(i64::from(now.ready));
+        self.recording_stalled.set(i64::from(now.recording_stalled));
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
         self.spool_wal_bytes.set(i64::try_from(kept.wal_bytes).unwrap_or(i64::MAX));

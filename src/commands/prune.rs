@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::Failure;
 use super::table::{second, second_of};
 use crate::config::Retention;
-use crate::retention::Walk;
+use crate::retention::{Clocks, Walk};
 use crate::store::{Cutoffs, Fault, Kind, Store};
 
 /// How to go about it.
@@ -31,7 +31,8 @@ impl Prune {
     /// Does it, and says what went. Half of the time it leaves PostgreSQL to others.
     ///
     /// # Errors
-    /// What went wrong, in a sentence. What was removed before that stays removed, and was said.
+    /// What went wrong, in a sentence; also when the clocks of this machine and of PostgreSQL disagree. What was
+    /// removed before that stays removed, and was said.
     pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), Failure> {
         if !retention.removes_something() {
             return Err("everything is kept for ever: say how long to keep what, for example with \
@@ -40,7 +41,8 @@ impl Prune {
         }
         let mut store = Store::connect(database).await?;
         store.prepare_to_prune(None).await?;
-        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), retention);
+        let clocks = Clocks::read(&mut store).await?.agreed()?;
+        let cutoffs = Cutoffs::at(clocks.earlier, retention);
         let mut tallies = Kind::ALL.map(|_| Tally::default());
         let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::{Duration, OffsetDateTime, Time};
 
 use super::output::Output;
@@ -22,7 +23,7 @@ pub struct Status {
 /// How receiver and database are.
 #[derive(Serialize)]
 struct State {
-    /// Whether webhooks are taken and recorded.
+    /// No part of the receiver has a problem, the database answers, and nothing that was answered 200 is in quarantine.
     well: bool,
     receiver: Receiver,
     database: Database,
@@ -41,6 +42,16 @@ struct Health {
     status: String,
     problems: Vec<String>,
     spooled: i64,
+    /// The state of each part, as `/health/ready` has it.
+    #[serde(default)]
+    parts: Value,
+}
+
+impl Health {
+    /// The sentence on a part; empty for a receiver that does not report it.
+    fn detail(&self, part: &str) -> String {
+        self.parts[part]["detail"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 #[derive(Serialize)]
@@ -67,7 +78,7 @@ impl Receiver {
     }
 
     fn sentence(&self) -> String {
-        let Some(Health { status, problems, spooled }) = &self.health else {
+        let Some(Health { status, problems, spooled, .. }) = &self.health else {
             return self.problem.clone().unwrap_or_default();
         };
         let problems = problems.join("; ");
@@ -86,6 +97,11 @@ impl Database {
             Ok((today, quarantine)) => Self { today: Some(today), quarantine, problem: None },
             Err(problem) => Self { today: None, quarantine: None, problem: Some(problem.to_string()) },
         }
+    }
+
+    /// What was answered 200 is not in quarantine, as far as is known.
+    fn keeps_promises(&self) -> bool {
+        self.quarantine.as_ref().is_none_or(|held| held.acknowledged == 0)
     }
 
     async fn answers(settings: &Settings) -> Result<(Counts, Option<Held>), Failure> {
@@ -125,10 +141,11 @@ impl Status {
     /// Shows it, with whatever can be reached.
     ///
     /// # Errors
-    /// When webhooks are not taken and recorded, or when receiver or database do not say.
+    /// When a part has a problem, when what was answered 200 is in quarantine, or when receiver or database do not
+    /// answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
         let (receiver, database) = tokio::join!(Receiver::ask(settings), Database::ask(settings));
-        let well = receiver.is_well() && database.today.is_some();
+        let well = receiver.is_well() && database.today.is_some() && database.keeps_promises();
         let state = State { well, receiver, database };
         let mut output = Output::new();
         if self.json {
@@ -138,11 +155,15 @@ impl Status {
             let today = state.database.today.as_ref().map(sentence);
             let held = state.database.quarantine.as_ref();
             let quarantine = held.map(|held| to_look_at(held, settings.quarantine));
+            let detail =
+                |part| state.receiver.health.as_ref().map(|health| health.detail(part)).unwrap_or_default();
             output.facts(&[
                 ("receiver", state.receiver.sentence()),
+                ("recording", detail("recording")),
                 ("database", if today.is_some() { "answers".to_owned() } else { problem() }),
                 ("today", today.unwrap_or_default()),
                 ("quarantine", quarantine.unwrap_or_default()),
+                ("retention", detail("retention")),
             ])?;
         }
         output.flush()?;

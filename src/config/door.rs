@@ -84,6 +84,7 @@ impl Admin {
         }
         within("admin.read_connections", self.read_connections as u64, 1, 64)?;
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
-        lasting("admin.statement_timeout", self.statement_timeout, shortest, longest)
+        lasting("admin.statement_timeout", self.statement_timeout, shortest, longest)?;
+        lasting("admin.stalled_after", self.stalled_after, shortest, 6 * longest)
     }
 }

@@ -86,6 +86,8 @@ pub struct Admin {
     pub read_connections: usize,
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub stalled_after: Duration,
 }
 
 /// `[auth]`

@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::credentials::Credentials;
+use crate::health::Monitor;
 use crate::intake::{Intake, IntakeDepth};
 use crate::live::Live;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::Recording;
 use crate::spool::Kept;
 use crate::traces::Traces;
 use problem::Problem;
@@ -77,8 +77,8 @@ pub(crate) struct Admin {
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: watch::Receiver<Kept>,
-    pub(crate) recording: watch::Receiver<Recording>,
-    pub(crate) stopping: CancellationToken,
+    /// How the parts are.
+    pub(crate) health: Monitor,
     /// Everything is recorded that will be: whoever still listens is told no more.
     pub(crate) closing: CancellationToken,
     /// The connections that operators' questions go over.

@@ -89,6 +89,19 @@ impl Question for HowMuch {
     }
 }
 
+/// Counts bodies whose sender was answered 200.
+#[derive(Debug)]
+pub(crate) struct CountAcknowledged;
+
+impl Question for CountAcknowledged {
+    type Answer = i64;
+
+    async fn ask(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM quarantine WHERE acknowledged"#);
+        count.fetch_one(connection).await
+    }
+}
+
 /// One body in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeQuarantined)]

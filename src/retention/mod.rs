@@ -3,13 +3,15 @@
 //! Both who removes, the [`Pruner`] in a running receiver and `workflow-receiver prune`, walk through
 //! one kind after the other, in the order of time, and rest between batches.
 
+mod clock;
 mod pruner;
 
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-pub(crate) use pruner::Pruner;
+pub(crate) use clock::{ClockSkew, Clocks, MAX_CLOCK_SKEW};
+pub(crate) use pruner::{Pruner, RetentionState};
 
 use crate::store::{Cutoffs, Fault, Kind, Store, Walked};
 

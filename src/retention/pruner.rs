@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Walk;
+use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Walk};
 use crate::config;
 use crate::credentials::Database;
 use crate::metrics::Metrics;
@@ -37,14 +37,49 @@ pub(crate) struct Pruner {
     pub(crate) metrics: Arc<Metrics>,
     /// How recording goes: nothing is removed while it does not.
     pub(crate) recording: watch::Receiver<Recording>,
+    /// Where it reports how removing goes, for health checks.
+    pub(crate) report: watch::Sender<RetentionState>,
     pub(crate) stop: CancellationToken,
 }
 
-/// What a round came to.
+/// How removing goes, for health checks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum RetentionState {
+    /// No limit is set.
+    #[default]
+    Off,
+    /// A limit is set, and no round has ended yet.
+    Starting,
+    /// The last round removed all that was due, or another receiver does it.
+    Working {
+        /// When the latest row was received, if that lies in the future.
+        future: Option<OffsetDateTime>,
+    },
+    /// Nothing is removed: a clock is wrong.
+    Paused(ClockSkew),
+    /// The last round failed.
+    Failing(Fault),
+}
+
+impl RetentionState {
+    /// Before the first round, when a limit is set, or not.
+    pub(crate) fn before(limited: bool) -> Self {
+        if limited { Self::Starting } else { Self::Off }
+    }
+}
+
+/// The result of a round.
 enum Round {
-    Done([usize; Kind::ALL.len()]),
+    Done {
+        /// Removed rows of each kind.
+        removed: [usize; Kind::ALL.len()],
+        /// When the latest row was received, if that lies in the future.
+        future: Option<OffsetDateTime>,
+    },
     /// Another receiver removes in this database.
     NotOurs,
+    /// Nothing was removed: a clock is wrong.
+    ClockSkew(ClockSkew),
 }
 
 impl Pruner {
@@ -64,6 +99,11 @@ impl Pruner {
         // The recorder ends only with the process.
         while self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await.is_ok() {
             match self.round(&mut walks).await {
+                Ok(Round::ClockSkew(skew)) => {
+                    failing = None;
+                    self.paused(skew);
+                    sleep(self.backoff).await;
+                }
                 Ok(round) => {
                     self.worked(&round, failing.take().is_some());
                     rounds += 1;
@@ -86,14 +126,24 @@ impl Pruner {
         let connect = async {
             let mut store = Store::connect(&self.database.options()).await?;
             store.prepare_to_prune(Some(statement_timeout)).await?;
-            let ours = store.may_prune().await?;
-            Ok((store, ours))
+            // Before the lock: a receiver with a wrong clock must not keep the others from removing.
+            let clocks = Clocks::read(&mut store).await?;
+            self.metrics.clock_skew(clocks.skew);
+            let ours = clocks.agreed().is_ok() && store.may_prune().await?;
+            Ok((store, clocks, ours))
         };
-        let (mut store, ours) = timeout(connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+        let (mut store, clocks, ours) =
+            timeout(connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+        let now = match clocks.agreed() {
+            Ok(clocks) => clocks.earlier,
+            Err(skew) => return Ok(Round::ClockSkew(skew)),
+        };
         if !ours {
             return Ok(Round::NotOurs);
         }
-        let cutoffs = Cutoffs::at(OffsetDateTime::now_utc(), &self.retention);
+        let newest = timeout(statement_timeout, store.newest()).await.unwrap_or(Err(Fault::Slow))?;
+        let future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
+        let cutoffs = Cutoffs::at(now, &self.retention);
         let mut removed = [0; Kind::ALL.len()];
         for walk in walks {
             loop {
@@ -112,19 +162,39 @@ impl Pruner {
                 }
             }
         }
-        Ok(Round::Done(removed))
+        Ok(Round::Done { removed, future })
     }
 
     fn worked(&self, round: &Round, again: bool) {
         if again {
             tracing::info!("removing what was kept long enough works again");
         }
+        let future = match round {
+            Round::Done { future, .. } => *future,
+            _ => None,
+        };
+        let before = self.report.send_replace(RetentionState::Working { future });
+        if matches!(before, RetentionState::Paused(_)) {
+            tracing::info!(
+                "the clocks of the receiver and of PostgreSQL agree again: old rows are removed again"
+            );
+        }
+        match (future, before) {
+            (Some(newest), RetentionState::Working { future: Some(_) }) => {
+                tracing::debug!(%newest, "rows were received in the future");
+            }
+            (Some(newest), _) => tracing::warn!(
+                %newest,
+                "rows were received in the future, by a clock that was ahead: they are kept until retention.* after that"
+            ),
+            (None, _) => {}
+        }
         match round {
-            Round::NotOurs => {
+            Round::NotOurs | Round::ClockSkew(_) => {
                 self.metrics.prune_failing(false);
                 tracing::debug!("another receiver removes what was kept long enough");
             }
-            Round::Done(removed) => {
+            Round::Done { removed, .. } => {
                 self.metrics.prune_finished(OffsetDateTime::now_utc());
                 let [executions, payloads, bulks, conflicts, quarantine] = *removed;
                 if removed.iter().any(|removed| *removed > 0) {
@@ -141,9 +211,19 @@ impl Pruner {
         }
     }
 
+    /// Logs the skew once, until the clocks agree again.
+    fn paused(&self, skew: ClockSkew) {
+        self.metrics.prune_failing(true);
+        let before = self.report.send_replace(RetentionState::Paused(skew));
+        if !matches!(before, RetentionState::Paused(_)) {
+            tracing::error!(skew_seconds = skew.0.whole_seconds(), "{skew}");
+        }
+    }
+
     /// Says so once, and again only when something of another kind is wrong.
     fn failed(&self, fault: &Fault, failing: &mut Option<Discriminant<Fault>>) {
         self.metrics.prune_failing(true);
+        self.report.send_replace(RetentionState::Failing(fault.clone()));
         if failing.replace(discriminant(fault)) != Some(discriminant(fault)) {
             tracing::error!("what was kept long enough (retention.*) is not removed: {fault}");
         }

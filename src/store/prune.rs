@@ -106,6 +106,24 @@ impl Store {
         self.limit_statements(&limit.unwrap_or_default().as_millis().to_string()).await
     }
 
+    /// PostgreSQL's clock. Not its `now()`, which stands still within a transaction.
+    pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, Fault> {
+        let clock = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
+        Ok(clock.fetch_one(&mut self.connection).await?)
+    }
+
+    /// When the latest row was first received, of all that retention may remove. Read from the ends of indexes.
+    pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, Fault> {
+        let newest = sqlx::query_scalar!(
+            "SELECT greatest(
+                   (SELECT max(first_received_at) FROM executions),
+                   (SELECT max(first_received_at) FROM execution_conflicts),
+                   (SELECT max(first_received_at) FROM quarantine)
+               ) AS newest"
+        );
+        Ok(newest.fetch_one(&mut self.connection).await?)
+    }
+
     /// Whether this connection may prune in the background: it is the only one then, in this
     /// database, until it is closed.
     pub(crate) async fn may_prune(&mut self) -> Result<bool, Fault> {

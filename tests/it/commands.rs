@@ -330,6 +330,7 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
 async fn status_says_how_receiver_and_database_are_with_either_down() {
     let receiver = recorded().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
+    until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
     let well = ask(&receiver, &["status"]);
     assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
     assert!(
@@ -342,7 +343,13 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
     assert_eq!(said["well"], true);
     let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
     assert_eq!(said["database"]["quarantine"], held);
-    assert_eq!(said["receiver"]["health"], json!({ "status": "ok", "problems": [], "spooled": 0 }));
+    let health = &said["receiver"]["health"];
+    let problems = json!([health["status"], health["problems"], health["spooled"]]);
+    assert_eq!(problems, json!(["ok", [], 0]));
+    for part in ["spool", "database", "recording", "quarantine"] {
+        assert_eq!(health["parts"][part]["state"], "ok", "{part}: {health}");
+    }
+    assert!(well.out.contains("\nrecording   all deliveries are recorded\n"), "{}", well.out);
     // Midnight may have passed since they came.
     let today = &said["database"]["today"];
     assert!(today["executions"] == 5 && today["failed"] == 1 || today["executions"] == 0, "{today}");

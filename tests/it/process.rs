@@ -77,6 +77,11 @@ impl Process {
         self.log.extend(self.lines.recv_timeout(moment));
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::openapi::Refusals;
 use super::parameters::Paging;
 use super::{Api, read};
-use crate::http::admin::{self, Health};
+use crate::health::Health;
 use crate::http::problem::{self, Problem};
 use crate::reading::overview::{self, Chart, Overview};
 use crate::reading::{Page, Period, bulks, conflicts, executions, failures, quarantine, results, workflows};
@@ -53,7 +53,7 @@ pub(super) struct Dashboard {
 pub(super) async fn overview(State(api): Shared, uri: Uri) -> Answer<Dashboard> {
     let chart: Chart = read(&uri)?;
     let overview = api.ask(&chart).await?;
-    let (_, receiver) = admin::health(&api.admin);
+    let receiver = api.admin.health.health();
     Ok(Json(Dashboard { from: chart.from, to: chart.to, overview, receiver }))
 }
 

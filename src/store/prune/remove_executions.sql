@@ -1,7 +1,9 @@
 -- Counts of bulks and sums by hour and day stay: they say what was recorded.
 WITH due AS (
     SELECT execution_id FROM executions
-    WHERE execution_id = ANY ($1) AND last_received_at < $2
+    WHERE
+        execution_id = ANY ($1) AND last_received_at < $2
+        AND coalesce(completed_at < $2 OR completed_at > now(), true)
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM executions AS e

@@ -1,7 +1,9 @@
 -- What settle_known.sql compares a later delivery with stays known.
 WITH due AS (
     SELECT execution_id FROM executions
-    WHERE execution_id = ANY ($1) AND last_received_at < $2 AND payload_removed_at IS NULL
+    WHERE
+        execution_id = ANY ($1) AND last_received_at < $2 AND payload_removed_at IS NULL
+        AND coalesce(completed_at < $2 OR completed_at > now(), true)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE executions AS e

@@ -4,7 +4,11 @@ SELECT
     b.bulk_id AS id,
     b.first_received_at AS "first_received_at!",
     b.last_received_at < $4 AND (
-        SELECT e.execution_id FROM executions AS e WHERE e.bulk_id = b.bulk_id AND e.last_received_at >= $4 LIMIT 1
+        SELECT e.execution_id FROM executions AS e
+        WHERE
+            e.bulk_id = b.bulk_id
+            AND (e.last_received_at >= $4 OR (e.completed_at >= $4 AND e.completed_at <= now()))
+        LIMIT 1
     ) IS NULL AS "due!"
 FROM bulks AS b
 WHERE (b.first_received_at, b.bulk_id) > ($1, $2) AND b.first_received_at < $4

@@ -1,0 +1,159 @@
+//! Retention when a clock is wrong.
+//!
+//! PostgreSQL's clock is moved as the receiver sees it: `clock_timestamp()` is replaced by a function in `public`,
+//! which these connections search before `pg_catalog`. The code that runs is the one of production, no further tool
+//! is needed, and the clock can be set right while the receiver runs.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+use workflow_receiver::config::Settings;
+
+use crate::harness::{TestReceiver, execution, rows, until, url, with};
+use crate::process::{outcome, program};
+use crate::retention::{age, run};
+
+const LIMIT: Option<Duration> = Some(Duration::from_hours(48));
+const ROWS: &str = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(payload) FROM executions) AS
+    payloads, (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
+
+/// A database with one row of each kind, received three days ago.
+async fn old_database() -> (TempDir, PgConnectOptions) {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.accept(execution("e", "failed")).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    age(&receiver).await;
+    receiver.stop().await
+}
+
+/// Moves PostgreSQL's clock for connections with [`SEARCH_PATH`].
+async fn move_clock(database: &PgConnectOptions, by: &str) {
+    let mut connection = PgConnection::connect_with(database).await.unwrap();
+    let statement = format!(
+        "CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+         RETURN pg_catalog.clock_timestamp() + interval '{by}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+}
+
+const SEARCH_PATH: (&str, &str) = ("search_path", "public,pg_catalog");
+
+fn removes_all(settings: &mut Settings) {
+    let retention = &mut settings.retention;
+    (retention.executions, retention.payloads) = (LIMIT, LIMIT);
+    (retention.conflicts, retention.quarantine) = (LIMIT, LIMIT);
+    settings.recorder.max_backoff = Duration::from_millis(100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_report_the_clock_skew() {
+    let (dir, database) = old_database().await;
+    // As seen from there, the receiver's clock is 400 days ahead.
+    move_clock(&database, "-400 days").await;
+    let receiver = TestReceiver::start_in(dir, database.clone().options([SEARCH_PATH]), removes_all).await;
+    until(async || receiver.metric("prune_failing").await == 1.0).await;
+    let days = receiver.metric("clock_skew_seconds").await / 86_400.0;
+    assert!((days - 400.0).abs() < 0.1, "{days}");
+    assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
+    let all = json!({ "executions": 1, "payloads": 1, "conflicts": 1, "quarantine": 1 });
+    assert_eq!(receiver.row(ROWS).await, all);
+    let (code, health) = receiver.ready().await;
+    assert_eq!((code, &health["status"]), (200, &json!("degraded")), "{health}");
+    assert_eq!(health["parts"]["retention"]["state"], "paused", "{health}");
+    assert!(health["problems"][0].as_str().unwrap().contains("ahead of PostgreSQL's"), "{health}");
+
+    // The other way round.
+    move_clock(&database, "10 minutes").await;
+    until(async || receiver.metric("clock_skew_seconds").await < 0.0).await;
+    assert_eq!(receiver.row(ROWS).await, all);
+
+    // Set right, without a restart.
+    move_clock(&database, "0").await;
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    assert_eq!(receiver.metric("clock_skew_seconds").await, 0.0);
+    assert_eq!(receiver.metric("prune_failing").await, 0.0);
+    until(async || receiver.ready().await.1["status"] == "ok").await;
+    let none = json!({ "executions": 0, "payloads": 0, "conflicts": 0, "quarantine": 0 });
+    assert_eq!(receiver.row(ROWS).await, none);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_small_difference_the_earlier_clock_counts() {
+    let (dir, database) = old_database().await;
+    // One row is a minute too young by PostgreSQL's clock, which is two minutes behind; the others are old by both.
+    let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
+    run(
+        &receiver,
+        "UPDATE executions SET first_received_at = now() - interval '48 hours 1 minute',
+                                          last_received_at = now() - interval '48 hours 1 minute'",
+    )
+    .await;
+    let (dir, _) = receiver.stop().await;
+    move_clock(&database, "-2 minutes").await;
+    let receiver = TestReceiver::start_in(dir, database.options([SEARCH_PATH]), removes_all).await;
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    let left = json!({ "executions": 1, "payloads": 1, "conflicts": 0, "quarantine": 0 });
+    assert_eq!(receiver.row(ROWS).await, left);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prune_command_refuses_while_the_clocks_differ() {
+    let (_dir, database) = old_database().await;
+    move_clock(&database, "-400 days").await;
+    let dir = TempDir::new().unwrap();
+    let prune = |arguments: &[&str]| {
+        let mut command = program(dir.path());
+        for kind in ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"] {
+            command.env(format!("RECEIVER__RETENTION__{kind}"), "2d");
+        }
+        let address = format!("{}&options=-c%20search_path%3Dpublic%2Cpg_catalog", url(&database));
+        outcome(command.arg("prune").args(arguments).env("DATABASE_URL", address))
+    };
+    for arguments in [&[][..], &["--dry-run"]] {
+        let (text, code) = prune(arguments);
+        assert!(code == Some(1) && text.contains("ahead of PostgreSQL's: nothing is removed"), "{text}");
+    }
+    let all = json!({ "executions": 1, "payloads": 1, "conflicts": 1, "quarantine": 1 });
+    assert_eq!(rows(&database, ROWS).await, [all]);
+    move_clock(&database, "0").await;
+    let (text, code) = prune(&[]);
+    assert!(code == Some(0) && text.contains("removed"), "{text}");
+    assert_eq!(rows(&database, "SELECT FROM executions").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_by_its_completion() {
+    let receiver = TestReceiver::start().await;
+    let now = receiver
+        .row("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS now")
+        .await;
+    let completed = |id: &str, at: &str| with(execution(id, "completed"), json!({ "completed_at": at }));
+    receiver.accept(completed("slow-clock", now["now"].as_str().unwrap())).await;
+    receiver.accept(completed("old", "2020-01-02T03:04:05Z")).await;
+    // The sender's clock may be wrong, too: that is no reason to keep a row for ever.
+    receiver.accept(completed("from-a-wrong-sender", "2999-01-02T03:04:05Z")).await;
+    receiver.accept(execution("future", "completed")).await;
+    // As received by a clock that stood at 1971.
+    run(
+        &receiver,
+        "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'",
+    )
+    .await;
+    let future = "UPDATE executions SET first_received_at = now() + interval '400 days',
+                  last_received_at = now() + interval '400 days' WHERE execution_id = 'future'";
+    run(&receiver, future).await;
+    let (dir, database) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, database, removes_all).await;
+    until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
+    let kept =
+        receiver.rows("SELECT execution_id, payload IS NOT NULL AS whole FROM executions ORDER BY 1").await;
+    let row = |id| json!({ "execution_id": id, "whole": true });
+    assert_eq!(kept, [row("future"), row("slow-clock")]);
+    let (_, health) = receiver.ready().await;
+    let retention = &health["parts"]["retention"];
+    assert!(retention["detail"].as_str().unwrap().contains("in the future"), "{health}");
+}

@@ -1,0 +1,233 @@
+//! Senders in closed loops, and the record of what they were answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use reqwest::{Client, RequestBuilder};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::authentication::sign;
+use crate::harness::within;
+use crate::oracle::Sent;
+use crate::oracle::generate::{self, Body, Fit};
+use crate::oracle::model::columns;
+
+const SECRET: &str = "whsec_of_the_senders";
+const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
+
+/// How the receiver has to be set up for these senders.
+pub(crate) const SETTINGS: [(&str, &str); 3] = [
+    ("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET),
+    ("RECEIVER__AUTH__SECRET_HEADER", "true"),
+    ("RECEIVER__AUTH__URL_TOKENS", TOKEN),
+];
+
+/// Answers so far.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) acknowledged: u64,
+    /// Answered 503.
+    pub(crate) refused: u64,
+    /// No answer, but a connection.
+    pub(crate) unclear: u64,
+}
+
+/// Senders at work.
+pub(crate) struct Load {
+    url: watch::Sender<String>,
+    counts: watch::Sender<Counts>,
+    interruptions: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    senders: JoinSet<Vec<Sent>>,
+}
+
+impl Load {
+    pub(crate) fn start(senders: usize) -> Self {
+        Self::start_named("", senders)
+    }
+
+    /// `prefix` tells the executions of one load from those of another.
+    pub(crate) fn start_named(prefix: &str, senders: usize) -> Self {
+        let mut load = Self {
+            url: watch::Sender::default(),
+            counts: watch::Sender::default(),
+            interruptions: Arc::default(),
+            stop: Arc::default(),
+            senders: JoinSet::new(),
+        };
+        for sender in 0..senders {
+            let sender = Sender {
+                name: format!("{prefix}{sender}"),
+                client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
+                url: load.url.subscribe(),
+                counts: load.counts.clone(),
+                interruptions: load.interruptions.clone(),
+                stop: load.stop.clone(),
+            };
+            load.senders.spawn(sender.run());
+        }
+        load
+    }
+
+    /// Where the senders post from now on.
+    pub(crate) fn point_to(&self, url: &str) {
+        self.url.send_replace(url.to_owned());
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        *self.counts.borrow()
+    }
+
+    /// An attempt to record may have had an effect that the receiver did not learn of.
+    pub(crate) fn interrupted(&self, times: u32) {
+        self.interruptions.fetch_add(times, Ordering::Relaxed);
+    }
+
+    pub(crate) fn interruptions(&self) -> u32 {
+        self.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more deliveries were acknowledged.
+    pub(crate) async fn work(&self, more: u64) {
+        let until = self.counts().acknowledged + more;
+        self.wait_for(|counts| counts.acknowledged >= until).await;
+    }
+
+    pub(crate) async fn wait_for(&self, enough: impl FnMut(&Counts) -> bool) {
+        within(self.counts.subscribe().wait_for(enough)).await.unwrap();
+    }
+
+    /// Stops the senders. Each one's deliveries, in its order.
+    pub(crate) async fn stop(&mut self) -> Vec<Sent> {
+        self.stop.store(true, Ordering::Relaxed);
+        within(std::mem::take(&mut self.senders).join_all()).await.into_iter().flatten().collect()
+    }
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
+}
+
+struct Sender {
+    name: String,
+    client: Client,
+    url: watch::Receiver<String>,
+    counts: watch::Sender<Counts>,
+    interruptions: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Sender {
+    async fn run(mut self) -> Vec<Sent> {
+        let mut sent: Vec<Sent> = Vec::new();
+        // Executions whose deliveries were all answered 200: only these are sent again, so that their order is known.
+        let mut clear: Vec<Body> = Vec::new();
+        for n in 0_u64.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let (body, method) = self.next(n, &clear);
+            let delivery = self.deliver(body, method).await;
+            if delivery.unclear > 0 || !delivery.answered(200) {
+                if let Some(unclear) = &delivery.body.columns {
+                    clear.retain(|body| columns(body).id != unclear.id);
+                }
+            } else if delivery.body.columns.is_some() {
+                clear.push(delivery.body.clone());
+            }
+            if delivery.unclear > 0 || delivery.answer.is_some() {
+                sent.push(delivery);
+            }
+        }
+        sent
+    }
+
+    fn next(&self, n: u64, clear: &[Body]) -> (Body, &'static str) {
+        let rng = &mut rand::rng();
+        let (id, bulk) = (format!("{}-{n}", self.name), format!("b{}", n / 20));
+        let earlier = clear.choose(rng);
+        let body = match (rng.random_range(0..20), earlier) {
+            (0..3, Some(earlier)) => earlier.clone(),
+            (3, Some(earlier)) if columns(earlier).fit == Fit::Whole => generate::rewritten(earlier),
+            (4 | 5, Some(earlier)) => generate::execution(rng, &columns(earlier).id, &bulk, n),
+            (6, _) => generate::no_execution(rng, &id),
+            _ => generate::execution(rng, &id, &bulk, n),
+        };
+        (body, *["signature", "signature", "secret_header", "url_token"].choose(rng).unwrap())
+    }
+
+    fn request(&self, body: &Body, method: &str, url: &str) -> RequestBuilder {
+        let text = body.text.clone();
+        match method {
+            "signature" => sign(self.client.post(url), SECRET, now() / 1_000_000, text.as_bytes()).body(text),
+            "secret_header" => self.client.post(url).header("X-Webhook-Secret", SECRET).body(text),
+            _ => self.client.post(format!("{url}/{TOKEN}")).body(text),
+        }
+    }
+
+    /// Sends until the answer is 200 or 422, or until the senders are to stop.
+    async fn deliver(&mut self, body: Body, method: &'static str) -> Sent {
+        let began = now();
+        let mut sent = Sent {
+            body,
+            method,
+            unclear: 0,
+            answer: None,
+            first_began: began,
+            began,
+            ended: began,
+            interruptions: self.interruptions.load(Ordering::Relaxed),
+        };
+        loop {
+            let url = self.url.borrow_and_update().clone();
+            if url.is_empty() {
+                let _ = timeout(Duration::from_secs(1), self.url.changed()).await;
+            } else {
+                sent.began = now();
+                let answer = self.request(&sent.body, method, &url).send().await;
+                sent.ended = now();
+                match answer {
+                    Ok(answer) => match answer.status().as_u16() {
+                        200 => {
+                            sent.answer = Some((200, String::new()));
+                            self.counts.send_modify(|counts| counts.acknowledged += 1);
+                        }
+                        422 => match answer.json::<Value>().await {
+                            Ok(problem) => {
+                                sent.answer = Some((422, problem["detail"].as_str().unwrap().to_owned()));
+                            }
+                            Err(_) => sent.unclear += 1,
+                        },
+                        503 => {
+                            sent.unclear += 1;
+                            self.counts.send_modify(|counts| counts.refused += 1);
+                        }
+                        other => panic!("{other}: {}", sent.body.text),
+                    },
+                    // No receiver took it: it was sent to none.
+                    Err(error) if error.is_connect() => {
+                        let _ = timeout(Duration::from_millis(5), self.url.changed()).await;
+                    }
+                    Err(_) => {
+                        sent.unclear += 1;
+                        self.counts.send_modify(|counts| counts.unclear += 1);
+                    }
+                }
+            }
+            if let Some((status, _)) = &sent.answer {
+                assert_eq!(*status == 200, sent.body.columns.is_some(), "{}", sent.body.text);
+                return sent;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return sent;
+            }
+        }
+    }
+}

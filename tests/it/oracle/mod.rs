@@ -1,0 +1,372 @@
+//! The oracle: what was sent and answered, against what PostgreSQL holds, column by column.
+
+pub(crate) mod generate;
+pub(crate) mod model;
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use crate::harness::{new_database, url};
+use crate::load::{Load, SETTINGS};
+use crate::process::{Process, program};
+use generate::Fit;
+pub(crate) use model::Sent;
+use model::{Expected, Model, columns};
+
+/// What is wrong with a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Finding {
+    /// When the last try that was answered began: microseconds since 1970.
+    pub(crate) answered: i64,
+    /// Read by `Debug`.
+    #[expect(dead_code, reason = "shown when a test fails")]
+    what: String,
+}
+
+/// What is wrong, a line each, and how often deliveries were counted again.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// Acknowledged and not there.
+    pub(crate) lost: Vec<Finding>,
+    /// Another value than was sent.
+    pub(crate) different: Vec<Finding>,
+    /// Rows that no request explains.
+    pub(crate) unexplained: Vec<String>,
+    /// The sum of `deliveries` of executions and quarantine, less the deliveries that were answered 200 or 422.
+    pub(crate) counted_again: i64,
+}
+
+impl Verdict {
+    /// # Panics
+    /// When anything is wrong.
+    pub(crate) fn is_good(&self) {
+        let few = |findings: &[Finding]| findings.iter().take(20).cloned().collect::<Vec<_>>();
+        let wrong = (few(&self.lost), few(&self.different), &self.unexplained);
+        assert!(
+            self.lost.is_empty() && self.different.is_empty() && self.unexplained.is_empty(),
+            "{} lost, {} different, {} unexplained: {wrong:#?}",
+            self.lost.len(),
+            self.different.len(),
+            self.unexplained.len()
+        );
+    }
+}
+
+/// The columns that are compared. A column that a migration adds has to be added here and below.
+const COLUMNS: [(&str, &str); 3] = [
+    (
+        "executions",
+        "authenticated_by bulk_id completed_at deliveries error error_cause execution_id first_received_at \
+         last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 started_at status \
+         step_failed total_cost workflow_id",
+    ),
+    (
+        "execution_conflicts",
+        "authenticated_by body_sha256 bulk_id conflict_id deliveries error error_cause execution_id first_received_at \
+         last_received_at output payload payload_bytes status workflow_id",
+    ),
+    (
+        "quarantine",
+        "acknowledged authenticated_by body body_sha256 deliveries first_received_at intact last_received_at \
+         quarantine_id reason",
+    ),
+];
+
+const MAKE: &str = "CREATE TEMPORARY TABLE expected (
+    place int, alternative int, id text COLLATE \"C\", body bytea, fit text, workflow_id text, bulk_id text, status text,
+    started_at timestamptz, completed_at timestamptz, output jsonb, error text, error_cause text, total_cost numeric,
+    step_failed boolean, payload jsonb, payload_bytes bytea, body_sha256 bytea, methods text[], detail text,
+    deliveries int8range, first_at int8range, last_at int8range, required boolean)";
+
+/// Parameters come as arrays: a row each.
+const FILL: &str = "INSERT INTO expected
+    SELECT place, alternative, id, body, fit, workflow_id, bulk_id, status, started_at::timestamptz,
+        completed_at::timestamptz, output::jsonb, error, error_cause, total_cost::numeric, step_failed,
+        CASE WHEN fit IN ('whole', 'partly') THEN ltrim(convert_from(body, 'UTF8'), U&'\\FEFF')::jsonb END,
+        CASE WHEN fit <> 'whole' THEN body END,
+        sha256(CASE WHEN fit = 'whole' THEN convert_to(ltrim(convert_from(body, 'UTF8'), U&'\\FEFF'), 'UTF8') ELSE body END),
+        string_to_array(methods, ','), detail,
+        int8range(least_deliveries, most_deliveries, '[]'), int8range(first_from, first_to, '[]'),
+        int8range(last_from, last_to, '[]'), required
+    FROM unnest($1::int[], $2::int[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[],
+        $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[], $23::int8[], $24::boolean[])
+        AS x (place, alternative, id, body, fit, workflow_id, bulk_id, status, started_at, completed_at, output, error,
+        error_cause, total_cost, step_failed, methods, detail, least_deliveries, most_deliveries, first_from, first_to,
+        last_from, last_to, required)";
+
+/// For each pair of a row `r` and an expected row `x`: the columns that differ.
+fn differing(values: &[&str]) -> String {
+    let columns = values.iter().map(|column| {
+        let (name, differs) = column.split_once(": ").map_or_else(
+            || (*column, format!("r.{column} IS DISTINCT FROM x.{column}")),
+            |(name, differs)| (name, differs.to_owned()),
+        );
+        format!("CASE WHEN {differs} THEN '{name}' END")
+    });
+    format!("array_to_string(ARRAY[{}], ', ')", columns.collect::<Vec<_>>().join(", "))
+}
+
+/// Conditions that every table has.
+const COUNTS: [&str; 4] = [
+    "authenticated_by: (r.authenticated_by = ANY (x.methods)) IS NOT TRUE",
+    "deliveries: NOT r.deliveries::int8 <@ x.deliveries",
+    "first_received_at: NOT (extract(epoch FROM r.first_received_at) * 1000000)::int8 <@ x.first_at",
+    "last_received_at: NOT (extract(epoch FROM r.last_received_at) * 1000000)::int8 <@ x.last_at",
+];
+const OUTCOME: [&str; 8] =
+    ["workflow_id", "bulk_id", "status", "output", "error", "error_cause", "payload", "payload_bytes"];
+const EXECUTION: [&str; 7] = [
+    "started_at",
+    "completed_at",
+    "total_cost",
+    "step_failed",
+    "payload_removed_at: r.payload_removed_at IS NOT NULL",
+    "output_sha256: r.output_sha256 IS NOT NULL",
+    "payload_sha256: r.payload_sha256 IS NOT NULL",
+];
+
+/// Compares what was sent with what is recorded. `sent` has each sender's deliveries in their order; `interruptions` is
+/// how often an attempt to record may have had an effect that the receiver did not learn of.
+pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interruptions: u32) -> Verdict {
+    let model = Model::of(sent, interruptions);
+    let mut connection = PgConnection::connect_with(database).await.unwrap();
+    all_columns_are_compared(&mut connection).await;
+    let mut verdict =
+        Verdict { lost: Vec::new(), different: Vec::new(), unexplained: Vec::new(), counted_again: 0 };
+    let executions: Vec<(usize, &Expected)> =
+        model.executions.values().flat_map(|rows| rows.iter().enumerate()).collect();
+    let of_executions = [&OUTCOME[..], &EXECUTION, &COUNTS].concat();
+    table(&mut connection, "executions", "r.execution_id = x.id", &of_executions, &executions, &mut verdict)
+        .await;
+    let conflicts: Vec<_> = model.conflicts.iter().map(|row| (0, row)).collect();
+    let same = "r.execution_id = x.id AND r.body_sha256 = x.body_sha256";
+    let of_conflicts = [&OUTCOME[..], &COUNTS].concat();
+    table(&mut connection, "execution_conflicts", same, &of_conflicts, &conflicts, &mut verdict).await;
+    let quarantine: Vec<_> = model.quarantine.iter().map(|row| (0, row)).collect();
+    let of_quarantine = [
+        &[
+            "body",
+            "body_sha256: r.body_sha256 <> sha256(r.body)",
+            "acknowledged: r.acknowledged",
+            "intact: NOT r.intact",
+        ][..],
+        &["reason: x.required AND NOT starts_with(x.detail, r.reason)"],
+        &COUNTS,
+    ]
+    .concat();
+    table(&mut connection, "quarantine", "r.body = x.body", &of_quarantine, &quarantine, &mut verdict).await;
+    let sum = "SELECT (SELECT coalesce(sum(deliveries), 0) FROM executions)
+        + (SELECT coalesce(sum(deliveries), 0) FROM quarantine)";
+    let sum: i64 = sqlx::query_scalar(sum).fetch_one(&mut connection).await.unwrap();
+    verdict.counted_again =
+        sum - i64::try_from(sent.iter().filter(|sent| sent.answer.is_some()).count()).unwrap();
+    verdict
+}
+
+async fn all_columns_are_compared(connection: &mut PgConnection) {
+    for (table, expected) in COLUMNS {
+        let query = "SELECT string_agg(column_name, ' ' ORDER BY column_name COLLATE \"C\") FROM
+                     information_schema.columns WHERE table_schema = 'public' AND table_name = $1";
+        let found: String = sqlx::query_scalar(query).bind(table).fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(found, expected, "{table}: the oracle compares every column");
+    }
+}
+
+async fn table(
+    connection: &mut PgConnection,
+    table: &str,
+    same: &str,
+    values: &[&str],
+    rows: &[(usize, &Expected)],
+    verdict: &mut Verdict,
+) {
+    fill(connection, rows).await;
+    let differing = differing(values);
+    let pairs = format!("SELECT x.place, {differing} AS differs, concat_ws(' ', r.deliveries,
+            (extract(epoch FROM r.first_received_at) * 1000000)::int8, (extract(epoch FROM r.last_received_at) * 1000000)::int8)
+            AS counted FROM expected AS x JOIN {table} AS r ON {same}");
+    let mut found: HashMap<usize, (String, String)> = HashMap::new();
+    for pair in sqlx::query(AssertSqlSafe(pairs)).fetch_all(&mut *connection).await.unwrap() {
+        found.insert(usize::try_from(pair.get::<i32, _>(0)).unwrap(), (pair.get(1), pair.get(2)));
+    }
+    // Alternatives are alternatives of one execution: one of them has to be right.
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, (_, row)) in rows.iter().enumerate() {
+        let name = match (&row.body.columns, table) {
+            (Some(columns), "executions") => columns.id.clone(),
+            _ => place.to_string(),
+        };
+        groups.entry(name).or_default().push(place);
+    }
+    for places in groups.values() {
+        let said: Vec<_> = places.iter().filter_map(|place| found.get(place)).collect();
+        let (_, row) = rows[places[0]];
+        let text: String = row.body.text.chars().take(400).collect();
+        if said.is_empty() && row.required {
+            verdict.lost.push(Finding { answered: row.bounds.last.0, what: format!("{table}: {text}") });
+        } else if !said.is_empty() && !said.iter().any(|(differs, _)| differs.is_empty()) {
+            let what = format!("{table}: {said:?} differ: {text} {:?}", row.bounds);
+            verdict.different.push(Finding { answered: row.bounds.last.0, what });
+        }
+    }
+    let unexplained = format!(
+        "SELECT row_to_json(r)::text FROM {table} AS r WHERE NOT EXISTS (SELECT FROM expected AS x WHERE {same}) LIMIT 100"
+    );
+    let unexplained: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(unexplained)).fetch_all(&mut *connection).await.unwrap();
+    verdict.unexplained.extend(unexplained.iter().map(|row| format!("{table}: {row}")));
+}
+
+async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {
+    sqlx::raw_sql("DROP TABLE IF EXISTS expected").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql(MAKE).execute(&mut *connection).await.unwrap();
+    for (chunk, some) in rows.chunks(1_000).enumerate() {
+        let some: Vec<_> = some
+            .iter()
+            .enumerate()
+            .map(|(n, (alternative, row))| (chunk * 1_000 + n, *alternative, *row))
+            .collect();
+        macro_rules! each {
+            ($f:expr) => {
+                some.iter().map($f).collect::<Vec<_>>()
+            };
+        }
+        macro_rules! text {
+            ($field:ident) => {
+                each!(|(_, _, row)| row.body.columns.as_ref().and_then(|columns| columns.$field.clone()))
+            };
+        }
+        macro_rules! bound {
+            ($field:ident, $end:tt) => {
+                each!(|(_, _, row)| row.bounds.$field.$end.clamp(i64::MIN + 1, i64::MAX - 1))
+            };
+        }
+        let number = |n: usize| i32::try_from(n).unwrap();
+        let fit = |row: &Expected| {
+            row.body.columns.is_some().then(|| match columns(&row.body).fit {
+                Fit::Whole => "whole",
+                Fit::Partly => "partly",
+                Fit::Not => "not",
+            })
+        };
+        sqlx::query(FILL)
+            .bind(each!(|(place, _, _)| number(*place)))
+            .bind(each!(|(_, alternative, _)| number(*alternative)))
+            .bind(each!(|(_, _, row)| row.body.columns.as_ref().map(|columns| columns.id.clone())))
+            .bind(each!(|(_, _, row)| row.body.text.as_bytes()))
+            .bind(each!(|(_, _, row)| fit(row)))
+            .bind(each!(|(_, _, row)| row.body.columns.as_ref().map(|columns| columns.workflow.clone())))
+            .bind(text!(bulk))
+            .bind(each!(|(_, _, row)| row.body.columns.as_ref().map(|columns| columns.status.clone())))
+            .bind(text!(started))
+            .bind(text!(completed))
+            .bind(text!(output))
+            .bind(text!(error))
+            .bind(text!(error_cause))
+            .bind(text!(cost))
+            .bind(each!(|(_, _, row)| row.body.columns.as_ref().map(|columns| columns.step_failed)))
+            .bind(each!(|(_, _, row)| row.methods.join(",")))
+            .bind(each!(|(_, _, row)| row.detail.clone()))
+            .bind(bound!(deliveries, 0))
+            .bind(bound!(deliveries, 1))
+            .bind(bound!(first, 0))
+            .bind(bound!(first, 1))
+            .bind(bound!(last, 0))
+            .bind(bound!(last, 1))
+            .bind(each!(|(_, _, row)| row.required))
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+    // `ANALYZE` keeps the joins from being nested loops.
+    sqlx::raw_sql("CREATE INDEX ON expected (id); ANALYZE expected").execute(&mut *connection).await.unwrap();
+}
+
+/// An oracle that finds nothing proves nothing: each column is changed in turn, and each time it says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and_every_row_that_nobody_sent()
+{
+    let (dir, database) = (tempfile::TempDir::new().unwrap(), new_database().await);
+    let mut command = program(dir.path());
+    let process = Process::start(command.envs(SETTINGS).env("DATABASE_URL", url(&database)));
+    let mut load = Load::start(4);
+    load.point_to(&process.url);
+    load.work(300).await;
+    let sent = load.stop().await;
+    process.terminate();
+    let verdict = compare(&database, &sent, 0).await;
+    verdict.is_good();
+    assert_eq!(verdict.counted_again, 0);
+
+    let change = async |statement: &str| {
+        let mut connection = PgConnection::connect_with(&database).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap().rows_affected()
+    };
+    change(
+        "CREATE TABLE kept_executions AS SELECT * FROM executions; CREATE TABLE kept_conflicts AS
+            SELECT * FROM execution_conflicts; CREATE TABLE kept_quarantine AS SELECT * FROM quarantine",
+    )
+    .await;
+    let minute = "last_received_at = last_received_at + interval '1 minute'";
+    for (table, what) in [
+        ("executions", "workflow_id = 'other'"),
+        ("executions", "bulk_id = 'other'"),
+        ("executions", "status = 'other'"),
+        ("executions", "started_at = now()"),
+        ("executions", "completed_at = now()"),
+        ("executions", "output = '1'"),
+        ("executions", "error = 'other'"),
+        ("executions", "error_cause = coalesce(error_cause, '') || ' '"),
+        ("executions", "total_cost = 17"),
+        ("executions", "payload = '{}'"),
+        ("executions", "payload_bytes = 'x'"),
+        ("executions", "step_failed = NOT step_failed"),
+        ("executions", "authenticated_by = 'none'"),
+        ("executions", "deliveries = deliveries + 1"),
+        ("executions", "first_received_at = first_received_at - interval '1 minute'"),
+        ("executions", minute),
+        ("executions", "payload_removed_at = now()"),
+        ("executions", "output_sha256 = 'x'"),
+        ("executions", "payload_sha256 = 'x'"),
+        ("execution_conflicts", "workflow_id = 'other'"),
+        ("execution_conflicts", "bulk_id = 'other'"),
+        ("execution_conflicts", "status = 'other'"),
+        ("execution_conflicts", "output = '1'"),
+        ("execution_conflicts", "error = 'other'"),
+        ("execution_conflicts", "error_cause = 'other'"),
+        ("execution_conflicts", "payload = '{}'"),
+        ("execution_conflicts", "body_sha256 = 'x'"),
+        ("execution_conflicts", "authenticated_by = 'none'"),
+        ("execution_conflicts", "deliveries = deliveries + 1"),
+        ("execution_conflicts", minute),
+        ("quarantine", "reason = 'other'"),
+        ("quarantine", "body = 'x'"),
+        ("quarantine", "acknowledged = true"),
+        ("quarantine", "intact = false"),
+        ("quarantine", "authenticated_by = 'none'"),
+        ("quarantine", "deliveries = deliveries + 1"),
+        ("quarantine", minute),
+    ] {
+        let (key, kept) = match table {
+            "executions" => ("execution_id", "kept_executions"),
+            "execution_conflicts" => ("conflict_id", "kept_conflicts"),
+            _ => ("quarantine_id", "kept_quarantine"),
+        };
+        let one = format!("{key} = (SELECT max({key}) FROM {table})");
+        assert_eq!(change(&format!("UPDATE {table} SET {what} WHERE {one}")).await, 1, "{table}");
+        let verdict = compare(&database, &sent, 0).await;
+        let wrong = verdict.lost.len() + verdict.different.len() + verdict.unexplained.len();
+        assert!((1..=2).contains(&wrong), "{table}: {what}: {verdict:?}");
+        change(&format!(
+            "DELETE FROM {table} WHERE {one}; INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {kept} WHERE {key} =
+             (SELECT max({key}) FROM {kept})"
+        ))
+        .await;
+    }
+    compare(&database, &sent, 0).await.is_good();
+    change("DELETE FROM execution_conflicts WHERE conflict_id = (SELECT min(conflict_id) FROM execution_conflicts)").await;
+    assert_eq!(compare(&database, &sent, 0).await.lost.len(), 1);
+}

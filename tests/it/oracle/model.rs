@@ -1,0 +1,190 @@
+//! What PostgreSQL has to hold, given what was sent and answered.
+//!
+//! An execution belongs to one sender, which sends one delivery after the other. So the order of its deliveries is known.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::generate::{Body, Columns, Fit};
+
+/// A delivery: one body, sent until the answer was 200 or 422, or until the sender had to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) body: Body,
+    /// How it was let in, as `authenticated_by` has it.
+    pub(crate) method: &'static str,
+    /// Tries with another result: no answer, or 503. They may have been recorded.
+    pub(crate) unclear: u32,
+    /// The answer, with the problem's `detail` for 422.
+    pub(crate) answer: Option<(u16, String)>,
+    /// When the first try, and the one that was answered, began, and when the answer was there. Microseconds since 1970.
+    pub(crate) first_began: i64,
+    pub(crate) began: i64,
+    pub(crate) ended: i64,
+    /// How many interruptions there were before the first try.
+    pub(crate) interruptions: u32,
+}
+
+impl Sent {
+    pub(crate) fn answered(&self, status: u16) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.0 == status)
+    }
+}
+
+/// Bounds of a row's count and times.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    pub(crate) deliveries: (i64, i64),
+    pub(crate) first: (i64, i64),
+    pub(crate) last: (i64, i64),
+}
+
+const NEVER: (i64, i64) = (i64::MAX, i64::MAX);
+const OPEN: i64 = i64::MAX;
+
+impl Bounds {
+    fn none() -> Self {
+        Self { deliveries: (0, 0), first: NEVER, last: (i64::MIN, i64::MIN) }
+    }
+
+    /// Counts a delivery. After it was sent, there were `interruptions` less those before: each may have it counted again.
+    pub(crate) fn count(&mut self, sent: &Sent, interruptions: u32) {
+        let certain = i64::from(sent.answer.is_some());
+        let tries = certain + i64::from(sent.unclear);
+        let again = i64::from(interruptions - sent.interruptions);
+        self.deliveries.0 += certain;
+        self.deliveries.1 += tries * (1 + again);
+        let sure = sent.unclear == 0 && certain == 1;
+        self.first.0 = self.first.0.min(sent.first_began);
+        self.first.1 = self.first.1.min(if certain == 1 { sent.ended } else { OPEN });
+        self.last.0 = self.last.0.max(if certain == 1 { sent.began } else { i64::MIN });
+        self.last.1 = self.last.1.max(if sure { sent.ended } else { OPEN });
+    }
+}
+
+/// A row that is expected.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected {
+    pub(crate) body: Body,
+    pub(crate) methods: Vec<&'static str>,
+    /// For quarantine: what the sender was answered.
+    pub(crate) detail: String,
+    pub(crate) bounds: Bounds,
+    /// Whether it must be there: at least one delivery was acknowledged.
+    pub(crate) required: bool,
+}
+
+impl Expected {
+    fn new(sent: &Sent) -> Self {
+        let detail = sent.answer.as_ref().map(|answer| answer.1.clone()).unwrap_or_default();
+        Self {
+            body: sent.body.clone(),
+            methods: vec![sent.method],
+            detail,
+            bounds: Bounds::none(),
+            required: false,
+        }
+    }
+
+    fn count(&mut self, sent: &Sent, interruptions: u32) {
+        self.bounds.count(sent, interruptions);
+        self.required |= sent.answer.is_some();
+        if !self.methods.contains(&sent.method) {
+            self.methods.push(sent.method);
+        }
+    }
+}
+
+/// All rows that are expected. An execution has two alternatives when its last delivery was never answered.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) executions: BTreeMap<String, Vec<Expected>>,
+    pub(crate) conflicts: Vec<Expected>,
+    pub(crate) quarantine: Vec<Expected>,
+}
+
+fn is_terminal(status: &str) -> bool {
+    ["completed", "failed", "cancelled"].contains(&status)
+}
+
+/// Whether a delivery says of a recorded terminal outcome what is recorded: the rule of `settle_known.sql`, said anew.
+fn repeats(recorded: &Body, body: &Body) -> bool {
+    let (was, is) = (columns(recorded), columns(body));
+    let outcome = |c: &Columns| {
+        (
+            c.workflow.clone(),
+            c.bulk.clone(),
+            c.status.clone(),
+            c.error.clone(),
+            c.error_cause.clone(),
+            c.output.clone(),
+        )
+    };
+    outcome(was) == outcome(is) && (was.fit != Fit::Not || recorded.text == body.text)
+}
+
+pub(crate) fn columns(body: &Body) -> &Columns {
+    body.columns.as_ref().unwrap()
+}
+
+impl Model {
+    /// `sent` has the deliveries of each execution in their order.
+    pub(crate) fn of<'s>(sent: impl IntoIterator<Item = &'s Sent>, interruptions: u32) -> Self {
+        let mut executions: BTreeMap<&str, Vec<&Sent>> = BTreeMap::new();
+        let mut quarantine: HashMap<&str, Expected> = HashMap::new();
+        for sent in sent {
+            match &sent.body.columns {
+                Some(columns) => executions.entry(&columns.id).or_default().push(sent),
+                None => quarantine
+                    .entry(&sent.body.text)
+                    .or_insert_with(|| Expected::new(sent))
+                    .count(sent, interruptions),
+            }
+        }
+        let mut model = Self { quarantine: quarantine.into_values().collect(), ..Self::default() };
+        for (id, sent) in executions {
+            let rows = model.execution(&sent, interruptions);
+            model.executions.insert(id.to_owned(), rows);
+        }
+        model
+    }
+
+    /// The alternatives for the row of one execution; its conflicts are added.
+    fn execution(&mut self, sent: &[&Sent], interruptions: u32) -> Vec<Expected> {
+        let mut row: Option<Expected> = None;
+        let mut alternatives = Vec::new();
+        let mut conflicts: BTreeMap<&str, Expected> = BTreeMap::new();
+        let count = sent.len();
+        for (n, sent) in sent.iter().enumerate() {
+            let unclear = sent.answer.is_none();
+            assert!(!unclear || n + 1 == count, "what was never answered is an execution's last delivery");
+            if unclear {
+                alternatives.extend(row.clone());
+            }
+            let Some(recorded) = &mut row else {
+                let mut new = Expected::new(sent);
+                new.count(sent, interruptions);
+                row = Some(new);
+                continue;
+            };
+            let (was, is) = (columns(&recorded.body).status.clone(), &columns(&sent.body).status);
+            if is_terminal(&was) && is_terminal(is) && !repeats(&recorded.body, &sent.body) {
+                conflicts
+                    .entry(&sent.body.text)
+                    .or_insert_with(|| Expected::new(sent))
+                    .count(sent, interruptions);
+                // It is a delivery of the execution, too.
+                recorded.bounds.count(sent, interruptions);
+                continue;
+            }
+            if !is_terminal(&was) && was != *is {
+                (recorded.body, recorded.methods) = (sent.body.clone(), vec![sent.method]);
+            }
+            let methods = recorded.methods.clone();
+            recorded.count(sent, interruptions);
+            recorded.methods = methods;
+        }
+        self.conflicts.extend(conflicts.into_values());
+        alternatives.extend(row);
+        alternatives
+    }
+}
