@@ -139,6 +139,7 @@ mod tests {
     use super::*;
     use crate::intake::Refused;
     use crate::retention::ClockSkew;
+    use crate::spool::Unwritable;
     use crate::store::Fault;
 
     const LIMIT: Duration = Duration::from_mins(2);
@@ -194,7 +195,7 @@ mod tests {
         };
         for health in [
             refusing(|m| m.kept.refusing = Some(Refused::Failing)),
-            refusing(|m| m.kept.bytes = 1 << 20),
+            refusing(|m| m.kept.unwritable = Some(Unwritable::Full)),
             refusing(|m| m.stopping = true),
         ] {
             assert_eq!((health.status, health.takes_webhooks()), ("unavailable", false), "{health:?}");

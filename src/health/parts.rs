@@ -112,11 +112,10 @@ impl Measurements {
         (Parts { spool, database, recording, quarantine, retention }, problems)
     }
 
-    /// Why a delivery cannot be written now. The one place that asks the spool.
+    /// Why a delivery cannot be written now, as the spool's writer has measured it.
     fn unwritable(&self) -> Option<String> {
-        let full = self.kept.bytes >= self.max_bytes;
-        let why = self.kept.refusing.map(|why| why.to_string());
-        why.or_else(|| full.then(|| "the spool is full".to_owned()))
+        let measured = self.kept.unwritable.map(|why| why.to_string());
+        measured.or_else(|| self.kept.refusing.map(|why| why.to_string()))
     }
 
     fn spool(&self, problems: &mut Vec<String>) -> SpoolHealth {

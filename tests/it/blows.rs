@@ -1,6 +1,4 @@
-//! Blows to what the receiver stands on while it runs: the spool's files, standard error, memory.
-//!
-//! Those that are ignored fail until the receiver notices them. `cargo test --test it blows:: -- --ignored` runs only these.
+//! Faults in the receiver's environment while it runs: the spool's files, standard error, memory.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -124,19 +122,16 @@ async fn without_a_blow_to_the_files_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool notices that its files are gone"]
 async fn with_the_spool_directory_removed_nothing_acknowledged_is_lost() {
     strike(|spool| fs::remove_dir_all(spool).unwrap()).await.verdict.is_good();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool notices that its files are gone"]
 async fn with_the_spool_file_removed_nothing_acknowledged_is_lost() {
     strike(|spool| fs::remove_file(spool.join("spool.db")).unwrap()).await.verdict.is_good();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool notices that its files are gone"]
 async fn with_the_spool_file_replaced_nothing_acknowledged_is_lost() {
     let other = spooled([]).await;
     let replace = |spool: &Path| {
@@ -149,14 +144,12 @@ async fn with_the_spool_file_replaced_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool notices that its files are gone"]
 async fn with_the_write_ahead_log_removed_nothing_acknowledged_is_lost() {
     strike(|spool| fs::remove_file(spool.join("spool.db-wal")).unwrap()).await.verdict.is_good();
 }
 
 /// Bytes that are gone are gone: what was acknowledged before may be lost, as many as the metric says and no more.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool reports what a truncated file has lost"]
 async fn with_a_spool_file_truncated_the_loss_is_reported_and_nothing_acknowledged_after_it_is_lost() {
     for (file, bytes) in [("spool.db", 0), ("spool.db", 4_096), ("spool.db-wal", 0)] {
         let truncate = |spool: &Path| {
@@ -235,7 +228,6 @@ async fn works_with(stderr: impl FnOnce(&mut Command) -> Option<Command>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until logging survives an error of standard error"]
 async fn with_standard_error_full_webhooks_are_taken_and_recorded() {
     works_with(|command| {
         command.stderr(File::options().write(true).open("/dev/full").unwrap());
@@ -257,7 +249,6 @@ async fn with_standard_error_closed_webhooks_are_taken_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until logging survives a reader that has gone"]
 async fn with_the_reader_of_standard_error_gone_webhooks_are_taken_and_recorded() {
     works_with(|command| {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -269,7 +260,6 @@ async fn with_the_reader_of_standard_error_gone_webhooks_are_taken_and_recorded(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until logging does not wait for standard error"]
 async fn with_standard_error_stalled_webhooks_are_taken_and_recorded() {
     let (reader, writer) = std::io::pipe().unwrap();
     works_with(|command| {
@@ -289,7 +279,6 @@ fn peak_kib(process: &Process) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails until the spool reads its write-ahead log piece by piece"]
 async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
