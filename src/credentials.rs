@@ -1,5 +1,5 @@
 //! The secrets of a running receiver, which can be read again from their files: on SIGHUP, and when a file has changed
-//! and somebody was refused.
+//! and a request or a connection to PostgreSQL was refused.
 //!
 //! The environment of a process cannot change; what stands there stays. All other settings wait for a restart.
 

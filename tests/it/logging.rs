@@ -78,7 +78,14 @@ impl Unobserved {
     }
 
     async fn ended(mut self) -> ExitStatus {
-        within(async { tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap() }).await
+        within(tokio::task::spawn_blocking(move || self.child.wait().unwrap())).await.unwrap()
+    }
+}
+
+impl Drop for Unobserved {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
