@@ -21,11 +21,12 @@ use utoipa::ToSchema;
 
 use super::api::DoorRefusals;
 use super::body::{self, CollectedBody, Encoding};
+use super::operators::is_from_a_web_page;
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
 use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
-use crate::auth::{Claim, Refusal};
+use crate::auth::{Claim, Method, Refusal};
 use crate::intake::{Delivery, Refused};
 use crate::memory::MemoryPermit;
 use crate::payload::{Execution, Unusable};
@@ -123,6 +124,8 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
 /// What a request's head says.
 struct Head<'d> {
     claim: Result<Claim<'d>, Refusal>,
+    /// Nothing but its signature could tell it from what a web page sends.
+    may_be_from_a_web_page: bool,
     /// The size that the body is said to have.
     announced: Option<u64>,
     encoding: Result<Encoding, Problem>,
@@ -133,8 +136,11 @@ impl<'d> Head<'d> {
     fn of(door: &'d Door, head: &Parts) -> Self {
         let headers = &head.headers;
         let announced = headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok());
+        let claim = door.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc());
+        let anonymous = claim.as_ref().is_ok_and(Claim::is_anonymous);
         Self {
-            claim: door.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc()),
+            claim,
+            may_be_from_a_web_page: anonymous && is_from_a_web_page(headers, &head.uri),
             announced,
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),
@@ -240,6 +246,9 @@ async fn keep(
         connection.waits()
     });
     let authenticated_by = claim.check(&packed.bytes)?;
+    if authenticated_by == Method::None && head.may_be_from_a_web_page {
+        return Err(Problem::FromWebPage);
+    }
     packed.memory.verified();
     if let Some(trace) = trace {
         trace.admitted();
