@@ -12,7 +12,7 @@ use super::Question;
 use crate::store::Fault;
 
 /// How long a question waits for a connection while others have them all.
-const WAIT: Duration = Duration::from_secs(2);
+pub(crate) const WAIT: Duration = Duration::from_secs(2);
 /// PostgreSQL is to say itself that its time is up.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -45,6 +45,7 @@ pub(crate) struct Pool {
     options: PgConnectOptions,
     connect_timeout: Duration,
     statement_timeout: Duration,
+    connections: usize,
     places: Semaphore,
     idle: Mutex<Vec<PgConnection>>,
 }
@@ -62,9 +63,15 @@ impl Pool {
             options: database.clone().application_name(application_name).disable_statement_logging(),
             connect_timeout,
             statement_timeout,
+            connections,
             places: Semaphore::new(connections),
             idle: Mutex::default(),
         }
+    }
+
+    /// The most connections at once.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Puts a question to PostgreSQL.

@@ -38,6 +38,7 @@ mod refusals;
 mod retention;
 mod roles;
 mod siege;
+mod sizes;
 mod small_disk;
 mod spool;
 mod sums;

@@ -105,7 +105,7 @@ impl Record for Execution {
 
 impl Record for Output {
     const COLUMNS: &'static str =
-        "execution_id,workflow_id,bulk_id,position,name,kind,value,first_received_at";
+        "execution_id,workflow_id,bulk_id,position,name,kind,value,truncated,first_received_at";
 
     fn write(&self, line: &mut Line<'_>) {
         line.text(Some(&self.execution_id))
@@ -115,6 +115,7 @@ impl Record for Output {
             .text(self.name.as_deref())
             .text(Some(&self.kind))
             .text(self.value.as_deref())
+            .plain(Some(self.truncated))
             .time(Some(self.first_received_at));
     }
 }
