@@ -220,6 +220,12 @@ impl Claim {
         self.otherwise.is_ok()
     }
 
+    /// Whether the delivery is let in without any proof of who sent it.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self.otherwise, Ok(Method::None))
+    }
+
     /// Whether the body as it came bears the claim out.
     ///
     /// # Errors

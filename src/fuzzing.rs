@@ -20,7 +20,7 @@ use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::store::{self, Fit};
 
-/// Whether jsonb holds all of a JSON text; `None` when it would not take it.
+/// Whether jsonb holds all of a JSON text; `None` when it would not take it, or would write it much longer.
 #[must_use]
 pub fn fit(text: &str) -> Option<bool> {
     match store::fit(text) {

@@ -147,6 +147,11 @@ impl Executions {
 fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::Result<()> {
     let Whole { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
     let bytes = payload_text.as_ref().or(payload.as_ref().map(|payload| &payload.0)).map(String::len);
+    let too_large = if whole.omitted.is_empty() {
+        String::new()
+    } else {
+        "too large to be shown here: psql shows it".to_owned()
+    };
     output.facts(&[
         ("execution", e.execution_id.clone()),
         ("workflow", e.workflow_id.clone()),
@@ -162,7 +167,7 @@ fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::
         ("last received", second(e.last_received_at)),
         ("deliveries", e.deliveries.to_string()),
         ("authenticated by", some(e.authenticated_by.as_ref())),
-        ("payload", bytes.map(|bytes| format!("{bytes} bytes: --json shows it")).unwrap_or_default()),
+        ("payload", bytes.map(|bytes| format!("{bytes} bytes: --json shows it")).unwrap_or(too_large)),
         ("payload removed", second_of(*payload_removed_at)),
     ])?;
     output.section("Steps", output.table(STEPS), steps)?;

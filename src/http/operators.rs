@@ -1,6 +1,6 @@
 //! Who may ask on the admin port.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -44,45 +44,91 @@ fn shown(headers: &HeaderMap) -> Vec<u8> {
     name.map(|end| pair[end + 1..].to_vec()).unwrap_or_default()
 }
 
-/// Where nobody has to show a token, a page from elsewhere could have its own name lead to this machine, and read
-/// through its visitor's browser what is recorded. It cannot do so with an address.
+/// Protects what is recorded against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted
+/// in `Host`.
 pub(super) async fn ask_for_address(
     State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let host = host(request.headers(), request.uri());
-    if credentials.current().admin_token.is_some() || host.is_none_or(is_address) {
+    let open = credentials.current().admin_token.is_none();
+    if !open || names_this_machine(request.headers(), request.uri(), is_address) {
         next.run(request).await
     } else {
         Problem::Misdirected.into_response()
     }
 }
 
-/// Under which name the receiver is asked; `None` when nobody says.
-fn host<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r str> {
-    let named = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("unreadable"));
-    named.or_else(|| uri.authority().map(Authority::as_str))
+/// The same for health and metrics, which monitoring may ask by a name without a dot.
+pub(super) async fn ask_for_local_name(
+    State(token): State<Option<Token>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if token.is_some() || names_this_machine(request.headers(), request.uri(), is_local) {
+        next.run(request).await
+    } else {
+        Problem::Misdirected.into_response()
+    }
 }
 
+/// Whether a web page may have sent the request, from another origin or under a name of its own that leads here.
+pub(super) fn is_from_a_web_page(headers: &HeaderMap, uri: &Uri) -> bool {
+    let fetched_from = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    headers.contains_key(header::ORIGIN)
+        || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
+        || !names_this_machine(headers, uri, is_local)
+}
+
+/// Whether the host that the request is sent to is `accepted`, or not named.
+fn names_this_machine(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("unreadable"));
+    hosts.all(accepted) && uri.authority().map(Authority::as_str).is_none_or(accepted)
+}
+
+/// `localhost` or an IP address, and perhaps a port. Addresses in other notations (decimal, octal, hexadecimal) are not
+/// accepted: browsers send the usual one.
 fn is_address(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(address) => address.split(']').next(),
-        None => host.split(':').next(),
-    };
-    name.is_some_and(|name| name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
+    match host.strip_prefix('[').map(|host| host.split_once(']')) {
+        Some(Some((address, port))) => address.parse::<Ipv6Addr>().is_ok() && is_port(port),
+        Some(None) => false,
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok()) && is_port(port)
+        }
+    }
+}
+
+/// An address, or a name without a dot: such a name cannot be registered.
+fn is_local(host: &str) -> bool {
+    let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    is_address(host) || !name.is_empty() && name.bytes().all(plain) && is_port(port)
+}
+
+/// Nothing, or a colon and a port.
+fn is_port(port: &str) -> bool {
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    port.is_empty() || port.strip_prefix(':').is_some_and(digits)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_address;
+    use super::{is_address, is_local};
 
     #[test]
     fn an_address_is_told_from_a_name() {
-        for address in
-            ["localhost", "LOCALHOST:9090", "127.0.0.1", "127.0.0.1:9090", "[::1]:9090", "[::1]", "10.0.0.7"]
-        {
-            assert!(is_address(address), "{address}");
+        for address in [
+            "localhost",
+            "LOCALHOST:9090",
+            "127.0.0.1",
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "[::1]",
+            "10.0.0.7",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(is_address(address) && is_local(address), "{address}");
         }
         for name in [
             "evil.example",
@@ -91,8 +137,32 @@ mod tests {
             "127.0.0.1.evil.example",
             "",
             "[x]",
+            "[::1].evil",
+            "[::1].evil:9090",
+            "[::1]:x",
+            "[::1]:",
+            "[::1",
+            "[127.0.0.1]",
+            "127.0.0.1:9090.evil",
+            "127.0.0.1:",
+            "127.0.0.1:99999",
+            "127.0.0.1:+80",
+            "127.0.0.1:80:80",
+            "localhost.",
+            "127.0.0.1.",
+            "localhost@evil.example",
+            "user@127.0.0.1",
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "127.1",
+            "evil.",
+            "::1",
+            ":80",
         ] {
-            assert!(!is_address(name), "{name}");
+            assert!(!is_address(name) && !is_local(name), "{name}");
+        }
+        for name in ["receiver", "receiver:9090", "my-host_1", "2130706433"] {
+            assert!(!is_address(name) && is_local(name), "{name}");
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) enum Problem {
     Unauthenticated(Refusal),
     /// 401, on the admin port.
     NoToken,
+    /// 403: a web page may have sent it, and nothing authenticates senders.
+    FromWebPage,
     /// 404, with what there is.
     NotFound { there_is: &'static str },
     /// 404: no such thing is recorded.
@@ -125,6 +127,14 @@ impl Problem {
                 "no-token",
                 "Send the receiver's admin.token: Authorization: Bearer TOKEN, or as the password in a browser.".into(),
             ),
+            Self::FromWebPage => (
+                StatusCode::FORBIDDEN,
+                "from-web-page",
+                "Webhooks are not authenticated here, so none is taken that a browser may have sent for a web page: it \
+                 has an Origin, or was sent to a name other than localhost or an IP address. Set auth.url_tokens or \
+                 auth.webhook_secrets to authenticate senders."
+                    .into(),
+            ),
             Self::TooSlow => (
                 StatusCode::REQUEST_TIMEOUT,
                 "too-slow",
@@ -138,8 +148,8 @@ impl Problem {
             Self::Misdirected => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected",
-                "Without admin.token, what is recorded is shown under localhost or an IP address only. Set admin.token \
-                 to use another name."
+                "Without admin.token, the admin port answers under localhost or an IP address only. Set admin.token to \
+                 use another name."
                     .into(),
             ),
             Self::NotFound { there_is } => {

@@ -21,11 +21,12 @@ use utoipa::ToSchema;
 
 use super::api::DoorRefusals;
 use super::body::{self, CollectedBody, Encoding};
+use super::operators::is_from_a_web_page;
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
 use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
-use crate::auth::{Claim, Refusal};
+use crate::auth::{Claim, Method, Refusal};
 use crate::credentials::Current;
 use crate::intake::{Delivery, Refused};
 use crate::memory::MemoryPermit;
@@ -127,6 +128,8 @@ struct Head {
     /// The secrets that `claim` was looked at with.
     secrets: Arc<Current>,
     claim: Result<Claim, Refusal>,
+    /// Nothing but its signature could tell it from a request that a web page sends.
+    may_be_from_a_web_page: bool,
     /// The size that the body is said to have.
     announced: Option<u64>,
     encoding: Result<Encoding, Problem>,
@@ -146,9 +149,11 @@ impl Head {
             secrets = door.credentials.current();
             claim = look(&secrets);
         }
+        let anonymous = claim.as_ref().is_ok_and(Claim::is_anonymous);
         Self {
             secrets,
             claim,
+            may_be_from_a_web_page: anonymous && is_from_a_web_page(headers, &head.uri),
             announced,
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),
@@ -254,6 +259,9 @@ async fn keep(
         connection.waits()
     });
     let authenticated_by = door.credentials.check(&head.secrets, &claim, &packed.bytes).await?;
+    if authenticated_by == Method::None && head.may_be_from_a_web_page {
+        return Err(Problem::FromWebPage);
+    }
     packed.memory.verified();
     if let Some(trace) = trace {
         trace.admitted();

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, Listed, Position};
-use super::{Ask, EXCERPT, InOneMoment, Listing, Page, Period, Question};
+use super::{Ask, EXCERPT, InOneMoment, Listing, MAX_ERROR, MAX_TEXT, Page, Period, Question, omitted};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -103,7 +103,7 @@ impl Question for Conflicts {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeConflict)]
 pub(crate) struct Whole {
-    /// As lists show it, but with all of the causes.
+    /// As lists show it, but with up to 4,194,304 characters of the causes.
     #[serde(flatten)]
     pub(crate) conflict: Conflict,
     /// The output that stands.
@@ -117,6 +117,8 @@ pub(crate) struct Whole {
     pub(crate) payload: Option<Json>,
     /// The body as it came, where `payload` would not give it back; null otherwise.
     pub(crate) payload_text: Option<String>,
+    /// Which of the outputs, `payload` and `payload_text` are null because they are larger than 16 MiB: psql shows them.
+    pub(crate) omitted: Vec<&'static str>,
 }
 
 /// What is known of one contradiction.
@@ -140,16 +142,29 @@ impl InOneMoment for One {
             end.number(),
             None::<&str>,
             1_i64,
-            i32::MAX,
+            MAX_ERROR,
             self.conflict_id
         );
         let Some(conflict) = conflict.fetch_optional(&mut *moment).await? else { return Ok(None) };
         let rest = sqlx::query!(
-            r#"SELECT e.output::text AS "recorded_output: Json", c.output::text AS "delivered_output: Json",
-                   c.payload::text AS "payload: Json", utf8_text(c.payload_bytes) AS payload_text
-               FROM execution_conflicts AS c LEFT JOIN executions AS e ON c.execution_id = e.execution_id
+            r#"SELECT
+                   CASE WHEN octet_length(t.recorded) <= $2 THEN t.recorded END AS "recorded_output: Json",
+                   coalesce(octet_length(t.recorded) > $2, false) AS "recorded_output_omitted!",
+                   CASE WHEN octet_length(t.delivered) <= $2 THEN t.delivered END AS "delivered_output: Json",
+                   coalesce(octet_length(t.delivered) > $2, false) AS "delivered_output_omitted!",
+                   CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
+                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
+                   CASE WHEN octet_length(c.payload_bytes) <= $2 THEN utf8_text(c.payload_bytes) END AS payload_text,
+                   coalesce(octet_length(c.payload_bytes) > $2, false) AS "payload_text_omitted!"
+               FROM execution_conflicts AS c
+               LEFT JOIN executions AS e ON c.execution_id = e.execution_id
+               -- Written once.
+               CROSS JOIN LATERAL (
+                   SELECT e.output::text AS recorded, c.output::text AS delivered, c.payload::text AS payload OFFSET 0
+               ) AS t
                WHERE c.conflict_id = $1"#,
-            self.conflict_id
+            self.conflict_id,
+            MAX_TEXT
         );
         let rest = rest.fetch_one(&mut *moment).await?;
         Ok(Some(Whole {
@@ -158,6 +173,12 @@ impl InOneMoment for One {
             delivered_output: rest.delivered_output,
             payload: rest.payload,
             payload_text: rest.payload_text,
+            omitted: omitted([
+                ("recorded_output", rest.recorded_output_omitted),
+                ("delivered_output", rest.delivered_output_omitted),
+                ("payload", rest.payload_omitted),
+                ("payload_text", rest.payload_text_omitted),
+            ]),
         }))
     }
 }

@@ -9,7 +9,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::json::Json;
 use super::page::{List, Listed, Position};
 use super::results::{Output, Outputs};
-use super::{Ask, EXCERPT, InOneMoment, LOOK_AT, Listing, Page, Period, Question};
+use super::{
+    Ask, EXCERPT, InOneMoment, LOOK_AT, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Period, Question,
+    omitted,
+};
 
 /// An execution, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -196,7 +199,7 @@ impl Question for Executions {
     }
 }
 
-/// A step of an execution, as the webhook has it.
+/// A step of an execution, as the webhook has it; the first 65,536 characters of each text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Step {
     /// Its key in the payload's `step_outputs`.
@@ -219,7 +222,7 @@ pub(crate) struct Step {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeExecution)]
 pub(crate) struct Whole {
-    /// As lists show it, but with all of `error` and `error_cause`.
+    /// As lists show it, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
     /// Its steps, in the order of their start. What each made is in the payload.
@@ -229,8 +232,8 @@ pub(crate) struct Whole {
     pub(crate) results: Page<Output>,
     /// How many deliveries contradict it: `/api/v1/conflicts?execution=…` has them.
     pub(crate) conflicts: i64,
-    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does), or when it was
-    /// removed (`payload_removed_at`).
+    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does), when it is too
+    /// large (`omitted`), or when it was removed (`payload_removed_at`).
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) payload: Option<Json>,
     /// The body as it came, where `payload` would not give it back: a key given twice, U+0000, a number out of range;
@@ -239,6 +242,8 @@ pub(crate) struct Whole {
     /// When the payload was removed with its steps and results (`retention.payloads`); null unless it was.
     #[serde(with = "rfc3339::option")]
     pub(crate) payload_removed_at: Option<OffsetDateTime>,
+    /// Which of `payload` and `payload_text` are null because they are larger than 16 MiB: psql shows them.
+    pub(crate) omitted: Vec<&'static str>,
 }
 
 /// What is known of one execution.
@@ -252,16 +257,26 @@ impl InOneMoment for One {
     type Whole = Whole;
 
     async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        let execution = sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id);
+        let execution =
+            sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id, MAX_ERROR);
         let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
-        let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id);
+        let steps = sqlx::query_file_as!(Step, "src/reading/steps.sql", self.execution_id, MAX_STEP_TEXT);
         let steps = steps.fetch_all(&mut *moment).await?;
         let rest = sqlx::query!(
-            r#"SELECT payload::text AS "payload: Json", utf8_text(payload_bytes) AS payload_text, payload_removed_at,
+            r#"SELECT
+                   CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
+                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
+                   CASE WHEN octet_length(payload_bytes) <= $2 THEN utf8_text(payload_bytes) END AS payload_text,
+                   coalesce(octet_length(payload_bytes) > $2, false) AS "payload_text_omitted!",
+                   payload_removed_at,
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
                        AS "conflicts!"
-               FROM executions AS e WHERE e.execution_id = $1"#,
-            self.execution_id
+               FROM executions AS e
+               -- Written once.
+               CROSS JOIN LATERAL (SELECT e.payload::text AS payload OFFSET 0) AS t
+               WHERE e.execution_id = $1"#,
+            self.execution_id,
+            MAX_TEXT
         );
         let rest = rest.fetch_one(&mut *moment).await?;
         let results = Outputs::of_execution(&self.execution_id).ask(&mut *moment).await?;
@@ -273,6 +288,10 @@ impl InOneMoment for One {
             payload: rest.payload,
             payload_text: rest.payload_text,
             payload_removed_at: rest.payload_removed_at,
+            omitted: omitted([
+                ("payload", rest.payload_omitted),
+                ("payload_text", rest.payload_text_omitted),
+            ]),
         }))
     }
 }

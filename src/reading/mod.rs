@@ -84,5 +84,17 @@ impl<Q: InOneMoment> Question for Q {
 /// behind what was looked at.
 pub(crate) const LOOK_AT: i64 = 2_500;
 
-/// How many characters of an error or its cause are shown where there are many: one execution shows all.
+/// How many characters of an error or its cause are shown where there are many.
 pub(crate) const EXCERPT: i32 = 1_000;
+
+/// The largest text shown of one value, in bytes. A larger one is left out, and the answer says so.
+pub(crate) const MAX_TEXT: i32 = 16 << 20;
+
+/// How many characters of an error or its cause are shown where there is one execution, and of a step's.
+pub(crate) const MAX_ERROR: i32 = 4 << 20;
+pub(crate) const MAX_STEP_TEXT: i32 = 64 << 10;
+
+/// The names of those fields that are too large to be shown.
+fn omitted<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+    fields.into_iter().filter(|(_, too_large)| *too_large).map(|(name, _)| name).collect()
+}

@@ -141,7 +141,7 @@ impl Position {
         self.id.parse().unwrap_or(i64::MIN)
     }
 
-    fn cursor(&self, list: List) -> String {
+    pub(super) fn cursor(&self, list: List) -> String {
         let micros = self.at.unix_timestamp_nanos() / 1_000;
         BASE64_URL_SAFE_NO_PAD.encode(format!("{}{micros}.{}.{}", list.letter(), self.place, self.id))
     }

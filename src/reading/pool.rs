@@ -12,7 +12,7 @@ use crate::credentials::Database;
 use crate::store::Fault;
 
 /// How long a question waits for a connection while others have them all.
-const WAIT: Duration = Duration::from_secs(2);
+pub(crate) const WAIT: Duration = Duration::from_secs(2);
 /// PostgreSQL is to say itself that its time is up.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -46,6 +46,7 @@ pub(crate) struct Pool {
     application_name: String,
     connect_timeout: Duration,
     statement_timeout: Duration,
+    connections: usize,
     places: Semaphore,
     /// With the generation of `database` that they were made with.
     idle: Mutex<Vec<(u64, PgConnection)>>,
@@ -65,9 +66,15 @@ impl Pool {
             application_name: application_name.to_owned(),
             connect_timeout,
             statement_timeout,
+            connections,
             places: Semaphore::new(connections),
             idle: Mutex::default(),
         }
+    }
+
+    /// The most connections at once.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Puts a question to PostgreSQL.

@@ -7,7 +7,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, Listed, Position};
-use super::{Ask, Page, Period, Question};
+use super::{Ask, MAX_TEXT, Page, Period, Question};
 
 /// A body in quarantine, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -109,7 +109,7 @@ pub(crate) struct Whole {
     /// As lists show it.
     #[serde(flatten)]
     pub(crate) entry: Quarantined,
-    /// The body; null when it is no text: `workflow-receiver quarantine show` writes any.
+    /// The body; null when it is no text, or larger than 16 MiB: `workflow-receiver quarantine show` writes any.
     pub(crate) body_text: Option<String>,
 }
 
@@ -125,10 +125,12 @@ impl Question for One {
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
         let row = sqlx::query!(
-            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!", utf8_text(body) AS body_text,
+            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!",
+                      CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END AS body_text,
                       authenticated_by, acknowledged, intact, deliveries, first_received_at, last_received_at
                FROM quarantine WHERE quarantine_id = $1"#,
-            self.quarantine_id
+            self.quarantine_id,
+            MAX_TEXT
         );
         Ok(row.fetch_optional(connection).await?.map(|row| Whole {
             entry: Quarantined {

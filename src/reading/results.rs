@@ -4,13 +4,20 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
+use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 
-use super::page::{List, Listed, Position};
-use super::{Ask, LOOK_AT, Listing, Page, Period, Question};
+use super::page::{List, Position};
+use super::{Ask, LOOK_AT, Listing, MAX_TEXT, Page, Period, Question};
 
-/// How many bytes of outputs a page looks at, as PostgreSQL stores them, and how many it shows, as text, before it ends.
+/// How many bytes of outputs a page shows, as text, before it ends; and how many PostgreSQL expands at once.
 const OUTPUTS: i64 = 4 << 20;
+/// A page that took so long ends where it is, and the next one goes on there.
+const PAGE_TIME: Duration = Duration::from_secs(1);
+/// How many results a page of an export has: more than other pages, as PostgreSQL reads an output anew for each page.
+pub(crate) const EXPORT_LIMIT: i64 = 5_000;
+/// More than any output has elements.
+const MAX_POSITION: i64 = 1 << 30;
 
 /// One output of an execution: an element of an array, a field of an object, or the one value.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -29,24 +36,11 @@ pub(crate) struct Output {
     pub(crate) kind: String,
     /// The address, the text, or the JSON as text; null for JSON's null.
     pub(crate) value: Option<String>,
+    /// Whether `value` is only its beginning, as it is larger than 16 MiB: psql shows all of it.
+    pub(crate) truncated: bool,
     /// When the first delivery of the execution came, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) first_received_at: OffsetDateTime,
-    #[serde(skip)]
-    pub(super) matches: bool,
-    #[serde(skip)]
-    pub(super) stops: bool,
-}
-
-impl Listed for Output {
-    const LIST: List = List::Results;
-
-    fn position(&self) -> Position {
-        Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
-    }
-    fn matches_and_stops(&self) -> (bool, bool) {
-        (self.matches, self.stops)
-    }
 }
 
 /// Whose results. All that is given has to be so.
@@ -64,72 +58,39 @@ pub(crate) struct Filter {
     pub(crate) bulk: Option<String>,
 }
 
-/// A page of results. Of the executions that an index leads to, as in `executions`, so many are looked at, and so many
-/// bytes of their outputs. The last one comes even when it made nothing: the next page begins behind it.
-macro_rules! rows {
+/// An execution whose output a page looks at.
+struct Source {
+    execution_id: String,
+    workflow_id: String,
+    bulk_id: Option<String>,
+    first_received_at: OffsetDateTime,
+    /// It is one of those asked for, and has an output.
+    matches: bool,
+    /// The size of its output in memory at most. What is compressed is not expanded to find out.
+    bytes: i64,
+}
+
+/// The executions that an index leads to, as in `executions`; so many at most.
+macro_rules! sources {
     (led_by: $columns:literal, $values:literal, in_order: $order:literal, $($parameter:expr),+) => {
         sqlx::query_as!(
-            Output,
+            Source,
             r#"SELECT
-                   execution_id, workflow_id, bulk_id, position AS "position!", name, kind AS "kind!", value,
-                   first_received_at, matches AS "matches!", stops OR shown_before + shows >= $9 AS "stops!"
-               FROM (
-                   SELECT
-                       *, coalesce(octet_length(value), 0) AS shows,
-                       coalesce(sum(octet_length(value)) OVER (
-                           ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, position
-                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                       ), 0) AS shown_before
-                   FROM (
-                       SELECT
-                           e.execution_id, e.workflow_id, e.bulk_id,
-                           coalesce(r.position, 9223372036854775807) AS position,
-                           r.name, coalesce(r.kind, '') AS kind, r.value, e.first_received_at,
-                           r.position IS NOT NULL AS matches,
-                           e.stops
-                       FROM (
-                           SELECT *, n = $8 OR (bytes_before < $9 AND bytes_before + bytes >= $9) AS stops
-                           FROM (
-                               SELECT
-                                   execution_id, workflow_id, bulk_id, first_received_at,
-                                   coalesce(pg_column_size(output), 0) AS bytes,
-                                   row_number() OVER newest_first AS n,
-                                   coalesce(sum(pg_column_size(output)) OVER (
-                                       newest_first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                                   ), 0) AS bytes_before
-                               FROM executions
-                               WHERE
-                                   ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
-                                   AND ("# + $columns + r#"first_received_at, execution_id)
-                                       <= ("# + $values + r#"$2, $3::text)
-                                   -- Behind all of an execution's results is the next execution.
-                                   AND ((first_received_at, execution_id) <> ($2, $3) OR $4 < 9223372036854775807)
-                                   AND ($5::text IS NULL OR execution_id = $5)
-                                   AND ($6::text IS NULL OR bulk_id = $6)
-                               WINDOW newest_first AS (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC)
-                               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
-                               LIMIT $8::bigint
-                           ) AS looked_at
-                           WHERE bytes_before < $9::bigint
-                       ) AS e
-                       LEFT JOIN LATERAL (
-                           SELECT position, name, kind, value
-                           FROM results
-                           WHERE
-                               execution_id = e.execution_id
-                               -- Outside of the view: its rows are those of an execution, and no other index is of use.
-                               AND ($7::text IS NULL OR e.workflow_id = $7)
-                               AND ((e.first_received_at, e.execution_id) <> ($2, $3) OR position > $4)
-                           ORDER BY position
-                           LIMIT $10
-                       ) AS r ON true
-                       WHERE r.position IS NOT NULL OR e.stops
-                       ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, r.position
-                       LIMIT $10::bigint
-                   ) AS found
-               ) AS shown
-               WHERE shown_before < $9
-               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC, position"#,
+                   execution_id, workflow_id, bulk_id, first_received_at,
+                   output IS NOT NULL AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
+                   -- The most that each method can compress.
+                   coalesce(pg_column_size(output)::bigint * CASE pg_column_compression(output)
+                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 1 END, 0) AS "bytes!"
+               FROM executions
+               WHERE
+                   ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
+                   AND ("# + $columns + r#"first_received_at, execution_id) <= ("# + $values + r#"$2, $3::text)
+                   -- After all of an execution's results is the next execution.
+                   AND ((first_received_at, execution_id) <> ($2, $3) OR $4::bigint < 9223372036854775807)
+                   AND ($5::text IS NULL OR execution_id = $5)
+                   AND ($6::text IS NULL OR bulk_id = $6)
+               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
+               LIMIT $8::bigint"#,
             $($parameter),+
         )
     };
@@ -169,24 +130,133 @@ impl Question for Outputs {
     type Answer = Page<Output>;
 
     async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Output>, sqlx::Error> {
-        let after = self.page.position(&self.period);
+        let begun = Instant::now();
+        let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
+        let mut reached = self.page.position(&self.period);
+        let (mut items, mut bytes, mut look_at) = (Vec::new(), 0, LOOK_AT);
+        // One more than may be needed: whether there is a next page is known then.
+        let mut batch = (self.page.limit + 1).min(LOOK_AT);
+        loop {
+            let sources = self.sources(&mut *connection, &reached, batch).await?;
+            let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
+            let mut rest = &sources[..];
+            while !rest.is_empty() {
+                let (group, after) = rest.split_at(at_once(rest));
+                rest = after;
+                let wanted = (limit + 1).saturating_sub(items.len());
+                let found = outputs(&mut *connection, group, &reached, wanted, OUTPUTS - bytes).await?;
+                bytes += found.iter().map(Output::bytes).sum::<i64>();
+                items.extend(found);
+                if items.len() > limit {
+                    items.truncate(limit);
+                    return Ok(page(items, None));
+                }
+                if bytes >= OUTPUTS {
+                    return Ok(page(items, None));
+                }
+                if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
+                    reached = Position { at: *first_received_at, id: execution_id.clone(), place: i64::MAX };
+                }
+                if begun.elapsed() > PAGE_TIME && !(last && rest.is_empty()) {
+                    return Ok(page(items, Some(&reached)));
+                }
+            }
+            if last {
+                return Ok(Page { items, next: None });
+            }
+            look_at -= batch;
+            if look_at <= 0 {
+                return Ok(page(items, Some(&reached)));
+            }
+            batch = look_at;
+        }
+    }
+}
+
+/// A page with another one after `reached`, or after its last item.
+fn page(items: Vec<Output>, reached: Option<&Position>) -> Page<Output> {
+    let last = || items.last().map(|last| last.position().cursor(List::Results));
+    let next = reached.map_or_else(last, |reached| Some(reached.cursor(List::Results)));
+    Page { items, next }
+}
+
+/// How many of these may be expanded at once.
+fn at_once(sources: &[Source]) -> usize {
+    let mut bytes = 0_i64;
+    let fits = |source: &&Source| {
+        bytes = bytes.saturating_add(source.bytes);
+        bytes <= OUTPUTS
+    };
+    sources.iter().take_while(fits).count().max(1)
+}
+
+/// The outputs of `sources`, as far as they stand after `reached`.
+async fn outputs(
+    connection: &mut PgConnection,
+    sources: &[Source],
+    reached: &Position,
+    limit: usize,
+    bytes: i64,
+) -> Result<Vec<Output>, sqlx::Error> {
+    let matching: Vec<_> = sources.iter().filter(|source| source.matches).collect();
+    let Some(first) = matching.first() else { return Ok(Vec::new()) };
+    let is_reached = (first.first_received_at, &*first.execution_id) == (reached.at, &*reached.id);
+    let after = if is_reached { reached.place.clamp(0, MAX_POSITION) } else { 0 };
+    let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = sqlx::query_file!("src/reading/results.sql", &ids, after, limit, bytes, MAX_TEXT);
+    let rows = rows.fetch_all(connection).await?.into_iter();
+    let output = rows.filter_map(|row| {
+        let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
+        Some(Output {
+            execution_id: source.execution_id.clone(),
+            workflow_id: source.workflow_id.clone(),
+            bulk_id: source.bulk_id.clone(),
+            position: row.position,
+            name: row.name,
+            kind: row.kind,
+            value: row.value,
+            truncated: row.truncated,
+            first_received_at: source.first_received_at,
+        })
+    });
+    Ok(output.collect())
+}
+
+impl Output {
+    fn position(&self) -> Position {
+        Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
+    }
+
+    fn bytes(&self) -> i64 {
+        self.value.as_ref().map_or(0, |value| i64::try_from(value.len()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Outputs {
+    /// The next executions after `reached`, or the one that is reached.
+    async fn sources(
+        &self,
+        connection: &mut PgConnection,
+        reached: &Position,
+        limit: i64,
+    ) -> Result<Vec<Source>, sqlx::Error> {
         let Filter { execution, workflow, bulk } = &self.filter;
         /// Both have the same parameters.
         macro_rules! fetched {
             ($($led:tt)+) => {
-                rows!(
-                    $($led)+, self.period.start(), after.at, after.id, after.place, execution.as_deref(),
-                    bulk.as_deref(), workflow.as_deref(), LOOK_AT, OUTPUTS, self.page.rows()
+                sources!(
+                    $($led)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
+                    bulk.as_deref(), workflow.as_deref(), limit
                 )
                 .fetch_all(connection)
-                .await?
+                .await
             };
         }
-        let rows = if workflow.is_some() && bulk.is_none() && execution.is_none() {
+        if workflow.is_some() && bulk.is_none() && execution.is_none() {
             fetched!(led_by: "workflow_id, ", "$7, ", in_order: "workflow_id DESC, ")
         } else {
             fetched!(led_by: "", "", in_order: "")
-        };
-        Ok(self.page.page(rows))
+        }
     }
 }

@@ -1,12 +1,12 @@
--- The steps of an execution. What is in another shape than the sender documents has none.
+-- The steps of an execution, with $2 characters of each text at most. What is in another shape than the sender documents has none.
 SELECT
-    s.key AS "key!",
-    coalesce(s.step ->> 'step_id', s.key) AS "step_id!",
-    s.step ->> 'status' AS status,
-    s.step ->> 'error' AS error,
-    s.step ->> 'error_cause' AS error_cause,
-    s.step ->> 'started_at' AS started_at,
-    s.step ->> 'completed_at' AS completed_at
+    left(s.key, $2) AS "key!",
+    left(coalesce(s.step ->> 'step_id', s.key), $2) AS "step_id!",
+    left(s.step ->> 'status', $2) AS status,
+    left(s.step ->> 'error', $2) AS error,
+    left(s.step ->> 'error_cause', $2) AS error_cause,
+    left(s.step ->> 'started_at', $2) AS started_at,
+    left(s.step ->> 'completed_at', $2) AS completed_at
 FROM executions AS e
 CROSS JOIN LATERAL jsonb_each(
     CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END

@@ -131,13 +131,16 @@ impl HeldFiles {
     }
 }
 
+/// How often a file that is replaced between opening and locking it is tried again.
+const ATTEMPTS: usize = 100;
+
 /// Makes the directory if there is none, and locks it.
 ///
 /// # Errors
 /// [`SpoolError::InUse`] while another receiver has it.
 pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
     let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
-    loop {
+    for _ in 0..ATTEMPTS {
         make_directory(dir, 0o700).map_err(unusable)?;
         let directory = File::open(dir).map_err(unusable)?;
         match directory.try_lock() {
@@ -149,6 +152,7 @@ pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
             return Ok(directory);
         }
     }
+    Err(unusable(io::Error::other("it is replaced again and again")))
 }
 
 /// Opens or makes a database file for its user only, and locks it.
@@ -157,7 +161,7 @@ pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
 /// [`SpoolError::InUse`] while another receiver has it.
 pub(super) fn lock_database(path: &Path) -> Result<File, SpoolError> {
     let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
-    loop {
+    for _ in 0..ATTEMPTS {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let database = options.open(path).map_err(unusable)?;
@@ -175,6 +179,7 @@ pub(super) fn lock_database(path: &Path) -> Result<File, SpoolError> {
             return Ok(database);
         }
     }
+    Err(unusable(io::Error::other("it is replaced again and again")))
 }
 
 /// Takes the files of earlier builds, which all could read, away from other users.
@@ -186,7 +191,10 @@ pub(super) fn restrict(dir: &Path) -> io::Result<()> {
             ["spool.", "reserve"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
         let metadata = entry.metadata()?;
         if ours && metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(entry.path(), Permissions::from_mode(0o600))?;
+            let restricted = fs::set_permissions(entry.path(), Permissions::from_mode(0o600));
+            if let Err(error) = restricted {
+                tracing::warn!(%error, file = %entry.path().display(), "other users can read a file of the spool");
+            }
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::Fault;
-use super::jsonb::{Fit, fit};
+use super::jsonb::{Fit, expansion, fit};
 use super::steps;
 use crate::auth::Method;
 use crate::intake::Delivery;
@@ -13,6 +13,8 @@ use crate::traces::TraceContext;
 
 /// The longest message of PostgreSQL that is a reason for quarantine: a trigger's may quote the row.
 const MAX_REASON_CHARS: usize = 1_000;
+/// Digits that the exponent of a cost may stand for: those of the largest double, and some more.
+const MAX_COST_EXPANSION: usize = 400;
 
 /// What becomes of a delivery in the database.
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl<'a> Item<'a> {
         let body: &[u8] = &delivery.body;
         let text = payload::text(body).unwrap_or_default();
         let fits = fit(text);
+        execution.total_cost = execution.total_cost.filter(|cost| expansion(cost) <= MAX_COST_EXPANSION);
         if fits == Fit::Not {
             execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
         }

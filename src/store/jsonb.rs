@@ -3,6 +3,9 @@
 //! jsonb refuses U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep
 //! nesting, and keeps only the last of a key given twice. PostgreSQL would refuse a whole batch
 //! for one such text, so it is found out before.
+//!
+//! jsonb writes numbers without exponents: five characters such as `1e308` become 309. So a text that its exponents
+//! would make much longer counts as one that jsonb does not hold, too.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -17,23 +20,74 @@ pub(crate) enum Fit {
     Whole,
     /// It would drop a value, since a key is given twice.
     Partly,
-    /// Not at all.
+    /// Not at all, or only with a text that is much longer.
     Not,
 }
 
+/// Exponents may make a text longer by half, and by so many bytes.
+const FREE_EXPANSION: usize = 64 << 10;
+/// More than the largest exponent that `numeric` takes, in either direction.
+const MAX_EXPONENT: usize = 200_000;
+
 /// Deeper nesting than 127 levels (what `serde_json` walks) counts as too deep.
 pub(crate) fn fit(text: &str) -> Fit {
-    let mut repeated = false;
+    let mut seen = Seen::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    match (Walk { repeated: &mut repeated }).deserialize(&mut json).and_then(|()| json.end()) {
+    match (Walk { seen: &mut seen }).deserialize(&mut json).and_then(|()| json.end()) {
         Err(_) => Fit::Not,
-        Ok(()) if repeated => Fit::Partly,
+        Ok(()) if seen.large_exponent && expansion(text) > text.len() / 2 + FREE_EXPANSION => Fit::Not,
+        Ok(()) if seen.repeated => Fit::Partly,
         Ok(()) => Fit::Whole,
     }
 }
 
+/// How many digits the exponents in a JSON text add to it at most, when its numbers are written without them.
+pub(super) fn expansion(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut at, mut expansion) = (0, 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = string_end(bytes, at),
+            // Outside of strings, `true`, `false` and `null` have no digit before an e.
+            b'e' | b'E' if at >= 2 && bytes[at - 2].is_ascii_digit() => {
+                let mut exponent = 0;
+                at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
+                while let Some(digit) = bytes.get(at).filter(|byte| byte.is_ascii_digit()) {
+                    exponent = (exponent * 10 + usize::from(digit - b'0')).min(MAX_EXPONENT);
+                    at += 1;
+                }
+                expansion = expansion.saturating_add(exponent);
+            }
+            _ => {}
+        }
+    }
+    expansion
+}
+
+/// The index after the quote that ends the string whose content begins at `at`.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// What a walk has seen.
+#[derive(Default)]
+struct Seen {
+    /// A key given twice.
+    repeated: bool,
+    /// A number that may have a large exponent.
+    large_exponent: bool,
+}
+
 struct Walk<'r> {
-    repeated: &'r mut bool,
+    seen: &'r mut Seen,
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -61,14 +115,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
         Ok(())
     }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        // What is too small for a double is 0 here.
+        self.seen.large_exponent |= number == 0.0 || !(1e-9..1e15).contains(&number.abs());
         Ok(())
     }
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         if text.contains('\0') { Err(E::custom("U+0000")) } else { Ok(()) }
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        while array.next_element_seed(Walk { repeated: &mut *self.repeated })?.is_some() {}
+        while array.next_element_seed(Walk { seen: &mut *self.seen })?.is_some() {}
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
@@ -77,8 +133,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if key.contains('\0') {
                 return Err(A::Error::custom("U+0000"));
             }
-            object.next_value_seed(Walk { repeated: &mut *self.repeated })?;
-            *self.repeated |= keys.is_there(key);
+            object.next_value_seed(Walk { seen: &mut *self.seen })?;
+            self.seen.repeated |= keys.is_there(key);
         }
         Ok(())
     }
@@ -129,6 +185,20 @@ impl<'de> Keys<'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_jsonb_would_write_much_longer_does_not_fit() {
+        let numbers = |number: &str, count: usize| format!("[{}]", vec![number; count].join(","));
+        for number in ["1e308", "-1.5E+300", "1e-308", "1e-16000", "0e-400", "0.0e-16383"] {
+            assert_eq!(fit(&numbers(number, 10_000)), Fit::Not, "{number}");
+            assert_eq!(fit(&numbers(number, 3)), Fit::Whole, "{number}");
+        }
+        for number in ["1e5", "0.0", "1.5e-4", "0.000000000000000000001", "\"1e308\"", "\"\\\"1e308\""] {
+            assert_eq!(fit(&numbers(number, 10_000)), Fit::Whole, "{number}");
+        }
+        assert_eq!(expansion(r#"{"1e9":[1e3,-2.5E-7,true,"a\"1e9"],"b\\":3e+2}"#), 3 + 7 + 2);
+        assert_eq!(expansion("1e99999999999999999999"), MAX_EXPONENT);
+    }
 
     #[test]
     fn what_jsonb_refuses_is_told_from_what_it_holds() {

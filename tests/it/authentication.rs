@@ -85,7 +85,9 @@ async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
     assert_eq!(receiver.progress.waiting(), 0);
     let spooled: i64 = rusqlite::Connection::open(receiver.spool_file())
         .unwrap()
-        .query_row("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'deliveries'", [], |row| row.get(0))
+        .query_row("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'deliveries'", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     assert_eq!(spooled, 0, "nothing ever came to the disk");
     assert_eq!(count(&receiver, "executions").await + count(&receiver, "quarantine").await, 0);

@@ -49,6 +49,7 @@ mod roles;
 mod rotation;
 mod siege;
 mod signals;
+mod sizes;
 mod small_disk;
 mod spool;
 mod spool_files;

@@ -46,6 +46,9 @@ async fn prepare(connection: &mut PgConnection, sent: &Sent) {
 async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
     for sent in sent(receiver, path).await {
         prepare(connection, &sent).await;
+        // The outputs of executions that are known by then.
+        let by_key = sent.prepare.contains("jsonb_path_query_array");
+        let index = if by_key { "executions_pkey" } else { index };
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {}", sent.query));
         let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut *connection).await.unwrap();
         let plan = plan.join("\n");
@@ -60,7 +63,7 @@ async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &s
         );
         let lines: Vec<_> = plan.lines().map(|line| line.trim_start_matches([' ', '-', '>'])).collect();
         let sorted = lines.windows(2).filter(|pair| pair[0].starts_with("Sort  "));
-        let whole = sorted.filter(|pair| pair[1] != "Sort Key: r.\"position\"");
+        let whole = sorted.filter(|pair| !pair[1].ends_with(".\"position\""));
         assert_eq!(whole.count(), 0, "{path}: all is sorted\n{plan}");
     }
 }

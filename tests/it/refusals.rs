@@ -2,6 +2,7 @@
 
 use reqwest::header::{AUTHORIZATION, HOST};
 use serde_json::{Value, json};
+use workflow_receiver::config::Secrets;
 
 use crate::api::{asked, recorded};
 use crate::harness::{TestReceiver, execution, no_database, until};
@@ -137,10 +138,50 @@ async fn without_a_token_what_is_recorded_is_shown_under_an_address_only() {
         ("[::1]:9090", "/docs", 200),
         ("receiver:9090", "/health/ready", 200),
         ("receiver:9090", "/metrics", 200),
+        ("evil.example:9090", "/health/ready", 421),
+        ("evil.example:9090", "/metrics", 421),
+        ("[::1].evil:9090", "/api/v1/executions", 421),
+        ("[::1].evil:9090", "/metrics", 421),
+        ("127.0.0.1:9090.evil", "/api/v1/executions", 421),
+        ("127.0.0.1:9090.evil", "/metrics", 421),
     ] {
         let asked = receiver.client.get(format!("{}{path}", receiver.admin)).header(HOST, host);
         assert_eq!(asked.send().await.unwrap().status(), status, "{host} {path}");
     }
+}
+
+/// What a page makes its visitor's browser send, across origins or by DNS rebinding.
+#[tokio::test(flavor = "multi_thread")]
+async fn web_pages_post_no_webhooks_where_nothing_authenticates_senders() {
+    let token = "a-token-of-enough-length";
+    let open = TestReceiver::start().await;
+    let closed = TestReceiver::start_with(|s| s.auth.url_tokens = Secrets::of(&[token])).await;
+    for (name, value, status) in [
+        ("origin", "https://evil.example", 403),
+        ("origin", "null", 403),
+        ("sec-fetch-site", "cross-site", 403),
+        ("sec-fetch-site", "same-site", 403),
+        ("host", "evil.example:8080", 403),
+        ("host", "[::1].evil:8080", 403),
+        ("sec-fetch-site", "none", 200),
+        ("sec-fetch-site", "same-origin", 200),
+        ("host", "localhost:8080", 200),
+        ("host", "[::1]:8080", 200),
+        ("host", "receiver:8080", 200),
+    ] {
+        let body = execution(&format!("{name} {value}"), "completed").to_string();
+        let answer = open.client.post(&open.url).header(name, value).body(body.clone()).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{name}: {value}");
+        if status == 403 {
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(problem["type"], "urn:workflow-receiver:problem:from-web-page");
+        }
+        // A sender that shows a token is known, whatever else it sends.
+        let known = closed.client.post(format!("{}/{token}", closed.url)).header(name, value).body(body);
+        assert_eq!(known.send().await.unwrap().status(), 200, "{name}: {value}");
+    }
+    let recorded = open.rows("SELECT execution_id FROM executions").await;
+    assert_eq!(recorded.len(), 5, "{recorded:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

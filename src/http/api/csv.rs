@@ -1,7 +1,8 @@
 //! CSV (RFC 4180), as spreadsheets read it.
 //!
-//! A spreadsheet takes a text that begins with =, +, - or @ for a formula, and runs it. What the sender wrote shall
-//! not: such a text has an apostrophe before it here. JSON Lines have every text as it is.
+//! A spreadsheet takes a text that begins with =, +, - or @ for a formula, and runs it; some also when blanks stand
+//! before the sign, or when it is a full-width one. Such a text has an apostrophe before it here. JSON Lines have every
+//! text as it is.
 
 use std::fmt::{Display, Write};
 
@@ -44,7 +45,7 @@ impl Line<'_> {
     fn text(&mut self, value: Option<&str>) -> &mut Self {
         let text = self.next();
         if let Some(value) = value {
-            let guard = if value.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { "'" } else { "" };
+            let guard = if may_be_a_formula(value) { "'" } else { "" };
             let _ = write!(text, "\"{guard}{}\"", value.replace('"', "\"\""));
         }
         self
@@ -63,6 +64,21 @@ impl Line<'_> {
         self.plain(value.and_then(|time| time.format(&Rfc3339).ok()))
     }
 }
+
+/// Whether a spreadsheet may take a text for a formula.
+fn may_be_a_formula(text: &str) -> bool {
+    // What a spreadsheet may skip: blanks of all kinds, control characters, byte order marks and zero-width characters.
+    let skipped = |c: char| {
+        c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+    };
+    text.starts_with(char::is_control) || text.trim_start_matches(skipped).starts_with(SIGNS)
+}
+
+/// The signs that begin a formula, as they are, full-width, small, and the mathematical minus.
+const SIGNS: [char; 13] = [
+    '=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\u{fe66}', '\u{fe62}', '\u{fe63}',
+    '\u{fe6b}', '\u{2212}',
+];
 
 impl Record for Execution {
     const COLUMNS: &'static str = "execution_id,workflow_id,bulk_id,status,error,error_cause,step_failed,total_cost,\
@@ -89,7 +105,7 @@ impl Record for Execution {
 
 impl Record for Output {
     const COLUMNS: &'static str =
-        "execution_id,workflow_id,bulk_id,position,name,kind,value,first_received_at";
+        "execution_id,workflow_id,bulk_id,position,name,kind,value,truncated,first_received_at";
 
     fn write(&self, line: &mut Line<'_>) {
         line.text(Some(&self.execution_id))
@@ -99,6 +115,7 @@ impl Record for Output {
             .text(self.name.as_deref())
             .text(Some(&self.kind))
             .text(self.value.as_deref())
+            .plain(Some(self.truncated))
             .time(Some(self.first_received_at));
     }
 }

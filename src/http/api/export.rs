@@ -165,11 +165,12 @@ where
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
-    /// Others have their turn, too.
-    async fn page(&self) -> Result<Page<T>, Unanswered> {
+    /// Tries again when others have all connections, and with fewer rows when the answer took too long.
+    async fn page(&mut self) -> Result<Page<T>, Unanswered> {
         for _ in 0..TRIES {
             match self.api.ask(&self.list).await {
                 Err(Unanswered::Busy) => {}
+                Err(Unanswered::Slow) if self.list.page().limit > 1 => self.list.page().limit /= 2,
                 answered => return answered,
             }
         }

@@ -15,20 +15,23 @@ mod parameters;
 
 use std::sync::Arc;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::asked::Asked;
 pub(super) use self::openapi::DoorRefusals;
 use self::parameters::Parameters;
 use super::problem::Problem;
 use super::{Admin, operators};
+use crate::reading::pool::WAIT;
 use crate::reading::{Question, Unanswered};
 
 /// How many may follow what happens at once. The admin port has more connections than these and the exports:
@@ -37,9 +40,15 @@ const LISTENERS: usize = 16;
 /// How many exports may be under way at once.
 const EXPORTS: usize = 4;
 
+/// How many answers may be in memory, beside one for each connection to PostgreSQL.
+const MORE_ANSWERS: usize = 2;
+/// Answers up to this many bytes do not count once they are made.
+const SMALL_ANSWER: u64 = 1 << 20;
+
 /// What the routes share.
 struct Api {
     admin: Admin,
+    answers: Arc<Semaphore>,
     listeners: Arc<Semaphore>,
     exports: Arc<Semaphore>,
 }
@@ -48,8 +57,10 @@ struct Api {
 pub(super) fn routes(admin: Admin) -> Router {
     let credentials = admin.credentials.clone();
     let openapi = openapi::document(admin.webhook_port);
-    let [listeners, exports] = [LISTENERS, EXPORTS].map(|places| Arc::new(Semaphore::new(places)));
-    let api = Arc::new(Api { admin, listeners, exports });
+    let answers = admin.pool.connections() + MORE_ANSWERS;
+    let [answers, listeners, exports] =
+        [answers, LISTENERS, EXPORTS].map(|places| Arc::new(Semaphore::new(places)));
+    let api = Arc::new(Api { admin, answers, listeners, exports });
     Router::new()
         .route("/api/v1/overview", get(handlers::overview))
         .route("/api/v1/workflows", get(handlers::workflows))
@@ -63,6 +74,7 @@ pub(super) fn routes(admin: Admin) -> Router {
         .route("/api/v1/conflicts/{conflict_id}", get(handlers::conflict))
         .route("/api/v1/quarantine", get(handlers::quarantine))
         .route("/api/v1/quarantine/{quarantine_id}", get(handlers::quarantined))
+        .layer(middleware::from_fn_with_state(api.clone(), bound))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/export/executions", get(export::executions))
         .route("/api/v1/export/results", get(export::results))
@@ -78,6 +90,24 @@ async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
     let answer = next.run(request).await;
     api.admin.metrics.api_answered(answer.status().as_u16());
     answer
+}
+
+/// Bounds the number of large answers in memory: one counts until it is sent.
+async fn bound(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let place = timeout(WAIT, api.answers.clone().acquire_owned()).await;
+    let Some(place) = place.ok().and_then(Result::ok) else {
+        return Problem::from(Unanswered::Busy).into_response();
+    };
+    let answer = next.run(request).await;
+    if answer.body().size_hint().upper().is_some_and(|size| size <= SMALL_ANSWER) {
+        return answer;
+    }
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        }))
+    })
 }
 
 /// What is recorded is for nobody's cache, and nothing in it is what it is not said to be.

@@ -118,6 +118,7 @@ impl IntoResponses for DoorRefusals {
         refusals(&[
             (StatusCode::BAD_REQUEST, "Not JSON, or not a JSON object; not the gzip that it says."),
             (StatusCode::UNAUTHORIZED, "Not from a sender that the receiver knows; nothing is kept."),
+            (StatusCode::FORBIDDEN, "Nothing authenticates senders, and a web page may have sent it."),
             (StatusCode::REQUEST_TIMEOUT, "The body did not come within http.body_timeout."),
             (StatusCode::PAYLOAD_TOO_LARGE, "Larger than http.max_body_bytes, compressed or not."),
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Compressed, but not with gzip."),

@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 
 use crate::http::problem::Problem;
 use crate::reading::page::{List, MAX_LIMIT, Position};
+use crate::reading::results::EXPORT_LIMIT;
 use crate::reading::{Ask, Choice, Period};
 
 /// Which page of a list.
@@ -108,7 +109,8 @@ impl Parameters {
 
     pub(super) fn page(&mut self, list: List) -> Result<Ask, Problem> {
         if self.whole {
-            return Ok(Ask { limit: MAX_LIMIT, after: None });
+            let limit = if list == List::Results { EXPORT_LIMIT } else { MAX_LIMIT };
+            return Ok(Ask { limit, after: None });
         }
         let limit = self.number("limit", Ask::default().limit, MAX_LIMIT)?;
         let Some(cursor) = self.take("cursor")? else { return Ok(Ask { limit, after: None }) };

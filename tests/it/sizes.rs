@@ -1,0 +1,139 @@
+//! Outputs and payloads that are small as they are stored, and large as text: stored, read and exported within bounds.
+
+use reqwest::Client;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::api::asked;
+use crate::harness::{TestReceiver, execution, new_database, until, url, with, within};
+use crate::hostile::gzip;
+use crate::process::{Process, program};
+use crate::siege::resident_kib;
+
+async fn run(receiver: &TestReceiver, sql: &str) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut receiver.connection().await).await.unwrap();
+}
+
+/// An execution whose body and output hold so many numbers that jsonb writes with 309 digits.
+fn exponents(id: &str, count: usize) -> String {
+    let numbers = vec!["1e308"; count].join(",");
+    let body = with(execution(id, "completed"), json!({ "output": "numbers" })).to_string();
+    body.replace("\"numbers\"", &format!("[{numbers}]"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_jsonb_expands_are_stored_as_bytes_and_read_in_bounded_memory() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let body = exponents("e", 1_000_000);
+    let packed = gzip(&body);
+    assert!(packed.len() < 20_000, "{} bytes", packed.len());
+    let post = Client::new().post(&process.url).header("content-encoding", "gzip").body(packed);
+    assert_eq!(post.send().await.unwrap().status(), 200);
+    let path = format!("http://{}/api/v1/executions/e", process.admin);
+    let found = async || Client::new().get(&path).send().await.unwrap();
+    until(async || found().await.status() == 200).await;
+    let before = resident_kib(&process);
+    let whole: Value = found().await.json().await.unwrap();
+    assert_eq!(whole["payload"], Value::Null);
+    assert_eq!(whole["payload_text"].as_str().map(str::len), Some(body.len()));
+    assert_eq!((&whole["results"]["items"], &whole["omitted"]), (&json!([]), &json!([])));
+    let after = resident_kib(&process);
+    println!("{before} KiB before, {after} KiB after");
+    assert!(after < 256 << 10, "{before} KiB before, {after} KiB after");
+
+    // One that was stored as jsonb.
+    let mut connection = PgConnection::connect_with(&database).await.unwrap();
+    let earlier = "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT 'earlier', 'w', 'completed', n, jsonb_build_object('output', n), 1, now(), now()
+        FROM (SELECT jsonb_build_array(jsonb_agg('1e308'::jsonb)) AS n FROM generate_series(1, 200000)) AS n";
+    sqlx::raw_sql(earlier).execute(&mut connection).await.unwrap();
+    let whole: Value = Client::new().get(format!("{path}arlier")).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&whole["payload"], &whole["omitted"]), (&Value::Null, &json!(["payload"])));
+    let result = &whole["results"]["items"][0];
+    assert_eq!(result["truncated"], json!(true));
+    assert!(result["value"].as_str().unwrap().len() < 16 << 20);
+    let after = resident_kib(&process);
+    assert!(after < 256 << 10, "{before} KiB before, {after} KiB after");
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cost_with_a_large_exponent_is_left_out_and_its_execution_recorded() {
+    let receiver = TestReceiver::start().await;
+    for (id, cost) in [("tiny", "1e-16000"), ("usual", "0.042"), ("large", "1e308")] {
+        let body = with(execution(id, "completed"), json!({ "total_cost": "cost" })).to_string();
+        receiver.accept(body.replace("\"cost\"", cost)).await;
+    }
+    let rows =
+        receiver.rows("SELECT execution_id, length(total_cost::text) AS n FROM executions ORDER BY 1").await;
+    let expected = [("large", json!(309)), ("tiny", Value::Null), ("usual", json!(5))];
+    assert_eq!(rows, expected.map(|(id, n)| json!({ "execution_id": id, "n": n })));
+}
+
+/// All that an export of results has, as positions.
+async fn exported(receiver: &TestReceiver, filter: &str) -> Vec<i64> {
+    let export = receiver.get(&format!("/api/v1/export/results?{filter}")).await;
+    assert_eq!(export.status(), 200);
+    let text = within(export.text()).await.unwrap();
+    let position = |line: &str| serde_json::from_str::<Value>(line).unwrap()["position"].as_i64().unwrap();
+    text.lines().map(position).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_of_very_many_elements_is_paged_and_exported() {
+    const ELEMENTS: i64 = 400_000;
+    const FIELDS: i64 = 100_000;
+    let receiver = TestReceiver::start().await;
+    run(
+        &receiver,
+        &format!(
+            "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
+                first_received_at, last_received_at)
+            SELECT 'array', 'w', 'completed', jsonb_agg(n), '{{}}'::jsonb, 1, now(), now() FROM generate_series(1, {ELEMENTS}) AS n
+            UNION ALL
+            SELECT 'object', 'w', 'completed', jsonb_object_agg('key ' || n, n), '{{}}'::jsonb, 1, now(), now()
+            FROM generate_series(1, {FIELDS}) AS n"
+        ),
+    )
+    .await;
+    for (execution, count) in [("array", ELEMENTS), ("object", FIELDS)] {
+        let filter = format!("execution={execution}");
+        let (mut cursor, mut next) = (String::new(), 1);
+        for _ in 0..3 {
+            let page = asked(&receiver, &format!("/api/v1/results?{filter}&limit=1000{cursor}")).await;
+            let positions: Vec<_> = page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["position"].as_i64().unwrap())
+                .collect();
+            assert_eq!(positions, (next..next + 1000).collect::<Vec<_>>(), "{execution}");
+            next += 1000;
+            cursor = format!("&cursor={}", page["next"].as_str().unwrap());
+        }
+        assert_eq!(exported(&receiver, &filter).await, (1..=count).collect::<Vec<_>>(), "{execution}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
+    let receiver = TestReceiver::start().await;
+    run(
+        &receiver,
+        "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'b', 'completed', to_jsonb(ARRAY[repeat('a', 5000000), n::text]), '{}', 1, now(), now()
+        FROM generate_series(1, 60) AS n",
+    )
+    .await;
+    for filter in ["", "workflow=w", "bulk=b"] {
+        let page = asked(&receiver, &format!("/api/v1/results?limit=1000&{filter}")).await;
+        assert_eq!(page["items"].as_array().unwrap().len(), 1, "a page ends after so much");
+        assert!(page["next"].is_string());
+    }
+    let positions = exported(&receiver, "").await;
+    assert_eq!(positions, [1, 2].repeat(60));
+}
