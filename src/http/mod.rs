@@ -98,7 +98,7 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .route("/health/live", get(admin::live))
         .route("/health/ready", get(admin::ready))
         .route("/metrics", get(admin::metrics))
-        .layer(middleware::from_fn_with_state(token, operators::ask_for_local_name))
+        .layer(middleware::from_fn_with_state(credentials.clone(), operators::ask_for_local_name))
         .with_state(admin.clone())
         .merge(api::routes(admin))
         .fallback(async || Problem::NotFound { there_is: "/docs shows what there is." })

@@ -61,11 +61,12 @@ pub(super) async fn ask_for_address(
 
 /// The same for health and metrics, which monitoring may ask by a name without a dot.
 pub(super) async fn ask_for_local_name(
-    State(token): State<Option<Token>>,
+    State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if token.is_some() || names_this_machine(request.headers(), request.uri(), is_local) {
+    let open = credentials.current().admin_token.is_none();
+    if !open || names_this_machine(request.headers(), request.uri(), is_local) {
         next.run(request).await
     } else {
         Problem::Misdirected.into_response()
