@@ -29,7 +29,7 @@ use crate::retention::RetentionState;
 use crate::spool::{Kept, Recorded};
 
 /// The response of `/health/ready`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Health {
     /// `ok`: no part has a problem; `degraded`: webhooks are taken, but see `problems`; `unavailable`: webhooks are
     /// answered 503.
@@ -40,6 +40,25 @@ pub(crate) struct Health {
     pub(crate) spooled: i64,
     /// Each part with its state and its numbers.
     pub(crate) parts: Parts,
+}
+
+/// The same without the parts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Health)]
+pub(crate) struct Summary {
+    /// `ok`: no part has a problem; `degraded`: webhooks are taken, but see `problems`; `unavailable`: webhooks are
+    /// answered 503.
+    status: &'static str,
+    /// What is wrong, a sentence each.
+    problems: Vec<String>,
+    /// Deliveries on disk that wait for PostgreSQL.
+    spooled: i64,
+}
+
+impl From<Health> for Summary {
+    fn from(Health { status, problems, spooled, .. }: Health) -> Self {
+        Self { status, problems, spooled }
+    }
 }
 
 impl Health {

@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
-use utoipa::ToSchema;
 
 use super::{Acknowledged, Measurements};
 use crate::recorder::Recording;
 use crate::retention::RetentionState;
 
 /// The parts of a receiver.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = HealthParts)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Parts {
     /// Deliveries on disk: whether webhooks are taken.
     pub(crate) spool: SpoolHealth,
@@ -27,7 +25,7 @@ pub(crate) struct Parts {
 }
 
 /// The spool.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct SpoolHealth {
     /// `ok`: a delivery can be written; `refusing`: it cannot, webhooks are answered 503; `stopping`: the receiver stops.
     pub(crate) state: &'static str,
@@ -46,7 +44,7 @@ impl SpoolHealth {
 }
 
 /// PostgreSQL, as the recorder sees it.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct DatabaseHealth {
     /// `ok`: the last statement worked; `starting`: PostgreSQL has not answered yet; `failing`: it is away or refuses.
     pub(crate) state: &'static str,
@@ -57,7 +55,7 @@ pub(crate) struct DatabaseHealth {
 }
 
 /// Recording.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct RecordingHealth {
     /// `ok`: what waits is younger than `admin.stalled_after`; `behind`: it is older, and deliveries are being recorded;
     /// `stalled`: it is older, and none was recorded for `admin.stalled_after`.
@@ -79,7 +77,7 @@ impl RecordingHealth {
 }
 
 /// The quarantine.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct QuarantineHealth {
     /// `ok`: it holds nothing that was answered 200; `acknowledged`: it does; `unknown`: PostgreSQL has not said.
     pub(crate) state: &'static str,
@@ -90,7 +88,7 @@ pub(crate) struct QuarantineHealth {
 }
 
 /// Retention.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct RetentionHealth {
     /// `off`: no limit is set; `starting`: nothing was removed yet; `ok`; `paused`: a clock is wrong; `failing`.
     pub(crate) state: &'static str,

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::openapi::Refusals;
 use super::parameters::Paging;
 use super::{Api, read};
-use crate::health::Health;
+use crate::health::Summary;
 use crate::http::problem::{self, Problem};
 use crate::reading::overview::{self, Chart, Overview};
 use crate::reading::{Page, Period, bulks, conflicts, executions, failures, quarantine, results, workflows};
@@ -33,8 +33,8 @@ pub(super) struct Dashboard {
     to: OffsetDateTime,
     #[serde(flatten)]
     overview: Overview,
-    /// What `/health/ready` says, and how much waits to be recorded.
-    receiver: Health,
+    /// What `/health/ready` says, without its parts, and how much waits to be recorded.
+    receiver: Summary,
 }
 
 /// How executions went, hour by hour or day by day
@@ -53,7 +53,7 @@ pub(super) struct Dashboard {
 pub(super) async fn overview(State(api): Shared, uri: Uri) -> Answer<Dashboard> {
     let chart: Chart = read(&uri)?;
     let overview = api.ask(&chart).await?;
-    let receiver = api.admin.health.health();
+    let receiver = api.admin.health.health().into();
     Ok(Json(Dashboard { from: chart.from, to: chart.to, overview, receiver }))
 }
 
