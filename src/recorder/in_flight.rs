@@ -61,7 +61,7 @@ impl InFlight {
                 recorded.send_replace(first.through);
             }
             // After a stuck batch, any number of recorded ones may follow: of neighbours, the last one is enough.
-            if batches.len() >= MAX_IN_FLIGHT {
+            if batches.len() >= MAX_IN_FLIGHT && batches.front().is_some_and(|first| first.stuck) {
                 let mut kept = VecDeque::with_capacity(batches.len());
                 for batch in batches.drain(..) {
                     if batch.recorded {

@@ -310,11 +310,11 @@ async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
     let receiver = TestReceiver::start_on(database, traced(&collector)).await;
     receiver.accept(execution("e", "PRIVATE")).await;
     receiver.recorded().await;
-    // As it came, then beside its bytes, then into quarantine.
-    let spans = collector.spans(6).await;
+    // Three times as it is, then with its payload as bytes, then into quarantine.
+    let spans = collector.spans(8).await;
     let failed: Vec<_> =
         named(&spans, "record batch").into_iter().filter(|span| status(span) == SpanStatus::Error).collect();
-    assert_eq!(failed.len(), 2, "{spans:#?}");
+    assert_eq!(failed.len(), 4, "{spans:#?}");
     for batch in failed {
         assert_eq!(
             attributes(&batch.attributes),
