@@ -106,6 +106,8 @@ pub struct Authenticator {
     tokens: Vec<Fingerprint>,
     tolerance: Duration,
     open: bool,
+    /// It is open because nothing is configured, and not by `auth.allow_unauthenticated`.
+    local_only: bool,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -148,7 +150,14 @@ impl Authenticator {
             tokens: settings.url_tokens.0.iter().map(|t| fingerprint(t.expose_secret().as_bytes())).collect(),
             tolerance: settings.timestamp_tolerance,
             open: settings.allow_unauthenticated || !settings.names_someone(),
+            local_only: !settings.allow_unauthenticated && !settings.names_someone(),
         }
+    }
+
+    /// Whether all deliveries are let in because nothing is configured, which is allowed on loopback only.
+    #[must_use]
+    pub fn is_local_only(&self) -> bool {
+        self.local_only
     }
 
     /// Looks at a request's head, and at the tokens in its URL.

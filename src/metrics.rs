@@ -174,7 +174,7 @@ impl Metrics {
                 r,
                 "body_memory",
                 Unit::Bytes,
-                "Memory that bodies take beyond what each may take freely (http.max_bytes_in_flight)",
+                "Memory reserved for bodies beyond 64 KiB each (http.max_bytes_in_flight)",
                 Gauge::default(),
             ),
             intake_depth: add(

@@ -389,7 +389,9 @@ mod tests {
         assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
         assert_eq!(settings.http.max_body_bytes, 16 << 20);
-        assert!(settings.check_door().is_err());
+        settings.check_door().unwrap();
+        let exposed = with(&[("RECEIVER__HTTP__LISTEN", "0.0.0.0:8080")]).unwrap();
+        assert!(exposed.check_door().is_err(), "nothing authenticates the senders");
         assert!(!settings.retention.removes_something());
     }
 

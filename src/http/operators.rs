@@ -73,12 +73,16 @@ pub(super) async fn ask_for_local_name(
     }
 }
 
-/// Whether a web page may have sent the request, from another origin or under a name of its own that leads here.
-pub(super) fn is_from_a_web_page(headers: &HeaderMap, uri: &Uri) -> bool {
+/// Whether a browser says that a web page of another origin sent the request. Senders of webhooks set neither header.
+pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
     let fetched_from = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     headers.contains_key(header::ORIGIN)
         || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
-        || !names_this_machine(headers, uri, is_local)
+}
+
+/// Whether the request may be sent by DNS rebinding: to a name that leads here and is not local.
+pub(super) fn is_by_a_foreign_name(headers: &HeaderMap, uri: &Uri) -> bool {
+    !names_this_machine(headers, uri, is_local)
 }
 
 /// Whether the host that the request is sent to is `accepted`, or not named.

@@ -131,7 +131,7 @@ impl Problem {
                 StatusCode::FORBIDDEN,
                 "from-web-page",
                 "Webhooks are not authenticated here, so none is taken that a browser may have sent for a web page: it \
-                 has an Origin, or was sent to a name other than localhost or an IP address. Set auth.url_tokens or \
+                 has an Origin, or was sent to a name that is not local. Set auth.url_tokens or \
                  auth.webhook_secrets to authenticate senders."
                     .into(),
             ),

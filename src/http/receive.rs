@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use super::api::DoorRefusals;
 use super::body::{self, CollectedBody, Encoding};
-use super::operators::is_from_a_web_page;
+use super::operators::{is_by_a_foreign_name, is_from_a_web_page};
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
@@ -153,7 +153,9 @@ impl Head {
         Self {
             secrets,
             claim,
-            may_be_from_a_web_page: anonymous && is_from_a_web_page(headers, &head.uri),
+            may_be_from_a_web_page: anonymous
+                && (is_from_a_web_page(headers)
+                    || door.authenticator.is_local_only() && is_by_a_foreign_name(headers, &head.uri)),
             announced,
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),

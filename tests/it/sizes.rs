@@ -78,7 +78,11 @@ async fn exported(receiver: &TestReceiver, filter: &str) -> Vec<i64> {
     let export = receiver.get(&format!("/api/v1/export/results?{filter}")).await;
     assert_eq!(export.status(), 200);
     let text = within(export.text()).await.unwrap();
-    let position = |line: &str| serde_json::from_str::<Value>(line).unwrap()["position"].as_i64().unwrap();
+    // Lines may be long, and the rest of them is of no interest here.
+    let position = |line: &str| {
+        let (_, after) = line.split_once("\"position\":").unwrap();
+        after.split_once(',').unwrap().0.parse().unwrap()
+    };
     text.lines().map(position).collect()
 }
 
@@ -126,7 +130,7 @@ async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
         "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
             first_received_at, last_received_at)
         SELECT 'e' || n, 'w', 'b', 'completed', to_jsonb(ARRAY[repeat('a', 5000000), n::text]), '{}', 1, now(), now()
-        FROM generate_series(1, 60) AS n",
+        FROM generate_series(1, 20) AS n",
     )
     .await;
     for filter in ["", "workflow=w", "bulk=b"] {
@@ -135,5 +139,5 @@ async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
         assert!(page["next"].is_string());
     }
     let positions = exported(&receiver, "").await;
-    assert_eq!(positions, [1, 2].repeat(60));
+    assert_eq!(positions, [1, 2].repeat(20));
 }
