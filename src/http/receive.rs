@@ -150,12 +150,12 @@ impl Head {
             claim = look(&secrets);
         }
         let anonymous = claim.as_ref().is_ok_and(Claim::is_anonymous);
+        let local_only = secrets.authenticator.is_local_only();
         Self {
             secrets,
             claim,
             may_be_from_a_web_page: anonymous
-                && (is_from_a_web_page(headers)
-                    || door.authenticator.is_local_only() && is_by_a_foreign_name(headers, &head.uri)),
+                && (is_from_a_web_page(headers) || local_only && is_by_a_foreign_name(headers, &head.uri)),
             announced,
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),
