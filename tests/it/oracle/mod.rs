@@ -58,8 +58,8 @@ impl Verdict {
 const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
-        "authenticated_by bulk_id completed_at deliveries error error_cause execution_id first_received_at \
-         last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 started_at status \
+        "authenticated_by bulk_id completed_at conflict_bytes conflicts conflicts_dropped deliveries error error_cause \
+         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 started_at status \
          step_failed total_cost workflow_id",
     ),
     (
@@ -78,7 +78,7 @@ const MAKE: &str = "CREATE TEMPORARY TABLE expected (
     place int, alternative int, id text COLLATE \"C\", body bytea, fit text, workflow_id text, bulk_id text, status text,
     started_at timestamptz, completed_at timestamptz, output jsonb, error text, error_cause text, total_cost numeric,
     step_failed boolean, payload jsonb, payload_bytes bytea, body_sha256 bytea, methods text[], detail text,
-    deliveries int8range, first_at int8range, last_at int8range, required boolean)";
+    deliveries int8range, first_at int8range, last_at int8range, required boolean, conflict_bytes int8range)";
 
 /// Parameters come as arrays: a row each.
 const FILL: &str = "INSERT INTO expected
@@ -89,13 +89,15 @@ const FILL: &str = "INSERT INTO expected
         sha256(CASE WHEN fit = 'whole' THEN convert_to(ltrim(convert_from(body, 'UTF8'), U&'\\FEFF'), 'UTF8') ELSE body END),
         string_to_array(methods, ','), detail,
         int8range(least_deliveries, most_deliveries, '[]'), int8range(first_from, first_to, '[]'),
-        int8range(last_from, last_to, '[]'), required
+        int8range(last_from, last_to, '[]'), required,
+        int8range(least_conflict_bytes, most_conflict_bytes, '[]')
     FROM unnest($1::int[], $2::int[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::boolean[], $16::text[], $17::text[],
-        $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[], $23::int8[], $24::boolean[])
+        $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[], $23::int8[], $24::boolean[],
+        $25::int8[], $26::int8[])
         AS x (place, alternative, id, body, fit, workflow_id, bulk_id, status, started_at, completed_at, output, error,
         error_cause, total_cost, step_failed, methods, detail, least_deliveries, most_deliveries, first_from, first_to,
-        last_from, last_to, required)";
+        last_from, last_to, required, least_conflict_bytes, most_conflict_bytes)";
 
 /// For each pair of a row `r` and an expected row `x`: the columns that differ.
 fn differing(values: &[&str]) -> String {
@@ -118,7 +120,12 @@ const COUNTS: [&str; 4] = [
 ];
 const OUTCOME: [&str; 8] =
     ["workflow_id", "bulk_id", "status", "output", "error", "error_cause", "payload", "payload_bytes"];
-const EXECUTION: [&str; 7] = [
+const EXECUTION: [&str; 10] = [
+    "conflicts: r.conflicts IS DISTINCT FROM nullif((SELECT count(*) FROM execution_conflicts AS c
+        WHERE c.execution_id = r.execution_id), 0)",
+    "conflict_bytes: (r.conflict_bytes IS NULL) <> (r.conflicts IS NULL)
+        OR NOT coalesce(r.conflict_bytes, 0) <@ x.conflict_bytes",
+    "conflicts_dropped: r.conflicts_dropped IS NOT NULL",
     "started_at",
     "completed_at",
     "total_cost",
@@ -277,6 +284,8 @@ async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {
             .bind(bound!(last, 0))
             .bind(bound!(last, 1))
             .bind(each!(|(_, _, row)| row.required))
+            .bind(each!(|(_, _, row)| row.conflict_bytes.0))
+            .bind(each!(|(_, _, row)| row.conflict_bytes.1))
             .execute(&mut *connection)
             .await
             .unwrap();
@@ -331,6 +340,9 @@ async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and
         ("executions", "payload_removed_at = now()"),
         ("executions", "output_sha256 = 'x'"),
         ("executions", "payload_sha256 = 'x'"),
+        ("executions", "conflicts = 99"),
+        ("executions", "conflict_bytes = 99"),
+        ("executions", "conflicts_dropped = 1"),
         ("execution_conflicts", "workflow_id = 'other'"),
         ("execution_conflicts", "bulk_id = 'other'"),
         ("execution_conflicts", "status = 'other'"),

@@ -71,6 +71,8 @@ pub(crate) struct Expected {
     pub(crate) bounds: Bounds,
     /// Whether it must be there: at least one delivery was acknowledged.
     pub(crate) required: bool,
+    /// Bounds of the sum of the lengths of its conflicts' bodies.
+    pub(crate) conflict_bytes: (i64, i64),
 }
 
 impl Expected {
@@ -82,6 +84,7 @@ impl Expected {
             detail,
             bounds: Bounds::none(),
             required: false,
+            conflict_bytes: (0, 0),
         }
     }
 
@@ -183,8 +186,21 @@ impl Model {
             recorded.count(sent, interruptions);
             recorded.methods = methods;
         }
+        // A text that jsonb holds is stored without its byte order mark.
+        let bytes = |conflict: &Expected| {
+            let text = match columns(&conflict.body).fit {
+                Fit::Whole => conflict.body.text.trim_start_matches('\u{feff}'),
+                _ => &conflict.body.text,
+            };
+            i64::try_from(text.len()).unwrap()
+        };
+        let least = conflicts.values().filter(|conflict| conflict.required).map(bytes).sum();
+        let most = conflicts.values().map(bytes).sum();
         self.conflicts.extend(conflicts.into_values());
         alternatives.extend(row);
+        for row in &mut alternatives {
+            row.conflict_bytes = (least, most);
+        }
         alternatives
     }
 }
