@@ -21,12 +21,14 @@ use crate::intake::Refused;
 pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;
 /// A body has made progress when so many more bytes of it have been received.
 const PROGRESS: usize = 64 << 10;
-/// A body without progress for so long may be evicted when another one needs its memory.
-const STALLED_AFTER: Duration = Duration::from_millis(500);
+/// A body without progress for so long may be evicted when another one waits for its memory. The more wait, the
+/// shorter: each of many stalled bodies would otherwise hold up the line for the whole time.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+const STALLED_AFTER_MIN: Duration = Duration::from_millis(250);
 /// While a body waits for memory, how often stalled bodies are looked for.
-const CHECK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 /// How long a body waits for memory.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The memory that bodies may take together.
 #[derive(Debug, Clone)]
@@ -46,8 +48,9 @@ struct State {
     turns: u64,
     /// Bodies being received that hold memory, by their latest progress, the oldest first.
     receiving: BTreeMap<u64, Receiving>,
-    /// Bytes that bodies wait for.
+    /// Bytes that bodies wait for, and how many bodies do.
     wanted: usize,
+    waiting: u32,
     /// Bytes of evicted bodies that are not given back yet.
     leaving: usize,
 }
@@ -131,14 +134,19 @@ struct Wanted<'b> {
 
 impl<'b> Wanted<'b> {
     fn new(budget: &'b MemoryBudget, bytes: usize) -> Self {
-        budget.state().wanted += bytes;
+        let mut state = budget.state();
+        state.wanted += bytes;
+        state.waiting += 1;
+        drop(state);
         Self { budget, bytes }
     }
 }
 
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
-        self.budget.state().wanted -= self.bytes;
+        let mut state = self.budget.state();
+        state.wanted -= self.bytes;
+        state.waiting -= 1;
     }
 }
 
@@ -152,8 +160,9 @@ impl State {
     /// Evicts as many stalled bodies as waiting ones need.
     fn evict_stalled(&mut self, also_verified: bool) {
         let now = Instant::now();
+        let stalled_after = (STALLED_AFTER / self.waiting.max(1)).max(STALLED_AFTER_MIN);
         while self.leaving < self.wanted {
-            let stalled = |receiving: &Receiving| now - receiving.progress_at >= STALLED_AFTER;
+            let stalled = |receiving: &Receiving| now - receiving.progress_at >= stalled_after;
             let longest = |verified: bool| {
                 let mut of_kind = self.receiving.iter().filter(|(_, other)| other.verified == verified);
                 of_kind.next().filter(|(_, other)| stalled(other)).map(|(turn, _)| *turn)

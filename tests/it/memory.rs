@@ -96,13 +96,18 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     let mut stalled = Vec::new();
     for _ in 0..24 {
         let mut stream = receiver.connect().await;
-        let request = [forged.as_bytes(), &[b' '; 200_000]].concat();
+        let request = [forged.as_bytes(), &[b' '; 235_000]].concat();
         stalled.push(tokio::spawn(async move {
             let _ = stream.write_all(&request).await;
             rest(&mut stream).await
         }));
     }
-    until(async || receiver.metric("body_memory_bytes").await > 1_500_000.0).await;
+    // All of them together have sent nearly what is allowed in flight.
+    until(async || {
+        receiver.metric("requests_reading").await == 24.0
+            && receiver.metric("body_memory_bytes").await > 1_500_000.0
+    })
+    .await;
     // A sender that the head verifies finds memory at once, since unverified ones get half of it.
     let by_token = receiver.client.post(format!("{}/{token}", receiver.url)).body(filled("token", 900_000));
     assert_eq!(by_token.send().await.unwrap().status(), 200);
