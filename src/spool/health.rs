@@ -4,11 +4,11 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unwritable {
     /// Deliveries take all the space that the spool may take.
-    #[error("the spool has reached spool.max_bytes")]
+    #[error("the spool is full: it has reached spool.max_bytes")]
     Full,
     /// The write-ahead log takes most of that space, and cannot be emptied.
     #[error(
-        "the spool has reached spool.max_bytes: its write-ahead log cannot be emptied while another process reads \
+        "the spool is full: it has reached spool.max_bytes, and its write-ahead log cannot be emptied while another process reads \
          spool.db. End that process"
     )]
     WalPinned,
