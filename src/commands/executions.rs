@@ -167,7 +167,7 @@ fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::
         ("last received", second(e.last_received_at)),
         ("deliveries", e.deliveries.to_string()),
         ("authenticated by", some(e.authenticated_by.as_ref())),
-        ("payload", bytes.map(|bytes| format!("{bytes} bytes: --json shows it")).unwrap_or(too_large)),
+        ("payload", bytes.map_or(too_large, |bytes| format!("{bytes} bytes: --json shows it"))),
         ("payload removed", second_of(*payload_removed_at)),
     ])?;
     output.section("Steps", output.table(STEPS), steps)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -75,7 +75,7 @@ pub(super) async fn ask_for_local_name(
 
 /// Whether a browser says that a web page of another origin sent the request. Senders of webhooks set neither header.
 pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
-    let fetched_from = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    let fetched_from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     headers.contains_key(header::ORIGIN)
         || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
 }

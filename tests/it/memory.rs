@@ -96,7 +96,7 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     let mut stalled = Vec::new();
     for _ in 0..24 {
         let mut stream = receiver.connect().await;
-        let request = [forged.as_bytes(), &[b' '; 235_000]].concat();
+        let request = [forged.as_bytes(), &vec![b' '; 235_000]].concat();
         stalled.push(tokio::spawn(async move {
             let _ = stream.write_all(&request).await;
             rest(&mut stream).await
@@ -176,7 +176,7 @@ async fn incomplete_heads_take_a_bounded_memory() {
             .env("RECEIVER__HTTP__HEADER_TIMEOUT", "2m"),
     );
     let before = resident_kib(&process);
-    let head = [b"POST / HTTP/1.1\r\nhost: x\r\nx: ", &[b'x'; 60_000][..]].concat();
+    let head = [&b"POST / HTTP/1.1\r\nhost: x\r\nx: "[..], &vec![b'x'; 60_000]].concat();
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stream = TcpStream::connect(address(&process)).await.unwrap();
