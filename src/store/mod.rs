@@ -23,7 +23,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 pub(crate) use fault::Fault;
 pub(crate) use item::Item;
 #[cfg(fuzzing)]
-pub(crate) use jsonb::{Fit, fit};
+pub(crate) use jsonb::{Fit, expands, fit};
 pub(crate) use prune::{Cutoffs, Kind, Walked};
 pub(crate) use quarantine::{Entry, Found, Retried};
 pub(crate) use record::Outcome;

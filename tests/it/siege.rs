@@ -92,7 +92,7 @@ async fn send(address: String, seed: u64, requests: u64, taken: Arc<AtomicU64>, 
             match status {
                 b"200" => taken.fetch_add(1, Ordering::Relaxed),
                 b"422" => kept_aside.fetch_add(1, Ordering::Relaxed),
-                b"400" | b"404" | b"405" | b"408" | b"413" | b"415" | b"431" | b"100" | b"503" => 0,
+                b"400" | b"403" | b"404" | b"405" | b"408" | b"413" | b"415" | b"431" | b"100" | b"503" => 0,
                 _ => panic!(
                     "{:?} was answered {:?}",
                     String::from_utf8_lossy(&request),
