@@ -30,6 +30,12 @@ pub fn fit(text: &str) -> Option<bool> {
     }
 }
 
+/// Whether jsonb would write a JSON text much longer.
+#[must_use]
+pub fn expands(text: &str) -> bool {
+    store::expands(text)
+}
+
 /// The public port without a socket, before a spool that keeps everything at once.
 #[derive(Debug)]
 pub struct Door {

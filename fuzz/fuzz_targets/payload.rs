@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use workflow_receiver::fuzzing::fit;
+use workflow_receiver::fuzzing::{expands, fit};
 use workflow_receiver::payload::{Execution, MAX_ID_BYTES, Unusable, text};
 
 fuzz_target!(|body: &[u8]| {
@@ -68,6 +68,7 @@ fn jsonb(json: &str, value: Option<&Value>) {
     let held = value.filter(|value| !holds_nul(value)).map(|value| members(value) == colons(json));
     match (fit(json), held) {
         (found, expected) if found == expected => {}
+        (None, Some(_)) if expands(json) => {}
         // What is dropped may hold what jsonb refuses.
         (None, Some(false)) => {}
         (found, expected) => panic!("{found:?}, and not {expected:?}: {json}"),

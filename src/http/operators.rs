@@ -85,10 +85,11 @@ pub(super) fn is_by_a_foreign_name(headers: &HeaderMap, uri: &Uri) -> bool {
     !names_this_machine(headers, uri, is_local)
 }
 
-/// Whether the host that the request is sent to is `accepted`, or not named.
+/// Whether the host that the request is sent to is `accepted`, or not named, which browsers always do.
 fn names_this_machine(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("unreadable"));
-    hosts.all(accepted) && uri.authority().map(Authority::as_str).is_none_or(accepted)
+    let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("not.readable"));
+    hosts.filter(|host| !host.is_empty()).all(accepted)
+        && uri.authority().map(Authority::as_str).is_none_or(accepted)
 }
 
 /// `localhost` or an IP address, and perhaps a port. Addresses in other notations (decimal, octal, hexadecimal) are not

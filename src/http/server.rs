@@ -31,6 +31,8 @@ use crate::metrics::Metrics;
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The same over HTTP/2, of the decoded head.
 const MAX_HTTP2_HEAD_BYTES: u32 = 16 << 10;
+/// What an HTTP/2 connection buffers at most of bodies that are not read yet: those that wait for memory, for example.
+const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
 /// How long a body that did not come in time may still be answered, before its connection is closed.
@@ -129,6 +131,8 @@ pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .max_header_list_size(MAX_HTTP2_HEAD_BYTES);
     protocol
 }

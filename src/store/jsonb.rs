@@ -35,10 +35,15 @@ pub(crate) fn fit(text: &str) -> Fit {
     let mut json = serde_json::Deserializer::from_str(text);
     match (Walk { seen: &mut seen }).deserialize(&mut json).and_then(|()| json.end()) {
         Err(_) => Fit::Not,
-        Ok(()) if seen.large_exponent && expansion(text) > text.len() / 2 + FREE_EXPANSION => Fit::Not,
+        Ok(()) if seen.large_exponent && expands(text) => Fit::Not,
         Ok(()) if seen.repeated => Fit::Partly,
         Ok(()) => Fit::Whole,
     }
+}
+
+/// Whether jsonb would write a text much longer.
+pub(crate) fn expands(text: &str) -> bool {
+    expansion(text) > text.len() / 2 + FREE_EXPANSION
 }
 
 /// How many digits the exponents in a JSON text add to it at most, when its numbers are written without them.

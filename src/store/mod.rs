@@ -26,7 +26,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 pub(crate) use fault::Fault;
 pub(crate) use item::{Degraded, Item};
 #[cfg(fuzzing)]
-pub(crate) use jsonb::{Fit, fit};
+pub(crate) use jsonb::{Fit, expands, fit};
 pub(crate) use prune::{Cutoffs, Kind, Walked};
 pub(crate) use quarantine::{Entry, Found, Retried};
 pub(crate) use record::{Bounds, Outcome};

@@ -210,7 +210,7 @@ async fn send(address: String, seed: u64, requests: u64) -> Counts {
         let statuses: Vec<_> =
             text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)).collect();
         for status in &statuses {
-            let known = ["100", "200", "400", "404", "405", "408", "413", "415", "422", "431", "503"];
+            let known = ["100", "200", "400", "403", "404", "405", "408", "413", "415", "422", "431", "503"];
             assert!(known.contains(status), "{:?} was answered {text:?}", String::from_utf8_lossy(&request));
         }
         counts.note(&request, &statuses);
