@@ -8,6 +8,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SpoolError;
 use super::recovery::wal;
@@ -53,23 +55,27 @@ pub(super) struct Sizes {
 /// a file, it loses all locks that SQLite has on it.
 #[derive(Debug)]
 pub(super) struct HeldFiles {
-    dir: PathBuf,
-    pub(super) database: File,
+    pub(super) dir: PathBuf,
+    pub(super) database: Arc<File>,
     pub(super) wal: File,
+    index: File,
+    /// The most that the index had.
+    index_bytes: AtomicU64,
     identities: [Identity; 3],
-    directory: File,
+    directory: Arc<File>,
 }
 
 impl HeldFiles {
     /// Takes hold of the files that SQLite has just opened in `dir`. `database` is the locked `spool.db`.
-    pub(super) fn new(dir: &Path, directory: File, database: File) -> io::Result<Self> {
-        let wal = File::open(dir.join(NAMES[1]))?;
+    pub(super) fn new(dir: &Path, directory: Arc<File>, database: Arc<File>) -> io::Result<Self> {
+        let (wal, index) = (File::open(dir.join(NAMES[1]))?, File::open(dir.join(NAMES[2]))?);
         let identities = [
             Identity::of(&database.metadata()?),
             Identity::of(&wal.metadata()?),
-            Identity::of(&fs::metadata(dir.join(NAMES[2]))?),
+            Identity::of(&index.metadata()?),
         ];
-        let held = Self { dir: dir.to_owned(), database, wal, identities, directory };
+        let index_bytes = AtomicU64::default();
+        let held = Self { dir: dir.to_owned(), database, wal, index, index_bytes, identities, directory };
         held.check(Sizes::default()).map_err(io::Error::other)?;
         Ok(held)
     }
@@ -87,6 +93,7 @@ impl HeldFiles {
             }
             sizes[at] = metadata.len();
         }
+        self.check_index()?;
         for (name, expected, found) in [(NAMES[0], least.database, sizes[0]), (NAMES[1], least.wal, sizes[1])]
         {
             if found < expected {
@@ -94,6 +101,16 @@ impl HeldFiles {
             }
         }
         Ok(Sizes { database: sizes[0], wal: sizes[1] })
+    }
+
+    /// Whether the log's index has all that it had. SQLite maps it into memory: reading where the file has ended ends the
+    /// process.
+    pub(super) fn check_index(&self) -> Result<(), FileFault> {
+        let name = NAMES[2];
+        let metadata = self.index.metadata();
+        let found = metadata.map_err(|source| FileFault::Unexaminable { name, source })?.len();
+        let expected = self.index_bytes.fetch_max(found, Ordering::Relaxed);
+        if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
     /// Whether bytes of the log that were durable before a write are still there after it. SQLite writes at the end that
@@ -114,12 +131,20 @@ impl HeldFiles {
     }
 
     /// The locked directory: the one held, or another one that is in its place now.
-    pub(super) fn lock_directory_again(&self) -> Result<File, SpoolError> {
+    pub(super) fn lock_directory_again(&self) -> Result<Arc<File>, SpoolError> {
         if is_at(&self.directory, &self.dir) {
-            let again = self.directory.try_clone();
-            return again.map_err(|source| SpoolError::Directory { dir: self.dir.clone(), source });
+            return Ok(self.directory.clone());
         }
-        lock_directory(&self.dir)
+        lock_directory(&self.dir).map(Arc::new)
+    }
+
+    /// Gives up the locks, except the one that `next` has, too. The reader may keep these files open for long: if they came
+    /// back, their locks would look like another receiver's.
+    pub(super) fn unlock_for(&self, next: &Self) {
+        let _ = self.database.unlock();
+        if !Arc::ptr_eq(&self.directory, &next.directory) {
+            let _ = self.directory.unlock();
+        }
     }
 
     /// Whether the file of this name in the directory is the one held open.
@@ -200,7 +225,8 @@ pub(super) fn restrict(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether the file at `path` is this one.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| Identity::of(&metadata));
     identity(file.metadata()) == identity(fs::metadata(path))
 }

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 /// Marks the file as a spool: "WFRS".
 const APPLICATION_ID: i64 = 0x5746_5253;
 /// The version of the layout below. A change adds the step from the version before it.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// No spool comes so far: a greater number is damage.
 pub(super) const LAST_SEQ: Seq = 1 << 48;
@@ -37,19 +37,28 @@ const LAYOUT: &str = "
         body             BLOB    NOT NULL,           -- the exact bytes of the webhook
         trace            BLOB                        -- the ids of its trace (16 bytes) and of its request's span (8)
     ) STRICT;
-    -- All up to here was recorded and deleted: one row, which only serves to count losses.
-    CREATE TABLE forgotten (through INTEGER NOT NULL) STRICT;
-    INSERT INTO forgotten VALUES (0);
+    -- One row, which only serves to count losses.
+    CREATE TABLE forgotten (
+        through          INTEGER NOT NULL,           -- all up to here was recorded and deleted
+        missing          INTEGER NOT NULL DEFAULT 0  -- so many after it are known to be lost
+    ) STRICT;
+    INSERT INTO forgotten (through) VALUES (0);
     INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));
 ";
 
-/// From each version to the next: 1 had no way of authentication, 2 no trace, 3 no identity (`recovery/sequence.rs`).
-const STEPS: [&str; 3] = [
+/// From each version to the next: 1 had no way of authentication, 2 no trace, 3 no identity (`recovery/sequence.rs`),
+/// 4 no count of known losses.
+const STEPS: [&str; 4] = [
     "ALTER TABLE deliveries ADD COLUMN authenticated_by INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE deliveries ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 1;",
     "ALTER TABLE deliveries ADD COLUMN trace BLOB;",
     "INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));",
+    "ALTER TABLE forgotten ADD COLUMN missing INTEGER NOT NULL DEFAULT 0;",
 ];
+
+/// After the `DELETE` of all up to ?1: the numbers without a row among them were known losses.
+pub(super) const FORGET: &str =
+    "UPDATE forgotten SET through = ?1, missing = missing - (?1 - through - changes())";
 
 /// Opens the spool in `settings.dir`, or makes one. Its locks are held for as long as the writer or the reader lives.
 ///
@@ -80,12 +89,14 @@ pub(crate) fn open(settings: &config::Spool, metrics: &Metrics) -> Result<(Write
         }
         other => other?,
     };
-    absorb::absorb(&path, &connection, metrics)?;
     if !salvaged {
         report_losses(&connection, mark, metrics)?;
     }
+    // On a full disk, they are reported again.
+    let _ = note_losses(&connection);
+    absorb::absorb(&path, &connection, metrics)?;
     let reader = open_reader(&path)?;
-    let held = Arc::new(HeldFiles::new(dir, directory, database).map_err(unusable)?);
+    let held = Arc::new(HeldFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(unusable)?);
     let handover = Arc::new(Handover::default());
     let reader = Reader::new(reader, held.clone(), handover.clone());
     Ok((Writer::new(connection, held, handover, settings)?, reader))
@@ -189,28 +200,59 @@ pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(known()?.unwrap_or_default())
 }
 
-/// Deliveries have contiguous numbers: those that are missing after the last recorded one are lost.
+/// The last number given to a delivery. `max` of two is `NULL` when one of them is.
+const LAST: &str = "max(coalesce((SELECT max(seq) FROM deliveries), 0),
+                        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0))";
+
+/// Has numbers go on after `last`.
+pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()> {
+    let name = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
+                WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deliveries')";
+    connection.execute(name, [])?;
+    let advance = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'deliveries'";
+    connection.execute(advance, [last])?;
+    Ok(())
+}
+
+/// Notes that all deliveries that are not there are known to be recorded or lost, for no loss to be counted twice. Writes
+/// nothing when that is noted already.
+pub(super) fn note_losses(connection: &Connection) -> rusqlite::Result<()> {
+    let select = format!(
+        "SELECT coalesce((SELECT min(seq) FROM deliveries) - 1, {LAST}), {LAST}, (SELECT count(*) FROM deliveries)"
+    );
+    let (through, missing): (Seq, i64) = connection.query_row(&select, [], |row| {
+        let (through, last, there): (Seq, Seq, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((through, last - through - there))
+    })?;
+    connection
+        .execute("INSERT INTO forgotten (through) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM forgotten)", [])?;
+    let note = "UPDATE forgotten SET through = ?1, missing = ?2 WHERE (through, missing) IS NOT (?1, ?2)";
+    connection.execute(note, (through, missing))?;
+    Ok(())
+}
+
+/// Deliveries have contiguous numbers: those that are missing after the last recorded one are lost, except the ones that
+/// are known to be.
 fn report_losses(connection: &Connection, mark: Option<Mark>, metrics: &Metrics) -> Result<(), SpoolError> {
-    let (last, forgotten): (Option<Seq>, Option<Seq>) = connection.query_row(
-        "SELECT max((SELECT max(seq) FROM deliveries),
-                    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0)),
-                (SELECT through FROM forgotten)",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let last: Seq = connection.query_row(&format!("SELECT {LAST}"), [], |row| row.get(0))?;
+    let forgotten = connection
+        .query_row("SELECT through, missing FROM forgotten", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
     let identity = identity(connection)?;
     let (of_this, of_another) = match mark {
         Some(mark) if mark.identity == identity => (Some(mark), None),
         other => (None, other),
     };
-    let last = last.unwrap_or(0).max(of_this.map_or(0, |mark| mark.last));
+    let last = last.max(of_this.map_or(0, |mark| mark.last));
     // A number that cannot be is damaged, and counts nothing.
-    let forgotten = forgotten.filter(|forgotten| (0..=last).contains(forgotten));
+    let forgotten = forgotten.filter(|(forgotten, known): &(Seq, i64)| {
+        (0..=last).contains(forgotten) && (0..=last - forgotten).contains(known)
+    });
     let mut missing = of_another.map_or(0, |mark| (mark.last - mark.forgotten).max(0));
-    if let Some(forgotten) = forgotten.max(of_this.map(|mark| mark.forgotten)) {
+    if let Some((forgotten, known)) = forgotten.max(of_this.map(|mark| (mark.forgotten, 0))) {
         let there = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let there: i64 = connection.query_row(there, [forgotten], |row| row.get(0))?;
-        missing += (last - forgotten - there).max(0);
+        missing += (last - forgotten - known - there).max(0);
     }
     if let Ok(missing @ 1..) = u64::try_from(missing) {
         tracing::error!(

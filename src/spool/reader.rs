@@ -74,6 +74,9 @@ impl Reader {
     }
 
     fn read(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+        if self.held.check_index().is_err() {
+            return Err(SpoolError::FilesChanged(self.held.dir.clone()));
+        }
         let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
         let mut statement = self.connection.prepare_cached(&select)?;
         let mut rows = statement.query([after])?;

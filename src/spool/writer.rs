@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::files::{DATABASE, FileFault, HeldFiles, Sizes};
 use super::mark::{Mark, Marker};
 use super::reader::Handover;
-use super::recovery::rescue::{Displaced, Rescued};
+use super::recovery::rescue::{Copied, Displaced, Rescued};
 use super::reserve::Reserve;
 use super::row::{INSERT, SpoolRow};
 use super::space::{self, Usage};
@@ -64,6 +64,8 @@ pub(crate) struct Writer {
     pub(super) unused: u64,
     /// The files are not the ones in the directory, and could not be replaced yet.
     displaced: bool,
+    /// What was copied of their deliveries, for the next try.
+    copied: Option<Copied>,
     wrote_at: Instant,
     /// Emptying the log did not work: not before then again.
     pub(super) reclaim_after: Instant,
@@ -100,6 +102,7 @@ impl Writer {
             kept: Kept { through, forgotten, ..Kept::default() },
             unused: 0,
             displaced: false,
+            copied: None,
             wrote_at: Instant::now(),
             reclaim_after: Instant::now(),
         };
@@ -177,6 +180,9 @@ impl Writer {
             } else if self.displaced {
                 // They are back.
                 self.displaced = false;
+                if let Some(copied) = self.copied.take() {
+                    copied.remove();
+                }
             }
             if matches!(event, Event::Asked) {
                 self.handover.answer();
@@ -390,9 +396,8 @@ impl Writer {
                         return Ok(Err(Refused::Full));
                     }
                     room -= size;
-                    // After all that this process has given out, so that the reader comes to it.
-                    SpoolRow::new(delivery).insert(&mut insert, Some(through + 1))?;
-                    through += 1;
+                    SpoolRow::new(delivery).insert(&mut insert, None)?;
+                    through = transaction.last_insert_rowid();
                     Ok(Ok(()))
                 })
                 .collect::<rusqlite::Result<Vec<_>>>()?
@@ -404,7 +409,7 @@ impl Writer {
         let forgotten = done.min(self.kept.forgotten + at_most).max(self.kept.forgotten);
         if forgotten > self.kept.forgotten {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
-            transaction.prepare_cached("UPDATE forgotten SET through = ?")?.execute([forgotten])?;
+            transaction.prepare_cached(open::FORGET)?.execute([forgotten])?;
         }
         // Within the transaction, which has the locks already.
         let usage = space::measure(&transaction)?;
@@ -450,7 +455,7 @@ impl Writer {
     fn check_files(&mut self) -> Result<(), FileFault> {
         let checked = self.held.check(self.least).or_else(|fault| match fault {
             // Another process may have emptied the log into the database, as SQLite allows it.
-            FileFault::Truncated { .. } => {
+            FileFault::Truncated { .. } if self.held.check_index().is_ok() => {
                 self.least.wal = space::log_bytes(&self.connection).unwrap_or(self.least.wal);
                 self.held.check(self.least)
             }
@@ -502,8 +507,10 @@ impl Writer {
         kept.send_replace(self.kept);
         let path = self.dir.join(DATABASE);
         let Kept { through, forgotten, .. } = self.kept;
-        let displaced = Displaced { connection: &self.connection, held: &self.held, through, forgotten };
-        let rescued = displaced.rescue(&path, &mut || {
+        // With a truncated index, SQLite must not read.
+        let connection = self.held.check_index().is_ok().then_some(&self.connection);
+        let displaced = Displaced { connection, held: &self.held, through, forgotten };
+        let rescued = displaced.rescue(&path, &mut self.copied, &mut || {
             while let Ok(arrival) = arrivals.try_recv() {
                 reject(std::iter::once(arrival));
             }
@@ -526,6 +533,7 @@ impl Writer {
         // Its log may have the name of the new one.
         let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         drop(old);
+        self.held.unlock_for(&held);
         self.held = held.clone();
         self.handover.offer(reader, held);
         self.least = Sizes::default();

@@ -274,6 +274,8 @@ async fn damage_to_what_is_counted_hides_no_delivery() {
         "UPDATE forgotten SET through = 1000000",
         "UPDATE forgotten SET through = -5",
         "DELETE FROM forgotten",
+        "UPDATE forgotten SET missing = 1000000",
+        "UPDATE forgotten SET missing = -5",
         "UPDATE sqlite_sequence SET seq = 2",
         "UPDATE sqlite_sequence SET seq = 4611686018427387904",
         "UPDATE sqlite_sequence SET seq = -1",

@@ -4,6 +4,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use reqwest::Client;
 use serde_json::json;
@@ -112,6 +114,11 @@ const ACCIDENTS: &[Accident] = &[
             fs::rename(spool.join("other"), spool.join("spool.db-wal")).unwrap();
         },
         "spool.db-wal was replaced",
+    ),
+    (
+        "the index is truncated",
+        |spool| truncate(&spool.join("spool.db-shm"), 0),
+        "spool.db-shm was truncated",
     ),
     ("the database is truncated", |spool| truncate(&spool.join("spool.db"), 0), "spool.db was truncated"),
     ("the log is truncated", |spool| truncate(&spool.join("spool.db-wal"), 0), "spool.db-wal was truncated"),
@@ -241,6 +248,136 @@ async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_goes_on(
     let after = execution("after", "completed").to_string();
     until(async || receiver.post(after.clone()).await.status() == 200).await;
     assert_eq!(recorded(&receiver).await, recorded_before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_does_not_read_with_a_truncated_index() {
+    let receiver = TestReceiver::start_with(|_| {}).await;
+    let held = receiver.hold_recording().await;
+    for body in ids(20) {
+        receiver.accept(body).await;
+    }
+    truncate(&receiver.spool_file().with_extension("db-shm"), 0);
+    held.release().await;
+    assert_eq!(recorded(&receiver).await, 21);
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_counted_once_and_a_later_one_beside_it() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let mut acknowledged = 0;
+    let mut insist = async |receiver: &TestReceiver, count: usize| {
+        let fill = "x".repeat(50_000);
+        for _ in 0..count {
+            let id = format!("e{acknowledged}");
+            let body = with(execution(&id, "completed"), json!({ "fill": fill })).to_string();
+            until(async || receiver.post(body.clone()).await.status() == 200).await;
+            acknowledged += 1;
+        }
+    };
+    // SQLite has the last two megabytes in memory.
+    let cut = |receiver: &TestReceiver| {
+        let log = receiver.spool_file().with_extension("db-wal");
+        truncate(&log, fs::metadata(&log).unwrap().len() / 10);
+    };
+    insist(&receiver, 48).await;
+    cut(&receiver);
+    insist(&receiver, 1).await;
+    let lost = receiver.metric("spool_unreadable_total").await;
+    assert!(lost > 0.0);
+    for n in 0..2 {
+        fs::rename(receiver.spool_file(), receiver.dir.path().join(format!("moved-{n}"))).unwrap();
+        insist(&receiver, 1).await;
+        assert_eq!(receiver.metric("spool_unreadable_total").await, lost, "rescue {n}");
+    }
+    let (dir, _) = receiver.stop().await;
+    let mut receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0, "the next start");
+    insist(&receiver, 48).await;
+    cut(&receiver);
+    insist(&receiver, 1).await;
+    let lost_later = receiver.metric("spool_unreadable_total").await;
+    assert!(lost_later > 0.0);
+    for _ in 0..2 {
+        let (dir, _) = receiver.stop().await;
+        receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0, "a later start");
+    }
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let recorded = recorded(&receiver).await;
+    assert!(recorded < 100, "nothing was lost");
+    assert!(recorded as f64 + lost + lost_later >= 100.0, "{recorded} of 100, {lost} and {lost_later} lost");
+}
+
+/// The names in a spool's directory that hold `part`.
+fn names(spool: &Path, part: &str) -> Vec<String> {
+    let names = fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains(part)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_ends_once_the_step_works() {
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    let mut process = start(dir.path());
+    for n in 0..10 {
+        insist(&process, &format!("before-{n}")).await;
+    }
+    // A mount point cannot be renamed.
+    let (other, place) = (dir.path().join("other"), spool.join("spool.db"));
+    fs::write(&other, "").unwrap();
+    let mounted = Command::new("mount").arg("--bind").arg(&other).arg(&place).status();
+    if !mounted.is_ok_and(|mounted| mounted.success()) {
+        return;
+    }
+    let failures =
+        |process: &Process| process.log.iter().filter(|line| line.contains("cannot be rescued yet")).count();
+    for _ in 0..600 {
+        if failures(&process) < 4 {
+            process.wait_at_most(Duration::from_millis(100));
+        }
+    }
+    assert!(failures(&process) >= 4, "{:#?}", process.log);
+    let copies = names(&spool, "rescued");
+    assert!(Command::new("umount").arg(&place).status().unwrap().success());
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    insist(&process, "after").await;
+    assert_eq!(names(&spool, "rescued"), [""; 0]);
+    assert_eq!(metric(&process, "spool_unreadable_total").await, 0);
+    process.kill();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
+    assert_eq!(counted, json!({ "count": 11, "sum": 11 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receivers() {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    for body in ids(10) {
+        receiver.accept(body).await;
+    }
+    let spool = receiver.dir.path().join("spool");
+    let accepted_at_last = async |id: &str| {
+        let body = execution(id, "completed").to_string();
+        until(async || receiver.post(body.clone()).await.status() == 200).await;
+    };
+    fs::rename(&spool, spool.with_extension("away")).unwrap();
+    accepted_at_last("while it is away").await;
+    fs::rename(&spool, spool.with_extension("new")).unwrap();
+    fs::rename(spool.with_extension("away"), &spool).unwrap();
+    accepted_at_last("once it is back").await;
+    // The same with the file alone.
+    fs::rename(receiver.spool_file(), spool.with_extension("file")).unwrap();
+    accepted_at_last("while the file is away").await;
+    fs::rename(spool.with_extension("file"), receiver.spool_file()).unwrap();
+    accepted_at_last("once the file is back").await;
+    let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
+    assert!(refused.contains("in use"), "{refused}");
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(recorded(&receiver).await, 14);
 }
 
 async fn second(dir: &Path) -> Option<String> {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use workflow_receiver::app::{Receiver, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with};
-use crate::spool::impatient;
+use crate::spool::{ids, impatient, recorded, spooled};
 
 /// Forty acknowledged deliveries: `oldest` had ten of them, `database` twenty, and the others are only in `log`.
 struct Files {
@@ -187,6 +187,44 @@ async fn a_start_takes_in_what_an_earlier_process_rescued_and_leaves_what_was_se
         .collect();
     left.sort();
     assert_eq!(left, ["spool.db.damaged-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss() {
+    let receiver = TestReceiver::start_with(impatient).await;
+    for body in ids(40) {
+        receiver.accept(body).await;
+    }
+    receiver.recorded().await;
+    let (dir, database) = receiver.stop().await;
+    let rescued = dir.path().join("spool/spool.db.rescued-1");
+    fs::copy(spooled(ids(10)).await.path().join("spool/spool.db"), rescued).unwrap();
+    let receiver = TestReceiver::start_in(dir, database.clone(), impatient).await;
+    let held = receiver.hold_recording().await;
+    for n in 0..5 {
+        receiver.accept(execution(&format!("late-{n}"), "completed")).await;
+    }
+    let (dir, _) = receiver.stop().await;
+    drop(held);
+    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+    let (dir, _) = receiver.stop().await;
+    let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
+    assert_eq!(recorded(&receiver).await, 46);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_finds_an_empty_table_counts_what_was_in_it_and_the_next_one_does_not() {
+    let mut dir = spooled(ids(5)).await;
+    let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
+    file.execute("DELETE FROM deliveries", []).unwrap();
+    drop(file);
+    fs::remove_file(dir.path().join("spool/spool.mark")).unwrap();
+    for lost in [5.0, 0.0] {
+        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        assert_eq!(receiver.metric("spool_unreadable_total").await, lost);
+        dir = receiver.stop().await.0;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

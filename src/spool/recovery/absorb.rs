@@ -37,7 +37,7 @@ pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) 
         let mut spool = Spool::default();
         let from = open::connect(&rescued)?;
         let mut nothing = || ();
-        let mut copier = Copier::new(to, &mut nothing)?;
+        let mut copier = Copier::new(to, &mut nothing)?.behind();
         copier.copy(&from, &mut spool)?;
         copier.finish()?;
         drop(from);

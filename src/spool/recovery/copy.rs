@@ -25,8 +25,8 @@ pub(in crate::spool) struct Spool {
     appended: HashSet<(Seq, i64)>,
     /// The last number known to have been given to a delivery.
     pub(in crate::spool) last: Option<Seq>,
-    /// The last delivery known to be recorded.
-    pub(in crate::spool) forgotten: Option<Seq>,
+    /// The last delivery known to be recorded, and how many after it were known to be lost.
+    forgotten: Option<(Seq, i64)>,
     /// Whether the latest source was read to its end.
     pub(in crate::spool) whole: bool,
 }
@@ -34,14 +34,15 @@ pub(in crate::spool) struct Spool {
 impl Spool {
     /// How many deliveries are lost, at most; `None` when their number is unknown.
     pub(in crate::spool) fn lost(&self) -> Option<u64> {
-        let there_were = self.last? - self.forgotten.unwrap_or(0);
+        let (forgotten, missing) = self.forgotten.unwrap_or_default();
+        let there_were = self.last? - forgotten - missing;
         Some(u64::try_from(there_were).unwrap_or(0).saturating_sub(self.waiting))
     }
 
     /// Takes into account, before anything is copied, what is known from elsewhere.
     pub(in crate::spool) fn consider(&mut self, last: Seq, forgotten: Seq) {
         self.last = self.last.max(Some(last));
-        self.forgotten = self.forgotten.max(Some(forgotten));
+        self.forgotten = self.forgotten.max(Some((forgotten, 0)));
     }
 }
 
@@ -56,6 +57,8 @@ pub(in crate::spool) struct Copier<'c> {
     select: String,
     /// Numbers beyond are damage.
     end: Option<Seq>,
+    /// Whether deliveries keep their numbers.
+    keeps_numbers: bool,
 }
 
 type Numbered = (Seq, SpoolRow<Vec<u8>>);
@@ -63,7 +66,12 @@ type Numbered = (Seq, SpoolRow<Vec<u8>>);
 impl<'c> Copier<'c> {
     pub(in crate::spool) fn new(to: &'c Connection, between: &'c mut dyn FnMut()) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Self { to, between, rows: 0, bytes: 0, select: String::new(), end: None })
+        Ok(Self { to, between, rows: 0, bytes: 0, select: String::new(), end: None, keeps_numbers: true })
+    }
+
+    /// For a target that has deliveries of its own: those that come are written after them, so that numbers stay contiguous.
+    pub(in crate::spool) fn behind(self) -> Self {
+        Self { keeps_numbers: false, ..self }
     }
 
     /// Makes the last rows durable.
@@ -73,13 +81,17 @@ impl<'c> Copier<'c> {
 
     /// Copies all that `from` has and the target does not.
     pub(in crate::spool) fn copy(&mut self, from: &Connection, spool: &mut Spool) -> rusqlite::Result<()> {
-        let place = |query: &str| {
-            let place = from.query_row(query, [], |row| row.get(0));
-            place.ok().filter(|place: &Seq| (0..=LAST_SEQ).contains(place))
+        let numbers = |query: &str| {
+            let numbers = from.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)));
+            let can_be = |number: &i64| (0..=LAST_SEQ).contains(number);
+            numbers.ok().filter(|(place, missing): &(Seq, i64)| can_be(place) && can_be(missing))
         };
-        self.end = place("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'");
+        let end = numbers("SELECT seq, 0 FROM sqlite_sequence WHERE name = 'deliveries'");
+        self.end = end.map(|(end, _)| end);
         spool.last = spool.last.max(self.end);
-        spool.forgotten = spool.forgotten.max(place("SELECT through FROM forgotten"));
+        let forgotten = numbers("SELECT through, missing FROM forgotten");
+        spool.forgotten =
+            spool.forgotten.max(forgotten.or_else(|| numbers("SELECT through, 0 FROM forgotten")));
         // Earlier versions of the layout have fewer columns.
         let there_is = |columns: &&str| from.prepare(&format!("SELECT {columns} FROM deliveries")).is_ok();
         let of_version_2 = "received_at, authenticated_by, acknowledged, checksum, body, NULL";
@@ -131,7 +143,7 @@ impl<'c> Copier<'c> {
         }
     }
 
-    /// Writes a delivery at its number, or after all others when its number is damaged or taken.
+    /// Writes a delivery at its number, or after all others: when its number is damaged or taken, or numbers are not kept.
     fn save(&mut self, (seq, row): Numbered, spool: &mut Spool) -> rusqlite::Result<()> {
         let plausible = (1..=self.end.unwrap_or(LAST_SEQ)).contains(&seq);
         let same = "SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?";
@@ -141,14 +153,14 @@ impl<'c> Copier<'c> {
         if there == Some(true) {
             return Ok(());
         }
-        let place = (plausible && there.is_none()).then_some(seq);
+        let place = (self.keeps_numbers && plausible && there.is_none()).then_some(seq);
         if place.is_none() && !spool.appended.insert((seq, row.checksum)) {
             return Ok(());
         }
         let mut insert = self.to.prepare_cached(INSERT)?;
         row.insert(&mut insert, place)?;
         spool.saved += 1;
-        spool.waiting += u64::from(!plausible || seq > spool.forgotten.unwrap_or(0));
+        spool.waiting += u64::from(!plausible || seq > spool.forgotten.unwrap_or_default().0);
         self.rows += 1;
         self.bytes += row.body.len();
         if self.rows >= ROWS || self.bytes >= BYTES {

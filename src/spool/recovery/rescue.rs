@@ -3,7 +3,8 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
@@ -23,9 +24,29 @@ pub(in crate::spool) struct Rescued {
     pub(in crate::spool) lost: u64,
 }
 
+/// A whole copy of the deliveries, which is not in the spool's place yet.
+#[derive(Debug)]
+pub(in crate::spool) struct Copied {
+    path: PathBuf,
+    file: Arc<File>,
+    saved: u64,
+    /// At most.
+    lost: u64,
+}
+
+impl Copied {
+    /// Removes it: the lost spool is back.
+    pub(in crate::spool) fn remove(self) {
+        if files::is_at(&self.file, &self.path) {
+            files::remove(&self.path);
+        }
+    }
+}
+
 /// The spool that was lost.
 pub(in crate::spool) struct Displaced<'w> {
-    pub(in crate::spool) connection: &'w Connection,
+    /// `None` when SQLite must not read the files any more.
+    pub(in crate::spool) connection: Option<&'w Connection>,
     pub(in crate::spool) held: &'w HeldFiles,
     pub(in crate::spool) through: Seq,
     pub(in crate::spool) forgotten: Seq,
@@ -33,7 +54,8 @@ pub(in crate::spool) struct Displaced<'w> {
 
 impl Displaced<'_> {
     /// Writes the deliveries to a new file and puts it at `path`. A file of another origin that is there is set aside.
-    /// `between` is called every now and then.
+    /// `between` is called every now and then. What is copied when a later step fails stays in `copied`, and the next try
+    /// goes on with it: the lost spool takes no deliveries meanwhile.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] when another receiver has the place: then the deliveries are in a file of their own, which
@@ -41,6 +63,7 @@ impl Displaced<'_> {
     pub(in crate::spool) fn rescue(
         &self,
         path: &Path,
+        copied: &mut Option<Copied>,
         between: &mut dyn FnMut(),
     ) -> Result<Rescued, SpoolError> {
         let dir = path.parent().unwrap_or(Path::new("."));
@@ -50,38 +73,58 @@ impl Displaced<'_> {
             Err(SpoolError::InUse(_)) => None,
             Err(error) => return Err(error),
         };
-        let taken = is_locked(path, self.held).map_err(unusable)?;
-        let rescued = files::free_name(path, RESCUED);
-        let copied = self.copy(path, &rescued, between).inspect_err(|_| files::remove(&rescued));
-        let (file, spool) = copied?;
-        let lost = spool.lost().unwrap_or(0);
+        copied.take_if(|copy| !files::is_at(&copy.file, path) && !files::is_at(&copy.file, &copy.path));
+        let in_place = copied.as_ref().is_some_and(|copy| files::is_at(&copy.file, path));
+        let taken = !in_place && is_locked(path, self.held).map_err(unusable)?;
+        let copy = match copied {
+            Some(copy) => copy,
+            None => copied.insert(self.copy(path, between)?),
+        };
+        let Copied { saved, lost, .. } = *copy;
         let Some(directory) = directory.filter(|_| !taken) else {
             tracing::error!(
-                saved = spool.saved,
+                saved,
                 lost_at_most = lost,
-                file = %rescued.display(),
+                file = %copy.path.display(),
                 "another receiver has taken the spool's place: the deliveries of this one are in a file of their own, \
                  which the next start in this directory takes in"
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
-        self.make_room(path, spool.lost() == Some(0)).map_err(unusable)?;
-        fs::rename(&rescued, path).and_then(|()| files::sync(dir)).map_err(unusable)?;
+        if !in_place {
+            self.make_room(path, lost == 0).map_err(unusable)?;
+            fs::rename(&copy.path, path).and_then(|()| files::sync(dir)).map_err(unusable)?;
+        }
         let writer = open::prepare(path)?;
         let reader = open::open_reader(path)?;
-        let held = HeldFiles::new(dir, directory, file).map_err(unusable)?;
-        Ok(Rescued { writer, reader, held, saved: spool.saved, lost })
+        let held = HeldFiles::new(dir, directory, copy.file.clone()).map_err(unusable)?;
+        *copied = None;
+        Ok(Rescued { writer, reader, held, saved, lost })
     }
 
     /// Copies from the connection and, where that does not read everything, from the pages that the files still have.
-    fn copy(&self, path: &Path, to: &Path, between: &mut dyn FnMut()) -> Result<(File, Spool), SpoolError> {
+    fn copy(&self, path: &Path, between: &mut dyn FnMut()) -> Result<Copied, SpoolError> {
+        let to = files::free_name(path, RESCUED);
+        let copied = self.copy_to(&to, path, between).inspect_err(|_| files::remove(&to));
+        let (file, spool) = copied?;
+        Ok(Copied { path: to, file: Arc::new(file), saved: spool.saved, lost: spool.lost().unwrap_or(0) })
+    }
+
+    fn copy_to(
+        &self,
+        to: &Path,
+        path: &Path,
+        between: &mut dyn FnMut(),
+    ) -> Result<(File, Spool), SpoolError> {
         let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
         let file = files::lock_database(to)?;
         let target = open::prepare(to)?;
         let mut copier = Copier::new(&target, between)?;
         let mut spool = Spool::default();
         spool.consider(self.through, self.forgotten);
-        copier.copy(self.connection, &mut spool)?;
+        if let Some(connection) = self.connection {
+            copier.copy(connection, &mut spool)?;
+        }
         if spool.lost() != Some(0) {
             let copy = beside(path, ".copy");
             for source in [Source::Both, Source::Database] {
@@ -92,7 +135,10 @@ impl Displaced<'_> {
             }
         }
         copier.finish()?;
-        target.execute("UPDATE forgotten SET through = ?", [self.forgotten])?;
+        // An older state of the files has them again.
+        target.execute("DELETE FROM deliveries WHERE seq <= ?", [self.forgotten])?;
+        open::advance(&target, self.through)?;
+        open::note_losses(&target)?;
         target.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")?;
         Ok((file, spool))
     }

@@ -114,14 +114,12 @@ pub(in crate::spool) fn salvage(
             files::remove(&copy);
         }
         copier.finish()?;
-        if plan.spools.len() == 1 {
-            to.execute("UPDATE forgotten SET through = ?", [spool.forgotten.unwrap_or(0)])?;
-        }
         saved += spool.saved;
         lost = lost.zip(spool.lost()).map(|(lost, more)| lost + more);
     }
     // A spool that no file is of.
     let absent = marked.map_or(0, |mark| u64::try_from(mark.last - mark.forgotten).unwrap_or(0));
+    open::note_losses(&to)?;
     to.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")?;
     drop(to);
     // From here on the saved file is whole, and its name says so.
