@@ -31,10 +31,10 @@ use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
-use super::Recorder;
 use super::batches::SharedReader;
 use super::sessions::Session;
 use super::stuck::{Entry, Report};
+use super::{Recorder, Recording};
 use crate::spool::{Limits, Seq, SpoolError, Spooled};
 use crate::store::{Degraded, Fault, Item, Outcome, TimeLimits};
 
@@ -45,6 +45,8 @@ const MAX_STRIKE_PAUSE: Duration = Duration::from_secs(1);
 /// After a first failure, `lock_timeout` is so many times shorter than `database.statement_timeout`. A transaction has
 /// far fewer locks to wait for.
 const LOCK_TIMEOUT_DIVISOR: u32 = 32;
+/// How often an idle recorder checks that PostgreSQL records, and not only answers.
+const CANARY_EVERY: Duration = Duration::from_secs(30);
 /// Minimum time between two log lines about stuck deliveries.
 const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -383,13 +385,26 @@ impl Recorder {
         }
     }
 
-    /// Checks that PostgreSQL is there while there is nothing to record.
+    /// Checks that PostgreSQL is there while there is nothing to record. Every [`CANARY_EVERY`], and as long as PostgreSQL
+    /// is not known to record, a canary checks that it records.
     pub(super) async fn ping(&self) {
-        match self.try_record(&[], None, true).await {
-            Ok(_) => self.on_success(),
-            Err(Failed::NotConnected(fault) | Failed::Recording(fault, _)) => {
-                self.on_failure(fault.of_every_row());
+        let due = {
+            let mut last = self.state.canary_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let failing = matches!(*self.recording.borrow(), Recording::Failing { .. });
+            let due = failing || last.get_or_insert_with(Instant::now).elapsed() >= CANARY_EVERY;
+            if due {
+                *last = Some(Instant::now());
             }
+            due
+        };
+        let pinged = match self.try_record(&[], None, true).await {
+            Ok(_) if !due => Ok(()),
+            Ok(_) => self.run_canary((true, false), 0, None).await,
+            Err(Failed::NotConnected(fault) | Failed::Recording(fault, _)) => Err(fault.of_every_row()),
+        };
+        match pinged {
+            Ok(()) => self.on_success(),
+            Err(fault) => self.on_failure(fault),
         }
     }
 

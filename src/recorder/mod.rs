@@ -90,6 +90,8 @@ pub(crate) struct State {
     /// Dropped deliveries and conflicts that the log does not say yet, and when it last did.
     dropped: std::sync::Mutex<(usize, usize, Option<Instant>)>,
     stuck: StuckList,
+    /// When an idle recorder last checked that PostgreSQL records.
+    canary_at: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Recorder {
