@@ -136,6 +136,7 @@ impl Receiver {
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
+        let (report_stuck, stuck) = watch::channel(recorder::Stuck::default());
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let (live, credentials) = (Live::new(), Credentials::new(settings, database));
         let pool_for_health = health_pool(settings, credentials.database.clone());
@@ -154,6 +155,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recording,
             recording: reporting,
+            stuck: report_stuck,
             live: live.clone(),
             give_up: give_up.clone(),
             state: recorder::State::default(),
@@ -162,6 +164,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recorded.clone(),
             recording: reports.clone(),
+            stuck,
             retention,
         };
         let (health, watchers) =

@@ -52,6 +52,8 @@ pub(crate) struct Metrics {
     clock_skew: Gauge<f64, AtomicU64>,
     ready: Gauge,
     recording_stalled: Gauge,
+    stuck: Gauge,
+    stuck_oldest_age: Gauge<f64, AtomicU64>,
     quarantine_acknowledged: Gauge,
     spans_sent: Counter,
     spans_dropped: Counter,
@@ -74,6 +76,9 @@ pub(crate) struct Levels {
     /// Webhooks can be taken.
     pub(crate) ready: bool,
     pub(crate) recording_stalled: bool,
+    /// Deliveries that fail alone, and when the oldest of them was received.
+    pub(crate) stuck: usize,
+    pub(crate) stuck_oldest: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -297,7 +302,20 @@ impl Metrics {
             recording_stalled: add(
                 r,
                 "recording_stalled",
-                "1 while deliveries wait and none was recorded for admin.stalled_after, 0 otherwise",
+                "1 while deliveries that are not stuck wait and none was recorded for admin.stalled_after, 0 otherwise",
+                Gauge::default(),
+            ),
+            stuck: add(
+                r,
+                "stuck_deliveries",
+                "Deliveries that fail alone while others are recorded, and later ones of their executions: they wait for a lock, or can be stored nowhere",
+                Gauge::default(),
+            ),
+            stuck_oldest_age: add_with_unit(
+                r,
+                "stuck_oldest_age",
+                Unit::Seconds,
+                "Age of the oldest of these; 0 when there is none",
                 Gauge::default(),
             ),
             quarantine_acknowledged: add(
@@ -490,6 +508,8 @@ impl Metrics {
         self.event_listeners.set(level(now.event_listeners));
         self.ready.set(i64::from(now.ready));
         self.recording_stalled.set(i64::from(now.recording_stalled));
+        self.stuck.set(level(now.stuck));
+        self.stuck_oldest_age.set(now.stuck_oldest.map_or(0.0, age));
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
         self.spool_wal_bytes.set(i64::try_from(kept.wal_bytes).unwrap_or(i64::MAX));

@@ -186,6 +186,7 @@ impl<'a> Line<'a> {
 
 impl Retry {
     async fn run(&self, store: &mut Store) -> Result<(), Failure> {
+        store.limit_lock_waits().await?;
         let (mut recorded, mut stayed) = (0_u64, 0_u64);
         let (mut after, mut ids) = (0, self.ids.clone());
         loop {

@@ -37,6 +37,7 @@ impl Repair {
     /// What went wrong, in a sentence; also when PostgreSQL still refuses a part.
     pub async fn run(&self, database: &PgConnectOptions) -> Result<(), Failure> {
         let mut store = Store::connect(database).await?;
+        store.limit_lock_waits().await?;
         let mut tally = Tally::default();
         let mut ids = self.ids.clone();
         loop {

@@ -24,7 +24,7 @@ use progress::RecordingProgress;
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::Recording;
+use crate::recorder::{Recording, Stuck};
 use crate::retention::RetentionState;
 use crate::spool::{Kept, Recorded};
 
@@ -74,6 +74,7 @@ pub(crate) struct Observed {
     pub(crate) kept: watch::Receiver<Kept>,
     pub(crate) recorded: watch::Receiver<Recorded>,
     pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) stuck: watch::Receiver<Stuck>,
     pub(crate) retention: watch::Receiver<RetentionState>,
 }
 
@@ -99,7 +100,7 @@ impl Monitor {
         observed: Observed,
         stopping: CancellationToken,
     ) -> (Self, JoinSet<()>) {
-        let (progress, follow) = RecordingProgress::follow(observed.recorded.clone());
+        let (progress, follow) = RecordingProgress::follow(observed.stuck.clone());
         let (report, acknowledged) = watch::channel(Acknowledged::Unknown(None));
         let (recorded, recording) = (observed.recorded.clone(), observed.recording.clone());
         let counter = AcknowledgedCounter { pool, metrics, recorded, recording, report };
@@ -110,11 +111,17 @@ impl Monitor {
         (Self { observed, progress, acknowledged, stopping, stalled_after, max_bytes }, tasks)
     }
 
+    /// When the oldest stuck delivery was received.
+    pub(crate) fn oldest_stuck(&self) -> Option<OffsetDateTime> {
+        self.observed.stuck.borrow().oldest
+    }
+
     /// The state of all parts, as of now. Reads memory only, so it never waits for PostgreSQL or the disk.
     pub(crate) fn health(&self) -> Health {
         Measurements {
             kept: *self.observed.kept.borrow(),
             recording: self.observed.recording.borrow().clone(),
+            stuck: self.observed.stuck.borrow().clone(),
             retention: self.observed.retention.borrow().clone(),
             idle: self.progress.idle(Instant::now()),
             acknowledged: self.acknowledged.borrow().clone(),
@@ -131,6 +138,7 @@ impl Monitor {
 struct Measurements {
     kept: Kept,
     recording: Recording,
+    stuck: Stuck,
     retention: RetentionState,
     /// How long ago a delivery was recorded, or the receiver started.
     idle: Duration,
@@ -167,6 +175,7 @@ mod tests {
         Measurements {
             kept: Kept { through: 5, forgotten: 5, bytes: 4096, ..Kept::default() },
             recording: Recording::Working,
+            stuck: Stuck { handled: 5, ..Stuck::default() },
             retention: RetentionState::Off,
             idle: Duration::from_hours(9),
             acknowledged: Acknowledged::Counted(0),
@@ -240,6 +249,28 @@ mod tests {
         let mut future = waiting(long, long);
         future.kept.oldest = Some(future.now + long);
         assert_eq!(future.health().parts.recording.oldest_age_seconds, Some(0));
+    }
+
+    #[test]
+    fn stuck_deliveries_are_a_problem_and_recording_stalls_only_when_others_wait() {
+        let (short, long) = (LIMIT / 2, LIMIT * 2);
+        for (others, idle, state) in
+            [(false, long, "stuck"), (true, short, "stuck"), (true, long, "stalled"), (false, short, "stuck")]
+        {
+            let mut measured = waiting(long, idle);
+            let handled = if others { 6 } else { 7 };
+            let (oldest, why) = (Some(measured.now - long), Some(Fault::Slow));
+            measured.stuck = Stuck { deliveries: 1, oldest, why, handled };
+            let health = measured.health();
+            assert_eq!(
+                (health.parts.recording.state, health.status),
+                (state, "degraded"),
+                "{others} {idle:?}"
+            );
+            assert_eq!(health.parts.recording.stuck, 1);
+            assert_eq!(health.parts.recording.oldest_stuck_age_seconds, Some(long.as_secs()));
+            assert!(health.problems.iter().any(|p| p.contains("did not answer in time")), "{health:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub(crate) struct DatabaseHealth {
 #[derive(Debug, Serialize)]
 pub(crate) struct RecordingHealth {
     /// `ok`: what waits is younger than `admin.stalled_after`; `behind`: it is older, and deliveries are being recorded;
-    /// `stalled`: it is older, and none was recorded for `admin.stalled_after`.
+    /// `stalled`: it is older, and none was recorded for `admin.stalled_after`; `stuck`: deliveries fail alone while
+    /// others are recorded, and are retried.
     pub(crate) state: &'static str,
     /// The state in a sentence.
     pub(crate) detail: String,
@@ -66,6 +67,10 @@ pub(crate) struct RecordingHealth {
     waiting: i64,
     /// Age of the oldest of them; null when none waits.
     pub(crate) oldest_age_seconds: Option<u64>,
+    /// Those of them that fail alone while others are recorded, and later ones of their executions.
+    pub(crate) stuck: usize,
+    /// Age of the oldest of these; null when there is none.
+    pub(crate) oldest_stuck_age_seconds: Option<u64>,
     /// How long ago a delivery was recorded, or the receiver started.
     idle_seconds: u64,
 }
@@ -151,12 +156,17 @@ impl Measurements {
         let age = |oldest| Duration::try_from(self.now - oldest).unwrap_or_default();
         let oldest = self.kept.oldest.filter(|_| waiting > 0).map(age);
         let old = oldest.is_some_and(|age| age > self.stalled_after);
+        let (stuck, oldest_stuck) =
+            (self.stuck.deliveries, self.stuck.oldest.map(age).map(|age| age.as_secs()));
+        let only_stuck = stuck > 0 && self.stuck.handled >= self.kept.through;
         let (idle, oldest_age) = (self.idle.as_secs(), oldest.unwrap_or_default().as_secs());
-        let (state, detail) = if old && self.idle > self.stalled_after {
+        let (state, detail) = if old && self.idle > self.stalled_after && !only_stuck {
             let what = format!(
                 "recording has stalled: {waiting} deliveries wait on disk, the oldest for {oldest_age} s"
             );
             ("stalled", format!("{what}, and none was recorded for {idle} s"))
+        } else if stuck > 0 {
+            ("stuck", self.why_stuck())
         } else if old {
             let what = format!(
                 "recording is behind: {waiting} deliveries wait on disk, the oldest for {oldest_age} s"
@@ -170,8 +180,27 @@ impl Measurements {
         if state != "ok" {
             problems.push(detail.clone());
         }
+        if state == "stalled" && stuck > 0 {
+            problems.push(self.why_stuck());
+        }
         let oldest_age_seconds = oldest.map(|age| age.as_secs());
-        RecordingHealth { state, detail, waiting, oldest_age_seconds, idle_seconds: idle }
+        RecordingHealth {
+            state,
+            detail,
+            waiting,
+            oldest_age_seconds,
+            stuck,
+            oldest_stuck_age_seconds: oldest_stuck,
+            idle_seconds: idle,
+        }
+    }
+
+    fn why_stuck(&self) -> String {
+        let why = self.stuck.why.as_ref().map(ToString::to_string).unwrap_or_default();
+        let deliveries = self.stuck.deliveries;
+        format!(
+            "{deliveries} deliveries fail alone while others are recorded, they wait on disk and are retried: {why}"
+        )
     }
 
     fn quarantine(&self, problems: &mut Vec<String>) -> QuarantineHealth {

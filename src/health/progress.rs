@@ -5,20 +5,27 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::spool::Recorded;
+use crate::recorder::Stuck;
 
-/// When the recorder last acknowledged deliveries to the spool, by the monotonic clock: the system's may be set.
+/// When the recorder last handled deliveries, by the monotonic clock: the system's may be set. A stuck delivery does not
+/// keep those after it from being handled.
 #[derive(Debug, Clone)]
 pub(crate) struct RecordingProgress(Arc<Mutex<Instant>>);
 
 impl RecordingProgress {
-    /// Counts from now, and the task that follows `recorded` until the recorder ends.
-    pub(crate) fn follow(mut recorded: watch::Receiver<Recorded>) -> (Self, impl Future<Output = ()>) {
+    /// Counts from now, and the task that follows `stuck` until the recorder ends.
+    pub(crate) fn follow(mut stuck: watch::Receiver<Stuck>) -> (Self, impl Future<Output = ()>) {
         let progress = Self(Arc::new(Mutex::new(Instant::now())));
         let last = progress.0.clone();
         let follow = async move {
-            while recorded.changed().await.is_ok() {
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let mut state = stuck.borrow_and_update().clone();
+            while stuck.changed().await.is_ok() {
+                let now = stuck.borrow_and_update().clone();
+                // More is handled, or a stuck delivery is recorded.
+                if now.handled > state.handled || now.deliveries < state.deliveries {
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                }
+                state = now;
             }
         };
         (progress, follow)

@@ -32,6 +32,8 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
         event_listeners: admin.live.listeners(),
         ready: health.takes_webhooks(),
         recording_stalled: health.parts.recording.stalled(),
+        stuck: health.parts.recording.stuck,
+        stuck_oldest: admin.health.oldest_stuck(),
     };
     let page = admin.metrics.render(&levels, &kept);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)

@@ -1,4 +1,4 @@
-//! Recording one batch, however long that takes: retry, bisect, degrade, back off.
+//! Recording one batch, however long PostgreSQL takes: retry, bisect, degrade, back off.
 //!
 //! # Which delivery is blamed
 //!
@@ -9,16 +9,19 @@
 //! |---|---|---|
 //! | any | executions and rows for the quarantine | they are tried apart from each other |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | succeeds | several deliveries | the part is halved |
-//! | succeeds | one delivery | one strike against it. [`Part::strike`] says how many it takes; then it is degraded by one step ([`Item::degrade`]), and the count starts again |
+//! | fails | rows for the quarantine, and executions can be recorded | they are stuck (`stuck.rs`) |
+//! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of that, they are stuck |
+//! | succeeds | one delivery | it is stuck |
 //!
-//! A success or a failed canary sets the strikes back to zero. The kind of error decides only how many strikes it
-//! takes: three where the server answered over a connection that still works, since it will answer the same again;
-//! ten, with pauses, for lost connections, crashes and lack of resources; and for a delivery that takes too long, as
-//! many as there are longer time limits.
+//! A stuck delivery is retried alone, without a worker, and one more failure while the canary succeeds is one strike
+//! against it. [`Entry::strike`](super::stuck::Entry::strike) says how many it takes; then the delivery is degraded by
+//! one step ([`Item::degrade`]), and the count starts again. A failed canary sets the strikes back to zero. Contention
+//! (`Fault::is_contention`) is no strike: the delivery waits. The kind of error decides only how many strikes it takes:
+//! three where the server answered over a connection that still works, since it will answer the same again; ten, with
+//! pauses, for lost connections, crashes and lack of resources; and for a delivery that takes too long, as many as there
+//! are longer time limits. A wait for a lock does not count as taking long: `lock_timeout` ends it much earlier.
 
-use std::collections::{HashSet, VecDeque};
-use std::ops::Range;
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -26,71 +29,74 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use rand::RngExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::in_flight::InFlight;
+use super::batches::SharedReader;
 use super::sessions::Session;
-use super::{Recorder, State};
-use crate::spool::Seq;
-use crate::store::{Degraded, Fault, Item, Outcome};
+use super::stuck::{Entry, Report};
+use super::{Recorder, Recording};
+use crate::spool::{Limits, Seq, SpoolError, Spooled};
+use crate::store::{Degraded, Fault, Item, Outcome, TimeLimits};
 
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The longest pause between two strikes: PostgreSQL works meanwhile.
 const MAX_STRIKE_PAUSE: Duration = Duration::from_secs(1);
+/// After a first failure, `lock_timeout` is so many times shorter than `database.statement_timeout`. A transaction has
+/// far fewer locks to wait for.
+const LOCK_TIMEOUT_DIVISOR: u32 = 32;
+/// How often an idle recorder checks that PostgreSQL records, and not only answers.
+const CANARY_EVERY: Duration = Duration::from_secs(30);
+/// Minimum time between two log lines about stuck deliveries.
+const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Strikes before a delivery is blamed for an error that the server will repeat.
-const STRIKES: u32 = 3;
-/// Strikes before a delivery is blamed for an error that may go away by itself.
-const STRIKES_WITH_PAUSES: u32 = 10;
-/// How often the time limit of a delivery that takes too long is doubled.
-const EXTENSIONS: u32 = 3;
-
-/// How many deliveries may be tried alone without a worker's place. More keep the places of their workers.
-pub(super) const MAX_DETOURS: usize = 16;
-
-/// Deliveries of a batch that go into one transaction.
-struct Part {
-    range: Range<usize>,
-    strikes: u32,
-    /// The time limit is doubled this often.
-    extensions: u32,
-    /// Some step of degrading is done: the delivery is known to be at fault.
-    degraded: bool,
-    /// The log says that the delivery can be stored nowhere.
-    reported: bool,
+/// Deliveries that go into one transaction, each with its place in the spool.
+#[derive(Default)]
+pub(super) struct Part<'i> {
+    seqs: Vec<Seq>,
+    items: Vec<Item<'i>>,
 }
 
-impl Part {
-    fn new(range: Range<usize>) -> Self {
-        Self { range, strikes: 0, extensions: 0, degraded: false, reported: false }
-    }
-
-    /// `None`: the usual limit, `database.statement_timeout`.
-    fn time_limit(&self, usual: Duration) -> Option<Duration> {
-        (self.extensions > 0).then(|| usual.saturating_mul(1 << self.extensions))
-    }
-
-    /// Counts a failure of this single delivery while others can be recorded. True when it is to blame.
-    fn strike(&mut self, fault: &Fault) -> bool {
-        self.strikes += 1;
-        let needed = match fault {
-            Fault::Slow if self.extensions < EXTENSIONS => {
-                self.extensions += 1;
-                STRIKES_WITH_PAUSES
-            }
-            Fault::Slow => 1,
-            fault if fault.is_repeatable() && self.degraded => 1,
-            fault if fault.is_repeatable() => STRIKES,
-            _ => STRIKES_WITH_PAUSES,
-        };
-        let blamed = self.strikes >= needed;
-        if blamed {
-            self.strikes = 0;
-            self.degraded = true;
+impl<'i> Part<'i> {
+    pub(super) fn read(batch: &'i [Spooled]) -> Self {
+        Self {
+            seqs: batch.iter().map(|spooled| spooled.seq).collect(),
+            items: batch.iter().map(Item::read).collect(),
         }
-        blamed
+    }
+
+    pub(super) fn items(&self) -> &[Item<'i>] {
+        &self.items
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &Item<'i>)> {
+        self.seqs.iter().copied().zip(&self.items)
+    }
+
+    /// Those that `belongs` says yes to, and the others, each in their order.
+    pub(super) fn partition(self, belongs: impl Fn(&Item<'i>) -> bool) -> (Self, Self) {
+        let (mut yes, mut no) = (Self::default(), Self::default());
+        for (seq, item) in self.seqs.into_iter().zip(self.items) {
+            let side = if belongs(&item) { &mut yes } else { &mut no };
+            side.seqs.push(seq);
+            side.items.push(item);
+        }
+        (yes, no)
+    }
+
+    fn halve(mut self) -> (Self, Self) {
+        let middle = self.items.len() / 2;
+        let second = Self { seqs: self.seqs.split_off(middle), items: self.items.split_off(middle) };
+        (self, second)
+    }
+
+    fn has_both_kinds(&self) -> bool {
+        let quarantined = self.items.iter().filter(|item| item.is_quarantined()).count();
+        quarantined > 0 && quarantined < self.items.len()
     }
 }
 
@@ -102,134 +108,200 @@ enum Failed<'s> {
     Recording(Fault, Option<Session<'s>>),
 }
 
-/// A worker's place among those that record at the same time. A batch of which only deliveries that fail alone are left
-/// gives it up: they are tried beside the others, over one more connection, one delivery at a time.
-pub(super) struct Place<'r> {
-    state: &'r State,
-    in_flight: &'r InFlight,
-    through: Seq,
-    permit: Option<SemaphorePermit<'r>>,
-    detour: Option<SemaphorePermit<'r>>,
+/// A failed attempt, and what PostgreSQL records otherwise.
+struct Failure {
+    fault: Fault,
+    canary: Canary,
 }
 
-impl<'r> Place<'r> {
-    pub(super) fn new(
-        state: &'r State,
-        in_flight: &'r InFlight,
-        through: Seq,
-        permit: SemaphorePermit<'r>,
-    ) -> Self {
-        Self { state, in_flight, through, permit: Some(permit), detour: None }
-    }
-
-    /// `left`: what is not recorded yet of the batch.
-    fn leave<'i>(&mut self, left: impl Iterator<Item = &'i Item<'i>>) {
-        if self.detour.is_none() {
-            let Ok(detour) = self.state.detours.try_acquire() else { return };
-            self.detour = Some(detour);
-        }
-        self.in_flight.stick(self.through, left);
-        self.permit = None;
-    }
-
-    /// What has to be held during an attempt.
-    async fn turn(&self) -> Option<SemaphorePermit<'r>> {
-        let one_by_one: &'r Semaphore = &self.state.one_by_one;
-        if self.permit.is_some() { None } else { one_by_one.acquire().await.ok() }
-    }
+enum Canary {
+    /// Deliveries like these can be recorded.
+    Succeeds,
+    /// Executions can be recorded, and rows of the quarantine cannot.
+    QuarantineFails(Fault),
+    /// Nothing can be recorded.
+    Fails(Fault),
 }
 
 impl Recorder {
-    /// Records all of a batch, however long that takes.
-    pub(super) async fn record_batch(&self, mut items: Vec<Item<'_>>, mut place: Place<'_>) {
-        // A row of the quarantine and one of executions may be recorded in any order.
-        items.sort_by_key(Item::is_quarantined);
-        let mut parts = VecDeque::from([Part::new(0..items.len())]);
+    /// Records all of a batch, but for deliveries that are stuck.
+    pub(super) async fn record_batch(&self, batch: Part<'_>) {
+        let (mut parts, mut limits, mut halving) = (VecDeque::from([batch]), None, None::<Instant>);
         // Failed canaries in a row.
         let mut failures = 0;
-        while let Some(mut part) = parts.pop_front() {
-            let turn = place.turn().await;
-            let (begun, members) = (SystemTime::now(), &items[part.range.clone()]);
-            let limit = part.time_limit(self.statement_timeout);
-            let attempted = self.try_record(members, limit, failures == 0).await;
-            if let Some(traces) = &self.traces {
-                let outcomes = attempted.as_deref().map_err(|failed| match failed {
-                    Failed::NotConnected(fault) | Failed::Recording(fault, _) => fault,
-                });
-                traces.attempted(begun, members, outcomes);
+        while let Some(part) = parts.pop_front() {
+            let part = self.state.stuck.keep_order(part, &self.report());
+            if part.is_empty() {
+                continue;
             }
-            let (fault, canary) = match attempted {
-                Ok(outcomes) => {
-                    self.recovered(&mut failures);
-                    self.live.tell(members, &outcomes);
-                    self.log_outcomes(members, &outcomes);
+            let Err(Failure { fault, canary }) = self.attempt(&part.items, limits, &mut failures).await
+            else {
+                continue;
+            };
+            if part.has_both_kinds() {
+                // The canary says of neither kind that it fails.
+                let (quarantined, executions) = part.partition(Item::is_quarantined);
+                parts.push_front(quarantined);
+                parts.push_front(executions);
+                continue;
+            }
+            match canary {
+                Canary::Fails(fault) => {
+                    self.wait(fault, &mut failures).await;
+                    parts.push_front(part);
                     continue;
                 }
-                Err(Failed::NotConnected(fault)) => (fault.clone(), Err(fault)),
-                Err(Failed::Recording(fault, session)) => {
-                    let canary = self.canary(&fault, members, session).await;
-                    (fault, canary)
+                Canary::QuarantineFails(fault) => {
+                    self.recovered(&mut failures);
+                    self.state.stuck.add(&part, Some(&fault), &self.report());
+                    continue;
                 }
+                Canary::Succeeds => self.recovered(&mut failures),
+            }
+            limits = Some(self.limits_alone(self.statement_timeout));
+            let begun = *halving.get_or_insert_with(Instant::now);
+            if part.items.len() == 1 || begun.elapsed() > self.statement_timeout {
+                self.state.stuck.add(&part, Some(&fault), &self.report());
+                continue;
+            }
+            self.metrics.retried();
+            let (first, second) = part.halve();
+            parts.push_front(second);
+            parts.push_front(first);
+        }
+        self.recovered(&mut failures);
+    }
+
+    /// Retries stuck deliveries, each alone, until the list is closed and empty.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the spool cannot be read.
+    pub(super) async fn retry_stuck(&self, reader: SharedReader) -> Result<(), SpoolError> {
+        let (mut failures, mut logged) = (0, None);
+        while let Some((seq, mut entry)) = self.state.stuck.next().await {
+            let read = reader.next(seq - 1, Limits { rows: 1, bytes: 0 }).await?;
+            let Some(spooled) = read.first().filter(|spooled| spooled.seq == seq) else {
+                // The spool reports what it loses.
+                self.state.stuck.remove(seq, &self.report());
+                continue;
             };
-            drop(turn);
-            if let Some(kinds) = between_kinds(&items, &part.range) {
-                // The canary says of neither kind that it fails.
-                parts.push_front(Part::new(kinds..part.range.end));
-                parts.push_front(Part::new(part.range.start..kinds));
-                continue;
+            let mut item = [Item::read(spooled)];
+            for fault in &entry.faults {
+                item[0].degrade(fault);
             }
-            if let Err(fault) = canary {
-                part.strikes = 0;
-                self.metrics.retried();
-                if failures == 0 {
-                    self.state.failing.fetch_add(1, Ordering::Relaxed);
+            let limits = self.limits_alone(entry.time_limit(self.statement_timeout));
+            let Err(Failure { fault, canary }) = self.attempt(&item, Some(limits), &mut failures).await
+            else {
+                self.state.stuck.remove(seq, &self.report());
+                continue;
+            };
+            let why = match canary {
+                Canary::Fails(why) => {
+                    entry.wait();
+                    self.state.stuck.put_back(seq, entry, &why, &self.report());
+                    self.wait(why, &mut failures).await;
+                    continue;
                 }
-                self.on_failure(fault);
-                failures += 1;
-                put_back(part, &mut parts, &items);
-                sleep(self.backoff(failures)).await;
-                continue;
-            }
-            self.recovered(&mut failures);
-            if part.range.len() > 1 {
-                let middle = part.range.start + part.range.len() / 2;
-                parts.push_front(Part::new(middle..part.range.end));
-                parts.push_front(Part::new(part.range.start..middle));
-                continue;
-            }
-            let at = part.range.start;
-            let pause = if part.strike(&fault) {
-                match items[at].degrade(&fault) {
-                    Some(Degraded::Columns | Degraded::Quarantined) => None,
-                    Some(Degraded::Dropped) => {
-                        self.log_outcomes(&items[at..=at], &[Outcome::Dropped]);
+                Canary::QuarantineFails(why) => {
+                    entry.wait();
+                    entry.pause(self.backoff(entry.waits));
+                    why
+                }
+                Canary::Succeeds if fault.is_contention() => {
+                    entry.wait();
+                    entry.pause(self.backoff(entry.waits));
+                    fault
+                }
+                Canary::Succeeds => {
+                    if !self.blame(&mut item[0], &mut entry, &fault) {
+                        self.log_outcomes(&item, &[Outcome::Dropped]);
+                        self.state.stuck.remove(seq, &self.report());
                         continue;
                     }
-                    None => {
-                        if !std::mem::replace(&mut part.reported, true) {
-                            tracing::error!(
-                                "an acknowledged delivery can be stored neither in executions nor in quarantine, it \
-                                 waits in the spool: {fault}"
-                            );
-                        }
-                        part.extensions = (part.extensions + 1).min(2 * EXTENSIONS);
-                        Some(self.max_backoff)
-                    }
+                    fault
                 }
-            } else {
-                (!fault.is_repeatable()).then(|| self.backoff(part.strikes).min(MAX_STRIKE_PAUSE))
             };
-            let Some(pause) = pause else {
-                parts.push_front(part);
-                continue;
-            };
+            self.recovered(&mut failures);
             self.metrics.retried();
-            let only_such = parts.iter().all(|other| other.strikes > 0 || other.degraded);
-            let is_last = put_back(part, &mut parts, &items);
-            if only_such || !is_last {
-                let left = parts.iter().flat_map(|part| part.range.clone());
-                place.leave(left.map(|at| &items[at]));
-                sleep(pause).await;
+            self.state.stuck.put_back(seq, entry, &why, &self.report());
+            self.log_stuck(&mut logged);
+        }
+        Ok(())
+    }
+
+    /// A stuck delivery has failed alone while others can be recorded: it gets a strike, or is degraded. False when it is
+    /// not to be stored at all.
+    fn blame(&self, item: &mut Item<'_>, entry: &mut Entry, fault: &Fault) -> bool {
+        if !entry.strike(fault) {
+            let pause = self.backoff(entry.strikes()).min(MAX_STRIKE_PAUSE);
+            entry.pause(if fault.is_repeatable() { Duration::ZERO } else { pause });
+            return true;
+        }
+        match item.degrade(fault) {
+            Some(Degraded::Dropped) => return false,
+            Some(Degraded::Columns | Degraded::Quarantined) => {
+                entry.faults.push(fault.clone());
+                entry.pause(Duration::ZERO);
+            }
+            // No form of it can be stored.
+            None => {
+                entry.extend();
+                entry.pause(self.max_backoff);
+            }
+        }
+        true
+    }
+
+    /// The limits of an attempt after a first failure.
+    fn limits_alone(&self, statement: Duration) -> TimeLimits {
+        let lock = (self.statement_timeout / LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
+        TimeLimits { statement, lock }
+    }
+
+    /// Where the list of stuck deliveries publishes its state.
+    pub(super) fn report(&self) -> Report<'_> {
+        Report { stuck: &self.stuck, recorded: &self.recorded }
+    }
+
+    /// PostgreSQL records nothing now.
+    async fn wait(&self, fault: Fault, failures: &mut u32) {
+        self.metrics.retried();
+        if *failures == 0 {
+            self.state.failing.fetch_add(1, Ordering::Relaxed);
+        }
+        self.on_failure(fault);
+        *failures += 1;
+        sleep(self.backoff(*failures)).await;
+    }
+
+    /// Records `items`, or none of them.
+    async fn attempt(
+        &self,
+        items: &[Item<'_>],
+        limits: Option<TimeLimits>,
+        failures: &mut u32,
+    ) -> Result<(), Failure> {
+        let begun = SystemTime::now();
+        let attempted = self.try_record(items, limits, *failures == 0).await;
+        if let Some(traces) = &self.traces {
+            let outcomes = attempted.as_deref().map_err(|failed| match failed {
+                Failed::NotConnected(fault) | Failed::Recording(fault, _) => fault,
+            });
+            traces.attempted(begun, items, outcomes);
+        }
+        match attempted {
+            Ok(outcomes) => {
+                self.recovered(failures);
+                self.live.tell(items, &outcomes);
+                self.log_outcomes(items, &outcomes);
+                Ok(())
+            }
+            Err(Failed::NotConnected(fault)) => {
+                Err(Failure { fault: fault.clone(), canary: Canary::Fails(fault) })
+            }
+            Err(Failed::Recording(fault, session)) => {
+                let canary = self.canary(&fault, items, session).await;
+                Err(Failure { fault, canary })
             }
         }
     }
@@ -238,14 +310,15 @@ impl Recorder {
     async fn try_record(
         &self,
         items: &[Item<'_>],
-        limit: Option<Duration>,
+        limits: Option<TimeLimits>,
         mut forgive: bool,
     ) -> Result<Vec<Outcome>, Failed<'_>> {
         loop {
             let mut session =
                 self.sessions.get().await.map_err(|fault| Failed::NotConnected(fault.not_of_a_row()))?;
-            let record = AssertUnwindSafe(session.store.record(items, self.bounds, limit)).catch_unwind();
-            let fault = match timeout(limit.unwrap_or(self.statement_timeout), record).await {
+            let record = AssertUnwindSafe(session.store.record(items, self.bounds, limits)).catch_unwind();
+            let within = limits.map_or(self.statement_timeout, |limits| limits.statement);
+            let fault = match timeout(within, record).await {
                 Ok(Ok(Ok(outcomes))) => {
                     session.give_back();
                     return Ok(outcomes);
@@ -271,22 +344,34 @@ impl Recorder {
         }
     }
 
-    /// Whether rows like those of `items` can be recorded at all. The error is the state of PostgreSQL: it is about no
-    /// delivery.
-    async fn canary(
+    /// What can be recorded after `items` failed with `fault`.
+    async fn canary(&self, fault: &Fault, items: &[Item<'_>], session: Option<Session<'_>>) -> Canary {
+        // On a full disk, there may be room for a small row and none for a large one.
+        let largest = items.iter().map(Item::body_bytes).max().unwrap_or_default();
+        let fill = if fault.is_about_disk() { largest } else { 0 };
+        let kinds = (items.iter().any(|i| !i.is_quarantined()), items.iter().any(Item::is_quarantined));
+        match self.run_canary(kinds, fill, session).await {
+            Ok(()) => Canary::Succeeds,
+            Err(why) if kinds == (false, true) => match self.run_canary((true, false), fill, None).await {
+                Ok(()) => Canary::QuarantineFails(why),
+                Err(_) => Canary::Fails(why),
+            },
+            Err(why) => Canary::Fails(why),
+        }
+    }
+
+    /// Whether rows of these kinds, executions and rows of the quarantine, can be recorded at all. The error is the
+    /// state of PostgreSQL: it is about no delivery.
+    async fn run_canary(
         &self,
-        fault: &Fault,
-        items: &[Item<'_>],
+        kinds: (bool, bool),
+        fill: usize,
         session: Option<Session<'_>>,
     ) -> Result<(), Fault> {
         let mut session = match session {
             Some(session) => session,
             None => self.sessions.get().await.map_err(Fault::not_of_a_row)?,
         };
-        // On a full disk, there may be room for a small row and none for a large one.
-        let largest = items.iter().map(Item::body_bytes).max().unwrap_or_default();
-        let fill = if fault.is_about_disk() { largest } else { 0 };
-        let kinds = (items.iter().any(|i| !i.is_quarantined()), items.iter().any(Item::is_quarantined));
         let canary = session.store.canary(kinds, fill, self.bounds);
         match timeout(self.statement_timeout, canary).await.unwrap_or(Err(Fault::Slow)) {
             Ok(()) => {
@@ -300,13 +385,26 @@ impl Recorder {
         }
     }
 
-    /// Checks that PostgreSQL is there while there is nothing to record.
+    /// Checks that PostgreSQL is there while there is nothing to record. Every [`CANARY_EVERY`], and as long as PostgreSQL
+    /// is not known to record, a canary checks that it records.
     pub(super) async fn ping(&self) {
-        match self.try_record(&[], None, true).await {
-            Ok(_) => self.on_success(),
-            Err(Failed::NotConnected(fault) | Failed::Recording(fault, _)) => {
-                self.on_failure(fault.of_every_row());
+        let due = {
+            let mut last = self.state.canary_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let failing = matches!(*self.recording.borrow(), Recording::Failing { .. });
+            let due = failing || last.get_or_insert_with(Instant::now).elapsed() >= CANARY_EVERY;
+            if due {
+                *last = Some(Instant::now());
             }
+            due
+        };
+        let pinged = match self.try_record(&[], None, true).await {
+            Ok(_) if !due => Ok(()),
+            Ok(_) => self.run_canary((true, false), 0, None).await,
+            Err(Failed::NotConnected(fault) | Failed::Recording(fault, _)) => Err(fault.of_every_row()),
+        };
+        match pinged {
+            Ok(()) => self.on_success(),
+            Err(fault) => self.on_failure(fault),
         }
     }
 
@@ -322,6 +420,21 @@ impl Recorder {
     fn backoff(&self, failures: u32) -> Duration {
         let longest = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures)).min(self.max_backoff);
         longest.mul_f64(rand::rng().random_range(0.5..1.0))
+    }
+
+    /// Logs that deliveries are stuck, at once and then at most every [`LOG_STUCK_INTERVAL`].
+    fn log_stuck(&self, logged: &mut Option<Instant>) {
+        if logged.is_some_and(|at| at.elapsed() < LOG_STUCK_INTERVAL) {
+            return;
+        }
+        *logged = Some(Instant::now());
+        let stuck = self.stuck.borrow().clone();
+        if let Some(why) = stuck.why {
+            tracing::warn!(
+                deliveries = stuck.deliveries,
+                "deliveries fail alone while others are recorded: they wait in the spool, and are retried: {why}"
+            );
+        }
     }
 
     /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`].
@@ -350,22 +463,3 @@ impl Recorder {
 
 /// Minimum time between two log lines about dropped deliveries.
 const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Where the rows of the quarantine begin, after executions.
-fn between_kinds(items: &[Item<'_>], range: &Range<usize>) -> Option<usize> {
-    range.clone().find(|at| items[*at].is_quarantined()).filter(|first| *first > range.start)
-}
-
-/// Puts a part after all others, so that they are tried first; before them when they are about one of its executions.
-/// True when it is the last one now.
-fn put_back(part: Part, parts: &mut VecDeque<Part>, items: &[Item<'_>]) -> bool {
-    let ids = |range: &Range<usize>| items[range.clone()].iter().filter_map(Item::execution_id);
-    let of_part: HashSet<&str> = ids(&part.range).collect();
-    let shared = parts.iter().flat_map(|other| ids(&other.range)).any(|id| of_part.contains(id));
-    if shared {
-        parts.push_front(part);
-    } else {
-        parts.push_back(part);
-    }
-    !shared
-}

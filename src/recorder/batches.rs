@@ -1,10 +1,11 @@
 //! Which deliveries are recorded next.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::in_flight::{Batch, InFlight, is_busy};
@@ -18,11 +19,35 @@ const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// The same while another batch is being recorded: what waits will be more by its end.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
+/// The spool's reader, for the workers and for the retries of stuck deliveries.
+#[derive(Clone)]
+pub(super) struct SharedReader(Arc<Mutex<Option<Reader>>>);
+
+impl SharedReader {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self(Arc::new(Mutex::new(Some(reader))))
+    }
+
+    /// The deliveries after `after`, as many as `limits` allow.
+    pub(super) async fn next(&self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+        let reader = self.0.clone();
+        let read = spawn_blocking(move || {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.as_mut().ok_or(SpoolError::ReaderLost)?.next(after, limits)
+        });
+        read.await.map_err(|_| SpoolError::ReaderLost)?
+    }
+
+    /// Closes the spool after a cancelled read has ended: another process may open it then.
+    pub(super) async fn close(self) {
+        let close = move || drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = spawn_blocking(close).await;
+    }
+}
+
 /// The deliveries in the spool, a batch at a time, in the order of arrival.
 pub(super) struct BatchSource {
-    /// `None` while a thread reads with it.
-    reader: Option<Reader>,
-    reading: Option<JoinHandle<Read>>,
+    reader: SharedReader,
     limits: Limits,
     kept: watch::Receiver<Kept>,
     /// The last delivery that was read.
@@ -32,9 +57,6 @@ pub(super) struct BatchSource {
     full_batch: i64,
     in_flight: watch::Receiver<VecDeque<Batch>>,
 }
-
-/// The result of a read, with the reader.
-type Read = (Reader, Result<Vec<Spooled>, SpoolError>);
 
 /// The result of [`BatchSource::next`].
 pub(super) enum Poll {
@@ -48,7 +70,7 @@ pub(super) enum Poll {
 
 impl BatchSource {
     pub(super) fn new(
-        reader: Reader,
+        reader: SharedReader,
         limits: Limits,
         kept: watch::Receiver<Kept>,
         in_flight: &InFlight,
@@ -56,8 +78,7 @@ impl BatchSource {
         let at = kept.borrow().forgotten;
         let full_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
         Self {
-            reader: Some(reader),
-            reading: None,
+            reader,
             limits,
             kept,
             at,
@@ -75,7 +96,7 @@ impl BatchSource {
             let full = waiting >= self.full_batch;
             let due = self.read_at + if busy { MIN_BATCH_INTERVAL_BUSY } else { MIN_BATCH_INTERVAL };
             if full || waiting > 0 && (due <= Instant::now() || kept.closed) {
-                let batch = self.read().await?;
+                let batch = self.reader.next(self.at, self.limits).await?;
                 self.read_at = Instant::now();
                 self.at = batch.last().map_or(kept.through, |last| last.seq);
                 let full = if self.at < kept.through { batch.len() } else { self.limits.rows };
@@ -91,27 +112,6 @@ impl BatchSource {
                 () = sleep_until(due), if waiting > 0 => {}
                 () = sleep(KEEPALIVE_INTERVAL), if waiting == 0 && !busy => return Ok(Poll::Idle),
             }
-        }
-    }
-
-    async fn read(&mut self) -> Result<Vec<Spooled>, SpoolError> {
-        let (after, limits) = (self.at, self.limits);
-        let mut reader = self.reader.take().ok_or(SpoolError::ReaderLost)?;
-        let read = spawn_blocking(move || {
-            let batch = reader.next(after, limits);
-            (reader, batch)
-        });
-        let read = self.reading.insert(read).await;
-        self.reading = None;
-        let (reader, batch) = read.map_err(|_| SpoolError::ReaderLost)?;
-        self.reader = Some(reader);
-        batch
-    }
-
-    /// Closes the spool after a cancelled read has ended: another process may open it then.
-    pub(super) async fn close(self) {
-        if let Some(reading) = self.reading {
-            let _ = reading.await;
         }
     }
 }

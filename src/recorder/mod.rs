@@ -3,12 +3,13 @@
 //! Workers take batches in turns (`batches.rs`) and record them at the same time, as long as they share no execution
 //! (`in_flight.rs`). A batch is acknowledged to the spool once it and all before it are recorded. After a crash the
 //! recorder continues with what the spool still holds; recording twice is harmless, since the database deduplicates.
-//! `attempt.rs` says what happens when recording fails.
+//! `attempt.rs` says what happens when recording fails, and `stuck.rs` what becomes of deliveries that fail alone.
 
 mod attempt;
 mod batches;
 mod in_flight;
 mod sessions;
+mod stuck;
 mod throttle;
 
 use std::mem::discriminant;
@@ -18,15 +19,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 
-use self::attempt::{MAX_DETOURS, Place};
-use self::batches::{BatchSource, Poll};
+use self::attempt::Part;
+use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
 pub(crate) use self::sessions::Sessions;
+pub(crate) use self::stuck::Stuck;
+use self::stuck::StuckList;
 use self::throttle::should_throttle;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -70,6 +73,8 @@ pub(crate) struct Recorder {
     pub(crate) recorded: watch::Sender<Recorded>,
     /// Publishes how recording goes.
     pub(crate) recording: watch::Sender<Recording>,
+    /// Publishes which deliveries are stuck.
+    pub(crate) stuck: watch::Sender<Stuck>,
     /// Publishes committed changes.
     pub(crate) live: Live,
     /// The time to drain the spool is over.
@@ -78,25 +83,15 @@ pub(crate) struct Recorder {
 }
 
 /// What the workers share.
+#[derive(Default)]
 pub(crate) struct State {
-    /// In-flight batches whose last attempt failed since PostgreSQL records nothing.
+    /// Workers, and the task of the stuck deliveries, whose last attempt failed since PostgreSQL records nothing.
     failing: AtomicUsize,
     /// Dropped deliveries and conflicts that the log does not say yet, and when it last did.
     dropped: std::sync::Mutex<(usize, usize, Option<Instant>)>,
-    /// Deliveries that are tried alone, beside the workers; and the turn to do so.
-    detours: Semaphore,
-    one_by_one: Semaphore,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            failing: AtomicUsize::default(),
-            dropped: std::sync::Mutex::default(),
-            detours: Semaphore::new(MAX_DETOURS),
-            one_by_one: Semaphore::new(1),
-        }
-    }
+    stuck: StuckList,
+    /// When an idle recorder last checked that PostgreSQL records.
+    canary_at: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Recorder {
@@ -106,34 +101,31 @@ impl Recorder {
     /// [`SpoolError`] when the spool cannot be read. PostgreSQL is never a reason to end.
     pub(crate) async fn run(self, reader: Reader) -> Result<(), SpoolError> {
         let in_flight = InFlight::default();
-        let source = Mutex::new(BatchSource::new(reader, self.limits, self.kept.clone(), &in_flight));
+        let reader = SharedReader::new(reader);
+        let source = BatchSource::new(reader.clone(), self.limits, self.kept.clone(), &in_flight);
+        let source = Mutex::new(source);
+        let record = async {
+            // Before the first delivery: the schema is made, and health checks know.
+            self.ping().await;
+            self.state.stuck.handled(self.kept.borrow().forgotten, &self.report());
+            let workers = async {
+                try_join_all((0..self.connections).map(|_| self.worker(&source, &in_flight))).await?;
+                self.state.stuck.close();
+                Ok(())
+            };
+            tokio::try_join!(workers, self.retry_stuck(reader.clone()))
+        };
         let ended = tokio::select! {
-            ended = self.run_workers(&source, &in_flight) => ended,
+            ended = record => ended.map(|_| ()),
             () = self.give_up.cancelled() => Ok(()),
         };
-        source.into_inner().close().await;
+        reader.close().await;
         ended
     }
 
-    async fn run_workers(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
-        // Before the first delivery: the schema is made, and health checks know.
-        self.ping().await;
-        let places = Semaphore::new(self.connections);
-        // A worker whose delivery fails alone gives up its place, and another one takes it.
-        let workers = (0..self.connections + MAX_DETOURS).map(|_| self.worker(source, in_flight, &places));
-        try_join_all(workers).await?;
-        Ok(())
-    }
-
     /// Records one batch after the other.
-    async fn worker(
-        &self,
-        source: &Mutex<BatchSource>,
-        in_flight: &InFlight,
-        places: &Semaphore,
-    ) -> Result<(), SpoolError> {
+    async fn worker(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
         loop {
-            let Ok(place) = places.acquire().await else { return Ok(()) };
             let mut turn = source.lock().await;
             let (batch, through) = match turn.next().await? {
                 Poll::Batch(batch, through) => (batch, through),
@@ -144,12 +136,12 @@ impl Recorder {
                 }
                 Poll::Closed => return Ok(()),
             };
-            let items: Vec<Item<'_>> = batch.iter().map(Item::read).collect();
-            in_flight.admit(&items, through).await;
+            let part = Part::read(&batch);
+            in_flight.admit(part.items().iter(), through).await;
             drop(turn);
             let (begun, before) = (Instant::now(), (self.kept.borrow().through, *self.recorded.borrow()));
-            self.record_batch(items, Place::new(&self.state, in_flight, through, place)).await;
-            in_flight.complete(through, &self.recorded);
+            self.record_batch(part).await;
+            in_flight.complete(through, |through| self.state.stuck.handled(through, &self.report()));
             let (took, now) = (begun.elapsed(), *self.kept.borrow());
             let (arrived, recorded) = (now.through - before.0, *self.recorded.borrow() - before.1);
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));

@@ -143,8 +143,14 @@ impl Fault {
         }
     }
 
-    /// Whether another transaction was in the way: trying again at once is right.
+    /// Whether another transaction was the reason: a lock that was not free in time (55P03), a deadlock, a failed
+    /// serialization (class 40). The row is not at fault.
     pub(crate) fn is_contention(&self) -> bool {
-        matches!(self, Self::Refused { code: Some(code), .. } if code == "40P01" || code == "40001")
+        self.code().is_some_and(|code| code == "55P03" || code.starts_with("40"))
+    }
+
+    /// Whether the server answered over a connection that it keeps: the next statement may succeed.
+    pub(crate) fn keeps_connection(&self) -> bool {
+        matches!(self, Self::Slow | Self::Refused { .. } | Self::Unacceptable { .. })
     }
 }

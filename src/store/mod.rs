@@ -40,6 +40,21 @@ static MIGRATIONS: Migrator = {
     migrations
 };
 
+/// Time limits of one transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLimits {
+    /// For a statement, and for a pause between two.
+    pub(crate) statement: Duration,
+    /// For each wait for a lock.
+    pub(crate) lock: Duration,
+}
+
+/// How many times shorter `lock_timeout` is than `statement_timeout`: a wait for a lock ends with an error of its own,
+/// which blames no delivery.
+const LOCK_TIMEOUT_DIVISOR: u32 = 4;
+/// `lock_timeout` of commands: they report an entry that is locked, and go on with the next.
+const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// One connection, used by one.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -69,7 +84,8 @@ impl Store {
 
     /// Makes the connection keep what recording promises: a statement, and a pause within a transaction, end within
     /// `statement_timeout`, so that one given up on this side does not go on for ever on the other, with its locks;
-    /// and a commit means "on disk", since the spool then forgets.
+    /// a wait for a lock ends earlier, with `lock_not_available`; and a commit means "on disk", since the spool then
+    /// forgets.
     pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), Fault> {
         sqlx::query!(
             "SELECT set_config('synchronous_commit', 'on', false)
@@ -81,20 +97,32 @@ impl Store {
         sqlx::query!("SELECT set_config('idle_in_transaction_session_timeout', $1, false)", limit)
             .fetch_one(&mut self.connection)
             .await?;
-        self.limit_statements(&limit).await
+        let lock = statement_timeout / LOCK_TIMEOUT_DIVISOR;
+        self.limit_statements(&limit, &lock.as_millis().max(1).to_string()).await
+    }
+
+    /// Limits each wait for a lock to a second.
+    pub(crate) async fn limit_lock_waits(&mut self) -> Result<(), Fault> {
+        let limit = COMMAND_LOCK_TIMEOUT.as_millis().to_string();
+        sqlx::query!("SELECT set_config('lock_timeout', $1, false)", limit)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(())
     }
 
     /// Brings the schema up to date, however long its statements take. Several receivers may do so
     /// at once: one works, the others wait.
     pub(crate) async fn migrate(&mut self) -> Result<(), Fault> {
-        let before = sqlx::query_scalar!("SELECT current_setting('statement_timeout')");
+        let before = sqlx::query!(
+            r#"SELECT current_setting('statement_timeout') AS "statement!", current_setting('lock_timeout') AS "lock!""#
+        );
         let before = before.fetch_one(&mut self.connection).await?;
-        self.limit_statements("0").await?;
+        self.limit_statements("0", "0").await?;
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
             MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => Fault::from(e),
             other => Fault::Refused { code: None, message: other.to_string() },
         })?;
-        self.limit_statements(before.as_deref().unwrap_or("0")).await
+        self.limit_statements(&before.statement, &before.lock).await
     }
 
     /// Says how many executions a bulk has, before or after they come.
@@ -110,10 +138,16 @@ impl Store {
         Ok(())
     }
 
-    async fn limit_statements(&mut self, to: &str) -> Result<(), Fault> {
-        sqlx::query!("SELECT set_config('statement_timeout', $1, false)", to)
-            .fetch_one(&mut self.connection)
-            .await?;
+    /// Sets `statement_timeout` and `lock_timeout`. Without a unit, in milliseconds; `0`: without limit.
+    async fn limit_statements(&mut self, statement: &str, lock: &str) -> Result<(), Fault> {
+        sqlx::query!(
+            "SELECT set_config('statement_timeout', $1, false) AS statement,
+                    set_config('lock_timeout', $2, false) AS lock",
+            statement,
+            lock
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
         Ok(())
     }
 }

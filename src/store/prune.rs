@@ -103,7 +103,7 @@ impl Store {
         )
         .fetch_one(&mut self.connection)
         .await?;
-        self.limit_statements(&limit.unwrap_or_default().as_millis().to_string()).await
+        self.limit_statements(&limit.unwrap_or_default().as_millis().to_string(), "0").await
     }
 
     /// PostgreSQL's clock. Not its `now()`, which stands still within a transaction.

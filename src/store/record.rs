@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
@@ -10,7 +9,7 @@ use time::OffsetDateTime;
 use super::changes::{Changes, Counted};
 use super::item::{Item, Row};
 use super::rounds::{Incoming, rounds};
-use super::{Fault, Store, quarantine};
+use super::{Fault, Store, TimeLimits, quarantine};
 use crate::auth::Method;
 use crate::config;
 
@@ -67,21 +66,23 @@ impl Outcome {
 }
 
 impl Store {
-    /// Records `items` in their order, all or none. One outcome per item. `limit`: how long statements, and pauses
-    /// between them, may take instead of `database.statement_timeout`.
+    /// Records `items` in their order, all or none. One outcome per item. `limits`: instead of those that
+    /// [`Store::promise`] sets.
     pub(crate) async fn record(
         &mut self,
         items: &[Item<'_>],
         bounds: Bounds,
-        limit: Option<Duration>,
+        limits: Option<TimeLimits>,
     ) -> Result<Vec<Outcome>, Fault> {
         let mut transaction = self.connection.begin().await?;
-        if let Some(limit) = limit {
-            let limit = limit.as_millis().to_string();
+        if let Some(TimeLimits { statement, lock }) = limits {
+            let (statement, lock) = (statement.as_millis().to_string(), lock.as_millis().to_string());
             sqlx::query!(
                 "SELECT set_config('statement_timeout', $1, true) AS statement,
-                        set_config('idle_in_transaction_session_timeout', $1, true) AS idle",
-                limit
+                        set_config('idle_in_transaction_session_timeout', $1, true) AS idle,
+                        set_config('lock_timeout', $2, true) AS lock",
+                statement,
+                lock
             )
             .fetch_one(&mut *transaction)
             .await?;

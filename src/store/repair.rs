@@ -37,7 +37,7 @@ impl Store {
     /// sum of its day. To do so again changes nothing. `None` when no such execution has bytes.
     pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, Fault> {
         match self.fill_in(execution_id).await {
-            Err(fault) if fault.is_repeatable() => Ok(Some(Repaired::Refused(fault.to_string()))),
+            Err(fault) if fault.keeps_connection() => Ok(Some(Repaired::Refused(fault.to_string()))),
             other => other,
         }
     }

@@ -58,6 +58,20 @@ async fn recording_that_has_stalled_is_reported_and_webhooks_are_taken_all_the_s
     assert_eq!(receiver.metric("recording_stalled").await, 0.0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_receiver_reports_that_postgresql_answers_and_records_nothing() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, "ALTER TABLE executions RENAME TO elsewhere").await;
+    until(async || receiver.ready().await.1["parts"]["database"]["state"] == "failing").await;
+    let (code, health) = receiver.ready().await;
+    assert_eq!((code, &health["status"]), (200, &json!("degraded")), "{health}");
+    assert_eq!(receiver.metric("database_up").await, 0.0);
+    run(&receiver, "ALTER TABLE elsewhere RENAME TO executions").await;
+    until(async || receiver.ready().await.1["status"] == "ok").await;
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 0);
+    assert_eq!(receiver.rows("SELECT * FROM bulks").await.len(), 0);
+}
+
 /// `workflow-receiver status` on this receiver.
 fn status(receiver: &TestReceiver) -> (String, Option<i32>) {
     let mut command = program(receiver.dir.path());

@@ -55,6 +55,7 @@ mod spool;
 mod spool_files;
 mod spool_start;
 mod spool_wal;
+mod stuck;
 mod sums;
 mod torture;
 mod traces;

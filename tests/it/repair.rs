@@ -101,3 +101,54 @@ async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_acce
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
     counts_are_right(&receiver).await;
 }
+
+/// PostgreSQL refuses executions with these identifiers.
+async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN IF {condition} THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;
+         CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
+             EXECUTE FUNCTION refuse()"
+    );
+    run(receiver, &sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_ones() {
+    let receiver = TestReceiver::start().await;
+    for code in ["55P03", "57014", "40001"] {
+        raise(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
+        receiver.accept(full("bad")).await;
+        receiver.accept(full(&format!("good{code}"))).await;
+        receiver.recorded().await;
+        raise(&receiver, "NEW.execution_id = 'bad'", code).await;
+        let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
+        assert!(exit == Some(1) && text.contains("recorded 1, not recorded 1"), "{code}: {text}");
+    }
+    raise(&receiver, "false", "23514").await;
+    let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
+    assert!(exit == Some(0) && text.contains("recorded 1, not recorded 0"), "{text}");
+    assert_eq!(receiver.rows("SELECT execution_id FROM executions").await.len(), 4);
+    counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_is_locked_does_not_keep_repair_from_the_next_ones() {
+    let receiver = TestReceiver::start().await;
+    refuse(&receiver, "NEW.payload IS NOT NULL").await;
+    for id in ["bad1", "bad2"] {
+        receiver.accept(full(id)).await;
+    }
+    receiver.recorded().await;
+    refuse(&receiver, "false").await;
+    let mut other = receiver.connection().await;
+    let lock = "BEGIN; SELECT 1 FROM executions WHERE execution_id = 'bad1' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(1) && text.contains("bad1: stays as it is: "), "{text}");
+    assert!(text.contains("bad2: repaired"), "{text}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(0) && text.contains("bad1: repaired"), "{text}");
+    counts_are_right(&receiver).await;
+}

@@ -1,0 +1,167 @@
+//! Deliveries that wait for locks, or that PostgreSQL stores nowhere: they wait, and block no other delivery.
+
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use workflow_receiver::config::Settings;
+
+use crate::blame::{end_fault_on, fault_on, full, in_a_hurry, nothing_is_blamed, raise, run};
+use crate::bulks::WRONG_BULKS;
+use crate::harness::{TestReceiver, execution, rows, until, with};
+use crate::sums::wrong_sums;
+
+/// Each batch is a single delivery.
+fn one_by_one(settings: &mut Settings) {
+    in_a_hurry(settings);
+    settings.recorder.connections = 2;
+    settings.recorder.batch_rows = 1;
+}
+
+async fn count(receiver: &TestReceiver, from: &str) -> Value {
+    rows(&receiver.database, &format!("SELECT count(*) FROM {from}")).await[0]["count"].clone()
+}
+
+async fn stuck(receiver: &TestReceiver) -> Value {
+    receiver.ready().await.1["parts"]["recording"]["stuck"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_waits_for_a_lock_waits_until_the_lock_is_free_and_is_recorded_whole() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    for (n, lock) in [
+        "SELECT 1 FROM executions WHERE execution_id = 'e0' FOR UPDATE",
+        "SELECT 1 FROM bulks WHERE bulk_id = 'b' FOR UPDATE",
+        "SELECT 1 FROM workflow_hours FOR UPDATE",
+        "SELECT 1 FROM executions WHERE execution_id = 'e3' FOR UPDATE",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("e{n}");
+        receiver.accept(with(full(&id), json!({ "status": "running" }))).await;
+        receiver.recorded().await;
+        let mut other = receiver.connection().await;
+        sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}"))).execute(&mut other).await.unwrap();
+        let before = receiver.metric("record_retries_total").await;
+        receiver.accept(full(&id)).await;
+        receiver
+            .accept(with(execution(&format!("free{n}"), "completed"), json!({ "workflow_id": id })))
+            .await;
+        until(async || {
+            let tried = receiver.metric("record_retries_total").await - before;
+            tried >= 30.0 || count(&receiver, "quarantine").await != 0
+        })
+        .await;
+        assert_eq!(count(&receiver, "quarantine").await, 0, "{lock}");
+        until(async || count(&receiver, "executions WHERE execution_id LIKE 'free%'").await == n + 1).await;
+        until(async || stuck(&receiver).await == 1).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        receiver.recorded().await;
+        let status = format!("executions WHERE execution_id = '{id}' AND status = 'completed'");
+        assert_eq!(count(&receiver, &status).await, 1, "{lock}");
+    }
+    nothing_is_blamed(&receiver, 8).await;
+    until(async || stuck(&receiver).await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_timeout_or_a_deadlock_is_the_fault_of_no_delivery() {
+    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    for code in ["55P03", "40P01", "40001"] {
+        fault_on(&receiver, "executions", &format!("NEW.execution_id = '{code}'"), &raise(code)).await;
+        let before = receiver.metric("record_retries_total").await;
+        receiver.accept(full(code)).await;
+        until(async || {
+            let degraded = count(&receiver, "executions WHERE payload_bytes IS NOT NULL").await != 0;
+            let tried = receiver.metric("record_retries_total").await - before;
+            tried >= 30.0 || degraded || count(&receiver, "quarantine").await != 0
+        })
+        .await;
+        end_fault_on(&receiver, "executions").await;
+        receiver.recorded().await;
+    }
+    nothing_is_blamed(&receiver, 3).await;
+}
+
+/// PostgreSQL stores no delivery with `bad` in its identifier.
+async fn refuse_bad_ones(receiver: &TestReceiver) {
+    fault_on(receiver, "executions", "NEW.execution_id LIKE 'bad%'", &raise("23514")).await;
+    fault_on(receiver, "quarantine", "convert_from(NEW.body, 'UTF8') LIKE '%bad%'", &raise("23514")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_are_reported() {
+    let receiver = TestReceiver::start_with(one_by_one).await;
+    refuse_bad_ones(&receiver).await;
+    for n in 0..25 {
+        receiver.accept(full(&format!("bad{n}"))).await;
+    }
+    for n in 0..20 {
+        receiver.accept(full(&format!("good{n}"))).await;
+        // A later delivery of an execution that waits waits after it.
+        receiver.accept(with(full(&format!("bad{n}")), json!({ "output": "later" }))).await;
+    }
+    until(async || count(&receiver, "executions").await == 20).await;
+    until(async || stuck(&receiver).await == 45).await;
+    until(async || receiver.ready().await.1["status"] == "degraded").await;
+    until(async || receiver.ready().await.1["problems"].to_string().contains("45 deliveries")).await;
+    let health = receiver.ready().await.1;
+    let recording = &health["parts"]["recording"];
+    assert_eq!((&recording["state"], &health["parts"]["database"]["state"]), (&json!("stuck"), &json!("ok")));
+    assert!(recording["oldest_stuck_age_seconds"].is_u64(), "{health}");
+    assert_eq!(receiver.metric("stuck_deliveries").await, 45.0);
+    assert!(receiver.metric("stuck_oldest_age_seconds").await > 0.0);
+
+    end_fault_on(&receiver, "executions").await;
+    end_fault_on(&receiver, "quarantine").await;
+    receiver.recorded().await;
+    // Those that were degraded to a body in quarantine before stay that: nothing is lost.
+    let stored = "SELECT (SELECT count(*) FROM executions) AS executions,
+                         (SELECT count(*) FROM quarantine) AS quarantined,
+                         (SELECT count(*) FROM execution_conflicts) AS conflicts";
+    let stored = receiver.row(stored).await;
+    let sum = |row: &Value| row.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    assert_eq!(sum(&stored), 65, "{stored}");
+    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+    until(async || receiver.metric("stuck_deliveries").await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
+    let receiver = TestReceiver::start_with(one_by_one).await;
+    for n in 0..25 {
+        receiver.accept(execution(&format!("e{n}"), "running")).await;
+    }
+    receiver.recorded().await;
+    let mut other = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT 1 FROM executions FOR UPDATE").execute(&mut other).await.unwrap();
+    for status in ["queued", "completed", "failed"] {
+        for n in 0..25 {
+            receiver.accept(execution(&format!("e{n}"), status)).await;
+        }
+    }
+    receiver.accept(with(execution("free", "completed"), json!({ "workflow_id": "free" }))).await;
+    until(async || count(&receiver, "executions WHERE execution_id = 'free'").await == 1).await;
+    until(async || stuck(&receiver).await == 75).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    receiver.recorded().await;
+    assert_eq!(count(&receiver, "executions WHERE status = 'completed'").await, 26);
+    assert_eq!(count(&receiver, "execution_conflicts WHERE status = 'failed'").await, 25);
+    nothing_is_blamed(&receiver, 26).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_takes_nothing_blocks_no_later_execution() {
+    let receiver = TestReceiver::start_with(one_by_one).await;
+    run(&receiver, "ALTER TABLE quarantine RENAME TO elsewhere").await;
+    for n in 0..25 {
+        assert_eq!(receiver.post(format!(r#"{{"n":{n}}}"#)).await.status(), 422);
+    }
+    for n in 0..20 {
+        receiver.accept(full(&format!("e{n}"))).await;
+    }
+    until(async || count(&receiver, "executions").await == 20).await;
+    run(&receiver, "ALTER TABLE elsewhere RENAME TO quarantine").await;
+    receiver.recorded().await;
+    assert_eq!(count(&receiver, "quarantine").await, 25);
+}
