@@ -284,7 +284,12 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
 /// Gives a database, or what is left of it, another name: nothing overwrites or deletes it then. An empty log goes, and the
 /// log's index, which SQLite makes from the log.
 pub(super) fn set_aside(path: &Path, kind: &str) -> io::Result<PathBuf> {
-    let aside = free_name(path, kind);
+    set_aside_as(path, path, kind)
+}
+
+/// As [`set_aside`], under a name that begins with that of `base`.
+pub(super) fn set_aside_as(path: &Path, base: &Path, kind: &str) -> io::Result<PathBuf> {
+    let aside = free_name(base, kind);
     for suffix in SUFFIXES {
         let old = beside(path, suffix);
         let worthless =

@@ -190,6 +190,34 @@ async fn a_start_takes_in_what_an_earlier_process_rescued_and_leaves_what_was_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rescued_files_that_a_crash_left_incomplete_are_read_once_and_end_no_start() {
+    let other = files("b").await;
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    // An empty one, one without tables, one that cannot be read to its end, and one that lost its content.
+    fs::write(spool.join("spool.db.rescued-1"), "").unwrap();
+    fs::write(spool.join("spool.db.rescued-2"), "SQLite format 3\0 and nothing else").unwrap();
+    fs::write(spool.join("spool.db.rescued-3"), &other.database[..other.database.len() / 2]).unwrap();
+    fs::write(spool.join("spool.db.rescued-4"), "").unwrap();
+    fs::write(spool.join("spool.db.rescued-4-wal"), &other.log).unwrap();
+    let database = new_database().await;
+    let (mut dir, mut first) = (dir, None);
+    for _ in 0..3 {
+        let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
+        within(receiver.progress.clone().recording()).await;
+        let sum = "SELECT coalesce(sum(deliveries), 0) AS sum FROM executions";
+        let counted = receiver.row(sum).await["sum"].clone();
+        assert_eq!(*first.get_or_insert(counted.clone()), counted, "no start records them again");
+        dir = receiver.stop().await.0;
+        let names = fs::read_dir(dir.path().join("spool")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(!names.iter().any(|name| name.contains("rescued")), "{names:?}");
+        assert!(names.iter().all(|name| name.matches("damaged").count() < 2), "{names:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss() {
     let receiver = TestReceiver::start_with(impatient).await;
     for body in ids(40) {

@@ -15,42 +15,60 @@ use crate::spool::open;
 /// What the names of such files have after the spool's.
 pub(super) const RESCUED: &str = "rescued";
 
-/// Copies the deliveries of all such files into the spool. A file that was read to its end is removed then, any other is
-/// set aside. A crash on the way has some deliveries recorded twice, which is harmless.
+/// Copies the deliveries of all such files into the spool. A file that was read to its end is removed then; one that is
+/// damaged is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash on the way some
+/// deliveries are recorded twice, which is harmless. An error ends no start: the file stays for the next one.
 pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
     let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
     for rescued in rescued(path).map_err(unusable)? {
-        // The process that is writing it has it.
-        let file = match files::lock_database(&rescued) {
-            Err(SpoolError::InUse(_)) => {
-                tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start takes them in");
-                continue;
+        if let Err(error) = absorb_file(path, &rescued, to, metrics) {
+            if !to.is_autocommit() {
+                to.execute_batch("ROLLBACK")?;
             }
-            locked => locked?,
-        };
-        if file.metadata().map_err(unusable)?.len() == 0 {
-            // A crash left it before anything was written, or it lost its content: SQLite would delete its log.
-            let aside = files::set_aside(&rescued, "damaged").map_err(unusable)?;
-            tracing::warn!(aside = %aside.display(), "an empty file of rescued deliveries is set aside");
-            continue;
+            tracing::error!(%error, file = %rescued.display(), "rescued deliveries cannot be read now: the next start tries again");
         }
-        let mut spool = Spool::default();
-        let from = open::connect(&rescued)?;
-        let mut nothing = || ();
-        let mut copier = Copier::new(to, &mut nothing)?.behind();
-        copier.copy(&from, &mut spool)?;
-        copier.finish()?;
-        drop(from);
-        let saved = spool.saved;
-        if spool.whole {
-            files::remove(&rescued);
-            tracing::warn!(saved, file = %rescued.display(), "deliveries that an earlier process rescued go on");
-        } else {
-            let aside = files::set_aside(&rescued, "damaged").map_err(unusable)?;
-            tracing::error!(saved, aside = %aside.display(), "a file of rescued deliveries cannot be read to its end: what can be read goes on");
-        }
-        metrics.spool_salvaged(saved, u64::from(!spool.whole));
     }
+    Ok(())
+}
+
+fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
+    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
+    // The process that is writing it has it.
+    let file = match files::lock_database(rescued) {
+        Err(SpoolError::InUse(_)) => {
+            tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start takes them in");
+            return Ok(());
+        }
+        locked => locked?,
+    };
+    if file.metadata().map_err(unusable)?.len() == 0 {
+        if fs::metadata(beside(rescued, "-wal")).is_ok_and(|log| log.len() > 0) {
+            // It lost its content: SQLite would delete its log.
+            let aside = files::set_aside_as(rescued, path, "damaged").map_err(unusable)?;
+            metrics.spool_salvaged(0, 1);
+            tracing::error!(aside = %aside.display(), "a file of rescued deliveries has lost its content: it is set aside");
+        } else {
+            // A crash ended the rescue before it wrote anything.
+            files::remove(rescued);
+        }
+        return Ok(());
+    }
+    let mut spool = Spool::default();
+    let from = open::connect(rescued)?;
+    let mut nothing = || ();
+    let mut copier = Copier::new(to, &mut nothing)?.behind();
+    copier.copy(&from, &mut spool)?;
+    copier.finish()?;
+    drop(from);
+    let saved = spool.saved;
+    if spool.whole {
+        files::remove(rescued);
+        tracing::warn!(saved, file = %rescued.display(), "deliveries that an earlier process rescued go on");
+    } else {
+        let aside = files::set_aside_as(rescued, path, "damaged").map_err(unusable)?;
+        tracing::error!(saved, aside = %aside.display(), "a file of rescued deliveries cannot be read to its end: what can be read goes on");
+    }
+    metrics.spool_salvaged(saved, u64::from(!spool.whole));
     Ok(())
 }
 
@@ -66,7 +84,10 @@ fn rescued(path: &Path) -> io::Result<Vec<PathBuf>> {
                 .iter()
                 .find_map(|suffix| number.strip_suffix(suffix).filter(|_| !suffix.is_empty()))
                 .unwrap_or(number);
-            names.push(beside(path, &format!(".{RESCUED}-{number}")));
+            // Other names, such as those of files set aside, are not rescued files.
+            if number.parse::<u64>().is_ok() {
+                names.push(beside(path, &format!(".{RESCUED}-{number}")));
+            }
         }
     }
     names.sort();
