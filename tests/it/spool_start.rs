@@ -214,6 +214,21 @@ async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
+    let mut dir = spooled(ids(5)).await;
+    fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        dir = receiver.stop().await.0;
+        let left = fs::read_dir(dir.path().join("spool")).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.push(left.filter(|name| name.contains("rescued")).collect::<Vec<_>>());
+    }
+    assert!(names.iter().all(|left| *left == names[0]), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_finds_an_empty_table_counts_what_was_in_it_and_the_next_one_does_not() {
     let mut dir = spooled(ids(5)).await;
     let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();

@@ -66,7 +66,10 @@ fn rescued(path: &Path) -> io::Result<Vec<PathBuf>> {
                 .iter()
                 .find_map(|suffix| number.strip_suffix(suffix).filter(|_| !suffix.is_empty()))
                 .unwrap_or(number);
-            names.push(beside(path, &format!(".{RESCUED}-{number}")));
+            // One that was set aside has more in its name.
+            if number.bytes().all(|byte| byte.is_ascii_digit()) {
+                names.push(beside(path, &format!(".{RESCUED}-{number}")));
+            }
         }
     }
     names.sort();
