@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use workflow_receiver::app::{Receiver, StartError};
 
-use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with};
+use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with, within};
 use crate::spool::{ids, impatient, recorded, spooled};
 
 /// Forty acknowledged deliveries: `oldest` had ten of them, `database` twenty, and the others are only in `log`.
@@ -239,6 +239,21 @@ async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss()
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
     assert_eq!(recorded(&receiver).await, 46);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
+    let mut dir = spooled(ids(5)).await;
+    fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        dir = receiver.stop().await.0;
+        let left = fs::read_dir(dir.path().join("spool")).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.push(left.filter(|name| name.contains("rescued")).collect::<Vec<_>>());
+    }
+    assert!(names.iter().all(|left| *left == names[0]), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
