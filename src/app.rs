@@ -137,8 +137,7 @@ impl Receiver {
         let (keeping, kept) = watch::channel(writer.kept());
         let (recording, recorded) = watch::channel(writer.kept().forgotten);
         let (reporting, reports) = watch::channel(Recording::default());
-        let (report_stuck, stuck) = watch::channel(recorder::Stuck::default());
-        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let [stop, give_up, all_traced] = <[CancellationToken; 3]>::default();
         let (live, credentials) = (Live::new(), Credentials::new(settings, database));
         let pool_for_health = health_pool(settings, credentials.database.clone());
 
@@ -156,7 +155,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recording,
             recording: reporting,
-            stuck: report_stuck,
+            stuck: watch::Sender::default(),
             live: live.clone(),
             give_up: give_up.clone(),
             state: recorder::State::default(),
@@ -165,7 +164,7 @@ impl Receiver {
             kept: kept.clone(),
             recorded: recorded.clone(),
             recording: reports.clone(),
-            stuck,
+            stuck: worker.stuck.subscribe(),
             retention,
         };
         let (health, watchers) =
@@ -200,13 +199,10 @@ impl Receiver {
         let progress = Progress { kept, recorded: recorded.clone(), recording: reports };
         let (webhook_address, admin_address) = (local(&public), local(&admin));
         let mut parts = JoinSet::new();
-        let spool_metrics = metrics.clone();
-        let runtime = tokio::runtime::Handle::current();
+        let (spool_metrics, runtime) = (metrics.clone(), tokio::runtime::Handle::current());
         parts.spawn_blocking(move || {
-            (
-                "the spool",
-                writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics).map_err(Into::into),
-            )
+            let ended = writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics);
+            ("the spool", ended.map_err(Into::into))
         });
         parts.spawn(record(worker, reader));
         if let Some(pruner) = pruner {
@@ -216,7 +212,6 @@ impl Receiver {
         parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
         let operators = http::serve(admin, http::admin(admin_door), admin_limits, metrics, give_up.clone());
         parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
-        let all_traced = CancellationToken::new();
         let sending = sending.map(|sending| sending.run(all_traced.clone())).into_iter().collect();
         Ok(Self {
             webhook_address,

@@ -169,7 +169,10 @@ impl Recorder {
             parts.push_front(second);
             parts.push_front(first);
         }
-        self.recovered(&mut failures);
+        if failures > 0 {
+            // The rest became stuck after a failed canary.
+            self.state.failing.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Retries stuck deliveries, each alone, until the list is closed and empty.
