@@ -123,7 +123,6 @@ impl Receiver {
     ///
     /// # Errors
     /// [`StartError`].
-    #[expect(clippy::too_many_lines, reason = "a list of the parts, read from top to bottom")]
     pub async fn start(settings: &Settings, database: PgConnectOptions) -> Result<Self, StartError> {
         settings.check_door()?;
         let public = listen("http.listen", settings.http.listen).await?;
