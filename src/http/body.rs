@@ -46,12 +46,12 @@ pub(super) async fn collect(
         if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
+        // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
+        let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
+        memory.reserve(received, expected).await?;
         if let Some(large) = &mut large {
             large.put(&data);
         } else if received > FREE_BYTES_PER_BODY {
-            // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
-            let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
-            memory.reserve(expected).await?;
             let mut buffer = LargeBuffer::new(expected)?;
             buffer.put(&first);
             buffer.put(&small);
@@ -89,7 +89,11 @@ struct LargeBuffer {
 
 impl LargeBuffer {
     fn new(capacity: usize) -> Result<Self, Refused> {
-        Ok(Self { map: MmapMut::map_anon(capacity).map_err(|_| Refused::Busy)?, written: 0 })
+        let map = MmapMut::map_anon(capacity).map_err(|_| Refused::Busy)?;
+        // A huge page takes memory beyond what is written. A kernel that knows none refuses this.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::NoHugePage);
+        Ok(Self { map, written: 0 })
     }
 
     /// # Panics

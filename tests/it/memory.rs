@@ -1,6 +1,9 @@
 //! What requests cost in memory: heads and bodies are bounded, and each request that finds no memory is answered.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use reqwest::Client;
 use tempfile::TempDir;
@@ -124,6 +127,59 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
         assert!(answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 408 "), "{answer}");
     }
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
+}
+
+/// Connects again and again with a forged signature, announces a large body, sends `bytes` of it, and stalls.
+async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>) {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let forged = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\nx-webhook-timestamp: {now}\r\nx-webhook-signature: sha256={}\r\n\
+         content-length: 16000000\r\n\r\n",
+        "0".repeat(64)
+    );
+    let request = [forged.into_bytes(), vec![b' '; bytes]].concat();
+    loop {
+        let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
+        let _ = stream.write_all(&request).await;
+        stalled.fetch_add(1, Relaxed);
+        let mut answer = [0; 12];
+        let _ = stream.read_exact(&mut answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_stall_do_not_keep_out_a_large_signed_body_that_is_sent_without_pause() {
+    const STRANGERS: usize = 1500;
+    let dir = TempDir::new().unwrap();
+    let process = Process::start(
+        program(dir.path())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_x"),
+    );
+    let stalled = Arc::new(AtomicUsize::new(0));
+    let mut strangers = JoinSet::new();
+    for n in 0..STRANGERS {
+        // Some have sent enough for a second and a third step.
+        let bytes = [70_000, 70_000, 70_000, 140_000, 400_000][n % 5];
+        strangers.spawn(stranger(address(&process), bytes, stalled.clone()));
+    }
+    until(async || {
+        tokio::task::yield_now().await;
+        stalled.load(Relaxed) >= STRANGERS
+    })
+    .await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    for n in 0..4 {
+        let body = filled(&format!("signed {n}"), 2_000_000);
+        let request = signed(Client::new().post(&process.url), "whsec_x", now, &body);
+        let since = Instant::now();
+        let answer = request.send().await.unwrap();
+        println!("{} after {:?}", answer.status(), since.elapsed());
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        assert!(since.elapsed() < Duration::from_secs(8), "answered after {:?}", since.elapsed());
+    }
+    strangers.shutdown().await;
+    process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]
