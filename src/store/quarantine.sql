@@ -52,5 +52,6 @@ ON CONFLICT (body_sha256) DO UPDATE SET
     acknowledged = q.acknowledged OR excluded.acknowledged,
     deliveries = q.deliveries + excluded.deliveries,
     first_received_at = least(q.first_received_at, excluded.first_received_at),
-    last_received_at = greatest(q.last_received_at, excluded.last_received_at)
+    last_received_at = greatest(q.last_received_at, excluded.last_received_at),
+    recorded_at = greatest(q.recorded_at, excluded.recorded_at)
 RETURNING q.body_sha256

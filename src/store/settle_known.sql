@@ -108,7 +108,8 @@ stored AS (
     ON CONFLICT (execution_id, body_sha256) DO UPDATE SET
         deliveries = c.deliveries + excluded.deliveries,
         first_received_at = least(c.first_received_at, excluded.first_received_at),
-        last_received_at = greatest(c.last_received_at, excluded.last_received_at)
+        last_received_at = greatest(c.last_received_at, excluded.last_received_at),
+        recorded_at = greatest(c.recorded_at, excluded.recorded_at)
     -- A row that was there before has this transaction as its xmax.
     RETURNING c.execution_id, c.body_sha256, c.xmax = 0 AS is_new
 ),
@@ -129,6 +130,7 @@ counted AS (
         deliveries = e.deliveries + m.deliveries,
         first_received_at = least(e.first_received_at, m.first_received_at),
         last_received_at = greatest(e.last_received_at, m.last_received_at),
+        recorded_at = greatest(e.recorded_at, now()),
         -- Null as long as there are none, which takes no room.
         conflicts = nullif(coalesce(e.conflicts, 0) + m.new_conflicts, 0),
         conflict_bytes = nullif(coalesce(e.conflict_bytes, 0) + m.new_bytes, 0),
@@ -168,7 +170,8 @@ replaced AS (
         authenticated_by = i.authenticated_by,
         deliveries = e.deliveries + i.deliveries,
         first_received_at = least(e.first_received_at, i.first_received_at),
-        last_received_at = greatest(e.last_received_at, i.last_received_at)
+        last_received_at = greatest(e.last_received_at, i.last_received_at),
+        recorded_at = greatest(e.recorded_at, now())
     FROM settled AS s
     INNER JOIN incoming AS i ON s.n = i.n
     WHERE e.execution_id = s.execution_id AND s.verdict = 'replacement'

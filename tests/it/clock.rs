@@ -14,7 +14,7 @@ use workflow_receiver::config::Settings;
 
 use crate::harness::{TestReceiver, execution, rows, until, url, with};
 use crate::process::{outcome, program};
-use crate::retention::{age, run};
+use crate::retention::{age, pruned, run};
 
 const LIMIT: Option<Duration> = Some(Duration::from_hours(48));
 const ROWS: &str = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(payload) FROM executions) AS
@@ -137,12 +137,10 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
     // The sender's clock may be wrong, too: that is no reason to keep a row for ever.
     receiver.accept(completed("from-a-wrong-sender", "2999-01-02T03:04:05Z")).await;
     receiver.accept(execution("future", "completed")).await;
-    // As received by a clock that stood at 1971.
-    run(
-        &receiver,
-        "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'",
-    )
-    .await;
+    // As received by a clock that stood at 1971, and recorded by a version without `recorded_at`.
+    let behind = "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z',
+                  recorded_at = '1970-01-01Z'";
+    run(&receiver, behind).await;
     let future = "UPDATE executions SET first_received_at = now() + interval '400 days',
                   last_received_at = now() + interval '400 days' WHERE execution_id = 'future'";
     run(&receiver, future).await;
@@ -156,4 +154,78 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
     let (_, health) = receiver.ready().await;
     let retention = &health["parts"]["retention"];
     assert!(retention["detail"].as_str().unwrap().contains("in the future"), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recorded_it() {
+    let receiver = TestReceiver::start().await;
+    let deliver = async || {
+        receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
+        receiver.accept(with(execution("e", "failed"), json!({ "bulk_id": "b" }))).await;
+        assert_eq!(receiver.post("{}").await.status(), 422);
+        receiver.recorded().await;
+    };
+    let behind = async || {
+        for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
+            let at = "first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'";
+            run(&receiver, &format!("UPDATE {table} SET {at}")).await;
+        }
+    };
+    let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
+    let all = json!({ "executions": 1, "payloads": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
+    let none = json!({ "executions": 0, "payloads": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
+
+    deliver().await;
+    behind().await;
+    assert_eq!(pruned(&receiver, &limits), none, "recorded just now");
+    assert_eq!(pruned(&receiver, &limits[1..2]), json!({ "payloads": 0 }), "recorded just now");
+
+    // Each delivery counts, not only the first.
+    age(&receiver).await;
+    deliver().await;
+    behind().await;
+    assert_eq!(pruned(&receiver, &limits), none, "recorded again just now");
+
+    age(&receiver).await;
+    assert_eq!(pruned(&receiver, &limits), all, "recorded three days ago");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_that_replaces_another_is_kept_from_when_postgresql_recorded_it() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("e", "running")).await;
+    age(&receiver).await;
+    receiver.accept(execution("e", "completed")).await;
+    run(
+        &receiver,
+        "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'",
+    )
+    .await;
+    let limits = [("EXECUTIONS", "2d"), ("PAYLOADS", "1d")];
+    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 0, "payloads": 0, "bulks": 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_from_before_recorded_at_are_as_old_as_they_were_and_no_table_is_rewritten() {
+    const TABLES: [&str; 3] = ["executions", "execution_conflicts", "quarantine"];
+    let (dir, database) = old_database().await;
+    let files = "SELECT relname, relfilenode::bigint FROM pg_class WHERE relname IN
+                 ('executions', 'execution_conflicts', 'quarantine') ORDER BY relname";
+    let before = rows(&database, files).await;
+    assert_eq!(before.len(), 3);
+    let mut connection = PgConnection::connect_with(&database).await.unwrap();
+    for table in TABLES {
+        let statement = format!("ALTER TABLE {table} DROP COLUMN recorded_at");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+    sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE version = 9").execute(&mut connection).await.unwrap();
+
+    let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
+    receiver.accept(execution("new", "completed")).await;
+    receiver.recorded().await;
+    assert_eq!(rows(&database, files).await, before);
+    let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
+    let old = json!({ "executions": 1, "payloads": 0, "bulks": 0, "conflicts": 1, "quarantine": 1 });
+    assert_eq!(pruned(&receiver, &limits), old);
+    assert_eq!(receiver.row("SELECT execution_id FROM executions").await, json!({ "execution_id": "new" }));
 }

@@ -38,21 +38,25 @@ pub(crate) async fn run(receiver: &TestReceiver, statements: &str) {
 
 /// All that is recorded came three days earlier.
 pub(crate) async fn age(receiver: &TestReceiver) {
-    for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
-        let earlier = format!(
-            "UPDATE {table} SET first_received_at = first_received_at - interval '3 days',
-                                last_received_at = last_received_at - interval '3 days'"
-        );
-        run(receiver, &earlier).await;
+    let times = ["first_received_at", "last_received_at", "recorded_at"];
+    for (table, times) in [
+        ("executions", &times[..]),
+        ("bulks", &times[..2]),
+        ("execution_conflicts", &times),
+        ("quarantine", &times),
+    ] {
+        let earlier: Vec<_> = times.iter().map(|at| format!("{at} = {at} - interval '3 days'")).collect();
+        run(receiver, &format!("UPDATE {table} SET {}", earlier.join(", "))).await;
     }
 }
 
 /// So many executions that came three days ago, all at the same time.
 pub(crate) fn many(rows: usize) -> String {
     format!(
-        "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
-         SELECT 'many-' || n, 'w', 'completed', '{{}}', 1, now() - interval '3 days', now() - interval '3 days'
-         FROM generate_series(1, {rows}) AS n"
+        "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at,
+             recorded_at)
+         SELECT 'many-' || n, 'w', 'completed', '{{}}', 1, at, at, at
+         FROM generate_series(1, {rows}) AS n, (SELECT now() - interval '3 days' AS at)"
     )
 }
 

@@ -170,12 +170,12 @@ async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
         outcome(prune.arg("prune").args(arguments).env("DATABASE_URL", url_of(role, database)))
     };
     let old = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, payload, deliveries, first_received_at,
-            last_received_at)
-        SELECT 'old-' || n, 'w', 'old', 'completed', '{}', 1, '2026-01-01', '2026-01-01' FROM generate_series(1, 2) AS n;
+            last_received_at, recorded_at)
+        SELECT 'old-' || n, 'w', 'old', 'completed', '{}', 1, '2026-01-01', '2026-01-01', '2026-01-01' FROM generate_series(1, 2) AS n;
         INSERT INTO bulks (bulk_id, first_received_at, last_received_at) VALUES ('old', '2026-01-01', '2026-01-01');
         INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
-            first_received_at, last_received_at)
-        VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01')";
+            first_received_at, last_received_at, recorded_at)
+        VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01', '2026-01-01')";
     assert_eq!(said_to("postgres", database, old).await, "");
     let (text, code) = prune("workflow_receiver", &[]);
     assert!(code == Some(1) && text.contains("permission denied for table executions"), "{text}");

@@ -1,6 +1,6 @@
 WITH due AS (
     SELECT conflict_id FROM execution_conflicts
-    WHERE conflict_id = ANY ($1::text[]::bigint[]) AND last_received_at < $2
+    WHERE conflict_id = ANY ($1::text[]::bigint[]) AND greatest(last_received_at, recorded_at) < $2
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM execution_conflicts AS c

@@ -2,7 +2,7 @@
 WITH due AS (
     SELECT execution_id FROM executions
     WHERE
-        execution_id = ANY ($1) AND last_received_at < $2 AND payload_removed_at IS NULL
+        execution_id = ANY ($1) AND greatest(last_received_at, recorded_at) < $2 AND payload_removed_at IS NULL
         AND coalesce(completed_at < $2 OR completed_at > now(), true)
     FOR UPDATE SKIP LOCKED
 )

@@ -1,6 +1,8 @@
 WITH due AS (
     SELECT quarantine_id FROM quarantine
-    WHERE quarantine_id = ANY ($1::text[]::bigint[]) AND last_received_at < $2 AND NOT acknowledged
+    WHERE
+        quarantine_id = ANY ($1::text[]::bigint[]) AND greatest(last_received_at, recorded_at) < $2
+        AND NOT acknowledged
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM quarantine AS q

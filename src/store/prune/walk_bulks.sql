@@ -7,7 +7,10 @@ SELECT
         SELECT e.execution_id FROM executions AS e
         WHERE
             e.bulk_id = b.bulk_id
-            AND (e.last_received_at >= $4 OR (e.completed_at >= $4 AND e.completed_at <= now()))
+            AND (
+                greatest(e.last_received_at, e.recorded_at) >= $4
+                OR (e.completed_at >= $4 AND e.completed_at <= now())
+            )
         LIMIT 1
     ) IS NULL AS "due!"
 FROM bulks AS b

@@ -59,18 +59,18 @@ const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
         "authenticated_by bulk_id completed_at conflict_bytes conflicts conflicts_dropped deliveries error error_cause \
-         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 started_at status \
+         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at started_at status \
          step_failed total_cost workflow_id",
     ),
     (
         "execution_conflicts",
         "authenticated_by body_sha256 bulk_id conflict_id deliveries error error_cause execution_id first_received_at \
-         last_received_at output payload payload_bytes status workflow_id",
+         last_received_at output payload payload_bytes recorded_at status workflow_id",
     ),
     (
         "quarantine",
         "acknowledged authenticated_by body body_sha256 deliveries first_received_at intact last_received_at \
-         quarantine_id reason",
+         quarantine_id reason recorded_at",
     ),
 ];
 
@@ -112,11 +112,13 @@ fn differing(values: &[&str]) -> String {
 }
 
 /// Conditions that every table has.
-const COUNTS: [&str; 4] = [
+const COUNTS: [&str; 5] = [
     "authenticated_by: (r.authenticated_by = ANY (x.methods)) IS NOT TRUE",
     "deliveries: NOT r.deliveries::int8 <@ x.deliveries",
     "first_received_at: NOT (extract(epoch FROM r.first_received_at) * 1000000)::int8 <@ x.first_at",
     "last_received_at: NOT (extract(epoch FROM r.last_received_at) * 1000000)::int8 <@ x.last_at",
+    // PostgreSQL and the receiver have one clock here.
+    "recorded_at: r.recorded_at NOT BETWEEN r.last_received_at AND now()",
 ];
 const OUTCOME: [&str; 8] =
     ["workflow_id", "bulk_id", "status", "output", "error", "error_cause", "payload", "payload_bytes"];
@@ -320,6 +322,8 @@ async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and
     )
     .await;
     let minute = "last_received_at = last_received_at + interval '1 minute'";
+    let early = "recorded_at = first_received_at - interval '1 minute'";
+    let late = "recorded_at = recorded_at + interval '1 hour'";
     for (table, what) in [
         ("executions", "workflow_id = 'other'"),
         ("executions", "bulk_id = 'other'"),
@@ -337,6 +341,8 @@ async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and
         ("executions", "deliveries = deliveries + 1"),
         ("executions", "first_received_at = first_received_at - interval '1 minute'"),
         ("executions", minute),
+        ("executions", early),
+        ("executions", late),
         ("executions", "payload_removed_at = now()"),
         ("executions", "output_sha256 = 'x'"),
         ("executions", "payload_sha256 = 'x'"),
@@ -354,6 +360,8 @@ async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and
         ("execution_conflicts", "authenticated_by = 'none'"),
         ("execution_conflicts", "deliveries = deliveries + 1"),
         ("execution_conflicts", minute),
+        ("execution_conflicts", early),
+        ("execution_conflicts", late),
         ("quarantine", "reason = 'other'"),
         ("quarantine", "body = 'x'"),
         ("quarantine", "acknowledged = true"),
@@ -361,6 +369,8 @@ async fn the_oracle_notices_every_column_that_differs_every_row_that_is_lost_and
         ("quarantine", "authenticated_by = 'none'"),
         ("quarantine", "deliveries = deliveries + 1"),
         ("quarantine", minute),
+        ("quarantine", early),
+        ("quarantine", late),
     ] {
         let (key, kept) = match table {
             "executions" => ("execution_id", "kept_executions"),
