@@ -1,6 +1,7 @@
 //! What is said about settings that cannot be used: the key, the value and what is allowed, but
 //! never a secret's value.
 
+use std::path::Path;
 use std::time::Duration;
 
 use config::{Config, ConfigError};
@@ -26,12 +27,13 @@ pub enum SettingsError {
 }
 
 /// A file that is no TOML. The parser shows the line at fault, which may hold a secret: left out.
-pub(super) fn unreadable(error: ConfigError) -> SettingsError {
+pub(super) fn unreadable(error: ConfigError, file: Option<&Path>) -> SettingsError {
     SettingsError::Unreadable(match error {
-        ConfigError::FileParse { uri, cause } => {
+        ConfigError::FileParse { cause, .. } => {
+            let file = file.unwrap_or(Path::new("")).display();
             let cause = cause.to_string();
             let (place, why) = (cause.lines().next(), cause.lines().last());
-            format!("{}: {}: {}", uri.unwrap_or_default(), place.unwrap_or_default(), why.unwrap_or_default())
+            format!("{file}: {}: {}", place.unwrap_or_default(), why.unwrap_or_default())
         }
         other => other.to_string(),
     })

@@ -11,6 +11,7 @@ mod retention;
 mod secrets;
 mod traces;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -234,6 +235,16 @@ fn misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
     Ok(())
 }
 
+/// The text of the file that `--config` names.
+fn text_of(file: &Path) -> Result<String, SettingsError> {
+    let unreadable = |why: &dyn Display| {
+        SettingsError::Unreadable(format!("{}: the file cannot be read: {why}", file.display()))
+    };
+    let bytes = secrets::bytes(file).map_err(|error| unreadable(&error))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8"))?;
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
 /// In place of a secret.
 const NOT_SHOWN: &str = "(not shown)";
 
@@ -260,7 +271,7 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(path) = file {
-            layers = layers.add_source(File::from(path).format(FileFormat::Toml));
+            layers = layers.add_source(File::from_str(&text_of(path)?, FileFormat::Toml));
         }
         let layers = layers
             .add_source(
@@ -268,7 +279,7 @@ impl Settings {
             )
             .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
             .and_then(ConfigBuilder::<DefaultState>::build)
-            .map_err(unreadable)?;
+            .map_err(|error| unreadable(error, file))?;
         let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
         settings.read_files(file)?;
         settings.check()?;

@@ -1,10 +1,12 @@
 //! Settings that are secrets: lists of them, and files that hold them.
 
 use std::fmt;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
@@ -100,13 +102,31 @@ pub(super) fn one_of_file(key: &str, file: &Path, secret: &mut SecretString) -> 
     Ok(())
 }
 
+/// The largest file of secrets or settings, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// The contents of a file of secrets or settings. Blocks on no pipe or device: a reload would wait for it without end.
+pub(super) fn bytes(file: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(file, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("it is larger than 64 KiB"));
+    }
+    Ok(bytes)
+}
+
 /// The lines of a file of secrets, without blank ones and comments. Empty when no file is named.
 fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     if file.as_os_str().is_empty() {
         return Ok(Vec::new());
     }
     let complain = |why: String| not_allowed(key, &shown(file), why);
-    let bytes = match std::fs::read(file) {
+    let bytes = match bytes(file) {
         Ok(bytes) => bytes,
         Err(error) => return complain(format!("the file cannot be read: {error}")),
     };

@@ -148,9 +148,4 @@ impl Fault {
     pub(crate) fn is_contention(&self) -> bool {
         self.code().is_some_and(|code| code == "55P03" || code.starts_with("40"))
     }
-
-    /// Whether the server answered over a connection that it keeps: the next statement may succeed.
-    pub(crate) fn keeps_connection(&self) -> bool {
-        matches!(self, Self::Slow | Self::Refused { .. } | Self::Unacceptable { .. })
-    }
 }

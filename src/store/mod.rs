@@ -55,6 +55,10 @@ const LOCK_TIMEOUT_DIVISOR: u32 = 4;
 /// `lock_timeout` of commands: they report an entry that is locked, and go on with the next.
 const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often commands try an entry again that other transactions keep from them, and the pause before each.
+const COMMAND_RETRIES: u32 = 4;
+const COMMAND_PAUSE: Duration = Duration::from_millis(100);
+
 /// One connection, used by one.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -108,6 +112,25 @@ impl Store {
             .fetch_one(&mut self.connection)
             .await?;
         Ok(())
+    }
+
+    /// Does what a command does with one entry. The inner error is about this entry: the next may succeed. The outer is
+    /// about the connection.
+    async fn of_one<T>(
+        &mut self,
+        attempt: impl AsyncFn(&mut Self) -> Result<T, Fault>,
+    ) -> Result<Result<T, Fault>, Fault> {
+        let mut retries = 0;
+        loop {
+            match attempt(self).await {
+                Err(fault) if fault.is_contention() && retries < COMMAND_RETRIES => {
+                    retries += 1;
+                    tokio::time::sleep(COMMAND_PAUSE).await;
+                }
+                Err(fault) if self.connection.ping().await.is_err() => return Err(fault),
+                done => return Ok(done),
+            }
+        }
     }
 
     /// Brings the schema up to date, however long its statements take. Several receivers may do so

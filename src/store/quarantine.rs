@@ -14,9 +14,6 @@ use crate::config;
 use crate::intake::Delivery;
 use crate::payload::Execution;
 
-/// How often `retry_quarantined` tries again while other transactions keep the rows.
-const MAX_TRIES: u32 = 4;
-
 /// Keeps those of `items` that are quarantined, as far as there is `room`, and says so in `outcomes`.
 pub(super) async fn keep(
     connection: &mut PgConnection,
@@ -141,6 +138,15 @@ impl Store {
         id: i64,
         find: impl Fn(&[u8]) -> Result<Vec<Found>, String>,
     ) -> Result<Retried, Fault> {
+        let retried = self.of_one(async |store| store.retry(id, &find).await).await?;
+        Ok(retried.unwrap_or_else(|fault| Retried::Stays(fault.to_string())))
+    }
+
+    async fn retry(
+        &mut self,
+        id: i64,
+        find: &impl Fn(&[u8]) -> Result<Vec<Found>, String>,
+    ) -> Result<Retried, Fault> {
         let entry = sqlx::query!(
             "SELECT body, authenticated_by, deliveries, first_received_at, last_received_at
              FROM quarantine WHERE quarantine_id = $1",
@@ -172,22 +178,19 @@ impl Store {
         }
         let id_of = |item: &Item<'_>| item.execution_id().unwrap_or_default().to_owned();
         let ids: Vec<_> = items.iter().map(id_of).collect();
-        let mut tries = 0;
         loop {
             match self.move_out(id, entry.deliveries, &items).await {
                 Ok(Some(outcomes)) => return Ok(Retried::Recorded(ids.into_iter().zip(outcomes).collect())),
                 Ok(None) => return Ok(Retried::Stays("it has just changed: try again".to_owned())),
-                Err(fault) if fault.is_contention() && tries < MAX_TRIES => tries += 1,
                 // What PostgreSQL refuses as it is may still be stored as bytes.
                 Err(fault) if fault.is_repeatable() => {
                     for item in &mut items {
                         item.degrade(&fault);
                     }
                     if items.iter().any(Item::is_quarantined) {
-                        return Ok(Retried::Stays(fault.to_string()));
+                        return Err(fault);
                     }
                 }
-                Err(fault) if fault.keeps_connection() => return Ok(Retried::Stays(fault.to_string())),
                 Err(fault) => return Err(fault),
             }
         }

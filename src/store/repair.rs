@@ -36,10 +36,8 @@ impl Store {
     /// Fills in what an execution has in `payload_bytes` only: `payload`, `output`, `total_cost`, and with the cost the
     /// sum of its day. To do so again changes nothing. `None` when no such execution has bytes.
     pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, Fault> {
-        match self.fill_in(execution_id).await {
-            Err(fault) if fault.keeps_connection() => Ok(Some(Repaired::Refused(fault.to_string()))),
-            other => other,
-        }
+        let repaired = self.of_one(async |store| store.fill_in(execution_id).await).await?;
+        Ok(repaired.unwrap_or_else(|fault| Some(Repaired::Refused(fault.to_string()))))
     }
 
     async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, Fault> {

@@ -102,7 +102,7 @@ async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_acce
     counts_are_right(&receiver).await;
 }
 
-/// PostgreSQL refuses executions with these identifiers.
+/// PostgreSQL answers with this error to executions with that condition.
 async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -116,7 +116,7 @@ async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_ones() {
     let receiver = TestReceiver::start().await;
-    for code in ["55P03", "57014", "40001"] {
+    for code in ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"] {
         raise(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
@@ -128,8 +128,69 @@ async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_
     raise(&receiver, "false", "23514").await;
     let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
     assert!(exit == Some(0) && text.contains("recorded 1, not recorded 0"), "{text}");
-    assert_eq!(receiver.rows("SELECT execution_id FROM executions").await.len(), 4);
+    assert_eq!(receiver.rows("SELECT execution_id FROM executions").await.len(), 8);
     counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_next_ones() {
+    let receiver = TestReceiver::start().await;
+    let codes = ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"];
+    for code in codes {
+        raise(&receiver, "NEW.payload IS NOT NULL", "23514").await;
+        receiver.accept(full("bad")).await;
+        receiver.accept(full(&format!("good{code}"))).await;
+        receiver.recorded().await;
+        raise(&receiver, "NEW.execution_id = 'bad'", code).await;
+        let (text, exit) = command(&receiver, &["repair", "--all"]);
+        assert!(exit == Some(1) && text.contains("bad: stays as it is: "), "{code}: {text}");
+        assert!(text.contains("repaired 1, unchanged 0, refused 1"), "{code}: {text}");
+        raise(&receiver, "false", code).await;
+    }
+    let (text, exit) = command(&receiver, &["repair", "--all"]);
+    assert!(exit == Some(0) && text.contains("repaired 1, unchanged 0, refused 0"), "{text}");
+    counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_without_end() {
+    let receiver = TestReceiver::start().await;
+    run(&receiver, "CREATE SEQUENCE tries").await;
+    let last = async || receiver.row("SELECT last_value FROM tries").await["last_value"].clone();
+    let commands = [
+        (&["repair", "--all"][..], "NEW.payload IS NOT NULL"),
+        (&["quarantine", "retry", "--all"], "NEW.execution_id = 'quarantine'"),
+    ];
+    for (arguments, refused) in commands {
+        raise(&receiver, refused, "23514").await;
+        receiver.accept(full(arguments[0])).await;
+        receiver.recorded().await;
+        raise(&receiver, "NEW.bulk_id = 'b' AND nextval('tries') > 0", "40001").await;
+        let (text, exit) = command(&receiver, arguments);
+        assert!(exit == Some(1) && text.contains(": stays "), "{text}");
+        assert_eq!(last().await, 5, "{text}");
+        run(&receiver, "SELECT setval('tries', 1, false)").await;
+        raise(&receiver, "NEW.bulk_id = 'b' AND nextval('tries') < 4", "40P01").await;
+        let (text, exit) = command(&receiver, arguments);
+        assert!(exit == Some(0) && text.contains("ed 1, "), "{text}");
+        run(&receiver, "SELECT setval('tries', 1, false)").await;
+    }
+    counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_ends_the_commands() {
+    let receiver = TestReceiver::start().await;
+    raise(&receiver, "NEW.payload IS NOT NULL OR NEW.execution_id LIKE 'quarantined%'", "23514").await;
+    for id in ["degraded1", "degraded2", "quarantined1", "quarantined2"] {
+        receiver.accept(full(id)).await;
+    }
+    receiver.recorded().await;
+    raise(&receiver, "NEW.bulk_id = 'b' AND pg_terminate_backend(pg_backend_pid())", "23514").await;
+    for arguments in [&["repair", "--all"][..], &["quarantine", "retry", "--all"]] {
+        let (text, exit) = command(&receiver, arguments);
+        assert!(exit == Some(1) && text.contains("cannot be reached") && !text.contains("stays"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,6 +111,9 @@ async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
         ("secrets", Some(b"\xff\xfew\0"), "UTF-16"),
         ("secrets", Some(b"whsec_\xe9HUSH"), "not UTF-8"),
         ("secrets", None, "cannot be read"),
+        ("secrets", Some(&[b'x'; (64 << 10) + 1]), "larger than 64 KiB"),
+        ("my.toml", Some(&[b'#'; (64 << 10) + 1]), "larger than 64 KiB"),
+        ("my.toml", Some(b"# HUSH\xe9"), "not UTF-8"),
         ("my.toml", Some(b"[auth]\nurl_tokens = [\"HUSH"), "my.toml"),
         ("my.toml", Some(b"[auth]\nwebhook_secrets_file = 7\nx = 1\n"), "webhook_secrets"),
     ] {
@@ -127,6 +130,52 @@ async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
         write(dir.path(), "secrets", FIRST);
         write(dir.path(), "my.toml", "");
     }
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_or_device_in_the_place_of_a_file_is_refused_and_the_next_reload_works() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let config = write(dir.path(), "my.toml", "");
+    let files = [
+        ("secrets", FIRST.to_owned(), "RECEIVER__AUTH__WEBHOOK_SECRETS_FILE"),
+        ("tokens", TOKENS[0].to_owned(), "RECEIVER__AUTH__URL_TOKENS_FILE"),
+        ("admin", TOKENS[0].to_owned(), "RECEIVER__ADMIN__TOKEN_FILE"),
+        ("url", url(&database), "RECEIVER__DATABASE__URL_FILE"),
+        ("headers", "a=b".to_owned(), "RECEIVER__TRACES__OTLP_HEADERS_FILE"),
+    ];
+    let mut command = program(dir.path());
+    command.arg("--config").arg(&config);
+    for (name, text, variable) in &files {
+        command.env(variable, write(dir.path(), name, text));
+    }
+    let mut process = Process::start(&mut command);
+    let files = files.iter().map(|(name, text, _)| (*name, &**text)).chain([("my.toml", "")]);
+    for (name, text) in files {
+        let file = dir.path().join(name);
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        for special in [&*pipe, Path::new("/dev/zero"), dir.path()] {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink(special, &file).unwrap();
+            process.log.clear();
+            process.signal(Signal::HUP);
+            let line = process.wait_for("secrets are not re-read");
+            assert!(line.contains("no regular file"), "{name}: {line}");
+            assert_eq!(post(&process, FIRST).await, 200);
+        }
+        std::fs::remove_file(&pipe).unwrap();
+        // A symbolic link to a file, as Kubernetes mounts secrets.
+        write(dir.path(), "real", text);
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("real", &file).unwrap();
+        process.signal(Signal::HUP);
+        process.wait_for("secrets re-read");
+        write(dir.path(), name, text);
+    }
+    write(dir.path(), "secrets", SECOND);
+    process.signal(Signal::HUP);
+    until(async || post(&process, SECOND).await == 200).await;
     process.terminate();
 }
 
