@@ -35,7 +35,7 @@ const LIMITS: [usize; 4] = [2, 3, 4, 8];
 /// The line of verified bodies, after those of the steps.
 const VERIFIED: usize = LIMITS.len();
 /// A body has made progress when so many more bytes of it have been received.
-const PROGRESS: usize = 64 << 10;
+const PROGRESS: usize = 16 << 10;
 /// A body without progress for so long may be evicted when another one waits for its memory. The more wait, the
 /// shorter: each of many stalled bodies would otherwise hold up the line for the whole time.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
@@ -140,6 +140,8 @@ impl MemoryBudget {
                         let mut state = self.state();
                         let also_verified = line == VERIFIED || state.used + bytes > self.0.bytes;
                         state.evict_stalled(also_verified);
+                        // One that waited before this one may have gone.
+                        self.grant(&mut state);
                     }
                 }
             }
@@ -155,7 +157,7 @@ impl MemoryBudget {
                 // Those that no longer wait.
                 while waiting.pop_front_if(|first| first.granted.is_closed()).is_some() {}
                 while waiting.pop_back_if(|last| last.granted.is_closed()).is_some() {}
-                let limit = LIMITS.get(line).map(|eighths| self.unverified_bytes() / 8 * eighths);
+                let limit = LIMITS.get(line).map(|eighths| self.unverified_bytes() * eighths / 8);
                 let (used, counted) = (state.used, state.unverified);
                 let fits = |next: &mut Waiting| {
                     used + next.bytes <= self.0.bytes
@@ -249,7 +251,7 @@ impl State {
                 let mut of_kind = self.receiving.iter().filter(|(_, other)| other.verified == verified);
                 of_kind.next().filter(|(_, other)| stalled(other)).map(|(turn, _)| *turn)
             };
-            let turn = longest(false).or_else(|| longest(true).filter(|_| also_verified));
+            let turn = longest(false).or_else(|| also_verified.then(|| longest(true))?);
             let Some(evicted) = turn.and_then(|turn| self.receiving.remove(&turn)) else { return };
             self.leaving += evicted.bytes;
             evicted.evicted.notify_one();

@@ -9,7 +9,9 @@ use reqwest::Client;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use workflow_receiver::config::Secrets;
 
 use crate::answers::problem;
@@ -129,8 +131,9 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
 
-/// Connects again and again with a forged signature, announces a large body, sends `bytes` of it, and stalls.
-async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>) {
+/// Connects with a forged signature, announces a large body, sends `bytes` of it, and stalls; again at the pace of all
+/// strangers, once it was answered.
+async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace: Arc<Mutex<Interval>>) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let forged = format!(
         "POST {PATH} HTTP/1.1\r\nhost: x\r\nx-webhook-timestamp: {now}\r\nx-webhook-signature: sha256={}\r\n\
@@ -144,6 +147,7 @@ async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>) {
         stalled.fetch_add(1, Relaxed);
         let mut answer = [0; 12];
         let _ = stream.read_exact(&mut answer).await;
+        pace.lock().await.tick().await;
     }
 }
 
@@ -157,11 +161,12 @@ async fn strangers_that_stall_do_not_keep_out_a_large_signed_body_that_is_sent_w
             .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_x"),
     );
     let stalled = Arc::new(AtomicUsize::new(0));
+    // 14 MB/s.
+    let pace = Arc::new(Mutex::new(interval(Duration::from_millis(5))));
+    pace.lock().await.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut strangers = JoinSet::new();
-    for n in 0..STRANGERS {
-        // Some have sent enough for a second and a third step.
-        let bytes = [70_000, 70_000, 70_000, 140_000, 400_000][n % 5];
-        strangers.spawn(stranger(address(&process), bytes, stalled.clone()));
+    for _ in 0..STRANGERS {
+        strangers.spawn(stranger(address(&process), 70_000, stalled.clone(), pace.clone()));
     }
     until(async || {
         tokio::task::yield_now().await;
