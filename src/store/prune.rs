@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-/// What had its latest delivery before these times goes. `None`: it stays for ever.
+/// What had its latest delivery before these times, by the receiver's clock and by PostgreSQL's, goes. `None`: it stays for ever.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
     executions: Option<OffsetDateTime>,

@@ -56,7 +56,7 @@ pub(crate) fn many(rows: usize) -> String {
         "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at,
              recorded_at)
          SELECT 'many-' || n, 'w', 'completed', '{{}}', 1, at, at, at
-         FROM generate_series(1, {rows}) AS n, (SELECT now() - interval '3 days' AS at)"
+         FROM generate_series(1, {rows}) AS n, (SELECT now() - interval '3 days' AS at) AS earlier"
     )
 }
 
