@@ -137,7 +137,7 @@ async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_
     let receiver = TestReceiver::start().await;
     let codes = ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"];
     for code in codes {
-        raise(&receiver, "NEW.payload IS NOT NULL", "23514").await;
+        raise(&receiver, "NEW.execution_id ~ '^(bad|good)' AND NEW.payload IS NOT NULL", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
         receiver.recorded().await;
@@ -158,19 +158,21 @@ async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_with
     run(&receiver, "CREATE SEQUENCE tries").await;
     let last = async || receiver.row("SELECT last_value FROM tries").await["last_value"].clone();
     let commands = [
-        (&["repair", "--all"][..], "NEW.payload IS NOT NULL"),
+        (&["repair", "--all"][..], "NEW.execution_id = 'repair' AND NEW.payload IS NOT NULL"),
         (&["quarantine", "retry", "--all"], "NEW.execution_id = 'quarantine'"),
     ];
     for (arguments, refused) in commands {
         raise(&receiver, refused, "23514").await;
         receiver.accept(full(arguments[0])).await;
         receiver.recorded().await;
-        raise(&receiver, "NEW.bulk_id = 'b' AND nextval('tries') > 0", "40001").await;
+        raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') > 0", "40001")
+            .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(1) && text.contains(": stays "), "{text}");
         assert_eq!(last().await, 5, "{text}");
         run(&receiver, "SELECT setval('tries', 1, false)").await;
-        raise(&receiver, "NEW.bulk_id = 'b' AND nextval('tries') < 4", "40P01").await;
+        raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') < 4", "40P01")
+            .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(0) && text.contains("ed 1, "), "{text}");
         run(&receiver, "SELECT setval('tries', 1, false)").await;
@@ -181,12 +183,17 @@ async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_with
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_ends_the_commands() {
     let receiver = TestReceiver::start().await;
-    raise(&receiver, "NEW.payload IS NOT NULL OR NEW.execution_id LIKE 'quarantined%'", "23514").await;
+    raise(&receiver, "NEW.execution_id LIKE 'degraded%' AND NEW.payload IS NOT NULL OR NEW.execution_id LIKE 'quarantined%'", "23514").await;
     for id in ["degraded1", "degraded2", "quarantined1", "quarantined2"] {
         receiver.accept(full(id)).await;
     }
     receiver.recorded().await;
-    raise(&receiver, "NEW.bulk_id = 'b' AND pg_terminate_backend(pg_backend_pid())", "23514").await;
+    raise(
+        &receiver,
+        "NEW.execution_id ~ '^(degraded|quarantined)' AND pg_terminate_backend(pg_backend_pid())",
+        "23514",
+    )
+    .await;
     for arguments in [&["repair", "--all"][..], &["quarantine", "retry", "--all"]] {
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(1) && text.contains("cannot be reached") && !text.contains("stays"), "{text}");
