@@ -95,6 +95,7 @@ async fn sighup_re_reads_all_secrets_and_drops_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
+    let large = b"#".repeat((64 << 10) + 1);
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let secrets = write(dir.path(), "secrets", FIRST);
     let config = write(dir.path(), "my.toml", "");
@@ -111,8 +112,8 @@ async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
         ("secrets", Some(b"\xff\xfew\0"), "UTF-16"),
         ("secrets", Some(b"whsec_\xe9HUSH"), "not UTF-8"),
         ("secrets", None, "cannot be read"),
-        ("secrets", Some(&[b'x'; (64 << 10) + 1]), "larger than 64 KiB"),
-        ("my.toml", Some(&[b'#'; (64 << 10) + 1]), "larger than 64 KiB"),
+        ("secrets", Some(&*large), "larger than 64 KiB"),
+        ("my.toml", Some(&*large), "larger than 64 KiB"),
         ("my.toml", Some(b"# HUSH\xe9"), "not UTF-8"),
         ("my.toml", Some(b"[auth]\nurl_tokens = [\"HUSH"), "my.toml"),
         ("my.toml", Some(b"[auth]\nwebhook_secrets_file = 7\nx = 1\n"), "webhook_secrets"),
