@@ -246,7 +246,7 @@ impl Receiver {
     }
 
     /// Runs until `shutdown`, then stops in the order of a webhook's path: no new requests, those
-    /// in hand are answered, the spool is recorded, and last the admin port closes.
+    /// in flight are answered, the spool is recorded, and last the admin port closes.
     ///
     /// # Errors
     /// [`RunError`] when a part ended by itself, or when it was told to stop at once.

@@ -77,7 +77,7 @@ impl Output {
     }
 }
 
-/// A remark for whoever asked, which is no part of the answer: on standard error.
+/// Prints a note to standard error: it is not part of the result.
 pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }

@@ -113,7 +113,7 @@ impl Quarantine {
     }
 }
 
-/// A line for whoever still listens: what is done does not depend on that.
+/// Prints a line; a closed standard output is ignored, since the work goes on.
 fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stdout(), "{line}");
 }

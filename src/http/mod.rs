@@ -79,7 +79,7 @@ pub(crate) struct Admin {
     pub(crate) kept: watch::Receiver<Kept>,
     /// How the parts are.
     pub(crate) health: Monitor,
-    /// Everything is recorded that will be: whoever still listens is told no more.
+    /// Recording has ended: event streams are closed.
     pub(crate) closing: CancellationToken,
     /// The connections that operators' questions go over.
     pub(crate) pool: Arc<Pool>,

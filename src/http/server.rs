@@ -55,7 +55,7 @@ pub(crate) struct Limits {
     pub(crate) idle_timeout: Duration,
 }
 
-/// Serves `routes` until `stop`, then answers the requests in hand. Dropping it closes all
+/// Serves `routes` until `stop`, then answers the requests in flight. Dropping it closes all
 /// connections.
 ///
 /// # Errors

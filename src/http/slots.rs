@@ -1,6 +1,6 @@
 //! Places that are limited in number: for connections, and for requests.
 //!
-//! When all are taken, whoever has kept the receiver waiting longest has to go. So senders that
+//! When all are taken, the connection or request that has been slow the longest is evicted. So senders that
 //! send slowly, or nothing, keep nobody else out, however many they are; those that wait for the
 //! receiver are never sent away.
 

@@ -22,7 +22,7 @@ use super::slots::{Slot, Slots};
 const SMALL_HEAD: usize = 4 << 10;
 /// Connections that may have more than that.
 pub(super) const LARGE_HEADS: usize = 512;
-/// A closing stream drops what comes in for so long, for so long without any, and up to so many bytes.
+/// Limits of the input that a closing stream discards: total time, time without input, and bytes.
 const LINGER_FOR: Duration = Duration::from_secs(30);
 const LINGER_IDLE: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;

@@ -1,4 +1,4 @@
-//! The connections to PostgreSQL that batches are recorded over: whoever records takes one, for an attempt.
+//! The connections to PostgreSQL for recording. Each attempt takes one and returns it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,7 @@
 //! [`Writer`] on a thread of its own adds arrivals and deletes recorded deliveries; one [`Reader`] reads the next ones for
 //! the recorder. They share the files ([`files`]) and two numbers, [`Kept`] and the recorder's [`Recorded`].
 //!
-//! The writer answers nobody before it has seen that the files it wrote are still the ones in the directory. [`recovery`]
+//! Before it acknowledges a group, the writer checks that the files it wrote are still the ones in the directory. [`recovery`]
 //! deals with files that are not.
 
 mod files;

@@ -1,6 +1,6 @@
 //! `/api/v1/export/…`: a whole list, as JSON Lines or CSV.
 //!
-//! It is read page by page, as whoever asked reads it: one page is in memory, however long the list is, and between
+//! It is read page by page, as fast as the client reads it: one page is in memory, however long the list is, and between
 //! pages no connection and no transaction is held, however slowly it is read.
 
 use std::sync::Arc;
