@@ -164,7 +164,10 @@ impl Recorder {
                 self.state.stuck.add(&part, Some(&fault), &self.report());
                 continue;
             }
-            self.metrics.retried();
+            // A row that PostgreSQL refuses is searched for without a pause: that is no retry.
+            if !matches!(fault, Fault::Unacceptable { .. }) {
+                self.metrics.retried();
+            }
             let (first, second) = part.halve();
             parts.push_front(second);
             parts.push_front(first);
@@ -225,7 +228,9 @@ impl Recorder {
                 }
             };
             self.recovered(&mut failures);
-            self.metrics.retried();
+            if !matches!(why, Fault::Unacceptable { .. }) {
+                self.metrics.retried();
+            }
             self.state.stuck.put_back(seq, entry, &why, &self.report());
             self.log_stuck(&mut logged);
         }
