@@ -53,7 +53,7 @@ SELECT
 FROM quarantine
 WHERE NOT acknowledged;
 
--- By triggers, so that it is right whoever deletes rows. The row is locked after those of quarantine, and nothing after
+-- By triggers, so that it is also right after rows are deleted by hand. The row is locked after those of quarantine, and nothing after
 -- it.
 CREATE FUNCTION count_quarantine() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

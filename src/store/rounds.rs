@@ -113,7 +113,7 @@ pub(super) fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
     rounds
 }
 
-/// Splits what comes after the `first` delivery of an execution: deliveries that come in turn, and those after the
+/// Splits the deliveries after the `first` one of an execution: those that are applied in turn, and those after the
 /// first terminal one.
 fn split<'r>(first: &mut Incoming<'r>, further: Vec<Incoming<'r>>) -> (Vec<Incoming<'r>>, Vec<Incoming<'r>>) {
     let mut further = further.into_iter().peekable();
