@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::{Credentials, Database};
 use crate::health::{Monitor, Observed};
-use crate::http::{self, Admin, Door, Slots};
-use crate::intake::Intake;
-use crate::live::Live;
+use crate::http::{self, AdminState, WebhookState, Limiter};
+use crate::intake::SpoolHandle;
+use crate::live::EventBus;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::{self, Recorder, Recording, Sessions};
+use crate::recorder::{self, Recorder, RecorderHealth, ConnectionPool};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
-use crate::spool::{self, Kept, Limits, Reader, Recorded, SpoolError, Writer};
+use crate::spool::{self, SpoolStatus, BatchLimits, Reader, Recorded, SpoolError, Writer};
 use crate::store::Bounds;
 use crate::traces::Traces;
 
@@ -74,7 +74,7 @@ type PartResult = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
 
 /// A receiver that has started.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Server {
     webhook_address: SocketAddr,
     admin_address: SocketAddr,
     drain_timeout: Duration,
@@ -93,38 +93,38 @@ pub struct Receiver {
 /// How far the webhooks have come.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    kept: watch::Receiver<Kept>,
+    kept: watch::Receiver<SpoolStatus>,
     recorded: watch::Receiver<Recorded>,
-    recording: watch::Receiver<Recording>,
+    recording: watch::Receiver<RecorderHealth>,
 }
 
 impl Progress {
     /// Returns once everything that was acknowledged before the call is in PostgreSQL.
     pub async fn all_recorded(&mut self) {
-        let through = self.kept.borrow().through;
+        let through = self.kept.borrow().last_seq;
         let _ = self.recorded.wait_for(|recorded| *recorded >= through).await;
     }
 
     /// Returns once PostgreSQL has been reached and its schema is up to date.
     pub async fn recording(&mut self) {
-        let _ = self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await;
+        let _ = self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
     }
 
     /// How many acknowledged deliveries are not known to be in PostgreSQL.
     #[must_use]
     pub fn waiting(&self) -> i64 {
-        self.kept.borrow().through - *self.recorded.borrow()
+        self.kept.borrow().last_seq - *self.recorded.borrow()
     }
 }
 
-impl Receiver {
+impl Server {
     /// Builds the parts and starts them. `database` need not be reachable: what comes in waits in
     /// the spool.
     ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(settings: &Settings, database: PgConnectOptions) -> Result<Self, StartError> {
-        settings.check_door()?;
+        settings.require_auth_off_loopback()?;
         let public = listen("http.listen", settings.http.listen).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
@@ -132,20 +132,20 @@ impl Receiver {
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
         let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
 
-        let (intake, arrivals) = Intake::new(settings.intake.capacity);
+        let (intake, arrivals) = SpoolHandle::new(settings.intake.capacity);
         let (keeping, kept) = watch::channel(writer.kept());
-        let (recording, recorded) = watch::channel(writer.kept().forgotten);
-        let (reporting, reports) = watch::channel(Recording::default());
+        let (recording, recorded) = watch::channel(writer.kept().acked_seq);
+        let (reporting, reports) = watch::channel(RecorderHealth::default());
         let [stop, give_up, all_traced] = <[CancellationToken; 3]>::default();
-        let (live, credentials) = (Live::new(), Credentials::new(settings, database));
+        let (live, credentials) = (EventBus::new(), Credentials::new(settings, database));
         let pool_for_health = health_pool(settings, credentials.database.clone());
 
         let (pruner, retention) =
             pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
         let worker = Recorder {
-            sessions: Sessions::new(credentials.database.clone(), settings.database.clone()),
+            sessions: ConnectionPool::new(credentials.database.clone(), settings.database.clone()),
             statement_timeout: settings.database.statement_timeout,
-            limits: Limits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
+            limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
             bounds: Bounds { quarantine: settings.quarantine, conflicts: settings.conflicts },
             max_backoff: settings.recorder.max_backoff,
@@ -168,9 +168,9 @@ impl Receiver {
         };
         let (health, watchers) =
             Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
-        let requests = Slots::new(settings.http.max_requests);
+        let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let admin_door = Admin {
+        let admin_door = AdminState {
             requests: requests.clone(),
             memory: memory.clone(),
             intake: intake.depth(),
@@ -183,7 +183,7 @@ impl Receiver {
             webhook_port: local(&public).port(),
             credentials: credentials.clone(),
         };
-        let door = Door {
+        let door = WebhookState {
             intake,
             metrics: metrics.clone(),
             credentials: credentials.clone(),
@@ -336,7 +336,7 @@ fn pruner(
     settings: &Settings,
     database: Database,
     metrics: Arc<Metrics>,
-    recording: watch::Receiver<Recording>,
+    recording: watch::Receiver<RecorderHealth>,
     stop: CancellationToken,
 ) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
     let limited = settings.retention.removes_something();
@@ -375,7 +375,7 @@ const ADMIN_CONNECTIONS: usize = 64;
 const OTHER_FILES: usize = 64;
 
 /// Makes the most of what the system allows: each connection is an open file.
-fn limits(settings: &config::Http) -> (http::Limits, http::Limits) {
+fn limits(settings: &config::Http) -> (http::ConnectionLimits, http::ConnectionLimits) {
     let config::Http { max_connections, header_timeout, body_timeout, idle_timeout, .. } = *settings;
     let wanted = max_connections + ADMIN_CONNECTIONS + OTHER_FILES;
     let allowed = open_files(wanted);
@@ -387,7 +387,7 @@ fn limits(settings: &config::Http) -> (http::Limits, http::Limits) {
             "the system allows fewer open files than http.max_connections needs: fewer connections are taken"
         );
     }
-    let limits = |connections| http::Limits { connections, header_timeout, body_timeout, idle_timeout };
+    let limits = |connections| http::ConnectionLimits { connections, header_timeout, body_timeout, idle_timeout };
     (limits(connections), limits(ADMIN_CONNECTIONS))
 }
 

@@ -32,7 +32,7 @@ const SECRET: &str = "x-webhook-secret";
 
 /// How a delivery got in. Recorded with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum AuthMethod {
     /// It is signed with a secret that the receiver knows.
     Signature,
     /// It carries such a secret.
@@ -43,7 +43,7 @@ pub enum Method {
     None,
 }
 
-impl Method {
+impl AuthMethod {
     /// Its name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -66,7 +66,7 @@ impl Method {
 
 /// Why a delivery did not get in. For metrics and logs; the answer says nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum AuthError {
     /// It carries nothing that could let it in.
     NoCredentials,
     /// Its timestamp is no number, or too far from this machine's clock.
@@ -79,7 +79,7 @@ pub enum Refusal {
     Token,
 }
 
-impl Refusal {
+impl AuthError {
     /// All there are.
     pub const ALL: [Self; 5] =
         [Self::NoCredentials, Self::Timestamp, Self::Signature, Self::Secret, Self::Token];
@@ -118,9 +118,9 @@ impl std::fmt::Debug for Authenticator {
 
 /// What a delivery's head says of who sent it.
 #[derive(Debug)]
-pub struct Claim {
+pub struct PendingAuth {
     signed: Option<Signed>,
-    otherwise: Result<Method, Refusal>,
+    otherwise: Result<AuthMethod, AuthError>,
 }
 
 /// A signature that the body has to bear out.
@@ -149,8 +149,8 @@ impl Authenticator {
             secrets: header.iter().map(|secret| fingerprint(secret.expose_secret().as_bytes())).collect(),
             tokens: settings.url_tokens.0.iter().map(|t| fingerprint(t.expose_secret().as_bytes())).collect(),
             tolerance: settings.timestamp_tolerance,
-            open: settings.allow_unauthenticated || !settings.names_someone(),
-            local_only: !settings.allow_unauthenticated && !settings.names_someone(),
+            open: settings.allow_unauthenticated || !settings.is_configured(),
+            local_only: !settings.allow_unauthenticated && !settings.is_configured(),
         }
     }
 
@@ -164,34 +164,34 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Refusal`] when no body could let it in.
-    pub fn look<'t>(
+    pub fn check_head<'t>(
         &self,
         headers: &HeaderMap,
         tokens: impl Iterator<Item = &'t str>,
         now: OffsetDateTime,
-    ) -> Result<Claim, Refusal> {
+    ) -> Result<PendingAuth, AuthError> {
         let signed = self.signed(headers, now);
         let otherwise = self.without_signature(headers, tokens);
         match (signed, otherwise) {
-            (Some(Ok(signed)), otherwise) => Ok(Claim { signed: Some(signed), otherwise }),
-            (_, Ok(method)) => Ok(Claim { signed: None, otherwise: Ok(method) }),
+            (Some(Ok(signed)), otherwise) => Ok(PendingAuth { signed: Some(signed), otherwise }),
+            (_, Ok(method)) => Ok(PendingAuth { signed: None, otherwise: Ok(method) }),
             (Some(Err(refusal)), Err(_)) | (None, Err(refusal)) => Err(refusal),
         }
     }
 
     /// `None` when the delivery is not signed, or nobody asks for signatures.
-    fn signed(&self, headers: &HeaderMap, now: OffsetDateTime) -> Option<Result<Signed, Refusal>> {
+    fn signed(&self, headers: &HeaderMap, now: OffsetDateTime) -> Option<Result<Signed, AuthError>> {
         let signature = headers.get(SIGNATURE).filter(|_| !self.keys.is_empty())?.as_bytes();
         let timestamp =
             headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
         let signed = || {
-            let mac = mac(signature).ok_or(Refusal::Signature)?;
+            let mac = mac(signature).ok_or(AuthError::Signature)?;
             let digits =
                 timestamp.len() <= LONGEST_TIMESTAMP && timestamp.bytes().all(|b| b.is_ascii_digit());
             let seconds: Option<u64> = timestamp.parse().ok().filter(|_| digits);
             let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
             if seconds.is_none_or(|seconds| seconds.abs_diff(now) > self.tolerance.as_secs()) {
-                return Err(Refusal::Timestamp);
+                return Err(AuthError::Timestamp);
             }
             Ok(Signed { keys: self.keys.clone(), timestamp: timestamp.to_owned(), mac })
         };
@@ -202,27 +202,27 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         tokens: impl Iterator<Item = &'t str>,
-    ) -> Result<Method, Refusal> {
-        let mut refusal = Refusal::NoCredentials;
+    ) -> Result<AuthMethod, AuthError> {
+        let mut refusal = AuthError::NoCredentials;
         if let Some(secret) = headers.get(SECRET).filter(|_| !self.secrets.is_empty()) {
             if is_one_of(secret.as_bytes(), &self.secrets) {
-                return Ok(Method::SecretHeader);
+                return Ok(AuthMethod::SecretHeader);
             }
-            refusal = Refusal::Secret;
+            refusal = AuthError::Secret;
         }
         if !self.tokens.is_empty() {
             for token in tokens {
                 if is_one_of(token.as_bytes(), &self.tokens) {
-                    return Ok(Method::UrlToken);
+                    return Ok(AuthMethod::UrlToken);
                 }
-                refusal = Refusal::Token;
+                refusal = AuthError::Token;
             }
         }
-        if self.open { Ok(Method::None) } else { Err(refusal) }
+        if self.open { Ok(AuthMethod::None) } else { Err(refusal) }
     }
 }
 
-impl Claim {
+impl PendingAuth {
     /// Whether the head alone lets the delivery in, whatever its body is.
     #[must_use]
     pub fn is_verified(&self) -> bool {
@@ -232,7 +232,7 @@ impl Claim {
     /// Whether the delivery is let in without any proof of who sent it.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        matches!(self.otherwise, Ok(Method::None))
+        matches!(self.otherwise, Ok(AuthMethod::None))
     }
 
     /// Whether the body as it came bears the claim out.
@@ -240,7 +240,7 @@ impl Claim {
     /// # Errors
     /// [`Refusal::Signature`] when nothing but a signature could let it in, and that is none of
     /// this body's.
-    pub fn check(&self, body: &[u8]) -> Result<Method, Refusal> {
+    pub fn check_body(&self, body: &[u8]) -> Result<AuthMethod, AuthError> {
         let Some(signed) = &self.signed else { return self.otherwise };
         let mut right = Choice::from(0);
         for key in signed.keys.iter() {
@@ -250,7 +250,7 @@ impl Claim {
             mac.update(body);
             right |= mac.finalize().into_bytes().as_slice().ct_eq(&signed.mac);
         }
-        if right.into() { Ok(Method::Signature) } else { self.otherwise.map_err(|_| Refusal::Signature) }
+        if right.into() { Ok(AuthMethod::Signature) } else { self.otherwise.map_err(|_| AuthError::Signature) }
     }
 
     /// The same claim, with the signature to be checked by the secrets of `authenticator`.
@@ -281,9 +281,9 @@ type Fingerprint = [u8; 32];
 
 /// The token that those have to show who ask on the admin port.
 #[derive(Clone, Copy)]
-pub(crate) struct Token(Fingerprint);
+pub(crate) struct AdminToken(Fingerprint);
 
-impl Token {
+impl AdminToken {
     /// `None` when there is none.
     pub(crate) fn new(token: &SecretString) -> Option<Self> {
         let token = token.expose_secret();
@@ -291,7 +291,7 @@ impl Token {
     }
 
     /// Whether `shown` is it.
-    pub(crate) fn is(&self, shown: &[u8]) -> bool {
+    pub(crate) fn matches(&self, shown: &[u8]) -> bool {
         is_one_of(shown, &[self.0])
     }
 }
@@ -327,13 +327,13 @@ mod tests {
         headers: &[(&'static str, &str)],
         body: &[u8],
         now: i64,
-    ) -> Result<Method, Refusal> {
+    ) -> Result<AuthMethod, AuthError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
         }
         let now = OffsetDateTime::from_unix_timestamp(now).unwrap();
-        authenticator.look(&map, std::iter::empty(), now)?.check(body)
+        authenticator.check_head(&map, std::iter::empty(), now)?.check_body(body)
     }
 
     #[test]
@@ -343,58 +343,58 @@ mod tests {
         let with = |signature: &str, stamp: &str, body: &[u8], now| {
             attempt(&a, &[(SIGNATURE, signature), (TIMESTAMP, stamp)], body, now)
         };
-        assert_eq!(with(VECTOR, &stamp, BODY, NOW), Ok(Method::Signature));
+        assert_eq!(with(VECTOR, &stamp, BODY, NOW), Ok(AuthMethod::Signature));
         for at in [NOW - 300, NOW + 300] {
-            assert_eq!(with(VECTOR, &stamp, BODY, at), Ok(Method::Signature), "at the tolerance's end");
+            assert_eq!(with(VECTOR, &stamp, BODY, at), Ok(AuthMethod::Signature), "at the tolerance's end");
         }
         for at in [NOW - 301, NOW + 301, 0] {
-            assert_eq!(with(VECTOR, &stamp, BODY, at), Err(Refusal::Timestamp));
+            assert_eq!(with(VECTOR, &stamp, BODY, at), Err(AuthError::Timestamp));
         }
         for wrong in ["", "x", "-1", "+1789994667", " ", "1789994667.0", "99999999999999999999999"] {
-            assert_eq!(with(VECTOR, wrong, BODY, NOW), Err(Refusal::Timestamp), "{wrong}");
+            assert_eq!(with(VECTOR, wrong, BODY, NOW), Err(AuthError::Timestamp), "{wrong}");
         }
         let (later, padded) = ((NOW + 1).to_string(), format!("0{NOW}"));
         for wrong in [&later, &padded] {
             assert_eq!(
                 with(VECTOR, wrong, BODY, NOW),
-                Err(Refusal::Signature),
+                Err(AuthError::Signature),
                 "another timestamp was signed"
             );
         }
         for body in [&BODY[..BODY.len() - 1], b"", b"{\"execution_id\":\"x\",\"n\":2}"] {
-            assert_eq!(with(VECTOR, &stamp, body, NOW), Err(Refusal::Signature), "another body was signed");
+            assert_eq!(with(VECTOR, &stamp, body, NOW), Err(AuthError::Signature), "another body was signed");
         }
         let digits = &VECTOR["sha256=".len()..];
         let (short, long, other) =
             (&VECTOR[..VECTOR.len() - 1], format!("{VECTOR}0"), VECTOR.replace("ad6", "ad7"));
         let (no_hex, of_other_kind) = (VECTOR.replace('a', "g"), format!("sha512={digits}"));
         for wrong in ["", "sha256=", digits, short, &long, &other, &no_hex, &of_other_kind] {
-            assert_eq!(with(wrong, &stamp, BODY, NOW), Err(Refusal::Signature), "{wrong}");
+            assert_eq!(with(wrong, &stamp, BODY, NOW), Err(AuthError::Signature), "{wrong}");
         }
-        assert_eq!(attempt(&a, &[(SIGNATURE, VECTOR)], BODY, NOW), Err(Refusal::Timestamp));
-        assert_eq!(attempt(&a, &[(TIMESTAMP, &stamp)], BODY, NOW), Err(Refusal::NoCredentials));
-        assert_eq!(attempt(&a, &[], BODY, NOW), Err(Refusal::NoCredentials));
+        assert_eq!(attempt(&a, &[(SIGNATURE, VECTOR)], BODY, NOW), Err(AuthError::Timestamp));
+        assert_eq!(attempt(&a, &[(TIMESTAMP, &stamp)], BODY, NOW), Err(AuthError::NoCredentials));
+        assert_eq!(attempt(&a, &[], BODY, NOW), Err(AuthError::NoCredentials));
         let by_another = authenticator(|s| s.webhook_secrets = config::Secrets::of(&["whsec_another"]));
         let headers = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
-        assert_eq!(attempt(&by_another, &headers, BODY, NOW), Err(Refusal::Signature));
+        assert_eq!(attempt(&by_another, &headers, BODY, NOW), Err(AuthError::Signature));
     }
 
     #[test]
     fn a_method_that_is_not_configured_lets_nobody_in() {
         let secret = [(SECRET, "whsec_your_secret_key")];
-        assert_eq!(attempt(&authenticator(|_| {}), &secret, BODY, NOW), Err(Refusal::NoCredentials));
+        assert_eq!(attempt(&authenticator(|_| {}), &secret, BODY, NOW), Err(AuthError::NoCredentials));
         let by_header = authenticator(|s| s.secret_header = true);
-        assert_eq!(attempt(&by_header, &secret, BODY, NOW), Ok(Method::SecretHeader));
+        assert_eq!(attempt(&by_header, &secret, BODY, NOW), Ok(AuthMethod::SecretHeader));
         for wrong in ["", "whsec_your_secret_ke", "whsec_your_secret_key2"] {
-            assert_eq!(attempt(&by_header, &[(SECRET, wrong)], BODY, NOW), Err(Refusal::Secret));
+            assert_eq!(attempt(&by_header, &[(SECRET, wrong)], BODY, NOW), Err(AuthError::Secret));
         }
         // A wrong signature beside a right secret: any one method is enough.
         let both = [(SIGNATURE, VECTOR), (TIMESTAMP, "1"), secret[0]];
-        assert_eq!(attempt(&by_header, &both, BODY, NOW), Ok(Method::SecretHeader));
+        assert_eq!(attempt(&by_header, &both, BODY, NOW), Ok(AuthMethod::SecretHeader));
         let open = authenticator(|s| s.allow_unauthenticated = true);
-        assert_eq!(attempt(&open, &[], BODY, NOW), Ok(Method::None));
+        assert_eq!(attempt(&open, &[], BODY, NOW), Ok(AuthMethod::None));
         let stamp = NOW.to_string();
         let signed = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
-        assert_eq!(attempt(&open, &signed, BODY, NOW), Ok(Method::Signature), "the best proof is recorded");
+        assert_eq!(attempt(&open, &signed, BODY, NOW), Ok(AuthMethod::Signature), "the best proof is recorded");
     }
 }

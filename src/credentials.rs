@@ -11,9 +11,9 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::auth::{Authenticator, Claim, Method, Refusal, Token};
+use crate::auth::{Authenticator, PendingAuth, AuthMethod, AuthError, AdminToken};
 use crate::config::{Settings, SettingsError};
-use crate::store::Fault;
+use crate::store::DbError;
 
 /// How often refusals lead to a look at the files.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -46,13 +46,13 @@ pub(crate) struct Current {
     generation: u64,
     pub(crate) authenticator: Authenticator,
     /// `None` when the admin port demands none.
-    pub(crate) admin_token: Option<Token>,
+    pub(crate) admin_token: Option<AdminToken>,
 }
 
 impl Current {
     fn new(generation: u64, settings: &Settings) -> Arc<Self> {
         let authenticator = Authenticator::new(&settings.auth);
-        Arc::new(Self { generation, authenticator, admin_token: Token::new(&settings.admin.token) })
+        Arc::new(Self { generation, authenticator, admin_token: AdminToken::new(&settings.admin.token) })
     }
 }
 
@@ -99,12 +99,12 @@ impl Credentials {
     pub(crate) async fn check(
         self: &Arc<Self>,
         current: &Current,
-        claim: &Claim,
+        claim: &PendingAuth,
         body: &[u8],
-    ) -> Result<Method, Refusal> {
-        match claim.check(body) {
+    ) -> Result<AuthMethod, AuthError> {
+        match claim.check_body(body) {
             Err(_) if self.refreshed(current).await => {
-                claim.signed_for(&self.current().authenticator).check(body)
+                claim.signed_for(&self.current().authenticator).check_body(body)
             }
             checked => checked,
         }
@@ -161,7 +161,7 @@ impl Credentials {
     }
 
     fn apply(&self, settings: &mut Settings, new: Settings) -> Result<(), ReloadError> {
-        if settings.auth.names_someone() && !new.auth.names_someone() {
+        if settings.auth.is_configured() && !new.auth.is_configured() {
             return Err(ReloadError::Opens("auth.webhook_secrets and auth.url_tokens"));
         }
         let (before, now) = (settings.admin.token.expose_secret(), new.admin.token.expose_secret());
@@ -228,7 +228,7 @@ impl Database {
 
     /// Passes on why a connection was not made. When PostgreSQL refuses user or password, `database.url_file` is read
     /// again.
-    pub(crate) fn refused(&self, fault: &Fault) {
+    pub(crate) fn refused(&self, fault: &DbError) {
         if fault.code().is_some_and(|code| code.starts_with("28")) {
             self.refused.notify_one();
         }

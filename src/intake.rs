@@ -7,7 +7,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::auth::Method;
+use crate::auth::AuthMethod;
 use crate::memory::MemoryPermit;
 use crate::traces::TraceContext;
 
@@ -19,7 +19,7 @@ pub(crate) struct Delivery {
     /// When the body had come in, by this machine's clock.
     pub(crate) received_at: OffsetDateTime,
     /// How it got in; `None` where an older receiver took it, which did not say.
-    pub(crate) authenticated_by: Option<Method>,
+    pub(crate) authenticated_by: Option<AuthMethod>,
     /// Whether the sender is answered 200: then it has to be kept for good.
     pub(crate) acknowledged: bool,
     /// The trace that it belongs to, when that is sampled.
@@ -28,39 +28,39 @@ pub(crate) struct Delivery {
 
 /// Why a delivery was not kept. None of it was: the sender has to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum RejectReason {
     /// More deliveries wait for the disk than may (`intake.capacity`).
     #[error("too many deliveries are waiting to be written")]
-    Busy,
+    Overloaded,
     /// The spool has taken all the space that it may (`spool.max_bytes`), or the disk is full.
     #[error("the spool is full")]
-    Full,
+    SpoolFull,
     /// The disk did not take it.
     #[error("the spool cannot be written")]
-    Failing,
+    DiskError,
     /// The receiver is stopping.
     #[error("the receiver is stopping")]
-    Stopping,
+    ShuttingDown,
 }
 
 /// A delivery on its way to the spool, with the way back for its receipt.
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct PendingDelivery {
     pub(crate) delivery: Delivery,
-    pub(crate) receipt: oneshot::Sender<Result<(), Refused>>,
+    pub(crate) ack: oneshot::Sender<Result<(), RejectReason>>,
     /// Given back once it is written, even when its request has gone.
     _memory: MemoryPermit,
 }
 
 /// The requests' end of the channel.
 #[derive(Debug, Clone)]
-pub(crate) struct Intake {
-    arrivals: mpsc::Sender<Arrival>,
+pub(crate) struct SpoolHandle {
+    arrivals: mpsc::Sender<PendingDelivery>,
 }
 
-impl Intake {
+impl SpoolHandle {
     /// A channel in which `capacity` deliveries may wait.
-    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Arrival>) {
+    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<PendingDelivery>) {
         let (arrivals, spool) = mpsc::channel(capacity);
         (Self { arrivals }, spool)
     }
@@ -69,13 +69,13 @@ impl Intake {
     ///
     /// # Errors
     /// [`Refused`], at once when the channel is full; then nothing of the delivery is kept.
-    pub(crate) async fn keep(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), Refused> {
+    pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
         let (receipt, kept) = oneshot::channel();
-        self.arrivals.try_send(Arrival { delivery, receipt, _memory: memory }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => Refused::Busy,
-            mpsc::error::TrySendError::Closed(_) => Refused::Stopping,
+        self.arrivals.try_send(PendingDelivery { delivery, ack: receipt, _memory: memory }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
         })?;
-        kept.await.unwrap_or(Err(Refused::Stopping))
+        kept.await.unwrap_or(Err(RejectReason::ShuttingDown))
     }
 
     /// A view of the channel that does not keep it open.
@@ -86,7 +86,7 @@ impl Intake {
 
 /// How full the channel is.
 #[derive(Debug, Clone)]
-pub(crate) struct IntakeDepth(mpsc::WeakSender<Arrival>);
+pub(crate) struct IntakeDepth(mpsc::WeakSender<PendingDelivery>);
 
 impl IntakeDepth {
     /// How many deliveries wait for the disk.

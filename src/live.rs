@@ -11,14 +11,14 @@ use time::serde::rfc3339;
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 
-use crate::store::{Item, Outcome};
+use crate::store::{RecordItem, Disposition};
 
 /// How many changes a listener may be behind.
-const BEHIND: usize = 8_192;
+const CAPACITY: usize = 8_192;
 
 /// What became of a delivery, once it is committed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Change {
+pub(crate) struct ChangeEvent {
     /// new: its execution was not known; replacement: it took the place of a non-terminal status; conflict: it
     /// contradicts what stands, and was kept aside; quarantined: it is no execution, and was kept aside.
     outcome: &'static str,
@@ -35,13 +35,13 @@ pub(crate) struct Change {
     received_at: OffsetDateTime,
 }
 
-impl Change {
+impl ChangeEvent {
     /// `None` for what changes nothing that is shown: duplicates, and what is not kept.
-    fn of(item: &Item<'_>, outcome: Outcome) -> Option<Self> {
-        if matches!(outcome, Outcome::Duplicate | Outcome::ConflictDropped | Outcome::Dropped) {
+    fn of(item: &RecordItem<'_>, outcome: Disposition) -> Option<Self> {
+        if matches!(outcome, Disposition::Duplicate | Disposition::ConflictDropped | Disposition::Dropped) {
             return None;
         }
-        let reported = item.reported();
+        let reported = item.execution();
         Some(Self {
             outcome: outcome.as_str(),
             execution_id: reported.map(|execution| execution.execution_id.to_string()),
@@ -55,31 +55,31 @@ impl Change {
 
 /// Where the recorder tells, and where one listens.
 #[derive(Debug, Clone)]
-pub(crate) struct Live(broadcast::Sender<Arc<Change>>);
+pub(crate) struct EventBus(broadcast::Sender<Arc<ChangeEvent>>);
 
-impl Live {
+impl EventBus {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(BEHIND))
+        Self(broadcast::Sender::new(CAPACITY))
     }
 
     /// Tells what became of `items`, which are committed.
-    pub(crate) fn tell(&self, items: &[Item<'_>], outcomes: &[Outcome]) {
-        if self.listeners() == 0 {
+    pub(crate) fn publish(&self, items: &[RecordItem<'_>], outcomes: &[Disposition]) {
+        if self.subscribers() == 0 {
             return;
         }
-        for change in items.iter().zip(outcomes).filter_map(|(item, outcome)| Change::of(item, *outcome)) {
+        for change in items.iter().zip(outcomes).filter_map(|(item, outcome)| ChangeEvent::of(item, *outcome)) {
             // The last listener may have gone.
             let _ = self.0.send(Arc::new(change));
         }
     }
 
     /// What is told from now on.
-    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<ChangeEvent>> {
         self.0.subscribe()
     }
 
     /// How many listen.
-    pub(crate) fn listeners(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.0.receiver_count()
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use sqlx::postgres::PgConnectOptions;
-use workflow_receiver::app::Receiver;
-use workflow_receiver::commands::{self, Failure};
+use workflow_receiver::app::Server;
+use workflow_receiver::commands::{self, CommandError};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
 use workflow_receiver::{healthcheck, logging, store};
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     code
 }
 
-fn start(arguments: &Arguments) -> Result<(), Failure> {
+fn start(arguments: &Arguments) -> Result<(), CommandError> {
     let shutdown = Shutdown::default();
     if matches!(arguments.command, None | Some(Command::Serve)) {
         // Before anything else, so that no signal is missed.
@@ -99,7 +99,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     ended
 }
 
-fn failed(error: &Failure) -> ExitCode {
+fn failed(error: &CommandError) -> ExitCode {
     // The reader of standard output closed the pipe (`| head`): not an error.
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
@@ -113,7 +113,7 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), Failure> {
+async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandError> {
     let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::NewToken => {
@@ -149,13 +149,13 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), Failure> 
         Command::Serve => {
             let settings = settings()?;
             logging::init(&settings.log)?;
-            settings.check_door()?;
+            settings.require_auth_off_loopback()?;
             serve(&settings, shutdown).await
         }
     }
 }
 
-async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
+async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
     match settings.database.connect_options()? {
         Some(database) => receive(settings, database, None, shutdown).await,
         #[cfg(feature = "embedded-postgres")]
@@ -170,14 +170,14 @@ async fn receive(
     database: PgConnectOptions,
     psql_line: Option<String>,
     shutdown: &Shutdown,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let receiver = tokio::select! {
-        started = Receiver::start(settings, database) => started?,
+        started = Server::start(settings, database) => started?,
         () = shutdown.graceful.cancelled() => return Ok(()),
     };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
-    let open = settings.auth.allow_unauthenticated || !settings.auth.names_someone();
+    let open = settings.auth.allow_unauthenticated || !settings.auth.is_configured();
     if !open {
         let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
         let secret_header = settings.auth.secret_header;
@@ -185,7 +185,7 @@ async fn receive(
         if settings.auth.webhook_secrets.shortest() < 16 {
             tracing::warn!("a webhook secret of less than 16 characters can be guessed");
         }
-    } else if settings.auth.names_someone() {
+    } else if settings.auth.is_configured() {
         tracing::warn!(
             "Anyone who can reach this port can post webhooks (also through a proxy), although auth.webhook_secrets or \
              auth.url_tokens are set. Set auth.allow_unauthenticated = false."
@@ -226,7 +226,7 @@ fn show_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
 
 /// With no database named: on a private PostgreSQL, which stops after the receiver.
 #[cfg(feature = "embedded-postgres")]
-async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), Failure> {
+async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
     use private_postgres::Postgres;
     let dir = settings.database.embedded_dir.clone();
     let postgres = tokio::select! {

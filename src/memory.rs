@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::intake::Refused;
+use crate::intake::RejectReason;
 
 /// Bytes of each body that are not counted.
 pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;
@@ -119,7 +119,7 @@ impl MemoryBudget {
     }
 
     /// Reserves `bytes`, of which `unverified` count as unverified, in line with others.
-    async fn acquire(&self, line: usize, bytes: usize, unverified: usize) -> Result<Share, Refused> {
+    async fn acquire(&self, line: usize, bytes: usize, unverified: usize) -> Result<Share, RejectReason> {
         let (granted, mut share) = oneshot::channel();
         {
             let mut state = self.state();
@@ -135,7 +135,7 @@ impl MemoryBudget {
         let waiting = async {
             loop {
                 tokio::select! {
-                    share = &mut share => return share.map_err(|_| Refused::Busy),
+                    share = &mut share => return share.map_err(|_| RejectReason::Overloaded),
                     _ = check.tick() => {
                         let mut state = self.state();
                         let also_verified = line == VERIFIED || state.used + bytes > self.0.bytes;
@@ -146,7 +146,7 @@ impl MemoryBudget {
                 }
             }
         };
-        timeout(MAX_WAIT, waiting).await.unwrap_or(Err(Refused::Busy))
+        timeout(MAX_WAIT, waiting).await.unwrap_or(Err(RejectReason::Overloaded))
     }
 
     /// Gives those that wait what there is.
@@ -282,13 +282,13 @@ impl MemoryPermit {
     ///
     /// # Errors
     /// [`Refused::Busy`] when the memory was not there within [`MAX_WAIT`], or never can be.
-    pub(crate) async fn reserve(&mut self, received: usize, size: usize) -> Result<(), Refused> {
+    pub(crate) async fn reserve(&mut self, received: usize, size: usize) -> Result<(), RejectReason> {
         let beyond = received.saturating_sub(FREE_BYTES_PER_BODY);
         if beyond <= self.share.bytes {
             return Ok(());
         }
         if size.saturating_sub(FREE_BYTES_PER_BODY) > self.share.budget.0.bytes {
-            return Err(Refused::Busy);
+            return Err(RejectReason::Overloaded);
         }
         self.leave(self.share.bytes);
         let step = |divisor: &usize| self.share.budget.unverified_bytes() / divisor;
@@ -309,16 +309,16 @@ impl MemoryPermit {
     ///
     /// # Errors
     /// As [`Self::reserve`].
-    pub(crate) async fn reserve_uninterrupted(&mut self, size: usize) -> Result<(), Refused> {
+    pub(crate) async fn reserve_uninterrupted(&mut self, size: usize) -> Result<(), RejectReason> {
         self.grow(VERIFIED, size).await
     }
 
     /// Reserves as much as a body of `size` bytes needs; `step` is that of an unverified one.
-    async fn grow(&mut self, step: usize, size: usize) -> Result<(), Refused> {
+    async fn grow(&mut self, step: usize, size: usize) -> Result<(), RejectReason> {
         let Share { budget, bytes, unverified } = &self.share;
         let beyond = size.saturating_sub(FREE_BYTES_PER_BODY);
         if beyond > budget.0.bytes {
-            return Err(Refused::Busy);
+            return Err(RejectReason::Overloaded);
         }
         // A body that is larger than what the last step has for itself counts as that.
         let counted = beyond.min(budget.unverified_bytes() / 2).saturating_sub(*unverified);
@@ -498,6 +498,6 @@ mod tests {
         let (mut permit, _) = permit(&budget, false);
         permit.reserve(FREE_BYTES_PER_BODY, FREE_BYTES_PER_BODY).await.unwrap();
         let mut too_large = std::pin::pin!(permit.reserve(FREE_BYTES_PER_BODY + 1, MIB));
-        assert_eq!(futures_util::poll!(&mut too_large), Poll::Ready(Err(Refused::Busy)));
+        assert_eq!(futures_util::poll!(&mut too_large), Poll::Ready(Err(RejectReason::Overloaded)));
     }
 }

@@ -11,10 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use time::OffsetDateTime;
 
-use crate::auth::Refusal;
+use crate::auth::AuthError;
 use crate::logging;
-use crate::spool::Kept;
-use crate::store::{Kind, Outcome};
+use crate::spool::SpoolStatus;
+use crate::store::{RetentionTarget, Disposition};
 
 /// The receiver's metrics. All names begin with `workflow_receiver_`.
 #[derive(Debug)]
@@ -376,13 +376,13 @@ impl Metrics {
         for status in [200, 503] {
             let _ = self.api_answers.get_or_create(&Answer { status });
         }
-        for refusal in Refusal::ALL {
+        for refusal in AuthError::ALL {
             let _ = self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() });
         }
-        for outcome in Outcome::ALL {
+        for outcome in Disposition::ALL {
             let _ = self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() });
         }
-        for kind in Kind::ALL {
+        for kind in RetentionTarget::ALL {
             let _ = self.pruned.get_or_create(&Pruned { kind: kind.as_str() });
         }
     }
@@ -395,7 +395,7 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn recorded(&self, outcome: Outcome) {
+    pub(crate) fn recorded(&self, outcome: Disposition) {
         self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() }).inc();
     }
 
@@ -424,7 +424,7 @@ impl Metrics {
         self.unreadable.inc_by(lost);
     }
 
-    pub(crate) fn unauthenticated(&self, refusal: Refusal) {
+    pub(crate) fn unauthenticated(&self, refusal: AuthError) {
         self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() }).inc();
     }
 
@@ -440,7 +440,7 @@ impl Metrics {
         self.degraded.inc();
     }
 
-    pub(crate) fn pruned(&self, kind: Kind, removed: usize) {
+    pub(crate) fn pruned(&self, kind: RetentionTarget, removed: usize) {
         self.pruned.get_or_create(&Pruned { kind: kind.as_str() }).inc_by(removed as u64);
     }
 
@@ -461,7 +461,7 @@ impl Metrics {
 
     /// Deliveries that went to quarantine since the start.
     pub(crate) fn quarantined(&self) -> u64 {
-        self.recorded.get_or_create(&RecordedAs { outcome: Outcome::Quarantined.as_str() }).get()
+        self.recorded.get_or_create(&RecordedAs { outcome: Disposition::Quarantined.as_str() }).get()
     }
 
     /// Bodies in quarantine that were answered 200.
@@ -499,7 +499,7 @@ impl Metrics {
     }
 
     /// The text of `/metrics`, with the gauges as of now.
-    pub(crate) fn render(&self, now: &Levels, kept: &Kept) -> String {
+    pub(crate) fn render(&self, now: &Levels, kept: &SpoolStatus) -> String {
         let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.requests_in_hand.set(level(now.requests_in_hand));
         self.requests_reading.set(level(now.requests_reading));
@@ -513,7 +513,7 @@ impl Metrics {
         self.spool_depth.set(kept.depth());
         self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
         self.spool_wal_bytes.set(i64::try_from(kept.wal_bytes).unwrap_or(i64::MAX));
-        self.spool_oldest_age.set(kept.oldest.map_or(0.0, age));
+        self.spool_oldest_age.set(kept.oldest_received_at.map_or(0.0, age));
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a string cannot fail");
         page

@@ -55,7 +55,7 @@ pub struct Execution<'a> {
 
 /// Why a body is no execution. Its text is safe to answer and to log: it quotes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum InvalidPayload {
     /// The bytes are no JSON text.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
@@ -78,9 +78,9 @@ impl<'a> Execution<'a> {
     /// # Errors
     /// [`Unusable`] when the bytes are not a JSON object with usable `execution_id`,
     /// `workflow_id` and `status`.
-    pub fn parse(body: &'a [u8]) -> Result<Self, Unusable> {
+    pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
-        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| why_not(text, &e))?;
+        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
         Ok(Self {
             execution_id: required("execution_id", fields.execution_id)?,
             workflow_id: required("workflow_id", fields.workflow_id)?,
@@ -89,8 +89,8 @@ impl<'a> Execution<'a> {
             started_at: fields.started_at.and_then(timestamp),
             completed_at: fields.completed_at.and_then(timestamp),
             output: fields.output,
-            error: fields.error.map(text_of),
-            error_cause: fields.error_cause.map(text_of),
+            error: fields.error.map(lossy_text),
+            error_cause: fields.error_cause.map(lossy_text),
             total_cost: fields.total_cost.and_then(cost),
             step_outputs: fields.step_outputs,
         })
@@ -101,26 +101,26 @@ impl<'a> Execution<'a> {
 ///
 /// # Errors
 /// [`Unusable::NotJson`] when it is not UTF-8, which JSON is.
-pub fn text(body: &[u8]) -> Result<&str, Unusable> {
+pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
     let text = std::str::from_utf8(body)
-        .map_err(|e| Unusable::NotJson(format!("invalid UTF-8 after {} bytes", e.valid_up_to())))?;
+        .map_err(|e| InvalidPayload::NotJson(format!("invalid UTF-8 after {} bytes", e.valid_up_to())))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 /// Serde's own message may quote the body, so only the place is passed on.
-fn why_not(text: &str, error: &serde_json::Error) -> Unusable {
+fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
     match serde_json::from_str(text) {
         // Executions, perhaps, in a form that is not known yet: worth keeping.
         Ok(Shape { of_objects: true }) => {
-            return Unusable::Field {
+            return InvalidPayload::Field {
                 field: "execution_id",
                 problem: "is missing: the body is an array of objects",
             };
         }
-        Ok(_) => return Unusable::NotAnObject,
+        Ok(_) => return InvalidPayload::NotAnObject,
         Err(_) => {}
     }
-    Unusable::NotJson(match error.classify() {
+    InvalidPayload::NotJson(match error.classify() {
         serde_json::error::Category::Eof => "it ends too early".to_owned(),
         _ => format!("syntax error at line {} column {}", error.line(), error.column()),
     })
@@ -160,9 +160,9 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str>, Unusable> {
-    let raw = raw.ok_or(Unusable::Field { field, problem: "is missing or null" })?;
-    identifier(raw).map_err(|problem| Unusable::Field { field, problem })
+fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str>, InvalidPayload> {
+    let raw = raw.ok_or(InvalidPayload::Field { field, problem: "is missing or null" })?;
+    identifier(raw).map_err(|problem| InvalidPayload::Field { field, problem })
 }
 
 /// A JSON string that can stand for something: an identifier or a status.
@@ -201,7 +201,7 @@ fn timestamp(raw: &str) -> Option<OffsetDateTime> {
 
 /// Whatever was sent, as text that PostgreSQL can hold: a string as it is, anything else as
 /// its JSON, with U+FFFD in place of U+0000 and of lone surrogates.
-fn text_of(raw: &str) -> Cow<'_, str> {
+fn lossy_text(raw: &str) -> Cow<'_, str> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         None => Cow::Borrowed(raw),
         Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
@@ -340,7 +340,7 @@ mod tests {
         let keyed = |key: &str| minimal(&format!(r#","{key}":"x""#));
         for body in [keyed("a\0"), keyed("status\n"), keyed("\u{1f}\\n"), minimal(",\"a\":\"\t\"")] {
             let parsed = Execution::parse(body.as_bytes());
-            assert!(matches!(parsed, Err(Unusable::NotJson(_))), "{body:?}: {parsed:?}");
+            assert!(matches!(parsed, Err(InvalidPayload::NotJson(_))), "{body:?}: {parsed:?}");
         }
         let escaped = keyed(r"sta\u0074us");
         assert_eq!(Execution::parse(escaped.as_bytes()).unwrap().status, "x", "escaped they are");

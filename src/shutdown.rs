@@ -69,7 +69,7 @@ impl Shutdown {
             let followed = runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .and_then(|runtime| runtime.block_on(shutdown.follow(&started)));
+                .and_then(|runtime| runtime.block_on(shutdown.worker(&started)));
             let Err(error) = followed;
             let _ = started.send(Err(error));
         };
@@ -77,7 +77,7 @@ impl Shutdown {
         start.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))
     }
 
-    async fn follow(&self, started: &mpsc::Sender<io::Result<()>>) -> io::Result<Infallible> {
+    async fn worker(&self, started: &mpsc::Sender<io::Result<()>>) -> io::Result<Infallible> {
         let (to, mut signals) = tokio::sync::mpsc::unbounded_channel();
         let listen = |number: i32| {
             let mut received = signal(SignalKind::from_raw(number))?;

@@ -6,11 +6,11 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::Failure;
-use super::output::{Output, remark};
+use super::CommandError;
+use super::output::{Output, note};
 use super::table::Column;
 use crate::reading::page::{MAX_LIMIT, Position};
-use crate::reading::{Choice, Listing, Page, Period, Pool, Question};
+use crate::reading::{Choice, ListQuery, Page, TimeRange, Pool, Query};
 
 /// Which period.
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ pub(super) struct When {
 }
 
 impl When {
-    pub(super) fn period(&self) -> Period {
-        Period { from: self.since, to: self.until }
+    pub(super) fn period(&self) -> TimeRange {
+        TimeRange { from: self.since, to: self.until }
     }
 }
 
@@ -71,9 +71,9 @@ impl Form {
         pool: &Pool,
         question: Q,
         columns: &'static [Column<T>],
-    ) -> Result<(), Failure>
+    ) -> Result<(), CommandError>
     where
-        Q: Listing + Question<Answer = Page<T>>,
+        Q: ListQuery + Query<Answer = Page<T>>,
         T: Serialize,
     {
         let mut output = Output::new();
@@ -93,15 +93,15 @@ impl Form {
         if next.is_some() {
             self.more();
         } else if none && !self.json {
-            remark("There is none.");
+            note("There is none.");
         }
         Ok(())
     }
 
     /// A list, as far as it is to be shown.
-    pub(super) async fn page<Q, T>(&self, pool: &Pool, question: Q) -> Result<Page<T>, Failure>
+    pub(super) async fn page<Q, T>(&self, pool: &Pool, question: Q) -> Result<Page<T>, CommandError>
     where
-        Q: Listing + Question<Answer = Page<T>>,
+        Q: ListQuery + Query<Answer = Page<T>>,
     {
         let mut items = Vec::new();
         let next = self
@@ -119,10 +119,10 @@ impl Form {
         &self,
         pool: &Pool,
         mut question: Q,
-        mut take: impl FnMut(Vec<T>) -> Result<(), Failure>,
-    ) -> Result<Option<String>, Failure>
+        mut take: impl FnMut(Vec<T>) -> Result<(), CommandError>,
+    ) -> Result<Option<String>, CommandError>
     where
-        Q: Listing + Question<Answer = Page<T>>,
+        Q: ListQuery + Query<Answer = Page<T>>,
     {
         let mut left = if self.all { i64::MAX } else { self.limit };
         loop {
@@ -140,7 +140,7 @@ impl Form {
 
     /// Says that not all was shown.
     pub(super) fn more(&self) {
-        remark(&format!("Only the first {} are shown: --limit ROWS or --all shows more.", self.limit));
+        note(&format!("Only the first {} are shown: --limit ROWS or --all shows more.", self.limit));
     }
 }
 

@@ -7,15 +7,15 @@ use super::asking::{Form, When, choice};
 use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
-use super::table::{Column, Table, second_of, text};
-use super::{Failure, database, reader};
+use super::table::{Column, Table, timestamp_or_empty, text};
+use super::{CommandError, database, reader};
 use crate::config::Settings;
-use crate::reading::bulks::{self, Bulk, Complete, One, Whole};
+use crate::reading::bulks::{self, Bulk, Complete, GetBulk, BulkDetail};
 use crate::reading::executions::{self, Executions};
-use crate::reading::failures::{self, Failures, Grouped};
-use crate::reading::results::{self, Outputs};
-use crate::reading::{Ask, Pool};
-use crate::store::Store;
+use crate::reading::failures::{self, Failures, FailureQuery};
+use crate::reading::results::{self, ResultsQuery};
+use crate::reading::{PageRequest, Pool};
+use crate::store::DbConnection;
 
 /// Which bulks, and how they are shown.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ const COLUMNS: &[Column<Bulk>] = &[
     text("complete", complete),
     text("received", received),
     text("of which", of_which),
-    text("last received", |b| second_of(b.last_received_at)),
+    text("last received", |b| timestamp_or_empty(b.last_received_at)),
 ];
 
 fn complete(bulk: &Bulk) -> String {
@@ -71,7 +71,7 @@ fn of_which(bulk: &Bulk) -> String {
 #[derive(Serialize)]
 struct Known {
     #[serde(flatten)]
-    whole: Whole,
+    whole: BulkDetail,
     failures: Failures,
 }
 
@@ -80,32 +80,32 @@ impl Bulks {
     ///
     /// # Errors
     /// What went wrong, in a sentence; also when there is no such bulk.
-    pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = reader(settings)?;
         if let Some(id) = &self.id {
             if let Some(expected) = self.expect {
-                Store::connect(&database(settings)?).await?.expect(id, expected).await?;
+                DbConnection::connect(&database(settings)?).await?.expect(id, expected).await?;
             }
             return self.one(&pool, id).await;
         }
         let question =
-            bulks::Bulks { complete: self.complete, period: self.when.period(), page: Ask::default() };
+            bulks::Bulks { complete: self.complete, period: self.when.period(), page: PageRequest::default() };
         self.form.list(&pool, question, COLUMNS).await
     }
 
-    async fn one(&self, pool: &Pool, id: &str) -> Result<(), Failure> {
-        let Some(mut whole) = pool.ask(&One { bulk_id: id.to_owned() }).await? else {
+    async fn one(&self, pool: &Pool, id: &str) -> Result<(), CommandError> {
+        let Some(mut whole) = pool.ask(&GetBulk { bulk_id: id.to_owned() }).await? else {
             return Err(format!("nothing came of a bulk {id:?}, and nobody said what is expected").into());
         };
         let bulk = Some(id.to_owned());
         let filter = results::Filter { bulk: bulk.clone(), ..results::Filter::default() };
-        whole.results = self.form.page(pool, Outputs { filter, ..Outputs::default() }).await?;
+        whole.results = self.form.page(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
         if self.form.json {
             let filter = executions::Filter { bulk: bulk.clone(), ..executions::Filter::default() };
             whole.executions = self.form.page(pool, Executions { filter, ..Executions::default() }).await?;
         }
         let filter = failures::Filter { bulk, ..failures::Filter::default() };
-        let failures = pool.ask(&Grouped { filter, ..Grouped::default() }).await?;
+        let failures = pool.ask(&FailureQuery { filter, ..FailureQuery::default() }).await?;
         let more = whole.results.next.is_some() || self.form.json && whole.executions.next.is_some();
         let mut output = Output::new();
         if self.form.json {
@@ -121,9 +121,9 @@ impl Bulks {
     }
 }
 
-fn show(output: &mut Output, whole: &Whole, failures: &Failures) -> std::io::Result<()> {
+fn show(output: &mut Output, whole: &BulkDetail, failures: &Failures) -> std::io::Result<()> {
     let bulk = &whole.bulk;
-    output.facts(&[
+    output.key_values(&[
         ("bulk", bulk.bulk_id.clone()),
         (
             "complete",
@@ -132,8 +132,8 @@ fn show(output: &mut Output, whole: &Whole, failures: &Failures) -> std::io::Res
         ),
         ("received", received(bulk)),
         ("of which", of_which(bulk)),
-        ("first received", second_of(bulk.first_received_at)),
-        ("last received", second_of(bulk.last_received_at)),
+        ("first received", timestamp_or_empty(bulk.first_received_at)),
+        ("last received", timestamp_or_empty(bulk.last_received_at)),
     ])?;
     output.section("Failures", output.table(CAUSES), &failures.groups)?;
     output.section("Results", Table::new(RESULTS, None), &whole.results.items)

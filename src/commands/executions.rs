@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::asking::{Form, When};
 use super::output::Output;
-use super::table::{Column, Table, number, second, second_of, some, text, words};
-use super::{Failure, reader};
+use super::table::{Column, Table, number, timestamp, timestamp_or_empty, or_empty, text, words};
+use super::{CommandError, reader};
 use crate::config::Settings;
 use crate::reading::conflicts::{self, Conflict, Conflicts};
-use crate::reading::executions::{self, Execution, One, Step, Whole};
-use crate::reading::results::{self, Output as Made, Outputs};
-use crate::reading::{Ask, EXCERPT, Period, Pool};
+use crate::reading::executions::{self, Execution, GetExecution, Step, ExecutionDetail};
+use crate::reading::results::{self, ResultItem as Made, ResultsQuery};
+use crate::reading::{PageRequest, EXCERPT_CHARS, TimeRange, Pool};
 
 /// Which executions, and how they are shown.
 #[derive(Debug, Args)]
@@ -46,43 +46,43 @@ struct Filter {
 }
 
 const COLUMNS: &[Column<Execution>] = &[
-    text("first received", |e| second(e.first_received_at)),
+    text("first received", |e| timestamp(e.first_received_at)),
     text("execution", |e| e.execution_id.clone()),
     text("workflow", |e| e.workflow_id.clone()),
     text("status", |e| e.status.clone()),
-    number("seconds", |e| some(e.duration_seconds.as_ref())),
-    number("cost", |e| some(e.total_cost.as_ref().map(|cost| &cost.0))),
-    words("cause", |e| some(e.error_cause.as_ref().or(e.error.as_ref()))),
+    number("seconds", |e| or_empty(e.duration_seconds.as_ref())),
+    number("cost", |e| or_empty(e.total_cost.as_ref().map(|cost| &cost.0))),
+    words("cause", |e| or_empty(e.error_cause.as_ref().or(e.error.as_ref()))),
 ];
 
 const STEPS: &[Column<Step>] = &[
     text("step", |s| s.step_id.clone()),
-    text("status", |s| some(s.status.as_ref())),
-    text("started", |s| some(s.started_at.as_ref())),
-    text("completed", |s| some(s.completed_at.as_ref())),
-    words("cause", |s| some(s.error_cause.as_ref().or(s.error.as_ref()))),
+    text("status", |s| or_empty(s.status.as_ref())),
+    text("started", |s| or_empty(s.started_at.as_ref())),
+    text("completed", |s| or_empty(s.completed_at.as_ref())),
+    words("cause", |s| or_empty(s.error_cause.as_ref().or(s.error.as_ref()))),
 ];
 
 const CONFLICTS: &[Column<Conflict>] = &[
-    text("first received", |c| second(c.first_received_at)),
+    text("first received", |c| timestamp(c.first_received_at)),
     text("status", |c| c.delivered_status.clone()),
     text("differs in", |c| c.differs_in.as_ref().map(|fields| fields.join(", ")).unwrap_or_default()),
     number("deliveries", |c| c.deliveries.to_string()),
-    words("cause", |c| some(c.delivered_error_cause.as_ref())),
+    words("cause", |c| or_empty(c.delivered_error_cause.as_ref())),
 ];
 
 /// Nothing is cut, wherever it is shown: half an address leads nowhere.
 pub(super) const RESULTS: &[Column<Made>] = &[
     text("execution", |r| r.execution_id.clone()),
     number("position", |r| r.position.to_string()),
-    text("name", |r| some(r.name.as_ref())),
+    text("name", |r| or_empty(r.name.as_ref())),
     text("kind", |r| r.kind.clone()),
     text("value", |r| excerpt(r.value.as_deref().unwrap_or("null"))),
 ];
 
 /// What is long is not for tables.
 fn excerpt(value: &str) -> String {
-    let most = usize::try_from(EXCERPT).unwrap_or(usize::MAX);
+    let most = usize::try_from(EXCERPT_CHARS).unwrap_or(usize::MAX);
     match value.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &value[..end]),
         None => value.to_owned(),
@@ -93,7 +93,7 @@ fn excerpt(value: &str) -> String {
 #[derive(Serialize)]
 struct Known {
     #[serde(flatten)]
-    whole: Whole,
+    whole: ExecutionDetail,
     contradicted_by: Vec<Conflict>,
 }
 
@@ -102,7 +102,7 @@ impl Executions {
     ///
     /// # Errors
     /// What went wrong, in a sentence; also when there is no such execution.
-    pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = reader(settings)?;
         if let Some(id) = &self.id {
             return self.one(&pool, id).await;
@@ -114,20 +114,20 @@ impl Executions {
             bulk: bulk.clone(),
             cause: cause.clone(),
         };
-        let question = executions::Executions { filter, period: self.when.period(), page: Ask::default() };
+        let question = executions::Executions { filter, period: self.when.period(), page: PageRequest::default() };
         self.form.list(&pool, question, COLUMNS).await
     }
 
-    async fn one(&self, pool: &Pool, id: &str) -> Result<(), Failure> {
-        let Some(mut whole) = pool.ask(&One { execution_id: id.to_owned() }).await? else {
+    async fn one(&self, pool: &Pool, id: &str) -> Result<(), CommandError> {
+        let Some(mut whole) = pool.ask(&GetExecution { execution_id: id.to_owned() }).await? else {
             return Err(format!("no execution {id:?} is recorded").into());
         };
         if whole.results.next.is_some() {
             let filter = results::Filter { execution: Some(id.to_owned()), ..results::Filter::default() };
-            whole.results = self.form.page(pool, Outputs { filter, ..Outputs::default() }).await?;
+            whole.results = self.form.page(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
         }
         let filter = conflicts::Filter { execution: Some(id.to_owned()) };
-        let conflicts = Conflicts { filter, period: Period::default(), page: Ask::default() };
+        let conflicts = Conflicts { filter, period: TimeRange::default(), page: PageRequest::default() };
         let conflicts = self.form.page(pool, conflicts).await?;
         let more = whole.results.next.is_some() || conflicts.next.is_some();
         let mut output = Output::new();
@@ -144,31 +144,31 @@ impl Executions {
     }
 }
 
-fn show(output: &mut Output, whole: &Whole, conflicts: &[Conflict]) -> std::io::Result<()> {
-    let Whole { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
+fn show(output: &mut Output, whole: &ExecutionDetail, conflicts: &[Conflict]) -> std::io::Result<()> {
+    let ExecutionDetail { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
     let bytes = payload_text.as_ref().or(payload.as_ref().map(|payload| &payload.0)).map(String::len);
     let too_large = if whole.omitted.is_empty() {
         String::new()
     } else {
         "too large to be shown here: psql shows it".to_owned()
     };
-    output.facts(&[
+    output.key_values(&[
         ("execution", e.execution_id.clone()),
         ("workflow", e.workflow_id.clone()),
-        ("bulk", some(e.bulk_id.as_ref())),
+        ("bulk", or_empty(e.bulk_id.as_ref())),
         ("status", e.status.clone()),
-        ("error", some(e.error.as_ref())),
-        ("cause", some(e.error_cause.as_ref())),
-        ("cost", some(e.total_cost.as_ref().map(|cost| &cost.0))),
-        ("started", second_of(e.started_at)),
-        ("completed", second_of(e.completed_at)),
-        ("seconds", some(e.duration_seconds.as_ref())),
-        ("first received", second(e.first_received_at)),
-        ("last received", second(e.last_received_at)),
+        ("error", or_empty(e.error.as_ref())),
+        ("cause", or_empty(e.error_cause.as_ref())),
+        ("cost", or_empty(e.total_cost.as_ref().map(|cost| &cost.0))),
+        ("started", timestamp_or_empty(e.started_at)),
+        ("completed", timestamp_or_empty(e.completed_at)),
+        ("seconds", or_empty(e.duration_seconds.as_ref())),
+        ("first received", timestamp(e.first_received_at)),
+        ("last received", timestamp(e.last_received_at)),
         ("deliveries", e.deliveries.to_string()),
-        ("authenticated by", some(e.authenticated_by.as_ref())),
+        ("authenticated by", or_empty(e.authenticated_by.as_ref())),
         ("payload", bytes.map_or(too_large, |bytes| format!("{bytes} bytes: --json shows it"))),
-        ("payload removed", second_of(*payload_removed_at)),
+        ("payload removed", timestamp_or_empty(*payload_removed_at)),
     ])?;
     output.section("Steps", output.table(STEPS), steps)?;
     output.section("Results", Table::new(RESULTS, None), &results.items)?;

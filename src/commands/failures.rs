@@ -4,11 +4,11 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::asking::{When, choice};
-use super::output::{Output, remark};
-use super::table::{Column, number, second, some, text, words};
-use super::{Failure, reader};
+use super::output::{Output, note};
+use super::table::{Column, number, timestamp, or_empty, text, words};
+use super::{CommandError, reader};
 use crate::config::Settings;
-use crate::reading::failures::{By, Filter, Group, Grouped};
+use crate::reading::failures::{By, Filter, Group, FailureQuery};
 use crate::reading::page::MAX_LIMIT;
 
 /// Whose failures, and how they are shown.
@@ -37,21 +37,21 @@ pub(super) const CAUSES: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
     text("workflow", |g| g.workflow_id.clone()),
     words("cause", cause),
-    text("latest", |g| second(g.latest_received_at)),
+    text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
 ];
 
 const STEPS: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
     text("workflow", |g| g.workflow_id.clone()),
-    text("step", |g| some(g.step_id.as_ref())),
+    text("step", |g| or_empty(g.step_id.as_ref())),
     words("cause", cause),
-    text("latest", |g| second(g.latest_received_at)),
+    text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
 ];
 
 fn cause(group: &Group) -> String {
-    some(group.error_cause.as_ref().or(group.error.as_ref()))
+    or_empty(group.error_cause.as_ref().or(group.error.as_ref()))
 }
 
 impl Failures {
@@ -59,9 +59,9 @@ impl Failures {
     ///
     /// # Errors
     /// What went wrong, in a sentence.
-    pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let filter = Filter { workflow: self.workflow.clone(), bulk: self.bulk.clone() };
-        let grouped = Grouped { by: self.by, filter, period: self.when.period(), limit: self.limit };
+        let grouped = FailureQuery { by: self.by, filter, period: self.when.period(), limit: self.limit };
         let failures = reader(settings)?.ask(&grouped).await?;
         let mut output = Output::new();
         if self.json {
@@ -75,20 +75,20 @@ impl Failures {
         }
         output.flush()?;
         if let Some(since) = failures.since.filter(|_| !failures.complete) {
-            let since = second(since);
-            remark(&format!(
+            let since = timestamp(since);
+            note(&format!(
                 "There are too many to group all: these are the latest, since {since}. --since and \
                              --until choose others."
             ));
         }
         let shown: i64 = failures.groups.iter().map(|group| group.failed).sum();
         if shown < failures.failed {
-            remark(&format!(
+            note(&format!(
                 "{} more are in other groups: --limit GROUPS shows these.",
                 failures.failed - shown
             ));
         } else if failures.groups.is_empty() && !self.json {
-            remark("Nothing failed.");
+            note("Nothing failed.");
         }
         Ok(())
     }

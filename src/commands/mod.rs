@@ -25,7 +25,7 @@ use crate::credentials::Database;
 use crate::reading::Pool;
 
 /// Why a command did not do what it was to do.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What to do where a database has to be named.
 pub const NO_DATABASE: &str =
@@ -35,7 +35,7 @@ pub const NO_DATABASE: &str =
 ///
 /// # Errors
 /// A sentence that says what to set, or to start.
-pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
+pub fn database(settings: &Settings) -> Result<PgConnectOptions, CommandError> {
     match settings.database.connect_options()? {
         Some(database) => Ok(database),
         #[cfg(feature = "embedded-postgres")]
@@ -46,7 +46,7 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, Failure> {
 }
 
 /// Where questions about what is recorded are put: a command asks one at a time.
-fn reader(settings: &Settings) -> Result<Pool, Failure> {
+fn reader(settings: &Settings) -> Result<Pool, CommandError> {
     let (database, waits) = (database(settings)?, &settings.database.connect_timeout);
     Ok(Pool::new(
         Database::new(database),

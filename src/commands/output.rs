@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
-use super::Failure;
+use super::CommandError;
 use super::table::{Column, Table, acts, printable};
 
 /// Standard output. A closed pipe is an error like any other; `main` ends quietly then.
@@ -30,8 +30,8 @@ impl Output {
     }
 
     /// A value as the API has it, in a line.
-    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        writeln!(self.out, "{}", harmless(&serde_json::to_string(value)?))?;
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
+        writeln!(self.out, "{}", escape_controls(&serde_json::to_string(value)?))?;
         Ok(())
     }
 
@@ -59,7 +59,7 @@ impl Output {
     }
 
     /// What is known of one thing, a line each. All of it, however long; what is not known is left out.
-    pub(super) fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
+    pub(super) fn key_values(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
         let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         let known = facts.iter().filter(|(_, value)| !value.is_empty());
         known
@@ -78,12 +78,12 @@ impl Output {
 }
 
 /// Prints a note to standard error: it is not part of the result.
-pub(super) fn remark(text: &str) {
+pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 /// The same JSON, without characters that act on a terminal. They can only stand in texts, as themselves.
-fn harmless(json: &str) -> String {
+fn escape_controls(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
         if acts(character) {
@@ -105,7 +105,7 @@ mod tests {
         let texts = ["\u{9b}31m \u{7f} \u{202e} \u{85} \u{1b}[31m \\ \" é 👩‍🚀"];
         let json = serde_json::to_string(&texts).unwrap();
         assert!(json.contains(acts));
-        let shown = harmless(&json);
+        let shown = escape_controls(&json);
         assert!(!shown.contains(acts), "{shown}");
         assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), texts);
     }

@@ -7,13 +7,13 @@ use std::path::Path;
 use clap::Command;
 use clap_complete::Shell;
 
-use super::Failure;
+use super::CommandError;
 
 /// Writes to standard output what makes `shell` complete this program's arguments.
 ///
 /// # Errors
 /// When standard output cannot be written to.
-pub fn completions(shell: Shell, mut program: Command) -> Result<(), Failure> {
+pub fn completions(shell: Shell, mut program: Command) -> Result<(), CommandError> {
     let (name, mut script) = (program.get_name().to_owned(), Vec::new());
     clap_complete::generate(shell, &mut program, name, &mut script);
     // For bash, two parts of clap_complete 4.6.11 do not agree on what the hyphen in the program's name becomes, and
@@ -27,7 +27,7 @@ pub fn completions(shell: Shell, mut program: Command) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When the directory cannot be written to.
-pub fn manual(directory: &Path, program: Command) -> Result<(), Failure> {
+pub fn manual(directory: &Path, program: Command) -> Result<(), CommandError> {
     let written = fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(program, directory));
     written.map_err(|error| format!("{} cannot be written to: {error}", directory.display()).into())
 }

@@ -10,11 +10,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
-use super::Failure;
-use super::table::{second, second_of};
+use super::CommandError;
+use super::table::{timestamp, timestamp_or_empty};
 use crate::config::Retention;
 use crate::retention::{Clocks, Walk};
-use crate::store::{Cutoffs, Fault, Kind, Store};
+use crate::store::{Cutoffs, DbError, RetentionTarget, DbConnection};
 
 /// How to go about it.
 #[derive(Debug, Args)]
@@ -33,23 +33,23 @@ impl Prune {
     /// # Errors
     /// What went wrong, in a sentence; also when the clocks of this machine and of PostgreSQL disagree. What was
     /// removed before that stays removed, and was said.
-    pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), Failure> {
+    pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
             return Err("everything is kept for ever: say how long to keep what, for example with \
                         RECEIVER__RETENTION__PAYLOADS=90d (retention.* in config/default.toml)"
                 .into());
         }
-        let mut store = Store::connect(database).await?;
+        let mut store = DbConnection::connect(database).await?;
         store.prepare_to_prune(None).await?;
         let clocks = Clocks::read(&mut store).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = Kind::ALL.map(|_| Tally::default());
+        let mut tallies = RetentionTarget::ALL.map(|_| Tally::default());
         let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;
         Ok(walked?)
     }
 
-    async fn walk(&self, store: &mut Store, cutoffs: &Cutoffs, tallies: &mut [Tally]) -> Result<(), Fault> {
+    async fn walk(&self, store: &mut DbConnection, cutoffs: &Cutoffs, tallies: &mut [Tally]) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
         for mut walk in Walk::through_all() {
             while let Some((gone, took)) = walk.step(store, cutoffs, self.dry_run).await? {
@@ -61,13 +61,13 @@ impl Prune {
         Ok(())
     }
 
-    fn report(&self, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), Failure> {
+    fn report(&self, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), CommandError> {
         let mut out = io::stdout().lock();
         if !self.json {
             let rows = if self.dry_run { "would go" } else { "removed" };
             writeln!(out, "{:<10}  {rows:>12}  {:<20}  {:<20}  before", "", "oldest", "newest")?;
         }
-        for kind in Kind::ALL {
+        for kind in RetentionTarget::ALL {
             let Some(before) = cutoffs.of(kind) else { continue };
             let Tally { rows, span } = &tallies[kind as usize];
             let [oldest, newest] = [span.map(|span| span.0), span.map(|span| span.1)];
@@ -82,7 +82,7 @@ impl Prune {
                 };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             } else {
-                let ([oldest, newest], before) = ([oldest, newest].map(second_of), second(before));
+                let ([oldest, newest], before) = ([oldest, newest].map(timestamp_or_empty), timestamp(before));
                 writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
             }
         }
@@ -130,7 +130,7 @@ impl Progress {
     }
 
     fn show(&self, walk: &Walk, cutoffs: &Cutoffs, rows: u64) {
-        let (at, end) = (second(walk.at.first_received_at), second_of(cutoffs.of(walk.kind)));
+        let (at, end) = (timestamp(walk.at.first_received_at), timestamp_or_empty(cutoffs.of(walk.kind)));
         self.write(format_args!("{}: {rows}, at {at} of {end}", walk.kind.as_str()));
     }
 

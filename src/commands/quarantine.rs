@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 use sqlx::postgres::PgConnectOptions;
 use time::format_description::well_known::Rfc3339;
 
-use super::Failure;
+use super::CommandError;
 use crate::payload;
-use crate::store::{Entry, Found, Retried, Store};
+use crate::store::{Entry, Found, Retried, DbConnection};
 
 /// How many entries are read at once.
 const PAGE: i64 = 1_000;
@@ -92,8 +92,8 @@ impl Quarantine {
     ///
     /// # Errors
     /// What went wrong, in a sentence; for `retry`, also when an entry stays in quarantine.
-    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), Failure> {
-        let mut store = Store::connect(database).await?;
+    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
+        let mut store = DbConnection::connect(database).await?;
         match self {
             Self::List { json } => list(&mut store, *json).await,
             Self::Show { id } => {
@@ -122,7 +122,7 @@ fn absent(id: i64) -> String {
     format!("there is no entry {id} in quarantine: `workflow-receiver quarantine list` shows those there are")
 }
 
-async fn list(store: &mut Store, json: bool) -> Result<(), Failure> {
+async fn list(store: &mut DbConnection, json: bool) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     let mut after = 0;
     if !json {
@@ -185,7 +185,7 @@ impl<'a> Line<'a> {
 }
 
 impl Retry {
-    async fn run(&self, store: &mut Store) -> Result<(), Failure> {
+    async fn run(&self, store: &mut DbConnection) -> Result<(), CommandError> {
         store.limit_lock_waits().await?;
         let (mut recorded, mut stayed) = (0_u64, 0_u64);
         let (mut after, mut ids) = (0, self.ids.clone());

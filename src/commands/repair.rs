@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
-use super::Failure;
+use super::CommandError;
 use super::table::printable;
-use crate::store::{Repaired, Store};
+use crate::store::{Repaired, DbConnection};
 
 /// How many executions are read at once.
 const PAGE: i64 = 1_000;
@@ -35,8 +35,8 @@ impl Repair {
     ///
     /// # Errors
     /// What went wrong, in a sentence; also when PostgreSQL still refuses a part.
-    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), Failure> {
-        let mut store = Store::connect(database).await?;
+    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
+        let mut store = DbConnection::connect(database).await?;
         store.limit_lock_waits().await?;
         let mut tally = Tally::default();
         let mut ids = self.ids.clone();
@@ -60,7 +60,7 @@ impl Repair {
         if refused == 0 { Ok(()) } else { Err(format!("{refused} could not be repaired").into()) }
     }
 
-    async fn one(&self, store: &mut Store, id: &str, tally: &mut Tally) -> Result<(), Failure> {
+    async fn one(&self, store: &mut DbConnection, id: &str, tally: &mut Tally) -> Result<(), CommandError> {
         match store.repair(id).await? {
             Some(Repaired::Filled) => {
                 tally.filled += 1;

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Failure;
+use super::CommandError;
 use super::output::Output;
-use super::table::{Column, number, second, some, text};
+use super::table::{Column, number, timestamp, or_empty, text};
 use crate::config::Settings;
 use crate::spool::{Inspector, Listed};
 
@@ -64,11 +64,11 @@ impl From<Listed> for Line {
 
 const COLUMNS: &[Column<Line>] = &[
     number("seq", |line| line.seq.to_string()),
-    text("received", |line| second(line.received_at)),
-    text("execution", |line| some(line.execution_id.as_ref())),
+    text("received", |line| timestamp(line.received_at)),
+    text("execution", |line| or_empty(line.execution_id.as_ref())),
     number("bytes", |line| line.body_bytes.to_string()),
     number("answered", |line| if line.acknowledged { "200" } else { "422" }.to_owned()),
-    text("authenticated by", |line| some(line.authenticated_by.as_ref())),
+    text("authenticated by", |line| or_empty(line.authenticated_by.as_ref())),
     text("intact", |line| if line.intact { "yes" } else { "no" }.to_owned()),
 ];
 
@@ -77,7 +77,7 @@ impl Spool {
     ///
     /// # Errors
     /// A sentence that says what is wrong; also when there is no delivery with the number.
-    pub fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let spool = Inspector::open(&settings.spool.dir)?;
         match self {
             Self::List(list) => list.run(&spool),
@@ -91,7 +91,7 @@ impl Spool {
 }
 
 impl List {
-    fn run(&self, spool: &Inspector) -> Result<(), Failure> {
+    fn run(&self, spool: &Inspector) -> Result<(), CommandError> {
         let mut output = Output::new();
         let mut table = output.table(COLUMNS);
         let mut left = if self.all { usize::MAX } else { usize::try_from(self.limit).unwrap_or(usize::MAX) };

@@ -6,10 +6,10 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime, Time};
 
 use super::output::Output;
-use super::{Failure, reader};
+use super::{CommandError, reader};
 use crate::config::{self, Settings};
 use crate::healthcheck;
-use crate::reading::overview::{By, Chart, Counts};
+use crate::reading::overview::{By, OverviewQuery, Counts};
 use crate::reading::quarantine::{Held, HowMuch};
 
 /// How it is shown.
@@ -104,9 +104,9 @@ impl Database {
         self.quarantine.as_ref().is_none_or(|held| held.acknowledged == 0)
     }
 
-    async fn answers(settings: &Settings) -> Result<(Counts, Option<Held>), Failure> {
+    async fn answers(settings: &Settings) -> Result<(Counts, Option<Held>), CommandError> {
         let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
-        let day = Chart { by: By::Day, from: midnight, to: midnight + Duration::DAY, workflow: None };
+        let day = OverviewQuery { by: By::Day, from: midnight, to: midnight + Duration::DAY, workflow: None };
         let reader = reader(settings)?;
         // Of a large quarantine that may take too long.
         Ok((reader.ask(&day).await?.total, reader.ask(&HowMuch).await.ok()))
@@ -143,7 +143,7 @@ impl Status {
     /// # Errors
     /// When a part has a problem, when what was answered 200 is in quarantine, or when receiver or database do not
     /// answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let (receiver, database) = tokio::join!(Receiver::ask(settings), Database::ask(settings));
         let well = receiver.is_well() && database.today.is_some() && database.keeps_promises();
         let state = State { well, receiver, database };
@@ -157,7 +157,7 @@ impl Status {
             let quarantine = held.map(|held| to_look_at(held, settings.quarantine));
             let detail =
                 |part| state.receiver.health.as_ref().map(|health| health.detail(part)).unwrap_or_default();
-            output.facts(&[
+            output.key_values(&[
                 ("receiver", state.receiver.sentence()),
                 ("recording", detail("recording")),
                 ("database", if today.is_some() { "answers".to_owned() } else { problem() }),

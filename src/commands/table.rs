@@ -47,19 +47,19 @@ pub(super) const fn words<T>(name: &'static str, cell: fn(&T) -> String) -> Colu
 }
 
 /// What there is; nothing otherwise.
-pub(super) fn some(value: Option<&impl Display>) -> String {
+pub(super) fn or_empty(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A time, to the second.
-pub(super) fn second(at: OffsetDateTime) -> String {
+pub(super) fn timestamp(at: OffsetDateTime) -> String {
     let at = at.to_offset(UtcOffset::UTC).truncate_to_second();
     at.format(&Rfc3339).unwrap_or_default()
 }
 
 /// A time, to the second; nothing where there is none.
-pub(super) fn second_of(at: Option<OffsetDateTime>) -> String {
-    at.map(second).unwrap_or_default()
+pub(super) fn timestamp_or_empty(at: Option<OffsetDateTime>) -> String {
+    at.map(timestamp).unwrap_or_default()
 }
 
 /// A table that grows: its columns never get narrower again.

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::asking::choice;
-use super::output::{Output, remark};
-use super::table::{Column, number, some, text};
-use super::{Failure, reader};
+use super::output::{Output, note};
+use super::table::{Column, number, or_empty, text};
+use super::{CommandError, reader};
 use crate::config::Settings;
 use crate::reading::page::MAX_LIMIT;
 use crate::reading::workflows::{self, MAX_DAYS, Order, Workflow};
@@ -30,8 +30,8 @@ pub struct Workflows {
 const WORKFLOWS: &[Column<Workflow>] = &[
     text("workflow", |w| w.workflow_id.clone()),
     // Nothing where no webhook has named a cost.
-    number("cost", |w| some(w.average_cost.as_ref().map(|_| &w.total_cost.0))),
-    number("on average", |w| some(w.average_cost.as_ref().map(|cost| &cost.0))),
+    number("cost", |w| or_empty(w.average_cost.as_ref().map(|_| &w.total_cost.0))),
+    number("on average", |w| or_empty(w.average_cost.as_ref().map(|cost| &cost.0))),
     number("executions", |w| w.counts.executions.to_string()),
     number("completed", |w| w.counts.completed.to_string()),
     number("failed", |w| w.counts.failed.to_string()),
@@ -42,7 +42,7 @@ impl Workflows {
     ///
     /// # Errors
     /// What went wrong, in a sentence.
-    pub async fn run(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let &Self { days, by: order, limit, json } = self;
         let page = reader(settings)?.ask(&workflows::Workflows { days, order, limit }).await?;
         let mut output = Output::new();
@@ -53,7 +53,7 @@ impl Workflows {
         }
         output.flush()?;
         if page.items.is_empty() {
-            remark("There is none.");
+            note("There is none.");
         }
         Ok(())
     }

@@ -69,14 +69,14 @@ pub(super) fn not_allowed<T>(key: &str, value: &str, allowed: String) -> Result<
     Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_owned(), allowed })
 }
 
-pub(super) fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
+pub(super) fn check_range(key: &str, value: u64, least: u64, most: u64) -> Result<(), SettingsError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
     not_allowed(key, &value.to_string(), format!("must be from {least} to {most}"))
 }
 
-pub(super) fn lasting(
+pub(super) fn check_duration(
     key: &'static str,
     value: Duration,
     least: Duration,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::complaint::{lasting, not_allowed, within};
+use super::complaint::{check_duration, not_allowed, check_range};
 use super::secrets::{QUOTED, is_quoted};
 use super::{Admin, Auth, NOT_SHOWN, Settings, SettingsError};
 
@@ -14,8 +14,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::NotAllowed`] when the webhook port is open to other machines and
     /// nothing says who may speak.
-    pub fn check_door(&self) -> Result<(), SettingsError> {
-        let said = self.auth.allow_unauthenticated || self.auth.names_someone();
+    pub fn require_auth_off_loopback(&self) -> Result<(), SettingsError> {
+        let said = self.auth.allow_unauthenticated || self.auth.is_configured();
         if self.http.listen.ip().is_loopback() || said {
             return Ok(());
         }
@@ -35,13 +35,13 @@ impl Settings {
 impl Auth {
     /// Whether anything tells the sender from others.
     #[must_use]
-    pub fn names_someone(&self) -> bool {
+    pub fn is_configured(&self) -> bool {
         !self.webhook_secrets.0.is_empty() || !self.url_tokens.0.is_empty()
     }
 
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
-        lasting("auth.timestamp_tolerance", self.timestamp_tolerance, second, day)?;
+        check_duration("auth.timestamp_tolerance", self.timestamp_tolerance, second, day)?;
         if self.secret_header && self.webhook_secrets.0.is_empty() {
             let why = "there is nothing to compare with: set auth.webhook_secrets, too".to_owned();
             return not_allowed("auth.secret_header", "true", why);
@@ -82,9 +82,9 @@ impl Admin {
             let why = "must be at least 16 characters, without spaces".to_owned();
             return not_allowed("admin.token", NOT_SHOWN, why);
         }
-        within("admin.read_connections", self.read_connections as u64, 1, 64)?;
+        check_range("admin.read_connections", self.read_connections as u64, 1, 64)?;
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
-        lasting("admin.statement_timeout", self.statement_timeout, shortest, longest)?;
-        lasting("admin.stalled_after", self.stalled_after, shortest, 6 * longest)
+        check_duration("admin.statement_timeout", self.statement_timeout, shortest, longest)?;
+        check_duration("admin.stalled_after", self.stalled_after, shortest, 6 * longest)
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgConnectOptions;
 
 pub use complaint::SettingsError;
-use complaint::{explain, lasting, not_allowed, unreadable, within};
+use complaint::{explain, check_duration, not_allowed, unreadable, check_range};
 pub use retention::Retention;
 pub use secrets::Secrets;
 pub(crate) use secrets::Sources;
@@ -311,35 +311,35 @@ impl Settings {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
-        within("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
+        check_range("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
         let in_flight = self.http.max_bytes_in_flight as u64;
-        within("http.max_bytes_in_flight", in_flight, self.http.max_body_bytes as u64, u64::from(u32::MAX))?;
-        within("http.max_connections", self.http.max_connections as u64, 16, 1_000_000)?;
-        within("http.max_requests", self.http.max_requests as u64, 1, 65_536)?;
-        lasting("http.header_timeout", self.http.header_timeout, shortest, longest)?;
-        lasting("http.idle_timeout", self.http.idle_timeout, shortest, longest)?;
-        lasting("http.body_timeout", self.http.body_timeout, shortest, longest)?;
+        check_range("http.max_bytes_in_flight", in_flight, self.http.max_body_bytes as u64, u64::from(u32::MAX))?;
+        check_range("http.max_connections", self.http.max_connections as u64, 16, 1_000_000)?;
+        check_range("http.max_requests", self.http.max_requests as u64, 1, 65_536)?;
+        check_duration("http.header_timeout", self.http.header_timeout, shortest, longest)?;
+        check_duration("http.idle_timeout", self.http.idle_timeout, shortest, longest)?;
+        check_duration("http.body_timeout", self.http.body_timeout, shortest, longest)?;
         self.auth.check()?;
         self.admin.check()?;
         let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
-        within("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
-        within("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
+        check_range("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
+        check_range("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
         let (rows, bytes) = (u64::try_from(max_per_execution), u64::try_from(max_bytes_per_execution));
-        within("conflicts.max_per_execution", rows.unwrap_or(u64::MAX), 0, 1_000_000)?;
-        within("conflicts.max_bytes_per_execution", bytes.unwrap_or(u64::MAX), 0, 1 << 40)?;
+        check_range("conflicts.max_per_execution", rows.unwrap_or(u64::MAX), 0, 1_000_000)?;
+        check_range("conflicts.max_bytes_per_execution", bytes.unwrap_or(u64::MAX), 0, 1 << 40)?;
         self.retention.check()?;
-        within("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
+        check_range("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
         // A body has to fit, with what SQLite adds to it.
         let largest = 2 * self.http.max_body_bytes as u64;
-        within("spool.max_bytes", self.spool.max_bytes, largest.max(MIB), i64::MAX as u64)?;
-        within("recorder.connections", self.recorder.connections as u64, 1, 64)?;
-        within("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
-        within("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
-        lasting("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;
-        lasting("database.connect_timeout", self.database.connect_timeout, shortest, longest)?;
-        lasting("database.statement_timeout", self.database.statement_timeout, shortest, longest)?;
-        lasting("shutdown.drain_timeout", self.shutdown.drain_timeout, Duration::ZERO, 6 * longest)?;
+        check_range("spool.max_bytes", self.spool.max_bytes, largest.max(MIB), i64::MAX as u64)?;
+        check_range("recorder.connections", self.recorder.connections as u64, 1, 64)?;
+        check_range("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
+        check_range("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
+        check_duration("recorder.max_backoff", self.recorder.max_backoff, shortest, longest)?;
+        check_duration("database.connect_timeout", self.database.connect_timeout, shortest, longest)?;
+        check_duration("database.statement_timeout", self.database.statement_timeout, shortest, longest)?;
+        check_duration("shutdown.drain_timeout", self.shutdown.drain_timeout, Duration::ZERO, 6 * longest)?;
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             return not_allowed(
                 "log.filter",
@@ -400,9 +400,9 @@ mod tests {
         assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
         assert_eq!(settings.http.max_body_bytes, 16 << 20);
-        settings.check_door().unwrap();
+        settings.require_auth_off_loopback().unwrap();
         let exposed = with(&[("RECEIVER__HTTP__LISTEN", "0.0.0.0:8080")]).unwrap();
-        assert!(exposed.check_door().is_err(), "nothing authenticates the senders");
+        assert!(exposed.require_auth_off_loopback().is_err(), "nothing authenticates the senders");
         assert!(!settings.retention.removes_something());
     }
 
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(settings.shutdown.drain_timeout, Duration::from_mins(2));
         assert_eq!(settings.retention.payloads, Some(Duration::from_hours(90 * 24)));
         assert_eq!(settings.retention.conflicts, None);
-        settings.check_door().unwrap();
+        settings.require_auth_off_loopback().unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::reading::quarantine::CountAcknowledged;
-use crate::recorder::Recording;
+use crate::recorder::RecorderHealth;
 use crate::spool::Recorded;
 
 /// From one count to the next, when nothing goes to quarantine.
@@ -37,13 +37,13 @@ pub(crate) struct AcknowledgedCounter {
     pub(crate) pool: Pool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorded: watch::Receiver<Recorded>,
-    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) report: watch::Sender<Acknowledged>,
 }
 
 impl AcknowledgedCounter {
     pub(crate) async fn run(mut self) {
-        while self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await.is_ok() {
+        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             let (begun, seen) = (Instant::now(), self.metrics.quarantined());
             match self.pool.ask(&CountAcknowledged).await {
                 Ok(bodies) => {

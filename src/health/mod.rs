@@ -24,9 +24,9 @@ use progress::RecordingProgress;
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::{Recording, Stuck};
+use crate::recorder::{RecorderHealth, Stuck};
 use crate::retention::RetentionState;
-use crate::spool::{Kept, Recorded};
+use crate::spool::{SpoolStatus, Recorded};
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
@@ -71,9 +71,9 @@ impl Health {
 /// What the parts report of themselves.
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
-    pub(crate) kept: watch::Receiver<Kept>,
+    pub(crate) kept: watch::Receiver<SpoolStatus>,
     pub(crate) recorded: watch::Receiver<Recorded>,
-    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stuck: watch::Receiver<Stuck>,
     pub(crate) retention: watch::Receiver<RetentionState>,
 }
@@ -136,8 +136,8 @@ impl Monitor {
 
 /// All that is measured, at one moment.
 struct Measurements {
-    kept: Kept,
-    recording: Recording,
+    kept: SpoolStatus,
+    recording: RecorderHealth,
     stuck: Stuck,
     retention: RetentionState,
     /// How long ago a delivery was recorded, or the receiver started.
@@ -164,17 +164,17 @@ impl Measurements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intake::Refused;
+    use crate::intake::RejectReason;
     use crate::retention::ClockSkew;
     use crate::spool::Unwritable;
-    use crate::store::Fault;
+    use crate::store::DbError;
 
     const LIMIT: Duration = Duration::from_mins(2);
 
     fn well() -> Measurements {
         Measurements {
-            kept: Kept { through: 5, forgotten: 5, bytes: 4096, ..Kept::default() },
-            recording: Recording::Working,
+            kept: SpoolStatus { last_seq: 5, acked_seq: 5, bytes: 4096, ..SpoolStatus::default() },
+            recording: RecorderHealth::Working,
             stuck: Stuck { handled: 5, ..Stuck::default() },
             retention: RetentionState::Off,
             idle: Duration::from_hours(9),
@@ -188,8 +188,8 @@ mod tests {
 
     fn waiting(since: Duration, idle: Duration) -> Measurements {
         let mut measured = well();
-        measured.kept.through = 7;
-        measured.kept.oldest = Some(measured.now - since);
+        measured.kept.last_seq = 7;
+        measured.kept.oldest_received_at = Some(measured.now - since);
         measured.idle = idle;
         measured
     }
@@ -210,7 +210,7 @@ mod tests {
     fn whether_webhooks_are_taken_depends_on_the_spool_alone() {
         let mut away = waiting(LIMIT * 9, LIMIT * 9);
         away.recording =
-            Recording::Failing { since: away.now - LIMIT, why: Fault::Away("no route".to_owned()) };
+            RecorderHealth::Failing { since: away.now - LIMIT, why: DbError::Unreachable("no route".to_owned()) };
         let away = away.health();
         assert_eq!((away.status, away.takes_webhooks()), ("degraded", true));
         assert_eq!(states(&away)[1..3], ["failing", "stalled"]);
@@ -222,7 +222,7 @@ mod tests {
             measured.health()
         };
         for health in [
-            refusing(|m| m.kept.refusing = Some(Refused::Failing)),
+            refusing(|m| m.kept.rejecting = Some(RejectReason::DiskError)),
             refusing(|m| m.kept.unwritable = Some(Unwritable::Full)),
             refusing(|m| m.stopping = true),
         ] {
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(health.parts.recording.stalled(), state == "stalled");
         }
         let mut future = waiting(long, long);
-        future.kept.oldest = Some(future.now + long);
+        future.kept.oldest_received_at = Some(future.now + long);
         assert_eq!(future.health().parts.recording.oldest_age_seconds, Some(0));
     }
 
@@ -259,7 +259,7 @@ mod tests {
         {
             let mut measured = waiting(long, idle);
             let handled = if others { 6 } else { 7 };
-            let (oldest, why) = (Some(measured.now - long), Some(Fault::Slow));
+            let (oldest, why) = (Some(measured.now - long), Some(DbError::TimedOut));
             measured.stuck = Stuck { deliveries: 1, oldest, why, handled };
             let health = measured.health();
             assert_eq!(
@@ -285,7 +285,7 @@ mod tests {
 
         let mut unknown = well();
         unknown.acknowledged = Acknowledged::Unknown(Some("PostgreSQL cannot be reached".to_owned()));
-        unknown.retention = RetentionState::Failing(Fault::Slow);
+        unknown.retention = RetentionState::Failing(DbError::TimedOut);
         let health = unknown.health();
         assert_eq!(states(&health)[3..], ["unknown", "failing"]);
         assert_eq!(health.status, "ok", "webhooks are taken and recorded");

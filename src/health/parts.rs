@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Acknowledged, Measurements};
-use crate::recorder::Recording;
+use crate::recorder::RecorderHealth;
 use crate::retention::RetentionState;
 
 /// The parts of a receiver.
@@ -118,7 +118,7 @@ impl Measurements {
     /// Why a delivery cannot be written now, as the spool's writer has measured it.
     fn unwritable(&self) -> Option<String> {
         let measured = self.kept.unwritable.map(|why| why.to_string());
-        measured.or_else(|| self.kept.refusing.map(|why| why.to_string()))
+        measured.or_else(|| self.kept.rejecting.map(|why| why.to_string()))
     }
 
     fn spool(&self, problems: &mut Vec<String>) -> SpoolHealth {
@@ -137,9 +137,9 @@ impl Measurements {
 
     fn database(&self, problems: &mut Vec<String>) -> DatabaseHealth {
         let (state, detail, failing_since) = match &self.recording {
-            Recording::Working => ("ok", "PostgreSQL answers".to_owned(), None),
-            Recording::Starting => ("starting", "PostgreSQL has not answered yet".to_owned(), None),
-            Recording::Failing { since, why } => {
+            RecorderHealth::Working => ("ok", "PostgreSQL answers".to_owned(), None),
+            RecorderHealth::Starting => ("starting", "PostgreSQL has not answered yet".to_owned(), None),
+            RecorderHealth::Failing { since, why } => {
                 let since = since.truncate_to_second().format(&Rfc3339).unwrap_or_default();
                 ("failing", format!("not recording since {since}: {why}"), Some(since))
             }
@@ -154,11 +154,11 @@ impl Measurements {
         let waiting = self.kept.depth();
         // A delivery received in the future was received before the clock was set back.
         let age = |oldest| Duration::try_from(self.now - oldest).unwrap_or_default();
-        let oldest = self.kept.oldest.filter(|_| waiting > 0).map(age);
+        let oldest = self.kept.oldest_received_at.filter(|_| waiting > 0).map(age);
         let old = oldest.is_some_and(|age| age > self.stalled_after);
         let (stuck, oldest_stuck) =
             (self.stuck.deliveries, self.stuck.oldest.map(age).map(|age| age.as_secs()));
-        let only_stuck = stuck > 0 && self.stuck.handled >= self.kept.through;
+        let only_stuck = stuck > 0 && self.stuck.handled >= self.kept.last_seq;
         let (idle, oldest_age) = (self.idle.as_secs(), oldest.unwrap_or_default().as_secs());
         let (state, detail) = if old && self.idle > self.stalled_after && !only_stuck {
             let what = format!(

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
-use super::Admin;
+use super::AdminState;
 use crate::metrics::Levels;
 
 /// 200 as long as the process answers.
@@ -14,22 +14,22 @@ pub(super) async fn live() -> impl IntoResponse {
 }
 
 /// 200 while webhooks are taken, with PostgreSQL or without; 503 otherwise.
-pub(super) async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+pub(super) async fn ready(State(admin): State<AdminState>) -> impl IntoResponse {
     let health = admin.health.health();
     let code = if health.takes_webhooks() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(health))
 }
 
 /// All metrics, as Prometheus reads them.
-pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+pub(super) async fn metrics(State(admin): State<AdminState>) -> impl IntoResponse {
     let kept = *admin.kept.borrow();
     let health = admin.health.health();
     let levels = Levels {
-        requests_in_hand: admin.requests.taken(),
-        requests_reading: admin.requests.slow(),
+        requests_in_hand: admin.requests.in_use(),
+        requests_reading: admin.requests.waiting_on_peer(),
         body_memory: admin.memory.reserved(),
         intake_depth: admin.intake.get(),
-        event_listeners: admin.live.listeners(),
+        event_listeners: admin.live.subscribers(),
         ready: health.takes_webhooks(),
         recording_stalled: health.parts.recording.stalled(),
         stuck: health.parts.recording.stuck,

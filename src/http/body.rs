@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use memmap2::MmapMut;
 
 use super::problem::Problem;
-use crate::intake::Refused;
+use crate::intake::RejectReason;
 use crate::memory::{FREE_BYTES_PER_BODY, MemoryPermit};
 
 /// A complete body, as sent or decompressed.
@@ -88,8 +88,8 @@ struct LargeBuffer {
 }
 
 impl LargeBuffer {
-    fn new(capacity: usize) -> Result<Self, Refused> {
-        let map = MmapMut::map_anon(capacity).map_err(|_| Refused::Busy)?;
+    fn new(capacity: usize) -> Result<Self, RejectReason> {
+        let map = MmapMut::map_anon(capacity).map_err(|_| RejectReason::Overloaded)?;
         // A huge page takes memory beyond what is written. A kernel that knows none refuses this.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::NoHugePage);

@@ -23,18 +23,18 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::credentials::Credentials;
 use crate::health::Monitor;
-use crate::intake::{Intake, IntakeDepth};
-use crate::live::Live;
+use crate::intake::{SpoolHandle, IntakeDepth};
+use crate::live::EventBus;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::spool::Kept;
+use crate::spool::SpoolStatus;
 use crate::traces::Traces;
 use problem::Problem;
-pub(crate) use server::{Limits, serve};
+pub(crate) use server::{ConnectionLimits, serve};
 #[cfg(fuzzing)]
 pub(crate) use server::{connection, protocol};
-pub(crate) use slots::Slots;
+pub(crate) use slots::Limiter;
 
 /// Where the sender posts.
 pub(crate) const WEBHOOK_PATH: &str = "/webhooks/workflow-completed";
@@ -42,11 +42,11 @@ pub(crate) const WEBHOOK_PATH: &str = "/webhooks/workflow-completed";
 const WITH_TOKEN: &str = "/webhooks/workflow-completed/{token}";
 
 /// What the public port needs.
-pub(crate) struct Door {
-    pub(crate) intake: Intake,
+pub(crate) struct WebhookState {
+    pub(crate) intake: SpoolHandle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) credentials: Arc<Credentials>,
-    pub(crate) requests: Arc<Slots>,
+    pub(crate) requests: Arc<Limiter>,
     pub(crate) memory: MemoryBudget,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
@@ -55,12 +55,12 @@ pub(crate) struct Door {
 }
 
 /// The public port. Behind the path there may be a token, or a slash that was not meant.
-pub(crate) fn public(door: Door) -> Router {
+pub(crate) fn public(door: WebhookState) -> Router {
     let metrics = door.metrics.clone();
     Router::new()
-        .route(WEBHOOK_PATH, post(receive::receive))
-        .route(&format!("{WEBHOOK_PATH}/"), post(receive::receive))
-        .route(WITH_TOKEN, post(receive::receive))
+        .route(WEBHOOK_PATH, post(receive::handle))
+        .route(&format!("{WEBHOOK_PATH}/"), post(receive::handle))
+        .route(WITH_TOKEN, post(receive::handle))
         .fallback(async || Problem::NotFound { there_is: "Webhooks go to /webhooks/workflow-completed." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "Webhooks are sent with POST.",
@@ -71,12 +71,12 @@ pub(crate) fn public(door: Door) -> Router {
 
 /// What the admin port needs.
 #[derive(Clone)]
-pub(crate) struct Admin {
-    pub(crate) requests: Arc<Slots>,
+pub(crate) struct AdminState {
+    pub(crate) requests: Arc<Limiter>,
     pub(crate) memory: MemoryBudget,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) kept: watch::Receiver<Kept>,
+    pub(crate) kept: watch::Receiver<SpoolStatus>,
     /// How the parts are.
     pub(crate) health: Monitor,
     /// Recording has ended: event streams are closed.
@@ -84,7 +84,7 @@ pub(crate) struct Admin {
     /// The connections that operators' questions go over.
     pub(crate) pool: Arc<Pool>,
     /// What is recorded, as it happens.
-    pub(crate) live: Live,
+    pub(crate) live: EventBus,
     /// Where the public port listens.
     pub(crate) webhook_port: u16,
     /// The token that requests have to carry, if any.
@@ -92,7 +92,7 @@ pub(crate) struct Admin {
 }
 
 /// The admin port.
-pub(crate) fn admin(admin: Admin) -> Router {
+pub(crate) fn admin(admin: AdminState) -> Router {
     let (credentials, metrics) = (admin.credentials.clone(), admin.metrics.clone());
     Router::new()
         .route("/health/live", get(admin::live))
@@ -105,7 +105,7 @@ pub(crate) fn admin(admin: Admin) -> Router {
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "Everything here is asked with GET.",
         })
-        .layer(middleware::from_fn_with_state(credentials, operators::ask_for_token))
+        .layer(middleware::from_fn_with_state(credentials, operators::require_token))
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
         .layer(middleware::from_fn(pace::pace))
 }

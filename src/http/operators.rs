@@ -16,13 +16,13 @@ use crate::credentials::{Credentials, Current};
 
 /// Lets those in who show the token: as `Authorization: Bearer TOKEN`, or, as browsers do, for a password with any
 /// name. Everyone when none is set.
-pub(super) async fn ask_for_token(
+pub(super) async fn require_token(
     State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let (current, shown) = (credentials.current(), shown(request.headers()));
-    let right = |current: &Current| current.admin_token.is_none_or(|token| token.is(&shown));
+    let (current, shown) = (credentials.current(), presented_token(request.headers()));
+    let right = |current: &Current| current.admin_token.is_none_or(|token| token.matches(&shown));
     if right(&current) || (credentials.refreshed(&current).await && right(&credentials.current())) {
         next.run(request).await
     } else {
@@ -30,7 +30,7 @@ pub(super) async fn ask_for_token(
     }
 }
 
-fn shown(headers: &HeaderMap) -> Vec<u8> {
+fn presented_token(headers: &HeaderMap) -> Vec<u8> {
     let value = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let after = |scheme: &[u8]| {
         let named = value.get(..scheme.len()).is_some_and(|name| name.eq_ignore_ascii_case(scheme));
@@ -46,7 +46,7 @@ fn shown(headers: &HeaderMap) -> Vec<u8> {
 
 /// Protects what is recorded against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted
 /// in `Host`.
-pub(super) async fn ask_for_address(
+pub(super) async fn reject_foreign_host(
     State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,

@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::server::{Connection, Waits};
+use super::server::{Connection, BusyGuard};
 
 /// Holds a connection's place for as long as its request is being answered.
 pub(super) async fn pace(request: Request, next: Next) -> Response {
@@ -20,18 +20,18 @@ pub(super) async fn pace(request: Request, next: Next) -> Response {
     };
     let waits = Some(connection.waits());
     let answer = next.run(request).await;
-    answer.map(|body| Body::new(Paced { body, connection, waits }))
+    answer.map(|body| Body::new(TrackedBody { body, connection, waits }))
 }
 
 /// A body that knows who waits for whom.
-struct Paced {
+struct TrackedBody {
     body: Body,
     connection: Connection,
     /// There while the one who asked waits.
-    waits: Option<Waits>,
+    waits: Option<BusyGuard>,
 }
 
-impl HttpBody for Paced {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::Refusal;
-use crate::intake::Refused;
+use crate::auth::AuthError;
+use crate::intake::RejectReason;
 use crate::metrics::Metrics;
-use crate::payload::Unusable;
+use crate::payload::InvalidPayload;
 use crate::reading::Unanswered;
 
 /// How long a sender should wait before it tries again, in seconds.
@@ -29,7 +29,7 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 #[derive(Debug)]
 pub(super) enum Problem {
     /// 400: the body is not JSON, or not a JSON object.
-    NotAnObject(Unusable),
+    NotAnObject(InvalidPayload),
     /// 400: the body did not come to its end.
     Interrupted,
     /// 400: the body is not the gzip that it says.
@@ -42,7 +42,7 @@ pub(super) enum Problem {
         allowed: String,
     },
     /// 401: nothing of it is kept. The answer is the same whatever is wrong.
-    Unauthenticated(Refusal),
+    Unauthenticated(AuthError),
     /// 401, on the admin port.
     NoToken,
     /// 403: a web page may have sent it, and nothing authenticates senders.
@@ -62,11 +62,11 @@ pub(super) enum Problem {
     /// 421: a name that the receiver does not know itself by, where nobody has to show a token.
     Misdirected,
     /// 422: a JSON object, but no execution. It is kept.
-    Unusable(Unusable),
+    Unusable(InvalidPayload),
     /// 500: a bug.
     Panicked,
     /// 503: not kept, and the sender should try again.
-    Refused(Refused),
+    Refused(RejectReason),
     /// 503: PostgreSQL did not answer.
     Unanswered(Unanswered),
     /// 503: as many follow what happens, or export, as may.
@@ -99,7 +99,7 @@ impl Problem {
     /// The status, the end of the type, and what happened and what to do.
     fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         match self {
-            Self::NotAnObject(why @ Unusable::NotJson(_)) => {
+            Self::NotAnObject(why @ InvalidPayload::NotJson(_)) => {
                 (StatusCode::BAD_REQUEST, "not-json", format!("{why}. Send the execution as a JSON object.").into())
             }
             Self::NotAnObject(why) => {
@@ -178,10 +178,10 @@ impl Problem {
             ),
             Self::Refused(why) => {
                 let kind = match why {
-                    Refused::Busy => "busy",
-                    Refused::Full => "spool-full",
-                    Refused::Failing => "spool-failing",
-                    Refused::Stopping => "stopping",
+                    RejectReason::Overloaded => "busy",
+                    RejectReason::SpoolFull => "spool-full",
+                    RejectReason::DiskError => "spool-failing",
+                    RejectReason::ShuttingDown => "stopping",
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, kind, format!("Not kept: {why}. Send it again.").into())
             }
@@ -200,14 +200,14 @@ impl Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(why: Refused) -> Self {
+impl From<RejectReason> for Problem {
+    fn from(why: RejectReason) -> Self {
         Self::Refused(why)
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(why: Refusal) -> Self {
+impl From<AuthError> for Problem {
+    fn from(why: AuthError) -> Self {
         Self::Unauthenticated(why)
     }
 }

@@ -25,12 +25,12 @@ use super::operators::{is_by_a_foreign_name, is_from_a_web_page};
 use super::problem::Problem;
 use super::server::Connection;
 use super::slots::Slot;
-use super::{Door, WEBHOOK_PATH, WITH_TOKEN};
-use crate::auth::{Claim, Method, Refusal};
+use super::{WebhookState, WEBHOOK_PATH, WITH_TOKEN};
+use crate::auth::{PendingAuth, AuthMethod, AuthError};
 use crate::credentials::Current;
-use crate::intake::{Delivery, Refused};
+use crate::intake::{Delivery, RejectReason};
 use crate::memory::MemoryPermit;
-use crate::payload::{Execution, Unusable};
+use crate::payload::{Execution, InvalidPayload};
 use crate::traces;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -86,7 +86,7 @@ struct Received {
 const RECEIVED: &[u8] = br#"{"received":true}"#;
 
 /// The request's trace; `None` when traces are off.
-type Trace = Option<Box<traces::Request>>;
+type Trace = Option<Box<traces::RequestTrace>>;
 
 /// An execution has ended
 ///
@@ -98,13 +98,13 @@ type Trace = Option<Box<traces::Request>>;
     responses((status = 200, body = Received), DoorRefusals),
     security((), ("signature" = []), ("secret" = []), ("url_token" = []))
 )]
-pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response {
+pub(super) async fn handle(State(door): State<Arc<WebhookState>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut trace: Trace = door.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
     // What the head says is extracted and the head dropped: a slow body does not hold the memory of a large head.
-    let slot = door.requests.take();
+    let slot = door.requests.acquire();
     let head = Head::of(&door, &head).await;
-    let answer = match admit(&door, head, slot, body, &mut trace).await {
+    let answer = match with_slot(&door, head, slot, body, &mut trace).await {
         Ok(()) => ([(CONTENT_TYPE, JSON)], Bytes::from_static(RECEIVED)).into_response(),
         Err(problem) => {
             if let Problem::Unauthenticated(refusal) = &problem {
@@ -118,7 +118,7 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
     };
     door.metrics.answered(answer.status().as_u16());
     if let Some(trace) = trace {
-        trace.answered(answer.status());
+        trace.finish(answer.status());
     }
     answer
 }
@@ -127,7 +127,7 @@ pub(super) async fn receive(State(door): State<Arc<Door>>, request: Request) -> 
 struct Head {
     /// The secrets that `claim` was looked at with.
     secrets: Arc<Current>,
-    claim: Result<Claim, Refusal>,
+    claim: Result<PendingAuth, AuthError>,
     /// Nothing but its signature could tell it from a request that a web page sends.
     may_be_from_a_web_page: bool,
     /// The size that the body is said to have.
@@ -137,11 +137,11 @@ struct Head {
 }
 
 impl Head {
-    async fn of(door: &Door, head: &Parts) -> Self {
+    async fn of(door: &WebhookState, head: &Parts) -> Self {
         let headers = &head.headers;
         let announced = headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok());
         let look = |secrets: &Current| {
-            secrets.authenticator.look(headers, tokens(&head.uri), OffsetDateTime::now_utc())
+            secrets.authenticator.check_head(headers, tokens(&head.uri), OffsetDateTime::now_utc())
         };
         let mut secrets = door.credentials.current();
         let mut claim = look(&secrets);
@@ -149,7 +149,7 @@ impl Head {
             secrets = door.credentials.current();
             claim = look(&secrets);
         }
-        let anonymous = claim.as_ref().is_ok_and(Claim::is_anonymous);
+        let anonymous = claim.as_ref().is_ok_and(PendingAuth::is_anonymous);
         let local_only = secrets.authenticator.is_local_only();
         Self {
             secrets,
@@ -166,35 +166,35 @@ impl Head {
 /// The tokens that a URL carries: behind the path, and in the query.
 fn tokens(uri: &Uri) -> impl Iterator<Item = &str> {
     let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
-    behind(uri).into_iter().chain(query)
+    path_token(uri).into_iter().chain(query)
 }
 
 /// What stands behind the path.
-fn behind(uri: &Uri) -> Option<&str> {
+fn path_token(uri: &Uri) -> Option<&str> {
     let rest = uri.path().strip_prefix(WEBHOOK_PATH)?.strip_prefix('/')?;
     Some(rest).filter(|rest| !rest.is_empty())
 }
 
 /// The path as it may be shown.
 fn route(uri: &Uri) -> &'static str {
-    if behind(uri).is_some() { WITH_TOKEN } else { WEBHOOK_PATH }
+    if path_token(uri).is_some() { WITH_TOKEN } else { WEBHOOK_PATH }
 }
 
 /// Accepts the request if there is a slot.
-async fn admit(
-    door: &Door,
+async fn with_slot(
+    door: &WebhookState,
     head: Head,
     slot: Option<Slot>,
     mut body: Body,
     trace: &mut Trace,
 ) -> Result<(), Problem> {
-    let slot = slot.ok_or(Refused::Busy)?;
-    let sender = Sender::new(door, slot, head.connection.clone());
-    keep(door, head, &mut body, &sender, trace).await
+    let slot = slot.ok_or(RejectReason::Overloaded)?;
+    let sender = PeerDeadline::new(door, slot, head.connection.clone());
+    accept(door, head, &mut body, &sender, trace).await
 }
 
 /// The peer that sends a request's body.
-struct Sender {
+struct PeerDeadline {
     slot: Slot,
     connection: Option<Connection>,
     deadline: Instant,
@@ -202,35 +202,35 @@ struct Sender {
     waiting: AtomicBool,
 }
 
-impl Sender {
-    fn new(door: &Door, slot: Slot, connection: Option<Connection>) -> Self {
+impl PeerDeadline {
+    fn new(door: &WebhookState, slot: Slot, connection: Option<Connection>) -> Self {
         let deadline = Instant::now() + door.body_timeout;
         Self { slot, connection, deadline, waiting: false.into() }
     }
 
     /// Waits for what the peer sends, until the deadline, or until the request is evicted. Called once.
-    async fn wait_for<T>(&self, sent: impl Future<Output = T>) -> Result<T, Problem> {
+    async fn recv<T>(&self, sent: impl Future<Output = T>) -> Result<T, Problem> {
         let mut sent = pin!(sent);
         // Nearly always it is there already.
         if let Poll::Ready(sent) = poll!(&mut sent) {
             return Ok(sent);
         }
-        self.slot.waited_for(self.deadline);
+        self.slot.set_waiting(self.deadline);
         self.waiting.store(true, Relaxed);
         let sent = tokio::select! {
             biased;
             sent = timeout_at(self.deadline, sent) => sent.map_err(|_| Problem::TooSlow),
-            () = self.slot.evicted() => return Err(Refused::Busy.into()),
+            () = self.slot.evicted() => return Err(RejectReason::Overloaded.into()),
         };
         self.waiting.store(false, Relaxed);
-        self.slot.waits();
+        self.slot.set_busy();
         sent
     }
 
     /// The peer makes progress: others are evicted before it.
     fn progressed(&self) {
         if self.waiting.load(Relaxed) {
-            self.slot.waited_for(self.deadline);
+            self.slot.set_waiting(self.deadline);
             if let Some(connection) = &self.connection {
                 connection.progressed();
             }
@@ -240,11 +240,11 @@ impl Sender {
 
 /// The path of a webhook on this side of the spool. The `Content-Type` is not looked at: the
 /// body decides.
-async fn keep(
-    door: &Door,
+async fn accept(
+    door: &WebhookState,
     head: Head,
     body: &mut Body,
-    sender: &Sender,
+    sender: &PeerDeadline,
     trace: &mut Trace,
 ) -> Result<(), Problem> {
     let claim = head.claim?;
@@ -255,18 +255,18 @@ async fn keep(
     let memory = door.memory.permit(claim.is_verified(), sender.slot.eviction());
     let progressed = || sender.progressed();
     let collecting = body::collect(body, head.announced, max_body_bytes, memory, progressed);
-    let mut packed = sender.wait_for(collecting).await??;
+    let mut packed = sender.recv(collecting).await??;
     let _waits = head.connection.as_ref().map(|connection| {
         connection.body_complete();
         connection.waits()
     });
     let authenticated_by = door.credentials.check(&head.secrets, &claim, &packed.bytes).await?;
-    if authenticated_by == Method::None && head.may_be_from_a_web_page {
+    if authenticated_by == AuthMethod::None && head.may_be_from_a_web_page {
         return Err(Problem::FromWebPage);
     }
     packed.memory.verified();
     if let Some(trace) = trace {
-        trace.admitted();
+        trace.authenticated();
     }
     let CollectedBody { bytes: body, memory } =
         body::decompress(packed, head.encoding?, max_body_bytes).await?;
@@ -282,16 +282,16 @@ async fn keep(
         Ok(execution) => {
             let Execution { execution_id, status, .. } = &execution;
             if let Some(trace) = trace {
-                trace.about(execution_id);
+                trace.set_execution_id(execution_id);
             }
             let trace_id = delivery.trace.map(|trace| display(trace.trace_id));
-            spool(door, delivery, memory, trace).await?;
+            enqueue(door, delivery, memory, trace).await?;
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
         // No execution, but the sender's own: kept, and the recorder puts it into quarantine.
-        Err(why @ Unusable::Field { .. }) => {
-            spool(door, delivery, memory, trace).await?;
+        Err(why @ InvalidPayload::Field { .. }) => {
+            enqueue(door, delivery, memory, trace).await?;
             Err(Problem::Unusable(why))
         }
         Err(why) => Err(Problem::NotAnObject(why)),
@@ -299,18 +299,18 @@ async fn keep(
 }
 
 /// Returns once the delivery is on disk.
-async fn spool(
-    door: &Door,
+async fn enqueue(
+    door: &WebhookState,
     delivery: Delivery,
     memory: MemoryPermit,
     trace: &mut Trace,
-) -> Result<(), Refused> {
+) -> Result<(), RejectReason> {
     if let Some(trace) = trace {
-        trace.spooling();
+        trace.start_enqueue();
     }
-    let kept = door.intake.keep(delivery, memory).await;
+    let kept = door.intake.append(delivery, memory).await;
     if let Some(trace) = trace {
-        trace.spooled(kept);
+        trace.end_enqueue(kept);
     }
     kept
 }

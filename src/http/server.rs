@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::slots::{AfterHead, Slot, Slots};
+use super::slots::{AfterHead, Slot, Limiter};
 use super::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::Metrics;
 
@@ -44,7 +44,7 @@ const BREATHER: Duration = Duration::from_millis(50);
 
 /// What the connections of a port may do.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct ConnectionLimits {
     /// At once.
     pub(crate) connections: usize,
     /// Until the head of the first request is there.
@@ -63,12 +63,12 @@ pub(crate) struct Limits {
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
-    limits: Limits,
+    limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let slots = Slots::new(limits.connections);
-    let large_heads = Slots::new(LARGE_HEADS);
+    let slots = Limiter::new(limits.connections);
+    let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -77,11 +77,11 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = look.tick() => slots.evict_late(),
+            _ = look.tick() => slots.evict_expired(),
             Some(ended) = connections.join_next() => ended.unwrap_or_else(|_| metrics.panicked()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let Some(slot) = slots.take() else {
+                    let Some(slot) = slots.acquire() else {
                         metrics.connection_refused();
                         continue;
                     };
@@ -102,7 +102,7 @@ pub(crate) async fn serve(
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be taken");
-                    slots.evict_longest();
+                    slots.evict_oldest();
                     sleep(BREATHER).await;
                 }
             }
@@ -113,7 +113,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = &mut done => return Ok(()),
-            _ = look.tick() => slots.evict_late(),
+            _ = look.tick() => slots.evict_expired(),
         }
     }
 }
@@ -142,10 +142,10 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     routes: Router,
     slot: &Arc<Slot>,
-    limits: Limits,
-) -> auto::Connection<'static, TokioIo<S>, Tracked, TokioExecutor> {
-    slot.waited_for(Instant::now() + limits.header_timeout);
-    let service = Tracked {
+    limits: ConnectionLimits,
+) -> auto::Connection<'static, TokioIo<S>, TrackedService, TokioExecutor> {
+    slot.set_waiting(Instant::now() + limits.header_timeout);
+    let service = TrackedService {
         routes: TowerToHyperService::new(routes),
         connection: Connection {
             slot: slot.clone(),
@@ -169,7 +169,7 @@ impl Connection {
     /// The peer makes progress with a body: other connections are evicted before this one. The time that the body may
     /// take begins anew; that of its request does not.
     pub(super) fn progressed(&self) {
-        self.slot.waited_for(Instant::now() + self.body_timeout);
+        self.slot.set_waiting(Instant::now() + self.body_timeout);
     }
 
     /// All of a body has been received.
@@ -178,30 +178,30 @@ impl Connection {
     }
 
     /// All of a request has come: as long as this lives, the connection is not sent away.
-    pub(super) fn waits(&self) -> Waits {
-        self.slot.waits();
-        Waits(self.clone())
+    pub(super) fn waits(&self) -> BusyGuard {
+        self.slot.set_busy();
+        BusyGuard(self.clone())
     }
 }
 
 /// A request waits for the receiver.
-pub(super) struct Waits(Connection);
+pub(super) struct BusyGuard(Connection);
 
-impl Drop for Waits {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         let Connection { slot, idle_timeout, .. } = &self.0;
-        slot.served(Instant::now() + *idle_timeout);
+        slot.set_idle(Instant::now() + *idle_timeout);
     }
 }
 
 /// The routes, for one connection.
 #[derive(Clone)]
-pub(crate) struct Tracked {
+pub(crate) struct TrackedService {
     routes: TowerToHyperService<Router>,
     connection: Connection,
 }
 
-impl Service<Request<Incoming>> for Tracked {
+impl Service<Request<Incoming>> for TrackedService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
@@ -209,7 +209,7 @@ impl Service<Request<Incoming>> for Tracked {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         // A head has come: from here on it is the body that is waited for.
         let Connection { slot, body_timeout, .. } = &self.connection;
-        slot.waited_for(Instant::now() + *body_timeout);
+        slot.set_waiting(Instant::now() + *body_timeout);
         let after = match request.version() {
             Version::HTTP_2 => AfterHead::Multiplexed,
             _ if request.body().is_end_stream() => AfterHead::Head,

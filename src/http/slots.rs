@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// A number of places.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct Limiter {
     max: usize,
     state: Mutex<State>,
 }
@@ -36,7 +36,7 @@ struct Waited {
 /// A place; dropping it frees it.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    slots: Arc<Slots>,
+    slots: Arc<Limiter>,
     evicted: Arc<Notify>,
     /// Its turn among those waited for, or the last one if it was evicted; 0 while it waits for the
     /// receiver. Written under the lock only, as `busy`.
@@ -63,7 +63,7 @@ pub(super) enum AfterHead {
     Multiplexed,
 }
 
-impl Slots {
+impl Limiter {
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, state: Mutex::default() })
     }
@@ -73,7 +73,7 @@ impl Slots {
     }
 
     /// A place, if need be that of the one waited for longest. `None` when all are busy.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+    pub(crate) fn acquire(self: &Arc<Self>) -> Option<Slot> {
         self.take_with(Arc::default())
     }
 
@@ -94,22 +94,22 @@ impl Slots {
     }
 
     /// How many are taken; those that have been sent away do not count.
-    pub(crate) fn taken(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.state().taken
     }
 
     /// How many of them the receiver waits for.
-    pub(crate) fn slow(&self) -> usize {
+    pub(crate) fn waiting_on_peer(&self) -> usize {
         self.state().waited_for.len()
     }
 
     /// Sends away the one waited for longest.
-    pub(crate) fn evict_longest(&self) {
+    pub(crate) fn evict_oldest(&self) {
         self.state().evict_longest();
     }
 
     /// Sends away all whose time is up.
-    pub(crate) fn evict_late(&self) {
+    pub(crate) fn evict_expired(&self) {
         let now = Instant::now();
         let mut state = self.state();
         let late: Vec<u64> = state
@@ -141,7 +141,7 @@ impl State {
 impl Slot {
     /// From now on the receiver waits for it, not longer than `until`; unless it waits, too, for
     /// something else.
-    pub(crate) fn waited_for(&self, until: Instant) {
+    pub(crate) fn set_waiting(&self, until: Instant) {
         let mut state = self.slots.state();
         if self.busy.load(Relaxed) == 0 && self.leave(&mut state) {
             self.enter(&mut state, until);
@@ -149,7 +149,7 @@ impl Slot {
     }
 
     /// From now on it waits for the receiver, once more.
-    pub(crate) fn waits(&self) {
+    pub(crate) fn set_busy(&self) {
         let mut state = self.slots.state();
         self.busy.fetch_add(1, Relaxed);
         if self.leave(&mut state) {
@@ -158,7 +158,7 @@ impl Slot {
     }
 
     /// One thing that it waited for is done; after the last, the receiver waits for it.
-    pub(crate) fn served(&self, until: Instant) {
+    pub(crate) fn set_idle(&self, until: Instant) {
         let mut state = self.slots.state();
         if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
             self.enter(&mut state, until);
@@ -236,43 +236,43 @@ mod tests {
 
     #[tokio::test]
     async fn the_one_waited_for_longest_makes_room_and_the_busy_stay() {
-        let slots = Slots::new(3);
-        let (busy, first, second) = (slots.take().unwrap(), slots.take().unwrap(), slots.take().unwrap());
-        assert!(slots.take().is_none(), "all are busy");
+        let slots = Limiter::new(3);
+        let (busy, first, second) = (slots.acquire().unwrap(), slots.acquire().unwrap(), slots.acquire().unwrap());
+        assert!(slots.acquire().is_none(), "all are busy");
         let later = Instant::now() + std::time::Duration::from_mins(1);
-        busy.waited_for(later);
-        first.waited_for(later);
-        second.waited_for(later);
-        busy.waits();
-        let next = slots.take().unwrap();
+        busy.set_waiting(later);
+        first.set_waiting(later);
+        second.set_waiting(later);
+        busy.set_busy();
+        let next = slots.acquire().unwrap();
         first.evicted().await;
-        assert_eq!(slots.taken(), 3);
+        assert_eq!(slots.in_use(), 3);
         drop(first);
-        assert_eq!(slots.taken(), 3, "it was counted out already");
-        second.waits();
-        second.waits();
-        second.served(later);
-        assert!(slots.take().is_none(), "all are busy again: it waits for one thing more");
-        second.served(later);
-        let last = slots.take().unwrap();
+        assert_eq!(slots.in_use(), 3, "it was counted out already");
+        second.set_busy();
+        second.set_busy();
+        second.set_idle(later);
+        assert!(slots.acquire().is_none(), "all are busy again: it waits for one thing more");
+        second.set_idle(later);
+        let last = slots.acquire().unwrap();
         second.evicted().await;
         // Nothing brings it back.
-        second.waited_for(later);
-        second.waits();
-        second.served(later);
+        second.set_waiting(later);
+        second.set_busy();
+        second.set_idle(later);
         drop((busy, second, next, last));
-        assert_eq!(slots.taken(), 0);
-        assert_eq!(slots.slow(), 0);
+        assert_eq!(slots.in_use(), 0);
+        assert_eq!(slots.waiting_on_peer(), 0);
     }
 
     #[tokio::test]
     async fn who_is_late_has_to_go() {
-        let slots = Slots::new(2);
-        let (late, early) = (slots.take().unwrap(), slots.take().unwrap());
-        late.waited_for(Instant::now());
-        early.waited_for(Instant::now() + std::time::Duration::from_mins(1));
-        slots.evict_late();
+        let slots = Limiter::new(2);
+        let (late, early) = (slots.acquire().unwrap(), slots.acquire().unwrap());
+        late.set_waiting(Instant::now());
+        early.set_waiting(Instant::now() + std::time::Duration::from_mins(1));
+        slots.evict_expired();
         late.evicted().await;
-        assert_eq!(slots.taken(), 1);
+        assert_eq!(slots.in_use(), 1);
     }
 }

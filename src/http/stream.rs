@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::slots::{Slot, Slots};
+use super::slots::{Slot, Limiter};
 
 /// Bytes of an incomplete head that any connection may have.
 const SMALL_HEAD: usize = 4 << 10;
@@ -31,7 +31,7 @@ const LINGER_BYTES: usize = 64 << 20;
 pub(super) struct ConnectionStream<S> {
     io: S,
     connection: Arc<Slot>,
-    large_heads: Arc<Slots>,
+    large_heads: Arc<Limiter>,
     header_timeout: Duration,
     /// Held while the head is large and incomplete.
     large: Option<Slot>,
@@ -49,7 +49,7 @@ impl<S> ConnectionStream<S> {
     pub(super) fn new(
         io: S,
         connection: &Arc<Slot>,
-        large_heads: &Arc<Slots>,
+        large_heads: &Arc<Limiter>,
         header_timeout: Duration,
     ) -> Self {
         let (connection, large_heads) = (connection.clone(), large_heads.clone());
@@ -62,7 +62,7 @@ impl<S> ConnectionStream<S> {
         } else if self.large.is_none() {
             self.large = self.large_heads.take_with(self.connection.eviction().clone());
             if let Some(large) = &self.large {
-                large.waited_for(Instant::now() + self.header_timeout);
+                large.set_waiting(Instant::now() + self.header_timeout);
             }
         }
     }

@@ -7,9 +7,9 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::executions::{Execution, Executions};
-use super::page::{List, Listed, Position};
-use super::results::{Output, Outputs};
-use super::{Ask, Choice, InOneMoment, LOOK_AT, Listing, Page, Period, Question};
+use super::page::{List, ListRow, Position};
+use super::results::{ResultItem, ResultsQuery};
+use super::{PageRequest, Choice, SnapshotQuery, SCAN_LIMIT, ListQuery, Page, TimeRange, Query};
 
 /// How far a bulk is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -44,7 +44,7 @@ pub(crate) struct Bulk {
     pub(super) stops: bool,
 }
 
-impl Listed for Bulk {
+impl ListRow for Bulk {
     const LIST: List = List::Bulks;
 
     fn position(&self) -> Position {
@@ -84,22 +84,22 @@ impl Choice for Complete {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bulks {
     pub(crate) complete: Option<Complete>,
-    pub(crate) period: Period,
-    pub(crate) page: Ask,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
 }
 
-impl Listing for Bulks {
+impl ListQuery for Bulks {
     const LIST: List = List::Bulks;
 
-    fn page(&mut self) -> &mut Ask {
+    fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
 }
 
-impl Question for Bulks {
+impl Query for Bulks {
     type Answer = Page<Bulk>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Bulk>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Bulk>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = sqlx::query_file_as!(
             Bulk,
@@ -118,27 +118,27 @@ impl Question for Bulks {
 /// One bulk: how far it is, and what is in it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeBulk)]
-pub(crate) struct Whole {
+pub(crate) struct BulkDetail {
     /// As lists show it.
     #[serde(flatten)]
     pub(crate) bulk: Bulk,
     /// Its executions: the first page of `/api/v1/executions?bulk=…`, which goes on behind `next`.
     pub(crate) executions: Page<Execution>,
     /// What they made: the first page of `/api/v1/results?bulk=…`.
-    pub(crate) results: Page<Output>,
+    pub(crate) results: Page<ResultItem>,
 }
 
 /// What is known of one bulk.
 #[derive(Debug, Clone)]
-pub(crate) struct One {
+pub(crate) struct GetBulk {
     pub(crate) bulk_id: String,
 }
 
 /// `None` when nothing came of it, and nobody said what is expected.
-impl InOneMoment for One {
-    type Whole = Whole;
+impl SnapshotQuery for GetBulk {
+    type Detail = BulkDetail;
 
-    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<BulkDetail>, sqlx::Error> {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
@@ -148,8 +148,8 @@ impl InOneMoment for One {
             self.bulk_id
         );
         let Some(bulk) = bulk.fetch_optional(&mut *moment).await? else { return Ok(None) };
-        let executions = Executions::of_bulk(&self.bulk_id).ask(&mut *moment).await?;
-        let results = Outputs::of_bulk(&self.bulk_id).ask(&mut *moment).await?;
-        Ok(Some(Whole { bulk, executions, results }))
+        let executions = Executions::of_bulk(&self.bulk_id).run(&mut *moment).await?;
+        let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *moment).await?;
+        Ok(Some(BulkDetail { bulk, executions, results }))
     }
 }

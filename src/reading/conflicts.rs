@@ -7,8 +7,8 @@ use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
-use super::page::{List, Listed, Position};
-use super::{Ask, EXCERPT, InOneMoment, Listing, MAX_ERROR, MAX_TEXT, Page, Period, Question, omitted};
+use super::page::{List, ListRow, Position};
+use super::{PageRequest, EXCERPT_CHARS, SnapshotQuery, ListQuery, MAX_ERROR, MAX_TEXT, Page, TimeRange, Query, omitted};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -46,7 +46,7 @@ pub(crate) struct Conflict {
     pub(crate) last_received_at: OffsetDateTime,
 }
 
-impl Listed for Conflict {
+impl ListRow for Conflict {
     const LIST: List = List::Conflicts;
 
     fn position(&self) -> Position {
@@ -67,22 +67,22 @@ pub(crate) struct Filter {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conflicts {
     pub(crate) filter: Filter,
-    pub(crate) period: Period,
-    pub(crate) page: Ask,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
 }
 
-impl Listing for Conflicts {
+impl ListQuery for Conflicts {
     const LIST: List = List::Conflicts;
 
-    fn page(&mut self) -> &mut Ask {
+    fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
 }
 
-impl Question for Conflicts {
+impl Query for Conflicts {
     type Answer = Page<Conflict>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Conflict>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Conflict>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = sqlx::query_file_as!(
             Conflict,
@@ -102,7 +102,7 @@ impl Question for Conflicts {
 /// One contradiction, with what each side made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeConflict)]
-pub(crate) struct Whole {
+pub(crate) struct ConflictDetail {
     /// As lists show it, but with up to 4,194,304 characters of the causes.
     #[serde(flatten)]
     pub(crate) conflict: Conflict,
@@ -123,17 +123,17 @@ pub(crate) struct Whole {
 
 /// What is known of one contradiction.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct One {
+pub(crate) struct GetConflict {
     pub(crate) conflict_id: i64,
 }
 
 /// `None` when there is none with this number.
-impl InOneMoment for One {
-    type Whole = Whole;
+impl SnapshotQuery for GetConflict {
+    type Detail = ConflictDetail;
 
-    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
-        let start = Period::default();
-        let end = Ask::default().position(&start);
+    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<ConflictDetail>, sqlx::Error> {
+        let start = TimeRange::default();
+        let end = PageRequest::default().position(&start);
         let conflict = sqlx::query_file_as!(
             Conflict,
             "src/reading/conflicts.sql",
@@ -167,7 +167,7 @@ impl InOneMoment for One {
             MAX_TEXT
         );
         let rest = rest.fetch_one(&mut *moment).await?;
-        Ok(Some(Whole {
+        Ok(Some(ConflictDetail {
             conflict,
             recorded_output: rest.recorded_output,
             delivered_output: rest.delivered_output,

@@ -7,10 +7,10 @@ use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
-use super::page::{List, Listed, Position};
-use super::results::{Output, Outputs};
+use super::page::{List, ListRow, Position};
+use super::results::{ResultItem, ResultsQuery};
 use super::{
-    Ask, EXCERPT, InOneMoment, LOOK_AT, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Period, Question,
+    PageRequest, EXCERPT_CHARS, SnapshotQuery, SCAN_LIMIT, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, TimeRange, Query,
     omitted,
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct Execution {
     pub(super) stops: bool,
 }
 
-impl Listed for Execution {
+impl ListRow for Execution {
     const LIST: List = List::Executions;
 
     fn position(&self) -> Position {
@@ -146,8 +146,8 @@ macro_rules! rows {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Executions {
     pub(crate) filter: Filter,
-    pub(crate) period: Period,
-    pub(crate) page: Ask,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
 }
 
 impl Executions {
@@ -158,18 +158,18 @@ impl Executions {
     }
 }
 
-impl Listing for Executions {
+impl ListQuery for Executions {
     const LIST: List = List::Executions;
 
-    fn page(&mut self) -> &mut Ask {
+    fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
 }
 
-impl Question for Executions {
+impl Query for Executions {
     type Answer = Page<Execution>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
         let Filter { workflow, bulk, cause, .. } = &self.filter;
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         // Bulks are small.
@@ -221,7 +221,7 @@ pub(crate) struct Step {
 /// One execution, with all that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeExecution)]
-pub(crate) struct Whole {
+pub(crate) struct ExecutionDetail {
     /// As lists show it, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
@@ -229,7 +229,7 @@ pub(crate) struct Whole {
     pub(crate) steps: Vec<Step>,
     /// What it made. Of many, the first: `/api/v1/results?execution=…` goes on behind `next`.
     #[schema(inline)]
-    pub(crate) results: Page<Output>,
+    pub(crate) results: Page<ResultItem>,
     /// How many deliveries contradict it: `/api/v1/conflicts?execution=…` has them.
     pub(crate) conflicts: i64,
     /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does), when it is too
@@ -248,15 +248,15 @@ pub(crate) struct Whole {
 
 /// What is known of one execution.
 #[derive(Debug, Clone)]
-pub(crate) struct One {
+pub(crate) struct GetExecution {
     pub(crate) execution_id: String,
 }
 
 /// `None` when it is not recorded.
-impl InOneMoment for One {
-    type Whole = Whole;
+impl SnapshotQuery for GetExecution {
+    type Detail = ExecutionDetail;
 
-    async fn whole(&self, moment: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<ExecutionDetail>, sqlx::Error> {
         let execution =
             sqlx::query_file_as!(Execution, "src/reading/execution.sql", self.execution_id, MAX_ERROR);
         let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
@@ -279,8 +279,8 @@ impl InOneMoment for One {
             MAX_TEXT
         );
         let rest = rest.fetch_one(&mut *moment).await?;
-        let results = Outputs::of_execution(&self.execution_id).ask(&mut *moment).await?;
-        Ok(Some(Whole {
+        let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *moment).await?;
+        Ok(Some(ExecutionDetail {
             execution,
             steps,
             results,

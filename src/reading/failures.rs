@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Choice, EXCERPT, Period, Question};
+use super::{Choice, EXCERPT_CHARS, TimeRange, Query};
 
 /// How many executions are looked at.
 const LOOK_AT: i64 = 1_000;
@@ -93,29 +93,29 @@ pub(crate) struct Filter {
 
 /// What failed how often, and why.
 #[derive(Debug, Clone)]
-pub(crate) struct Grouped {
+pub(crate) struct FailureQuery {
     pub(crate) by: By,
     pub(crate) filter: Filter,
-    pub(crate) period: Period,
+    pub(crate) period: TimeRange,
     /// How many groups, from 1 to [`super::page::MAX_LIMIT`].
     pub(crate) limit: i64,
 }
 
-impl Default for Grouped {
+impl Default for FailureQuery {
     fn default() -> Self {
         Self {
             by: By::Cause,
             filter: Filter::default(),
-            period: Period::default(),
+            period: TimeRange::default(),
             limit: super::page::DEFAULT_LIMIT,
         }
     }
 }
 
-impl Question for Grouped {
+impl Query for FailureQuery {
     type Answer = Failures;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
         let by_step = self.by == By::Step;
         let look_at = if by_step { LOOK_AT_STEPS } else { LOOK_AT };
         let groups = sqlx::query_file_as!(

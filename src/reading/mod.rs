@@ -23,28 +23,28 @@ pub(crate) mod workflows;
 
 use sqlx::{Connection, PgConnection};
 
-pub(crate) use page::{Ask, Page, Period};
+pub(crate) use page::{PageRequest, Page, TimeRange};
 pub(crate) use pool::{Pool, Unanswered};
 
 /// Something to ask PostgreSQL.
-pub(crate) trait Question: Sync {
+pub(crate) trait Query: Sync {
     /// What comes of it.
     type Answer: Send;
 
     /// Asks it. Reads only.
-    fn ask(
+    fn run(
         &self,
         connection: &mut PgConnection,
     ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
 }
 
 /// A list, read page by page.
-pub(crate) trait Listing: Question {
+pub(crate) trait ListQuery: Query {
     /// What its cursors are of.
     const LIST: page::List;
 
     /// Which page is read next.
-    fn page(&mut self) -> &mut Ask;
+    fn page(&mut self) -> &mut PageRequest;
 }
 
 /// A few things to choose from, each with a name.
@@ -57,23 +57,23 @@ pub(crate) trait Choice: Copy + 'static {
 }
 
 /// Something that takes several statements, all answered as of one moment.
-pub(crate) trait InOneMoment: Sync {
+pub(crate) trait SnapshotQuery: Sync {
     /// What is known of it; `None` when it is not there.
-    type Whole: Send;
+    type Detail: Send;
 
-    fn whole(
+    fn fetch(
         &self,
         connection: &mut PgConnection,
-    ) -> impl Future<Output = Result<Option<Self::Whole>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<Self::Detail>, sqlx::Error>> + Send;
 }
 
-impl<Q: InOneMoment> Question for Q {
+impl<Q: SnapshotQuery> Query for Q {
     /// `None` when it is not there.
-    type Answer = Option<Q::Whole>;
+    type Answer = Option<Q::Detail>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
         let mut moment = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let whole = self.whole(&mut moment).await?;
+        let whole = self.fetch(&mut moment).await?;
         // A transaction that is left open holds up vacuum.
         moment.commit().await?;
         Ok(whole)
@@ -82,10 +82,10 @@ impl<Q: InOneMoment> Question for Q {
 
 /// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor
 /// behind what was looked at.
-pub(crate) const LOOK_AT: i64 = 2_500;
+pub(crate) const SCAN_LIMIT: i64 = 2_500;
 
 /// How many characters of an error or its cause are shown where there are many.
-pub(crate) const EXCERPT: i32 = 1_000;
+pub(crate) const EXCERPT_CHARS: i32 = 1_000;
 
 /// The largest text shown of one value, in bytes. A larger one is left out, and the answer says so.
 pub(crate) const MAX_TEXT: i32 = 16 << 20;

@@ -6,7 +6,7 @@ use time::serde::rfc3339;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
-use super::{Choice, Period, Question};
+use super::{Choice, TimeRange, Query};
 
 /// How executions went that came in the hour, day or period.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -94,7 +94,7 @@ impl By {
 
 /// How executions went, hour by hour or day by day.
 #[derive(Debug, Clone)]
-pub(crate) struct Chart {
+pub(crate) struct OverviewQuery {
     pub(crate) by: By,
     pub(crate) from: OffsetDateTime,
     pub(crate) to: OffsetDateTime,
@@ -102,9 +102,9 @@ pub(crate) struct Chart {
     pub(crate) workflow: Option<String>,
 }
 
-impl Chart {
+impl OverviewQuery {
     /// Of the period, or of the usual time until `now`, and of the latest part of it when that has too many points.
-    pub(crate) fn new(by: By, period: Period, workflow: Option<String>, now: OffsetDateTime) -> Self {
+    pub(crate) fn new(by: By, period: TimeRange, workflow: Option<String>, now: OffsetDateTime) -> Self {
         let to = period.to.unwrap_or(now);
         let back = |points| to.saturating_sub(by.length() * points);
         let from = period.from.unwrap_or_else(|| back(by.usual()));
@@ -113,10 +113,10 @@ impl Chart {
     }
 }
 
-impl Question for Chart {
+impl Query for OverviewQuery {
     type Answer = Overview;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Overview, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Overview, sqlx::Error> {
         let rows = sqlx::query_file!(
             "src/reading/overview.sql",
             self.by.as_str(),

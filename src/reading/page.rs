@@ -24,14 +24,14 @@ pub(crate) struct Page<T> {
 
 /// Which page.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct PageRequest {
     /// How many items, from 1 to [`MAX_LIMIT`].
     pub(crate) limit: i64,
     /// Behind which row; `None` from the start.
     pub(crate) after: Option<Position>,
 }
 
-impl Default for Ask {
+impl Default for PageRequest {
     fn default() -> Self {
         Self { limit: DEFAULT_LIMIT, after: None }
     }
@@ -40,14 +40,14 @@ impl Default for Ask {
 /// Since when, and until when. By the receiver's clock, when the first delivery came.
 #[derive(Debug, Clone, Copy, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Period {
+pub(crate) struct TimeRange {
     /// Only what first came at this time or later (RFC 3339).
     pub(crate) from: Option<OffsetDateTime>,
     /// Only what first came before this time (RFC 3339).
     pub(crate) to: Option<OffsetDateTime>,
 }
 
-impl Period {
+impl TimeRange {
     /// No receiver was there before.
     pub(super) fn start(&self) -> OffsetDateTime {
         self.from.unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -58,10 +58,10 @@ impl Period {
     }
 }
 
-impl Ask {
+impl PageRequest {
     /// Where the page begins: its rows stand behind this. At first that is the end of the period, and below all
     /// of that time.
-    pub(super) fn position(&self, period: &Period) -> Position {
+    pub(super) fn position(&self, period: &TimeRange) -> Position {
         let end = period.end();
         let after = self.after.clone().filter(|after| after.at < end);
         after.unwrap_or(Position { at: end, id: String::new(), place: 0 })
@@ -73,7 +73,7 @@ impl Ask {
     }
 
     /// The page that these rows make.
-    pub(super) fn page<T: Listed>(&self, mut rows: Vec<T>) -> Page<T> {
+    pub(super) fn page<T: ListRow>(&self, mut rows: Vec<T>) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit || rows.last().is_some_and(|last| last.matches_and_stops().1);
         rows.truncate(limit);
@@ -111,7 +111,7 @@ impl List {
 }
 
 /// A row of a list.
-pub(super) trait Listed {
+pub(super) trait ListRow {
     const LIST: List;
 
     /// Where it stands.

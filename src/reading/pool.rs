@@ -7,9 +7,9 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Question;
+use super::Query;
 use crate::credentials::Database;
-use crate::store::Fault;
+use crate::store::DbError;
 
 /// How long a question waits for a connection while others have them all.
 pub(crate) const WAIT: Duration = Duration::from_secs(2);
@@ -27,13 +27,13 @@ pub(crate) enum Unanswered {
     Slow,
     /// PostgreSQL cannot be reached, or refuses.
     #[error(transparent)]
-    Failed(Fault),
+    Failed(DbError),
 }
 
-impl From<Fault> for Unanswered {
-    fn from(fault: Fault) -> Self {
-        match fault.not_of_a_row() {
-            Fault::Slow => Self::Slow,
+impl From<DbError> for Unanswered {
+    fn from(fault: DbError) -> Self {
+        match fault.without_row_blame() {
+            DbError::TimedOut => Self::Slow,
             fault => Self::Failed(fault),
         }
     }
@@ -81,14 +81,14 @@ impl Pool {
     ///
     /// # Errors
     /// [`Unanswered`]; it is safe to ask again.
-    pub(crate) async fn ask<Q: Question>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
+    pub(crate) async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
         let place = timeout(WAIT, self.places.acquire()).await;
         let _place = place.ok().and_then(Result::ok).ok_or(Unanswered::Busy)?;
         let before = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some((generation, connection)) = before.filter(|(at, _)| *at == self.database.generation()) {
             match self.ask_over(generation, connection, question).await {
                 // It was lost since: PostgreSQL may be there again.
-                Err(Unanswered::Failed(Fault::Away(_))) => {}
+                Err(Unanswered::Failed(DbError::Unreachable(_))) => {}
                 answered => return answered,
             }
         }
@@ -98,24 +98,24 @@ impl Pool {
             self.database.refused(fault);
         }
         let connection = connecting
-            .map_err(|_| Fault::Away("no connection within database.connect_timeout".to_owned()))??;
+            .map_err(|_| DbError::Unreachable("no connection within database.connect_timeout".to_owned()))??;
         self.ask_over(generation, connection, question).await
     }
 
     /// A connection over which something went wrong is not used again.
-    async fn ask_over<Q: Question>(
+    async fn ask_over<Q: Query>(
         &self,
         generation: u64,
         mut connection: PgConnection,
         question: &Q,
     ) -> Result<Q::Answer, Unanswered> {
-        let asked = timeout(self.statement_timeout + GRACE, question.ask(&mut connection)).await;
-        let answer = asked.map_err(|_| Unanswered::Slow)?.map_err(Fault::from)?;
+        let asked = timeout(self.statement_timeout + GRACE, question.run(&mut connection)).await;
+        let answer = asked.map_err(|_| Unanswered::Slow)?.map_err(DbError::from)?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((generation, connection));
         Ok(answer)
     }
 
-    async fn connect(&self) -> Result<PgConnection, Fault> {
+    async fn connect(&self) -> Result<PgConnection, DbError> {
         let options = self.database.options().application_name(&self.application_name);
         let mut connection = PgConnection::connect_with(&options.disable_statement_logging()).await?;
         // Each question is planned for what it asks: what a filter leaves out is then as if it were not there.

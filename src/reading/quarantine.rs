@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
-use super::page::{List, Listed, Position};
-use super::{Ask, MAX_TEXT, Page, Period, Question};
+use super::page::{List, ListRow, Position};
+use super::{PageRequest, MAX_TEXT, Page, TimeRange, Query};
 
 /// A body in quarantine, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -34,7 +34,7 @@ pub(crate) struct Quarantined {
     pub(crate) last_received_at: OffsetDateTime,
 }
 
-impl Listed for Quarantined {
+impl ListRow for Quarantined {
     const LIST: List = List::Quarantine;
 
     fn position(&self) -> Position {
@@ -45,14 +45,14 @@ impl Listed for Quarantined {
 /// What is in quarantine, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Quarantine {
-    pub(crate) period: Period,
-    pub(crate) page: Ask,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
 }
 
-impl Question for Quarantine {
+impl Query for Quarantine {
     type Answer = Page<Quarantined>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = sqlx::query_file_as!(
             Quarantined,
@@ -81,10 +81,10 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct HowMuch;
 
-impl Question for HowMuch {
+impl Query for HowMuch {
     type Answer = Held;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Held, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Held, sqlx::Error> {
         sqlx::query_file_as!(Held, "src/reading/quarantine_held.sql").fetch_one(connection).await
     }
 }
@@ -93,10 +93,10 @@ impl Question for HowMuch {
 #[derive(Debug)]
 pub(crate) struct CountAcknowledged;
 
-impl Question for CountAcknowledged {
+impl Query for CountAcknowledged {
     type Answer = i64;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM quarantine WHERE acknowledged"#);
         count.fetch_one(connection).await
     }
@@ -105,7 +105,7 @@ impl Question for CountAcknowledged {
 /// One body in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WholeQuarantined)]
-pub(crate) struct Whole {
+pub(crate) struct QuarantineDetail {
     /// As lists show it.
     #[serde(flatten)]
     pub(crate) entry: Quarantined,
@@ -115,15 +115,15 @@ pub(crate) struct Whole {
 
 /// What is known of one body.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct One {
+pub(crate) struct GetQuarantined {
     pub(crate) quarantine_id: i64,
 }
 
-impl Question for One {
+impl Query for GetQuarantined {
     /// `None` when there is none with this number.
-    type Answer = Option<Whole>;
+    type Answer = Option<QuarantineDetail>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Option<Whole>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Option<QuarantineDetail>, sqlx::Error> {
         let row = sqlx::query!(
             r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!",
                       CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END AS body_text,
@@ -132,7 +132,7 @@ impl Question for One {
             self.quarantine_id,
             MAX_TEXT
         );
-        Ok(row.fetch_optional(connection).await?.map(|row| Whole {
+        Ok(row.fetch_optional(connection).await?.map(|row| QuarantineDetail {
             entry: Quarantined {
                 quarantine_id: row.quarantine_id,
                 reason: row.reason,

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{List, Position};
-use super::{Ask, LOOK_AT, Listing, MAX_TEXT, Page, Period, Question};
+use super::{PageRequest, SCAN_LIMIT, ListQuery, MAX_TEXT, Page, TimeRange, Query};
 
 /// How many bytes of outputs a page shows, as text, before it ends; and how many PostgreSQL expands at once.
 const OUTPUTS: i64 = 4 << 20;
@@ -21,7 +21,7 @@ const MAX_POSITION: i64 = 1 << 30;
 
 /// One output of an execution: an element of an array, a field of an object, or the one value.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Output {
+pub(crate) struct ResultItem {
     /// The execution that made it.
     pub(crate) execution_id: String,
     /// The workflow that ran.
@@ -98,13 +98,13 @@ macro_rules! sources {
 
 /// What was made: of the newest executions first, each's in its own order.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outputs {
+pub(crate) struct ResultsQuery {
     pub(crate) filter: Filter,
-    pub(crate) period: Period,
-    pub(crate) page: Ask,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
 }
 
-impl Outputs {
+impl ResultsQuery {
     /// The first page of what one execution made.
     pub(super) fn of_execution(execution_id: &str) -> Self {
         let filter = Filter { execution: Some(execution_id.to_owned()), ..Filter::default() };
@@ -118,24 +118,24 @@ impl Outputs {
     }
 }
 
-impl Listing for Outputs {
+impl ListQuery for ResultsQuery {
     const LIST: List = List::Results;
 
-    fn page(&mut self) -> &mut Ask {
+    fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
 }
 
-impl Question for Outputs {
-    type Answer = Page<Output>;
+impl Query for ResultsQuery {
+    type Answer = Page<ResultItem>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Output>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<ResultItem>, sqlx::Error> {
         let begun = Instant::now();
         let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
         let mut reached = self.page.position(&self.period);
-        let (mut items, mut bytes, mut look_at) = (Vec::new(), 0, LOOK_AT);
+        let (mut items, mut bytes, mut look_at) = (Vec::new(), 0, SCAN_LIMIT);
         // One more than may be needed: whether there is a next page is known then.
-        let mut batch = (self.page.limit + 1).min(LOOK_AT);
+        let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
             let sources = self.sources(&mut *connection, &reached, batch).await?;
             let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
@@ -145,7 +145,7 @@ impl Question for Outputs {
                 rest = after;
                 let wanted = (limit + 1).saturating_sub(items.len());
                 let found = outputs(&mut *connection, group, &reached, wanted, OUTPUTS - bytes).await?;
-                bytes += found.iter().map(Output::bytes).sum::<i64>();
+                bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
                 if items.len() > limit {
                     items.truncate(limit);
@@ -174,7 +174,7 @@ impl Question for Outputs {
 }
 
 /// A page with another one after `reached`, or after its last item.
-fn page(items: Vec<Output>, reached: Option<&Position>) -> Page<Output> {
+fn page(items: Vec<ResultItem>, reached: Option<&Position>) -> Page<ResultItem> {
     let last = || items.last().map(|last| last.position().cursor(List::Results));
     let next = reached.map_or_else(last, |reached| Some(reached.cursor(List::Results)));
     Page { items, next }
@@ -197,7 +197,7 @@ async fn outputs(
     reached: &Position,
     limit: usize,
     bytes: i64,
-) -> Result<Vec<Output>, sqlx::Error> {
+) -> Result<Vec<ResultItem>, sqlx::Error> {
     let matching: Vec<_> = sources.iter().filter(|source| source.matches).collect();
     let Some(first) = matching.first() else { return Ok(Vec::new()) };
     let is_reached = (first.first_received_at, &*first.execution_id) == (reached.at, &*reached.id);
@@ -208,7 +208,7 @@ async fn outputs(
     let rows = rows.fetch_all(connection).await?.into_iter();
     let output = rows.filter_map(|row| {
         let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
-        Some(Output {
+        Some(ResultItem {
             execution_id: source.execution_id.clone(),
             workflow_id: source.workflow_id.clone(),
             bulk_id: source.bulk_id.clone(),
@@ -223,7 +223,7 @@ async fn outputs(
     Ok(output.collect())
 }
 
-impl Output {
+impl ResultItem {
     fn position(&self) -> Position {
         Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
     }
@@ -233,7 +233,7 @@ impl Output {
     }
 }
 
-impl Outputs {
+impl ResultsQuery {
     /// The next executions after `reached`, or the one that is reached.
     async fn sources(
         &self,

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::json::Json;
 use super::overview::Counts;
-use super::{Choice, Page, Question};
+use super::{Choice, Page, Query};
 
 /// How the executions of a workflow went, and what they cost.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -65,11 +65,11 @@ pub(crate) struct Workflows {
     pub(crate) limit: i64,
 }
 
-impl Question for Workflows {
+impl Query for Workflows {
     /// There are no further pages.
     type Answer = Page<Workflow>;
 
-    async fn ask(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {
         let since = OffsetDateTime::now_utc().date().saturating_sub(Duration::days(self.days - 1));
         let rows = sqlx::query_file!("src/reading/workflows.sql", since, self.order.as_str(), self.limit);
         let rows = rows.fetch_all(connection).await?.into_iter();

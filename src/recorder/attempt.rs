@@ -34,9 +34,9 @@ use tokio::time::{sleep, timeout};
 use super::batches::SharedReader;
 use super::sessions::Session;
 use super::stuck::{Entry, Report};
-use super::{Recorder, Recording};
-use crate::spool::{Limits, Seq, SpoolError, Spooled};
-use crate::store::{Degraded, Fault, Item, Outcome, TimeLimits};
+use super::{Recorder, RecorderHealth};
+use crate::spool::{BatchLimits, Seq, SpoolError, SpooledDelivery};
+use crate::store::{Degraded, DbError, RecordItem, Disposition, TimeLimits};
 
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -54,18 +54,18 @@ const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);
 #[derive(Default)]
 pub(super) struct Part<'i> {
     seqs: Vec<Seq>,
-    items: Vec<Item<'i>>,
+    items: Vec<RecordItem<'i>>,
 }
 
 impl<'i> Part<'i> {
-    pub(super) fn read(batch: &'i [Spooled]) -> Self {
+    pub(super) fn read(batch: &'i [SpooledDelivery]) -> Self {
         Self {
             seqs: batch.iter().map(|spooled| spooled.seq).collect(),
-            items: batch.iter().map(Item::read).collect(),
+            items: batch.iter().map(RecordItem::from_spooled).collect(),
         }
     }
 
-    pub(super) fn items(&self) -> &[Item<'i>] {
+    pub(super) fn items(&self) -> &[RecordItem<'i>] {
         &self.items
     }
 
@@ -73,12 +73,12 @@ impl<'i> Part<'i> {
         self.items.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &Item<'i>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &RecordItem<'i>)> {
         self.seqs.iter().copied().zip(&self.items)
     }
 
     /// Those that `belongs` says yes to, and the others, each in their order.
-    pub(super) fn partition(self, belongs: impl Fn(&Item<'i>) -> bool) -> (Self, Self) {
+    pub(super) fn partition(self, belongs: impl Fn(&RecordItem<'i>) -> bool) -> (Self, Self) {
         let (mut yes, mut no) = (Self::default(), Self::default());
         for (seq, item) in self.seqs.into_iter().zip(self.items) {
             let side = if belongs(&item) { &mut yes } else { &mut no };
@@ -103,14 +103,14 @@ impl<'i> Part<'i> {
 /// Why an attempt failed.
 enum Failed<'s> {
     /// No connection was to be had.
-    NotConnected(Fault),
+    NotConnected(DbError),
     /// The connection is there if it can still be used.
-    Recording(Fault, Option<Session<'s>>),
+    Recording(DbError, Option<Session<'s>>),
 }
 
 /// A failed attempt, and what PostgreSQL records otherwise.
 struct Failure {
-    fault: Fault,
+    fault: DbError,
     canary: Canary,
 }
 
@@ -118,9 +118,9 @@ enum Canary {
     /// Deliveries like these can be recorded.
     Succeeds,
     /// Executions can be recorded, and rows of the quarantine cannot.
-    QuarantineFails(Fault),
+    QuarantineFails(DbError),
     /// Nothing can be recorded.
-    Fails(Fault),
+    Fails(DbError),
 }
 
 impl Recorder {
@@ -140,7 +140,7 @@ impl Recorder {
             };
             if part.has_both_kinds() {
                 // The canary says of neither kind that it fails.
-                let (quarantined, executions) = part.partition(Item::is_quarantined);
+                let (quarantined, executions) = part.partition(RecordItem::is_quarantined);
                 parts.push_front(quarantined);
                 parts.push_front(executions);
                 continue;
@@ -165,7 +165,7 @@ impl Recorder {
                 continue;
             }
             // A row that PostgreSQL refuses is searched for without a pause: that is no retry.
-            if !matches!(fault, Fault::Unacceptable { .. }) {
+            if !matches!(fault, DbError::InvalidRow { .. }) {
                 self.metrics.retried();
             }
             let (first, second) = part.halve();
@@ -185,13 +185,13 @@ impl Recorder {
     pub(super) async fn retry_stuck(&self, reader: SharedReader) -> Result<(), SpoolError> {
         let (mut failures, mut logged) = (0, None);
         while let Some((seq, mut entry)) = self.state.stuck.next().await {
-            let read = reader.next(seq - 1, Limits { rows: 1, bytes: 0 }).await?;
+            let read = reader.next(seq - 1, BatchLimits { rows: 1, bytes: 0 }).await?;
             let Some(spooled) = read.first().filter(|spooled| spooled.seq == seq) else {
                 // The spool reports what it loses.
                 self.state.stuck.remove(seq, &self.report());
                 continue;
             };
-            let mut item = [Item::read(spooled)];
+            let mut item = [RecordItem::from_spooled(spooled)];
             for fault in &entry.faults {
                 item[0].degrade(fault);
             }
@@ -220,7 +220,7 @@ impl Recorder {
                 }
                 Canary::Succeeds => {
                     if !self.blame(&mut item[0], &mut entry, &fault) {
-                        self.log_outcomes(&item, &[Outcome::Dropped]);
+                        self.log_outcomes(&item, &[Disposition::Dropped]);
                         self.state.stuck.remove(seq, &self.report());
                         continue;
                     }
@@ -228,7 +228,7 @@ impl Recorder {
                 }
             };
             self.recovered(&mut failures);
-            if !matches!(why, Fault::Unacceptable { .. }) {
+            if !matches!(why, DbError::InvalidRow { .. }) {
                 self.metrics.retried();
             }
             self.state.stuck.put_back(seq, entry, &why, &self.report());
@@ -239,7 +239,7 @@ impl Recorder {
 
     /// A stuck delivery has failed alone while others can be recorded: it gets a strike, or is degraded. False when it is
     /// not to be stored at all.
-    fn blame(&self, item: &mut Item<'_>, entry: &mut Entry, fault: &Fault) -> bool {
+    fn blame(&self, item: &mut RecordItem<'_>, entry: &mut Entry, fault: &DbError) -> bool {
         if !entry.strike(fault) {
             let pause = self.backoff(entry.strikes()).min(MAX_STRIKE_PAUSE);
             entry.pause(if fault.is_repeatable() { Duration::ZERO } else { pause });
@@ -272,7 +272,7 @@ impl Recorder {
     }
 
     /// PostgreSQL records nothing now.
-    async fn wait(&self, fault: Fault, failures: &mut u32) {
+    async fn wait(&self, fault: DbError, failures: &mut u32) {
         self.metrics.retried();
         if *failures == 0 {
             self.state.failing.fetch_add(1, Ordering::Relaxed);
@@ -285,7 +285,7 @@ impl Recorder {
     /// Records `items`, or none of them.
     async fn attempt(
         &self,
-        items: &[Item<'_>],
+        items: &[RecordItem<'_>],
         limits: Option<TimeLimits>,
         failures: &mut u32,
     ) -> Result<(), Failure> {
@@ -300,7 +300,7 @@ impl Recorder {
         match attempted {
             Ok(outcomes) => {
                 self.recovered(failures);
-                self.live.tell(items, &outcomes);
+                self.live.publish(items, &outcomes);
                 self.log_outcomes(items, &outcomes);
                 Ok(())
             }
@@ -317,13 +317,13 @@ impl Recorder {
     /// Records `items`, or none of them. An idle connection that was lost is replaced once if `forgive`.
     async fn try_record(
         &self,
-        items: &[Item<'_>],
+        items: &[RecordItem<'_>],
         limits: Option<TimeLimits>,
         mut forgive: bool,
-    ) -> Result<Vec<Outcome>, Failed<'_>> {
+    ) -> Result<Vec<Disposition>, Failed<'_>> {
         loop {
             let mut session =
-                self.sessions.get().await.map_err(|fault| Failed::NotConnected(fault.not_of_a_row()))?;
+                self.sessions.get().await.map_err(|fault| Failed::NotConnected(fault.without_row_blame()))?;
             let record = AssertUnwindSafe(session.store.record(items, self.bounds, limits)).catch_unwind();
             let within = limits.map_or(self.statement_timeout, |limits| limits.statement);
             let fault = match timeout(within, record).await {
@@ -334,30 +334,30 @@ impl Recorder {
                 Ok(Ok(Err(fault))) => fault,
                 Ok(Err(_)) => {
                     let message = "the receiver panicked: a bug".to_owned();
-                    let fault = Fault::Unacceptable { code: "none".to_owned(), message };
+                    let fault = DbError::InvalidRow { code: "none".to_owned(), message };
                     return Err(Failed::Recording(fault, None));
                 }
                 Err(_) => {
                     self.sessions.close_idle();
-                    return Err(Failed::Recording(Fault::Slow, None));
+                    return Err(Failed::Recording(DbError::TimedOut, None));
                 }
             };
-            if forgive && session.was_idle && matches!(fault, Fault::Away(_)) {
+            if forgive && session.was_idle && matches!(fault, DbError::Unreachable(_)) {
                 self.sessions.close_idle();
                 forgive = false;
                 continue;
             }
-            let usable = matches!(fault, Fault::Refused { .. } | Fault::Unacceptable { .. });
-            return Err(Failed::Recording(fault.while_recording(), usable.then_some(session)));
+            let usable = matches!(fault, DbError::Unavailable { .. } | DbError::InvalidRow { .. });
+            return Err(Failed::Recording(fault.during_record(), usable.then_some(session)));
         }
     }
 
     /// What can be recorded after `items` failed with `fault`.
-    async fn canary(&self, fault: &Fault, items: &[Item<'_>], session: Option<Session<'_>>) -> Canary {
+    async fn canary(&self, fault: &DbError, items: &[RecordItem<'_>], session: Option<Session<'_>>) -> Canary {
         // On a full disk, there may be room for a small row and none for a large one.
-        let largest = items.iter().map(Item::body_bytes).max().unwrap_or_default();
+        let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
         let fill = if fault.is_about_disk() { largest } else { 0 };
-        let kinds = (items.iter().any(|i| !i.is_quarantined()), items.iter().any(Item::is_quarantined));
+        let kinds = (items.iter().any(|i| !i.is_quarantined()), items.iter().any(RecordItem::is_quarantined));
         match self.run_canary(kinds, fill, session).await {
             Ok(()) => Canary::Succeeds,
             Err(why) if kinds == (false, true) => match self.run_canary((true, false), fill, None).await {
@@ -375,20 +375,20 @@ impl Recorder {
         kinds: (bool, bool),
         fill: usize,
         session: Option<Session<'_>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DbError> {
         let mut session = match session {
             Some(session) => session,
-            None => self.sessions.get().await.map_err(Fault::not_of_a_row)?,
+            None => self.sessions.get().await.map_err(DbError::without_row_blame)?,
         };
         let canary = session.store.canary(kinds, fill, self.bounds);
-        match timeout(self.statement_timeout, canary).await.unwrap_or(Err(Fault::Slow)) {
+        match timeout(self.statement_timeout, canary).await.unwrap_or(Err(DbError::TimedOut)) {
             Ok(()) => {
                 session.give_back();
                 Ok(())
             }
             Err(fault) => {
                 self.sessions.close_idle();
-                Err(fault.while_recording().of_every_row())
+                Err(fault.during_record().of_every_row())
             }
         }
     }
@@ -398,7 +398,7 @@ impl Recorder {
     pub(super) async fn ping(&self) {
         let due = {
             let mut last = self.state.canary_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let failing = matches!(*self.recording.borrow(), Recording::Failing { .. });
+            let failing = matches!(*self.recording.borrow(), RecorderHealth::Failing { .. });
             let due = failing || last.get_or_insert_with(Instant::now).elapsed() >= CANARY_EVERY;
             if due {
                 *last = Some(Instant::now());

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::in_flight::{Batch, InFlight, is_busy};
-use crate::spool::{Kept, Limits, Reader, Seq, SpoolError, Spooled};
+use crate::spool::{SpoolStatus, BatchLimits, Reader, Seq, SpoolError, SpooledDelivery};
 
 /// How often PostgreSQL is pinged while there is nothing to record.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ impl SharedReader {
     }
 
     /// The deliveries after `after`, as many as `limits` allow.
-    pub(super) async fn next(&self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+    pub(super) async fn next(&self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
         let reader = self.0.clone();
         let read = spawn_blocking(move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,8 +48,8 @@ impl SharedReader {
 /// The deliveries in the spool, a batch at a time, in the order of arrival.
 pub(super) struct BatchSource {
     reader: SharedReader,
-    limits: Limits,
-    kept: watch::Receiver<Kept>,
+    limits: BatchLimits,
+    kept: watch::Receiver<SpoolStatus>,
     /// The last delivery that was read.
     at: Seq,
     read_at: Instant,
@@ -61,7 +61,7 @@ pub(super) struct BatchSource {
 /// The result of [`BatchSource::next`].
 pub(super) enum Poll {
     /// All deliveries up to this position: none if the spool's rows were deleted by another program.
-    Batch(Vec<Spooled>, Seq),
+    Batch(Vec<SpooledDelivery>, Seq),
     /// Nothing arrived for [`KEEPALIVE_INTERVAL`].
     Idle,
     /// The spool is closed and empty.
@@ -71,11 +71,11 @@ pub(super) enum Poll {
 impl BatchSource {
     pub(super) fn new(
         reader: SharedReader,
-        limits: Limits,
-        kept: watch::Receiver<Kept>,
+        limits: BatchLimits,
+        kept: watch::Receiver<SpoolStatus>,
         in_flight: &InFlight,
     ) -> Self {
-        let at = kept.borrow().forgotten;
+        let at = kept.borrow().acked_seq;
         let full_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
         Self {
             reader,
@@ -92,14 +92,14 @@ impl BatchSource {
     pub(super) async fn next(&mut self) -> Result<Poll, SpoolError> {
         loop {
             let kept = *self.kept.borrow_and_update();
-            let (waiting, busy) = (kept.through - self.at, is_busy(&self.in_flight.borrow_and_update()));
+            let (waiting, busy) = (kept.last_seq - self.at, is_busy(&self.in_flight.borrow_and_update()));
             let full = waiting >= self.full_batch;
             let due = self.read_at + if busy { MIN_BATCH_INTERVAL_BUSY } else { MIN_BATCH_INTERVAL };
             if full || waiting > 0 && (due <= Instant::now() || kept.closed) {
                 let batch = self.reader.next(self.at, self.limits).await?;
                 self.read_at = Instant::now();
-                self.at = batch.last().map_or(kept.through, |last| last.seq);
-                let full = if self.at < kept.through { batch.len() } else { self.limits.rows };
+                self.at = batch.last().map_or(kept.last_seq, |last| last.seq);
+                let full = if self.at < kept.last_seq { batch.len() } else { self.limits.rows };
                 self.full_batch = i64::try_from(full).unwrap_or(i64::MAX);
                 return Ok(Poll::Batch(batch, self.at));
             }

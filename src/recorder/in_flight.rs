@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use tokio::sync::watch;
 
 use crate::spool::Seq;
-use crate::store::Item;
+use crate::store::RecordItem;
 
 /// Maximum batches in flight. While the oldest is being tried, later ones are recorded but not yet acknowledged; after
 /// a crash they are replayed.
@@ -27,8 +27,8 @@ pub(super) struct Batch {
 impl InFlight {
     /// Admits a batch once no in-flight batch contains one of its executions and fewer than `MAX_IN_FLIGHT` are in
     /// flight. This preserves per-execution order and bounds what is replayed after a crash.
-    pub(super) async fn admit<'i>(&self, items: impl Iterator<Item = &'i Item<'i>>, through: Seq) {
-        let executions: HashSet<u32> = items.filter_map(Item::execution_id).map(hash).collect();
+    pub(super) async fn admit<'i>(&self, items: impl Iterator<Item = &'i RecordItem<'i>>, through: Seq) {
+        let executions: HashSet<u32> = items.filter_map(RecordItem::execution_id).map(hash).collect();
         let admissible = |batches: &VecDeque<Batch>| {
             let mut others = batches.iter().filter(|other| !other.handled);
             batches.len() < MAX_IN_FLIGHT && others.all(|other| other.executions.is_disjoint(&executions))

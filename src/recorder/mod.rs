@@ -27,19 +27,19 @@ use tracing::field::display;
 use self::attempt::Part;
 use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
-pub(crate) use self::sessions::Sessions;
+pub(crate) use self::sessions::ConnectionPool;
 pub(crate) use self::stuck::Stuck;
 use self::stuck::StuckList;
 use self::throttle::should_throttle;
-use crate::live::Live;
+use crate::live::EventBus;
 use crate::metrics::Metrics;
-use crate::spool::{Kept, Limits, Reader, Recorded, Seq, SpoolError};
-use crate::store::{Bounds, Fault, Item, Outcome};
+use crate::spool::{SpoolStatus, BatchLimits, Reader, Recorded, Seq, SpoolError};
+use crate::store::{Bounds, DbError, RecordItem, Disposition};
 use crate::traces::Traces;
 
 /// How recording goes, for health checks.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Recording {
+pub(crate) enum RecorderHealth {
     /// No connection to PostgreSQL was tried yet.
     #[default]
     Starting,
@@ -50,16 +50,16 @@ pub(crate) enum Recording {
         /// Since when.
         since: OffsetDateTime,
         /// Why.
-        why: Fault,
+        why: DbError,
     },
 }
 
 /// What a recorder needs.
 pub(crate) struct Recorder {
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: ConnectionPool,
     /// How long an attempt may take, once it has a connection.
     pub(crate) statement_timeout: Duration,
-    pub(crate) limits: Limits,
+    pub(crate) limits: BatchLimits,
     /// How many batches are recorded at the same time.
     pub(crate) connections: usize,
     pub(crate) bounds: Bounds,
@@ -68,15 +68,15 @@ pub(crate) struct Recorder {
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,
     /// What the spool holds.
-    pub(crate) kept: watch::Receiver<Kept>,
+    pub(crate) kept: watch::Receiver<SpoolStatus>,
     /// Acknowledges deliveries to the spool.
     pub(crate) recorded: watch::Sender<Recorded>,
     /// Publishes how recording goes.
-    pub(crate) recording: watch::Sender<Recording>,
+    pub(crate) recording: watch::Sender<RecorderHealth>,
     /// Publishes which deliveries are stuck.
     pub(crate) stuck: watch::Sender<Stuck>,
     /// Publishes committed changes.
-    pub(crate) live: Live,
+    pub(crate) live: EventBus,
     /// The time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
     pub(crate) state: State,
@@ -107,7 +107,7 @@ impl Recorder {
         let record = async {
             // Before the first delivery: the schema is made, and health checks know.
             self.ping().await;
-            self.state.stuck.handled(self.kept.borrow().forgotten, &self.report());
+            self.state.stuck.handled(self.kept.borrow().acked_seq, &self.report());
             let workers = async {
                 try_join_all((0..self.connections).map(|_| self.worker(&source, &in_flight))).await?;
                 self.state.stuck.close();
@@ -139,16 +139,16 @@ impl Recorder {
             let part = Part::read(&batch);
             in_flight.admit(part.items().iter(), through).await;
             drop(turn);
-            let (begun, before) = (Instant::now(), (self.kept.borrow().through, *self.recorded.borrow()));
+            let (begun, before) = (Instant::now(), (self.kept.borrow().last_seq, *self.recorded.borrow()));
             self.record_batch(part).await;
             in_flight.complete(through, |through| self.state.stuck.handled(through, &self.report()));
             let (took, now) = (begun.elapsed(), *self.kept.borrow());
-            let (arrived, recorded) = (now.through - before.0, *self.recorded.borrow() - before.1);
+            let (arrived, recorded) = (now.last_seq - before.0, *self.recorded.borrow() - before.1);
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
-            if now.refusing.is_none() && should_throttle(&batch, arrived, recorded) {
+            if now.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
                 let _turn = source.lock().await;
                 let mut kept = self.kept.clone();
-                let urgent = kept.wait_for(|kept| kept.closed || kept.refusing.is_some());
+                let urgent = kept.wait_for(|kept| kept.closed || kept.rejecting.is_some());
                 let _ = timeout(throttle::pause(took), urgent).await;
             }
         }
@@ -160,49 +160,49 @@ impl Recorder {
             return;
         }
         self.metrics.database_up(true);
-        let before = self.recording.send_replace(Recording::Working);
-        if !matches!(before, Recording::Working) {
+        let before = self.recording.send_replace(RecorderHealth::Working);
+        if !matches!(before, RecorderHealth::Working) {
             tracing::info!("recording to PostgreSQL");
         }
     }
 
     /// PostgreSQL records nothing now. The log says so once, and again for a fault of another kind.
-    fn on_failure(&self, fault: Fault) {
+    fn on_failure(&self, fault: DbError) {
         self.metrics.database_up(false);
         self.recording.send_modify(|recording| {
             let (since, news) = match recording {
-                Recording::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
+                RecorderHealth::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
                 _ => (OffsetDateTime::now_utc(), true),
             };
             if news {
                 tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {fault}");
             }
-            *recording = Recording::Failing { since, why: fault };
+            *recording = RecorderHealth::Failing { since, why: fault };
         });
     }
 
-    fn log_outcomes(&self, items: &[Item<'_>], outcomes: &[Outcome]) {
+    fn log_outcomes(&self, items: &[RecordItem<'_>], outcomes: &[Disposition]) {
         let (mut dropped, mut conflicts) = (0, 0);
         for (item, outcome) in items.iter().zip(outcomes) {
             self.metrics.recorded(*outcome);
             let execution_id = item.execution_id();
             let trace_id = item.trace().map(|trace| display(trace.trace_id));
             match outcome {
-                Outcome::Conflict => tracing::warn!(
+                Disposition::Conflict => tracing::warn!(
                     execution_id,
                     trace_id,
                     "a delivery contradicts the recorded outcome: it is stored in execution_conflicts"
                 ),
-                Outcome::Quarantined => {
+                Disposition::Quarantined => {
                     tracing::warn!(trace_id, "a delivery that cannot be recorded is stored in quarantine");
                 }
                 // There may be many: logged together, below.
-                Outcome::Dropped => dropped += 1,
-                Outcome::ConflictDropped => conflicts += 1,
+                Disposition::Dropped => dropped += 1,
+                Disposition::ConflictDropped => conflicts += 1,
                 _ => tracing::debug!(execution_id, outcome = outcome.as_str(), trace_id, "recorded"),
             }
             if let Some(fault) = item.degraded_by()
-                && matches!(outcome, Outcome::New | Outcome::Replacement | Outcome::Conflict)
+                && matches!(outcome, Disposition::New | Disposition::Replacement | Disposition::Conflict)
             {
                 self.metrics.degraded();
                 tracing::warn!(
@@ -218,7 +218,7 @@ impl Recorder {
         if dropped + conflicts > 0 {
             self.log_dropped(dropped, conflicts);
         }
-        if let Some(oldest) = items.iter().map(Item::received_at).min() {
+        if let Some(oldest) = items.iter().map(RecordItem::received_at).min() {
             self.metrics.batch_recorded(items.len(), oldest);
         }
     }

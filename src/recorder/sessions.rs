@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::config;
 use crate::credentials::Database;
-use crate::store::{Fault, Store};
+use crate::store::{DbError, DbConnection};
 
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
 const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
@@ -17,7 +17,7 @@ const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
 const TRY_ANOTHER_EVERY: Duration = Duration::from_secs(10);
 
 /// As many as are needed at once, as far as PostgreSQL grants them.
-pub(crate) struct Sessions {
+pub(crate) struct ConnectionPool {
     database: Database,
     settings: config::Database,
     state: Mutex<State>,
@@ -28,7 +28,7 @@ pub(crate) struct Sessions {
 #[derive(Default)]
 struct State {
     /// Used in turns, so that all are seen to be alive.
-    idle: VecDeque<Store>,
+    idle: VecDeque<DbConnection>,
     /// The generation of `database` that they were made with. Others are not kept.
     generation: u64,
     in_use: usize,
@@ -41,22 +41,22 @@ struct State {
 
 /// One of them, while it is in use. Dropped, it is closed.
 pub(super) struct Session<'s> {
-    pub(super) store: Store,
+    pub(super) store: DbConnection,
     /// It lay idle before, and may have been ended meanwhile, by a restart of PostgreSQL, a pooler, the network.
     pub(super) was_idle: bool,
     generation: u64,
     place: Place<'s>,
 }
 
-struct Place<'s>(&'s Sessions);
+struct Place<'s>(&'s ConnectionPool);
 
-impl Sessions {
+impl ConnectionPool {
     pub(crate) fn new(database: Database, settings: config::Database) -> Self {
         Self { database, settings, state: Mutex::default(), returned: Notify::new() }
     }
 
     /// An idle one, or a new one. Where no further one is granted, one that comes back.
-    pub(super) async fn get(&self) -> Result<Session<'_>, Fault> {
+    pub(super) async fn get(&self) -> Result<Session<'_>, DbError> {
         loop {
             let another = {
                 let mut state = self.state();
@@ -111,20 +111,20 @@ impl Sessions {
         }
     }
 
-    fn session(&self, state: &mut State, store: Store, was_idle: bool) -> Session<'_> {
+    fn session(&self, state: &mut State, store: DbConnection, was_idle: bool) -> Session<'_> {
         state.in_use += 1;
         Session { store, was_idle, generation: state.generation, place: Place(self) }
     }
 
-    async fn connect(&self) -> Result<Store, Fault> {
+    async fn connect(&self) -> Result<DbConnection, DbError> {
         let connect = async {
-            let mut store = Store::connect(&self.database.options()).await?;
+            let mut store = DbConnection::connect(&self.database.options()).await?;
             store.promise(self.settings.statement_timeout).await?;
             Ok(store)
         };
-        let mut store = timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+        let mut store = timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
         if self.settings.migrate && !self.state().migrated {
-            timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(Fault::Slow))?;
+            timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
             self.state().migrated = true;
         }
         Ok(store)

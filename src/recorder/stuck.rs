@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::Part;
 use super::in_flight::hash;
 use crate::spool::{Recorded, Seq};
-use crate::store::{Fault, Item};
+use crate::store::{DbError, RecordItem};
 
 /// Strikes before a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
@@ -34,7 +34,7 @@ pub(crate) struct Stuck {
     /// When the oldest of them was received.
     pub(crate) oldest: Option<OffsetDateTime>,
     /// Why one of them waits, for the latest that failed.
-    pub(crate) why: Option<Fault>,
+    pub(crate) why: Option<DbError>,
     /// Every delivery up to here is recorded or stuck.
     pub(crate) handled: Seq,
 }
@@ -48,7 +48,7 @@ pub(super) struct StuckList {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Seq, Entry>,
-    why: Option<Fault>,
+    why: Option<DbError>,
     handled: Seq,
     /// No worker adds any more.
     closed: bool,
@@ -67,11 +67,11 @@ pub(super) struct Entry {
     /// Failures in a row that blame nothing.
     pub(super) waits: u32,
     /// The delivery was degraded for these, one step each.
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<DbError>,
 }
 
 impl Entry {
-    fn new(item: &Item<'_>) -> Self {
+    fn new(item: &RecordItem<'_>) -> Self {
         Self {
             execution: item.execution_id().map(hash),
             received_at: item.received_at(),
@@ -109,14 +109,14 @@ impl Entry {
 
     /// Counts a failure of this delivery while others can be recorded. True when it is to blame. Contention never is a
     /// strike.
-    pub(super) fn strike(&mut self, fault: &Fault) -> bool {
+    pub(super) fn strike(&mut self, fault: &DbError) -> bool {
         (self.strikes, self.waits) = (self.strikes + 1, 0);
         let needed = match fault {
-            Fault::Slow if self.extensions < EXTENSIONS => {
+            DbError::TimedOut if self.extensions < EXTENSIONS => {
                 self.extensions += 1;
                 STRIKES_WITH_PAUSES
             }
-            Fault::Slow => 1,
+            DbError::TimedOut => 1,
             fault if fault.is_repeatable() && !self.faults.is_empty() => 1,
             fault if fault.is_repeatable() => STRIKES,
             _ => STRIKES_WITH_PAUSES,
@@ -137,7 +137,7 @@ pub(super) struct Report<'r> {
 
 impl StuckList {
     /// Adds the deliveries of `part`.
-    pub(super) fn add(&self, part: &Part<'_>, why: Option<&Fault>, report: &Report<'_>) {
+    pub(super) fn add(&self, part: &Part<'_>, why: Option<&DbError>, report: &Report<'_>) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
             state.entries.insert(seq, Entry::new(item));
@@ -200,7 +200,7 @@ impl StuckList {
     }
 
     /// Puts back what is known of a delivery that failed again.
-    pub(super) fn put_back(&self, seq: Seq, entry: Entry, why: &Fault, report: &Report<'_>) {
+    pub(super) fn put_back(&self, seq: Seq, entry: Entry, why: &DbError, report: &Report<'_>) {
         let mut state = self.state();
         state.entries.insert(seq, entry);
         state.why = Some(why.clone());

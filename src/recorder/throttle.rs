@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::spool::{Seq, Spooled};
+use crate::spool::{Seq, SpooledDelivery};
 
 /// Batches of fewer deliveries are never followed by a pause.
 const THROTTLE_MIN_BATCH: usize = 200;
@@ -17,8 +17,8 @@ const THROTTLE_MAX: Duration = Duration::from_millis(100);
 
 /// Whether to pause after a batch so that intake gets the CPU during a burst: at least half as many deliveries
 /// `arrived` meanwhile as were `recorded`. Never once the backlog is old, or a sustained load would fill the spool.
-pub(super) fn should_throttle(batch: &[Spooled], arrived: Seq, recorded: Seq) -> bool {
-    let fresh = |first: &Spooled| {
+pub(super) fn should_throttle(batch: &[SpooledDelivery], arrived: Seq, recorded: Seq) -> bool {
+    let fresh = |first: &SpooledDelivery| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;
         // A time in the future is from before the clock was set back.
         !age.is_negative() && age < THROTTLE_MAX_AGE
@@ -46,7 +46,7 @@ mod tests {
             let delivery =
                 Delivery { body, received_at, authenticated_by: None, acknowledged: true, trace: None };
             (1..)
-                .map(|seq| Spooled { seq, delivery: delivery.clone(), intact: true })
+                .map(|seq| SpooledDelivery { seq, delivery: delivery.clone(), intact: true })
                 .take(len)
                 .collect::<Vec<_>>()
         };

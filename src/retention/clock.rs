@@ -9,7 +9,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use time::OffsetDateTime;
 
-use crate::store::{Fault, Store};
+use crate::store::{DbError, DbConnection};
 
 /// The largest difference at which rows are removed. Machines with time synchronisation differ by milliseconds.
 pub(crate) const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
@@ -28,7 +28,7 @@ impl Clocks {
     ///
     /// # Errors
     /// [`Fault`] when PostgreSQL does not answer.
-    pub(crate) async fn read(store: &mut Store) -> Result<Self, Fault> {
+    pub(crate) async fn read(store: &mut DbConnection) -> Result<Self, DbError> {
         let before = OffsetDateTime::now_utc();
         let database = store.clock().await?;
         Ok(Self::compare(before, database, OffsetDateTime::now_utc()))

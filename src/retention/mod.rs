@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 pub(crate) use clock::{ClockSkew, Clocks, MAX_CLOCK_SKEW};
 pub(crate) use pruner::{Pruner, RetentionState};
 
-use crate::store::{Cutoffs, Fault, Kind, Store, Walked};
+use crate::store::{Cutoffs, DbError, RetentionTarget, DbConnection, Visited};
 
 /// How long a batch is to take: whatever it locks is soon free again.
 const BATCH: Duration = Duration::from_millis(100);
@@ -25,9 +25,9 @@ const MOST_ROWS: i64 = 1_000;
 /// The way through all that is recorded of a kind.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    pub(crate) kind: Kind,
+    pub(crate) kind: RetentionTarget,
     /// The row that was reached.
-    pub(crate) at: Walked,
+    pub(crate) at: Visited,
     /// How many rows the next batch looks at.
     rows: i64,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Walk {
 impl Walk {
     /// The ways through all kinds, from their beginnings.
     pub(crate) fn through_all() -> [Self; 5] {
-        Kind::ALL.map(|kind| Self { kind, at: Walked::nothing(), rows: FIRST_ROWS })
+        RetentionTarget::ALL.map(|kind| Self { kind, at: Visited::nothing(), rows: FIRST_ROWS })
     }
 
     /// Looks at the next rows and removes what of them is too old, or only tells it when `dry`: when
@@ -43,10 +43,10 @@ impl Walk {
     /// at. After a fault, the next call looks at the same rows.
     pub(crate) async fn step(
         &mut self,
-        store: &mut Store,
+        store: &mut DbConnection,
         cutoffs: &Cutoffs,
         dry: bool,
-    ) -> Result<Option<(Vec<OffsetDateTime>, Duration)>, Fault> {
+    ) -> Result<Option<(Vec<OffsetDateTime>, Duration)>, DbError> {
         if cutoffs.of(self.kind).is_none() {
             return Ok(None);
         }
@@ -67,7 +67,7 @@ impl Walk {
     }
 
     /// Looks at less: that took too long.
-    pub(crate) fn lessen(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.rows = (self.rows / 2).max(1);
     }
 }

@@ -13,8 +13,8 @@ use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Walk};
 use crate::config;
 use crate::credentials::Database;
 use crate::metrics::Metrics;
-use crate::recorder::Recording;
-use crate::store::{Cutoffs, Fault, Kind, Store};
+use crate::recorder::RecorderHealth;
+use crate::store::{Cutoffs, DbError, RetentionTarget, DbConnection};
 
 /// From the end of a round to the beginning of the next.
 const ROUND_EVERY: Duration = Duration::from_hours(1);
@@ -23,9 +23,9 @@ const ROUND_EVERY: Duration = Duration::from_hours(1);
 const ROUNDS_A_SWEEP: u32 = 24;
 /// After a batch it rests so many times as long: PostgreSQL is the recorder's for nine tenths of the
 /// time at least.
-const REST: u32 = 9;
+const THROTTLE_FACTOR: u32 = 9;
 /// But not longer than this: a batch that took so much longer than it should was itself kept waiting.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+const THROTTLE_MAX: Duration = Duration::from_secs(5);
 
 /// What a pruner needs.
 pub(crate) struct Pruner {
@@ -36,7 +36,7 @@ pub(crate) struct Pruner {
     pub(crate) backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// How recording goes: nothing is removed while it does not.
-    pub(crate) recording: watch::Receiver<Recording>,
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
     /// Where it reports how removing goes, for health checks.
     pub(crate) report: watch::Sender<RetentionState>,
     pub(crate) stop: CancellationToken,
@@ -58,7 +58,7 @@ pub(crate) enum RetentionState {
     /// Nothing is removed: a clock is wrong.
     Paused(ClockSkew),
     /// The last round failed.
-    Failing(Fault),
+    Failing(DbError),
 }
 
 impl RetentionState {
@@ -72,7 +72,7 @@ impl RetentionState {
 enum Round {
     Done {
         /// Removed rows of each kind.
-        removed: [usize; Kind::ALL.len()],
+        removed: [usize; RetentionTarget::ALL.len()],
         /// When the latest row was received, if that lies in the future.
         future: Option<OffsetDateTime>,
     },
@@ -97,7 +97,7 @@ impl Pruner {
         let mut rounds = 0;
         let mut failing = None;
         // The recorder ends only with the process.
-        while self.recording.wait_for(|recording| matches!(recording, Recording::Working)).await.is_ok() {
+        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             match self.round(&mut walks).await {
                 Ok(Round::ClockSkew(skew)) => {
                     failing = None;
@@ -105,7 +105,7 @@ impl Pruner {
                     sleep(self.backoff).await;
                 }
                 Ok(round) => {
-                    self.worked(&round, failing.take().is_some());
+                    self.on_success(&round, failing.take().is_some());
                     rounds += 1;
                     if rounds % ROUNDS_A_SWEEP == 0 {
                         walks = Walk::through_all();
@@ -121,10 +121,10 @@ impl Pruner {
         self.stop.cancelled().await;
     }
 
-    async fn round(&self, walks: &mut [Walk]) -> Result<Round, Fault> {
+    async fn round(&self, walks: &mut [Walk]) -> Result<Round, DbError> {
         let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
         let connect = async {
-            let mut store = Store::connect(&self.database.options()).await?;
+            let mut store = DbConnection::connect(&self.database.options()).await?;
             store.prepare_to_prune(Some(statement_timeout)).await?;
             // Before the lock: a receiver with a wrong clock must not keep the others from removing.
             let clocks = Clocks::read(&mut store).await?;
@@ -133,7 +133,7 @@ impl Pruner {
             Ok((store, clocks, ours))
         };
         let (mut store, clocks, ours) =
-            timeout(connect_timeout, connect).await.unwrap_or(Err(Fault::Slow))?;
+            timeout(connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
         let now = match clocks.agreed() {
             Ok(clocks) => clocks.earlier,
             Err(skew) => return Ok(Round::ClockSkew(skew)),
@@ -141,22 +141,22 @@ impl Pruner {
         if !ours {
             return Ok(Round::NotOurs);
         }
-        let newest = timeout(statement_timeout, store.newest()).await.unwrap_or(Err(Fault::Slow))?;
+        let newest = timeout(statement_timeout, store.newest()).await.unwrap_or(Err(DbError::TimedOut))?;
         let future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
         let cutoffs = Cutoffs::at(now, &self.retention);
-        let mut removed = [0; Kind::ALL.len()];
+        let mut removed = [0; RetentionTarget::ALL.len()];
         for walk in walks {
             loop {
                 let step = walk.step(&mut store, &cutoffs, false);
-                match timeout(statement_timeout, step).await.unwrap_or(Err(Fault::Slow)) {
+                match timeout(statement_timeout, step).await.unwrap_or(Err(DbError::TimedOut)) {
                     Ok(Some((gone, took))) => {
                         removed[walk.kind as usize] += gone.len();
                         self.metrics.pruned(walk.kind, gone.len());
-                        sleep((took * REST).min(LONGEST_REST)).await;
+                        sleep((took * THROTTLE_FACTOR).min(THROTTLE_MAX)).await;
                     }
                     Ok(None) => break,
                     Err(fault) => {
-                        walk.lessen();
+                        walk.shrink();
                         return Err(fault);
                     }
                 }
@@ -165,7 +165,7 @@ impl Pruner {
         Ok(Round::Done { removed, future })
     }
 
-    fn worked(&self, round: &Round, again: bool) {
+    fn on_success(&self, round: &Round, again: bool) {
         if again {
             tracing::info!("removing what was kept long enough works again");
         }
@@ -221,7 +221,7 @@ impl Pruner {
     }
 
     /// Says so once, and again only when something of another kind is wrong.
-    fn failed(&self, fault: &Fault, failing: &mut Option<Discriminant<Fault>>) {
+    fn failed(&self, fault: &DbError, failing: &mut Option<Discriminant<DbError>>) {
         self.metrics.prune_failing(true);
         self.report.send_replace(RetentionState::Failing(fault.clone()));
         if failing.replace(discriminant(fault)) != Some(discriminant(fault)) {

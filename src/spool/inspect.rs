@@ -79,7 +79,7 @@ impl Inspector {
                 body_bytes: delivery.body.len(),
                 execution_id: execution.map(|execution| execution.execution_id.into_owned()),
                 acknowledged: delivery.acknowledged,
-                authenticated_by: delivery.authenticated_by.map(crate::auth::Method::as_str),
+                authenticated_by: delivery.authenticated_by.map(crate::auth::AuthMethod::as_str),
                 intact,
             });
         }

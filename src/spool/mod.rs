@@ -23,12 +23,12 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-use crate::intake::Refused;
+use crate::intake::RejectReason;
 
 pub(crate) use health::Unwritable;
 pub(crate) use inspect::{Inspector, Listed};
 pub(crate) use open::open;
-pub(crate) use reader::{Limits, Reader, Spooled};
+pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};
 pub(crate) use writer::Writer;
 
 /// A delivery's place in the spool: rises by one with each delivery and is never used again.
@@ -36,19 +36,19 @@ pub(crate) type Seq = i64;
 
 /// What the writer publishes about the spool.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kept {
+pub(crate) struct SpoolStatus {
     /// The last delivery on disk.
-    pub(crate) through: Seq,
+    pub(crate) last_seq: Seq,
     /// The last delivery that was recorded and deleted.
-    pub(crate) forgotten: Seq,
+    pub(crate) acked_seq: Seq,
     /// When the oldest delivery in the spool was received.
-    pub(crate) oldest: Option<OffsetDateTime>,
+    pub(crate) oldest_received_at: Option<OffsetDateTime>,
     /// The space that counts against `spool.max_bytes`: deliveries and the write-ahead log, in bytes.
     pub(crate) bytes: u64,
     /// The size of the write-ahead log, in bytes.
     pub(crate) wal_bytes: u64,
     /// Why the latest delivery was refused; `None` once one is accepted again.
-    pub(crate) refusing: Option<Refused>,
+    pub(crate) rejecting: Option<RejectReason>,
     /// Why a delivery cannot be written now; `None` when it can. Measured: by the latest write or, after some seconds
     /// without one, by a commit of a page.
     pub(crate) unwritable: Option<Unwritable>,
@@ -56,10 +56,10 @@ pub(crate) struct Kept {
     pub(crate) closed: bool,
 }
 
-impl Kept {
+impl SpoolStatus {
     /// How many deliveries the spool holds that PostgreSQL does not, as far as the spool knows.
     pub(crate) fn depth(&self) -> i64 {
-        self.through - self.forgotten
+        self.last_seq - self.acked_seq
     }
 }
 

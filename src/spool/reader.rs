@@ -25,7 +25,7 @@ pub(crate) struct Reader {
 
 /// A delivery and its place in the spool.
 #[derive(Debug)]
-pub(crate) struct Spooled {
+pub(crate) struct SpooledDelivery {
     pub(crate) seq: Seq,
     pub(crate) delivery: Delivery,
     /// Whether its checksum is right.
@@ -34,7 +34,7 @@ pub(crate) struct Spooled {
 
 /// How much one batch may hold.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct BatchLimits {
     pub(crate) rows: usize,
     /// Of bodies; the first delivery comes whatever its size.
     pub(crate) bytes: usize,
@@ -49,7 +49,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`SpoolError`] when the file cannot be read, and the writer has found nothing wrong with the files' names and sizes.
-    pub(crate) fn next(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+    pub(crate) fn next(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
         self.move_on();
         let read = self.read(after, limits);
         if read.is_err() {
@@ -73,7 +73,7 @@ impl Reader {
         false
     }
 
-    fn read(&mut self, after: Seq, limits: Limits) -> Result<Vec<Spooled>, SpoolError> {
+    fn read(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
         if self.held.check_index().is_err() {
             return Err(SpoolError::FilesChanged(self.held.dir.clone()));
         }
@@ -90,7 +90,7 @@ impl Reader {
                 break;
             }
             let (delivery, intact) = stored.delivery();
-            batch.push(Spooled { seq: row.get(0)?, delivery, intact });
+            batch.push(SpooledDelivery { seq: row.get(0)?, delivery, intact });
         }
         Ok(batch)
     }

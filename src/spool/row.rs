@@ -5,7 +5,7 @@ use rusqlite::{Row, Statement, ToSql};
 use time::OffsetDateTime;
 
 use super::Seq;
-use crate::auth::Method;
+use crate::auth::AuthMethod;
 use crate::intake::Delivery;
 use crate::traces::TraceContext;
 
@@ -96,21 +96,21 @@ impl<'a> SpoolRow<&'a [u8]> {
 }
 
 /// These codes never change: the spool may be older than the receiver.
-fn auth_code(method: Method) -> i64 {
+fn auth_code(method: AuthMethod) -> i64 {
     match method {
-        Method::Signature => 1,
-        Method::SecretHeader => 2,
-        Method::UrlToken => 3,
-        Method::None => 4,
+        AuthMethod::Signature => 1,
+        AuthMethod::SecretHeader => 2,
+        AuthMethod::UrlToken => 3,
+        AuthMethod::None => 4,
     }
 }
 
-fn from_auth_code(code: i64) -> Option<Method> {
+fn from_auth_code(code: i64) -> Option<AuthMethod> {
     Some(match code {
-        1 => Method::Signature,
-        2 => Method::SecretHeader,
-        3 => Method::UrlToken,
-        4 => Method::None,
+        1 => AuthMethod::Signature,
+        2 => AuthMethod::SecretHeader,
+        3 => AuthMethod::UrlToken,
+        4 => AuthMethod::None,
         _ => return None,
     })
 }
@@ -136,7 +136,7 @@ mod tests {
         let delivery = Delivery {
             body: Bytes::from_static(b"body"),
             received_at: from_micros(1),
-            authenticated_by: Some(Method::Signature),
+            authenticated_by: Some(AuthMethod::Signature),
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
         };

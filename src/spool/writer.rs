@@ -22,9 +22,9 @@ use super::recovery::rescue::{Copied, Displaced, Rescued};
 use super::reserve::Reserve;
 use super::row::{INSERT, SpoolRow};
 use super::space::{self, Usage};
-use super::{Kept, Recorded, Seq, SpoolError, Unwritable, open};
+use super::{SpoolStatus, Recorded, Seq, SpoolError, Unwritable, open};
 use crate::config;
-use crate::intake::{Arrival, Refused};
+use crate::intake::{PendingDelivery, RejectReason};
 use crate::metrics::Metrics;
 
 /// The most deliveries in one transaction, and the most bytes of bodies, or a single delivery.
@@ -59,7 +59,7 @@ pub(crate) struct Writer {
     identity: i64,
     dir: PathBuf,
     pub(super) max_bytes: u64,
-    pub(super) kept: Kept,
+    pub(super) kept: SpoolStatus,
     /// The part of the file that holds nothing, in bytes.
     pub(super) unused: u64,
     /// The files are not the ones in the directory, and could not be replaced yet.
@@ -99,7 +99,7 @@ impl Writer {
             identity,
             dir: settings.dir.clone(),
             max_bytes: settings.max_bytes,
-            kept: Kept { through, forgotten, ..Kept::default() },
+            kept: SpoolStatus { last_seq: through, acked_seq: forgotten, ..SpoolStatus::default() },
             unused: 0,
             displaced: false,
             copied: None,
@@ -113,7 +113,7 @@ impl Writer {
     }
 
     /// What the spool holds.
-    pub(crate) fn kept(&self) -> Kept {
+    pub(crate) fn kept(&self) -> SpoolStatus {
         self.kept
     }
 
@@ -125,9 +125,9 @@ impl Writer {
     pub(crate) fn run(
         mut self,
         runtime: &Handle,
-        mut arrivals: mpsc::Receiver<Arrival>,
+        mut arrivals: mpsc::Receiver<PendingDelivery>,
         mut recorded: watch::Receiver<Recorded>,
-        kept: &watch::Sender<Kept>,
+        kept: &watch::Sender<SpoolStatus>,
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(GROUP);
@@ -160,14 +160,14 @@ impl Writer {
                     Ok(acks) => {
                         kept.send_replace(self.kept);
                         for (arrival, ack) in waiting.drain(..group).zip(acks) {
-                            let _ = arrival.receipt.send(ack);
+                            let _ = arrival.ack.send(ack);
                         }
                         written = group;
                     }
                     Err(changed) => fault = Some(changed),
                 }
             }
-            let urgent = self.kept.closed || self.kept.refusing.is_some();
+            let urgent = self.kept.closed || self.kept.rejecting.is_some();
             let idle = matches!(event, Event::Due | Event::Asked | Event::RecorderEnded);
             if fault.is_none() && (urgent || idle) {
                 fault = self.check_files().err();
@@ -204,9 +204,9 @@ impl Writer {
     }
 
     fn next_due(&self, due: Option<Instant>, done: Recorded) -> Option<Instant> {
-        let wait = if self.kept.refusing.is_some() || self.displaced {
+        let wait = if self.kept.rejecting.is_some() || self.displaced {
             RETRY_EVERY
-        } else if self.kept.forgotten < done {
+        } else if self.kept.acked_seq < done {
             DELETE_WITHIN
         } else {
             return None;
@@ -262,7 +262,7 @@ enum Event {
 
 /// Waits a little, so that the next group is about as large as the last one: an fsync costs the same for one delivery as
 /// for a hundred. After a small group there is no wait.
-fn linger(arrivals: &mpsc::Receiver<Arrival>, last_group: usize) {
+fn linger(arrivals: &mpsc::Receiver<PendingDelivery>, last_group: usize) {
     let until = Instant::now() + LINGER;
     while last_group >= SOME && arrivals.len() < last_group && Instant::now() < until {
         std::thread::sleep(LINGER_STEP);
@@ -270,18 +270,18 @@ fn linger(arrivals: &mpsc::Receiver<Arrival>, last_group: usize) {
 }
 
 /// How many of those waiting go into one transaction.
-fn group_size(waiting: &[Arrival]) -> usize {
+fn group_size(waiting: &[PendingDelivery]) -> usize {
     let mut bytes = 0;
-    let fits = |arrival: &&Arrival| {
+    let fits = |arrival: &&PendingDelivery| {
         bytes += arrival.delivery.body.len();
         bytes <= GROUP_BYTES
     };
     waiting.iter().take_while(fits).count().max(1).min(waiting.len())
 }
 
-fn reject(waiting: impl Iterator<Item = Arrival>) {
+fn reject(waiting: impl Iterator<Item = PendingDelivery>) {
     for arrival in waiting {
-        let _ = arrival.receipt.send(Err(Refused::Failing));
+        let _ = arrival.ack.send(Err(RejectReason::DiskError));
     }
 }
 
@@ -290,10 +290,10 @@ impl Writer {
     /// none may be answered 200.
     fn commit_group(
         &mut self,
-        group: &[Arrival],
+        group: &[PendingDelivery],
         done: Recorded,
         metrics: &Metrics,
-    ) -> Result<Result<Vec<Result<(), Refused>>, FileFault>, SpoolError> {
+    ) -> Result<Result<Vec<Result<(), RejectReason>>, FileFault>, SpoolError> {
         if let Err(fault) = self.check_files() {
             return Ok(Err(fault));
         }
@@ -321,9 +321,9 @@ impl Writer {
                     return Err(error);
                 }
                 let (refused, unwritable) = if is_disk_full(&error) {
-                    (Refused::Full, Unwritable::DiskFull)
+                    (RejectReason::SpoolFull, Unwritable::DiskFull)
                 } else {
-                    (Refused::Failing, Unwritable::Failing)
+                    (RejectReason::DiskError, Unwritable::Failing)
                 };
                 self.kept.unwritable = Some(unwritable);
                 self.set_refusing(Some(refused), Some(&error));
@@ -340,7 +340,7 @@ impl Writer {
 
     /// Deletes what went along with no group. On a full disk, with the space of the reserve.
     fn delete_recorded(&mut self, done: Recorded) {
-        while self.kept.forgotten < done {
+        while self.kept.acked_seq < done {
             let deleted = self.transact(&[], done);
             let _ = self.confirm_files();
             if let Err(error) = deleted
@@ -356,7 +356,7 @@ impl Writer {
 
     /// Measures whether a delivery could be written, when none has been for a while or the latest was refused.
     fn probe(&mut self) {
-        let refusing = self.kept.refusing.is_some();
+        let refusing = self.kept.rejecting.is_some();
         if !refusing && self.wrote_at.elapsed() < PROBE_EVERY {
             return;
         }
@@ -382,18 +382,18 @@ impl Writer {
     }
 
     /// One transaction.
-    fn transact(&mut self, group: &[Arrival], done: Recorded) -> rusqlite::Result<Vec<Result<(), Refused>>> {
+    fn transact(&mut self, group: &[PendingDelivery], done: Recorded) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
         let mut room = if group.is_empty() { 0 } else { self.room(0) };
-        let mut through = self.kept.through;
+        let mut through = self.kept.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = {
             let mut insert = transaction.prepare_cached(INSERT)?;
             group
                 .iter()
-                .map(|Arrival { delivery, .. }| {
+                .map(|PendingDelivery { delivery, .. }| {
                     let size = delivery.body.len() as u64;
                     if size > room {
-                        return Ok(Err(Refused::Full));
+                        return Ok(Err(RejectReason::SpoolFull));
                     }
                     room -= size;
                     SpoolRow::new(delivery).insert(&mut insert, None)?;
@@ -406,30 +406,30 @@ impl Writer {
             Ok(0) | Err(_) => DELETE,
             Ok(with) => DELETE_WITH_EACH * with,
         };
-        let forgotten = done.min(self.kept.forgotten + at_most).max(self.kept.forgotten);
-        if forgotten > self.kept.forgotten {
+        let forgotten = done.min(self.kept.acked_seq + at_most).max(self.kept.acked_seq);
+        if forgotten > self.kept.acked_seq {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([forgotten])?;
             transaction.prepare_cached(open::FORGET)?.execute([forgotten])?;
         }
         // Within the transaction, which has the locks already.
         let usage = space::measure(&transaction)?;
         transaction.commit()?;
-        self.kept.through = through;
-        self.kept.forgotten = forgotten;
+        self.kept.last_seq = through;
+        self.kept.acked_seq = forgotten;
         self.apply_usage(&usage);
         Ok(outcome)
     }
 
     pub(super) fn apply_usage(&mut self, usage: &Usage) {
         self.kept.bytes = usage.bytes + self.kept.wal_bytes;
-        self.kept.oldest = usage.oldest;
+        self.kept.oldest_received_at = usage.oldest;
         self.unused = usage.unused;
         self.least.database = self.least.database.min(usage.bytes + usage.unused);
     }
 
     /// Logs when the spool begins or ends to refuse deliveries.
-    fn set_refusing(&mut self, refused: Option<Refused>, cause: Option<&SpoolError>) {
-        let before = std::mem::replace(&mut self.kept.refusing, refused);
+    fn set_refusing(&mut self, refused: Option<RejectReason>, cause: Option<&SpoolError>) {
+        let before = std::mem::replace(&mut self.kept.rejecting, refused);
         match refused {
             _ if refused == before => {}
             None => tracing::info!("the spool takes deliveries again"),
@@ -443,7 +443,7 @@ impl Writer {
 
     fn write_mark(&self) {
         if let Some(marker) = &self.marker {
-            let Kept { through, forgotten, .. } = self.kept;
+            let SpoolStatus { last_seq: through, acked_seq: forgotten, .. } = self.kept;
             marker.write(Mark { identity: self.identity, last: through, forgotten });
         }
     }
@@ -494,8 +494,8 @@ impl Writer {
     fn replace_files(
         &mut self,
         fault: &FileFault,
-        arrivals: &mut mpsc::Receiver<Arrival>,
-        kept: &watch::Sender<Kept>,
+        arrivals: &mut mpsc::Receiver<PendingDelivery>,
+        kept: &watch::Sender<SpoolStatus>,
         metrics: &Metrics,
     ) -> Result<(), SpoolError> {
         if !self.displaced {
@@ -503,10 +503,10 @@ impl Writer {
         }
         self.displaced = true;
         self.kept.unwritable = Some(Unwritable::FilesChanged);
-        self.set_refusing(Some(Refused::Failing), None);
+        self.set_refusing(Some(RejectReason::DiskError), None);
         kept.send_replace(self.kept);
         let path = self.dir.join(DATABASE);
-        let Kept { through, forgotten, .. } = self.kept;
+        let SpoolStatus { last_seq: through, acked_seq: forgotten, .. } = self.kept;
         // With a truncated index, SQLite must not read.
         let connection = self.held.check_index().is_ok().then_some(&self.connection);
         let displaced = Displaced { connection, held: &self.held, through, forgotten };

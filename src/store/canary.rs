@@ -7,12 +7,12 @@ use serde_json::json;
 use sqlx::Connection;
 use time::OffsetDateTime;
 
-use super::item::Item;
-use super::{Bounds, Fault, Store, quarantine, record};
+use super::item::RecordItem;
+use super::{Bounds, DbError, DbConnection, quarantine, record};
 use crate::intake::Delivery;
 use crate::payload::Execution;
 
-impl Store {
+impl DbConnection {
     /// Does what [`Store::record`] does, with a synthetic execution: a new one in a bulk, its replacement, and a
     /// conflict; and with a body for the quarantine. `kinds` says which of both. `fill`: with so many bytes more.
     ///
@@ -26,7 +26,7 @@ impl Store {
         kinds: (bool, bool),
         fill: usize,
         bounds: Bounds,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DbError> {
         // A name of its own, so that canaries do not wait for each other.
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
         // Random, so that PostgreSQL does not compress it away.
@@ -51,11 +51,11 @@ impl Store {
         if kinds.0 {
             for delivery in &executions {
                 let execution = Execution::parse(&delivery.body);
-                items.extend(execution.map(|execution| Item::execution(execution, delivery)));
+                items.extend(execution.map(|execution| RecordItem::from_execution(execution, delivery)));
             }
         }
         if kinds.1 {
-            items.push(Item::quarantined("canary".to_owned(), &body));
+            items.push(RecordItem::quarantined("canary".to_owned(), &body));
         }
         let mut transaction = self.connection.begin().await?;
         let mut savepoint = transaction.begin().await?;

@@ -13,7 +13,7 @@ type Text<'r> = Cow<'r, str>;
 
 /// An execution, as far as it is counted.
 #[derive(Clone)]
-pub(super) struct Counted<'r> {
+pub(super) struct CountedExecution<'r> {
     pub(super) workflow_id: Text<'r>,
     pub(super) bulk_id: Option<Text<'r>>,
     pub(super) status: Text<'r>,
@@ -24,7 +24,7 @@ pub(super) struct Counted<'r> {
 /// By how much the counts of a batch's executions rise (+1 for each that came) and fall (-1 for each
 /// that was something else before). What is alike is counted together, before PostgreSQL is asked.
 #[derive(Default)]
-pub(super) struct Changes<'r> {
+pub(super) struct Rollups<'r> {
     /// By bulk and status.
     bulks: HashMap<(Text<'r>, Text<'r>), BulkChange>,
     /// By hour, workflow and status.
@@ -46,27 +46,27 @@ struct BulkChange {
     last_received_at: OffsetDateTime,
 }
 
-impl<'r> Changes<'r> {
+impl<'r> Rollups<'r> {
     /// An execution is recorded, by what came `at`.
-    pub(super) fn came(&mut self, is: Counted<'r>, at: OffsetDateTime) {
+    pub(super) fn added(&mut self, is: CountedExecution<'r>, at: OffsetDateTime) {
         self.count_in_bulk(&is, 1, at);
         self.count_in_sums(is, 1);
     }
 
     /// What was recorded of it has given way, to what came `at`.
-    pub(super) fn replaced(&mut self, was: Counted<'r>, is: Counted<'r>, at: OffsetDateTime) {
+    pub(super) fn replaced(&mut self, was: CountedExecution<'r>, is: CountedExecution<'r>, at: OffsetDateTime) {
         self.count_in_bulk(&was, -1, at);
         self.count_in_sums(was, -1);
-        self.came(is, at);
+        self.added(is, at);
     }
 
     /// Its first delivery turns out to have come earlier.
-    pub(super) fn moved(&mut self, was: Counted<'r>, first_received_at: OffsetDateTime) {
-        self.count_in_sums(Counted { first_received_at, ..was.clone() }, 1);
+    pub(super) fn shifted(&mut self, was: CountedExecution<'r>, first_received_at: OffsetDateTime) {
+        self.count_in_sums(CountedExecution { first_received_at, ..was.clone() }, 1);
         self.count_in_sums(was, -1);
     }
 
-    fn count_in_bulk(&mut self, execution: &Counted<'r>, change: i32, at: OffsetDateTime) {
+    fn count_in_bulk(&mut self, execution: &CountedExecution<'r>, change: i32, at: OffsetDateTime) {
         let Some(bulk_id) = &execution.bulk_id else { return };
         let key = (bulk_id.clone(), execution.status.clone());
         let none = BulkChange { executions: 0, first_received_at: at, last_received_at: at };
@@ -76,8 +76,8 @@ impl<'r> Changes<'r> {
         bulk.last_received_at = bulk.last_received_at.max(at);
     }
 
-    fn count_in_sums(&mut self, execution: Counted<'r>, change: i32) {
-        let Counted { workflow_id, status, total_cost, first_received_at, .. } = execution;
+    fn count_in_sums(&mut self, execution: CountedExecution<'r>, change: i32) {
+        let CountedExecution { workflow_id, status, total_cost, first_received_at, .. } = execution;
         let at = first_received_at.to_offset(UtcOffset::UTC);
         *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
         let day = self.days.entry((at.date(), workflow_id)).or_default();

@@ -2,13 +2,13 @@
 
 use time::OffsetDateTime;
 
-use super::Fault;
+use super::DbError;
 use super::jsonb::{Fit, expansion, fit};
 use super::steps;
-use crate::auth::Method;
+use crate::auth::AuthMethod;
 use crate::intake::Delivery;
 use crate::payload::{self, Execution};
-use crate::spool::Spooled;
+use crate::spool::SpooledDelivery;
 use crate::traces::TraceContext;
 
 /// The longest message of PostgreSQL that is a reason for quarantine: a trigger's may quote the row.
@@ -18,7 +18,7 @@ const MAX_COST_EXPANSION: usize = 400;
 
 /// What becomes of a delivery in the database.
 #[derive(Debug)]
-pub(crate) enum Item<'a> {
+pub(crate) enum RecordItem<'a> {
     /// A row of `executions`, or what that row's rule makes of it.
     Execution(Box<Row<'a>>),
     /// A row of `quarantine`.
@@ -39,7 +39,7 @@ pub(crate) struct Row<'a> {
     /// The same, unless it stands for several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
-    pub(super) authenticated_by: Option<Method>,
+    pub(super) authenticated_by: Option<AuthMethod>,
     trace: Option<TraceContext>,
     /// Set by [`Item::degrade`].
     degraded: Option<Box<Degrading<'a>>>,
@@ -54,7 +54,7 @@ struct Degrading<'a> {
     /// The next of [`FORMS`] to try.
     next: usize,
     /// Why.
-    fault: Fault,
+    fault: DbError,
 }
 
 /// What is left out of the columns, one after the other: `payload`, `output`, `total_cost`. Each form loses no more
@@ -86,7 +86,7 @@ pub(crate) struct Quarantined<'a> {
     pub(super) reason: String,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
-    pub(super) authenticated_by: Option<Method>,
+    pub(super) authenticated_by: Option<AuthMethod>,
     /// Whether the sender was answered 200.
     pub(super) acknowledged: bool,
     /// Whether the body is the one that came.
@@ -94,9 +94,9 @@ pub(crate) struct Quarantined<'a> {
     trace: Option<TraceContext>,
 }
 
-impl<'a> Item<'a> {
+impl<'a> RecordItem<'a> {
     /// Reads a delivery.
-    pub(crate) fn read(spooled: &'a Spooled) -> Self {
+    pub(crate) fn from_spooled(spooled: &'a SpooledDelivery) -> Self {
         let delivery = &spooled.delivery;
         if !spooled.intact {
             // Whatever it says of itself, it may have been answered 200.
@@ -112,13 +112,13 @@ impl<'a> Item<'a> {
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
-            Ok(execution) => Self::execution(execution, delivery),
+            Ok(execution) => Self::from_execution(execution, delivery),
         }
     }
 
     /// A delivery with what it says of an execution, which may have been read from another text than
     /// its body (`quarantine retry --map`).
-    pub(crate) fn execution(mut execution: Execution<'a>, delivery: &'a Delivery) -> Self {
+    pub(crate) fn from_execution(mut execution: Execution<'a>, delivery: &'a Delivery) -> Self {
         let body: &[u8] = &delivery.body;
         let text = payload::text(body).unwrap_or_default();
         let fits = fit(text);
@@ -143,7 +143,7 @@ impl<'a> Item<'a> {
     }
 
     /// The same execution, delivered so often, and the last time then.
-    pub(crate) fn repeated(mut self, deliveries: i32, last_received_at: OffsetDateTime) -> Self {
+    pub(crate) fn with_deliveries(mut self, deliveries: i32, last_received_at: OffsetDateTime) -> Self {
         if let Self::Execution(row) = &mut self {
             (row.deliveries, row.last_received_at) = (deliveries, last_received_at);
         }
@@ -170,7 +170,7 @@ impl<'a> Item<'a> {
     ///
     /// An error that is not about contents is not tried with each column: only with all, without the payload, and
     /// without all three.
-    pub(crate) fn degrade(&mut self, fault: &Fault) -> Option<Degraded> {
+    pub(crate) fn degrade(&mut self, fault: &DbError) -> Option<Degraded> {
         let row = match self {
             Self::Execution(row) => row,
             Self::Quarantined(q) => return (!q.acknowledged).then_some(Degraded::Dropped),
@@ -197,7 +197,7 @@ impl<'a> Item<'a> {
             return Some(Degraded::Columns);
         }
         let reason = match fault {
-            Fault::Unacceptable { code, message } => {
+            DbError::InvalidRow { code, message } => {
                 let message: String = message.chars().take(MAX_REASON_CHARS).collect();
                 format!("refused by PostgreSQL: {message} (SQLSTATE {code})")
             }
@@ -216,7 +216,7 @@ impl<'a> Item<'a> {
     }
 
     /// Why columns are left out, when some are.
-    pub(crate) fn degraded_by(&self) -> Option<&Fault> {
+    pub(crate) fn degraded_by(&self) -> Option<&DbError> {
         match self {
             Self::Execution(row) => row.degraded.as_ref().map(|degrading| &degrading.fault),
             Self::Quarantined(_) => None,
@@ -238,11 +238,11 @@ impl<'a> Item<'a> {
 
     /// The execution that it is about, where that could be read.
     pub(crate) fn execution_id(&self) -> Option<&str> {
-        self.reported().map(|execution| &*execution.execution_id)
+        self.execution().map(|execution| &*execution.execution_id)
     }
 
     /// The execution that it reports, where that could be read.
-    pub(crate) fn reported(&self) -> Option<&Execution<'a>> {
+    pub(crate) fn execution(&self) -> Option<&Execution<'a>> {
         match self {
             Self::Execution(row) => Some(&row.execution),
             Self::Quarantined(_) => None,

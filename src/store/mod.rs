@@ -23,13 +23,13 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-pub(crate) use fault::Fault;
-pub(crate) use item::{Degraded, Item};
+pub(crate) use fault::DbError;
+pub(crate) use item::{Degraded, RecordItem};
 #[cfg(fuzzing)]
 pub(crate) use jsonb::{Fit, expands, fit};
-pub(crate) use prune::{Cutoffs, Kind, Walked};
+pub(crate) use prune::{Cutoffs, RetentionTarget, Visited};
 pub(crate) use quarantine::{Entry, Found, Retried};
-pub(crate) use record::{Bounds, Outcome};
+pub(crate) use record::{Bounds, Disposition};
 pub(crate) use repair::Repaired;
 
 /// The steps of the schema. A database that is ahead of this binary is left as it is: schemas
@@ -61,13 +61,13 @@ const COMMAND_PAUSE: Duration = Duration::from_millis(100);
 
 /// One connection, used by one.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct DbConnection {
     connection: PgConnection,
 }
 
-impl Store {
+impl DbConnection {
     /// Connects to a database that can hold what is recorded.
-    pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, Fault> {
+    pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, DbError> {
         let options = options.clone().application_name("workflow-receiver").disable_statement_logging();
         let mut connection = PgConnection::connect_with(&options).await?;
         let database = sqlx::query!(
@@ -81,7 +81,7 @@ impl Store {
                  create another database and set database.url to it, or drop this one first. CREATE DATABASE \
                  \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
             );
-            return Err(Fault::Refused { code: None, message });
+            return Err(DbError::Unavailable { code: None, message });
         }
         Ok(Self { connection })
     }
@@ -90,7 +90,7 @@ impl Store {
     /// `statement_timeout`, so that one given up on this side does not go on for ever on the other, with its locks;
     /// a wait for a lock ends earlier, with `lock_not_available`; and a commit means "on disk", since the spool then
     /// forgets.
-    pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), Fault> {
+    pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') = 'off'"
@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Limits each wait for a lock to a second.
-    pub(crate) async fn limit_lock_waits(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn limit_lock_waits(&mut self) -> Result<(), DbError> {
         let limit = COMMAND_LOCK_TIMEOUT.as_millis().to_string();
         sqlx::query!("SELECT set_config('lock_timeout', $1, false)", limit)
             .fetch_one(&mut self.connection)
@@ -118,8 +118,8 @@ impl Store {
     /// about the connection.
     async fn of_one<T>(
         &mut self,
-        attempt: impl AsyncFn(&mut Self) -> Result<T, Fault>,
-    ) -> Result<Result<T, Fault>, Fault> {
+        attempt: impl AsyncFn(&mut Self) -> Result<T, DbError>,
+    ) -> Result<Result<T, DbError>, DbError> {
         let mut retries = 0;
         loop {
             match attempt(self).await {
@@ -135,21 +135,21 @@ impl Store {
 
     /// Brings the schema up to date, however long its statements take. Several receivers may do so
     /// at once: one works, the others wait.
-    pub(crate) async fn migrate(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn migrate(&mut self) -> Result<(), DbError> {
         let before = sqlx::query!(
             r#"SELECT current_setting('statement_timeout') AS "statement!", current_setting('lock_timeout') AS "lock!""#
         );
         let before = before.fetch_one(&mut self.connection).await?;
         self.limit_statements("0", "0").await?;
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
-            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => Fault::from(e),
-            other => Fault::Refused { code: None, message: other.to_string() },
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => DbError::from(e),
+            other => DbError::Unavailable { code: None, message: other.to_string() },
         })?;
         self.limit_statements(&before.statement, &before.lock).await
     }
 
     /// Says how many executions a bulk has, before or after they come.
-    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), Fault> {
+    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), DbError> {
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
              ON CONFLICT (bulk_id) DO UPDATE SET expected = excluded.expected",
@@ -162,7 +162,7 @@ impl Store {
     }
 
     /// Sets `statement_timeout` and `lock_timeout`. Without a unit, in milliseconds; `0`: without limit.
-    async fn limit_statements(&mut self, statement: &str, lock: &str) -> Result<(), Fault> {
+    async fn limit_statements(&mut self, statement: &str, lock: &str) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('statement_timeout', $1, false) AS statement,
                     set_config('lock_timeout', $2, false) AS lock",
@@ -180,7 +180,7 @@ impl Store {
 /// # Errors
 /// What went wrong, in a sentence, with what to do.
 pub async fn migrate(database: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Store::connect(database).await?.migrate().await.map_err(Fault::not_of_a_row)?;
+    DbConnection::connect(database).await?.migrate().await.map_err(DbError::without_row_blame)?;
     Ok(())
 }
 

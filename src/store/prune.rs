@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Fault, Store};
+use super::{DbError, DbConnection};
 use crate::config;
 
 /// What is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum RetentionTarget {
     /// An execution as a whole.
     Executions,
     /// The payload and output of an execution that stays.
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Quarantine,
 }
 
-impl Kind {
+impl RetentionTarget {
     /// All there are, in the order in which they are removed: a bulk goes after its executions.
     pub(crate) const ALL: [Self; 5] =
         [Self::Executions, Self::Payloads, Self::Bulks, Self::Conflicts, Self::Quarantine];
@@ -67,36 +67,36 @@ impl Cutoffs {
         }
     }
 
-    pub(crate) fn of(&self, kind: Kind) -> Option<OffsetDateTime> {
+    pub(crate) fn of(&self, kind: RetentionTarget) -> Option<OffsetDateTime> {
         match kind {
-            Kind::Executions | Kind::Bulks => self.executions,
-            Kind::Payloads => self.payloads,
-            Kind::Conflicts => self.conflicts,
-            Kind::Quarantine => self.quarantine,
+            RetentionTarget::Executions | RetentionTarget::Bulks => self.executions,
+            RetentionTarget::Payloads => self.payloads,
+            RetentionTarget::Conflicts => self.conflicts,
+            RetentionTarget::Quarantine => self.quarantine,
         }
     }
 }
 
 /// A row that a walk has come to.
 #[derive(Debug, Clone)]
-pub(crate) struct Walked {
+pub(crate) struct Visited {
     pub(crate) id: String,
     pub(crate) first_received_at: OffsetDateTime,
     /// It is to go.
     pub(crate) due: bool,
 }
 
-impl Walked {
+impl Visited {
     /// Where a walk begins: no row was received so early.
     pub(crate) fn nothing() -> Self {
         Self { id: "0".to_owned(), first_received_at: OffsetDateTime::UNIX_EPOCH, due: false }
     }
 }
 
-impl Store {
+impl DbConnection {
     /// Readies the connection. No commit waits for the disk, since what a crash undoes is removed
     /// again; and each place in a walk has a plan of its own, since one for all may read all.
-    pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), Fault> {
+    pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('synchronous_commit', 'off', false) AS commit,
                     set_config('plan_cache_mode', 'force_custom_plan', false) AS plan"
@@ -107,13 +107,13 @@ impl Store {
     }
 
     /// PostgreSQL's clock. Not its `now()`, which stands still within a transaction.
-    pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, Fault> {
+    pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, DbError> {
         let clock = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
         Ok(clock.fetch_one(&mut self.connection).await?)
     }
 
     /// When the latest row was first received, of all that retention may remove. Read from the ends of indexes.
-    pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, Fault> {
+    pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, DbError> {
         let newest = sqlx::query_scalar!(
             "SELECT greatest(
                    (SELECT max(first_received_at) FROM executions),
@@ -126,7 +126,7 @@ impl Store {
 
     /// Whether this connection may prune in the background: it is the only one then, in this
     /// database, until it is closed.
-    pub(crate) async fn may_prune(&mut self) -> Result<bool, Fault> {
+    pub(crate) async fn may_prune(&mut self) -> Result<bool, DbError> {
         let lock = sqlx::query_scalar!(
             r#"SELECT pg_try_advisory_lock(hashtextextended('workflow-receiver prune', 0)) AS "locked!""#
         );
@@ -137,11 +137,11 @@ impl Store {
     /// are the last.
     pub(crate) async fn walk(
         &mut self,
-        kind: Kind,
-        after: &Walked,
+        kind: RetentionTarget,
+        after: &Visited,
         cutoffs: &Cutoffs,
         limit: i64,
-    ) -> Result<Vec<Walked>, Fault> {
+    ) -> Result<Vec<Visited>, DbError> {
         let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(kind));
         macro_rules! walk {
             ($file:literal $(, $also:expr)?) => {
@@ -151,21 +151,21 @@ impl Store {
             };
         }
         Ok(match kind {
-            Kind::Executions => walk!("src/store/prune/walk_executions.sql"),
-            Kind::Payloads => walk!("src/store/prune/walk_payloads.sql", cutoffs.executions),
-            Kind::Bulks => walk!("src/store/prune/walk_bulks.sql"),
-            Kind::Conflicts => walk!("src/store/prune/walk_conflicts.sql"),
-            Kind::Quarantine => walk!("src/store/prune/walk_quarantine.sql"),
+            RetentionTarget::Executions => walk!("src/store/prune/walk_executions.sql"),
+            RetentionTarget::Payloads => walk!("src/store/prune/walk_payloads.sql", cutoffs.executions),
+            RetentionTarget::Bulks => walk!("src/store/prune/walk_bulks.sql"),
+            RetentionTarget::Conflicts => walk!("src/store/prune/walk_conflicts.sql"),
+            RetentionTarget::Quarantine => walk!("src/store/prune/walk_quarantine.sql"),
         }?)
     }
 
     /// Removes those of `ids` that are still too old and that nobody writes to. When each first came.
     pub(crate) async fn remove(
         &mut self,
-        kind: Kind,
+        kind: RetentionTarget,
         ids: &[String],
         cutoffs: &Cutoffs,
-    ) -> Result<Vec<OffsetDateTime>, Fault> {
+    ) -> Result<Vec<OffsetDateTime>, DbError> {
         let before = cutoffs.of(kind);
         macro_rules! remove {
             ($file:literal) => {
@@ -173,11 +173,11 @@ impl Store {
             };
         }
         Ok(match kind {
-            Kind::Executions => remove!("src/store/prune/remove_executions.sql"),
-            Kind::Payloads => remove!("src/store/prune/remove_payloads.sql"),
-            Kind::Bulks => remove!("src/store/prune/remove_bulks.sql"),
-            Kind::Conflicts => remove!("src/store/prune/remove_conflicts.sql"),
-            Kind::Quarantine => remove!("src/store/prune/remove_quarantine.sql"),
+            RetentionTarget::Executions => remove!("src/store/prune/remove_executions.sql"),
+            RetentionTarget::Payloads => remove!("src/store/prune/remove_payloads.sql"),
+            RetentionTarget::Bulks => remove!("src/store/prune/remove_bulks.sql"),
+            RetentionTarget::Conflicts => remove!("src/store/prune/remove_conflicts.sql"),
+            RetentionTarget::Quarantine => remove!("src/store/prune/remove_quarantine.sql"),
         }?)
     }
 }

@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::item::{Item, Quarantined};
-use super::{Fault, Outcome, Store, record};
-use crate::auth::Method;
+use super::item::{RecordItem, Quarantined};
+use super::{DbError, Disposition, DbConnection, record};
+use crate::auth::AuthMethod;
 use crate::config;
 use crate::intake::Delivery;
 use crate::payload::Execution;
@@ -17,20 +17,20 @@ use crate::payload::Execution;
 /// Keeps those of `items` that are quarantined, as far as there is `room`, and says so in `outcomes`.
 pub(super) async fn keep(
     connection: &mut PgConnection,
-    items: &[Item<'_>],
+    items: &[RecordItem<'_>],
     room: config::Quarantine,
-    outcomes: &mut [Outcome],
+    outcomes: &mut [Disposition],
 ) -> Result<(), sqlx::Error> {
     let (mut hashes, mut bodies, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
     let (mut methods, mut acknowledged, mut intact) = (Vec::new(), Vec::new(), Vec::new());
     let (mut received, mut places) = (Vec::new(), Vec::new());
     for (place, item) in items.iter().enumerate() {
-        if let Item::Quarantined(quarantined) = item {
+        if let RecordItem::Quarantined(quarantined) = item {
             let Quarantined { reason, body, received_at, authenticated_by, .. } = quarantined;
             hashes.push(Sha256::digest(body).to_vec());
             bodies.push(*body);
             reasons.push(&**reason);
-            methods.push(authenticated_by.map(Method::as_str));
+            methods.push(authenticated_by.map(AuthMethod::as_str));
             acknowledged.push(quarantined.acknowledged);
             intact.push(quarantined.intact);
             received.push(*received_at);
@@ -60,7 +60,7 @@ pub(super) async fn keep(
     );
     let kept: HashSet<Vec<u8>> = kept.fetch_all(connection).await?.into_iter().collect();
     for (place, hash) in places.into_iter().zip(&hashes) {
-        outcomes[place] = if kept.contains(hash) { Outcome::Quarantined } else { Outcome::Dropped };
+        outcomes[place] = if kept.contains(hash) { Disposition::Quarantined } else { Disposition::Dropped };
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum Retried {
     /// It is recorded, and no longer in quarantine: the executions in it, and what became of them.
-    Recorded(Vec<(String, Outcome)>),
+    Recorded(Vec<(String, Disposition)>),
     /// It stays, for this reason.
     Stays(String),
     /// There is none with this number.
@@ -99,9 +99,9 @@ pub(crate) struct Found {
     pub(crate) came: Bytes,
 }
 
-impl Store {
+impl DbConnection {
     /// The entries behind `after`, at most `limit`, in the order of their numbers.
-    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Entry>, Fault> {
+    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Entry>, DbError> {
         Ok(sqlx::query_as!(
             Entry,
             r#"SELECT quarantine_id, reason, octet_length(body) AS "bytes!", authenticated_by, acknowledged,
@@ -115,13 +115,13 @@ impl Store {
     }
 
     /// The body of an entry.
-    pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, Fault> {
+    pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
         Ok(body.fetch_optional(&mut self.connection).await?)
     }
 
     /// Deletes entries, for good. Which there were.
-    pub(crate) async fn drop_quarantined(&mut self, ids: &[i64]) -> Result<Vec<i64>, Fault> {
+    pub(crate) async fn drop_quarantined(&mut self, ids: &[i64]) -> Result<Vec<i64>, DbError> {
         let dropped = sqlx::query_scalar!(
             "DELETE FROM quarantine WHERE quarantine_id = ANY ($1) RETURNING quarantine_id",
             ids
@@ -137,7 +137,7 @@ impl Store {
         &mut self,
         id: i64,
         find: impl Fn(&[u8]) -> Result<Vec<Found>, String>,
-    ) -> Result<Retried, Fault> {
+    ) -> Result<Retried, DbError> {
         let retried = self.of_one(async |store| store.retry(id, &find).await).await?;
         Ok(retried.unwrap_or_else(|fault| Retried::Stays(fault.to_string())))
     }
@@ -146,7 +146,7 @@ impl Store {
         &mut self,
         id: i64,
         find: &impl Fn(&[u8]) -> Result<Vec<Found>, String>,
-    ) -> Result<Retried, Fault> {
+    ) -> Result<Retried, DbError> {
         let entry = sqlx::query!(
             "SELECT body, authenticated_by, deliveries, first_received_at, last_received_at
              FROM quarantine WHERE quarantine_id = $1",
@@ -163,7 +163,7 @@ impl Store {
             trace: None,
             body: found.came.clone(),
             received_at: entry.first_received_at,
-            authenticated_by: entry.authenticated_by.as_deref().and_then(Method::named),
+            authenticated_by: entry.authenticated_by.as_deref().and_then(AuthMethod::named),
             acknowledged: true,
         };
         let deliveries: Vec<_> = found.iter().map(delivery).collect();
@@ -171,12 +171,12 @@ impl Store {
         for (found, delivery) in found.iter().zip(&deliveries) {
             match Execution::parse(&found.mended) {
                 Ok(execution) => items.push(
-                    Item::execution(execution, delivery).repeated(entry.deliveries, entry.last_received_at),
+                    RecordItem::from_execution(execution, delivery).with_deliveries(entry.deliveries, entry.last_received_at),
                 ),
                 Err(why) => return Ok(Retried::Stays(why.to_string())),
             }
         }
-        let id_of = |item: &Item<'_>| item.execution_id().unwrap_or_default().to_owned();
+        let id_of = |item: &RecordItem<'_>| item.execution_id().unwrap_or_default().to_owned();
         let ids: Vec<_> = items.iter().map(id_of).collect();
         loop {
             match self.move_out(id, entry.deliveries, &items).await {
@@ -187,7 +187,7 @@ impl Store {
                     for item in &mut items {
                         item.degrade(&fault);
                     }
-                    if items.iter().any(Item::is_quarantined) {
+                    if items.iter().any(RecordItem::is_quarantined) {
                         return Err(fault);
                     }
                 }
@@ -202,8 +202,8 @@ impl Store {
         &mut self,
         id: i64,
         deliveries: i32,
-        items: &[Item<'_>],
-    ) -> Result<Option<Vec<Outcome>>, Fault> {
+        items: &[RecordItem<'_>],
+    ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.connection.begin().await?;
         let outcomes = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
         let delete = sqlx::query!(

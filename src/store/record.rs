@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::changes::{Changes, Counted};
-use super::item::{Item, Row};
-use super::rounds::{Incoming, rounds};
-use super::{Fault, Store, TimeLimits, quarantine};
-use crate::auth::Method;
+use super::changes::{Rollups, CountedExecution};
+use super::item::{RecordItem, Row};
+use super::rounds::{Group, split_rounds};
+use super::{DbError, DbConnection, TimeLimits, quarantine};
+use crate::auth::AuthMethod;
 use crate::config;
 
 /// How much is stored of what is not recorded as an execution.
@@ -22,7 +22,7 @@ pub(crate) struct Bounds {
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
+pub(crate) enum Disposition {
     /// The first of its execution.
     New,
     /// It took the place of a non-terminal status.
@@ -39,7 +39,7 @@ pub(crate) enum Outcome {
     Dropped,
 }
 
-impl Outcome {
+impl Disposition {
     /// All there are.
     pub(crate) const ALL: [Self; 7] = [
         Self::New,
@@ -65,15 +65,15 @@ impl Outcome {
     }
 }
 
-impl Store {
+impl DbConnection {
     /// Records `items` in their order, all or none. One outcome per item. `limits`: instead of those that
     /// [`Store::promise`] sets.
     pub(crate) async fn record(
         &mut self,
-        items: &[Item<'_>],
+        items: &[RecordItem<'_>],
         bounds: Bounds,
         limits: Option<TimeLimits>,
-    ) -> Result<Vec<Outcome>, Fault> {
+    ) -> Result<Vec<Disposition>, DbError> {
         let mut transaction = self.connection.begin().await?;
         if let Some(TimeLimits { statement, lock }) = limits {
             let (statement, lock) = (statement.as_millis().to_string(), lock.as_millis().to_string());
@@ -98,12 +98,12 @@ impl Store {
 /// is executions, bulks, sums, quarantine.
 pub(super) async fn record(
     connection: &mut PgConnection,
-    items: &[Item<'_>],
+    items: &[RecordItem<'_>],
     conflicts: config::Conflicts,
-) -> Result<Vec<Outcome>, sqlx::Error> {
-    let mut outcomes = vec![Outcome::Dropped; items.len()];
-    let mut changes = Changes::default();
-    for (n, mut round) in rounds(items).into_iter().enumerate() {
+) -> Result<Vec<Disposition>, sqlx::Error> {
+    let mut outcomes = vec![Disposition::Dropped; items.len()];
+    let mut changes = Rollups::default();
+    for (n, mut round) in split_rounds(items).into_iter().enumerate() {
         // Those of one execution stay in their order.
         round.sort_by_key(|incoming| &incoming.row.execution.execution_id);
         // From the second round on, every execution is known from the first.
@@ -111,20 +111,20 @@ pub(super) async fn record(
         let (fresh, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|incoming| new.contains(&*incoming.row.execution.execution_id));
         for incoming in &fresh {
-            changes.came(counted(incoming), incoming.row.received_at);
-            incoming.mark(&mut outcomes, Outcome::New, None);
+            changes.added(counted(incoming), incoming.row.received_at);
+            incoming.set_disposition(&mut outcomes, Disposition::New, None);
         }
         if !known.is_empty() {
-            settle_known(connection, &known, conflicts, &mut changes, &mut outcomes).await?;
+            resolve_duplicates(connection, &known, conflicts, &mut changes, &mut outcomes).await?;
         }
     }
     changes.apply(connection).await?;
     Ok(outcomes)
 }
 
-fn counted<'r>(incoming: &Incoming<'r>) -> Counted<'r> {
+fn counted<'r>(incoming: &Group<'r>) -> CountedExecution<'r> {
     let execution = &incoming.row.execution;
-    Counted {
+    CountedExecution {
         workflow_id: Cow::Borrowed(&execution.workflow_id),
         bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
         status: Cow::Borrowed(&execution.status),
@@ -136,7 +136,7 @@ fn counted<'r>(incoming: &Incoming<'r>) -> Counted<'r> {
 /// The rows of a round as PostgreSQL takes them: an array a column. To add a column, add it here,
 /// in a migration, and in the two statements that take these arrays.
 #[derive(Default)]
-struct Columns<'r> {
+struct ColumnArrays<'r> {
     execution_id: Vec<&'r str>,
     workflow_id: Vec<&'r str>,
     bulk_id: Vec<Option<&'r str>>,
@@ -156,8 +156,8 @@ struct Columns<'r> {
     last_received_at: Vec<OffsetDateTime>,
 }
 
-impl<'r> Columns<'r> {
-    fn of(round: &'r [Incoming<'r>]) -> Self {
+impl<'r> ColumnArrays<'r> {
+    fn of(round: &'r [Group<'r>]) -> Self {
         let mut columns = Self::default();
         for incoming in round {
             let Row { execution, payload, payload_bytes, step_failed, authenticated_by, .. } = incoming.row;
@@ -174,7 +174,7 @@ impl<'r> Columns<'r> {
             columns.payload.push(*payload);
             columns.payload_bytes.push(*payload_bytes);
             columns.step_failed.push(*step_failed);
-            columns.authenticated_by.push(authenticated_by.map(Method::as_str));
+            columns.authenticated_by.push(authenticated_by.map(AuthMethod::as_str));
             columns.deliveries.push(incoming.deliveries);
             columns.first_received_at.push(incoming.first_received_at);
             columns.last_received_at.push(incoming.last_received_at);
@@ -214,21 +214,21 @@ macro_rules! with_columns {
 /// The executions among `round` that were not recorded before.
 async fn insert_new(
     connection: &mut PgConnection,
-    round: &[Incoming<'_>],
+    round: &[Group<'_>],
 ) -> Result<HashSet<String>, sqlx::Error> {
-    let columns = Columns::of(round);
+    let columns = ColumnArrays::of(round);
     let new = with_columns!("src/store/insert_new.sql", &columns).fetch_all(connection).await?;
     Ok(new.into_iter().map(|row| row.execution_id).collect())
 }
 
-async fn settle_known<'r>(
+async fn resolve_duplicates<'r>(
     connection: &mut PgConnection,
-    known: &[Incoming<'r>],
+    known: &[Group<'r>],
     conflicts: config::Conflicts,
-    changes: &mut Changes<'r>,
-    outcomes: &mut [Outcome],
+    changes: &mut Rollups<'r>,
+    outcomes: &mut [Disposition],
 ) -> Result<(), sqlx::Error> {
-    let columns = Columns::of(known);
+    let columns = ColumnArrays::of(known);
     let settled = with_columns!(
         "src/store/settle_known.sql",
         &columns,
@@ -243,16 +243,16 @@ async fn settle_known<'r>(
         // again, so that nothing is lost.
         let was = settled.remove(&n).ok_or(sqlx::Error::RowNotFound)?;
         let outcome = match &*was.verdict {
-            "replacement" => Outcome::Replacement,
-            "conflict" => Outcome::Conflict,
-            "conflict_dropped" => Outcome::ConflictDropped,
-            _ => Outcome::Duplicate,
+            "replacement" => Disposition::Replacement,
+            "conflict" => Disposition::Conflict,
+            "conflict_dropped" => Disposition::ConflictDropped,
+            _ => Disposition::Duplicate,
         };
-        incoming.mark(outcomes, outcome, Some(&was.previous_status));
+        incoming.set_disposition(outcomes, outcome, Some(&was.previous_status));
         // Another one in this statement may already have moved it.
         let previous = first.entry(&*incoming.row.execution.execution_id);
         let previous = previous.or_insert(was.previous_first_received_at);
-        let was = Counted {
+        let was = CountedExecution {
             workflow_id: Cow::Owned(was.previous_workflow_id),
             bulk_id: was.previous_bulk_id.map(Cow::Owned),
             status: Cow::Owned(was.previous_status),
@@ -261,11 +261,11 @@ async fn settle_known<'r>(
         };
         let first_received_at = incoming.first_received_at.min(*previous);
         *previous = first_received_at;
-        if outcome == Outcome::Replacement {
-            let is = Counted { first_received_at, ..counted(incoming) };
+        if outcome == Disposition::Replacement {
+            let is = CountedExecution { first_received_at, ..counted(incoming) };
             changes.replaced(was, is, incoming.row.received_at);
         } else if first_received_at < was.first_received_at {
-            changes.moved(was, first_received_at);
+            changes.shifted(was, first_received_at);
         }
     }
     Ok(())

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use sqlx::Connection;
 use time::OffsetDateTime;
 
-use super::changes::{Changes, Counted};
+use super::changes::{Rollups, CountedExecution};
 use super::jsonb::{Fit, fit};
-use super::{Fault, Store};
+use super::{DbError, DbConnection};
 use crate::payload::{self, Execution};
 
 /// What became of an execution that has bytes.
@@ -21,9 +21,9 @@ pub(crate) enum Repaired {
     Refused(String),
 }
 
-impl Store {
+impl DbConnection {
     /// The executions after `after` that have `payload_bytes`, at most `limit`, in the order of their identifiers.
-    pub(crate) async fn with_payload_bytes(&mut self, after: &str, limit: i64) -> Result<Vec<String>, Fault> {
+    pub(crate) async fn with_payload_bytes(&mut self, after: &str, limit: i64) -> Result<Vec<String>, DbError> {
         let ids = sqlx::query_scalar!(
             "SELECT execution_id FROM executions
              WHERE payload_bytes IS NOT NULL AND execution_id > $1 ORDER BY execution_id LIMIT $2",
@@ -35,12 +35,12 @@ impl Store {
 
     /// Fills in what an execution has in `payload_bytes` only: `payload`, `output`, `total_cost`, and with the cost the
     /// sum of its day. To do so again changes nothing. `None` when no such execution has bytes.
-    pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, Fault> {
+    pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
         let repaired = self.of_one(async |store| store.fill_in(execution_id).await).await?;
         Ok(repaired.unwrap_or_else(|fault| Some(Repaired::Refused(fault.to_string()))))
     }
 
-    async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, Fault> {
+    async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
         let mut transaction = self.connection.begin().await?;
         let row = sqlx::query!(
             r#"SELECT workflow_id, status, total_cost::text AS total_cost, first_received_at,
@@ -80,8 +80,8 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         if let Some(cost) = cost {
-            let mut changes = Changes::default();
-            let counted = |total_cost| Counted {
+            let mut changes = Rollups::default();
+            let counted = |total_cost| CountedExecution {
                 workflow_id: Cow::Borrowed(&*row.workflow_id),
                 bulk_id: None,
                 status: Cow::Borrowed(&*row.status),

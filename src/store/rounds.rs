@@ -12,11 +12,11 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-use super::item::{Item, Row};
-use super::record::Outcome;
+use super::item::{RecordItem, Row};
+use super::record::Disposition;
 
 /// Deliveries of one execution that are recorded as one.
-pub(super) struct Incoming<'r> {
+pub(super) struct Group<'r> {
     pub(super) row: &'r Row<'r>,
     /// Where they stand among the items, `row` first.
     places: Vec<usize>,
@@ -32,7 +32,7 @@ pub(super) fn is_terminal(status: &str) -> bool {
     matches!(status, "completed" | "failed" | "cancelled")
 }
 
-impl<'r> Incoming<'r> {
+impl<'r> Group<'r> {
     fn new(row: &'r Row<'r>, place: usize) -> Self {
         Self {
             row,
@@ -60,15 +60,15 @@ impl<'r> Incoming<'r> {
 
     /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again. `was`: the status recorded
     /// before.
-    pub(super) fn mark(&self, outcomes: &mut [Outcome], outcome: Outcome, was: Option<&str>) {
+    pub(super) fn set_disposition(&self, outcomes: &mut [Disposition], outcome: Disposition, was: Option<&str>) {
         let again = match outcome {
-            Outcome::Conflict | Outcome::ConflictDropped => outcome,
-            _ => Outcome::Duplicate,
+            Disposition::Conflict | Disposition::ConflictDropped => outcome,
+            _ => Disposition::Duplicate,
         };
         for (n, place) in self.places.iter().enumerate() {
             outcomes[*place] = if n == 0 { outcome } else { again };
         }
-        let passed = if was.is_some_and(is_terminal) { Outcome::Duplicate } else { Outcome::Replacement };
+        let passed = if was.is_some_and(is_terminal) { Disposition::Duplicate } else { Disposition::Replacement };
         for place in &self.passed {
             outcomes[*place] = passed;
         }
@@ -77,13 +77,13 @@ impl<'r> Incoming<'r> {
 
 /// The deliveries of executions among `items`. Within a round, each execution is there once, but for the last round,
 /// where all have ended.
-pub(super) fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
-    let mut first: Vec<Incoming<'r>> = Vec::with_capacity(items.len());
+pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>]) -> Vec<Vec<Group<'r>>> {
+    let mut first: Vec<Group<'r>> = Vec::with_capacity(items.len());
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(items.len());
-    let mut further: HashMap<usize, Vec<Incoming<'r>>> = HashMap::new();
+    let mut further: HashMap<usize, Vec<Group<'r>>> = HashMap::new();
     for (place, item) in items.iter().enumerate() {
-        let Item::Execution(row) = item else { continue };
-        let incoming = Incoming::new(row, place);
+        let RecordItem::Execution(row) = item else { continue };
+        let incoming = Group::new(row, place);
         match places.get(&*row.execution.execution_id) {
             None => {
                 places.insert(&row.execution.execution_id, first.len());
@@ -92,7 +92,7 @@ pub(super) fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
             Some(&at) => further.entry(at).or_default().push(incoming),
         }
     }
-    let mut rounds: Vec<Vec<Incoming<'r>>> = Vec::new();
+    let mut rounds: Vec<Vec<Group<'r>>> = Vec::new();
     let mut last = Vec::new();
     for (at, incoming) in further {
         let (in_turn, ended) = split(&mut first[at], incoming);
@@ -115,9 +115,9 @@ pub(super) fn rounds<'r>(items: &'r [Item<'r>]) -> Vec<Vec<Incoming<'r>>> {
 
 /// Splits the deliveries after the `first` one of an execution: those that are applied in turn, and those after the
 /// first terminal one.
-fn split<'r>(first: &mut Incoming<'r>, further: Vec<Incoming<'r>>) -> (Vec<Incoming<'r>>, Vec<Incoming<'r>>) {
+fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>, Vec<Group<'r>>) {
     let mut further = further.into_iter().peekable();
-    let mut in_turn: Vec<Incoming<'r>> = Vec::new();
+    let mut in_turn: Vec<Group<'r>> = Vec::new();
     let mut ended = is_terminal(&first.row.execution.status);
     while !ended && let Some(next) = further.next() {
         let before = in_turn.last_mut().unwrap_or(first);
@@ -135,7 +135,7 @@ fn split<'r>(first: &mut Incoming<'r>, further: Vec<Incoming<'r>>) -> (Vec<Incom
         }
     }
     let terminal = in_turn.last_mut().unwrap_or(first);
-    let mut rest: Vec<Incoming<'r>> = Vec::new();
+    let mut rest: Vec<Group<'r>> = Vec::new();
     let mut by_content: HashMap<Option<&[u8]>, usize> = HashMap::new();
     for next in further {
         // What has not ended only counts.

@@ -6,19 +6,19 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Status};
 
 use super::{EXECUTION_ID, Traces};
-use crate::store::{Fault, Item, Outcome};
+use crate::store::{DbError, RecordItem, Disposition};
 
 impl Traces {
     /// An attempt at a transaction, from `begun` to now, with one outcome for each of `items`.
     pub(crate) fn attempted(
         &self,
         begun: SystemTime,
-        items: &[Item<'_>],
-        outcomes: Result<&[Outcome], &Fault>,
+        items: &[RecordItem<'_>],
+        outcomes: Result<&[Disposition], &DbError>,
     ) {
         let ended = SystemTime::now();
         let links: Vec<_> =
-            items.iter().filter_map(Item::trace).map(|trace| Link::with_context(trace.span())).collect();
+            items.iter().filter_map(RecordItem::trace).map(|trace| Link::with_context(trace.span())).collect();
         if links.is_empty() {
             return;
         }

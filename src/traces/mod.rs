@@ -32,8 +32,8 @@ use crate::config;
 use crate::config::SettingsError;
 use crate::metrics::Metrics;
 pub(crate) use context::TraceContext;
-pub(crate) use request::Request;
-pub(crate) use sending::Sending;
+pub(crate) use request::RequestTrace;
+pub(crate) use sending::Exporter;
 
 /// Which execution a span is about.
 const EXECUTION_ID: Key = Key::from_static_str("workflow_receiver.execution_id");
@@ -52,14 +52,14 @@ impl Traces {
     pub(crate) fn new(
         settings: &config::Traces,
         metrics: &Arc<Metrics>,
-    ) -> Result<Option<(Self, Sending)>, SettingsError> {
+    ) -> Result<Option<(Self, Exporter)>, SettingsError> {
         let Some(collector) = settings.collector()? else { return Ok(None) };
         let version = env!("CARGO_PKG_VERSION");
         let resource = Resource::builder()
             .with_service_name(settings.service_name.clone())
             .with_attribute(KeyValue::new("service.version", version))
             .build();
-        let (queue, sending) = Sending::new(collector, &resource, metrics);
+        let (queue, sending) = Exporter::new(collector, &resource, metrics);
         let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)

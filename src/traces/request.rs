@@ -9,11 +9,11 @@ use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status
 use opentelemetry_sdk::trace::Span;
 
 use super::{EXECUTION_ID, TraceContext, Traces, context};
-use crate::intake::Refused;
+use crate::intake::RejectReason;
 
 /// A request on its way to its answer. Its spans end with it at the latest.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct RequestTrace {
     traces: Traces,
     parent: Option<SpanContext>,
     route: &'static str,
@@ -25,9 +25,9 @@ pub(crate) struct Request {
 
 impl Traces {
     /// A request whose head has come. `route` is what its path was found to be, not the path: that may hold a token.
-    pub(crate) fn request(&self, head: &Parts, route: &'static str) -> Box<Request> {
+    pub(crate) fn request(&self, head: &Parts, route: &'static str) -> Box<RequestTrace> {
         let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        Box::new(Request {
+        Box::new(RequestTrace {
             traces: self.clone(),
             parent: traceparent.and_then(context::parse),
             route,
@@ -38,9 +38,9 @@ impl Traces {
     }
 }
 
-impl Request {
+impl RequestTrace {
     /// The sender is known: from here on it is traced, beginning with its head, if its trace is sampled.
-    pub(crate) fn admitted(&mut self) {
+    pub(crate) fn authenticated(&mut self) {
         let route = self.route;
         let span = SpanBuilder::from_name(format!("POST {route}"))
             .with_kind(SpanKind::Server)
@@ -54,7 +54,7 @@ impl Request {
     }
 
     /// It is about this execution.
-    pub(crate) fn about(&mut self, execution_id: &str) {
+    pub(crate) fn set_execution_id(&mut self, execution_id: &str) {
         if let Some(span) = self.span.as_mut().filter(|span| span.is_recording()) {
             span.set_attribute(KeyValue::new(EXECUTION_ID, execution_id.to_owned()));
         }
@@ -66,7 +66,7 @@ impl Request {
     }
 
     /// From here on it waits for the disk.
-    pub(crate) fn spooling(&mut self) {
+    pub(crate) fn start_enqueue(&mut self) {
         self.spooling = self.context().map(|request| {
             let span = SpanBuilder::from_name("spool");
             self.traces.begin(span, Some(request.span()))
@@ -74,7 +74,7 @@ impl Request {
     }
 
     /// Its delivery is on disk, or refused.
-    pub(crate) fn spooled(&mut self, kept: Result<(), Refused>) {
+    pub(crate) fn end_enqueue(&mut self, kept: Result<(), RejectReason>) {
         if let (Some(span), Err(refused)) = (&mut self.spooling, kept) {
             span.set_status(Status::error(refused.to_string()));
         }
@@ -82,7 +82,7 @@ impl Request {
     }
 
     /// It is answered.
-    pub(crate) fn answered(mut self: Box<Self>, status: StatusCode) {
+    pub(crate) fn finish(mut self: Box<Self>, status: StatusCode) {
         let Some(span) = &mut self.span else { return };
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
         if status.is_server_error() {

@@ -66,7 +66,7 @@ impl SpanProcessor for Queue {
 
 /// What sends them.
 #[derive(Debug)]
-pub(crate) struct Sending {
+pub(crate) struct Exporter {
     ended: mpsc::Receiver<SpanData>,
     collector: Collector,
     resource: ResourceAttributesWithSchema,
@@ -77,7 +77,7 @@ pub(crate) struct Sending {
 
 /// Why the collector did not take a message.
 #[derive(Debug, thiserror::Error)]
-enum Untaken {
+enum ExportError {
     #[error("the collector cannot be reached: {0}")]
     Away(Box<dyn Error + Send + Sync>),
     #[error("the collector did not answer in time")]
@@ -86,7 +86,7 @@ enum Untaken {
     Refused(StatusCode),
 }
 
-impl Untaken {
+impl ExportError {
     /// Whether it may take the same message another time.
     fn may_pass(&self) -> bool {
         match self {
@@ -96,7 +96,7 @@ impl Untaken {
     }
 }
 
-impl Sending {
+impl Exporter {
     pub(super) fn new(collector: Collector, resource: &Resource, metrics: &Arc<Metrics>) -> (Queue, Self) {
         let (queue, ended) = mpsc::channel(QUEUE);
         let sending =
@@ -167,16 +167,16 @@ impl Sending {
     }
 
     /// Sends a message. How many of its spans the collector does not want.
-    async fn post(&self, message: Bytes) -> Result<usize, Untaken> {
+    async fn post(&self, message: Bytes) -> Result<usize, ExportError> {
         let mut request = Request::new(Full::new(message));
         *request.method_mut() = hyper::Method::POST;
         *request.uri_mut() = self.collector.path.clone();
         *request.headers_mut() = self.collector.headers.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let answer = timeout(TIMEOUT, client::send(&self.collector.address, request)).await;
-        let (status, body) = answer.map_err(|_| Untaken::Slow)?.map_err(Untaken::Away)?;
+        let (status, body) = answer.map_err(|_| ExportError::Slow)?.map_err(ExportError::Away)?;
         if !status.is_success() {
-            return Err(Untaken::Refused(status));
+            return Err(ExportError::Refused(status));
         }
         let partial = ExportTraceServiceResponse::decode(body).ok().and_then(|answer| answer.partial_success);
         Ok(partial.and_then(|partial| usize::try_from(partial.rejected_spans).ok()).unwrap_or(0))

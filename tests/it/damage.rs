@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Receiver, StartError};
+use workflow_receiver::app::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, settings, with};
 use crate::spool::{ids, impatient, recorded, spooled};
@@ -17,7 +17,7 @@ pub(crate) fn spool(dir: &Path) -> std::path::PathBuf {
 }
 
 async fn refusal(dir: &Path) -> String {
-    match Receiver::start(&settings(dir), no_database()).await {
+    match Server::start(&settings(dir), no_database()).await {
         Err(StartError::Spool(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use workflow_receiver::app::{Progress, Receiver, RunError};
+use workflow_receiver::app::{Progress, Server, RunError};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
 
@@ -126,7 +126,7 @@ impl TestReceiver {
     ) -> Self {
         let mut settings = settings(dir.path());
         change(&mut settings);
-        let receiver = Receiver::start(&settings, database.clone()).await.unwrap();
+        let receiver = Server::start(&settings, database.clone()).await.unwrap();
         let (url, admin) = (receiver.webhook_url(), format!("http://{}", receiver.admin_address()));
         let (progress, shutdown) = (receiver.progress(), Shutdown::default());
         let stop = shutdown.clone();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use reqwest::Client;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Receiver, StartError};
+use workflow_receiver::app::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, until, with};
 use crate::process::{Process, program};
@@ -381,7 +381,7 @@ async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receiv
 }
 
 async fn second(dir: &Path) -> Option<String> {
-    match Receiver::start(&settings(dir), no_database()).await {
+    match Server::start(&settings(dir), no_database()).await {
         Err(StartError::Spool(error)) => Some(error.to_string()),
         Err(other) => panic!("{other}"),
         Ok(_) => None,

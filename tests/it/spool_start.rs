@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Receiver, StartError};
+use workflow_receiver::app::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with, within};
 use crate::spool::{ids, impatient, recorded, spooled};
@@ -279,7 +279,7 @@ async fn a_database_of_another_program_beside_a_log_of_the_spool_is_refused_and_
     Sqlite::open(spool.join("spool.db")).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
     let before = fs::read(spool.join("spool.db")).unwrap();
     fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
-    match Receiver::start(&settings(dir.path()), no_database()).await {
+    match Server::start(&settings(dir.path()), no_database()).await {
         Err(StartError::Spool(error)) => {
             assert!(error.to_string().contains("Nothing was changed"), "{error}");
         }

@@ -7,21 +7,21 @@ use crate::http::problem::Problem;
 use crate::reading::bulks::Bulks;
 use crate::reading::conflicts::{self, Conflicts};
 use crate::reading::executions::{self, Executions};
-use crate::reading::failures::{self, Grouped};
-use crate::reading::overview::Chart;
+use crate::reading::failures::{self, FailureQuery};
+use crate::reading::overview::OverviewQuery;
 use crate::reading::page::List;
 use crate::reading::quarantine::Quarantine;
-use crate::reading::results::{self, Outputs};
+use crate::reading::results::{self, ResultsQuery};
 use crate::reading::workflows::{self, Workflows};
-use crate::reading::{Question, page};
+use crate::reading::{Query, page};
 
 /// A question that a URL can ask.
-pub(super) trait Asked: Question + Sized {
+pub(super) trait FromQuery: Query + Sized {
     /// Takes what it needs from the parameters.
     fn read(parameters: &mut Parameters) -> Result<Self, Problem>;
 }
 
-impl Asked for Executions {
+impl FromQuery for Executions {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = executions::Filter {
             status: p.text("status")?,
@@ -33,7 +33,7 @@ impl Asked for Executions {
     }
 }
 
-impl Asked for Outputs {
+impl FromQuery for ResultsQuery {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = results::Filter {
             execution: p.text("execution")?,
@@ -44,26 +44,26 @@ impl Asked for Outputs {
     }
 }
 
-impl Asked for Bulks {
+impl FromQuery for Bulks {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page(List::Bulks)? })
     }
 }
 
-impl Asked for Conflicts {
+impl FromQuery for Conflicts {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = conflicts::Filter { execution: p.text("execution")? };
         Ok(Self { filter, period: p.period()?, page: p.page(List::Conflicts)? })
     }
 }
 
-impl Asked for Quarantine {
+impl FromQuery for Quarantine {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         Ok(Self { period: p.period()?, page: p.page(List::Quarantine)? })
     }
 }
 
-impl Asked for Grouped {
+impl FromQuery for FailureQuery {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         Ok(Self {
             by: p.choice("by")?.unwrap_or_default(),
@@ -74,7 +74,7 @@ impl Asked for Grouped {
     }
 }
 
-impl Asked for Workflows {
+impl FromQuery for Workflows {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         Ok(Self {
             days: p.number("days", workflows::DEFAULT_DAYS, workflows::MAX_DAYS)?,
@@ -84,7 +84,7 @@ impl Asked for Workflows {
     }
 }
 
-impl Asked for Chart {
+impl FromQuery for OverviewQuery {
     fn read(p: &mut Parameters) -> Result<Self, Problem> {
         let by = p.choice("by")?.unwrap_or_default();
         let period = p.period()?;

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::reading::executions::Execution;
-use crate::reading::results::Output;
+use crate::reading::results::ResultItem;
 
 /// What can be a line.
 pub(super) trait Record {
@@ -103,7 +103,7 @@ impl Record for Execution {
     }
 }
 
-impl Record for Output {
+impl Record for ResultItem {
     const COLUMNS: &'static str =
         "execution_id,workflow_id,bulk_id,position,name,kind,value,truncated,first_received_at";
 

@@ -20,7 +20,7 @@ use super::Api;
 use super::openapi::Refusals;
 use super::parameters::Parameters;
 use crate::http::problem::Problem;
-use crate::live::Change;
+use crate::live::ChangeEvent;
 
 /// With nothing to tell, how often there is a sign of life: proxies close what is silent.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn is(&self, change: &Change) -> bool {
+    fn is(&self, change: &ChangeEvent) -> bool {
         let as_wanted = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
         as_wanted(&self.status, &change.status)
             && as_wanted(&self.workflow, &change.workflow_id)
@@ -62,7 +62,7 @@ pub(super) async fn events(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
     p.end()?;
     let place = api.listeners.clone().try_acquire_owned();
     let place = place.map_err(|_| Problem::TooMany { what: "listeners" })?;
-    let changes = api.admin.live.listen();
+    let changes = api.admin.live.subscribe();
     let listener = Listener { api, wanted, changes, greeted: false, _place: place };
     let told = stream::unfold(listener, |mut listener| async {
         let text = listener.next().await?;
@@ -74,7 +74,7 @@ pub(super) async fn events(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
 struct Listener {
     api: Arc<Api>,
     wanted: Wanted,
-    changes: Receiver<Arc<Change>>,
+    changes: Receiver<Arc<ChangeEvent>>,
     greeted: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -111,7 +111,7 @@ impl Listener {
         Some(text)
     }
 
-    fn tell(&self, change: &Change, text: &mut String) {
+    fn tell(&self, change: &ChangeEvent, text: &mut String) {
         if self.wanted.is(change) {
             let data = serde_json::to_string(change).unwrap_or_default();
             let _ = write!(text, "event: recorded\ndata: {data}\n\n");

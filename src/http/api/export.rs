@@ -16,15 +16,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::asked::Asked;
+use super::asked::FromQuery;
 use super::csv::{self, Record};
 use super::openapi::Refusals;
 use super::parameters::Parameters;
 use crate::http::problem::Problem;
 use crate::reading::executions::{self, Executions};
 use crate::reading::page::Position;
-use crate::reading::results::{self, Outputs};
-use crate::reading::{Choice, Listing, Page, Period, Question, Unanswered};
+use crate::reading::results::{self, ResultsQuery};
+use crate::reading::{Choice, ListQuery, Page, TimeRange, Query, Unanswered};
 
 /// How often an export asks again for a page when all connections are taken.
 const TRIES: u32 = 30;
@@ -85,12 +85,12 @@ pub(super) async fn executions(State(api): State<Arc<Api>>, uri: Uri) -> Result<
     )
 )]
 pub(super) async fn results(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
-    export::<Outputs, _>(api, &uri, "results").await
+    export::<ResultsQuery, _>(api, &uri, "results").await
 }
 
 async fn export<L, T>(api: Arc<Api>, uri: &Uri, name: &str) -> Result<Response, Problem>
 where
-    L: Asked + Listing + Question<Answer = Page<T>> + Send + 'static,
+    L: FromQuery + ListQuery + Query<Answer = Page<T>> + Send + 'static,
     T: Record + Serialize,
 {
     let mut parameters = Parameters::of_whole(uri);
@@ -137,7 +137,7 @@ struct Export<L> {
 
 impl<L, T> Export<L>
 where
-    L: Listing + Question<Answer = Page<T>>,
+    L: ListQuery + Query<Answer = Page<T>>,
     T: Record + Serialize,
 {
     /// The lines of the next page that has any; `None` behind the last.

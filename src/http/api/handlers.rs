@@ -16,8 +16,8 @@ use super::parameters::Paging;
 use super::{Api, read};
 use crate::health::Summary;
 use crate::http::problem::{self, Problem};
-use crate::reading::overview::{self, Chart, Overview};
-use crate::reading::{Page, Period, bulks, conflicts, executions, failures, quarantine, results, workflows};
+use crate::reading::overview::{self, OverviewQuery, Overview};
+use crate::reading::{Page, TimeRange, bulks, conflicts, executions, failures, quarantine, results, workflows};
 
 type Answer<T> = Result<Json<T>, Problem>;
 type Shared = State<Arc<Api>>;
@@ -51,7 +51,7 @@ pub(super) struct Dashboard {
     responses((status = 200, body = Dashboard), Refusals)
 )]
 pub(super) async fn overview(State(api): Shared, uri: Uri) -> Answer<Dashboard> {
-    let chart: Chart = read(&uri)?;
+    let chart: OverviewQuery = read(&uri)?;
     let overview = api.ask(&chart).await?;
     let receiver = api.admin.health.health().into();
     Ok(Json(Dashboard { from: chart.from, to: chart.to, overview, receiver }))
@@ -93,8 +93,8 @@ pub(super) async fn executions(State(api): Shared, uri: Uri) -> Answer<Page<exec
         Refusals,
     )
 )]
-pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<executions::Whole> {
-    api.one(&uri, executions::One { execution_id: named(id, "execution")? }, "execution").await
+pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<executions::ExecutionDetail> {
+    api.one(&uri, executions::GetExecution { execution_id: named(id, "execution")? }, "execution").await
 }
 
 /// What executions made: a row for each output
@@ -105,8 +105,8 @@ pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> A
     params(results::Filter, Period, Paging),
     responses((status = 200, body = Page<results::Output>), Refusals)
 )]
-pub(super) async fn results(State(api): Shared, uri: Uri) -> Answer<Page<results::Output>> {
-    api.answer::<results::Outputs>(&uri).await
+pub(super) async fn results(State(api): Shared, uri: Uri) -> Answer<Page<results::ResultItem>> {
+    api.answer::<results::ResultsQuery>(&uri).await
 }
 
 /// Bulks that something came of, and how far they are, newest first
@@ -132,8 +132,8 @@ pub(super) async fn bulks(State(api): Shared, uri: Uri) -> Answer<Page<bulks::Bu
         Refusals,
     )
 )]
-pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<bulks::Whole> {
-    api.one(&uri, bulks::One { bulk_id: named(id, "bulk")? }, "bulk").await
+pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<bulks::BulkDetail> {
+    api.one(&uri, bulks::GetBulk { bulk_id: named(id, "bulk")? }, "bulk").await
 }
 
 /// What failed how often, and why: the most frequent first
@@ -150,7 +150,7 @@ pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer
     responses((status = 200, body = failures::Failures), Refusals)
 )]
 pub(super) async fn failures(State(api): Shared, uri: Uri) -> Answer<failures::Failures> {
-    api.answer::<failures::Grouped>(&uri).await
+    api.answer::<failures::FailureQuery>(&uri).await
 }
 
 /// Deliveries that contradict the recorded outcome, newest first
@@ -173,8 +173,8 @@ pub(super) async fn conflicts(State(api): Shared, uri: Uri) -> Answer<Page<confl
         Refusals,
     )
 )]
-pub(super) async fn conflict(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<conflicts::Whole> {
-    api.one(&uri, conflicts::One { conflict_id: numbered(id, "conflict_id")? }, "conflict").await
+pub(super) async fn conflict(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<conflicts::ConflictDetail> {
+    api.one(&uri, conflicts::GetConflict { conflict_id: numbered(id, "conflict_id")? }, "conflict").await
 }
 
 /// Bodies that are no execution, newest first
@@ -197,8 +197,8 @@ pub(super) async fn quarantine(State(api): Shared, uri: Uri) -> Answer<Page<quar
         Refusals,
     )
 )]
-pub(super) async fn quarantined(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<quarantine::Whole> {
-    api.one(&uri, quarantine::One { quarantine_id: numbered(id, "quarantine_id")? }, "body").await
+pub(super) async fn quarantined(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<quarantine::QuarantineDetail> {
+    api.one(&uri, quarantine::GetQuarantined { quarantine_id: numbered(id, "quarantine_id")? }, "body").await
 }
 
 type Id<T> = Result<Path<T>, PathRejection>;

@@ -26,13 +26,13 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use self::asked::Asked;
+use self::asked::FromQuery;
 pub(super) use self::openapi::DoorRefusals;
 use self::parameters::Parameters;
 use super::problem::Problem;
-use super::{Admin, operators};
+use super::{AdminState, operators};
 use crate::reading::pool::WAIT;
-use crate::reading::{Question, Unanswered};
+use crate::reading::{Query, Unanswered};
 
 /// How many may follow what happens at once. The admin port has more connections than these and the exports:
 /// whatever they do, health and metrics are answered.
@@ -47,14 +47,14 @@ const SMALL_ANSWER: u64 = 1 << 20;
 
 /// What the routes share.
 struct Api {
-    admin: Admin,
+    admin: AdminState,
     answers: Arc<Semaphore>,
     listeners: Arc<Semaphore>,
     exports: Arc<Semaphore>,
 }
 
 /// The routes.
-pub(super) fn routes(admin: Admin) -> Router {
+pub(super) fn routes(admin: AdminState) -> Router {
     let credentials = admin.credentials.clone();
     let openapi = openapi::document(admin.webhook_port);
     let answers = admin.pool.connections() + MORE_ANSWERS;
@@ -81,8 +81,8 @@ pub(super) fn routes(admin: Admin) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), count))
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)))
         .merge(docs::routes())
-        .layer(middleware::map_response(keep_to_yourself))
-        .layer(middleware::from_fn_with_state(credentials, operators::ask_for_address))
+        .layer(middleware::map_response(no_store))
+        .layer(middleware::from_fn_with_state(credentials, operators::reject_foreign_host))
         .with_state(api)
 }
 
@@ -111,7 +111,7 @@ async fn bound(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
 }
 
 /// What is recorded is for nobody's cache, and nothing in it is what it is not said to be.
-async fn keep_to_yourself(mut answer: Response) -> Response {
+async fn no_store(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -120,7 +120,7 @@ async fn keep_to_yourself(mut answer: Response) -> Response {
 
 impl Api {
     /// Puts a question to PostgreSQL.
-    async fn ask<Q: Question>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
+    async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
         let asked = Instant::now();
         let answer = self.admin.pool.ask(question).await;
         self.admin.metrics.api_read(asked.elapsed());
@@ -128,7 +128,7 @@ impl Api {
     }
 
     /// Answers what a URL asks.
-    async fn answer<Q: Asked>(&self, uri: &Uri) -> Result<Json<Q::Answer>, Problem> {
+    async fn answer<Q: FromQuery>(&self, uri: &Uri) -> Result<Json<Q::Answer>, Problem> {
         let question = read::<Q>(uri)?;
         Ok(Json(self.ask(&question).await?))
     }
@@ -136,7 +136,7 @@ impl Api {
     /// Answers with the one thing that is asked for.
     async fn one<T, Q>(&self, uri: &Uri, question: Q, what: &'static str) -> Result<Json<T>, Problem>
     where
-        Q: Question<Answer = Option<T>>,
+        Q: Query<Answer = Option<T>>,
     {
         Parameters::of(uri).end()?;
         self.ask(&question).await?.map(Json).ok_or(Problem::NotRecorded { what })
@@ -144,7 +144,7 @@ impl Api {
 }
 
 /// What a URL asks.
-fn read<Q: Asked>(uri: &Uri) -> Result<Q, Problem> {
+fn read<Q: FromQuery>(uri: &Uri) -> Result<Q, Problem> {
     let mut parameters = Parameters::of(uri);
     let question = Q::read(&mut parameters)?;
     parameters.end()?;

@@ -10,7 +10,7 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::{events, export, handlers};
 use crate::http::{WEBHOOK_PATH, problem, receive};
-use crate::live::Change;
+use crate::live::ChangeEvent;
 
 #[derive(OpenApi)]
 #[openapi(

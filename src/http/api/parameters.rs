@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use crate::http::problem::Problem;
 use crate::reading::page::{List, MAX_LIMIT, Position};
 use crate::reading::results::EXPORT_LIMIT;
-use crate::reading::{Ask, Choice, Period};
+use crate::reading::{PageRequest, Choice, TimeRange};
 
 /// Which page of a list.
 #[derive(IntoParams)]
@@ -103,19 +103,19 @@ impl Parameters {
         )
     }
 
-    pub(super) fn period(&mut self) -> Result<Period, Problem> {
-        Ok(Period { from: self.time("from")?, to: self.time("to")? })
+    pub(super) fn period(&mut self) -> Result<TimeRange, Problem> {
+        Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
     }
 
-    pub(super) fn page(&mut self, list: List) -> Result<Ask, Problem> {
+    pub(super) fn page(&mut self, list: List) -> Result<PageRequest, Problem> {
         if self.whole {
             let limit = if list == List::Results { EXPORT_LIMIT } else { MAX_LIMIT };
-            return Ok(Ask { limit, after: None });
+            return Ok(PageRequest { limit, after: None });
         }
-        let limit = self.number("limit", Ask::default().limit, MAX_LIMIT)?;
-        let Some(cursor) = self.take("cursor")? else { return Ok(Ask { limit, after: None }) };
+        let limit = self.number("limit", PageRequest::default().limit, MAX_LIMIT)?;
+        let Some(cursor) = self.take("cursor")? else { return Ok(PageRequest { limit, after: None }) };
         match Position::of_cursor(&cursor, list) {
-            after @ Some(_) => Ok(Ask { limit, after }),
+            after @ Some(_) => Ok(PageRequest { limit, after }),
             None => not_allowed("cursor", "must be the `next` of a page of this list, as it came"),
         }
     }
