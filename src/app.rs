@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::{Credentials, Database};
 use crate::health::{Monitor, Observed};
-use crate::http::{self, AdminState, WebhookState, Limiter};
+use crate::http::{self, AdminState, Limiter, WebhookState};
 use crate::intake::SpoolHandle;
 use crate::live::EventBus;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reading::Pool;
-use crate::recorder::{self, Recorder, RecorderHealth, ConnectionPool};
+use crate::recorder::{self, ConnectionPool, Recorder, RecorderHealth};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
-use crate::spool::{self, SpoolStatus, BatchLimits, Reader, Recorded, SpoolError, Writer};
+use crate::spool::{self, BatchLimits, Reader, Recorded, SpoolError, SpoolStatus, Writer};
 use crate::store::Bounds;
 use crate::traces::Traces;
 
@@ -387,7 +387,8 @@ fn limits(settings: &config::Http) -> (http::ConnectionLimits, http::ConnectionL
             "the system allows fewer open files than http.max_connections needs: fewer connections are taken"
         );
     }
-    let limits = |connections| http::ConnectionLimits { connections, header_timeout, body_timeout, idle_timeout };
+    let limits =
+        |connections| http::ConnectionLimits { connections, header_timeout, body_timeout, idle_timeout };
     (limits(connections), limits(ADMIN_CONNECTIONS))
 }
 

@@ -250,7 +250,11 @@ impl PendingAuth {
             mac.update(body);
             right |= mac.finalize().into_bytes().as_slice().ct_eq(&signed.mac);
         }
-        if right.into() { Ok(AuthMethod::Signature) } else { self.otherwise.map_err(|_| AuthError::Signature) }
+        if right.into() {
+            Ok(AuthMethod::Signature)
+        } else {
+            self.otherwise.map_err(|_| AuthError::Signature)
+        }
     }
 
     /// The same claim, with the signature to be checked by the secrets of `authenticator`.
@@ -395,6 +399,10 @@ mod tests {
         assert_eq!(attempt(&open, &[], BODY, NOW), Ok(AuthMethod::None));
         let stamp = NOW.to_string();
         let signed = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
-        assert_eq!(attempt(&open, &signed, BODY, NOW), Ok(AuthMethod::Signature), "the best proof is recorded");
+        assert_eq!(
+            attempt(&open, &signed, BODY, NOW),
+            Ok(AuthMethod::Signature),
+            "the best proof is recorded"
+        );
     }
 }

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::auth::{Authenticator, PendingAuth, AuthMethod, AuthError, AdminToken};
+use crate::auth::{AdminToken, AuthError, AuthMethod, Authenticator, PendingAuth};
 use crate::config::{Settings, SettingsError};
 use crate::store::DbError;
 

@@ -71,9 +71,11 @@ impl SpoolHandle {
     /// [`Refused`], at once when the channel is full; then nothing of the delivery is kept.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
         let (receipt, kept) = oneshot::channel();
-        self.arrivals.try_send(PendingDelivery { delivery, ack: receipt, _memory: memory }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
+        self.arrivals.try_send(PendingDelivery { delivery, ack: receipt, _memory: memory }).map_err(|e| {
+            match e {
+                mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
+            }
         })?;
         kept.await.unwrap_or(Err(RejectReason::ShuttingDown))
     }

@@ -11,7 +11,7 @@ use time::serde::rfc3339;
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
 
-use crate::store::{RecordItem, Disposition};
+use crate::store::{Disposition, RecordItem};
 
 /// How many changes a listener may be behind.
 const CAPACITY: usize = 8_192;
@@ -67,7 +67,8 @@ impl EventBus {
         if self.subscribers() == 0 {
             return;
         }
-        for change in items.iter().zip(outcomes).filter_map(|(item, outcome)| ChangeEvent::of(item, *outcome)) {
+        for change in items.iter().zip(outcomes).filter_map(|(item, outcome)| ChangeEvent::of(item, *outcome))
+        {
             // The last listener may have gone.
             let _ = self.0.send(Arc::new(change));
         }

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use crate::auth::AuthError;
 use crate::logging;
 use crate::spool::SpoolStatus;
-use crate::store::{RetentionTarget, Disposition};
+use crate::store::{Disposition, RetentionTarget};
 
 /// The receiver's metrics. All names begin with `workflow_receiver_`.
 #[derive(Debug)]

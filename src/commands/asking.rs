@@ -10,7 +10,7 @@ use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
 use crate::reading::page::{MAX_LIMIT, Position};
-use crate::reading::{Choice, ListQuery, Page, TimeRange, Pool, Query};
+use crate::reading::{Choice, ListQuery, Page, Pool, Query, TimeRange};
 
 /// Which period.
 #[derive(Debug, Args)]

@@ -7,12 +7,12 @@ use super::asking::{Form, When, choice};
 use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
-use super::table::{Column, Table, timestamp_or_empty, text};
+use super::table::{Column, Table, text, timestamp_or_empty};
 use super::{CommandError, database, reader};
 use crate::config::Settings;
-use crate::reading::bulks::{self, Bulk, Complete, GetBulk, BulkDetail};
+use crate::reading::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::reading::executions::{self, Executions};
-use crate::reading::failures::{self, Failures, FailureQuery};
+use crate::reading::failures::{self, FailureQuery, Failures};
 use crate::reading::results::{self, ResultsQuery};
 use crate::reading::{PageRequest, Pool};
 use crate::store::DbConnection;
@@ -88,8 +88,11 @@ impl Bulks {
             }
             return self.one(&pool, id).await;
         }
-        let question =
-            bulks::Bulks { complete: self.complete, period: self.when.period(), page: PageRequest::default() };
+        let question = bulks::Bulks {
+            complete: self.complete,
+            period: self.when.period(),
+            page: PageRequest::default(),
+        };
         self.form.list(&pool, question, COLUMNS).await
     }
 

@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use super::asking::{Form, When};
 use super::output::Output;
-use super::table::{Column, Table, number, timestamp, timestamp_or_empty, or_empty, text, words};
+use super::table::{Column, Table, number, or_empty, text, timestamp, timestamp_or_empty, words};
 use super::{CommandError, reader};
 use crate::config::Settings;
 use crate::reading::conflicts::{self, Conflict, Conflicts};
-use crate::reading::executions::{self, Execution, GetExecution, Step, ExecutionDetail};
+use crate::reading::executions::{self, Execution, ExecutionDetail, GetExecution, Step};
 use crate::reading::results::{self, ResultItem as Made, ResultsQuery};
-use crate::reading::{PageRequest, EXCERPT_CHARS, TimeRange, Pool};
+use crate::reading::{EXCERPT_CHARS, PageRequest, Pool, TimeRange};
 
 /// Which executions, and how they are shown.
 #[derive(Debug, Args)]
@@ -114,7 +114,8 @@ impl Executions {
             bulk: bulk.clone(),
             cause: cause.clone(),
         };
-        let question = executions::Executions { filter, period: self.when.period(), page: PageRequest::default() };
+        let question =
+            executions::Executions { filter, period: self.when.period(), page: PageRequest::default() };
         self.form.list(&pool, question, COLUMNS).await
     }
 
@@ -145,7 +146,8 @@ impl Executions {
 }
 
 fn show(output: &mut Output, whole: &ExecutionDetail, conflicts: &[Conflict]) -> std::io::Result<()> {
-    let ExecutionDetail { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } = whole;
+    let ExecutionDetail { execution: e, steps, results, payload, payload_text, payload_removed_at, .. } =
+        whole;
     let bytes = payload_text.as_ref().or(payload.as_ref().map(|payload| &payload.0)).map(String::len);
     let too_large = if whole.omitted.is_empty() {
         String::new()

@@ -5,10 +5,10 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::asking::{When, choice};
 use super::output::{Output, note};
-use super::table::{Column, number, timestamp, or_empty, text, words};
+use super::table::{Column, number, or_empty, text, timestamp, words};
 use super::{CommandError, reader};
 use crate::config::Settings;
-use crate::reading::failures::{By, Filter, Group, FailureQuery};
+use crate::reading::failures::{By, FailureQuery, Filter, Group};
 use crate::reading::page::MAX_LIMIT;
 
 /// Whose failures, and how they are shown.

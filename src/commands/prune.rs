@@ -14,7 +14,7 @@ use super::CommandError;
 use super::table::{timestamp, timestamp_or_empty};
 use crate::config::Retention;
 use crate::retention::{Clocks, Walk};
-use crate::store::{Cutoffs, DbError, RetentionTarget, DbConnection};
+use crate::store::{Cutoffs, DbConnection, DbError, RetentionTarget};
 
 /// How to go about it.
 #[derive(Debug, Args)]
@@ -49,7 +49,12 @@ impl Prune {
         Ok(walked?)
     }
 
-    async fn walk(&self, store: &mut DbConnection, cutoffs: &Cutoffs, tallies: &mut [Tally]) -> Result<(), DbError> {
+    async fn walk(
+        &self,
+        store: &mut DbConnection,
+        cutoffs: &Cutoffs,
+        tallies: &mut [Tally],
+    ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
         for mut walk in Walk::through_all() {
             while let Some((gone, took)) = walk.step(store, cutoffs, self.dry_run).await? {
@@ -82,7 +87,8 @@ impl Prune {
                 };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             } else {
-                let ([oldest, newest], before) = ([oldest, newest].map(timestamp_or_empty), timestamp(before));
+                let ([oldest, newest], before) =
+                    ([oldest, newest].map(timestamp_or_empty), timestamp(before));
                 writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
             }
         }

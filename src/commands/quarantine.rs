@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::CommandError;
 use crate::payload;
-use crate::store::{Entry, Found, Retried, DbConnection};
+use crate::store::{DbConnection, Entry, Found, Retried};
 
 /// How many entries are read at once.
 const PAGE: i64 = 1_000;

@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::CommandError;
 use super::table::printable;
-use crate::store::{Repaired, DbConnection};
+use crate::store::{DbConnection, Repaired};
 
 /// How many executions are read at once.
 const PAGE: i64 = 1_000;

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::CommandError;
 use super::output::Output;
-use super::table::{Column, number, timestamp, or_empty, text};
+use super::table::{Column, number, or_empty, text, timestamp};
 use crate::config::Settings;
 use crate::spool::{Inspector, Listed};
 

@@ -9,7 +9,7 @@ use super::output::Output;
 use super::{CommandError, reader};
 use crate::config::{self, Settings};
 use crate::healthcheck;
-use crate::reading::overview::{By, OverviewQuery, Counts};
+use crate::reading::overview::{By, Counts, OverviewQuery};
 use crate::reading::quarantine::{Held, HowMuch};
 
 /// How it is shown.

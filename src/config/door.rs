@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::complaint::{check_duration, not_allowed, check_range};
+use super::complaint::{check_duration, check_range, not_allowed};
 use super::secrets::{QUOTED, is_quoted};
 use super::{Admin, Auth, NOT_SHOWN, Settings, SettingsError};
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgConnectOptions;
 
 pub use complaint::SettingsError;
-use complaint::{explain, check_duration, not_allowed, unreadable, check_range};
+use complaint::{check_duration, check_range, explain, not_allowed, unreadable};
 pub use retention::Retention;
 pub use secrets::Secrets;
 pub(crate) use secrets::Sources;
@@ -313,7 +313,12 @@ impl Settings {
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(10));
         check_range("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
         let in_flight = self.http.max_bytes_in_flight as u64;
-        check_range("http.max_bytes_in_flight", in_flight, self.http.max_body_bytes as u64, u64::from(u32::MAX))?;
+        check_range(
+            "http.max_bytes_in_flight",
+            in_flight,
+            self.http.max_body_bytes as u64,
+            u64::from(u32::MAX),
+        )?;
         check_range("http.max_connections", self.http.max_connections as u64, 16, 1_000_000)?;
         check_range("http.max_requests", self.http.max_requests as u64, 1, 65_536)?;
         check_duration("http.header_timeout", self.http.header_timeout, shortest, longest)?;

@@ -43,7 +43,8 @@ pub(crate) struct AcknowledgedCounter {
 
 impl AcknowledgedCounter {
     pub(crate) async fn run(mut self) {
-        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
+        {
             let (begun, seen) = (Instant::now(), self.metrics.quarantined());
             match self.pool.ask(&CountAcknowledged).await {
                 Ok(bodies) => {

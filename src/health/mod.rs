@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::reading::Pool;
 use crate::recorder::{RecorderHealth, Stuck};
 use crate::retention::RetentionState;
-use crate::spool::{SpoolStatus, Recorded};
+use crate::spool::{Recorded, SpoolStatus};
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
@@ -209,8 +209,10 @@ mod tests {
     #[test]
     fn whether_webhooks_are_taken_depends_on_the_spool_alone() {
         let mut away = waiting(LIMIT * 9, LIMIT * 9);
-        away.recording =
-            RecorderHealth::Failing { since: away.now - LIMIT, why: DbError::Unreachable("no route".to_owned()) };
+        away.recording = RecorderHealth::Failing {
+            since: away.now - LIMIT,
+            why: DbError::Unreachable("no route".to_owned()),
+        };
         let away = away.health();
         assert_eq!((away.status, away.takes_webhooks()), ("degraded", true));
         assert_eq!(states(&away)[1..3], ["failing", "stalled"]);

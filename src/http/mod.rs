@@ -23,7 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::credentials::Credentials;
 use crate::health::Monitor;
-use crate::intake::{SpoolHandle, IntakeDepth};
+use crate::intake::{IntakeDepth, SpoolHandle};
 use crate::live::EventBus;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;

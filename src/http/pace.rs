@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::server::{Connection, BusyGuard};
+use super::server::{BusyGuard, Connection};
 
 /// Holds a connection's place for as long as its request is being answered.
 pub(super) async fn pace(request: Request, next: Next) -> Response {

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::slots::{AfterHead, Slot, Limiter};
+use super::slots::{AfterHead, Limiter, Slot};
 use super::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::Metrics;
 

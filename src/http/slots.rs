@@ -237,7 +237,8 @@ mod tests {
     #[tokio::test]
     async fn the_one_waited_for_longest_makes_room_and_the_busy_stay() {
         let slots = Limiter::new(3);
-        let (busy, first, second) = (slots.acquire().unwrap(), slots.acquire().unwrap(), slots.acquire().unwrap());
+        let (busy, first, second) =
+            (slots.acquire().unwrap(), slots.acquire().unwrap(), slots.acquire().unwrap());
         assert!(slots.acquire().is_none(), "all are busy");
         let later = Instant::now() + std::time::Duration::from_mins(1);
         busy.set_waiting(later);

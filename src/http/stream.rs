@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::slots::{Slot, Limiter};
+use super::slots::{Limiter, Slot};
 
 /// Bytes of an incomplete head that any connection may have.
 const SMALL_HEAD: usize = 4 << 10;

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::executions::{Execution, Executions};
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
-use super::{PageRequest, Choice, SnapshotQuery, SCAN_LIMIT, ListQuery, Page, TimeRange, Query};
+use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, SnapshotQuery, TimeRange};
 
 /// How far a bulk is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -108,7 +108,7 @@ impl Query for Bulks {
             after.at,
             after.id,
             self.complete.map(Complete::as_str),
-            LOOK_AT,
+            SCAN_LIMIT,
             self.page.rows()
         );
         Ok(self.page.page(rows.fetch_all(connection).await?))

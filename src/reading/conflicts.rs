@@ -8,7 +8,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, ListRow, Position};
-use super::{PageRequest, EXCERPT_CHARS, SnapshotQuery, ListQuery, MAX_ERROR, MAX_TEXT, Page, TimeRange, Query, omitted};
+use super::{
+    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
+    omitted,
+};
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -92,7 +95,7 @@ impl Query for Conflicts {
             after.number(),
             self.filter.execution,
             self.page.rows(),
-            EXCERPT,
+            EXCERPT_CHARS,
             None::<i64>
         );
         Ok(self.page.page(rows.fetch_all(connection).await?))

@@ -10,8 +10,8 @@ use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
-    PageRequest, EXCERPT_CHARS, SnapshotQuery, SCAN_LIMIT, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, TimeRange, Query,
-    omitted,
+    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
+    SnapshotQuery, TimeRange, omitted,
 };
 
 /// An execution, as lists show it.
@@ -184,7 +184,7 @@ impl Query for Executions {
             ($($led:tt)+) => {
                 rows!(
                     $($led)+, self.period.start(), after.at, after.id, bulk.as_deref(), of, status,
-                    workflow.as_deref(), cause.as_deref(), LOOK_AT, self.page.rows(), EXCERPT
+                    workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows(), EXCERPT_CHARS
                 )
                 .fetch_all(connection)
                 .await?

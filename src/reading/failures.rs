@@ -6,10 +6,10 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Choice, EXCERPT_CHARS, TimeRange, Query};
+use super::{Choice, EXCERPT_CHARS, Query, TimeRange};
 
 /// How many executions are looked at.
-const LOOK_AT: i64 = 1_000;
+const SCAN_LIMIT: i64 = 1_000;
 /// And for their steps: each has its payload unpacked.
 const LOOK_AT_STEPS: i64 = 500;
 
@@ -117,7 +117,7 @@ impl Query for FailureQuery {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
         let by_step = self.by == By::Step;
-        let look_at = if by_step { LOOK_AT_STEPS } else { LOOK_AT };
+        let look_at = if by_step { LOOK_AT_STEPS } else { SCAN_LIMIT };
         let groups = sqlx::query_file_as!(
             Group,
             "src/reading/failures.sql",
@@ -126,7 +126,7 @@ impl Query for FailureQuery {
             self.filter.workflow.as_deref(),
             self.filter.bulk.as_deref(),
             look_at,
-            EXCERPT,
+            EXCERPT_CHARS,
             self.limit,
             by_step
         );

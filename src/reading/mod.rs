@@ -23,7 +23,7 @@ pub(crate) mod workflows;
 
 use sqlx::{Connection, PgConnection};
 
-pub(crate) use page::{PageRequest, Page, TimeRange};
+pub(crate) use page::{Page, PageRequest, TimeRange};
 pub(crate) use pool::{Pool, Unanswered};
 
 /// Something to ask PostgreSQL.

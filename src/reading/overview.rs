@@ -6,7 +6,7 @@ use time::serde::rfc3339;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
-use super::{Choice, TimeRange, Query};
+use super::{Choice, Query, TimeRange};
 
 /// How executions went that came in the hour, day or period.
 #[derive(Debug, Clone, Serialize, ToSchema)]

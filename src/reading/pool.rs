@@ -97,8 +97,9 @@ impl Pool {
         if let Ok(Err(fault)) = &connecting {
             self.database.refused(fault);
         }
-        let connection = connecting
-            .map_err(|_| DbError::Unreachable("no connection within database.connect_timeout".to_owned()))??;
+        let connection = connecting.map_err(|_| {
+            DbError::Unreachable("no connection within database.connect_timeout".to_owned())
+        })??;
         self.ask_over(generation, connection, question).await
     }
 

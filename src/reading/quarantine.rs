@@ -7,7 +7,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
-use super::{PageRequest, MAX_TEXT, Page, TimeRange, Query};
+use super::{MAX_TEXT, Page, PageRequest, Query, TimeRange};
 
 /// A body in quarantine, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]

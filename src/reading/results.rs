@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{List, Position};
-use super::{PageRequest, SCAN_LIMIT, ListQuery, MAX_TEXT, Page, TimeRange, Query};
+use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 
 /// How many bytes of outputs a page shows, as text, before it ends; and how many PostgreSQL expands at once.
 const OUTPUTS: i64 = 4 << 20;

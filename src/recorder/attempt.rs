@@ -36,7 +36,7 @@ use super::sessions::Session;
 use super::stuck::{Entry, Report};
 use super::{Recorder, RecorderHealth};
 use crate::spool::{BatchLimits, Seq, SpoolError, SpooledDelivery};
-use crate::store::{Degraded, DbError, RecordItem, Disposition, TimeLimits};
+use crate::store::{DbError, Degraded, Disposition, RecordItem, TimeLimits};
 
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -353,7 +353,12 @@ impl Recorder {
     }
 
     /// What can be recorded after `items` failed with `fault`.
-    async fn canary(&self, fault: &DbError, items: &[RecordItem<'_>], session: Option<Session<'_>>) -> Canary {
+    async fn canary(
+        &self,
+        fault: &DbError,
+        items: &[RecordItem<'_>],
+        session: Option<Session<'_>>,
+    ) -> Canary {
         // On a full disk, there may be room for a small row and none for a large one.
         let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
         let fill = if fault.is_about_disk() { largest } else { 0 };

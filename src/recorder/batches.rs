@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::in_flight::{Batch, InFlight, is_busy};
-use crate::spool::{SpoolStatus, BatchLimits, Reader, Seq, SpoolError, SpooledDelivery};
+use crate::spool::{BatchLimits, Reader, Seq, SpoolError, SpoolStatus, SpooledDelivery};
 
 /// How often PostgreSQL is pinged while there is nothing to record.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +29,11 @@ impl SharedReader {
     }
 
     /// The deliveries after `after`, as many as `limits` allow.
-    pub(super) async fn next(&self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
+    pub(super) async fn next(
+        &self,
+        after: Seq,
+        limits: BatchLimits,
+    ) -> Result<Vec<SpooledDelivery>, SpoolError> {
         let reader = self.0.clone();
         let read = spawn_blocking(move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);

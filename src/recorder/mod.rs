@@ -33,8 +33,8 @@ use self::stuck::StuckList;
 use self::throttle::should_throttle;
 use crate::live::EventBus;
 use crate::metrics::Metrics;
-use crate::spool::{SpoolStatus, BatchLimits, Reader, Recorded, Seq, SpoolError};
-use crate::store::{Bounds, DbError, RecordItem, Disposition};
+use crate::spool::{BatchLimits, Reader, Recorded, Seq, SpoolError, SpoolStatus};
+use crate::store::{Bounds, DbError, Disposition, RecordItem};
 use crate::traces::Traces;
 
 /// How recording goes, for health checks.

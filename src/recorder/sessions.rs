@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::config;
 use crate::credentials::Database;
-use crate::store::{DbError, DbConnection};
+use crate::store::{DbConnection, DbError};
 
 /// How long the schema may take to be brought up to date. For more, there is `migrate`.
 const MIGRATE_WITHIN: Duration = Duration::from_mins(10);
@@ -122,7 +122,8 @@ impl ConnectionPool {
             store.promise(self.settings.statement_timeout).await?;
             Ok(store)
         };
-        let mut store = timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
+        let mut store =
+            timeout(self.settings.connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
         if self.settings.migrate && !self.state().migrated {
             timeout(MIGRATE_WITHIN, store.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
             self.state().migrated = true;

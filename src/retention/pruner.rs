@@ -14,7 +14,7 @@ use crate::config;
 use crate::credentials::Database;
 use crate::metrics::Metrics;
 use crate::recorder::RecorderHealth;
-use crate::store::{Cutoffs, DbError, RetentionTarget, DbConnection};
+use crate::store::{Cutoffs, DbConnection, DbError, RetentionTarget};
 
 /// From the end of a round to the beginning of the next.
 const ROUND_EVERY: Duration = Duration::from_hours(1);
@@ -97,7 +97,8 @@ impl Pruner {
         let mut rounds = 0;
         let mut failing = None;
         // The recorder ends only with the process.
-        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
+        {
             match self.round(&mut walks).await {
                 Ok(Round::ClockSkew(skew)) => {
                     failing = None;

@@ -49,7 +49,11 @@ impl Reader {
     ///
     /// # Errors
     /// [`SpoolError`] when the file cannot be read, and the writer has found nothing wrong with the files' names and sizes.
-    pub(crate) fn next(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
+    pub(crate) fn next(
+        &mut self,
+        after: Seq,
+        limits: BatchLimits,
+    ) -> Result<Vec<SpooledDelivery>, SpoolError> {
         self.move_on();
         let read = self.read(after, limits);
         if read.is_err() {

@@ -22,7 +22,7 @@ use super::recovery::rescue::{Copied, Displaced, Rescued};
 use super::reserve::Reserve;
 use super::row::{INSERT, SpoolRow};
 use super::space::{self, Usage};
-use super::{SpoolStatus, Recorded, Seq, SpoolError, Unwritable, open};
+use super::{Recorded, Seq, SpoolError, SpoolStatus, Unwritable, open};
 use crate::config;
 use crate::intake::{PendingDelivery, RejectReason};
 use crate::metrics::Metrics;
@@ -382,7 +382,11 @@ impl Writer {
     }
 
     /// One transaction.
-    fn transact(&mut self, group: &[PendingDelivery], done: Recorded) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
+    fn transact(
+        &mut self,
+        group: &[PendingDelivery],
+        done: Recorded,
+    ) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
         let mut room = if group.is_empty() { 0 } else { self.room(0) };
         let mut through = self.kept.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -8,7 +8,7 @@ use sqlx::Connection;
 use time::OffsetDateTime;
 
 use super::item::RecordItem;
-use super::{Bounds, DbError, DbConnection, quarantine, record};
+use super::{Bounds, DbConnection, DbError, quarantine, record};
 use crate::intake::Delivery;
 use crate::payload::Execution;
 

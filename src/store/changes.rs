@@ -54,7 +54,12 @@ impl<'r> Rollups<'r> {
     }
 
     /// What was recorded of it has given way, to what came `at`.
-    pub(super) fn replaced(&mut self, was: CountedExecution<'r>, is: CountedExecution<'r>, at: OffsetDateTime) {
+    pub(super) fn replaced(
+        &mut self,
+        was: CountedExecution<'r>,
+        is: CountedExecution<'r>,
+        at: OffsetDateTime,
+    ) {
         self.count_in_bulk(&was, -1, at);
         self.count_in_sums(was, -1);
         self.added(is, at);

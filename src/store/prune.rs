@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{DbError, DbConnection};
+use super::{DbConnection, DbError};
 use crate::config;
 
 /// What is removed.
@@ -145,7 +145,7 @@ impl DbConnection {
         let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(kind));
         macro_rules! walk {
             ($file:literal $(, $also:expr)?) => {
-                sqlx::query_file_as!(Walked, $file, at, id, limit, before $(, $also)?)
+                sqlx::query_file_as!(Visited, $file, at, id, limit, before $(, $also)?)
                     .fetch_all(&mut self.connection)
                     .await
             };

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::item::{RecordItem, Quarantined};
-use super::{DbError, Disposition, DbConnection, record};
+use super::item::{Quarantined, RecordItem};
+use super::{DbConnection, DbError, Disposition, record};
 use crate::auth::AuthMethod;
 use crate::config;
 use crate::intake::Delivery;
@@ -171,7 +171,8 @@ impl DbConnection {
         for (found, delivery) in found.iter().zip(&deliveries) {
             match Execution::parse(&found.mended) {
                 Ok(execution) => items.push(
-                    RecordItem::from_execution(execution, delivery).with_deliveries(entry.deliveries, entry.last_received_at),
+                    RecordItem::from_execution(execution, delivery)
+                        .with_deliveries(entry.deliveries, entry.last_received_at),
                 ),
                 Err(why) => return Ok(Retried::Stays(why.to_string())),
             }

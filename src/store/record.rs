@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::changes::{Rollups, CountedExecution};
+use super::changes::{CountedExecution, Rollups};
 use super::item::{RecordItem, Row};
 use super::rounds::{Group, split_rounds};
-use super::{DbError, DbConnection, TimeLimits, quarantine};
+use super::{DbConnection, DbError, TimeLimits, quarantine};
 use crate::auth::AuthMethod;
 use crate::config;
 

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use sqlx::Connection;
 use time::OffsetDateTime;
 
-use super::changes::{Rollups, CountedExecution};
+use super::changes::{CountedExecution, Rollups};
 use super::jsonb::{Fit, fit};
-use super::{DbError, DbConnection};
+use super::{DbConnection, DbError};
 use crate::payload::{self, Execution};
 
 /// What became of an execution that has bytes.
@@ -23,7 +23,11 @@ pub(crate) enum Repaired {
 
 impl DbConnection {
     /// The executions after `after` that have `payload_bytes`, at most `limit`, in the order of their identifiers.
-    pub(crate) async fn with_payload_bytes(&mut self, after: &str, limit: i64) -> Result<Vec<String>, DbError> {
+    pub(crate) async fn with_payload_bytes(
+        &mut self,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<String>, DbError> {
         let ids = sqlx::query_scalar!(
             "SELECT execution_id FROM executions
              WHERE payload_bytes IS NOT NULL AND execution_id > $1 ORDER BY execution_id LIMIT $2",

@@ -60,7 +60,12 @@ impl<'r> Group<'r> {
 
     /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again. `was`: the status recorded
     /// before.
-    pub(super) fn set_disposition(&self, outcomes: &mut [Disposition], outcome: Disposition, was: Option<&str>) {
+    pub(super) fn set_disposition(
+        &self,
+        outcomes: &mut [Disposition],
+        outcome: Disposition,
+        was: Option<&str>,
+    ) {
         let again = match outcome {
             Disposition::Conflict | Disposition::ConflictDropped => outcome,
             _ => Disposition::Duplicate,
@@ -68,7 +73,8 @@ impl<'r> Group<'r> {
         for (n, place) in self.places.iter().enumerate() {
             outcomes[*place] = if n == 0 { outcome } else { again };
         }
-        let passed = if was.is_some_and(is_terminal) { Disposition::Duplicate } else { Disposition::Replacement };
+        let passed =
+            if was.is_some_and(is_terminal) { Disposition::Duplicate } else { Disposition::Replacement };
         for place in &self.passed {
             outcomes[*place] = passed;
         }

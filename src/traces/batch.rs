@@ -6,7 +6,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Status};
 
 use super::{EXECUTION_ID, Traces};
-use crate::store::{DbError, RecordItem, Disposition};
+use crate::store::{DbError, Disposition, RecordItem};
 
 impl Traces {
     /// An attempt at a transaction, from `begun` to now, with one outcome for each of `items`.
@@ -17,8 +17,11 @@ impl Traces {
         outcomes: Result<&[Disposition], &DbError>,
     ) {
         let ended = SystemTime::now();
-        let links: Vec<_> =
-            items.iter().filter_map(RecordItem::trace).map(|trace| Link::with_context(trace.span())).collect();
+        let links: Vec<_> = items
+            .iter()
+            .filter_map(RecordItem::trace)
+            .map(|trace| Link::with_context(trace.span()))
+            .collect();
         if links.is_empty() {
             return;
         }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use workflow_receiver::app::{Progress, Server, RunError};
+use workflow_receiver::app::{Progress, RunError, Server};
 use workflow_receiver::config::Settings;
 use workflow_receiver::shutdown::Shutdown;
 

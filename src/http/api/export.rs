@@ -24,7 +24,7 @@ use crate::http::problem::Problem;
 use crate::reading::executions::{self, Executions};
 use crate::reading::page::Position;
 use crate::reading::results::{self, ResultsQuery};
-use crate::reading::{Choice, ListQuery, Page, TimeRange, Query, Unanswered};
+use crate::reading::{Choice, ListQuery, Page, Query, TimeRange, Unanswered};
 
 /// How often an export asks again for a page when all connections are taken.
 const TRIES: u32 = 30;
@@ -59,7 +59,7 @@ impl Choice for Format {
     get, path = "/api/v1/export/executions", tag = "Live and whole",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines unless said."),
-        executions::Filter, Period,
+        executions::Filter, TimeRange,
     ),
     responses(
         (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
@@ -77,7 +77,7 @@ pub(super) async fn executions(State(api): State<Arc<Api>>, uri: Uri) -> Result<
     get, path = "/api/v1/export/results", tag = "Live and whole",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines unless said."),
-        results::Filter, Period,
+        results::Filter, TimeRange,
     ),
     responses(
         (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),

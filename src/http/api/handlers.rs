@@ -16,8 +16,10 @@ use super::parameters::Paging;
 use super::{Api, read};
 use crate::health::Summary;
 use crate::http::problem::{self, Problem};
-use crate::reading::overview::{self, OverviewQuery, Overview};
-use crate::reading::{Page, TimeRange, bulks, conflicts, executions, failures, quarantine, results, workflows};
+use crate::reading::overview::{self, Overview, OverviewQuery};
+use crate::reading::{
+    Page, TimeRange, bulks, conflicts, executions, failures, quarantine, results, workflows,
+};
 
 type Answer<T> = Result<Json<T>, Problem>;
 type Shared = State<Arc<Api>>;
@@ -45,7 +47,7 @@ pub(super) struct Dashboard {
     get, path = "/api/v1/overview", tag = "Numbers",
     params(
         ("by" = inline(Option<overview::By>), Query, description = "What a point of the chart stands for; an hour unless said."),
-        Period,
+        TimeRange,
         ("workflow" = Option<String>, Query, description = "Only executions of this workflow.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
     ),
     responses((status = 200, body = Dashboard), Refusals)
@@ -76,7 +78,7 @@ pub(super) async fn workflows(State(api): Shared, uri: Uri) -> Answer<Page<workf
 /// Executions, newest first
 #[utoipa::path(
     get, path = "/api/v1/executions", tag = "Executions",
-    params(executions::Filter, Period, Paging),
+    params(executions::Filter, TimeRange, Paging),
     responses((status = 200, body = Page<executions::Execution>), Refusals)
 )]
 pub(super) async fn executions(State(api): Shared, uri: Uri) -> Answer<Page<executions::Execution>> {
@@ -88,12 +90,16 @@ pub(super) async fn executions(State(api): Shared, uri: Uri) -> Answer<Page<exec
     get, path = "/api/v1/executions/{execution_id}", tag = "Executions",
     params(("execution_id" = String, Path, description = "The sender's identifier.")),
     responses(
-        (status = 200, body = executions::Whole),
+        (status = 200, body = executions::ExecutionDetail),
         (status = 404, body = problem::Body, content_type = "application/problem+json", description = "It is not recorded."),
         Refusals,
     )
 )]
-pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> Answer<executions::ExecutionDetail> {
+pub(super) async fn execution(
+    State(api): Shared,
+    uri: Uri,
+    id: Id<String>,
+) -> Answer<executions::ExecutionDetail> {
     api.one(&uri, executions::GetExecution { execution_id: named(id, "execution")? }, "execution").await
 }
 
@@ -102,8 +108,8 @@ pub(super) async fn execution(State(api): Shared, uri: Uri, id: Id<String>) -> A
 /// The newest executions first, each with its outputs in their order.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
-    params(results::Filter, Period, Paging),
-    responses((status = 200, body = Page<results::Output>), Refusals)
+    params(results::Filter, TimeRange, Paging),
+    responses((status = 200, body = Page<results::ResultItem>), Refusals)
 )]
 pub(super) async fn results(State(api): Shared, uri: Uri) -> Answer<Page<results::ResultItem>> {
     api.answer::<results::ResultsQuery>(&uri).await
@@ -114,7 +120,7 @@ pub(super) async fn results(State(api): Shared, uri: Uri) -> Answer<Page<results
     get, path = "/api/v1/bulks", tag = "Bulks",
     params(
         ("complete" = inline(Option<bulks::Complete>), Query, description = "Only those that are complete, are not, or whose size nobody said."),
-        Period, Paging,
+        TimeRange, Paging,
     ),
     responses((status = 200, body = Page<bulks::Bulk>), Refusals)
 )]
@@ -127,7 +133,7 @@ pub(super) async fn bulks(State(api): Shared, uri: Uri) -> Answer<Page<bulks::Bu
     get, path = "/api/v1/bulks/{bulk_id}", tag = "Bulks",
     params(("bulk_id" = String, Path, description = "The sender's identifier.")),
     responses(
-        (status = 200, body = bulks::Whole),
+        (status = 200, body = bulks::BulkDetail),
         (status = 404, body = problem::Body, content_type = "application/problem+json", description = "Nothing is known of it."),
         Refusals,
     )
@@ -144,7 +150,7 @@ pub(super) async fn bulk(State(api): Shared, uri: Uri, id: Id<String>) -> Answer
     get, path = "/api/v1/failures", tag = "Executions",
     params(
         ("by" = inline(Option<failures::By>), Query, description = "What is grouped: failed executions by their cause unless said."),
-        failures::Filter, Period,
+        failures::Filter, TimeRange,
         ("limit" = Option<i64>, Query, description = "How many groups at most.", minimum = 1, maximum = 1000),
     ),
     responses((status = 200, body = failures::Failures), Refusals)
@@ -156,7 +162,7 @@ pub(super) async fn failures(State(api): Shared, uri: Uri) -> Answer<failures::F
 /// Deliveries that contradict the recorded outcome, newest first
 #[utoipa::path(
     get, path = "/api/v1/conflicts", tag = "Kept aside",
-    params(conflicts::Filter, Period, Paging),
+    params(conflicts::Filter, TimeRange, Paging),
     responses((status = 200, body = Page<conflicts::Conflict>), Refusals)
 )]
 pub(super) async fn conflicts(State(api): Shared, uri: Uri) -> Answer<Page<conflicts::Conflict>> {
@@ -168,7 +174,7 @@ pub(super) async fn conflicts(State(api): Shared, uri: Uri) -> Answer<Page<confl
     get, path = "/api/v1/conflicts/{conflict_id}", tag = "Kept aside",
     params(("conflict_id" = i64, Path, description = "Its number.")),
     responses(
-        (status = 200, body = conflicts::Whole),
+        (status = 200, body = conflicts::ConflictDetail),
         (status = 404, body = problem::Body, content_type = "application/problem+json", description = "There is none with this number."),
         Refusals,
     )
@@ -180,7 +186,7 @@ pub(super) async fn conflict(State(api): Shared, uri: Uri, id: Id<i64>) -> Answe
 /// Bodies that are no execution, newest first
 #[utoipa::path(
     get, path = "/api/v1/quarantine", tag = "Kept aside",
-    params(Period, Paging),
+    params(TimeRange, Paging),
     responses((status = 200, body = Page<quarantine::Quarantined>), Refusals)
 )]
 pub(super) async fn quarantine(State(api): Shared, uri: Uri) -> Answer<Page<quarantine::Quarantined>> {
@@ -192,12 +198,16 @@ pub(super) async fn quarantine(State(api): Shared, uri: Uri) -> Answer<Page<quar
     get, path = "/api/v1/quarantine/{quarantine_id}", tag = "Kept aside",
     params(("quarantine_id" = i64, Path, description = "Its number.")),
     responses(
-        (status = 200, body = quarantine::Whole),
+        (status = 200, body = quarantine::QuarantineDetail),
         (status = 404, body = problem::Body, content_type = "application/problem+json", description = "There is none with this number."),
         Refusals,
     )
 )]
-pub(super) async fn quarantined(State(api): Shared, uri: Uri, id: Id<i64>) -> Answer<quarantine::QuarantineDetail> {
+pub(super) async fn quarantined(
+    State(api): Shared,
+    uri: Uri,
+    id: Id<i64>,
+) -> Answer<quarantine::QuarantineDetail> {
     api.one(&uri, quarantine::GetQuarantined { quarantine_id: numbered(id, "quarantine_id")? }, "body").await
 }
 

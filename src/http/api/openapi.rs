@@ -24,9 +24,9 @@ use crate::live::ChangeEvent;
         handlers::overview, handlers::workflows, handlers::executions, handlers::execution, handlers::results,
         handlers::failures, handlers::bulks, handlers::bulk, handlers::conflicts, handlers::conflict,
         handlers::quarantine, handlers::quarantined, events::events, export::executions, export::results,
-        receive::receive
+        receive::handle
     ),
-    components(schemas(problem::Body, Change)),
+    components(schemas(problem::Body, ChangeEvent)),
     security(("token" = []), ("password" = [])),
     servers((url = "/", description = "The admin port (admin.listen)"))
 )]

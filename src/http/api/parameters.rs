@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use crate::http::problem::Problem;
 use crate::reading::page::{List, MAX_LIMIT, Position};
 use crate::reading::results::EXPORT_LIMIT;
-use crate::reading::{PageRequest, Choice, TimeRange};
+use crate::reading::{Choice, PageRequest, TimeRange};
 
 /// Which page of a list.
 #[derive(IntoParams)]
