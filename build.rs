@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
-    println!("cargo:rerun-if-changed=src/store");
+    println!("cargo:rerun-if-changed=src/db");
     // `scripts/sqlx-prepare` has every query looked at, each time.
     println!("cargo:rerun-if-env-changed=SQLX_OFFLINE_DIR");
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::auth::{AdminToken, AuthError, AuthMethod, Authenticator, PendingAuth};
 use crate::config::{Settings, SettingsError};
-use crate::store::DbError;
+use crate::db::Database;
 
 /// How often refusals lead to a look at the files.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -197,47 +197,6 @@ impl Credentials {
             "secrets re-read"
         );
         Ok(())
-    }
-}
-
-/// How PostgreSQL is connected to, for all who connect.
-#[derive(Clone)]
-pub(crate) struct Database {
-    options: Arc<RwLock<(u64, PgConnectOptions)>>,
-    refused: Arc<Notify>,
-}
-
-impl Database {
-    pub(crate) fn new(options: PgConnectOptions) -> Self {
-        Self { options: Arc::new(RwLock::new((0, options))), refused: Arc::default() }
-    }
-
-    pub(crate) fn options(&self) -> PgConnectOptions {
-        self.options.read().unwrap_or_else(PoisonError::into_inner).1.clone()
-    }
-
-    /// Increases with each change: connections of an earlier generation are not used again.
-    pub(crate) fn generation(&self) -> u64 {
-        self.options.read().unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    fn set(&self, options: PgConnectOptions) {
-        let mut current = self.options.write().unwrap_or_else(PoisonError::into_inner);
-        *current = (current.0 + 1, options);
-    }
-
-    /// Passes on why a connection was not made. When PostgreSQL refuses user or password, `database.url_file` is read
-    /// again.
-    pub(crate) fn refused(&self, fault: &DbError) {
-        if fault.code().is_some_and(|code| code.starts_with("28")) {
-            self.refused.notify_one();
-        }
-    }
-}
-
-impl std::fmt::Debug for Database {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Database").finish_non_exhaustive()
     }
 }
 

@@ -14,11 +14,11 @@ use tokio::time::interval;
 use crate::auth::Method;
 use crate::config::Settings;
 use crate::credentials::Credentials;
+use crate::db::{self, Fit};
 use crate::http::{self, Limits, Slots};
-use crate::intake::{Arrival, Intake};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::store::{self, Fit};
+use crate::spool::{PendingDelivery, SpoolHandle};
 
 /// Whether jsonb holds all of a JSON text; `None` when it would not take it, or would write it much longer.
 #[must_use]

@@ -1,47 +1,46 @@
-//! A receiver of `each::labs` workflow webhooks whose 200 is a promise.
+//! A receiver for `each::labs` workflow webhooks. A 200 means that the webhook is on disk and will be recorded in
+//! PostgreSQL, whatever fails next.
 //!
 //! # The path of a webhook
 //!
-//! 1. [`http`]: `POST /webhooks/workflow-completed` is let in ([`auth`]), read and checked: is it an
-//!    execution?
-//! 2. [`intake`]: it goes over a bounded channel to the spool's writer; a full channel is a 503.
-//! 3. [`spool`]: the writer puts whatever waits on disk with one fsync. **Here the 200 leaves.**
-//! 4. [`recorder`]: the background worker reads the spool in order, a batch at a time.
-//! 5. [`store`]: one transaction dedupes by `execution_id`, records the outcome and counts the bulk.
-//! 6. The spool forgets the batch.
+//! 1. [`http`]: `http/webhook/handler.rs` authenticates `POST /webhooks/workflow-completed` ([`auth`]), reads the body
+//!    within the memory budget ([`memory`]) and parses it ([`execution`]).
+//! 2. [`spool`]: `append` passes the [`delivery`] through a bounded channel to the spool's writer. A full channel is
+//!    answered 503.
+//! 3. [`spool`]: the writer commits all waiting deliveries with one fsync. **The 200 is sent after this commit.**
+//! 4. [`recorder`]: the background worker reads batches from the spool in order.
+//! 5. [`db`]: one transaction deduplicates by `execution_id`, records the outcomes and counts bulks.
+//! 6. [`spool`]: `ack` deletes the recorded deliveries.
 //!
-//! Nothing flows back but the answer. After a crash, step 4 goes on with what the spool holds.
+//! Only the HTTP response flows back. After a crash, step 4 resumes with the deliveries that the spool still holds;
+//! recording a delivery twice has no effect.
 //!
-//! What is recorded is read by [`reading`], for operators: over HTTP, on the admin port. [`live`] tells of it as it
-//! happens.
+//! # Other parts
 //!
-//! [`app`] builds these parts and stops them in the same order; [`payload`] is what a body says;
-//! [`config`] the settings; [`retention`] removes what was kept long enough; [`commands`] is what
-//! operators do beside running it; [`traces`] shows the path to those who have a collector.
+//! - [`server`] builds the parts and stops them in the order above; [`config`] reads the settings, [`credentials`] the
+//!   secrets, which can change while the receiver runs.
+//! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
+//! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
+//! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
-pub mod app;
 pub mod auth;
-mod client;
-pub mod commands;
+pub mod cli;
 pub mod config;
 mod credentials;
+pub mod db;
+mod delivery;
+pub mod execution;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
-mod healthcheck;
 mod http;
-mod intake;
-mod live;
+mod http_client;
 pub mod logging;
 mod memory;
 mod metrics;
-pub mod payload;
-mod reading;
 mod recorder;
 mod retention;
+pub mod server;
 pub mod shutdown;
 mod spool;
-pub mod store;
 mod traces;
-
-pub use healthcheck::healthcheck;

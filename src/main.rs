@@ -10,11 +10,11 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use sqlx::postgres::PgConnectOptions;
-use workflow_receiver::app::Server;
-use workflow_receiver::commands::{self, CommandError};
+use workflow_receiver::cli::{self, CommandError};
 use workflow_receiver::config::Settings;
+use workflow_receiver::server::Server;
 use workflow_receiver::shutdown::Shutdown;
-use workflow_receiver::{healthcheck, logging, store};
+use workflow_receiver::{db, logging};
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
@@ -39,25 +39,25 @@ enum Command {
     /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
     Healthcheck,
     /// Say whether webhooks are taken and recorded, and how today went: exit code 1 if not all is well
-    Status(commands::status::Status),
+    Status(cli::status::Status),
     /// List executions, the newest first, or show one with all that is known of it
-    Executions(commands::executions::Executions),
+    Executions(cli::executions::Executions),
     /// List bulks, the newest first, or show how far one is, what failed in it and what it made
-    Bulks(commands::bulks::Bulks),
+    Bulks(cli::bulks::Bulks),
     /// Group failures: what failed how often, and why
-    Failures(commands::failures::Failures),
+    Failures(cli::failures::Failures),
     /// Tell which workflows cost most, failed most, or ran most
-    Workflows(commands::workflows::Workflows),
+    Workflows(cli::workflows::Workflows),
     /// Look at what is no execution, mend it, or drop it
     #[command(subcommand)]
-    Quarantine(commands::quarantine::Quarantine),
+    Quarantine(cli::quarantine::Quarantine),
     /// Fill in what PostgreSQL refused of executions, once it accepts that: it was stored as bytes
-    Repair(commands::repair::Repair),
+    Repair(cli::repair::Repair),
     /// Look at the deliveries that wait for PostgreSQL in the spool
     #[command(subcommand)]
-    Spool(commands::spool::Spool),
+    Spool(cli::spool::Spool),
     /// Remove what has been kept long enough (retention.*), or say what that is
-    Prune(commands::prune::Prune),
+    Prune(cli::prune::Prune),
     /// Make a token for the URL that the sender is given (auth.url_tokens)
     NewToken,
     /// Write what makes a shell complete these commands
@@ -117,11 +117,11 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
     let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::NewToken => {
-            say(commands::new_token::new_token());
+            say(cli::new_token::new_token());
             Ok(())
         }
         Command::Healthcheck => {
-            say(healthcheck(&settings()?.admin).await?);
+            say(cli::healthcheck::healthcheck(&settings()?.admin).await?);
             Ok(())
         }
         Command::Status(status) => status.run(&settings()?).await,
@@ -129,20 +129,20 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Bulks(bulks) => bulks.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,
         Command::Workflows(workflows) => workflows.run(&settings()?).await,
-        Command::Completions { shell } => commands::packaging::completions(*shell, Arguments::command()),
-        Command::Man { directory } => commands::packaging::manual(directory, Arguments::command()),
-        Command::Quarantine(quarantine) => quarantine.run(&commands::database(&settings()?)?).await,
-        Command::Repair(repair) => repair.run(&commands::database(&settings()?)?).await,
+        Command::Completions { shell } => cli::packaging::completions(*shell, Arguments::command()),
+        Command::Man { directory } => cli::packaging::manual(directory, Arguments::command()),
+        Command::Quarantine(quarantine) => quarantine.run(&cli::database(&settings()?)?).await,
+        Command::Repair(repair) => repair.run(&cli::database(&settings()?)?).await,
         Command::Spool(spool) => spool.run(&settings()?),
         Command::Prune(prune) => {
             let settings = settings()?;
-            prune.run(&commands::database(&settings)?, &settings.retention).await
+            prune.run(&cli::database(&settings)?, &settings.retention).await
         }
         Command::Migrate => {
             let settings = settings()?;
             logging::init(&settings.log)?;
-            let database = settings.database.connect_options()?.ok_or(commands::NO_DATABASE)?;
-            store::migrate(&database).await?;
+            let database = settings.database.connect_options()?.ok_or(cli::NO_DATABASE)?;
+            db::migrate(&database).await?;
             say("the schema is up to date");
             Ok(())
         }
@@ -161,7 +161,7 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandEr
         #[cfg(feature = "embedded-postgres")]
         None => serve_embedded(settings, shutdown).await,
         #[cfg(not(feature = "embedded-postgres"))]
-        None => Err(commands::NO_DATABASE.into()),
+        None => Err(cli::NO_DATABASE.into()),
     }
 }
 
@@ -234,7 +234,7 @@ async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), 
         () = shutdown.graceful.cancelled() => return Ok(()),
     };
     let database = postgres.connect_options();
-    store::create_database(&database).await?;
+    db::create_database(&database).await?;
     let served = tokio::select! {
         served = receive(settings, database, Some(postgres.psql_line()), shutdown) => served,
         () = postgres.ended() => Err("the private PostgreSQL ended: see its log in database.embedded_dir".into()),

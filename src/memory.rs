@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::intake::RejectReason;
+use crate::delivery::RejectReason;
 
 /// Bytes of each body that are not counted.
 pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;

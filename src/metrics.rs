@@ -12,9 +12,8 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
+use crate::delivery::Disposition;
 use crate::logging;
-use crate::spool::SpoolStatus;
-use crate::store::{Disposition, RetentionTarget};
 
 /// The receiver's metrics. All names begin with `workflow_receiver_`.
 #[derive(Debug)]
@@ -72,6 +71,10 @@ pub(crate) struct Levels {
     pub(crate) requests_reading: usize,
     pub(crate) body_memory: usize,
     pub(crate) intake_depth: usize,
+    pub(crate) spool_depth: i64,
+    pub(crate) spool_bytes: u64,
+    pub(crate) spool_wal_bytes: u64,
+    pub(crate) spool_oldest_received_at: Option<OffsetDateTime>,
     pub(crate) event_listeners: usize,
     /// Webhooks can be taken.
     pub(crate) ready: bool,
@@ -382,9 +385,6 @@ impl Metrics {
         for outcome in Disposition::ALL {
             let _ = self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() });
         }
-        for kind in RetentionTarget::ALL {
-            let _ = self.pruned.get_or_create(&Pruned { kind: kind.as_str() });
-        }
     }
 
     pub(crate) fn answered(&self, status: u16) {
@@ -440,8 +440,8 @@ impl Metrics {
         self.degraded.inc();
     }
 
-    pub(crate) fn pruned(&self, kind: RetentionTarget, removed: usize) {
-        self.pruned.get_or_create(&Pruned { kind: kind.as_str() }).inc_by(removed as u64);
+    pub(crate) fn pruned(&self, kind: &'static str, removed: usize) {
+        self.pruned.get_or_create(&Pruned { kind }).inc_by(removed as u64);
     }
 
     pub(crate) fn prune_failing(&self, failing: bool) {
@@ -499,7 +499,7 @@ impl Metrics {
     }
 
     /// The text of `/metrics`, with the gauges as of now.
-    pub(crate) fn render(&self, now: &Levels, kept: &SpoolStatus) -> String {
+    pub(crate) fn render(&self, now: &Levels) -> String {
         let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.requests_in_hand.set(level(now.requests_in_hand));
         self.requests_reading.set(level(now.requests_reading));
@@ -510,10 +510,10 @@ impl Metrics {
         self.recording_stalled.set(i64::from(now.recording_stalled));
         self.stuck.set(level(now.stuck));
         self.stuck_oldest_age.set(now.stuck_oldest.map_or(0.0, age));
-        self.spool_depth.set(kept.depth());
-        self.spool_bytes.set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
-        self.spool_wal_bytes.set(i64::try_from(kept.wal_bytes).unwrap_or(i64::MAX));
-        self.spool_oldest_age.set(kept.oldest_received_at.map_or(0.0, age));
+        self.spool_depth.set(now.spool_depth);
+        self.spool_bytes.set(i64::try_from(now.spool_bytes).unwrap_or(i64::MAX));
+        self.spool_wal_bytes.set(i64::try_from(now.spool_wal_bytes).unwrap_or(i64::MAX));
+        self.spool_oldest_age.set(now.spool_oldest_received_at.map_or(0.0, age));
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a string cannot fail");
         page

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use workflow_receiver::auth::Method;
 use workflow_receiver::config::{Secrets, Settings};
 use workflow_receiver::fuzzing::{Door, Kept};
-use workflow_receiver::payload::{Execution, Unusable};
+use workflow_receiver::execution::{Execution, Unusable};
 
 const SECRET: &str = "whsec_your_secret_key";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use workflow_receiver::fuzzing::{expands, fit};
-use workflow_receiver::payload::{Execution, MAX_ID_BYTES, Unusable, text};
+use workflow_receiver::execution::{Execution, MAX_ID_BYTES, Unusable, text};
 
 fuzz_target!(|body: &[u8]| {
     let parsed = Execution::parse(body);

@@ -5,8 +5,8 @@
 
 #![expect(missing_docs, reason = "config/default.toml documents every key, once")]
 
-mod complaint;
-mod door;
+mod auth;
+mod error;
 mod retention;
 mod secrets;
 mod traces;
@@ -24,8 +24,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgConnectOptions;
 
-pub use complaint::SettingsError;
-use complaint::{check_duration, check_range, explain, not_allowed, unreadable};
+pub use error::SettingsError;
+use error::{check_duration, check_range, explain, not_allowed, unreadable};
 pub use retention::Retention;
 pub use secrets::Secrets;
 pub(crate) use secrets::Sources;

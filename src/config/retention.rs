@@ -6,7 +6,7 @@ use humantime_serde::re::humantime::{format_duration, parse_duration};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::complaint::{SettingsError, not_allowed};
+use super::error::{SettingsError, not_allowed};
 
 const DAY: Duration = Duration::from_hours(24);
 /// A typing error, more likely than a wish.

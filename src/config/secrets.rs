@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-use super::complaint::not_allowed;
+use super::error::not_allowed;
 use super::{NOT_SHOWN, SettingsError};
 
 /// Shells remove quotation marks, `docker run --env-file` and others do not: they would become part of the secret.

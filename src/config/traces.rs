@@ -7,7 +7,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
-use super::complaint::not_allowed;
+use super::error::not_allowed;
 use super::{NOT_SHOWN, Secrets, SettingsError};
 
 /// `[traces]`

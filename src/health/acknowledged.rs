@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::db::queries::Pool;
+use crate::db::queries::quarantine::CountAcknowledged;
 use crate::metrics::Metrics;
-use crate::reading::Pool;
-use crate::reading::quarantine::CountAcknowledged;
 use crate::recorder::RecorderHealth;
 use crate::spool::Recorded;
 

@@ -22,8 +22,8 @@ use parts::Parts;
 use progress::RecordingProgress;
 
 use crate::config::Settings;
+use crate::db::queries::Pool;
 use crate::metrics::Metrics;
-use crate::reading::Pool;
 use crate::recorder::{RecorderHealth, Stuck};
 use crate::retention::RetentionState;
 use crate::spool::{Recorded, SpoolStatus};
@@ -164,10 +164,10 @@ impl Measurements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intake::RejectReason;
+    use crate::db::DbError;
+    use crate::delivery::RejectReason;
     use crate::retention::ClockSkew;
     use crate::spool::Unwritable;
-    use crate::store::DbError;
 
     const LIMIT: Duration = Duration::from_mins(2);
 

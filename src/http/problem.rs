@@ -10,10 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::AuthError;
-use crate::intake::RejectReason;
+use crate::db::queries::Unanswered;
+use crate::delivery::RejectReason;
+use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
-use crate::payload::InvalidPayload;
-use crate::reading::Unanswered;
 
 /// How long a sender should wait before it tries again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");

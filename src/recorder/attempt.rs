@@ -2,7 +2,7 @@
 //!
 //! # Which delivery is blamed
 //!
-//! After each failed attempt, a canary runs ([`Store::canary`](crate::store::Store::canary)): the same statements and
+//! After each failed attempt, a canary runs ([`Store::canary`](crate::db::Store::canary)): the same statements and
 //! a commit with a synthetic execution, of which nothing stays. It decides what the failure means, whatever the error:
 //!
 //! | canary | the attempt held | consequence |
@@ -32,11 +32,12 @@ use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
 use super::batches::SharedReader;
-use super::sessions::Session;
+use super::pool::Session;
 use super::stuck::{Entry, Report};
 use super::{Recorder, RecorderHealth};
+use crate::db::{DbError, Degraded, RecordItem, TimeLimits};
+use crate::delivery::Disposition;
 use crate::spool::{BatchLimits, Seq, SpoolError, SpooledDelivery};
-use crate::store::{DbError, Degraded, Disposition, RecordItem, TimeLimits};
 
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -61,7 +62,10 @@ impl<'i> Part<'i> {
     pub(super) fn read(batch: &'i [SpooledDelivery]) -> Self {
         Self {
             seqs: batch.iter().map(|spooled| spooled.seq).collect(),
-            items: batch.iter().map(RecordItem::from_spooled).collect(),
+            items: batch
+                .iter()
+                .map(|spooled| RecordItem::from_spooled(&spooled.delivery, spooled.intact))
+                .collect(),
         }
     }
 
@@ -191,7 +195,7 @@ impl Recorder {
                 self.state.stuck.remove(seq, &self.report());
                 continue;
             };
-            let mut item = [RecordItem::from_spooled(spooled)];
+            let mut item = [RecordItem::from_spooled(&spooled.delivery, spooled.intact)];
             for fault in &entry.faults {
                 item[0].degrade(fault);
             }

@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::sync::watch;
 
+use crate::db::RecordItem;
 use crate::spool::Seq;
-use crate::store::RecordItem;
 
 /// Maximum batches in flight. While the oldest is being tried, later ones are recorded but not yet acknowledged; after
 /// a crash they are replayed.

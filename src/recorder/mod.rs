@@ -7,10 +7,12 @@
 
 mod attempt;
 mod batches;
+pub(crate) mod events;
 mod in_flight;
-mod sessions;
+mod pool;
 mod stuck;
 mod throttle;
+mod trace;
 
 use std::mem::discriminant;
 use std::sync::Arc;
@@ -27,14 +29,15 @@ use tracing::field::display;
 use self::attempt::Part;
 use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
-pub(crate) use self::sessions::ConnectionPool;
+pub(crate) use self::pool::ConnectionPool;
 pub(crate) use self::stuck::Stuck;
 use self::stuck::StuckList;
 use self::throttle::should_throttle;
-use crate::live::EventBus;
+use crate::db::{Bounds, DbError, RecordItem};
+use crate::delivery::Disposition;
 use crate::metrics::Metrics;
+use crate::recorder::events::EventBus;
 use crate::spool::{BatchLimits, Reader, Recorded, Seq, SpoolError, SpoolStatus};
-use crate::store::{Bounds, DbError, Disposition, RecordItem};
 use crate::traces::Traces;
 
 /// How recording goes, for health checks.

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Part;
 use super::in_flight::hash;
+use crate::db::{DbError, RecordItem};
 use crate::spool::{Recorded, Seq};
-use crate::store::{DbError, RecordItem};
 
 /// Strikes before a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;

@@ -36,7 +36,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::intake::Delivery;
+    use crate::delivery::Delivery;
 
     #[test]
     fn recording_is_throttled_during_a_burst_until_the_backlog_is_old() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use time::OffsetDateTime;
 
-use crate::store::{DbConnection, DbError};
+use crate::db::{DbConnection, DbError};
 
 /// The largest difference at which rows are removed. Machines with time synchronisation differ by milliseconds.
 pub(crate) const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 pub(crate) use clock::{ClockSkew, Clocks, MAX_CLOCK_SKEW};
 pub(crate) use pruner::{Pruner, RetentionState};
 
-use crate::store::{Cutoffs, DbConnection, DbError, RetentionTarget, Visited};
+use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget, Visited};
 
 /// How long a batch is to take: whatever it locks is soon free again.
 const BATCH: Duration = Duration::from_millis(100);

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Walk};
 use crate::config;
-use crate::credentials::Database;
+use crate::db::Database;
+use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderHealth;
-use crate::store::{Cutoffs, DbConnection, DbError, RetentionTarget};
 
 /// From the end of a round to the beginning of the next.
 const ROUND_EVERY: Duration = Duration::from_hours(1);
@@ -152,7 +152,7 @@ impl Pruner {
                 match timeout(statement_timeout, step).await.unwrap_or(Err(DbError::TimedOut)) {
                     Ok(Some((gone, took))) => {
                         removed[walk.kind as usize] += gone.len();
-                        self.metrics.pruned(walk.kind, gone.len());
+                        self.metrics.pruned(walk.kind.as_str(), gone.len());
                         sleep((took * THROTTLE_FACTOR).min(THROTTLE_MAX)).await;
                     }
                     Ok(None) => break,

@@ -14,7 +14,7 @@ use super::files::DATABASE;
 use super::open::BUSY;
 use super::row::{COLUMNS, SpoolRow};
 use super::{Seq, SpoolError};
-use crate::payload::Execution;
+use crate::execution::Execution;
 
 /// The most bytes of bodies that one page reads.
 const PAGE_BYTES: usize = 16 << 20;

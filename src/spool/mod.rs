@@ -8,6 +8,7 @@
 //! deals with files that are not.
 
 mod files;
+mod handle;
 mod health;
 mod inspect;
 mod mark;
@@ -23,8 +24,11 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-use crate::intake::RejectReason;
+use crate::delivery::RejectReason;
 
+#[cfg(fuzzing)]
+pub(crate) use handle::PendingDelivery;
+pub(crate) use handle::{IntakeDepth, SpoolHandle};
 pub(crate) use health::Unwritable;
 pub(crate) use inspect::{Inspector, Listed};
 pub(crate) use open::open;

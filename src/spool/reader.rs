@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::files::HeldFiles;
 use super::row::{COLUMNS, SpoolRow};
 use super::{Seq, SpoolError};
-use crate::intake::Delivery;
+use crate::delivery::Delivery;
 
 /// How long a reader that failed waits for the writer to examine the files: a large spool is copied meanwhile.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 
 use super::Seq;
 use crate::auth::AuthMethod;
-use crate::intake::Delivery;
-use crate::traces::TraceContext;
+use crate::delivery::Delivery;
+use crate::delivery::TraceContext;
 
 /// The columns of a delivery, in the order in which [`SpoolRow`] has them.
 pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body, trace";

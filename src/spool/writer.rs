@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::files::{DATABASE, FileFault, HeldFiles, Sizes};
+use super::handle::PendingDelivery;
 use super::mark::{Mark, Marker};
 use super::reader::Handover;
 use super::recovery::rescue::{Copied, Displaced, Rescued};
@@ -24,7 +25,7 @@ use super::row::{INSERT, SpoolRow};
 use super::space::{self, Usage};
 use super::{Recorded, Seq, SpoolError, SpoolStatus, Unwritable, open};
 use crate::config;
-use crate::intake::{PendingDelivery, RejectReason};
+use crate::delivery::RejectReason;
 use crate::metrics::Metrics;
 
 /// The most deliveries in one transaction, and the most bytes of bodies, or a single delivery.

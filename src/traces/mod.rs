@@ -12,10 +12,7 @@
 //!
 //! No span holds a secret or a body, but for the `execution_id`.
 
-mod batch;
-mod context;
-mod request;
-mod sending;
+mod exporter;
 
 use std::sync::Arc;
 
@@ -31,12 +28,10 @@ use opentelemetry_sdk::trace::{
 use crate::config;
 use crate::config::SettingsError;
 use crate::metrics::Metrics;
-pub(crate) use context::TraceContext;
-pub(crate) use request::RequestTrace;
-pub(crate) use sending::Exporter;
+pub(crate) use exporter::Exporter;
 
 /// Which execution a span is about.
-const EXECUTION_ID: Key = Key::from_static_str("workflow_receiver.execution_id");
+pub(crate) const EXECUTION_ID: Key = Key::from_static_str("workflow_receiver.execution_id");
 
 /// Where spans are begun. What ends goes to [`Sending`].
 #[derive(Debug, Clone)]
@@ -71,7 +66,7 @@ impl Traces {
     }
 
     /// Begins a span below `parent`, or a trace.
-    fn begin(&self, span: SpanBuilder, parent: Option<SpanContext>) -> Span {
+    pub(crate) fn begin(&self, span: SpanBuilder, parent: Option<SpanContext>) -> Span {
         let parent =
             parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
         self.tracer.build_with_context(span, &parent)

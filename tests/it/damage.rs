@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Server, StartError};
+use workflow_receiver::server::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, settings, with};
 use crate::spool::{ids, impatient, recorded, spooled};

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use workflow_receiver::app::{Progress, RunError, Server};
 use workflow_receiver::config::Settings;
+use workflow_receiver::server::{Progress, RunError, Server};
 use workflow_receiver::shutdown::Shutdown;
 
 /// The server that the tests share. It ends with the process; its directory is used again.
@@ -47,7 +47,7 @@ pub(crate) async fn new_database() -> PgConnectOptions {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::block_in_place(cluster).connect_options();
     let database = cluster.database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-    workflow_receiver::store::create_database(&database).await.unwrap();
+    workflow_receiver::db::create_database(&database).await.unwrap();
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
     sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(&mut connection).await.unwrap();
     database

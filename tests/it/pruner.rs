@@ -206,7 +206,7 @@ fn statements() -> Vec<(&'static str, String)> {
     };
     macro_rules! file {
         ($name:literal) => {
-            include_str!(concat!("../../src/store/prune/", $name, ".sql"))
+            include_str!(concat!("../../src/db/retention/", $name, ".sql"))
         };
     }
     vec![

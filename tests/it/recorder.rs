@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use workflow_receiver::config::Settings;
-use workflow_receiver::store::create_database;
+use workflow_receiver::db::create_database;
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, until, with};
 use crate::spool::{ids, impatient, spooled};

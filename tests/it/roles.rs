@@ -204,7 +204,7 @@ impl TlsPostgres {
         let place = dir.path().join("postgres");
         // It makes the data, and is not needed any more.
         let made = tokio::task::block_in_place(|| Postgres::start(&place)).unwrap();
-        workflow_receiver::store::create_database(&made.connect_options()).await.unwrap();
+        workflow_receiver::db::create_database(&made.connect_options()).await.unwrap();
         made.stop().await;
         let data = place.join("data");
         let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&data).unwrap());

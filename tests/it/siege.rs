@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use workflow_receiver::payload::Execution;
+use workflow_receiver::execution::Execution;
 
 use crate::harness::{example, execution, new_database, rows, url, within};
 use crate::process::{Process, program};

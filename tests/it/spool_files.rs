@@ -10,7 +10,7 @@ use std::time::Duration;
 use reqwest::Client;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Server, StartError};
+use workflow_receiver::server::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, until, with};
 use crate::process::{Process, program};

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::app::{Server, StartError};
+use workflow_receiver::server::{Server, StartError};
 
 use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with, within};
 use crate::spool::{ids, impatient, recorded, spooled};

@@ -249,7 +249,7 @@ async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
     let times: usize = std::env::var("TORTURE_TIMES").map_or(1, |times| times.parse().unwrap());
     let dir = TempDir::new().unwrap();
     let postgres = Postgres::start(&dir.path().join("postgres")).unwrap();
-    workflow_receiver::store::create_database(&postgres.connect_options()).await.unwrap();
+    workflow_receiver::db::create_database(&postgres.connect_options()).await.unwrap();
     let disk = SmallDisk::mount(&dir.path().join("disk"));
     let mut torture =
         Torture { dir, disk, postgres: Some(postgres), receiver: None, load: Load::start(SENDERS) };

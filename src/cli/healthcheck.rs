@@ -1,0 +1,52 @@
+//! Asking a running receiver how it is, for container engines: the image has no shell and no curl.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::{Request, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{config, http_client};
+
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// What `/health/ready` on the admin port says: `Ok` while webhooks are taken.
+///
+/// # Errors
+/// When it says that they are not, or does not say anything within three seconds.
+pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
+    let address = admin.listen;
+    let (status, text) = tokio::time::timeout(WITHIN, ready(reachable(address), &admin.token))
+        .await
+        .map_err(|_| format!("no answer from {address} in time"))?
+        .map_err(|e| format!("no answer from {address}: {e}"))?;
+    match status {
+        StatusCode::UNAUTHORIZED => Err(format!("{address} demands admin.token: set RECEIVER__ADMIN__TOKEN")),
+        status if status.is_success() => Ok(text),
+        _ => Err(text),
+    }
+}
+
+/// "Listening on all addresses" is asked on loopback.
+fn reachable(mut admin: SocketAddr) -> SocketAddr {
+    if admin.ip().is_unspecified() {
+        admin.set_ip(match admin {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    admin
+}
+
+async fn ready(
+    admin: SocketAddr,
+    token: &SecretString,
+) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
+    bearer.set_sensitive(true);
+    let request = Request::get("/health/ready").header(AUTHORIZATION, bearer).body(Full::default())?;
+    let (status, body) = http_client::send(&admin.to_string(), request).await?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

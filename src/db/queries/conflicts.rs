@@ -1,0 +1,187 @@
+//! Conflicts: deliveries that contradict the recorded outcome, beside that outcome.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use time::serde::rfc3339;
+use utoipa::{IntoParams, ToSchema};
+
+use super::json::Json;
+use super::page::{List, ListRow, Position};
+use super::{
+    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
+    omitted,
+};
+
+/// A contradiction, as lists show it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Conflict {
+    /// Identifies it; rises with the order of recording.
+    pub(crate) conflict_id: i64,
+    /// The execution whose recorded outcome is contradicted.
+    pub(crate) execution_id: String,
+    /// The workflow, as the delivery has it.
+    pub(crate) workflow_id: String,
+    /// The bulk, as the delivery has it.
+    pub(crate) bulk_id: Option<String>,
+    /// What the delivery says otherwise than the record; empty when only bytes differ that jsonb cannot hold; null
+    /// when the execution is not recorded any more.
+    pub(crate) differs_in: Option<Vec<String>>,
+    /// The status that stands.
+    pub(crate) recorded_status: Option<String>,
+    /// The status that the delivery reports.
+    pub(crate) delivered_status: String,
+    /// The cause that stands. The first 1,000 characters.
+    pub(crate) recorded_error_cause: Option<String>,
+    /// The cause, as the delivery has it. The first 1,000 characters.
+    pub(crate) delivered_error_cause: Option<String>,
+    /// How the delivery that stands got in: `signature`, `secret_header`, `url_token`, none; null when not known.
+    pub(crate) recorded_authenticated_by: Option<String>,
+    /// How this delivery got in.
+    pub(crate) delivered_authenticated_by: Option<String>,
+    /// How many times this very delivery came.
+    pub(crate) deliveries: i32,
+    /// When it first came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) first_received_at: OffsetDateTime,
+    /// When it last came, by the receiver's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) last_received_at: OffsetDateTime,
+}
+
+impl ListRow for Conflict {
+    const LIST: List = List::Conflicts;
+
+    fn position(&self) -> Position {
+        Position { at: self.first_received_at, id: self.conflict_id.to_string(), place: 0 }
+    }
+}
+
+/// Which contradictions.
+#[derive(Debug, Clone, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filter {
+    /// Only those of this execution.
+    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    pub(crate) execution: Option<String>,
+}
+
+/// Which contradictions came, newest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Conflicts {
+    pub(crate) filter: Filter,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
+}
+
+impl ListQuery for Conflicts {
+    const LIST: List = List::Conflicts;
+
+    fn page(&mut self) -> &mut PageRequest {
+        &mut self.page
+    }
+}
+
+impl Query for Conflicts {
+    type Answer = Page<Conflict>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Conflict>, sqlx::Error> {
+        let after = self.page.position(&self.period);
+        let rows = sqlx::query_file_as!(
+            Conflict,
+            "src/db/queries/conflicts.sql",
+            self.period.start(),
+            after.at,
+            after.number(),
+            self.filter.execution,
+            self.page.rows(),
+            EXCERPT_CHARS,
+            None::<i64>
+        );
+        Ok(self.page.page(rows.fetch_all(connection).await?))
+    }
+}
+
+/// One contradiction, with what each side made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WholeConflict)]
+pub(crate) struct ConflictDetail {
+    /// As lists show it, but with up to 4,194,304 characters of the causes.
+    #[serde(flatten)]
+    pub(crate) conflict: Conflict,
+    /// The output that stands.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) recorded_output: Option<Json>,
+    /// The output, as the delivery has it.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) delivered_output: Option<Json>,
+    /// The whole body of the delivery; null when jsonb cannot hold it (then `payload_text` does).
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) payload: Option<Json>,
+    /// The body as it came, where `payload` would not give it back; null otherwise.
+    pub(crate) payload_text: Option<String>,
+    /// Which of the outputs, `payload` and `payload_text` are null because they are larger than 16 MiB: psql shows them.
+    pub(crate) omitted: Vec<&'static str>,
+}
+
+/// What is known of one contradiction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GetConflict {
+    pub(crate) conflict_id: i64,
+}
+
+/// `None` when there is none with this number.
+impl SnapshotQuery for GetConflict {
+    type Detail = ConflictDetail;
+
+    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<ConflictDetail>, sqlx::Error> {
+        let start = TimeRange::default();
+        let end = PageRequest::default().position(&start);
+        let conflict = sqlx::query_file_as!(
+            Conflict,
+            "src/db/queries/conflicts.sql",
+            start.start(),
+            end.at,
+            end.number(),
+            None::<&str>,
+            1_i64,
+            MAX_ERROR,
+            self.conflict_id
+        );
+        let Some(conflict) = conflict.fetch_optional(&mut *moment).await? else { return Ok(None) };
+        let rest = sqlx::query!(
+            r#"SELECT
+                   CASE WHEN octet_length(t.recorded) <= $2 THEN t.recorded END AS "recorded_output: Json",
+                   coalesce(octet_length(t.recorded) > $2, false) AS "recorded_output_omitted!",
+                   CASE WHEN octet_length(t.delivered) <= $2 THEN t.delivered END AS "delivered_output: Json",
+                   coalesce(octet_length(t.delivered) > $2, false) AS "delivered_output_omitted!",
+                   CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
+                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
+                   CASE WHEN octet_length(c.payload_bytes) <= $2 THEN utf8_text(c.payload_bytes) END AS payload_text,
+                   coalesce(octet_length(c.payload_bytes) > $2, false) AS "payload_text_omitted!"
+               FROM execution_conflicts AS c
+               LEFT JOIN executions AS e ON c.execution_id = e.execution_id
+               -- Written once.
+               CROSS JOIN LATERAL (
+                   SELECT e.output::text AS recorded, c.output::text AS delivered, c.payload::text AS payload OFFSET 0
+               ) AS t
+               WHERE c.conflict_id = $1"#,
+            self.conflict_id,
+            MAX_TEXT
+        );
+        let rest = rest.fetch_one(&mut *moment).await?;
+        Ok(Some(ConflictDetail {
+            conflict,
+            recorded_output: rest.recorded_output,
+            delivered_output: rest.delivered_output,
+            payload: rest.payload,
+            payload_text: rest.payload_text,
+            omitted: omitted([
+                ("recorded_output", rest.recorded_output_omitted),
+                ("delivered_output", rest.delivered_output_omitted),
+                ("payload", rest.payload_omitted),
+                ("payload_text", rest.payload_text_omitted),
+            ]),
+        }))
+    }
+}

@@ -1,0 +1,175 @@
+//! What a batch changes of what is counted: the bulks, and the sums by hour and day.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use time::{Date, OffsetDateTime, UtcOffset};
+
+use crate::execution::cost::picos;
+
+/// The batch's, or the database's.
+type Text<'r> = Cow<'r, str>;
+
+/// An execution, as far as it is counted.
+#[derive(Clone)]
+pub(in crate::db) struct CountedExecution<'r> {
+    pub(in crate::db) workflow_id: Text<'r>,
+    pub(in crate::db) bulk_id: Option<Text<'r>>,
+    pub(in crate::db) status: Text<'r>,
+    pub(in crate::db) total_cost: Option<Text<'r>>,
+    pub(in crate::db) first_received_at: OffsetDateTime,
+}
+
+/// By how much the counts of a batch's executions rise (+1 for each that came) and fall (-1 for each
+/// that was something else before). What is alike is counted together, before PostgreSQL is asked.
+#[derive(Default)]
+pub(in crate::db) struct Rollups<'r> {
+    /// By bulk and status.
+    bulks: HashMap<(Text<'r>, Text<'r>), BulkChange>,
+    /// By hour, workflow and status.
+    hours: HashMap<(OffsetDateTime, Text<'r>, Text<'r>), i32>,
+    /// By day and workflow.
+    days: HashMap<(Date, Text<'r>), DayChange>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+struct DayChange {
+    executions: i32,
+    with_cost: i32,
+    picos: i128,
+}
+
+struct BulkChange {
+    executions: i32,
+    first_received_at: OffsetDateTime,
+    last_received_at: OffsetDateTime,
+}
+
+impl<'r> Rollups<'r> {
+    /// An execution is recorded, by what came `at`.
+    pub(in crate::db) fn added(&mut self, is: CountedExecution<'r>, at: OffsetDateTime) {
+        self.count_in_bulk(&is, 1, at);
+        self.count_in_sums(is, 1);
+    }
+
+    /// What was recorded of it has given way, to what came `at`.
+    pub(in crate::db) fn replaced(
+        &mut self,
+        was: CountedExecution<'r>,
+        is: CountedExecution<'r>,
+        at: OffsetDateTime,
+    ) {
+        self.count_in_bulk(&was, -1, at);
+        self.count_in_sums(was, -1);
+        self.added(is, at);
+    }
+
+    /// Its first delivery turns out to have come earlier.
+    pub(in crate::db) fn shifted(&mut self, was: CountedExecution<'r>, first_received_at: OffsetDateTime) {
+        self.count_in_sums(CountedExecution { first_received_at, ..was.clone() }, 1);
+        self.count_in_sums(was, -1);
+    }
+
+    fn count_in_bulk(&mut self, execution: &CountedExecution<'r>, change: i32, at: OffsetDateTime) {
+        let Some(bulk_id) = &execution.bulk_id else { return };
+        let key = (bulk_id.clone(), execution.status.clone());
+        let none = BulkChange { executions: 0, first_received_at: at, last_received_at: at };
+        let bulk = self.bulks.entry(key).or_insert(none);
+        bulk.executions += change;
+        bulk.first_received_at = bulk.first_received_at.min(at);
+        bulk.last_received_at = bulk.last_received_at.max(at);
+    }
+
+    fn count_in_sums(&mut self, execution: CountedExecution<'r>, change: i32) {
+        let CountedExecution { workflow_id, status, total_cost, first_received_at, .. } = execution;
+        let at = first_received_at.to_offset(UtcOffset::UTC);
+        *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
+        let day = self.days.entry((at.date(), workflow_id)).or_default();
+        day.executions += change;
+        if let Some(picos) = total_cost.as_deref().and_then(picos) {
+            day.with_cost += change;
+            day.picos += i128::from(change) * picos;
+        }
+    }
+
+    /// Moves the counts, after the executions. The sums come last: the rows of the current hour are
+    /// every receiver's, and stay locked until the commit.
+    pub(in crate::db) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.apply_to_bulks(connection).await?;
+        self.apply_to_hours(connection).await?;
+        self.apply_to_days(connection).await
+    }
+
+    async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let (mut bulks, mut statuses, mut changes) = (vec![], vec![], vec![]);
+        let (mut first, mut last) = (vec![], vec![]);
+        for ((bulk_id, status), change) in &self.bulks {
+            bulks.push(&**bulk_id);
+            statuses.push(&**status);
+            changes.push(change.executions);
+            first.push(change.first_received_at);
+            last.push(change.last_received_at);
+        }
+        if !bulks.is_empty() {
+            sqlx::query_file!(
+                "src/db/record/upsert_bulks.sql",
+                &bulks as _,
+                &statuses as _,
+                &changes,
+                &first,
+                &last
+            )
+            .execute(connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_to_hours(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let (mut hours, mut workflows, mut statuses, mut changes) = (vec![], vec![], vec![], vec![]);
+        for ((hour, workflow_id, status), change) in self.hours.iter().filter(|(_, change)| **change != 0) {
+            hours.push(*hour);
+            workflows.push(&**workflow_id);
+            statuses.push(&**status);
+            changes.push(*change);
+        }
+        if !hours.is_empty() {
+            sqlx::query_file!(
+                "src/db/record/upsert_hours.sql",
+                &hours,
+                &workflows as _,
+                &statuses as _,
+                &changes
+            )
+            .execute(connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let (mut days, mut workflows) = (vec![], vec![]);
+        let (mut executions, mut with_cost, mut costs) = (vec![], vec![], vec![]);
+        for ((day, workflow_id), change) in self.days.iter().filter(|(_, c)| **c != DayChange::default()) {
+            days.push(*day);
+            workflows.push(&**workflow_id);
+            executions.push(change.executions);
+            with_cost.push(change.with_cost);
+            costs.push(format!("{}e-12", change.picos));
+        }
+        if !days.is_empty() {
+            sqlx::query_file!(
+                "src/db/record/upsert_days.sql",
+                &days,
+                &workflows as _,
+                &executions,
+                &with_cost,
+                &costs
+            )
+            .execute(connection)
+            .await?;
+        }
+        Ok(())
+    }
+}

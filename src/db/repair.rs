@@ -1,0 +1,101 @@
+//! Executions of which parts are stored as bytes only: filling in their columns.
+
+use std::borrow::Cow;
+
+use sqlx::Connection;
+use time::OffsetDateTime;
+
+use super::record::rollups::{CountedExecution, Rollups};
+use super::{DbConnection, DbError};
+use crate::execution::jsonb::{Fit, fit};
+use crate::execution::{self, Execution};
+
+/// What became of an execution that has bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Repaired {
+    /// Columns were filled in.
+    Filled,
+    /// There is nothing to fill in: jsonb cannot hold the rest, or it is there.
+    Unchanged,
+    /// PostgreSQL refuses it still, for this reason.
+    Refused(String),
+}
+
+impl DbConnection {
+    /// The executions after `after` that have `payload_bytes`, at most `limit`, in the order of their identifiers.
+    pub(crate) async fn with_payload_bytes(
+        &mut self,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<String>, DbError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT execution_id FROM executions
+             WHERE payload_bytes IS NOT NULL AND execution_id > $1 ORDER BY execution_id LIMIT $2",
+            after,
+            limit
+        );
+        Ok(ids.fetch_all(&mut self.connection).await?)
+    }
+
+    /// Fills in what an execution has in `payload_bytes` only: `payload`, `output`, `total_cost`, and with the cost the
+    /// sum of its day. To do so again changes nothing. `None` when no such execution has bytes.
+    pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
+        let repaired = self.of_one(async |store| store.fill_in(execution_id).await).await?;
+        Ok(repaired.unwrap_or_else(|fault| Some(Repaired::Refused(fault.to_string()))))
+    }
+
+    async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
+        let mut transaction = self.connection.begin().await?;
+        let row = sqlx::query!(
+            r#"SELECT workflow_id, status, total_cost::text AS total_cost, first_received_at,
+                      payload IS NOT NULL AS "has_payload!", output IS NOT NULL AS "has_output!",
+                      payload_bytes AS "bytes!"
+               FROM executions WHERE execution_id = $1 AND payload_bytes IS NOT NULL FOR UPDATE"#,
+            execution_id
+        );
+        let Some(row) = row.fetch_optional(&mut *transaction).await? else { return Ok(None) };
+        let text = execution::text(&row.bytes).unwrap_or_default();
+        let fits = fit(text);
+        let payload = (fits != Fit::Not && !row.has_payload).then_some(text);
+        // A body that was recorded with a mapping says nothing of the columns by itself.
+        let said = Execution::parse(&row.bytes).ok().filter(|said| said.execution_id == execution_id);
+        let said = said.filter(|said| said.status == row.status);
+        let output = said.as_ref().and_then(|said| said.output).filter(|_| !row.has_output);
+        let output = output.filter(|output| fits != Fit::Not || fit(output) == Fit::Whole);
+        let cost = said.as_ref().and_then(|said| said.total_cost).filter(|_| row.total_cost.is_none());
+        // Bytes are kept beside a payload only where it would drop something of them.
+        let done = fits == Fit::Whole;
+        if payload.is_none() && output.is_none() && cost.is_none() && !done {
+            return Ok(Some(Repaired::Unchanged));
+        }
+        sqlx::query!(
+            "UPDATE executions SET
+                 payload = coalesce($2::text::jsonb, payload),
+                 output = coalesce($3::text::jsonb, output),
+                 total_cost = coalesce($4::text::numeric, total_cost),
+                 payload_bytes = CASE WHEN NOT $5 THEN payload_bytes END
+             WHERE execution_id = $1",
+            execution_id,
+            payload,
+            output,
+            cost,
+            done
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if let Some(cost) = cost {
+            let mut changes = Rollups::default();
+            let counted = |total_cost| CountedExecution {
+                workflow_id: Cow::Borrowed(&*row.workflow_id),
+                bulk_id: None,
+                status: Cow::Borrowed(&*row.status),
+                total_cost,
+                first_received_at: row.first_received_at,
+            };
+            changes.replaced(counted(None), counted(Some(Cow::Borrowed(cost))), OffsetDateTime::now_utc());
+            changes.apply(&mut transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(Repaired::Filled))
+    }
+}

@@ -1,0 +1,229 @@
+//! What `jsonb` can hold of a JSON text.
+//!
+//! jsonb refuses U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep
+//! nesting, and keeps only the last of a key given twice. PostgreSQL would refuse a whole batch
+//! for one such text, so it is found out before.
+//!
+//! jsonb writes numbers without exponents: five characters such as `1e308` become 309. So a text that its exponents
+//! would make much longer counts as one that jsonb does not hold, too.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// How well jsonb holds a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// All of it.
+    Whole,
+    /// It would drop a value, since a key is given twice.
+    Partly,
+    /// Not at all, or only with a text that is much longer.
+    Not,
+}
+
+/// Exponents may make a text longer by half, and by so many bytes.
+const FREE_EXPANSION: usize = 64 << 10;
+/// More than the largest exponent that `numeric` takes, in either direction.
+const MAX_EXPONENT: usize = 200_000;
+
+/// Deeper nesting than 127 levels (what `serde_json` walks) counts as too deep.
+pub(crate) fn fit(text: &str) -> Fit {
+    let mut seen = Seen::default();
+    let mut json = serde_json::Deserializer::from_str(text);
+    match (Walk { seen: &mut seen }).deserialize(&mut json).and_then(|()| json.end()) {
+        Err(_) => Fit::Not,
+        Ok(()) if seen.large_exponent && expands(text) => Fit::Not,
+        Ok(()) if seen.repeated => Fit::Partly,
+        Ok(()) => Fit::Whole,
+    }
+}
+
+/// Whether jsonb would write a text much longer.
+pub(crate) fn expands(text: &str) -> bool {
+    expansion(text) > text.len() / 2 + FREE_EXPANSION
+}
+
+/// How many digits the exponents in a JSON text add to it at most, when its numbers are written without them.
+pub(crate) fn expansion(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut at, mut expansion) = (0, 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = string_end(bytes, at),
+            // Outside of strings, `true`, `false` and `null` have no digit before an e.
+            b'e' | b'E' if at >= 2 && bytes[at - 2].is_ascii_digit() => {
+                let mut exponent = 0;
+                at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
+                while let Some(digit) = bytes.get(at).filter(|byte| byte.is_ascii_digit()) {
+                    exponent = (exponent * 10 + usize::from(digit - b'0')).min(MAX_EXPONENT);
+                    at += 1;
+                }
+                expansion = expansion.saturating_add(exponent);
+            }
+            _ => {}
+        }
+    }
+    expansion
+}
+
+/// The index after the quote that ends the string whose content begins at `at`.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// What a walk has seen.
+#[derive(Default)]
+struct Seen {
+    /// A key given twice.
+    repeated: bool,
+    /// A number that may have a large exponent.
+    large_exponent: bool,
+}
+
+struct Walk<'r> {
+    seen: &'r mut Seen,
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        // What is too small for a double is 0 here.
+        self.seen.large_exponent |= number == 0.0 || !(1e-9..1e15).contains(&number.abs());
+        Ok(())
+    }
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        if text.contains('\0') { Err(E::custom("U+0000")) } else { Ok(()) }
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        while array.next_element_seed(Walk { seen: &mut *self.seen })?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let mut keys = Keys::default();
+        while let Some(Key(key)) = object.next_key()? {
+            if key.contains('\0') {
+                return Err(A::Error::custom("U+0000"));
+            }
+            object.next_value_seed(Walk { seen: &mut *self.seen })?;
+            self.seen.repeated |= keys.is_there(key);
+        }
+        Ok(())
+    }
+}
+
+/// A key, borrowed from the text where it holds no escape.
+struct Key<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The keys of one object. Most have few, which are compared; many are hashed.
+#[derive(Default)]
+struct Keys<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    /// Whether `key` came before; it has come now.
+    fn is_there(&mut self, key: Cow<'de, str>) -> bool {
+        const FEW: usize = 16;
+        if self.few.len() < FEW {
+            let there = self.few.contains(&key);
+            self.few.push(key);
+            return there;
+        }
+        self.few.contains(&key) || !self.many.insert(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_jsonb_would_write_much_longer_does_not_fit() {
+        let numbers = |number: &str, count: usize| format!("[{}]", vec![number; count].join(","));
+        for number in ["1e308", "-1.5E+300", "1e-308", "1e-16000", "0e-400", "0.0e-16383"] {
+            assert_eq!(fit(&numbers(number, 10_000)), Fit::Not, "{number}");
+            assert_eq!(fit(&numbers(number, 3)), Fit::Whole, "{number}");
+        }
+        for number in ["1e5", "0.0", "1.5e-4", "0.000000000000000000001", "\"1e308\"", "\"\\\"1e308\""] {
+            assert_eq!(fit(&numbers(number, 10_000)), Fit::Whole, "{number}");
+        }
+        assert_eq!(expansion(r#"{"1e9":[1e3,-2.5E-7,true,"a\"1e9"],"b\\":3e+2}"#), 3 + 7 + 2);
+        assert_eq!(expansion("1e99999999999999999999"), MAX_EXPONENT);
+    }
+
+    #[test]
+    fn what_jsonb_refuses_is_told_from_what_it_holds() {
+        let keys: Vec<_> = (0..40).map(|n| format!("\"k{n}\":{n}")).collect();
+        let and = |last: &str| format!("{{{},\"{last}\":0}}", keys.join(","));
+        let (distinct, early, late) = (and("z"), and("k3"), and("k38"));
+        for whole in [
+            r#"{"a":[1,-2.5,true,null,"\ud83d\ude00"],"b":{"a":1}}"#,
+            "123456789012345678901234567890",
+            r#""""#,
+            &distinct,
+        ] {
+            assert_eq!(fit(whole), Fit::Whole, "{whole}");
+        }
+        for partly in [r#"{"a":1,"a":1}"#, r#"[{"x":{"\u0061":1,"a":2}}]"#, &early, &late] {
+            assert_eq!(fit(partly), Fit::Partly, "{partly}");
+        }
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        for not in [r#""\u0000""#, r#"{"\u0000":1}"#, r#"["\ud800"]"#, r#"{"\udc00":1}"#, "1e400", &deep] {
+            assert_eq!(fit(not), Fit::Not, "{not}");
+        }
+    }
+}

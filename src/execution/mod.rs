@@ -1,0 +1,395 @@
+//! What a webhook's body says, as far as it decides anything.
+//!
+//! The sender documents the body as "the same structure as the answer to Get Execution".
+//! Only eleven of its fields are looked at, at the top level; everything else is skipped over
+//! without being built, and kept with the body. Three fields are required; the others are
+//! read leniently: missing and null are the same, and what cannot be used is left out of the
+//! columns (the payload still holds it).
+//!
+//! The same function reads a body at the door, where it decides the answer, and again in the
+//! recorder, where it decides the row. Nothing but the body has to be kept in between.
+
+pub(crate) mod cost;
+pub(crate) mod jsonb;
+pub(crate) mod steps;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+
+/// The longest identifier or status taken, in bytes. The sender documents no limit; its
+/// examples have 36. PostgreSQL's index rows end at about 2,700.
+pub const MAX_ID_BYTES: usize = 255;
+
+/// The longest `total_cost` taken, in characters as written.
+const MAX_COST_CHARS: usize = 64;
+
+/// A webhook's body, read as far as it decides anything. Borrows from the body.
+#[derive(Debug)]
+pub struct Execution<'a> {
+    /// Identifies the execution; opaque, never empty, at most [`MAX_ID_BYTES`].
+    pub execution_id: Cow<'a, str>,
+    /// Identifies the workflow; opaque, never empty, at most [`MAX_ID_BYTES`].
+    pub workflow_id: Cow<'a, str>,
+    /// The status as sent, never empty: `completed`, `failed`, `cancelled`, `running`, or
+    /// whatever else the sender comes to say.
+    pub status: Cow<'a, str>,
+    /// The bulk that the execution belongs to, when it was triggered in one.
+    pub bulk_id: Option<Cow<'a, str>>,
+    /// When the execution started; `None` when missing or no RFC 3339 timestamp.
+    pub started_at: Option<OffsetDateTime>,
+    /// When the execution ended; `None` when missing or no RFC 3339 timestamp.
+    pub completed_at: Option<OffsetDateTime>,
+    /// The JSON text of what the execution made.
+    pub output: Option<&'a str>,
+    /// The kind of failure.
+    pub error: Option<Cow<'a, str>>,
+    /// Why it failed.
+    pub error_cause: Option<Cow<'a, str>>,
+    /// The cost as written, a JSON number.
+    pub total_cost: Option<&'a str>,
+    /// The JSON text of its steps, with what each made.
+    pub step_outputs: Option<&'a str>,
+}
+
+/// Why a body is no execution. Its text is safe to answer and to log: it quotes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPayload {
+    /// The bytes are no JSON text.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// The JSON text is an array, a string, a number, a boolean or null.
+    #[error("the body is JSON, but not an object")]
+    NotAnObject,
+    /// A required field is missing or cannot be used.
+    #[error("`{field}` {problem}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What is wrong with it, completing the sentence "`field` …".
+        problem: &'static str,
+    },
+}
+
+impl<'a> Execution<'a> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`Unusable`] when the bytes are not a JSON object with usable `execution_id`,
+    /// `workflow_id` and `status`.
+    pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
+        let text = text(body)?;
+        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
+        Ok(Self {
+            execution_id: required("execution_id", fields.execution_id)?,
+            workflow_id: required("workflow_id", fields.workflow_id)?,
+            status: required("status", fields.status)?,
+            bulk_id: fields.bulk_id.and_then(bulk_id),
+            started_at: fields.started_at.and_then(timestamp),
+            completed_at: fields.completed_at.and_then(timestamp),
+            output: fields.output,
+            error: fields.error.map(lossy_text),
+            error_cause: fields.error_cause.map(lossy_text),
+            total_cost: fields.total_cost.and_then(cost),
+            step_outputs: fields.step_outputs,
+        })
+    }
+}
+
+/// The JSON text that a body holds, without a byte order mark.
+///
+/// # Errors
+/// [`Unusable::NotJson`] when it is not UTF-8, which JSON is.
+pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
+    let text = std::str::from_utf8(body)
+        .map_err(|e| InvalidPayload::NotJson(format!("invalid UTF-8 after {} bytes", e.valid_up_to())))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Serde's own message may quote the body, so only the place is passed on.
+fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
+    match serde_json::from_str(text) {
+        // Executions, perhaps, in a form that is not known yet: worth keeping.
+        Ok(Shape { of_objects: true }) => {
+            return InvalidPayload::Field {
+                field: "execution_id",
+                problem: "is missing: the body is an array of objects",
+            };
+        }
+        Ok(_) => return InvalidPayload::NotAnObject,
+        Err(_) => {}
+    }
+    InvalidPayload::NotJson(match error.classify() {
+        serde_json::error::Category::Eof => "it ends too early".to_owned(),
+        _ => format!("syntax error at line {} column {}", error.line(), error.column()),
+    })
+}
+
+/// What a JSON text is, without building it.
+struct Shape {
+    /// An array with at least one object in it.
+    of_objects: bool,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        let mut of_objects = false;
+        if text.starts_with('[') {
+            let mut elements = serde_json::Deserializer::from_str(text);
+            let _ = elements.deserialize_seq(Elements(&mut of_objects));
+        }
+        Ok(Self { of_objects })
+    }
+}
+
+/// Looks at the elements of an array.
+struct Elements<'o>(&'o mut bool);
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an array")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            *self.0 |= element.get().starts_with('{');
+        }
+        Ok(())
+    }
+}
+
+fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str>, InvalidPayload> {
+    let raw = raw.ok_or(InvalidPayload::Field { field, problem: "is missing or null" })?;
+    identifier(raw).map_err(|problem| InvalidPayload::Field { field, problem })
+}
+
+/// A JSON string that can stand for something: an identifier or a status.
+fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    let Some(plain) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
+        return Err("is not a string");
+    };
+    let id = if plain.contains('\\') {
+        Cow::Owned(serde_json::from_str(raw).map_err(|_| "holds a lone surrogate")?)
+    } else {
+        Cow::Borrowed(plain)
+    };
+    match &*id {
+        "" => Err("is empty"),
+        id if id.len() > MAX_ID_BYTES => Err("is longer than 255 bytes"),
+        id if id.contains('\0') => Err("holds U+0000"),
+        _ => Ok(id),
+    }
+}
+
+/// A bulk's identifier may come as a number; anything else that is no identifier is left out
+/// rather than refused, since the execution itself can be recorded.
+fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
+    if raw.starts_with(|c: char| c.is_ascii_digit() || c == '-') && raw.len() <= MAX_ID_BYTES {
+        return Some(Cow::Borrowed(raw));
+    }
+    identifier(raw).ok()
+}
+
+fn timestamp(raw: &str) -> Option<OffsetDateTime> {
+    // The far ends of the calendar leave it on the way to UTC: at the one end `time`'s, at the other RFC 3339's.
+    let at =
+        OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+    (at.year() >= 0).then_some(at)
+}
+
+/// Whatever was sent, as text that PostgreSQL can hold: a string as it is, anything else as
+/// its JSON, with U+FFFD in place of U+0000 and of lone surrogates.
+fn lossy_text(raw: &str) -> Cow<'_, str> {
+    match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
+        None => Cow::Borrowed(raw),
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+        Some(_) => Cow::Owned(serde_json::from_str::<Lossy>(raw).map(|l| l.0).unwrap_or_default()),
+    }
+}
+
+/// A JSON number that PostgreSQL's `numeric` holds with ease.
+fn cost(raw: &str) -> Option<&str> {
+    let number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    (number && raw.len() <= MAX_COST_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
+}
+
+/// The JSON texts of the fields looked at. A key given twice counts as its last value, as in
+/// jsonb and in most parsers.
+#[derive(Default)]
+struct Fields<'a> {
+    execution_id: Option<&'a str>,
+    workflow_id: Option<&'a str>,
+    status: Option<&'a str>,
+    bulk_id: Option<&'a str>,
+    started_at: Option<&'a str>,
+    completed_at: Option<&'a str>,
+    output: Option<&'a str>,
+    error: Option<&'a str>,
+    error_cause: Option<&'a str>,
+    total_cost: Option<&'a str>,
+    step_outputs: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn slot(&mut self, key: &[u8]) -> Option<&mut Option<&'a str>> {
+        Some(match key {
+            b"execution_id" => &mut self.execution_id,
+            b"workflow_id" => &mut self.workflow_id,
+            b"status" => &mut self.status,
+            b"bulk_id" => &mut self.bulk_id,
+            b"started_at" => &mut self.started_at,
+            b"completed_at" => &mut self.completed_at,
+            b"output" => &mut self.output,
+            b"error" => &mut self.error,
+            b"error_cause" => &mut self.error_cause,
+            b"total_cost" => &mut self.total_cost,
+            b"step_outputs" => &mut self.step_outputs,
+            _ => return None,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                // Raw: read as bytes, a key may hold control characters, and that is not JSON.
+                while let Some(key) = map.next_key::<&RawValue>()? {
+                    if let Some(slot) = fields.slot(&unescaped(key.get())) {
+                        let raw = map.next_value::<&RawValue>()?.get();
+                        *slot = (raw != "null").then_some(raw);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// What a JSON string holds, as bytes: unlike a string, that may be (or hold) a lone surrogate.
+pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
+    match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
+        _ => Cow::Owned(serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).unwrap_or_default()),
+    }
+}
+
+/// A string with U+FFFD in place of what text cannot hold.
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = deserializer.deserialize_bytes(Bytes)?;
+        Ok(Self(String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}")))
+    }
+}
+
+struct Bytes;
+
+impl Visitor<'_> for Bytes {
+    type Value = Vec<u8>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_bytes<E>(self, v: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(v.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal(extra: &str) -> String {
+        format!(r#"{{"execution_id":"e","workflow_id":"w","status":"completed"{extra}}}"#)
+    }
+
+    #[test]
+    fn a_field_given_twice_counts_as_its_last_value() {
+        let body = minimal(r#","status":"failed""#);
+        assert_eq!(Execution::parse(body.as_bytes()).unwrap().status, "failed");
+    }
+
+    #[test]
+    fn keys_and_values_that_are_no_text_do_not_hide_the_outcome() {
+        let body = minimal(r#","\ud800":"\udfff","error_cause":"a\ud800b\u0000c","inputs":{"x":"\u0000"}"#);
+        let execution = Execution::parse(body.as_bytes()).unwrap();
+        let cause = execution.error_cause.unwrap();
+        assert!(cause.starts_with('a') && cause.ends_with("b\u{fffd}c"), "{cause:?}");
+    }
+
+    #[test]
+    fn nesting_that_would_exhaust_a_stack_is_skipped_over() {
+        let body = minimal(&format!(r#","inputs":{}1{}"#, "[".repeat(500_000), "]".repeat(500_000)));
+        assert_eq!(Execution::parse(body.as_bytes()).unwrap().execution_id, "e");
+    }
+
+    #[test]
+    fn control_characters_are_no_json_wherever_they_stand() {
+        let keyed = |key: &str| minimal(&format!(r#","{key}":"x""#));
+        for body in [keyed("a\0"), keyed("status\n"), keyed("\u{1f}\\n"), minimal(",\"a\":\"\t\"")] {
+            let parsed = Execution::parse(body.as_bytes());
+            assert!(matches!(parsed, Err(InvalidPayload::NotJson(_))), "{body:?}: {parsed:?}");
+        }
+        let escaped = keyed(r"sta\u0074us");
+        assert_eq!(Execution::parse(escaped.as_bytes()).unwrap().status, "x", "escaped they are");
+    }
+
+    #[test]
+    fn optional_fields_of_an_odd_kind_are_left_out_or_taken_as_text() {
+        let body = minimal(
+            r#","bulk_id":42,"started_at":"yesterday","completed_at":7,"error":{"a":1},"total_cost":"free","output":false"#,
+        );
+        let e = Execution::parse(body.as_bytes()).unwrap();
+        assert_eq!(e.bulk_id.as_deref(), Some("42"));
+        assert_eq!((e.started_at, e.completed_at, e.total_cost), (None, None, None));
+        assert_eq!(e.error.as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(e.output, Some("false"));
+    }
+
+    #[test]
+    fn a_timestamp_at_the_end_of_the_calendar_is_left_out() {
+        for (written, usable) in [
+            ("9999-12-31T23:59:59-01:00", false),
+            ("0000-01-01T00:00:00+01:00", false),
+            ("9999-12-31T23:59:59Z", true),
+            ("0000-01-01T00:00:00Z", true),
+        ] {
+            let body = minimal(&format!(r#","started_at":"{written}""#));
+            assert_eq!(Execution::parse(body.as_bytes()).unwrap().started_at.is_some(), usable, "{written}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_nothing_is_quoted() {
+        let why = |body: &str| Execution::parse(body.as_bytes()).unwrap_err().to_string();
+        assert_eq!(why(r#"{"execution_id":"#), "the body is not JSON: it ends too early");
+        assert_eq!(why("secret"), "the body is not JSON: syntax error at line 1 column 1");
+        assert_eq!(why(r#""secret""#), "the body is JSON, but not an object");
+        assert_eq!(why("{}"), "`execution_id` is missing or null");
+        assert_eq!(why(r#"{"execution_id":7}"#), "`execution_id` is not a string");
+        assert_eq!(why(r#"{"execution_id":""}"#), "`execution_id` is empty");
+        assert_eq!(why(r#"{"execution_id":"a\u0000"}"#), "`execution_id` holds U+0000");
+        assert_eq!(why(r#"{"execution_id":"\ud800"}"#), "`execution_id` holds a lone surrogate");
+        assert_eq!(
+            why(&format!(r#"{{"execution_id":"{}"}}"#, "x".repeat(256))),
+            "`execution_id` is longer than 255 bytes"
+        );
+        assert_eq!(why(r#"{"execution_id":"e","workflow_id":null}"#), "`workflow_id` is missing or null");
+    }
+}

@@ -1,0 +1,81 @@
+//! What the steps of an execution say.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::execution::unescaped;
+
+/// Whether one of the steps in `step_outputs` has the status `failed`. What is in another shape than
+/// the sender documents has no such step. The view `failed_steps` tells them in the same way.
+pub(crate) fn any_failed(step_outputs: &str) -> bool {
+    // For most executions, this is all that is looked at.
+    if !step_outputs.contains("failed") && !step_outputs.contains('\\') {
+        return false;
+    }
+    let mut failed = false;
+    each_field(step_outputs, |_, step| {
+        let mut status = "";
+        each_field(step, |key, text| {
+            if key == b"status" {
+                status = text;
+            }
+        });
+        failed |= serde_json::from_str::<Cow<'_, str>>(status).is_ok_and(|status| status == "failed");
+    });
+    failed
+}
+
+/// Shows the fields of an object, each with its JSON text, without keeping any; of anything else, none.
+fn each_field<'t>(text: &'t str, show: impl FnMut(&[u8], &'t str)) {
+    // What is in error ends it, and is no failed step.
+    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(show));
+}
+
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            (self.0)(&unescaped(key.get()), map.next_value::<&RawValue>()?.get());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::any_failed;
+
+    #[test]
+    fn a_failed_step_is_told_and_nothing_odd_is_taken_for_one() {
+        for failed in [
+            r#"{"a":{"status":"completed"},"b":{"step_id":"b","status":"failed","output":null}}"#,
+            r#"{"\ud800":{"status":"failed","x":"\u0000\udfff"}}"#,
+            r#"{"a":{"stat\u0075s":"\u0066ailed"}}"#,
+            r#"{"a":{"status":"completed","status":"failed"}}"#,
+        ] {
+            assert!(any_failed(failed), "{failed}");
+        }
+        let deep = format!("{}{{\"status\":\"failed\"}}{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+        for other in [
+            "null",
+            r#""failed""#,
+            r#"["failed"]"#,
+            r#"[{"status":"failed"}]"#,
+            r#"{"status":"failed"}"#,
+            r#"{"a":"failed","b":["failed"],"c":null,"d":1e400}"#,
+            r#"{"a":{"status":["failed"]},"b":{"status":"\udfff failed"},"c":{"error":"failed"}}"#,
+            r#"{"a":{"status":"failed","status":"completed"}}"#,
+            &deep,
+        ] {
+            assert!(!any_failed(other), "{other}");
+        }
+    }
+}

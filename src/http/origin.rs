@@ -1,0 +1,106 @@
+//! Requests that a web page may have made a browser send: cross-origin requests and DNS rebinding.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+
+/// Whether a browser says that a web page of another origin sent the request. Senders of webhooks set neither header.
+pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
+    let fetched_from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN)
+        || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
+}
+
+/// Whether the request may be sent by DNS rebinding: to a name that leads here and is not local.
+pub(super) fn is_by_a_foreign_name(headers: &HeaderMap, uri: &Uri) -> bool {
+    !names_this_machine(headers, uri, is_local)
+}
+
+/// Whether the host that the request is sent to is `accepted`, or not named, which browsers always do.
+pub(super) fn names_this_machine(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
+    let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("not.readable"));
+    hosts.filter(|host| !host.is_empty()).all(accepted)
+        && uri.authority().map(Authority::as_str).is_none_or(accepted)
+}
+
+/// `localhost` or an IP address, and perhaps a port. Addresses in other notations (decimal, octal, hexadecimal) are not
+/// accepted: browsers send the usual one.
+pub(super) fn is_address(host: &str) -> bool {
+    match host.strip_prefix('[').map(|host| host.split_once(']')) {
+        Some(Some((address, port))) => address.parse::<Ipv6Addr>().is_ok() && is_port(port),
+        Some(None) => false,
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok()) && is_port(port)
+        }
+    }
+}
+
+/// An address, or a name without a dot: such a name cannot be registered.
+pub(super) fn is_local(host: &str) -> bool {
+    let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    is_address(host) || !name.is_empty() && name.bytes().all(plain) && is_port(port)
+}
+
+/// Nothing, or a colon and a port.
+fn is_port(port: &str) -> bool {
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    port.is_empty() || port.strip_prefix(':').is_some_and(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_address, is_local};
+
+    #[test]
+    fn an_address_is_told_from_a_name() {
+        for address in [
+            "localhost",
+            "LOCALHOST:9090",
+            "127.0.0.1",
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "[::1]",
+            "10.0.0.7",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(is_address(address) && is_local(address), "{address}");
+        }
+        for name in [
+            "evil.example",
+            "evil.example:9090",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "[x]",
+            "[::1].evil",
+            "[::1].evil:9090",
+            "[::1]:x",
+            "[::1]:",
+            "[::1",
+            "[127.0.0.1]",
+            "127.0.0.1:9090.evil",
+            "127.0.0.1:",
+            "127.0.0.1:99999",
+            "127.0.0.1:+80",
+            "127.0.0.1:80:80",
+            "localhost.",
+            "127.0.0.1.",
+            "localhost@evil.example",
+            "user@127.0.0.1",
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "127.1",
+            "evil.",
+            "::1",
+            ":80",
+        ] {
+            assert!(!is_address(name) && !is_local(name), "{name}");
+        }
+        for name in ["receiver", "receiver:9090", "my-host_1", "2130706433"] {
+            assert!(!is_address(name) && is_local(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Receives request bodies within the limits on size and memory, and decompresses them.
+
+use std::io::{Read as _, Write as _};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt;
+use memmap2::MmapMut;
+
+use crate::delivery::RejectReason;
+use crate::http::problem::Problem;
+use crate::memory::{FREE_BYTES_PER_BODY, MemoryPermit};
+
+/// A complete body, as sent or decompressed.
+#[derive(Debug)]
+pub(super) struct CollectedBody {
+    pub(super) bytes: Bytes,
+    pub(super) memory: MemoryPermit,
+}
+
+/// Receives a body to its end. A body in one piece is not copied; one in several pieces is copied once, into a buffer
+/// of its announced size: a buffer that grows would take up to three times the memory.
+///
+/// `progressed` is called from time to time while the body comes in.
+///
+/// # Errors
+/// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Refused`] when there is no memory.
+pub(super) async fn collect(
+    body: &mut Body,
+    announced: Option<u64>,
+    max_body_bytes: usize,
+    mut memory: MemoryPermit,
+    progressed: impl Fn(),
+) -> Result<CollectedBody, Problem> {
+    let announced = announced.and_then(|size| usize::try_from(size).ok());
+    let mut received = 0;
+    let mut first = Bytes::new();
+    let mut small = BytesMut::new();
+    let mut large: Option<LargeBuffer> = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Problem::Interrupted)?.into_data() else { continue };
+        let before = received;
+        received += data.len();
+        if received > max_body_bytes {
+            return Err(Problem::TooLarge { max_body_bytes });
+        }
+        // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
+        let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
+        memory.reserve(received, expected).await?;
+        if let Some(large) = &mut large {
+            large.put(&data);
+        } else if received > FREE_BYTES_PER_BODY {
+            let mut buffer = LargeBuffer::new(expected)?;
+            buffer.put(&first);
+            buffer.put(&small);
+            buffer.put(&data);
+            (first, small) = (Bytes::new(), BytesMut::new());
+            large = Some(buffer);
+        } else if before == 0 {
+            first = data;
+        } else {
+            if small.is_empty() {
+                small.reserve(announced.unwrap_or(0).max(2 * received).min(FREE_BYTES_PER_BODY));
+                small.put(&*std::mem::take(&mut first));
+            }
+            small.put(&*data);
+        }
+        if memory.progress(received - before) {
+            progressed();
+        }
+    }
+    memory.received(received);
+    let bytes = match large {
+        Some(large) => Bytes::from_owner(large),
+        None if small.is_empty() => first,
+        None => small.freeze(),
+    };
+    Ok(CollectedBody { bytes, memory })
+}
+
+/// The bytes of a large body. They are mapped: what is not written takes no memory, and the system has it back at once
+/// when the buffer is dropped, while an allocator may keep it.
+struct LargeBuffer {
+    map: MmapMut,
+    written: usize,
+}
+
+impl LargeBuffer {
+    fn new(capacity: usize) -> Result<Self, RejectReason> {
+        let map = MmapMut::map_anon(capacity).map_err(|_| RejectReason::Overloaded)?;
+        // A huge page takes memory beyond what is written. A kernel that knows none refuses this.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::NoHugePage);
+        Ok(Self { map, written: 0 })
+    }
+
+    /// # Panics
+    /// When `bytes` are more than the capacity left.
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.written + bytes.len();
+        self.map[self.written..end].copy_from_slice(bytes);
+        self.written = end;
+    }
+}
+
+impl AsRef<[u8]> for LargeBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[..self.written]
+    }
+}
+
+/// How a body is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Plain,
+    Gzip,
+}
+
+/// What `Content-Encoding` says.
+///
+/// # Errors
+/// [`Problem::UnknownEncoding`]
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let mut encoding = Encoding::Plain;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let value = value.to_str().map_err(|_| Problem::UnknownEncoding)?;
+        for name in value.split(',').map(|name| name.trim().to_ascii_lowercase()) {
+            encoding = match (&*name, encoding) {
+                ("" | "identity", encoding) => encoding,
+                ("gzip" | "x-gzip", Encoding::Plain) => Encoding::Gzip,
+                _ => return Err(Problem::UnknownEncoding),
+            };
+        }
+    }
+    Ok(encoding)
+}
+
+/// Decompresses a body, if it is compressed. The limit on its size is the same before and after.
+///
+/// # Errors
+/// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Refused`] when there is no memory.
+pub(super) async fn decompress(
+    packed: CollectedBody,
+    encoding: Encoding,
+    max_body_bytes: usize,
+) -> Result<CollectedBody, Problem> {
+    if encoding == Encoding::Plain {
+        return Ok(packed);
+    }
+    let CollectedBody { bytes: packed, memory: packed_memory } = packed;
+    let mut memory = packed_memory.for_copy();
+    let again = packed.clone();
+    let (start, size) = blocking(move || gunzip_start(&packed, max_body_bytes)).await??;
+    if size <= FREE_BYTES_PER_BODY {
+        return Ok(CollectedBody { bytes: start, memory });
+    }
+    // Its size is known now: it is decompressed once more, into memory that is reserved for it.
+    memory.reserve_uninterrupted(size).await?;
+    let bytes = blocking(move || {
+        let mut all = LargeBuffer::new(size)?;
+        let mut gzip = MultiGzDecoder::new(&*again);
+        // The same input gives the same output.
+        gzip.read_exact(&mut all.map).map_err(|_| Problem::NotGzip)?;
+        all.written = size;
+        Ok::<_, Problem>(Bytes::from_owner(all))
+    });
+    Ok(CollectedBody { bytes: bytes.await??, memory })
+}
+
+/// The first [`FREE_BYTES_PER_BODY`] of what `packed` decompresses to, and the size of all of it.
+fn gunzip_start(packed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
+    let mut gzip = MultiGzDecoder::new(packed);
+    let (mut start, mut size) = (Vec::new(), 0);
+    let mut piece = vec![0; 16 << 10];
+    loop {
+        let more = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
+        if more == 0 {
+            return Ok((start.into(), size));
+        }
+        size += more;
+        if size > max_body_bytes {
+            return Err(Problem::TooLarge { max_body_bytes });
+        }
+        if size <= FREE_BYTES_PER_BODY {
+            let _ = start.write_all(&piece[..more]);
+        }
+    }
+}
+
+/// Runs what takes the CPU for a while on a thread of its own: there are few threads for requests.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Panicked)
+}
