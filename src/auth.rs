@@ -3,7 +3,7 @@
 //! The sender signs when a workflow was triggered with a `webhook_secret`; otherwise the URL is all
 //! that can tell it from others. A delivery gets
 //! in by any one method that is configured. What its head alone decides is decided before the body
-//! is read ([`Authenticator::look`]), a signature once it is there ([`Claim::check`]), on the bytes as
+//! is read ([`Authenticator::check_head`]), a signature once it is there ([`PendingAuth::check_body`]), on the bytes as
 //! they came.
 //!
 //! A repeated signature is no attack: the sender's retries carry the first attempt's, and what is
@@ -163,7 +163,7 @@ impl Authenticator {
     /// Looks at a request's head, and at the tokens in its URL.
     ///
     /// # Errors
-    /// [`Refusal`] when no body could let it in.
+    /// [`AuthError`] when no body could let it in.
     pub fn check_head<'t>(
         &self,
         headers: &HeaderMap,
@@ -238,7 +238,7 @@ impl PendingAuth {
     /// Whether the body as it came bears the claim out.
     ///
     /// # Errors
-    /// [`Refusal::Signature`] when nothing but a signature could let it in, and that is none of
+    /// [`AuthError::Signature`] when nothing but a signature could let it in, and that is none of
     /// this body's.
     pub fn check_body(&self, body: &[u8]) -> Result<AuthMethod, AuthError> {
         let Some(signed) = &self.signed else { return self.otherwise };

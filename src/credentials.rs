@@ -95,7 +95,7 @@ impl Credentials {
     /// Checks a body against a claim that `current` let pass, and where it fails, against secrets that changed since.
     ///
     /// # Errors
-    /// As [`Claim::check`].
+    /// As [`PendingAuth::check_body`].
     pub(crate) async fn check(
         self: &Arc<Self>,
         current: &Current,

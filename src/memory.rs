@@ -281,7 +281,7 @@ impl MemoryPermit {
     /// the first time on, the body can be evicted until [`Self::received`], except while it waits here.
     ///
     /// # Errors
-    /// [`Refused::Busy`] when the memory was not there within [`MAX_WAIT`], or never can be.
+    /// [`RejectReason::Overloaded`] when the memory was not there within [`MAX_WAIT`], or never can be.
     pub(crate) async fn reserve(&mut self, received: usize, size: usize) -> Result<(), RejectReason> {
         let beyond = received.saturating_sub(FREE_BYTES_PER_BODY);
         if beyond <= self.share.bytes {

@@ -1,7 +1,7 @@
 //! What operators do on the command line, beside running the receiver.
 //!
 //! What is recorded is asked of PostgreSQL, with the same questions as over HTTP ([`crate::db::queries`]): so the receiver
-//! need not run. [`asking`] has the arguments that these commands share, [`output`] and [`table`] what they write.
+//! need not run. [`args`] has the arguments that these commands share, [`output`] and [`table`] what they write.
 
 mod args;
 pub mod bulks;

@@ -13,7 +13,7 @@ use crate::delivery::Delivery;
 use crate::execution::Execution;
 
 impl DbConnection {
-    /// Does what [`Store::record`] does, with a synthetic execution: a new one in a bulk, its replacement, and a
+    /// Does what [`DbConnection::record`] does, with a synthetic execution: a new one in a bulk, its replacement, and a
     /// conflict; and with a body for the quarantine. `kinds` says which of both. `fill`: with so many bytes more.
     ///
     /// Nothing of it stays: it is rolled back to a savepoint. What is committed then has written, so that the commit

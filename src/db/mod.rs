@@ -1,7 +1,7 @@
 //! Everything that is said to PostgreSQL to record: what is asked of it is in [`crate::db::queries`], and no SQL stands
 //! anywhere else.
 //!
-//! [`Store::record`] writes one batch in one transaction. The rule for an execution that is
+//! [`DbConnection::record`] writes one batch in one transaction. The rule for an execution that is
 //! already recorded is in `settle_known.sql`, in a table at its top.
 
 mod canary;

@@ -80,7 +80,7 @@ impl<'a> Execution<'a> {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`Unusable`] when the bytes are not a JSON object with usable `execution_id`,
+    /// [`InvalidPayload`] when the bytes are not a JSON object with usable `execution_id`,
     /// `workflow_id` and `status`.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
@@ -104,7 +104,7 @@ impl<'a> Execution<'a> {
 /// The JSON text that a body holds, without a byte order mark.
 ///
 /// # Errors
-/// [`Unusable::NotJson`] when it is not UTF-8, which JSON is.
+/// [`InvalidPayload::NotJson`] when it is not UTF-8, which JSON is.
 pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
     let text = std::str::from_utf8(body)
         .map_err(|e| InvalidPayload::NotJson(format!("invalid UTF-8 after {} bytes", e.valid_up_to())))?;

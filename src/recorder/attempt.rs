@@ -2,7 +2,7 @@
 //!
 //! # Which delivery is blamed
 //!
-//! After each failed attempt, a canary runs ([`Store::canary`](crate::db::Store::canary)): the same statements and
+//! After each failed attempt, a canary runs ([`DbConnection::canary`](crate::db::DbConnection::canary)): the same statements and
 //! a commit with a synthetic execution, of which nothing stays. It decides what the failure means, whatever the error:
 //!
 //! | canary | the attempt held | consequence |
@@ -15,7 +15,7 @@
 //!
 //! A stuck delivery is retried alone, without a worker, and one more failure while the canary succeeds is one strike
 //! against it. [`Entry::strike`](super::stuck::Entry::strike) says how many it takes; then the delivery is degraded by
-//! one step ([`Item::degrade`]), and the count starts again. A failed canary sets the strikes back to zero. Contention
+//! one step ([`RecordItem::degrade`]), and the count starts again. A failed canary sets the strikes back to zero. Contention
 //! (`Fault::is_contention`) is no strike: the delivery waits. The kind of error decides only how many strikes it takes:
 //! three where the server answered over a connection that still works, since it will answer the same again; ten, with
 //! pauses, for lost connections, crashes and lack of resources; and for a delivery that takes too long, as many as there

@@ -27,7 +27,7 @@ impl Clocks {
     /// Reads both clocks.
     ///
     /// # Errors
-    /// [`Fault`] when PostgreSQL does not answer.
+    /// [`DbError`] when PostgreSQL does not answer.
     pub(crate) async fn read(store: &mut DbConnection) -> Result<Self, DbError> {
         let before = OffsetDateTime::now_utc();
         let database = store.clock().await?;

@@ -33,7 +33,7 @@ impl SpoolHandle {
     /// Returns once the delivery is on disk: from here on it survives any crash.
     ///
     /// # Errors
-    /// [`Refused`], at once when the channel is full; then nothing of the delivery is kept.
+    /// [`RejectReason`], at once when the channel is full; then nothing of the delivery is kept.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
         let (receipt, kept) = oneshot::channel();
         self.arrivals.try_send(PendingDelivery { delivery, ack: receipt, _memory: memory }).map_err(|e| {

@@ -2,7 +2,7 @@
 //!
 //! It is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk when it returns. One
 //! [`Writer`] on a thread of its own adds arrivals and deletes recorded deliveries; one [`Reader`] reads the next ones for
-//! the recorder. They share the files ([`files`]) and two numbers, [`Kept`] and the recorder's [`Recorded`].
+//! the recorder. They share the files ([`files`]) and two numbers, [`SpoolStatus`] and the recorder's [`Recorded`].
 //!
 //! Before it acknowledges a group, the writer checks that the files it wrote are still the ones in the directory. [`recovery`]
 //! deals with files that are not.

@@ -1,6 +1,6 @@
 //! Traces, sent over OTLP to a collector: off unless `traces.otlp_endpoint` is set, and free then.
 //!
-//! One trace leads from the request to the commit in PostgreSQL. The spool keeps a delivery's [`TraceContext`] beside
+//! One trace leads from the request to the commit in PostgreSQL. The spool keeps a delivery's [`TraceContext`](crate::delivery::TraceContext) beside
 //! it, so that it survives a crash.
 //!
 //! | span | of | ends with |
@@ -33,7 +33,7 @@ pub(crate) use exporter::Exporter;
 /// Which execution a span is about.
 pub(crate) const EXECUTION_ID: Key = Key::from_static_str("workflow_receiver.execution_id");
 
-/// Where spans are begun. What ends goes to [`Sending`].
+/// Where spans are begun. What ends goes to [`Exporter`].
 #[derive(Debug, Clone)]
 pub(crate) struct Traces {
     tracer: SdkTracer,

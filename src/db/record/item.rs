@@ -40,7 +40,7 @@ pub(crate) struct Row<'a> {
     pub(super) deliveries: i32,
     pub(super) authenticated_by: Option<AuthMethod>,
     trace: Option<TraceContext>,
-    /// Set by [`Item::degrade`].
+    /// Set by [`RecordItem::degrade`].
     degraded: Option<Box<Degrading<'a>>>,
 }
 
@@ -68,7 +68,7 @@ const FORMS: [[bool; 3]; 7] = [
     [true, true, true],
 ];
 
-/// What [`Item::degrade`] did.
+/// What [`RecordItem::degrade`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Degraded {
     /// Columns of an execution are left out.

@@ -29,7 +29,7 @@ pub(crate) struct Bounds {
 
 impl DbConnection {
     /// Records `items` in their order, all or none. One outcome per item. `limits`: instead of those that
-    /// [`Store::promise`] sets.
+    /// [`DbConnection::promise`] sets.
     pub(crate) async fn record(
         &mut self,
         items: &[RecordItem<'_>],
@@ -145,7 +145,7 @@ impl<'r> ColumnArrays<'r> {
     }
 }
 
-/// Runs a statement that takes [`Columns`].
+/// Runs a statement that takes [`ColumnArrays`].
 macro_rules! with_columns {
     ($file:literal, $columns:expr $(, $more:expr)*) => {{
         let c = $columns;

@@ -1,7 +1,7 @@
 //! What is recorded, as JSON for operators and their tools: `/api/v1` on the admin port, described by
 //! `/openapi.json` and shown by `/docs`.
 //!
-//! What is asked stands in [`asked`], what PostgreSQL is asked in [`crate::db::queries`]. Within `v1` things are added,
+//! What is asked stands in [`query`], what PostgreSQL is asked in [`crate::db::queries`]. Within `v1` things are added,
 //! never renamed or removed.
 
 mod csv;
