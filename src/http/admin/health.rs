@@ -25,8 +25,8 @@ pub(super) async fn metrics(State(admin): State<AdminState>) -> impl IntoRespons
     let spool = *admin.kept.borrow();
     let health = admin.health.health();
     let levels = Levels {
-        requests_in_hand: admin.requests.in_use(),
-        requests_reading: admin.requests.waiting_on_peer(),
+        requests_in_flight: admin.requests.in_use(),
+        requests_receiving_body: admin.requests.waiting_on_peer(),
         body_memory: admin.memory.reserved(),
         intake_depth: admin.intake.get(),
         spool_depth: spool.depth(),
@@ -37,7 +37,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>) -> impl IntoRespons
         ready: health.takes_webhooks(),
         recording_stalled: health.parts.recording.stalled(),
         stuck: health.parts.recording.stuck,
-        stuck_oldest: admin.health.oldest_stuck(),
+        stuck_oldest_received_at: admin.health.oldest_stuck(),
     };
     let page = admin.metrics.render(&levels);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)

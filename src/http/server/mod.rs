@@ -86,7 +86,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let Some(slot) = slots.acquire() else {
-                        metrics.connection_refused();
+                        metrics.connection_rejected();
                         continue;
                     };
                     // An answer is one small packet, and there is nothing to wait for.
