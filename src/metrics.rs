@@ -165,13 +165,13 @@ impl Metrics {
             ),
             requests_in_hand: add(
                 r,
-                "requests_in_hand",
+                "requests_in_flight",
                 "Requests to the webhook route that are not answered yet",
                 Gauge::default(),
             ),
             requests_reading: add(
                 r,
-                "requests_reading",
+                "requests_receiving_body",
                 "Those of them whose sender has not sent all of the body yet",
                 Gauge::default(),
             ),
@@ -251,7 +251,7 @@ impl Metrics {
             ),
             connections_refused: add(
                 r,
-                "connections_refused",
+                "connections_rejected",
                 "Connections closed at once, since as many as may be were waiting for the receiver",
                 Counter::default(),
             ),
