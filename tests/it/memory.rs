@@ -294,7 +294,8 @@ async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset
         waiting.spawn(async move { Client::new().post(url).body(body).send().await.unwrap().status() });
     }
     until(async || {
-        receiver.metric("requests_in_flight").await == 2.0 && receiver.metric("requests_receiving_body").await == 0.0
+        receiver.metric("requests_in_flight").await == 2.0
+            && receiver.metric("requests_receiving_body").await == 0.0
     })
     .await;
     let answer = sent_before_reading(receiver.connect().await, post(&known, &announced)).await;
