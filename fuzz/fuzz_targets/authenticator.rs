@@ -176,7 +176,7 @@ fuzz_target!(|input: Input| {
     let Some(seconds) = SIGNED.checked_add(input.now) else { return };
     let Ok(now) = OffsetDateTime::from_unix_timestamp(seconds) else { return };
     let mut request = Request::read(input.request);
-    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "unsigned");
+    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "before signing");
 
     let timestamp = seconds + i64::from(input.ahead);
     request.sign(SECRETS[usize::from(at) % SECRETS.len()], timestamp);
