@@ -20,8 +20,8 @@ CREATE FUNCTION json_sha256(value jsonb) RETURNS bytea
 COMMENT ON FUNCTION json_sha256(jsonb) IS
     'SHA-256 of the JSON text as PostgreSQL writes it; null for SQL null.';
 
--- No foreign key to bulks: its check locks the row of the bulk for each execution, in the order of executions. With
--- several receivers, this can deadlock.
+-- No foreign key to bulks: its check would lock rows of bulks in the order of executions. With several receivers, this
+-- can deadlock.
 CREATE TABLE executions (
     execution_id       text COLLATE "C" PRIMARY KEY,
     workflow_id        text COLLATE "C" NOT NULL,
@@ -38,8 +38,7 @@ CREATE TABLE executions (
     payload_removed_at timestamptz,
     output_sha256      bytea,
     payload_sha256     bytea,
-    -- A column, so that indexes need not read the payload: an index on an expression over the payload evaluates it for
-    -- each duplicate, which only updates counters.
+    -- A column, because an index on an expression over the payload would decompress the payload for each duplicate.
     step_failed        boolean     NOT NULL DEFAULT false,
     authenticated_by   text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
@@ -63,7 +62,7 @@ COMMENT ON COLUMN executions.execution_id IS
 COMMENT ON COLUMN executions.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN executions.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN executions.status IS
     'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
 COMMENT ON COLUMN executions.started_at IS

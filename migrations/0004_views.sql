@@ -36,7 +36,7 @@ COMMENT ON COLUMN failures.execution_id IS
 COMMENT ON COLUMN failures.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN failures.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN failures.error IS
     'Kind of failure, such as ExecutionFailed; null if not sent.';
 COMMENT ON COLUMN failures.error_cause IS
@@ -79,7 +79,7 @@ COMMENT ON COLUMN failed_steps.execution_id IS
 COMMENT ON COLUMN failed_steps.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN failed_steps.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN failed_steps.execution_status IS
     'Status of the execution. A completed execution can contain a failed step.';
 COMMENT ON COLUMN failed_steps.step_id IS
@@ -190,7 +190,7 @@ COMMENT ON COLUMN latest_executions.execution_id IS
 COMMENT ON COLUMN latest_executions.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN latest_executions.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN latest_executions.status IS
     'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
 COMMENT ON COLUMN latest_executions.error_cause IS
@@ -267,7 +267,7 @@ COMMENT ON COLUMN slow_executions.execution_id IS
 COMMENT ON COLUMN slow_executions.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN slow_executions.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN slow_executions.status IS
     'Status of the execution, as sent.';
 COMMENT ON COLUMN slow_executions.duration_seconds IS
@@ -316,7 +316,7 @@ COMMENT ON COLUMN results.execution_id IS
 COMMENT ON COLUMN results.workflow_id IS
     'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN results.bulk_id IS
-    'Identifier of the bulk that triggered the execution; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN results.position IS
     'Position in the output, from 1.';
 COMMENT ON COLUMN results.name IS
