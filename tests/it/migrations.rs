@@ -54,7 +54,7 @@ async fn a_released_migration_never_changes() {
         .iter()
         .map(|file| {
             let name = format!("{:04}_{}.sql", file.version, file.description.replace(' ', "_"));
-            (name, file.checksum.iter().map(|byte| format!("{byte:02x}")).collect())
+            (name, file.checksum.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
         })
         .collect();
     let pinned = CHECKSUMS.map(|(name, checksum)| (name.to_owned(), checksum.to_owned()));
