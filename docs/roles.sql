@@ -1,21 +1,21 @@
--- Creates three roles with the least privileges, in the receiver's database. Run it with psql as a superuser: once
--- before the first `migrate`, and after each `migrate`, because it grants privileges on existing objects only.
+-- Three roles with the least they need, in the receiver's database. Run it with psql as a superuser,
+-- before the schema is made and again after each `migrate`: it grants on what is there.
 --
 --   psql -f docs/roles.sql "$DATABASE_URL"
---   (set a password for each role: \password workflow_receiver_owner)
+--   (set their passwords: \password workflow_receiver_owner, and so on)
 --   DATABASE_URL=postgres://workflow_receiver_owner:…@host/name workflow-receiver migrate
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- `psql -v retention=on -f docs/roles.sql …` also grants DELETE for retention.executions and retention.conflicts.
--- Without `retention=on`, the script revokes it.
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also remove what was kept long enough
+-- (retention.executions, retention.conflicts); without, it may not, or not any more.
 --
--- The script changes the owner of an existing schema to workflow_receiver_owner.
+-- A schema that another role has made already goes over to the owner.
 \set ON_ERROR_STOP on
 
--- workflow_receiver_owner     for `migrate`: owns the tables
--- workflow_receiver           for `serve`, `quarantine` and `prune`: writes rows, cannot change tables
--- workflow_receiver_operator  for people and their tools: read-only
+-- workflow_receiver_owner     migrates: the tables are its own
+-- workflow_receiver           `serve`, `quarantine` and `prune`: writes rows, changes no table
+-- workflow_receiver_operator  people and their tools: read
 SELECT format('CREATE ROLE %I LOGIN', role)
 FROM unnest('{workflow_receiver_owner, workflow_receiver, workflow_receiver_operator}'::text[]) AS role
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
@@ -42,8 +42,8 @@ FROM (
         'latest_of_workflow', 'count_quarantine')
 ) AS ours (kind, name) \gexec
 
--- DELETE is granted on quarantine only, for `quarantine retry` and `quarantine drop`. retention.payloads needs UPDATE
--- only.
+-- Outcomes are deleted by nobody, unless there is a limit to how long they are kept; `quarantine retry` and
+-- `drop` take entries out. To remove payloads is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),
@@ -53,7 +53,7 @@ FROM (VALUES
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
-    -- Views that the API on the admin port reads.
+    -- What it reads for the admin port, beside these.
     ('results', 'SELECT'),
     ('failed_steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

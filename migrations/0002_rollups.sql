@@ -99,8 +99,8 @@ COMMENT ON COLUMN workflow_days.executions_with_cost IS
 COMMENT ON COLUMN workflow_days.total_cost IS
     'Sum of sensible_cost, in the sender''s unit.';
 
--- A cost can be any JSON number, and a sum of the largest numbers of PostgreSQL is an error. src/store/cost.rs has the
--- same rule.
+-- A cost can be any JSON number, and a sum of the largest numbers of PostgreSQL is an error. The receiver has the same
+-- rule in cost.rs.
 CREATE FUNCTION sensible_cost(total_cost numeric) RETURNS numeric
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN abs(total_cost) < 1e12 THEN round(total_cost, 12) END;

@@ -20,7 +20,7 @@ const CHECKSUMS: [(&str, &str); 4] = [
     ),
     (
         "0002_rollups.sql",
-        "a9b7e8fef69477cc22b4280baeb9a8d37a0364e7c1b2745d9f47d87c2768b009bc8b91ee1c953a05669c91b001a70c95",
+        "cf930abad148f7867b055b920220320a12056f9d31f8b065a25b76225fd23f83c0defacd53bc41cde9248e790e174272",
     ),
     (
         "0003_quarantine.sql",
