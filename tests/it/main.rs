@@ -30,6 +30,7 @@ mod load;
 mod logging;
 mod make;
 mod memory;
+mod migrations;
 mod openapi;
 mod oracle;
 mod outcomes;
