@@ -13,7 +13,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F'\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
 run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
-	cargo run --release --locked -- $(ARGS)
+	cargo run --profile quick --locked -- $(ARGS)
 
 test: tools ## run all tests, with a private PostgreSQL
 	cargo test --locked --workspace
