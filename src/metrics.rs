@@ -65,7 +65,7 @@ pub(crate) struct Metrics {
 }
 
 /// How full things are, asked when the page is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Levels {
     pub(crate) requests_in_hand: usize,
     pub(crate) requests_reading: usize,

@@ -118,3 +118,107 @@ impl Writer {
         self.set_rejecting(None, None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::auth::AuthMethod;
+    use crate::config;
+    use crate::delivery::Delivery;
+    use crate::memory::MemoryBudget;
+    use crate::metrics::{Levels, Metrics};
+    use crate::spool::files::crash;
+    use crate::spool::{BatchLimits, Spool, open};
+
+    fn open_in(dir: &Path) -> (Spool, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let settings = config::Spool { dir: dir.to_owned(), max_bytes: 1 << 30 };
+        (open(&settings, 1, &metrics).unwrap(), metrics)
+    }
+
+    async fn append(spool: &mut Spool, body: &'static [u8]) {
+        let delivery = Delivery {
+            body: Bytes::from_static(body),
+            received_at: OffsetDateTime::now_utc(),
+            authenticated_by: Some(AuthMethod::None),
+            acknowledged: true,
+            trace: None,
+        };
+        let memory = MemoryBudget::new(0).permit(true, &Arc::default());
+        let mut append = std::pin::pin!(spool.handle.append(delivery, memory));
+        assert!(futures_util::poll!(&mut append).is_pending());
+        let mut waiting = vec![spool.writer.channels.pending.try_recv().unwrap()];
+        assert!(spool.writer.commit_waiting(&mut waiting, 0).unwrap().1.is_none());
+        append.await.unwrap();
+    }
+
+    const ACCIDENTS: [(&str, fn(&Path)); 3] = [
+        ("the index is removed", |dir| fs::remove_file(dir.join("spool.db-shm")).unwrap()),
+        ("the database is replaced by a copy of itself", |dir| {
+            fs::copy(dir.join("spool.db"), dir.join("copy")).unwrap();
+            fs::rename(dir.join("copy"), dir.join("spool.db")).unwrap();
+        }),
+        ("the database is moved away", |dir| {
+            fs::rename(dir.join("spool.db"), dir.join("moved")).unwrap();
+        }),
+    ];
+
+    /// The number of lost deliveries that were reported.
+    fn reported(metrics: &Metrics) -> String {
+        let page = metrics.render(&Levels::default());
+        let count =
+            page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
+        count.unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_at_any_step_of_a_rescue_nothing_is_lost_and_no_loss_is_reported() {
+        const BODIES: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
+        for (accident, happens) in ACCIDENTS {
+            for steps in 0..=7 {
+                let dir = tempfile::tempdir().unwrap();
+                // Two deliveries are in the database, two in its log.
+                let (mut spool, _) = open_in(dir.path());
+                append(&mut spool, BODIES[0]).await;
+                append(&mut spool, BODIES[1]).await;
+                drop(spool);
+                let (mut spool, _) = open_in(dir.path());
+                append(&mut spool, BODIES[2]).await;
+                append(&mut spool, BODIES[3]).await;
+
+                happens(dir.path());
+                let fault = spool.writer.check_files().unwrap_err();
+                crash::AFTER.set(steps);
+                spool.writer.replace_files(&fault).unwrap();
+                crash::AFTER.set(usize::MAX);
+                assert_eq!(spool.writer.files_lost, steps < 6, "{accident}, {steps} steps");
+                // As SIGKILL leaves the files.
+                let killed = tempfile::tempdir().unwrap();
+                for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+                    if file.file_name() != "reserve" {
+                        fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
+                    }
+                }
+
+                let (mut next, metrics) = open_in(killed.path());
+                let spooled = next.reader.next(0, BatchLimits { rows: 100, bytes: 1 << 20 }).unwrap();
+                let found: HashSet<_> = spooled.iter().map(|spooled| &spooled.delivery.body[..]).collect();
+                assert_eq!(found, HashSet::from(BODIES), "{accident}, {steps} steps");
+                // Before the first step, the directory has the lost spool only.
+                if steps > 0 || accident != "the database is moved away" {
+                    assert_eq!(reported(&metrics), "0", "{accident}, {steps} steps");
+                }
+                if steps > 0 {
+                    assert_eq!(spooled.len(), BODIES.len(), "{accident}, {steps} steps");
+                }
+            }
+        }
+    }
+}
