@@ -170,7 +170,7 @@ struct KindLabel {
 }
 
 /// The values of the gauges that are measured when `/metrics` is requested.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Levels {
     pub(crate) requests_in_flight: usize,
     pub(crate) requests_receiving_body: usize,

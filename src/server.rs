@@ -19,7 +19,6 @@ use crate::credentials::Credentials;
 use crate::db::{Database, RetentionTarget};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
-use crate::spool::SpoolHandle;
 
 use crate::db::Bounds;
 use crate::db::queries::Pool;
@@ -29,7 +28,7 @@ use crate::recorder::events::EventBus;
 use crate::recorder::{self, ConnectionPool, Recorder, RecorderHealth};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
-use crate::spool::{self, BatchLimits, Reader, Recorded, SpoolError, SpoolStatus, Writer};
+use crate::spool::{self, BatchLimits, Reader, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
 /// Why a receiver did not start.
@@ -96,7 +95,7 @@ pub struct Server {
 #[derive(Debug, Clone)]
 pub struct Progress {
     kept: watch::Receiver<SpoolStatus>,
-    recorded: watch::Receiver<Recorded>,
+    recorded: watch::Receiver<Seq>,
     recording: watch::Receiver<RecorderHealth>,
 }
 
@@ -134,11 +133,9 @@ impl Server {
         // Series exist from the start.
         RetentionTarget::ALL.iter().for_each(|target| metrics.pruned(target.as_str(), 0));
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
-        let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
-
-        let (intake, arrivals) = SpoolHandle::new(settings.intake.capacity);
-        let (keeping, kept) = watch::channel(writer.kept());
-        let (recording, recorded) = watch::channel(writer.kept().acked_seq);
+        let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
+        let Spool { handle: intake, reader, acks, status: kept, writer } = spool;
+        let recorded = acks.subscribe();
         let (reporting, reports) = watch::channel(RecorderHealth::default());
         let [stop, give_up, all_traced] = <[CancellationToken; 3]>::default();
         let (live, credentials) = (EventBus::new(), Credentials::new(settings, database));
@@ -156,7 +153,7 @@ impl Server {
             metrics: metrics.clone(),
             traces: traces.clone(),
             kept: kept.clone(),
-            recorded: recording,
+            recorded: acks,
             recording: reporting,
             stuck: watch::Sender::default(),
             live: live.clone(),
@@ -199,14 +196,11 @@ impl Server {
         };
         let (webhook_limits, admin_limits) = limits(&settings.http);
 
-        let progress = Progress { kept, recorded: recorded.clone(), recording: reports };
+        let progress = Progress { kept, recorded, recording: reports };
         let (webhook_address, admin_address) = (local(&public), local(&admin));
         let mut parts = JoinSet::new();
-        let (spool_metrics, runtime) = (metrics.clone(), tokio::runtime::Handle::current());
-        parts.spawn_blocking(move || {
-            let ended = writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics);
-            ("the spool", ended.map_err(Into::into))
-        });
+        let runtime = tokio::runtime::Handle::current();
+        parts.spawn_blocking(move || ("the spool", writer.run(&runtime).map_err(Into::into)));
         parts.spawn(record(worker, reader));
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
@@ -321,8 +315,12 @@ fn local(listener: &TcpListener) -> SocketAddr {
 }
 
 /// A large or damaged spool takes its time.
-async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(Writer, Reader), StartError> {
-    let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
+async fn open_spool(
+    settings: config::Spool,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+) -> Result<Spool, StartError> {
+    let open = tokio::task::spawn_blocking(move || spool::open(&settings, capacity, &metrics));
     Ok(open.await.map_err(|_| StartError::Panicked)??)
 }
 

@@ -13,7 +13,7 @@ use crate::db::queries::Pool;
 use crate::db::queries::quarantine::CountAcknowledged;
 use crate::metrics::Metrics;
 use crate::recorder::RecorderHealth;
-use crate::spool::Recorded;
+use crate::spool::Seq;
 
 /// From one count to the next, when nothing goes to quarantine.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
@@ -36,7 +36,7 @@ pub(crate) struct AcknowledgedCounter {
     /// One connection of its own: operators' queries may take all of theirs.
     pub(crate) pool: Pool,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) recorded: watch::Receiver<Recorded>,
+    pub(crate) recorded: watch::Receiver<Seq>,
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) report: watch::Sender<Acknowledged>,
 }

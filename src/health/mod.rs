@@ -26,7 +26,7 @@ use crate::db::queries::Pool;
 use crate::metrics::Metrics;
 use crate::recorder::{RecorderHealth, Stuck};
 use crate::retention::RetentionState;
-use crate::spool::{Recorded, SpoolStatus};
+use crate::spool::{Seq, SpoolStatus};
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
@@ -72,7 +72,7 @@ impl Health {
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
     pub(crate) kept: watch::Receiver<SpoolStatus>,
-    pub(crate) recorded: watch::Receiver<Recorded>,
+    pub(crate) recorded: watch::Receiver<Seq>,
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stuck: watch::Receiver<Stuck>,
     pub(crate) retention: watch::Receiver<RetentionState>,

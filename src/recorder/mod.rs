@@ -37,7 +37,7 @@ use crate::db::{Bounds, DbError, RecordItem};
 use crate::delivery::Disposition;
 use crate::metrics::Metrics;
 use crate::recorder::events::EventBus;
-use crate::spool::{BatchLimits, Reader, Recorded, Seq, SpoolError, SpoolStatus};
+use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
 /// How recording goes, for health checks.
@@ -73,7 +73,7 @@ pub(crate) struct Recorder {
     /// What the spool holds.
     pub(crate) kept: watch::Receiver<SpoolStatus>,
     /// Acknowledges deliveries to the spool.
-    pub(crate) recorded: watch::Sender<Recorded>,
+    pub(crate) recorded: AckHandle,
     /// Publishes how recording goes.
     pub(crate) recording: watch::Sender<RecorderHealth>,
     /// Publishes which deliveries are stuck.
@@ -142,11 +142,11 @@ impl Recorder {
             let part = Part::read(&batch);
             in_flight.admit(part.items().iter(), through).await;
             drop(turn);
-            let (begun, before) = (Instant::now(), (self.kept.borrow().last_seq, *self.recorded.borrow()));
+            let (begun, before) = (Instant::now(), (self.kept.borrow().last_seq, self.recorded.acked_seq()));
             self.record_batch(part).await;
             in_flight.complete(through, |through| self.state.stuck.handled(through, &self.report()));
             let (took, now) = (begun.elapsed(), *self.kept.borrow());
-            let (arrived, recorded) = (now.last_seq - before.0, *self.recorded.borrow() - before.1);
+            let (arrived, recorded) = (now.last_seq - before.0, self.recorded.acked_seq() - before.1);
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
             if now.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
                 let _turn = source.lock().await;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::Part;
 use super::in_flight::hash;
 use crate::db::{DbError, RecordItem};
-use crate::spool::{Recorded, Seq};
+use crate::spool::{AckHandle, Seq};
 
 /// Strikes before a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
@@ -132,7 +132,7 @@ impl Entry {
 /// Where the list publishes its state and acknowledges deliveries to the spool.
 pub(super) struct Report<'r> {
     pub(super) stuck: &'r watch::Sender<Stuck>,
-    pub(super) recorded: &'r watch::Sender<Recorded>,
+    pub(super) recorded: &'r AckHandle,
 }
 
 impl StuckList {
@@ -245,10 +245,6 @@ impl State {
             why: self.why.clone(),
             handled: self.handled,
         });
-        report.recorded.send_if_modified(|recorded| {
-            let further = through > *recorded;
-            *recorded = through.max(*recorded);
-            further
-        });
+        report.recorded.ack(through);
     }
 }
