@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
+use strum::VariantArray;
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
@@ -382,7 +383,7 @@ impl Metrics {
         for refusal in AuthError::ALL {
             let _ = self.unauthenticated.get_or_create(&Reason { reason: refusal.as_str() });
         }
-        for outcome in Disposition::ALL {
+        for &outcome in Disposition::VARIANTS {
             let _ = self.recorded.get_or_create(&RecordedAs { outcome: outcome.as_str() });
         }
     }
