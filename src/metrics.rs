@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use strum::VariantArray;
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
@@ -201,7 +202,7 @@ impl Metrics {
         for error in AuthError::ALL {
             let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
         }
-        for disposition in Disposition::ALL {
+        for &disposition in Disposition::VARIANTS {
             let _ =
                 metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::postgres::PgConnectOptions;
+use strum::VariantArray;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::Credentials;
-use crate::db::{Database, RetentionTarget};
+use crate::db::{ConnectionPool, Database, RetentionTarget};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
 
 use crate::db::Bounds;
-use crate::db::queries::Pool;
+use crate::db::queries::QueryPool;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::recorder::events::EventBus;
-use crate::recorder::{self, ConnectionPool, Recorder, RecorderHealth};
+use crate::recorder::{self, Recorder, RecorderHealth};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Reader, Seq, Spool, SpoolError, SpoolStatus};
@@ -131,7 +132,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         metrics.spool_limit(settings.spool.max_bytes);
         // Series exist from the start.
-        RetentionTarget::ALL.iter().for_each(|target| metrics.pruned(target.as_str(), 0));
+        RetentionTarget::VARIANTS.iter().for_each(|target| metrics.pruned(target.as_str(), 0));
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
         let Spool { handle: intake, reader, acks, status: kept, writer } = spool;
@@ -144,7 +145,7 @@ impl Server {
         let (pruner, retention) =
             pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
         let worker = Recorder {
-            sessions: ConnectionPool::new(credentials.database.clone(), settings.database.clone()),
+            pool: ConnectionPool::for_recording(credentials.database.clone(), &settings.database),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -152,17 +153,17 @@ impl Server {
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             traces: traces.clone(),
-            kept: kept.clone(),
-            recorded: acks,
-            recording: reporting,
+            spool: kept.clone(),
+            acks,
+            health: reporting,
             stuck: watch::Sender::default(),
-            live: live.clone(),
+            events: live.clone(),
             give_up: give_up.clone(),
-            state: recorder::State::default(),
+            shared: recorder::SharedState::default(),
         };
         let parts = Observed {
-            kept: kept.clone(),
-            recorded: recorded.clone(),
+            spool: kept.clone(),
+            acked: recorded.clone(),
             recording: reports.clone(),
             stuck: worker.stuck.subscribe(),
             retention,
@@ -325,8 +326,8 @@ async fn open_spool(
 }
 
 /// The connections of those who ask, apart from the recorder's.
-fn reading(settings: &Settings, database: Database) -> Pool {
-    Pool::new(
+fn reading(settings: &Settings, database: Database) -> QueryPool {
+    QueryPool::new(
         database,
         "workflow-receiver reading",
         settings.admin.read_connections,
@@ -344,7 +345,7 @@ fn pruner(
     stop: CancellationToken,
 ) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
     let limited = settings.retention.removes_something();
-    let (report, reports) = watch::channel(RetentionState::before(limited));
+    let (state, reports) = watch::channel(RetentionState::before_first_round(limited));
     let pruner = limited.then(|| Pruner {
         database,
         settings: settings.database.clone(),
@@ -352,15 +353,15 @@ fn pruner(
         backoff: settings.recorder.max_backoff,
         metrics,
         recording,
-        report,
+        state,
         stop,
     });
     (pruner, reports)
 }
 
 /// One connection for health checks.
-fn health_pool(settings: &Settings, database: Database) -> Pool {
-    Pool::new(
+fn health_pool(settings: &Settings, database: Database) -> QueryPool {
+    QueryPool::new(
         database,
         "workflow-receiver health",
         1,

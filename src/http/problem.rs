@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::AuthError;
-use crate::db::queries::Unanswered;
+use crate::db::queries::QueryError;
 use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
@@ -68,7 +68,7 @@ pub(super) enum Problem {
     /// 503: not kept, and the sender should try again.
     Refused(RejectReason),
     /// 503: PostgreSQL did not answer.
-    Unanswered(Unanswered),
+    QueryError(QueryError),
     /// 503: as many follow what happens, or export, as may.
     TooMany { what: &'static str },
 }
@@ -185,11 +185,11 @@ impl Problem {
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, kind, format!("Not kept: {why}. Send it again.").into())
             }
-            Self::Unanswered(why) => {
+            Self::QueryError(why) => {
                 let (kind, what_to_do) = match why {
-                    Unanswered::Busy => ("reading-busy", "Ask again."),
-                    Unanswered::Slow => ("reading-slow", "Ask about less: a shorter time, or a smaller limit."),
-                    Unanswered::Failed(_) => ("no-database", "Webhooks are taken meanwhile. Ask again."),
+                    QueryError::Busy => ("reading-busy", "Ask again."),
+                    QueryError::TimedOut => ("reading-slow", "Ask about less: a shorter time, or a smaller limit."),
+                    QueryError::Failed(_) => ("no-database", "Webhooks are taken meanwhile. Ask again."),
                 };
                 (StatusCode::SERVICE_UNAVAILABLE, kind, format!("No answer: {why}. {what_to_do}").into())
             }
@@ -212,9 +212,9 @@ impl From<AuthError> for Problem {
     }
 }
 
-impl From<Unanswered> for Problem {
-    fn from(why: Unanswered) -> Self {
-        Self::Unanswered(why)
+impl From<QueryError> for Problem {
+    fn from(why: QueryError) -> Self {
+        Self::QueryError(why)
     }
 }
 
@@ -232,7 +232,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
-            Self::Refused(_) | Self::Unanswered(_) | Self::TooMany { .. } => {
+            Self::Refused(_) | Self::QueryError(_) | Self::TooMany { .. } => {
                 drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER));
             }
             Self::Unauthenticated(_) => drop(headers.insert(header::WWW_AUTHENTICATE, SCHEME)),

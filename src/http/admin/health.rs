@@ -16,7 +16,7 @@ pub(super) async fn live() -> impl IntoResponse {
 /// 200 while webhooks are taken, with PostgreSQL or without; 503 otherwise.
 pub(super) async fn ready(State(admin): State<AdminState>) -> impl IntoResponse {
     let health = admin.health.health();
-    let code = if health.takes_webhooks() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if health.accepts_webhooks() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(health))
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>) -> impl IntoRespons
         spool_wal_bytes: spool.wal_bytes,
         spool_oldest_received_at: spool.oldest_received_at,
         event_listeners: admin.live.subscribers(),
-        ready: health.takes_webhooks(),
+        ready: health.accepts_webhooks(),
         recording_stalled: health.parts.recording.stalled(),
         stuck: health.parts.recording.stuck,
         stuck_oldest_received_at: admin.health.oldest_stuck(),

@@ -17,7 +17,7 @@ use super::Limiter;
 use super::problem::{self, Problem};
 use super::server::activity;
 use crate::credentials::Credentials;
-use crate::db::queries::Pool;
+use crate::db::queries::QueryPool;
 use crate::health::Monitor;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
@@ -37,7 +37,7 @@ pub(crate) struct AdminState {
     /// Recording has ended: event streams are closed.
     pub(crate) closing: CancellationToken,
     /// The connections that operators' questions go over.
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) pool: Arc<QueryPool>,
     /// What is recorded, as it happens.
     pub(crate) live: EventBus,
     /// Where the public port listens.

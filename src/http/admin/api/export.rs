@@ -12,17 +12,19 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::csv::{self, Record};
+use super::csv;
 use super::parameters::Parameters;
 use super::query::FromQuery;
+use crate::db::queries::columns::Columns;
 use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::page::Position;
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{Choice, ListQuery, Page, Query, TimeRange, Unanswered};
+use crate::db::queries::{Choice, ListQuery, Page, Query, QueryError, TimeRange};
 use crate::http::problem::Problem;
 use crate::http::responses::ApiProblems;
 
@@ -30,8 +32,9 @@ use crate::http::responses::ApiProblems;
 const TRIES: u32 = 30;
 
 /// How a list is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 enum Format {
     /// JSON Lines: an object a line.
     #[default]
@@ -39,17 +42,6 @@ enum Format {
     /// CSV, with the columns' names first. A text that a spreadsheet would take for a formula has an apostrophe
     /// before it.
     Csv,
-}
-
-impl Choice for Format {
-    const ALL: &'static [Self] = &[Self::Jsonl, Self::Csv];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-        }
-    }
 }
 
 /// All executions, newest first, with the same filters as the list
@@ -91,7 +83,7 @@ pub(super) async fn results(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
 async fn export<L, T>(api: Arc<Api>, uri: &Uri, name: &str) -> Result<Response, Problem>
 where
     L: FromQuery + ListQuery + Query<Answer = Page<T>> + Send + 'static,
-    T: Record + Serialize,
+    T: Columns + Serialize,
 {
     let mut parameters = Parameters::of_whole(uri);
     let format = parameters.choice("format")?.unwrap_or_default();
@@ -138,10 +130,10 @@ struct Export<L> {
 impl<L, T> Export<L>
 where
     L: ListQuery + Query<Answer = Page<T>>,
-    T: Record + Serialize,
+    T: Columns + Serialize,
 {
     /// The lines of the next page that has any; `None` behind the last.
-    async fn next(&mut self) -> Result<Option<String>, Unanswered> {
+    async fn next(&mut self) -> Result<Option<String>, QueryError> {
         let mut text = String::new();
         while text.is_empty() && !self.ended {
             let Page { items, next } = self.page().await?;
@@ -160,20 +152,20 @@ where
         }
         // Only now: whether PostgreSQL can be asked is known before the first line is sent.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
-            text.insert_str(0, &format!("{}\r\n", T::COLUMNS));
+            text.insert_str(0, &format!("{}\r\n", T::COLUMNS.join(",")));
         }
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
     /// Tries again when others have all connections, and with fewer rows when the answer took too long.
-    async fn page(&mut self) -> Result<Page<T>, Unanswered> {
+    async fn page(&mut self) -> Result<Page<T>, QueryError> {
         for _ in 0..TRIES {
             match self.api.ask(&self.list).await {
-                Err(Unanswered::Busy) => {}
-                Err(Unanswered::Slow) if self.list.page().limit > 1 => self.list.page().limit /= 2,
+                Err(QueryError::Busy) => {}
+                Err(QueryError::TimedOut) if self.list.page().limit > 1 => self.list.page().limit /= 2,
                 answered => return answered,
             }
         }
-        Err(Unanswered::Busy)
+        Err(QueryError::Busy)
     }
 }

@@ -29,8 +29,8 @@ use tokio::time::{Instant, timeout};
 use self::parameters::Parameters;
 use self::query::FromQuery;
 use super::{AdminState, auth};
-use crate::db::queries::pool::WAIT;
-use crate::db::queries::{Query, Unanswered};
+use crate::db::queries::pool::MAX_WAIT;
+use crate::db::queries::{Query, QueryError};
 use crate::http::problem::Problem;
 
 /// How many may follow what happens at once. The admin port has more connections than these and the exports:
@@ -93,9 +93,9 @@ async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
 
 /// Bounds the number of large answers in memory: one counts until it is sent.
 async fn bound(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let place = timeout(WAIT, api.answers.clone().acquire_owned()).await;
+    let place = timeout(MAX_WAIT, api.answers.clone().acquire_owned()).await;
     let Some(place) = place.ok().and_then(Result::ok) else {
-        return Problem::from(Unanswered::Busy).into_response();
+        return Problem::from(QueryError::Busy).into_response();
     };
     let answer = next.run(request).await;
     if answer.body().size_hint().upper().is_some_and(|size| size <= SMALL_ANSWER) {
@@ -119,9 +119,9 @@ async fn no_store(mut answer: Response) -> Response {
 
 impl Api {
     /// Puts a question to PostgreSQL.
-    async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
+    async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, QueryError> {
         let asked = Instant::now();
-        let answer = self.admin.pool.ask(question).await;
+        let answer = self.admin.pool.run(question).await;
         self.admin.metrics.api_read(asked.elapsed());
         answer
     }
