@@ -117,7 +117,6 @@ impl Query for Bulks {
 
 /// One bulk: how far it is, and what is in it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeBulk)]
 pub(crate) struct BulkDetail {
     /// As lists show it.
     #[serde(flatten)]

@@ -12,6 +12,7 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
     omitted,
 };
+use crate::execution::identifier::Identifier;
 
 /// A contradiction, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -62,7 +63,7 @@ impl ListRow for Conflict {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
 }
 
@@ -104,7 +105,6 @@ impl Query for Conflicts {
 
 /// One contradiction, with what each side made.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeConflict)]
 pub(crate) struct ConflictDetail {
     /// As lists show it, but with up to 4,194,304 characters of the causes.
     #[serde(flatten)]

@@ -13,6 +13,7 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
     SnapshotQuery, TimeRange, omitted,
 };
+use crate::execution::identifier::Identifier;
 
 /// An execution, as lists show it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -74,17 +75,17 @@ impl ListRow for Execution {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those with this status, as sent: completed, failed, cancelled, running, …
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) status: Option<String>,
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
     /// Only those whose `error_cause` has this text in it, in upper or lower case. Looks at failed ones, unless
     /// `status` says otherwise.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) cause: Option<String>,
 }
 
@@ -220,7 +221,6 @@ pub(crate) struct Step {
 
 /// One execution, with all that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeExecution)]
 pub(crate) struct ExecutionDetail {
     /// As lists show it, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]

@@ -7,6 +7,7 @@ use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Choice, EXCERPT_CHARS, Query, TimeRange};
+use crate::execution::identifier::Identifier;
 
 /// How many executions are looked at.
 const SCAN_LIMIT: i64 = 1_000;
@@ -84,10 +85,10 @@ impl Choice for By {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 

@@ -104,7 +104,6 @@ impl Query for CountAcknowledged {
 
 /// One body in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeQuarantined)]
 pub(crate) struct QuarantineDetail {
     /// As lists show it.
     #[serde(flatten)]

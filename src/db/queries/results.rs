@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::page::{List, Position};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::execution::identifier::Identifier;
 
 /// How many bytes of outputs a page shows, as text, before it ends; and how many PostgreSQL expands at once.
 const OUTPUTS: i64 = 4 << 20;
@@ -48,13 +49,13 @@ pub(crate) struct ResultItem {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
     /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 

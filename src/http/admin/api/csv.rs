@@ -1,8 +1,7 @@
-//! CSV (RFC 4180), as spreadsheets read it.
+//! CSV (RFC 4180) that is safe to open in a spreadsheet.
 //!
-//! A spreadsheet takes a text that begins with =, +, - or @ for a formula, and runs it; some also when blanks stand
-//! before the sign, or when it is a full-width one. Such a text has an apostrophe before it here. JSON Lines have every
-//! text as it is.
+//! Spreadsheets run a text that begins with =, +, - or @ as a formula; some also skip blanks or accept full-width signs.
+//! Such a text gets an apostrophe in front. JSON Lines contain every text unchanged.
 
 use std::fmt::{Display, Write};
 
@@ -12,22 +11,21 @@ use time::format_description::well_known::Rfc3339;
 use crate::db::queries::executions::Execution;
 use crate::db::queries::results::ResultItem;
 
-/// What can be a line.
 pub(super) trait Record {
-    /// The columns' names, separated by commas.
+    /// The header line.
     const COLUMNS: &'static str;
 
-    /// Writes a cell for each of them.
+    /// Writes a cell for each column.
     fn write(&self, line: &mut Line<'_>);
 }
 
-/// A line being written. A value that is not there is an empty cell.
+/// A line being written. `None` becomes an empty cell.
 pub(super) struct Line<'t> {
     text: &'t mut String,
     first: bool,
 }
 
-/// Adds a line.
+/// Appends a line to `text`.
 pub(super) fn write<R: Record>(record: &R, text: &mut String) {
     record.write(&mut Line { text, first: true });
     text.push_str("\r\n");
@@ -41,7 +39,7 @@ impl Line<'_> {
         self.text
     }
 
-    /// What the sender or PostgreSQL wrote.
+    /// A quoted text, with an apostrophe in front of a formula.
     fn text(&mut self, value: Option<&str>) -> &mut Self {
         let text = self.next();
         if let Some(value) = value {
@@ -51,7 +49,7 @@ impl Line<'_> {
         self
     }
 
-    /// A number, or whether something is so.
+    /// A number or boolean.
     fn plain(&mut self, value: Option<impl Display>) -> &mut Self {
         let text = self.next();
         if let Some(value) = value {
@@ -65,16 +63,16 @@ impl Line<'_> {
     }
 }
 
-/// Whether a spreadsheet may take a text for a formula.
+/// Whether a spreadsheet could run the text as a formula.
 fn may_be_a_formula(text: &str) -> bool {
-    // What a spreadsheet may skip: blanks of all kinds, control characters, byte order marks and zero-width characters.
+    // Spreadsheets may skip blanks of all kinds, control characters, byte order marks and zero-width characters.
     let skipped = |c: char| {
         c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
     };
     text.starts_with(char::is_control) || text.trim_start_matches(skipped).starts_with(SIGNS)
 }
 
-/// The signs that begin a formula, as they are, full-width, small, and the mathematical minus.
+/// The signs that begin a formula: ASCII, full-width, small, and the mathematical minus.
 const SIGNS: [char; 13] = [
     '=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\u{fe66}', '\u{fe62}', '\u{fe63}',
     '\u{fe6b}', '\u{2212}',
