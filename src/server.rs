@@ -172,21 +172,21 @@ impl Server {
             Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let admin_door = AdminState {
+        let admin_state = AdminState {
             requests: requests.clone(),
             memory: memory.clone(),
             intake: intake.depth(),
             metrics: metrics.clone(),
-            kept: kept.clone(),
+            spool: kept.clone(),
             health,
             closing: give_up.clone(),
             pool: Arc::new(reading(settings, credentials.database.clone())),
-            live,
+            events: live,
             webhook_port: local(&public).port(),
             credentials: credentials.clone(),
         };
-        let door = WebhookState {
-            intake,
+        let webhook_state = WebhookState {
+            spool: intake,
             metrics: metrics.clone(),
             credentials: credentials.clone(),
             requests,
@@ -206,11 +206,16 @@ impl Server {
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }
-        let webhooks =
-            http::serve(public, http::webhook_router(door), webhook_limits, metrics.clone(), stop.clone());
+        let webhooks = http::serve(
+            public,
+            http::webhook_router(webhook_state),
+            webhook_limits,
+            metrics.clone(),
+            stop.clone(),
+        );
         parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
         let operators =
-            http::serve(admin, http::admin_router(admin_door), admin_limits, metrics, give_up.clone());
+            http::serve(admin, http::admin_router(admin_state), admin_limits, metrics, give_up.clone());
         parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
         let sending = sending.map(|sending| sending.run(all_traced.clone())).into_iter().collect();
         Ok(Self {

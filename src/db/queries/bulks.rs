@@ -110,7 +110,6 @@ impl Query for Bulks {
 
 /// A bulk in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeBulk)]
 pub(crate) struct BulkDetail {
     /// As in the list.
     #[serde(flatten)]

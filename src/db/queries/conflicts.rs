@@ -12,6 +12,7 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
     omitted,
 };
+use crate::execution::identifier::Identifier;
 
 /// A conflict in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -61,7 +62,7 @@ impl ListRow for Conflict {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only conflicts of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
 }
 
@@ -103,7 +104,6 @@ impl Query for Conflicts {
 
 /// A conflict in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeConflict)]
 pub(crate) struct ConflictDetail {
     /// As in the list, but with up to 4,194,304 characters of the causes.
     #[serde(flatten)]

@@ -14,6 +14,7 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
     SnapshotQuery, TimeRange, omitted,
 };
+use crate::execution::identifier::Identifier;
 
 columns! {
     /// An execution in a list.
@@ -107,17 +108,17 @@ impl ListRow for Execution {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only executions with this status, as sent: completed, failed, cancelled, running, …
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) status: Option<String>,
     /// Only executions of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only executions of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
     /// Only executions whose `error_cause` contains this text, in upper or lower case. Searches failed executions unless
     /// `status` is given.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) cause: Option<String>,
 }
 
@@ -246,7 +247,6 @@ pub(crate) struct Step {
 
 /// An execution in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeExecution)]
 pub(crate) struct ExecutionDetail {
     /// As in the list, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]

@@ -8,6 +8,7 @@ use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{EXCERPT_CHARS, Query, TimeRange};
+use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
@@ -74,10 +75,10 @@ pub(crate) enum By {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only failures of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only failures of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 

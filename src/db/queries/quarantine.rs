@@ -104,7 +104,6 @@ impl Query for CountAcknowledged {
 
 /// A quarantined webhook in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeQuarantined)]
 pub(crate) struct QuarantineDetail {
     /// As in the list.
     #[serde(flatten)]

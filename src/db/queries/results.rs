@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::page::{List, Position};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::execution::identifier::Identifier;
 
 /// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
 const OUTPUT_BYTES: i64 = 4 << 20;
@@ -52,13 +53,13 @@ columns! {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only results of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
     /// Only results of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
     /// Only results of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 

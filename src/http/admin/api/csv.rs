@@ -1,8 +1,7 @@
-//! CSV (RFC 4180), as spreadsheets read it.
+//! CSV (RFC 4180) that is safe to open in a spreadsheet.
 //!
-//! A spreadsheet takes a text that begins with =, +, - or @ for a formula, and runs it; some also when blanks stand
-//! before the sign, or when it is a full-width one. Such a text has an apostrophe before it here. JSON Lines have every
-//! text as it is.
+//! Spreadsheets run a text that begins with =, +, - or @ as a formula; some also skip blanks or accept full-width signs.
+//! Such a text gets an apostrophe in front. JSON Lines contain every text unchanged.
 
 use std::fmt::Write;
 
@@ -29,16 +28,16 @@ pub(super) fn write(row: &impl Columns, text: &mut String) {
     text.push_str("\r\n");
 }
 
-/// Whether a spreadsheet may take a text for a formula.
+/// Whether a spreadsheet could run the text as a formula.
 fn may_be_a_formula(text: &str) -> bool {
-    // What a spreadsheet may skip: blanks of all kinds, control characters, byte order marks and zero-width characters.
+    // Spreadsheets may skip blanks of all kinds, control characters, byte order marks and zero-width characters.
     let skipped = |c: char| {
         c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
     };
     text.starts_with(char::is_control) || text.trim_start_matches(skipped).starts_with(SIGNS)
 }
 
-/// The signs that begin a formula, as they are, full-width, small, and the mathematical minus.
+/// The signs that begin a formula: ASCII, full-width, small, and the mathematical minus.
 const SIGNS: [char; 13] = [
     '=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\u{fe66}', '\u{fe62}', '\u{fe63}',
     '\u{fe6b}', '\u{2212}',
