@@ -6,22 +6,10 @@ use bytes::Bytes;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, with};
-
-/// Checks the form of an error, and gives back the end of its type and its detail.
-pub(crate) async fn problem(answer: Response, status: u16) -> (String, String) {
-    assert_eq!(answer.status(), status);
-    assert_eq!(answer.headers()["content-type"], "application/problem+json");
-    let body: Value = answer.json().await.unwrap();
-    assert_eq!(body["status"], status);
-    assert_eq!(body["title"], StatusCode::from_u16(status).unwrap().canonical_reason().unwrap());
-    let kind = body["type"].as_str().unwrap().strip_prefix("urn:workflow-receiver:problem:").unwrap();
-    (kind.to_owned(), body["detail"].as_str().unwrap().to_owned())
-}
-
-pub(crate) async fn count(receiver: &TestReceiver, table: &str) -> i64 {
-    receiver.row(&format!("SELECT count(*) FROM {table}")).await["count"].as_i64().unwrap()
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::http::problem;
+use crate::support::postgres::count_rows;
+use crate::support::receiver::TestReceiver;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
@@ -30,7 +18,7 @@ async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
         receiver.accept(execution(status, status)).await;
         receiver.accept(execution(status, status)).await;
     }
-    assert_eq!(count(&receiver, "executions").await, 6);
+    assert_eq!(count_rows(&receiver, "executions").await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +33,7 @@ async fn a_missing_or_odd_content_type_is_no_reason_to_lose_an_event() {
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
     receiver.accept(execution("none", "completed")).await;
-    assert_eq!(count(&receiver, "executions").await, 5);
+    assert_eq!(count_rows(&receiver, "executions").await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +47,8 @@ async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
     for body in ["[]", "[1]", "\"text\"", "1", "true", "null"] {
         assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-an-object", "{body}");
     }
-    assert_eq!(count(&receiver, "executions").await, 0);
-    assert_eq!(count(&receiver, "quarantine").await, 0);
+    assert_eq!(count_rows(&receiver, "executions").await, 0);
+    assert_eq!(count_rows(&receiver, "quarantine").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +84,7 @@ async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantine
         let row = json!({ "reason": format!("`{field}` {problem_with_it}"), "body": body.to_string(), "deliveries": 2 });
         assert!(kept.contains(&row), "{row} not in {kept:?}");
     }
-    assert_eq!(count(&receiver, "executions").await, 0);
+    assert_eq!(count_rows(&receiver, "executions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,5 +152,5 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
         kept += i64::from(answer.unwrap().status() == 200);
     }
     assert!(kept > 0);
-    assert_eq!(count(&receiver, "executions").await, kept);
+    assert_eq!(count_rows(&receiver, "executions").await, kept);
 }

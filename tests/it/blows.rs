@@ -13,11 +13,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::harness::{execution, new_database, until, url, with};
-use crate::load::{Load, SETTINGS, now};
-use crate::oracle::{Verdict, compare};
-use crate::process::{Process, program};
-use crate::spool::spooled;
+use crate::support::fixtures::{execution, with};
+use crate::support::load::{LOAD_SETTINGS, Load, now_micros};
+use crate::support::oracle::{Finding, Verdict, compare};
+use crate::support::postgres::{new_database, url};
+use crate::support::process::{Process, program};
+use crate::support::spool::spool_holding;
+use crate::support::wait::until;
 
 const SENDERS: usize = 4;
 const WORK: u64 = 150;
@@ -66,7 +68,7 @@ async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     let command = || {
         let mut command = program(dir.path());
         command
-            .envs(SETTINGS)
+            .envs(LOAD_SETTINGS)
             .env("DATABASE_URL", url(&database))
             .env("RECEIVER__SPOOL__DIR", dir.path().join("spool"));
         command.env("RECEIVER__RECORDER__MAX_BACKOFF", "100ms");
@@ -81,7 +83,7 @@ async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     let mut sent = before.stop().await;
 
     blow(&dir.path().join("spool"));
-    let struck = now();
+    let struck = now_micros();
     release(held).await;
     let mut lost = 0;
     let process = std::cell::RefCell::new(process);
@@ -133,7 +135,7 @@ async fn with_the_spool_file_removed_nothing_acknowledged_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_spool_file_replaced_nothing_acknowledged_is_lost() {
-    let other = spooled([]).await;
+    let other = spool_holding([]).await;
     let replace = |spool: &Path| {
         fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
         fs::rename(spool.join("new"), spool.join("spool.db")).unwrap();
@@ -157,7 +159,7 @@ async fn with_a_spool_file_truncated_the_loss_is_reported_and_nothing_acknowledg
         };
         let Survived { verdict, struck, reported } = strike(truncate).await;
         let Verdict { lost, different, unexplained, .. } = &verdict;
-        let after = |finding: &&crate::oracle::Finding| finding.answered > struck;
+        let after = |finding: &&Finding| finding.answered > struck;
         let lost_after: Vec<_> = lost.iter().chain(different).filter(after).take(5).collect();
         assert!(
             lost_after.is_empty(),
@@ -207,7 +209,7 @@ async fn works_with(stderr: impl FnOnce(&mut Command) -> Option<Command>) {
     let mut command = program(dir.path());
     let wrapped = stderr(&mut command);
     let mut command = wrapped.unwrap_or(command);
-    command.current_dir(dir.path()).envs(SETTINGS).env("DATABASE_URL", url(&database));
+    command.current_dir(dir.path()).envs(LOAD_SETTINGS).env("DATABASE_URL", url(&database));
     command.env("RECEIVER__LOG__FILTER", "info,sqlx=warn,workflow_receiver=debug");
     let mut quiet = Quiet::start(command).await;
     let mut load = Load::start(SENDERS);
@@ -270,14 +272,6 @@ async fn with_standard_error_stalled_webhooks_are_taken_and_recorded() {
     drop(reader);
 }
 
-/// The most memory that the process had at once, in KiB: what is resident, and not what is mapped, is what a container is
-/// allowed. (A limit on the address space would count the stacks of threads, and arenas that are reserved.)
-fn peak_kib(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     let dir = TempDir::new().unwrap();
@@ -304,7 +298,7 @@ async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
     let log = fs::metadata(dir.path().join("spool/spool.db-wal")).map_or(0, |log| log.len());
     assert!(log > 300 << 20, "{log} bytes of log");
     let process = Process::start(&mut command);
-    let peak = peak_kib(&process);
+    let peak = process.peak_resident_kib();
     assert_eq!(health(process.admin.clone()).await["spooled"], 30);
     assert!(peak < 256 << 10, "{peak} KiB");
 }

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use crate::harness::{TestReceiver, execution, until, with, within};
+use crate::support::fixtures::{execution, with};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::{until, within};
 
 /// Reads server-sent events, one by one.
 struct Listener {
@@ -95,7 +97,7 @@ async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
     let others = async {
         for n in 0.. {
             receiver.accept(execution(&n.to_string(), "completed")).await;
-            receiver.recorded().await;
+            receiver.wait_until_recorded().await;
         }
     };
     tokio::select! {
@@ -144,7 +146,7 @@ async fn one_who_does_not_read_on_is_told_what_it_missed_and_holds_up_nothing() 
         }
     });
     futures_util::future::join_all(posts).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
 
     let (mut told, mut missed, mut text) = (0, 0, String::new());
     let mut piece = vec![0; 64 << 10];

@@ -11,8 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{example, execution, new_database, rows, until, url, within};
-use crate::process::{Process, outcome, program};
+use crate::support::fixtures::{example, execution};
+use crate::support::postgres::{new_database, rows, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::wait::{until, within};
 
 /// A receiver whose log is not read by [`Process`]: its addresses are chosen here.
 struct Unobserved {
@@ -229,7 +231,7 @@ async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reade
         command.env("RECEIVER__SPOOL__MAX_BYTES", "5").stdout(Stdio::null());
         command
     };
-    let (text, code) = outcome(&mut failing());
+    let (text, code) = run_to_end(&mut failing());
     assert!(code == Some(1) && text.ends_with("from 33554432 to 9223372036854775807\n"), "{text:?}");
     for stderr in [Stdio::from(closed_pipe()), Stdio::from(full())] {
         assert_eq!(failing().stderr(stderr).status().unwrap().code(), Some(1));

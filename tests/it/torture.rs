@@ -17,13 +17,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::bulks::WRONG_BULKS;
-use crate::harness::{rows, until};
-use crate::load::{Counts, Load, SETTINGS};
-use crate::oracle::compare;
-use crate::process::{Process, program};
-use crate::small_disk::SmallDisk;
-use crate::sums::wrong_sums;
+use crate::support::load::{Counts, LOAD_SETTINGS, Load};
+use crate::support::oracle::compare;
+use crate::support::postgres::rows;
+use crate::support::process::{Process, program};
+use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::small_disk::SmallDisk;
+use crate::support::wait::until;
 
 const SENDERS: usize = 16;
 /// How many acknowledgements there must be between two blows: what is killed is at work.
@@ -75,7 +75,7 @@ impl Torture {
         command
             .env("DATABASE_URL", self.database_url())
             .env("RECEIVER__SPOOL__DIR", self.spool_dir())
-            .envs(SETTINGS)
+            .envs(LOAD_SETTINGS)
             .env("RECEIVER__DATABASE__STATEMENT_TIMEOUT", "2s")
             .env("RECEIVER__RECORDER__MAX_BACKOFF", "100ms")
             .env("RECEIVER__LOG__FILTER", "info,sqlx=warn,workflow_receiver::recorder=error");
@@ -278,7 +278,7 @@ async fn whatever_is_killed_what_was_acknowledged_is_recorded() {
     let database = torture.postgres.as_ref().unwrap().connect_options();
     let verdict = compare(&database, &sent, interruptions).await;
     let wrong_bulks = rows(&database, WRONG_BULKS).await;
-    let wrong_sums = rows(&database, &wrong_sums()).await;
+    let wrong_sums = rows(&database, &wrong_rollups()).await;
     let rows = rows(
         &database,
         "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM execution_conflicts) AS conflicts,

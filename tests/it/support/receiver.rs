@@ -1,95 +1,50 @@
-//! One PostgreSQL for all tests, a database and a receiver for each.
+//! A receiver in the process of the test, with a database and a directory of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use private_postgres::{EmbeddedError, Postgres};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use workflow_receiver::config::Settings;
 use workflow_receiver::server::{Progress, RunError, Server};
 use workflow_receiver::shutdown::Shutdown;
 
-/// The server that the tests share. It ends with the process; its directory is used again.
-fn cluster() -> &'static Postgres {
-    static CLUSTER: OnceLock<Postgres> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        // Another run may be using one, and another version makes other files.
-        let version = std::env::var("PG_BIN").unwrap_or_default().replace('/', "_");
-        (0..100)
-            .map(|n| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres{version}-{n}")))
-            .map(|dir| Postgres::start(&dir).inspect(|_| LOG.set(dir.join("log")).unwrap()))
-            .find(|started| !matches!(started, Err(EmbeddedError::InUse(_))))
-            .expect("a free directory")
-            .unwrap()
-    })
-}
+use super::fixtures::execution;
+use super::http::rest;
+use super::postgres::{new_database, rows};
+use super::wait::{until, within};
 
-/// Where the server of [`cluster`] says what it does.
-static LOG: OnceLock<PathBuf> = OnceLock::new();
-
-/// What that server has said so far.
-pub(crate) fn server_log() -> String {
-    String::from_utf8_lossy(&std::fs::read(LOG.get().unwrap()).unwrap()).into_owned()
-}
-
-/// A database that nobody else uses. Databases are made once and emptied for each use: making one
-/// is slow with fsync on.
-pub(crate) async fn new_database() -> PgConnectOptions {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let cluster = tokio::task::block_in_place(cluster).connect_options();
-    let database = cluster.database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-    workflow_receiver::db::create_database(&database).await.unwrap();
-    let mut connection = PgConnection::connect_with(&database).await.unwrap();
-    sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(&mut connection).await.unwrap();
-    database
-}
-
-/// Where PostgreSQL's programs are.
-pub(crate) fn programs() -> PathBuf {
-    let line = tokio::task::block_in_place(cluster).psql_line();
-    Path::new(line.split(" '").next().unwrap()).parent().unwrap().to_owned()
-}
-
-/// The URL of a database of the shared server.
-pub(crate) fn url(database: &PgConnectOptions) -> String {
-    let name = database.get_database().unwrap();
-    tokio::task::block_in_place(cluster).url().replace("/workflow_receiver?", &format!("/{name}?"))
-}
-
-/// The sender's published example, or the fuller one.
-pub(crate) fn example(name: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/payloads").join(name)).unwrap()
-}
-
-/// A webhook body with what an execution needs.
-pub(crate) fn execution(id: &str, status: &str) -> Value {
-    json!({ "execution_id": id, "workflow_id": "w", "status": status })
-}
-
-/// `value` with more or other fields.
-pub(crate) fn with(mut value: Value, fields: Value) -> Value {
-    value.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    value
-}
-
-/// Settings for a receiver of its own: free ports, a spool in `dir`.
+/// The default settings, with free ports and a spool in `dir`.
 pub(crate) fn settings(dir: &Path) -> Settings {
     let mut settings = Settings::load(None).unwrap();
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
     settings.spool.dir = dir.join("spool");
-    // What comes while recording is held up comes in one batch then. More connections: `recorder.rs`, and the program.
+    // With one connection, deliveries that arrive while recording is held up form one batch. Tests of more connections:
+    // `recorder.rs`, and those that run the program.
     settings.recorder.connections = 1;
     settings
+}
+
+/// Retries soon, and a stop does not wait for recording.
+pub(crate) fn impatient(settings: &mut Settings) {
+    settings.recorder.connections = 2;
+    settings.shutdown.drain_timeout = Duration::ZERO;
+    settings.recorder.max_backoff = Duration::from_millis(100);
+}
+
+/// [`impatient`], with one connection and statements that are given up after 250 ms.
+pub(crate) fn in_a_hurry(settings: &mut Settings) {
+    impatient(settings);
+    settings.recorder.connections = 1;
+    settings.recorder.max_backoff = Duration::from_millis(20);
+    settings.database.statement_timeout = Duration::from_millis(250);
 }
 
 /// A receiver in this process, reached over HTTP.
@@ -144,28 +99,28 @@ impl TestReceiver {
         self.client.post(&self.url).body(body).send().await.unwrap()
     }
 
-    /// A connection to the webhook port, for what no client would send.
+    /// A connection to the webhook port, for requests that no HTTP client sends.
     pub(crate) async fn connect(&self) -> TcpStream {
         let address = self.url.strip_prefix("http://").and_then(|url| url.split('/').next()).unwrap();
         TcpStream::connect(address).await.unwrap()
     }
 
-    /// Sends bytes as they are, and reads all that comes until the receiver closes.
+    /// Sends bytes as they are, and reads until the receiver closes the connection.
     pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         stream.write_all(request.as_ref()).await.unwrap();
         rest(&mut stream).await
     }
 
-    /// Posts what must be acknowledged.
+    /// Posts a body and checks that it is acknowledged.
     pub(crate) async fn accept(&self, body: impl ToString) {
         let answer = self.post(body.to_string()).await;
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "received": true }));
     }
 
-    /// Waits until all that was acknowledged is in PostgreSQL.
-    pub(crate) async fn recorded(&self) {
+    /// Waits until all acknowledged deliveries are in PostgreSQL.
+    pub(crate) async fn wait_until_recorded(&self) {
         within(self.progress.clone().all_recorded()).await;
         assert!(!self.running.is_finished(), "the receiver has ended");
     }
@@ -174,42 +129,43 @@ impl TestReceiver {
         PgConnection::connect_with(&self.database).await.unwrap()
     }
 
-    /// Everything recorded so far, asked of PostgreSQL: a JSON object a row.
+    /// The rows of `query`, each as a JSON object, after all acknowledged deliveries are recorded.
     pub(crate) async fn rows(&self, query: &str) -> Vec<Value> {
-        self.recorded().await;
+        self.wait_until_recorded().await;
         rows(&self.database, query).await
     }
 
-    /// The one row that `query` gives.
+    /// The only row of `query`.
     pub(crate) async fn row(&self, query: &str) -> Value {
         let mut rows = self.rows(query).await;
         assert_eq!(rows.len(), 1, "{query}: {rows:?}");
         rows.remove(0)
     }
 
-    /// Holds up recording: what is posted meanwhile comes in one batch after the guard is gone.
+    /// Blocks recording. Deliveries that are posted before the release form one batch.
     pub(crate) async fn hold_recording(&self) -> Held {
         within(self.progress.clone().recording()).await;
-        self.recorded().await;
+        self.wait_until_recorded().await;
         let mut connection = self.connection().await;
         sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
         sqlx::query("LOCK TABLE executions, quarantine IN SHARE MODE")
             .execute(&mut connection)
             .await
             .unwrap();
-        // The first batch runs into the lock; the one behind it is what the test is about.
+        // The first batch waits for the lock. The test is about the next one.
         self.accept(execution("held", "completed")).await;
-        let mut watcher = self.connection().await;
+        let watcher = self.connection().await;
         let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
                        (SELECT oid FROM pg_database WHERE datname = current_database())";
         let blocked = async |watcher: &mut PgConnection| {
             sqlx::query_scalar::<_, i64>(blocked).fetch_one(watcher).await.unwrap() > 0
         };
-        within(async { while !blocked(&mut watcher).await {} }).await;
+        let watcher = tokio::sync::Mutex::new(watcher);
+        until(async || blocked(&mut *watcher.lock().await).await).await;
         Held(connection)
     }
 
-    /// What `/health/ready` answers.
+    /// The status and body of `/health/ready`.
     pub(crate) async fn ready(&self) -> (u16, Value) {
         let answer = self.get("/health/ready").await;
         (answer.status().as_u16(), answer.json().await.unwrap())
@@ -226,12 +182,12 @@ impl TestReceiver {
         self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the receiver ends by itself.
     pub(crate) async fn ended(self) -> (TempDir, Result<(), RunError>) {
         (self.dir, self.running.await.unwrap())
     }
 
-    /// Stops it as SIGTERM does, and gives back its directory for the next.
+    /// Stops the receiver as SIGTERM does. Returns its directory and database for the next one.
     pub(crate) async fn stop(self) -> (TempDir, PgConnectOptions) {
         self.shutdown.graceful.cancel();
         self.running.await.unwrap().unwrap();
@@ -239,44 +195,11 @@ impl TestReceiver {
     }
 }
 
+/// The lock that blocks recording.
 pub(crate) struct Held(PgConnection);
 
 impl Held {
     pub(crate) async fn release(mut self) {
         sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
     }
-}
-
-/// Nothing waited for here takes so long: what never comes fails the test instead of hanging it.
-const PATIENCE: Duration = Duration::from_mins(2);
-
-pub(crate) async fn within<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, event).await.expect("what was waited for never came")
-}
-
-/// Asks until the answer is yes.
-pub(crate) async fn until(yes: impl AsyncFn() -> bool) {
-    within(async { while !yes().await {} }).await;
-}
-
-/// All that comes until the other side closes.
-pub(crate) async fn rest(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    // A reset is an end, too.
-    let _ = within(stream.read_to_end(&mut answer)).await;
-    String::from_utf8(answer).unwrap()
-}
-
-/// Where nobody answers.
-pub(crate) fn no_database() -> PgConnectOptions {
-    "postgres://nobody@127.0.0.1:1/none".parse().unwrap()
-}
-
-/// A JSON object a row.
-pub(crate) async fn rows(database: &PgConnectOptions, query: &str) -> Vec<Value> {
-    let mut connection = PgConnection::connect_with(database).await.unwrap();
-    let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q");
-    let rows: Vec<String> =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&mut connection).await.unwrap();
-    rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
 }

@@ -1,4 +1,4 @@
-//! The receiver as a process of its own, to be signalled and killed.
+//! The program as a process, to be signalled and killed.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,19 +9,24 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Nothing that is waited for here takes so long; it ends a test that waits for what never comes.
+/// Far longer than any event takes. A test whose event never happens fails instead of hanging.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The program, with nothing of this process's environment that could set it.
+/// The program, on free ports. Settings in this process's environment have no effect on it.
 pub(crate) fn program(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workflow-receiver"));
     command.current_dir(dir).env_remove("DATABASE_URL");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RECEIVER__") {
+            command.env_remove(name);
+        }
+    }
     command.env("RECEIVER__HTTP__LISTEN", "127.0.0.1:0").env("RECEIVER__ADMIN__LISTEN", "127.0.0.1:0");
     command
 }
 
-/// What the program wrote, and its exit code, when it is expected to end by itself.
-pub(crate) fn outcome(command: &mut Command) -> (String, Option<i32>) {
+/// Runs the program until it exits by itself. Returns what it wrote, and its exit code.
+pub(crate) fn run_to_end(command: &mut Command) -> (String, Option<i32>) {
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (String::from_utf8(text).unwrap(), output.status.code())
@@ -33,12 +38,12 @@ pub(crate) struct Process {
     pub(crate) admin: String,
     child: Child,
     lines: mpsc::Receiver<String>,
-    /// Everything it has written to standard error.
+    /// The lines read from standard error so far.
     pub(crate) log: Vec<String>,
 }
 
 impl Process {
-    /// Starts it and waits until it receives.
+    /// Starts the receiver and waits until it accepts webhooks.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = Self::spawn(command);
         let receiving = process.wait_for("\"receiving\"");
@@ -48,7 +53,7 @@ impl Process {
         process
     }
 
-    /// Starts it, for a kill at any moment.
+    /// Starts the receiver without waiting.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -57,8 +62,7 @@ impl Process {
         Self { url: String::new(), admin: String::new(), child, lines, log: Vec::new() }
     }
 
-    /// The first line that holds `text`: one that it has written already, or one that comes. What a part of it says
-    /// may come before or after what another says.
+    /// Waits for a log line with `text`. Lines written before the call count, too.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let mut looked_at = 0;
         loop {
@@ -72,12 +76,12 @@ impl Process {
         }
     }
 
-    /// Waits for its next line, but not longer than `moment`.
+    /// Waits for the next log line, at most for `moment`.
     pub(crate) fn wait_at_most(&mut self, moment: Duration) {
         self.log.extend(self.lines.recv_timeout(moment));
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the process has exited.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -86,18 +90,35 @@ impl Process {
         self.child.id()
     }
 
+    /// The resident memory, or 0 once the process has ended.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:").unwrap_or(0)
+    }
+
+    /// The highest resident memory so far. A container's limit counts resident memory; a limit on the address space would
+    /// also count reserved arenas and the stacks of threads.
+    pub(crate) fn peak_resident_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:").expect("a running process")
+    }
+
+    fn memory_kib(&self, field: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end, and reads the rest of what it wrote.
+    /// Waits until the process exits. Returns its whole log.
     pub(crate) fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
         self.log.extend(self.lines.iter());
         (status, std::mem::take(&mut self.log))
     }
 
-    /// Stops it as a container engine does.
+    /// Sends SIGTERM and waits until the process exits successfully.
     pub(crate) fn terminate(self) -> Vec<String> {
         self.signal(Signal::TERM);
         let (status, log) = self.ended();

@@ -12,17 +12,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::authentication::sign;
-use crate::harness::within;
-use crate::oracle::Sent;
-use crate::oracle::generate::{self, Body, Fit};
-use crate::oracle::model::columns;
+use super::http::sign;
+use super::oracle::Sent;
+use super::oracle::generate::{self, Body, Fit};
+use super::oracle::model::columns;
+use super::wait::within;
 
 const SECRET: &str = "whsec_of_the_senders";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
 
 /// How the receiver has to be set up for these senders.
-pub(crate) const SETTINGS: [(&str, &str); 3] = [
+pub(crate) const LOAD_SETTINGS: [(&str, &str); 3] = [
     ("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET),
     ("RECEIVER__AUTH__SECRET_HEADER", "true"),
     ("RECEIVER__AUTH__URL_TOKENS", TOKEN),
@@ -111,7 +111,7 @@ impl Load {
 }
 
 /// Microseconds since 1970.
-pub(crate) fn now() -> i64 {
+pub(crate) fn now_micros() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
 }
 
@@ -166,7 +166,9 @@ impl Sender {
     fn request(&self, body: &Body, method: &str, url: &str) -> RequestBuilder {
         let text = body.text.clone();
         match method {
-            "signature" => sign(self.client.post(url), SECRET, now() / 1_000_000, text.as_bytes()).body(text),
+            "signature" => {
+                sign(self.client.post(url), SECRET, now_micros() / 1_000_000, text.as_bytes()).body(text)
+            }
             "secret_header" => self.client.post(url).header("X-Webhook-Secret", SECRET).body(text),
             _ => self.client.post(format!("{url}/{TOKEN}")).body(text),
         }
@@ -174,7 +176,7 @@ impl Sender {
 
     /// Sends until the answer is 200 or 422, or until the senders are to stop.
     async fn deliver(&mut self, body: Body, method: &'static str) -> Sent {
-        let began = now();
+        let began = now_micros();
         let mut sent = Sent {
             body,
             method,
@@ -190,9 +192,9 @@ impl Sender {
             if url.is_empty() {
                 let _ = timeout(Duration::from_secs(1), self.url.changed()).await;
             } else {
-                sent.began = now();
+                sent.began = now_micros();
                 let answer = self.request(&sent.body, method, &url).send().await;
-                sent.ended = now();
+                sent.ended = now_micros();
                 match answer {
                     Ok(answer) => match answer.status().as_u16() {
                         200 => {
