@@ -1,11 +1,8 @@
 //! Who is let in, and who is not.
 
-use std::fmt::Write;
-
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::KeyInit;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use workflow_receiver::config::{Secrets, Settings};

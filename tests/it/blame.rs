@@ -1,13 +1,9 @@
 //! Which delivery is blamed when recording fails: only one that fails alone while others succeed.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
-use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{full_execution, with};
 use crate::support::postgres::{

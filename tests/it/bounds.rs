@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
 
 use crate::support::fixtures::{execution, with};

@@ -1,6 +1,6 @@
 //! `docs/operators.md`: what it shows is what comes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use sqlx::postgres::PgRow;

@@ -1,7 +1,6 @@
 //! What PostgreSQL refused, once it accepts it: `repair` and `quarantine retry`.
 
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};

@@ -1,7 +1,6 @@
 //! What is kept only so long: what goes, what stays, and what is still known of what has gone.
 
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};

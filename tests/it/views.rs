@@ -2,7 +2,6 @@
 //! question reads no table whole.
 
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use crate::support::fixtures::{A_MONTH, STOPPED_CLOCK, cookbook_queries, example, execution, with};
 use crate::support::postgres::scans;
