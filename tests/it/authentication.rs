@@ -1,6 +1,5 @@
 //! Who is let in, and who is not.
 
-use hmac::KeyInit;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;

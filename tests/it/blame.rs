@@ -209,7 +209,7 @@ async fn a_quarantine_that_takes_nothing_holds_up_no_execution() {
     receiver.accept(full_execution("second")).await;
     held.release().await;
     let second = "SELECT 1 AS there FROM executions WHERE execution_id = 'second'";
-    until(async || !rows(&receiver.database, second).await.is_empty()).await;
+    until(async || !receiver.rows_now(second).await.is_empty()).await;
     end_fault_on(&receiver, "quarantine").await;
     receiver.wait_until_recorded().await;
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
@@ -242,7 +242,7 @@ async fn a_delivery_that_never_succeeds_holds_up_neither_its_batch_nor_more_batc
     }
     held.release().await;
     let others = "SELECT count(*) FROM executions WHERE execution_id <> 'held'";
-    until(async || rows(&receiver.database, others).await[0]["count"] == 399).await;
+    until(async || receiver.rows_now(others).await[0]["count"] == 399).await;
     end_fault_on(&receiver, "quarantine").await;
     receiver.wait_until_recorded().await;
     let kept = receiver.rows("SELECT convert_from(body, 'UTF8')::json AS body FROM quarantine").await;

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
 use crate::support::fixtures::{execution, with};
-use crate::support::postgres::{new_database, rows};
+use crate::support::postgres::new_database;
 use crate::support::receiver::TestReceiver;
 use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 use crate::support::wait::until;
@@ -221,7 +221,7 @@ async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
             let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
                            AND datname = current_database()";
             // A receiver may record over several connections.
-            until(async || rows(&database, blocked).await[0]["count"].as_i64() >= Some(2)).await;
+            until(async || receivers[0].rows_now(blocked).await[0]["count"].as_i64() >= Some(2)).await;
         }
         sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
         for receiver in &receivers {

@@ -1,6 +1,5 @@
 //! What is thrown at the port: slow, odd, too much. The next honest sender is served.
 
-use std::io::Write;
 use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder};

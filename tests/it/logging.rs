@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{example, execution};
-use crate::support::postgres::{new_database, rows, url};
+use crate::support::postgres::{new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::wait::{until, within};
 
@@ -264,7 +264,7 @@ async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full
         Client::new().post(&process.url).body(body).send().await.unwrap();
     }
     let recorded = "SELECT 1 AS x FROM executions UNION ALL SELECT 1 FROM quarantine";
-    until(async || rows(&database, recorded).await.len() == 3).await;
+    until_rows(&database, recorded, 3).await;
     let run = |arguments: &[&str], stdout: Stdio| {
         let mut command = program(dir.path());
         command.args(arguments).env("DATABASE_URL", url(&database));

@@ -8,9 +8,8 @@ use tempfile::TempDir;
 use crate::support::collector::Collector;
 use crate::support::fixtures::{example, execution, with};
 use crate::support::http::signed;
-use crate::support::postgres::{new_database, rows, url};
+use crate::support::postgres::{new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end};
-use crate::support::wait::until;
 
 async fn accept(process: &Process, body: impl ToString) {
     let answer = Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
@@ -192,7 +191,7 @@ async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its
     assert!(second.0.contains("in use by another receiver"), "{}", second.0);
     accept(&process, example("full-execution.json")).await;
     let ids = "SELECT execution_id FROM executions";
-    until(async || rows(&database, ids).await.len() == 3).await;
+    until_rows(&database, ids, 3).await;
     process.terminate();
 }
 

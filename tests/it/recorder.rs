@@ -73,8 +73,7 @@ async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_th
         })
         .await;
     // Of the 128 that are in hand, the stuck one is the first.
-    let recorded =
-        async || rows(&receiver.database, "SELECT count(*) FROM executions").await[0]["count"].clone();
+    let recorded = async || receiver.rows_now("SELECT count(*) FROM executions").await[0]["count"].clone();
     until(async || recorded().await == 127).await;
     for _ in 0..20 {
         assert_eq!(receiver.metric("spool_depth").await, 200.0);
@@ -96,10 +95,10 @@ async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
         receiver.accept(body).await;
         let taken = "SELECT count(*) FROM pg_stat_activity
                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        until(async || rows(&receiver.database, taken).await[0]["count"] == 1).await;
+        until(async || receiver.rows_now(taken).await[0]["count"] == 1).await;
     }
     let e1 = "SELECT count(*) FROM executions WHERE execution_id = 'e1'";
-    until(async || rows(&receiver.database, e1).await[0]["count"] == 1).await;
+    until(async || receiver.rows_now(e1).await[0]["count"] == 1).await;
     stuck.close().await.unwrap();
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 2);
 }

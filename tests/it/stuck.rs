@@ -5,7 +5,7 @@ use sqlx::AssertSqlSafe;
 use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, full_execution, with};
-use crate::support::postgres::{end_fault_on, execute, fault_on, nothing_is_blamed, raise, rows};
+use crate::support::postgres::{end_fault_on, execute, fault_on, nothing_is_blamed, raise};
 use crate::support::receiver::{TestReceiver, in_a_hurry};
 use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 use crate::support::wait::until;
@@ -18,7 +18,7 @@ fn one_by_one(settings: &mut Settings) {
 }
 
 async fn count(receiver: &TestReceiver, from: &str) -> Value {
-    rows(&receiver.database, &format!("SELECT count(*) FROM {from}")).await[0]["count"].clone()
+    receiver.rows_now(&format!("SELECT count(*) FROM {from}")).await[0]["count"].clone()
 }
 
 async fn stuck(receiver: &TestReceiver) -> Value {

@@ -8,8 +8,10 @@ use private_postgres::{EmbeddedError, Postgres};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::Mutex;
 
 use super::receiver::TestReceiver;
+use super::wait::until;
 
 /// The server that the tests share. It stops with the process; the next run uses its directory again.
 fn cluster() -> &'static Postgres {
@@ -62,13 +64,51 @@ pub(crate) fn no_database() -> PgConnectOptions {
     "postgres://nobody@127.0.0.1:1/none".parse().unwrap()
 }
 
-/// The rows of `query`, each as a JSON object.
+/// The rows of `query`, each as a JSON object. Opens a connection: to poll, use [`until_rows`] or
+/// [`TestReceiver::rows_now`].
 pub(crate) async fn rows(database: &PgConnectOptions, query: &str) -> Vec<Value> {
-    let mut connection = PgConnection::connect_with(database).await.unwrap();
-    let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q");
-    let rows: Vec<String> =
-        sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&mut connection).await.unwrap();
-    rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
+    KeptConnection::new(database.clone()).rows(query).await
+}
+
+/// Polls until `query` has `count` rows.
+pub(crate) async fn until_rows(database: &PgConnectOptions, query: &str, count: usize) {
+    let connection = KeptConnection::new(database.clone());
+    until(async || connection.rows(query).await.len() == count).await;
+}
+
+/// A connection that is opened at the first query, and again after it was lost.
+pub(crate) struct KeptConnection {
+    database: PgConnectOptions,
+    connection: Mutex<Option<PgConnection>>,
+}
+
+impl KeptConnection {
+    pub(crate) fn new(database: PgConnectOptions) -> Self {
+        Self { database, connection: Mutex::default() }
+    }
+
+    /// The rows of `query`, each as a JSON object.
+    pub(crate) async fn rows(&self, query: &str) -> Vec<Value> {
+        let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q");
+        let mut kept = self.connection.lock().await;
+        loop {
+            let reused = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => PgConnection::connect_with(&self.database).await.unwrap(),
+            };
+            // Not prepared: a test may change the tables between two queries.
+            let rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(&*query)).persistent(false);
+            match rows.fetch_all(&mut connection).await {
+                Ok(rows) => {
+                    *kept = Some(connection);
+                    return rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect();
+                }
+                Err(_) if reused => {}
+                Err(error) => panic!("{query}: {error}"),
+            }
+        }
+    }
 }
 
 /// Runs statements without waiting for the recorder.

@@ -17,7 +17,7 @@ use workflow_receiver::shutdown::Shutdown;
 
 use super::fixtures::execution;
 use super::http::rest;
-use super::postgres::{new_database, rows};
+use super::postgres::{KeptConnection, new_database};
 use super::wait::{until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
@@ -57,6 +57,7 @@ pub(crate) struct TestReceiver {
     pub(crate) dir: TempDir,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), RunError>>,
+    kept: KeptConnection,
 }
 
 impl TestReceiver {
@@ -88,7 +89,17 @@ impl TestReceiver {
         let running = tokio::spawn(async move {
             receiver.run(&stop).await.inspect_err(|error| eprintln!("the receiver ended: {error}"))
         });
-        Self { url, admin, client: Client::new(), progress, database, dir, shutdown, running }
+        Self {
+            url,
+            admin,
+            client: Client::new(),
+            progress,
+            kept: KeptConnection::new(database.clone()),
+            database,
+            dir,
+            shutdown,
+            running,
+        }
     }
 
     pub(crate) fn spool_file(&self) -> PathBuf {
@@ -132,7 +143,12 @@ impl TestReceiver {
     /// The rows of `query`, each as a JSON object, after all acknowledged deliveries are recorded.
     pub(crate) async fn rows(&self, query: &str) -> Vec<Value> {
         self.wait_until_recorded().await;
-        rows(&self.database, query).await
+        self.rows_now(query).await
+    }
+
+    /// The rows of `query`, each as a JSON object, whether or not all deliveries are recorded.
+    pub(crate) async fn rows_now(&self, query: &str) -> Vec<Value> {
+        self.kept.rows(query).await
     }
 
     /// The only row of `query`.
