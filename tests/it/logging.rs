@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::support::fixtures::{example, execution};
 use crate::support::postgres::{new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end};
-use crate::support::wait::{until, within};
+use crate::support::wait::{pause, until, within};
 
 /// A receiver whose log is not read by [`Process`]: its addresses are chosen here.
 struct Unobserved {
@@ -213,6 +213,7 @@ async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_a
     within(async {
         while receiver.health().await != "degraded" {
             assert_eq!(receiver.child.try_wait().unwrap(), None);
+            pause().await;
         }
     })
     .await;

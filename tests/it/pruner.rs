@@ -65,24 +65,6 @@ async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
     assert_eq!(one + other + left, 6_000 - kept["in_time"].as_i64().unwrap());
 }
 
-/// Waits until somebody waits for a lock in the receiver's database, and gives its backend.
-async fn blocked(receiver: &TestReceiver) -> i32 {
-    let mut watcher = receiver.connection().await;
-    let pid = async |watcher: &mut PgConnection| {
-        let waiting = "SELECT pid FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
-        sqlx::query_scalar::<_, i32>(waiting).fetch_optional(watcher).await.unwrap()
-    };
-    within(async {
-        loop {
-            if let Some(pid) = pid(&mut watcher).await {
-                return pid;
-            }
-        }
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
     let receiver = TestReceiver::start().await;
@@ -92,7 +74,7 @@ async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
     sqlx::raw_sql("BEGIN; SELECT FROM executions FOR UPDATE").execute(&mut remover).await.unwrap();
     receiver.accept(execution("e", "failed")).await;
     // It has seen the row, and waits for it.
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     sqlx::raw_sql("DELETE FROM executions; COMMIT").execute(&mut remover).await.unwrap();
     let row = receiver.row("SELECT status, deliveries FROM executions").await;
     assert_eq!(row, json!({ "status": "failed", "deliveries": 1 }));
@@ -154,7 +136,7 @@ async fn removing_ends_at_once_when_the_receiver_stops() {
     let (dir, database) = old_database("SELECT").await;
     let held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     within(receiver.stop()).await;
     drop(held);
 }
@@ -164,7 +146,7 @@ async fn what_interrupts_removing_is_said_and_outlived() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    let pid = blocked(&receiver).await;
+    let pid = receiver.until_blocked().await;
     sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut held).await.unwrap();
     until(async || receiver.metric("prune_failing").await == 1.0).await;
     assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
@@ -180,7 +162,7 @@ async fn of_several_receivers_one_removes() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     let dir = TempDir::new().unwrap();
     let mut other = Process::start(
         program(dir.path())

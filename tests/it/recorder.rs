@@ -93,9 +93,7 @@ async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
     let receiver = TestReceiver::start_on(database, over_two).await;
     for body in numbered_executions(2) {
         receiver.accept(body).await;
-        let taken = "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        until(async || receiver.rows_now(taken).await[0]["count"] == 1).await;
+        receiver.until_blocked().await;
     }
     let e1 = "SELECT count(*) FROM executions WHERE execution_id = 'e1'";
     until(async || receiver.rows_now(e1).await[0]["count"] == 1).await;

@@ -1,6 +1,7 @@
 //! A receiver in the process of the test, with a database and a directory of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Client, Response};
@@ -170,15 +171,22 @@ impl TestReceiver {
             .unwrap();
         // The first batch waits for the lock. The test is about the next one.
         self.accept(execution("held", "completed")).await;
-        let watcher = self.connection().await;
-        let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
-                       (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let blocked = async |watcher: &mut PgConnection| {
-            sqlx::query_scalar::<_, i64>(blocked).fetch_one(watcher).await.unwrap() > 0
-        };
-        let watcher = tokio::sync::Mutex::new(watcher);
-        until(async || blocked(&mut *watcher.lock().await).await).await;
+        self.until_blocked().await;
         Held(connection)
+    }
+
+    /// Waits until a session in the receiver's database waits for a lock. Returns its process id.
+    pub(crate) async fn until_blocked(&self) -> i64 {
+        let blocked = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
+        let pid = AtomicI64::new(0);
+        until(async || {
+            let rows = self.rows_now(blocked).await;
+            pid.store(rows.first().and_then(|row| row["pid"].as_i64()).unwrap_or(0), Ordering::Relaxed);
+            !rows.is_empty()
+        })
+        .await;
+        pid.into_inner()
     }
 
     /// The status and body of `/health/ready`.

@@ -16,8 +16,13 @@ pub(crate) async fn within<T>(event: impl Future<Output = T>) -> T {
 pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
     within(async {
         while !condition().await {
-            tokio::time::sleep(PAUSE).await;
+            pause().await;
         }
     })
     .await;
+}
+
+/// The pause between two polls, for a loop that [`until`] cannot express.
+pub(crate) async fn pause() {
+    tokio::time::sleep(PAUSE).await;
 }
