@@ -182,6 +182,7 @@ impl Server {
             kept: kept.clone(),
             health,
             closing: give_up.clone(),
+            heartbeat: settings.admin.heartbeat,
             pool: Arc::new(reading(settings, credentials.database.clone())),
             live,
             webhook_port: local(&public).port(),

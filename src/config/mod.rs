@@ -89,6 +89,14 @@ pub struct Admin {
     pub statement_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub stalled_after: Duration,
+    /// Interval between comments on an event stream without events. Only tests change it.
+    #[serde(skip, default = "heartbeat")]
+    pub heartbeat: Duration,
+}
+
+/// Shorter than the time after which proxies close a silent connection.
+fn heartbeat() -> Duration {
+    Duration::from_secs(10)
 }
 
 /// `[auth]`
@@ -262,6 +270,16 @@ impl Settings {
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
         misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
+    }
+
+    /// The defaults. Neither a file nor the environment is read.
+    ///
+    /// # Panics
+    /// When `config/default.toml` holds a value that is not allowed: a bug.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let nothing = Environment::default().source(Some(std::collections::HashMap::default()));
+        Self::layered(None, nothing, None).expect("the defaults are allowed")
     }
 
     fn layered(

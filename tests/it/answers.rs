@@ -1,7 +1,5 @@
 //! What the sender is answered.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use reqwest::Method;
 use serde_json::json;
@@ -10,6 +8,7 @@ use crate::support::fixtures::{execution, with};
 use crate::support::http::problem;
 use crate::support::postgres::count_rows;
 use crate::support::receiver::TestReceiver;
+use crate::support::wait::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
@@ -130,7 +129,7 @@ async fn other_methods_and_paths_are_told_where_webhooks_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
     let receiver = TestReceiver::start_with(|s| s.intake.capacity = 1).await;
-    // As long as somebody else writes the spool's file, its writer waits.
+    // While another connection has a write transaction open, the writer waits: until the end of SQLite's busy timeout.
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut posts = tokio::task::JoinSet::new();
@@ -139,10 +138,10 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
             receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
         posts.spawn(async move { request.send().await.unwrap() });
     }
-    // One may be with the writer and one in the channel: the others cannot wait anywhere.
+    // One is with the writer and one in the channel. The others are rejected at once: if they waited, they would get
+    // another answer than "busy", after the busy timeout.
     for _ in 0..8 {
-        let refused = tokio::time::timeout(Duration::from_secs(4), posts.join_next()).await;
-        let refused = refused.expect("answered while the spool is held up").unwrap().unwrap();
+        let refused = within(posts.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.headers()["retry-after"], "1");
         assert_eq!(problem(refused, 503).await.0, "busy");
     }

@@ -145,9 +145,14 @@ async fn every_table_and_column_has_a_comment() {
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname NOT LIKE '\\_sqlx%'
             AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)";
     assert_eq!(rows(&database, bare).await, Vec::<Value>::new());
-    let tables =
-        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
-    assert_eq!(rows(&database, tables).await, [json!({ "count": 8 })]);
+    // The query sees the tables.
+    let tables = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+    let tables = rows(&database, tables).await;
+    for table in
+        ["executions", "execution_conflicts", "bulks", "quarantine", "workflow_hours", "workflow_days"]
+    {
+        assert!(tables.contains(&json!({ "relname": table })), "{table} is missing in {tables:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ pub(super) mod auth;
 mod health;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
@@ -36,6 +37,8 @@ pub(crate) struct AdminState {
     pub(crate) health: Monitor,
     /// Recording has ended: event streams are closed.
     pub(crate) closing: CancellationToken,
+    /// Interval between comments on an event stream without events.
+    pub(crate) heartbeat: Duration,
     /// The connections that operators' questions go over.
     pub(crate) pool: Arc<Pool>,
     /// What is recorded, as it happens.

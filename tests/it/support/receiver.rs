@@ -23,7 +23,7 @@ use super::wait::{until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
 pub(crate) fn settings(dir: &Path) -> Settings {
-    let mut settings = Settings::load(None).unwrap();
+    let mut settings = Settings::defaults();
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
     settings.spool.dir = dir.join("spool");

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -22,8 +21,6 @@ use crate::http::problem::Problem;
 use crate::http::responses::ApiProblems;
 use crate::recorder::events::ChangeEvent;
 
-/// With nothing to tell, how often there is a sign of life: proxies close what is silent.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How much is said at once.
 const AT_ONCE: usize = 64 << 10;
 
@@ -87,7 +84,7 @@ impl Listener {
         }
         let mut text = String::new();
         // Counted from the last thing said: what is recorded and not wanted is no sign of life.
-        let silent_until = Instant::now() + HEARTBEAT;
+        let silent_until = Instant::now() + self.api.admin.heartbeat;
         let closing = self.api.admin.closing.clone();
         while text.is_empty() {
             tokio::select! {
