@@ -1,13 +1,19 @@
 //! The program as a process, to be signalled and killed.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeWriter};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use super::fixtures::execution;
+use super::wait::{pause, within};
 
 /// Far longer than any event takes. A test whose event never happens fails instead of hanging.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -137,4 +143,96 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A receiver whose log nothing reads, so that its addresses are chosen here and not read from the log.
+pub(crate) struct Unobserved {
+    child: Child,
+    pub(crate) url: String,
+    admin: String,
+    client: Client,
+}
+
+impl Unobserved {
+    /// Starts the receiver on a loopback address that no other test uses, and waits until its health is "ok".
+    pub(crate) async fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        let mut receiver = Self::spawn(command, stderr);
+        receiver.until_ok().await;
+        receiver
+    }
+
+    pub(crate) fn spawn(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let host = format!("127.{}.{high}.{low}", 100 + COUNT.fetch_add(1, Ordering::Relaxed) % 150);
+        let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
+        command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
+        let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
+        // Otherwise the command would keep its end of the pipe open.
+        command.stderr(Stdio::null()).stdout(Stdio::null());
+        let url = format!("http://{url}/webhooks/workflow-completed");
+        Self { child, url, admin: format!("http://{admin}"), client: Client::new() }
+    }
+
+    async fn until_ok(&mut self) {
+        within(async {
+            while self.health().await != "ok" {
+                assert!(!self.has_ended(), "the receiver ended");
+                pause().await;
+            }
+        })
+        .await;
+    }
+
+    /// The status in `/health/ready`; empty without an answer.
+    pub(crate) async fn health(&self) -> String {
+        let Ok(answer) = self.client.get(format!("{}/health/ready", self.admin)).send().await else {
+            return String::new();
+        };
+        answer.json::<Value>().await.unwrap()["status"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn accept(&self, id: &str) {
+        let body = execution(id, "completed").to_string();
+        let answer = within(self.client.post(&self.url).body(body).send()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
+    pub(crate) async fn dropped_lines(&self) -> f64 {
+        let page = within(self.client.get(format!("{}/metrics", self.admin)).send()).await.unwrap();
+        let page = page.text().await.unwrap();
+        let line = page.lines().find_map(|l| l.strip_prefix("workflow_receiver_log_lines_dropped_total "));
+        line.unwrap_or_else(|| panic!("no such metric in {page}")).parse().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) async fn ended(mut self) -> ExitStatus {
+        within(tokio::task::spawn_blocking(move || self.child.wait().unwrap())).await.unwrap()
+    }
+}
+
+impl Drop for Unobserved {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pipe without a reader.
+pub(crate) fn closed_pipe() -> PipeWriter {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer
+}
+
+/// A file that is full at the first byte.
+pub(crate) fn full_device() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
 }
