@@ -320,7 +320,7 @@ mod tests {
     const VECTOR: &str = "sha256=ad606773268bc8a3cfdf9903b2e9cccffab6999b163a4abd60c30f7767edfc84";
 
     fn authenticator(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
-        let mut settings = config::Settings::load(None).unwrap().auth;
+        let mut settings = config::Settings::defaults().auth;
         settings.webhook_secrets = config::Secrets::of(&["the_one_before", "whsec_your_secret_key"]);
         change(&mut settings);
         Authenticator::new(&settings)

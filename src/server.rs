@@ -180,6 +180,7 @@ impl Server {
             spool: kept.clone(),
             health,
             closing: give_up.clone(),
+            heartbeat: settings.admin.heartbeat,
             pool: Arc::new(reading(settings, credentials.database.clone())),
             events: live,
             webhook_port: local(&public).port(),

@@ -20,6 +20,16 @@ impl Settings {
         Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
     }
 
+    /// The defaults, without a file and without the environment.
+    ///
+    /// # Panics
+    /// If a value of `config/default.toml` is invalid: a bug.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let empty = Environment::default().source(Some(std::collections::HashMap::default()));
+        Self::layered(None, empty, None).expect("the defaults are valid")
+    }
+
     fn layered(
         file: Option<&Path>,
         environment: Environment,

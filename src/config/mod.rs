@@ -81,6 +81,14 @@ pub struct Admin {
     pub statement_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub stalled_after: Duration,
+    /// Interval between comments on an event stream without events. Only tests change it.
+    #[serde(skip, default = "heartbeat")]
+    pub heartbeat: Duration,
+}
+
+/// Shorter than the time after which proxies close a silent connection.
+fn heartbeat() -> Duration {
+    Duration::from_secs(10)
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -88,7 +88,7 @@ mod tests {
     use crate::config::Settings;
 
     fn traces(change: impl FnOnce(&mut Traces)) -> Result<Option<Collector>, String> {
-        let mut traces = Settings::load(None).unwrap().traces;
+        let mut traces = Settings::defaults().traces;
         change(&mut traces);
         traces.collector().map_err(|error| error.to_string())
     }

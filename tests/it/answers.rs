@@ -1,27 +1,14 @@
 //! What the sender is answered.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use reqwest::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use reqwest::Method;
+use serde_json::json;
 
-use crate::harness::{TestReceiver, execution, with};
-
-/// Checks the form of an error, and gives back the end of its type and its detail.
-pub(crate) async fn problem(answer: Response, status: u16) -> (String, String) {
-    assert_eq!(answer.status(), status);
-    assert_eq!(answer.headers()["content-type"], "application/problem+json");
-    let body: Value = answer.json().await.unwrap();
-    assert_eq!(body["status"], status);
-    assert_eq!(body["title"], StatusCode::from_u16(status).unwrap().canonical_reason().unwrap());
-    let kind = body["type"].as_str().unwrap().strip_prefix("urn:workflow-receiver:problem:").unwrap();
-    (kind.to_owned(), body["detail"].as_str().unwrap().to_owned())
-}
-
-pub(crate) async fn count(receiver: &TestReceiver, table: &str) -> i64 {
-    receiver.row(&format!("SELECT count(*) FROM {table}")).await["count"].as_i64().unwrap()
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::http::problem;
+use crate::support::postgres::count_rows;
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
@@ -30,7 +17,7 @@ async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
         receiver.accept(execution(status, status)).await;
         receiver.accept(execution(status, status)).await;
     }
-    assert_eq!(count(&receiver, "executions").await, 6);
+    assert_eq!(count_rows(&receiver, "executions").await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +32,7 @@ async fn a_missing_or_odd_content_type_is_no_reason_to_lose_an_event() {
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
     receiver.accept(execution("none", "completed")).await;
-    assert_eq!(count(&receiver, "executions").await, 5);
+    assert_eq!(count_rows(&receiver, "executions").await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +46,8 @@ async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
     for body in ["[]", "[1]", "\"text\"", "1", "true", "null"] {
         assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-an-object", "{body}");
     }
-    assert_eq!(count(&receiver, "executions").await, 0);
-    assert_eq!(count(&receiver, "quarantine").await, 0);
+    assert_eq!(count_rows(&receiver, "executions").await, 0);
+    assert_eq!(count_rows(&receiver, "quarantine").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +83,7 @@ async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantine
         let row = json!({ "reason": format!("`{field}` {problem_with_it}"), "body": body.to_string(), "deliveries": 2 });
         assert!(kept.contains(&row), "{row} not in {kept:?}");
     }
-    assert_eq!(count(&receiver, "executions").await, 0);
+    assert_eq!(count_rows(&receiver, "executions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +129,7 @@ async fn other_methods_and_paths_are_told_where_webhooks_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
     let receiver = TestReceiver::start_with(|s| s.intake.capacity = 1).await;
-    // As long as somebody else writes the spool's file, its writer waits.
+    // While another connection has a write transaction open, the writer waits: until the end of SQLite's busy timeout.
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut posts = tokio::task::JoinSet::new();
@@ -151,10 +138,10 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
             receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
         posts.spawn(async move { request.send().await.unwrap() });
     }
-    // One may be with the writer and one in the channel: the others cannot wait anywhere.
+    // One is with the writer and one in the channel. The others are rejected at once: if they waited, they would get
+    // another answer than "busy", after the busy timeout.
     for _ in 0..8 {
-        let refused = tokio::time::timeout(Duration::from_secs(4), posts.join_next()).await;
-        let refused = refused.expect("answered while the spool is held up").unwrap().unwrap();
+        let refused = within(posts.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.headers()["retry-after"], "1");
         assert_eq!(problem(refused, 503).await.0, "busy");
     }
@@ -164,5 +151,5 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
         kept += i64::from(answer.unwrap().status() == 200);
     }
     assert!(kept > 0);
-    assert_eq!(count(&receiver, "executions").await, kept);
+    assert_eq!(count_rows(&receiver, "executions").await, kept);
 }

@@ -2,54 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, until, with};
-
-/// What is answered to a question that is right.
-pub(crate) async fn asked(receiver: &TestReceiver, path: &str) -> Value {
-    let answer = receiver.get(path).await;
-    let (status, text) = (answer.status(), answer.text().await.unwrap());
-    assert_eq!(status, 200, "{path}: {text}");
-    serde_json::from_str(&text).unwrap()
-}
-
-/// One field of each item.
-pub(crate) fn each<'p>(page: &'p Value, field: &str) -> Vec<&'p Value> {
-    page["items"].as_array().unwrap().iter().map(|item| &item[field]).collect()
-}
-
-/// Executions of all kinds, a bulk, conflicts and quarantine.
-pub(crate) async fn recorded() -> TestReceiver {
-    let receiver = TestReceiver::start().await;
-    for body in [
-        with(
-            execution("plain", "completed"),
-            json!({ "output": ["https://example.com/a.png", "b"], "total_cost": 0.25 }),
-        ),
-        with(
-            execution("failed", "failed"),
-            json!({ "workflow_id": "v", "bulk_id": "b/1 é", "error": "ExecutionFailed", "error_cause": "Model Timeout after 30s" }),
-        ),
-        with(
-            execution("step", "completed"),
-            json!({ "bulk_id": "b/1 é", "output": { "video": "https://example.com/v.mp4", "seconds": 8 },
-                    "started_at": "2026-03-02T09:00:00Z", "completed_at": "2026-03-02T09:00:07.5Z",
-                    "step_outputs": { "draw": { "step_id": "d", "status": "failed", "error_cause": "too large" }, "x": { "status": "completed" } } }),
-        ),
-        execution("cancelled", "cancelled"),
-        execution("running", "running"),
-    ] {
-        receiver.accept(body).await;
-        receiver.recorded().await;
-    }
-    receiver.accept(with(execution("plain", "failed"), json!({ "error_cause": "it changed" }))).await;
-    receiver.post(r#"{"execution_id":"odd","note":"é"}"#).await;
-    receiver.recorded().await;
-    receiver
-}
+use crate::support::fixtures::{execution, sample_receiver, with};
+use crate::support::http::{get_json, item_fields};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     let bulk = "bulk=b%2F1+%C3%A9";
     for (query, ids) in [
         ("", vec!["running", "cancelled", "step", "failed", "plain"]),
@@ -73,11 +33,11 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
         ("?to=2000-01-01T00:00:00%2B01:00", vec![]),
         ("?from=9999-01-01T00:00:00Z", vec![]),
     ] {
-        let page = asked(&receiver, &format!("/api/v1/executions{query}")).await;
-        assert_eq!(each(&page, "execution_id"), ids, "{query}");
+        let page = get_json(&receiver, &format!("/api/v1/executions{query}")).await;
+        assert_eq!(item_fields(&page, "execution_id"), ids, "{query}");
         assert_eq!(page["next"].is_null(), !query.contains("limit"), "{query}");
     }
-    let page = asked(&receiver, "/api/v1/executions?status=failed").await;
+    let page = get_json(&receiver, "/api/v1/executions?status=failed").await;
     let failed = &page["items"][0];
     let times = json!({ "first_received_at": failed["first_received_at"], "last_received_at": failed["last_received_at"] });
     assert_eq!(
@@ -94,16 +54,16 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
     );
     // A period holds its beginning and not its end.
     let (first, last) = (&failed["first_received_at"], failed["last_received_at"].as_str().unwrap());
-    let from = asked(&receiver, &format!("/api/v1/executions?workflow=v&from={last}")).await;
-    assert_eq!(each(&from, "first_received_at"), [first]);
-    let to = asked(&receiver, &format!("/api/v1/executions?workflow=v&to={last}")).await;
+    let from = get_json(&receiver, &format!("/api/v1/executions?workflow=v&from={last}")).await;
+    assert_eq!(item_fields(&from, "first_received_at"), [first]);
+    let to = get_json(&receiver, &format!("/api/v1/executions?workflow=v&to={last}")).await;
     assert_eq!(to, json!({ "items": [], "next": null }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_execution_has_its_steps_results_conflicts_and_payload() {
-    let receiver = recorded().await;
-    let whole = asked(&receiver, "/api/v1/executions/step").await;
+    let receiver = sample_receiver().await;
+    let whole = get_json(&receiver, "/api/v1/executions/step").await;
     assert_eq!(whole["duration_seconds"], 7.5);
     assert_eq!(whole["step_failed"], true);
     let step = |key, id, status, cause| {
@@ -113,12 +73,12 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
     let steps =
         json!([step("draw", "d", "failed", json!("too large")), step("x", "x", "completed", json!(null))]);
     assert_eq!(whole["steps"], steps);
-    assert_eq!(each(&whole["results"], "name"), ["video", "seconds"]);
-    assert_eq!(each(&whole["results"], "kind"), ["url", "json"]);
+    assert_eq!(item_fields(&whole["results"], "name"), ["video", "seconds"]);
+    assert_eq!(item_fields(&whole["results"], "kind"), ["url", "json"]);
     assert_eq!(whole["payload"]["step_outputs"]["draw"]["status"], "failed");
     assert_eq!((&whole["payload_text"], &whole["conflicts"]), (&json!(null), &json!(0)));
 
-    let plain = asked(&receiver, "/api/v1/executions/plain").await;
+    let plain = get_json(&receiver, "/api/v1/executions/plain").await;
     assert_eq!(
         (&plain["conflicts"], &plain["total_cost"], &plain["deliveries"]),
         (&json!(1), &json!(0.25), &json!(2))
@@ -129,11 +89,11 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
     let odd = r#"{"execution_id":"o/d?d","workflow_id":"w","status":"failed","error_cause":"CAUSE","inputs":"\u0000"}"#;
     let odd = odd.replace("CAUSE", &"é".repeat(1_500));
     receiver.accept(&odd).await;
-    receiver.recorded().await;
-    let whole = asked(&receiver, "/api/v1/executions/o%2Fd%3Fd").await;
+    receiver.wait_until_recorded().await;
+    let whole = get_json(&receiver, "/api/v1/executions/o%2Fd%3Fd").await;
     assert_eq!((&whole["payload"], &whole["payload_text"]), (&json!(null), &json!(odd)));
     assert_eq!(whole["error_cause"].as_str().unwrap().chars().count(), 1_500);
-    let page = asked(&receiver, "/api/v1/executions?limit=1").await;
+    let page = get_json(&receiver, "/api/v1/executions?limit=1").await;
     assert_eq!(
         page["items"][0]["error_cause"].as_str().unwrap().chars().count(),
         1_000,
@@ -143,29 +103,29 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bulk_has_its_progress_its_executions_and_what_they_made() {
-    let receiver = recorded().await;
-    let bulk = asked(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
-    assert_eq!(each(&bulk["executions"], "execution_id"), ["step", "failed"]);
-    assert_eq!(each(&bulk["results"], "value"), ["https://example.com/v.mp4", "8"]);
+    let receiver = sample_receiver().await;
+    let bulk = get_json(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
+    assert_eq!(item_fields(&bulk["executions"], "execution_id"), ["step", "failed"]);
+    assert_eq!(item_fields(&bulk["results"], "value"), ["https://example.com/v.mp4", "8"]);
     assert_eq!((&bulk["received"], &bulk["failed"], &bulk["complete"]), (&json!(2), &json!(1), &json!(null)));
     let expect = "INSERT INTO bulks (bulk_id, expected) VALUES ('announced', 4)";
     sqlx::raw_sql(expect).execute(&mut receiver.connection().await).await.unwrap();
-    let announced = asked(&receiver, "/api/v1/bulks/announced").await;
+    let announced = get_json(&receiver, "/api/v1/bulks/announced").await;
     assert_eq!((&announced["complete"], &announced["first_received_at"]), (&json!(false), &json!(null)));
-    let page = asked(&receiver, "/api/v1/bulks").await;
-    assert_eq!(each(&page, "bulk_id"), ["b/1 é"], "of the other nothing has come");
+    let page = get_json(&receiver, "/api/v1/bulks").await;
+    assert_eq!(item_fields(&page, "bulk_id"), ["b/1 é"], "of the other nothing has come");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     for n in 0..3 {
         let failed =
             json!({ "error_cause": "late", "step_outputs": { "a": { "status": "failed", "error": "E" } } });
         receiver.accept(with(execution(&format!("late {n}"), "failed"), failed)).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
-    let by_cause = asked(&receiver, "/api/v1/failures").await;
+    let by_cause = get_json(&receiver, "/api/v1/failures").await;
     let groups = |page: &Value| -> Vec<Value> {
         let group = |g: &Value| {
             json!([
@@ -183,27 +143,30 @@ async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
     let timeout = json!(["v", null, "ExecutionFailed", "Model Timeout after 30s", 1, "failed"]);
     assert_eq!(groups(&by_cause), [late.clone(), timeout.clone()]);
     assert_eq!((&by_cause["failed"], &by_cause["complete"]), (&json!(4), &json!(true)));
-    let by_step = asked(&receiver, "/api/v1/failures?by=step").await;
+    let by_step = get_json(&receiver, "/api/v1/failures?by=step").await;
     let (a, d) = (json!(["w", "a", "E", null, 3, "late 2"]), json!(["w", "d", null, "too large", 1, "step"]));
     assert_eq!(groups(&by_step), [a.clone(), d]);
     let timeout = [timeout];
-    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?workflow=v&limit=1").await), timeout);
-    assert_eq!(groups(&asked(&receiver, "/api/v1/failures?bulk=b%2F1%20%C3%A9").await), timeout);
-    let first = asked(&receiver, "/api/v1/failures?limit=1").await;
+    assert_eq!(groups(&get_json(&receiver, "/api/v1/failures?workflow=v&limit=1").await), timeout);
+    assert_eq!(groups(&get_json(&receiver, "/api/v1/failures?bulk=b%2F1%20%C3%A9").await), timeout);
+    let first = get_json(&receiver, "/api/v1/failures?limit=1").await;
     assert_eq!((groups(&first), &first["failed"]), (vec![late], &json!(4)), "all are counted");
-    let none = asked(&receiver, "/api/v1/failures?by=step&workflow=none").await;
+    let none = get_json(&receiver, "/api/v1/failures?by=step&workflow=none").await;
     assert_eq!(none, json!({ "groups": [], "failed": 0, "complete": true, "since": null }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
-    let receiver = recorded().await;
-    let page = asked(&receiver, "/api/v1/conflicts").await;
-    assert_eq!(each(&page, "differs_in"), [&json!(["status", "output", "error_cause"])]);
-    assert_eq!(page, asked(&receiver, "/api/v1/conflicts?execution=plain").await);
-    assert_eq!(each(&asked(&receiver, "/api/v1/conflicts?execution=step").await, "execution_id"), [""; 0]);
+    let receiver = sample_receiver().await;
+    let page = get_json(&receiver, "/api/v1/conflicts").await;
+    assert_eq!(item_fields(&page, "differs_in"), [&json!(["status", "output", "error_cause"])]);
+    assert_eq!(page, get_json(&receiver, "/api/v1/conflicts?execution=plain").await);
+    assert_eq!(
+        item_fields(&get_json(&receiver, "/api/v1/conflicts?execution=step").await, "execution_id"),
+        [""; 0]
+    );
     let id = &page["items"][0]["conflict_id"];
-    let conflict = asked(&receiver, &format!("/api/v1/conflicts/{id}")).await;
+    let conflict = get_json(&receiver, &format!("/api/v1/conflicts/{id}")).await;
     assert_eq!(conflict["recorded_output"], json!(["https://example.com/a.png", "b"]));
     assert_eq!(
         (&conflict["delivered_output"], &conflict["delivered_error_cause"]),
@@ -211,30 +174,30 @@ async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
     );
     assert_eq!(conflict["payload"]["status"], "failed");
 
-    let page = asked(&receiver, "/api/v1/quarantine").await;
-    assert_eq!(each(&page, "reason"), ["`workflow_id` is missing or null"]);
-    assert_eq!(each(&page, "body_bytes"), [34]);
+    let page = get_json(&receiver, "/api/v1/quarantine").await;
+    assert_eq!(item_fields(&page, "reason"), ["`workflow_id` is missing or null"]);
+    assert_eq!(item_fields(&page, "body_bytes"), [34]);
     let id = &page["items"][0]["quarantine_id"];
-    let whole = asked(&receiver, &format!("/api/v1/quarantine/{id}")).await;
+    let whole = get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await;
     assert_eq!(whole["body_text"], r#"{"execution_id":"odd","note":"é"}"#);
     let binary = "UPDATE quarantine SET body = '\\xff'";
     sqlx::raw_sql(binary).execute(&mut receiver.connection().await).await.unwrap();
-    assert_eq!(asked(&receiver, &format!("/api/v1/quarantine/{id}")).await["body_text"], Value::Null);
+    assert_eq!(get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await["body_text"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
-    let overview = asked(&receiver, "/api/v1/overview").await;
+    let overview = get_json(&receiver, "/api/v1/overview").await;
     let counts = json!({ "executions": 5, "completed": 2, "failed": 1, "cancelled": 1, "other": 1, "failure_rate": 0.2 });
     assert_eq!(overview["total"], counts);
     assert_eq!(overview["receiver"], json!({ "status": "ok", "problems": [], "spooled": 0 }));
     let series = overview["series"].as_array().unwrap();
     assert!((24..=25).contains(&series.len()));
     assert_eq!(series[0]["failure_rate"], Value::Null);
-    assert_eq!(asked(&receiver, "/api/v1/overview?by=day").await["total"], counts);
-    assert_eq!(asked(&receiver, "/api/v1/overview?workflow=v").await["total"]["failed"], 1);
+    assert_eq!(get_json(&receiver, "/api/v1/overview?by=day").await["total"], counts);
+    assert_eq!(get_json(&receiver, "/api/v1/overview?workflow=v").await["total"]["failed"], 1);
 
     for (query, from, points) in [
         ("from=2020-01-01T00:00:00Z&to=2026-03-02T00:00:00Z", "2026-01-30T00:00:00Z", 744),
@@ -242,7 +205,7 @@ async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is()
         ("from=2026-03-02T00:00:00Z&to=2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z", 0),
         ("to=0000-01-01T00:00:00Z", "1970-01-01T00:00:00Z", 0),
     ] {
-        let overview = asked(&receiver, &format!("/api/v1/overview?{query}")).await;
+        let overview = get_json(&receiver, &format!("/api/v1/overview?{query}")).await;
         let found = (&overview["from"], overview["series"].as_array().unwrap().len());
         assert_eq!(found, (&json!(from), points), "{query}");
     }
@@ -269,7 +232,7 @@ async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is()
             json!([["2026-03-01T23:00:00Z", 1]]),
         ),
     ] {
-        let overview = asked(&receiver, &format!("/api/v1/overview?{query}")).await;
+        let overview = get_json(&receiver, &format!("/api/v1/overview?{query}")).await;
         let points = overview["series"].as_array().unwrap().iter().map(|p| json!([p["at"], p["executions"]]));
         assert_eq!(Value::Array(points.collect()), expected, "{query}");
     }
@@ -277,25 +240,28 @@ async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workflows_say_how_they_went_and_what_they_cost() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     for (id, cost) in [("a", 1.5), ("b", 0.1)] {
         receiver
             .accept(with(execution(id, "completed"), json!({ "workflow_id": "v", "total_cost": cost })))
             .await;
     }
-    receiver.recorded().await;
-    let page = asked(&receiver, "/api/v1/workflows").await;
+    receiver.wait_until_recorded().await;
+    let page = get_json(&receiver, "/api/v1/workflows").await;
     let v = json!({
         "workflow_id": "v", "executions": 3, "completed": 2, "failed": 1, "cancelled": 0, "other": 0,
         "failure_rate": 1.0 / 3.0, "executions_with_cost": 2, "total_cost": 1.6, "average_cost": 0.8
     });
     assert_eq!(page["items"][0], v);
-    assert_eq!(each(&page, "workflow_id"), ["v", "w"]);
+    assert_eq!(item_fields(&page, "workflow_id"), ["v", "w"]);
     assert_eq!(
-        each(&asked(&receiver, "/api/v1/workflows?order=executions&days=1").await, "workflow_id"),
+        item_fields(&get_json(&receiver, "/api/v1/workflows?order=executions&days=1").await, "workflow_id"),
         ["w", "v"]
     );
-    assert_eq!(each(&asked(&receiver, "/api/v1/workflows?order=failed&limit=1").await, "workflow_id"), ["v"]);
+    assert_eq!(
+        item_fields(&get_json(&receiver, "/api/v1/workflows?order=failed&limit=1").await, "workflow_id"),
+        ["v"]
+    );
 }
 
 /// Those of which no steps are known are no reason to look no further.
@@ -304,12 +270,12 @@ async fn failed_steps_are_found_behind_many_failures_without_steps() {
     let receiver = TestReceiver::start().await;
     let step = json!({ "step_outputs": { "draw": { "status": "failed", "error_cause": "too large" } } });
     receiver.accept(with(execution("first", "failed"), step)).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let without = "INSERT INTO executions
             (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
         SELECT 'e' || n, 'w', 'failed', '{}', 1, now(), now() FROM generate_series(1, 1100) AS n";
     sqlx::raw_sql(without).execute(&mut receiver.connection().await).await.unwrap();
-    let failures = asked(&receiver, "/api/v1/failures?by=step").await;
+    let failures = get_json(&receiver, "/api/v1/failures?by=step").await;
     assert_eq!((&failures["failed"], &failures["complete"]), (&json!(1), &json!(true)));
     assert_eq!(failures["groups"][0]["error_cause"], "too large");
 }

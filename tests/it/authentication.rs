@@ -1,42 +1,22 @@
 //! Who is let in, and who is not.
 
-use std::fmt::Write;
-
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use workflow_receiver::config::{Secrets, Settings};
 
-use crate::answers::{count, problem};
-use crate::harness::{TestReceiver, execution, new_database, rows, url};
-use crate::process::{Process, outcome, program};
+use crate::support::fixtures::execution;
+use crate::support::http::{problem, signed};
+use crate::support::postgres::{count_rows, new_database, rows, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::receiver::TestReceiver;
 
 const SECRET: &str = "whsec_your_secret_key";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
 
 fn now() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
-}
-
-/// The headers of a delivery that the sender signs.
-pub(crate) fn signed(request: RequestBuilder, secret: &str, timestamp: i64, body: &str) -> RequestBuilder {
-    sign(request, secret, timestamp, body.as_bytes()).body(body.to_owned())
-}
-
-/// The same, for a body that is no text; it is not attached yet.
-pub(crate) fn sign(request: RequestBuilder, secret: &str, timestamp: i64, body: &[u8]) -> RequestBuilder {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(timestamp.to_string().as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    let mut signature = "sha256=".to_owned();
-    for byte in mac.finalize().into_bytes() {
-        write!(signature, "{byte:02x}").unwrap();
-    }
-    request.header("X-Webhook-Timestamp", timestamp).header("X-Webhook-Signature", signature)
 }
 
 async fn start(change: impl FnOnce(&mut Settings)) -> TestReceiver {
@@ -90,13 +70,13 @@ async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
         })
         .unwrap();
     assert_eq!(spooled, 0, "nothing ever came to the disk");
-    assert_eq!(count(&receiver, "executions").await + count(&receiver, "quarantine").await, 0);
+    assert_eq!(count_rows(&receiver, "executions").await + count_rows(&receiver, "quarantine").await, 0);
     for (reason, times) in [("no_credentials", 3), ("timestamp", 2), ("signature", 5)] {
         let metric = format!("webhooks_unauthenticated_total{{reason=\"{reason}\"}}");
         assert_eq!(receiver.metric(&metric).await, f64::from(times), "{reason}");
     }
     accepted(sign(SECRET, now(), &body)).await;
-    assert_eq!(count(&receiver, "executions").await, 1);
+    assert_eq!(count_rows(&receiver, "executions").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,14 +221,14 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
         ("RECEIVER__AUTH", "HUSH", &["auth", "a plain value cannot stand here"]),
     ];
     for (variable, value, parts) in cases {
-        let (text, code) = outcome(program(dir.path()).env(variable, value));
+        let (text, code) = run_to_end(program(dir.path()).env(variable, value));
         assert_eq!(code, Some(1), "{variable}={value}: {text}");
         assert!(!text.contains("HUSH"), "{text}");
         for part in parts {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
     }
-    let both = outcome(
+    let both = run_to_end(
         program(dir.path())
             .env("RECEIVER__DATABASE__URL_FILE", &list)
             .env("DATABASE_URL", "postgres://u:HUSH@h/d"),
@@ -257,7 +237,7 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
         both.1 == Some(1) && both.0.contains("database.url is set, too") && !both.0.contains("HUSH"),
         "{both:?}"
     );
-    let (text, code) = outcome(program(dir.path()).arg("--config").arg(&list));
+    let (text, code) = run_to_end(program(dir.path()).arg("--config").arg(&list));
     assert!(code == Some(1) && text.contains("webhook_secrets") && !text.contains("HUSH"), "{text}");
 }
 
@@ -265,7 +245,7 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
 fn new_token_prints_a_token_that_is_taken_and_the_url_to_give_away() {
     let dir = TempDir::new().unwrap();
     let made = || {
-        let (text, code) = outcome(program(dir.path()).arg("new-token"));
+        let (text, code) = run_to_end(program(dir.path()).arg("new-token"));
         assert_eq!(code, Some(0), "{text}");
         text
     };
@@ -298,7 +278,7 @@ async fn the_admin_port_demands_its_token_and_healthcheck_shows_it() {
     }
     assert_eq!(get("/metrics").bearer_auth(TOKEN).send().await.unwrap().status(), 200);
     let healthcheck = |token: &str| {
-        outcome(
+        run_to_end(
             program(dir.path())
                 .arg("healthcheck")
                 .env("RECEIVER__ADMIN__LISTEN", format!("0.0.0.0:{port}"))

@@ -1,69 +1,23 @@
 //! Which delivery is blamed when recording fails: only one that fails alone while others succeed.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
-use workflow_receiver::config::Settings;
 
-use crate::bulks::WRONG_BULKS;
-use crate::harness::{TestReceiver, execution, rows, until, with};
-use crate::spool::impatient;
-use crate::sums::wrong_sums;
-
-pub(crate) async fn run(receiver: &TestReceiver, sql: impl Into<String>) {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut receiver.connection().await).await.unwrap();
-}
-
-/// Runs `action` for each row of `table` written under `condition`.
-pub(crate) async fn fault_on(receiver: &TestReceiver, table: &str, condition: &str, action: &str) {
-    change_fault_on(receiver, table, &format!("IF {condition} THEN {action}; END IF")).await;
-    let trigger = format!(
-        "CREATE OR REPLACE TRIGGER fault BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW
-             EXECUTE FUNCTION fault_on_{table}()"
-    );
-    run(receiver, trigger).await;
-}
-
-/// The trigger stays as it is: no lock on the table is needed.
-async fn change_fault_on(receiver: &TestReceiver, table: &str, does: &str) {
-    let function = format!(
-        "CREATE OR REPLACE FUNCTION fault_on_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN {does}; RETURN NEW; END $$"
-    );
-    run(receiver, function).await;
-}
-
-pub(crate) async fn end_fault_on(receiver: &TestReceiver, table: &str) {
-    change_fault_on(receiver, table, "NULL").await;
-}
+use crate::support::fixtures::{full_execution, with};
+use crate::support::postgres::{
+    change_fault_on, end_fault_on, execute, fault_on, nothing_is_blamed, raise, rows,
+};
+use crate::support::receiver::{TestReceiver, in_a_hurry};
+use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::wait::until;
 
 const DIE: &str = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)";
 const SLEEP: &str = "PERFORM pg_sleep(60)";
 
-pub(crate) fn raise(code: &str) -> String {
-    format!("RAISE EXCEPTION 'no' USING ERRCODE = '{code}'")
-}
-
-pub(crate) fn full(id: &str) -> Value {
-    with(
-        execution(id, "completed"),
-        json!({ "bulk_id": "b", "output": { "url": id }, "total_cost": 0.25, "inputs": [id] }),
-    )
-}
-
 async fn retries(receiver: &TestReceiver, count: f64) {
     until(async || receiver.metric("record_retries_total").await >= count).await;
-}
-
-pub(crate) async fn nothing_is_blamed(receiver: &TestReceiver, executions: usize) {
-    let recorded = receiver.rows("SELECT payload, payload_bytes FROM executions").await;
-    assert_eq!(recorded.len(), executions);
-    assert!(recorded.iter().all(|row| !row["payload"].is_null() && row["payload_bytes"].is_null()));
-    assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
 }
 
 /// One SQLSTATE of each class, and those that are treated by themselves.
@@ -110,8 +64,8 @@ fn cases() -> impl Strategy<Value = Case> {
 async fn check(receiver: &TestReceiver, case: &Case) {
     println!("{case:?}");
     end_fault_on(receiver, "executions").await;
-    receiver.recorded().await;
-    run(receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days, quarantine").await;
+    receiver.wait_until_recorded().await;
+    execute(receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days, quarantine").await;
     let ids: Vec<_> = (0..case.deliveries).map(|n| format!("e{n}")).collect();
     let failing: Vec<_> = case.failing.iter().flatten().map(|n| ids[*n].clone()).collect();
     let condition = if case.failing.is_some() {
@@ -122,7 +76,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
     };
     let held = receiver.hold_recording().await;
     for id in &ids {
-        receiver.accept(full(id)).await;
+        receiver.accept(full_execution(id)).await;
     }
     change_fault_on(receiver, "executions", &format!("IF {condition} THEN {}; END IF", case.action)).await;
     let before = receiver.metric("record_retries_total").await;
@@ -134,7 +88,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
         retries(receiver, before + 15.0).await;
         end_fault_on(receiver, "executions").await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let executions = rows(
         &receiver.database,
         "SELECT execution_id, payload, convert_from(payload_bytes, 'UTF8')::json AS bytes, output, total_cost
@@ -148,7 +102,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
     .await;
     assert_eq!(executions.len() + quarantine.len(), ids.len(), "{case:?}");
     for id in &ids {
-        let body = full(id);
+        let body = full_execution(id);
         let whole = json!({ "execution_id": id, "payload": body, "bytes": null,
                             "output": body["output"], "total_cost": body["total_cost"] });
         if !failing.contains(id) || contention {
@@ -162,14 +116,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
         }
     }
     assert_eq!(rows(&receiver.database, WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(rows(&receiver.database, &wrong_sums()).await, Vec::<Value>::new());
-}
-
-pub(crate) fn in_a_hurry(settings: &mut Settings) {
-    impatient(settings);
-    settings.recorder.connections = 1;
-    settings.recorder.max_backoff = Duration::from_millis(20);
-    settings.database.statement_timeout = Duration::from_millis(250);
+    assert_eq!(rows(&receiver.database, &wrong_rollups()).await, Vec::<Value>::new());
 }
 
 #[test]
@@ -197,10 +144,10 @@ async fn a_prepared_statement_that_a_pooler_lost_is_the_fault_of_no_delivery() {
     for code in ["26000", "42P05", "08P01", "34000", "24000", "2D000", "0B000", "3B000", "57P03", "25P02"] {
         fault_on(&receiver, "executions", "true", &raise(code)).await;
         let before = receiver.metric("record_retries_total").await;
-        receiver.accept(full(code)).await;
+        receiver.accept(full_execution(code)).await;
         retries(&receiver, before + 5.0).await;
         end_fault_on(&receiver, "executions").await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     nothing_is_blamed(&receiver, 10).await;
 }
@@ -211,11 +158,11 @@ async fn backends_killed_at_random_inserts_degrade_nothing() {
     // Other writers' rows are hit as often as the receiver's.
     fault_on(&receiver, "executions", "random() < 0.7", DIE).await;
     for n in 0..40 {
-        receiver.accept(full(&format!("e{n}"))).await;
+        receiver.accept(full_execution(&format!("e{n}"))).await;
     }
     retries(&receiver, 30.0).await;
     end_fault_on(&receiver, "executions").await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     nothing_is_blamed(&receiver, 40).await;
 }
 
@@ -226,27 +173,27 @@ async fn what_fails_at_the_commit_of_every_transaction_is_blamed_on_no_delivery(
                         BEGIN RAISE EXCEPTION 'no'; END $$;
                     CREATE CONSTRAINT TRIGGER late AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
                         FOR EACH ROW EXECUTE FUNCTION late()";
-    run(&receiver, deferred).await;
-    receiver.accept(full("e")).await;
+    execute(&receiver, deferred).await;
+    receiver.accept(full_execution("e")).await;
     retries(&receiver, 5.0).await;
-    run(&receiver, "DROP TRIGGER late ON executions").await;
-    receiver.recorded().await;
+    execute(&receiver, "DROP TRIGGER late ON executions").await;
+    receiver.wait_until_recorded().await;
     nothing_is_blamed(&receiver, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_only_duplicates_or_conflicts_write_to_is_blamed_on_none_of_them() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
-    receiver.accept(full("e")).await;
-    receiver.recorded().await;
+    receiver.accept(full_execution("e")).await;
+    receiver.wait_until_recorded().await;
     for table in ["execution_conflicts", "bulks", "workflow_days"] {
         let before = receiver.metric("record_retries_total").await;
-        run(&receiver, format!("ALTER TABLE {table} RENAME TO elsewhere")).await;
-        receiver.accept(with(full("e"), json!({ "output": table }))).await;
-        receiver.accept(full(table)).await;
+        execute(&receiver, format!("ALTER TABLE {table} RENAME TO elsewhere")).await;
+        receiver.accept(with(full_execution("e"), json!({ "output": table }))).await;
+        receiver.accept(full_execution(table)).await;
         retries(&receiver, before + 5.0).await;
-        run(&receiver, format!("ALTER TABLE elsewhere RENAME TO {table}")).await;
-        receiver.recorded().await;
+        execute(&receiver, format!("ALTER TABLE elsewhere RENAME TO {table}")).await;
+        receiver.wait_until_recorded().await;
     }
     nothing_is_blamed(&receiver, 4).await;
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts WHERE payload IS NOT NULL").await.len(), 3);
@@ -257,14 +204,14 @@ async fn a_quarantine_that_takes_nothing_holds_up_no_execution() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     fault_on(&receiver, "quarantine", "true", &raise("P0001")).await;
     let held = receiver.hold_recording().await;
-    receiver.accept(full("first")).await;
+    receiver.accept(full_execution("first")).await;
     assert_eq!(receiver.post("{}").await.status(), 422);
-    receiver.accept(full("second")).await;
+    receiver.accept(full_execution("second")).await;
     held.release().await;
     let second = "SELECT 1 AS there FROM executions WHERE execution_id = 'second'";
-    until(async || !rows(&receiver.database, second).await.is_empty()).await;
+    until(async || !receiver.rows_now(second).await.is_empty()).await;
     end_fault_on(&receiver, "quarantine").await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
 }
 
@@ -273,9 +220,9 @@ async fn a_delivery_that_is_slow_by_itself_gets_more_time_before_it_is_degraded(
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     fault_on(&receiver, "executions", "NEW.execution_id = 'e3'", "PERFORM pg_sleep(0.7)").await;
     for n in 0..8 {
-        receiver.accept(full(&format!("e{n}"))).await;
+        receiver.accept(full_execution(&format!("e{n}"))).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     nothing_is_blamed(&receiver, 8).await;
 }
 
@@ -291,22 +238,22 @@ async fn a_delivery_that_never_succeeds_holds_up_neither_its_batch_nor_more_batc
     fault_on(&receiver, "quarantine", "true", SLEEP).await;
     let held = receiver.hold_recording().await;
     for n in 0..400 {
-        receiver.accept(full(&format!("e{n}"))).await;
+        receiver.accept(full_execution(&format!("e{n}"))).await;
     }
     held.release().await;
     let others = "SELECT count(*) FROM executions WHERE execution_id <> 'held'";
-    until(async || rows(&receiver.database, others).await[0]["count"] == 399).await;
+    until(async || receiver.rows_now(others).await[0]["count"] == 399).await;
     end_fault_on(&receiver, "quarantine").await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let kept = receiver.rows("SELECT convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
-    assert_eq!(kept, [json!({ "body": full("e0") })]);
+    assert_eq!(kept, [json!({ "body": full_execution("e0") })]);
     assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
-    let body = full("e");
+    let body = full_execution("e");
     let whole = json!({ "payload": body, "output": body["output"], "total_cost": body["total_cost"] });
     for (refused, left_out) in [
         ("NEW.payload IS NOT NULL", &["payload"][..]),
@@ -319,7 +266,7 @@ async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
             &["payload", "output", "total_cost"],
         ),
     ] {
-        run(&receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days").await;
+        execute(&receiver, "TRUNCATE executions, bulks, workflow_hours, workflow_days").await;
         fault_on(
             &receiver,
             "executions",
@@ -340,6 +287,6 @@ async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
         receiver.accept(&body).await;
         assert_eq!(receiver.row("SELECT deliveries FROM executions").await["deliveries"], 2);
         assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await, Vec::<Value>::new());
-        assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+        assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
     }
 }

@@ -3,14 +3,11 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
 
-use crate::harness::{TestReceiver, execution, with};
-
-async fn run(receiver: &TestReceiver, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut receiver.connection().await).await.unwrap();
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::execute;
+use crate::support::receiver::TestReceiver;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
@@ -23,18 +20,18 @@ async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
         with(execution("hot", "failed"), json!({ "error_cause": n, "fill": "x".repeat(size) }))
     };
     receiver.accept(execution("hot", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     // In one batch: one is too large by itself, one comes twice, and one more than there is room for.
     let held = receiver.hold_recording().await;
     for body in [other(0, 3_000), other(1, 10), other(2, 10), other(1, 10), other(3, 10), other(4, 10)] {
         receiver.accept(body).await;
     }
     held.release().await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     // And one by one.
     for body in [other(5, 10), other(2, 10)] {
         receiver.accept(body).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     let row = "SELECT status, deliveries, conflicts, conflicts_dropped,
                       conflict_bytes = (SELECT sum(octet_length(payload ->> 'fill')) FROM execution_conflicts) + 3 * 87 AS exact
@@ -61,7 +58,7 @@ async fn the_bytes_of_conflicts_are_bounded_too() {
     for n in 0..5 {
         let body = json!({ "error_cause": n, "fill": "x".repeat(1_000) });
         receiver.accept(with(execution("hot", "failed"), body)).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     let row = receiver
         .row("SELECT conflicts, conflicts_dropped, conflict_bytes < 2500 AS fits FROM executions")
@@ -83,15 +80,15 @@ async fn what_the_quarantine_holds_is_counted_right_whoever_changes_it() {
     };
     let refuse = async |n: usize| {
         assert_eq!(receiver.post(json!({ "n": n }).to_string()).await.status(), 422);
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     };
     for n in [0, 1, 1, 2, 3, 4] {
         refuse(n).await;
     }
     assert_eq!(counted().await, 4);
-    run(&receiver, "DELETE FROM quarantine WHERE convert_from(body, 'UTF8') = '{\"n\":0}'").await;
+    execute(&receiver, "DELETE FROM quarantine WHERE convert_from(body, 'UTF8') = '{\"n\":0}'").await;
     assert_eq!(counted().await, 3);
-    run(
+    execute(
         &receiver,
         "UPDATE quarantine SET acknowledged = true WHERE convert_from(body, 'UTF8') = '{\"n\":1}'",
     )
@@ -101,7 +98,7 @@ async fn what_the_quarantine_holds_is_counted_right_whoever_changes_it() {
         refuse(n).await;
     }
     assert_eq!(counted().await, 4, "there was room for two");
-    run(&receiver, "TRUNCATE quarantine").await;
+    execute(&receiver, "TRUNCATE quarantine").await;
     assert_eq!(counted().await, 0);
     refuse(9).await;
     assert_eq!(counted().await, 1);
@@ -156,7 +153,7 @@ fn however_deliveries_of_an_execution_are_batched_the_result_is_the_same() {
         runtime.block_on(async {
             for body in &bodies {
                 single.accept(body).await;
-                single.recorded().await;
+                single.wait_until_recorded().await;
             }
             let held = together.hold_recording().await;
             for body in &bodies {

@@ -6,21 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, until, with};
-use crate::sums::wrong_sums;
-
-/// Bulks whose counts differ from a recount of their executions.
-pub(crate) const WRONG_BULKS: &str = "
-    SELECT * FROM (
-        SELECT bulk_id, count(*) AS received,
-            count(*) FILTER (WHERE status = 'completed') AS completed,
-            count(*) FILTER (WHERE status = 'failed') AS failed,
-            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-            count(*) FILTER (WHERE status NOT IN ('completed', 'failed', 'cancelled')) AS other
-        FROM executions WHERE bulk_id IS NOT NULL GROUP BY bulk_id
-    ) AS recount FULL JOIN bulks USING (bulk_id)
-    WHERE (recount.received, recount.completed, recount.failed, recount.cancelled, recount.other)
-        IS DISTINCT FROM (bulks.received, bulks.completed, bulks.failed, bulks.cancelled, bulks.other)";
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::new_database;
+use crate::support::receiver::TestReceiver;
+use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::wait::until;
 
 fn in_bulk(id: &str, status: &str, bulk: &str) -> Value {
     with(execution(id, status), json!({ "bulk_id": bulk }))
@@ -77,9 +67,9 @@ async fn an_execution_that_ends_in_another_bulk_is_counted_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_expected_of_a_bulk_can_be_said_before_or_after_its_webhooks() {
     let receiver = TestReceiver::start().await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     receiver.accept(in_bulk("1", "completed", "after")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let mut connection = receiver.connection().await;
     for statement in [
         "INSERT INTO bulks (bulk_id, expected) VALUES ('before', 2)",
@@ -133,7 +123,7 @@ async fn ten_thousand_executions_in_a_thousand_bulks_sent_twice_in_random_order_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
-    let database = crate::harness::new_database().await;
+    let database = new_database().await;
     let receivers = futures_util::future::join_all(
         (0..3).map(|_| TestReceiver::start_on(database.clone(), |s| s.recorder.batch_rows = 50)),
     )
@@ -160,7 +150,7 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
     }
     senders.join_all().await;
     for receiver in &receivers {
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     let first = &receivers[0];
     let executions = first
@@ -172,7 +162,7 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
         json!({ "count": 300, "sum": deliveries, "least": "completed", "most": "completed" })
     );
     assert_eq!(first.rows(WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(first.rows(&wrong_sums()).await, Vec::<Value>::new());
+    assert_eq!(first.rows(&wrong_rollups()).await, Vec::<Value>::new());
     no_retries(&receivers).await;
 }
 
@@ -180,7 +170,7 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
 /// without one order of locks, they would come to wait for each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
-    let database = crate::harness::new_database().await;
+    let database = new_database().await;
     let receivers = [
         TestReceiver::start_on(database.clone(), |_| {}).await,
         TestReceiver::start_on(database.clone(), |_| {}).await,
@@ -231,17 +221,16 @@ async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
             let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
                            AND datname = current_database()";
             // A receiver may record over several connections.
-            until(async || crate::harness::rows(&database, blocked).await[0]["count"].as_i64() >= Some(2))
-                .await;
+            until(async || receivers[0].rows_now(blocked).await[0]["count"].as_i64() >= Some(2)).await;
         }
         sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
         for receiver in &receivers {
-            receiver.recorded().await;
+            receiver.wait_until_recorded().await;
         }
     }
     assert_eq!(receivers[0].row("SELECT sum(received) FROM bulks").await["sum"], 400);
     assert_eq!(receivers[0].row("SELECT sum(deliveries) FROM quarantine").await["sum"], 600);
-    assert_eq!(receivers[0].rows(&wrong_sums()).await, Vec::<Value>::new());
+    assert_eq!(receivers[0].rows(&wrong_rollups()).await, Vec::<Value>::new());
     no_retries(&receivers).await;
 }
 

@@ -12,9 +12,12 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
-use crate::harness::{TestReceiver, execution, rows, until, url, with};
-use crate::process::{outcome, program};
-use crate::retention::{age, pruned, run};
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{execute_when_recorded, rows, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::retention::{age_by_three_days, pruned};
+use crate::support::wait::until;
 
 const LIMIT: Option<Duration> = Some(Duration::from_hours(48));
 const ROWS: &str = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(payload) FROM executions) AS
@@ -26,7 +29,7 @@ async fn old_database() -> (TempDir, PgConnectOptions) {
     receiver.accept(execution("e", "completed")).await;
     receiver.accept(execution("e", "failed")).await;
     assert_eq!(receiver.post("{}").await.status(), 422);
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     receiver.stop().await
 }
 
@@ -86,7 +89,7 @@ async fn with_a_small_difference_the_earlier_clock_counts() {
     let (dir, database) = old_database().await;
     // One row is a minute too young by PostgreSQL's clock, which is two minutes behind; the others are old by both.
     let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
-    run(
+    execute_when_recorded(
         &receiver,
         "UPDATE executions SET first_received_at = now() - interval '48 hours 1 minute',
                                           last_received_at = now() - interval '48 hours 1 minute'",
@@ -111,7 +114,7 @@ async fn the_prune_command_refuses_while_the_clocks_differ() {
             command.env(format!("RECEIVER__RETENTION__{kind}"), "2d");
         }
         let address = format!("{}&options=-c%20search_path%3Dpublic%2Cpg_catalog", url(&database));
-        outcome(command.arg("prune").args(arguments).env("DATABASE_URL", address))
+        run_to_end(command.arg("prune").args(arguments).env("DATABASE_URL", address))
     };
     for arguments in [&[][..], &["--dry-run"]] {
         let (text, code) = prune(arguments);
@@ -140,10 +143,10 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
     // Received and recorded while both clocks stood at 1971.
     let behind = "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z',
                   recorded_at = '1971-01-01Z'";
-    run(&receiver, behind).await;
+    execute_when_recorded(&receiver, behind).await;
     let future = "UPDATE executions SET first_received_at = now() + interval '400 days',
                   last_received_at = now() + interval '400 days' WHERE execution_id = 'future'";
-    run(&receiver, future).await;
+    execute_when_recorded(&receiver, future).await;
     let (dir, database) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, database, removes_all).await;
     until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
@@ -163,12 +166,12 @@ async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recor
         receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
         receiver.accept(with(execution("e", "failed"), json!({ "bulk_id": "b" }))).await;
         assert_eq!(receiver.post("{}").await.status(), 422);
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     };
     let behind = async || {
         for table in ["executions", "bulks", "execution_conflicts", "quarantine"] {
             let at = "first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'";
-            run(&receiver, &format!("UPDATE {table} SET {at}")).await;
+            execute_when_recorded(&receiver, &format!("UPDATE {table} SET {at}")).await;
         }
     };
     let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
@@ -181,12 +184,12 @@ async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recor
     assert_eq!(pruned(&receiver, &limits[1..2]), json!({ "payloads": 0 }), "recorded just now");
 
     // Each delivery counts, not only the first.
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     deliver().await;
     behind().await;
     assert_eq!(pruned(&receiver, &limits), none, "recorded again just now");
 
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &limits), all, "recorded three days ago");
 }
 
@@ -194,9 +197,9 @@ async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recor
 async fn the_status_that_replaces_another_is_kept_from_when_postgresql_recorded_it() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "running")).await;
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     receiver.accept(execution("e", "completed")).await;
-    run(
+    execute_when_recorded(
         &receiver,
         "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z'",
     )

@@ -10,9 +10,12 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::api::{asked, recorded};
-use crate::harness::{TestReceiver, execution, new_database, no_database, until, url, with};
-use crate::process::{outcome, program};
+use crate::support::fixtures::{execution, sample_receiver, with};
+use crate::support::http::get_json;
+use crate::support::postgres::{new_database, no_database, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 const AWAY: &str = "postgres://nobody@127.0.0.1:1/none";
 
@@ -70,7 +73,7 @@ fn at_terminal(mut command: Command, columns: u16) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_tells_what_the_read_api_does() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     let bulk = "b/1 é";
     for (arguments, path) in [
         (vec!["executions"], "executions"),
@@ -87,7 +90,7 @@ async fn the_command_line_tells_what_the_read_api_does() {
         (vec!["bulks", "--complete", "yes"], "bulks?complete=yes"),
     ] {
         let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
-        let page = asked(&receiver, &format!("/api/v1/{path}")).await;
+        let page = get_json(&receiver, &format!("/api/v1/{path}")).await;
         assert_eq!(without_age(json!(said.json())), without_age(page["items"].clone()), "{arguments:?}");
         let table = ask(&receiver, &arguments);
         for item in page["items"].as_array().unwrap() {
@@ -104,7 +107,7 @@ async fn the_command_line_tells_what_the_read_api_does() {
         (vec!["failures", "--bulk", bulk, "--limit", "1"], "failures?bulk=b%2F1+%C3%A9"),
     ] {
         let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
-        assert_eq!(said.json(), [asked(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
+        assert_eq!(said.json(), [get_json(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
     }
     for (arguments, path) in [
         (vec!["workflows"], "workflows"),
@@ -116,7 +119,7 @@ async fn the_command_line_tells_what_the_read_api_does() {
         let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
         assert_eq!(
             json!(said.json()),
-            asked(&receiver, &format!("/api/v1/{path}")).await["items"],
+            get_json(&receiver, &format!("/api/v1/{path}")).await["items"],
             "{arguments:?}"
         );
         assert_eq!(ask(&receiver, &arguments).out.lines().count(), said.json().len() + 1);
@@ -135,14 +138,15 @@ fn without_age(mut items: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     for id in ["plain", "failed", "step"] {
         let said = ask(&receiver, &["executions", id, "--json"]).json().remove(0);
-        for (field, value) in asked(&receiver, &format!("/api/v1/executions/{id}")).await.as_object().unwrap()
+        for (field, value) in
+            get_json(&receiver, &format!("/api/v1/executions/{id}")).await.as_object().unwrap()
         {
             assert_eq!(said[field], *value, "{field}");
         }
-        let conflicts = asked(&receiver, &format!("/api/v1/conflicts?execution={id}")).await;
+        let conflicts = get_json(&receiver, &format!("/api/v1/conflicts?execution={id}")).await;
         assert_eq!(said["contradicted_by"], conflicts["items"]);
     }
     let plain = ask(&receiver, &["executions", "plain"]).out;
@@ -160,8 +164,8 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
     }
 
     let said = ask(&receiver, &["bulks", "b/1 é", "--json"]).json().remove(0);
-    let mut whole = asked(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
-    whole["failures"] = asked(&receiver, "/api/v1/failures?bulk=b%2F1+%C3%A9").await;
+    let mut whole = get_json(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
+    whole["failures"] = get_json(&receiver, "/api/v1/failures?bulk=b%2F1+%C3%A9").await;
     assert_eq!(without_age(json!([said])), without_age(json!([whole])));
     let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
     for part in [
@@ -192,7 +196,7 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
 /// More than a page of the API has.
 const MANY: usize = 2_345;
 
-async fn many() -> TestReceiver {
+async fn receiver_with_many_rows() -> TestReceiver {
     let receiver = TestReceiver::start().await;
     let many =
         "INSERT INTO executions (execution_id, workflow_id, status, bulk_id, output, payload, deliveries,
@@ -213,7 +217,7 @@ async fn many() -> TestReceiver {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_list_is_shown_in_part_and_says_so_or_whole() {
-    let receiver = many().await;
+    let receiver = receiver_with_many_rows().await;
     let usual = ask(&receiver, &["executions"]);
     assert_eq!(usual.out.lines().count(), 51);
     assert!(usual.remarks.contains("--all"), "{}", usual.remarks);
@@ -235,7 +239,7 @@ async fn a_long_list_is_shown_in_part_and_says_so_or_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_pipe_ends_it_quietly() {
-    let receiver = many().await;
+    let receiver = receiver_with_many_rows().await;
     for arguments in
         [&["executions", "--all"][..], &["executions", "--all", "--json"], &["completions", "bash"]]
     {
@@ -255,12 +259,12 @@ async fn nothing_that_a_sender_writes_reaches_the_terminal_as_a_command() {
         "output": { hostile: hostile }, "started_at": hostile,
         "step_outputs": { hostile: { "step_id": hostile, "status": "failed", "error_cause": hostile, "started_at": hostile } } });
     receiver.accept(with(execution(hostile, "failed"), failed.clone())).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     receiver.accept(with(execution(hostile, hostile), failed.clone())).await;
     receiver
         .accept(with(with(execution(hostile, "cancelled"), failed), json!({ "error_cause": "\u{1b}c" })))
         .await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     for arguments in [
         &["executions"][..],
         &["executions", hostile],
@@ -296,7 +300,7 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
     let failed =
         json!({ "error_cause": cause, "workflow_id": "product-photos", "bulk_id": id, "output": address });
     receiver.accept(with(execution(id, "failed"), failed)).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let seen = |arguments: &[&str], columns, no_color: &str| {
         let mut command = command(&receiver.dir, &receiver, arguments);
         at_terminal(
@@ -328,7 +332,7 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_says_how_receiver_and_database_are_with_either_down() {
-    let receiver = recorded().await;
+    let receiver = sample_receiver().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
     let well = ask(&receiver, &["status"]);
@@ -419,24 +423,24 @@ fn what_is_asked_wrongly_is_refused_with_what_is_right() {
         (&["failures", "--by", "workflow"], "cause, step"),
         (&["failures", "--limit", "1001"], "1..=1000"),
     ] {
-        let (text, code) = outcome(program(dir.path()).args(arguments));
+        let (text, code) = run_to_end(program(dir.path()).args(arguments));
         assert!(code == Some(2) && text.contains(right), "{arguments:?}: {text}");
     }
-    let (text, code) = outcome(program(dir.path()).arg("executions"));
+    let (text, code) = run_to_end(program(dir.path()).arg("executions"));
     assert!(code == Some(1) && text.contains("database.url is not set"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_schema_it_says_what_makes_it() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let (text, code) = outcome(program(dir.path()).arg("executions").env("DATABASE_URL", url(&database)));
+    let (text, code) = run_to_end(program(dir.path()).arg("executions").env("DATABASE_URL", url(&database)));
     assert!(code == Some(1) && text.contains("workflow-receiver migrate"), "{text}");
 }
 
 #[test]
 fn shells_and_manual_pages_know_every_command() {
     let dir = TempDir::new().unwrap();
-    let (help, _) = outcome(program(dir.path()).arg("--help"));
+    let (help, _) = run_to_end(program(dir.path()).arg("--help"));
     let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let commands: Vec<&str> = commands
         .lines()
@@ -446,7 +450,7 @@ fn shells_and_manual_pages_know_every_command() {
     assert!(commands.contains(&"executions") && commands.contains(&"man"), "{help}");
 
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let (script, code) = outcome(program(dir.path()).args(["completions", shell]));
+        let (script, code) = run_to_end(program(dir.path()).args(["completions", shell]));
         assert_eq!(code, Some(0), "{script}");
         for command in &commands {
             assert!(script.contains(command), "{shell} does not know {command}");
@@ -456,10 +460,10 @@ fn shells_and_manual_pages_know_every_command() {
         COMP_CWORD=3; _workflow__receiver workflow-receiver st --by; echo \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
     bash.args(["-c", complete]).env("PROGRAM", env!("CARGO_BIN_EXE_workflow-receiver"));
-    assert_eq!(outcome(&mut bash), ("step\n".to_owned(), Some(0)));
+    assert_eq!(run_to_end(&mut bash), ("step\n".to_owned(), Some(0)));
 
     let pages = dir.path().join("share/man/man1");
-    assert_eq!(outcome(program(dir.path()).arg("man").arg(&pages)), (String::new(), Some(0)));
+    assert_eq!(run_to_end(program(dir.path()).arg("man").arg(&pages)), (String::new(), Some(0)));
     let page = |name: &str| std::fs::read_to_string(pages.join(format!("{name}.1"))).unwrap();
     for command in commands {
         let names = page("workflow-receiver")
@@ -469,6 +473,6 @@ fn shells_and_manual_pages_know_every_command() {
     }
     assert!(page("workflow-receiver-executions").contains("\\-\\-since"));
     std::fs::write(dir.path().join("file"), "").unwrap();
-    let (text, code) = outcome(program(dir.path()).args(["man", "file/man1"]));
+    let (text, code) = run_to_end(program(dir.path()).args(["man", "file/man1"]));
     assert!(code == Some(1) && text.contains("file/man1 cannot be written to"), "{text}");
 }

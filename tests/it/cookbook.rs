@@ -1,35 +1,17 @@
 //! `docs/operators.md`: what it shows is what comes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use sqlx::postgres::PgRow;
 use sqlx::{Column, PgConnection, Row, TypeInfo, ValueRef};
 
-use crate::harness::{TestReceiver, example, until, url};
-use crate::process::outcome;
-use crate::sums::recount;
-
-fn page() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators.md")
-}
-
-/// The page, split where its fences are: every second piece is a block, with its language.
-fn pieces() -> Vec<String> {
-    std::fs::read_to_string(page()).unwrap().split("```").map(str::to_owned).collect()
-}
-
-/// What the page asks.
-pub(crate) fn queries() -> Vec<String> {
-    pieces().iter().filter_map(|piece| Some(piece.strip_prefix("sql\n")?.to_owned())).collect()
-}
-
-/// The clock stands at 10:00 on 2 March 2026: queries ask for the last hour.
-pub(crate) const STOPPED_CLOCK: &str = "
-    CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE
-        RETURN '2026-03-02 10:00Z'::timestamptz;
-    SET search_path = public, pg_catalog;
-    SET timezone = 'UTC'";
+use crate::support::fixtures::{STOPPED_CLOCK, cookbook_page, cookbook_pieces, cookbook_queries, example};
+use crate::support::postgres::url;
+use crate::support::process::run_to_end;
+use crate::support::receiver::TestReceiver;
+use crate::support::rollups::recount_rollups;
+use crate::support::wait::until;
 
 /// The times at which the webhooks of the page came.
 const TIMES: &str = "
@@ -51,14 +33,14 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
     let receiver = TestReceiver::start().await;
     for body in example("cookbook.jsonl").lines() {
         receiver.post(body.to_owned()).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     let mut connection = receiver.connection().await;
     sqlx::raw_sql(TIMES).execute(&mut connection).await.unwrap();
-    recount(&receiver).await;
+    recount_rollups(&receiver).await;
     sqlx::raw_sql(STOPPED_CLOCK).execute(&mut connection).await.unwrap();
     until(async || receiver.ready().await.1["spooled"] == 0).await;
-    let shown = pieces();
+    let shown = cookbook_pieces();
     let mut real = shown.clone();
     for n in 0..shown.len() {
         if let Some(query) = shown[n].strip_prefix("sql\n") {
@@ -76,7 +58,7 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
     }
     // `BLESS=1 cargo test cookbook` writes the page anew.
     if std::env::var_os("BLESS").is_some() {
-        return std::fs::write(page(), real.join("```")).unwrap();
+        return std::fs::write(cookbook_page(), real.join("```")).unwrap();
     }
     assert_eq!(shown.join("```"), real.join("```"));
 }
@@ -88,7 +70,7 @@ async fn the_cookbook_asks_every_view() {
     assert!(!views.is_empty());
     for view in views {
         let asked = format!("FROM {}\n", view["viewname"].as_str().unwrap());
-        assert!(queries().iter().any(|query| query.contains(&asked)), "{asked}");
+        assert!(cookbook_queries().iter().any(|query| query.contains(&asked)), "{asked}");
     }
 }
 
@@ -136,7 +118,7 @@ fn printed(receiver: &TestReceiver, line: &str) -> String {
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
     shell.args(["-c", line]).env("PATH", path).env("DATABASE_URL", url(&receiver.database));
-    let (text, code) = outcome(&mut shell);
+    let (text, code) = run_to_end(&mut shell);
     assert_eq!(code, Some(0), "{line}: {text}");
     text
 }

@@ -5,11 +5,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::harness::{TestReceiver, execution, new_database, until, url, with};
-use crate::process::{outcome, program};
-use crate::spool::impatient;
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{new_database, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::wait::until;
 
-async fn run(database: &PgConnectOptions, sql: String) {
+async fn execute(database: &PgConnectOptions, sql: String) {
     let mut connection = PgConnection::connect_with(&database.clone().database("postgres")).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
 }
@@ -17,8 +19,8 @@ async fn run(database: &PgConnectOptions, sql: String) {
 async fn in_encoding(database: &PgConnectOptions, encoding: &str) -> PgConnectOptions {
     let name = format!("{}_{}", database.get_database().unwrap(), encoding.to_lowercase());
     let make = format!("CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
-    run(database, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
-    run(database, make).await;
+    execute(database, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+    execute(database, make).await;
     database.clone().database(&name)
 }
 
@@ -29,7 +31,7 @@ async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_i
         let other = in_encoding(&database, encoding).await;
         let name = other.get_database().unwrap().to_owned();
         let dir = TempDir::new().unwrap();
-        let (text, code) = outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&other)));
+        let (text, code) = run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&other)));
         let said = |text: &str| {
             let how = "ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0";
             text.contains(&format!("has the encoding {encoding}, but must have UTF8")) && text.contains(how)
@@ -43,12 +45,15 @@ async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_i
         assert_eq!(receiver.metric("database_up").await, 0.0);
         assert_eq!(receiver.metric("spool_depth").await, 1.0);
         // What the error says.
-        run(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
-        run(&database, format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"))
-            .await;
+        execute(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        execute(
+            &database,
+            format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"),
+        )
+        .await;
         assert_eq!(receiver.row("SELECT payload FROM executions").await["payload"], body);
         assert_eq!(receiver.ready().await.1["status"], "ok");
         receiver.stop().await;
-        run(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        execute(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
     }
 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 use serde_json::json;
 use workflow_receiver::config::Secrets;
 
-use crate::harness::{TestReceiver, execution, no_database, until, url, with};
-use crate::process::{outcome, program};
-use crate::retention::run;
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{execute_when_recorded, no_database, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_records_is_ready_and_well() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     // The spool forgets a moment after PostgreSQL has it.
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
@@ -53,7 +55,7 @@ async fn recording_that_has_stalled_is_reported_and_webhooks_are_taken_all_the_s
     assert!(code == Some(1) && text.contains("recording has stalled"), "{text}");
 
     held.release().await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.1["status"] == "ok").await;
     assert_eq!(receiver.metric("recording_stalled").await, 0.0);
 }
@@ -61,12 +63,12 @@ async fn recording_that_has_stalled_is_reported_and_webhooks_are_taken_all_the_s
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_receiver_reports_that_postgresql_answers_and_records_nothing() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, "ALTER TABLE executions RENAME TO elsewhere").await;
+    execute_when_recorded(&receiver, "ALTER TABLE executions RENAME TO elsewhere").await;
     until(async || receiver.ready().await.1["parts"]["database"]["state"] == "failing").await;
     let (code, health) = receiver.ready().await;
     assert_eq!((code, &health["status"]), (200, &json!("degraded")), "{health}");
     assert_eq!(receiver.metric("database_up").await, 0.0);
-    run(&receiver, "ALTER TABLE elsewhere RENAME TO executions").await;
+    execute_when_recorded(&receiver, "ALTER TABLE elsewhere RENAME TO executions").await;
     until(async || receiver.ready().await.1["status"] == "ok").await;
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 0);
     assert_eq!(receiver.rows("SELECT * FROM bulks").await.len(), 0);
@@ -77,25 +79,25 @@ fn status(receiver: &TestReceiver) -> (String, Option<i32>) {
     let mut command = program(receiver.dir.path());
     let database = receiver.database.get_database().filter(|name| *name != "none");
     command.arg("status").env("DATABASE_URL", database.map_or_else(String::new, |_| url(&receiver.database)));
-    outcome(command.env("RECEIVER__ADMIN__LISTEN", receiver.admin.trim_start_matches("http://")))
+    run_to_end(command.env("RECEIVER__ADMIN__LISTEN", receiver.admin.trim_start_matches("http://")))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_200_and_is_in_quarantine_is_reported_until_it_is_taken_out() {
     let receiver = TestReceiver::start().await;
     assert_eq!(receiver.post("{}").await.status(), 422);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["acknowledged"] == 0).await;
     assert_eq!(receiver.ready().await.1["status"], "ok", "its sender knows");
 
     // PostgreSQL refuses this row, whatever the receiver does.
-    run(
+    execute_when_recorded(
         &receiver,
         "ALTER TABLE executions ADD CONSTRAINT not_the_receivers CHECK (execution_id <> 'refused');",
     )
     .await;
     receiver.accept(execution("refused", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.1["status"] == "degraded").await;
     let (code, health) = receiver.ready().await;
     assert_eq!((code, &health["parts"]["quarantine"]["acknowledged"]), (200, &json!(1)), "{health}");
@@ -104,10 +106,10 @@ async fn what_was_answered_200_and_is_in_quarantine_is_reported_until_it_is_take
     let (text, code) = status(&receiver);
     assert!(code == Some(1) && text.contains("1 bodies answered 200"), "{text}");
 
-    run(&receiver, "ALTER TABLE executions DROP CONSTRAINT not_the_receivers").await;
+    execute_when_recorded(&receiver, "ALTER TABLE executions DROP CONSTRAINT not_the_receivers").await;
     let mut retry = program(receiver.dir.path());
     let (text, code) =
-        outcome(retry.args(["quarantine", "retry", "--all"]).env("DATABASE_URL", url(&receiver.database)));
+        run_to_end(retry.args(["quarantine", "retry", "--all"]).env("DATABASE_URL", url(&receiver.database)));
     assert_eq!(code, Some(1), "what was answered 422 stays: {text}");
     until(async || receiver.ready().await.1["status"] == "ok").await;
     assert_eq!(receiver.metric("quarantine_acknowledged").await, 0.0);
@@ -147,7 +149,7 @@ async fn the_metrics_count_answers_and_outcomes() {
         &with(done.clone(), json!({ "execution_id": 1 })),
     ] {
         receiver.post(body.to_string()).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     receiver.post("{").await;
     for (metric, count) in [
@@ -177,7 +179,7 @@ async fn the_metrics_count_answers_and_outcomes() {
 async fn every_metric_that_an_alert_names_exists() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let strict = TestReceiver::start_with(|settings| {
         settings.auth.webhook_secrets = Secrets::of(&["whsec_of_the_strict_one"]);
     })

@@ -1,11 +1,15 @@
 //! What is recorded, told as it happens.
 
+use std::time::Duration;
+
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use crate::harness::{TestReceiver, execution, until, with, within};
+use crate::support::fixtures::{execution, with};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::{until, within};
 
 /// Reads server-sent events, one by one.
 struct Listener {
@@ -51,28 +55,28 @@ impl Listener {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_is_told_once_it_can_be_read() {
-    let receiver = TestReceiver::start().await;
+    let receiver = TestReceiver::start_with(|s| s.admin.heartbeat = Duration::from_millis(500)).await;
     let mut all = Listener::start(&receiver, "").await;
     let mut of_bulk = Listener::start(&receiver, "?bulk=b&status=completed").await;
     let mut of_workflow = Listener::start(&receiver, "?workflow=v").await;
-    let e = |status| with(execution("e", status), json!({ "bulk_id": "b" }));
+    let body = |status| with(execution("e", status), json!({ "bulk_id": "b" }));
     let mut told = async |outcome: &str, status: Value| {
         let event = all.event("recorded").await;
         assert_eq!((&event["outcome"], &event["status"]), (&json!(outcome), &status));
         assert!(event["received_at"].as_str().unwrap().ends_with('Z'));
         event
     };
-    receiver.accept(e("running")).await;
+    receiver.accept(body("running")).await;
     let event = told("new", json!("running")).await;
     assert_eq!(
         (&event["execution_id"], &event["workflow_id"], &event["bulk_id"]),
         (&json!("e"), &json!("w"), &json!("b"))
     );
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1);
-    receiver.accept(e("completed")).await;
+    receiver.accept(body("completed")).await;
     told("replacement", json!("completed")).await;
-    receiver.accept(e("completed")).await;
-    receiver.accept(e("failed")).await;
+    receiver.accept(body("completed")).await;
+    receiver.accept(body("failed")).await;
     told("conflict", json!("failed")).await;
     assert_eq!(receiver.post("{}").await.status(), 422);
     let event = told("quarantined", json!(null)).await;
@@ -90,12 +94,12 @@ async fn what_changes_is_told_once_it_can_be_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
-    let receiver = TestReceiver::start().await;
+    let receiver = TestReceiver::start_with(|s| s.admin.heartbeat = Duration::from_millis(500)).await;
     let mut listener = Listener::start(&receiver, "?workflow=another").await;
     let others = async {
         for n in 0.. {
             receiver.accept(execution(&n.to_string(), "completed")).await;
-            receiver.recorded().await;
+            receiver.wait_until_recorded().await;
         }
     };
     tokio::select! {
@@ -144,7 +148,7 @@ async fn one_who_does_not_read_on_is_told_what_it_missed_and_holds_up_nothing() 
         }
     });
     futures_util::future::join_all(posts).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
 
     let (mut told, mut missed, mut text) = (0, 0, String::new());
     let mut piece = vec![0; 64 << 10];

@@ -1,103 +1,18 @@
 //! Log lines: nothing waits for them, no write error ends the receiver, each event is one harmless line.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io::{BufRead, BufReader, PipeReader, Read};
+use std::process::{Command, Stdio};
 
 use futures_util::future::join_all;
 use reqwest::Client;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{example, execution, new_database, rows, until, url, within};
-use crate::process::{Process, outcome, program};
-
-/// A receiver whose log is not read by [`Process`]: its addresses are chosen here.
-struct Unobserved {
-    child: Child,
-    url: String,
-    admin: String,
-    client: Client,
-}
-
-impl Unobserved {
-    /// Starts it, with a loopback address of its own, so that no other test has its ports.
-    async fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
-        let mut receiver = Self::spawn(command, stderr);
-        receiver.until_ok().await;
-        receiver
-    }
-
-    fn spawn(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
-        static COUNT: AtomicU8 = AtomicU8::new(1);
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        let host = format!("127.{}.{high}.{low}", 100 + COUNT.fetch_add(1, Ordering::Relaxed));
-        let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
-        command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
-        let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
-        // The command keeps its copy of the pipe's end until it gets another one.
-        command.stderr(Stdio::null()).stdout(Stdio::null());
-        let url = format!("http://{url}/webhooks/workflow-completed");
-        Self { child, url, admin: format!("http://{admin}"), client: Client::new() }
-    }
-
-    async fn until_ok(&mut self) {
-        within(async {
-            while self.health().await != "ok" {
-                let ended = self.child.try_wait().unwrap();
-                assert_eq!(ended, None, "the receiver ended");
-            }
-        })
-        .await;
-    }
-
-    async fn health(&self) -> String {
-        let Ok(answer) = self.client.get(format!("{}/health/ready", self.admin)).send().await else {
-            return String::new();
-        };
-        answer.json::<Value>().await.unwrap()["status"].as_str().unwrap().to_owned()
-    }
-
-    async fn accept(&self, id: &str) {
-        let body = execution(id, "completed").to_string();
-        let answer = within(self.client.post(&self.url).body(body).send()).await.unwrap();
-        assert_eq!(answer.status(), 200);
-    }
-
-    async fn dropped_lines(&self) -> f64 {
-        let page = within(self.client.get(format!("{}/metrics", self.admin)).send()).await.unwrap();
-        let page = page.text().await.unwrap();
-        let line = page.lines().find_map(|l| l.strip_prefix("workflow_receiver_log_lines_dropped_total "));
-        line.unwrap_or_else(|| panic!("no such metric in {page}")).parse().unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    async fn ended(mut self) -> ExitStatus {
-        within(tokio::task::spawn_blocking(move || self.child.wait().unwrap())).await.unwrap()
-    }
-}
-
-impl Drop for Unobserved {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn closed_pipe() -> PipeWriter {
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    writer
-}
-
-fn full() -> File {
-    File::options().write(true).open("/dev/full").unwrap()
-}
+use crate::support::fixtures::{example, execution};
+use crate::support::postgres::{new_database, rows, until_rows, url};
+use crate::support::process::{Process, Unobserved, closed_pipe, full_device, program, run_to_end};
+use crate::support::wait::{pause, until, within};
 
 /// Webhooks posted at once.
 const WAVE: usize = 64;
@@ -122,7 +37,7 @@ fn traced(dir: &TempDir, database: &str) -> Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_receiver() {
-    for (name, stderr) in [("closed", Stdio::from(closed_pipe())), ("full", Stdio::from(full()))] {
+    for (name, stderr) in [("closed", Stdio::from(closed_pipe())), ("full", Stdio::from(full_device()))] {
         let (dir, database) = (TempDir::new().unwrap(), new_database().await);
         let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), stderr).await;
         for n in 0..3 {
@@ -210,7 +125,8 @@ async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_a
     let mut receiver = Unobserved::spawn(&mut traced(&dir, nowhere), writer);
     within(async {
         while receiver.health().await != "degraded" {
-            assert_eq!(receiver.child.try_wait().unwrap(), None);
+            assert!(!receiver.has_ended(), "the receiver ended");
+            pause().await;
         }
     })
     .await;
@@ -229,16 +145,16 @@ async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reade
         command.env("RECEIVER__SPOOL__MAX_BYTES", "5").stdout(Stdio::null());
         command
     };
-    let (text, code) = outcome(&mut failing());
+    let (text, code) = run_to_end(&mut failing());
     assert!(code == Some(1) && text.ends_with("from 33554432 to 9223372036854775807\n"), "{text:?}");
-    for stderr in [Stdio::from(closed_pipe()), Stdio::from(full())] {
+    for stderr in [Stdio::from(closed_pipe()), Stdio::from(full_device())] {
         assert_eq!(failing().stderr(stderr).status().unwrap().code(), Some(1));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
-    for stdout in [Stdio::from(closed_pipe()), Stdio::from(full())] {
+    for stdout in [Stdio::from(closed_pipe()), Stdio::from(full_device())] {
         let dir = TempDir::new().unwrap();
         // With the private PostgreSQL: only then does it write to standard output.
         let receiver = Unobserved::start(program(dir.path()).stdout(stdout), Stdio::null()).await;
@@ -262,7 +178,7 @@ async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full
         Client::new().post(&process.url).body(body).send().await.unwrap();
     }
     let recorded = "SELECT 1 AS x FROM executions UNION ALL SELECT 1 FROM quarantine";
-    until(async || rows(&database, recorded).await.len() == 3).await;
+    until_rows(&database, recorded, 3).await;
     let run = |arguments: &[&str], stdout: Stdio| {
         let mut command = program(dir.path());
         command.args(arguments).env("DATABASE_URL", url(&database));
@@ -290,12 +206,16 @@ async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full
         let (code, stderr) = run(arguments, closed_pipe().into());
         let loud = stderr.contains("workflow-receiver: ") || stderr.contains("panicked");
         assert!(code == Some(0) && !loud, "{arguments:?}: {code:?} {stderr}");
-        let (code, stderr) = run(arguments, full().into());
+        let (code, stderr) = run(arguments, full_device().into());
         assert!(code == Some(0) || code == Some(1), "{arguments:?}: {code:?} {stderr}");
         assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
     }
     for arguments in [&["migrate"][..], &["healthcheck"]] {
-        assert_eq!(run(arguments, full().into()).0, Some(0), "the result does not depend on standard output");
+        assert_eq!(
+            run(arguments, full_device().into()).0,
+            Some(0),
+            "the result does not depend on standard output"
+        );
     }
     process.terminate();
 }

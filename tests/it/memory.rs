@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use workflow_receiver::config::Secrets;
 
-use crate::answers::problem;
-use crate::authentication::signed;
-use crate::harness::{TestReceiver, execution, no_database, rest, until, within};
-use crate::hostile::{filled, gzip};
-use crate::process::{Process, program};
-use crate::siege::resident_kib;
+use crate::support::fixtures::{body_of_size, execution};
+use crate::support::http::{gzip, problem, rest, signed};
+use crate::support::postgres::no_database;
+use crate::support::process::{Process, program};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::{until, within};
 
 const PATH: &str = "/webhooks/workflow-completed";
 
@@ -54,8 +54,8 @@ async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bound
             .env("RECEIVER__HTTP__MAX_BODY_BYTES", BODY.to_string())
             .env("RECEIVER__HTTP__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string()),
     );
-    let before = resident_kib(&process);
-    let body = filled("000000", BODY - 1024);
+    let before = process.resident_kib();
+    let body = body_of_size("000000", BODY - 1024);
     let bodies: Vec<_> = (0..60).map(|n| body.replacen("000000", &format!("{n:06}"), 1)).collect();
     let mut requests = JoinSet::new();
     for body in bodies {
@@ -114,11 +114,12 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     })
     .await;
     // A sender that the head verifies finds memory at once, since unverified ones get half of it.
-    let by_token = receiver.client.post(format!("{}/{token}", receiver.url)).body(filled("token", 900_000));
+    let by_token =
+        receiver.client.post(format!("{}/{token}", receiver.url)).body(body_of_size("token", 900_000));
     assert_eq!(by_token.send().await.unwrap().status(), 200);
     // A sender whose signature is verified last gets the memory of the stalled ones.
     for n in 0..4 {
-        let body = filled(&format!("signed {n}"), 900_000);
+        let body = body_of_size(&format!("signed {n}"), 900_000);
         let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &body);
         let answer = request.body(body).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
@@ -175,7 +176,7 @@ async fn strangers_that_stall_do_not_keep_out_a_large_signed_body_that_is_sent_w
     .await;
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     for n in 0..4 {
-        let body = filled(&format!("signed {n}"), 2_000_000);
+        let body = body_of_size(&format!("signed {n}"), 2_000_000);
         let request = signed(Client::new().post(&process.url), "whsec_x", now, &body);
         let since = Instant::now();
         let answer = request.send().await.unwrap();
@@ -196,11 +197,11 @@ async fn a_body_and_what_it_decompresses_to_both_count() {
     .await;
     let gzipped =
         |body: Vec<u8>| receiver.client.post(&receiver.url).header("content-encoding", "gzip").body(body);
-    let small = gzipped(gzip(filled("fits", 150_000))).send().await.unwrap();
+    let small = gzipped(gzip(body_of_size("fits", 150_000))).send().await.unwrap();
     assert_eq!(small.status(), 200);
-    let large = gzipped(gzip(filled("does not", 200_000))).send().await.unwrap();
+    let large = gzipped(gzip(body_of_size("does not", 200_000))).send().await.unwrap();
     assert_eq!(problem(large, 503).await.0, "busy");
-    let plain = receiver.post(filled("does not", 200_000)).await;
+    let plain = receiver.post(body_of_size("does not", 200_000)).await;
     assert_eq!(problem(plain, 503).await.0, "busy");
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
@@ -213,7 +214,7 @@ async fn bodies_without_an_announced_size_are_received_in_bounded_memory() {
     })
     .await;
     for n in 0..3 {
-        let body = filled(&n.to_string(), 900_000).into_bytes();
+        let body = body_of_size(&n.to_string(), 900_000).into_bytes();
         let pieces =
             body.chunks(10_000).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>();
         let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
@@ -236,7 +237,7 @@ async fn incomplete_heads_take_a_bounded_memory() {
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
             .env("RECEIVER__HTTP__HEADER_TIMEOUT", "2m"),
     );
-    let before = resident_kib(&process);
+    let before = process.resident_kib();
     let head = [&b"POST / HTTP/1.1\r\nhost: x\r\nx: "[..], &vec![b'x'; 60_000]].concat();
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {

@@ -9,7 +9,9 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
-use crate::harness::{TestReceiver, execution, new_database, rows};
+use crate::support::fixtures::execution;
+use crate::support::postgres::{new_database, rows};
+use crate::support::receiver::TestReceiver;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
@@ -71,7 +73,7 @@ async fn several_receivers_migrate_at_once() {
     let receivers = join_all((0..4).map(|_| TestReceiver::start_on(database.clone(), |_| {}))).await;
     for (n, receiver) in receivers.iter().enumerate() {
         receiver.accept(execution(&n.to_string(), "completed")).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     assert_eq!(rows(&database, "SELECT count(*) FROM executions").await, [json!({ "count": 4 })]);
     assert_eq!(versions(&database).await.len(), CHECKSUMS.len());
@@ -94,7 +96,7 @@ async fn a_newer_receiver_migrates_an_older_database_and_keeps_its_rows() {
         .unwrap();
         let receiver = TestReceiver::start_on(database.clone(), |_| {}).await;
         receiver.accept(execution("new", "completed")).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         let recorded = receiver.rows("SELECT execution_id FROM latest_executions ORDER BY 1").await;
         assert_eq!(recorded, [json!({ "execution_id": "new" }), json!({ "execution_id": "old" })]);
         assert_eq!(versions(&database).await.len(), files.len());
@@ -110,7 +112,7 @@ async fn an_older_receiver_records_into_a_newer_database_and_leaves_its_schema_a
     apply(migrations, &database).await;
     let receiver = TestReceiver::start_on(database.clone(), |_| {}).await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(receiver.rows("SELECT added FROM executions").await, [json!({ "added": "x" })]);
     assert_eq!(versions(&database).await.last(), Some(&9999));
 }

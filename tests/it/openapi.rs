@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::api::asked;
-use crate::harness::{TestReceiver, example};
+use crate::support::fixtures::example;
+use crate::support::http::get_json;
+use crate::support::receiver::TestReceiver;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_for_reading_and_trying_needs_nothing_from_elsewhere() {
@@ -18,7 +19,7 @@ async fn the_page_for_reading_and_trying_needs_nothing_from_elsewhere() {
         assert_eq!(receiver.get(&format!("/{linked}")).await.status(), 200, "{linked}");
     }
     assert_eq!(receiver.get("/openapi.json").await.headers()["cache-control"], "no-store");
-    let document = asked(&receiver, "/openapi.json").await;
+    let document = get_json(&receiver, "/openapi.json").await;
     assert_eq!(document["openapi"], "3.1.0");
     let door = &document["paths"]["/webhooks/workflow-completed"];
     assert!(
@@ -67,7 +68,7 @@ fn outline(document: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_document_promises_stays() {
     let receiver = TestReceiver::start().await;
-    let outline = outline(&asked(&receiver, "/openapi.json").await);
+    let outline = outline(&get_json(&receiver, "/openapi.json").await);
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi.txt");
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&file, &outline).unwrap();

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, with};
+use crate::support::fixtures::{execution, with};
+use crate::support::receiver::TestReceiver;
 
 async fn status(receiver: &TestReceiver) -> Value {
     receiver.row("SELECT status, deliveries FROM executions WHERE execution_id = 'e'").await
@@ -21,7 +22,7 @@ async fn both_ways(bodies: &[Value], expected: Value, expected_conflicts: &[Valu
     let one_by_one = TestReceiver::start().await;
     for body in bodies {
         one_by_one.accept(body).await;
-        one_by_one.recorded().await;
+        one_by_one.wait_until_recorded().await;
     }
     let together = TestReceiver::start().await;
     let held = together.hold_recording().await;
@@ -259,7 +260,7 @@ async fn when_deliveries_came_is_recorded() {
     let receiver = TestReceiver::start().await;
     let before = time::OffsetDateTime::now_utc();
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let between = time::OffsetDateTime::now_utc();
     receiver.accept(execution("e", "completed")).await;
     let row = receiver

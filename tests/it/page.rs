@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, example};
+use crate::support::fixtures::example;
+use crate::support::receiver::TestReceiver;
 
 const ID: &str = "69ae8c7b-7500-4a45-b7c0-348b8cc2665b";
 

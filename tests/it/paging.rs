@@ -6,15 +6,16 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::api::{asked, each};
-use crate::harness::{TestReceiver, execution, with};
+use crate::support::fixtures::{execution, with};
+use crate::support::http::{get_json, item_fields};
+use crate::support::receiver::TestReceiver;
 
 /// All pages of a list, `limit` items each at most; `between` is done after each.
 async fn pages(receiver: &TestReceiver, path: &str, limit: usize, between: impl AsyncFn()) -> Vec<Value> {
     let (mut all, mut cursor) = (Vec::new(), String::new());
     loop {
         let sign = if path.contains('?') { '&' } else { '?' };
-        let page = asked(receiver, &format!("{path}{sign}limit={limit}{cursor}")).await;
+        let page = get_json(receiver, &format!("{path}{sign}limit={limit}{cursor}")).await;
         let items = page["items"].as_array().unwrap();
         assert!(items.len() <= limit);
         all.extend(items.iter().cloned());
@@ -54,7 +55,7 @@ async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
             ))
             .await;
         receiver.post(json!({ "n": n }).to_string()).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     };
     for (path, key, count) in [
         ("/api/v1/executions", "execution_id", 60),
@@ -116,11 +117,11 @@ async fn what_is_rare_is_found_behind_pages_that_are_short_or_empty() {
             assert_eq!((found.len(), keys.len()), (count, count), "{path}");
         }
     }
-    let first = asked(&receiver, "/api/v1/bulks?complete=no").await;
-    assert!(each(&first, "bulk_id").is_empty() && first["next"].is_string(), "{first}");
-    let groups = asked(&receiver, "/api/v1/failures").await;
+    let first = get_json(&receiver, "/api/v1/bulks?complete=no").await;
+    assert!(item_fields(&first, "bulk_id").is_empty() && first["next"].is_string(), "{first}");
+    let groups = get_json(&receiver, "/api/v1/failures").await;
     assert_eq!((&groups["failed"], &groups["complete"]), (&json!(1_000), &json!(false)));
-    let all = asked(&receiver, "/api/v1/failures?from=2026-03-01T23:50:00Z").await;
+    let all = get_json(&receiver, "/api/v1/failures?from=2026-03-01T23:50:00Z").await;
     assert_eq!((&all["failed"], &all["complete"]), (&json!(600), &json!(true)));
 }
 
@@ -135,7 +136,7 @@ async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made
     receiver
         .accept(with(execution("many", "completed"), json!({ "output": (1..=25).collect::<Vec<_>>() })))
         .await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     for limit in [1, 10, 1000] {
         let all = pages(&receiver, "/api/v1/results", limit, async || {}).await;
         let found: Vec<_> = all
@@ -147,9 +148,9 @@ async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made
             expected.chain(["much 1", "much 2", "few 1", "few 2"].map(str::to_owned)).collect();
         assert_eq!(found, expected, "by {limit}");
     }
-    let page = asked(&receiver, "/api/v1/results?limit=1000").await;
+    let page = get_json(&receiver, "/api/v1/results?limit=1000").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 26, "a page ends behind so much");
-    let one = asked(&receiver, "/api/v1/executions/much").await;
+    let one = get_json(&receiver, "/api/v1/executions/much").await;
     assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
 }
 
@@ -161,12 +162,12 @@ async fn a_page_of_results_ends_before_its_text_is_large() {
         let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n] });
         receiver.accept(with(execution(&n.to_string(), "completed"), output)).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     for filter in ["", "&workflow=w"] {
         let (mut values, mut cursor) = (Vec::new(), String::new());
         loop {
             let path = format!("/api/v1/results?limit=1000{filter}{cursor}");
-            let page = asked(&receiver, &path).await;
+            let page = get_json(&receiver, &path).await;
             let items = page["items"].as_array().unwrap();
             assert!(items.len() <= 9, "{}", items.len());
             values.extend(items.iter().map(|item| item["value"].as_str().unwrap().to_owned()));

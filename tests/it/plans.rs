@@ -2,9 +2,10 @@
 
 use sqlx::PgConnection;
 
-use crate::api::asked;
-use crate::harness::{TestReceiver, server_log};
-use crate::views::{A_MONTH, scans};
+use crate::support::fixtures::A_MONTH;
+use crate::support::http::get_json;
+use crate::support::postgres::{scans, server_log};
+use crate::support::receiver::TestReceiver;
 
 /// What PostgreSQL is sent over the connections for reading when `path` is asked: a statement to prepare, and the
 /// query that executes it with what was asked.
@@ -15,7 +16,7 @@ struct Sent {
 
 async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
     let before = server_log().len();
-    let answer = asked(receiver, path).await;
+    let answer = get_json(receiver, path).await;
     let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
     let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
@@ -111,7 +112,7 @@ async fn every_filter_of_every_list_is_led_by_an_index_in_the_order_of_the_list(
         led_by(&receiver, &mut connection, &path, index).await;
         let from = format!("{path}&from=2026-02-20T00:00:00Z&to=2026-03-01T00:00:00Z");
         led_by(&receiver, &mut connection, &from, index).await;
-        if let Some(next) = asked(&receiver, &path).await["next"].as_str() {
+        if let Some(next) = get_json(&receiver, &path).await["next"].as_str() {
             led_by(&receiver, &mut connection, &format!("{path}&cursor={next}"), index).await;
         }
     }

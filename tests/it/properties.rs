@@ -5,7 +5,8 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Map, Number, Value, json};
 use tokio::runtime::Runtime;
 
-use crate::harness::{TestReceiver, execution, with};
+use crate::support::fixtures::{execution, with};
+use crate::support::receiver::TestReceiver;
 
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config {

@@ -10,15 +10,17 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
-use crate::harness::{TestReceiver, execution, until, url, with, within};
-use crate::process::{Process, outcome, program};
-use crate::retention::{age, many, prune, pruned, run};
-use crate::views::{A_MONTH, scans};
+use crate::support::fixtures::{A_MONTH, execution, with};
+use crate::support::postgres::{execute_when_recorded, scans, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::retention::{age_by_three_days, old_executions_sql, prune, pruned};
+use crate::support::wait::{until, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, &many(2_500)).await;
+    execute_when_recorded(&receiver, &old_executions_sql(2_500)).await;
     let mut writer = receiver.connection().await;
     // Who waits for it all the same, waits a minute and finds too much.
     let lock = "SET idle_in_transaction_session_timeout = '1min'; BEGIN;
@@ -34,7 +36,7 @@ async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, &many(6_000)).await;
+    execute_when_recorded(&receiver, &old_executions_sql(6_000)).await;
     let deliveries = async {
         for n in 0..300 {
             receiver.accept(execution(&format!("many-{}", n * 20), "completed")).await;
@@ -46,7 +48,7 @@ async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
             let dir = TempDir::new().unwrap();
             let mut command = program(dir.path());
             command.args(["prune", "--json"]).env("RECEIVER__RETENTION__EXECUTIONS", "1d");
-            outcome(command.env("DATABASE_URL", database))
+            run_to_end(command.env("DATABASE_URL", database))
         };
         let (text, code) = tokio::task::spawn_blocking(prune).await.unwrap();
         assert_eq!(code, Some(0), "{text}");
@@ -63,34 +65,16 @@ async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
     assert_eq!(one + other + left, 6_000 - kept["in_time"].as_i64().unwrap());
 }
 
-/// Waits until somebody waits for a lock in the receiver's database, and gives its backend.
-async fn blocked(receiver: &TestReceiver) -> i32 {
-    let mut watcher = receiver.connection().await;
-    let pid = async |watcher: &mut PgConnection| {
-        let waiting = "SELECT pid FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
-        sqlx::query_scalar::<_, i32>(waiting).fetch_optional(watcher).await.unwrap()
-    };
-    within(async {
-        loop {
-            if let Some(pid) = pid(&mut watcher).await {
-                return pid;
-            }
-        }
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let mut remover = receiver.connection().await;
     sqlx::raw_sql("BEGIN; SELECT FROM executions FOR UPDATE").execute(&mut remover).await.unwrap();
     receiver.accept(execution("e", "failed")).await;
     // It has seen the row, and waits for it.
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     sqlx::raw_sql("DELETE FROM executions; COMMIT").execute(&mut remover).await.unwrap();
     let row = receiver.row("SELECT status, deliveries FROM executions").await;
     assert_eq!(row, json!({ "status": "failed", "deliveries": 1 }));
@@ -102,8 +86,8 @@ async fn old_database(statements: &str) -> (TempDir, PgConnectOptions) {
     receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
     receiver.accept(execution("e", "failed")).await;
     assert_eq!(receiver.post("{}").await.status(), 422);
-    run(&receiver, statements).await;
-    age(&receiver).await;
+    execute_when_recorded(&receiver, statements).await;
+    age_by_three_days(&receiver).await;
     receiver.stop().await
 }
 
@@ -111,7 +95,7 @@ const TWO_DAYS: Option<Duration> = Some(Duration::from_hours(48));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_receiver_removes_what_is_too_old_by_itself() {
-    let (dir, database) = old_database(&many(2_500)).await;
+    let (dir, database) = old_database(&old_executions_sql(2_500)).await;
     let receiver = TestReceiver::start_in(dir, database, |settings| {
         let retention = &mut settings.retention;
         (retention.executions, retention.conflicts, retention.quarantine) = (TWO_DAYS, TWO_DAYS, TWO_DAYS);
@@ -152,7 +136,7 @@ async fn removing_ends_at_once_when_the_receiver_stops() {
     let (dir, database) = old_database("SELECT").await;
     let held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     within(receiver.stop()).await;
     drop(held);
 }
@@ -162,7 +146,7 @@ async fn what_interrupts_removing_is_said_and_outlived() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    let pid = blocked(&receiver).await;
+    let pid = receiver.until_blocked().await;
     sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut held).await.unwrap();
     until(async || receiver.metric("prune_failing").await == 1.0).await;
     assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
@@ -178,7 +162,7 @@ async fn of_several_receivers_one_removes() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
-    blocked(&receiver).await;
+    receiver.until_blocked().await;
     let dir = TempDir::new().unwrap();
     let mut other = Process::start(
         program(dir.path())
@@ -226,12 +210,12 @@ fn statements() -> Vec<(&'static str, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_old_is_found_and_removed_by_an_index() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, A_MONTH).await;
+    execute_when_recorded(&receiver, A_MONTH).await;
     let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
         SELECT 'other-' || n, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
         ANALYZE bulks";
-    run(&receiver, bulks).await;
+    execute_when_recorded(&receiver, bulks).await;
     let mut connection = receiver.connection().await;
     for (index, statement) in statements() {
         let scans = scans(&mut connection, &statement).await;
@@ -243,7 +227,7 @@ async fn what_is_too_old_is_found_and_removed_by_an_index() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_terminal_it_shows_how_far_it_is() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, &many(150)).await;
+    execute_when_recorded(&receiver, &old_executions_sql(150)).await;
     let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     rustix::pty::grantpt(&terminal).unwrap();
     rustix::pty::unlockpt(&terminal).unwrap();

@@ -3,14 +3,16 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{TestReceiver, execution, url};
-use crate::process::{outcome, program};
+use crate::support::fixtures::execution;
+use crate::support::postgres::url;
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::receiver::TestReceiver;
 
 /// `workflow-receiver quarantine …` on the receiver's database.
 fn quarantine(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
-    outcome(command.arg("quarantine").args(arguments).env("DATABASE_URL", url(&receiver.database)))
+    run_to_end(command.arg("quarantine").args(arguments).env("DATABASE_URL", url(&receiver.database)))
 }
 
 fn changed(id: &str) -> Value {
@@ -23,10 +25,10 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
     for id in ["one", "one", "two"] {
         assert_eq!(receiver.post(changed(id).to_string()).await.status(), 422);
         // One after the other, so that their numbers are known.
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     assert_eq!(receiver.post(r#"{"executionId":"three"}"#).await.status(), 422);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
 
     let (text, code) = quarantine(&receiver, &["list"]);
     assert_eq!((code, text.lines().count()), (Some(0), 4), "{text}");
@@ -80,7 +82,7 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
         let mut connection = receiver.connection().await;
         sqlx::query(keep).bind(body.to_string().into_bytes()).execute(&mut connection).await.unwrap();
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let (text, code) = quarantine(&receiver, &["retry", "--all"]);
     assert_eq!(code, Some(0), "{text}");
     for outcome in ["new (new)", "known (duplicate)", "known (conflict)"] {
@@ -99,7 +101,7 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
 }
 
 /// Puts a body where a receiver would have put it that could not read it yet.
-async fn keep(receiver: &TestReceiver, body: &[u8], intact: bool) {
+async fn insert_entry(receiver: &TestReceiver, body: &[u8], intact: bool) {
     let keep = "INSERT INTO quarantine
             (reason, body, body_sha256, intact, deliveries, first_received_at, last_received_at)
          VALUES ('?', $1, sha256($1), $2, 1, now(), now())";
@@ -113,7 +115,7 @@ async fn of_an_array_each_execution_is_recorded_or_none() {
     let element = |id: &str| json!({ "id": id, "workflow_id": "w", "status": "completed" });
     assert_eq!(receiver.post(json!([element("a"), element("b")]).to_string()).await.status(), 422);
     assert_eq!(receiver.post(json!([element("c"), { "status": "failed" }]).to_string()).await.status(), 422);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let (text, code) = quarantine(&receiver, &["retry", "--all", "--map", "execution_id=id"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("recorded as a (new)") && text.contains("recorded as b (new)"), "{text}");
@@ -127,7 +129,7 @@ async fn of_an_array_each_execution_is_recorded_or_none() {
 async fn all_means_all_of_them_but_not_what_the_disk_has_altered() {
     let receiver = TestReceiver::start().await;
     let altered = execution("altered", "faihed").to_string();
-    keep(&receiver, altered.as_bytes(), false).await;
+    insert_entry(&receiver, altered.as_bytes(), false).await;
     let many = "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
          SELECT '?', body, sha256(body), 1, now(), now() FROM (
              SELECT convert_to(format('{\"execution_id\":\"%s\",\"workflow_id\":\"w\",\"status\":\"failed\"}', n), 'UTF8')
@@ -151,7 +153,7 @@ async fn what_postgres_does_not_take_as_it_is_is_retried_as_bytes() {
     .execute(&mut receiver.connection().await)
     .await
     .unwrap();
-    keep(&receiver, execution("e\u{1b}", "completed").to_string().as_bytes(), true).await;
+    insert_entry(&receiver, execution("e\u{1b}", "completed").to_string().as_bytes(), true).await;
     let (text, code) = quarantine(&receiver, &["retry", "--all"]);
     assert!(code == Some(0) && text.contains(r"e\u{1b} (new)"), "{text}");
     let row = receiver.row("SELECT status, payload IS NULL AS as_bytes FROM executions").await;
@@ -175,14 +177,14 @@ async fn a_retry_neither_loses_nor_repeats_what_comes_meanwhile() {
                 let dir = TempDir::new().unwrap();
                 let mut command = program(dir.path());
                 command.args(["quarantine", "retry", "--all", "--map", "execution_id=executionId"]);
-                outcome(command.env("DATABASE_URL", url(&database)))
+                run_to_end(command.env("DATABASE_URL", url(&database)))
             };
             tokio::task::spawn_blocking(retry).await.unwrap()
         };
         tokio::join!(posts, retries(), retries());
         sent += 40;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let (text, _) = quarantine(&receiver, &["retry", "--all", "--map", "execution_id=executionId"]);
     assert!(!text.contains("deadlock"), "{text}");
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
@@ -224,7 +226,7 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     // And one by one.
     for n in 6..8 {
         assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     assert_eq!(receiver.metric("quarantine_dropped_total").await, 5.0);
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 3);
@@ -246,10 +248,10 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quarantine_of_a_private_postgres_is_reached_while_it_runs() {
     let dir = TempDir::new().unwrap();
-    let list = || outcome(program(dir.path()).args(["quarantine", "list"]));
+    let list = || run_to_end(program(dir.path()).args(["quarantine", "list"]));
     let (text, code) = list();
     assert!(code == Some(1) && text.contains("set DATABASE_URL, or start the receiver first"), "{text}");
-    let mut process = crate::process::Process::start(&mut program(dir.path()));
+    let mut process = Process::start(&mut program(dir.path()));
     process.wait_for("recording to PostgreSQL");
     let (text, code) = list();
     assert!(code == Some(0) && text.contains("reason"), "{text}");

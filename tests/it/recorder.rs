@@ -1,5 +1,7 @@
 //! Recording over several connections at once: the order within an execution, and what is stuck.
 
+use std::time::{Duration, Instant};
+
 use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -7,8 +9,11 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use workflow_receiver::config::Settings;
 use workflow_receiver::db::create_database;
 
-use crate::harness::{TestReceiver, execution, new_database, no_database, rows, until, with};
-use crate::spool::{ids, impatient, spooled};
+use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::postgres::{new_database, no_database, rows};
+use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::spool::spool_holding;
+use crate::support::wait::{pause, until};
 
 /// Each batch is a single delivery.
 fn in_batches_of_one(settings: &mut Settings) {
@@ -27,7 +32,7 @@ async fn the_first_outcome_wins_over_however_many_connections_they_come() {
         let outcome = move |what| with(execution(&format!("e{n}"), "completed"), json!({ "output": what }));
         outcomes.map(|what| outcome(what).to_string())
     });
-    let dir = spooled(bodies).await;
+    let dir = spool_holding(bodies).await;
     let receiver = TestReceiver::start_in(dir, new_database().await, in_batches_of_one).await;
     let won = receiver.row("SELECT count(*) FROM executions WHERE output = '\"first\"'").await;
     assert_eq!(won["count"], 40);
@@ -40,7 +45,7 @@ async fn the_last_news_stands_over_however_many_connections_they_come() {
     let news = ["s1", "s2", "s3", "s4", "s5", "s6"];
     let bodies = (0..40).flat_map(|n| news.map(|status| execution(&format!("e{n}"), status).to_string()));
     let receiver =
-        TestReceiver::start_in(spooled(bodies).await, new_database().await, in_batches_of_one).await;
+        TestReceiver::start_in(spool_holding(bodies).await, new_database().await, in_batches_of_one).await;
     let last = receiver.row("SELECT count(*) FROM executions WHERE status = 's6'").await;
     assert_eq!(last["count"], 40);
 }
@@ -62,17 +67,21 @@ async fn stuck_at_e0(database: &PgConnectOptions) -> PgConnection {
 async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_there_on() {
     let database = new_database().await;
     let stuck = stuck_at_e0(&database).await;
-    let receiver = TestReceiver::start_in(spooled(ids(200)).await, database, |settings| {
-        in_batches_of_one(settings);
-        // Before it, the stuck delivery does not count as one that fails alone.
-        settings.database.statement_timeout = std::time::Duration::from_mins(10);
-    })
-    .await;
+    let receiver =
+        TestReceiver::start_in(spool_holding(numbered_executions(200)).await, database, |settings| {
+            in_batches_of_one(settings);
+            // Before it, the stuck delivery does not count as one that fails alone.
+            settings.database.statement_timeout = Duration::from_mins(10);
+        })
+        .await;
     // Of the 128 that are in hand, the stuck one is the first.
-    let recorded =
-        async || rows(&receiver.database, "SELECT count(*) FROM executions").await[0]["count"].clone();
+    let recorded = async || receiver.rows_now("SELECT count(*) FROM executions").await[0]["count"].clone();
+    let start = Instant::now();
     until(async || recorded().await == 127).await;
-    for _ in 0..20 {
+    // As long again: if more batches were admitted, some would be recorded by then.
+    let enough = Instant::now() + start.elapsed().max(Duration::from_secs(1));
+    while Instant::now() < enough {
+        pause().await;
         assert_eq!(receiver.metric("spool_depth").await, 200.0);
         assert_eq!(recorded().await, 127);
     }
@@ -88,14 +97,12 @@ async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
     let database = new_database().await;
     let stuck = stuck_at_e0(&database).await;
     let receiver = TestReceiver::start_on(database, over_two).await;
-    for body in ids(2) {
+    for body in numbered_executions(2) {
         receiver.accept(body).await;
-        let taken = "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        until(async || rows(&receiver.database, taken).await[0]["count"] == 1).await;
+        receiver.until_blocked().await;
     }
     let e1 = "SELECT count(*) FROM executions WHERE execution_id = 'e1'";
-    until(async || rows(&receiver.database, e1).await[0]["count"] == 1).await;
+    until(async || receiver.rows_now(e1).await[0]["count"] == 1).await;
     stuck.close().await.unwrap();
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 2);
 }
@@ -104,7 +111,7 @@ async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
 async fn what_little_waits_behind_others_is_recorded_before_the_end() {
     let receiver = TestReceiver::start_with(over_two).await;
     let held = receiver.hold_recording().await;
-    for body in ids(20) {
+    for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
     let (stopped, ()) = tokio::join!(receiver.stop(), held.release());
@@ -126,23 +133,23 @@ async fn fewer_connections_than_wanted_are_enough() {
     let receiver = TestReceiver::start_in(dir, lonely, |settings| {
         in_batches_of_one(settings);
         settings.database.migrate = false;
-        settings.recorder.max_backoff = std::time::Duration::from_millis(100);
+        settings.recorder.max_backoff = Duration::from_millis(100);
     })
     .await;
     let count = async || rows(&database, "SELECT count(*) FROM executions").await[0]["count"].clone();
-    for body in ids(20) {
+    for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(count().await, 20);
     assert_eq!(receiver.metric("record_retries_total").await, 0.0, "they take turns");
     let end =
         format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'");
     rows(&database, &end).await;
-    for body in ids(40).skip(20) {
+    for body in numbered_executions(40).skip(20) {
         receiver.accept(body).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(count().await, 40);
     receiver.stop().await;
     let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
@@ -154,7 +161,7 @@ async fn a_spool_that_somebody_has_emptied_does_not_hold_up_what_comes_next() {
     let database = new_database().await;
     let later = database.clone().database("made_later");
     let receiver = TestReceiver::start_on(later.clone(), impatient).await;
-    for body in ids(3) {
+    for body in numbered_executions(3) {
         receiver.accept(body).await;
     }
     Sqlite::open(receiver.spool_file()).unwrap().execute("DELETE FROM deliveries", []).unwrap();
@@ -172,7 +179,7 @@ async fn the_quarantine_keeps_no_more_than_it_may_over_however_many_connections_
         settings.recorder.connections = 4;
         settings.recorder.batch_rows = 10;
         settings.quarantine.max_rows = 10;
-        settings.recorder.max_backoff = std::time::Duration::from_millis(100);
+        settings.recorder.max_backoff = Duration::from_millis(100);
     };
     TestReceiver::start_on(database.clone(), change).await.stop().await;
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
@@ -191,9 +198,13 @@ async fn the_quarantine_keeps_no_more_than_it_may_over_however_many_connections_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_were_ended_meanwhile_are_no_failure() {
-    let receiver =
-        TestReceiver::start_in(spooled(ids(40)).await, new_database().await, in_batches_of_one).await;
-    receiver.recorded().await;
+    let receiver = TestReceiver::start_in(
+        spool_holding(numbered_executions(40)).await,
+        new_database().await,
+        in_batches_of_one,
+    )
+    .await;
+    receiver.wait_until_recorded().await;
     let sessions = "FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'workflow-receiver'";
     let connected = format!("SELECT count(*) {sessions}");
@@ -201,7 +212,7 @@ async fn sessions_that_were_ended_meanwhile_are_no_failure() {
     receiver.row(&format!("SELECT count(pg_terminate_backend(pid, 60000)) {sessions}")).await;
     for n in 100..108 {
         receiver.accept(execution(&n.to_string(), "completed")).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     assert_eq!(receiver.metric("record_retries_total").await, 0.0);
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 48);

@@ -4,8 +4,11 @@ use reqwest::header::{AUTHORIZATION, HOST};
 use serde_json::{Value, json};
 use workflow_receiver::config::Secrets;
 
-use crate::api::{asked, recorded};
-use crate::harness::{TestReceiver, execution, no_database, until};
+use crate::support::fixtures::{execution, sample_receiver};
+use crate::support::http::get_json;
+use crate::support::postgres::no_database;
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 /// The problem that is answered to one that is not.
 async fn problem(receiver: &TestReceiver, path: &str) -> (u16, Value) {
@@ -16,8 +19,8 @@ async fn problem(receiver: &TestReceiver, path: &str) -> (u16, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_is_said_with_what_can() {
-    let receiver = recorded().await;
-    let cursor = asked(&receiver, "/api/v1/executions?limit=1").await["next"].as_str().unwrap().to_owned();
+    let receiver = sample_receiver().await;
+    let cursor = get_json(&receiver, "/api/v1/executions?limit=1").await["next"].as_str().unwrap().to_owned();
     for (query, name, allowed) in [
         ("executions?limit=0", "limit", "`limit` must be a whole number from 1 to 1000."),
         ("executions?limit=1001", "limit", "from 1 to 1000"),
@@ -217,8 +220,8 @@ async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
     })
     .await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
-    asked(&receiver, "/api/v1/executions").await;
+    receiver.wait_until_recorded().await;
+    get_json(&receiver, "/api/v1/executions").await;
     let backend = "SELECT pid FROM pg_stat_activity WHERE application_name = 'workflow-receiver reading'
         AND datname = current_database()";
     assert_eq!(receiver.rows(backend).await.len(), 1);
@@ -231,7 +234,7 @@ async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
     // One that is lost is made anew.
     let end = format!("SELECT pg_terminate_backend(pid, 10000) FROM ({backend}) AS b");
     sqlx::raw_sql(sqlx::AssertSqlSafe(end)).execute(&mut receiver.connection().await).await.unwrap();
-    asked(&receiver, "/api/v1/executions").await;
+    get_json(&receiver, "/api/v1/executions").await;
 
     let mut holder = receiver.connection().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE bulks IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await.unwrap();
@@ -240,11 +243,11 @@ async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
         until(async || !receiver.rows(&blocked).await.is_empty()).await;
         // Recording goes on beside it.
         receiver.accept(execution("f", "completed")).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         problem(&receiver, "/api/v1/executions").await
     });
     assert_eq!((busy.0, &busy.1["type"]), (503, &json!("urn:workflow-receiver:problem:reading-busy")));
     assert_eq!((slow.0, &slow.1["type"]), (503, &json!("urn:workflow-receiver:problem:reading-slow")));
     sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
-    asked(&receiver, "/api/v1/bulks").await;
+    get_json(&receiver, "/api/v1/bulks").await;
 }

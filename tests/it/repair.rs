@@ -1,21 +1,17 @@
 //! What PostgreSQL refused, once it accepts it: `repair` and `quarantine retry`.
 
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
-use crate::bulks::WRONG_BULKS;
-use crate::harness::{TestReceiver, execution, url, with};
-use crate::process::{outcome, program};
-use crate::sums::wrong_sums;
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{execute, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 
 fn command(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
     let dir = TempDir::new().unwrap();
-    outcome(program(dir.path()).args(arguments).env("DATABASE_URL", url(&receiver.database)))
-}
-
-async fn run(receiver: &TestReceiver, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut receiver.connection().await).await.unwrap();
+    run_to_end(program(dir.path()).args(arguments).env("DATABASE_URL", url(&receiver.database)))
 }
 
 async fn refuse(receiver: &TestReceiver, condition: &str) {
@@ -25,7 +21,7 @@ async fn refuse(receiver: &TestReceiver, condition: &str) {
          CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
              EXECUTE FUNCTION refuse()"
     );
-    run(receiver, &sql).await;
+    execute(receiver, &sql).await;
 }
 
 fn full(id: &str) -> Value {
@@ -34,7 +30,7 @@ fn full(id: &str) -> Value {
 
 async fn counts_are_right(receiver: &TestReceiver) {
     assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+    assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +83,7 @@ async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_acce
     for id in ["bad1", "bad2", "good"] {
         receiver.accept(full(id)).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(receiver.post(r#"{"workflow_id":"w"}"#).await.status(), 422);
     assert_eq!(receiver.rows("SELECT 1 AS n FROM quarantine WHERE acknowledged").await.len(), 2);
     let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
@@ -110,7 +106,7 @@ async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
          CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
              EXECUTE FUNCTION refuse()"
     );
-    run(receiver, &sql).await;
+    execute(receiver, &sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +116,7 @@ async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_
         raise(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         raise(&receiver, "NEW.execution_id = 'bad'", code).await;
         let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
         assert!(exit == Some(1) && text.contains("recorded 1, not recorded 1"), "{code}: {text}");
@@ -140,7 +136,7 @@ async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_
         raise(&receiver, "NEW.execution_id ~ '^(bad|good)' AND NEW.payload IS NOT NULL", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         raise(&receiver, "NEW.execution_id = 'bad'", code).await;
         let (text, exit) = command(&receiver, &["repair", "--all"]);
         assert!(exit == Some(1) && text.contains("bad: stays as it is: "), "{code}: {text}");
@@ -155,7 +151,7 @@ async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_without_end() {
     let receiver = TestReceiver::start().await;
-    run(&receiver, "CREATE SEQUENCE tries").await;
+    execute(&receiver, "CREATE SEQUENCE tries").await;
     let last = async || receiver.row("SELECT last_value FROM tries").await["last_value"].clone();
     let commands = [
         (&["repair", "--all"][..], "NEW.execution_id = 'repair' AND NEW.payload IS NOT NULL"),
@@ -164,18 +160,18 @@ async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_with
     for (arguments, refused) in commands {
         raise(&receiver, refused, "23514").await;
         receiver.accept(full(arguments[0])).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') > 0", "40001")
             .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(1) && text.contains(": stays "), "{text}");
         assert_eq!(last().await, 5, "{text}");
-        run(&receiver, "SELECT setval('tries', 1, false)").await;
+        execute(&receiver, "SELECT setval('tries', 1, false)").await;
         raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') < 4", "40P01")
             .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(0) && text.contains("ed 1, "), "{text}");
-        run(&receiver, "SELECT setval('tries', 1, false)").await;
+        execute(&receiver, "SELECT setval('tries', 1, false)").await;
     }
     counts_are_right(&receiver).await;
 }
@@ -187,7 +183,7 @@ async fn a_lost_connection_ends_the_commands() {
     for id in ["degraded1", "degraded2", "quarantined1", "quarantined2"] {
         receiver.accept(full(id)).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     raise(
         &receiver,
         "NEW.execution_id ~ '^(degraded|quarantined)' AND pg_terminate_backend(pg_backend_pid())",
@@ -207,7 +203,7 @@ async fn an_execution_that_is_locked_does_not_keep_repair_from_the_next_ones() {
     for id in ["bad1", "bad2"] {
         receiver.accept(full(id)).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     refuse(&receiver, "false").await;
     let mut other = receiver.connection().await;
     let lock = "BEGIN; SELECT 1 FROM executions WHERE execution_id = 'bad1' FOR UPDATE";

@@ -1,64 +1,14 @@
 //! What is kept only so long: what goes, what stays, and what is still known of what has gone.
 
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
-use crate::api::asked;
-use crate::harness::{TestReceiver, execution, url, with};
-use crate::process::{outcome, program};
-
-/// `workflow-receiver prune …` on the receiver's database, with these limits.
-pub(crate) fn prune(
-    receiver: &TestReceiver,
-    limits: &[(&str, &str)],
-    arguments: &[&str],
-) -> (String, Option<i32>) {
-    let dir = TempDir::new().unwrap();
-    let mut command = program(dir.path());
-    for (kind, kept) in limits {
-        command.env(format!("RECEIVER__RETENTION__{kind}"), kept);
-    }
-    outcome(command.arg("prune").args(arguments).env("DATABASE_URL", url(&receiver.database)))
-}
-
-/// Prunes, and gives how many went of each kind that has a limit.
-pub(crate) fn pruned(receiver: &TestReceiver, limits: &[(&str, &str)]) -> Value {
-    let (text, code) = prune(receiver, limits, &["--json"]);
-    assert_eq!(code, Some(0), "{text}");
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.map(|line| (line["kind"].as_str().unwrap().to_owned(), line["rows"].clone())).collect()
-}
-
-pub(crate) async fn run(receiver: &TestReceiver, statements: &str) {
-    receiver.recorded().await;
-    let mut connection = receiver.connection().await;
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await.unwrap();
-}
-
-/// All that is recorded came three days earlier.
-pub(crate) async fn age(receiver: &TestReceiver) {
-    let times = ["first_received_at", "last_received_at", "recorded_at"];
-    for (table, times) in [
-        ("executions", &times[..]),
-        ("bulks", &times[..2]),
-        ("execution_conflicts", &times),
-        ("quarantine", &times),
-    ] {
-        let earlier: Vec<_> = times.iter().map(|at| format!("{at} = {at} - interval '3 days'")).collect();
-        run(receiver, &format!("UPDATE {table} SET {}", earlier.join(", "))).await;
-    }
-}
-
-/// So many executions that came three days ago, all at the same time.
-pub(crate) fn many(rows: usize) -> String {
-    format!(
-        "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at,
-             recorded_at)
-         SELECT 'many-' || n, 'w', 'completed', '{{}}', 1, at, at, at
-         FROM generate_series(1, {rows}) AS n, (SELECT now() - interval '3 days' AS at) AS earlier"
-    )
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::http::get_json;
+use crate::support::postgres::execute_when_recorded;
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::retention::{age_by_three_days, prune, pruned};
 
 /// Executions as senders send them, and as they might.
 fn bodies() -> Vec<String> {
@@ -90,7 +40,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
     for body in bodies() {
         receiver.accept(body).await;
     }
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": bodies().len() }));
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 0 }), "once");
 
@@ -107,7 +57,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 
     for body in contradictions() {
         receiver.accept(body).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     let conflicts = receiver
         .rows(
@@ -124,13 +74,13 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_next_is_kept() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1 }));
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     let row = "SELECT status, output, payload_removed_at IS NULL AS kept, output_sha256 IS NULL AS plain FROM executions";
     let removed = json!({ "status": "running", "output": null, "kept": false, "plain": false });
     assert_eq!(receiver.row(row).await, removed, "a duplicate brings nothing back");
-    let shown = asked(&receiver, "/api/v1/executions/e").await;
+    let shown = get_json(&receiver, "/api/v1/executions/e").await;
     assert!(shown["payload"].is_null() && shown["payload_removed_at"].is_string(), "{shown}");
     receiver.accept(with(execution("e", "completed"), json!({ "output": "done" }))).await;
     let whole = json!({ "status": "completed", "output": "done", "kept": true, "plain": true });
@@ -148,7 +98,7 @@ async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was()
     for body in bodies() {
         receiver.accept(body).await;
     }
-    let asked = async || {
+    let views_of_e = async || {
         let failure = receiver
             .row(
                 "SELECT error_cause, failed_steps, payload_removed_at IS NOT NULL AS removed FROM failures
@@ -164,12 +114,12 @@ async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was()
         }
         (failure, rows)
     };
-    age(&receiver).await;
-    let (failure, mut rows) = asked().await;
+    age_by_three_days(&receiver).await;
+    let (failure, mut rows) = views_of_e().await;
     assert_eq!(failure, json!({ "error_cause": "why", "failed_steps": ["s"], "removed": false }));
     assert!(rows["results"].as_i64() > Some(0) && rows["failed_steps"] == 1, "{rows:?}");
     pruned(&receiver, &[("PAYLOADS", "2d")]);
-    let (failure, after) = asked().await;
+    let (failure, after) = views_of_e().await;
     assert_eq!(failure, json!({ "error_cause": "why", "failed_steps": null, "removed": true }));
     rows.extend([("results".to_owned(), json!(0)), ("failed_steps".to_owned(), json!(0))]);
     assert_eq!(after, rows);
@@ -183,8 +133,8 @@ async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last(
     let body = |id| with(execution(id, "completed"), json!({ "bulk_id": "b", "total_cost": 0.5 }));
     receiver.accept(body("1")).await;
     receiver.accept(body("2")).await;
-    run(&receiver, "INSERT INTO bulks (bulk_id, expected) VALUES ('announced', 4)").await;
-    age(&receiver).await;
+    execute_when_recorded(&receiver, "INSERT INTO bulks (bulk_id, expected) VALUES ('announced', 4)").await;
+    age_by_three_days(&receiver).await;
     receiver.accept(body("3")).await;
     receiver.accept(execution("alone", "failed")).await;
     let history = "SELECT (SELECT jsonb_agg(h) FROM failure_rates AS h) AS hours, (SELECT jsonb_agg(d) FROM costs AS d) AS days";
@@ -200,7 +150,7 @@ async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last(
     assert_eq!(receiver.row(again).await, json!({ "deliveries": 1 }), "new again");
     assert_eq!(receiver.row(bulk).await["received"], 4);
 
-    age(&receiver).await;
+    age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &limits), json!({ "executions": 3, "bulks": 1 }));
     assert_eq!(receiver.row("SELECT bulk_id FROM bulks").await, json!({ "bulk_id": "announced" }));
     receiver.accept(body("4")).await;
@@ -216,11 +166,11 @@ async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_w
     for body in ["{}", r#"{"a":1}"#, r#"{"a":2}"#] {
         assert_eq!(receiver.post(body).await.status(), 422);
     }
-    run(&receiver, "UPDATE quarantine SET acknowledged = true WHERE body = '{}'").await;
-    age(&receiver).await;
+    execute_when_recorded(&receiver, "UPDATE quarantine SET acknowledged = true WHERE body = '{}'").await;
+    age_by_three_days(&receiver).await;
     receiver.accept(execution("e", "cancelled")).await;
     assert_eq!(receiver.post(r#"{"a":2}"#).await.status(), 422);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
 
     assert_eq!(pruned(&receiver, &[("CONFLICTS", "2d")]), json!({ "conflicts": 1 }));
     assert_eq!(
@@ -242,14 +192,14 @@ async fn a_dry_run_says_what_would_go_and_removes_nothing() {
         receiver.accept(with(execution(id, "completed"), json!({ "bulk_id": "b" }))).await;
     }
     assert_eq!(receiver.post("{}").await.status(), 422);
-    age(&receiver).await;
-    run(
+    age_by_three_days(&receiver).await;
+    execute_when_recorded(
         &receiver,
         "UPDATE executions SET first_received_at = '2026-01-02 03:04:05.678Z' WHERE execution_id = '1'",
     )
     .await;
     receiver.accept(execution("new", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let limits = [("PAYLOADS", "1d"), ("EXECUTIONS", "2d"), ("QUARANTINE", "1y")];
     let (text, code) = prune(&receiver, &limits, &["--dry-run"]);
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -287,6 +237,6 @@ async fn without_a_limit_or_with_one_that_is_too_short_it_says_what_to_set() {
     let dir = TempDir::new().unwrap();
     let mut away = program(dir.path());
     away.env("RECEIVER__RETENTION__PAYLOADS", "1d").env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
-    let (text, code) = outcome(away.args(["prune", "--json"]));
+    let (text, code) = run_to_end(away.args(["prune", "--json"]));
     assert!(code == Some(1) && text.contains("PostgreSQL cannot be reached"), "{text}");
 }

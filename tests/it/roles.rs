@@ -13,9 +13,11 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::harness::{execution, new_database, programs, rows, until, url, with};
-use crate::process::{Process, outcome, program};
-use crate::sums::wrong_sums;
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{new_database, programs, rows, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::rollups::wrong_rollups;
+use crate::support::wait::until;
 
 /// What PostgreSQL says to `statement` from `role`; empty when it does it.
 async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static str) -> String {
@@ -30,7 +32,7 @@ async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static st
 fn grant(database: &PgConnectOptions, arguments: &[&str]) -> (String, Option<i32>) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
     let mut psql = Command::new(programs().join("psql"));
-    outcome(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(database)))
+    run_to_end(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(database)))
 }
 
 fn url_of(role: &str, database: &PgConnectOptions) -> String {
@@ -39,13 +41,13 @@ fn url_of(role: &str, database: &PgConnectOptions) -> String {
 
 /// Every view can be read, and the commands answer.
 async fn all_is_read(operator: &PgConnectOptions, url: &str) {
-    assert_eq!(rows(operator, &wrong_sums()).await, Vec::<Value>::new());
+    assert_eq!(rows(operator, &wrong_rollups()).await, Vec::<Value>::new());
     for view in rows(operator, "SELECT viewname AS name FROM pg_views WHERE schemaname = 'public'").await {
         rows(operator, &format!("SELECT * FROM {}", view["name"].as_str().unwrap())).await;
     }
     let dir = TempDir::new().unwrap();
     for command in [&["executions"][..], &["executions", "e"], &["bulks", "b"], &["failures"]] {
-        let (text, code) = outcome(program(dir.path()).args(command).env("DATABASE_URL", url));
+        let (text, code) = run_to_end(program(dir.path()).args(command).env("DATABASE_URL", url));
         assert_eq!(code, Some(0), "{command:?}: {text}");
     }
 }
@@ -83,10 +85,10 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     let of = |role| url_of(role, &database);
     let grant = || grant(&database, &[]);
     // One that another role has made is taken over.
-    assert_eq!(outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
+    assert_eq!(run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
     assert_eq!(grant(), (String::new(), Some(0)));
     let migrated =
-        outcome(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
+        run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
     assert_eq!(migrated.1, Some(0), "{}", migrated.0);
     let not_taken_over = "SELECT c.oid::regclass::text AS name FROM pg_class AS c
             WHERE c.relnamespace = 'public'::regnamespace AND c.relowner <> 'workflow_receiver_owner'::regrole
@@ -118,7 +120,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         ),
         (vec!["drop", "2"], "2"),
     ] {
-        let (text, code) = outcome(
+        let (text, code) = run_to_end(
             program(dir.path()).arg("quarantine").args(command).env("DATABASE_URL", of("workflow_receiver")),
         );
         assert_eq!(code, Some(0), "{id}: {text}");
@@ -167,7 +169,7 @@ async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
         for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE"] {
             prune.env(format!("RECEIVER__RETENTION__{kind}"), "1d");
         }
-        outcome(prune.arg("prune").args(arguments).env("DATABASE_URL", url_of(role, database)))
+        run_to_end(prune.arg("prune").args(arguments).env("DATABASE_URL", url_of(role, database)))
     };
     let old = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, payload, deliveries, first_received_at,
             last_received_at, recorded_at)

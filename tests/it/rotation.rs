@@ -9,9 +9,11 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::authentication::signed;
-use crate::harness::{execution, new_database, until, url, within};
-use crate::process::{Process, outcome, program};
+use crate::support::fixtures::execution;
+use crate::support::http::signed;
+use crate::support::postgres::{new_database, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::wait::{until, within};
 
 const FIRST: &str = "whsec_the_first_secret";
 const SECOND: &str = "whsec_the_second_secret";
@@ -231,7 +233,7 @@ async fn a_secret_that_was_added_to_its_file_lets_in_without_a_signal() {
     within(async {
         while !process.log.iter().any(|line| line.contains("secrets are not re-read")) {
             assert_eq!(post(&process, "another").await, 401);
-            process.wait_at_most(std::time::Duration::ZERO);
+            process.wait_at_most(std::time::Duration::from_millis(5));
         }
     })
     .await;
@@ -324,7 +326,7 @@ fn what_would_become_another_secret_than_was_meant_is_refused_without_being_show
         ),
         ("RECEIVER__TRACES__OTLP_HEADERS_FILE", file("j", &utf16), ["otlp_headers_file", "UTF-16"]),
     ] {
-        let (text, code) = outcome(program(dir.path()).env(variable, &value));
+        let (text, code) = run_to_end(program(dir.path()).env(variable, &value));
         assert_eq!(code, Some(1), "{variable}: {text}");
         assert!(!text.contains("HUSH"), "{text}");
         for part in parts {

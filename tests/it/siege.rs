@@ -19,8 +19,10 @@ use tokio::net::TcpStream;
 
 use workflow_receiver::execution::Execution;
 
-use crate::harness::{example, execution, new_database, rows, url, within};
-use crate::process::{Process, program};
+use crate::support::fixtures::{example, execution};
+use crate::support::postgres::{new_database, rows, url};
+use crate::support::process::{Process, program};
+use crate::support::wait::within;
 
 const SENDERS: u64 = 16;
 
@@ -218,12 +220,6 @@ async fn send(address: String, seed: u64, requests: u64) -> Counts {
     counts
 }
 
-pub(crate) fn resident_kib(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
     let requests: u64 = std::env::var("SIEGE_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
@@ -242,7 +238,7 @@ async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
         for more in senders.join_all().await {
             counts.merge(more);
         }
-        memory.push(resident_kib(&process));
+        memory.push(process.resident_kib());
     }
     let honest = Client::new().post(&process.url).body(execution("honest", "completed").to_string());
     assert_eq!(honest.send().await.unwrap().status(), 200);

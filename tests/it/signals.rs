@@ -9,8 +9,9 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{execution, new_database, rows, url};
-use crate::process::{Process, program};
+use crate::support::fixtures::execution;
+use crate::support::postgres::{new_database, rows, url};
+use crate::support::process::{Process, program};
 
 async fn accept(process: &Process, id: &str) {
     let body = execution(id, "completed").to_string();

@@ -5,15 +5,12 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::api::asked;
-use crate::harness::{TestReceiver, execution, new_database, until, url, with, within};
-use crate::hostile::gzip;
-use crate::process::{Process, program};
-use crate::siege::resident_kib;
-
-async fn run(receiver: &TestReceiver, sql: &str) {
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut receiver.connection().await).await.unwrap();
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::http::{get_json, gzip};
+use crate::support::postgres::{execute, new_database, url};
+use crate::support::process::{Process, program};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::{until, within};
 
 /// An execution whose body and output hold so many numbers that jsonb writes with 309 digits.
 fn exponents(id: &str, count: usize) -> String {
@@ -34,12 +31,12 @@ async fn numbers_that_jsonb_expands_are_stored_as_bytes_and_read_in_bounded_memo
     let path = format!("http://{}/api/v1/executions/e", process.admin);
     let found = async || Client::new().get(&path).send().await.unwrap();
     until(async || found().await.status() == 200).await;
-    let before = resident_kib(&process);
+    let before = process.resident_kib();
     let whole: Value = found().await.json().await.unwrap();
     assert_eq!(whole["payload"], Value::Null);
     assert_eq!(whole["payload_text"].as_str().map(str::len), Some(body.len()));
     assert_eq!((&whole["results"]["items"], &whole["omitted"]), (&json!([]), &json!([])));
-    let after = resident_kib(&process);
+    let after = process.resident_kib();
     println!("{before} KiB before, {after} KiB after");
     assert!(after < 256 << 10, "{before} KiB before, {after} KiB after");
 
@@ -55,7 +52,7 @@ async fn numbers_that_jsonb_expands_are_stored_as_bytes_and_read_in_bounded_memo
     let result = &whole["results"]["items"][0];
     assert_eq!(result["truncated"], json!(true));
     assert!(result["value"].as_str().unwrap().len() < 16 << 20);
-    let after = resident_kib(&process);
+    let after = process.resident_kib();
     assert!(after < 256 << 10, "{before} KiB before, {after} KiB after");
     process.terminate();
 }
@@ -91,7 +88,7 @@ async fn an_output_of_very_many_elements_is_paged_and_exported() {
     const ELEMENTS: i64 = 400_000;
     const FIELDS: i64 = 100_000;
     let receiver = TestReceiver::start().await;
-    run(
+    execute(
         &receiver,
         &format!(
             "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
@@ -107,7 +104,7 @@ async fn an_output_of_very_many_elements_is_paged_and_exported() {
         let filter = format!("execution={execution}");
         let (mut cursor, mut next) = (String::new(), 1);
         for _ in 0..3 {
-            let page = asked(&receiver, &format!("/api/v1/results?{filter}&limit=1000{cursor}")).await;
+            let page = get_json(&receiver, &format!("/api/v1/results?{filter}&limit=1000{cursor}")).await;
             let positions: Vec<_> = page["items"]
                 .as_array()
                 .unwrap()
@@ -125,7 +122,7 @@ async fn an_output_of_very_many_elements_is_paged_and_exported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
     let receiver = TestReceiver::start().await;
-    run(
+    execute(
         &receiver,
         "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
             first_received_at, last_received_at)
@@ -134,7 +131,7 @@ async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
     )
     .await;
     for filter in ["", "workflow=w", "bulk=b"] {
-        let page = asked(&receiver, &format!("/api/v1/results?limit=1000&{filter}")).await;
+        let page = get_json(&receiver, &format!("/api/v1/results?limit=1000&{filter}")).await;
         assert_eq!(page["items"].as_array().unwrap().len(), 1, "a page ends after so much");
         assert!(page["next"].is_string());
     }

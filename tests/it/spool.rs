@@ -8,42 +8,22 @@ use sqlx::Connection;
 use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
-use crate::damage::spool;
-use crate::harness::{TestReceiver, execution, new_database, no_database, until, with};
-
-pub(crate) fn impatient(settings: &mut Settings) {
-    settings.recorder.connections = 2;
-    settings.shutdown.drain_timeout = std::time::Duration::ZERO;
-    settings.recorder.max_backoff = std::time::Duration::from_millis(100);
-}
+use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::postgres::{count_executions, new_database, no_database};
+use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::spool::{spool_file, spool_holding};
+use crate::support::wait::until;
 
 /// A spool of a mebibyte.
 fn small(settings: &mut Settings) {
     settings.spool.max_bytes = 1 << 20;
 }
 
-/// A receiver whose PostgreSQL is away takes `bodies`, and stops. Its directory.
-pub(crate) async fn spooled(bodies: impl IntoIterator<Item = String>) -> TempDir {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
-    for body in bodies {
-        receiver.accept(body).await;
-    }
-    receiver.stop().await.0
-}
-
-pub(crate) fn ids(count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(|n| execution(&format!("e{n}"), "completed").to_string())
-}
-
-pub(crate) async fn recorded(receiver: &TestReceiver) -> i64 {
-    receiver.row("SELECT count(*) FROM executions").await["count"].as_i64().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn with_postgres_away_webhooks_are_taken_and_recorded_once_it_is_back() {
-    let dir = spooled(ids(20)).await;
+    let dir = spool_holding(numbered_executions(20)).await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 20);
+    assert_eq!(count_executions(&receiver).await, 20);
     let (dir, _) = receiver.stop().await;
     let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
     let left: i64 = file.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
@@ -73,8 +53,9 @@ async fn one_unacceptable_row_among_two_thousand_is_quarantined_and_the_others_r
     let refuse = "ALTER TABLE executions ADD CONSTRAINT not_this CHECK (execution_id <> 'e1234')";
     sqlx::raw_sql(refuse).execute(&mut connection).await.unwrap();
 
-    let receiver = TestReceiver::start_in(spooled(ids(2000)).await, database, impatient).await;
-    assert_eq!(recorded(&receiver).await, 1999);
+    let receiver =
+        TestReceiver::start_in(spool_holding(numbered_executions(2000)).await, database, impatient).await;
+    assert_eq!(count_executions(&receiver).await, 1999);
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e1234", "completed"));
     assert!(row["reason"].as_str().unwrap().contains("not_this"), "{row}");
@@ -91,8 +72,9 @@ async fn a_delivery_that_breaks_its_connection_every_time_holds_up_no_other_for_
                   CREATE TRIGGER die BEFORE INSERT ON executions FOR EACH ROW
                       WHEN (NEW.execution_id = 'e5') EXECUTE FUNCTION die()";
     sqlx::raw_sql(poison).execute(&mut connection).await.unwrap();
-    let receiver = TestReceiver::start_in(spooled(ids(20)).await, database, impatient).await;
-    assert_eq!(recorded(&receiver).await, 19);
+    let receiver =
+        TestReceiver::start_in(spool_holding(numbered_executions(20)).await, database, impatient).await;
+    assert_eq!(count_executions(&receiver).await, 19);
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e5", "completed"));
     assert!(row["reason"].as_str().unwrap().contains("failed while recording"), "{row}");
@@ -106,7 +88,7 @@ async fn a_missing_table_is_waited_for_and_nothing_is_lost() {
     receiver.accept(execution("e", "completed")).await;
     until(async || receiver.ready().await.1["problems"].to_string().contains("Is the schema there?")).await;
     sqlx::raw_sql("ALTER TABLE elsewhere RENAME TO executions").execute(&mut connection).await.unwrap();
-    assert_eq!(recorded(&receiver).await, 1);
+    assert_eq!(count_executions(&receiver).await, 1);
     assert_eq!(receiver.ready().await.1["status"], "ok");
     assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
 }
@@ -121,7 +103,7 @@ async fn a_statement_that_hangs_is_given_up_and_tried_again() {
     let held = receiver.hold_recording().await;
     until(async || receiver.metric("record_retries_total").await >= 2.0).await;
     held.release().await;
-    assert_eq!(recorded(&receiver).await, 1);
+    assert_eq!(count_executions(&receiver).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +118,7 @@ async fn connections_that_are_cut_cost_nothing() {
             sqlx::query(cut).execute(&mut connection).await.unwrap();
         }
     }
-    assert_eq!(recorded(&receiver).await, 200);
+    assert_eq!(count_executions(&receiver).await, 200);
     assert_eq!(receiver.row("SELECT received FROM bulks").await["received"], 200);
 }
 
@@ -170,10 +152,10 @@ async fn a_full_spool_answers_503_and_takes_deliveries_again_once_there_is_room(
 
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, database, small).await;
-    assert_eq!(recorded(&receiver).await, kept as i64);
+    assert_eq!(count_executions(&receiver).await, kept as i64);
     receiver.accept(large(kept)).await;
     assert_eq!(receiver.ready().await.0, 200);
-    assert_eq!(recorded(&receiver).await, kept as i64 + 1);
+    assert_eq!(count_executions(&receiver).await, kept as i64 + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +166,7 @@ async fn a_spool_that_was_full_is_ready_again_without_any_webhook() {
     while receiver.post(large.clone()).await.status() == 200 {}
     assert_eq!(receiver.ready().await.0, 503);
     held.release().await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.0 == 200).await;
     receiver.accept(&large).await;
 }
@@ -192,14 +174,14 @@ async fn a_spool_that_was_full_is_ready_again_without_any_webhook() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_space_of_a_long_backlog_is_given_back() {
     let fill = "x".repeat(4 << 20);
-    let dir = spooled(
+    let dir = spool_holding(
         (0..20).map(|n| with(execution(&n.to_string(), "completed"), json!({ "fill": fill })).to_string()),
     )
     .await;
-    let size = |dir: &TempDir| fs::metadata(spool(dir.path())).unwrap().len();
+    let size = |dir: &TempDir| fs::metadata(spool_file(dir.path())).unwrap().len();
     assert!(size(&dir) > 80 << 20, "{} bytes", size(&dir));
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 20);
+    assert_eq!(count_executions(&receiver).await, 20);
     let (dir, _) = receiver.stop().await;
     assert!(size(&dir) < 1 << 20, "{} bytes", size(&dir));
 }
@@ -215,7 +197,7 @@ async fn a_role_that_is_missing_is_the_fault_of_no_delivery() {
     receiver.accept(execution("e", "completed")).await;
     until(async || receiver.ready().await.1["problems"].to_string().contains("does not exist")).await;
     run(format!("CREATE ROLE {role} SUPERUSER")).execute(&mut admin).await.unwrap();
-    assert_eq!(recorded(&receiver).await, 1);
+    assert_eq!(count_executions(&receiver).await, 1);
     assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
 }
 

@@ -12,9 +12,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
-use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, until, with};
-use crate::process::{Process, program};
-use crate::spool::{ids, impatient, recorded};
+use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::postgres::{count_executions, new_database, no_database, rows};
+use crate::support::process::{Process, program};
+use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::wait::until;
 
 /// A receiver as a process of its own, whose spool is in `dir/spool` and whose PostgreSQL is away.
 fn start(dir: &Path) -> Process {
@@ -162,7 +164,7 @@ async fn a_spool_that_is_removed_moved_truncated_or_replaced_at_work_loses_no_de
 
         let database = new_database().await;
         let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         let count = async |prefix: &str| {
             let query = format!("SELECT count(*) FROM executions WHERE execution_id LIKE '{prefix}-%'");
             rows(&database, &query).await[0]["count"].as_i64().unwrap()
@@ -181,7 +183,7 @@ async fn a_spool_that_is_removed_moved_truncated_or_replaced_at_work_loses_no_de
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_place_for_its_files_the_receiver_answers_503_says_why_and_goes_on_once_there_is_one() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
-    for body in ids(10) {
+    for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
     let spool = receiver.dir.path().join("spool");
@@ -200,32 +202,32 @@ async fn without_a_place_for_its_files_the_receiver_answers_503_says_why_and_goe
     assert_eq!(receiver.metric("spool_salvaged_total").await, 10.0);
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 11);
+    assert_eq!(count_executions(&receiver).await, 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_recorder_reads_on_from_the_new_files() {
     let receiver = TestReceiver::start_with(|_| {}).await;
     let held = receiver.hold_recording().await;
-    for body in ids(10) {
+    for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
     fs::remove_dir_all(receiver.dir.path().join("spool")).unwrap();
     let late = execution("late", "completed").to_string();
     until(async || receiver.post(late.clone()).await.status() == 200).await;
     held.release().await;
-    assert_eq!(recorded(&receiver).await, 12);
-    for body in ids(20) {
+    assert_eq!(count_executions(&receiver).await, 12);
+    for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
-    assert_eq!(recorded(&receiver).await, 22);
+    assert_eq!(count_executions(&receiver).await, 22);
     assert_eq!(receiver.ready().await.1["status"], "ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
-    for body in ids(10) {
+    for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
     fs::remove_dir_all(receiver.dir.path().join("spool")).unwrap();
@@ -233,7 +235,7 @@ async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
     assert!(receiver.spool_file().exists());
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 10);
+    assert_eq!(count_executions(&receiver).await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,24 +249,24 @@ async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_goes_on(
     let log = receiver.spool_file().with_extension("db-wal");
     truncate(&log, fs::metadata(&log).unwrap().len() / 2);
     held.release().await;
-    let recorded_before = recorded(&receiver).await;
+    let recorded_before = count_executions(&receiver).await;
     let unreadable = receiver.metric("spool_unreadable_total").await;
     assert!(recorded_before as f64 + unreadable >= 61.0, "{recorded_before} of 61, {unreadable} unreadable");
     let after = execution("after", "completed").to_string();
     until(async || receiver.post(after.clone()).await.status() == 200).await;
-    assert_eq!(recorded(&receiver).await, recorded_before + 1);
+    assert_eq!(count_executions(&receiver).await, recorded_before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorder_does_not_read_with_a_truncated_index() {
     let receiver = TestReceiver::start_with(|_| {}).await;
     let held = receiver.hold_recording().await;
-    for body in ids(20) {
+    for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
     truncate(&receiver.spool_file().with_extension("db-shm"), 0);
     held.release().await;
-    assert_eq!(recorded(&receiver).await, 21);
+    assert_eq!(count_executions(&receiver).await, 21);
     assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
 }
 
@@ -313,7 +315,7 @@ async fn a_loss_is_counted_once_and_a_later_one_beside_it() {
     }
     process.terminate();
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    let recorded = recorded(&receiver).await;
+    let recorded = count_executions(&receiver).await;
     assert!(recorded < 100, "nothing was lost");
     assert!(recorded + lost + lost_later >= 100, "{recorded} of 100, {lost} and {lost_later} lost");
 }
@@ -362,7 +364,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_ends_once_the_step_wo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receivers() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
-    for body in ids(10) {
+    for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
     let spool = receiver.dir.path().join("spool");
@@ -384,7 +386,7 @@ async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receiv
     assert!(refused.contains("in use"), "{refused}");
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 14);
+    assert_eq!(count_executions(&receiver).await, 14);
 }
 
 async fn second(dir: &Path) -> Option<String> {
@@ -420,7 +422,7 @@ async fn one_spool_is_never_used_by_two_receivers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_whose_directory_was_taken_over_saves_its_deliveries_for_the_next_start_there() {
     let first = TestReceiver::start_on(no_database(), impatient).await;
-    for body in ids(10) {
+    for body in numbered_executions(10) {
         first.accept(body).await;
     }
     let dir = first.dir.path().to_owned();

@@ -8,8 +8,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
-use crate::harness::{TestReceiver, execution, new_database, no_database, rows, settings, with, within};
-use crate::spool::{ids, impatient, recorded, spooled};
+use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::postgres::{count_executions, new_database, no_database, rows};
+use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::spool::spool_holding;
+use crate::support::wait::within;
 
 /// Forty acknowledged deliveries: `oldest` had ten of them, `database` twenty, and the others are only in `log`.
 struct Files {
@@ -143,7 +146,7 @@ async fn a_start_saves_or_counts_every_delivery_whatever_files_it_finds() {
         let target = new_database().await;
         let receiver = TestReceiver::start_in(dir, target.clone(), |_| {}).await;
         receiver.accept(execution("after", "completed")).await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         let count = async |prefix: &str| {
             let query = format!("SELECT count(*) FROM executions WHERE execution_id ~ '^{prefix}[0-9]+$'");
             rows(&target, &query).await[0]["count"].as_i64().unwrap()
@@ -220,13 +223,13 @@ async fn rescued_files_that_a_crash_left_incomplete_are_read_once_and_end_no_sta
 #[tokio::test(flavor = "multi_thread")]
 async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss() {
     let receiver = TestReceiver::start_with(impatient).await;
-    for body in ids(40) {
+    for body in numbered_executions(40) {
         receiver.accept(body).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let (dir, database) = receiver.stop().await;
     let rescued = dir.path().join("spool/spool.db.rescued-1");
-    fs::copy(spooled(ids(10)).await.path().join("spool/spool.db"), rescued).unwrap();
+    fs::copy(spool_holding(numbered_executions(10)).await.path().join("spool/spool.db"), rescued).unwrap();
     let receiver = TestReceiver::start_in(dir, database.clone(), impatient).await;
     let held = receiver.hold_recording().await;
     for n in 0..5 {
@@ -238,12 +241,12 @@ async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss()
     assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 46);
+    assert_eq!(count_executions(&receiver).await, 46);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
-    let mut dir = spooled(ids(5)).await;
+    let mut dir = spool_holding(numbered_executions(5)).await;
     fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
     let mut names = Vec::new();
     for _ in 0..3 {
@@ -258,7 +261,7 @@ async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_finds_an_empty_table_counts_what_was_in_it_and_the_next_one_does_not() {
-    let mut dir = spooled(ids(5)).await;
+    let mut dir = spool_holding(numbered_executions(5)).await;
     let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
     file.execute("DELETE FROM deliveries", []).unwrap();
     drop(file);

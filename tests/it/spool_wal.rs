@@ -5,16 +5,18 @@ use std::fs;
 use rusqlite::Connection as Sqlite;
 use serde_json::{Value, json};
 
-use crate::harness::{TestReceiver, execution, new_database, no_database, until, with};
-use crate::process::{outcome, program};
-use crate::spool::{ids, impatient, recorded};
+use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::postgres::{count_executions, new_database, no_database};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
     const LIMIT: u64 = 4 << 20;
     let receiver = TestReceiver::start_with(|s| s.spool.max_bytes = LIMIT).await;
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let operator = Sqlite::open(receiver.spool_file()).unwrap();
     operator.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
     let body = |n: usize| {
@@ -25,7 +27,7 @@ async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
         accepted += 1;
         assert!(accepted < 200, "the log takes five times what the spool may take");
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let size = |name: &str| fs::metadata(receiver.dir.path().join("spool").join(name)).unwrap().len();
     assert!(size("spool.db") + size("spool.db-wal") < 2 * LIMIT);
     assert!(receiver.metric("spool_wal_bytes").await > LIMIT as f64 / 2.0);
@@ -33,7 +35,7 @@ async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
     operator.execute_batch("COMMIT").unwrap();
     until(async || receiver.ready().await.0 == 200).await;
     receiver.accept(body(accepted)).await;
-    assert_eq!(recorded(&receiver).await, accepted as i64 + 2);
+    assert_eq!(count_executions(&receiver).await, accepted as i64 + 2);
 }
 
 /// What the command writes, line by line, as JSON.
@@ -41,7 +43,7 @@ fn listed(receiver: &TestReceiver, arguments: &[&str]) -> Vec<Value> {
     let spool = receiver.dir.path().join("spool");
     let mut command = program(receiver.dir.path());
     command.env("RECEIVER__SPOOL__DIR", spool).args(["spool", "list", "--json"]).args(arguments);
-    let (text, code) = outcome(&mut command);
+    let (text, code) = run_to_end(&mut command);
     assert_eq!(code, Some(0), "{text}");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -49,7 +51,7 @@ fn listed(receiver: &TestReceiver, arguments: &[&str]) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spool_can_be_listed_and_shown_while_a_receiver_writes_it_and_while_none_does() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
-    for body in ids(300) {
+    for body in numbered_executions(300) {
         receiver.accept(body).await;
     }
     let strange = json!([{ "no": "execution" }]).to_string();
@@ -60,13 +62,13 @@ async fn the_spool_can_be_listed_and_shown_while_a_receiver_writes_it_and_while_
         assert_eq!(all[0]["execution_id"], "e0");
         assert_eq!((&all[0]["acknowledged"], &all[0]["intact"]), (&json!(true), &json!(true)));
         assert_eq!(all[0]["authenticated_by"], "none");
-        assert_eq!(all[0]["body_bytes"], ids(1).next().unwrap().len());
+        assert_eq!(all[0]["body_bytes"], numbered_executions(1).next().unwrap().len());
         assert_eq!((&all[300]["acknowledged"], &all[300]["execution_id"]), (&json!(false), &Value::Null));
         assert_eq!(listed(receiver, &["--limit", "2"]).len(), 2);
         let spool = receiver.dir.path().join("spool");
         let show = |seq: &Value| {
             let mut command = program(receiver.dir.path());
-            outcome(command.env("RECEIVER__SPOOL__DIR", &spool).args(["spool", "show", &seq.to_string()]))
+            run_to_end(command.env("RECEIVER__SPOOL__DIR", &spool).args(["spool", "show", &seq.to_string()]))
         };
         assert_eq!(show(&all[300]["seq"]), (strange.clone(), Some(0)));
         let (text, code) = show(&json!(9_999));
@@ -78,9 +80,9 @@ async fn the_spool_can_be_listed_and_shown_while_a_receiver_writes_it_and_while_
     let (dir, _) = receiver.stop().await;
     let mut command = program(dir.path());
     command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool"));
-    let (text, code) = outcome(command.args(["spool", "list", "--limit", "1"]));
+    let (text, code) = run_to_end(command.args(["spool", "list", "--limit", "1"]));
     assert_eq!(code, Some(0));
     assert!(text.contains("e0") && text.contains("execution"), "{text}");
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
-    assert_eq!(recorded(&receiver).await, 301);
+    assert_eq!(count_executions(&receiver).await, 301);
 }

@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use workflow_receiver::config::Settings;
 
-use crate::blame::{end_fault_on, fault_on, full, in_a_hurry, nothing_is_blamed, raise, run};
-use crate::bulks::WRONG_BULKS;
-use crate::harness::{TestReceiver, execution, rows, until, with};
-use crate::sums::wrong_sums;
+use crate::support::fixtures::{execution, full_execution, with};
+use crate::support::postgres::{end_fault_on, execute, fault_on, nothing_is_blamed, raise};
+use crate::support::receiver::{TestReceiver, in_a_hurry};
+use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::wait::until;
 
 /// Each batch is a single delivery.
 fn one_by_one(settings: &mut Settings) {
@@ -17,7 +18,7 @@ fn one_by_one(settings: &mut Settings) {
 }
 
 async fn count(receiver: &TestReceiver, from: &str) -> Value {
-    rows(&receiver.database, &format!("SELECT count(*) FROM {from}")).await[0]["count"].clone()
+    receiver.rows_now(&format!("SELECT count(*) FROM {from}")).await[0]["count"].clone()
 }
 
 async fn stuck(receiver: &TestReceiver) -> Value {
@@ -37,12 +38,12 @@ async fn a_delivery_that_waits_for_a_lock_waits_until_the_lock_is_free_and_is_re
     .enumerate()
     {
         let id = format!("e{n}");
-        receiver.accept(with(full(&id), json!({ "status": "running" }))).await;
-        receiver.recorded().await;
+        receiver.accept(with(full_execution(&id), json!({ "status": "running" }))).await;
+        receiver.wait_until_recorded().await;
         let mut other = receiver.connection().await;
         sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}"))).execute(&mut other).await.unwrap();
         let before = receiver.metric("record_retries_total").await;
-        receiver.accept(full(&id)).await;
+        receiver.accept(full_execution(&id)).await;
         receiver
             .accept(with(execution(&format!("free{n}"), "completed"), json!({ "workflow_id": id })))
             .await;
@@ -55,7 +56,7 @@ async fn a_delivery_that_waits_for_a_lock_waits_until_the_lock_is_free_and_is_re
         until(async || count(&receiver, "executions WHERE execution_id LIKE 'free%'").await == n + 1).await;
         until(async || stuck(&receiver).await == 1).await;
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
         let status = format!("executions WHERE execution_id = '{id}' AND status = 'completed'");
         assert_eq!(count(&receiver, &status).await, 1, "{lock}");
     }
@@ -69,7 +70,7 @@ async fn a_lock_timeout_or_a_deadlock_is_the_fault_of_no_delivery() {
     for code in ["55P03", "40P01", "40001"] {
         fault_on(&receiver, "executions", &format!("NEW.execution_id = '{code}'"), &raise(code)).await;
         let before = receiver.metric("record_retries_total").await;
-        receiver.accept(full(code)).await;
+        receiver.accept(full_execution(code)).await;
         until(async || {
             let degraded = count(&receiver, "executions WHERE payload_bytes IS NOT NULL").await != 0;
             let tried = receiver.metric("record_retries_total").await - before;
@@ -77,7 +78,7 @@ async fn a_lock_timeout_or_a_deadlock_is_the_fault_of_no_delivery() {
         })
         .await;
         end_fault_on(&receiver, "executions").await;
-        receiver.recorded().await;
+        receiver.wait_until_recorded().await;
     }
     nothing_is_blamed(&receiver, 3).await;
 }
@@ -93,12 +94,12 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
     let receiver = TestReceiver::start_with(one_by_one).await;
     refuse_bad_ones(&receiver).await;
     for n in 0..25 {
-        receiver.accept(full(&format!("bad{n}"))).await;
+        receiver.accept(full_execution(&format!("bad{n}"))).await;
     }
     for n in 0..20 {
-        receiver.accept(full(&format!("good{n}"))).await;
+        receiver.accept(full_execution(&format!("good{n}"))).await;
         // A later delivery of an execution that waits waits after it.
-        receiver.accept(with(full(&format!("bad{n}")), json!({ "output": "later" }))).await;
+        receiver.accept(with(full_execution(&format!("bad{n}")), json!({ "output": "later" }))).await;
     }
     until(async || count(&receiver, "executions").await == 20).await;
     until(async || stuck(&receiver).await == 45).await;
@@ -113,7 +114,7 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
 
     end_fault_on(&receiver, "executions").await;
     end_fault_on(&receiver, "quarantine").await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     // Those that were degraded to a body in quarantine before stay that: nothing is lost.
     let stored = "SELECT (SELECT count(*) FROM executions) AS executions,
                          (SELECT count(*) FROM quarantine) AS quarantined,
@@ -122,7 +123,7 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
     let sum = |row: &Value| row.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum(&stored), 65, "{stored}");
     assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+    assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
     until(async || receiver.metric("stuck_deliveries").await == 0.0).await;
 }
 
@@ -132,7 +133,7 @@ async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
     for n in 0..25 {
         receiver.accept(execution(&format!("e{n}"), "running")).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let mut other = receiver.connection().await;
     sqlx::raw_sql("BEGIN; SELECT 1 FROM executions FOR UPDATE").execute(&mut other).await.unwrap();
     for status in ["queued", "completed", "failed"] {
@@ -144,7 +145,7 @@ async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
     until(async || count(&receiver, "executions WHERE execution_id = 'free'").await == 1).await;
     until(async || stuck(&receiver).await == 75).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(count(&receiver, "executions WHERE status = 'completed'").await, 26);
     assert_eq!(count(&receiver, "execution_conflicts WHERE status = 'failed'").await, 25);
     nothing_is_blamed(&receiver, 26).await;
@@ -153,15 +154,15 @@ async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarantine_that_takes_nothing_blocks_no_later_execution() {
     let receiver = TestReceiver::start_with(one_by_one).await;
-    run(&receiver, "ALTER TABLE quarantine RENAME TO elsewhere").await;
+    execute(&receiver, "ALTER TABLE quarantine RENAME TO elsewhere").await;
     for n in 0..25 {
         assert_eq!(receiver.post(format!(r#"{{"n":{n}}}"#)).await.status(), 422);
     }
     for n in 0..20 {
-        receiver.accept(full(&format!("e{n}"))).await;
+        receiver.accept(full_execution(&format!("e{n}"))).await;
     }
     until(async || count(&receiver, "executions").await == 20).await;
-    run(&receiver, "ALTER TABLE elsewhere RENAME TO quarantine").await;
-    receiver.recorded().await;
+    execute(&receiver, "ALTER TABLE elsewhere RENAME TO quarantine").await;
+    receiver.wait_until_recorded().await;
     assert_eq!(count(&receiver, "quarantine").await, 25);
 }

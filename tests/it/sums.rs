@@ -3,51 +3,15 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{TestReceiver, execution, url, with};
-use crate::process::{outcome, program};
-
-/// The sums, counted anew.
-const HOURS: &str = "SELECT date_trunc('hour', first_received_at, 'UTC') AS hour, workflow_id,
-        count(*) AS executions,
-        count(*) FILTER (WHERE status = 'completed') AS completed,
-        count(*) FILTER (WHERE status = 'failed') AS failed,
-        count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE status NOT IN ('completed', 'failed', 'cancelled')) AS other
-    FROM executions GROUP BY 1, 2";
-const DAYS: &str = "SELECT (first_received_at AT TIME ZONE 'UTC')::date AS day, workflow_id,
-        count(*) AS executions, count(sensible_cost(total_cost)) AS executions_with_cost,
-        coalesce(sum(sensible_cost(total_cost)), 0) AS total_cost
-    FROM executions GROUP BY 1, 2";
-
-/// Sums that differ from a recount of their executions.
-pub(crate) fn wrong_sums() -> String {
-    format!(
-        "SELECT 'hour ' || hour AS wrong, workflow_id, r.executions, h.executions AS summed
-         FROM ({HOURS}) AS r
-         FULL JOIN (SELECT * FROM workflow_hours WHERE executions <> 0) AS h USING (hour, workflow_id)
-         WHERE (r.executions, r.completed, r.failed, r.cancelled, r.other)
-             IS DISTINCT FROM (h.executions, h.completed, h.failed, h.cancelled, h.other)
-         UNION ALL
-         SELECT 'day ' || day, workflow_id, r.executions, d.executions
-         FROM ({DAYS}) AS r
-         FULL JOIN (SELECT * FROM workflow_days WHERE executions <> 0) AS d USING (day, workflow_id)
-         WHERE (r.executions, r.executions_with_cost, r.total_cost)
-             IS DISTINCT FROM (d.executions, d.executions_with_cost, d.total_cost)"
-    )
-}
-
-/// Counts the sums anew, for tests that write to `executions` themselves.
-pub(crate) async fn recount(receiver: &TestReceiver) {
-    let anew = format!(
-        "TRUNCATE workflow_hours, workflow_days;
-         INSERT INTO workflow_hours {HOURS}; INSERT INTO workflow_days {DAYS}"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(anew)).execute(&mut receiver.connection().await).await.unwrap();
-}
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::url;
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::rollups::wrong_rollups;
 
 async fn nothing_is_wrong(receiver: &TestReceiver) {
-    receiver.recorded().await;
-    assert_eq!(receiver.rows(&wrong_sums()).await, Vec::<Value>::new());
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +57,7 @@ async fn sums_are_what_a_recount_gives_whatever_comes() {
 async fn an_execution_that_ends_in_another_workflow_leaves_nothing_behind() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "total_cost": 1 }))).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     receiver.accept(with(execution("e", "failed"), json!({ "workflow_id": "other", "total_cost": 2 }))).await;
     nothing_is_wrong(&receiver).await;
     assert_eq!(
@@ -132,7 +96,7 @@ async fn what_came_earlier_and_is_recorded_later_moves_its_execution() {
     let dir = TempDir::new().unwrap();
     let mut retry = program(dir.path());
     let (text, code) =
-        outcome(retry.args(["quarantine", "retry", "--all"]).env("DATABASE_URL", url(&receiver.database)));
+        run_to_end(retry.args(["quarantine", "retry", "--all"]).env("DATABASE_URL", url(&receiver.database)));
     assert_eq!(code, Some(0), "{text}");
     nothing_is_wrong(&receiver).await;
     let moved = "SELECT count(*) FROM executions WHERE first_received_at < now() - interval '29 hours'";
@@ -148,11 +112,11 @@ async fn duplicates_leave_the_sums_alone() {
     let rows =
         "SELECT h.xmin::text AS hour, d.xmin::text AS day FROM workflow_hours AS h, workflow_days AS d";
     receiver.accept(execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let before = receiver.row(rows).await;
     receiver.accept(execution("e", "completed")).await;
     receiver.accept(execution("e", "failed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     assert_eq!(receiver.row(rows).await, before, "not so much as locked");
     nothing_is_wrong(&receiver).await;
 }

@@ -11,12 +11,14 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use workflow_receiver::config::Settings;
 
-use crate::authentication::signed;
-use crate::collector::{Collector, attributes, hex, links, named, one, rejecting};
-use crate::damage::spool;
-use crate::harness::{TestReceiver, execution, new_database, no_database, until, url, with, within};
-use crate::process::{Process, program};
-use crate::spool::impatient;
+use crate::support::collector::{Collector, attributes, hex, links, named, one, rejecting};
+use crate::support::fixtures::{execution, with};
+use crate::support::http::signed;
+use crate::support::postgres::{new_database, no_database, url};
+use crate::support::process::{Process, program};
+use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::spool::spool_file;
+use crate::support::wait::{until, within};
 
 const POST: &str = "POST /webhooks/workflow-completed";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -45,7 +47,7 @@ fn status(span: &Span) -> SpanStatus {
 
 /// What the spool keeps of a delivery's trace.
 fn kept(dir: &TempDir) -> Option<Vec<u8>> {
-    let spool = rusqlite::Connection::open(spool(dir.path())).unwrap();
+    let spool = rusqlite::Connection::open(spool_file(dir.path())).unwrap();
     spool.query_row("SELECT trace FROM deliveries", [], |row| row.get(0)).unwrap()
 }
 
@@ -55,7 +57,7 @@ async fn one_trace_leads_from_the_sender_through_the_spool_to_the_commit() {
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     let answer = receiver.post_in_trace(&traceparent(), execution("e", "completed")).await;
     assert_eq!(answer.status(), 200);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let spans = collector.spans(4).await;
     let (request, spool) = (one(&spans, POST), one(&spans, "spool"));
     let (batch, record) = (one(&spans, "record batch"), one(&spans, "record"));
@@ -135,7 +137,7 @@ async fn a_trace_outlives_damage_to_the_spool_and_damage_to_it_costs_no_delivery
         assert_eq!(receiver.post_in_trace(&traceparent(), execution(id, "completed")).await.status(), 200);
     }
     let (dir, _) = receiver.stop().await;
-    rusqlite::Connection::open(spool(dir.path()))
+    rusqlite::Connection::open(spool_file(dir.path()))
         .and_then(|spool| {
             spool.execute_batch(
                 "UPDATE sqlite_sequence SET seq = 1 << 60; UPDATE deliveries SET trace = X'07' WHERE seq = 2",
@@ -187,9 +189,9 @@ async fn the_sender_decides_what_is_traced_and_else_chance() {
         let answer = receiver.post_in_trace(&not_sampled, execution("not sampled", "completed")).await;
         assert_eq!(answer.status(), 200, "{not_sampled}");
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     receiver.post_in_trace(&traceparent(), execution("sampled", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     collector.spans(4).await;
     receiver.stop().await;
     let spans = collector.spans(4).await;
@@ -202,7 +204,7 @@ async fn a_traceparent_that_is_none_begins_a_trace_of_its_own() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     receiver.post_in_trace(&format!("00-{TRACE}-{PARENT}-1"), execution("e", "completed")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let spans = collector.spans(4).await;
     let request = one(&spans, POST);
     assert!(hex(&request.trace_id) != TRACE && request.parent_span_id.is_empty(), "{request:#?}");
@@ -231,7 +233,7 @@ async fn a_stranger_opens_no_trace() {
     }
     let known = post("/a-long-enough-token").header("traceparent", traceparent().replace("0af", "0be"));
     assert_eq!(known.body(body).send().await.unwrap().status(), 200);
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     collector.spans(4).await;
     receiver.stop().await;
     let spans = collector.spans(4).await;
@@ -286,7 +288,7 @@ async fn a_batch_is_linked_with_the_traces_of_its_deliveries_as_far_as_there_is_
         receiver.accept(execution(&format!("e{n}"), "completed")).await;
     }
     held.release().await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let spans = collector.spans(3 * 201 + 2).await;
     let size = |span: &&&Span| attributes(&span.attributes)["db.operation.batch.size"] == 200;
     let batches = named(&spans, "record batch");
@@ -309,7 +311,7 @@ async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(database, traced(&collector)).await;
     receiver.accept(execution("e", "PRIVATE")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     // Three times as it is, then with its payload as bytes, then into quarantine.
     let spans = collector.spans(8).await;
     let failed: Vec<_> =

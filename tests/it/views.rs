@@ -2,11 +2,11 @@
 //! question reads no table whole.
 
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
-use crate::cookbook::{STOPPED_CLOCK, queries};
-use crate::harness::{TestReceiver, example, execution, with};
-use crate::sums::recount;
+use crate::support::fixtures::{A_MONTH, STOPPED_CLOCK, cookbook_queries, example, execution, with};
+use crate::support::postgres::scans;
+use crate::support::receiver::TestReceiver;
+use crate::support::rollups::recount_rollups;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_name_their_cause_and_the_steps_that_failed() {
@@ -77,7 +77,7 @@ async fn a_step_that_failed_is_known_by_the_outcome_that_stands() {
     ] {
         for (status, step) in bodies {
             receiver.accept(with(execution(id, status), steps(step))).await;
-            receiver.recorded().await;
+            receiver.wait_until_recorded().await;
         }
         let recorded = format!("SELECT step_failed FROM executions WHERE execution_id = '{id}'");
         assert_eq!(receiver.row(&recorded).await["step_failed"], failed, "{id}");
@@ -133,7 +133,7 @@ async fn the_progress_of_a_bulk_is_known_where_its_size_is() {
     for (id, status) in [("1", "completed"), ("2", "failed"), ("3", "cancelled"), ("4", "running")] {
         receiver.accept(with(execution(id, status), json!({ "bulk_id": "b" }))).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     for (expected, complete) in [("NULL", Value::Null), ("4", json!(false)), ("3", json!(true))] {
         let say = format!("UPDATE bulks SET expected = {expected}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(say)).execute(&mut receiver.connection().await).await.unwrap();
@@ -195,13 +195,13 @@ async fn around_an_hour() -> TestReceiver {
     ] {
         receiver.accept(body).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let times = "UPDATE executions SET (first_received_at, last_received_at) = (at, at) FROM (VALUES
         ('1', timestamptz '2026-03-01 22:59:59.999999Z'), ('2', '2026-03-01 23:00Z'), ('3', '2026-03-01 23:59Z'),
         ('4', '2026-03-01 23:00Z'), ('5', '2026-03-01 23:00Z'), ('6', '2026-03-02 23:00Z')
     ) AS t (id, at) WHERE execution_id = id";
     sqlx::raw_sql(times).execute(&mut receiver.connection().await).await.unwrap();
-    recount(&receiver).await;
+    recount_rollups(&receiver).await;
     receiver
 }
 
@@ -347,7 +347,7 @@ async fn no_odd_row_breaks_a_view() {
         receiver.accept(body).await;
         receiver.accept(body.replacen("\"bulk_id\"", "\"error_cause\":\"other\",\"bulk_id\"", 1)).await;
     }
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     let odd =
         "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
             SELECT 'odd', body, sha256(body), 1, now(), now()
@@ -382,36 +382,6 @@ async fn no_odd_row_breaks_a_view() {
     assert_eq!(receiver.row(failed).await["count"], 1, "the one that is a step, and failed");
 }
 
-/// A month of executions, and years of sums: as many as make a table worth an index.
-pub(crate) const A_MONTH: &str = "
-    INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, step_failed,
-        deliveries, started_at, completed_at, first_received_at, last_received_at)
-    SELECT 'e' || n, CASE n % 20 WHEN 0 THEN 'product-video' ELSE 'w' || n % 20 END,
-        CASE WHEN n % 3 = 0 THEN 'b' || n / 30 END, CASE WHEN n % 25 = 0 THEN 'failed' ELSE 'completed' END,
-        '[\"https://example.com/a.png\"]',
-        jsonb_build_object('step_outputs', jsonb_build_object('s', jsonb_build_object('status',
-            CASE WHEN n % 40 = 0 THEN 'failed' ELSE 'completed' END))),
-        n % 40 = 0, 1, at, at, at, at
-    FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' AS at
-          FROM generate_series(1, 40000) AS n) AS n;
-    INSERT INTO bulks (bulk_id, received, completed, first_received_at, last_received_at)
-    SELECT bulk_id, count(*), count(*), min(first_received_at), max(first_received_at)
-    FROM executions WHERE bulk_id IS NOT NULL GROUP BY bulk_id;
-    INSERT INTO workflow_hours
-    SELECT hour, 'w' || w, 1, 1, 0, 0, 0
-    FROM generate_series(timestamptz '2026-01-01', '2026-03-02 10:00Z', '1 hour') AS hour, generate_series(1, 20) AS w;
-    INSERT INTO workflow_days
-    SELECT day, CASE w WHEN 0 THEN 'product-video' ELSE 'w' || w END, 1, 1, 1
-    FROM generate_series(date '2024-01-01', '2026-03-02', '1 day') AS day, generate_series(0, 99) AS w;
-    INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
-        first_received_at, last_received_at)
-    SELECT execution_id, workflow_id, 'cancelled', '{}', '', 1, first_received_at, last_received_at
-    FROM executions WHERE status = 'completed';
-    INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
-    SELECT 'odd', execution_id::bytea, sha256(execution_id::bytea), 1, first_received_at, last_received_at
-    FROM executions;
-    ANALYZE";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_daily_question_reads_a_table_whole() {
     let receiver = TestReceiver::start().await;
@@ -419,7 +389,7 @@ async fn no_daily_question_reads_a_table_whole() {
     for setup in [A_MONTH, STOPPED_CLOCK] {
         sqlx::raw_sql(setup).execute(&mut connection).await.unwrap();
     }
-    for query in queries() {
+    for query in cookbook_queries() {
         let scans = scans(&mut connection, &query).await;
         let whole = scans.iter().any(|scan| scan.starts_with("Seq Scan"));
         assert!(!whole, "{query}\n{scans:#?}");
@@ -443,23 +413,4 @@ async fn no_daily_question_reads_a_table_whole() {
         let found = scans(&mut connection, &format!("SELECT * FROM {query} LIMIT 5")).await;
         assert_eq!(found, [format!("Index Scan on executions by {index}")], "{query}");
     }
-}
-
-/// How the query's plan comes by the rows of tables: the kind of scan, the table, the index.
-pub(crate) async fn scans(connection: &mut PgConnection, query: &str) -> Vec<String> {
-    let explain = format!("EXPLAIN (FORMAT JSON) {query}");
-    let plan: Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
-    let mut nodes = vec![&plan[0]["Plan"]];
-    let mut scans = Vec::new();
-    while let Some(node) = nodes.pop() {
-        nodes.extend(node["Plans"].as_array().into_iter().flatten());
-        let text = |field: &str| node[field].as_str();
-        let (table, index) = (text("Relation Name"), text("Index Name"));
-        if table.is_some() || index.is_some() {
-            let on = table.map(|table| format!(" on {table}")).unwrap_or_default();
-            let by = index.map(|index| format!(" by {index}")).unwrap_or_default();
-            scans.push(format!("{}{on}{by}", text("Node Type").unwrap()));
-        }
-    }
-    scans
 }

@@ -1,6 +1,7 @@
 //! State of the admin port.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub(crate) struct AdminState {
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
     pub(crate) events: EventBus,
+    /// Interval between heartbeats on event streams.
+    pub(crate) heartbeat: Duration,
     /// The TCP port of `http.listen`.
     pub(crate) webhook_port: u16,
     pub(crate) credentials: Arc<Credentials>,

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -18,9 +17,6 @@ use super::state::{Api, ApiState};
 use crate::execution::identifier::Identifier;
 use crate::http::problem::{ApiProblems, Problem};
 use crate::recorder::events::ChangeEvent;
-
-/// A comment follows this long after the last event: proxies close silent connections.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 
 struct Filter {
     status: Option<String>,
@@ -58,7 +54,7 @@ pub(super) async fn events(
     let mut p = Parameters::of(&uri);
     let filter = Filter { status: p.text("status")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
     p.finish()?;
-    let permit = api.event_stream_permit()?;
+    let (permit, heartbeat) = (api.event_stream_permit()?, api.admin.heartbeat);
     let changes = api.admin.events.subscribe();
     let subscription = Subscription { api, filter, changes, greeted: false, _permit: permit };
     let events = stream::unfold(subscription, |mut subscription| async {
@@ -66,7 +62,7 @@ pub(super) async fn events(
         Some((Ok(event), subscription))
     });
     // Only events restart the interval: a stream whose filter drops all changes still gets heartbeats.
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("heartbeat")))
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("heartbeat")))
 }
 
 struct Subscription {

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::harness::within;
+use super::wait::within;
 
 /// What it says to a message, which it counts from 0.
 type Answer = fn(usize) -> (StatusCode, ExportTraceServiceResponse);

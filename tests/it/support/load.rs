@@ -1,4 +1,4 @@
-//! Senders in closed loops, and the record of what they were answered.
+//! Senders that post in closed loops, and a record of every answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,70 +12,75 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::authentication::sign;
-use crate::harness::within;
-use crate::oracle::Sent;
-use crate::oracle::generate::{self, Body, Fit};
-use crate::oracle::model::columns;
+use super::http::sign;
+use super::oracle::Sent;
+use super::oracle::generate::{self, Body, Fit};
+use super::oracle::model::columns;
+use super::wait::within;
 
 const SECRET: &str = "whsec_of_the_senders";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
 
-/// How the receiver has to be set up for these senders.
-pub(crate) const SETTINGS: [(&str, &str); 3] = [
+/// The settings that the senders need.
+pub(crate) const LOAD_SETTINGS: [(&str, &str); 3] = [
     ("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET),
     ("RECEIVER__AUTH__SECRET_HEADER", "true"),
     ("RECEIVER__AUTH__URL_TOKENS", TOKEN),
 ];
 
-/// Answers so far.
+/// The number of answers so far.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) acknowledged: u64,
     /// Answered 503.
     pub(crate) refused: u64,
-    /// No answer, but a connection.
+    /// Connected, but without an answer.
     pub(crate) unclear: u64,
 }
 
-/// Senders at work.
+/// Senders that post until they are stopped.
 pub(crate) struct Load {
     url: watch::Sender<String>,
     counts: watch::Sender<Counts>,
     interruptions: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     senders: JoinSet<Vec<Sent>>,
+    generation: u32,
 }
 
 impl Load {
     pub(crate) fn start(senders: usize) -> Self {
-        Self::start_named("", senders)
-    }
-
-    /// `prefix` tells the executions of one load from those of another.
-    pub(crate) fn start_named(prefix: &str, senders: usize) -> Self {
         let mut load = Self {
             url: watch::Sender::default(),
             counts: watch::Sender::default(),
             interruptions: Arc::default(),
             stop: Arc::default(),
             senders: JoinSet::new(),
+            generation: 0,
         };
-        for sender in 0..senders {
-            let sender = Sender {
-                name: format!("{prefix}{sender}"),
-                client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
-                url: load.url.subscribe(),
-                counts: load.counts.clone(),
-                interruptions: load.interruptions.clone(),
-                stop: load.stop.clone(),
-            };
-            load.senders.spawn(sender.run());
-        }
+        load.resume(senders);
         load
     }
 
-    /// Where the senders post from now on.
+    /// Starts senders after [`Self::stop`]. They send other executions than the ones before.
+    pub(crate) fn resume(&mut self, senders: usize) {
+        assert!(self.senders.is_empty(), "the load is not stopped");
+        self.stop.store(false, Ordering::Relaxed);
+        self.generation += 1;
+        for sender in 0..senders {
+            let sender = Sender {
+                name: format!("{}-{sender}", self.generation),
+                client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
+                url: self.url.subscribe(),
+                counts: self.counts.clone(),
+                interruptions: self.interruptions.clone(),
+                stop: self.stop.clone(),
+            };
+            self.senders.spawn(sender.run());
+        }
+    }
+
+    /// Sets the URL that the senders post to.
     pub(crate) fn point_to(&self, url: &str) {
         self.url.send_replace(url.to_owned());
     }
@@ -84,7 +89,7 @@ impl Load {
         *self.counts.borrow()
     }
 
-    /// An attempt to record may have had an effect that the receiver did not learn of.
+    /// Notes that an attempt to record may have been committed without the receiver knowing it.
     pub(crate) fn interrupted(&self, times: u32) {
         self.interruptions.fetch_add(times, Ordering::Relaxed);
     }
@@ -93,7 +98,7 @@ impl Load {
         self.interruptions.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more deliveries were acknowledged.
+    /// Waits until `more` further deliveries are acknowledged.
     pub(crate) async fn work(&self, more: u64) {
         let until = self.counts().acknowledged + more;
         self.wait_for(|counts| counts.acknowledged >= until).await;
@@ -103,7 +108,7 @@ impl Load {
         within(self.counts.subscribe().wait_for(enough)).await.unwrap();
     }
 
-    /// Stops the senders. Each one's deliveries, in its order.
+    /// Stops the senders. Returns the deliveries of each in its order.
     pub(crate) async fn stop(&mut self) -> Vec<Sent> {
         self.stop.store(true, Ordering::Relaxed);
         within(std::mem::take(&mut self.senders).join_all()).await.into_iter().flatten().collect()
@@ -111,7 +116,7 @@ impl Load {
 }
 
 /// Microseconds since 1970.
-pub(crate) fn now() -> i64 {
+pub(crate) fn now_micros() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
 }
 
@@ -127,7 +132,7 @@ struct Sender {
 impl Sender {
     async fn run(mut self) -> Vec<Sent> {
         let mut sent: Vec<Sent> = Vec::new();
-        // Executions whose deliveries were all answered 200: only these are sent again, so that their order is known.
+        // Executions whose deliveries were all answered 200. Only these are sent again: the order of their deliveries is known.
         let mut clear: Vec<Body> = Vec::new();
         for n in 0_u64.. {
             if self.stop.load(Ordering::Relaxed) {
@@ -166,15 +171,17 @@ impl Sender {
     fn request(&self, body: &Body, method: &str, url: &str) -> RequestBuilder {
         let text = body.text.clone();
         match method {
-            "signature" => sign(self.client.post(url), SECRET, now() / 1_000_000, text.as_bytes()).body(text),
+            "signature" => {
+                sign(self.client.post(url), SECRET, now_micros() / 1_000_000, text.as_bytes()).body(text)
+            }
             "secret_header" => self.client.post(url).header("X-Webhook-Secret", SECRET).body(text),
             _ => self.client.post(format!("{url}/{TOKEN}")).body(text),
         }
     }
 
-    /// Sends until the answer is 200 or 422, or until the senders are to stop.
+    /// Sends until the answer is 200 or 422, or until the senders are stopped.
     async fn deliver(&mut self, body: Body, method: &'static str) -> Sent {
-        let began = now();
+        let began = now_micros();
         let mut sent = Sent {
             body,
             method,
@@ -190,9 +197,9 @@ impl Sender {
             if url.is_empty() {
                 let _ = timeout(Duration::from_secs(1), self.url.changed()).await;
             } else {
-                sent.began = now();
+                sent.began = now_micros();
                 let answer = self.request(&sent.body, method, &url).send().await;
-                sent.ended = now();
+                sent.ended = now_micros();
                 match answer {
                     Ok(answer) => match answer.status().as_u16() {
                         200 => {
@@ -211,7 +218,7 @@ impl Sender {
                         }
                         other => panic!("{other}: {}", sent.body.text),
                     },
-                    // No receiver took it: it was sent to none.
+                    // No connection: no receiver has seen it.
                     Err(error) if error.is_connect() => {
                         let _ = timeout(Duration::from_millis(5), self.url.changed()).await;
                     }

@@ -1,0 +1,16 @@
+//! What the tests share. A test file imports from here, never from another test file.
+
+pub(crate) mod collector;
+pub(crate) mod faults;
+pub(crate) mod fixtures;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod oracle;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod receiver;
+pub(crate) mod retention;
+pub(crate) mod rollups;
+pub(crate) mod small_disk;
+pub(crate) mod spool;
+pub(crate) mod wait;

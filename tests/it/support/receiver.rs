@@ -1,0 +1,229 @@
+//! A receiver in the process of the test, with a database and a directory of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use workflow_receiver::config::Settings;
+use workflow_receiver::server::{Progress, RunError, Server};
+use workflow_receiver::shutdown::Shutdown;
+
+use super::fixtures::execution;
+use super::http::rest;
+use super::postgres::{KeptConnection, new_database};
+use super::wait::{until, within};
+
+/// The default settings, with free ports and a spool in `dir`.
+pub(crate) fn settings(dir: &Path) -> Settings {
+    let mut settings = Settings::defaults();
+    settings.http.listen = "127.0.0.1:0".parse().unwrap();
+    settings.admin.listen = "127.0.0.1:0".parse().unwrap();
+    settings.spool.dir = dir.join("spool");
+    // With one connection, deliveries that arrive while recording is held up form one batch. Tests of more connections:
+    // `recorder.rs`, and those that run the program.
+    settings.recorder.connections = 1;
+    settings
+}
+
+/// Retries soon, and a stop does not wait for recording.
+pub(crate) fn impatient(settings: &mut Settings) {
+    settings.recorder.connections = 2;
+    settings.shutdown.drain_timeout = Duration::ZERO;
+    settings.recorder.max_backoff = Duration::from_millis(100);
+}
+
+/// [`impatient`], with one connection and statements that are given up after 250 ms.
+pub(crate) fn in_a_hurry(settings: &mut Settings) {
+    impatient(settings);
+    settings.recorder.connections = 1;
+    settings.recorder.max_backoff = Duration::from_millis(20);
+    settings.database.statement_timeout = Duration::from_millis(250);
+}
+
+/// A receiver in this process, reached over HTTP.
+pub(crate) struct TestReceiver {
+    pub(crate) url: String,
+    pub(crate) admin: String,
+    pub(crate) client: Client,
+    pub(crate) progress: Progress,
+    pub(crate) database: PgConnectOptions,
+    pub(crate) dir: TempDir,
+    shutdown: Shutdown,
+    running: JoinHandle<Result<(), RunError>>,
+    kept: KeptConnection,
+}
+
+impl TestReceiver {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let receiver = Self::start_on(new_database().await, change).await;
+        within(receiver.progress.clone().recording()).await;
+        receiver
+    }
+
+    pub(crate) async fn start_on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_in(TempDir::new().unwrap(), database, change).await
+    }
+
+    pub(crate) async fn start_in(
+        dir: TempDir,
+        database: PgConnectOptions,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut settings = settings(dir.path());
+        change(&mut settings);
+        let receiver = Server::start(&settings, database.clone()).await.unwrap();
+        let (url, admin) = (receiver.webhook_url(), format!("http://{}", receiver.admin_address()));
+        let (progress, shutdown) = (receiver.progress(), Shutdown::default());
+        let stop = shutdown.clone();
+        let running = tokio::spawn(async move {
+            receiver.run(&stop).await.inspect_err(|error| eprintln!("the receiver ended: {error}"))
+        });
+        Self {
+            url,
+            admin,
+            client: Client::new(),
+            progress,
+            kept: KeptConnection::new(database.clone()),
+            database,
+            dir,
+            shutdown,
+            running,
+        }
+    }
+
+    pub(crate) fn spool_file(&self) -> PathBuf {
+        self.dir.path().join("spool/spool.db")
+    }
+
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
+        self.client.post(&self.url).body(body).send().await.unwrap()
+    }
+
+    /// A connection to the webhook port, for requests that no HTTP client sends.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        let address = self.url.strip_prefix("http://").and_then(|url| url.split('/').next()).unwrap();
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// Sends bytes as they are, and reads until the receiver closes the connection.
+    pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_ref()).await.unwrap();
+        rest(&mut stream).await
+    }
+
+    /// Posts a body and checks that it is acknowledged.
+    pub(crate) async fn accept(&self, body: impl ToString) {
+        let answer = self.post(body.to_string()).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "received": true }));
+    }
+
+    /// Waits until all acknowledged deliveries are in PostgreSQL.
+    pub(crate) async fn wait_until_recorded(&self) {
+        within(self.progress.clone().all_recorded()).await;
+        assert!(!self.running.is_finished(), "the receiver has ended");
+    }
+
+    pub(crate) async fn connection(&self) -> PgConnection {
+        PgConnection::connect_with(&self.database).await.unwrap()
+    }
+
+    /// The rows of `query`, each as a JSON object, after all acknowledged deliveries are recorded.
+    pub(crate) async fn rows(&self, query: &str) -> Vec<Value> {
+        self.wait_until_recorded().await;
+        self.rows_now(query).await
+    }
+
+    /// The rows of `query`, each as a JSON object, whether or not all deliveries are recorded.
+    pub(crate) async fn rows_now(&self, query: &str) -> Vec<Value> {
+        self.kept.rows(query).await
+    }
+
+    /// The only row of `query`.
+    pub(crate) async fn row(&self, query: &str) -> Value {
+        let mut rows = self.rows(query).await;
+        assert_eq!(rows.len(), 1, "{query}: {rows:?}");
+        rows.remove(0)
+    }
+
+    /// Blocks recording. Deliveries that are posted before the release form one batch.
+    pub(crate) async fn hold_recording(&self) -> Held {
+        within(self.progress.clone().recording()).await;
+        self.wait_until_recorded().await;
+        let mut connection = self.connection().await;
+        sqlx::query("BEGIN").execute(&mut connection).await.unwrap();
+        sqlx::query("LOCK TABLE executions, quarantine IN SHARE MODE")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        // The first batch waits for the lock. The test is about the next one.
+        self.accept(execution("held", "completed")).await;
+        self.until_blocked().await;
+        Held(connection)
+    }
+
+    /// Waits until a session in the receiver's database waits for a lock. Returns its process id.
+    pub(crate) async fn until_blocked(&self) -> i64 {
+        let blocked = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
+        let pid = AtomicI64::new(0);
+        until(async || {
+            let rows = self.rows_now(blocked).await;
+            pid.store(rows.first().and_then(|row| row["pid"].as_i64()).unwrap_or(0), Ordering::Relaxed);
+            !rows.is_empty()
+        })
+        .await;
+        pid.into_inner()
+    }
+
+    /// The status and body of `/health/ready`.
+    pub(crate) async fn ready(&self) -> (u16, Value) {
+        let answer = self.get("/health/ready").await;
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// The value of a metric, without the common prefix.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let page = self.get("/metrics").await.text().await.unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.admin)).send().await.unwrap()
+    }
+
+    /// Waits until the receiver ends by itself.
+    pub(crate) async fn ended(self) -> (TempDir, Result<(), RunError>) {
+        (self.dir, self.running.await.unwrap())
+    }
+
+    /// Stops the receiver as SIGTERM does. Returns its directory and database for the next one.
+    pub(crate) async fn stop(self) -> (TempDir, PgConnectOptions) {
+        self.shutdown.graceful.cancel();
+        self.running.await.unwrap().unwrap();
+        (self.dir, self.database)
+    }
+}
+
+/// The lock that blocks recording.
+pub(crate) struct Held(PgConnection);
+
+impl Held {
+    pub(crate) async fn release(mut self) {
+        sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
+    }
+}

@@ -1,0 +1,22 @@
+//! The spool's file.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::postgres::no_database;
+use super::receiver::{TestReceiver, impatient};
+
+/// The spool's file of a receiver that runs in `dir`.
+pub(crate) fn spool_file(dir: &Path) -> PathBuf {
+    dir.join("spool/spool.db")
+}
+
+/// The directory of a stopped receiver whose spool holds `bodies`.
+pub(crate) async fn spool_holding(bodies: impl IntoIterator<Item = String>) -> TempDir {
+    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    for body in bodies {
+        receiver.accept(body).await;
+    }
+    receiver.stop().await.0
+}
