@@ -102,7 +102,10 @@ async fn when_the_time_to_drain_is_over_the_rest_waits_in_the_spool() {
     );
     accept(&away, execution("e", "completed")).await;
     let log = away.terminate();
-    assert!(log.iter().any(|line| line.contains("time is up") && line.contains("\"left\":1")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("drain_timeout is over") && line.contains("\"waiting\":1")),
+        "{log:#?}"
+    );
 
     Process::start(program(dir.path()).env("DATABASE_URL", url(&database))).terminate();
     assert_eq!(
