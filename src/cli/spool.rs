@@ -1,4 +1,4 @@
-//! `workflow-receiver spool`: the deliveries that PostgreSQL does not have yet.
+//! `workflow-receiver spool`: lists and shows deliveries that are not recorded yet.
 
 use std::io::{self, Write};
 
@@ -12,31 +12,31 @@ use super::table::{Column, number, or_empty, text, timestamp};
 use crate::config::Settings;
 use crate::spool::{Inspector, ListedDelivery};
 
-/// How many deliveries one read of the spool takes.
+/// Deliveries per read of the spool.
 const PAGE: usize = 100;
 
-/// What to do with the spool. Both read it beside a running receiver, or without one.
+/// Both commands only read, and work whether a receiver runs or not.
 #[derive(Debug, Subcommand)]
 pub enum Spool {
-    /// List the deliveries that wait for PostgreSQL, the oldest first
+    /// List the deliveries that are not recorded yet, oldest first
     List(List),
-    /// Write the body of a delivery, byte for byte
+    /// Print the exact bytes of a body
     Show {
-        /// Its number (seq), as `spool list` shows it
+        /// The number (seq) from `spool list`
         seq: i64,
     },
 }
 
-/// Which deliveries, and how they are shown.
+/// The options of `spool list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// How many deliveries at most
+    /// Maximum number of deliveries
     #[arg(long, value_name = "ROWS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
-    /// All deliveries
+    /// List all deliveries
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// A JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -83,13 +83,17 @@ impl Spool {
     /// Runs the command.
     ///
     /// # Errors
-    /// A sentence that says what is wrong; also when there is no delivery with the number.
+    /// When the spool cannot be read, or has no delivery with this number.
     pub fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let spool = Inspector::open(&settings.spool.dir)?;
         match self {
             Self::List(list) => list.run(&spool),
             Self::Show { seq } => {
-                let absent = || format!("there is no delivery {seq} in the spool: it may be recorded by now");
+                let absent = || {
+                    format!(
+                        "the spool has no delivery {seq}: it may be recorded already. See `workflow-receiver spool list`"
+                    )
+                };
                 let body = spool.body(*seq)?.ok_or_else(absent)?;
                 Ok(io::stdout().write_all(&body)?)
             }
