@@ -22,7 +22,7 @@ use crate::spool::spooled;
 const SENDERS: usize = 4;
 const WORK: u64 = 150;
 
-/// Keeps deliveries from being recorded until it is dropped.
+/// Blocks recording until the connection is dropped.
 async fn hold(database: &PgConnectOptions) -> PgConnection {
     let mut connection = PgConnection::connect_with(database).await.unwrap();
     let lock = "BEGIN; LOCK TABLE executions, quarantine IN SHARE MODE";
@@ -34,7 +34,7 @@ async fn release(mut held: PgConnection) {
     sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
 }
 
-/// What `/health/ready` says; null when the process does not answer.
+/// The body of `/health/ready`; null when the process does not answer.
 async fn health(admin: String) -> Value {
     match reqwest::get(format!("http://{admin}/health/ready")).await {
         Ok(answer) => answer.json().await.unwrap_or_default(),
@@ -42,7 +42,7 @@ async fn health(admin: String) -> Value {
     }
 }
 
-/// Deliveries that the process reports as lost.
+/// The number of deliveries that the process reports as lost.
 async fn reported(admin: String) -> usize {
     let Ok(answer) = reqwest::get(format!("http://{admin}/metrics")).await else { return 0 };
     let page = answer.text().await.unwrap_or_default();
@@ -50,17 +50,17 @@ async fn reported(admin: String) -> usize {
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// What a blow came to.
+/// The result of [`strike`].
 struct Survived {
     verdict: Verdict,
-    /// When the blow was struck.
+    /// When the fault happened.
     struck: i64,
-    /// Deliveries that the receiver reported as lost.
+    /// The number of deliveries that the receiver reported as lost.
     reported: usize,
 }
 
-/// Deliveries are acknowledged and wait in the spool, then the blow is struck. PostgreSQL can be reached from then on, until all
-/// that waits is recorded or the receiver has ended. Then others are sent, and it is killed before they are recorded.
+/// Causes a fault while acknowledged deliveries wait in the spool. Then they are recorded, or the receiver ends and is
+/// restarted. Then more are sent, and the receiver is killed before they are recorded.
 async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let command = || {
@@ -112,12 +112,12 @@ async fn strike(blow: impl FnOnce(&Path)) -> Survived {
     until(async || health(process.admin.clone()).await["spooled"] == 0).await;
     lost += reported(process.admin.clone()).await;
     process.terminate();
-    // A restart, and a kill.
+    // Two crashes: after each, deliveries may be counted again.
     Survived { verdict: compare(&database, &sent, 2).await, struck, reported: lost }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_blow_to_the_files_nothing_is_lost() {
+async fn without_a_fault_nothing_is_lost() {
     strike(|_| {}).await.verdict.is_good();
 }
 
@@ -137,7 +137,7 @@ async fn with_the_spool_file_replaced_nothing_acknowledged_is_lost() {
     let replace = |spool: &Path| {
         fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
         fs::rename(spool.join("new"), spool.join("spool.db")).unwrap();
-        // As a backup is restored: the log is of the other file.
+        // Like a restored backup: the log belonged to the old file.
         fs::remove_file(spool.join("spool.db-wal")).unwrap();
     };
     strike(replace).await.verdict.is_good();
@@ -148,9 +148,9 @@ async fn with_the_write_ahead_log_removed_nothing_acknowledged_is_lost() {
     strike(|spool| fs::remove_file(spool.join("spool.db-wal")).unwrap()).await.verdict.is_good();
 }
 
-/// Bytes that are gone are gone: what was acknowledged before may be lost, as many as the metric says and no more.
+/// Deliveries that were acknowledged before the truncation may be lost, but no more than the metric reports.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_spool_file_truncated_the_loss_is_reported_and_nothing_acknowledged_after_it_is_lost() {
+async fn with_a_spool_file_truncated_the_loss_is_reported_and_no_later_delivery_is_lost() {
     for (file, bytes) in [("spool.db", 0), ("spool.db", 4_096), ("spool.db-wal", 0)] {
         let truncate = |spool: &Path| {
             File::options().write(true).open(spool.join(file)).unwrap().set_len(bytes).unwrap();
@@ -169,7 +169,7 @@ async fn with_a_spool_file_truncated_the_loss_is_reported_and_nothing_acknowledg
     }
 }
 
-/// A receiver whose standard error is no pipe that the test reads.
+/// A receiver whose standard error the test does not read.
 struct Quiet {
     child: Child,
     url: String,
@@ -201,7 +201,7 @@ impl Drop for Quiet {
     }
 }
 
-/// Webhooks are taken, and recorded at a stop, whatever becomes of the log.
+/// Checks that webhooks are accepted, and recorded before the stop.
 async fn works_with(stderr: impl FnOnce(&mut Command) -> Option<Command>) {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let mut command = program(dir.path());
@@ -212,7 +212,7 @@ async fn works_with(stderr: impl FnOnce(&mut Command) -> Option<Command>) {
     let mut quiet = Quiet::start(command).await;
     let mut load = Load::start(SENDERS);
     load.point_to(&quiet.url);
-    // Some hundred bytes of log for each: more than a pipe holds.
+    // Each writes some hundred bytes of log: more than a pipe holds.
     load.work(8 * WORK).await;
     let sent = load.stop().await;
     kill_process(Pid::from_child(&quiet.child), Signal::TERM).unwrap();
@@ -228,7 +228,7 @@ async fn works_with(stderr: impl FnOnce(&mut Command) -> Option<Command>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_standard_error_full_webhooks_are_taken_and_recorded() {
+async fn with_standard_error_full_webhooks_are_accepted_and_recorded() {
     works_with(|command| {
         command.stderr(File::options().write(true).open("/dev/full").unwrap());
         None
@@ -237,7 +237,7 @@ async fn with_standard_error_full_webhooks_are_taken_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_standard_error_closed_webhooks_are_taken_and_recorded() {
+async fn with_standard_error_closed_webhooks_are_accepted_and_recorded() {
     works_with(|_| {
         let mut shell = Command::new("sh");
         shell
@@ -249,7 +249,7 @@ async fn with_standard_error_closed_webhooks_are_taken_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_reader_of_standard_error_gone_webhooks_are_taken_and_recorded() {
+async fn with_a_broken_pipe_on_standard_error_webhooks_are_accepted_and_recorded() {
     works_with(|command| {
         let (reader, writer) = std::io::pipe().unwrap();
         command.stderr(writer);
@@ -260,7 +260,7 @@ async fn with_the_reader_of_standard_error_gone_webhooks_are_taken_and_recorded(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_standard_error_stalled_webhooks_are_taken_and_recorded() {
+async fn with_standard_error_stalled_webhooks_are_accepted_and_recorded() {
     let (reader, writer) = std::io::pipe().unwrap();
     works_with(|command| {
         command.stderr(writer);
@@ -270,8 +270,8 @@ async fn with_standard_error_stalled_webhooks_are_taken_and_recorded() {
     drop(reader);
 }
 
-/// The most memory that the process had at once, in KiB: what is resident, and not what is mapped, is what a container is
-/// allowed. (A limit on the address space would count the stacks of threads, and arenas that are reserved.)
+/// The maximum of resident memory in KiB, which a container's limit applies to. (The address space would include unused
+/// thread stacks and arenas.)
 fn peak_kib(process: &Process) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -279,15 +279,15 @@ fn peak_kib(process: &Process) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_large_write_ahead_log_takes_less_than_256_mib() {
+async fn a_start_with_a_large_write_ahead_log_needs_less_than_256_mib() {
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
     command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool"));
     command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
     let process = Process::start(&mut command);
-    // While it reads, the log is not written over.
+    // While this transaction reads, SQLite does not restart the log.
     let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();
-    // The last one that closes it would move the log into the file.
+    // The last connection to close would copy the log into the database.
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
     let client = Client::new();

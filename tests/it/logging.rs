@@ -1,4 +1,4 @@
-//! Log lines: nothing waits for them, no write error ends the receiver, each event is one harmless line.
+//! Log lines: the receiver does not wait for them, write errors do not end it, and each event is one escaped line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::harness::{example, execution, new_database, rows, until, url, within};
 use crate::process::{Process, outcome, program};
 
-/// A receiver whose log is not read by [`Process`]: its addresses are chosen here.
+/// A receiver whose log is not read by [`Process`], so its addresses are chosen here.
 struct Unobserved {
     child: Child,
     url: String,
@@ -23,7 +23,7 @@ struct Unobserved {
 }
 
 impl Unobserved {
-    /// Starts it, with a loopback address of its own, so that no other test has its ports.
+    /// Uses a loopback address of its own, so that its ports are free.
     async fn start(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
         let mut receiver = Self::spawn(command, stderr);
         receiver.until_ok().await;
@@ -37,7 +37,7 @@ impl Unobserved {
         let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
         command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
         let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
-        // The command keeps its copy of the pipe's end until it gets another one.
+        // The command holds its end of the pipe until it gets another stderr.
         command.stderr(Stdio::null()).stdout(Stdio::null());
         let url = format!("http://{url}/webhooks/workflow-completed");
         Self { child, url, admin: format!("http://{admin}"), client: Client::new() }
@@ -99,10 +99,10 @@ fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// Webhooks posted at once.
+/// Concurrent webhooks.
 const WAVE: usize = 64;
 
-/// Posts until lines are dropped: more than the pipe and the queue hold.
+/// Posts until the pipe and the queue are full and lines are dropped. Returns the number of webhooks.
 async fn drop_lines(receiver: &Unobserved) -> usize {
     for wave in 1..1000 {
         let posts = (0..WAVE).map(|n| async move { receiver.accept(&format!("{wave}-{n}")).await });
@@ -121,7 +121,7 @@ fn traced(dir: &TempDir, database: &str) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_receiver() {
+async fn a_closed_or_full_stderr_neither_ends_nor_slows_the_receiver() {
     for (name, stderr) in [("closed", Stdio::from(closed_pipe())), ("full", Stdio::from(full()))] {
         let (dir, database) = (TempDir::new().unwrap(), new_database().await);
         let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), stderr).await;
@@ -137,7 +137,7 @@ async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_rece
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_for_stderr_that_is_closed_later_does_not_end_the_receiver() {
+async fn a_stderr_pipe_that_is_closed_later_does_not_end_the_receiver() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -159,7 +159,7 @@ async fn a_pipe_for_stderr_that_is_closed_later_does_not_end_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nothing_reads_stops_neither_receiving_nor_recording_nor_the_end() {
+async fn an_unread_stderr_pipe_blocks_neither_receiving_nor_recording_nor_the_stop() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (mut reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -177,13 +177,13 @@ async fn a_log_that_nothing_reads_stops_neither_receiving_nor_recording_nor_the_
     }
 }
 
-/// Reads in the background, as a log driver that works again does.
+/// Reads all lines in the background.
 fn read_all(reader: PipeReader) -> std::thread::JoinHandle<Vec<String>> {
     std::thread::spawn(move || BufReader::new(reader).lines().map(Result::unwrap).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn once_the_log_is_read_again_the_number_of_dropped_lines_and_the_last_lines_are_in_it() {
+async fn when_the_log_is_read_again_it_has_the_number_of_dropped_lines_and_the_last_lines() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -204,7 +204,7 @@ async fn once_the_log_is_read_again_the_number_of_dropped_lines_and_the_last_lin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_away() {
+async fn two_signals_end_a_receiver_with_a_stalled_log_and_without_postgresql() {
     let (dir, nowhere) = (TempDir::new().unwrap(), "postgres://nobody@127.0.0.1:1/none");
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut receiver = Unobserved::spawn(&mut traced(&dir, nowhere), writer);
@@ -222,7 +222,7 @@ async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reader() {
+async fn a_start_error_is_the_last_line_and_the_exit_code_does_not_depend_on_stderr() {
     let dir = TempDir::new().unwrap();
     let failing = || {
         let mut command = program(dir.path());
@@ -240,7 +240,7 @@ async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reade
 async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
     for stdout in [Stdio::from(closed_pipe()), Stdio::from(full())] {
         let dir = TempDir::new().unwrap();
-        // With the private PostgreSQL: only then does it write to standard output.
+        // With the private PostgreSQL, because only then the receiver writes to standard output.
         let receiver = Unobserved::start(program(dir.path()).stdout(stdout), Stdio::null()).await;
         receiver.accept("e").await;
         receiver.signal(Signal::TERM);
@@ -249,7 +249,7 @@ async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full_disk() {
+async fn commands_end_quietly_on_a_closed_stdout_and_do_not_panic_on_a_full_one() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
     process.wait_for("recording to PostgreSQL");
@@ -301,7 +301,7 @@ async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_event_is_one_line_whatever_characters_a_sender_uses() {
+async fn control_characters_of_senders_are_escaped_and_one_event_is_one_line() {
     let acts = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
