@@ -133,7 +133,7 @@ impl MemoryBudget {
         if let Ok(reservation) = reservation.try_recv() {
             return Ok(reservation);
         }
-        let _guard = WaitGuard::new(self, bytes);
+        let _guard = self.count_waiting(bytes);
         let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let waiting = async {
@@ -151,6 +151,13 @@ impl MemoryBudget {
             }
         };
         timeout(MAX_WAIT, waiting).await.unwrap_or(Err(RejectReason::Overloaded))
+    }
+
+    fn count_waiting(&self, bytes: usize) -> WaitGuard<'_> {
+        let mut state = self.state();
+        state.wanted += bytes;
+        state.waiting += 1;
+        WaitGuard { budget: self, bytes }
     }
 
     /// Grants waiting bodies what is free.
@@ -215,16 +222,6 @@ impl Drop for Reservation {
 struct WaitGuard<'b> {
     budget: &'b MemoryBudget,
     bytes: usize,
-}
-
-impl<'b> WaitGuard<'b> {
-    fn new(budget: &'b MemoryBudget, bytes: usize) -> Self {
-        let mut state = budget.state();
-        state.wanted += bytes;
-        state.waiting += 1;
-        drop(state);
-        Self { budget, bytes }
-    }
 }
 
 impl Drop for WaitGuard<'_> {

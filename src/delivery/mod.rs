@@ -42,19 +42,19 @@ pub(crate) enum RejectReason {
 /// What recording did with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Disposition {
-    /// The first of its execution.
+    /// Created the execution.
     New,
-    /// It replaced a non-terminal status.
+    /// Replaced a non-terminal status.
     Replacement,
-    /// It has no new information, and was counted.
+    /// Repeats the recorded result, and was counted.
     Duplicate,
-    /// It contradicts the recorded result, and was stored as a conflict.
+    /// Contradicts the recorded result, and was stored as a conflict.
     Conflict,
-    /// It contradicts the recorded result, and the execution has its maximum number of conflicts.
+    /// Contradicts the recorded result, and was dropped: the execution has the maximum number of conflicts.
     ConflictDropped,
-    /// It is not an execution, or PostgreSQL refuses it: it was stored in quarantine.
+    /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
     Quarantined,
-    /// It is not an execution, was answered 422, and the quarantine is full.
+    /// Is not an execution, was answered 422, and was dropped: the quarantine is full.
     Dropped,
 }
 
