@@ -134,7 +134,7 @@ mod tests {
     use crate::delivery::Delivery;
     use crate::memory::MemoryBudget;
     use crate::metrics::{Levels, Metrics};
-    use crate::spool::files::crash;
+    use crate::spool::files::CRASH_AFTER;
     use crate::spool::{BatchLimits, Spool, open};
 
     fn open_in(dir: &Path) -> (Spool, Arc<Metrics>) {
@@ -195,9 +195,9 @@ mod tests {
 
                 happens(dir.path());
                 let fault = spool.writer.check_files().unwrap_err();
-                crash::AFTER.set(steps);
+                CRASH_AFTER.set(steps);
                 spool.writer.replace_files(&fault).unwrap();
-                crash::AFTER.set(usize::MAX);
+                CRASH_AFTER.set(usize::MAX);
                 assert_eq!(spool.writer.files_lost, steps < 6, "{accident}, {steps} steps");
                 // As SIGKILL leaves the files.
                 let killed = tempfile::tempdir().unwrap();
