@@ -315,8 +315,8 @@ mod tests {
         let each = retry(&["execution_id=id"], &["workflow_id=w", "status=completed"]);
         let found = each.find(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!(crate::execution::Execution::parse(&found[1].mended).unwrap().execution_id, "z");
-        assert_eq!(&*found[1].came, br#"{"id":"z"}"#);
+        assert_eq!(crate::execution::Execution::parse(&found[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(&*found[1].original, br#"{"id":"z"}"#);
         assert!(each.find(b"[1]").is_err() && each.find(b"7").is_err());
         assert!(pair("executionId=x").is_err() && pair("status").is_err());
     }

@@ -1,4 +1,4 @@
-//! What is kept only so long: what goes, what stays, and what is still known of what has gone.
+//! Retention: which rows expire, which stay, and what is still known about removed payloads.
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -8,7 +8,7 @@ use crate::api::asked;
 use crate::harness::{TestReceiver, execution, url, with};
 use crate::process::{outcome, program};
 
-/// `workflow-receiver prune …` on the receiver's database, with these limits.
+/// Runs `workflow-receiver prune …` with these limits on the receiver's database.
 pub(crate) fn prune(
     receiver: &TestReceiver,
     limits: &[(&str, &str)],
@@ -22,7 +22,7 @@ pub(crate) fn prune(
     outcome(command.arg("prune").args(arguments).env("DATABASE_URL", url(&receiver.database)))
 }
 
-/// Prunes, and gives how many went of each kind that has a limit.
+/// Prunes, and returns the number of removed rows of each kind with a limit.
 pub(crate) fn pruned(receiver: &TestReceiver, limits: &[(&str, &str)]) -> Value {
     let (text, code) = prune(receiver, limits, &["--json"]);
     assert_eq!(code, Some(0), "{text}");
@@ -36,7 +36,7 @@ pub(crate) async fn run(receiver: &TestReceiver, statements: &str) {
     sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await.unwrap();
 }
 
-/// All that is recorded came three days earlier.
+/// Moves all recorded times three days back.
 pub(crate) async fn age(receiver: &TestReceiver) {
     let times = ["first_received_at", "last_received_at", "recorded_at"];
     for (table, times) in [
@@ -50,7 +50,7 @@ pub(crate) async fn age(receiver: &TestReceiver) {
     }
 }
 
-/// So many executions that came three days ago, all at the same time.
+/// Inserts executions that were received at the same time three days ago.
 pub(crate) fn many(rows: usize) -> String {
     format!(
         "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at,
@@ -60,7 +60,7 @@ pub(crate) fn many(rows: usize) -> String {
     )
 }
 
-/// Executions as senders send them, and as they might.
+/// Executions with usual and unusual bodies.
 fn bodies() -> Vec<String> {
     let body = |id, fields| with(execution(id, "completed"), fields).to_string();
     vec![
@@ -76,7 +76,7 @@ fn bodies() -> Vec<String> {
     ]
 }
 
-/// The same executions with another output; and the last one with other bytes only.
+/// The same executions with another output, the last one with other bytes only.
 fn contradictions() -> Vec<String> {
     let other =
         |body: &String| body.replace("\"output\"", "\"was\"").replacen('{', r#"{"output":"other","#, 1);
@@ -85,7 +85,7 @@ fn contradictions() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradiction_a_conflict() {
+async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed() {
     let receiver = TestReceiver::start().await;
     for body in bodies() {
         receiver.accept(body).await;
@@ -96,7 +96,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 
     for body in bodies() {
         receiver.accept(&body).await;
-        // The same to jsonb; what jsonb cannot hold is the same by its bytes only.
+        // Equal as jsonb; a body that jsonb cannot hold is compared byte by byte.
         receiver.accept(if body.contains(r"\u0000") { body } else { body.replace(',', " , ") }).await;
     }
     let kept = "SELECT deliveries, payload_removed_at IS NOT NULL AS removed,
@@ -121,7 +121,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_next_is_kept() {
+async fn a_non_terminal_status_without_payload_is_replaced_with_the_payload_of_the_next() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     age(&receiver).await;
@@ -140,7 +140,7 @@ async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was() {
+async fn the_views_show_when_a_payload_was_removed() {
     let receiver = TestReceiver::start().await;
     let steps = json!({ "output": ["o"], "step_outputs": { "s": { "status": "failed" } } });
     receiver.accept(with(execution("e", "failed"), with(steps, json!({ "error_cause": "why" })))).await;
@@ -178,7 +178,7 @@ async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last() {
+async fn rollups_outlive_their_executions_and_a_bulk_is_removed_with_its_last_execution() {
     let receiver = TestReceiver::start().await;
     let body = |id| with(execution(id, "completed"), json!({ "bulk_id": "b", "total_cost": 0.5 }));
     receiver.accept(body("1")).await;
@@ -208,7 +208,7 @@ async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_was_promised_has_none() {
+async fn conflicts_and_quarantine_have_their_own_limits_and_acknowledged_webhooks_have_none() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
     receiver.accept(execution("e", "failed")).await;
@@ -236,7 +236,7 @@ async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_would_go_and_removes_nothing() {
+async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     let receiver = TestReceiver::start().await;
     for id in ["1", "2", "3"] {
         receiver.accept(with(execution(id, "completed"), json!({ "bulk_id": "b" }))).await;
@@ -255,7 +255,7 @@ async fn a_dry_run_says_what_would_go_and_removes_nothing() {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((code, lines[0][..2].join(" ")), (Some(0), "would go".to_owned()), "{text}");
     assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
-    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they go with their executions");
+    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they are removed with their executions");
     assert_eq!(lines[3][..2], ["bulks", "1"], "{text}");
     assert_eq!((lines[4][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 5), "{text}");
 
@@ -278,7 +278,7 @@ async fn a_dry_run_says_what_would_go_and_removes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_limit_or_with_one_that_is_too_short_it_says_what_to_set() {
+async fn without_a_limit_or_with_one_that_is_too_short_prune_shows_the_setting() {
     let receiver = TestReceiver::start().await;
     let (text, code) = prune(&receiver, &[], &[]);
     assert!(code == Some(1) && text.contains("RECEIVER__RETENTION__PAYLOADS=90d"), "{text}");

@@ -1,4 +1,4 @@
-//! The sums by hour and day: whatever comes, they are what a recount gives.
+//! The rollups by hour and day always equal a recount.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use crate::harness::{TestReceiver, execution, url, with};
 use crate::process::{outcome, program};
 
-/// The sums, counted anew.
+/// A recount of the rollups.
 const HOURS: &str = "SELECT date_trunc('hour', first_received_at, 'UTC') AS hour, workflow_id,
         count(*) AS executions,
         count(*) FILTER (WHERE status = 'completed') AS completed,
@@ -19,7 +19,7 @@ const DAYS: &str = "SELECT (first_received_at AT TIME ZONE 'UTC')::date AS day, 
         coalesce(sum(sensible_cost(total_cost)), 0) AS total_cost
     FROM executions GROUP BY 1, 2";
 
-/// Sums that differ from a recount of their executions.
+/// Rollups that differ from a recount of their executions.
 pub(crate) fn wrong_sums() -> String {
     format!(
         "SELECT 'hour ' || hour AS wrong, workflow_id, r.executions, h.executions AS summed
@@ -36,7 +36,7 @@ pub(crate) fn wrong_sums() -> String {
     )
 }
 
-/// Counts the sums anew, for tests that write to `executions` themselves.
+/// Recounts the rollups, for tests that write to `executions` themselves.
 pub(crate) async fn recount(receiver: &TestReceiver) {
     let anew = format!(
         "TRUNCATE workflow_hours, workflow_days;
@@ -51,13 +51,13 @@ async fn nothing_is_wrong(receiver: &TestReceiver) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sums_are_what_a_recount_gives_whatever_comes() {
+async fn rollups_equal_a_recount() {
     let receiver = TestReceiver::start().await;
     let body = |id: usize, status, cost: &Value, workflow| {
         with(execution(&id.to_string(), status), json!({ "workflow_id": workflow, "total_cost": cost }))
     };
     let costs = [json!(0.25), json!(null), json!(1e3), json!(1e12), json!(-5e-13), json!("free")];
-    // All at once, so that batches hold an execution several times, and then again, one by one.
+    // First in one batch, which has each execution several times, and then one by one.
     for at_once in [true, false] {
         let held = if at_once { Some(receiver.hold_recording().await) } else { None };
         for n in 0..60 {
@@ -90,7 +90,7 @@ async fn sums_are_what_a_recount_gives_whatever_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_ends_in_another_workflow_leaves_nothing_behind() {
+async fn an_execution_that_ends_in_another_workflow_is_moved() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "total_cost": 1 }))).await;
     receiver.recorded().await;
@@ -106,9 +106,9 @@ async fn an_execution_that_ends_in_another_workflow_leaves_nothing_behind() {
     );
 }
 
-/// A receiver may record what came earlier after what came later; here, a body was in quarantine.
+/// A delivery may be recorded after a later one: here, it was in quarantine.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_earlier_and_is_recorded_later_moves_its_execution() {
+async fn an_earlier_delivery_that_is_recorded_later_moves_its_execution() {
     let receiver = TestReceiver::start().await;
     let bodies = ["new", "duplicate", "replaced", "contradicted"]
         .map(|id| with(execution(id, "completed"), json!({ "total_cost": 0.5 })));
@@ -143,7 +143,7 @@ async fn what_came_earlier_and_is_recorded_later_moves_its_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn duplicates_leave_the_sums_alone() {
+async fn duplicates_do_not_touch_the_rollups() {
     let receiver = TestReceiver::start().await;
     let rows =
         "SELECT h.xmin::text AS hour, d.xmin::text AS day FROM workflow_hours AS h, workflow_days AS d";
@@ -153,6 +153,6 @@ async fn duplicates_leave_the_sums_alone() {
     receiver.accept(execution("e", "completed")).await;
     receiver.accept(execution("e", "failed")).await;
     receiver.recorded().await;
-    assert_eq!(receiver.row(rows).await, before, "not so much as locked");
+    assert_eq!(receiver.row(rows).await, before, "the rows are not even locked");
     nothing_is_wrong(&receiver).await;
 }
