@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::Credentials;
-use crate::db::{ConnectionPool, Database, RetentionTarget};
+use crate::db::{ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
 use crate::spool::SpoolHandle;
@@ -148,7 +148,7 @@ impl Server {
         let (pruner, retention) =
             pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
         let worker = Recorder {
-            pool: ConnectionPool::for_recording(credentials.database.clone(), &settings.database),
+            pool: recording_pool(settings, credentials.database.clone()),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -359,6 +359,11 @@ fn pruner(
         stop,
     });
     (pruner, reports)
+}
+
+fn recording_pool(settings: &Settings, database: Database) -> ConnectionPool {
+    let config::Database { migrate, connect_timeout, statement_timeout, .. } = settings.database;
+    ConnectionPool::new(database, Session::Recording { migrate }, connect_timeout, statement_timeout)
 }
 
 /// One connection for health checks.

@@ -34,7 +34,7 @@ macro_rules! with_columns {
                 |row| row.execution.total_cost;
             step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
             authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
-                |row| row.authenticated_by.map(AuthMethod::as_str);
+                |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
             => "$18" "$19"
         }
     };

@@ -237,7 +237,7 @@ pub(super) async fn resolve_duplicates<'r>(
         *earliest = first_received_at;
         if disposition == Disposition::Replacement {
             let after = CountedExecution { first_received_at, ..CountedExecution::from(group) };
-            rollups.replaced(before, after, group.row.received_at);
+            rollups.replaced(before, after, group.row.delivery.received_at);
         } else if first_received_at < before.first_received_at {
             rollups.shifted(before, first_received_at);
         }
