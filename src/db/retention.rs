@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use super::{DbConnection, DbError, millis, set_config};
 use crate::config;
 
-/// What is removed, in this order: a bulk after its executions.
+/// The kinds of rows that retention removes, in this order: a bulk after its executions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum RetentionTarget {

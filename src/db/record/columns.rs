@@ -10,8 +10,9 @@ use crate::auth::AuthMethod;
 /// Calls a macro with the list. A line has the column, its name in SQL, its value in SQL from the array in its
 /// parameter, the type of the array's elements, and the element of a row.
 ///
-/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, which are the limits of conflicts. If the column is part of
-/// an execution's result, compare it in `resolve_duplicates.rs`, too. `$1` to `$4` are in [`ColumnArrays`].
+/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, the parameters
+/// with the limits of conflicts. If the column is part of an execution's result, compare it in `resolve_duplicates.rs`,
+/// too. `$1` to `$4` are in [`ColumnArrays`].
 macro_rules! with_columns {
     ($then:ident! $arguments:tt) => {
         $then! {

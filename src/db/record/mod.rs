@@ -22,7 +22,7 @@ use super::{DbConnection, DbError, TimeLimits, set_config};
 use crate::config;
 use crate::delivery::Disposition;
 
-/// The limits of what is stored besides executions.
+/// The limits of conflicts and quarantine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) quarantine: config::Quarantine,

@@ -31,7 +31,8 @@ macro_rules! resolve_duplicates {
         sqlx::query!(
             r#"WITH incoming AS (
     SELECT
-        i.*,
+        i.n, i.execution_id, i.deliveries, i.first_received_at, i.last_received_at,
+        "# $(+ "i." + $name + ", ")* + r#"
         sha256(coalesce(i.payload_bytes, convert_to(i.payload_text, 'UTF8'))) AS body_sha256,
         coalesce(octet_length(i.payload_bytes), octet_length(i.payload_text)) AS body_size
     FROM (
