@@ -12,7 +12,8 @@ use sqlx::postgres::PgConnectOptions;
 use time::format_description::well_known::Rfc3339;
 
 use super::CommandError;
-use crate::db::{DbConnection, Extracted, QuarantineEntry, Retried};
+use crate::db::queries::quarantine::Quarantined;
+use crate::db::{DbConnection, Extracted, Retried};
 use crate::execution;
 
 /// How many entries are read at once.
@@ -169,11 +170,11 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn of(entry: &'a QuarantineEntry) -> Result<Self, time::error::Format> {
+    fn of(entry: &'a Quarantined) -> Result<Self, time::error::Format> {
         Ok(Self {
             quarantine_id: entry.quarantine_id,
             reason: &entry.reason,
-            bytes: entry.bytes,
+            bytes: entry.body_bytes,
             authenticated_by: entry.authenticated_by.as_deref(),
             acknowledged: entry.acknowledged,
             intact: entry.intact,

@@ -58,7 +58,7 @@ pub(crate) struct Failures {
     pub(crate) since: Option<OffsetDateTime>,
 }
 
-/// What is grouped.
+/// What a group counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
