@@ -20,7 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 pub(crate) use error::DbError;
-pub(crate) use quarantine::{Entry, Found, Retried};
+pub(crate) use quarantine::{Found, Retried};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;

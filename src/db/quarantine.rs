@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use sqlx::Connection;
-use time::OffsetDateTime;
 
+use super::queries::quarantine::Quarantined;
 use super::record::item::RecordItem;
 use super::{DbConnection, DbError, record};
 use crate::auth::AuthMethod;
@@ -11,20 +11,6 @@ use crate::config;
 use crate::delivery::Delivery;
 use crate::delivery::Disposition;
 use crate::execution::Execution;
-
-/// A row of `quarantine`, without its body.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) quarantine_id: i64,
-    pub(crate) reason: String,
-    pub(crate) bytes: i32,
-    pub(crate) authenticated_by: Option<String>,
-    pub(crate) acknowledged: bool,
-    pub(crate) intact: bool,
-    pub(crate) deliveries: i32,
-    pub(crate) first_received_at: OffsetDateTime,
-    pub(crate) last_received_at: OffsetDateTime,
-}
 
 /// What came of trying a quarantined body again.
 #[derive(Debug)]
@@ -48,10 +34,10 @@ pub(crate) struct Found {
 
 impl DbConnection {
     /// The entries behind `after`, at most `limit`, in the order of their numbers.
-    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Entry>, DbError> {
+    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Quarantined>, DbError> {
         Ok(sqlx::query_as!(
-            Entry,
-            r#"SELECT quarantine_id, reason, octet_length(body) AS "bytes!", authenticated_by, acknowledged,
+            Quarantined,
+            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!", authenticated_by, acknowledged,
                       intact, deliveries, first_received_at, last_received_at
                FROM quarantine WHERE quarantine_id > $1 ORDER BY quarantine_id LIMIT $2"#,
             after,

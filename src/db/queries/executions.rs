@@ -1,5 +1,7 @@
 //! Executions: which there are, and one in full.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -70,22 +72,26 @@ impl ListRow for Execution {
     }
 }
 
-/// Which executions. All that is given has to be so.
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line. All of them must match.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
+#[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
-    /// Only those with this status, as sent: completed, failed, cancelled, running, …
+    /// Only executions with this status, as sent: completed, failed, cancelled, running, …
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) status: Option<String>,
-    /// Only those of this workflow.
+    /// Only executions of this workflow.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) workflow: Option<String>,
-    /// Only those of this bulk.
+    /// Only executions of this bulk.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) bulk: Option<String>,
-    /// Only those whose `error_cause` has this text in it, in upper or lower case. Looks at failed ones, unless
-    /// `status` says otherwise.
+    /// Only failed executions (or those with the given status) whose cause contains this text, in any case.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) cause: Option<String>,
 }
 

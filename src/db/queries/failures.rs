@@ -1,5 +1,7 @@
 //! Failures, grouped: what failed how often, and why.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -80,15 +82,17 @@ impl Choice for By {
     }
 }
 
-/// Whose failures.
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line. All of them must match.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// Only those of this workflow.
+    /// Only failures of this workflow.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) workflow: Option<String>,
-    /// Only those of this bulk.
+    /// Only failures of this bulk.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) bulk: Option<String>,
 }
 
