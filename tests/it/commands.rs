@@ -169,8 +169,8 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
     assert_eq!(without_age(json!([said])), without_age(json!([whole])));
     let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
     for part in [
-        "complete        unknown: nobody said how many it has (--expect)\n",
-        "of which        1 completed, 1 failed\n",
+        "complete        unknown. Set the size: workflow-receiver bulks BULK --expect EXECUTIONS\n",
+        "by status       1 completed, 1 failed\n",
         "Model Timeout",
         "/v.mp4\n",
     ] {
@@ -338,11 +338,15 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
     let well = ask(&receiver, &["status"]);
     assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
     assert!(
-        well.out.starts_with("receiver    ok: webhooks are taken and recorded; on disk, to be recorded: 0"),
+        well.out.starts_with(
+            "receiver    ok: webhooks are accepted and recorded; deliveries waiting in the spool: 0"
+        ),
         "{}",
         well.out
     );
-    assert!(well.out.contains("\nquarantine  0 bodies answered 200; 1 answered 422, 0 % of"), "{}", well.out);
+    let quarantine =
+        "\nquarantine  1 rejected webhooks (0 % of the limit). See: workflow-receiver quarantine list\n";
+    assert!(well.out.contains(quarantine), "{}", well.out);
     let said = ask(&receiver, &["status", "--json"]).json().remove(0);
     assert_eq!(said["well"], true);
     let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
@@ -405,7 +409,7 @@ async fn status_shows_the_token_and_tells_what_is_not_recorded() {
     assert_eq!(said["receiver"]["health"]["spooled"], 1);
     let stranger = status("another-token-that-is-long");
     let problem = stranger["receiver"]["problem"].as_str().unwrap();
-    assert!(problem.contains("demands admin.token") && !problem.contains("another"), "{problem}");
+    assert!(problem.contains("requires admin.token") && !problem.contains("another"), "{problem}");
 }
 
 #[test]

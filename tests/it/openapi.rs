@@ -34,7 +34,8 @@ async fn the_page_for_reading_and_trying_needs_nothing_from_elsewhere() {
 
 /// What the document promises, an address or a schema a line.
 fn outline(document: &Value) -> String {
-    let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let names =
+        |object: &Value| object.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect::<Vec<_>>();
     let mut lines = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap().iter().filter(|(method, _)| *method != "servers")

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::fixtures::{execution, with};
+use crate::support::http::get_json;
 use crate::support::receiver::TestReceiver;
 
 async fn status(receiver: &TestReceiver) -> Value {
@@ -141,7 +142,7 @@ async fn each_field_of_a_webhook_is_stored_and_shown_under_its_own_name() {
     // One is inserted, and the other replaces a status.
     receiver.accept(body("inserted", "completed", "the")).await;
     receiver.accept(body("replaced", "running", "another")).await;
-    receiver.recorded().await;
+    receiver.wait_until_recorded().await;
     receiver.accept(body("replaced", "completed", "the")).await;
     for (id, deliveries) in [("inserted", 1), ("replaced", 2)] {
         let fields = json!({
@@ -160,7 +161,7 @@ async fn each_field_of_a_webhook_is_stored_and_shown_under_its_own_name() {
         for (field, value) in fields.as_object().unwrap().iter().chain(rest.as_object().unwrap()) {
             assert_eq!(&row[field], value, "{field} of {row}");
         }
-        let shown = asked(&receiver, &format!("/api/v1/executions/{id}")).await;
+        let shown = get_json(&receiver, &format!("/api/v1/executions/{id}")).await;
         let times = json!({ "started_at": "2026-03-01T01:02:03Z", "completed_at": "2026-03-02T01:02:03Z",
                             "duration_seconds": 86_400.0 });
         for (field, value) in fields.as_object().unwrap().iter().chain(times.as_object().unwrap()) {

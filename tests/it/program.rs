@@ -1,7 +1,7 @@
 //! The program: its commands, its settings, its signals, its log.
 
 use reqwest::Client;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -201,6 +201,31 @@ async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its
     let ids = "SELECT execution_id FROM executions";
     until_rows(&database, ids, 3).await;
     process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_private_postgres_is_restarted_and_webhooks_are_accepted_meanwhile() {
+    let dir = TempDir::new().unwrap();
+    let postgres = dir.path().canonicalize().unwrap().join("data/postgres");
+    let database = format!("postgres:///workflow_receiver?host={}&user=postgres", postgres.display());
+    let database: sqlx::postgres::PgConnectOptions = database.parse().unwrap();
+    let mut process = Process::start(&mut program(dir.path()));
+    process.wait_for("recording to PostgreSQL");
+    for times in 1..=2 {
+        let pid = std::fs::read_to_string(postgres.join("data/postmaster.pid")).unwrap();
+        let pid = Pid::from_raw(pid.lines().next().unwrap().parse().unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        accept(&process, execution(&format!("e{times}"), "completed")).await;
+        let count = |process: &Process, text: &str| process.log.iter().filter(|l| l.contains(text)).count();
+        while count(&process, "the private PostgreSQL was restarted") < times {
+            process.wait_at_most(std::time::Duration::from_secs(60));
+        }
+        assert_eq!(count(&process, "the private PostgreSQL ended"), times);
+        let ids = "SELECT execution_id FROM executions";
+        until(async || rows(&database, ids).await.len() == times).await;
+    }
+    process.terminate();
+    assert!(!postgres.join("data/postmaster.pid").exists(), "the private PostgreSQL has stopped");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -164,7 +164,7 @@ async fn a_pipe_or_device_in_the_place_of_a_file_is_refused_and_the_next_reload_
             process.log.clear();
             process.signal(Signal::HUP);
             let line = process.wait_for("secrets are not re-read");
-            assert!(line.contains("no regular file"), "{name}: {line}");
+            assert!(line.contains("not a regular file"), "{name}: {line}");
             assert_eq!(post(&process, FIRST).await, 200);
         }
         std::fs::remove_file(&pipe).unwrap();
