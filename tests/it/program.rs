@@ -9,12 +9,7 @@ use crate::support::collector::Collector;
 use crate::support::fixtures::{example, execution, with};
 use crate::support::http::signed;
 use crate::support::postgres::{new_database, rows, until_rows, url};
-use crate::support::process::{Process, program, run_to_end};
-
-async fn accept(process: &Process, body: impl ToString) {
-    let answer = Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-}
+use crate::support::process::{Process, program, run_to_end, running_postgres};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_it_refuses_to_listen_for_other_machines() {
@@ -62,7 +57,7 @@ async fn sigterm_records_what_is_in_hand_and_exits_with_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
         let id = format!("{signal:?}");
-        accept(&process, execution(&id, "completed")).await;
+        process.accept(execution(&id, "completed")).await;
         process.signal(signal);
         let (status, log) = process.ended();
         assert!(status.success(), "{log:#?}");
@@ -78,7 +73,7 @@ async fn a_second_signal_ends_it_at_once_and_what_was_acknowledged_waits_in_the_
     // Nobody answers there, so there is no end to draining.
     let mut away =
         Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
-    accept(&away, execution("e", "completed")).await;
+    away.accept(execution("e", "completed")).await;
     away.signal(Signal::TERM);
     away.wait_for("another signal stops at once");
     away.signal(Signal::TERM);
@@ -100,7 +95,7 @@ async fn when_the_time_to_drain_is_over_the_rest_waits_in_the_spool() {
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
             .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "100ms"),
     );
-    accept(&away, execution("e", "completed")).await;
+    away.accept(execution("e", "completed")).await;
     let log = away.terminate();
     assert!(log.iter().any(|line| line.contains("time is up") && line.contains("\"left\":1")), "{log:#?}");
 
@@ -117,7 +112,7 @@ async fn migrate_makes_the_schema_and_serve_waits_for_it_when_told_not_to() {
     let mut process = Process::start(
         program(dir.path()).env("DATABASE_URL", url(&database)).env("RECEIVER__DATABASE__MIGRATE", "false"),
     );
-    accept(&process, execution("e", "completed")).await;
+    process.accept(execution("e", "completed")).await;
     assert!(process.wait_for("cannot be recorded yet").contains("workflow-receiver migrate"));
     let ready: Value =
         reqwest::get(format!("http://{}/health/ready", process.admin)).await.unwrap().json().await.unwrap();
@@ -175,18 +170,14 @@ async fn healthcheck_asks_the_running_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its_data() {
     let dir = TempDir::new().unwrap();
-    let postmaster = dir.path().join("data/postgres/data/postmaster.pid");
-    let socket = dir.path().canonicalize().unwrap().join("data/postgres");
-    let database = format!("postgres:///workflow_receiver?host={}&user=postgres", socket.display());
-    let database: sqlx::postgres::PgConnectOptions = database.parse().unwrap();
-
     let process = Process::start(&mut program(dir.path()));
-    accept(&process, example("completed.json")).await;
+    process.accept(example("completed.json")).await;
+    assert!(running_postgres(dir.path()).is_some());
     process.terminate();
-    assert!(!postmaster.exists(), "the private PostgreSQL has stopped");
+    assert!(running_postgres(dir.path()).is_none(), "the private PostgreSQL has stopped");
 
     let process = Process::start(&mut program(dir.path()));
-    accept(&process, example("bulk-completed.json")).await;
+    process.accept(example("bulk-completed.json")).await;
     process.kill();
 
     // The killed one's PostgreSQL goes by itself; the next start waits for that.
@@ -194,9 +185,9 @@ async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its
     let second = run_to_end(&mut program(dir.path()));
     assert_eq!(second.1, Some(1));
     assert!(second.0.contains("in use by another receiver"), "{}", second.0);
-    accept(&process, example("full-execution.json")).await;
+    process.accept(example("full-execution.json")).await;
     let ids = "SELECT execution_id FROM executions";
-    until_rows(&database, ids, 3).await;
+    until_rows(&running_postgres(dir.path()).unwrap(), ids, 3).await;
     process.terminate();
 }
 

@@ -140,15 +140,15 @@ impl Fault {
 
 /// A time in which acknowledged deliveries may have been lost.
 #[derive(Debug)]
-struct Loss {
+pub(crate) struct Loss {
     /// Read by `Debug`.
     #[expect(dead_code, reason = "shown when a test fails")]
-    fault: Fault,
+    pub(crate) fault: Fault,
     /// Microseconds since 1970.
-    from: i64,
-    until: i64,
+    pub(crate) from: i64,
+    pub(crate) until: i64,
     /// Deliveries that the receiver reports as lost.
-    reported: usize,
+    pub(crate) reported: usize,
 }
 
 /// A receiver under load, to which faults happen.
@@ -418,6 +418,8 @@ impl Arena {
         self.load.resume(self.senders);
         self.work(self.work).await;
         self.stop_load().await;
+        let waiting = self.health(&self.receiver.as_ref().unwrap().admin).await["spooled"].as_u64().unwrap();
+        assert!(waiting >= self.work, "{waiting} deliveries are in the spool when its files are hit");
 
         hit_files(fault, &self.spool_dir()).await;
         let until_then = now_micros();
@@ -560,13 +562,14 @@ impl Arena {
 }
 
 /// What is left after all faults.
+#[derive(Default)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
     /// Deliveries answered 422.
     pub(crate) rejected: usize,
     pub(crate) interruptions: u32,
     pub(crate) verdict: Verdict,
-    losses: Vec<Loss>,
+    pub(crate) losses: Vec<Loss>,
     pub(crate) wrong_bulks: Vec<Value>,
     pub(crate) wrong_rollups: Vec<Value>,
     /// The number of rows of each table.
@@ -675,9 +678,11 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     process.kill();
 
     workflow_receiver::db::create_database(database).await.unwrap();
-    Process::start(command.env("DATABASE_URL", url)).terminate();
-    let recorded = format!("SELECT count(*) FROM executions WHERE length(payload ->> 'fill') = {FILL}");
-    assert_eq!(rows(database, &recorded).await, [json!({ "count": BODIES })]);
+    let mut process = Process::start(command.env("DATABASE_URL", url));
+    process.wait_for("recording to PostgreSQL");
+    let recorded = format!("SELECT FROM executions WHERE length(payload ->> 'fill') = {FILL}");
+    until_rows(database, &recorded, BODIES).await;
+    process.terminate();
 }
 
 fn children(parent: Pid) -> Vec<Pid> {

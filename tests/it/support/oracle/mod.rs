@@ -19,11 +19,11 @@ pub(crate) struct Finding {
     pub(crate) answered: i64,
     /// Read by `Debug`.
     #[expect(dead_code, reason = "shown when a test fails")]
-    what: String,
+    pub(crate) what: String,
 }
 
 /// What is wrong, a line each, and how often deliveries were counted again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Verdict {
     /// Acknowledged and not there.
     pub(crate) lost: Vec<Finding>,
@@ -140,8 +140,7 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
     let model = Model::of(sent, interruptions);
     let mut connection = PgConnection::connect_with(database).await.unwrap();
     all_columns_are_compared(&mut connection).await;
-    let mut verdict =
-        Verdict { lost: Vec::new(), different: Vec::new(), unexplained: Vec::new(), counted_again: 0 };
+    let mut verdict = Verdict::default();
     let executions: Vec<(usize, &Expected)> =
         model.executions.values().flat_map(|rows| rows.iter().enumerate()).collect();
     let of_executions = [&OUTCOME[..], &EXECUTION, &COUNTS].concat();
