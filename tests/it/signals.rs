@@ -12,7 +12,7 @@ use crate::support::fixtures::execution;
 use crate::support::postgres::{new_database, rows, url};
 use crate::support::process::{Process, program, running_postgres};
 
-/// For signals that have no name here.
+/// For signals without a name in `rustix`.
 fn kill(process: &Process, signal: &str) {
     let command = format!("kill -{signal} {}", process.id());
     assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{signal}");
@@ -60,7 +60,7 @@ async fn the_private_postgres_outlives_sighup_and_stops_in_order_after_sigquit()
     let (status, log) = process.ended();
     assert!(status.success(), "{log:#?}");
     let log = std::fs::read_to_string(dir.path().join("data/postgres/log")).unwrap_or_default();
-    // As root, PostgreSQL keeps its data elsewhere.
+    // As root, the data directory is in another place.
     assert!(log.is_empty() || log.contains("database system is shut down"), "{log}");
     assert!(running_postgres(dir.path()).is_none());
 }
@@ -77,7 +77,7 @@ async fn two_signals_of_different_kinds_end_it_at_once() {
     assert_eq!(process.ended().0.code(), Some(1));
 }
 
-/// A terminal whose other side closes: its programs get SIGHUP, and there is no terminal any more.
+/// Closing the other end of a terminal sends SIGHUP to its programs.
 #[test]
 fn a_receiver_whose_terminal_is_closed_stops() {
     let dir = TempDir::new().unwrap();
@@ -137,7 +137,6 @@ async fn a_database_url_that_postgresql_refuses_is_re_read_from_its_file() {
     );
 }
 
-/// After a change of the database, nothing is recorded over connections to the one before.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_change_of_the_database_recording_goes_to_the_new_one() {
     let (dir, first, second) = (TempDir::new().unwrap(), new_database().await, new_database().await);

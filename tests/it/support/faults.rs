@@ -46,8 +46,8 @@ pub(crate) enum Fault {
     FillDisk,
     HangUp,
     Quit,
-    /// The steps of the faults in the spool's files, without a fault.
-    NoFileFault,
+    /// The steps of the faults in the files of the spool, without such a fault.
+    KillWithBacklog,
     RemoveSpoolDirectory,
     RemoveSpoolFile,
     ReplaceSpoolFile,
@@ -85,7 +85,7 @@ impl Fault {
         Self::FillDisk,
         Self::HangUp,
         Self::Quit,
-        Self::NoFileFault,
+        Self::KillWithBacklog,
         Self::RemoveSpoolDirectory,
         Self::RemoveSpoolFile,
         Self::ReplaceSpoolFile,
@@ -114,7 +114,7 @@ impl Fault {
             Self::FillDisk => "the spool's disk filled",
             Self::HangUp => "receiver sent SIGHUP",
             Self::Quit => "receiver sent SIGQUIT",
-            Self::NoFileFault => "receiver killed with a backlog",
+            Self::KillWithBacklog => "receiver killed with a backlog",
             Self::RemoveSpoolDirectory => "spool directory removed",
             Self::RemoveSpoolFile => "spool.db removed",
             Self::ReplaceSpoolFile => "spool.db replaced",
@@ -135,6 +135,10 @@ impl Fault {
             Self::EmptySpoolFile | Self::TruncateSpoolFile | Self::EmptyWal => Expectation::CountedLoss,
             _ => Expectation::NothingLost,
         }
+    }
+
+    pub(crate) fn is_of_stderr(self) -> bool {
+        matches!(self, Self::StderrFull | Self::StderrClosed | Self::StderrReaderGone | Self::StderrStalled)
     }
 }
 
@@ -382,17 +386,6 @@ impl Arena {
                 self.load.wait_for(enough).await;
                 fs::remove_file(filler).unwrap();
             }
-            Fault::NoFileFault
-            | Fault::RemoveSpoolDirectory
-            | Fault::RemoveSpoolFile
-            | Fault::ReplaceSpoolFile
-            | Fault::RemoveWal
-            | Fault::EmptySpoolFile
-            | Fault::TruncateSpoolFile
-            | Fault::EmptyWal => self.strike_files(fault).await,
-            Fault::StderrFull | Fault::StderrClosed | Fault::StderrReaderGone | Fault::StderrStalled => {
-                self.strike_stderr(fault).await;
-            }
             Fault::LargeWal => {
                 let database = self.database.clone().database("large");
                 let url = self.database_url.replace("/workflow_receiver?", "/large?");
@@ -401,6 +394,8 @@ impl Arena {
                 let drop = "DROP DATABASE large WITH (FORCE)";
                 sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
             }
+            fault if fault.is_of_stderr() => self.strike_stderr(fault).await,
+            fault => self.strike_files(fault).await,
         }
         if self.receiver.is_none() {
             self.start_receiver();
