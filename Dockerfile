@@ -1,7 +1,7 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 ENV SQLX_OFFLINE=true
-# Dependencies first, in a layer of their own: they change seldom.
+# Dependencies are built in a layer of their own, because they rarely change.
 COPY .cargo .cargo
 COPY crates crates
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -12,7 +12,7 @@ RUN mkdir -p src tests/it \
     && cargo build --release --locked --no-default-features \
     && rm -r src tests
 COPY . .
-# /data is what the container keeps on disk: a fresh volume takes its owner from here.
+# /data is the volume. A new volume gets the owner of this directory.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --no-default-features \
     && scripts/sbom --no-default-features > /workflow-receiver.cdx.json \
@@ -20,7 +20,7 @@ RUN touch src/main.rs src/lib.rs \
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /build/target/release/workflow-receiver /usr/local/bin/workflow-receiver
-# What the program is linked from; the base image lists its own packages in /var/lib/dpkg/status.d.
+# The program's bill of materials. The base image lists its packages in /var/lib/dpkg/status.d.
 COPY --from=build /workflow-receiver.cdx.json /usr/share/sbom/workflow-receiver.cdx.json
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532

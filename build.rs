@@ -1,8 +1,8 @@
-//! What is compiled in without being Rust: a new migration, a changed statement.
+//! Rebuilds when a migration or an SQL file changes.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-changed=src/db");
-    // `scripts/sqlx-prepare` has every query looked at, each time.
+    // `scripts/sqlx-prepare` must check every query on each run.
     println!("cargo:rerun-if-env-changed=SQLX_OFFLINE_DIR");
 }

@@ -1,4 +1,4 @@
-"""Bars as SVG, readable on light and on dark pages."""
+"""Bar charts as SVG, for light and dark pages."""
 
 from html import escape
 
@@ -13,7 +13,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 } .title { font-weight: 6
 
 
 def bars(panels):
-    """`panels`: (title, [(class, label, figures by round)]). Bars are medians, lines the least and the most."""
+    """`panels`: (title, [(class, label, figures by round)]). Bars show medians, lines the minimum and maximum."""
     parts, y = [], 10
     for title, rows in panels:
         rows = [row for row in rows if row[2]]

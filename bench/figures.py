@@ -1,16 +1,16 @@
-"""Figures out of samples: by round, with their spread."""
+"""Figures from samples, by round, with their spread."""
 
 import statistics
 
 
 def by_round(samples, measure, who, figure, case=None):
-    """{round: figure}; `case` None takes any."""
+    """{round: figure}; `case` None matches any case."""
     return {s["round"]: s[figure] for s in samples
             if s["measure"] == measure and s["who"] == who and case in (None, s["case"]) and figure in s}
 
 
 def combine(function, *figures):
-    """What `function` makes of figures of the same round: what disturbs one round disturbs all in it alike."""
+    """Applies `function` to figures of the same round, because a disturbance affects all figures of a round alike."""
     rounds = set.intersection(*(set(figure) for figure in figures))
     return {round: function(*(figure[round] for figure in figures)) for round in rounds}
 
@@ -30,7 +30,7 @@ def number(value):
 
 
 def spread(figures):
-    """median (least–most)"""
+    """median (minimum–maximum)"""
     if not figures:
         return "–"
     middle, least, most = (number(f) for f in (median(figures), min(figures.values()), max(figures.values())))

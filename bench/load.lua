@@ -1,7 +1,7 @@
--- Webhooks for wrk, each of an execution of its own, in bulks of BULK (10). BODIES says which:
+-- Webhooks for wrk, each for a new execution, in bulks of BULK (10). BODIES selects the bodies:
 --   small   672 bytes
---   page    the examples of the sender's documentation, in turns
---   mixed   0.3 to 300 KB, each order of magnitude as likely as the others
+--   page    the examples of the sender's documentation, in turn
+--   mixed   0.3 to 300 KB, each order of magnitude equally likely
 -- CLOSE=1 opens a connection for every request. Prints one line of JSON.
 local bulk, bodies = tonumber(os.getenv("BULK") or 10), os.getenv("BODIES") or "small"
 local headers = os.getenv("CLOSE") == "1" and { Connection = "close" } or nil
@@ -9,7 +9,7 @@ local path = "/webhooks/workflow-completed"
 local threads = 0
 function setup(thread) thread:set("thread", threads); threads = threads + 1 end
 
-local function words(bytes) -- text that compresses about as text does
+local function words(bytes) -- compresses about as well as text
   local list, made, length = {}, {}, 0
   for i = 1, 2000 do
     local w = {}
@@ -26,7 +26,7 @@ end
 function init(args)
   local entropy = io.open("/dev/urandom"); local a, b, c = entropy:read(3):byte(1, 3); entropy:close()
   math.randomseed(a * 65536 + b * 256 + c)
-  -- Ids are in no order, as the sender's are (it is the index that pays for that), and never the same.
+  -- Ids are unique and random, as the sender's are. Random ids make index updates expensive.
   local random = math.random
   run = string.format("%04x-4%03x-a%02x%01x", random(0, 65535), random(0, 4095), random(0, 255), thread)
   n = 0

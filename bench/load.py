@@ -1,4 +1,4 @@
-"""The load: as much as is answered (wrk), or at a constant rate (tools/src/bin/pace.rs)."""
+"""Load generators: as fast as possible (wrk), or at a constant rate (tools/src/bin/pace.rs)."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def paced(port, seconds, rate, connections=CONNECTIONS, bulk=10):
 
 
 def fsync_loop(seconds=2):
-    """4 KiB at a time to where the spool is, as its log is written: in place, each with an fsync."""
+    """Writes 4 KiB blocks in place on the spool's file system, each with an fsync, as SQLite writes its log."""
     name, took = WORK / "fsync", []
     with open(name, "wb", buffering=0) as file:
         file.write(bytes(4 << 20))

@@ -1,4 +1,4 @@
-"""The measures. Each adds its figures to the bench; report.py makes ratios of them."""
+"""The measures. Each adds its figures to the bench; report.py computes ratios."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ def participants(bench, away=False):
 
 @contextlib.contextmanager
 def fresh(bench, participant):
-    """Somebody at work on empty tables. The peers' languages compile what has run a while: they get that while."""
+    """A server with empty tables. The peers get two seconds of load first, because their runtimes compile hot code."""
     bench.postgres.empty(DATABASE)
     with participant() as server:
         if not isinstance(server, Receiver):
@@ -41,14 +41,14 @@ def fresh(bench, participant):
 
 
 def speed(bench):
-    """As much as is answered: answers a second, recorded a second, latency, CPU, memory."""
+    """Full load: responses per second, recorded per second, latency, CPU, memory."""
     for round, name, participant in bench.in_turns(participants(bench, away=True)):
         with fresh(bench, participant) as server:
             bench.add("speed", name, round, **under_load(bench, server, DATABASE))
 
 
 def under_load(bench, server, database, **kind):
-    """A full load, until the last of it is committed."""
+    """Full load, until the last delivery is committed."""
     postgres, already = bench.postgres, bench.postgres.rows(database)
     before = server.cpu(), postgres.cpu(), postgres.wal(), server.memory()
     begun = time.monotonic()
@@ -61,13 +61,13 @@ def under_load(bench, server, database, **kind):
     figures["postgres_cpu_us"] = (postgres.cpu() - before[1]) / count * 1e6
     figures["wal_bytes"] = (postgres.wal() - before[2]) / count
     if server.records and postgres.rows(database) - already < answered:
-        # Then no figure is any good.
+        # The figures would be meaningless.
         raise SystemExit(f"answered {answered}, but recorded {postgres.rows(database) - already}")
     return figures | {"idle_mib": before[3], "peak_mib": server.memory("VmHWM")}
 
 
 def latency(bench):
-    """At half of its own full load; the bare handler at half of the receiver's, to compare with."""
+    """Half of each server's full load; the bare handler runs at half of the receiver's, for comparison."""
     full = {who: bench.median("speed", who, "answers") for who in (RECEIVER, "FastAPI", "Express")}
     full[BARE] = full[RECEIVER]
     for round, name, participant in bench.in_turns(participants(bench)):
@@ -88,7 +88,7 @@ def latency(bench):
 
 
 def paced_copy(bench, rate):
-    """The rows in ROWS, by COPY, as many a second as come to be answered."""
+    """Copies the rows in ROWS with COPY, `rate` rows per second."""
     with bench.postgres.copying(DATABASE, "executions") as copying, ROWS.open("rb") as rows:
         begun, sent = time.monotonic(), 0
         while time.monotonic() - begun < bench.seconds:
@@ -100,7 +100,7 @@ def paced_copy(bench, rate):
 
 
 def sustained(bench):
-    """A load that goes on, once what waits is so old that recording gives way to it no longer."""
+    """A sustained load, measured after the backlog is too old for throttling."""
     rate = bench.median("speed", RECEIVER, "answers") / 2
     bench.postgres.make(DATABASE)
     cases = {"full load": load.full, "half load": lambda port, seconds: load.paced(port, seconds, rate)}
@@ -115,7 +115,7 @@ def sustained(bench):
 
 
 def slow(bench):
-    """Honest senders at a constant rate, alone and beside 2,000 connections that send a byte a second."""
+    """Normal senders at a constant rate, alone and beside 2,000 connections that send one byte per second."""
     bench.postgres.make(DATABASE)
     for round in range(bench.rounds):
         for case in ("alone", "beside slow senders")[:: -1 if round % 2 else 1]:
@@ -141,7 +141,7 @@ def slow_senders(port, case):
 
 
 def variants(bench, measure, cases):
-    """The same full load in other ways, for each of which everybody starts anew."""
+    """Full load in several variants. Each server is restarted for each variant."""
     for round, name, participant in bench.in_turns(participants(bench), bench.fewer_rounds):
         for case, kind in cases.items():
             with fresh(bench, participant) as server:
@@ -149,19 +149,19 @@ def variants(bench, measure, cases):
 
 
 def connections(bench):
-    """From one connection to a thousand, kept open, or one for every webhook."""
+    """1 to 1,000 connections, kept open, or a new one for every webhook."""
     kept = {f"{count}, kept open": {"connections": count} for count in bench.connections}
     new = {f"{count}, new each time": {"connections": count, "close": True} for count in bench.connections[1::2]}
     variants(bench, "connections", kept | new)
 
 
 def bodies(bench):
-    """The documentation's examples, and bodies of 0.3 to 300 KB."""
+    """The examples of the sender's documentation, and bodies of 0.3 to 300 KB."""
     variants(bench, "bodies", {case: {"bodies": case} for case in ("page", "mixed")})
 
 
 def start(bench):
-    """From the start of the process to the first 200: the database is up, the spool empty."""
+    """Time from the start of the process to the first 200, with a running database and an empty spool."""
     bench.postgres.make(DATABASE)
     body = (ROOT / "tests/payloads/completed.json").read_bytes()
     for round in range(bench.rounds * 4):
@@ -186,7 +186,7 @@ def posted(port, body):
 
 
 def keep_backlog(bench):
-    """What an outage leaves, in KEPT; the memory it takes meanwhile."""
+    """Creates the backlog of an outage in KEPT. Returns the receiver's memory, in MiB."""
     shutil.rmtree(KEPT, ignore_errors=True)
     with Receiver(AWAY) as server:
         while server.metric("spool_depth") < bench.backlog:
@@ -198,7 +198,7 @@ def keep_backlog(bench):
 
 
 def backlog(bench):
-    """What an outage leaves: its memory, a start with it, recording it, beside COPY of the same rows."""
+    """A backlog after an outage: memory, start time, recording, and COPY of the same rows."""
     memory = keep_backlog(bench)
     bench.postgres.make(DATABASE)
     for round in range(bench.rounds):
@@ -225,7 +225,7 @@ def backlog(bench):
 
 
 def copy(bench, database, count):
-    """The rows in ROWS, by COPY."""
+    """Copies the rows in ROWS with COPY."""
     begun, cpu = time.monotonic(), bench.postgres.cpu()
     bench.postgres.sql(database, f"\\copy executions FROM '{ROWS}'")
     took = time.monotonic() - begun
@@ -233,7 +233,7 @@ def copy(bench, database, count):
 
 
 def copied_anew(bench, database):
-    """What came since the database was made, by COPY, beside the same rows."""
+    """Removes the rows recorded since the database was created, and writes them again with COPY."""
     came = f"SELECT * FROM executions WHERE first_received_at > '{bench.postgres.made[database]}'"
     count = int(bench.postgres.sql(database, f"SELECT count(*) FROM ({came}) AS came"))
     bench.postgres.sql(database, f"\\copy ({came}) TO '{ROWS}'")
@@ -244,7 +244,7 @@ def copied_anew(bench, database):
 
 
 def growth(bench):
-    """What a webhook costs when much is recorded already, in large bulks, and beside a backlog being drained."""
+    """The cost of a webhook with many executions recorded, in large bulks, and while a backlog is drained."""
     keep_backlog(bench)
     for level in bench.levels:
         print(f"recording {level:,} executions", flush=True)
@@ -276,7 +276,7 @@ def growth(bench):
 
 
 def ask(bench, database, rate):
-    """What operators ask, with the most recorded already, while half load goes on: first alone, then all the time."""
+    """Operators' queries with the most executions recorded: half load without queries, then with continuous queries."""
     bench.forget("questions")
     asked = questions.all_of(bench.postgres, database)
     for case in "none asked", "asked":
@@ -295,7 +295,7 @@ def ask(bench, database, rate):
 
 
 def image(bench):
-    """The container image, where one can be built. The quick form does not."""
+    """The size of the container image, if Docker is available and the run is not quick."""
     if bench.quick or not shutil.which("docker"):
         return
     build = subprocess.run(["docker", "build", "-q", ROOT], stdout=subprocess.PIPE, text=True)

@@ -1,5 +1,5 @@
-"""The one PostgreSQL that everybody records to: the receiver's private one, as it comes. A receiver
-that gets no webhooks keeps it running, so that the measured ones can come and go."""
+"""The PostgreSQL that all servers use: the receiver's private one, unchanged. An idle receiver keeps it running while the
+measured servers are started and stopped."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ class Postgres(Process):
         super().spawn()
 
     def ready(self):
-        """Once it has said how to open the database."""
+        """True after it has printed how to open the database."""
         said = re.search(r"(\S+) 'postgres:///\w+\?host=(\S+)&user=(\w+)'", (WORK / "log").read_text())
         if said:
             self.psql, self.host, self.user = said.groups()
@@ -43,7 +43,7 @@ class Postgres(Process):
         return f"postgres:///{database}?host={self.host}&user={self.user}"
 
     def sql(self, database, *statements):
-        """Runs each statement in a transaction of its own; what the last one returns."""
+        """Runs each statement in its own transaction. Returns the result of the last one."""
         command = [self.psql, self.url(database), "-XqAt", "-v", "ON_ERROR_STOP=1"]
         for statement in statements:
             command += ["-c", statement]
@@ -51,7 +51,7 @@ class Postgres(Process):
 
     @contextlib.contextmanager
     def copying(self, database, table):
-        """A COPY that takes rows from its `stdin`."""
+        """A COPY that reads rows from its `stdin`."""
         command = [self.psql, self.url(database), "-Xq", "-c", f"\\copy {table} FROM STDIN"]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as copying:
             yield copying
@@ -59,7 +59,7 @@ class Postgres(Process):
             raise SystemExit("COPY failed")
 
     def make(self, database, executions=0):
-        """A database with the receiver's schema, and this many executions recorded long ago."""
+        """Creates a database with the receiver's schema and this many old executions."""
         self.sql("postgres", "SET client_min_messages = error", f"DROP DATABASE IF EXISTS {database}",
                  f"CREATE DATABASE {database}")
         subprocess.run([RECEIVER, "migrate"], env={"DATABASE_URL": self.url(database)}, check=True,
@@ -71,11 +71,11 @@ class Postgres(Process):
         self.made[database] = self.sql(database, "SELECT now()")
 
     def empty(self, database):
-        """No rows, and no work left over from those that were there."""
+        """Removes all rows, and runs the checkpoint that would follow later."""
         self.sql(database, f"TRUNCATE {TABLES}", "CHECKPOINT")
 
     def as_made(self, database):
-        """Without what came since it was made."""
+        """Removes the rows recorded since the database was created."""
         since = f"WHERE first_received_at > '{self.made[database]}'"
         self.sql(database, f"DELETE FROM executions {since}", f"DELETE FROM bulks {since}", "VACUUM", "CHECKPOINT")
 
@@ -86,8 +86,8 @@ class Postgres(Process):
         return int(self.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'").split(".")[0])
 
 
-# Ids in no order, of 20 workflows, in bulks of 10, as if received over the last 30 days; 5 % failed, and 1 % completed
-# with a failed step. Their payloads are short: what grows the cost of a new row is the indexes, not the bytes of old ones.
+# Executions with random ids, of 20 workflows, in bulks of 10, spread over the last 30 days; 5 % failed, and 1 % completed
+# with a failed step. Payloads are short, because the cost of a new row grows with the indexes and not with old payloads.
 FILL = """
     INSERT INTO executions (execution_id, workflow_id, bulk_id, status, error_cause, total_cost, output, payload,
         step_failed, deliveries, started_at, completed_at, first_received_at, last_received_at)

@@ -1,4 +1,4 @@
-"""Programs that are measured: started, asked for what they use, stopped."""
+"""Starts and stops the measured programs, and reads their CPU time and memory."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Process:
-    """A program that listens on `port`, with its children. Ready when it is entered."""
+    """A program that listens on `port`, with its children. Entering the context waits until it is ready."""
 
-    # Whether what it answers is to be found in PostgreSQL.
+    # Whether it writes webhooks to PostgreSQL.
     records = True
 
     def __init__(self, command, port, **env):
@@ -60,7 +60,7 @@ class Process:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
-        # Workers, too, that have outlived it.
+        # Workers may outlive the program.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
@@ -70,7 +70,7 @@ class Process:
         self.stop()
 
     def family(self):
-        """The pids of the program and of all below it."""
+        """The pids of the program and all its descendants."""
         children = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             fields = _fields(stat)
@@ -83,12 +83,12 @@ class Process:
         return found
 
     def cpu(self):
-        """Seconds of CPU so far, those of children that have ended included."""
+        """CPU seconds so far, including children that have exited."""
         stats = [_fields(Path(f"/proc/{pid}/stat")) for pid in self.family()]
         return sum(int(ticks) for fields in stats if fields for ticks in fields[11:15]) / TICK
 
     def memory(self, what="VmRSS"):
-        """Resident MiB now, or the most ever with VmHWM."""
+        """Resident memory in MiB: now, or the peak with VmHWM."""
         total = 0
         for pid in self.family():
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -97,7 +97,7 @@ class Process:
 
 
 def _fields(stat):
-    """/proc/PID/stat from the state on (the name before it may hold anything); none if it has gone."""
+    """The fields of /proc/PID/stat after the name, which may contain spaces. None if the process has exited."""
     try:
         return stat.read_text().rpartition(")")[2].split()
     except OSError:

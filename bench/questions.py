@@ -1,4 +1,4 @@
-"""What operators ask: every question of the cookbook, and every list and item of the API."""
+"""Queries of operators: every query of docs/operators.md, and every list and item of the API."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from process import ROOT
 
 
 class Cookbook:
-    """A question in SQL; its time is PostgreSQL's, planning included."""
+    """A query in SQL. Its time is PostgreSQL's planning and execution time."""
 
     kind = "cookbook"
 
@@ -22,7 +22,7 @@ class Cookbook:
 
 
 class Api:
-    """A question over HTTP; its time is that until the whole answer is there."""
+    """A query over HTTP. Its time ends with the complete response."""
 
     kind = "API"
 
@@ -36,7 +36,7 @@ class Api:
 
 
 def all_of(postgres, database):
-    """They ask about what is there: a workflow, a bulk, an execution, a cause of failure."""
+    """All queries, with a workflow, a bulk, an execution and a cause of failure that exist in the database."""
     row = "SELECT workflow_id, bulk_id, execution_id, error_cause FROM failures ORDER BY first_received_at DESC LIMIT 1"
     workflow, bulk, execution, cause = postgres.sql(database, row).split("|")
     cookbook = (ROOT / "docs/operators.md").read_text()

@@ -1,4 +1,4 @@
-"""From samples to results.md and results.svg."""
+"""Writes results.md and results.svg from the samples."""
 
 import json
 import os
@@ -21,31 +21,31 @@ def write(samples, directory, postgres, quick):
 
     page = [
         "# What `make bench` measured", "",
-        ("The quick form: few and short rounds, too coarse to conclude from. " if quick else "")
-        + "Medians, with the least and the most of all rounds in brackets; a ratio is taken within each round. "
-        "Load, receiver and PostgreSQL share the machine, without autogroups (`bench/run.py`) when root measures.", "",
+        ("Quick run: few and short rounds, too coarse for conclusions. " if quick else "")
+        + "Medians, with the minimum and maximum of all rounds in brackets; ratios are computed within each round. "
+        "Load generator, receiver and PostgreSQL share the machine. If run as root, autogroups are off (`bench/run.py`).", "",
         *machine(postgres)]
     for title, what, rows in (
-            ("The goals", "256 connections, bodies of 672 bytes, bulks of 10. *At best*: of one who answers at the cost of "
-             "the bare handler and records at that of COPY, on the same cores.", goals(samples, get)),
-            ("Full load", "CPU and memory are of all its processes.", speed(get)),
-            ("Half load", "At a constant rate, half of what each answered at full load; the bare handler at the "
-             "receiver's, also beside a COPY of as many rows a second. Latency counts from when a webhook was due. "
-             "Last, an fsync loop.", latency(get)),
-            ("Sustained", "For its first ten seconds, recording gives way to a load that it cannot keep up with. This is "
-             "from the thirteenth second on.", sustained(get)),
-            ("Slow senders", "4,000 a second over 64 connections, alone and beside 2,000 connections that send a byte a "
-             "second.", slow(get)),
-            ("Connections", "Answers a second.", across(samples, get, "connections")),
-            ("Bodies", "Answers a second with the examples of the sender's documentation, and with 0.3 to 300 KB, "
-             "each order of magnitude as likely.", across(samples, get, "bodies")),
+            ("The goals", "256 connections, bodies of 672 bytes, bulks of 10. *At best*: a server with the bare handler's "
+             "cost per request and COPY's cost per row, on the same cores.", goals(samples, get)),
+            ("Full load", "CPU and memory include all processes of a server.", speed(get)),
+            ("Half load", "At a constant rate: half of each server's full load. The bare handler runs at the receiver's "
+             "rate, also beside a COPY of as many rows per second. Latency is measured from the time a webhook was due. "
+             "The last row is an fsync loop.", latency(get)),
+            ("Sustained", "Under a load above its capacity, recording is throttled for the first ten seconds. These figures "
+             "start at the thirteenth second.", sustained(get)),
+            ("Slow senders", "4,000 webhooks per second over 64 connections, alone and beside 2,000 connections that send one "
+             "byte per second.", slow(get)),
+            ("Connections", "Responses per second.", across(samples, get, "connections")),
+            ("Bodies", "Responses per second. page: the examples of the sender's documentation; mixed: 0.3 to 300 KB, "
+             "each order of magnitude equally likely.", across(samples, get, "bodies")),
             ("Backlog", f"{backlog_of(get)} deliveries, recorded into an empty table; COPY writes the same rows "
              "into the same table.", backlog(get)),
-            ("Growth", "With this many executions recorded already; *COPY*: of the rows that the full load before it had recorded; "
-             "*backlog*: while one is drained.",
+            ("Growth", "With this many executions already recorded. *COPY*: the rows recorded by the full load before it. "
+             "*backlog*: while a backlog is drained.",
              growth(samples, get)),
-            ("Questions", "Asked one after the other with the most executions recorded, while half load goes on: every "
-             "question of docs/operators.md, and the API's lists and items. Milliseconds; the machine is shared.",
+            ("Queries", "Every query of docs/operators.md, and the API's lists and items, one after the other, with the "
+             "largest number of recorded executions and at half load. In milliseconds, on the shared machine.",
              questions(samples, get))):
         page += ["", "## " + title, "", what, "", *(rows or ["Not measured."])]
     page.append("")
@@ -71,9 +71,9 @@ def machine(postgres):
         ["machine", f"{os.cpu_count()} cores, {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB, "
                     f"Linux {platform.release().partition('-')[0]}, {says('stat', '-fc', '%T', ROOT)}"],
         ["receiver", f"{says('git', 'describe', '--always', '--dirty')}, {says('rustc', '--version')}"],
-        ["PostgreSQL", f"{postgres}, max_wal_size 4 GB, otherwise its own defaults: fsync and synchronous_commit on"],
+        ["PostgreSQL", f"{postgres}, max_wal_size 4 GB, otherwise defaults: fsync and synchronous_commit on"],
         ["peers", ", ".join([*python, says(WORK / "python/bin/python", "--version"),
-                             *map(" ".join, node.items()), "Node " + says("node", "--version")]) + "; a worker a core"],
+                             *map(" ".join, node.items()), "Node " + says("node", "--version")]) + "; one worker per core"],
         ["load", f"wrk {says('wrk', '-v').split()[1]} (full load), bench/tools/src/bin/pace.rs (half load)"]])
 
 
@@ -85,7 +85,7 @@ def goals(samples, get):
     levels = levels_of(samples) or ["none", "none"]
     none, with_most = (get("growth", level, "recorded", "bulks of 10") for level in (levels[0], levels[-1]))
 
-    # Each webhook takes its share of the cores for the answer, and COPY's for the row.
+    # Each webhook costs the CPU time of a bare response plus COPY's CPU time for the row.
     best = combine(lambda answers, copy_us: 1 / (1 / answers + copy_us / 1e6 / os.cpu_count()), bare,
                    get("backlog", "COPY", "postgres_cpu_us"))
 
@@ -93,19 +93,19 @@ def goals(samples, get):
         return {0: max(figures.values())} if figures else {}
 
     rows = [
-        ("durable answers a second, PostgreSQL recording beside it ÷ bare axum handler", ratio(ours, bare),
+        ("durable responses per second while PostgreSQL records ÷ bare axum handler", ratio(ours, bare),
          "≥", 0.6, {}),
-        ("recorded a second, first request to last commit ÷ bare axum handler", ratio(recorded, bare), "≥", 0.5,
+        ("recorded per second, first request to last commit ÷ bare axum handler", ratio(recorded, bare), "≥", 0.5,
          ratio(best, bare)),
-        ("recorded a second ÷ the better of FastAPI and Express", ratio(recorded, best_peer), "≥", 12,
+        ("recorded per second ÷ the better of FastAPI and Express", ratio(recorded, best_peer), "≥", 12,
          ratio(best, best_peer)),
         ("p99 at half load ÷ (3 × the bare handler's + one fsync)", ratio(get("latency", RECEIVER, "p99"), slowest),
          "≤", 1, {}),
-        (f"recorded a second with {levels[-1]} ÷ with none", ratio(with_most, none), "≥", 0.9, {}),
+        (f"recorded per second with {levels[-1]} ÷ with none", ratio(with_most, none), "≥", 0.9, {}),
         (f"draining a backlog of {backlog_of(get)} ÷ COPY of the same rows",
          ratio(get("backlog", RECEIVER, "per_second"), get("backlog", "COPY", "per_second")), "≥", 1, {}),
-        ("resident memory, idle, at most, MiB", most(get("speed", RECEIVER, "idle_mib")), "≤", 15, {}),
-        ("resident memory, full load, at most, MiB", most(get("speed", RECEIVER, "peak_mib")), "≤", 40, {}),
+        ("resident memory, idle, maximum, MiB", most(get("speed", RECEIVER, "idle_mib")), "≤", 15, {}),
+        ("resident memory, full load, maximum, MiB", most(get("speed", RECEIVER, "peak_mib")), "≤", 40, {}),
         (f"resident memory, {backlog_of(get)} spooled, MiB", get("backlog", WITHOUT, "spooled_mib"), "≤", 40, {}),
         ("start to first 200, ms", get("start", RECEIVER, "ms"), "≤", 50, {}),
         ("image, MB", get("image", RECEIVER, "mb"), "≤", 40, {})]
@@ -121,7 +121,7 @@ def goals(samples, get):
 
 
 def grid(rows, columns):
-    """`columns`: what it says above, and the figures for the `who, case` of a row."""
+    """`columns`: heading, and a function from `who, case` of a row to its figures."""
     return table([*("" for _ in rows[0][0]), *columns],
                  [[*names, *(spread(column(who, case)) for column in columns.values())] for names, who, case in rows])
 
@@ -149,7 +149,7 @@ def latency(get):
         return lambda who, case: get("latency", who, figure)
 
     return grid([((who,), who, None) for who in (BARE, BESIDE, RECEIVER, *PEERS, "fsync")], {
-        "a second": each("rate"), "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"),
+        "per second": each("rate"), "p50 ms": each("p50"), "p99 ms": each("p99"), "p99.9 ms": each("p999"),
         "not 200": each("errors")})
 
 
@@ -205,7 +205,7 @@ def backlog(get):
 
 
 def levels_of(samples):
-    """Those that growth is measured with, in rising order."""
+    """The levels of the measure `growth`, ascending."""
     names = {s["who"] for s in samples if s["measure"] == "growth"}
     return sorted(names, key=lambda name: int(name.split()[0].replace(",", "")))
 
@@ -230,8 +230,9 @@ def questions(samples, get):
     return cases and [
         *grid([((who, f"`{case}`" if who == "API" else case), who, case) for who, case in cases], {
             "ms": lambda who, case: get("questions", who, "ms", case)}), "",
-        f"Recorded a second ÷ that with none asked: {spread(recorded)}; p99 of the answers, ms: "
-        + "; ".join(f"{case} {spread(p99)}" for case, p99 in during.items()) + "."]
+        f"Recorded per second ÷ without queries: {spread(recorded)}; p99 of responses to webhooks, ms: "
+        + "; ".join(f"{label} {spread(during[case])}" for label, case in (
+            ("without queries", "none asked"), ("with queries", "asked"))) + "."]
 
 
 def picture(samples, get):
@@ -241,9 +242,9 @@ def picture(samples, get):
         return [(kinds.get(name, "peer"), name, get(measure, name, figure)) for name in who]
 
     return draw.bars([
-        ("Answered 200 a second (256 connections, 672 bytes)", rows("speed", "answers", (BARE, RECEIVER, *PEERS))),
-        ("Recorded a second, first request to last commit", rows("speed", "recorded", (RECEIVER, *PEERS))),
-        ("CPU time a webhook, µs", rows("speed", "cpu_us", (BARE, RECEIVER, *PEERS))),
+        ("Responses 200 per second (256 connections, 672 bytes)", rows("speed", "answers", (BARE, RECEIVER, *PEERS))),
+        ("Recorded per second, first request to last commit", rows("speed", "recorded", (RECEIVER, *PEERS))),
+        ("CPU time per webhook, µs", rows("speed", "cpu_us", (BARE, RECEIVER, *PEERS))),
         ("p99 at half of the full load, ms", rows("latency", "p99", (BARE, RECEIVER, *PEERS))),
-        ("Recorded a second, by what is recorded already", [
+        ("Recorded per second, by number of executions already recorded", [
             ("ours", level, get("growth", level, "recorded", "bulks of 10")) for level in levels_of(samples)])])

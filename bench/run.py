@@ -1,9 +1,9 @@
-"""make bench: all measures in turns on this machine, then the tables and pictures.
+"""make bench: runs the measures on this machine, then writes tables and charts.
 
-usage: run.py [--quick] [MEASURE ...]      with no MEASURE: all of them
+usage: run.py [--quick] [MEASURE ...]      default: all measures
 
-Figures are kept in target/bench. A run of some measures leaves those of the others as they were; what all
-of them say together goes to bench/results.md and bench/*.svg (--quick: to target/bench)."""
+Samples are stored in target/bench. Running some measures keeps the samples of the others. The results of all
+measures are written to bench/results.md and bench/*.svg (--quick: to target/bench)."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ from process import ROOT, WORK
 
 
 class Bench:
-    """What the measures share: how long, how often, where to, and what came out."""
+    """Durations, numbers of rounds, and samples, shared by the measures."""
 
     def __init__(self, quick, backlog):
         self.quick = quick
@@ -45,14 +45,14 @@ class Bench:
     def median(self, measure, who, figure):
         found = [s[figure] for s in self.samples if (s["measure"], s["who"]) == (measure, who)]
         if not found:
-            raise SystemExit(f"this needs the figures of `{measure}`: run that first")
+            raise SystemExit(f"run the measure `{measure}` first: its figures are needed")
         return statistics.median(found)
 
     def forget(self, measure):
         self.samples = [sample for sample in self.samples if sample["measure"] != measure]
 
     def in_turns(self, participants, rounds=None):
-        """(round, name, participant), every other round backwards, so that nobody always goes first."""
+        """(round, name, participant). Every other round is in reverse order, so that none is always first."""
         for round in range(rounds or self.rounds):
             ordered = list(participants.items())
             for name, participant in ordered[:: -1 if round % 2 else 1]:
@@ -61,9 +61,8 @@ class Bench:
 
 @contextlib.contextmanager
 def no_autogroups():
-    """Without Linux's autogroups, which divide the machine between sessions, as desktops want it: each process of
-    PostgreSQL is one, and the receiver with all its threads another. Services in containers and under systemd have
-    none. To turn them off takes root."""
+    """Turns off Linux's autogroups, which divide CPU time between sessions: each process of PostgreSQL would be one session,
+    and the receiver with all its threads another. Services in containers and under systemd have none. Needs root."""
     switch = Path("/proc/sys/kernel/sched_autogroup_enabled")
     before = switch.read_text() if os.access(switch, os.W_OK) else "0"
     if before.strip() != "0":
@@ -78,11 +77,11 @@ def no_autogroups():
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds, smaller backlogs")
-    arguments.add_argument("--backlog", type=int, metavar="N", help="how many deliveries an outage leaves")
+    arguments.add_argument("--backlog", type=int, metavar="N", help="number of deliveries in the backlog after an outage")
     arguments.add_argument("measure", nargs="*", choices=[*measures.ALL, []], help=", ".join(measures.ALL))
     chosen = arguments.parse_args()
 
-    # A thousand connections, on both sides.
+    # Enough open files for a thousand connections on both sides.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     bench = Bench(chosen.quick, chosen.backlog)

@@ -1,4 +1,4 @@
-"""Who is measured: the bare handler, the receiver, and what others would write."""
+"""The measured servers: the bare handler, the receiver, and typical implementations with other frameworks."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ AWAY = "postgres://nobody@127.0.0.1:1/none"
 
 
 class Receiver(Process):
-    """The receiver, with an empty spool or with a copy of `backlog`."""
+    """The receiver, with an empty spool or a copy of `backlog`."""
 
     def __init__(self, url, backlog=None):
         super().__init__(
@@ -46,7 +46,7 @@ class Receiver(Process):
         return not self.records or self.metric("database_up") == 1
 
     def metric(self, name):
-        """The sum over all labels that begin as `name` does."""
+        """The sum of all series whose name begins with `name`."""
         lines = [line for line in self.admin("/metrics").splitlines() if line.startswith("workflow_receiver_" + name)]
         return int(sum(float(line.split()[-1]) for line in lines))
 
@@ -57,7 +57,7 @@ class Receiver(Process):
         return self.metric('webhooks_answered_total{status="200"}')
 
     def wait_recorded(self):
-        """Until the spool is empty. How many are recorded, and when the last one was."""
+        """Waits until the spool is empty. Returns the number of recorded deliveries and the time of the last one."""
         count, last = self.recorded(), time.monotonic()
         while self.alive() and self.metric("spool_depth"):
             time.sleep(0.01)
@@ -86,7 +86,7 @@ def express(postgres, database):
 
 
 def everyone(postgres, database):
-    """Who is compared in all measures, by name."""
+    """The servers that are compared in all measures, by name."""
     return {
         "bare handler": bare,
         "workflow-receiver": lambda: Receiver(postgres.url(database)),

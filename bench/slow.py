@@ -1,6 +1,6 @@
-"""slow.py PORT COUNT: so many connections that send one byte a second, half of them heads, half of them bodies.
+"""slow.py PORT COUNT: opens COUNT connections that send one byte per second, half of them heads, half of them bodies.
 
-Says "ready" when all are there; goes on until it is ended."""
+Prints "ready" when all are connected, and runs until it is killed."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ async def dribble(port, number, connected):
                 await writer.drain()
                 await asyncio.sleep(1)
         except OSError:
-            # Sent away: come again.
+            # Evicted: connect again.
             await asyncio.sleep(1)
 
 

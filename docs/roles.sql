@@ -1,21 +1,21 @@
--- Three roles with the least they need, in the receiver's database. Run it with psql as a superuser,
--- before the schema is made and again after each `migrate`: it grants on what is there.
+-- Creates three roles with minimal privileges in the receiver's database. Run this file with psql as a superuser, before the
+-- schema is created and again after each `migrate`, because it grants privileges on existing objects.
 --
 --   psql -f docs/roles.sql "$DATABASE_URL"
---   (set their passwords: \password workflow_receiver_owner, and so on)
+--   (set passwords: \password workflow_receiver_owner, and so on)
 --   DATABASE_URL=postgres://workflow_receiver_owner:…@host/name workflow-receiver migrate
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- With `psql -v retention=on -f docs/roles.sql …` the receiver may also remove what was kept long enough
--- (retention.executions, retention.conflicts); without, it may not, or not any more.
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions and conflicts, which
+-- retention.executions and retention.conflicts need. Without it, that privilege is revoked.
 --
--- A schema that another role has made already goes over to the owner.
+-- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on
 
--- workflow_receiver_owner     migrates: the tables are its own
--- workflow_receiver           `serve`, `quarantine` and `prune`: writes rows, changes no table
--- workflow_receiver_operator  people and their tools: read
+-- workflow_receiver_owner     `migrate`: owns the tables
+-- workflow_receiver           `serve`, `quarantine` and `prune`: writes rows, cannot change tables
+-- workflow_receiver_operator  people and tools: read only
 SELECT format('CREATE ROLE %I LOGIN', role)
 FROM unnest('{workflow_receiver_owner, workflow_receiver, workflow_receiver_operator}'::text[]) AS role
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
@@ -42,8 +42,8 @@ FROM (
         'latest_of_workflow', 'count_quarantine')
 ) AS ours (kind, name) \gexec
 
--- Outcomes are deleted by nobody, unless there is a limit to how long they are kept; `quarantine retry` and
--- `drop` take entries out. To remove payloads is an update.
+-- Executions and conflicts can be deleted only with `retention=on`. `quarantine retry` and `drop` delete entries. Removing a
+-- payload is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),
@@ -53,7 +53,7 @@ FROM (VALUES
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
-    -- What it reads for the admin port, beside these.
+    -- For the read API.
     ('results', 'SELECT'),
     ('failed_steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

@@ -1,10 +1,9 @@
--- What the receiver knows, for those who ask. Operators read this schema, so everything
--- that PostgreSQL should know about a row is said here: types, constraints, comments.
+-- Executions, and deliveries that contradict a recorded execution.
 --
--- Identifiers are the sender's, opaque, and compared byte by byte: COLLATE "C" makes that
--- cheap and gives rows one order that every receiver locks them in.
+-- Identifiers are opaque and compared byte by byte: COLLATE "C" makes comparisons cheap, and gives all receivers the
+-- same order for row locks.
 
--- The one place that says which statuses end an execution.
+-- The only definition of "terminal" in SQL.
 CREATE FUNCTION is_terminal_status(status text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN status IN ('completed', 'failed', 'cancelled');
@@ -12,106 +11,129 @@ CREATE FUNCTION is_terminal_status(status text) RETURNS boolean
 COMMENT ON FUNCTION is_terminal_status(text) IS
     'Whether an execution with this status has ended: completed, failed or cancelled.';
 
+-- Equal numbers with different spellings, such as 1.0 and 1.00, have different hashes. A repeated delivery has the same
+-- bytes, so it has the same hash.
+CREATE FUNCTION json_sha256(value jsonb) RETURNS bytea
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN sha256(convert_to(value::text, 'UTF8'));
+
+COMMENT ON FUNCTION json_sha256(jsonb) IS
+    'SHA-256 of the JSON text as PostgreSQL writes it; null for SQL null.';
+
+-- No foreign key to bulks: its check would lock rows of bulks in the order of executions. With several receivers, this
+-- can deadlock.
 CREATE TABLE executions (
-    execution_id      text COLLATE "C" PRIMARY KEY,
-    workflow_id       text COLLATE "C" NOT NULL,
-    bulk_id           text COLLATE "C",
-    status            text COLLATE "C" NOT NULL,
-    started_at        timestamptz,
-    completed_at      timestamptz,
-    output            jsonb,
-    error             text,
-    error_cause       text,
-    total_cost        numeric,
-    payload           jsonb,
-    payload_bytes     bytea,
-    deliveries        integer     NOT NULL CHECK (deliveries > 0),
-    first_received_at timestamptz NOT NULL,
-    last_received_at  timestamptz NOT NULL,
-    -- Nothing the sender said is ever dropped: it is here as jsonb, as bytes, or as both.
-    CONSTRAINT executions_payload_kept CHECK (num_nonnulls(payload, payload_bytes) >= 1),
+    execution_id       text COLLATE "C" PRIMARY KEY,
+    workflow_id        text COLLATE "C" NOT NULL,
+    bulk_id            text COLLATE "C",
+    status             text COLLATE "C" NOT NULL,
+    started_at         timestamptz,
+    completed_at       timestamptz,
+    output             jsonb,
+    error              text,
+    error_cause        text,
+    total_cost         numeric,
+    payload            jsonb,
+    payload_bytes      bytea,
+    payload_removed_at timestamptz,
+    output_sha256      bytea,
+    payload_sha256     bytea,
+    -- A column, because an index on an expression over the payload would decompress the payload for each duplicate.
+    step_failed        boolean     NOT NULL DEFAULT false,
+    authenticated_by   text COLLATE "C",
+    deliveries         integer     NOT NULL CHECK (deliveries > 0),
+    -- Null instead of 0: nulls take no space, and conflicts are rare.
+    conflicts          integer,
+    conflict_bytes     bigint,
+    conflicts_dropped  integer,
+    first_received_at  timestamptz NOT NULL,
+    last_received_at   timestamptz NOT NULL,
+    recorded_at        timestamptz NOT NULL DEFAULT now(),
+    -- The whole body is stored as jsonb, as bytes, or as both, until retention removes it.
+    CONSTRAINT executions_payload_kept
+        CHECK (payload_removed_at IS NOT NULL OR num_nonnulls(payload, payload_bytes) >= 1),
     CONSTRAINT executions_received_in_order CHECK (first_received_at <= last_received_at)
 );
--- No foreign key to bulks: checking it would lock a bulk's row for every execution, in the
--- executions' order, and so undo the fixed order that keeps several receivers from deadlock.
 
 COMMENT ON TABLE executions IS
-    'One row per workflow execution: its first terminal outcome, or its latest non-terminal status until one comes.';
+    'One row per execution: its first terminal status with the result or, until then, its latest non-terminal status.';
 COMMENT ON COLUMN executions.execution_id IS
-    'The sender''s identifier of the execution, opaque; deliveries are deduplicated by it.';
+    'Identifier of the execution, as sent. Deliveries with the same execution_id belong to the same row.';
 COMMENT ON COLUMN executions.workflow_id IS
-    'The sender''s identifier of the workflow that ran, opaque.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN executions.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN executions.status IS
-    'As sent: completed, failed and cancelled are terminal (see is_terminal_status); anything else, such as running, is not.';
+    'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
 COMMENT ON COLUMN executions.started_at IS
-    'When the execution started, by the sender; null when not sent or not an RFC 3339 timestamp (payload keeps what was sent).';
+    'Start of the execution, by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
 COMMENT ON COLUMN executions.completed_at IS
-    'When the execution ended, by the sender; null when not sent or not an RFC 3339 timestamp (payload keeps what was sent).';
+    'End of the execution, by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
 COMMENT ON COLUMN executions.output IS
-    'What the execution made, any JSON; null when there is none, or when jsonb cannot hold it (then payload_bytes keeps it).';
+    'Output of the execution, any JSON; null if not sent, if jsonb cannot store it (see payload_bytes), or if removed (see payload_removed_at).';
 COMMENT ON COLUMN executions.error IS
-    'The kind of failure, such as ExecutionFailed; null unless sent. Text that is no string is kept as its JSON.';
+    'Kind of failure, such as ExecutionFailed; null if not sent. A value that is not a string is stored as JSON text.';
 COMMENT ON COLUMN executions.error_cause IS
-    'Why it failed, in the sender''s words; null unless sent. Characters that PostgreSQL cannot hold are replaced by U+FFFD.';
+    'Cause of the failure, as sent; null if not sent. Characters that PostgreSQL cannot store are replaced by U+FFFD.';
 COMMENT ON COLUMN executions.total_cost IS
-    'The cost of the execution, in the sender''s unit; null when not sent or not a number.';
+    'Cost of the execution, in the sender''s unit; null if not sent or not a number.';
 COMMENT ON COLUMN executions.payload IS
-    'The whole webhook body, unknown fields included; null only when jsonb cannot hold it (then payload_bytes does).';
+    'Whole webhook body, including unknown fields; null if jsonb cannot store it (see payload_bytes) or if removed (see payload_removed_at).';
 COMMENT ON COLUMN executions.payload_bytes IS
-    'The exact bytes of the body, kept where jsonb cannot hold them (U+0000, lone surrogates, numbers out of range, nesting too deep) or would drop something (a key given twice); null otherwise.';
+    'Exact bytes of the body, if jsonb cannot store it without loss (U+0000, lone surrogates, numbers out of range, deep nesting, duplicate keys); otherwise null, also after removal.';
+COMMENT ON COLUMN executions.payload_removed_at IS
+    'When retention.payloads removed output, payload and payload_bytes; null if they were not removed. A later delivery restores them only if it replaces a non-terminal status.';
+COMMENT ON COLUMN executions.output_sha256 IS
+    'json_sha256 of the removed output; null if there was none. Distinguishes later duplicates from conflicts.';
+COMMENT ON COLUMN executions.payload_sha256 IS
+    'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
+COMMENT ON COLUMN executions.step_failed IS
+    'Whether a step in step_outputs failed, also in a completed execution. See the view failed_steps.';
+COMMENT ON COLUMN executions.authenticated_by IS
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN executions.deliveries IS
-    'How many deliveries came for this execution: duplicates and conflicts included. A crash can count one delivery twice.';
+    'Number of deliveries of this execution, including duplicates and conflicts. After a crash, a delivery can be counted twice.';
+COMMENT ON COLUMN executions.conflicts IS
+    'Number of different conflicting deliveries stored in execution_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
+COMMENT ON COLUMN executions.conflict_bytes IS
+    'Total size of their bodies in bytes; null for none. At most conflicts.max_bytes_per_execution.';
+COMMENT ON COLUMN executions.conflicts_dropped IS
+    'Number of conflicting deliveries that were not stored because a limit of conflicts.* was reached; null for none.';
 COMMENT ON COLUMN executions.first_received_at IS
-    'When the first delivery of this execution came, by the receiver''s clock.';
+    'When the first delivery of this execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN executions.last_received_at IS
-    'When the latest delivery of this execution came, by the receiver''s clock.';
+    'When the latest delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN executions.recorded_at IS
+    'When the latest delivery of this execution was recorded, by PostgreSQL''s clock. retention.* counts from the later of last_received_at and recorded_at.';
 
--- "What came of bulk X?"
+-- Each recorded execution pays for each index without a WHERE clause.
+
+-- Executions of a bulk.
 CREATE INDEX executions_bulk_id ON executions (bulk_id) WHERE bulk_id IS NOT NULL;
--- "What came in last?" Grows at its right end only, so it stays cheap to keep.
+-- Latest executions, and retention. Cheap to maintain: it grows at its right end only.
 CREATE INDEX executions_first_received_at ON executions (first_received_at);
--- "What failed lately?"
-CREATE INDEX executions_failed ON executions (first_received_at) WHERE status = 'failed';
--- "How did this workflow do?"
+-- Executions of a workflow.
 CREATE INDEX executions_workflow_id ON executions (workflow_id, first_received_at);
+-- Slowest executions of an hour. Cheaper to maintain than an index on the duration alone: all inserts go to the few
+-- pages of the current hour.
+CREATE INDEX executions_slow ON executions (
+    date_bin('1 hour', first_received_at, 'epoch'), date_part('epoch', completed_at - started_at)
+) WHERE completed_at >= started_at;
 
-CREATE TABLE bulks (
-    bulk_id           text COLLATE "C" PRIMARY KEY,
-    expected          integer CHECK (expected > 0),
-    received          integer NOT NULL DEFAULT 0,
-    completed         integer NOT NULL DEFAULT 0,
-    failed            integer NOT NULL DEFAULT 0,
-    cancelled         integer NOT NULL DEFAULT 0,
-    other             integer NOT NULL DEFAULT 0,
-    first_received_at timestamptz,
-    last_received_at  timestamptz,
-    CONSTRAINT bulks_counts_add_up CHECK (received = completed + failed + cancelled + other)
-) WITH (fillfactor = 50);
--- A bulk's row is updated with every batch that holds one of its executions: room on the page
--- keeps those updates heap-only, without touching the index.
-
-COMMENT ON TABLE bulks IS
-    'One row per bulk: how many of its executions are recorded, by status; kept in the same transaction as the executions.';
-COMMENT ON COLUMN bulks.bulk_id IS
-    'The sender''s identifier of the bulk, opaque.';
-COMMENT ON COLUMN bulks.expected IS
-    'How many executions the bulk has, where somebody said so: webhooks do not. Null when unknown.';
-COMMENT ON COLUMN bulks.received IS
-    'Different executions recorded in this bulk; always completed + failed + cancelled + other.';
-COMMENT ON COLUMN bulks.completed IS
-    'Executions of this bulk whose status is completed.';
-COMMENT ON COLUMN bulks.failed IS
-    'Executions of this bulk whose status is failed.';
-COMMENT ON COLUMN bulks.cancelled IS
-    'Executions of this bulk whose status is cancelled.';
-COMMENT ON COLUMN bulks.other IS
-    'Executions of this bulk with any other status: not ended yet, as far as is known.';
-COMMENT ON COLUMN bulks.first_received_at IS
-    'When the first delivery of this bulk that changed a count came; null before that.';
-COMMENT ON COLUMN bulks.last_received_at IS
-    'When the latest delivery of this bulk that changed a count came; null before that.';
+-- Failed executions, and executions with a failed step.
+CREATE INDEX executions_with_failure ON executions (first_received_at) WHERE status = 'failed' OR step_failed;
+-- The same for one workflow.
+CREATE INDEX executions_workflow_failures ON executions (workflow_id, first_received_at)
+WHERE status = 'failed' OR step_failed;
+-- Executions with a failed step that did not fail themselves. The first condition repeats the condition of the view
+-- failed_steps, so that PostgreSQL recognises the index as usable.
+CREATE INDEX executions_with_failed_step_only ON executions (first_received_at)
+WHERE (status = 'failed' OR step_failed) AND status <> 'failed';
+-- Running, cancelled and other rare statuses.
+CREATE INDEX executions_rare_status ON executions (first_received_at)
+WHERE status NOT IN ('completed', 'failed');
+-- Executions that jsonb cannot store without loss, for `repair`.
+CREATE INDEX executions_with_payload_bytes ON executions (execution_id) WHERE payload_bytes IS NOT NULL;
 
 CREATE TABLE execution_conflicts (
     conflict_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -125,67 +147,49 @@ CREATE TABLE execution_conflicts (
     payload           jsonb,
     payload_bytes     bytea,
     body_sha256       bytea       NOT NULL,
+    authenticated_by  text COLLATE "C",
     deliveries        integer     NOT NULL CHECK (deliveries > 0),
     first_received_at timestamptz NOT NULL,
     last_received_at  timestamptz NOT NULL,
+    recorded_at       timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT execution_conflicts_once_by_content UNIQUE (execution_id, body_sha256),
     CONSTRAINT execution_conflicts_payload_kept CHECK (num_nonnulls(payload, payload_bytes) >= 1)
 );
 
 COMMENT ON TABLE execution_conflicts IS
-    'Deliveries that contradict the outcome recorded in executions: kept whole, once by content, never applied.';
+    'Deliveries that contradict the terminal status or result in executions. One row per execution and body; never applied.';
 COMMENT ON COLUMN execution_conflicts.conflict_id IS
-    'Identifies the row; rises with the order of recording.';
+    'Number of the conflict, in the order of recording.';
 COMMENT ON COLUMN execution_conflicts.execution_id IS
-    'The execution whose recorded outcome is contradicted.';
+    'Execution that the delivery contradicts.';
 COMMENT ON COLUMN execution_conflicts.workflow_id IS
-    'The workflow, as this delivery has it.';
+    'Workflow in this delivery.';
 COMMENT ON COLUMN execution_conflicts.bulk_id IS
-    'The bulk, as this delivery has it.';
+    'Bulk in this delivery; null without a bulk.';
 COMMENT ON COLUMN execution_conflicts.status IS
-    'The terminal status that this delivery reports.';
+    'Terminal status in this delivery.';
 COMMENT ON COLUMN execution_conflicts.output IS
-    'The output, as this delivery has it.';
+    'Output in this delivery; null if not sent or if jsonb cannot store it.';
 COMMENT ON COLUMN execution_conflicts.error IS
-    'The error, as this delivery has it.';
+    'Kind of failure in this delivery; null if not sent.';
 COMMENT ON COLUMN execution_conflicts.error_cause IS
-    'The cause of the error, as this delivery has it.';
+    'Cause of the failure in this delivery; null if not sent.';
 COMMENT ON COLUMN execution_conflicts.payload IS
-    'The whole body of this delivery; null only when jsonb cannot hold it.';
+    'Whole body of this delivery; null if jsonb cannot store it (see payload_bytes).';
 COMMENT ON COLUMN execution_conflicts.payload_bytes IS
-    'The exact bytes of the body, where jsonb cannot hold them or would drop something; null otherwise.';
+    'Exact bytes of the body, if jsonb cannot store it without loss; otherwise null.';
 COMMENT ON COLUMN execution_conflicts.body_sha256 IS
-    'SHA-256 of the body: the same contradiction again only counts.';
+    'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
+COMMENT ON COLUMN execution_conflicts.authenticated_by IS
+    'How this delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
 COMMENT ON COLUMN execution_conflicts.deliveries IS
-    'How many times this very delivery came. A crash can count one twice.';
+    'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN execution_conflicts.first_received_at IS
-    'When this delivery first came, by the receiver''s clock.';
+    'When this body was first received, by the receiver''s clock.';
 COMMENT ON COLUMN execution_conflicts.last_received_at IS
-    'When this delivery last came, by the receiver''s clock.';
+    'When this body was last received, by the receiver''s clock.';
+COMMENT ON COLUMN execution_conflicts.recorded_at IS
+    'When this body was last recorded, by PostgreSQL''s clock. retention.conflicts counts from the later of last_received_at and recorded_at.';
 
-CREATE TABLE quarantine (
-    quarantine_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    reason            text        NOT NULL,
-    body              bytea       NOT NULL,
-    body_sha256       bytea       NOT NULL CONSTRAINT quarantine_once_by_content UNIQUE,
-    deliveries        integer     NOT NULL CHECK (deliveries > 0),
-    first_received_at timestamptz NOT NULL,
-    last_received_at  timestamptz NOT NULL
-);
-
-COMMENT ON TABLE quarantine IS
-    'Bodies that were accepted but cannot be recorded as an execution: the exact bytes, once by content, and the reason.';
-COMMENT ON COLUMN quarantine.quarantine_id IS
-    'Identifies the row; rises with the order of recording.';
-COMMENT ON COLUMN quarantine.reason IS
-    'Why the body is no execution, or why PostgreSQL refused it.';
-COMMENT ON COLUMN quarantine.body IS
-    'The exact bytes of the body. convert_from(body, ''UTF8'') shows them as text.';
-COMMENT ON COLUMN quarantine.body_sha256 IS
-    'SHA-256 of the body: the same body again only counts.';
-COMMENT ON COLUMN quarantine.deliveries IS
-    'How many times this very body came. A crash can count one twice.';
-COMMENT ON COLUMN quarantine.first_received_at IS
-    'When this body first came, by the receiver''s clock.';
-COMMENT ON COLUMN quarantine.last_received_at IS
-    'When this body last came, by the receiver''s clock.';
+-- Latest conflicts, and retention.
+CREATE INDEX execution_conflicts_first_received_at ON execution_conflicts (first_received_at);

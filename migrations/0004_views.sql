@@ -1,27 +1,11 @@
--- The questions that operators ask every day, as views. They are a promise: what may change in
--- them, and how, is in README.md beside this file.
+-- Views for operators, dashboards and scripts. They are stable: README.md in this directory says what may change.
 --
--- No view fails on an odd row: what the sender left out, or sent in another shape, is null or has
--- no row. Those whose name says an order (latest, slow) come in it, the others in none. Hours and
--- days are those of UTC.
+-- No view fails on unexpected data: a value that was not sent, or has another shape, is null or has no row. Views with
+-- an order in their name (latest, slow) are ordered; the others are not. Hours and days are in UTC.
 --
--- An index is paid for by every execution, so there are few. Most questions are about the last
--- hour or day, one workflow, or one bulk, and the first migration's indexes lead there.
+-- Each comment on a view names the columns to filter by: these filters use an index.
 
--- Failed executions, and completed ones in which a step failed --------------------------------
-
--- A column and not only an index's condition: an index that looks into the payload would have each
--- duplicate, which only counts, unpack it again. The receiver fills it. What is recorded already is
--- left as it is: no version is released.
-ALTER TABLE executions ADD COLUMN step_failed boolean NOT NULL DEFAULT false;
-
-COMMENT ON COLUMN executions.step_failed IS
-    'Whether one of the steps in step_outputs failed, whatever became of the execution: failed_steps has them.';
-
--- "What failed lately?" and "Which step?": few executions, found without reading any other. It
--- takes the place of executions_failed, so there is no index more than before.
-DROP INDEX executions_failed;
-CREATE INDEX executions_with_failure ON executions (first_received_at) WHERE status = 'failed' OR step_failed;
+-- Failures ------------------------------------------------------------------------------------
 
 CREATE VIEW failures AS
 SELECT
@@ -40,32 +24,35 @@ SELECT
     e.started_at,
     e.completed_at,
     e.first_received_at,
-    e.last_received_at
+    e.last_received_at,
+    e.payload_removed_at
 FROM executions AS e
 WHERE e.status = 'failed';
 
 COMMENT ON VIEW failures IS
-    'One row per failed execution: why it failed, and in which steps. Ask by first_received_at, workflow_id, bulk_id or execution_id.';
+    'One row per failed execution: why it failed, and in which steps. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
 COMMENT ON COLUMN failures.execution_id IS
-    'The execution that failed.';
+    'Identifier of the execution, as sent.';
 COMMENT ON COLUMN failures.workflow_id IS
-    'The workflow that ran.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN failures.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN failures.error IS
-    'The kind of failure, such as ExecutionFailed; null unless sent.';
+    'Kind of failure, such as ExecutionFailed; null if not sent.';
 COMMENT ON COLUMN failures.error_cause IS
-    'Why it failed, in the sender''s words; null unless sent (failed_steps may know more).';
+    'Cause of the failure, as sent; null if not sent. See also failed_steps.';
 COMMENT ON COLUMN failures.failed_steps IS
-    'The identifiers of the steps whose status is failed; null when the webhook names none.';
+    'Identifiers of the steps with status failed; null if there are none, or if the payload was removed.';
 COMMENT ON COLUMN failures.started_at IS
-    'When the execution started, by the sender; null unless sent.';
+    'Start of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN failures.completed_at IS
-    'When the execution ended, by the sender; null unless sent.';
+    'End of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN failures.first_received_at IS
-    'When the first delivery of this execution came, by the receiver''s clock.';
+    'When the first delivery of this execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN failures.last_received_at IS
-    'When the latest delivery of this execution came, by the receiver''s clock.';
+    'When the latest delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN failures.payload_removed_at IS
+    'When retention removed the payload, and with it failed_steps; null if it was not removed.';
 
 CREATE VIEW failed_steps AS
 SELECT
@@ -86,27 +73,94 @@ CROSS JOIN LATERAL jsonb_each(
 WHERE (e.status = 'failed' OR e.step_failed) AND s.step ->> 'status' = 'failed';
 
 COMMENT ON VIEW failed_steps IS
-    'One row per failed step of any execution, completed ones included. Ask by first_received_at, workflow_id, bulk_id or execution_id.';
+    'One row per failed step, also of completed executions. No rows for removed payloads. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
 COMMENT ON COLUMN failed_steps.execution_id IS
-    'The execution that the step belongs to.';
+    'Identifier of the execution, as sent.';
 COMMENT ON COLUMN failed_steps.workflow_id IS
-    'The workflow that ran.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN failed_steps.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN failed_steps.execution_status IS
-    'The status of the whole execution: a completed one can hold a failed step.';
+    'Status of the execution. A completed execution can contain a failed step.';
 COMMENT ON COLUMN failed_steps.step_id IS
-    'The step that failed.';
+    'Identifier of the step.';
 COMMENT ON COLUMN failed_steps.error IS
-    'The kind of the step''s failure; null unless sent.';
+    'Kind of failure of the step; null if not sent.';
 COMMENT ON COLUMN failed_steps.error_cause IS
-    'Why the step failed, in the sender''s words; null unless sent.';
+    'Cause of the failure of the step, as sent; null if not sent.';
 COMMENT ON COLUMN failed_steps.started_at IS
-    'When the step started, as the sender wrote it; null unless sent.';
+    'Start of the step, text as sent; null if not sent.';
 COMMENT ON COLUMN failed_steps.completed_at IS
-    'When the step ended, as the sender wrote it; null unless sent.';
+    'End of the step, text as sent; null if not sent.';
 COMMENT ON COLUMN failed_steps.first_received_at IS
-    'When the first delivery of the execution came, by the receiver''s clock.';
+    'When the first delivery of the execution was received, by the receiver''s clock.';
+
+CREATE VIEW failure_rates AS
+SELECT
+    hour,
+    workflow_id,
+    executions::bigint AS executions,
+    completed::bigint AS completed,
+    failed::bigint AS failed,
+    cancelled::bigint AS cancelled,
+    other::bigint AS other,
+    round(failed::numeric / executions, 4) AS failure_rate
+FROM workflow_hours
+WHERE executions > 0;
+
+COMMENT ON VIEW failure_rates IS
+    'One row per hour and workflow: its executions by status, including removed ones. Filter by hour.';
+COMMENT ON COLUMN failure_rates.hour IS
+    'Start of the hour (UTC) of the executions'' first_received_at.';
+COMMENT ON COLUMN failure_rates.workflow_id IS
+    'Workflow of the executions.';
+COMMENT ON COLUMN failure_rates.executions IS
+    'Number of executions: completed + failed + cancelled + other.';
+COMMENT ON COLUMN failure_rates.completed IS
+    'Executions with status completed.';
+COMMENT ON COLUMN failure_rates.failed IS
+    'Executions with status failed.';
+COMMENT ON COLUMN failure_rates.cancelled IS
+    'Executions with status cancelled.';
+COMMENT ON COLUMN failure_rates.other IS
+    'Executions with any other status, which is not terminal.';
+COMMENT ON COLUMN failure_rates.failure_rate IS
+    'failed / executions, from 0 to 1.';
+
+-- The lateral query reads one hour by index, so a filter on `hour` skips the other hours. The hours are an array: for a
+-- set, the planner expects a thousand hours, and spends time on preparations (JIT) that do not pay.
+CREATE VIEW failure_causes AS
+SELECT
+    h.hour,
+    f.workflow_id,
+    f.error,
+    f.error_cause,
+    f.failed
+FROM unnest(ARRAY(
+    SELECT generate_series(date_trunc('hour', min(first_received_at), 'UTC'), max(first_received_at), '1 hour')
+    FROM executions
+)) AS h (hour)
+CROSS JOIN LATERAL (
+    SELECT workflow_id, error, error_cause, count(*) AS failed
+    FROM executions
+    WHERE
+        status = 'failed'
+        AND first_received_at >= h.hour AND first_received_at < h.hour + interval '1 hour'
+    GROUP BY workflow_id, error, error_cause
+) AS f;
+
+COMMENT ON VIEW failure_causes IS
+    'One row per hour, workflow and cause: the number of failed executions, without removed ones. Filter by hour: the failed executions of each of these hours are read.';
+COMMENT ON COLUMN failure_causes.hour IS
+    'Start of the hour (UTC) of the executions'' first_received_at.';
+COMMENT ON COLUMN failure_causes.workflow_id IS
+    'Workflow of the executions.';
+COMMENT ON COLUMN failure_causes.error IS
+    'Kind of failure, such as ExecutionFailed; null if not sent.';
+COMMENT ON COLUMN failure_causes.error_cause IS
+    'Cause of the failure, as sent; null if not sent.';
+COMMENT ON COLUMN failure_causes.failed IS
+    'Number of executions that failed for this cause.';
 
 -- Executions ----------------------------------------------------------------------------------
 
@@ -124,41 +178,73 @@ SELECT
     authenticated_by,
     deliveries,
     first_received_at,
-    last_received_at
+    last_received_at,
+    payload_removed_at
 FROM executions
 ORDER BY first_received_at DESC;
 
 COMMENT ON VIEW latest_executions IS
-    'One row per execution, those that came last first, without payload and output. Ask with LIMIT, or by workflow_id, bulk_id or execution_id.';
+    'One row per execution, latest first, without payload and output. Use LIMIT, or filter by bulk_id or execution_id. For one workflow use latest_of_workflow.';
 COMMENT ON COLUMN latest_executions.execution_id IS
-    'The sender''s identifier of the execution.';
+    'Identifier of the execution, as sent.';
 COMMENT ON COLUMN latest_executions.workflow_id IS
-    'The workflow that ran.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN latest_executions.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN latest_executions.status IS
-    'As sent: completed, failed and cancelled are terminal; anything else, such as running, is not.';
+    'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
 COMMENT ON COLUMN latest_executions.error_cause IS
-    'Why it failed, in the sender''s words; null unless sent.';
+    'Cause of the failure, as sent; null if not sent.';
 COMMENT ON COLUMN latest_executions.total_cost IS
-    'The cost of the execution, in the sender''s unit; null unless sent.';
+    'Cost of the execution, in the sender''s unit; null if not sent or not a number.';
 COMMENT ON COLUMN latest_executions.duration_seconds IS
-    'From started_at to completed_at; null unless both were sent, in this order.';
+    'Seconds from started_at to completed_at; null if one of them is unknown, or if completed_at is earlier.';
 COMMENT ON COLUMN latest_executions.started_at IS
-    'When the execution started, by the sender; null unless sent.';
+    'Start of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN latest_executions.completed_at IS
-    'When the execution ended, by the sender; null unless sent.';
+    'End of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN latest_executions.authenticated_by IS
-    'How the delivery that is recorded got in: signature, secret_header, url_token, or none when nobody asked; null when not known.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN latest_executions.deliveries IS
-    'How many deliveries came for this execution, duplicates and conflicts included.';
+    'Number of deliveries of this execution, including duplicates and conflicts.';
 COMMENT ON COLUMN latest_executions.first_received_at IS
-    'When the first delivery of this execution came, by the receiver''s clock.';
+    'When the first delivery of this execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN latest_executions.last_received_at IS
-    'When the latest delivery of this execution came, by the receiver''s clock.';
+    'When the latest delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN latest_executions.payload_removed_at IS
+    'When retention removed payload and output; null if they were not removed.';
 
--- No index by duration: it would cost every execution a write at a random place, for a question
--- that is asked about the last hour or one workflow.
+-- With `latest_executions WHERE workflow_id = ...`, PostgreSQL may scan the latest executions of all workflows. This is
+-- slow for a workflow that has not run for months. The row comparisons below match executions_workflow_id only.
+CREATE FUNCTION latest_of_workflow(workflow text) RETURNS SETOF latest_executions
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT
+            e.execution_id,
+            e.workflow_id,
+            e.bulk_id,
+            e.status,
+            e.error_cause,
+            e.total_cost,
+            CASE
+                WHEN e.completed_at >= e.started_at THEN date_part('epoch', e.completed_at - e.started_at)
+            END,
+            e.started_at,
+            e.completed_at,
+            e.authenticated_by,
+            e.deliveries,
+            e.first_received_at,
+            e.last_received_at,
+            e.payload_removed_at
+        FROM executions AS e
+        WHERE (e.workflow_id, e.first_received_at) >= (workflow, '-infinity'::timestamptz)
+            AND (e.workflow_id, e.first_received_at) <= (workflow, 'infinity'::timestamptz)
+        ORDER BY e.workflow_id DESC, e.first_received_at DESC;
+    END;
+
+COMMENT ON FUNCTION latest_of_workflow(text) IS
+    'The rows of latest_executions of one workflow, latest first. Use LIMIT, without ORDER BY. Needs SELECT on executions.';
+
 CREATE VIEW slow_executions AS
 SELECT
     execution_id,
@@ -168,29 +254,32 @@ SELECT
     date_part('epoch', completed_at - started_at) AS duration_seconds,
     started_at,
     completed_at,
-    first_received_at
+    first_received_at,
+    date_bin('1 hour', first_received_at, 'epoch') AS hour
 FROM executions
 WHERE completed_at >= started_at
 ORDER BY duration_seconds DESC;
 
 COMMENT ON VIEW slow_executions IS
-    'One row per execution whose duration is known, the slowest first. Ask by first_received_at or workflow_id: without, all executions are read.';
+    'One row per execution with a known duration, slowest first. Filter by hour, and use LIMIT. Filters by first_received_at or workflow_id read all executions of that time or workflow.';
 COMMENT ON COLUMN slow_executions.execution_id IS
-    'The sender''s identifier of the execution.';
+    'Identifier of the execution, as sent.';
 COMMENT ON COLUMN slow_executions.workflow_id IS
-    'The workflow that ran.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN slow_executions.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN slow_executions.status IS
-    'As sent: how the execution ended.';
+    'Status of the execution, as sent.';
 COMMENT ON COLUMN slow_executions.duration_seconds IS
-    'From started_at to completed_at.';
+    'Seconds from started_at to completed_at.';
 COMMENT ON COLUMN slow_executions.started_at IS
-    'When the execution started, by the sender.';
+    'Start of the execution, by the sender''s clock.';
 COMMENT ON COLUMN slow_executions.completed_at IS
-    'When the execution ended, by the sender.';
+    'End of the execution, by the sender''s clock.';
 COMMENT ON COLUMN slow_executions.first_received_at IS
-    'When the first delivery of this execution came, by the receiver''s clock.';
+    'When the first delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN slow_executions.hour IS
+    'Start of the hour (UTC) of first_received_at. The current hour is date_bin(''1 hour'', now(), ''epoch'').';
 
 CREATE VIEW results AS
 SELECT
@@ -221,29 +310,25 @@ CROSS JOIN LATERAL (
 ) AS r;
 
 COMMENT ON VIEW results IS
-    'One row per output of an execution: each element of an array, each field of an object, or the one value. Ask by bulk_id, execution_id, workflow_id or first_received_at.';
+    'One row per array element, object field or single value of an output. No rows for removed payloads. Filter by bulk_id, execution_id, workflow_id or first_received_at.';
 COMMENT ON COLUMN results.execution_id IS
-    'The execution that made it.';
+    'Identifier of the execution, as sent.';
 COMMENT ON COLUMN results.workflow_id IS
-    'The workflow that ran.';
+    'Identifier of the workflow, as sent.';
 COMMENT ON COLUMN results.bulk_id IS
-    'The bulk that the execution was triggered in; null when it was triggered alone.';
+    'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN results.position IS
-    'Its place in the execution''s output, from 1.';
+    'Position in the output, from 1.';
 COMMENT ON COLUMN results.name IS
-    'Its field''s name where the output is an object; null otherwise.';
+    'Name of the field if the output is an object; otherwise null.';
 COMMENT ON COLUMN results.kind IS
-    'url: an address, such as https://...; text: any other string; json: anything else.';
+    'url: a string such as https://...; text: any other string; json: any other value.';
 COMMENT ON COLUMN results.value IS
-    'The address, the text, or the JSON as text.';
+    'The string, or the value as JSON text.';
 COMMENT ON COLUMN results.first_received_at IS
-    'When the first delivery of the execution came, by the receiver''s clock.';
+    'When the first delivery of the execution was received, by the receiver''s clock.';
 
 -- Bulks ---------------------------------------------------------------------------------------
-
--- "Which bulks came last, and which of them wait?" Paid once a bulk, not by its executions: the
--- first time hardly ever changes, so updates of the counts stay heap-only. By the last time, none would.
-CREATE INDEX bulks_first_received_at ON bulks (first_received_at);
 
 CREATE VIEW bulk_progress AS
 SELECT
@@ -263,102 +348,31 @@ SELECT
 FROM bulks;
 
 COMMENT ON VIEW bulk_progress IS
-    'One row per bulk: how far it is. Ask by bulk_id or first_received_at.';
+    'One row per bulk: its executions by status, including removed ones. Filter by bulk_id or first_received_at.';
 COMMENT ON COLUMN bulk_progress.bulk_id IS
-    'The sender''s identifier of the bulk.';
+    'Identifier of the bulk, as sent.';
 COMMENT ON COLUMN bulk_progress.complete IS
-    'Whether as many executions as expected have ended; null when it is not known how many are expected.';
+    'Whether at least `expected` executions have a terminal status; null if expected is null.';
 COMMENT ON COLUMN bulk_progress.expected IS
-    'How many executions the bulk has, where somebody said so; null when unknown.';
+    'Expected number of executions, set with `workflow-receiver bulks`; null if not set.';
 COMMENT ON COLUMN bulk_progress.received IS
-    'Different executions recorded in this bulk; always completed + failed + cancelled + other.';
+    'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulk_progress.completed IS
-    'Executions of this bulk whose status is completed.';
+    'Executions with status completed.';
 COMMENT ON COLUMN bulk_progress.failed IS
-    'Executions of this bulk whose status is failed.';
+    'Executions with status failed.';
 COMMENT ON COLUMN bulk_progress.cancelled IS
-    'Executions of this bulk whose status is cancelled.';
+    'Executions with status cancelled.';
 COMMENT ON COLUMN bulk_progress.other IS
-    'Executions of this bulk with any other status: not ended yet, as far as is known.';
+    'Executions with any other status, which is not terminal.';
 COMMENT ON COLUMN bulk_progress.first_received_at IS
-    'When the first delivery of this bulk that changed a count came; null before that.';
+    'When the first delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulk_progress.last_received_at IS
-    'When the latest delivery of this bulk that changed a count came; null before that.';
+    'When the latest delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulk_progress.seconds_since_last IS
-    'Seconds from last_received_at until now; null before that, never less than 0.';
+    'Seconds since last_received_at, at least 0; null if last_received_at is null.';
 
--- Sums by hour and by day -----------------------------------------------------------------------
---
--- Rates and costs are read from the sums that the store keeps. An execution that ended in another
--- workflow than it ran in can leave an hour or a day of that empty.
-
-CREATE VIEW failure_rates AS
-SELECT
-    hour,
-    workflow_id,
-    executions::bigint AS executions,
-    completed::bigint AS completed,
-    failed::bigint AS failed,
-    cancelled::bigint AS cancelled,
-    other::bigint AS other,
-    round(failed::numeric / executions, 4) AS failure_rate
-FROM workflow_hours
-WHERE executions > 0;
-
-COMMENT ON VIEW failure_rates IS
-    'One row per hour and workflow: how its executions went. Ask by hour.';
-COMMENT ON COLUMN failure_rates.hour IS
-    'The hour, by its beginning (UTC), in which the first delivery of the executions came.';
-COMMENT ON COLUMN failure_rates.workflow_id IS
-    'The workflow that ran.';
-COMMENT ON COLUMN failure_rates.executions IS
-    'How many executions came; always completed + failed + cancelled + other.';
-COMMENT ON COLUMN failure_rates.completed IS
-    'Those whose status is completed.';
-COMMENT ON COLUMN failure_rates.failed IS
-    'Those whose status is failed.';
-COMMENT ON COLUMN failure_rates.cancelled IS
-    'Those whose status is cancelled.';
-COMMENT ON COLUMN failure_rates.other IS
-    'Those with any other status: not ended yet, as far as is known.';
-COMMENT ON COLUMN failure_rates.failure_rate IS
-    'failed divided by executions, from 0 to 1.';
-
--- Each hour is a question of its own to an index: a condition on `hour` leaves the others unasked.
--- They come as an array because the planner takes a series for a thousand hours, and then prepares
--- at length for work that nobody asked for.
-CREATE VIEW failure_causes AS
-SELECT
-    h.hour,
-    f.workflow_id,
-    f.error,
-    f.error_cause,
-    f.failed
-FROM unnest(ARRAY(
-    SELECT generate_series(date_trunc('hour', min(first_received_at), 'UTC'), max(first_received_at), '1 hour')
-    FROM executions
-)) AS h (hour)
-CROSS JOIN LATERAL (
-    SELECT workflow_id, error, error_cause, count(*) AS failed
-    FROM executions
-    WHERE
-        status = 'failed'
-        AND first_received_at >= h.hour AND first_received_at < h.hour + interval '1 hour'
-    GROUP BY workflow_id, error, error_cause
-) AS f;
-
-COMMENT ON VIEW failure_causes IS
-    'One row per hour, workflow and cause: how many executions failed. Ask by hour: each hour asked for has its failed executions read.';
-COMMENT ON COLUMN failure_causes.hour IS
-    'The hour, by its beginning (UTC), in which the first delivery of the executions came.';
-COMMENT ON COLUMN failure_causes.workflow_id IS
-    'The workflow that ran.';
-COMMENT ON COLUMN failure_causes.error IS
-    'The kind of failure, such as ExecutionFailed; null unless sent.';
-COMMENT ON COLUMN failure_causes.error_cause IS
-    'Why they failed, in the sender''s words; null unless sent.';
-COMMENT ON COLUMN failure_causes.failed IS
-    'How many executions failed so.';
+-- Costs ---------------------------------------------------------------------------------------
 
 CREATE VIEW costs AS
 SELECT
@@ -372,24 +386,21 @@ FROM workflow_days
 WHERE executions > 0;
 
 COMMENT ON VIEW costs IS
-    'One row per day and workflow: what its executions cost. Ask by day.';
+    'One row per day and workflow: the cost of its executions, including removed ones. Filter by day.';
 COMMENT ON COLUMN costs.day IS
-    'The day (UTC) on which the first delivery of the executions came.';
+    'Day (UTC) of the executions'' first_received_at.';
 COMMENT ON COLUMN costs.workflow_id IS
-    'The workflow that ran.';
+    'Workflow of the executions.';
 COMMENT ON COLUMN costs.executions IS
-    'How many executions came, whatever their status.';
+    'Number of executions, with any status.';
 COMMENT ON COLUMN costs.executions_with_cost IS
-    'How many of them say what they cost, below 10^12.';
+    'Number of executions with a cost below 10^12.';
 COMMENT ON COLUMN costs.total_cost IS
-    'The sum of these costs, in the sender''s unit; 0 when none is known.';
+    'Sum of these costs, in the sender''s unit; 0 if there are none.';
 COMMENT ON COLUMN costs.average_cost IS
-    'total_cost divided by executions_with_cost; null when none is known.';
+    'total_cost / executions_with_cost; null if executions_with_cost is 0.';
 
--- What was kept aside ---------------------------------------------------------------------------
-
--- "Which contradictions came lately?" Paid by conflicts only.
-CREATE INDEX execution_conflicts_first_received_at ON execution_conflicts (first_received_at);
+-- Conflicts and quarantine --------------------------------------------------------------------
 
 CREATE VIEW conflicts AS
 SELECT
@@ -402,7 +413,11 @@ SELECT
             CASE WHEN e.workflow_id <> c.workflow_id THEN 'workflow_id' END,
             CASE WHEN e.bulk_id IS DISTINCT FROM c.bulk_id THEN 'bulk_id' END,
             CASE WHEN e.status <> c.status THEN 'status' END,
-            CASE WHEN e.output IS DISTINCT FROM c.output THEN 'output' END,
+            CASE
+                WHEN e.payload_removed_at IS NULL AND e.output IS DISTINCT FROM c.output THEN 'output'
+                WHEN e.payload_removed_at IS NOT NULL AND e.output_sha256 IS DISTINCT FROM json_sha256(c.output)
+                    THEN 'output'
+            END,
             CASE WHEN e.error IS DISTINCT FROM c.error THEN 'error' END,
             CASE WHEN e.error_cause IS DISTINCT FROM c.error_cause THEN 'error_cause' END
         ], NULL)
@@ -417,46 +432,49 @@ SELECT
     c.authenticated_by AS delivered_authenticated_by,
     c.deliveries,
     c.first_received_at,
-    c.last_received_at
+    c.last_received_at,
+    e.payload_removed_at AS recorded_payload_removed_at
 FROM execution_conflicts AS c
 LEFT JOIN executions AS e ON c.execution_id = e.execution_id;
 
 COMMENT ON VIEW conflicts IS
-    'One row per delivery that contradicts the recorded outcome, beside that outcome. Ask by first_received_at, execution_id or conflict_id.';
+    'One row per conflicting delivery, compared with the recorded execution. Filter by first_received_at, execution_id or conflict_id.';
 COMMENT ON COLUMN conflicts.conflict_id IS
-    'Identifies the row; rises with the order of recording.';
+    'Number of the conflict, in the order of recording.';
 COMMENT ON COLUMN conflicts.execution_id IS
-    'The execution whose recorded outcome is contradicted.';
+    'Execution that the delivery contradicts.';
 COMMENT ON COLUMN conflicts.workflow_id IS
-    'The workflow, as the delivery has it.';
+    'Workflow in the delivery.';
 COMMENT ON COLUMN conflicts.bulk_id IS
-    'The bulk, as the delivery has it.';
+    'Bulk in the delivery; null without a bulk.';
 COMMENT ON COLUMN conflicts.differs_in IS
-    'What the delivery says otherwise than the record; empty when only the bytes differ that jsonb cannot hold; null when the execution is not recorded any more.';
+    'Names of the fields that differ; empty if only bytes differ that jsonb cannot store; null if the execution was removed.';
 COMMENT ON COLUMN conflicts.recorded_status IS
-    'The status that stands.';
+    'Recorded status, which stays.';
 COMMENT ON COLUMN conflicts.delivered_status IS
-    'The status that the delivery reports.';
+    'Status in the delivery.';
 COMMENT ON COLUMN conflicts.recorded_output IS
-    'The output that stands.';
+    'Recorded output; also null if it was removed.';
 COMMENT ON COLUMN conflicts.delivered_output IS
-    'The output, as the delivery has it.';
+    'Output in the delivery.';
 COMMENT ON COLUMN conflicts.recorded_error_cause IS
-    'The cause that stands.';
+    'Recorded cause of the failure.';
 COMMENT ON COLUMN conflicts.delivered_error_cause IS
-    'The cause, as the delivery has it.';
+    'Cause of the failure in the delivery.';
 COMMENT ON COLUMN conflicts.recorded_authenticated_by IS
-    'How the delivery that stands got in: signature, secret_header, url_token, none; null when not known.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
 COMMENT ON COLUMN conflicts.delivered_authenticated_by IS
-    'How this delivery got in: signature, secret_header, url_token, none; null when not known.';
+    'How the conflicting delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
 COMMENT ON COLUMN conflicts.deliveries IS
-    'How many times this very delivery came.';
+    'Number of deliveries with this body.';
 COMMENT ON COLUMN conflicts.first_received_at IS
-    'When this delivery first came, by the receiver''s clock.';
+    'When this body was first received, by the receiver''s clock.';
 COMMENT ON COLUMN conflicts.last_received_at IS
-    'When this delivery last came, by the receiver''s clock.';
+    'When this body was last received, by the receiver''s clock.';
+COMMENT ON COLUMN conflicts.recorded_payload_removed_at IS
+    'When retention removed the recorded payload and output; null if they were not removed. differs_in stays correct.';
 
--- PostgreSQL 15 cannot ask whether bytes are text without an error when they are not.
+-- PostgreSQL 15 has no test for valid UTF-8 that does not raise an error.
 CREATE FUNCTION utf8_text(body bytea) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT
 AS $$
@@ -469,10 +487,7 @@ END
 $$;
 
 COMMENT ON FUNCTION utf8_text(bytea) IS
-    'The bytes as text; null when they are not UTF-8 or hold U+0000, which PostgreSQL''s text cannot.';
-
--- "What went into quarantine lately?" Paid by quarantined bodies only.
-CREATE INDEX quarantine_first_received_at ON quarantine (first_received_at);
+    'The bytes as text; null if they are not UTF-8 or contain U+0000.';
 
 CREATE VIEW quarantined AS
 SELECT
@@ -489,24 +504,24 @@ SELECT
 FROM quarantine;
 
 COMMENT ON VIEW quarantined IS
-    'One row per body in quarantine, readable. Ask by first_received_at or quarantine_id.';
+    'One row per quarantined body, with its text. Filter by first_received_at or quarantine_id.';
 COMMENT ON COLUMN quarantined.quarantine_id IS
-    'Identifies the row; rises with the order of recording.';
+    'Number of the entry, in the order of recording.';
 COMMENT ON COLUMN quarantined.reason IS
-    'Why the body is no execution, or why PostgreSQL refused it.';
+    'Why the body is not an execution, or why PostgreSQL rejected it.';
 COMMENT ON COLUMN quarantined.body_text IS
-    'The body as text; null when it is not UTF-8: encode(body, ''escape'') in quarantine shows any.';
+    'Body as text; null if it is not UTF-8. For such a body: SELECT encode(body, ''escape'') FROM quarantine.';
 COMMENT ON COLUMN quarantined.body_bytes IS
-    'The length of the body in bytes.';
+    'Size of the body in bytes.';
 COMMENT ON COLUMN quarantined.authenticated_by IS
-    'How this body got in first: signature, secret_header, url_token, none; null when not known.';
+    'How the first delivery of this body was authenticated: signature, secret_header, url_token or none; null if unknown.';
 COMMENT ON COLUMN quarantined.acknowledged IS
-    'Whether the sender was answered 200, at least once; otherwise 422, and it knows.';
+    'Whether a delivery of this body was answered 200; otherwise the sender was answered 422.';
 COMMENT ON COLUMN quarantined.intact IS
-    'Whether the body is the one that came; false when the spool''s disk has altered it.';
+    'Whether the body is as received; false if it was damaged in the spool.';
 COMMENT ON COLUMN quarantined.deliveries IS
-    'How many times this very body came.';
+    'Number of deliveries with this body.';
 COMMENT ON COLUMN quarantined.first_received_at IS
-    'When this body first came, by the receiver''s clock.';
+    'When this body was first received, by the receiver''s clock.';
 COMMENT ON COLUMN quarantined.last_received_at IS
-    'When this body last came, by the receiver''s clock.';
+    'When this body was last received, by the receiver''s clock.';

@@ -1,4 +1,4 @@
-//! The parts of a running receiver: built, watched, and stopped in the order of a webhook's path.
+//! Builds the parts of a receiver, watches them, and stops them in the order of a webhook's path.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -8,44 +8,52 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::postgres::PgConnectOptions;
+use strum::VariantArray;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::Credentials;
-use crate::db::{Database, RetentionTarget};
+use crate::db::queries::QueryPool;
+use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
-use crate::spool::SpoolHandle;
-
-use crate::db::Bounds;
-use crate::db::queries::Pool;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::recorder::events::EventBus;
-use crate::recorder::{self, ConnectionPool, Recorder, RecorderHealth};
+use crate::recorder::{self, Recorder, RecorderHealth, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
-use crate::spool::{self, BatchLimits, Reader, Recorded, SpoolError, SpoolStatus, Writer};
+use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
+
+/// How long the parts may take to end after they were told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the export of the last spans may take.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections of the admin port. They are not taken from the public port's.
+const ADMIN_CONNECTIONS: usize = 64;
+/// Open files that are not connections: spool, PostgreSQL, log.
+const OTHER_FILES: usize = 64;
 
 /// Why a receiver did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting is not allowed.
+    /// A setting is invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// An address cannot be listened on.
+    /// The receiver cannot listen on an address.
     #[error("{key} = {address}: {source}")]
     Listen {
         /// The setting.
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// A bug.
@@ -56,25 +64,26 @@ pub enum StartError {
     Spool(#[from] SpoolError),
 }
 
-/// Why a receiver that had started did not end well.
+/// Why a running receiver ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A part ended by itself. The rest was stopped: better no answer than a deaf receiver.
-    #[error("{part} ended: {why}")]
+    /// A part ended by itself. The other parts were stopped, because a receiver without it cannot work.
+    #[error("{part} ended: {reason}")]
     PartEnded {
-        /// Which one.
+        /// The name of the part.
         part: &'static str,
-        /// Why.
-        why: String,
+        /// Why it ended.
+        reason: String,
     },
-    /// It was told to stop at once.
-    #[error("stopped at once; what was acknowledged is in the spool, for the next start")]
-    StoppedAtOnce,
+    /// A second signal, or another request to stop immediately.
+    #[error("stopped immediately; deliveries that are not recorded stay in the spool for the next start")]
+    StoppedImmediately,
 }
 
+/// A part's name, and how it ended.
 type PartResult = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
 
-/// A receiver that has started.
+/// A running receiver.
 #[derive(Debug)]
 pub struct Server {
     webhook_address: SocketAddr,
@@ -82,72 +91,84 @@ pub struct Server {
     drain_timeout: Duration,
     progress: Progress,
     credentials: Arc<Credentials>,
+    /// The admin port is the last one to end.
     parts: JoinSet<PartResult>,
+    /// Ends the webhook port, and with it the writer and the recorder once the spool is empty.
     stop: CancellationToken,
+    /// Ends all parts.
     give_up: CancellationToken,
-    /// What sends traces, when there are any: it outlives the parts, whose last spans it sends.
-    sending: JoinSet<()>,
-    all_traced: CancellationToken,
-    /// What measures for health checks: it ends with the receiver.
-    _watchers: JoinSet<()>,
+    /// Runs longer than the parts, to export their last spans.
+    exporter: JoinSet<()>,
+    end_export: CancellationToken,
+    /// Tasks that measure for health checks.
+    _health_tasks: JoinSet<()>,
 }
 
-/// How far the webhooks have come.
+/// Observes how far deliveries have come.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    kept: watch::Receiver<SpoolStatus>,
-    recorded: watch::Receiver<Recorded>,
-    recording: watch::Receiver<RecorderHealth>,
+    spool: watch::Receiver<SpoolStatus>,
+    acked: watch::Receiver<Seq>,
+    recorder: watch::Receiver<RecorderHealth>,
 }
 
 impl Progress {
-    /// Returns once everything that was acknowledged before the call is in PostgreSQL.
+    /// Returns once all deliveries that were acknowledged before the call are in PostgreSQL.
     pub async fn all_recorded(&mut self) {
-        let through = self.kept.borrow().last_seq;
-        let _ = self.recorded.wait_for(|recorded| *recorded >= through).await;
+        let last_seq = self.spool.borrow().last_seq;
+        let _ = self.acked.wait_for(|acked| *acked >= last_seq).await;
     }
 
-    /// Returns once PostgreSQL has been reached and its schema is up to date.
+    /// Returns once the receiver has reached PostgreSQL and migrated its schema.
     pub async fn recording(&mut self) {
-        let _ = self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
+        let _ = self.recorder.wait_for(|health| matches!(health, RecorderHealth::Working)).await;
     }
 
-    /// How many acknowledged deliveries are not known to be in PostgreSQL.
+    /// The number of acknowledged deliveries that are not known to be in PostgreSQL.
     #[must_use]
     pub fn waiting(&self) -> i64 {
-        self.kept.borrow().last_seq - *self.recorded.borrow()
+        self.spool.borrow().last_seq - *self.acked.borrow()
     }
 }
 
 impl Server {
-    /// Builds the parts and starts them. `database` need not be reachable: what comes in waits in
-    /// the spool.
+    /// Builds and starts the parts. PostgreSQL may be unreachable: deliveries wait in the spool.
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::too_many_lines, reason = "the list of all parts")]
     pub async fn start(settings: &Settings, database: PgConnectOptions) -> Result<Self, StartError> {
         settings.require_auth_off_loopback()?;
-        let public = listen("http.listen", settings.http.listen).await?;
-        let admin = listen("admin.listen", settings.admin.listen).await?;
-        let metrics = Arc::new(Metrics::new());
-        metrics.spool_limit(settings.spool.max_bytes);
-        // Series exist from the start.
-        RetentionTarget::ALL.iter().for_each(|target| metrics.pruned(target.as_str(), 0));
-        let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
-        let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
+        let webhook_listener = listen("http.listen", settings.http.listen).await?;
+        let admin_listener = listen("admin.listen", settings.admin.listen).await?;
+        let (webhook_address, admin_address) = (address_of(&webhook_listener), address_of(&admin_listener));
 
-        let (intake, arrivals) = SpoolHandle::new(settings.intake.capacity);
-        let (keeping, kept) = watch::channel(writer.kept());
-        let (recording, recorded) = watch::channel(writer.kept().acked_seq);
-        let (reporting, reports) = watch::channel(RecorderHealth::default());
-        let [stop, give_up, all_traced] = <[CancellationToken; 3]>::default();
-        let (live, credentials) = (EventBus::new(), Credentials::new(settings, database));
-        let pool_for_health = health_pool(settings, credentials.database.clone());
+        // What the parts share.
+        let metrics = new_metrics(settings);
+        let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
+        let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
+        let Spool { handle: spool, reader, acks, status: spool_status, writer } = spool;
+        let credentials = Credentials::new(settings, database);
+        let database = credentials.database.clone();
+        let requests = Limiter::new(settings.http.max_requests);
+        let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
+        let events = EventBus::new();
+        let [stop, give_up, end_export] = <[CancellationToken; 3]>::default();
 
-        let (pruner, retention) =
-            pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
-        let worker = Recorder {
-            sessions: ConnectionPool::new(credentials.database.clone(), settings.database.clone()),
+        // Channels with the latest state of a part.
+        let acked_seq = acks.subscribe();
+        let (recorder_health, recorder_health_now) = watch::channel(RecorderHealth::default());
+        let (stuck, stuck_now) = watch::channel(StuckStatus::default());
+        let prunes = settings.retention.removes_something();
+        let (retention, retention_now) = watch::channel(RetentionState::before_first_round(prunes));
+        let progress = Progress {
+            spool: spool_status.clone(),
+            acked: acked_seq.clone(),
+            recorder: recorder_health_now.clone(),
+        };
+
+        let recorder = Recorder {
+            pool: ConnectionPool::for_recording(database.clone(), &settings.database),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -155,41 +176,52 @@ impl Server {
             max_backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
             traces: traces.clone(),
-            kept: kept.clone(),
-            recorded: recording,
-            recording: reporting,
-            stuck: watch::Sender::default(),
-            live: live.clone(),
+            spool: spool_status.clone(),
+            acks,
+            health: recorder_health,
+            stuck,
+            events: events.clone(),
             give_up: give_up.clone(),
-            state: recorder::State::default(),
+            shared: recorder::SharedState::default(),
         };
-        let parts = Observed {
-            kept: kept.clone(),
-            recorded: recorded.clone(),
-            recording: reports.clone(),
-            stuck: worker.stuck.subscribe(),
-            retention,
+        let pruner = prunes.then(|| Pruner {
+            database: database.clone(),
+            settings: settings.database.clone(),
+            retention: settings.retention,
+            backoff: settings.recorder.max_backoff,
+            metrics: metrics.clone(),
+            recording: recorder_health_now.clone(),
+            state: retention,
+            stop: stop.clone(),
+        });
+        let observed = Observed {
+            spool: spool_status.clone(),
+            acked: acked_seq,
+            recording: recorder_health_now,
+            stuck: stuck_now,
+            retention: retention_now,
         };
-        let (health, watchers) =
-            Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
-        let requests = Limiter::new(settings.http.max_requests);
-        let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let admin_door = AdminState {
+        let health_pool = query_pool(settings, database.clone(), "workflow-receiver health", 1);
+        let (health, health_tasks) =
+            Monitor::start(settings, health_pool, metrics.clone(), observed, stop.clone());
+        let read_connections = settings.admin.read_connections;
+        let read_pool = query_pool(settings, database, "workflow-receiver reading", read_connections);
+        let admin = AdminState {
             requests: requests.clone(),
             memory: memory.clone(),
-            intake: intake.depth(),
+            intake: spool.depth(),
             metrics: metrics.clone(),
-            kept: kept.clone(),
+            spool: spool_status,
             health,
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
-            pool: Arc::new(reading(settings, credentials.database.clone())),
-            live,
-            webhook_port: local(&public).port(),
+            pool: Arc::new(read_pool),
+            events,
+            webhook_port: webhook_address.port(),
             credentials: credentials.clone(),
         };
-        let door = WebhookState {
-            intake,
+        let webhook = WebhookState {
+            spool,
             metrics: metrics.clone(),
             credentials: credentials.clone(),
             requests,
@@ -198,27 +230,21 @@ impl Server {
             body_timeout: settings.http.body_timeout,
             traces,
         };
-        let (webhook_limits, admin_limits) = limits(&settings.http);
+        let (webhook_limits, admin_limits) = connection_limits(&settings.http);
+        let (webhook, admin) = (http::webhook_router(webhook), http::admin_router(admin));
+        let webhook = http::serve(webhook_listener, webhook, webhook_limits, metrics.clone(), stop.clone());
+        let admin = http::serve(admin_listener, admin, admin_limits, metrics, give_up.clone());
 
-        let progress = Progress { kept, recorded: recorded.clone(), recording: reports };
-        let (webhook_address, admin_address) = (local(&public), local(&admin));
+        let runtime = Handle::current();
         let mut parts = JoinSet::new();
-        let (spool_metrics, runtime) = (metrics.clone(), tokio::runtime::Handle::current());
-        parts.spawn_blocking(move || {
-            let ended = writer.run(&runtime, arrivals, recorded, &keeping, &spool_metrics);
-            ("the spool", ended.map_err(Into::into))
-        });
-        parts.spawn(record(worker, reader));
+        parts.spawn_blocking(move || ("the spool's writer", writer.run(&runtime).map_err(Into::into)));
+        parts.spawn(recorder.run(reader).map(|ended| ("the recorder", ended.map_err(Into::into))));
+        parts.spawn(webhook.map(|ended| ("the webhook port", ended.map_err(Into::into))));
+        parts.spawn(admin.map(|ended| ("the admin port", ended.map_err(Into::into))));
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }
-        let webhooks =
-            http::serve(public, http::webhook_router(door), webhook_limits, metrics.clone(), stop.clone());
-        parts.spawn(webhooks.map(|served| ("the webhook port", served.map_err(Into::into))));
-        let operators =
-            http::serve(admin, http::admin_router(admin_door), admin_limits, metrics, give_up.clone());
-        parts.spawn(operators.map(|served| ("the admin port", served.map_err(Into::into))));
-        let sending = sending.map(|sending| sending.run(all_traced.clone())).into_iter().collect();
+        let exporter = exporter.map(|exporter| exporter.run(end_export.clone())).into_iter().collect();
         Ok(Self {
             webhook_address,
             admin_address,
@@ -228,70 +254,70 @@ impl Server {
             parts,
             stop,
             give_up,
-            sending,
-            all_traced,
-            _watchers: watchers,
+            exporter,
+            end_export,
+            _health_tasks: health_tasks,
         })
     }
 
-    /// Where webhooks come in.
+    /// The URL for webhooks.
     #[must_use]
     pub fn webhook_url(&self) -> String {
         format!("http://{}{}", self.webhook_address, http::WEBHOOK_PATH)
     }
 
-    /// Where health and metrics are.
+    /// The address of the admin port.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// To wait for what has been acknowledged to be recorded.
+    /// Observes how far deliveries have come.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Runs until `shutdown`, then stops in the order of a webhook's path: no new requests, those
-    /// in flight are answered, the spool is recorded, and last the admin port closes.
+    /// Runs until `shutdown`, then stops in the order of a webhook's path: the webhook port answers the requests in
+    /// flight, the spool is recorded, and the admin port closes last.
     ///
     /// # Errors
-    /// [`RunError`] when a part ended by itself, or when it was told to stop at once.
+    /// [`RunError`] if a part ended by itself, or after a request to stop immediately.
     pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), RunError> {
         let credentials = self.credentials.clone();
         let ended = tokio::select! {
-            ended = self.until_drained(shutdown) => ended,
+            ended = self.run_until_drained(shutdown) => ended,
             never = credentials.follow(&shutdown.reload) => match never {},
         };
-        // Last the admin port, which says good-bye to those who listen, and then whatever still hangs, such as a
-        // request whose sender has stopped.
+        // Ends the admin port with its event streams, and requests whose sender has stopped.
         self.give_up.cancel();
         if ended.is_ok() {
-            let _ = timeout(GRACE, async { while self.parts.join_next().await.is_some() {} }).await;
+            let _ = timeout(STOP_TIMEOUT, async { while self.parts.join_next().await.is_some() {} }).await;
         }
-        let _ = timeout(GRACE, self.parts.shutdown()).await;
-        self.all_traced.cancel();
+        let _ = timeout(STOP_TIMEOUT, self.parts.shutdown()).await;
+        self.end_export.cancel();
         tokio::select! {
-            _ = timeout(LAST_SPANS, self.sending.join_next()) => {}
+            _ = timeout(LAST_SPANS_TIMEOUT, self.exporter.join_next()) => {}
             () = shutdown.immediate.cancelled() => {}
         }
         ended
     }
 
-    async fn until_drained(&mut self, shutdown: &Shutdown) -> Result<(), RunError> {
+    async fn run_until_drained(&mut self, shutdown: &Shutdown) -> Result<(), RunError> {
         tokio::select! {
             () = shutdown.graceful.cancelled() => {}
-            Some(ended) = self.parts.join_next() => return Err(died(ended)),
+            Some(ended) = self.parts.join_next() => return Err(part_ended(ended)),
         }
         self.stop.cancel();
         let deadline = Instant::now() + self.drain_timeout;
         tokio::select! {
             drained = self.only_admin_left() => drained,
             () = sleep_until(deadline) => {
-                tracing::warn!(left = self.progress.waiting(), "time is up: the rest stays in the spool");
+                let waiting = self.progress.waiting();
+                tracing::warn!(waiting, "shutdown.drain_timeout is over: the other deliveries stay in the spool");
                 Ok(())
             }
-            () = shutdown.immediate.cancelled() => Err(RunError::StoppedAtOnce),
+            () = shutdown.immediate.cancelled() => Err(RunError::StoppedImmediately),
         }
     }
 
@@ -299,99 +325,68 @@ impl Server {
         while self.parts.len() > 1 {
             match self.parts.join_next().await {
                 Some(Ok((_, Ok(())))) | None => {}
-                Some(ended) => return Err(died(ended)),
+                Some(ended) => return Err(part_ended(ended)),
             }
         }
         Ok(())
     }
 }
 
-/// How long parts may take to end once told to.
-const GRACE: Duration = Duration::from_secs(2);
+fn part_ended(ended: Result<PartResult, JoinError>) -> RunError {
+    match ended {
+        Ok((part, Ok(()))) => RunError::PartEnded { part, reason: "without an error: a bug".to_owned() },
+        Ok((part, Err(error))) => RunError::PartEnded { part, reason: error.to_string() },
+        // The panic's text may contain a body.
+        Err(_) => RunError::PartEnded { part: "a part", reason: "it panicked: a bug".to_owned() },
+    }
+}
 
-/// How long the collector may take for the last spans.
-const LAST_SPANS: Duration = Duration::from_secs(1);
+/// The metrics, with a series for each label value from the start.
+fn new_metrics(settings: &Settings) -> Arc<Metrics> {
+    let metrics = Metrics::new();
+    metrics.spool_limit(settings.spool.max_bytes);
+    for target in RetentionTarget::VARIANTS {
+        metrics.pruned(target.as_str(), 0);
+    }
+    Arc::new(metrics)
+}
+
+/// Opens the spool on a blocking thread: checking or repairing a large one takes long.
+async fn open_spool(
+    settings: config::Spool,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+) -> Result<Spool, StartError> {
+    let open = spawn_blocking(move || spool::open(&settings, capacity, &metrics));
+    Ok(open.await.map_err(|_| StartError::Panicked)??)
+}
+
+fn query_pool(settings: &Settings, database: Database, name: &'static str, connections: usize) -> QueryPool {
+    let (connect_timeout, statement_timeout) =
+        (settings.database.connect_timeout, settings.admin.statement_timeout);
+    QueryPool::new(database, name, connections, connect_timeout, statement_timeout)
+}
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
 }
 
-/// The address listened on, with the port that the system chose for port 0.
-fn local(listener: &TcpListener) -> SocketAddr {
+/// The listener's address, with the port that the system chose for port 0.
+fn address_of(listener: &TcpListener) -> SocketAddr {
     listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-/// A large or damaged spool takes its time.
-async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(Writer, Reader), StartError> {
-    let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
-    Ok(open.await.map_err(|_| StartError::Panicked)??)
-}
-
-/// The connections of those who ask, apart from the recorder's.
-fn reading(settings: &Settings, database: Database) -> Pool {
-    Pool::new(
-        database,
-        "workflow-receiver reading",
-        settings.admin.read_connections,
-        settings.database.connect_timeout,
-        settings.admin.statement_timeout,
-    )
-}
-
-/// The pruner, when anything is ever to be removed, and what it reports.
-fn pruner(
-    settings: &Settings,
-    database: Database,
-    metrics: Arc<Metrics>,
-    recording: watch::Receiver<RecorderHealth>,
-    stop: CancellationToken,
-) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
-    let limited = settings.retention.removes_something();
-    let (report, reports) = watch::channel(RetentionState::before(limited));
-    let pruner = limited.then(|| Pruner {
-        database,
-        settings: settings.database.clone(),
-        retention: settings.retention,
-        backoff: settings.recorder.max_backoff,
-        metrics,
-        recording,
-        report,
-        stop,
-    });
-    (pruner, reports)
-}
-
-/// One connection for health checks.
-fn health_pool(settings: &Settings, database: Database) -> Pool {
-    Pool::new(
-        database,
-        "workflow-receiver health",
-        1,
-        settings.database.connect_timeout,
-        settings.admin.statement_timeout,
-    )
-}
-
-async fn record(recorder: Recorder, reader: Reader) -> PartResult {
-    ("the recorder", recorder.run(reader).await.map_err(Into::into))
-}
-
-/// How many connections operators may have: apart, so that the public port cannot take them.
-const ADMIN_CONNECTIONS: usize = 64;
-/// Files open for other things than connections: the spool, PostgreSQL, the log.
-const OTHER_FILES: usize = 64;
-
-/// Makes the most of what the system allows: each connection is an open file.
-fn limits(settings: &config::Http) -> (http::ConnectionLimits, http::ConnectionLimits) {
+/// The limits of the public and the admin port. Each connection is an open file, so the process's limit of open files is
+/// raised as far as the system allows.
+fn connection_limits(settings: &config::Http) -> (http::ConnectionLimits, http::ConnectionLimits) {
     let config::Http { max_connections, header_timeout, body_timeout, idle_timeout, .. } = *settings;
-    let wanted = max_connections + ADMIN_CONNECTIONS + OTHER_FILES;
-    let allowed = open_files(wanted);
+    let allowed = raise_open_files(max_connections + ADMIN_CONNECTIONS + OTHER_FILES);
     let connections = max_connections.min(allowed.saturating_sub(ADMIN_CONNECTIONS + OTHER_FILES)).max(1);
     if connections < max_connections {
         tracing::warn!(
             allowed,
             connections,
-            "the system allows fewer open files than http.max_connections needs: fewer connections are taken"
+            "the limit of open files (ulimit -n) is too low for http.max_connections: using fewer connections"
         );
     }
     let limits =
@@ -399,22 +394,13 @@ fn limits(settings: &config::Http) -> (http::ConnectionLimits, http::ConnectionL
     (limits(connections), limits(ADMIN_CONNECTIONS))
 }
 
-/// Raises the limit on open files to `wanted`, or as far as it may, and says how far that is.
-fn open_files(wanted: usize) -> usize {
+/// Raises the limit of open files to `wanted` or to the hard limit. Returns the limit in force.
+fn raise_open_files(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
-    let may = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let possible = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
     let current = limit.current.unwrap_or(u64::MAX);
-    let raised = current < may
-        && setrlimit(Resource::Nofile, Rlimit { current: Some(may), maximum: limit.maximum }).is_ok();
-    usize::try_from(if raised { may } else { current }).unwrap_or(usize::MAX)
-}
-
-fn died(ended: Result<PartResult, tokio::task::JoinError>) -> RunError {
-    match ended {
-        Ok((part, Ok(()))) => RunError::PartEnded { part, why: "nobody asked it to".to_owned() },
-        Ok((part, Err(why))) => RunError::PartEnded { part, why: why.to_string() },
-        // What it said may quote a body.
-        Err(_) => RunError::PartEnded { part: "a part", why: "it panicked: a bug".to_owned() },
-    }
+    let raised = current < possible
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum: limit.maximum }).is_ok();
+    usize::try_from(if raised { possible } else { current }).unwrap_or(usize::MAX)
 }

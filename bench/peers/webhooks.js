@@ -1,5 +1,5 @@
-// Express + pg, as a team would write it that wants each webhook committed before its 200.
-// It keeps no counts of bulks, no conflicts and no quarantine: less work than the receiver does.
+// Express + pg, a typical implementation that commits each webhook before its 200.
+// It has no bulk counts, conflicts or quarantine, so it does less work than the receiver.
 const cluster = require('node:cluster');
 const os = require('node:os');
 const express = require('express');

@@ -1,4 +1,4 @@
-//! Any head, body and time: who gets in is who should, by a second account of the rules.
+//! Authenticates generated requests at generated times, and compares the result with a second implementation of the rules.
 #![no_main]
 
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ const TOLERANCE: u64 = 300;
 const SIGNATURE: &str = "x-webhook-signature";
 const TIMESTAMP: &str = "x-webhook-timestamp";
 const SECRET: &str = "x-webhook-secret";
-/// When the seeds were signed.
+/// Unix time at which the seeds were signed.
 const SIGNED: i64 = 1_789_994_667;
 
 #[expect(clippy::struct_excessive_bools, reason = "so are the settings")]
@@ -34,18 +34,18 @@ struct Configured {
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
     configured: Configured,
-    /// The receiver's clock, in seconds since the seeds were signed.
+    /// The receiver's clock, in seconds after `SIGNED`.
     now: i64,
-    /// The sender's clock, in seconds since the receiver's.
+    /// The sender's clock minus the receiver's, in seconds.
     ahead: i16,
-    /// What becomes of a right signature's request on its way: a byte of it is changed.
+    /// Position of the byte that is changed in a correctly signed request.
     at: u16,
     change: u8,
-    /// Lines with headers (`name: value`) and tokens (`?token`), an empty one, the body.
+    /// Lines with headers (`name: value`) and tokens (`?token`), an empty line, the body.
     request: &'a [u8],
 }
 
-/// By the number that [`Configured`]'s bits make.
+/// Indexed by the bits of [`Configured`].
 static AUTHENTICATORS: LazyLock<Vec<Authenticator>> = LazyLock::new(|| {
     let authenticator = |bits: u8| {
         let of =
@@ -109,7 +109,7 @@ impl<'a> Request<'a> {
         self.headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
     }
 
-    /// One byte comes otherwise than it was sent.
+    /// Changes one byte of the signature, the timestamp or the body.
     fn change(&mut self, at: usize, change: u8) {
         let signed = [SIGNATURE, TIMESTAMP].map(|name| self.first(name).unwrap_or_default().to_vec());
         let mut parts = [signed.as_slice(), std::slice::from_ref(&self.body)].concat();
@@ -129,7 +129,7 @@ impl<'a> Request<'a> {
         configured.authenticator().look(&self.headers, tokens, now).ok()?.check(&self.body).ok()
     }
 
-    /// The rules, in plain words.
+    /// The second implementation of the rules.
     fn expected(&self, configured: Configured, now: OffsetDateTime) -> Option<Method> {
         let Configured { secrets, secret_header, tokens, open } = configured;
         if secrets && self.is_signed(now) {
@@ -155,7 +155,7 @@ impl<'a> Request<'a> {
         in_time
             && SECRETS.iter().any(|secret| {
                 let right = signature(secret, timestamp, &self.body);
-                // The digits may be in capitals.
+                // Hexadecimal digits may be upper case.
                 signed.starts_with(b"sha256=") && signed.eq_ignore_ascii_case(right.as_bytes())
             })
     }
@@ -176,7 +176,7 @@ fuzz_target!(|input: Input| {
     let Some(seconds) = SIGNED.checked_add(input.now) else { return };
     let Ok(now) = OffsetDateTime::from_unix_timestamp(seconds) else { return };
     let mut request = Request::read(input.request);
-    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "as it came");
+    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "before signing");
 
     let timestamp = seconds + i64::from(input.ahead);
     request.sign(SECRETS[usize::from(at) % SECRETS.len()], timestamp);

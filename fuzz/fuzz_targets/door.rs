@@ -1,5 +1,5 @@
-//! Any bytes to the public port: every connection ends, every answer is one of the table's, and a 200
-//! is said of what was kept only. The routes catch panics, but libFuzzer aborts at the panic itself.
+//! Sends arbitrary bytes to the public port. Every connection must end, every status must be in `TABLE`, and a body is
+//! answered 200 only if it was stored. The routes catch panics, but libFuzzer aborts at the panic itself.
 #![no_main]
 
 use std::sync::{LazyLock, Mutex};
@@ -16,11 +16,11 @@ use workflow_receiver::execution::{Execution, Unusable};
 
 const SECRET: &str = "whsec_your_secret_key";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
-/// So that a few kilobytes, compressed, reach the limit.
+/// Small enough that a few compressed kilobytes exceed it.
 const MAX_BODY_BYTES: usize = 200_000;
-/// What the receiver answers, and what hyper does to a head that it cannot read.
+/// The receiver's statuses, and hyper's for invalid heads.
 const TABLE: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 414, 415, 422, 431, 503];
-/// Longer than anything may take.
+/// Time limit for a connection.
 const FOR_EVER: Duration = Duration::from_mins(10);
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -31,10 +31,9 @@ static DOOR: LazyLock<Mutex<(Runtime, Door)>> = LazyLock::new(|| {
     settings.auth.webhook_secrets = Secrets::of(&[SECRET]);
     settings.auth.secret_header = true;
     settings.auth.url_tokens = Secrets::of(&[TOKEN]);
-    // What is signed in the seeds stays so.
+    // Signatures in the seeds do not expire.
     settings.auth.timestamp_tolerance = Duration::MAX;
-    // The clock goes on when there is nothing else to do: nothing takes long, and what waits for ever
-    // is found out.
+    // The paused clock advances when all tasks wait: timeouts take no real time, and a task that never ends is detected.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     Mutex::new((runtime, Door::new(&settings)))
@@ -45,8 +44,7 @@ fuzz_target!(|bytes: &[u8]| {
     runtime.block_on(async {
         let closed = statuses(bytes, 64 << 10, true, door).await;
         let left_open = statuses(bytes, 7, false, door).await;
-        // After an answer that did not wait for all of a request, it depends on what has come in
-        // whether there is another.
+        // After a response sent before the end of a request, a further response depends on how much has been received.
         let same = |(one, other): (&u16, &u16)| one == other || (*one, *other) == (400, 408);
         if !bytes.starts_with(HTTP_2) {
             assert!(closed.iter().zip(&left_open).all(same), "{closed:?} {left_open:?}");
@@ -54,18 +52,17 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// Sends all in pieces of this size, waits, closes its end or never does, looks at what comes back,
-/// and says what was answered.
+/// Sends all bytes in pieces of this size, closes its side if `close`, checks the responses, and returns their statuses.
 async fn statuses(bytes: &[u8], piece: usize, close: bool, door: &mut Door) -> Vec<u16> {
     let (mut writing, requests) = duplex(piece);
-    // Room for all answers: hyper does not wait for who does not read when it refuses a head.
+    // Large enough for all responses: after an invalid head, hyper does not wait for a slow reader.
     let (mut reading, responses) = duplex(64 << 10);
     let mut answers = Vec::new();
     let conversation = async {
         tokio::join!(
             door.serve(join(requests, responses)),
             async {
-                // It may have been closed on the other side.
+                // The receiver may have closed the connection.
                 let _ = writing.write_all(bytes).await;
                 if close {
                     sleep(Duration::from_millis(1)).await;
@@ -92,7 +89,7 @@ async fn statuses(bytes: &[u8], piece: usize, close: bool, door: &mut Door) -> V
     statuses
 }
 
-/// `sent`: what holds its credentials in clear, which HTTP/2 compresses.
+/// `sent`: bytes that contain the credentials in clear. `None` with HTTP/2, which compresses headers.
 fn check(kept: &Kept, sent: Option<&[u8]>) {
     assert!(kept.body.len() <= MAX_BODY_BYTES);
     match Execution::parse(&kept.body) {
@@ -119,12 +116,12 @@ fn of_text(mut answers: &[u8]) -> Vec<u16> {
             head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 ")).expect("a status line");
         statuses.push(status[..3].parse().expect("a status"));
         let size = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        // A HEAD is told the length, and nothing follows.
+        // The response to a HEAD request has a length but no body.
         if answers.starts_with(b"{") {
             answers = &answers[size.expect("a length").parse().expect("a number")..];
         }
     }
-    // Whether one is asked for depends on what has come in.
+    // Whether `100 Continue` is sent depends on how much has been received.
     statuses.retain(|status| *status != 100);
     statuses
 }
@@ -133,7 +130,7 @@ fn of_frames(mut answers: &[u8]) -> Vec<u16> {
     let mut statuses = Vec::new();
     while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = answers {
         let (frame, next) = rest.split_at(u32::from_be_bytes([0, *a, *b, *c]) as usize);
-        // The static table has the statuses that are common, the last of them 500.
+        // Indexes of common statuses in HPACK's static table.
         if let (1, [field @ 0x88..=0x8e, ..]) = (kind, frame) {
             statuses.push([200, 204, 206, 304, 400, 404, 500][usize::from(field - 0x88)]);
         }

@@ -1,4 +1,4 @@
-//! Any bytes as a body: no panic, and what is said of them is true by `serde_json`'s account.
+//! Parses arbitrary bytes as a body: no panic, and the result must agree with `serde_json`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|body: &[u8]| {
         limits(execution);
     }
     let Some(json) = json else { return };
-    // Gives up on deep nesting, lone surrogates and numbers beyond f64, as jsonb does or might.
+    // `None` for deep nesting, lone surrogates and numbers beyond f64, which jsonb may reject as well.
     let value: Option<Value> = serde_json::from_str(json).ok();
     jsonb(json, value.as_ref());
     if let Some(value) = &value {
@@ -26,7 +26,7 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// What is documented of an execution's fields.
+/// Checks the documented limits of an execution's fields.
 fn limits(execution: &Execution) {
     let Execution { execution_id, workflow_id, status, bulk_id, .. } = execution;
     for id in [execution_id, workflow_id, status].into_iter().chain(bulk_id) {
@@ -43,7 +43,7 @@ fn limits(execution: &Execution) {
     }
 }
 
-/// An object with usable identifiers is an execution with these, and nothing else is.
+/// Only an object with usable identifiers is an execution, and it has these identifiers.
 fn agree(parsed: &Result<Execution, Unusable>, value: &Value) {
     let id = |field: &str| {
         let id = value.get(field).and_then(Value::as_str);
@@ -59,17 +59,17 @@ fn agree(parsed: &Result<Execution, Unusable>, value: &Value) {
     } else {
         let objects = value.as_array().is_some_and(|array| array.iter().any(Value::is_object));
         let kept = matches!(parsed, Err(Unusable::Field { .. }));
-        assert_eq!(kept, value.is_object() || objects, "what may be an execution is kept");
+        assert_eq!(kept, value.is_object() || objects, "objects that are not executions go to quarantine");
     }
 }
 
-/// jsonb takes what can be read without U+0000, and drops nothing unless a key is given twice.
+/// jsonb accepts readable JSON without U+0000, and drops nothing except duplicate keys.
 fn jsonb(json: &str, value: Option<&Value>) {
     let held = value.filter(|value| !holds_nul(value)).map(|value| members(value) == colons(json));
     match (fit(json), held) {
         (found, expected) if found == expected => {}
         (None, Some(_)) if expands(json) => {}
-        // What is dropped may hold what jsonb refuses.
+        // A dropped value may contain text that jsonb rejects.
         (None, Some(false)) => {}
         (found, expected) => panic!("{found:?}, and not {expected:?}: {json}"),
     }
@@ -84,7 +84,7 @@ fn holds_nul(value: &Value) -> bool {
     }
 }
 
-/// How many keys are left.
+/// The number of keys in the parsed value.
 fn members(value: &Value) -> usize {
     match value {
         Value::Array(array) => array.iter().map(members).sum(),
@@ -93,7 +93,7 @@ fn members(value: &Value) -> usize {
     }
 }
 
-/// How many keys were written: each has a colon, outside of strings.
+/// The number of keys in the text: the colons outside of strings.
 fn colons(json: &str) -> usize {
     let (mut colons, mut in_string, mut escaped) = (0, false, false);
     for byte in json.bytes() {

@@ -10,7 +10,7 @@ use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
 use crate::db::queries::page::{MAX_LIMIT, Position};
-use crate::db::queries::{Choice, ListQuery, Page, Pool, Query, TimeRange};
+use crate::db::queries::{Choice, ListQuery, Page, Query, QueryPool, TimeRange};
 
 /// Which period.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ impl Form {
     /// Shows a list, as it comes.
     pub(super) async fn list<Q, T>(
         &self,
-        pool: &Pool,
+        pool: &QueryPool,
         question: Q,
         columns: &'static [Column<T>],
     ) -> Result<(), CommandError>
@@ -99,7 +99,7 @@ impl Form {
     }
 
     /// A list, as far as it is to be shown.
-    pub(super) async fn page<Q, T>(&self, pool: &Pool, question: Q) -> Result<Page<T>, CommandError>
+    pub(super) async fn page<Q, T>(&self, pool: &QueryPool, question: Q) -> Result<Page<T>, CommandError>
     where
         Q: ListQuery + Query<Answer = Page<T>>,
     {
@@ -117,7 +117,7 @@ impl Form {
     /// `next`.
     async fn pages<Q, T>(
         &self,
-        pool: &Pool,
+        pool: &QueryPool,
         mut question: Q,
         mut take: impl FnMut(Vec<T>) -> Result<(), CommandError>,
     ) -> Result<Option<String>, CommandError>
@@ -127,7 +127,7 @@ impl Form {
         let mut left = if self.all { i64::MAX } else { self.limit };
         loop {
             question.page().limit = left.min(MAX_LIMIT);
-            let page = pool.ask(&question).await?;
+            let page = pool.run(&question).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
             take(page.items)?;
             let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, Q::LIST));

@@ -15,7 +15,7 @@ use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::failures::{self, FailureQuery, Failures};
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{PageRequest, Pool};
+use crate::db::queries::{PageRequest, QueryPool};
 
 /// Which bulks, and how they are shown.
 #[derive(Debug, Args)]
@@ -96,8 +96,8 @@ impl Bulks {
         self.form.list(&pool, question, COLUMNS).await
     }
 
-    async fn one(&self, pool: &Pool, id: &str) -> Result<(), CommandError> {
-        let Some(mut whole) = pool.ask(&GetBulk { bulk_id: id.to_owned() }).await? else {
+    async fn one(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
+        let Some(mut whole) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
             return Err(format!("nothing came of a bulk {id:?}, and nobody said what is expected").into());
         };
         let bulk = Some(id.to_owned());
@@ -108,7 +108,7 @@ impl Bulks {
             whole.executions = self.form.page(pool, Executions { filter, ..Executions::default() }).await?;
         }
         let filter = failures::Filter { bulk, ..failures::Filter::default() };
-        let failures = pool.ask(&FailureQuery { filter, ..FailureQuery::default() }).await?;
+        let failures = pool.run(&FailureQuery { filter, ..FailureQuery::default() }).await?;
         let more = whole.results.next.is_some() || self.form.json && whole.executions.next.is_some();
         let mut output = Output::new();
         if self.form.json {

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{self, Execution, ExecutionDetail, GetExecution, Step};
 use crate::db::queries::results::{self, ResultItem as Made, ResultsQuery};
-use crate::db::queries::{EXCERPT_CHARS, PageRequest, Pool, TimeRange};
+use crate::db::queries::{EXCERPT_CHARS, PageRequest, QueryPool, TimeRange};
 
 /// Which executions, and how they are shown.
 #[derive(Debug, Args)]
@@ -119,8 +119,8 @@ impl Executions {
         self.form.list(&pool, question, COLUMNS).await
     }
 
-    async fn one(&self, pool: &Pool, id: &str) -> Result<(), CommandError> {
-        let Some(mut whole) = pool.ask(&GetExecution { execution_id: id.to_owned() }).await? else {
+    async fn one(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
+        let Some(mut whole) = pool.run(&GetExecution { execution_id: id.to_owned() }).await? else {
             return Err(format!("no execution {id:?} is recorded").into());
         };
         if whole.results.next.is_some() {

@@ -62,7 +62,7 @@ impl Failures {
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let filter = Filter { workflow: self.workflow.clone(), bulk: self.bulk.clone() };
         let grouped = FailureQuery { by: self.by, filter, period: self.when.period(), limit: self.limit };
-        let failures = reader(settings)?.ask(&grouped).await?;
+        let failures = reader(settings)?.run(&grouped).await?;
         let mut output = Output::new();
         if self.json {
             output.json(&failures)?;

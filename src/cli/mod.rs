@@ -23,7 +23,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::config::Settings;
 use crate::db::Database;
-use crate::db::queries::Pool;
+use crate::db::queries::QueryPool;
 
 /// Why a command did not do what it was to do.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
@@ -47,9 +47,9 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, CommandError> {
 }
 
 /// Where questions about what is recorded are put: a command asks one at a time.
-fn reader(settings: &Settings) -> Result<Pool, CommandError> {
+fn reader(settings: &Settings) -> Result<QueryPool, CommandError> {
     let (database, waits) = (database(settings)?, &settings.database.connect_timeout);
-    Ok(Pool::new(
+    Ok(QueryPool::new(
         Database::new(database),
         "workflow-receiver command",
         1,

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::Args;
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
+use strum::VariantArray;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
@@ -43,7 +44,7 @@ impl Prune {
         store.prepare_to_prune(None).await?;
         let clocks = Clocks::read(&mut store).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = RetentionTarget::ALL.map(|_| Tally::default());
+        let mut tallies = Vec::from_iter(RetentionTarget::VARIANTS.iter().map(|_| Tally::default()));
         let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;
         Ok(walked?)
@@ -56,10 +57,10 @@ impl Prune {
         tallies: &mut [Tally],
     ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
-        for mut walk in Walk::through_all() {
+        for mut walk in Walk::all() {
             while let Some((gone, took)) = walk.step(store, cutoffs, self.dry_run).await? {
-                tallies[walk.kind as usize].add(&gone);
-                progress.show(&walk, cutoffs, tallies[walk.kind as usize].rows);
+                tallies[walk.target as usize].add(&gone);
+                progress.show(&walk, cutoffs, tallies[walk.target as usize].rows);
                 sleep(took).await;
             }
         }
@@ -72,7 +73,7 @@ impl Prune {
             let rows = if self.dry_run { "would go" } else { "removed" };
             writeln!(out, "{:<10}  {rows:>12}  {:<20}  {:<20}  before", "", "oldest", "newest")?;
         }
-        for kind in RetentionTarget::ALL {
+        for &kind in RetentionTarget::VARIANTS {
             let Some(before) = cutoffs.of(kind) else { continue };
             let Tally { rows, span } = &tallies[kind as usize];
             let [oldest, newest] = [span.map(|span| span.0), span.map(|span| span.1)];
@@ -136,8 +137,8 @@ impl Progress {
     }
 
     fn show(&self, walk: &Walk, cutoffs: &Cutoffs, rows: u64) {
-        let (at, end) = (timestamp(walk.at.first_received_at), timestamp_or_empty(cutoffs.of(walk.kind)));
-        self.write(format_args!("{}: {rows}, at {at} of {end}", walk.kind.as_str()));
+        let (at, end) = (timestamp(walk.at.first_received_at), timestamp_or_empty(cutoffs.of(walk.target)));
+        self.write(format_args!("{}: {rows}, at {at} of {end}", walk.target.as_str()));
     }
 
     fn write(&self, line: fmt::Arguments<'_>) {

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use time::format_description::well_known::Rfc3339;
 
 use super::CommandError;
-use crate::db::{DbConnection, Entry, Found, Retried};
+use crate::db::{DbConnection, Extracted, QuarantineEntry, Retried};
 use crate::execution;
 
 /// How many entries are read at once.
@@ -169,7 +169,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn of(entry: &'a Entry) -> Result<Self, time::error::Format> {
+    fn of(entry: &'a QuarantineEntry) -> Result<Self, time::error::Format> {
         Ok(Self {
             quarantine_id: entry.quarantine_id,
             reason: &entry.reason,
@@ -212,7 +212,7 @@ impl Retry {
                             ));
                         }
                     }
-                    Retried::Stays(why) => {
+                    Retried::Retained(why) => {
                         stayed += 1;
                         say(format_args!("{id}: stays in quarantine: {}", why.escape_debug()));
                     }
@@ -231,7 +231,7 @@ impl Retry {
     }
 
     /// The executions in a body: itself, or the elements of an array.
-    fn find(&self, body: &[u8]) -> Result<Vec<Found>, String> {
+    fn find(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
         let text = execution::text(body).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
             let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
@@ -240,8 +240,8 @@ impl Retry {
             vec![text]
         };
         let found = |part: &&str| {
-            let mended = self.mended(part)?;
-            Ok(Found { mended, came: Bytes::copy_from_slice(part.as_bytes()) })
+            let repaired = self.mended(part)?;
+            Ok(Extracted { repaired, original: Bytes::copy_from_slice(part.as_bytes()) })
         };
         parts.iter().map(found).collect()
     }
@@ -315,8 +315,8 @@ mod tests {
         let each = retry(&["execution_id=id"], &["workflow_id=w", "status=completed"]);
         let found = each.find(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!(crate::execution::Execution::parse(&found[1].mended).unwrap().execution_id, "z");
-        assert_eq!(&*found[1].came, br#"{"id":"z"}"#);
+        assert_eq!(crate::execution::Execution::parse(&found[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(&*found[1].original, br#"{"id":"z"}"#);
         assert!(each.find(b"[1]").is_err() && each.find(b"7").is_err());
         assert!(pair("executionId=x").is_err() && pair("status").is_err());
     }

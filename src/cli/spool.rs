@@ -10,7 +10,7 @@ use super::CommandError;
 use super::output::Output;
 use super::table::{Column, number, or_empty, text, timestamp};
 use crate::config::Settings;
-use crate::spool::{Inspector, Listed};
+use crate::spool::{Inspector, ListedDelivery};
 
 /// How many deliveries one read of the spool takes.
 const PAGE: usize = 100;
@@ -54,10 +54,17 @@ struct Line {
     intact: bool,
 }
 
-impl From<Listed> for Line {
-    fn from(listed: Listed) -> Self {
-        let Listed { seq, received_at, body_bytes, execution_id, acknowledged, authenticated_by, intact } =
-            listed;
+impl From<ListedDelivery> for Line {
+    fn from(listed: ListedDelivery) -> Self {
+        let ListedDelivery {
+            seq,
+            received_at,
+            body_bytes,
+            execution_id,
+            acknowledged,
+            authenticated_by,
+            intact,
+        } = listed;
         Self { seq, received_at, execution_id, body_bytes, acknowledged, authenticated_by, intact }
     }
 }

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::{CommandError, reader};
 use crate::config::{self, Settings};
 use crate::db::queries::overview::{By, Counts, OverviewQuery};
-use crate::db::queries::quarantine::{Held, HowMuch};
+use crate::db::queries::quarantine::{GetQuarantineUsage, QuarantineUsage};
 
 /// How it is shown.
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ struct Database {
     /// How executions went that came since midnight (UTC); null when the database does not say.
     today: Option<Counts>,
     /// What is in quarantine; null then, too, or when that takes too long.
-    quarantine: Option<Held>,
+    quarantine: Option<QuarantineUsage>,
     /// Why there is no `today`.
     problem: Option<String>,
 }
@@ -104,12 +104,12 @@ impl Database {
         self.quarantine.as_ref().is_none_or(|held| held.acknowledged == 0)
     }
 
-    async fn answers(settings: &Settings) -> Result<(Counts, Option<Held>), CommandError> {
+    async fn answers(settings: &Settings) -> Result<(Counts, Option<QuarantineUsage>), CommandError> {
         let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
         let day = OverviewQuery { by: By::Day, from: midnight, to: midnight + Duration::DAY, workflow: None };
         let reader = reader(settings)?;
         // Of a large quarantine that may take too long.
-        Ok((reader.ask(&day).await?.total, reader.ask(&HowMuch).await.ok()))
+        Ok((reader.run(&day).await?.total, reader.run(&GetQuarantineUsage).await.ok()))
     }
 }
 
@@ -124,8 +124,8 @@ fn sentence(counts: &Counts) -> String {
 }
 
 /// What is in quarantine, in words; nothing when nothing is.
-fn to_look_at(held: &Held, limits: config::Quarantine) -> String {
-    let &Held { bodies, acknowledged, refused_bytes } = held;
+fn to_look_at(held: &QuarantineUsage, limits: config::Quarantine) -> String {
+    let &QuarantineUsage { bodies, acknowledged, refused_bytes } = held;
     let refused = bodies - acknowledged;
     let percent = |held: i64, limit: i64| held.saturating_mul(100) / limit.max(1);
     let taken = percent(refused, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));

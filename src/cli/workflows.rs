@@ -44,7 +44,7 @@ impl Workflows {
     /// What went wrong, in a sentence.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let &Self { days, by: order, limit, json } = self;
-        let page = reader(settings)?.ask(&workflows::Workflows { days, order, limit }).await?;
+        let page = reader(settings)?.run(&workflows::Workflows { days, order, limit }).await?;
         let mut output = Output::new();
         if json {
             page.items.iter().try_for_each(|workflow| output.json(workflow))?;

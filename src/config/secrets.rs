@@ -1,8 +1,9 @@
-//! Settings that are secrets: lists of them, and files that hold them.
+//! Secrets: one, a list, and files of them.
 
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,30 +11,55 @@ use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-use super::error::not_allowed;
-use super::{NOT_SHOWN, SettingsError};
+use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_error};
 
-/// Shells remove quotation marks, `docker run --env-file` and others do not: they would become part of the secret.
-pub(super) const QUOTED: &str = "begins with a quotation mark: write it without (a webhook secret that really begins \
-                                 with one belongs in an array of the file that --config names)";
+/// Shells remove quotation marks; `docker run --env-file` and others do not, and the marks would become part of the
+/// secret.
+pub(super) const QUOTED: &str = "begins with a quotation mark: remove the quotation marks (if a webhook secret really \
+                                 begins with one, put it into an array in the file of --config)";
 
-/// Whether a value looks as if it was quoted for a shell, or for TOML or JSON.
+/// Whether a value seems to be quoted for a shell, for TOML or for JSON.
 pub(super) fn is_quoted(text: &str) -> bool {
     text.strip_prefix('[').unwrap_or(text).trim_start().starts_with(['"', '\''])
 }
 
-/// A list of secrets: an array, or text with commas between them, as in the environment.
+/// One secret. Neither `Debug` nor an error shows it.
+#[derive(Debug, Clone, Default)]
+pub struct Secret(SecretString);
+
+impl Deref for Secret {
+    type Target = SecretString;
+
+    fn deref(&self) -> &SecretString {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(secret: &str) -> Self {
+        Self(secret.into())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The text of the error may contain the secret.
+        let secret = String::deserialize(deserializer).map_err(|_| secret_error("must be a string"))?;
+        Ok(Self(secret.into()))
+    }
+}
+
+/// A list of secrets: an array, or comma-separated text as in the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(pub Vec<SecretString>);
 
 impl Secrets {
-    /// These.
     #[must_use]
     pub fn of(secrets: &[&str]) -> Self {
         Self(secrets.iter().map(|secret| (*secret).into()).collect())
     }
 
-    /// The length of the shortest, in bytes.
+    /// The length of the shortest secret in bytes.
     #[must_use]
     pub fn shortest(&self) -> usize {
         self.0.iter().map(|secret| secret.expose_secret().len()).min().unwrap_or(usize::MAX)
@@ -50,53 +76,57 @@ impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct List;
         impl<'de> Visitor<'de> for List {
-            type Value = Secrets;
+            type Value = Result<Secrets, &'static str>;
+
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a list of texts")
+                f.write_str("a list of strings")
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Secrets, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
                 let parts = || text.split(',').map(str::trim).filter(|secret| !secret.is_empty());
                 let secrets: Vec<_> = parts().map(SecretString::from).collect();
-                // An empty list here would leave webhooks unauthenticated.
-                if secrets.is_empty() && !text.is_empty() {
-                    return Err(E::custom("holds none"));
-                }
-                if parts().any(is_quoted) {
-                    return Err(E::custom(QUOTED));
-                }
-                Ok(Secrets(secrets))
+                // An empty list would leave webhooks unauthenticated.
+                Ok(if secrets.is_empty() && !text.is_empty() {
+                    Err("contains no secret")
+                } else if parts().any(is_quoted) {
+                    Err(QUOTED)
+                } else {
+                    Ok(Secrets(secrets))
+                })
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Secrets, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut secrets = Vec::new();
                 while let Some(secret) = list.next_element::<String>()? {
                     if secret.trim().is_empty() {
-                        return Err(A::Error::custom("must not hold an empty one"));
+                        return Ok(Err("contains an empty secret"));
                     }
                     secrets.push(secret.into());
                 }
-                Ok(Secrets(secrets))
+                Ok(Ok(Secrets(secrets)))
             }
         }
-        deserializer.deserialize_any(List)
+        // The text of other errors may contain the secret.
+        let list =
+            deserializer.deserialize_any(List).unwrap_or(Err("must be a string, or a list of strings"));
+        list.map_err(secret_error)
     }
 }
 
-/// Adds what `file` holds, one a line, if one is named.
+/// Adds the secrets in `file`, one per line. An empty path is no file.
 pub(super) fn read_list(key: &str, file: &Path, list: &mut Secrets) -> Result<(), SettingsError> {
     list.0.extend(read(key, file)?.into_iter().map(SecretString::from));
     Ok(())
 }
 
-/// Takes the one that `file` holds, if one is named.
-pub(super) fn one_of_file(key: &str, file: &Path, secret: &mut SecretString) -> Result<(), SettingsError> {
+/// Reads the only secret in `file`. An empty path is no file.
+pub(super) fn read_one(key: &str, file: &Path, secret: &mut Secret) -> Result<(), SettingsError> {
     let lines = read(key, file)?;
     let Some(first) = lines.first() else { return Ok(()) };
     if !secret.expose_secret().is_empty() {
-        let why = format!("{} is set, too: set one of them", key.trim_end_matches("_file"));
-        return not_allowed(key, &shown(file), why);
+        let why = format!("{} is set, too: set only one of them", key.trim_end_matches("_file"));
+        return not_allowed(key, shown(file), why);
     }
     if lines.len() > 1 {
-        return not_allowed(key, &shown(file), "the file holds more than one line".to_owned());
+        return not_allowed(key, shown(file), "the file contains more than one line");
     }
     *secret = first.as_str().into();
     Ok(())
@@ -105,12 +135,12 @@ pub(super) fn one_of_file(key: &str, file: &Path, secret: &mut SecretString) -> 
 /// The largest file of secrets or settings, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// The contents of a file of secrets or settings. Blocks on no pipe or device: a reload would wait for it without end.
-pub(super) fn bytes(file: &Path) -> io::Result<Vec<u8>> {
+/// Reads a file of secrets or settings. Pipes and devices are errors: reading them could block forever.
+pub(super) fn read_file(file: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(file, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
@@ -120,53 +150,53 @@ pub(super) fn bytes(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The lines of a file of secrets, without blank ones and comments. Empty when no file is named.
+/// The lines of a file of secrets, without blank lines and comments. Empty for an empty path.
 fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     if file.as_os_str().is_empty() {
         return Ok(Vec::new());
     }
-    let complain = |why: String| not_allowed(key, &shown(file), why);
-    let bytes = match bytes(file) {
+    let invalid = |why: &str| not_allowed(key, shown(file), why);
+    let bytes = match read_file(file) {
         Ok(bytes) => bytes,
-        Err(error) => return complain(format!("the file cannot be read: {error}")),
+        Err(error) => return invalid(&format!("the file cannot be read: {error}")),
     };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
-        return complain("the file is UTF-16 or binary: save it as UTF-8".to_owned());
+        return invalid("the file is UTF-16 or binary: save it as UTF-8");
     }
     let Ok(text) = String::from_utf8(bytes) else {
-        return complain("the file is not UTF-8".to_owned());
+        return invalid("the file is not UTF-8");
     };
-    // Editors put a byte order mark at the start; concatenated files have it before other lines, too.
+    // Editors write a byte order mark at the start; concatenated files have it in front of other lines, too.
     let lines = text.lines().map(|line| line.trim_start_matches('\u{feff}').trim());
     let lines: Vec<_> =
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
-    // An empty list here would leave webhooks unauthenticated.
+    // An empty list would leave webhooks unauthenticated.
     if lines.is_empty() {
-        return complain("the file is empty; one a line belongs there".to_owned());
+        return invalid("the file is empty: write one secret per line");
     }
     if lines.iter().any(|line| is_quoted(line)) {
-        return complain(format!("a line {QUOTED}"));
+        return invalid(&format!("a line {QUOTED}"));
     }
     if lines.iter().any(|line| line.contains(char::is_control)) {
-        return complain("a line holds a control character".to_owned());
+        return invalid("a line contains a control character");
     }
     Ok(lines)
 }
 
-/// A path, unless it may be the secret itself, put here by mistake.
+/// A path, unless it may be the secret itself, set here by mistake.
 fn shown(file: &Path) -> String {
     if file.is_absolute() || file.exists() { file.display().to_string() } else { NOT_SHOWN.to_owned() }
 }
 
-/// The files that secrets were read from, and how to know that one has changed since.
+/// The files that secrets were read from, with their state at that time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    /// The file that `--config` names.
+    /// The file of `--config`.
     pub(super) config: Option<PathBuf>,
     files: Vec<(PathBuf, Option<Stamp>)>,
 }
 
-/// What changes with a file's contents: time of modification, size, file system and inode.
+/// Modification time (seconds, nanoseconds), size, device and inode: changes with the contents.
 type Stamp = (i64, i64, u64, u64, u64);
 
 fn stamp(file: &Path) -> Option<Stamp> {
@@ -175,7 +205,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
 }
 
 impl Sources {
-    /// To be called before the files are read: a change while they are read is noticed later.
+    /// Call it before reading the files, so that a change during the read is noticed.
     pub(super) fn of<'p>(config: Option<&'p Path>, files: impl IntoIterator<Item = &'p Path>) -> Self {
         let named = files.into_iter().chain(config).filter(|file| !file.as_os_str().is_empty());
         Self {
@@ -184,12 +214,11 @@ impl Sources {
         }
     }
 
-    /// Whether there is a file at all.
     pub(crate) fn any(&self) -> bool {
         !self.files.is_empty()
     }
 
-    /// Whether a file is another one than when it was read.
+    /// Whether a file has changed since [`Sources::of`].
     pub(crate) fn changed(&self) -> bool {
         self.files.iter().any(|(file, before)| stamp(file) != *before)
     }

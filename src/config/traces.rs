@@ -1,4 +1,4 @@
-//! What the settings say of traces: where they go, and how many.
+//! `[traces]`
 
 use std::path::PathBuf;
 
@@ -7,10 +7,9 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
-use super::error::not_allowed;
-use super::{NOT_SHOWN, Secrets, SettingsError};
+use super::error::{NOT_SHOWN, SettingsError, not_allowed};
+use super::secrets::Secrets;
 
-/// `[traces]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Traces {
@@ -21,29 +20,27 @@ pub struct Traces {
     pub service_name: String,
 }
 
-/// The collector that traces are sent to.
+/// The OpenTelemetry collector that receives the traces.
 #[derive(Debug, Clone)]
 pub(crate) struct Collector {
-    /// Host and port, to connect to.
+    /// Host and port.
     pub(crate) address: String,
-    /// Where traces are posted.
     pub(crate) path: Uri,
-    /// What it wants to see beside. Secret.
+    /// Secret.
     pub(crate) headers: HeaderMap,
 }
 
 impl Traces {
-    /// Where traces go; `None` when there are to be none.
+    /// `None` when traces are off.
     ///
     /// # Errors
-    /// [`SettingsError::NotAllowed`] for what cannot be used.
+    /// [`SettingsError::NotAllowed`]
     pub(crate) fn collector(&self) -> Result<Option<Collector>, SettingsError> {
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            let ratio = self.sample_ratio.to_string();
-            return not_allowed("traces.sample_ratio", &ratio, "must be from 0 to 1".to_owned());
+            return not_allowed("traces.sample_ratio", self.sample_ratio, "must be from 0 to 1");
         }
         if self.service_name.trim().is_empty() {
-            let why = "must not be empty: traces are found by it".to_owned();
+            let why = "must not be empty: collectors group traces by it";
             return not_allowed("traces.service_name", &self.service_name, why);
         }
         let headers = self.headers()?;
@@ -62,11 +59,11 @@ impl Traces {
         if let Some(collector) = collector() {
             return Ok(Some(collector));
         }
-        // What is before an @ may be a password.
+        // The text in front of an @ may be a password.
         let shown = if endpoint.contains('@') { NOT_SHOWN } else { endpoint };
-        let why = "must be like http://127.0.0.1:4318, without TLS, user and query: the collector's port for OTLP \
-                   over HTTP";
-        not_allowed("traces.otlp_endpoint", shown, why.to_owned())
+        let why = "must be like http://127.0.0.1:4318, without TLS, user and query: the collector's port for OTLP over \
+                   HTTP";
+        not_allowed("traces.otlp_endpoint", shown, why)
     }
 
     fn headers(&self) -> Result<HeaderMap, SettingsError> {
@@ -80,7 +77,7 @@ impl Traces {
             self.otlp_headers.0.iter().map(|text| header(text.expose_secret())).collect();
         match headers {
             Some(headers) => Ok(headers),
-            None => not_allowed("traces.otlp_headers", NOT_SHOWN, "each must be name=value".to_owned()),
+            None => not_allowed("traces.otlp_headers", NOT_SHOWN, "each must be name=value"),
         }
     }
 }
@@ -97,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn traces_are_off_until_a_collector_is_named() {
+    fn traces_are_off_until_an_endpoint_is_set() {
         assert!(traces(|_| {}).unwrap().is_none());
         for (endpoint, address, path) in [
             ("http://127.0.0.1:4318", "127.0.0.1:4318", "/v1/traces"),
@@ -111,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_said_without_secrets() {
+    fn errors_name_the_setting_and_show_no_secret() {
         for endpoint in ["https://collector:4318", "collector:4318", "http://", "4318", "http://c/?key=v"] {
             let why = traces(|t| t.otlp_endpoint = endpoint.to_owned()).unwrap_err();
             let begin = format!("traces.otlp_endpoint = {endpoint}: must be like http://127.0.0.1:4318");

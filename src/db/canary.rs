@@ -1,4 +1,4 @@
-//! Finding out whether PostgreSQL records anything at all.
+//! A test transaction that shows whether PostgreSQL records anything at all.
 
 use bytes::Bytes;
 use rand::RngExt;
@@ -12,25 +12,29 @@ use super::{Bounds, DbConnection, DbError, record};
 use crate::delivery::Delivery;
 use crate::execution::Execution;
 
+/// What a canary writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CanaryRows {
+    pub(crate) executions: bool,
+    pub(crate) quarantined: bool,
+    /// By how many bytes a body is enlarged.
+    pub(crate) fill: usize,
+}
+
 impl DbConnection {
-    /// Does what [`DbConnection::record`] does, with a synthetic execution: a new one in a bulk, its replacement, and a
-    /// conflict; and with a body for the quarantine. `kinds` says which of both. `fill`: with so many bytes more.
+    /// Runs the statements of [`DbConnection::record`] with a synthetic execution in a bulk (a new one, its replacement
+    /// and a conflict) and a synthetic body for the quarantine.
     ///
-    /// Nothing of it stays: it is rolled back to a savepoint. What is committed then has written, so that the commit
-    /// waits for the disk and for standbys like any other; and deferred constraints are checked before.
+    /// All rows are rolled back to a savepoint. The transaction that commits afterwards has written something, so its
+    /// commit waits for the disk and for standbys like any other; deferred constraints are checked before.
     ///
     /// # Errors
-    /// What keeps PostgreSQL from recording any delivery.
-    pub(crate) async fn canary(
-        &mut self,
-        kinds: (bool, bool),
-        fill: usize,
-        bounds: Bounds,
-    ) -> Result<(), DbError> {
-        // A name of its own, so that canaries do not wait for each other.
+    /// The reason why PostgreSQL records no delivery.
+    pub(crate) async fn canary(&mut self, rows: CanaryRows, bounds: Bounds) -> Result<(), DbError> {
+        // A unique name, so that canaries do not wait for each other's locks.
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
-        // Random, so that PostgreSQL does not compress it away.
-        let fill: String = rand::rng().sample_iter(Alphanumeric).take(fill).map(char::from).collect();
+        // Random, so that PostgreSQL cannot compress it.
+        let fill: String = rand::rng().sample_iter(Alphanumeric).take(rows.fill).map(char::from).collect();
         let delivery = |body: String| Delivery {
             body: Bytes::from(body),
             received_at: OffsetDateTime::now_utc(),
@@ -48,19 +52,19 @@ impl DbConnection {
         let executions = ["running", "completed", "failed"].map(execution);
         let body = delivery(format!("{name} {fill}"));
         let mut items = Vec::new();
-        if kinds.0 {
+        if rows.executions {
             for delivery in &executions {
                 let execution = Execution::parse(&delivery.body);
                 items.extend(execution.map(|execution| RecordItem::from_execution(execution, delivery)));
             }
         }
-        if kinds.1 {
+        if rows.quarantined {
             items.push(RecordItem::quarantined("canary".to_owned(), &body));
         }
         let mut transaction = self.connection.begin().await?;
         let mut savepoint = transaction.begin().await?;
-        let mut outcomes = record::record(&mut savepoint, &items, bounds.conflicts).await?;
-        record::insert_quarantined(&mut savepoint, &items, bounds.quarantine, &mut outcomes).await?;
+        let mut dispositions = record::record(&mut savepoint, &items, bounds.conflicts).await?;
+        record::insert_quarantined(&mut savepoint, &items, bounds.quarantine, &mut dispositions).await?;
         sqlx::query!("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *savepoint).await?;
         savepoint.rollback().await?;
         transaction.commit().await?;

@@ -1,33 +1,31 @@
-//! What can go wrong with PostgreSQL, sorted by what is to be done about it.
+//! The errors of PostgreSQL, by what the receiver does about them.
 
-/// A failed attempt. Its text is safe to log: it holds no row.
+/// A failed attempt. The text is safe to log: it quotes no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DbError {
-    /// No connection, or one that cannot be used any more: connect again, for ever.
+    /// There is no usable connection. Retried for ever.
     #[error("PostgreSQL cannot be reached: {0}")]
     Unreachable(String),
-    /// It took longer than `database.statement_timeout`, or `database.connect_timeout`: try again,
-    /// with less.
+    /// `database.statement_timeout` has passed. Retried with fewer deliveries.
     #[error("PostgreSQL did not answer in time")]
     TimedOut,
-    /// The server failed at it, or the connection was lost over it: try again, with less. What fails
-    /// on its own, again and again, is to blame itself.
+    /// The server crashed or closed the connection during the attempt. Retried with fewer deliveries; a delivery that
+    /// fails alone again and again is blamed.
     #[error("PostgreSQL failed while recording: {0}")]
     Crashed(String),
-    /// The server cannot or will not do it now, whatever the rows: try again, and say so.
+    /// The server rejects the statement, whatever the rows are. Retried and reported.
     #[error("PostgreSQL refuses: {message}{}", hint(code.as_deref()))]
     Unavailable {
         /// The SQLSTATE.
         code: Option<String>,
-        /// What the server said.
         message: String,
     },
-    /// A row among those given is not acceptable: find it.
+    /// The server rejects one of the rows.
     #[error("PostgreSQL does not accept a row (SQLSTATE {code})")]
     InvalidRow {
         /// The SQLSTATE.
         code: String,
-        /// What the server said. It may quote the row: not for the log.
+        /// PostgreSQL's message. Not for the log: it may quote the row.
         message: String,
     },
 }
@@ -45,7 +43,7 @@ impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         if matches!(error, sqlx::Error::RowNotFound) {
             let message =
-                "a row cannot be seen: it was just removed, or a trigger or a row-level security policy hides it"
+                "a row is invisible: it was just removed, or a trigger or a row-level security policy hides it"
                     .to_owned();
             return Self::Unavailable { code: None, message };
         }
@@ -56,12 +54,12 @@ impl From<sqlx::Error> for DbError {
         let message = database.message().to_owned();
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
         match (&*code, code.get(..2).unwrap_or_default()) {
-            // Cancelled by a time limit: of the statement, within the transaction, or of the transaction.
+            // Cancelled by a time limit of the statement, of a pause in the transaction, or of the transaction.
             ("57014" | "25P03" | "25P04", _) => Self::TimedOut,
-            // A standby, or a database that only reads.
+            // A standby or a read-only database.
             ("25006", _) => Self::Unavailable { code: Some(code), message },
-            // About the connection, and what it should remember: it is lost, or a pooler has mixed it up with others
-            // (prepared statements, cursors, transactions, savepoints); or the server starts, stops, has no room.
+            // The connection is lost, or a pooler has lost its state (prepared statements, cursors, transactions,
+            // savepoints); or the server starts, stops, or has no free connection.
             ("53300" | "42P05", _) | (_, "08" | "0B" | "24" | "25" | "26" | "2D" | "34" | "3B" | "57") => {
                 Self::Unreachable(message)
             }
@@ -71,14 +69,14 @@ impl From<sqlx::Error> for DbError {
             (_, "0A" | "28" | "3D" | "3F" | "40" | "42" | "53" | "55" | "58" | "F0" | "") => {
                 Self::Unavailable { code: Some(code), message }
             }
-            // Data exceptions, constraints, limits of a row, and whatever a trigger raises.
+            // Data exceptions, constraints, limits of a row, errors raised by triggers.
             _ => Self::InvalidRow { code, message },
         }
     }
 }
 
 impl DbError {
-    /// For what was said while no row was at stake.
+    /// Converts an error of a statement that contained no row.
     pub(crate) fn without_row_blame(self) -> Self {
         match self {
             Self::InvalidRow { code, message } => Self::Unavailable { code: Some(code), message },
@@ -86,7 +84,8 @@ impl DbError {
         }
     }
 
-    /// For a canary's error: every row is refused, and the message may hold what a trigger says.
+    /// Converts an error of a canary: PostgreSQL rejects every row. The message is left out, because a trigger may quote
+    /// the row.
     pub(crate) fn of_every_row(self) -> Self {
         match self {
             Self::InvalidRow { code, .. } => {
@@ -99,7 +98,15 @@ impl DbError {
         }
     }
 
-    /// Whether the server will answer the same statement in the same way again, as far as its kind tells.
+    /// Converts an error over a connection that worked before.
+    pub(crate) fn during_record(self) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Crashed(why),
+            other => other,
+        }
+    }
+
+    /// Whether the server will probably answer the same statement with the same error again.
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
             Self::InvalidRow { .. } | Self::Unavailable { code: None, .. } => true,
@@ -110,20 +117,18 @@ impl DbError {
         }
     }
 
-    /// Whether the server's disk is full, or fails.
+    /// Whether the server's disk is full or fails.
     pub(crate) fn is_about_disk(&self) -> bool {
         matches!(self.code(), Some("53100" | "58030"))
     }
 
-    /// For what was said while recording: that the connection was good before is known.
-    pub(crate) fn during_record(self) -> Self {
-        match self {
-            Self::Unreachable(why) => Self::Crashed(why),
-            other => other,
-        }
+    /// Whether another transaction caused the error: a lock that was not free in time (55P03), a deadlock or a failed
+    /// serialization (class 40). No row is to blame.
+    pub(crate) fn is_contention(&self) -> bool {
+        self.code().is_some_and(|code| code == "55P03" || code.starts_with("40"))
     }
 
-    /// Its name in traces.
+    /// The `error.type` in traces.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "away",
@@ -134,18 +139,12 @@ impl DbError {
         }
     }
 
-    /// The SQLSTATE, where the server said one.
+    /// The SQLSTATE, if the server sent one.
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Unavailable { code, .. } => code.as_deref(),
             Self::InvalidRow { code, .. } => Some(code),
             Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) => None,
         }
-    }
-
-    /// Whether another transaction was the reason: a lock that was not free in time (55P03), a deadlock, a failed
-    /// serialization (class 40). The row is not at fault.
-    pub(crate) fn is_contention(&self) -> bool {
-        self.code().is_some_and(|code| code == "55P03" || code.starts_with("40"))
     }
 }

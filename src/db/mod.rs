@@ -1,17 +1,17 @@
-//! Everything that is said to PostgreSQL to record: what is asked of it is in [`crate::db::queries`], and no SQL stands
-//! anywhere else.
+//! PostgreSQL: everything that writes and, in [`queries`], everything that operators read. No other module has SQL.
 //!
-//! [`DbConnection::record`] writes one batch in one transaction. The rule for an execution that is
-//! already recorded is in `settle_known.sql`, in a table at its top.
+//! [`DbConnection::record`] writes one batch in one transaction. `record/resolve_duplicates.rs` has the rule for an
+//! execution that is already recorded.
 
 mod canary;
+mod database;
 mod error;
+mod pool;
 mod quarantine;
 pub(crate) mod queries;
 mod record;
 mod repair;
 mod retention;
-mod target;
 
 use std::time::Duration;
 
@@ -19,16 +19,17 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+pub(crate) use canary::CanaryRows;
+pub(crate) use database::Database;
 pub(crate) use error::DbError;
-pub(crate) use quarantine::{Entry, Found, Retried};
+pub(crate) use pool::{ConnectionPool, PooledConnection};
+pub(crate) use quarantine::{Extracted, QuarantineEntry, Retried};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;
 pub(crate) use retention::{Cutoffs, RetentionTarget, Visited};
-pub(crate) use target::Database;
 
-/// The steps of the schema. A database that is ahead of this binary is left as it is: schemas
-/// grow in steps that the version before can work with.
+/// A schema of a newer version is left as it is: it still works with this binary.
 static MIGRATIONS: Migrator = {
     let mut migrations = sqlx::migrate!();
     migrations.ignore_missing = true;
@@ -38,32 +39,34 @@ static MIGRATIONS: Migrator = {
 /// Time limits of one transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimits {
-    /// For a statement, and for a pause between two.
+    /// For a statement, and for a pause between two statements.
     pub(crate) statement: Duration,
     /// For each wait for a lock.
     pub(crate) lock: Duration,
 }
 
-/// How many times shorter `lock_timeout` is than `statement_timeout`: a wait for a lock ends with an error of its own,
+/// `lock_timeout` is this many times shorter than `statement_timeout`: a wait for a lock then ends with its own error,
 /// which blames no delivery.
 const LOCK_TIMEOUT_DIVISOR: u32 = 4;
-/// `lock_timeout` of commands: they report an entry that is locked, and go on with the next.
+/// `lock_timeout` of commands: they report a locked row and continue with the next one.
 const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often commands try an entry again that other transactions keep from them, and the pause before each.
+/// How often commands retry a row after contention, and the pause before each retry.
 const COMMAND_RETRIES: u32 = 4;
-const COMMAND_PAUSE: Duration = Duration::from_millis(100);
+const COMMAND_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// One connection, used by one.
 #[derive(Debug)]
 pub(crate) struct DbConnection {
     connection: PgConnection,
 }
 
 impl DbConnection {
-    /// Connects to a database that can hold what is recorded.
+    /// Connects, and rejects a database that is not in UTF8, because it cannot store every webhook.
     pub(crate) async fn connect(options: &PgConnectOptions) -> Result<Self, DbError> {
-        let options = options.clone().application_name("workflow-receiver").disable_statement_logging();
+        Self::connect_as("workflow-receiver", options).await
+    }
+
+    async fn connect_as(application_name: &str, options: &PgConnectOptions) -> Result<Self, DbError> {
+        let options = options.clone().application_name(application_name).disable_statement_logging();
         let mut connection = PgConnection::connect_with(&options).await?;
         let database = sqlx::query!(
             r#"SELECT current_setting('server_encoding') AS "encoding!", current_database() AS "name!""#
@@ -81,11 +84,10 @@ impl DbConnection {
         Ok(Self { connection })
     }
 
-    /// Makes the connection keep what recording promises: a statement, and a pause within a transaction, end within
-    /// `statement_timeout`, so that one given up on this side does not go on for ever on the other, with its locks;
-    /// a wait for a lock ends earlier, with `lock_not_available`; and a commit means "on disk", since the spool then
-    /// forgets.
-    pub(crate) async fn promise(&mut self, statement_timeout: Duration) -> Result<(), DbError> {
+    /// Sets what recording relies on. A commit waits for the disk, because the spool then deletes the deliveries. A
+    /// statement, and a pause within a transaction, ends after `statement_timeout`, so that an abandoned one does not
+    /// keep its locks. A wait for a lock ends earlier, with `lock_not_available`.
+    async fn configure_recording(&mut self, statement_timeout: Duration) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('synchronous_commit', 'on', false)
              WHERE current_setting('synchronous_commit') = 'off'"
@@ -100,7 +102,20 @@ impl DbConnection {
         self.limit_statements(&limit, &lock.as_millis().max(1).to_string()).await
     }
 
-    /// Limits each wait for a lock to a second.
+    /// Makes the connection read-only. Each query is planned with its values, so that an unset filter costs nothing.
+    async fn configure_queries(&mut self, statement_timeout: Duration) -> Result<(), DbError> {
+        sqlx::query!(
+            "SELECT set_config(name, value, false)
+             FROM (VALUES ('statement_timeout', $1), ('default_transaction_read_only', 'on'),
+                          ('plan_cache_mode', 'force_custom_plan')) AS settings (name, value)",
+            statement_timeout.as_millis().to_string()
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Sets `lock_timeout` for a command.
     pub(crate) async fn limit_lock_waits(&mut self) -> Result<(), DbError> {
         let limit = COMMAND_LOCK_TIMEOUT.as_millis().to_string();
         sqlx::query!("SELECT set_config('lock_timeout', $1, false)", limit)
@@ -109,41 +124,40 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Does what a command does with one entry. The inner error is about this entry: the next may succeed. The outer is
-    /// about the connection.
-    async fn of_one<T>(
+    /// Runs a command's work on one row, and retries after contention. The inner error is about this row: the next row
+    /// may succeed. The outer error is about the connection.
+    async fn retry_contention<T>(
         &mut self,
         attempt: impl AsyncFn(&mut Self) -> Result<T, DbError>,
     ) -> Result<Result<T, DbError>, DbError> {
         let mut retries = 0;
         loop {
             match attempt(self).await {
-                Err(fault) if fault.is_contention() && retries < COMMAND_RETRIES => {
+                Err(error) if error.is_contention() && retries < COMMAND_RETRIES => {
                     retries += 1;
-                    tokio::time::sleep(COMMAND_PAUSE).await;
+                    tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
                 }
-                Err(fault) if self.connection.ping().await.is_err() => return Err(fault),
+                Err(error) if self.connection.ping().await.is_err() => return Err(error),
                 done => return Ok(done),
             }
         }
     }
 
-    /// Brings the schema up to date, however long its statements take. Several receivers may do so
-    /// at once: one works, the others wait.
+    /// Brings the schema up to date, without a time limit. If several receivers do so at once, the others wait for one.
     pub(crate) async fn migrate(&mut self) -> Result<(), DbError> {
         let before = sqlx::query!(
             r#"SELECT current_setting('statement_timeout') AS "statement!", current_setting('lock_timeout') AS "lock!""#
         );
         let before = before.fetch_one(&mut self.connection).await?;
         self.limit_statements("0", "0").await?;
-        MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|e| match e {
-            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => DbError::from(e),
+        MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|error| match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => DbError::from(error),
             other => DbError::Unavailable { code: None, message: other.to_string() },
         })?;
         self.limit_statements(&before.statement, &before.lock).await
     }
 
-    /// Says how many executions a bulk has, before or after they come.
+    /// Sets the expected number of executions of a bulk, and creates the bulk if needed.
     pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), DbError> {
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
@@ -156,7 +170,7 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Sets `statement_timeout` and `lock_timeout`. Without a unit, in milliseconds; `0`: without limit.
+    /// Sets `statement_timeout` and `lock_timeout`: milliseconds when no unit is given, `0` for no limit.
     async fn limit_statements(&mut self, statement: &str, lock: &str) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('statement_timeout', $1, false) AS statement,
@@ -170,19 +184,25 @@ impl DbConnection {
     }
 }
 
+impl AsMut<PgConnection> for DbConnection {
+    fn as_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
 /// Brings the schema of a database up to date.
 ///
 /// # Errors
-/// What went wrong, in a sentence, with what to do.
+/// A sentence that says what to do.
 pub async fn migrate(database: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     DbConnection::connect(database).await?.migrate().await.map_err(DbError::without_row_blame)?;
     Ok(())
 }
 
-/// Makes the database that `options` name, if there is none.
+/// Creates the database named in `options`, if it does not exist.
 ///
 /// # Errors
-/// What PostgreSQL said.
+/// PostgreSQL's error.
 pub async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let Some(name) = options.get_database() else { return Ok(()) };
     let mut connection = PgConnection::connect_with(&options.clone().database("postgres")).await?;
@@ -197,7 +217,7 @@ pub async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Err
 
 #[cfg(test)]
 mod tests {
-    /// Whatever the encodings of the database and of the client are, a migration says the same.
+    /// ASCII means the same in every encoding of the database and of the client.
     #[test]
     fn migrations_are_ascii() {
         for migration in super::MIGRATIONS.iter() {

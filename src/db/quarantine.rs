@@ -1,4 +1,4 @@
-//! The quarantine: keeping what is no execution, and what operators do with it.
+//! Commands for quarantined webhooks: list, retry, drop.
 
 use bytes::Bytes;
 use sqlx::Connection;
@@ -14,7 +14,7 @@ use crate::execution::Execution;
 
 /// A row of `quarantine`, without its body.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct QuarantineEntry {
     pub(crate) quarantine_id: i64,
     pub(crate) reason: String,
     pub(crate) bytes: i32,
@@ -26,31 +26,34 @@ pub(crate) struct Entry {
     pub(crate) last_received_at: OffsetDateTime,
 }
 
-/// What came of trying a quarantined body again.
+/// The result of a retry.
 #[derive(Debug)]
 pub(crate) enum Retried {
-    /// It is recorded, and no longer in quarantine: the executions in it, and what became of them.
+    /// The entry was recorded and deleted: its executions with their dispositions.
     Recorded(Vec<(String, Disposition)>),
-    /// It stays, for this reason.
-    Stays(String),
-    /// There is none with this number.
+    /// The entry stays in quarantine, for this reason.
+    Retained(String),
     Absent,
 }
 
-/// An execution found in a quarantined body.
+/// An execution in a quarantined body.
 #[derive(Debug)]
-pub(crate) struct Found {
-    /// What is read, with what was mapped and set.
-    pub(crate) mended: Bytes,
-    /// What is kept as the payload: that part of the body as it came.
-    pub(crate) came: Bytes,
+pub(crate) struct Extracted {
+    /// The body with the operator's mappings applied, which is parsed.
+    pub(crate) repaired: Bytes,
+    /// The original part of the body, which becomes the payload.
+    pub(crate) original: Bytes,
 }
 
 impl DbConnection {
-    /// The entries behind `after`, at most `limit`, in the order of their numbers.
-    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Entry>, DbError> {
+    /// The next entries after `after`, in the order of their numbers.
+    pub(crate) async fn quarantined(
+        &mut self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<QuarantineEntry>, DbError> {
         Ok(sqlx::query_as!(
-            Entry,
+            QuarantineEntry,
             r#"SELECT quarantine_id, reason, octet_length(body) AS "bytes!", authenticated_by, acknowledged,
                       intact, deliveries, first_received_at, last_received_at
                FROM quarantine WHERE quarantine_id > $1 ORDER BY quarantine_id LIMIT $2"#,
@@ -61,13 +64,12 @@ impl DbConnection {
         .await?)
     }
 
-    /// The body of an entry.
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
         Ok(body.fetch_optional(&mut self.connection).await?)
     }
 
-    /// Deletes entries, for good. Which there were.
+    /// Deletes entries and returns the numbers of those that existed.
     pub(crate) async fn drop_quarantined(&mut self, ids: &[i64]) -> Result<Vec<i64>, DbError> {
         let dropped = sqlx::query_scalar!(
             "DELETE FROM quarantine WHERE quarantine_id = ANY ($1) RETURNING quarantine_id",
@@ -76,23 +78,22 @@ impl DbConnection {
         Ok(dropped.fetch_all(&mut self.connection).await?)
     }
 
-    /// Records an entry as the executions that `find` finds in its body, and takes it out of
-    /// quarantine; or leaves all as it is.
+    /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing.
     ///
-    /// Conflicts among them are all stored: they are no more than what was in quarantine.
+    /// All conflicts among them are stored without a limit, because the entry's size is bounded.
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
-        find: impl Fn(&[u8]) -> Result<Vec<Found>, String>,
+        extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
-        let retried = self.of_one(async |store| store.retry(id, &find).await).await?;
-        Ok(retried.unwrap_or_else(|fault| Retried::Stays(fault.to_string())))
+        let retried = self.retry_contention(async |connection| connection.retry(id, &extract).await).await?;
+        Ok(retried.unwrap_or_else(|error| Retried::Retained(error.to_string())))
     }
 
     async fn retry(
         &mut self,
         id: i64,
-        find: &impl Fn(&[u8]) -> Result<Vec<Found>, String>,
+        extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query!(
             "SELECT body, authenticated_by, deliveries, first_received_at, last_received_at
@@ -102,50 +103,52 @@ impl DbConnection {
         let Some(entry) = entry.fetch_optional(&mut self.connection).await? else {
             return Ok(Retried::Absent);
         };
-        let found = match find(&entry.body) {
-            Ok(found) => found,
-            Err(why) => return Ok(Retried::Stays(why)),
+        let extracted = match extract(&entry.body) {
+            Ok(extracted) => extracted,
+            Err(why) => return Ok(Retried::Retained(why)),
         };
-        let delivery = |found: &Found| Delivery {
+        let delivery = |extracted: &Extracted| Delivery {
             trace: None,
-            body: found.came.clone(),
+            body: extracted.original.clone(),
             received_at: entry.first_received_at,
             authenticated_by: entry.authenticated_by.as_deref().and_then(AuthMethod::named),
             acknowledged: true,
         };
-        let deliveries: Vec<_> = found.iter().map(delivery).collect();
-        let mut items = Vec::with_capacity(found.len());
-        for (found, delivery) in found.iter().zip(&deliveries) {
-            match Execution::parse(&found.mended) {
+        let deliveries: Vec<_> = extracted.iter().map(delivery).collect();
+        let mut items = Vec::with_capacity(extracted.len());
+        for (extracted, delivery) in extracted.iter().zip(&deliveries) {
+            match Execution::parse(&extracted.repaired) {
                 Ok(execution) => items.push(
                     RecordItem::from_execution(execution, delivery)
                         .with_deliveries(entry.deliveries, entry.last_received_at),
                 ),
-                Err(why) => return Ok(Retried::Stays(why.to_string())),
+                Err(why) => return Ok(Retried::Retained(why.to_string())),
             }
         }
         let id_of = |item: &RecordItem<'_>| item.execution_id().unwrap_or_default().to_owned();
         let ids: Vec<_> = items.iter().map(id_of).collect();
         loop {
             match self.move_out(id, entry.deliveries, &items).await {
-                Ok(Some(outcomes)) => return Ok(Retried::Recorded(ids.into_iter().zip(outcomes).collect())),
-                Ok(None) => return Ok(Retried::Stays("it has just changed: try again".to_owned())),
-                // What PostgreSQL refuses as it is may still be stored as bytes.
-                Err(fault) if fault.is_repeatable() => {
+                Ok(Some(dispositions)) => {
+                    return Ok(Retried::Recorded(ids.into_iter().zip(dispositions).collect()));
+                }
+                Ok(None) => return Ok(Retried::Retained("it has just changed: try again".to_owned())),
+                // PostgreSQL may accept a degraded form.
+                Err(error) if error.is_repeatable() => {
                     for item in &mut items {
-                        item.degrade(&fault);
+                        item.degrade(&error);
                     }
                     if items.iter().any(RecordItem::is_quarantined) {
-                        return Err(fault);
+                        return Err(error);
                     }
                 }
-                Err(fault) => return Err(fault),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Records `items` and deletes the entry, in the order in which recording locks. `None` when the
-    /// entry is not there any more, or has got more deliveries; then nothing is done.
+    /// Records `items` and then deletes the entry: the order of locks is that of recording. `None`, without any change,
+    /// if the entry was deleted or received again meanwhile.
     async fn move_out(
         &mut self,
         id: i64,
@@ -153,7 +156,7 @@ impl DbConnection {
         items: &[RecordItem<'_>],
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.connection.begin().await?;
-        let outcomes = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
+        let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
         let delete = sqlx::query!(
             "DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2",
             id,
@@ -163,6 +166,6 @@ impl DbConnection {
             return Ok(None);
         }
         transaction.commit().await?;
-        Ok(Some(outcomes))
+        Ok(Some(dispositions))
     }
 }

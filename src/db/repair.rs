@@ -1,4 +1,4 @@
-//! Executions of which parts are stored as bytes only: filling in their columns.
+//! Fills in the columns of degraded executions.
 
 use std::borrow::Cow;
 
@@ -10,19 +10,18 @@ use super::{DbConnection, DbError};
 use crate::execution::jsonb::{Fit, fit};
 use crate::execution::{self, Execution};
 
-/// What became of an execution that has bytes.
+/// The result for an execution with `payload_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Repaired {
-    /// Columns were filled in.
     Filled,
-    /// There is nothing to fill in: jsonb cannot hold the rest, or it is there.
+    /// No column is missing, or jsonb cannot hold it.
     Unchanged,
-    /// PostgreSQL refuses it still, for this reason.
+    /// PostgreSQL still rejects a column, with this error.
     Refused(String),
 }
 
 impl DbConnection {
-    /// The executions after `after` that have `payload_bytes`, at most `limit`, in the order of their identifiers.
+    /// The next identifiers after `after` of executions with `payload_bytes`, in order.
     pub(crate) async fn with_payload_bytes(
         &mut self,
         after: &str,
@@ -37,11 +36,12 @@ impl DbConnection {
         Ok(ids.fetch_all(&mut self.connection).await?)
     }
 
-    /// Fills in what an execution has in `payload_bytes` only: `payload`, `output`, `total_cost`, and with the cost the
-    /// sum of its day. To do so again changes nothing. `None` when no such execution has bytes.
+    /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost to its day. A second call
+    /// changes nothing. `None` when there is no such execution with `payload_bytes`.
     pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
-        let repaired = self.of_one(async |store| store.fill_in(execution_id).await).await?;
-        Ok(repaired.unwrap_or_else(|fault| Some(Repaired::Refused(fault.to_string()))))
+        let repaired =
+            self.retry_contention(async |connection| connection.fill_in(execution_id).await).await?;
+        Ok(repaired.unwrap_or_else(|error| Some(Repaired::Refused(error.to_string()))))
     }
 
     async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
@@ -57,13 +57,13 @@ impl DbConnection {
         let text = execution::text(&row.bytes).unwrap_or_default();
         let fits = fit(text);
         let payload = (fits != Fit::Not && !row.has_payload).then_some(text);
-        // A body that was recorded with a mapping says nothing of the columns by itself.
-        let said = Execution::parse(&row.bytes).ok().filter(|said| said.execution_id == execution_id);
-        let said = said.filter(|said| said.status == row.status);
-        let output = said.as_ref().and_then(|said| said.output).filter(|_| !row.has_output);
+        // A body that was recorded with a mapping (`quarantine retry --map`) does not match the columns.
+        let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.execution_id == execution_id);
+        let parsed = parsed.filter(|parsed| parsed.status == row.status);
+        let output = parsed.as_ref().and_then(|parsed| parsed.output).filter(|_| !row.has_output);
         let output = output.filter(|output| fits != Fit::Not || fit(output) == Fit::Whole);
-        let cost = said.as_ref().and_then(|said| said.total_cost).filter(|_| row.total_cost.is_none());
-        // Bytes are kept beside a payload only where it would drop something of them.
+        let cost = parsed.as_ref().and_then(|parsed| parsed.total_cost).filter(|_| row.total_cost.is_none());
+        // payload_bytes stays only where the payload would lose something.
         let done = fits == Fit::Whole;
         if payload.is_none() && output.is_none() && cost.is_none() && !done {
             return Ok(Some(Repaired::Unchanged));
@@ -84,7 +84,7 @@ impl DbConnection {
         .execute(&mut *transaction)
         .await?;
         if let Some(cost) = cost {
-            let mut changes = Rollups::default();
+            let mut rollups = Rollups::default();
             let counted = |total_cost| CountedExecution {
                 workflow_id: Cow::Borrowed(&*row.workflow_id),
                 bulk_id: None,
@@ -92,8 +92,8 @@ impl DbConnection {
                 total_cost,
                 first_received_at: row.first_received_at,
             };
-            changes.replaced(counted(None), counted(Some(Cow::Borrowed(cost))), OffsetDateTime::now_utc());
-            changes.apply(&mut transaction).await?;
+            rollups.replaced(counted(None), counted(Some(Cow::Borrowed(cost))), OffsetDateTime::now_utc());
+            rollups.apply(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(Some(Repaired::Filled))

@@ -1,53 +1,42 @@
-//! Removing what has been kept long enough (`retention.*`), some rows at a time.
+//! Removes expired rows (`retention.*`) in batches.
 //!
-//! A table is walked in the order of time, along an index that is there for operators. Each look at
-//! it is bounded, and goes on behind the place where the one before ended: what was removed leaves
-//! dead entries in the index, and who begins at its beginning passes all of them each time.
+//! A walk visits a table in the order of time, by an index that operators need anyway. Each batch continues after the
+//! last visited row: removed rows leave dead index entries, and a walk from the beginning would pass all of them again.
 //!
-//! A removal is one short statement, and so a transaction of its own: it holds up neither recording
-//! nor autovacuum, which makes its room usable again. It waits for no row: one that is locked is being
-//! written to, and stays for the next time.
+//! A removal is one short statement in its own transaction, so it delays neither recording nor autovacuum. It skips
+//! locked rows, which stay for the next walk.
 
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use super::{DbConnection, DbError};
 use crate::config;
 
-/// What is removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What is removed, in this order: a bulk after its executions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum RetentionTarget {
-    /// An execution as a whole.
+    /// Whole executions.
     Executions,
-    /// The payload and output of an execution that stays.
+    /// Payloads and outputs of executions that stay.
     Payloads,
-    /// A bulk whose executions are gone.
+    /// Bulks without executions.
     Bulks,
-    /// A delivery that contradicts the recorded outcome.
     Conflicts,
-    /// A body that is no execution, and was answered 422.
+    /// Quarantined webhooks that were answered 422.
     Quarantine,
 }
 
 impl RetentionTarget {
-    /// All there are, in the order in which they are removed: a bulk goes after its executions.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Executions, Self::Payloads, Self::Bulks, Self::Conflicts, Self::Quarantine];
-
-    /// Its name for operators and in metrics.
+    /// The name in metrics, logs and settings.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Executions => "executions",
-            Self::Payloads => "payloads",
-            Self::Bulks => "bulks",
-            Self::Conflicts => "conflicts",
-            Self::Quarantine => "quarantine",
-        }
+        self.into()
     }
 }
 
-/// What had its latest delivery before these times, by the receiver's clock and by PostgreSQL's, goes. `None`: it stays for ever.
+/// Rows whose latest delivery is older than these times are removed. `None`: no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
     executions: Option<OffsetDateTime>,
@@ -67,8 +56,8 @@ impl Cutoffs {
         }
     }
 
-    pub(crate) fn of(&self, kind: RetentionTarget) -> Option<OffsetDateTime> {
-        match kind {
+    pub(crate) fn of(&self, target: RetentionTarget) -> Option<OffsetDateTime> {
+        match target {
             RetentionTarget::Executions | RetentionTarget::Bulks => self.executions,
             RetentionTarget::Payloads => self.payloads,
             RetentionTarget::Conflicts => self.conflicts,
@@ -77,25 +66,25 @@ impl Cutoffs {
     }
 }
 
-/// A row that a walk has come to.
+/// A row that a walk has visited.
 #[derive(Debug, Clone)]
 pub(crate) struct Visited {
     pub(crate) id: String,
     pub(crate) first_received_at: OffsetDateTime,
-    /// It is to go.
+    /// The row has expired.
     pub(crate) due: bool,
 }
 
 impl Visited {
-    /// Where a walk begins: no row was received so early.
-    pub(crate) fn nothing() -> Self {
+    /// The start of a walk: no row is that old.
+    pub(crate) fn start() -> Self {
         Self { id: "0".to_owned(), first_received_at: OffsetDateTime::UNIX_EPOCH, due: false }
     }
 }
 
 impl DbConnection {
-    /// Readies the connection. No commit waits for the disk, since what a crash undoes is removed
-    /// again; and each place in a walk has a plan of its own, since one for all may read all.
+    /// Sets up the connection. A commit does not wait for the disk, because the next walk repeats a removal that a crash
+    /// undid. Each batch is planned with its values: a generic plan might scan the table.
     pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), DbError> {
         sqlx::query!(
             "SELECT set_config('synchronous_commit', 'off', false) AS commit,
@@ -106,13 +95,13 @@ impl DbConnection {
         self.limit_statements(&limit.unwrap_or_default().as_millis().to_string(), "0").await
     }
 
-    /// PostgreSQL's clock. Not its `now()`, which stands still within a transaction.
+    /// PostgreSQL's current time. `now()` would be the start of the transaction.
     pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, DbError> {
         let clock = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
         Ok(clock.fetch_one(&mut self.connection).await?)
     }
 
-    /// When the latest row was first received, of all that retention may remove. Read from the ends of indexes.
+    /// The latest `first_received_at` of all tables, read from the ends of indexes.
     pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, DbError> {
         let newest = sqlx::query_scalar!(
             "SELECT greatest(
@@ -124,25 +113,23 @@ impl DbConnection {
         Ok(newest.fetch_one(&mut self.connection).await?)
     }
 
-    /// Whether this connection may prune in the background: it is the only one then, in this
-    /// database, until it is closed.
-    pub(crate) async fn may_prune(&mut self) -> Result<bool, DbError> {
+    /// Takes the lock that allows one receiver per database to prune in the background, until the connection is closed.
+    pub(crate) async fn lock_pruning(&mut self) -> Result<bool, DbError> {
         let lock = sqlx::query_scalar!(
             r#"SELECT pg_try_advisory_lock(hashtextextended('workflow-receiver prune', 0)) AS "locked!""#
         );
         Ok(lock.fetch_one(&mut self.connection).await?)
     }
 
-    /// The rows behind `after` among which some of this kind may be too old, at most `limit`. Fewer
-    /// are the last.
+    /// The next rows after `after` that may have expired, at most `limit`. Fewer than `limit` are the last.
     pub(crate) async fn walk(
         &mut self,
-        kind: RetentionTarget,
+        target: RetentionTarget,
         after: &Visited,
         cutoffs: &Cutoffs,
         limit: i64,
     ) -> Result<Vec<Visited>, DbError> {
-        let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(kind));
+        let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(target));
         macro_rules! walk {
             ($file:literal $(, $also:expr)?) => {
                 sqlx::query_file_as!(Visited, $file, at, id, limit, before $(, $also)?)
@@ -150,7 +137,7 @@ impl DbConnection {
                     .await
             };
         }
-        Ok(match kind {
+        Ok(match target {
             RetentionTarget::Executions => walk!("src/db/retention/walk_executions.sql"),
             RetentionTarget::Payloads => walk!("src/db/retention/walk_payloads.sql", cutoffs.executions),
             RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
@@ -159,20 +146,20 @@ impl DbConnection {
         }?)
     }
 
-    /// Removes those of `ids` that are still too old and that nobody writes to. When each first came.
+    /// Removes those of `ids` that are still expired and not locked. Returns their `first_received_at`.
     pub(crate) async fn remove(
         &mut self,
-        kind: RetentionTarget,
+        target: RetentionTarget,
         ids: &[String],
         cutoffs: &Cutoffs,
     ) -> Result<Vec<OffsetDateTime>, DbError> {
-        let before = cutoffs.of(kind);
+        let before = cutoffs.of(target);
         macro_rules! remove {
             ($file:literal) => {
                 sqlx::query_file_scalar!($file, ids, before).fetch_all(&mut self.connection).await
             };
         }
-        Ok(match kind {
+        Ok(match target {
             RetentionTarget::Executions => remove!("src/db/retention/remove_executions.sql"),
             RetentionTarget::Payloads => remove!("src/db/retention/remove_payloads.sql"),
             RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),

@@ -3,6 +3,7 @@
 pub(crate) mod trace_context;
 
 use bytes::Bytes;
+use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthMethod;
@@ -41,7 +42,8 @@ pub(crate) enum RejectReason {
 }
 
 /// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Disposition {
     /// The first of its execution.
     New,
@@ -60,27 +62,8 @@ pub(crate) enum Disposition {
 }
 
 impl Disposition {
-    /// All there are.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::New,
-        Self::Replacement,
-        Self::Duplicate,
-        Self::Conflict,
-        Self::ConflictDropped,
-        Self::Quarantined,
-        Self::Dropped,
-    ];
-
-    /// Its name in logs and metrics.
+    /// The name in logs, metrics and events.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Replacement => "replacement",
-            Self::Duplicate => "duplicate",
-            Self::Conflict => "conflict",
-            Self::ConflictDropped => "conflict_dropped",
-            Self::Quarantined => "quarantined",
-            Self::Dropped => "dropped",
-        }
+        self.into()
     }
 }

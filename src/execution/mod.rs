@@ -10,6 +10,7 @@
 //! recorder, where it decides the row. Nothing but the body has to be kept in between.
 
 pub(crate) mod cost;
+pub(crate) mod identifier;
 pub(crate) mod jsonb;
 pub(crate) mod steps;
 

@@ -1,7 +1,7 @@
-//! How the receiver is, derived from measurements: `/health/ready`, `/metrics` and `workflow-receiver status` report it.
+//! The health of the receiver, derived from measurements, for `/health/ready`, `/metrics` and `workflow-receiver status`.
 //!
-//! Each part has a state of its own. Whether webhooks are taken depends on the spool alone: PostgreSQL may be away for
-//! as long as the spool has room.
+//! Each part has its own state. Whether webhooks are accepted depends on the spool alone: PostgreSQL may be unreachable
+//! while the spool has space.
 
 mod acknowledged;
 mod parts;
@@ -18,23 +18,23 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use acknowledged::{Acknowledged, AcknowledgedCounter};
-use parts::Parts;
+use parts::{Measurements, Parts};
 use progress::RecordingProgress;
 
 use crate::config::Settings;
-use crate::db::queries::Pool;
+use crate::db::queries::QueryPool;
 use crate::metrics::Metrics;
-use crate::recorder::{RecorderHealth, Stuck};
+use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
-use crate::spool::{Recorded, SpoolStatus};
+use crate::spool::{Seq, SpoolStatus};
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Health {
-    /// `ok`: no part has a problem; `degraded`: webhooks are taken, but see `problems`; `unavailable`: webhooks are
+    /// `ok`: no part has a problem; `degraded`: webhooks are accepted, but see `problems`; `unavailable`: webhooks are
     /// answered 503.
     pub(crate) status: &'static str,
-    /// What is wrong, a sentence each.
+    /// A sentence for each problem.
     pub(crate) problems: Vec<String>,
     /// Deliveries on disk that wait for PostgreSQL.
     pub(crate) spooled: i64,
@@ -42,14 +42,14 @@ pub(crate) struct Health {
     pub(crate) parts: Parts,
 }
 
-/// The same without the parts.
+/// [`Health`] without the parts.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Health)]
 pub(crate) struct Summary {
-    /// `ok`: no part has a problem; `degraded`: webhooks are taken, but see `problems`; `unavailable`: webhooks are
+    /// `ok`: no part has a problem; `degraded`: webhooks are accepted, but see `problems`; `unavailable`: webhooks are
     /// answered 503.
     status: &'static str,
-    /// What is wrong, a sentence each.
+    /// A sentence for each problem.
     problems: Vec<String>,
     /// Deliveries on disk that wait for PostgreSQL.
     spooled: i64,
@@ -62,23 +62,21 @@ impl From<Health> for Summary {
 }
 
 impl Health {
-    /// Whether webhooks can be taken.
-    pub(crate) fn takes_webhooks(&self) -> bool {
+    pub(crate) fn accepts_webhooks(&self) -> bool {
         self.status != "unavailable"
     }
 }
 
-/// What the parts report of themselves.
+/// The reports of the parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
-    pub(crate) kept: watch::Receiver<SpoolStatus>,
-    pub(crate) recorded: watch::Receiver<Recorded>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) acked: watch::Receiver<Seq>,
     pub(crate) recording: watch::Receiver<RecorderHealth>,
-    pub(crate) stuck: watch::Receiver<Stuck>,
+    pub(crate) stuck: watch::Receiver<StuckStatus>,
     pub(crate) retention: watch::Receiver<RetentionState>,
 }
 
-/// Where the measurements are read.
 #[derive(Debug, Clone)]
 pub(crate) struct Monitor {
     observed: Observed,
@@ -92,18 +90,18 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to measure. The tasks end with the recorder, or when they are dropped. `pool` is for health checks alone.
+    /// Also returns the tasks that measure, which end with the recorder. `pool` is for health checks only.
     pub(crate) fn start(
         settings: &Settings,
-        pool: Pool,
+        pool: QueryPool,
         metrics: Arc<Metrics>,
         observed: Observed,
         stopping: CancellationToken,
     ) -> (Self, JoinSet<()>) {
         let (progress, follow) = RecordingProgress::follow(observed.stuck.clone());
-        let (report, acknowledged) = watch::channel(Acknowledged::Unknown(None));
-        let (recorded, recording) = (observed.recorded.clone(), observed.recording.clone());
-        let counter = AcknowledgedCounter { pool, metrics, recorded, recording, report };
+        let (count, acknowledged) = watch::channel(Acknowledged::Unknown(None));
+        let (acked, recording) = (observed.acked.clone(), observed.recording.clone());
+        let counter = AcknowledgedCounter { pool, metrics, acked, recording, count };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow);
         tasks.spawn(counter.run());
@@ -116,10 +114,10 @@ impl Monitor {
         self.observed.stuck.borrow().oldest
     }
 
-    /// The state of all parts, as of now. Reads memory only, so it never waits for PostgreSQL or the disk.
+    /// The current health. Reads memory only, so it never waits for PostgreSQL or the disk.
     pub(crate) fn health(&self) -> Health {
         Measurements {
-            kept: *self.observed.kept.borrow(),
+            spool: *self.observed.spool.borrow(),
             recording: self.observed.recording.borrow().clone(),
             stuck: self.observed.stuck.borrow().clone(),
             retention: self.observed.retention.borrow().clone(),
@@ -134,30 +132,15 @@ impl Monitor {
     }
 }
 
-/// All that is measured, at one moment.
-struct Measurements {
-    kept: SpoolStatus,
-    recording: RecorderHealth,
-    stuck: Stuck,
-    retention: RetentionState,
-    /// How long ago a delivery was recorded, or the receiver started.
-    idle: Duration,
-    acknowledged: Acknowledged,
-    stopping: bool,
-    stalled_after: Duration,
-    max_bytes: u64,
-    now: OffsetDateTime,
-}
-
 impl Measurements {
     fn health(self) -> Health {
         let (parts, problems) = self.parts();
-        let status = match (parts.spool.takes_webhooks(), problems.is_empty()) {
+        let status = match (parts.spool.accepts_webhooks(), problems.is_empty()) {
             (false, _) => "unavailable",
             (true, false) => "degraded",
             (true, true) => "ok",
         };
-        Health { status, problems, spooled: self.kept.depth(), parts }
+        Health { status, problems, spooled: self.spool.depth(), parts }
     }
 }
 
@@ -171,11 +154,11 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_mins(2);
 
-    fn well() -> Measurements {
+    fn healthy() -> Measurements {
         Measurements {
-            kept: SpoolStatus { last_seq: 5, acked_seq: 5, bytes: 4096, ..SpoolStatus::default() },
+            spool: SpoolStatus { last_seq: 5, acked_seq: 5, bytes: 4096, ..SpoolStatus::default() },
             recording: RecorderHealth::Working,
-            stuck: Stuck { handled: 5, ..Stuck::default() },
+            stuck: StuckStatus { handled: 5, ..StuckStatus::default() },
             retention: RetentionState::Off,
             idle: Duration::from_hours(9),
             acknowledged: Acknowledged::Counted(0),
@@ -187,9 +170,9 @@ mod tests {
     }
 
     fn waiting(since: Duration, idle: Duration) -> Measurements {
-        let mut measured = well();
-        measured.kept.last_seq = 7;
-        measured.kept.oldest_received_at = Some(measured.now - since);
+        let mut measured = healthy();
+        measured.spool.last_seq = 7;
+        measured.spool.oldest_received_at = Some(measured.now - since);
         measured.idle = idle;
         measured
     }
@@ -200,47 +183,47 @@ mod tests {
     }
 
     #[test]
-    fn without_a_problem_all_is_ok_however_long_nothing_came() {
-        let health = well().health();
+    fn an_idle_receiver_without_a_problem_is_ok() {
+        let health = healthy().health();
         assert_eq!((health.status, health.problems.len(), health.spooled), ("ok", 0, 0));
         assert_eq!(states(&health), ["ok", "ok", "ok", "ok", "off"]);
     }
 
     #[test]
-    fn whether_webhooks_are_taken_depends_on_the_spool_alone() {
+    fn only_the_spool_decides_whether_webhooks_are_accepted() {
         let mut away = waiting(LIMIT * 9, LIMIT * 9);
         away.recording = RecorderHealth::Failing {
             since: away.now - LIMIT,
             why: DbError::Unreachable("no route".to_owned()),
         };
         let away = away.health();
-        assert_eq!((away.status, away.takes_webhooks()), ("degraded", true));
+        assert_eq!((away.status, away.accepts_webhooks()), ("degraded", true));
         assert_eq!(states(&away)[1..3], ["failing", "stalled"]);
         assert!(away.problems[0].contains("no route"), "{:?}", away.problems);
 
-        let refusing = |change: fn(&mut Measurements)| {
-            let mut measured = well();
+        let rejecting = |change: fn(&mut Measurements)| {
+            let mut measured = healthy();
             change(&mut measured);
             measured.health()
         };
         for health in [
-            refusing(|m| m.kept.rejecting = Some(RejectReason::DiskError)),
-            refusing(|m| m.kept.unwritable = Some(Unwritable::Full)),
-            refusing(|m| m.stopping = true),
+            rejecting(|m| m.spool.rejecting = Some(RejectReason::DiskError)),
+            rejecting(|m| m.spool.unwritable = Some(Unwritable::Full)),
+            rejecting(|m| m.stopping = true),
         ] {
-            assert_eq!((health.status, health.takes_webhooks()), ("unavailable", false), "{health:?}");
+            assert_eq!((health.status, health.accepts_webhooks()), ("unavailable", false), "{health:?}");
             assert_eq!(health.problems.len(), 1);
         }
     }
 
     #[test]
-    fn recording_has_stalled_when_what_waits_is_old_and_nothing_was_recorded_since() {
+    fn recording_has_stalled_when_an_old_delivery_waits_and_none_was_recorded_meanwhile() {
         let (short, long) = (LIMIT / 2, LIMIT * 2);
         for (since, idle, state, status) in [
             (short, short, "ok", "ok"),
             // The receiver was idle before.
             (short, long, "ok", "ok"),
-            // After an outage: it works off what waited.
+            // After an outage, the backlog is being recorded.
             (long, short, "behind", "degraded"),
             (long, long, "stalled", "degraded"),
         ] {
@@ -249,12 +232,12 @@ mod tests {
             assert_eq!(health.parts.recording.stalled(), state == "stalled");
         }
         let mut future = waiting(long, long);
-        future.kept.oldest_received_at = Some(future.now + long);
+        future.spool.oldest_received_at = Some(future.now + long);
         assert_eq!(future.health().parts.recording.oldest_age_seconds, Some(0));
     }
 
     #[test]
-    fn stuck_deliveries_are_a_problem_and_recording_stalls_only_when_others_wait() {
+    fn stuck_deliveries_are_a_problem_and_recording_has_stalled_only_if_others_wait() {
         let (short, long) = (LIMIT / 2, LIMIT * 2);
         for (others, idle, state) in
             [(false, long, "stuck"), (true, short, "stuck"), (true, long, "stalled"), (false, short, "stuck")]
@@ -262,7 +245,7 @@ mod tests {
             let mut measured = waiting(long, idle);
             let handled = if others { 6 } else { 7 };
             let (oldest, why) = (Some(measured.now - long), Some(DbError::TimedOut));
-            measured.stuck = Stuck { deliveries: 1, oldest, why, handled };
+            measured.stuck = StuckStatus { deliveries: 1, oldest, why, handled };
             let health = measured.health();
             assert_eq!(
                 (health.parts.recording.state, health.status),
@@ -277,7 +260,7 @@ mod tests {
 
     #[test]
     fn acknowledged_rows_in_quarantine_and_a_wrong_clock_are_problems() {
-        let mut measured = well();
+        let mut measured = healthy();
         measured.acknowledged = Acknowledged::Counted(3);
         measured.retention = RetentionState::Paused(ClockSkew(time::Duration::days(400)));
         let health = measured.health();
@@ -285,11 +268,11 @@ mod tests {
         assert_eq!((health.status, health.problems.len()), ("degraded", 2));
         assert_eq!(health.parts.quarantine.acknowledged, Some(3));
 
-        let mut unknown = well();
+        let mut unknown = healthy();
         unknown.acknowledged = Acknowledged::Unknown(Some("PostgreSQL cannot be reached".to_owned()));
         unknown.retention = RetentionState::Failing(DbError::TimedOut);
         let health = unknown.health();
         assert_eq!(states(&health)[3..], ["unknown", "failing"]);
-        assert_eq!(health.status, "ok", "webhooks are taken and recorded");
+        assert_eq!(health.status, "ok", "webhooks are accepted and recorded");
     }
 }

@@ -1,9 +1,8 @@
-//! The two ports: webhooks on the public port; health, metrics and the read API on the admin port.
+//! The two HTTP ports: webhooks on the public port; health, metrics and the read API on the admin port.
 
 mod admin;
 mod origin;
 mod problem;
-mod responses;
 mod server;
 mod webhook;
 

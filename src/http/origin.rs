@@ -5,27 +5,28 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
-/// Whether a browser says that a web page of another origin sent the request. Senders of webhooks set neither header.
+/// Whether the browser's headers show that a web page of another origin sent the request. Senders of webhooks set
+/// neither header.
 pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
     let fetched_from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     headers.contains_key(header::ORIGIN)
         || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
 }
 
-/// Whether the request may be sent by DNS rebinding: to a name that leads here and is not local.
+/// Whether the request may be the result of DNS rebinding: `Host` is a name with a dot.
 pub(super) fn is_by_a_foreign_name(headers: &HeaderMap, uri: &Uri) -> bool {
     !names_this_machine(headers, uri, is_local)
 }
 
-/// Whether the host that the request is sent to is `accepted`, or not named, which browsers always do.
+/// Whether each host name of the request is `accepted`. A request without one is not from a browser.
 pub(super) fn names_this_machine(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
     let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("not.readable"));
     hosts.filter(|host| !host.is_empty()).all(accepted)
         && uri.authority().map(Authority::as_str).is_none_or(accepted)
 }
 
-/// `localhost` or an IP address, and perhaps a port. Addresses in other notations (decimal, octal, hexadecimal) are not
-/// accepted: browsers send the usual one.
+/// `localhost` or an IP address, with an optional port. Browsers send IP addresses in the usual notation, so decimal,
+/// octal and hexadecimal ones are not accepted.
 pub(super) fn is_address(host: &str) -> bool {
     match host.strip_prefix('[').map(|host| host.split_once(']')) {
         Some(Some((address, port))) => address.parse::<Ipv6Addr>().is_ok() && is_port(port),
@@ -37,14 +38,14 @@ pub(super) fn is_address(host: &str) -> bool {
     }
 }
 
-/// An address, or a name without a dot: such a name cannot be registered.
+/// An address, or a name without a dot: such a name cannot be registered as a domain.
 pub(super) fn is_local(host: &str) -> bool {
     let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     is_address(host) || !name.is_empty() && name.bytes().all(plain) && is_port(port)
 }
 
-/// Nothing, or a colon and a port.
+/// Empty, or a colon and a port.
 fn is_port(port: &str) -> bool {
     let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     port.is_empty() || port.strip_prefix(':').is_some_and(digits)
@@ -55,7 +56,7 @@ mod tests {
     use super::{is_address, is_local};
 
     #[test]
-    fn an_address_is_told_from_a_name() {
+    fn addresses_and_local_names_are_accepted_and_public_names_rejected() {
         for address in [
             "localhost",
             "LOCALHOST:9090",

@@ -1,4 +1,4 @@
-//! Which deliveries are recorded next.
+//! Reads the next batch from the spool.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,18 +8,18 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::in_flight::{Batch, InFlight, is_busy};
+use super::in_flight::{InFlight, InFlightBatch, is_busy};
 use crate::spool::{BatchLimits, Reader, Seq, SpoolError, SpoolStatus, SpooledDelivery};
 
-/// How often PostgreSQL is pinged while there is nothing to record.
+/// How often PostgreSQL is pinged while no delivery waits.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Minimum time between batches that are not full: a transaction costs PostgreSQL as much for one delivery as for
 /// fifty.
 const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
-/// The same while another batch is being recorded: what waits will be more by its end.
+/// The same while another batch is being recorded: more deliveries will have arrived by its end.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
-/// The spool's reader, for the workers and for the retries of stuck deliveries.
+/// The spool's reader, shared by the workers and the retries of stuck deliveries.
 #[derive(Clone)]
 pub(super) struct SharedReader(Arc<Mutex<Option<Reader>>>);
 
@@ -28,7 +28,7 @@ impl SharedReader {
         Self(Arc::new(Mutex::new(Some(reader))))
     }
 
-    /// The deliveries after `after`, as many as `limits` allow.
+    /// Reads deliveries after `after`, as many as `limits` allow.
     pub(super) async fn next(
         &self,
         after: Seq,
@@ -42,7 +42,7 @@ impl SharedReader {
         read.await.map_err(|_| SpoolError::ReaderLost)?
     }
 
-    /// Closes the spool after a cancelled read has ended: another process may open it then.
+    /// Waits for a cancelled read to end, and closes the spool: then another process may open it.
     pub(super) async fn close(self) {
         let close = move || drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = spawn_blocking(close).await;
@@ -53,18 +53,18 @@ impl SharedReader {
 pub(super) struct BatchSource {
     reader: SharedReader,
     limits: BatchLimits,
-    kept: watch::Receiver<SpoolStatus>,
+    spool: watch::Receiver<SpoolStatus>,
     /// The last delivery that was read.
-    at: Seq,
+    read_through: Seq,
     read_at: Instant,
     /// Size of a full batch: the row limit, or the size of the last batch that the byte limit cut short.
     full_batch: i64,
-    in_flight: watch::Receiver<VecDeque<Batch>>,
+    in_flight: watch::Receiver<VecDeque<InFlightBatch>>,
 }
 
 /// The result of [`BatchSource::next`].
 pub(super) enum Poll {
-    /// All deliveries up to this position: none if the spool's rows were deleted by another program.
+    /// All deliveries up to this position; empty if another program deleted the rows.
     Batch(Vec<SpooledDelivery>, Seq),
     /// Nothing arrived for [`KEEPALIVE_INTERVAL`].
     Idle,
@@ -76,16 +76,16 @@ impl BatchSource {
     pub(super) fn new(
         reader: SharedReader,
         limits: BatchLimits,
-        kept: watch::Receiver<SpoolStatus>,
+        spool: watch::Receiver<SpoolStatus>,
         in_flight: &InFlight,
     ) -> Self {
-        let at = kept.borrow().acked_seq;
+        let read_through = spool.borrow().acked_seq;
         let full_batch = i64::try_from(limits.rows).unwrap_or(i64::MAX);
         Self {
             reader,
             limits,
-            kept,
-            at,
+            spool,
+            read_through,
             read_at: Instant::now(),
             full_batch,
             in_flight: in_flight.subscribe(),
@@ -95,23 +95,24 @@ impl BatchSource {
     /// Waits for a batch: a full one, or a smaller one after [`MIN_BATCH_INTERVAL`].
     pub(super) async fn next(&mut self) -> Result<Poll, SpoolError> {
         loop {
-            let kept = *self.kept.borrow_and_update();
-            let (waiting, busy) = (kept.last_seq - self.at, is_busy(&self.in_flight.borrow_and_update()));
+            let spool = *self.spool.borrow_and_update();
+            let waiting = spool.last_seq - self.read_through;
+            let busy = is_busy(&self.in_flight.borrow_and_update());
             let full = waiting >= self.full_batch;
             let due = self.read_at + if busy { MIN_BATCH_INTERVAL_BUSY } else { MIN_BATCH_INTERVAL };
-            if full || waiting > 0 && (due <= Instant::now() || kept.closed) {
-                let batch = self.reader.next(self.at, self.limits).await?;
+            if full || waiting > 0 && (due <= Instant::now() || spool.closed) {
+                let batch = self.reader.next(self.read_through, self.limits).await?;
                 self.read_at = Instant::now();
-                self.at = batch.last().map_or(kept.last_seq, |last| last.seq);
-                let full = if self.at < kept.last_seq { batch.len() } else { self.limits.rows };
+                self.read_through = batch.last().map_or(spool.last_seq, |last| last.seq);
+                let full = if self.read_through < spool.last_seq { batch.len() } else { self.limits.rows };
                 self.full_batch = i64::try_from(full).unwrap_or(i64::MAX);
-                return Ok(Poll::Batch(batch, self.at));
+                return Ok(Poll::Batch(batch, self.read_through));
             }
-            if waiting == 0 && kept.closed {
+            if waiting == 0 && spool.closed {
                 return Ok(Poll::Closed);
             }
             tokio::select! {
-                changed = self.kept.changed() => if changed.is_err() { return Ok(Poll::Closed) },
+                changed = self.spool.changed() => if changed.is_err() { return Ok(Poll::Closed) },
                 changed = self.in_flight.changed() => if changed.is_err() { return Ok(Poll::Closed) },
                 () = sleep_until(due), if waiting > 0 => {}
                 () = sleep(KEEPALIVE_INTERVAL), if waiting == 0 && !busy => return Ok(Poll::Idle),

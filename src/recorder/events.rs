@@ -1,7 +1,7 @@
-//! What is recorded, told as it happens to those who listen.
+//! Publishes committed changes to `/api/v1/events`.
 //!
-//! Nothing is made of it when nobody does. A listener that does not keep up misses what it has no room for and is
-//! told so: recording never waits for one.
+//! Costs nothing without subscribers. Recording never waits for a subscriber: a slow one misses changes, and learns how
+//! many.
 
 use std::sync::Arc;
 
@@ -14,47 +14,48 @@ use utoipa::ToSchema;
 use crate::db::RecordItem;
 use crate::delivery::Disposition;
 
-/// How many changes a listener may be behind.
+/// How many changes are buffered for a slow subscriber.
 const CAPACITY: usize = 8_192;
 
-/// What became of a delivery, once it is committed.
+/// A committed change.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ChangeEvent {
-    /// new: its execution was not known; replacement: it took the place of a non-terminal status; conflict: it
-    /// contradicts what stands, and was kept aside; quarantined: it is no execution, and was kept aside.
+    /// new: the first delivery of its execution; replacement: it replaced a non-terminal status; conflict: it
+    /// contradicts the recorded result and is stored as a conflict; quarantined: it is stored in quarantine.
     outcome: &'static str,
-    /// The execution; null for what is none.
+    /// Null for a quarantined webhook.
     pub(crate) execution_id: Option<String>,
-    /// The workflow that ran, as the delivery has it.
+    /// As the webhook has it.
     pub(crate) workflow_id: Option<String>,
-    /// The bulk, as the delivery has it; null when it was triggered alone.
+    /// As the webhook has it; null for an execution outside of a bulk.
     pub(crate) bulk_id: Option<String>,
-    /// The status, as the delivery has it.
+    /// As the webhook has it.
     pub(crate) status: Option<String>,
-    /// When the delivery came, by the receiver's clock.
+    /// When the webhook was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     received_at: OffsetDateTime,
 }
 
 impl ChangeEvent {
-    /// `None` for what changes nothing that is shown: duplicates, and what is not kept.
-    fn of(item: &RecordItem<'_>, outcome: Disposition) -> Option<Self> {
-        if matches!(outcome, Disposition::Duplicate | Disposition::ConflictDropped | Disposition::Dropped) {
+    /// `None` for duplicates and dropped deliveries.
+    fn new(item: &RecordItem<'_>, disposition: Disposition) -> Option<Self> {
+        if matches!(disposition, Disposition::Duplicate | Disposition::ConflictDropped | Disposition::Dropped)
+        {
             return None;
         }
-        let reported = item.execution();
+        let execution = item.execution();
         Some(Self {
-            outcome: outcome.as_str(),
-            execution_id: reported.map(|execution| execution.execution_id.to_string()),
-            workflow_id: reported.map(|execution| execution.workflow_id.to_string()),
-            bulk_id: reported.and_then(|execution| Some(execution.bulk_id.as_ref()?.to_string())),
-            status: reported.map(|execution| execution.status.to_string()),
+            outcome: disposition.as_str(),
+            execution_id: execution.map(|execution| execution.execution_id.to_string()),
+            workflow_id: execution.map(|execution| execution.workflow_id.to_string()),
+            bulk_id: execution.and_then(|execution| Some(execution.bulk_id.as_ref()?.to_string())),
+            status: execution.map(|execution| execution.status.to_string()),
             received_at: item.received_at(),
         })
     }
 }
 
-/// Where the recorder tells, and where one listens.
+/// The channel from the recorder to the subscribers.
 #[derive(Debug, Clone)]
 pub(crate) struct EventBus(broadcast::Sender<Arc<ChangeEvent>>);
 
@@ -63,24 +64,24 @@ impl EventBus {
         Self(broadcast::Sender::new(CAPACITY))
     }
 
-    /// Tells what became of `items`, which are committed.
-    pub(crate) fn publish(&self, items: &[RecordItem<'_>], outcomes: &[Disposition]) {
+    /// Publishes the changes of committed `items`.
+    pub(crate) fn publish(&self, items: &[RecordItem<'_>], dispositions: &[Disposition]) {
         if self.subscribers() == 0 {
             return;
         }
-        for change in items.iter().zip(outcomes).filter_map(|(item, outcome)| ChangeEvent::of(item, *outcome))
-        {
-            // The last listener may have gone.
-            let _ = self.0.send(Arc::new(change));
+        for (item, disposition) in items.iter().zip(dispositions) {
+            if let Some(change) = ChangeEvent::new(item, *disposition) {
+                // Fails when the last subscriber has just left.
+                let _ = self.0.send(Arc::new(change));
+            }
         }
     }
 
-    /// What is told from now on.
+    /// Receives the changes from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<ChangeEvent>> {
         self.0.subscribe()
     }
 
-    /// How many listen.
     pub(crate) fn subscribers(&self) -> usize {
         self.0.receiver_count()
     }

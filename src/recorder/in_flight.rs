@@ -1,4 +1,4 @@
-//! The batches that are being recorded, and those recorded after one that is not yet.
+//! The batches that are not acked yet: those being recorded, and those recorded while an earlier one is not.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,16 +7,15 @@ use tokio::sync::watch;
 use crate::db::RecordItem;
 use crate::spool::Seq;
 
-/// Maximum batches in flight. While the oldest is being tried, later ones are recorded but not yet acknowledged; after
-/// a crash they are replayed.
+/// Maximum batches in flight. While the oldest is being tried, later ones are recorded but not yet acked; after a crash
+/// they are replayed.
 const MAX_IN_FLIGHT: usize = 128;
 
-/// In the order of arrival.
+/// Batches in the order of arrival.
 #[derive(Clone, Default)]
-pub(super) struct InFlight(watch::Sender<VecDeque<Batch>>);
+pub(super) struct InFlight(watch::Sender<VecDeque<InFlightBatch>>);
 
-/// A batch that is not acknowledged yet.
-pub(super) struct Batch {
+pub(super) struct InFlightBatch {
     through: Seq,
     /// Hashes of the identifiers of its executions.
     executions: HashSet<u32>,
@@ -26,18 +25,19 @@ pub(super) struct Batch {
 
 impl InFlight {
     /// Admits a batch once no in-flight batch contains one of its executions and fewer than `MAX_IN_FLIGHT` are in
-    /// flight. This preserves per-execution order and bounds what is replayed after a crash.
-    pub(super) async fn admit<'i>(&self, items: impl Iterator<Item = &'i RecordItem<'i>>, through: Seq) {
-        let executions: HashSet<u32> = items.filter_map(RecordItem::execution_id).map(hash).collect();
-        let admissible = |batches: &VecDeque<Batch>| {
+    /// flight. This preserves per-execution order and bounds the replay after a crash.
+    pub(super) async fn admit(&self, items: &[RecordItem<'_>], through: Seq) {
+        let executions: HashSet<u32> = items.iter().filter_map(RecordItem::execution_id).map(hash).collect();
+        let admissible = |batches: &VecDeque<InFlightBatch>| {
             let mut others = batches.iter().filter(|other| !other.handled);
             batches.len() < MAX_IN_FLIGHT && others.all(|other| other.executions.is_disjoint(&executions))
         };
         let _ = self.0.subscribe().wait_for(admissible).await;
-        self.0.send_modify(|batches| batches.push_back(Batch { through, executions, handled: false }));
+        let batch = InFlightBatch { through, executions, handled: false };
+        self.0.send_modify(|batches| batches.push_back(batch));
     }
 
-    /// Marks a batch as handled. `handled` learns the end of the longest prefix of such batches.
+    /// Marks a batch as handled, and calls `handled` with the end of the longest prefix of handled batches.
     pub(super) fn complete(&self, through: Seq, handled: impl Fn(Seq)) {
         self.0.send_modify(|batches| {
             if let Some(batch) = batches.iter_mut().find(|batch| batch.through == through) {
@@ -49,13 +49,13 @@ impl InFlight {
         });
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<VecDeque<Batch>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<VecDeque<InFlightBatch>> {
         self.0.subscribe()
     }
 }
 
 /// Whether a batch is being recorded.
-pub(super) fn is_busy(batches: &VecDeque<Batch>) -> bool {
+pub(super) fn is_busy(batches: &VecDeque<InFlightBatch>) -> bool {
     batches.iter().any(|batch| !batch.handled)
 }
 

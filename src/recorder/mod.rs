@@ -1,22 +1,24 @@
-//! The background worker: from the spool to PostgreSQL, in the order of arrival.
+//! The background worker: records deliveries from the spool in PostgreSQL, in the order of arrival.
 //!
-//! Workers take batches in turns (`batches.rs`) and record them at the same time, as long as they share no execution
-//! (`in_flight.rs`). A batch is acknowledged to the spool once it and all before it are recorded. After a crash the
-//! recorder continues with what the spool still holds; recording twice is harmless, since the database deduplicates.
-//! `attempt.rs` says what happens when recording fails, and `stuck.rs` what becomes of deliveries that fail alone.
+//! Workers take batches in turns (`batches.rs`) and record them concurrently, as long as the batches share no execution
+//! (`in_flight.rs`). A batch is acked to the spool once it and all earlier batches are recorded. After a crash the
+//! recorder continues with the deliveries that the spool still holds; recording one twice is harmless, because the
+//! database deduplicates. `attempt.rs` handles failures, and `stuck.rs` holds the deliveries that fail alone.
 
 mod attempt;
+mod batch_part;
 mod batches;
+mod canary;
 pub(crate) mod events;
 mod in_flight;
-mod pool;
+mod log;
+mod retry;
 mod stuck;
 mod throttle;
 mod trace;
 
-use std::mem::discriminant;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -24,23 +26,20 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::field::display;
 
-use self::attempt::Part;
+use self::batch_part::BatchPart;
 use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
-pub(crate) use self::pool::ConnectionPool;
-pub(crate) use self::stuck::Stuck;
-use self::stuck::StuckList;
+pub(crate) use self::stuck::StuckStatus;
+use self::stuck::{Progress, StuckList};
 use self::throttle::should_throttle;
-use crate::db::{Bounds, DbError, RecordItem};
-use crate::delivery::Disposition;
+use crate::db::{Bounds, ConnectionPool, DbError};
 use crate::metrics::Metrics;
 use crate::recorder::events::EventBus;
-use crate::spool::{BatchLimits, Reader, Recorded, Seq, SpoolError, SpoolStatus};
+use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
-/// How recording goes, for health checks.
+/// The state of recording, for health checks.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum RecorderHealth {
     /// No connection to PostgreSQL was tried yet.
@@ -49,81 +48,79 @@ pub(crate) enum RecorderHealth {
     /// The last transaction succeeded.
     Working,
     /// PostgreSQL records nothing now.
-    Failing {
-        /// Since when.
-        since: OffsetDateTime,
-        /// Why.
-        why: DbError,
-    },
+    Failing { since: OffsetDateTime, why: DbError },
 }
 
-/// What a recorder needs.
 pub(crate) struct Recorder {
-    pub(crate) sessions: ConnectionPool,
-    /// How long an attempt may take, once it has a connection.
+    pub(crate) pool: ConnectionPool,
+    /// Time limit of an attempt, once it has a connection.
     pub(crate) statement_timeout: Duration,
     pub(crate) limits: BatchLimits,
-    /// How many batches are recorded at the same time.
+    /// How many batches are recorded concurrently.
     pub(crate) connections: usize,
     pub(crate) bounds: Bounds,
     pub(crate) max_backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,
-    /// What the spool holds.
-    pub(crate) kept: watch::Receiver<SpoolStatus>,
-    /// Acknowledges deliveries to the spool.
-    pub(crate) recorded: watch::Sender<Recorded>,
-    /// Publishes how recording goes.
-    pub(crate) recording: watch::Sender<RecorderHealth>,
-    /// Publishes which deliveries are stuck.
-    pub(crate) stuck: watch::Sender<Stuck>,
-    /// Publishes committed changes.
-    pub(crate) live: EventBus,
-    /// The time to drain the spool is over.
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    /// Acks deliveries to the spool.
+    pub(crate) acks: AckHandle,
+    pub(crate) health: watch::Sender<RecorderHealth>,
+    pub(crate) stuck: watch::Sender<StuckStatus>,
+    pub(crate) events: EventBus,
+    /// Cancelled when the time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
-    pub(crate) state: State,
+    pub(crate) shared: SharedState,
 }
 
-/// What the workers share.
+/// The state that the workers share.
 #[derive(Default)]
-pub(crate) struct State {
-    /// Workers, and the task of the stuck deliveries, whose last attempt failed since PostgreSQL records nothing.
+pub(crate) struct SharedState {
+    /// How many workers, the retries of stuck deliveries included, wait because PostgreSQL records nothing.
     failing: AtomicUsize,
-    /// Dropped deliveries and conflicts that the log does not say yet, and when it last did.
-    dropped: std::sync::Mutex<(usize, usize, Option<Instant>)>,
+    dropped: std::sync::Mutex<UnloggedDrops>,
     stuck: StuckList,
-    /// When an idle recorder last checked that PostgreSQL records.
+    /// When an idle recorder last ran a canary.
     canary_at: std::sync::Mutex<Option<Instant>>,
+}
+
+/// Dropped deliveries that are not logged yet.
+#[derive(Default)]
+struct UnloggedDrops {
+    quarantined: usize,
+    conflicts: usize,
+    logged_at: Option<Instant>,
 }
 
 impl Recorder {
     /// Records until the spool is closed and empty, or until `give_up`.
     ///
     /// # Errors
-    /// [`SpoolError`] when the spool cannot be read. PostgreSQL is never a reason to end.
+    /// [`SpoolError`] when the spool cannot be read. An error of PostgreSQL never ends the recorder.
     pub(crate) async fn run(self, reader: Reader) -> Result<(), SpoolError> {
         let in_flight = InFlight::default();
         let reader = SharedReader::new(reader);
-        let source = BatchSource::new(reader.clone(), self.limits, self.kept.clone(), &in_flight);
+        let source = BatchSource::new(reader.clone(), self.limits, self.spool.clone(), &in_flight);
         let source = Mutex::new(source);
         let record = async {
-            // Before the first delivery: the schema is made, and health checks know.
+            // Before the first delivery: makes the schema, and tells health checks whether PostgreSQL answers.
             self.ping().await;
-            self.state.stuck.handled(self.kept.borrow().acked_seq, &self.report());
-            let workers = async {
-                try_join_all((0..self.connections).map(|_| self.worker(&source, &in_flight))).await?;
-                self.state.stuck.close();
-                Ok(())
-            };
-            tokio::try_join!(workers, self.retry_stuck(reader.clone()))
+            self.shared.stuck.set_handled(self.spool.borrow().acked_seq, &self.progress());
+            tokio::try_join!(self.run_workers(&source, &in_flight), self.retry_stuck(reader.clone()))
         };
-        let ended = tokio::select! {
-            ended = record => ended.map(|_| ()),
+        let result = tokio::select! {
+            result = record => result.map(|_| ()),
             () = self.give_up.cancelled() => Ok(()),
         };
         reader.close().await;
-        ended
+        result
+    }
+
+    async fn run_workers(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
+        try_join_all((0..self.connections).map(|_| self.worker(source, in_flight))).await?;
+        self.shared.stuck.close();
+        Ok(())
     }
 
     /// Records one batch after the other.
@@ -139,90 +136,27 @@ impl Recorder {
                 }
                 Poll::Closed => return Ok(()),
             };
-            let part = Part::read(&batch);
-            in_flight.admit(part.items().iter(), through).await;
+            let part = BatchPart::from_spooled(&batch);
+            in_flight.admit(part.items(), through).await;
             drop(turn);
-            let (begun, before) = (Instant::now(), (self.kept.borrow().last_seq, *self.recorded.borrow()));
+            let (begun, before) = (Instant::now(), (self.spool.borrow().last_seq, self.acks.acked_seq()));
             self.record_batch(part).await;
-            in_flight.complete(through, |through| self.state.stuck.handled(through, &self.report()));
-            let (took, now) = (begun.elapsed(), *self.kept.borrow());
-            let (arrived, recorded) = (now.last_seq - before.0, *self.recorded.borrow() - before.1);
+            in_flight.complete(through, |through| self.shared.stuck.set_handled(through, &self.progress()));
+            let (took, status) = (begun.elapsed(), *self.spool.borrow());
+            let (arrived, recorded) = (status.last_seq - before.0, self.acks.acked_seq() - before.1);
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
-            if now.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
+            if status.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
+                // Holding the source pauses the other workers, too.
                 let _turn = source.lock().await;
-                let mut kept = self.kept.clone();
-                let urgent = kept.wait_for(|kept| kept.closed || kept.rejecting.is_some());
+                let mut spool = self.spool.clone();
+                let urgent = spool.wait_for(|spool| spool.closed || spool.rejecting.is_some());
                 let _ = timeout(throttle::pause(took), urgent).await;
             }
         }
     }
 
-    /// A transaction succeeded. While another batch fails, health checks show that.
-    fn on_success(&self) {
-        if self.state.failing.load(Ordering::Relaxed) > 0 {
-            return;
-        }
-        self.metrics.database_up(true);
-        let before = self.recording.send_replace(RecorderHealth::Working);
-        if !matches!(before, RecorderHealth::Working) {
-            tracing::info!("recording to PostgreSQL");
-        }
-    }
-
-    /// PostgreSQL records nothing now. The log says so once, and again for a fault of another kind.
-    fn on_failure(&self, fault: DbError) {
-        self.metrics.database_up(false);
-        self.recording.send_modify(|recording| {
-            let (since, news) = match recording {
-                RecorderHealth::Failing { since, why } => (*since, discriminant(why) != discriminant(&fault)),
-                _ => (OffsetDateTime::now_utc(), true),
-            };
-            if news {
-                tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {fault}");
-            }
-            *recording = RecorderHealth::Failing { since, why: fault };
-        });
-    }
-
-    fn log_outcomes(&self, items: &[RecordItem<'_>], outcomes: &[Disposition]) {
-        let (mut dropped, mut conflicts) = (0, 0);
-        for (item, outcome) in items.iter().zip(outcomes) {
-            self.metrics.recorded(*outcome);
-            let execution_id = item.execution_id();
-            let trace_id = item.trace().map(|trace| display(trace.trace_id));
-            match outcome {
-                Disposition::Conflict => tracing::warn!(
-                    execution_id,
-                    trace_id,
-                    "a delivery contradicts the recorded outcome: it is stored in execution_conflicts"
-                ),
-                Disposition::Quarantined => {
-                    tracing::warn!(trace_id, "a delivery that cannot be recorded is stored in quarantine");
-                }
-                // There may be many: logged together, below.
-                Disposition::Dropped => dropped += 1,
-                Disposition::ConflictDropped => conflicts += 1,
-                _ => tracing::debug!(execution_id, outcome = outcome.as_str(), trace_id, "recorded"),
-            }
-            if let Some(fault) = item.degraded_by()
-                && matches!(outcome, Disposition::New | Disposition::Replacement | Disposition::Conflict)
-            {
-                self.metrics.degraded();
-                tracing::warn!(
-                    execution_id,
-                    trace_id,
-                    "parts of an execution are stored as bytes only (`workflow-receiver repair` tries again): {fault}"
-                );
-            }
-        }
-        if dropped > 0 {
-            self.metrics.quarantine_dropped(dropped);
-        }
-        if dropped + conflicts > 0 {
-            self.log_dropped(dropped, conflicts);
-        }
-        if let Some(oldest) = items.iter().map(RecordItem::received_at).min() {
-            self.metrics.batch_recorded(items.len(), oldest);
-        }
+    /// Where the list of stuck deliveries publishes its state and acks deliveries.
+    fn progress(&self) -> Progress<'_> {
+        Progress { stuck: &self.stuck, acks: &self.acks }
     }
 }

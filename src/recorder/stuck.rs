@@ -1,8 +1,8 @@
 //! The stuck deliveries: those that failed alone while PostgreSQL recorded others, and later ones of their executions.
 //!
-//! A stuck delivery occupies no worker. One task retries all of them in turn, one at a time, over a connection of its
-//! own; their bodies stay in the spool until then. So any number of deliveries that wait for a lock, or that PostgreSQL
-//! stores nowhere, blocks no other delivery.
+//! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
+//! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
+//! every form, therefore blocks no other delivery.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,28 +12,27 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::attempt::Part;
+use super::batch_part::BatchPart;
 use super::in_flight::hash;
 use crate::db::{DbError, RecordItem};
-use crate::spool::{Recorded, Seq};
+use crate::spool::{AckHandle, Seq};
 
-/// Strikes before a delivery is blamed for an error that the server will repeat.
+/// Strikes until a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
-/// Strikes before a delivery is blamed for an error that may go away by itself.
+/// Strikes until a delivery is blamed for an error that may go away by itself.
 const STRIKES_WITH_PAUSES: u32 = 10;
-/// How often the time limit of a delivery that takes too long is doubled.
+/// How often the time limit of a slow delivery is doubled before it is blamed.
 const EXTENSIONS: u32 = 3;
-/// The same for a delivery that can be stored nowhere.
+/// How often the time limit is doubled for a delivery that PostgreSQL rejects in every form.
 const MAX_EXTENSIONS: u32 = 6;
 
 /// The stuck deliveries, for health checks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stuck {
-    /// How many there are.
+pub(crate) struct StuckStatus {
     pub(crate) deliveries: usize,
     /// When the oldest of them was received.
     pub(crate) oldest: Option<OffsetDateTime>,
-    /// Why one of them waits, for the latest that failed.
+    /// The latest error of one of them.
     pub(crate) why: Option<DbError>,
     /// Every delivery up to here is recorded or stuck.
     pub(crate) handled: Seq,
@@ -47,30 +46,29 @@ pub(super) struct StuckList {
 
 #[derive(Default)]
 struct State {
-    entries: BTreeMap<Seq, Entry>,
+    entries: BTreeMap<Seq, StuckEntry>,
     why: Option<DbError>,
     handled: Seq,
-    /// No worker adds any more.
+    /// The workers have ended: no further entries are added.
     closed: bool,
 }
 
 /// A stuck delivery without its body.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct StuckEntry {
     /// Hash of the execution's identifier.
     execution: Option<u32>,
     received_at: OffsetDateTime,
     due: Instant,
     strikes: u32,
-    /// The time limit is doubled this often.
+    /// How often the time limit is doubled.
     extensions: u32,
-    /// Failures in a row that blame nothing.
-    pub(super) waits: u32,
-    /// The delivery was degraded for these, one step each.
-    pub(super) faults: Vec<DbError>,
+    pub(super) failures_without_strike: u32,
+    /// The errors that the delivery was degraded for, one step each.
+    pub(super) degraded_for: Vec<DbError>,
 }
 
-impl Entry {
+impl StuckEntry {
     fn new(item: &RecordItem<'_>) -> Self {
         Self {
             execution: item.execution_id().map(hash),
@@ -78,47 +76,47 @@ impl Entry {
             due: Instant::now(),
             strikes: 0,
             extensions: 0,
-            waits: 0,
-            faults: Vec::new(),
+            failures_without_strike: 0,
+            degraded_for: Vec::new(),
         }
     }
 
-    pub(super) fn time_limit(&self, usual: Duration) -> Duration {
-        usual.saturating_mul(1 << self.extensions)
+    pub(super) fn time_limit(&self, base: Duration) -> Duration {
+        base.saturating_mul(1 << self.extensions)
     }
 
-    /// The delivery is due again after `pause`.
+    /// Makes the delivery due again after `pause`.
     pub(super) fn pause(&mut self, pause: Duration) {
         self.due = Instant::now() + pause;
     }
 
-    /// PostgreSQL stores it nowhere: the next attempt gets more time.
-    pub(super) fn extend(&mut self) {
+    /// Doubles the time limit after PostgreSQL rejected every form of the delivery.
+    pub(super) fn extend_time_limit(&mut self) {
         self.extensions = (self.extensions + 1).min(MAX_EXTENSIONS);
     }
 
-    /// The failure says nothing about the delivery: strikes count in a row only.
-    pub(super) fn wait(&mut self) {
+    /// Resets the strikes after a failure that does not blame the delivery: strikes count in a row only.
+    pub(super) fn reset_strikes(&mut self) {
         self.strikes = 0;
-        self.waits += 1;
+        self.failures_without_strike += 1;
     }
 
     pub(super) fn strikes(&self) -> u32 {
         self.strikes
     }
 
-    /// Counts a failure of this delivery while others can be recorded. True when it is to blame. Contention never is a
-    /// strike.
-    pub(super) fn strike(&mut self, fault: &DbError) -> bool {
-        (self.strikes, self.waits) = (self.strikes + 1, 0);
-        let needed = match fault {
+    /// Counts a failure of this delivery while others can be recorded. Returns whether the delivery is to blame. The
+    /// caller gives no strike for contention.
+    pub(super) fn strike(&mut self, error: &DbError) -> bool {
+        (self.strikes, self.failures_without_strike) = (self.strikes + 1, 0);
+        let needed = match error {
             DbError::TimedOut if self.extensions < EXTENSIONS => {
                 self.extensions += 1;
                 STRIKES_WITH_PAUSES
             }
             DbError::TimedOut => 1,
-            fault if fault.is_repeatable() && !self.faults.is_empty() => 1,
-            fault if fault.is_repeatable() => STRIKES,
+            error if error.is_repeatable() && !self.degraded_for.is_empty() => 1,
+            error if error.is_repeatable() => STRIKES,
             _ => STRIKES_WITH_PAUSES,
         };
         let blamed = self.strikes >= needed;
@@ -129,28 +127,28 @@ impl Entry {
     }
 }
 
-/// Where the list publishes its state and acknowledges deliveries to the spool.
-pub(super) struct Report<'r> {
-    pub(super) stuck: &'r watch::Sender<Stuck>,
-    pub(super) recorded: &'r watch::Sender<Recorded>,
+/// Where the list publishes its state and acks deliveries to the spool.
+pub(super) struct Progress<'p> {
+    pub(super) stuck: &'p watch::Sender<StuckStatus>,
+    pub(super) acks: &'p AckHandle,
 }
 
 impl StuckList {
-    /// Adds the deliveries of `part`.
-    pub(super) fn add(&self, part: &Part<'_>, why: Option<&DbError>, report: &Report<'_>) {
+    pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, progress: &Progress<'_>) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
-            state.entries.insert(seq, Entry::new(item));
+            state.entries.insert(seq, StuckEntry::new(item));
         }
         if let Some(why) = why {
             state.why = Some(why.clone());
         }
-        state.publish(report);
+        state.publish(progress);
         self.changed.notify_one();
     }
 
-    /// Takes the deliveries out of `part` whose execution is stuck, and adds them: they wait after the earlier one.
-    pub(super) fn keep_order<'i>(&self, part: Part<'i>, report: &Report<'_>) -> Part<'i> {
+    /// Removes the deliveries from `part` whose execution has a stuck delivery, and adds them: they wait for the earlier
+    /// one, which preserves per-execution order.
+    pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
         let stuck: HashSet<u32> = {
             let state = self.state();
             if state.entries.is_empty() {
@@ -161,14 +159,13 @@ impl StuckList {
         let (later, free) =
             part.partition(|item| item.execution_id().is_some_and(|id| stuck.contains(&hash(id))));
         if !later.is_empty() {
-            self.add(&later, None, report);
+            self.add(&later, None, progress);
         }
         free
     }
 
-    /// The next delivery to retry, once it is due. Of an execution, only the first. `None` once the list is closed and
-    /// empty.
-    pub(super) async fn next(&self) -> Option<(Seq, Entry)> {
+    /// Waits for a delivery that is due, and the first of its execution. `None` once the list is closed and empty.
+    pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();
             let due = {
@@ -182,7 +179,7 @@ impl StuckList {
                     .iter()
                     .filter(|(_, entry)| entry.execution.is_none_or(|execution| seen.insert(execution)))
                     .collect();
-                // Those that take long last.
+                // Slow deliveries last.
                 let next = firsts.iter().filter(|(_, entry)| entry.due <= now);
                 if let Some((seq, entry)) = next.min_by_key(|(_, entry)| (entry.extensions, entry.due)) {
                     return Some((**seq, (*entry).clone()));
@@ -199,29 +196,29 @@ impl StuckList {
         }
     }
 
-    /// Puts back what is known of a delivery that failed again.
-    pub(super) fn put_back(&self, seq: Seq, entry: Entry, why: &DbError, report: &Report<'_>) {
+    /// Updates the entry of a delivery that failed again.
+    pub(super) fn put_back(&self, seq: Seq, entry: StuckEntry, why: &DbError, progress: &Progress<'_>) {
         let mut state = self.state();
         state.entries.insert(seq, entry);
         state.why = Some(why.clone());
-        state.publish(report);
+        state.publish(progress);
     }
 
-    /// A delivery is recorded, or its row is not in the spool any more.
-    pub(super) fn remove(&self, seq: Seq, report: &Report<'_>) {
+    /// Removes a delivery that is recorded or no longer in the spool.
+    pub(super) fn remove(&self, seq: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
         state.entries.remove(&seq);
-        state.publish(report);
+        state.publish(progress);
     }
 
-    /// Every delivery up to `through` is recorded or in this list.
-    pub(super) fn handled(&self, through: Seq, report: &Report<'_>) {
+    /// Notes that every delivery up to `through` is recorded or in this list.
+    pub(super) fn set_handled(&self, through: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
         state.handled = through;
-        state.publish(report);
+        state.publish(progress);
     }
 
-    /// No delivery is added any more.
+    /// Ends [`Self::next`] once the list is empty.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
@@ -233,22 +230,18 @@ impl StuckList {
 }
 
 impl State {
-    fn publish(&mut self, report: &Report<'_>) {
+    fn publish(&mut self, progress: &Progress<'_>) {
         let oldest = self.entries.first_key_value();
         let through = oldest.map_or(self.handled, |(first, _)| self.handled.min(first - 1));
         if oldest.is_none() {
             self.why = None;
         }
-        report.stuck.send_replace(Stuck {
+        progress.stuck.send_replace(StuckStatus {
             deliveries: self.entries.len(),
             oldest: oldest.map(|(_, entry)| entry.received_at),
             why: self.why.clone(),
             handled: self.handled,
         });
-        report.recorded.send_if_modified(|recorded| {
-            let further = through > *recorded;
-            *recorded = through.max(*recorded);
-            further
-        });
+        progress.acks.ack(through);
     }
 }

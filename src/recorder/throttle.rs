@@ -6,21 +6,20 @@ use time::OffsetDateTime;
 
 use crate::spool::{Seq, SpooledDelivery};
 
-/// Batches of fewer deliveries are never followed by a pause.
+/// No pause follows a batch of fewer deliveries.
 const THROTTLE_MIN_BATCH: usize = 200;
 /// Recording pauses only while the oldest waiting delivery is younger than this.
 const THROTTLE_MAX_AGE: Duration = Duration::from_secs(10);
-/// The pause is as many times as long as the batch took.
+/// The pause is this many times as long as the batch took.
 const THROTTLE_FACTOR: u32 = 3;
-/// The longest pause.
 const THROTTLE_MAX: Duration = Duration::from_millis(100);
 
-/// Whether to pause after a batch so that intake gets the CPU during a burst: at least half as many deliveries
+/// Whether to pause after a batch so that intake gets the CPU during a burst: when at least half as many deliveries
 /// `arrived` meanwhile as were `recorded`. Never once the backlog is old, or a sustained load would fill the spool.
 pub(super) fn should_throttle(batch: &[SpooledDelivery], arrived: Seq, recorded: Seq) -> bool {
     let fresh = |first: &SpooledDelivery| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;
-        // A time in the future is from before the clock was set back.
+        // A time in the future: the clock was set back.
         !age.is_negative() && age < THROTTLE_MAX_AGE
     };
     batch.len() >= THROTTLE_MIN_BATCH && arrived >= recorded / 2 && batch.first().is_some_and(fresh)

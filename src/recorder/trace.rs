@@ -1,4 +1,4 @@
-//! The spans of a batch on its way to PostgreSQL: of each attempt, and of what it recorded.
+//! The spans of recording: one for each attempt, and one for each recorded delivery.
 
 use std::time::SystemTime;
 
@@ -10,12 +10,12 @@ use crate::delivery::Disposition;
 use crate::traces::{EXECUTION_ID, Traces};
 
 impl Traces {
-    /// An attempt at a transaction, from `begun` to now, with one outcome for each of `items`.
+    /// Adds the spans of an attempt that lasted from `begun` until now.
     pub(crate) fn attempted(
         &self,
         begun: SystemTime,
         items: &[RecordItem<'_>],
-        outcomes: Result<&[Disposition], &DbError>,
+        dispositions: Result<&[Disposition], &DbError>,
     ) {
         let ended = SystemTime::now();
         let links: Vec<_> = items
@@ -27,7 +27,7 @@ impl Traces {
             return;
         }
         let size = i64::try_from(items.len()).unwrap_or(i64::MAX);
-        // Links beyond those that a span may have are counted and left out.
+        // The SDK drops and counts links above its limit.
         let batch = SpanBuilder::from_name("record batch")
             .with_kind(SpanKind::Client)
             .with_start_time(begun)
@@ -37,17 +37,17 @@ impl Traces {
                 KeyValue::new("db.operation.batch.size", size),
             ]);
         let mut batch = self.begin(batch, None);
-        if let Err(fault) = outcomes {
-            batch.set_attribute(KeyValue::new("error.type", fault.kind()));
-            if let Some(code) = fault.code() {
+        if let Err(error) = dispositions {
+            batch.set_attribute(KeyValue::new("error.type", error.kind()));
+            if let Some(code) = error.code() {
                 batch.set_attribute(KeyValue::new("db.response.status_code", code.to_owned()));
             }
             batch.set_status(Status::error(""));
         }
         batch.end_with_timestamp(ended);
-        for (item, outcome) in items.iter().zip(outcomes.unwrap_or_default()) {
+        for (item, disposition) in items.iter().zip(dispositions.unwrap_or_default()) {
             let Some(trace) = item.trace() else { continue };
-            let mut attributes = vec![KeyValue::new("workflow_receiver.outcome", outcome.as_str())];
+            let mut attributes = vec![KeyValue::new("workflow_receiver.outcome", disposition.as_str())];
             attributes.extend(item.execution_id().map(|id| KeyValue::new(EXECUTION_ID, id.to_owned())));
             let record = SpanBuilder::from_name("record")
                 .with_start_time(begun)

@@ -1,7 +1,7 @@
-//! The time that retention is counted from: the earlier one of the receiver's clock and PostgreSQL's.
+//! The current time for retention: the earlier of the receiver's clock and PostgreSQL's.
 //!
-//! A clock that runs ahead makes every row look old. So nothing is removed while the two clocks disagree. A receiver
-//! and a PostgreSQL on one machine share its clock: there the comparison finds nothing.
+//! With a clock that is ahead, every row would look old. Nothing is removed while the two clocks differ. A receiver and a
+//! PostgreSQL on one machine share a clock, so the comparison cannot find an error there.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,32 +11,27 @@ use time::OffsetDateTime;
 
 use crate::db::{DbConnection, DbError};
 
-/// The largest difference at which rows are removed. Machines with time synchronisation differ by milliseconds.
+/// The largest difference at which rows are removed. Synchronised clocks differ by milliseconds.
 pub(crate) const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 
-/// Both clocks, read at about the same moment.
+/// The comparison of both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Clocks {
-    /// The earlier one of the two.
     pub(crate) earlier: OffsetDateTime,
-    /// The receiver's clock minus PostgreSQL's, at least: what the reading itself took is not counted.
+    /// The receiver's clock minus PostgreSQL's, without the time that the comparison took.
     pub(crate) skew: time::Duration,
 }
 
 impl Clocks {
-    /// Reads both clocks.
-    ///
-    /// # Errors
-    /// [`DbError`] when PostgreSQL does not answer.
-    pub(crate) async fn read(store: &mut DbConnection) -> Result<Self, DbError> {
+    pub(crate) async fn read(connection: &mut DbConnection) -> Result<Self, DbError> {
         let before = OffsetDateTime::now_utc();
-        let database = store.clock().await?;
+        let database = connection.clock().await?;
         Ok(Self::compare(before, database, OffsetDateTime::now_utc()))
     }
 
-    /// `database` was read between `before` and `after`, which are the receiver's.
+    /// PostgreSQL's `database` was read between the receiver's `before` and `after`.
     fn compare(before: OffsetDateTime, database: OffsetDateTime, after: OffsetDateTime) -> Self {
-        // The receiver's clock may be set back between the two readings.
+        // The receiver's clock may be set back meanwhile.
         let (first, last) = (before.min(after), before.max(after));
         let skew = if database < first {
             first - database
@@ -48,13 +43,13 @@ impl Clocks {
         Self { earlier: first.min(database), skew }
     }
 
-    /// The clocks, unless they differ by more than [`MAX_CLOCK_SKEW`].
+    /// Fails if the clocks differ by more than [`MAX_CLOCK_SKEW`].
     pub(crate) fn agreed(self) -> Result<Self, ClockSkew> {
         if self.skew.unsigned_abs() > MAX_CLOCK_SKEW { Err(ClockSkew(self.skew)) } else { Ok(self) }
     }
 }
 
-/// The clocks differ by more than [`MAX_CLOCK_SKEW`]: the receiver's minus PostgreSQL's.
+/// The receiver's clock minus PostgreSQL's, of more than [`MAX_CLOCK_SKEW`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct ClockSkew(pub(crate) time::Duration);
 
@@ -68,7 +63,7 @@ impl fmt::Display for ClockSkew {
         write!(
             f,
             "the receiver's clock is {seconds} {direction} PostgreSQL's: nothing is removed (retention.*) while they \
-             differ by more than {limit}; set the wrong one right"
+             differ by more than {limit}; correct the wrong clock"
         )
     }
 }
@@ -85,7 +80,7 @@ mod tests {
             (10, 4, 12, 4, 6),
             (10, 20, 12, 10, -8),
             (0, 0, 3_600, 0, 0),
-            // Set back by an hour meanwhile.
+            // Set back by an hour between the readings.
             (3_600, 1_800, 0, 0, 0),
         ] {
             let clocks = Clocks::compare(at(before), at(database), at(after));
@@ -98,6 +93,6 @@ mod tests {
         assert!(said.contains("ahead of PostgreSQL's"), "{said}");
         let behind = Clocks::compare(at(0), at(301), at(0)).agreed().unwrap_err().to_string();
         assert!(behind.starts_with("the receiver's clock is 5m 1s behind PostgreSQL's"), "{behind}");
-        assert!(Clocks::compare(at(0), at(300), at(0)).agreed().is_ok(), "as much as may be");
+        assert!(Clocks::compare(at(0), at(300), at(0)).agreed().is_ok(), "exactly the limit");
     }
 }

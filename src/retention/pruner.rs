@@ -1,9 +1,10 @@
-//! The background task that removes what has been kept long enough (`retention.*`).
+//! The background task that removes expired rows (`retention.*`).
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
+use strum::VariantArray;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -11,38 +12,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Walk};
 use crate::config;
-use crate::db::Database;
-use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget};
+use crate::db::{Cutoffs, Database, DbConnection, DbError, RetentionTarget};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderHealth;
 
 /// From the end of a round to the beginning of the next.
-const ROUND_EVERY: Duration = Duration::from_hours(1);
-/// A round goes on where the one before ended; one of so many begins at the beginning, for what was
-/// passed by: rows that somebody wrote to, that were delivered again, or recorded late.
-const ROUNDS_A_SWEEP: u32 = 24;
-/// After a batch it rests so many times as long: PostgreSQL is the recorder's for nine tenths of the
-/// time at least.
+const ROUND_INTERVAL: Duration = Duration::from_hours(1);
+/// Each round resumes where the last one stopped. Every 24th starts over, to pick up rows that were locked, redelivered
+/// or recorded late.
+const ROUNDS_PER_SWEEP: u32 = 24;
+/// The pause after a batch is this many times as long as the batch took.
 const THROTTLE_FACTOR: u32 = 9;
-/// But not longer than this: a batch that took so much longer than it should was itself kept waiting.
+/// The longest pause: a batch that took much too long had to wait itself.
 const THROTTLE_MAX: Duration = Duration::from_secs(5);
 
-/// What a pruner needs.
 pub(crate) struct Pruner {
     pub(crate) database: Database,
     pub(crate) settings: config::Database,
     pub(crate) retention: config::Retention,
-    /// From a failure to the next try.
+    /// The pause after an error.
     pub(crate) backoff: Duration,
     pub(crate) metrics: Arc<Metrics>,
-    /// How recording goes: nothing is removed while it does not.
+    /// Nothing is removed while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
-    /// Where it reports how removing goes, for health checks.
-    pub(crate) report: watch::Sender<RetentionState>,
+    pub(crate) state: watch::Sender<RetentionState>,
     pub(crate) stop: CancellationToken,
 }
 
-/// How removing goes, for health checks.
+/// The state of retention, for health checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum RetentionState {
     /// No limit is set.
@@ -50,20 +47,19 @@ pub(crate) enum RetentionState {
     Off,
     /// A limit is set, and no round has ended yet.
     Starting,
-    /// The last round removed all that was due, or another receiver does it.
+    /// The last round removed all expired rows, or another receiver prunes this database.
     Working {
-        /// When the latest row was received, if that lies in the future.
+        /// The time of the latest row, if it is in the future.
         future: Option<OffsetDateTime>,
     },
-    /// Nothing is removed: a clock is wrong.
+    /// Nothing is removed, because a clock is wrong.
     Paused(ClockSkew),
     /// The last round failed.
     Failing(DbError),
 }
 
 impl RetentionState {
-    /// Before the first round, when a limit is set, or not.
-    pub(crate) fn before(limited: bool) -> Self {
+    pub(crate) fn before_first_round(limited: bool) -> Self {
         if limited { Self::Starting } else { Self::Off }
     }
 }
@@ -71,32 +67,32 @@ impl RetentionState {
 /// The result of a round.
 enum Round {
     Done {
-        /// Removed rows of each kind.
-        removed: [usize; RetentionTarget::ALL.len()],
-        /// When the latest row was received, if that lies in the future.
+        /// The number of removed rows of each target.
+        removed: [usize; RetentionTarget::VARIANTS.len()],
+        /// The time of the latest row, if it is in the future.
         future: Option<OffsetDateTime>,
     },
-    /// Another receiver removes in this database.
+    /// Another receiver prunes this database.
     NotOurs,
-    /// Nothing was removed: a clock is wrong.
+    /// Nothing was removed, because a clock is wrong.
     ClockSkew(ClockSkew),
 }
 
 impl Pruner {
-    /// Removes until `stop`, then ends at once. PostgreSQL is never a reason to end.
+    /// Prunes until `stop`, then ends at once. An error of PostgreSQL never ends it.
     pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.work() => {}
+            () = self.prune_rounds() => {}
         }
     }
 
-    async fn work(&mut self) {
-        let mut walks = Walk::through_all();
+    async fn prune_rounds(&mut self) {
+        let mut walks = Walk::all();
         let mut rounds = 0;
         let mut failing = None;
-        // The recorder ends only with the process.
+        // The channel closes only when the process ends.
         while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
         {
             match self.round(&mut walks).await {
@@ -108,13 +104,13 @@ impl Pruner {
                 Ok(round) => {
                     self.on_success(&round, failing.take().is_some());
                     rounds += 1;
-                    if rounds % ROUNDS_A_SWEEP == 0 {
-                        walks = Walk::through_all();
+                    if rounds % ROUNDS_PER_SWEEP == 0 {
+                        walks = Walk::all();
                     }
-                    sleep(ROUND_EVERY).await;
+                    sleep(ROUND_INTERVAL).await;
                 }
-                Err(fault) => {
-                    self.failed(&fault, &mut failing);
+                Err(error) => {
+                    self.on_failure(&error, &mut failing);
                     sleep(self.backoff).await;
                 }
             }
@@ -125,15 +121,15 @@ impl Pruner {
     async fn round(&self, walks: &mut [Walk]) -> Result<Round, DbError> {
         let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
         let connect = async {
-            let mut store = DbConnection::connect(&self.database.options()).await?;
-            store.prepare_to_prune(Some(statement_timeout)).await?;
-            // Before the lock: a receiver with a wrong clock must not keep the others from removing.
-            let clocks = Clocks::read(&mut store).await?;
+            let mut connection = DbConnection::connect(&self.database.options()).await?;
+            connection.prepare_to_prune(Some(statement_timeout)).await?;
+            // Before the lock: a receiver with a wrong clock must not block the others.
+            let clocks = Clocks::read(&mut connection).await?;
             self.metrics.clock_skew(clocks.skew);
-            let ours = clocks.agreed().is_ok() && store.may_prune().await?;
-            Ok((store, clocks, ours))
+            let ours = clocks.agreed().is_ok() && connection.lock_pruning().await?;
+            Ok((connection, clocks, ours))
         };
-        let (mut store, clocks, ours) =
+        let (mut connection, clocks, ours) =
             timeout(connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
         let now = match clocks.agreed() {
             Ok(clocks) => clocks.earlier,
@@ -142,23 +138,24 @@ impl Pruner {
         if !ours {
             return Ok(Round::NotOurs);
         }
-        let newest = timeout(statement_timeout, store.newest()).await.unwrap_or(Err(DbError::TimedOut))?;
+        let newest =
+            timeout(statement_timeout, connection.newest()).await.unwrap_or(Err(DbError::TimedOut))?;
         let future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
         let cutoffs = Cutoffs::at(now, &self.retention);
-        let mut removed = [0; RetentionTarget::ALL.len()];
+        let mut removed = [0; RetentionTarget::VARIANTS.len()];
         for walk in walks {
             loop {
-                let step = walk.step(&mut store, &cutoffs, false);
+                let step = walk.step(&mut connection, &cutoffs, false);
                 match timeout(statement_timeout, step).await.unwrap_or(Err(DbError::TimedOut)) {
-                    Ok(Some((gone, took))) => {
-                        removed[walk.kind as usize] += gone.len();
-                        self.metrics.pruned(walk.kind.as_str(), gone.len());
+                    Ok(Some((expired, took))) => {
+                        removed[walk.target as usize] += expired.len();
+                        self.metrics.pruned(walk.target.as_str(), expired.len());
                         sleep((took * THROTTLE_FACTOR).min(THROTTLE_MAX)).await;
                     }
                     Ok(None) => break,
-                    Err(fault) => {
+                    Err(error) => {
                         walk.shrink();
-                        return Err(fault);
+                        return Err(error);
                     }
                 }
             }
@@ -168,13 +165,13 @@ impl Pruner {
 
     fn on_success(&self, round: &Round, again: bool) {
         if again {
-            tracing::info!("removing what was kept long enough works again");
+            tracing::info!("removing rows that were kept long enough works again");
         }
         let future = match round {
             Round::Done { future, .. } => *future,
             _ => None,
         };
-        let before = self.report.send_replace(RetentionState::Working { future });
+        let before = self.state.send_replace(RetentionState::Working { future });
         if matches!(before, RetentionState::Paused(_)) {
             tracing::info!(
                 "the clocks of the receiver and of PostgreSQL agree again: old rows are removed again"
@@ -186,14 +183,14 @@ impl Pruner {
             }
             (Some(newest), _) => tracing::warn!(
                 %newest,
-                "rows were received in the future, by a clock that was ahead: they are kept until retention.* after that"
+                "rows were received in the future, because a clock was ahead; they are kept until retention.* after that time"
             ),
             (None, _) => {}
         }
         match round {
             Round::NotOurs | Round::ClockSkew(_) => {
                 self.metrics.prune_failing(false);
-                tracing::debug!("another receiver removes what was kept long enough");
+                tracing::debug!("another receiver removes rows that were kept long enough");
             }
             Round::Done { removed, .. } => {
                 self.metrics.prune_finished(OffsetDateTime::now_utc());
@@ -205,28 +202,28 @@ impl Pruner {
                         bulks,
                         conflicts,
                         quarantine,
-                        "removed what was kept long enough"
+                        "removed rows that were kept long enough"
                     );
                 }
             }
         }
     }
 
-    /// Logs the skew once, until the clocks agree again.
+    /// Logs the skew once until the clocks agree again.
     fn paused(&self, skew: ClockSkew) {
         self.metrics.prune_failing(true);
-        let before = self.report.send_replace(RetentionState::Paused(skew));
+        let before = self.state.send_replace(RetentionState::Paused(skew));
         if !matches!(before, RetentionState::Paused(_)) {
             tracing::error!(skew_seconds = skew.0.whole_seconds(), "{skew}");
         }
     }
 
-    /// Says so once, and again only when something of another kind is wrong.
-    fn failed(&self, fault: &DbError, failing: &mut Option<Discriminant<DbError>>) {
+    /// Logs once, and again for an error of another kind.
+    fn on_failure(&self, error: &DbError, failing: &mut Option<Discriminant<DbError>>) {
         self.metrics.prune_failing(true);
-        self.report.send_replace(RetentionState::Failing(fault.clone()));
-        if failing.replace(discriminant(fault)) != Some(discriminant(fault)) {
-            tracing::error!("what was kept long enough (retention.*) is not removed: {fault}");
+        self.state.send_replace(RetentionState::Failing(error.clone()));
+        if failing.replace(discriminant(error)) != Some(discriminant(error)) {
+            tracing::error!("rows that were kept long enough (retention.*) cannot be removed: {error}");
         }
     }
 }

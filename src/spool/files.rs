@@ -1,8 +1,8 @@
-//! The spool's files: their locks, and whether the files held open are still the ones in the directory.
+//! The spool's files: their locks, and whether the open files are still the files in the directory.
 //!
 //! Two locks (`flock`) keep a second receiver away for as long as the process lives: one on the directory, which also
-//! covers the exchange of files, and one on `spool.db`, which holds where the directory was removed or moved. They do not
-//! interfere with SQLite's own locks on Linux; elsewhere only the directory is locked.
+//! covers the replacement of files, and one on `spool.db`, which still protects a directory that was removed or moved. On
+//! Linux they do not interfere with SQLite's own locks; on other systems only the directory is locked.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -14,24 +14,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::SpoolError;
 use super::recovery::wal;
 
-/// The database. SQLite puts its log and the log's index beside it.
+/// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];
 
-/// Tells files apart, whatever their names.
+/// Identifies a file independently of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+struct FileId {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
+impl FileId {
     fn of(metadata: &fs::Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
-/// Why the files held open are not the spool any more.
+/// How the files in the directory differ from the open files.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileFault {
     #[error("{0} was removed or moved")]
@@ -44,9 +44,9 @@ pub(super) enum FileFault {
     Unexaminable { name: &'static str, source: io::Error },
 }
 
-/// The least sizes, in bytes, that the files must have.
+/// Sizes in bytes.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Sizes {
+pub(super) struct FileSizes {
     pub(super) database: u64,
     pub(super) wal: u64,
 }
@@ -54,41 +54,38 @@ pub(super) struct Sizes {
 /// The files of an open spool. The value outlives all SQLite connections to them: when a process closes any descriptor of
 /// a file, it loses all locks that SQLite has on it.
 #[derive(Debug)]
-pub(super) struct HeldFiles {
+pub(super) struct OpenFiles {
     pub(super) dir: PathBuf,
     pub(super) database: Arc<File>,
     pub(super) wal: File,
     index: File,
-    /// The most that the index had.
+    /// The largest size of the index so far.
     index_bytes: AtomicU64,
-    identities: [Identity; 3],
+    ids: [FileId; 3],
     directory: Arc<File>,
 }
 
-impl HeldFiles {
-    /// Takes hold of the files that SQLite has just opened in `dir`. `database` is the locked `spool.db`.
+impl OpenFiles {
+    /// Opens the files that SQLite has just opened in `dir`. `database` is the locked `spool.db`.
     pub(super) fn new(dir: &Path, directory: Arc<File>, database: Arc<File>) -> io::Result<Self> {
         let (wal, index) = (File::open(dir.join(NAMES[1]))?, File::open(dir.join(NAMES[2]))?);
-        let identities = [
-            Identity::of(&database.metadata()?),
-            Identity::of(&wal.metadata()?),
-            Identity::of(&index.metadata()?),
-        ];
+        let ids =
+            [FileId::of(&database.metadata()?), FileId::of(&wal.metadata()?), FileId::of(&index.metadata()?)];
         let index_bytes = AtomicU64::default();
-        let held = Self { dir: dir.to_owned(), database, wal, index, index_bytes, identities, directory };
-        held.check(Sizes::default()).map_err(io::Error::other)?;
-        Ok(held)
+        let files = Self { dir: dir.to_owned(), database, wal, index, index_bytes, ids, directory };
+        files.check(FileSizes::default()).map_err(io::Error::other)?;
+        Ok(files)
     }
 
-    /// Compares the files in the directory with those held open. Returns their sizes.
-    pub(super) fn check(&self, least: Sizes) -> Result<Sizes, FileFault> {
+    /// Compares the files in the directory with the open files, and their sizes with `least`. Returns the sizes.
+    pub(super) fn check(&self, least: FileSizes) -> Result<FileSizes, FileFault> {
         let mut sizes = [0; 3];
         for (at, name) in NAMES.into_iter().enumerate() {
             let metadata = fs::metadata(self.dir.join(name)).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileFault::Removed(name),
                 _ => FileFault::Unexaminable { name, source },
             })?;
-            if Identity::of(&metadata) != self.identities[at] {
+            if FileId::of(&metadata) != self.ids[at] {
                 return Err(FileFault::Replaced(name));
             }
             sizes[at] = metadata.len();
@@ -100,11 +97,10 @@ impl HeldFiles {
                 return Err(FileFault::Truncated { name, expected, found });
             }
         }
-        Ok(Sizes { database: sizes[0], wal: sizes[1] })
+        Ok(FileSizes { database: sizes[0], wal: sizes[1] })
     }
 
-    /// Whether the log's index has all that it had. SQLite maps it into memory: reading where the file has ended ends the
-    /// process.
+    /// Checks that the index was not truncated. SQLite maps it into memory: a read after its end kills the process (SIGBUS).
     pub(super) fn check_index(&self) -> Result<(), FileFault> {
         let name = NAMES[2];
         let metadata = self.index.metadata();
@@ -113,24 +109,23 @@ impl HeldFiles {
         if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
-    /// Whether bytes of the log that were durable before a write are still there after it. SQLite writes at the end that
-    /// it remembers: that fills the gap which a truncation left, and the size is right again.
+    /// Whether the frame that ended at `end` before a write still exists after it. SQLite appends at the position that it
+    /// remembers: after a truncation, the gap is filled with zeros and the size is right again.
     pub(super) fn is_wal_intact_before(&self, end: u64, frame: u64) -> bool {
         if end < wal::HEADER_BYTES + frame {
             return true;
         }
         let mut header = [0; 16];
-        // The number of a page is never 0, and a salt is random.
+        // A page number is never 0, and a salt is random.
         self.wal.read_exact_at(&mut header, end - frame).is_ok() && header.iter().any(|byte| *byte != 0)
     }
 
-    /// Whether the database begins as every database does.
     pub(super) fn has_database_header(&self) -> bool {
         let mut magic = [0; 16];
         self.database.read_exact_at(&mut magic, 0).is_ok() && &magic == b"SQLite format 3\0"
     }
 
-    /// The locked directory: the one held, or another one that is in its place now.
+    /// The locked directory: the open one, or the one that has replaced it.
     pub(super) fn lock_directory_again(&self) -> Result<Arc<File>, SpoolError> {
         if is_at(&self.directory, &self.dir) {
             return Ok(self.directory.clone());
@@ -138,8 +133,8 @@ impl HeldFiles {
         lock_directory(&self.dir).map(Arc::new)
     }
 
-    /// Gives up the locks, except the one that `next` has, too. The reader may keep these files open for long: if they came
-    /// back, their locks would look like another receiver's.
+    /// Releases the locks, except one that `next` shares. The reader may keep these files open for long: if they were moved
+    /// back, their locks would look like those of another receiver.
     pub(super) fn unlock_for(&self, next: &Self) {
         let _ = self.database.unlock();
         if !Arc::ptr_eq(&self.directory, &next.directory) {
@@ -147,56 +142,53 @@ impl HeldFiles {
         }
     }
 
-    /// Whether the file of this name in the directory is the one held open.
+    /// Whether the file with this suffix in the directory is the open file.
     pub(super) fn is_own(&self, suffix: &str) -> bool {
         let name = format!("{DATABASE}{suffix}");
-        let held = NAMES.iter().position(|known| **known == name).map(|at| self.identities[at]);
-        held.is_some()
-            && fs::metadata(self.dir.join(name)).ok().map(|metadata| Identity::of(&metadata)) == held
+        let held = NAMES.iter().position(|known| **known == name).map(|at| self.ids[at]);
+        held.is_some() && fs::metadata(self.dir.join(name)).ok().map(|metadata| FileId::of(&metadata)) == held
     }
 }
 
-/// How often a file that is replaced between opening and locking it is tried again.
+/// How often opening and locking is repeated when the file is replaced in between.
 const ATTEMPTS: usize = 100;
 
-/// Makes the directory if there is none, and locks it.
+/// Creates the directory if it is missing, and locks it.
 ///
 /// # Errors
-/// [`SpoolError::InUse`] while another receiver has it.
+/// [`SpoolError::InUse`] while another receiver holds the lock.
 pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
-    let unusable = |source| SpoolError::Directory { dir: dir.to_owned(), source };
     for _ in 0..ATTEMPTS {
-        make_directory(dir, 0o700).map_err(unusable)?;
-        let directory = File::open(dir).map_err(unusable)?;
+        create_directory(dir, 0o700).map_err(SpoolError::at(dir))?;
+        let directory = File::open(dir).map_err(SpoolError::at(dir))?;
         match directory.try_lock() {
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
-            // Some file systems lock no directories; there the lock on the database is the only one.
+            // Some file systems cannot lock directories: the lock on the database is the only one then.
             Ok(()) | Err(fs::TryLockError::Error(_)) => {}
         }
         if is_at(&directory, dir) {
             return Ok(directory);
         }
     }
-    Err(unusable(io::Error::other("it is replaced again and again")))
+    Err(SpoolError::at(dir)(io::Error::other("it is replaced again and again")))
 }
 
-/// Opens or makes a database file for its user only, and locks it.
+/// Opens or creates a database file that only its owner can read, and locks it.
 ///
 /// # Errors
-/// [`SpoolError::InUse`] while another receiver has it.
+/// [`SpoolError::InUse`] while another receiver holds the lock.
 pub(super) fn lock_database(path: &Path) -> Result<File, SpoolError> {
-    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
     for _ in 0..ATTEMPTS {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let database = options.open(path).map_err(unusable)?;
+        let database = options.open(path).map_err(SpoolError::at(path))?;
         if cfg!(target_os = "linux") {
             match database.try_lock() {
                 Err(fs::TryLockError::WouldBlock) => {
                     let dir = path.parent().unwrap_or(path);
                     return Err(SpoolError::InUse(dir.to_owned()));
                 }
-                Err(fs::TryLockError::Error(source)) => return Err(unusable(source)),
+                Err(fs::TryLockError::Error(source)) => return Err(SpoolError::at(path)(source)),
                 Ok(()) => {}
             }
         }
@@ -204,41 +196,41 @@ pub(super) fn lock_database(path: &Path) -> Result<File, SpoolError> {
             return Ok(database);
         }
     }
-    Err(unusable(io::Error::other("it is replaced again and again")))
+    Err(SpoolError::at(path)(io::Error::other("it is replaced again and again")))
 }
 
-/// Takes the files of earlier builds, which all could read, away from other users.
+/// Removes the permissions of other users from the spool's files: they hold whole bodies.
 pub(super) fn restrict(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let ours =
+        let own =
             ["spool.", "reserve"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
         let metadata = entry.metadata()?;
-        if ours && metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-            let restricted = fs::set_permissions(entry.path(), Permissions::from_mode(0o600));
-            if let Err(error) = restricted {
-                tracing::warn!(%error, file = %entry.path().display(), "other users can read a file of the spool");
-            }
+        if own
+            && metadata.is_file()
+            && metadata.permissions().mode() & 0o077 != 0
+            && let Err(error) = fs::set_permissions(entry.path(), Permissions::from_mode(0o600))
+        {
+            tracing::warn!(%error, file = %entry.path().display(), "other users can read a file of the spool");
         }
     }
     Ok(())
 }
 
-/// Whether the file at `path` is this one.
+/// Whether `path` leads to this file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| Identity::of(&metadata));
-    identity(file.metadata()) == identity(fs::metadata(path))
+    let id = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| FileId::of(&metadata));
+    id(file.metadata()) == id(fs::metadata(path))
 }
 
-/// Makes a directory with those above it, and makes their entries durable. The spool holds whole bodies: its directory is
-/// for its user only.
-fn make_directory(dir: &Path, mode: u32) -> io::Result<()> {
+/// Creates a directory and its parents, and makes their entries durable.
+fn create_directory(dir: &Path, mode: u32) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_directory(parent, 0o755)?;
+    create_directory(parent, 0o755)?;
     match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         created => created?,
@@ -246,30 +238,58 @@ fn make_directory(dir: &Path, mode: u32) -> io::Result<()> {
     sync(parent)
 }
 
-/// Makes the entries of a directory durable.
-pub(super) fn sync(dir: &Path) -> io::Result<()> {
+/// Makes the entries of the directory of `path` durable.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    sync(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The path with a suffix, as SQLite names what belongs to a database.
+/// The path with a suffix, as SQLite names the files of a database.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The suffixes of a database's log, the log's index, its rollback journal, and of itself: in the order in which they go,
-/// since a log without its database can be told apart, and a new database beside an old log cannot.
-pub(super) const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
+/// The suffixes of a database's log, the log's index, the rollback journal, and of the database itself. The database is
+/// moved last: a start recognizes a log without a database, but not a new database with an old log.
+const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
-/// Removes a database with what belongs to it, as far as it is there.
+/// The name of a database without the suffix of one of its files.
+pub(super) fn without_suffix(name: &str) -> &str {
+    SUFFIXES[..3].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+}
+
+/// Removes the files of a database. Errors are ignored.
 pub(super) fn remove(path: &Path) {
     for suffix in SUFFIXES {
         let _ = fs::remove_file(beside(path, suffix));
     }
 }
 
-/// A name that no file has, with no file of its suffixes either: `spool.db.KIND-N`.
+/// Renames the files of a database to the name that `new_name` returns for a suffix, and removes those for which it
+/// returns `None`.
+pub(super) fn rename(path: &Path, new_name: impl Fn(&str) -> Option<PathBuf>) -> io::Result<()> {
+    for suffix in SUFFIXES {
+        let old = beside(path, suffix);
+        #[cfg(test)]
+        crash::point()?;
+        let done = match new_name(suffix) {
+            Some(name) => fs::rename(&old, beside(&name, suffix)),
+            None => fs::remove_file(&old),
+        };
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// A name that no file has, with or without a suffix: `spool.db.KIND-N`.
 pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     let mut n = time::OffsetDateTime::now_utc().unix_timestamp();
     loop {
@@ -281,24 +301,31 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     }
 }
 
-/// Gives a database, or what is left of it, another name: nothing overwrites or deletes it then. An empty log goes, and the
-/// log's index, which SQLite makes from the log.
-pub(super) fn set_aside(path: &Path, kind: &str) -> io::Result<PathBuf> {
-    set_aside_as(path, path, kind)
+/// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes an empty log, and
+/// the index, which SQLite can rebuild. Returns the new name.
+pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
+    let aside = free_name(base, "damaged");
+    rename(path, |suffix| {
+        let empty = || fs::metadata(beside(path, suffix)).is_ok_and(|log| log.len() == 0);
+        let worthless = suffix == "-shm" || suffix == "-wal" && empty();
+        (!worthless).then(|| aside.clone())
+    })?;
+    Ok(aside)
 }
 
-/// As [`set_aside`], under a name that begins with that of `base`.
-pub(super) fn set_aside_as(path: &Path, base: &Path, kind: &str) -> io::Result<PathBuf> {
-    let aside = free_name(base, kind);
-    for suffix in SUFFIXES {
-        let old = beside(path, suffix);
-        let worthless =
-            suffix == "-shm" || suffix == "-wal" && fs::metadata(&old).is_ok_and(|log| log.len() == 0);
-        let done = if worthless { fs::remove_file(&old) } else { fs::rename(&old, beside(&aside, suffix)) };
-        match done {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
+/// Lets a test stop the replacement of files after any step, as a crash would.
+#[cfg(test)]
+pub(super) mod crash {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        /// The number of steps that still work.
+        pub(in crate::spool) static AFTER: Cell<usize> = const { Cell::new(usize::MAX) };
     }
-    Ok(aside)
+
+    pub(in crate::spool) fn point() -> io::Result<()> {
+        AFTER.set(AFTER.get().checked_sub(1).ok_or_else(|| io::Error::other("a simulated crash"))?);
+        Ok(())
+    }
 }

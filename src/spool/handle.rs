@@ -1,53 +1,51 @@
-//! The way in: a bounded channel from the requests to the spool's writer.
-//!
-//! A request hands its delivery over and waits for the receipt, which the writer gives once the
-//! delivery is on disk. A full channel is an answer, not a wait.
+//! The requests' and the recorder's ends of the channels to the writer.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Seq;
 use crate::delivery::{Delivery, RejectReason};
 use crate::memory::MemoryPermit;
 
-/// A delivery on its way to the spool, with the way back for its receipt.
+/// A delivery on its way to the writer.
 #[derive(Debug)]
 pub(crate) struct PendingDelivery {
     pub(crate) delivery: Delivery,
+    /// Receives the result of the write.
     pub(crate) ack: oneshot::Sender<Result<(), RejectReason>>,
-    /// Given back once it is written, even when its request has gone.
+    /// Held until the delivery is written, even when the request has ended.
     _memory: MemoryPermit,
 }
 
-/// The requests' end of the channel.
+/// Appends deliveries.
 #[derive(Debug, Clone)]
 pub(crate) struct SpoolHandle {
-    arrivals: mpsc::Sender<PendingDelivery>,
+    pending: mpsc::Sender<PendingDelivery>,
 }
 
 impl SpoolHandle {
-    /// A channel in which `capacity` deliveries may wait.
+    /// A bounded channel for `capacity` deliveries.
     pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<PendingDelivery>) {
-        let (arrivals, spool) = mpsc::channel(capacity);
-        (Self { arrivals }, spool)
+        let (pending, writer) = mpsc::channel(capacity);
+        (Self { pending }, writer)
     }
 
-    /// Returns once the delivery is on disk: from here on it survives any crash.
+    /// Returns once the delivery is on disk: it then survives any crash.
     ///
     /// # Errors
-    /// [`RejectReason`], at once when the channel is full; then nothing of the delivery is kept.
+    /// [`RejectReason`], immediately when the channel is full. The delivery is not stored.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
-        let (receipt, kept) = oneshot::channel();
-        self.arrivals.try_send(PendingDelivery { delivery, ack: receipt, _memory: memory }).map_err(|e| {
-            match e {
-                mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
-            }
+        let (ack, written) = oneshot::channel();
+        let sent = self.pending.try_send(PendingDelivery { delivery, ack, _memory: memory });
+        sent.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
         })?;
-        kept.await.unwrap_or(Err(RejectReason::ShuttingDown))
+        written.await.unwrap_or(Err(RejectReason::ShuttingDown))
     }
 
     /// A view of the channel that does not keep it open.
     pub(crate) fn depth(&self) -> IntakeDepth {
-        IntakeDepth(self.arrivals.downgrade())
+        IntakeDepth(self.pending.downgrade())
     }
 }
 
@@ -56,8 +54,35 @@ impl SpoolHandle {
 pub(crate) struct IntakeDepth(mpsc::WeakSender<PendingDelivery>);
 
 impl IntakeDepth {
-    /// How many deliveries wait for the disk.
+    /// The number of deliveries that wait for the disk.
     pub(crate) fn get(&self) -> usize {
-        self.0.upgrade().map_or(0, |arrivals| arrivals.max_capacity() - arrivals.capacity())
+        self.0.upgrade().map_or(0, |pending| pending.max_capacity() - pending.capacity())
+    }
+}
+
+/// Acks deliveries. The writer stops when the last handle is dropped and no delivery can be appended any more.
+#[derive(Debug)]
+pub(crate) struct AckHandle(watch::Sender<Seq>);
+
+impl AckHandle {
+    /// `acked` is the last delivery that was acked before.
+    pub(super) fn new(acked: Seq) -> (Self, watch::Receiver<Seq>) {
+        let (acks, writer) = watch::channel(acked);
+        (Self(acks), writer)
+    }
+
+    /// Acks all deliveries up to `seq`: PostgreSQL has committed them. A position before the last acked one has no effect.
+    pub(crate) fn ack(&self, seq: Seq) {
+        self.0.send_if_modified(|acked| std::mem::replace(acked, seq.max(*acked)) < seq);
+    }
+
+    /// The last acked delivery.
+    pub(crate) fn acked_seq(&self) -> Seq {
+        *self.0.borrow()
+    }
+
+    /// Follows the last acked delivery.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Seq> {
+        self.0.subscribe()
     }
 }

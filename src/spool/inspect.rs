@@ -1,7 +1,7 @@
-//! Reads the spool for operators, beside a running receiver or without one.
+//! Reads the spool for `workflow-receiver spool`, while a receiver runs or not.
 //!
-//! Each page is a read transaction of its own, so that the writer can empty its log between two of them. No lock of the
-//! receiver is taken, and nothing is written.
+//! Each page is a read transaction of its own, so that the writer can empty the write-ahead log between two pages. The
+//! receiver's locks are not used, and nothing is written.
 
 use std::path::Path;
 
@@ -11,30 +11,30 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use time::OffsetDateTime;
 
 use super::files::DATABASE;
-use super::open::BUSY;
 use super::row::{COLUMNS, SpoolRow};
+use super::schema::BUSY_TIMEOUT;
 use super::{Seq, SpoolError};
 use crate::execution::Execution;
 
-/// The most bytes of bodies that one page reads.
+/// Maximum bytes of bodies in one page.
 const PAGE_BYTES: usize = 16 << 20;
 
 /// A delivery in the spool, without its body.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ListedDelivery {
     pub(crate) seq: Seq,
     pub(crate) received_at: OffsetDateTime,
     pub(crate) body_bytes: usize,
-    /// `None` when the body is no execution.
+    /// `None` when the body is not an execution.
     pub(crate) execution_id: Option<String>,
-    /// Whether it was answered 200.
+    /// Answered 200; otherwise 422.
     pub(crate) acknowledged: bool,
     pub(crate) authenticated_by: Option<&'static str>,
-    /// Whether its checksum is right.
+    /// Whether the checksum matches.
     pub(crate) intact: bool,
 }
 
-/// A connection that only reads.
+/// A read-only connection.
 pub(crate) struct Inspector {
     connection: Connection,
 }
@@ -57,12 +57,12 @@ impl Inspector {
         }
         let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.busy_timeout(BUSY)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         Ok(Self { connection })
     }
 
-    /// At most `limit` deliveries after `after`, and fewer where their bodies are large. Empty when there are no more.
-    pub(crate) fn page(&self, after: Seq, limit: usize) -> Result<Vec<Listed>, SpoolError> {
+    /// Up to `limit` deliveries after `after`; fewer when their bodies are large. Empty at the end.
+    pub(crate) fn page(&self, after: Seq, limit: usize) -> Result<Vec<ListedDelivery>, SpoolError> {
         let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
         let mut statement = self.connection.prepare_cached(&select)?;
         let mut rows = statement.query([after])?;
@@ -73,7 +73,7 @@ impl Inspector {
             let (delivery, intact) = SpoolRow::read(row).delivery();
             let execution = Execution::parse(&delivery.body).ok();
             bytes += delivery.body.len();
-            page.push(Listed {
+            page.push(ListedDelivery {
                 seq: row.get(0)?,
                 received_at: delivery.received_at,
                 body_bytes: delivery.body.len(),
@@ -86,7 +86,7 @@ impl Inspector {
         Ok(page)
     }
 
-    /// The body of a delivery, byte for byte.
+    /// The exact bytes of a body.
     pub(crate) fn body(&self, seq: Seq) -> Result<Option<Bytes>, SpoolError> {
         let mut select = self.connection.prepare("SELECT body FROM deliveries WHERE seq = ?")?;
         let body = select.query_row([seq], |row| row.get::<_, Vec<u8>>(0)).optional()?;

@@ -1,26 +1,38 @@
 //! The durable queue on disk, between the 200 and PostgreSQL.
 //!
-//! It is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk when it returns. One
-//! [`Writer`] on a thread of its own adds arrivals and deletes recorded deliveries; one [`Reader`] reads the next ones for
-//! the recorder. They share the files ([`files`]) and two numbers, [`SpoolStatus`] and the recorder's [`Recorded`].
+//! The other parts use four operations, and know nothing else about the spool:
 //!
-//! Before it acknowledges a group, the writer checks that the files it wrote are still the ones in the directory. [`recovery`]
-//! deals with files that are not.
+//! - **append** ([`SpoolHandle::append`]): stores a delivery. Returns once the delivery is durable, or with the reason for
+//!   the rejection. The webhook handler answers 200 only after it.
+//! - **next** ([`Reader::next`]): reads the deliveries after a position, in the order of arrival. Deletes nothing.
+//! - **ack** ([`AckHandle::ack`]): tells the spool that PostgreSQL has committed all deliveries up to a position. The
+//!   spool deletes them later. After a crash, `next` may return them again.
+//! - **status** ([`Spool::status`]): a watch channel with the positions, the space in use and the reason for rejections.
+//!
+//! [`open`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own. A second
+//! implementation is one module that returns the same types.
+//!
+//! This implementation is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk
+//! when it returns. [`writer`] adds and deletes deliveries, [`reader`] reads them on a second connection. Before the
+//! writer acknowledges a group, it checks that the open files are still the files in the directory ([`files`]).
+//! [`recovery`] handles damaged, missing and replaced files.
 
 mod files;
 mod handle;
-mod health;
 mod inspect;
+mod losses;
 mod mark;
 mod open;
 mod reader;
 mod recovery;
 mod reserve;
 mod row;
+mod schema;
 mod space;
 mod writer;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
@@ -28,14 +40,13 @@ use crate::delivery::RejectReason;
 
 #[cfg(fuzzing)]
 pub(crate) use handle::PendingDelivery;
-pub(crate) use handle::{IntakeDepth, SpoolHandle};
-pub(crate) use health::Unwritable;
-pub(crate) use inspect::{Inspector, Listed};
-pub(crate) use open::open;
+pub(crate) use handle::{AckHandle, IntakeDepth, SpoolHandle};
+pub(crate) use inspect::{Inspector, ListedDelivery};
+pub(crate) use open::{Spool, open};
 pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};
 pub(crate) use writer::Writer;
 
-/// A delivery's place in the spool: rises by one with each delivery and is never used again.
+/// A delivery's position in the spool: rises by one with each delivery and is never reused.
 pub(crate) type Seq = i64;
 
 /// What the writer publishes about the spool.
@@ -43,7 +54,7 @@ pub(crate) type Seq = i64;
 pub(crate) struct SpoolStatus {
     /// The last delivery on disk.
     pub(crate) last_seq: Seq,
-    /// The last delivery that was recorded and deleted.
+    /// The last delivery that was acked and deleted.
     pub(crate) acked_seq: Seq,
     /// When the oldest delivery in the spool was received.
     pub(crate) oldest_received_at: Option<OffsetDateTime>,
@@ -51,77 +62,104 @@ pub(crate) struct SpoolStatus {
     pub(crate) bytes: u64,
     /// The size of the write-ahead log, in bytes.
     pub(crate) wal_bytes: u64,
-    /// Why the latest delivery was refused; `None` once one is accepted again.
+    /// Why the latest delivery was rejected; `None` once one is accepted again.
     pub(crate) rejecting: Option<RejectReason>,
-    /// Why a delivery cannot be written now; `None` when it can. Measured: by the latest write or, after some seconds
-    /// without one, by a commit of a page.
+    /// Why a delivery cannot be written now; `None` when it can. Measured by the latest write or, after some seconds
+    /// without one, by the commit of one page.
     pub(crate) unwritable: Option<Unwritable>,
-    /// No more deliveries will come.
+    /// No more deliveries can be appended.
     pub(crate) closed: bool,
 }
 
 impl SpoolStatus {
-    /// How many deliveries the spool holds that PostgreSQL does not, as far as the spool knows.
+    /// How many deliveries the spool holds that were not acked.
     pub(crate) fn depth(&self) -> i64 {
         self.last_seq - self.acked_seq
     }
 }
 
-/// The last delivery that PostgreSQL has committed, with all before it: the writer deletes them.
-pub(crate) type Recorded = Seq;
+/// Why a delivery cannot be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unwritable {
+    #[error("the spool is full: it has reached spool.max_bytes")]
+    Full,
+    #[error(
+        "the spool is full: it has reached spool.max_bytes, and its write-ahead log cannot be emptied while another process reads \
+         spool.db. End that process"
+    )]
+    WalPinned,
+    /// The disk has no space left, or not enough for the reserve file.
+    #[error("the spool's disk is full")]
+    DiskFull,
+    #[error("writes to the spool's disk fail")]
+    Failing,
+    /// The open files are not the files in the directory.
+    #[error("files of the spool were removed, moved, truncated or replaced")]
+    FilesChanged,
+}
 
 /// Why the spool cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// Another process has it.
+    /// Another process holds the locks.
     #[error("the spool {0} is in use by another receiver: give each receiver a `spool.dir` of its own")]
     InUse(PathBuf),
-    /// The directory cannot be made or written.
+    /// The directory, or a file in it, cannot be created, read or written.
     #[error("the spool directory {dir} cannot be used: {source}")]
     Directory {
-        /// `spool.dir`
+        /// The directory or the file.
         dir: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// The error of the operating system.
+        source: io::Error,
     },
-    /// A newer receiver wrote it.
+    /// A receiver with another file format wrote the spool.
     #[error(
-        "the spool {path} has version {found}, and this receiver knows versions up to {known}: run the \
-         newer receiver until the spool is empty, or point `spool.dir` elsewhere. Nothing was changed"
+        "the spool {path} has version {found}, and this receiver reads version {known} only: run the older or newer \
+         receiver that wrote it until the spool is empty, or set `spool.dir` to another directory. Nothing was changed"
     )]
-    TooNew {
+    UnknownVersion {
         /// The spool's file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         found: i64,
-        /// The newest version that this receiver knows.
+        /// The version that this receiver reads.
         known: i64,
     },
-    /// It is a database, but not a spool.
-    #[error("{0} is not a spool: move it away, or point `spool.dir` elsewhere. Nothing was changed")]
+    /// The file is a database, but not a spool.
+    #[error(
+        "{0} is not a spool, or a pre-release of this receiver wrote it: move it away, or set `spool.dir` to another \
+         directory. Nothing was changed"
+    )]
     Foreign(PathBuf),
-    /// Its files were changed by others while it was in use.
+    /// Another program changed the files while the spool was open.
     #[error(
         "files of the spool in {0} were removed, moved, truncated or replaced, and its deliveries could not be rescued: \
-         the log says which files, and how many deliveries were left"
+         the log has the names of the files and the number of deliveries that were left"
     )]
     FilesChanged(PathBuf),
-    /// There is none, for a command that only reads it.
+    /// There is no spool to inspect.
     #[error(
         "there is no spool at {0}, or it is empty: set spool.dir (RECEIVER__SPOOL__DIR, --config) as for the receiver"
     )]
     Absent(PathBuf),
-    /// A part of it is damaged; the next start saves what can be saved.
+    /// The next start salvages what can be read.
     #[error(
         "the spool is damaged ({0}): start the receiver again, it saves what can be read and sets the file aside"
     )]
     Damaged(rusqlite::Error),
-    /// A bug: reading it panicked.
-    #[error("reading the spool panicked: a bug; start the receiver again, nothing is lost")]
+    /// Reading the spool panicked.
+    #[error("reading the spool panicked (a bug): start the receiver again, nothing is lost")]
     ReaderLost,
     /// The disk failed, or is full.
     #[error("the spool cannot be read or written: {0}")]
     Disk(rusqlite::Error),
+}
+
+impl SpoolError {
+    /// For `map_err`: an I/O error on the directory or file `path`.
+    fn at(path: &Path) -> impl Fn(io::Error) -> Self {
+        |source| Self::Directory { dir: path.to_owned(), source }
+    }
 }
 
 impl From<rusqlite::Error> for SpoolError {

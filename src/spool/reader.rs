@@ -1,85 +1,88 @@
-//! The recorder's end of the spool: the next deliveries, in the order of arrival.
+//! Reads the next deliveries for the recorder, in the order of arrival.
 
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Notify;
 
-use super::files::HeldFiles;
+use super::files::OpenFiles;
 use super::row::{COLUMNS, SpoolRow};
+use super::schema::BUSY_TIMEOUT;
 use super::{Seq, SpoolError};
 use crate::delivery::Delivery;
 
-/// How long a reader that failed waits for the writer to examine the files: a large spool is copied meanwhile.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a reader waits for the writer to check the files after a failed read. The writer may copy a large spool then.
+const CHECK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Reads the spool while the writer writes it.
 #[derive(Debug)]
 pub(crate) struct Reader {
     connection: Connection,
     /// Dropped after the connection.
-    held: Arc<HeldFiles>,
-    handover: Arc<Handover>,
+    files: Arc<OpenFiles>,
+    handover: Arc<ConnectionHandover>,
 }
 
-/// A delivery and its place in the spool.
+/// A delivery and its position in the spool.
 #[derive(Debug)]
 pub(crate) struct SpooledDelivery {
     pub(crate) seq: Seq,
     pub(crate) delivery: Delivery,
-    /// Whether its checksum is right.
+    /// Whether the checksum matches.
     pub(crate) intact: bool,
 }
 
-/// How much one batch may hold.
+/// The maximum size of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
     pub(crate) rows: usize,
-    /// Of bodies; the first delivery comes whatever its size.
+    /// Bytes of bodies. The first delivery of a batch may be larger.
     pub(crate) bytes: usize,
 }
 
 impl Reader {
-    pub(super) fn new(connection: Connection, held: Arc<HeldFiles>, handover: Arc<Handover>) -> Self {
-        Self { connection, held, handover }
+    pub(super) fn new(
+        connection: Connection,
+        files: Arc<OpenFiles>,
+        handover: Arc<ConnectionHandover>,
+    ) -> Self {
+        Self { connection, files, handover }
     }
 
     /// The deliveries after `after`, as many as `limits` allow. Empty when there are none.
     ///
     /// # Errors
-    /// [`SpoolError`] when the file cannot be read, and the writer has found nothing wrong with the files' names and sizes.
+    /// [`SpoolError`] when the read fails and the writer has not replaced the files.
     pub(crate) fn next(
         &mut self,
         after: Seq,
         limits: BatchLimits,
     ) -> Result<Vec<SpooledDelivery>, SpoolError> {
-        self.move_on();
+        self.switch_connection();
         let read = self.read(after, limits);
         if read.is_err() {
-            self.handover.ask();
-            if self.move_on() {
+            self.handover.request_check();
+            if self.switch_connection() {
                 return self.read(after, limits);
             }
         }
         read
     }
 
-    /// Takes over the connection to the file that the writer uses now, if it is another one.
-    fn move_on(&mut self) -> bool {
-        let next = self.handover.lock().next.take();
-        if let Some((connection, held)) = next {
-            // In this order: the old files outlive the old connection.
-            self.connection = connection;
-            self.held = held;
-            return true;
-        }
-        false
+    /// Uses the connection to the writer's new file, if there is one.
+    fn switch_connection(&mut self) -> bool {
+        let Some((connection, files)) = self.handover.lock().next.take() else { return false };
+        // In this order: the old files outlive the old connection.
+        self.connection = connection;
+        self.files = files;
+        true
     }
 
     fn read(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
-        if self.held.check_index().is_err() {
-            return Err(SpoolError::FilesChanged(self.held.dir.clone()));
+        if self.files.check_index().is_err() {
+            return Err(SpoolError::FilesChanged(self.files.dir.clone()));
         }
         let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
         let mut statement = self.connection.prepare_cached(&select)?;
@@ -88,67 +91,77 @@ impl Reader {
         let mut bytes = 0;
         while batch.len() < limits.rows {
             let Some(row) = rows.next()? else { break };
-            let stored = SpoolRow::read(row);
-            bytes += stored.body.len();
+            let spooled = SpoolRow::read(row);
+            bytes += spooled.body.len();
             if bytes > limits.bytes && !batch.is_empty() {
                 break;
             }
-            let (delivery, intact) = stored.delivery();
+            let (delivery, intact) = spooled.delivery();
             batch.push(SpooledDelivery { seq: row.get(0)?, delivery, intact });
         }
         Ok(batch)
     }
 }
 
-/// Where the writer leaves a new connection for the reader, and the reader asks the writer to examine the files.
+/// Opens the reader's connection.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite opens the log with the first read: before the files are compared.
+    connection.query_row("SELECT count(*) FROM acked", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// The writer passes a new connection to the reader, and the reader lets the writer check the files.
 #[derive(Debug, Default)]
-pub(super) struct Handover {
+pub(super) struct ConnectionHandover {
     state: Mutex<State>,
-    answered: Condvar,
-    asked: Notify,
+    check_done: Condvar,
+    check_requested: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    next: Option<(Connection, Arc<HeldFiles>)>,
-    /// A reader waits for the files to be examined.
-    asking: bool,
-    /// No writer will examine them.
-    ended: bool,
+    next: Option<(Connection, Arc<OpenFiles>)>,
+    /// The reader waits for a check of the files.
+    checking: bool,
+    /// The writer has ended.
+    closed: bool,
 }
 
-impl Handover {
+impl ConnectionHandover {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the writer examine the files, and waits until it has.
-    fn ask(&self) {
+    /// Lets the writer check the files, and waits for the end of the check.
+    fn request_check(&self) {
         let mut state = self.lock();
-        state.asking = !state.ended;
-        self.asked.notify_one();
-        let _ = self.answered.wait_timeout_while(state, PATIENCE, |state| state.asking && !state.ended);
+        state.checking = !state.closed;
+        self.check_requested.notify_one();
+        let waiting = |state: &mut State| state.checking && !state.closed;
+        let _ = self.check_done.wait_timeout_while(state, CHECK_TIMEOUT, waiting);
     }
 
-    /// Returns once a reader asks.
-    pub(super) async fn asked(&self) {
-        self.asked.notified().await;
+    /// Returns once the reader requests a check.
+    pub(super) async fn check_requested(&self) {
+        self.check_requested.notified().await;
     }
 
-    /// The files have been examined.
-    pub(super) fn answer(&self) {
-        self.lock().asking = false;
-        self.answered.notify_all();
+    pub(super) fn check_done(&self) {
+        self.lock().checking = false;
+        self.check_done.notify_all();
     }
 
-    /// Leaves a connection for the reader's next read.
-    pub(super) fn offer(&self, connection: Connection, held: Arc<HeldFiles>) {
-        self.lock().next = Some((connection, held));
+    /// Sets the connection for the next read.
+    pub(super) fn offer(&self, connection: Connection, files: Arc<OpenFiles>) {
+        self.lock().next = Some((connection, files));
     }
 
     /// The writer has ended.
-    pub(super) fn end(&self) {
-        self.lock().ended = true;
-        self.answered.notify_all();
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.check_done.notify_all();
     }
 }

@@ -1,7 +1,7 @@
-//! Room to delete: a full disk must not keep the spool from getting smaller.
+//! Disk space for deleting: on a full disk the spool must still be able to shrink.
 //!
-//! Even deleting takes some space, for SQLite's log. So a file of some size is held in reserve. When the disk is full it
-//! is removed, and until it can be made again no delivery is accepted.
+//! Deleting also needs some space, for SQLite's write-ahead log. So a file of fixed size is held in reserve. When the disk
+//! is full, the file is removed; until it can be created again, no delivery is accepted.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// More, in bytes, than the log and what it adds to the spool's file can take at a time, bodies of unusual size apart.
+/// In bytes. More than one transaction adds to the log and to `spool.db`, except for very large bodies.
 const SIZE: u64 = 32 << 20;
 
 #[derive(Debug)]
@@ -27,9 +27,9 @@ impl Reserve {
         reserve
     }
 
-    /// Whether it is there, after having tried to make it.
+    /// Creates the file if it is missing. Returns whether the space is reserved.
     pub(super) fn hold(&mut self) -> bool {
-        // It may have been removed from outside.
+        // Another program may have removed the file.
         if !self.held || !self.path.exists() {
             self.held = allocate(&self.path).is_ok();
             if !self.held {
@@ -39,8 +39,8 @@ impl Reserve {
         self.held
     }
 
-    /// Gives its space to the disk. False when there was none to give.
-    pub(super) fn give_up(&mut self) -> bool {
+    /// Removes the file. Returns whether that freed space.
+    pub(super) fn release(&mut self) -> bool {
         std::mem::take(&mut self.held) && fs::remove_file(&self.path).is_ok()
     }
 }
@@ -50,8 +50,8 @@ fn allocate(path: &Path) -> std::io::Result<()> {
     let mut file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
     match fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let some = vec![0; 1 << 20];
-            (0..SIZE >> 20).try_for_each(|_| file.write_all(&some))
+            let block = vec![0; 1 << 20];
+            (0..SIZE >> 20).try_for_each(|_| file.write_all(&block))
         }
         other => Ok(other?),
     }

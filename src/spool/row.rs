@@ -1,4 +1,4 @@
-//! The columns of a delivery in the spool's file.
+//! A delivery as a row of the table `deliveries`.
 
 use bytes::Bytes;
 use rusqlite::{Row, Statement, ToSql};
@@ -6,29 +6,28 @@ use time::OffsetDateTime;
 
 use super::Seq;
 use crate::auth::AuthMethod;
-use crate::delivery::Delivery;
-use crate::delivery::TraceContext;
+use crate::delivery::{Delivery, TraceContext};
 
-/// The columns of a delivery, in the order in which [`SpoolRow`] has them.
+/// The columns in the order of the fields of [`SpoolRow`].
 pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body, trace";
 
-/// Adds one: [`SpoolRow::insert`].
+/// The statement for [`SpoolRow::insert`].
 pub(super) const INSERT: &str =
     "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body, trace)
      VALUES (?, ?, ?, ?, ?, ?, ?)";
 
-/// A delivery's row. A row that was read may have damaged values.
+/// A row that was read may have damaged values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SpoolRow<B> {
     /// Microseconds since 1970.
     pub(super) received_at: i64,
-    /// [`auth_code`], or 0 where it is unknown.
+    /// [`auth_code`]; 0 when it is unknown.
     pub(super) authenticated_by: i64,
     /// 0 or 1.
     pub(super) acknowledged: i64,
     pub(super) checksum: i64,
     pub(super) body: B,
-    /// Not under the checksum: a delivery with a damaged trace is whole.
+    /// Not covered by the checksum: a damaged trace does not make a delivery unusable.
     pub(super) trace: Option<[u8; 24]>,
 }
 
@@ -42,7 +41,6 @@ impl<B: ToSql> SpoolRow<B> {
 }
 
 impl<'a> SpoolRow<&'a [u8]> {
-    /// The row for a delivery.
     pub(super) fn new(delivery: &'a Delivery) -> Self {
         let mut row = Self {
             received_at: to_micros(delivery.received_at),
@@ -56,7 +54,7 @@ impl<'a> SpoolRow<&'a [u8]> {
         row
     }
 
-    /// Reads the columns after the first. A damaged value becomes 0: the checksum is wrong then.
+    /// Reads the columns after the first one. A damaged value becomes 0, so the checksum does not match.
     pub(super) fn read(row: &'a Row) -> Self {
         let number = |column| row.get(column).unwrap_or_default();
         Self {
@@ -69,7 +67,7 @@ impl<'a> SpoolRow<&'a [u8]> {
         }
     }
 
-    /// The delivery, and whether its checksum is right.
+    /// The delivery, and whether its checksum matches.
     pub(super) fn delivery(&self) -> (Delivery, bool) {
         let delivery = Delivery {
             body: Bytes::copy_from_slice(self.body),
@@ -81,21 +79,17 @@ impl<'a> SpoolRow<&'a [u8]> {
         (delivery, self.checksum == self.expected_checksum())
     }
 
-    /// Version 1 of the layout had neither `authenticated_by` nor `acknowledged`: their defaults are not part of the
-    /// checksum.
     fn expected_checksum(&self) -> i64 {
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.received_at.to_le_bytes());
-        if (self.authenticated_by, self.acknowledged) != (0, 1) {
-            hasher.update(&self.authenticated_by.to_le_bytes());
-            hasher.update(&self.acknowledged.to_le_bytes());
+        for number in [self.received_at, self.authenticated_by, self.acknowledged] {
+            hasher.update(&number.to_le_bytes());
         }
         hasher.update(self.body);
         hasher.finalize().into()
     }
 }
 
-/// These codes never change: the spool may be older than the receiver.
+/// The codes never change: a spool may be older than the receiver that reads it.
 fn auth_code(method: AuthMethod) -> i64 {
     match method {
         AuthMethod::Signature => 1,
@@ -120,7 +114,7 @@ fn to_micros(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
-/// The time of a number of microseconds since 1970. A damaged number becomes a time that PostgreSQL can hold.
+/// From microseconds since 1970. A damaged number is clamped to times that PostgreSQL can store.
 pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
     let micros = micros.clamp(0, to_micros(time::UtcDateTime::MAX.into()));
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
@@ -132,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_altered_is_told_by_the_checksum() {
+    fn the_checksum_covers_every_column_except_the_trace() {
         let delivery = Delivery {
             body: Bytes::from_static(b"body"),
             received_at: from_micros(1),
@@ -140,18 +134,18 @@ mod tests {
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
         };
-        let kept = SpoolRow::new(&delivery);
-        assert!(kept.delivery().1);
+        let row = SpoolRow::new(&delivery);
+        assert!(row.delivery().1);
         for altered in [
-            SpoolRow { received_at: 2, ..kept.clone() },
-            SpoolRow { authenticated_by: 2, ..kept.clone() },
-            SpoolRow { authenticated_by: 0, ..kept.clone() },
-            SpoolRow { acknowledged: 0, ..kept.clone() },
-            SpoolRow { checksum: kept.checksum + 1, ..kept.clone() },
-            SpoolRow { body: b"bode", ..kept.clone() },
+            SpoolRow { received_at: 2, ..row.clone() },
+            SpoolRow { authenticated_by: 2, ..row.clone() },
+            SpoolRow { authenticated_by: 0, ..row.clone() },
+            SpoolRow { acknowledged: 0, ..row.clone() },
+            SpoolRow { checksum: row.checksum + 1, ..row.clone() },
+            SpoolRow { body: b"bode", ..row.clone() },
         ] {
             assert!(!altered.delivery().1, "{altered:?}");
         }
-        assert!(SpoolRow { trace: None, ..kept }.delivery().1, "a trace is no reason to doubt a delivery");
+        assert!(SpoolRow { trace: None, ..row }.delivery().1, "the trace is not covered");
     }
 }

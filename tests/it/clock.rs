@@ -140,9 +140,9 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
     // The sender's clock may be wrong, too: that is no reason to keep a row for ever.
     receiver.accept(completed("from-a-wrong-sender", "2999-01-02T03:04:05Z")).await;
     receiver.accept(execution("future", "completed")).await;
-    // As received by a clock that stood at 1971, and recorded by a version without `recorded_at`.
+    // Received and recorded while both clocks stood at 1971.
     let behind = "UPDATE executions SET first_received_at = '1971-01-01Z', last_received_at = '1971-01-01Z',
-                  recorded_at = '1970-01-01Z'";
+                  recorded_at = '1971-01-01Z'";
     execute_when_recorded(&receiver, behind).await;
     let future = "UPDATE executions SET first_received_at = now() + interval '400 days',
                   last_received_at = now() + interval '400 days' WHERE execution_id = 'future'";
@@ -206,29 +206,4 @@ async fn the_status_that_replaces_another_is_kept_from_when_postgresql_recorded_
     .await;
     let limits = [("EXECUTIONS", "2d"), ("PAYLOADS", "1d")];
     assert_eq!(pruned(&receiver, &limits), json!({ "executions": 0, "payloads": 0, "bulks": 0 }));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_from_before_recorded_at_are_as_old_as_they_were_and_no_table_is_rewritten() {
-    const TABLES: [&str; 3] = ["executions", "execution_conflicts", "quarantine"];
-    let (dir, database) = old_database().await;
-    let files = "SELECT relname, relfilenode::bigint FROM pg_class WHERE relname IN
-                 ('executions', 'execution_conflicts', 'quarantine') ORDER BY relname";
-    let before = rows(&database, files).await;
-    assert_eq!(before.len(), 3);
-    let mut connection = PgConnection::connect_with(&database).await.unwrap();
-    for table in TABLES {
-        let statement = format!("ALTER TABLE {table} DROP COLUMN recorded_at");
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    }
-    sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE version = 9").execute(&mut connection).await.unwrap();
-
-    let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
-    receiver.accept(execution("new", "completed")).await;
-    receiver.wait_until_recorded().await;
-    assert_eq!(rows(&database, files).await, before);
-    let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
-    let old = json!({ "executions": 1, "payloads": 0, "bulks": 0, "conflicts": 1, "quarantine": 1 });
-    assert_eq!(pruned(&receiver, &limits), old);
-    assert_eq!(receiver.row("SELECT execution_id FROM executions").await, json!({ "execution_id": "new" }));
 }

@@ -124,7 +124,7 @@ async fn stalled_bodies_keep_nobody_out_whoever_sends_them() {
             }
         }
         assert_eq!(count_rows(&receiver, "executions").await, 8);
-        assert!(receiver.metric("requests_in_hand").await <= requests as f64);
+        assert!(receiver.metric("requests_in_flight").await <= requests as f64);
     }
 }
 
@@ -150,13 +150,13 @@ async fn the_memory_of_a_body_is_given_back_when_it_is_written_not_when_its_send
     let request = http2.post(&receiver.url).body(body_of_size("large", 1_000_000)).send();
     let sender = tokio::spawn(request);
     let all_there = async || {
-        receiver.metric("requests_in_hand").await == 1.0
-            && receiver.metric("requests_reading").await == 0.0
+        receiver.metric("requests_in_flight").await == 1.0
+            && receiver.metric("requests_receiving_body").await == 0.0
             && receiver.metric("body_memory_bytes").await > 900_000.0
     };
     until(all_there).await;
     sender.abort();
-    until(async || receiver.metric("requests_in_hand").await == 0.0).await;
+    until(async || receiver.metric("requests_in_flight").await == 0.0).await;
     assert!(receiver.metric("body_memory_bytes").await > 800_000.0);
     file.execute_batch("ROLLBACK").unwrap();
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
@@ -177,7 +177,7 @@ async fn a_slow_sender_does_not_hold_up_the_end() {
 async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in() {
     let receiver = TestReceiver::start_with(|s| s.http.max_requests = 2).await;
     let mut first = connected(&receiver, head(100)).await;
-    let in_hand = async |n: f64| receiver.metric("requests_in_hand").await == n;
+    let in_hand = async |n: f64| receiver.metric("requests_in_flight").await == n;
     until(async || in_hand(1.0).await).await;
     let _second = connected(&receiver, head(100)).await;
     until(async || in_hand(2.0).await).await;
@@ -189,7 +189,7 @@ async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in(
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let one = connected(&receiver, post("one", "connection: close\r\n")).await;
     let two = connected(&receiver, post("two", "connection: close\r\n")).await;
-    until(async || in_hand(2.0).await && receiver.metric("requests_reading").await == 0.0).await;
+    until(async || in_hand(2.0).await && receiver.metric("requests_receiving_body").await == 0.0).await;
     let refused = receiver.post(execution("three", "completed").to_string()).await;
     assert_eq!(problem(refused, 503).await.0, "busy");
     file.execute_batch("ROLLBACK").unwrap();

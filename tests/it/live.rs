@@ -23,7 +23,7 @@ impl Listener {
         let answer = receiver.get(&format!("/api/v1/events{query}")).await;
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         let mut listener = Self { answer, text: String::new() };
-        assert_eq!(listener.next().await.unwrap(), ": listening");
+        assert_eq!(listener.next().await.unwrap(), ": subscribed");
         listener
     }
 
@@ -87,7 +87,7 @@ async fn what_changes_is_told_once_it_can_be_read() {
     assert_eq!(of_workflow.event("recorded").await["execution_id"], "f");
     assert_eq!(receiver.metric("event_listeners").await, 3.0);
     // With nothing to tell, there is a sign of life.
-    assert_eq!(all.next().await.unwrap(), ": still here");
+    assert_eq!(all.next().await.unwrap(), ": heartbeat");
     drop((all, of_bulk, of_workflow));
     until(async || receiver.metric("event_listeners").await == 0.0).await;
 }
@@ -103,7 +103,7 @@ async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
         }
     };
     tokio::select! {
-        said = listener.next() => assert_eq!(said.unwrap(), ": still here"),
+        said = listener.next() => assert_eq!(said.unwrap(), ": heartbeat"),
         () = others => {}
     }
 }

@@ -27,6 +27,7 @@ mod live;
 mod logging;
 mod make;
 mod memory;
+mod migrations;
 mod openapi;
 mod oracle;
 mod outcomes;

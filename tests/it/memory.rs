@@ -109,7 +109,7 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     }
     // All of them together have sent nearly what is allowed in flight.
     until(async || {
-        receiver.metric("requests_reading").await == 24.0
+        receiver.metric("requests_receiving_body").await == 24.0
             && receiver.metric("body_memory_bytes").await > 1_500_000.0
     })
     .await;
@@ -295,7 +295,8 @@ async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset
         waiting.spawn(async move { Client::new().post(url).body(body).send().await.unwrap().status() });
     }
     until(async || {
-        receiver.metric("requests_in_hand").await == 2.0 && receiver.metric("requests_reading").await == 0.0
+        receiver.metric("requests_in_flight").await == 2.0
+            && receiver.metric("requests_receiving_body").await == 0.0
     })
     .await;
     let answer = sent_before_reading(receiver.connect().await, post(&known, &announced)).await;

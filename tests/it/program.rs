@@ -97,7 +97,10 @@ async fn after_the_drain_timeout_the_remaining_deliveries_stay_in_the_spool() {
     );
     away.accept(execution("e", "completed")).await;
     let log = away.terminate();
-    assert!(log.iter().any(|line| line.contains("time is up") && line.contains("\"left\":1")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("drain_timeout is over") && line.contains("\"waiting\":1")),
+        "{log:#?}"
+    );
 
     Process::start(program(dir.path()).env("DATABASE_URL", url(&database))).terminate();
     assert_eq!(

@@ -28,13 +28,13 @@ async fn what_cannot_be_asked_is_said_with_what_can() {
         ("executions?limit=", "limit", "from 1 to 1000"),
         ("executions?limit=1&limit=2", "limit", "must be given once"),
         ("executions?from=yesterday", "from", "must be a time like 2026-03-02T10:00:00Z"),
-        ("executions?to=2026-03-02T10:00:00+01:00", "to", "a + in it is sent as %2B"),
+        ("executions?to=2026-03-02T10:00:00+01:00", "to", "encode + as %2B"),
         ("executions?to=9999-12-31T23:59:59-23:59", "to", "must be a time like"),
         ("overview?from=9999-12-31T23:59:59-00:01", "from", "must be a time like"),
         ("executions?status=", "status", "1 to 255 characters"),
         ("executions?bulk=%00", "bulk", "without U+0000"),
         (&format!("executions?cause={}", "x".repeat(256)), "cause", "1 to 255 characters"),
-        ("executions?cursor=x", "cursor", "must be the `next` of a page of this list"),
+        ("executions?cursor=x", "cursor", "must be the unchanged `next` of a page of this list"),
         (&format!("bulks?cursor={cursor}"), "cursor", "of this list"),
         ("bulks?complete=maybe", "complete", "must be one of yes, no, unknown"),
         ("failures?by=name", "by", "must be one of cause, step"),
@@ -51,10 +51,13 @@ async fn what_cannot_be_asked_is_said_with_what_can() {
         assert!(problem["detail"].as_str().unwrap().contains(allowed), "{query}: {problem}");
     }
     for (query, known) in [
-        ("executions?stauts=failed", "these are: status, workflow, bulk, cause, from, to, limit, cursor"),
-        ("executions/plain?limit=1", "No parameters are known here"),
-        ("export/results?limit=1", "these are: format, execution, workflow, bulk, from, to"),
-        ("events?from=2026-03-02T10:00:00Z", "these are: status, workflow, bulk"),
+        (
+            "executions?stauts=failed",
+            "The parameters are: status, workflow, bulk, cause, from, to, limit, cursor",
+        ),
+        ("executions/plain?limit=1", "This path has no parameters"),
+        ("export/results?limit=1", "The parameters are: format, execution, workflow, bulk, from, to"),
+        ("events?from=2026-03-02T10:00:00Z", "The parameters are: status, workflow, bulk"),
     ] {
         let (status, problem) = problem(&receiver, &format!("/api/v1/{query}")).await;
         let detail = problem["detail"].as_str().unwrap();

@@ -1,7 +1,8 @@
-//! Bulks: how far they are. What is in one is asked of [`super::executions`] and [`super::results`].
+//! The list of bulks with their progress, and one bulk in full.
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
@@ -11,37 +12,37 @@ use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
 use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, SnapshotQuery, TimeRange};
 
-/// How far a bulk is.
+/// A bulk in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Bulk {
     /// The sender's identifier of the bulk.
     pub(crate) bulk_id: String,
-    /// Whether as many executions as expected have ended; null when it is not known how many are expected.
+    /// Whether all expected executions have ended; null if `expected` is null.
     pub(crate) complete: Option<bool>,
-    /// How many executions it has, where somebody said so; null when unknown.
+    /// The expected number of executions; null until it is set with `workflow-receiver bulks ID --expect N`.
     pub(crate) expected: Option<i32>,
-    /// Different executions recorded in it; always completed + failed + cancelled + other.
+    /// The number of recorded executions: completed + failed + cancelled + other.
     pub(crate) received: i32,
-    /// Those whose status is completed.
+    /// Executions with the status completed.
     pub(crate) completed: i32,
-    /// Those whose status is failed.
+    /// Executions with the status failed.
     pub(crate) failed: i32,
-    /// Those whose status is cancelled.
+    /// Executions with the status cancelled.
     pub(crate) cancelled: i32,
-    /// Those with any other status: not ended yet, as far as is known.
+    /// Executions with any other status: they have not ended yet.
     pub(crate) other: i32,
-    /// When the first delivery that changed a count came; null before that.
+    /// When the first delivery that changed a count was received; null before that.
     #[serde(with = "rfc3339::option")]
     pub(crate) first_received_at: Option<OffsetDateTime>,
-    /// When the latest delivery that changed a count came; null before that.
+    /// When the latest delivery that changed a count was received; null before that.
     #[serde(with = "rfc3339::option")]
     pub(crate) last_received_at: Option<OffsetDateTime>,
-    /// Seconds from `last_received_at` until now; null before that.
+    /// Seconds since `last_received_at`; null if that is null.
     pub(crate) seconds_since_last: Option<i64>,
     #[serde(skip)]
     pub(super) matches: bool,
     #[serde(skip)]
-    pub(super) stops: bool,
+    pub(super) is_last_scanned: bool,
 }
 
 impl ListRow for Bulk {
@@ -51,36 +52,28 @@ impl ListRow for Bulk {
         let at = self.first_received_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Position { at, id: self.bulk_id.clone(), place: 0 }
     }
-    fn matches_and_stops(&self) -> (bool, bool) {
-        (self.matches, self.stops)
+    fn matches(&self) -> bool {
+        self.matches
+    }
+    fn is_last_scanned(&self) -> bool {
+        self.is_last_scanned
     }
 }
 
 /// Whether a bulk is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Complete {
-    /// As many executions as expected have ended.
+    /// All expected executions have ended.
     Yes,
-    /// Fewer have.
+    /// Fewer executions have ended.
     No,
-    /// Nobody said how many are expected.
+    /// The expected number is not set.
     Unknown,
 }
 
-impl Choice for Complete {
-    const ALL: &'static [Self] = &[Self::Yes, Self::No, Self::Unknown];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Yes => "yes",
-            Self::No => "no",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Which bulks something came of, newest first.
+/// Lists bulks with at least one execution, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bulks {
     pub(crate) complete: Option<Complete>,
@@ -107,7 +100,7 @@ impl Query for Bulks {
             self.period.start(),
             after.at,
             after.id,
-            self.complete.map(Complete::as_str),
+            self.complete.map(Choice::as_str),
             SCAN_LIMIT,
             self.page.rows()
         );
@@ -115,41 +108,39 @@ impl Query for Bulks {
     }
 }
 
-/// One bulk: how far it is, and what is in it.
+/// A bulk in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeBulk)]
 pub(crate) struct BulkDetail {
-    /// As lists show it.
+    /// As in the list.
     #[serde(flatten)]
     pub(crate) bulk: Bulk,
-    /// Its executions: the first page of `/api/v1/executions?bulk=…`, which goes on behind `next`.
+    /// The first page of its executions. `/api/v1/executions?bulk=…` continues at `next`.
     pub(crate) executions: Page<Execution>,
-    /// What they made: the first page of `/api/v1/results?bulk=…`.
+    /// The first page of their results. `/api/v1/results?bulk=…` continues at `next`.
     pub(crate) results: Page<ResultItem>,
 }
 
-/// What is known of one bulk.
+/// Reads one bulk; `None` if it has no execution and no expected number.
 #[derive(Debug, Clone)]
 pub(crate) struct GetBulk {
     pub(crate) bulk_id: String,
 }
 
-/// `None` when nothing came of it, and nobody said what is expected.
 impl SnapshotQuery for GetBulk {
     type Detail = BulkDetail;
 
-    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<BulkDetail>, sqlx::Error> {
+    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<BulkDetail>, sqlx::Error> {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
                    failed AS "failed!", cancelled AS "cancelled!", other AS "other!", first_received_at,
-                   last_received_at, seconds_since_last, true AS "matches!", false AS "stops!"
+                   last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
                FROM bulk_progress WHERE bulk_id = $1"#,
             self.bulk_id
         );
-        let Some(bulk) = bulk.fetch_optional(&mut *moment).await? else { return Ok(None) };
-        let executions = Executions::of_bulk(&self.bulk_id).run(&mut *moment).await?;
-        let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *moment).await?;
+        let Some(bulk) = bulk.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
+        let executions = Executions::of_bulk(&self.bulk_id).run(&mut *snapshot).await?;
+        let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *snapshot).await?;
         Ok(Some(BulkDetail { bulk, executions, results }))
     }
 }

@@ -1,4 +1,4 @@
--- A page of bulks, like executions.sql.
+-- A page of bulks. At most $5 rows are scanned; the last scanned row is returned even if it does not match.
 SELECT
     bulk_id AS "bulk_id!",
     complete,
@@ -12,7 +12,7 @@ SELECT
     last_received_at,
     seconds_since_last,
     matches AS "matches!",
-    n = $5 AS "stops!"
+    n = $5 AS "is_last_scanned!"
 FROM (
     SELECT
         *,
@@ -25,7 +25,7 @@ FROM (
         AND (first_received_at, bulk_id) < ($2, $3::text)
     ORDER BY first_received_at DESC, bulk_id DESC
     LIMIT $5::bigint
-) AS looked_at
+) AS scanned
 WHERE matches OR n = $5
 ORDER BY first_received_at DESC, bulk_id DESC
 LIMIT $6

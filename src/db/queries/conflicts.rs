@@ -1,4 +1,4 @@
-//! Conflicts: deliveries that contradict the recorded outcome, beside that outcome.
+//! The list of conflicts with the recorded result beside it, and one conflict in full.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -12,39 +12,40 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
     omitted,
 };
+use crate::execution::identifier::Identifier;
 
-/// A contradiction, as lists show it.
+/// A conflict in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Conflict {
-    /// Identifies it; rises with the order of recording.
+    /// The number of the conflict; ascending in the order of recording.
     pub(crate) conflict_id: i64,
-    /// The execution whose recorded outcome is contradicted.
+    /// The execution whose recorded result the webhook contradicts.
     pub(crate) execution_id: String,
-    /// The workflow, as the delivery has it.
+    /// The workflow in the webhook.
     pub(crate) workflow_id: String,
-    /// The bulk, as the delivery has it.
+    /// The bulk in the webhook.
     pub(crate) bulk_id: Option<String>,
-    /// What the delivery says otherwise than the record; empty when only bytes differ that jsonb cannot hold; null
-    /// when the execution is not recorded any more.
+    /// The fields in which the webhook differs from the recorded execution; empty if only bytes differ that jsonb
+    /// cannot hold; null if the execution was removed.
     pub(crate) differs_in: Option<Vec<String>>,
-    /// The status that stands.
+    /// The recorded status.
     pub(crate) recorded_status: Option<String>,
-    /// The status that the delivery reports.
+    /// The status in the webhook.
     pub(crate) delivered_status: String,
-    /// The cause that stands. The first 1,000 characters.
+    /// The recorded cause. The first 1,000 characters.
     pub(crate) recorded_error_cause: Option<String>,
-    /// The cause, as the delivery has it. The first 1,000 characters.
+    /// The cause in the webhook. The first 1,000 characters.
     pub(crate) delivered_error_cause: Option<String>,
-    /// How the delivery that stands got in: `signature`, `secret_header`, `url_token`, none; null when not known.
+    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, none; null if unknown.
     pub(crate) recorded_authenticated_by: Option<String>,
-    /// How this delivery got in.
+    /// How this webhook was authenticated.
     pub(crate) delivered_authenticated_by: Option<String>,
-    /// How many times this very delivery came.
+    /// How often this webhook was received.
     pub(crate) deliveries: i32,
-    /// When it first came, by the receiver's clock.
+    /// When it was first received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) first_received_at: OffsetDateTime,
-    /// When it last came, by the receiver's clock.
+    /// When it was last received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) last_received_at: OffsetDateTime,
 }
@@ -57,16 +58,15 @@ impl ListRow for Conflict {
     }
 }
 
-/// Which contradictions.
 #[derive(Debug, Clone, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only conflicts of this execution.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
 }
 
-/// Which contradictions came, newest first.
+/// Lists conflicts, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conflicts {
     pub(crate) filter: Filter,
@@ -102,39 +102,37 @@ impl Query for Conflicts {
     }
 }
 
-/// One contradiction, with what each side made.
+/// A conflict in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeConflict)]
 pub(crate) struct ConflictDetail {
-    /// As lists show it, but with up to 4,194,304 characters of the causes.
+    /// As in the list, but with up to 4,194,304 characters of the causes.
     #[serde(flatten)]
     pub(crate) conflict: Conflict,
-    /// The output that stands.
+    /// The recorded output.
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) recorded_output: Option<Json>,
-    /// The output, as the delivery has it.
+    /// The output in the webhook.
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) delivered_output: Option<Json>,
-    /// The whole body of the delivery; null when jsonb cannot hold it (then `payload_text` does).
+    /// The webhook's body; null if jsonb cannot hold it (then see `payload_text`).
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) payload: Option<Json>,
-    /// The body as it came, where `payload` would not give it back; null otherwise.
+    /// The exact body, where `payload` would differ from it; otherwise null.
     pub(crate) payload_text: Option<String>,
-    /// Which of the outputs, `payload` and `payload_text` are null because they are larger than 16 MiB: psql shows them.
+    /// Which of the outputs, `payload` and `payload_text` are null because they are larger than 16 MiB. Read them with psql.
     pub(crate) omitted: Vec<&'static str>,
 }
 
-/// What is known of one contradiction.
+/// Reads one conflict; `None` if the number does not exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GetConflict {
     pub(crate) conflict_id: i64,
 }
 
-/// `None` when there is none with this number.
 impl SnapshotQuery for GetConflict {
     type Detail = ConflictDetail;
 
-    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<ConflictDetail>, sqlx::Error> {
+    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<ConflictDetail>, sqlx::Error> {
         let start = TimeRange::default();
         let end = PageRequest::default().position(&start);
         let conflict = sqlx::query_file_as!(
@@ -148,7 +146,7 @@ impl SnapshotQuery for GetConflict {
             MAX_ERROR,
             self.conflict_id
         );
-        let Some(conflict) = conflict.fetch_optional(&mut *moment).await? else { return Ok(None) };
+        let Some(conflict) = conflict.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.recorded) <= $2 THEN t.recorded END AS "recorded_output: Json",
@@ -161,7 +159,7 @@ impl SnapshotQuery for GetConflict {
                    coalesce(octet_length(c.payload_bytes) > $2, false) AS "payload_text_omitted!"
                FROM execution_conflicts AS c
                LEFT JOIN executions AS e ON c.execution_id = e.execution_id
-               -- Written once.
+               -- OFFSET 0: each value is converted to text once.
                CROSS JOIN LATERAL (
                    SELECT e.output::text AS recorded, c.output::text AS delivered, c.payload::text AS payload OFFSET 0
                ) AS t
@@ -169,7 +167,7 @@ impl SnapshotQuery for GetConflict {
             self.conflict_id,
             MAX_TEXT
         );
-        let rest = rest.fetch_one(&mut *moment).await?;
+        let rest = rest.fetch_one(&mut *snapshot).await?;
         Ok(Some(ConflictDetail {
             conflict,
             recorded_output: rest.recorded_output,

@@ -1,4 +1,4 @@
--- A page of conflicts, or the one with the number $7.
+-- A page of conflicts, or the conflict with the number $7.
 SELECT
     conflict_id AS "conflict_id!",
     execution_id AS "execution_id!",

@@ -1,4 +1,4 @@
-//! Executions: which there are, and one in full.
+//! The list of executions, and one execution in full.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
+use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
@@ -13,49 +14,79 @@ use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
     SnapshotQuery, TimeRange, omitted,
 };
+use crate::execution::identifier::Identifier;
 
-/// An execution, as lists show it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Execution {
-    /// The sender's identifier of the execution.
-    pub(crate) execution_id: String,
-    /// The workflow that ran.
-    pub(crate) workflow_id: String,
-    /// The bulk that it was triggered in; null when it was triggered alone.
-    pub(crate) bulk_id: Option<String>,
-    /// As sent: completed, failed and cancelled are terminal; anything else, such as running, is not.
-    pub(crate) status: String,
-    /// The kind of failure, such as `ExecutionFailed`; null unless sent. The first 1,000 characters.
-    pub(crate) error: Option<String>,
-    /// Why it failed, in the sender's words; null unless sent. The first 1,000 characters.
-    pub(crate) error_cause: Option<String>,
-    /// Whether one of its steps failed, whatever became of it.
-    pub(crate) step_failed: bool,
-    /// What it cost, in the sender's unit, to 12 decimals; null unless sent, and below 10^12.
-    #[schema(value_type = Option<f64>)]
-    pub(crate) total_cost: Option<Json>,
-    /// From `started_at` to `completed_at`; null unless both were sent, in this order.
-    pub(crate) duration_seconds: Option<f64>,
-    /// When it started, by the sender; null unless sent.
-    #[serde(with = "rfc3339::option")]
-    pub(crate) started_at: Option<OffsetDateTime>,
-    /// When it ended, by the sender; null unless sent.
-    #[serde(with = "rfc3339::option")]
-    pub(crate) completed_at: Option<OffsetDateTime>,
-    /// How the delivery that is recorded got in: `signature`, `secret_header`, `url_token`, or none; null when not known.
-    pub(crate) authenticated_by: Option<String>,
-    /// How many deliveries came for it, duplicates and conflicts included.
-    pub(crate) deliveries: i32,
-    /// When its first delivery came, by the receiver's clock.
-    #[serde(with = "rfc3339")]
-    pub(crate) first_received_at: OffsetDateTime,
-    /// When its latest delivery came, by the receiver's clock.
-    #[serde(with = "rfc3339")]
-    pub(crate) last_received_at: OffsetDateTime,
-    #[serde(skip)]
-    pub(super) matches: bool,
-    #[serde(skip)]
-    pub(super) stops: bool,
+columns! {
+    /// An execution in a list.
+    #[derive(Debug, Clone, Serialize, ToSchema)]
+    pub(crate) struct Execution {
+        /// The sender's identifier of the execution.
+        pub(crate) execution_id: String,
+        /// The workflow that ran.
+        pub(crate) workflow_id: String,
+        /// The bulk of the execution; null outside of a bulk.
+        pub(crate) bulk_id: Option<String>,
+        /// As sent. completed, failed and cancelled are final; other statuses, such as running, are not.
+        pub(crate) status: String,
+        /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
+        pub(crate) error: Option<String>,
+        /// The sender's reason for the failure; null if not sent. The first 1,000 characters.
+        pub(crate) error_cause: Option<String>,
+        /// Whether one of its steps failed, whatever the status is.
+        pub(crate) step_failed: bool,
+        /// The cost in the sender's unit, rounded to 12 decimals; null if not sent or not below 10^12.
+        #[schema(value_type = Option<f64>)]
+        pub(crate) total_cost: Option<Json>,
+        /// The time from `started_at` to `completed_at`; null unless both were sent in this order.
+        pub(crate) duration_seconds: Option<f64>,
+        /// The start time from the sender; null if not sent.
+        #[serde(with = "rfc3339::option")]
+        pub(crate) started_at: Option<OffsetDateTime>,
+        /// The end time from the sender; null if not sent.
+        #[serde(with = "rfc3339::option")]
+        pub(crate) completed_at: Option<OffsetDateTime>,
+        /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, or none; null if unknown.
+        pub(crate) authenticated_by: Option<String>,
+        /// The number of deliveries, including duplicates and conflicts.
+        pub(crate) deliveries: i32,
+        /// When the first delivery was received, by the receiver's clock.
+        #[serde(with = "rfc3339")]
+        pub(crate) first_received_at: OffsetDateTime,
+        /// When the latest delivery was received, by the receiver's clock.
+        #[serde(with = "rfc3339")]
+        pub(crate) last_received_at: OffsetDateTime,
+    }
+    hidden {
+        pub(super) matches: bool,
+        pub(super) is_last_scanned: bool,
+    }
+}
+
+/// Selects [`Execution`]s: these columns, then the rest of the statement. `$1` is the length that error texts are cut to.
+macro_rules! select_executions {
+    ($($rest:expr),+; $($parameter:expr),+) => {
+        sqlx::query_as!(
+            Execution,
+            r#"SELECT
+    execution_id,
+    workflow_id,
+    bulk_id,
+    status,
+    left(error, $1) AS error,
+    left(error_cause, $1) AS error_cause,
+    step_failed,
+    trim_scale(sensible_cost(total_cost))::text AS "total_cost: Json",
+    CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END AS duration_seconds,
+    started_at,
+    completed_at,
+    authenticated_by,
+    deliveries,
+    first_received_at,
+    last_received_at,
+"# $(+ $rest)+,
+            $($parameter),+
+        )
+    };
 }
 
 impl ListRow for Execution {
@@ -64,85 +95,81 @@ impl ListRow for Execution {
     fn position(&self) -> Position {
         Position { at: self.first_received_at, id: self.execution_id.clone(), place: 0 }
     }
-    fn matches_and_stops(&self) -> (bool, bool) {
-        (self.matches, self.stops)
+    fn matches(&self) -> bool {
+        self.matches
+    }
+    fn is_last_scanned(&self) -> bool {
+        self.is_last_scanned
     }
 }
 
-/// Which executions. All that is given has to be so.
+/// All given filters must match.
 #[derive(Debug, Clone, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// Only those with this status, as sent: completed, failed, cancelled, running, …
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only executions with this status, as sent: completed, failed, cancelled, running, …
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) status: Option<String>,
-    /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only executions of this workflow.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
-    /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only executions of this bulk.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
-    /// Only those whose `error_cause` has this text in it, in upper or lower case. Looks at failed ones, unless
-    /// `status` says otherwise.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only executions whose `error_cause` contains this text, in upper or lower case. Searches failed executions unless
+    /// `status` is given.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) cause: Option<String>,
 }
 
 impl Filter {
-    /// With a cause and no status, failed ones are meant.
+    /// `failed` for a filter by cause without a status.
     fn status(&self) -> Option<&str> {
         self.status.as_deref().or(self.cause.is_some().then_some("failed"))
     }
 }
 
-/// A page of executions. One index leads to those that come into question, in the list's order. For a workflow this
-/// is asked so that only its own index does: with `workflow_id = …`, PostgreSQL may rather read the newest executions
-/// of all until it finds some, and the workflow may not have run for months.
+/// A page of executions. One index finds the candidates in the order of the list. For a workflow, only its own index can
+/// satisfy the row comparison: with `workflow_id = …`, PostgreSQL might scan the newest executions of all workflows.
 ///
-/// At most so many are looked at, and the last one comes whether it matches or not: the next page begins behind it.
-macro_rules! rows {
-    (led_by: $columns:literal, $values:literal, in_order: $order:literal, $($parameter:expr),+) => {
-        sqlx::query_as!(
-            Execution,
-            r#"SELECT
-                   execution_id, workflow_id, bulk_id, status, left(error, $11) AS error,
-                   left(error_cause, $11) AS error_cause, step_failed,
-                   trim_scale(sensible_cost(total_cost))::text AS "total_cost: Json",
-                   CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END
-                       AS duration_seconds,
-                   started_at, completed_at, authenticated_by, deliveries, first_received_at, last_received_at,
-                   matches AS "matches!", n = $9 AS "stops!"
-               FROM (
-                   SELECT
-                       e.*,
-                       row_number() OVER (ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC) AS n,
-                       ($6::text IS NULL OR status = $6)
-                       AND ($7::text IS NULL OR workflow_id = $7)
-                       AND ($8::text IS NULL OR coalesce(strpos(lower(error_cause), lower($8)) > 0, false)) AS matches
-                   FROM executions AS e
-                   WHERE
-                       ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
-                       AND ("# + $columns + r#"first_received_at, execution_id) <= ("# + $values + r#"$2, $3::text)
-                       AND (first_received_at, execution_id) <> ($2, $3)
-                       AND ($4::text IS NULL OR bulk_id = $4)
-                       -- Most are completed: an index has the failed ones, and another those that are neither.
-                       AND CASE $5::text
-                           WHEN 'failed' THEN status = 'failed'
-                           WHEN 'rare' THEN status NOT IN ('completed', 'failed')
-                           ELSE true
-                       END
-                   ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
-                   LIMIT $9::bigint
-               ) AS looked_at
-               WHERE matches OR n = $9
-               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
-               LIMIT $10"#,
+/// The statement scans at most `$10` rows. It returns the last scanned row even if it does not match, because the next
+/// page begins after it.
+macro_rules! page_of_executions {
+    (prefix: $columns:literal, $values:literal, order: $order:literal, $($parameter:expr),+) => {
+        select_executions!(
+            r#"matches AS "matches!",
+    n = $10 AS "is_last_scanned!"
+FROM (
+    SELECT
+        e.*,
+        row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, execution_id DESC) AS n,
+        ($7::text IS NULL OR status = $7)
+        AND ($8::text IS NULL OR workflow_id = $8)
+        AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false)) AS matches
+    FROM executions AS e
+    WHERE
+        ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
+        AND ("#, $columns, r#"first_received_at, execution_id) <= ("#, $values, r#"$3, $4::text)
+        AND (first_received_at, execution_id) <> ($3, $4)
+        AND ($5::text IS NULL OR bulk_id = $5)
+        -- One index has the failed executions, and another those that are neither completed nor failed.
+        AND CASE $6::text
+            WHEN 'failed' THEN status = 'failed'
+            WHEN 'rare' THEN status NOT IN ('completed', 'failed')
+            ELSE true
+        END
+    ORDER BY "#, $order, r#"first_received_at DESC, execution_id DESC
+    LIMIT $10::bigint
+) AS scanned
+WHERE matches OR n = $10
+ORDER BY "#, $order, r#"first_received_at DESC, execution_id DESC
+LIMIT $11"#;
             $($parameter),+
         )
     };
 }
 
-/// Which executions there are, newest first.
+/// Lists executions, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Executions {
     pub(crate) filter: Filter,
@@ -151,7 +178,7 @@ pub(crate) struct Executions {
 }
 
 impl Executions {
-    /// The first page of those of a bulk.
+    /// The first page of a bulk's executions.
     pub(super) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
@@ -172,96 +199,96 @@ impl Query for Executions {
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
         let Filter { workflow, bulk, cause, .. } = &self.filter;
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
-        // Bulks are small.
-        let of = match status {
+        let partial_index = match status {
             None | Some("completed") => None,
+            // Bulks are small: their own index is enough.
             _ if bulk.is_some() => None,
             Some("failed") => Some("failed"),
             Some(_) => Some("rare"),
         };
-        /// Both have the same parameters.
-        macro_rules! fetched {
-            ($($led:tt)+) => {
-                rows!(
-                    $($led)+, self.period.start(), after.at, after.id, bulk.as_deref(), of, status,
-                    workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows(), EXCERPT_CHARS
+        /// Both statements have the same parameters.
+        macro_rules! fetch {
+            ($($variant:tt)+) => {
+                page_of_executions!(
+                    $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
+                    partial_index, status, workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows()
                 )
                 .fetch_all(connection)
                 .await?
             };
         }
-        let rows = if workflow.is_some() && bulk.is_none() && of != Some("rare") {
-            fetched!(led_by: "workflow_id, ", "$7, ", in_order: "workflow_id DESC, ")
+        let rows = if workflow.is_some() && bulk.is_none() && partial_index != Some("rare") {
+            fetch!(prefix: "workflow_id, ", "$8, ", order: "workflow_id DESC, ")
         } else {
-            fetched!(led_by: "", "", in_order: "")
+            fetch!(prefix: "", "", order: "")
         };
         Ok(self.page.page(rows))
     }
 }
 
-/// A step of an execution, as the webhook has it; the first 65,536 characters of each text.
+/// A step of an execution, as sent. The first 65,536 characters of each text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Step {
     /// Its key in the payload's `step_outputs`.
     pub(crate) key: String,
-    /// The sender's identifier of the step; the key where none is sent.
+    /// The sender's identifier of the step; the key if not sent.
     pub(crate) step_id: String,
-    /// As sent; null unless sent.
+    /// Null if not sent.
     pub(crate) status: Option<String>,
-    /// The kind of its failure; null unless sent.
+    /// The kind of failure; null if not sent.
     pub(crate) error: Option<String>,
-    /// Why it failed; null unless sent.
+    /// The reason for the failure; null if not sent.
     pub(crate) error_cause: Option<String>,
-    /// When it started, as the sender wrote it; null unless sent.
+    /// The start time as the sender wrote it; null if not sent.
     pub(crate) started_at: Option<String>,
-    /// When it ended, as the sender wrote it; null unless sent.
+    /// The end time as the sender wrote it; null if not sent.
     pub(crate) completed_at: Option<String>,
 }
 
-/// One execution, with all that is known of it.
+/// An execution in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeExecution)]
 pub(crate) struct ExecutionDetail {
-    /// As lists show it, but with up to 4,194,304 characters of `error` and `error_cause`.
+    /// As in the list, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
-    /// Its steps, in the order of their start. What each made is in the payload.
+    /// Its steps, in the order of their start. Their outputs are in the payload.
     pub(crate) steps: Vec<Step>,
-    /// What it made. Of many, the first: `/api/v1/results?execution=…` goes on behind `next`.
+    /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
     #[schema(inline)]
     pub(crate) results: Page<ResultItem>,
-    /// How many deliveries contradict it: `/api/v1/conflicts?execution=…` has them.
+    /// The number of its conflicts: see `/api/v1/conflicts?execution=…`.
     pub(crate) conflicts: i64,
-    /// The whole webhook body; null when PostgreSQL's jsonb cannot hold it (then `payload_text` does), when it is too
-    /// large (`omitted`), or when it was removed (`payload_removed_at`).
+    /// The webhook's body; null if PostgreSQL's jsonb cannot hold it (then see `payload_text`), if it is too large
+    /// (`omitted`), or if it was removed (`payload_removed_at`).
     #[schema(value_type = Option<serde_json::Value>)]
     pub(crate) payload: Option<Json>,
-    /// The body as it came, where `payload` would not give it back: a key given twice, U+0000, a number out of range;
-    /// null otherwise.
+    /// The exact body, where `payload` would differ from it: a repeated key, U+0000, a number out of range; otherwise
+    /// null.
     pub(crate) payload_text: Option<String>,
-    /// When the payload was removed with its steps and results (`retention.payloads`); null unless it was.
+    /// When retention removed the payload with its steps and results (`retention.payloads`); otherwise null.
     #[serde(with = "rfc3339::option")]
     pub(crate) payload_removed_at: Option<OffsetDateTime>,
-    /// Which of `payload` and `payload_text` are null because they are larger than 16 MiB: psql shows them.
+    /// Which of `payload` and `payload_text` are null because they are larger than 16 MiB. Read them with psql.
     pub(crate) omitted: Vec<&'static str>,
 }
 
-/// What is known of one execution.
+/// Reads one execution; `None` if it is not recorded.
 #[derive(Debug, Clone)]
 pub(crate) struct GetExecution {
     pub(crate) execution_id: String,
 }
 
-/// `None` when it is not recorded.
 impl SnapshotQuery for GetExecution {
     type Detail = ExecutionDetail;
 
-    async fn fetch(&self, moment: &mut PgConnection) -> Result<Option<ExecutionDetail>, sqlx::Error> {
-        let execution =
-            sqlx::query_file_as!(Execution, "src/db/queries/execution.sql", self.execution_id, MAX_ERROR);
-        let Some(execution) = execution.fetch_optional(&mut *moment).await? else { return Ok(None) };
+    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<ExecutionDetail>, sqlx::Error> {
+        let execution = select_executions!(
+            r#"true AS "matches!", false AS "is_last_scanned!" FROM executions WHERE execution_id = $2"#;
+            MAX_ERROR, self.execution_id
+        );
+        let Some(execution) = execution.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
         let steps = sqlx::query_file_as!(Step, "src/db/queries/steps.sql", self.execution_id, MAX_STEP_TEXT);
-        let steps = steps.fetch_all(&mut *moment).await?;
+        let steps = steps.fetch_all(&mut *snapshot).await?;
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
@@ -272,14 +299,14 @@ impl SnapshotQuery for GetExecution {
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
                        AS "conflicts!"
                FROM executions AS e
-               -- Written once.
+               -- OFFSET 0: the payload is converted to text once.
                CROSS JOIN LATERAL (SELECT e.payload::text AS payload OFFSET 0) AS t
                WHERE e.execution_id = $1"#,
             self.execution_id,
             MAX_TEXT
         );
-        let rest = rest.fetch_one(&mut *moment).await?;
-        let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *moment).await?;
+        let rest = rest.fetch_one(&mut *snapshot).await?;
+        let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *snapshot).await?;
         Ok(Some(ExecutionDetail {
             execution,
             steps,

@@ -1,103 +1,94 @@
-//! Failures, grouped: what failed how often, and why.
+//! Failures grouped by their cause.
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Choice, EXCERPT_CHARS, Query, TimeRange};
+use super::{EXCERPT_CHARS, Query, TimeRange};
+use crate::execution::identifier::Identifier;
 
-/// How many executions are looked at.
+/// Maximum executions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
-/// And for their steps: each has its payload unpacked.
-const LOOK_AT_STEPS: i64 = 500;
+/// The same for failures of steps: each payload is decompressed.
+const STEP_SCAN_LIMIT: i64 = 500;
 
-/// Failures of one workflow for one cause.
+/// Failures of one workflow with one cause.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
     /// The workflow that ran.
     pub(crate) workflow_id: String,
-    /// The step that failed; null where executions are grouped, and not steps.
+    /// The step that failed; null when executions are grouped.
     pub(crate) step_id: Option<String>,
-    /// The kind of failure, such as `ExecutionFailed`; null unless sent. The first 1,000 characters.
+    /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
     pub(crate) error: Option<String>,
-    /// Why, in the sender's words; null unless sent. The first 1,000 characters.
+    /// The sender's reason; null if not sent. The first 1,000 characters.
     pub(crate) error_cause: Option<String>,
-    /// How many failed so.
+    /// The number of failures in the group.
     pub(crate) failed: i64,
-    /// The execution that failed so last.
+    /// The latest execution in the group.
     pub(crate) latest_execution_id: String,
-    /// When the first delivery of the earliest of them came, by the receiver's clock.
+    /// When the first delivery of the earliest one was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) earliest_received_at: OffsetDateTime,
-    /// When the first delivery of the latest of them came.
+    /// When the first delivery of the latest one was received.
     #[serde(with = "rfc3339")]
     pub(crate) latest_received_at: OffsetDateTime,
     #[serde(skip)]
     all_failed: i64,
     #[serde(skip)]
-    looked_at: i64,
+    scanned: i64,
     #[serde(skip)]
-    earliest: OffsetDateTime,
+    earliest_scanned: OffsetDateTime,
 }
 
-/// Failures, the most frequent first.
+/// Groups of failures, the largest first.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Failures {
-    /// The most frequent, `limit` of them at most.
+    /// The largest groups, at most `limit`.
     pub(crate) groups: Vec<Group>,
-    /// How many failures were grouped, those in groups beyond `limit` included.
+    /// The number of failures in all groups, including groups beyond `limit`.
     pub(crate) failed: i64,
-    /// False when there were too many to look at all: then only the latest were grouped, back to `since`.
+    /// False if there were too many failures: then only those since `since` are grouped.
     pub(crate) complete: bool,
-    /// When the first delivery of the earliest that was looked at came; null when nothing failed.
+    /// When the first delivery of the earliest grouped failure was received; null without failures.
     #[serde(with = "rfc3339::option")]
     pub(crate) since: Option<OffsetDateTime>,
 }
 
 /// What is grouped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum By {
     /// Failed executions, by workflow, error and cause.
     #[default]
     Cause,
-    /// Failed steps, also those of completed executions, by workflow, step, error and cause. Where the payload was
-    /// removed, no steps are known any more.
+    /// Failed steps, also of completed executions, by workflow, step, error and cause. Executions whose payload was
+    /// removed have no steps.
     Step,
 }
 
-impl Choice for By {
-    const ALL: &'static [Self] = &[Self::Cause, Self::Step];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Cause => "cause",
-            Self::Step => "step",
-        }
-    }
-}
-
-/// Whose failures.
 #[derive(Debug, Clone, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only failures of this workflow.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
-    /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only failures of this bulk.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 
-/// What failed how often, and why.
+/// Groups failures.
 #[derive(Debug, Clone)]
 pub(crate) struct FailureQuery {
     pub(crate) by: By,
     pub(crate) filter: Filter,
     pub(crate) period: TimeRange,
-    /// How many groups, from 1 to [`super::page::MAX_LIMIT`].
+    /// Maximum number of groups, from 1 to [`super::page::MAX_LIMIT`].
     pub(crate) limit: i64,
 }
 
@@ -117,7 +108,7 @@ impl Query for FailureQuery {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
         let by_step = self.by == By::Step;
-        let look_at = if by_step { LOOK_AT_STEPS } else { SCAN_LIMIT };
+        let scan_limit = if by_step { STEP_SCAN_LIMIT } else { SCAN_LIMIT };
         let groups = sqlx::query_file_as!(
             Group,
             "src/db/queries/failures.sql",
@@ -125,7 +116,7 @@ impl Query for FailureQuery {
             self.period.end(),
             self.filter.workflow.as_deref(),
             self.filter.bulk.as_deref(),
-            look_at,
+            scan_limit,
             EXCERPT_CHARS,
             self.limit,
             by_step
@@ -134,8 +125,8 @@ impl Query for FailureQuery {
         let first = groups.first();
         Ok(Failures {
             failed: first.map_or(0, |group| group.all_failed),
-            complete: first.is_none_or(|group| group.looked_at < look_at),
-            since: first.map(|group| group.earliest),
+            complete: first.is_none_or(|group| group.scanned < scan_limit),
+            since: first.map(|group| group.earliest_scanned),
             groups,
         })
     }

@@ -1,5 +1,5 @@
--- The latest executions that failed, or ($8) in which a step failed, so many at most; these failures, grouped.
-WITH looked_at AS (
+-- The latest executions that failed, or ($8) that have a failed step, at most $5; their failures, grouped.
+WITH scanned AS (
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
@@ -14,8 +14,8 @@ WITH looked_at AS (
         LIMIT $5::bigint
     )
     UNION ALL
-    -- Those of one workflow have an index of their own. coalesce hides what it compares: PostgreSQL would count the
-    -- rarity of failures twice, expect fewer than the limit, and read all failures for them.
+    -- The executions of one workflow have their own index. coalesce hides the comparison from the planner: it would count
+    -- the rarity of failures twice, expect fewer rows than the limit, and read all failures.
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
@@ -31,11 +31,11 @@ WITH looked_at AS (
 ),
 failed AS (
     SELECT workflow_id, NULL AS step_id, error, error_cause, execution_id, first_received_at
-    FROM looked_at
+    FROM scanned
     WHERE NOT $8
     UNION ALL
     SELECT l.workflow_id, s.step_id, s.error, s.error_cause, l.execution_id, l.first_received_at
-    FROM looked_at AS l
+    FROM scanned AS l
     INNER JOIN failed_steps AS s ON l.execution_id = s.execution_id
     WHERE $8
 )
@@ -49,8 +49,8 @@ SELECT
     min(first_received_at) AS "earliest_received_at!",
     max(first_received_at) AS "latest_received_at!",
     (sum(count(*)) OVER ())::bigint AS "all_failed!",
-    (SELECT count(*) FROM looked_at) AS "looked_at!",
-    (SELECT min(l.first_received_at) FROM looked_at AS l) AS "earliest!"
+    (SELECT count(*) FROM scanned) AS "scanned!",
+    (SELECT min(l.first_received_at) FROM scanned AS l) AS "earliest_scanned!"
 FROM failed
 GROUP BY workflow_id, step_id, left(error, $6), left(error_cause, $6)
 ORDER BY count(*) DESC, max(first_received_at) DESC

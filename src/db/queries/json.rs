@@ -1,10 +1,10 @@
-//! JSON that goes out as PostgreSQL wrote it.
+//! JSON as PostgreSQL wrote it.
 
 use serde::ser::Error;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The text of a JSON value: a document that need not be built, or a number with all its digits.
+/// The text of a JSON value: a document that is not parsed, or a number with all its digits.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::Type)]
 #[sqlx(transparent)]
 pub(crate) struct Json(pub(crate) String);

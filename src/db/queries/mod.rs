@@ -1,15 +1,16 @@
-//! What operators ask, answered from PostgreSQL: over HTTP ([`crate::http`]) and on the command line.
+//! The queries of operators, over HTTP ([`crate::http`]) and on the command line.
 //!
-//! A file has the questions of one subject, each a type that knows what is asked and is put to PostgreSQL by
-//! [`Pool::ask`]. Nothing here writes. All of it is bounded: a page by its rows, a question by what it may look
-//! at, everything by the pool's connections and time limit. So none slows recording.
+//! A file has the queries of one subject. A query is a type with its parameters; [`QueryPool::run`] executes it. Queries
+//! are read-only and bounded, so that they do not slow recording: a page by its rows, a scan by [`SCAN_LIMIT`], and all
+//! queries by the pool's connections and time limit.
 //!
-//! Lists come newest first, by when the first delivery came, and go on behind a cursor ([`page`]). What is recorded
-//! meanwhile stands before it.
+//! Lists are ordered by the time of the first delivery, newest first, and continue after a cursor ([`page`]). Executions
+//! that are recorded meanwhile are before the cursor.
 
-#![expect(clippy::struct_field_names, reason = "fields are named as the columns are")]
+#![expect(clippy::struct_field_names, reason = "fields have the names of the columns")]
 
 pub(crate) mod bulks;
+pub(crate) mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod executions;
 pub(crate) mod failures;
@@ -22,16 +23,15 @@ pub(crate) mod results;
 pub(crate) mod workflows;
 
 use sqlx::{Connection, PgConnection};
+use strum::VariantArray;
 
 pub(crate) use page::{Page, PageRequest, TimeRange};
-pub(crate) use pool::{Pool, Unanswered};
+pub(crate) use pool::{QueryError, QueryPool};
 
-/// Something to ask PostgreSQL.
+/// A read-only query.
 pub(crate) trait Query: Sync {
-    /// What comes of it.
     type Answer: Send;
 
-    /// Asks it. Reads only.
     fn run(
         &self,
         connection: &mut PgConnection,
@@ -40,61 +40,61 @@ pub(crate) trait Query: Sync {
 
 /// A list, read page by page.
 pub(crate) trait ListQuery: Query {
-    /// What its cursors are of.
+    /// The list that its cursors belong to.
     const LIST: page::List;
 
-    /// Which page is read next.
     fn page(&mut self) -> &mut PageRequest;
 }
 
-/// A few things to choose from, each with a name.
-pub(crate) trait Choice: Copy + 'static {
-    /// All there are.
-    const ALL: &'static [Self];
+/// A parameter with a few allowed values.
+pub(crate) trait Choice: VariantArray + Copy + Into<&'static str> {
+    const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// Its name as a parameter.
-    fn as_str(self) -> &'static str;
+    /// The name of the value in a URL and on the command line.
+    fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
-/// Something that takes several statements, all answered as of one moment.
+impl<C: VariantArray + Copy + Into<&'static str>> Choice for C {}
+
+/// A query of several statements that read one snapshot.
 pub(crate) trait SnapshotQuery: Sync {
-    /// What is known of it; `None` when it is not there.
     type Detail: Send;
 
     fn fetch(
         &self,
-        connection: &mut PgConnection,
+        snapshot: &mut PgConnection,
     ) -> impl Future<Output = Result<Option<Self::Detail>, sqlx::Error>> + Send;
 }
 
 impl<Q: SnapshotQuery> Query for Q {
-    /// `None` when it is not there.
     type Answer = Option<Q::Detail>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
-        let mut moment = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let whole = self.fetch(&mut moment).await?;
-        // A transaction that is left open holds up vacuum.
-        moment.commit().await?;
-        Ok(whole)
+        let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let detail = self.fetch(&mut snapshot).await?;
+        // An open transaction would hold up vacuum.
+        snapshot.commit().await?;
+        Ok(detail)
     }
 }
 
-/// How many rows a question looks at, at most, to find those it is about. A page then ends early, with a cursor
-/// behind what was looked at.
+/// Maximum rows that a query scans for a page. The page then ends early, with a cursor after the last scanned row.
 pub(crate) const SCAN_LIMIT: i64 = 2_500;
 
-/// How many characters of an error or its cause are shown where there are many.
+/// Maximum characters of an error or its cause in a list.
 pub(crate) const EXCERPT_CHARS: i32 = 1_000;
 
-/// The largest text shown of one value, in bytes. A larger one is left out, and the answer says so.
+/// Maximum bytes of a shown text. A larger one is left out, and `omitted` names its field.
 pub(crate) const MAX_TEXT: i32 = 16 << 20;
 
-/// How many characters of an error or its cause are shown where there is one execution, and of a step's.
+/// Maximum characters of an error or its cause in a detail.
 pub(crate) const MAX_ERROR: i32 = 4 << 20;
+/// Maximum characters of each text of a step.
 pub(crate) const MAX_STEP_TEXT: i32 = 64 << 10;
 
-/// The names of those fields that are too large to be shown.
+/// The names of the fields that are too large.
 fn omitted<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, too_large)| *too_large).map(|(name, _)| name).collect()
 }

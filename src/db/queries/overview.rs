@@ -1,73 +1,61 @@
-//! Numbers for charts, from the sums by hour.
+//! Counts for charts, from the rollups by hour.
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use strum::{IntoStaticStr, VariantArray};
 use time::serde::rfc3339;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
 use super::{Choice, Query, TimeRange};
 
-/// How executions went that came in the hour, day or period.
+/// Executions by status. An execution counts at the time of its first delivery.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Counts {
-    /// How many came; always completed + failed + cancelled + other.
+    /// completed + failed + cancelled + other.
     pub(crate) executions: i64,
-    /// Those whose status is completed.
+    /// Executions with the status completed.
     pub(crate) completed: i64,
-    /// Those whose status is failed.
+    /// Executions with the status failed.
     pub(crate) failed: i64,
-    /// Those whose status is cancelled.
+    /// Executions with the status cancelled.
     pub(crate) cancelled: i64,
-    /// Those with any other status: not ended yet, as far as is known.
+    /// Executions with any other status: they have not ended yet.
     pub(crate) other: i64,
-    /// failed divided by executions, from 0 to 1; null when none came.
+    /// failed divided by executions, from 0 to 1; null without executions.
     pub(crate) failure_rate: Option<f64>,
 }
 
-/// One point of a chart.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Point {
-    /// The beginning of the hour or day (UTC) in which the first delivery of the executions came.
+    /// The beginning of the hour or day (UTC).
     #[serde(with = "rfc3339")]
     pub(crate) at: OffsetDateTime,
     #[serde(flatten)]
     pub(crate) counts: Counts,
 }
 
-/// A chart's points, without gaps, and what they come to.
+/// The counts of a period.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Overview {
-    /// All points together.
+    /// The sum of all points.
     pub(crate) total: Counts,
-    /// One for each hour or day, in their order, from the one that holds `from` to the one before `to`.
+    /// A point for each hour or day without gaps, from the one that contains `from` to the one before `to`.
     pub(crate) series: Vec<Point>,
 }
 
-/// What a point of the chart stands for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema)]
+/// The length of a point.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum By {
-    /// An hour.
     #[default]
     Hour,
-    /// A day, that of UTC.
+    /// A day in UTC.
     Day,
 }
 
-impl Choice for By {
-    const ALL: &'static [Self] = &[Self::Hour, Self::Day];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Hour => "hour",
-            Self::Day => "day",
-        }
-    }
-}
-
 impl By {
-    /// How long it is.
     pub(crate) fn length(self) -> Duration {
         match self {
             Self::Hour => Duration::HOUR,
@@ -75,16 +63,16 @@ impl By {
         }
     }
 
-    /// How many points there are when nobody says.
-    pub(crate) fn usual(self) -> i32 {
+    /// The number of points without `from`.
+    pub(crate) fn default_points(self) -> i32 {
         match self {
             Self::Hour => 24,
             Self::Day => 30,
         }
     }
 
-    /// How many points there may be.
-    pub(crate) fn most(self) -> i32 {
+    /// The maximum number of points.
+    pub(crate) fn max_points(self) -> i32 {
         match self {
             Self::Hour => 31 * 24,
             Self::Day => 366,
@@ -92,23 +80,24 @@ impl By {
     }
 }
 
-/// How executions went, hour by hour or day by day.
+/// Counts executions by hour or by day.
 #[derive(Debug, Clone)]
 pub(crate) struct OverviewQuery {
     pub(crate) by: By,
     pub(crate) from: OffsetDateTime,
     pub(crate) to: OffsetDateTime,
-    /// Only those of this workflow.
+    /// Only executions of this workflow.
     pub(crate) workflow: Option<String>,
 }
 
 impl OverviewQuery {
-    /// Of the period, or of the usual time until `now`, and of the latest part of it when that has too many points.
+    /// Uses the default number of points until `now` for a missing limit of `period`, and cuts off the beginning of a
+    /// period with too many points.
     pub(crate) fn new(by: By, period: TimeRange, workflow: Option<String>, now: OffsetDateTime) -> Self {
         let to = period.to.unwrap_or(now);
         let back = |points| to.saturating_sub(by.length() * points);
-        let from = period.from.unwrap_or_else(|| back(by.usual()));
-        let from = from.max(back(by.most())).max(OffsetDateTime::UNIX_EPOCH);
+        let from = period.from.unwrap_or_else(|| back(by.default_points()));
+        let from = from.max(back(by.max_points())).max(OffsetDateTime::UNIX_EPOCH);
         Self { by, from, to, workflow }
     }
 }
@@ -135,7 +124,7 @@ impl Query for OverviewQuery {
     }
 }
 
-/// Of all, and of those that are completed, failed, cancelled and other.
+/// From executions, completed, failed, cancelled and other.
 impl From<[i64; 5]> for Counts {
     #[expect(clippy::cast_precision_loss, reason = "a rate, and counts far below 2^52")]
     fn from([executions, completed, failed, cancelled, other]: [i64; 5]) -> Self {

@@ -1,4 +1,4 @@
--- How executions went, a row for each hour or day, those without any included.
+-- Executions by status, a row for each hour or day, including those without executions.
 SELECT
     p.at AS "at!",
     coalesce(sum(h.executions), 0)::bigint AS "executions!",

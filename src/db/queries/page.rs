@@ -1,33 +1,32 @@
-//! Pages of a list, and the cursors that lead from one to the next.
+//! Pages of a list, and their cursors.
 //!
-//! A cursor holds the place of the last row that was seen, by what the list is ordered by. So nothing that was there
-//! at the first page comes twice or is left out, however much is recorded meanwhile.
+//! A cursor holds the position of the last seen row in the order of the list. Paging therefore neither repeats nor skips a
+//! row that existed at the first page, however much is recorded meanwhile.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
+use strum::IntoStaticStr;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use utoipa::{IntoParams, ToSchema};
 
-/// How many items a page has when nobody says, and how many it may have.
+/// The default and the maximum number of items of a page.
 pub(crate) const DEFAULT_LIMIT: i64 = 50;
 pub(crate) const MAX_LIMIT: i64 = 1_000;
 
-/// A part of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Page<T> {
-    /// In the list's order. There may be fewer than `limit`, even none, while there is a `next`.
+    /// In the order of the list. Fewer than `limit`, even none, while `next` is not null.
     pub(crate) items: Vec<T>,
-    /// The `cursor` of the next page, to be asked with the same filters; null at the end of the list.
+    /// The `cursor` for the next page, with the same filters; null at the end of the list.
     pub(crate) next: Option<String>,
 }
 
-/// Which page.
 #[derive(Debug, Clone)]
 pub(crate) struct PageRequest {
-    /// How many items, from 1 to [`MAX_LIMIT`].
+    /// Maximum number of items, from 1 to [`MAX_LIMIT`].
     pub(crate) limit: i64,
-    /// Behind which row; `None` from the start.
+    /// The page begins after this row; `None` for the first page.
     pub(crate) after: Option<Position>,
 }
 
@@ -37,18 +36,18 @@ impl Default for PageRequest {
     }
 }
 
-/// Since when, and until when. By the receiver's clock, when the first delivery came.
+/// A range of the time of the first delivery, by the receiver's clock.
 #[derive(Debug, Clone, Copy, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TimeRange {
-    /// Only what first came at this time or later (RFC 3339).
+    /// Only rows first received at this time or later (RFC 3339).
     pub(crate) from: Option<OffsetDateTime>,
-    /// Only what first came before this time (RFC 3339).
+    /// Only rows first received before this time (RFC 3339).
     pub(crate) to: Option<OffsetDateTime>,
 }
 
 impl TimeRange {
-    /// No receiver was there before.
+    /// No row is older than the Unix epoch.
     pub(super) fn start(&self) -> OffsetDateTime {
         self.from.unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
@@ -59,52 +58,51 @@ impl TimeRange {
 }
 
 impl PageRequest {
-    /// Where the page begins: its rows stand behind this. At first that is the end of the period, and below all
-    /// of that time.
+    /// The position before the page: `after`, or the end of the period with an id that precedes all others.
     pub(super) fn position(&self, period: &TimeRange) -> Position {
         let end = period.end();
         let after = self.after.clone().filter(|after| after.at < end);
         after.unwrap_or(Position { at: end, id: String::new(), place: 0 })
     }
 
-    /// One row more than is asked for tells whether there is a next page.
+    /// One more than `limit`, to learn whether there is a next page.
     pub(super) fn rows(&self) -> i64 {
         self.limit + 1
     }
 
-    /// The page that these rows make.
+    /// Makes the page from its rows.
     pub(super) fn page<T: ListRow>(&self, mut rows: Vec<T>) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit || rows.last().is_some_and(|last| last.matches_and_stops().1);
+        let more = rows.len() > limit || rows.last().is_some_and(ListRow::is_last_scanned);
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|last| last.position().cursor(T::LIST));
-        rows.retain(|row| row.matches_and_stops().0);
+        rows.retain(ListRow::matches);
         Page { items: rows, next }
     }
 }
 
-/// A list. Its cursors lead nowhere in others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The lists. A cursor is valid for its own list only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub(crate) enum List {
+    #[strum(serialize = "e")]
     Executions,
+    #[strum(serialize = "r")]
     Results,
+    #[strum(serialize = "b")]
     Bulks,
+    #[strum(serialize = "c")]
     Conflicts,
+    #[strum(serialize = "q")]
     Quarantine,
 }
 
 impl List {
-    fn letter(self) -> char {
-        match self {
-            Self::Executions => 'e',
-            Self::Results => 'r',
-            Self::Bulks => 'b',
-            Self::Conflicts => 'c',
-            Self::Quarantine => 'q',
-        }
+    /// The first character of its cursors.
+    fn prefix(self) -> &'static str {
+        self.into()
     }
 
-    /// Whether its rows are numbered, and not named by the sender.
+    /// Whether its rows have numbers instead of the sender's identifiers.
     fn is_numbered(self) -> bool {
         matches!(self, Self::Conflicts | Self::Quarantine)
     }
@@ -114,42 +112,45 @@ impl List {
 pub(super) trait ListRow {
     const LIST: List;
 
-    /// Where it stands.
     fn position(&self) -> Position;
 
-    /// Whether it is what was asked for (otherwise it is there to say how far PostgreSQL has looked), and whether
-    /// PostgreSQL has looked no further.
-    fn matches_and_stops(&self) -> (bool, bool) {
-        (true, false)
+    /// False for a row that is only returned because it is the last scanned one.
+    fn matches(&self) -> bool {
+        true
+    }
+
+    /// Whether the scan limit was reached at this row.
+    fn is_last_scanned(&self) -> bool {
+        false
     }
 }
 
-/// Where a row stands in its list.
+/// The position of a row in its list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// When the first delivery came.
+    /// When the first delivery was received.
     pub(super) at: OffsetDateTime,
-    /// Among those of the same time.
+    /// Orders the rows with the same time.
     pub(super) id: String,
-    /// Among the results of one execution.
+    /// The position among the results of one execution.
     pub(super) place: i64,
 }
 
 impl Position {
-    /// The number of a numbered row; below all others where there is none.
+    /// The number of a numbered row; less than all others without an id.
     pub(super) fn number(&self) -> i64 {
         self.id.parse().unwrap_or(i64::MIN)
     }
 
     pub(super) fn cursor(&self, list: List) -> String {
         let micros = self.at.unix_timestamp_nanos() / 1_000;
-        BASE64_URL_SAFE_NO_PAD.encode(format!("{}{micros}.{}.{}", list.letter(), self.place, self.id))
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{}{micros}.{}.{}", list.prefix(), self.place, self.id))
     }
 
-    /// What [`Page::next`] of this list says; `None` for what it never says.
+    /// Parses [`Page::next`] of this list; `None` if the cursor is invalid.
     pub(crate) fn of_cursor(cursor: &str, list: List) -> Option<Self> {
         let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-        let mut parts = text.strip_prefix(list.letter())?.splitn(3, '.');
+        let mut parts = text.strip_prefix(list.prefix())?.splitn(3, '.');
         let micros: i64 = parts.next()?.parse().ok()?;
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()?;
         let (place, id) = (parts.next()?.parse().ok()?, parts.next()?);
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_leads_back_to_its_place_and_to_no_other_list() {
+    fn a_cursor_round_trips_and_is_invalid_for_other_lists() {
         let at = OffsetDateTime::from_unix_timestamp_nanos(1_772_445_600_123_456_000).unwrap();
         for (list, id) in [(List::Executions, "a.b-1.é"), (List::Quarantine, "17")] {
             let position = Position { at, id: id.to_owned(), place: 3 };

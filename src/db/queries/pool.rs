@@ -1,133 +1,91 @@
-//! The connections that questions go over: a few, of their own, with a time limit, and read-only.
+//! Runs queries over a bounded number of connections, with a time limit.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Query;
-use crate::db::Database;
-use crate::db::DbError;
+use crate::db::{ConnectionPool, Database, DbError, PooledConnection};
 
-/// How long a question waits for a connection while others have them all.
-pub(crate) const WAIT: Duration = Duration::from_secs(2);
-/// PostgreSQL is to say itself that its time is up.
+/// How long a query waits while all connections are in use.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(2);
+/// PostgreSQL should notice first that `admin.statement_timeout` has passed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Why there is no answer.
+/// Why a query has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unanswered {
-    /// As many questions as may are being answered.
-    #[error("as many questions as may be (admin.read_connections) are being answered")]
+pub(crate) enum QueryError {
+    /// All connections were in use for [`MAX_WAIT`].
+    #[error("all connections for queries (admin.read_connections) are in use")]
     Busy,
-    /// It took longer than `admin.statement_timeout`.
-    #[error("the answer took longer than admin.statement_timeout")]
-    Slow,
-    /// PostgreSQL cannot be reached, or refuses.
+    /// The query took longer than `admin.statement_timeout`.
+    #[error("the query took longer than admin.statement_timeout")]
+    TimedOut,
     #[error(transparent)]
     Failed(DbError),
 }
 
-impl From<DbError> for Unanswered {
-    fn from(fault: DbError) -> Self {
-        match fault.without_row_blame() {
-            DbError::TimedOut => Self::Slow,
-            fault => Self::Failed(fault),
+impl From<DbError> for QueryError {
+    fn from(error: DbError) -> Self {
+        match error.without_row_blame() {
+            DbError::TimedOut => Self::TimedOut,
+            error => Self::Failed(error),
         }
     }
 }
 
-/// A few connections, made when they are needed.
 #[derive(Debug)]
-pub(crate) struct Pool {
-    database: Database,
-    application_name: String,
-    connect_timeout: Duration,
+pub(crate) struct QueryPool {
+    pool: ConnectionPool,
     statement_timeout: Duration,
     connections: usize,
-    places: Semaphore,
-    /// With the generation of `database` that they were made with.
-    idle: Mutex<Vec<(u64, PgConnection)>>,
+    permits: Semaphore,
 }
 
-impl Pool {
-    /// At most `connections` at once. `application_name` is what PostgreSQL's `pg_stat_activity` shows.
+impl QueryPool {
+    /// At most `connections` at once. `application_name` is shown in PostgreSQL's `pg_stat_activity`.
     pub(crate) fn new(
         database: Database,
-        application_name: &str,
+        application_name: &'static str,
         connections: usize,
         connect_timeout: Duration,
         statement_timeout: Duration,
     ) -> Self {
-        Self {
-            database,
-            application_name: application_name.to_owned(),
-            connect_timeout,
-            statement_timeout,
-            connections,
-            places: Semaphore::new(connections),
-            idle: Mutex::default(),
-        }
+        let pool =
+            ConnectionPool::for_queries(database, application_name, connect_timeout, statement_timeout);
+        Self { pool, statement_timeout, connections, permits: Semaphore::new(connections) }
     }
 
-    /// The most connections at once.
     pub(crate) fn connections(&self) -> usize {
         self.connections
     }
 
-    /// Puts a question to PostgreSQL.
-    ///
     /// # Errors
-    /// [`Unanswered`]; it is safe to ask again.
-    pub(crate) async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
-        let place = timeout(WAIT, self.places.acquire()).await;
-        let _place = place.ok().and_then(Result::ok).ok_or(Unanswered::Busy)?;
-        let before = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some((generation, connection)) = before.filter(|(at, _)| *at == self.database.generation()) {
-            match self.ask_over(generation, connection, question).await {
-                // It was lost since: PostgreSQL may be there again.
-                Err(Unanswered::Failed(DbError::Unreachable(_))) => {}
-                answered => return answered,
+    /// [`QueryError`]; a retry is safe.
+    pub(crate) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
+        let permit = timeout(MAX_WAIT, self.permits.acquire()).await;
+        let _permit = permit.ok().and_then(Result::ok).ok_or(QueryError::Busy)?;
+        let connection = self.pool.get().await?;
+        let was_idle = connection.was_idle;
+        match self.run_over(connection, query).await {
+            // The idle connection was lost: PostgreSQL may have restarted.
+            Err(QueryError::Failed(DbError::Unreachable(_))) if was_idle => {
+                self.pool.close_idle();
+                self.run_over(self.pool.get().await?, query).await
             }
+            result => result,
         }
-        let generation = self.database.generation();
-        let connecting = timeout(self.connect_timeout, self.connect()).await;
-        if let Ok(Err(fault)) = &connecting {
-            self.database.refused(fault);
-        }
-        let connection = connecting.map_err(|_| {
-            DbError::Unreachable("no connection within database.connect_timeout".to_owned())
-        })??;
-        self.ask_over(generation, connection, question).await
     }
 
-    /// A connection over which something went wrong is not used again.
-    async fn ask_over<Q: Query>(
+    async fn run_over<Q: Query>(
         &self,
-        generation: u64,
-        mut connection: PgConnection,
-        question: &Q,
-    ) -> Result<Q::Answer, Unanswered> {
-        let asked = timeout(self.statement_timeout + GRACE, question.run(&mut connection)).await;
-        let answer = asked.map_err(|_| Unanswered::Slow)?.map_err(DbError::from)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((generation, connection));
+        mut connection: PooledConnection<'_>,
+        query: &Q,
+    ) -> Result<Q::Answer, QueryError> {
+        let result = timeout(self.statement_timeout + GRACE, query.run(connection.as_mut())).await;
+        let answer = result.map_err(|_| QueryError::TimedOut)?.map_err(DbError::from)?;
+        connection.release();
         Ok(answer)
-    }
-
-    async fn connect(&self) -> Result<PgConnection, DbError> {
-        let options = self.database.options().application_name(&self.application_name);
-        let mut connection = PgConnection::connect_with(&options.disable_statement_logging()).await?;
-        // Each question is planned for what it asks: what a filter leaves out is then as if it were not there.
-        sqlx::query!(
-            "SELECT set_config(name, value, false)
-             FROM (VALUES ('statement_timeout', $1), ('default_transaction_read_only', 'on'),
-                          ('plan_cache_mode', 'force_custom_plan')) AS promised (name, value)",
-            self.statement_timeout.as_millis().to_string()
-        )
-        .fetch_all(&mut connection)
-        .await?;
-        Ok(connection)
     }
 }

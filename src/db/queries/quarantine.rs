@@ -1,4 +1,4 @@
-//! The quarantine: bodies that are no execution. To mend or drop one, there is `workflow-receiver quarantine`.
+//! The list of quarantined webhooks, and one of them in full. `workflow-receiver quarantine` retries and drops them.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -9,27 +9,27 @@ use utoipa::ToSchema;
 use super::page::{List, ListRow, Position};
 use super::{MAX_TEXT, Page, PageRequest, Query, TimeRange};
 
-/// A body in quarantine, as lists show it.
+/// A quarantined webhook in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Quarantined {
-    /// Identifies it; rises with the order of recording.
+    /// The number of the entry; ascending in the order of recording.
     pub(crate) quarantine_id: i64,
-    /// Why the body is no execution, or why PostgreSQL refused it.
+    /// Why the webhook cannot be recorded: what is wrong with the body, or why PostgreSQL rejected it.
     pub(crate) reason: String,
-    /// The length of the body in bytes.
+    /// The size of the body in bytes.
     pub(crate) body_bytes: i32,
-    /// How it got in first: `signature`, `secret_header`, `url_token`, none; null when not known.
+    /// How it was authenticated when first received: `signature`, `secret_header`, `url_token`, none; null if unknown.
     pub(crate) authenticated_by: Option<String>,
-    /// Whether the sender was answered 200, at least once; otherwise 422, and it knows.
+    /// Whether the webhook was answered 200 at least once; otherwise it was answered 422.
     pub(crate) acknowledged: bool,
-    /// Whether the body is the one that came; false when the spool's disk has altered it.
+    /// False if the body was damaged on the disk of the spool.
     pub(crate) intact: bool,
-    /// How many times this very body came.
+    /// How often this body was received.
     pub(crate) deliveries: i32,
-    /// When it first came, by the receiver's clock.
+    /// When it was first received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) first_received_at: OffsetDateTime,
-    /// When it last came, by the receiver's clock.
+    /// When it was last received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) last_received_at: OffsetDateTime,
 }
@@ -42,7 +42,7 @@ impl ListRow for Quarantined {
     }
 }
 
-/// What is in quarantine, newest first.
+/// Lists quarantined webhooks, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Quarantine {
     pub(crate) period: TimeRange,
@@ -66,30 +66,30 @@ impl Query for Quarantine {
     }
 }
 
-/// How much is in quarantine.
 #[derive(Debug, Serialize)]
-pub(crate) struct Held {
-    /// How many bodies.
+pub(crate) struct QuarantineUsage {
     pub(crate) bodies: i64,
-    /// Those of them whose sender was answered 200: they count towards no limit.
+    /// Bodies answered 200. They count towards no limit.
     pub(crate) acknowledged: i64,
-    /// The length of the others, in bytes.
+    /// The total size of the other bodies.
     pub(crate) refused_bytes: i64,
 }
 
-/// Asks for [`Held`]. It looks at all rows, which are bounded but for those that were answered 200.
+/// Reads all rows. Their number is bounded, except for those answered 200.
 #[derive(Debug)]
-pub(crate) struct HowMuch;
+pub(crate) struct GetQuarantineUsage;
 
-impl Query for HowMuch {
-    type Answer = Held;
+impl Query for GetQuarantineUsage {
+    type Answer = QuarantineUsage;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Held, sqlx::Error> {
-        sqlx::query_file_as!(Held, "src/db/queries/quarantine_held.sql").fetch_one(connection).await
+    async fn run(&self, connection: &mut PgConnection) -> Result<QuarantineUsage, sqlx::Error> {
+        sqlx::query_file_as!(QuarantineUsage, "src/db/queries/quarantine_usage.sql")
+            .fetch_one(connection)
+            .await
     }
 }
 
-/// Counts bodies whose sender was answered 200.
+/// Counts bodies answered 200.
 #[derive(Debug)]
 pub(crate) struct CountAcknowledged;
 
@@ -102,25 +102,23 @@ impl Query for CountAcknowledged {
     }
 }
 
-/// One body in quarantine.
+/// A quarantined webhook in full.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = WholeQuarantined)]
 pub(crate) struct QuarantineDetail {
-    /// As lists show it.
+    /// As in the list.
     #[serde(flatten)]
     pub(crate) entry: Quarantined,
-    /// The body; null when it is no text, or larger than 16 MiB: `workflow-receiver quarantine show` writes any.
+    /// The body; null if it is not UTF-8 text or larger than 16 MiB. `workflow-receiver quarantine show` prints any body.
     pub(crate) body_text: Option<String>,
 }
 
-/// What is known of one body.
+/// Reads one entry; `None` if the number does not exist.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GetQuarantined {
     pub(crate) quarantine_id: i64,
 }
 
 impl Query for GetQuarantined {
-    /// `None` when there is none with this number.
     type Answer = Option<QuarantineDetail>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<QuarantineDetail>, sqlx::Error> {

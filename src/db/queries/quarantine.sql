@@ -1,4 +1,4 @@
--- A page of the quarantine. The length of a body is known without reading it.
+-- A page of the quarantine. octet_length does not read the body.
 SELECT
     quarantine_id,
     reason,

@@ -1,4 +1,4 @@
-//! Results: a row for each output of an execution.
+//! The list of results: a row for each output of an execution.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -7,85 +7,90 @@ use time::serde::rfc3339;
 use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 
+use super::columns::columns;
 use super::page::{List, Position};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::execution::identifier::Identifier;
 
-/// How many bytes of outputs a page shows, as text, before it ends; and how many PostgreSQL expands at once.
-const OUTPUTS: i64 = 4 << 20;
-/// A page that took so long ends where it is, and the next one goes on there.
+/// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
+const OUTPUT_BYTES: i64 = 4 << 20;
+/// A page ends early after this time; the next page continues there.
 const PAGE_TIME: Duration = Duration::from_secs(1);
-/// How many results a page of an export has: more than other pages, as PostgreSQL reads an output anew for each page.
+/// Results of a page of an export: more than of other pages, because PostgreSQL reads an output again for each page.
 pub(crate) const EXPORT_LIMIT: i64 = 5_000;
-/// More than any output has elements.
+/// No output has more elements.
 const MAX_POSITION: i64 = 1 << 30;
 
-/// One output of an execution: an element of an array, a field of an object, or the one value.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct ResultItem {
-    /// The execution that made it.
-    pub(crate) execution_id: String,
-    /// The workflow that ran.
-    pub(crate) workflow_id: String,
-    /// The bulk that the execution was triggered in; null when it was triggered alone.
-    pub(crate) bulk_id: Option<String>,
-    /// Its place in the execution's output, from 1.
-    pub(crate) position: i64,
-    /// Its field's name where the output is an object; null otherwise.
-    pub(crate) name: Option<String>,
-    /// url: an address, such as https://…; text: any other string; json: anything else.
-    pub(crate) kind: String,
-    /// The address, the text, or the JSON as text; null for JSON's null.
-    pub(crate) value: Option<String>,
-    /// Whether `value` is only its beginning, as it is larger than 16 MiB: psql shows all of it.
-    pub(crate) truncated: bool,
-    /// When the first delivery of the execution came, by the receiver's clock.
-    #[serde(with = "rfc3339")]
-    pub(crate) first_received_at: OffsetDateTime,
+columns! {
+    /// An output of an execution: an element of an array, a field of an object, or a single value.
+    #[derive(Debug, Clone, Serialize, ToSchema)]
+    pub(crate) struct ResultItem {
+        /// The execution of the output.
+        pub(crate) execution_id: String,
+        /// The workflow that ran.
+        pub(crate) workflow_id: String,
+        /// The bulk of the execution; null outside of a bulk.
+        pub(crate) bulk_id: Option<String>,
+        /// The position in the execution's output, from 1.
+        pub(crate) position: i64,
+        /// The name of the field, if the output is an object; otherwise null.
+        pub(crate) name: Option<String>,
+        /// url: such as https://…; text: any other string; json: any other value.
+        pub(crate) kind: String,
+        /// The URL, the text, or the JSON as text; null for JSON's null.
+        pub(crate) value: Option<String>,
+        /// Whether `value` is cut off because it is larger than 16 MiB. Read all of it with psql.
+        pub(crate) truncated: bool,
+        /// When the first delivery of the execution was received, by the receiver's clock.
+        #[serde(with = "rfc3339")]
+        pub(crate) first_received_at: OffsetDateTime,
+    }
+    hidden {}
 }
 
-/// Whose results. All that is given has to be so.
+/// All given filters must match.
 #[derive(Debug, Clone, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// Only those of this execution.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only results of this execution.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
-    /// Only those of this workflow.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only results of this workflow.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) workflow: Option<String>,
-    /// Only those of this bulk.
-    #[param(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
+    /// Only results of this bulk.
+    #[param(inline, value_type = Option<Identifier>)]
     pub(crate) bulk: Option<String>,
 }
 
-/// An execution whose output a page looks at.
+/// An execution that a page scans.
 struct Source {
     execution_id: String,
     workflow_id: String,
     bulk_id: Option<String>,
     first_received_at: OffsetDateTime,
-    /// It is one of those asked for, and has an output.
+    /// It matches the filter and has an output.
     matches: bool,
-    /// The size of its output in memory at most. What is compressed is not expanded to find out.
+    /// An upper bound for the size of its decompressed output, from the size of the compressed one.
     bytes: i64,
 }
 
-/// The executions that an index leads to, as in `executions`; so many at most.
+/// The next executions by an index, as in `executions.rs`; at most `$8`.
 macro_rules! sources {
-    (led_by: $columns:literal, $values:literal, in_order: $order:literal, $($parameter:expr),+) => {
+    (prefix: $columns:literal, $values:literal, order: $order:literal, $($parameter:expr),+) => {
         sqlx::query_as!(
             Source,
             r#"SELECT
                    execution_id, workflow_id, bulk_id, first_received_at,
                    output IS NOT NULL AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
-                   -- The most that each method can compress.
+                   -- The maximum compression ratio of each method.
                    coalesce(pg_column_size(output)::bigint * CASE pg_column_compression(output)
                        WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 1 END, 0) AS "bytes!"
                FROM executions
                WHERE
                    ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
                    AND ("# + $columns + r#"first_received_at, execution_id) <= ("# + $values + r#"$2, $3::text)
-                   -- After all of an execution's results is the next execution.
+                   -- After the last result of an execution, the next execution follows.
                    AND ((first_received_at, execution_id) <> ($2, $3) OR $4::bigint < 9223372036854775807)
                    AND ($5::text IS NULL OR execution_id = $5)
                    AND ($6::text IS NULL OR bulk_id = $6)
@@ -96,7 +101,7 @@ macro_rules! sources {
     };
 }
 
-/// What was made: of the newest executions first, each's in its own order.
+/// Lists results: the newest executions first, and the results of each in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResultsQuery {
     pub(crate) filter: Filter,
@@ -105,13 +110,13 @@ pub(crate) struct ResultsQuery {
 }
 
 impl ResultsQuery {
-    /// The first page of what one execution made.
+    /// The first page of the results of an execution.
     pub(super) fn of_execution(execution_id: &str) -> Self {
         let filter = Filter { execution: Some(execution_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 
-    /// The first page of what was made in one bulk.
+    /// The first page of the results of a bulk.
     pub(super) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
@@ -133,25 +138,25 @@ impl Query for ResultsQuery {
         let begun = Instant::now();
         let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
         let mut reached = self.page.position(&self.period);
-        let (mut items, mut bytes, mut look_at) = (Vec::new(), 0, SCAN_LIMIT);
-        // One more than may be needed: whether there is a next page is known then.
+        let (mut items, mut bytes, mut scan_left) = (Vec::new(), 0, SCAN_LIMIT);
+        // One more than needed, to learn whether there is a next page.
         let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
             let sources = self.sources(&mut *connection, &reached, batch).await?;
             let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
             let mut rest = &sources[..];
             while !rest.is_empty() {
-                let (group, after) = rest.split_at(at_once(rest));
+                let (group, after) = rest.split_at(fitting(rest));
                 rest = after;
                 let wanted = (limit + 1).saturating_sub(items.len());
-                let found = outputs(&mut *connection, group, &reached, wanted, OUTPUTS - bytes).await?;
+                let found = outputs(&mut *connection, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
                 bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
                 if items.len() > limit {
                     items.truncate(limit);
                     return Ok(page(items, None));
                 }
-                if bytes >= OUTPUTS {
+                if bytes >= OUTPUT_BYTES {
                     return Ok(page(items, None));
                 }
                 if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
@@ -164,11 +169,11 @@ impl Query for ResultsQuery {
             if last {
                 return Ok(Page { items, next: None });
             }
-            look_at -= batch;
-            if look_at <= 0 {
+            scan_left -= batch;
+            if scan_left <= 0 {
                 return Ok(page(items, Some(&reached)));
             }
-            batch = look_at;
+            batch = scan_left;
         }
     }
 }
@@ -180,17 +185,17 @@ fn page(items: Vec<ResultItem>, reached: Option<&Position>) -> Page<ResultItem> 
     Page { items, next }
 }
 
-/// How many of these may be expanded at once.
-fn at_once(sources: &[Source]) -> usize {
+/// How many sources may be decompressed at once.
+fn fitting(sources: &[Source]) -> usize {
     let mut bytes = 0_i64;
     let fits = |source: &&Source| {
         bytes = bytes.saturating_add(source.bytes);
-        bytes <= OUTPUTS
+        bytes <= OUTPUT_BYTES
     };
     sources.iter().take_while(fits).count().max(1)
 }
 
-/// The outputs of `sources`, as far as they stand after `reached`.
+/// The outputs of `sources` after `reached`.
 async fn outputs(
     connection: &mut PgConnection,
     sources: &[Source],
@@ -234,7 +239,7 @@ impl ResultItem {
 }
 
 impl ResultsQuery {
-    /// The next executions after `reached`, or the one that is reached.
+    /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
         connection: &mut PgConnection,
@@ -242,11 +247,11 @@ impl ResultsQuery {
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
         let Filter { execution, workflow, bulk } = &self.filter;
-        /// Both have the same parameters.
-        macro_rules! fetched {
-            ($($led:tt)+) => {
+        /// Both statements have the same parameters.
+        macro_rules! fetch {
+            ($($variant:tt)+) => {
                 sources!(
-                    $($led)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
+                    $($variant)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
                     bulk.as_deref(), workflow.as_deref(), limit
                 )
                 .fetch_all(connection)
@@ -254,9 +259,9 @@ impl ResultsQuery {
             };
         }
         if workflow.is_some() && bulk.is_none() && execution.is_none() {
-            fetched!(led_by: "workflow_id, ", "$7, ", in_order: "workflow_id DESC, ")
+            fetch!(prefix: "workflow_id, ", "$7, ", order: "workflow_id DESC, ")
         } else {
-            fetched!(led_by: "", "", in_order: "")
+            fetch!(prefix: "", "", order: "")
         }
     }
 }

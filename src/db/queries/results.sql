@@ -1,5 +1,5 @@
--- Of executions, in the order of $1, their outputs: $3 at most, and of the first one those after the position $2. They
--- end once their texts have $4 bytes; a text of more than $5 bytes is cut off.
+-- The outputs of the executions $1, in this order: at most $3, and those of the first execution after the position $2.
+-- They end once their texts have $4 bytes. A text of more than $5 bytes is cut off.
 SELECT
     n AS "n!",
     position AS "position!",
@@ -28,7 +28,7 @@ FROM (
         INNER JOIN executions AS e ON s.execution_id = e.execution_id
         CROSS JOIN LATERAL (SELECT CASE s.n WHEN 1 THEN $2::bigint ELSE 0 END AS position) AS p
         CROSS JOIN LATERAL (
-            -- A part of an array is found without reading what is before it.
+            -- PostgreSQL finds a part of an array without reading the elements before it.
             (
                 SELECT p.position + a.position AS position, NULL AS name, a.value
                 FROM jsonb_array_elements(

@@ -1,4 +1,4 @@
--- The steps of an execution, with $2 characters of each text at most. What is in another shape than the sender documents has none.
+-- The steps of an execution, with at most $2 characters of each text. step_outputs that is no object has no steps.
 SELECT
     left(s.key, $2) AS "key!",
     left(coalesce(s.step ->> 'step_id', s.key), $2) AS "step_id!",

@@ -1,7 +1,8 @@
-//! Workflows: how they went, and what they cost, from the sums.
+//! Counts and costs of workflows, from the rollups.
 
 use serde::Serialize;
 use sqlx::PgConnection;
+use strum::{IntoStaticStr, VariantArray};
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
@@ -9,64 +10,52 @@ use super::json::Json;
 use super::overview::Counts;
 use super::{Choice, Page, Query};
 
-/// How the executions of a workflow went, and what they cost.
+/// A workflow with its counts and costs.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Workflow {
     /// The sender's identifier of the workflow.
     pub(crate) workflow_id: String,
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// How many of them say what they cost, below 10^12.
+    /// The number of executions with a cost below 10^12.
     pub(crate) executions_with_cost: i64,
     /// The sum of these costs, in the sender's unit.
     #[schema(value_type = f64)]
     pub(crate) total_cost: Json,
-    /// `total_cost` divided by `executions_with_cost`; null when none is known.
+    /// `total_cost` divided by `executions_with_cost`; null without executions with a cost.
     #[schema(value_type = Option<f64>)]
     pub(crate) average_cost: Option<Json>,
 }
 
-/// By what workflows are put in order, the largest first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema)]
+/// The column that workflows are sorted by, the largest value first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Order {
-    /// What they cost.
+    /// The total cost.
     #[default]
     Cost,
-    /// How many executions failed.
+    /// The number of failed executions.
     Failed,
-    /// How many came.
+    /// The number of executions.
     Executions,
 }
 
-impl Choice for Order {
-    const ALL: &'static [Self] = &[Self::Cost, Self::Failed, Self::Executions];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Cost => "cost",
-            Self::Failed => "failed",
-            Self::Executions => "executions",
-        }
-    }
-}
-
-/// How many days when nobody says, and at most.
 pub(crate) const DEFAULT_DAYS: i64 = 7;
 pub(crate) const MAX_DAYS: i64 = 366;
 
-/// Which workflows ran in the latest days (UTC, today included).
+/// Lists the workflows of the last days (UTC, including today).
 #[derive(Debug, Clone)]
 pub(crate) struct Workflows {
-    /// How many days, from 1 to [`MAX_DAYS`].
+    /// From 1 to [`MAX_DAYS`].
     pub(crate) days: i64,
     pub(crate) order: Order,
-    /// How many workflows at most.
+    /// Maximum number of workflows.
     pub(crate) limit: i64,
 }
 
 impl Query for Workflows {
-    /// There are no further pages.
+    /// The only page.
     type Answer = Page<Workflow>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {

@@ -1,4 +1,4 @@
--- Workflows since a day: how they went, from the hours; what they cost, from the days.
+-- Workflows since the day $1: counts from the hours, costs from the days.
 WITH counts AS (
     SELECT
         workflow_id,

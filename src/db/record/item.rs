@@ -1,4 +1,4 @@
-//! One delivery as it goes to PostgreSQL.
+//! A delivery in the form in which it is recorded.
 
 use time::OffsetDateTime;
 
@@ -10,103 +10,98 @@ use crate::execution::jsonb::{Fit, expansion, fit};
 use crate::execution::steps;
 use crate::execution::{self, Execution};
 
-/// The longest message of PostgreSQL that is a reason for quarantine: a trigger's may quote the row.
+/// PostgreSQL's message in the reason for quarantine is cut to this length: a trigger's message may quote the row.
 const MAX_REASON_CHARS: usize = 1_000;
-/// Digits that the exponent of a cost may stand for: those of the largest double, and some more.
+/// Maximum digits that the exponent of a cost adds. The largest double has 308.
 const MAX_COST_EXPANSION: usize = 400;
 
-/// What becomes of a delivery in the database.
 #[derive(Debug)]
 pub(crate) enum RecordItem<'a> {
-    /// A row of `executions`, or what that row's rule makes of it.
-    Execution(Box<Row<'a>>),
-    /// A row of `quarantine`.
-    Quarantined(Quarantined<'a>),
+    Execution(Box<ExecutionRow<'a>>),
+    Quarantined(QuarantineRow<'a>),
 }
 
 /// A delivery that reports an execution.
 #[derive(Debug)]
-pub(crate) struct Row<'a> {
+pub(crate) struct ExecutionRow<'a> {
     pub(super) execution: Execution<'a>,
-    /// The whole body as JSON text, where jsonb can hold it.
+    /// The whole body as JSON text, if jsonb can hold it.
     pub(super) payload: Option<&'a str>,
-    /// The body's bytes, where jsonb would not give them back.
+    /// The body's bytes, if jsonb cannot hold all of it.
     pub(super) payload_bytes: Option<&'a [u8]>,
     pub(super) step_failed: bool,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
-    /// The same, unless it stands for several deliveries of one body (`quarantine retry`).
+    /// Later than `received_at` if the row stands for several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
     pub(super) authenticated_by: Option<AuthMethod>,
     trace: Option<TraceContext>,
-    /// Set by [`RecordItem::degrade`].
-    degraded: Option<Box<Degrading<'a>>>,
+    degradation: Option<Box<Degradation<'a>>>,
 }
 
-/// How far an execution is degraded.
+/// The state of [`RecordItem::degrade`].
 #[derive(Debug)]
-struct Degrading<'a> {
-    payload: Option<&'a str>,
-    output: Option<&'a str>,
-    total_cost: Option<&'a str>,
-    /// The next of [`FORMS`] to try.
+struct Degradation<'a> {
+    /// `payload`, `output` and `total_cost` before anything was left out.
+    columns: [Option<&'a str>; 3],
+    /// The index of the next form in [`LEFT_OUT`].
     next: usize,
-    /// Why.
-    fault: DbError,
+    /// The error of the first step.
+    error: DbError,
 }
 
-/// What is left out of the columns, one after the other: `payload`, `output`, `total_cost`. Each form loses no more
-/// than the next ones. All of it stays in `payload_bytes`.
-const FORMS: [[bool; 3]; 7] = [
-    [true, false, false],
-    [false, true, false],
-    [false, false, true],
-    [true, true, false],
-    [true, false, true],
-    [false, true, true],
-    [true, true, true],
-];
+/// The forms of a degraded execution, as bit masks of the columns that are left out: 1 for `payload`, 2 for `output`, 4
+/// for `total_cost`. Each form loses no more columns than the next ones; `payload_bytes` always has the whole body.
+const LEFT_OUT: [u8; 7] = [0b001, 0b010, 0b100, 0b011, 0b101, 0b110, 0b111];
 
-/// What [`RecordItem::degrade`] did.
+/// The result of [`RecordItem::degrade`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Degraded {
-    /// Columns of an execution are left out.
+    /// Columns are left out.
     Columns,
     /// The execution goes to quarantine.
     Quarantined,
-    /// A body that was answered 422, and that the quarantine refuses, is not stored at all.
+    /// A body answered 422, which PostgreSQL rejects in quarantine, is not stored.
     Dropped,
 }
 
-/// A delivery that cannot be recorded as an execution.
+/// A delivery that is stored in quarantine.
 #[derive(Debug)]
-pub(crate) struct Quarantined<'a> {
+pub(crate) struct QuarantineRow<'a> {
     pub(super) reason: String,
     pub(super) body: &'a [u8],
     pub(super) received_at: OffsetDateTime,
     pub(super) authenticated_by: Option<AuthMethod>,
-    /// Whether the sender was answered 200.
+    /// Whether the webhook was answered 200.
     pub(super) acknowledged: bool,
-    /// Whether the body is the one that came.
+    /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
     trace: Option<TraceContext>,
 }
 
+impl<'a> QuarantineRow<'a> {
+    fn new(reason: String, delivery: &'a Delivery) -> Self {
+        let Delivery { body, received_at, authenticated_by, acknowledged, trace } = delivery;
+        Self {
+            reason,
+            body,
+            received_at: *received_at,
+            authenticated_by: *authenticated_by,
+            acknowledged: *acknowledged,
+            intact: true,
+            trace: *trace,
+        }
+    }
+}
+
 impl<'a> RecordItem<'a> {
-    /// Reads a delivery.
     pub(crate) fn from_spooled(delivery: &'a Delivery, intact: bool) -> Self {
         if !intact {
-            // Whatever it says of itself, it may have been answered 200.
-            return Self::Quarantined(Quarantined {
-                reason: "damaged in the spool: the bytes are not those that came".to_owned(),
-                body: &delivery.body,
-                received_at: delivery.received_at,
-                authenticated_by: delivery.authenticated_by,
-                acknowledged: true,
-                intact: false,
-                trace: delivery.trace,
-            });
+            let reason = "damaged in the spool: the bytes are not those that were received".to_owned();
+            let row = QuarantineRow::new(reason, delivery);
+            // The stored flag may be damaged, too: the webhook may have been answered 200.
+            return Self::Quarantined(QuarantineRow { acknowledged: true, intact, ..row });
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
@@ -114,8 +109,7 @@ impl<'a> RecordItem<'a> {
         }
     }
 
-    /// A delivery with what it says of an execution, which may have been read from another text than
-    /// its body (`quarantine retry --map`).
+    /// `execution` may come from another text than the delivery's body (`quarantine retry --map`).
     pub(crate) fn from_execution(mut execution: Execution<'a>, delivery: &'a Delivery) -> Self {
         let body: &[u8] = &delivery.body;
         let text = execution::text(body).unwrap_or_default();
@@ -125,7 +119,7 @@ impl<'a> RecordItem<'a> {
             execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
         }
         let step_failed = execution.step_outputs.is_some_and(steps::any_failed);
-        Self::Execution(Box::new(Row {
+        Self::Execution(Box::new(ExecutionRow {
             execution,
             step_failed,
             payload: (fits != Fit::Not).then_some(text),
@@ -136,11 +130,11 @@ impl<'a> RecordItem<'a> {
             deliveries: 1,
             authenticated_by: delivery.authenticated_by,
             trace: delivery.trace,
-            degraded: None,
+            degradation: None,
         }))
     }
 
-    /// The same execution, delivered so often, and the last time then.
+    /// Makes the row stand for several deliveries.
     pub(crate) fn with_deliveries(mut self, deliveries: i32, last_received_at: OffsetDateTime) -> Self {
         if let Self::Execution(row) = &mut self {
             (row.deliveries, row.last_received_at) = (deliveries, last_received_at);
@@ -148,60 +142,47 @@ impl<'a> RecordItem<'a> {
         self
     }
 
-    /// A body for the quarantine.
     pub(in crate::db) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
-        let Delivery { body, received_at, authenticated_by, acknowledged, trace } = delivery;
-        Self::Quarantined(Quarantined {
-            reason,
-            body,
-            received_at: *received_at,
-            authenticated_by: *authenticated_by,
-            acknowledged: *acknowledged,
-            intact: true,
-            trace: *trace,
-        })
+        Self::Quarantined(QuarantineRow::new(reason, delivery))
     }
 
-    /// Turns to the next form in which PostgreSQL may accept a delivery: with the columns left out that it may refuse,
-    /// or, when it refuses all forms, as a body in quarantine. `None` for an acknowledged delivery that the quarantine
-    /// refuses: there is no further form.
+    /// Switches to the next form that PostgreSQL may accept: an execution with columns left out, and after all forms a
+    /// body in quarantine. `None` for an acknowledged delivery that PostgreSQL rejects in quarantine: it has no further
+    /// form.
     ///
-    /// An error that is not about contents is not tried with each column: only with all, without the payload, and
-    /// without all three.
-    pub(crate) fn degrade(&mut self, fault: &DbError) -> Option<Degraded> {
+    /// For an error that is not about the contents, only two forms are tried: without the payload, and without all
+    /// three columns.
+    pub(crate) fn degrade(&mut self, error: &DbError) -> Option<Degraded> {
         let row = match self {
             Self::Execution(row) => row,
-            Self::Quarantined(q) => return (!q.acknowledged).then_some(Degraded::Dropped),
+            Self::Quarantined(row) => return (!row.acknowledged).then_some(Degraded::Dropped),
         };
-        let execution = &mut row.execution;
-        let (payload, output, total_cost) = (row.payload, execution.output, execution.total_cost);
-        let degrading = row.degraded.get_or_insert_with(|| {
-            Box::new(Degrading { payload, output, total_cost, next: 0, fault: fault.clone() })
-        });
-        let present =
-            [degrading.payload.is_some(), degrading.output.is_some(), degrading.total_cost.is_some()];
-        while let Some(form) = FORMS.get(degrading.next) {
-            degrading.next += 1;
-            let changes_something = form.iter().zip(present).all(|(left_out, present)| present || !left_out);
-            let is_last = form.iter().zip(present).all(|(left_out, present)| *left_out == present);
-            if !changes_something || !(fault.is_repeatable() || degrading.next == 1 || is_last) {
+        let columns = [row.payload, row.execution.output, row.execution.total_cost];
+        let degradation = row
+            .degradation
+            .get_or_insert_with(|| Box::new(Degradation { columns, next: 0, error: error.clone() }));
+        let columns = degradation.columns;
+        let present = (0..3).filter(|n| columns[*n].is_some()).fold(0, |present, n| present | 1 << n);
+        while let Some(&left_out) = LEFT_OUT.get(degradation.next) {
+            degradation.next += 1;
+            // Leaving out a missing column as well is the same as an earlier form.
+            let is_new = left_out & !present == 0;
+            if !is_new || !(error.is_repeatable() || degradation.next == 1 || left_out == present) {
                 continue;
             }
-            let [no_payload, no_output, no_cost] = *form;
-            row.payload = degrading.payload.filter(|_| !no_payload);
-            execution.output = degrading.output.filter(|_| !no_output);
-            execution.total_cost = degrading.total_cost.filter(|_| !no_cost);
+            let kept = |n: usize| columns[n].filter(|_| left_out & 1 << n == 0);
+            (row.payload, row.execution.output, row.execution.total_cost) = (kept(0), kept(1), kept(2));
             row.payload_bytes = Some(row.body);
             return Some(Degraded::Columns);
         }
-        let reason = match fault {
+        let reason = match error {
             DbError::InvalidRow { code, message } => {
                 let message: String = message.chars().take(MAX_REASON_CHARS).collect();
                 format!("refused by PostgreSQL: {message} (SQLSTATE {code})")
             }
             other => other.to_string(),
         };
-        *self = Self::Quarantined(Quarantined {
+        *self = Self::Quarantined(QuarantineRow {
             reason,
             body: row.body,
             received_at: row.received_at,
@@ -213,33 +194,26 @@ impl<'a> RecordItem<'a> {
         Some(Degraded::Quarantined)
     }
 
-    /// Why columns are left out, when some are.
+    /// The error that columns were left out for.
     pub(crate) fn degraded_by(&self) -> Option<&DbError> {
         match self {
-            Self::Execution(row) => row.degraded.as_ref().map(|degrading| &degrading.fault),
+            Self::Execution(row) => row.degradation.as_ref().map(|degradation| &degradation.error),
             Self::Quarantined(_) => None,
         }
     }
 
-    /// Whether it goes to `quarantine`.
     pub(crate) fn is_quarantined(&self) -> bool {
         matches!(self, Self::Quarantined(_))
     }
 
-    /// The length of its body.
     pub(crate) fn body_bytes(&self) -> usize {
         match self {
             Self::Execution(row) => row.body.len(),
-            Self::Quarantined(q) => q.body.len(),
+            Self::Quarantined(row) => row.body.len(),
         }
     }
 
-    /// The execution that it is about, where that could be read.
-    pub(crate) fn execution_id(&self) -> Option<&str> {
-        self.execution().map(|execution| &*execution.execution_id)
-    }
-
-    /// The execution that it reports, where that could be read.
+    /// `None` if the body could not be parsed, or after degrading to quarantine.
     pub(crate) fn execution(&self) -> Option<&Execution<'a>> {
         match self {
             Self::Execution(row) => Some(&row.execution),
@@ -247,19 +221,21 @@ impl<'a> RecordItem<'a> {
         }
     }
 
-    /// The trace that it belongs to, when that is sampled.
+    pub(crate) fn execution_id(&self) -> Option<&str> {
+        self.execution().map(|execution| &*execution.execution_id)
+    }
+
     pub(crate) fn trace(&self) -> Option<TraceContext> {
         match self {
             Self::Execution(row) => row.trace,
-            Self::Quarantined(q) => q.trace,
+            Self::Quarantined(row) => row.trace,
         }
     }
 
-    /// When it came.
     pub(crate) fn received_at(&self) -> OffsetDateTime {
         match self {
             Self::Execution(row) => row.received_at,
-            Self::Quarantined(q) => q.received_at,
+            Self::Quarantined(row) => row.received_at,
         }
     }
 }

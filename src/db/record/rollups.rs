@@ -1,4 +1,4 @@
-//! What a batch changes of what is counted: the bulks, and the sums by hour and day.
+//! The changes of a batch to the counts of bulks and to the rollups by hour and day.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use time::{Date, OffsetDateTime, UtcOffset};
 
+use super::rounds::Group;
 use crate::execution::cost::picos;
 
-/// The batch's, or the database's.
+/// Borrowed from the batch, or owned from the database.
 type Text<'r> = Cow<'r, str>;
 
-/// An execution, as far as it is counted.
 #[derive(Clone)]
 pub(in crate::db) struct CountedExecution<'r> {
     pub(in crate::db) workflow_id: Text<'r>,
@@ -21,8 +21,8 @@ pub(in crate::db) struct CountedExecution<'r> {
     pub(in crate::db) first_received_at: OffsetDateTime,
 }
 
-/// By how much the counts of a batch's executions rise (+1 for each that came) and fall (-1 for each
-/// that was something else before). What is alike is counted together, before PostgreSQL is asked.
+/// The change of each count: +1 for an execution that was added, -1 for the state that it replaced. One statement per
+/// table applies all changes.
 #[derive(Default)]
 pub(in crate::db) struct Rollups<'r> {
     /// By bulk and status.
@@ -33,10 +33,24 @@ pub(in crate::db) struct Rollups<'r> {
     days: HashMap<(Date, Text<'r>), DayChange>,
 }
 
+impl<'r> From<&Group<'r>> for CountedExecution<'r> {
+    fn from(group: &Group<'r>) -> Self {
+        let execution = &group.row.execution;
+        Self {
+            workflow_id: Cow::Borrowed(&execution.workflow_id),
+            bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
+            status: Cow::Borrowed(&execution.status),
+            total_cost: execution.total_cost.map(Cow::Borrowed),
+            first_received_at: group.first_received_at,
+        }
+    }
+}
+
 #[derive(Default, PartialEq, Eq)]
 struct DayChange {
     executions: i32,
     with_cost: i32,
+    /// In units of 10⁻¹².
     picos: i128,
 }
 
@@ -47,28 +61,28 @@ struct BulkChange {
 }
 
 impl<'r> Rollups<'r> {
-    /// An execution is recorded, by what came `at`.
-    pub(in crate::db) fn added(&mut self, is: CountedExecution<'r>, at: OffsetDateTime) {
-        self.count_in_bulk(&is, 1, at);
-        self.count_in_sums(is, 1);
+    /// Counts a new execution, whose delivery was received `at`.
+    pub(in crate::db) fn added(&mut self, execution: CountedExecution<'r>, at: OffsetDateTime) {
+        self.count_in_bulk(&execution, 1, at);
+        self.count_in_periods(execution, 1);
     }
 
-    /// What was recorded of it has given way, to what came `at`.
+    /// Counts a replaced execution, whose new delivery was received `at`.
     pub(in crate::db) fn replaced(
         &mut self,
-        was: CountedExecution<'r>,
-        is: CountedExecution<'r>,
+        before: CountedExecution<'r>,
+        after: CountedExecution<'r>,
         at: OffsetDateTime,
     ) {
-        self.count_in_bulk(&was, -1, at);
-        self.count_in_sums(was, -1);
-        self.added(is, at);
+        self.count_in_bulk(&before, -1, at);
+        self.count_in_periods(before, -1);
+        self.added(after, at);
     }
 
-    /// Its first delivery turns out to have come earlier.
-    pub(in crate::db) fn shifted(&mut self, was: CountedExecution<'r>, first_received_at: OffsetDateTime) {
-        self.count_in_sums(CountedExecution { first_received_at, ..was.clone() }, 1);
-        self.count_in_sums(was, -1);
+    /// Counts an execution whose first delivery was received earlier than recorded.
+    pub(in crate::db) fn shifted(&mut self, before: CountedExecution<'r>, first_received_at: OffsetDateTime) {
+        self.count_in_periods(CountedExecution { first_received_at, ..before.clone() }, 1);
+        self.count_in_periods(before, -1);
     }
 
     fn count_in_bulk(&mut self, execution: &CountedExecution<'r>, change: i32, at: OffsetDateTime) {
@@ -81,7 +95,7 @@ impl<'r> Rollups<'r> {
         bulk.last_received_at = bulk.last_received_at.max(at);
     }
 
-    fn count_in_sums(&mut self, execution: CountedExecution<'r>, change: i32) {
+    fn count_in_periods(&mut self, execution: CountedExecution<'r>, change: i32) {
         let CountedExecution { workflow_id, status, total_cost, first_received_at, .. } = execution;
         let at = first_received_at.to_offset(UtcOffset::UTC);
         *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
@@ -93,8 +107,8 @@ impl<'r> Rollups<'r> {
         }
     }
 
-    /// Moves the counts, after the executions. The sums come last: the rows of the current hour are
-    /// every receiver's, and stay locked until the commit.
+    /// Applies the changes, after the executions are written. The rollups are last, because all receivers update the rows
+    /// of the current hour, which stay locked until the commit.
     pub(in crate::db) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         self.apply_to_bulks(connection).await?;
         self.apply_to_hours(connection).await?;

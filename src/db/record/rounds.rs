@@ -1,114 +1,113 @@
-//! The deliveries of a batch, so that each statement decides about an execution once.
+//! Splits a batch into rounds, so that each statement writes an execution once.
 //!
-//! An execution that comes once in a batch, as nearly all do, is in the first round. Of one that comes several times,
-//! the rule of `settle_known.sql` needs only some deliveries, however many there are:
+//! Nearly every execution has one delivery in a batch: it is in the first round. If there are several deliveries,
+//! `resolve_duplicates.rs` needs at most five groups of them, one a round:
 //!
-//! 1. the first;
-//! 2. of non-terminal statuses before a terminal one, the last two that differ: those before them are replaced by them;
-//! 3. the first terminal one;
-//! 4. all after it, together: the execution has ended, so each of them is a duplicate or a conflict.
+//! 1. the first delivery;
+//! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones;
+//! 4. the first terminal one;
+//! 5. all later ones together: the execution has ended, so each of them is a duplicate or a conflict.
 
 use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-use super::item::{RecordItem, Row};
+use super::item::{ExecutionRow, RecordItem};
 use crate::delivery::Disposition;
 
 /// Deliveries of one execution that are recorded as one.
 pub(super) struct Group<'r> {
-    pub(super) row: &'r Row<'r>,
-    /// Where they stand among the items, `row` first.
-    places: Vec<usize>,
-    /// Deliveries before `row` with statuses that it replaces at once.
-    passed: Vec<usize>,
+    pub(super) row: &'r ExecutionRow<'r>,
+    /// Indexes of the deliveries with the same content, `row` first.
+    same: Vec<usize>,
+    /// Indexes of earlier deliveries whose statuses `row` replaces.
+    replaced: Vec<usize>,
     pub(super) deliveries: i32,
     pub(super) first_received_at: OffsetDateTime,
     pub(super) last_received_at: OffsetDateTime,
 }
 
-/// Whether an execution with this status has ended, as `is_terminal_status` has it.
+/// The same as `is_terminal_status` in SQL.
 pub(super) fn is_terminal(status: &str) -> bool {
     matches!(status, "completed" | "failed" | "cancelled")
 }
 
 impl<'r> Group<'r> {
-    fn new(row: &'r Row<'r>, place: usize) -> Self {
+    fn new(row: &'r ExecutionRow<'r>, index: usize) -> Self {
         Self {
             row,
-            places: vec![place],
-            passed: Vec::new(),
+            same: vec![index],
+            replaced: Vec::new(),
             deliveries: row.deliveries,
             first_received_at: row.received_at,
             last_received_at: row.last_received_at,
         }
     }
 
-    /// Counts `other` here.
-    fn absorb(&mut self, other: Self, passed: bool) {
-        let into = if passed { &mut self.passed } else { &mut self.places };
-        into.extend(other.places.into_iter().chain(other.passed));
+    fn absorb(&mut self, other: Self, replaced: bool) {
+        let into = if replaced { &mut self.replaced } else { &mut self.same };
+        into.extend(other.same.into_iter().chain(other.replaced));
         self.deliveries = self.deliveries.saturating_add(other.deliveries);
         self.first_received_at = self.first_received_at.min(other.first_received_at);
         self.last_received_at = self.last_received_at.max(other.last_received_at);
     }
 
-    /// What conflicts are stored once by: see `body_sha256` in `settle_known.sql`.
+    /// The bytes that identify a conflict: see `body_sha256` in `resolve_duplicates.rs`.
     fn content(&self) -> &'r [u8] {
         self.row.payload_bytes.or(self.row.payload.map(str::as_bytes)).unwrap_or(self.row.body)
     }
 
-    /// The first gets `outcome`; its repetitions are duplicates, or the same conflict again. `was`: the status recorded
-    /// before.
+    /// Sets the disposition of the first delivery; its repetitions are duplicates, or the same conflict again.
+    /// `previous_status`: the status recorded before.
     pub(super) fn set_disposition(
         &self,
-        outcomes: &mut [Disposition],
-        outcome: Disposition,
-        was: Option<&str>,
+        dispositions: &mut [Disposition],
+        disposition: Disposition,
+        previous_status: Option<&str>,
     ) {
-        let again = match outcome {
-            Disposition::Conflict | Disposition::ConflictDropped => outcome,
+        let repeated = match disposition {
+            Disposition::Conflict | Disposition::ConflictDropped => disposition,
             _ => Disposition::Duplicate,
         };
-        for (n, place) in self.places.iter().enumerate() {
-            outcomes[*place] = if n == 0 { outcome } else { again };
+        for (n, index) in self.same.iter().enumerate() {
+            dispositions[*index] = if n == 0 { disposition } else { repeated };
         }
-        let passed =
-            if was.is_some_and(is_terminal) { Disposition::Duplicate } else { Disposition::Replacement };
-        for place in &self.passed {
-            outcomes[*place] = passed;
+        let ended = previous_status.is_some_and(is_terminal);
+        let replaced = if ended { Disposition::Duplicate } else { Disposition::Replacement };
+        for index in &self.replaced {
+            dispositions[*index] = replaced;
         }
     }
 }
 
-/// The deliveries of executions among `items`. Within a round, each execution is there once, but for the last round,
-/// where all have ended.
+/// Splits the executions among `items` into rounds. Each round has an execution once; the last round may have an ended
+/// execution several times.
 pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>]) -> Vec<Vec<Group<'r>>> {
     let mut first: Vec<Group<'r>> = Vec::with_capacity(items.len());
-    let mut places: HashMap<&str, usize> = HashMap::with_capacity(items.len());
+    let mut in_first: HashMap<&str, usize> = HashMap::with_capacity(items.len());
     let mut further: HashMap<usize, Vec<Group<'r>>> = HashMap::new();
-    for (place, item) in items.iter().enumerate() {
+    for (index, item) in items.iter().enumerate() {
         let RecordItem::Execution(row) = item else { continue };
-        let incoming = Group::new(row, place);
-        match places.get(&*row.execution.execution_id) {
+        let group = Group::new(row, index);
+        match in_first.get(&*row.execution.execution_id) {
             None => {
-                places.insert(&row.execution.execution_id, first.len());
-                first.push(incoming);
+                in_first.insert(&row.execution.execution_id, first.len());
+                first.push(group);
             }
-            Some(&at) => further.entry(at).or_default().push(incoming),
+            Some(&at) => further.entry(at).or_default().push(group),
         }
     }
     let mut rounds: Vec<Vec<Group<'r>>> = Vec::new();
     let mut last = Vec::new();
-    for (at, incoming) in further {
-        let (in_turn, ended) = split(&mut first[at], incoming);
-        for (n, incoming) in in_turn.into_iter().enumerate() {
+    for (at, groups) in further {
+        let (in_turn, after_end) = split(&mut first[at], groups);
+        for (n, group) in in_turn.into_iter().enumerate() {
             if rounds.len() == n {
                 rounds.push(Vec::new());
             }
-            rounds[n].push(incoming);
+            rounds[n].push(group);
         }
-        last.extend(ended);
+        last.extend(after_end);
     }
     if !first.is_empty() {
         rounds.insert(0, first);
@@ -119,32 +118,32 @@ pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>]) -> Vec<Vec<Group<'r>
     rounds
 }
 
-/// Splits the deliveries after the `first` one of an execution: those that are applied in turn, and those after the
-/// first terminal one.
+/// Splits the deliveries after the `first` one of an execution: those up to the first terminal one, which are applied in
+/// turn, and those after it.
 fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>, Vec<Group<'r>>) {
-    let mut further = further.into_iter().peekable();
+    let mut further = further.into_iter();
     let mut in_turn: Vec<Group<'r>> = Vec::new();
     let mut ended = is_terminal(&first.row.execution.status);
     while !ended && let Some(next) = further.next() {
         let before = in_turn.last_mut().unwrap_or(first);
         if next.row.execution.status == before.row.execution.status {
-            // Whatever is recorded: the status that `before` leaves is this one, or has ended.
+            // After `before`, the recorded status is this one or a terminal one: in both cases a duplicate.
             before.absorb(next, false);
             continue;
         }
         ended = is_terminal(&next.row.execution.status);
         in_turn.push(next);
-        // The last two decide, and the terminal one.
+        // Only the last two, and the terminal one, change anything.
         if in_turn.len() > 2 && !ended {
-            let passed = in_turn.remove(0);
-            in_turn[0].absorb(passed, true);
+            let replaced = in_turn.remove(0);
+            in_turn[0].absorb(replaced, true);
         }
     }
     let terminal = in_turn.last_mut().unwrap_or(first);
     let mut rest: Vec<Group<'r>> = Vec::new();
     let mut by_content: HashMap<Option<&[u8]>, usize> = HashMap::new();
     for next in further {
-        // What has not ended only counts.
+        // A late non-terminal status only counts.
         let content = is_terminal(&next.row.execution.status).then(|| next.content());
         if content == Some(terminal.content()) {
             terminal.absorb(next, false);

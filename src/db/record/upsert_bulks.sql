@@ -1,5 +1,5 @@
--- Moves the counts of bulks by what this transaction changed: how many executions came to a status, less those that
--- left it. Each bulk and status comes once; a bulk's are summed, and the rows taken in one order.
+-- Adds this transaction's changes to the counts of bulks. $3: how many executions got a status minus how many lost it.
+-- The input has a row for each bulk and status. Rows are locked in the order of bulk_id.
 INSERT INTO bulks AS b (
     bulk_id, received, completed, failed, cancelled, other, first_received_at, last_received_at
 )

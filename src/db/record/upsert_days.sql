@@ -1,5 +1,5 @@
--- Moves the costs of days by what this transaction changed, after count_hours.sql: each day and
--- workflow comes once. The rows are taken in one order.
+-- Adds this transaction's changes to the costs of days, after upsert_hours.sql. The input has a row for each day and
+-- workflow. Rows are locked in the order of the key.
 INSERT INTO workflow_days AS d (day, workflow_id, executions, executions_with_cost, total_cost)
 SELECT
     i.day,

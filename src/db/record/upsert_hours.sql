@@ -1,4 +1,4 @@
--- Moves the counts of hours by what this transaction changed, like count_bulks.sql.
+-- Adds this transaction's changes to the counts of hours, like upsert_bulks.sql.
 INSERT INTO workflow_hours AS h (hour, workflow_id, executions, completed, failed, cancelled, other)
 SELECT
     i.hour,

@@ -1,4 +1,4 @@
--- An execution that is recorded at this moment finds no row of its bulk, and makes a new one.
+-- An execution that is recorded at the same time does not find its bulk and inserts it again.
 WITH due AS (
     SELECT b.bulk_id FROM bulks AS b
     WHERE

@@ -1,4 +1,4 @@
--- Counts of bulks and sums by hour and day stay: they say what was recorded.
+-- The counts of bulks and the rollups stay: they are history.
 WITH due AS (
     SELECT execution_id FROM executions
     WHERE

@@ -1,4 +1,4 @@
--- What settle_known.sql compares a later delivery with stays known.
+-- The hashes stay, because resolve_duplicates.rs compares a later delivery with them.
 WITH due AS (
     SELECT execution_id FROM executions
     WHERE

@@ -1,5 +1,5 @@
--- The next bulks, and whether they are to go: when nothing of them is left to be kept. Not asked by
--- EXISTS, which may have all executions read and hashed.
+-- The next bulks, and whether they have expired: no execution of theirs stays. EXISTS is avoided, because PostgreSQL might
+-- read and hash all executions for it.
 SELECT
     b.bulk_id AS id,
     b.first_received_at AS "first_received_at!",

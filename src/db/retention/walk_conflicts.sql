@@ -1,4 +1,4 @@
--- The next contradictions, and whether they are to go.
+-- The next conflicts, and whether they have expired.
 SELECT
     conflict_id::text AS "id!",
     first_received_at,

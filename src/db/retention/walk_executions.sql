@@ -1,6 +1,6 @@
--- The next executions in the order of time, and whether they are to go. A receiver whose clock was slow has stored a
--- time of receipt that is too early: what PostgreSQL recorded or what completed since the cutoff is not that old. A
--- completion in the future is the sender's mistake and keeps nothing.
+-- The next executions, and whether they have expired. A receiver with a slow clock stores times of receipt that are too
+-- early. Therefore an execution has not expired if PostgreSQL recorded it, or it completed, after the cutoff. A completion
+-- in the future is an error of the sender and does not count.
 SELECT
     execution_id AS id,
     first_received_at,

@@ -1,5 +1,4 @@
--- The next executions in the order of time, and whether their payloads are to go: not those that go
--- with their executions.
+-- The next executions, and whether their payloads have expired. Payloads of expired executions are removed with these.
 SELECT
     execution_id AS id,
     first_received_at,

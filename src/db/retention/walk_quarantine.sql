@@ -1,4 +1,4 @@
--- The next bodies in quarantine, and whether they are to go: never what was answered 200.
+-- The next quarantined webhooks, and whether they have expired. Those answered 200 never expire.
 SELECT
     quarantine_id::text AS "id!",
     first_received_at,

@@ -1,4 +1,4 @@
-//! Who may ask on the admin port.
+//! Access to the admin port: the token, or without one a check of the `Host` header.
 
 use std::sync::Arc;
 
@@ -13,16 +13,15 @@ use crate::credentials::{Credentials, Current};
 use crate::http::origin::{is_address, is_local, names_this_machine};
 use crate::http::problem::Problem;
 
-/// Lets those in who show the token: as `Authorization: Bearer TOKEN`, or, as browsers do, for a password with any
-/// name. Everyone when none is set.
+/// Requires `admin.token`, if it is set: as `Authorization: Bearer TOKEN`, or as the password of `Basic` (browsers).
 pub(super) async fn require_token(
     State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let (current, shown) = (credentials.current(), presented_token(request.headers()));
-    let right = |current: &Current| current.admin_token.is_none_or(|token| token.matches(&shown));
-    if right(&current) || (credentials.refreshed(&current).await && right(&credentials.current())) {
+    let (current, presented) = (credentials.current(), presented_token(request.headers()));
+    let matches = |current: &Current| current.admin_token.is_none_or(|token| token.matches(&presented));
+    if matches(&current) || (credentials.refreshed(&current).await && matches(&credentials.current())) {
         next.run(request).await
     } else {
         Problem::NoToken.into_response()
@@ -32,8 +31,8 @@ pub(super) async fn require_token(
 fn presented_token(headers: &HeaderMap) -> Vec<u8> {
     let value = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let after = |scheme: &[u8]| {
-        let named = value.get(..scheme.len()).is_some_and(|name| name.eq_ignore_ascii_case(scheme));
-        named.then(|| value[scheme.len()..].trim_ascii())
+        let found = value.get(..scheme.len()).is_some_and(|name| name.eq_ignore_ascii_case(scheme));
+        found.then(|| value[scheme.len()..].trim_ascii())
     };
     if let Some(token) = after(b"Bearer ") {
         return token.to_vec();
@@ -43,29 +42,33 @@ fn presented_token(headers: &HeaderMap) -> Vec<u8> {
     name.map(|end| pair[end + 1..].to_vec()).unwrap_or_default()
 }
 
-/// Protects what is recorded against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted
-/// in `Host`.
+/// Protects the read API against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted in
+/// `Host`.
 pub(super) async fn reject_foreign_host(
-    State(credentials): State<Arc<Credentials>>,
+    credentials: State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let open = credentials.current().admin_token.is_none();
-    if !open || names_this_machine(request.headers(), request.uri(), is_address) {
-        next.run(request).await
-    } else {
-        Problem::Misdirected.into_response()
-    }
+    check_host(&credentials, request, next, is_address).await
 }
 
-/// The same for health and metrics, which monitoring may ask by a name without a dot.
-pub(super) async fn ask_for_local_name(
-    State(credentials): State<Arc<Credentials>>,
+/// The same for health and metrics, where names without a dot are accepted, too: monitoring uses such names.
+pub(super) async fn reject_public_host(
+    credentials: State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let open = credentials.current().admin_token.is_none();
-    if !open || names_this_machine(request.headers(), request.uri(), is_local) {
+    check_host(&credentials, request, next, is_local).await
+}
+
+async fn check_host(
+    credentials: &Credentials,
+    request: Request,
+    next: Next,
+    accepted: fn(&str) -> bool,
+) -> Response {
+    let has_token = credentials.current().admin_token.is_some();
+    if has_token || names_this_machine(request.headers(), request.uri(), accepted) {
         next.run(request).await
     } else {
         Problem::Misdirected.into_response()

@@ -1,5 +1,5 @@
-//! Answers that take long: as long as one who asked waits for the receiver, the connection is not sent away; once
-//! the receiver waits for it to read on, it is, like any that keeps the receiver waiting.
+//! Long responses. A connection is not evicted while the receiver produces its response; it can be evicted while the
+//! receiver is blocked on the client reading it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,22 +13,21 @@ use hyper::body::{Frame, SizeHint};
 
 use super::{BusyGuard, Connection};
 
-/// Holds a connection's place for as long as its request is being answered.
-pub(in crate::http) async fn pace(request: Request, next: Next) -> Response {
+/// Keeps a connection busy while the receiver produces the response.
+pub(in crate::http) async fn track_response(request: Request, next: Next) -> Response {
     let Some(connection) = request.extensions().get::<Connection>().cloned() else {
         return next.run(request).await;
     };
-    let waits = Some(connection.waits());
-    let answer = next.run(request).await;
-    answer.map(|body| Body::new(TrackedBody { body, connection, waits }))
+    let busy = Some(connection.busy());
+    let response = next.run(request).await;
+    response.map(|body| Body::new(TrackedBody { body, connection, busy }))
 }
 
-/// A body that knows who waits for whom.
 struct TrackedBody {
     body: Body,
     connection: Connection,
-    /// There while the one who asked waits.
-    waits: Option<BusyGuard>,
+    /// `None` while a frame is ready and the client has to read it.
+    busy: Option<BusyGuard>,
 }
 
 impl HttpBody for TrackedBody {
@@ -39,12 +38,12 @@ impl HttpBody for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Asked for more: what there was has been taken.
-        if self.waits.is_none() {
-            self.waits = Some(self.connection.waits());
+        // The client has read the previous frame.
+        if self.busy.is_none() {
+            self.busy = Some(self.connection.busy());
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.waits = None;
+        self.busy = None;
         Poll::Ready(frame)
     }
 

@@ -1,8 +1,7 @@
-//! Places that are limited in number: for connections, and for requests.
+//! Limits the number of connections and of requests.
 //!
-//! When all are taken, the connection or request that has been slow the longest is evicted. So senders that
-//! send slowly, or nothing, keep nobody else out, however many they are; those that wait for the
-//! receiver are never sent away.
+//! When the limit is reached, the connection or request that has waited for its peer the longest is evicted. Slow peers
+//! therefore cannot lock others out, and a peer that waits for the receiver is never evicted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A number of places.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     max: usize,
@@ -21,43 +19,42 @@ pub(crate) struct Limiter {
 
 #[derive(Debug, Default)]
 struct State {
-    taken: usize,
-    turns: u64,
-    /// Those that the receiver waits for, longest first.
-    waited_for: BTreeMap<u64, Waited>,
+    in_use: usize,
+    last_turn: u64,
+    /// The slots that wait for their peer, longest first.
+    waiting: BTreeMap<u64, Waiting>,
 }
 
 #[derive(Debug)]
-struct Waited {
-    until: Instant,
+struct Waiting {
+    deadline: Instant,
     evicted: Arc<Notify>,
 }
 
-/// A place; dropping it frees it.
+/// One of the `max` slots; dropping it frees it. A new slot is busy.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    slots: Arc<Limiter>,
+    limiter: Arc<Limiter>,
     evicted: Arc<Notify>,
-    /// Its turn among those waited for, or the last one if it was evicted; 0 while it waits for the
-    /// receiver. Written under the lock only, as `busy`.
+    /// The key in [`State::waiting`]; stays after an eviction. 0 while the slot is busy. Written under the lock only, as
+    /// is `busy`.
     turn: AtomicU64,
-    /// How many of its requests wait for the receiver: over HTTP/2 there may be several.
+    /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: bytes received of a head that is incomplete, or one of the two constants below.
+    /// Of a connection: the received bytes of an incomplete head, or one of the two constants below.
     head_bytes: AtomicUsize,
 }
 
-/// A body is received.
+/// A body is being received.
 const BODY: usize = usize::MAX;
-/// Heads and bodies are mixed, and HTTP/2 bounds them itself.
+/// HTTP/2: heads and bodies are mixed, and the protocol limits them.
 const MULTIPLEXED: usize = usize::MAX - 1;
 
 /// What a connection receives after a head.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) enum AfterHead {
-    /// The next one.
+    /// The next head.
     Head,
-    /// A body.
     Body,
     /// Either, over HTTP/2.
     Multiplexed,
@@ -72,20 +69,20 @@ impl Limiter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, if need be that of the one waited for longest. `None` when all are busy.
+    /// Evicts the slot that has waited longest if the limit is reached. `None` if all slots are busy.
     pub(crate) fn acquire(self: &Arc<Self>) -> Option<Slot> {
-        self.take_with(Arc::default())
+        self.acquire_with(Arc::default())
     }
 
-    /// A place whose eviction notifies `evicted`, which may be [`Slot::eviction`] of another one.
-    pub(in crate::http) fn take_with(self: &Arc<Self>, evicted: Arc<Notify>) -> Option<Slot> {
+    /// A slot whose eviction notifies `evicted`, which may be the [`Slot::eviction`] of another slot.
+    pub(in crate::http) fn acquire_with(self: &Arc<Self>, evicted: Arc<Notify>) -> Option<Slot> {
         let mut state = self.state();
-        if state.taken >= self.max && !state.evict_longest() {
+        if state.in_use >= self.max && !state.evict_oldest() {
             return None;
         }
-        state.taken += 1;
+        state.in_use += 1;
         Some(Slot {
-            slots: self.clone(),
+            limiter: self.clone(),
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
@@ -93,80 +90,78 @@ impl Limiter {
         })
     }
 
-    /// How many are taken; those that have been sent away do not count.
+    /// The number of slots, without evicted ones.
     pub(crate) fn in_use(&self) -> usize {
-        self.state().taken
+        self.state().in_use
     }
 
-    /// How many of them the receiver waits for.
     pub(crate) fn waiting_on_peer(&self) -> usize {
-        self.state().waited_for.len()
+        self.state().waiting.len()
     }
 
-    /// Sends away the one waited for longest.
+    /// Evicts the slot that has waited longest.
     pub(crate) fn evict_oldest(&self) {
-        self.state().evict_longest();
+        self.state().evict_oldest();
     }
 
-    /// Sends away all whose time is up.
+    /// Evicts all slots whose deadline has passed.
     pub(crate) fn evict_expired(&self) {
         let now = Instant::now();
         let mut state = self.state();
-        let late: Vec<u64> = state
-            .waited_for
+        let expired: Vec<u64> = state
+            .waiting
             .iter()
-            .filter(|(_, waited)| waited.until <= now)
+            .filter(|(_, waiting)| waiting.deadline <= now)
             .map(|(turn, _)| *turn)
             .collect();
-        for turn in late {
+        for turn in expired {
             state.evict(turn);
         }
     }
 }
 
 impl State {
-    fn evict_longest(&mut self) -> bool {
-        let longest = self.waited_for.keys().next().copied();
-        longest.is_some_and(|turn| self.evict(turn))
+    fn evict_oldest(&mut self) -> bool {
+        let oldest = self.waiting.keys().next().copied();
+        oldest.is_some_and(|turn| self.evict(turn))
     }
 
     fn evict(&mut self, turn: u64) -> bool {
-        let Some(waited) = self.waited_for.remove(&turn) else { return false };
-        self.taken -= 1;
-        waited.evicted.notify_one();
+        let Some(waiting) = self.waiting.remove(&turn) else { return false };
+        self.in_use -= 1;
+        waiting.evicted.notify_one();
         true
     }
 }
 
 impl Slot {
-    /// From now on the receiver waits for it, not longer than `until`; unless it waits, too, for
-    /// something else.
-    pub(crate) fn set_waiting(&self, until: Instant) {
-        let mut state = self.slots.state();
+    /// The receiver waits for the peer until `deadline`. No effect on a busy slot.
+    pub(crate) fn set_waiting(&self, deadline: Instant) {
+        let mut state = self.limiter.state();
         if self.busy.load(Relaxed) == 0 && self.leave(&mut state) {
-            self.enter(&mut state, until);
+            self.enter(&mut state, deadline);
         }
     }
 
-    /// From now on it waits for the receiver, once more.
+    /// One more request waits for the receiver.
     pub(crate) fn set_busy(&self) {
-        let mut state = self.slots.state();
+        let mut state = self.limiter.state();
         self.busy.fetch_add(1, Relaxed);
         if self.leave(&mut state) {
             self.turn.store(0, Relaxed);
         }
     }
 
-    /// One thing that it waited for is done; after the last, the receiver waits for it.
-    pub(crate) fn set_idle(&self, until: Instant) {
-        let mut state = self.slots.state();
+    /// Ends one [`Self::set_busy`]. After the last one, the receiver waits for the peer until `deadline`.
+    pub(crate) fn set_idle(&self, deadline: Instant) {
+        let mut state = self.limiter.state();
         if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
-            self.enter(&mut state, until);
+            self.enter(&mut state, deadline);
         }
     }
 
-    /// Counts `more` bytes received. Returns the size of the head that is incomplete, 0 for none. Only the connection's
-    /// own tasks use the head.
+    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0. Only the connection's own tasks use
+    /// the head.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
         let before = self.head_bytes.load(Relaxed);
         if before >= MULTIPLEXED {
@@ -176,7 +171,6 @@ impl Slot {
         before + more
     }
 
-    /// A head is complete.
     pub(in crate::http) fn head_complete(&self, next: AfterHead) {
         let bytes = match next {
             AfterHead::Head => 0,
@@ -186,34 +180,34 @@ impl Slot {
         self.head_bytes.store(bytes, Relaxed);
     }
 
-    /// A body is complete: a head is received next.
+    /// A body is complete: a head follows.
     pub(in crate::http) fn body_complete(&self) {
         let _ = self.head_bytes.compare_exchange(BODY, 0, Relaxed, Relaxed);
     }
 
-    /// Whether a head or a body has been received in part.
+    /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
         !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED)
     }
 
-    /// What is notified when it is evicted.
+    /// Notified when the slot is evicted.
     pub(in crate::http) fn eviction(&self) -> &Arc<Notify> {
         &self.evicted
     }
 
-    fn enter(&self, state: &mut State, until: Instant) {
-        state.turns += 1;
-        self.turn.store(state.turns, Relaxed);
-        state.waited_for.insert(state.turns, Waited { until, evicted: self.evicted.clone() });
+    fn enter(&self, state: &mut State, deadline: Instant) {
+        state.last_turn += 1;
+        self.turn.store(state.last_turn, Relaxed);
+        state.waiting.insert(state.last_turn, Waiting { deadline, evicted: self.evicted.clone() });
     }
 
-    /// False when it has been evicted.
+    /// False if the slot was evicted.
     fn leave(&self, state: &mut State) -> bool {
         let turn = self.turn.load(Relaxed);
-        turn == 0 || state.waited_for.remove(&turn).is_some()
+        turn == 0 || state.waiting.remove(&turn).is_some()
     }
 
-    /// Returns when it has to go.
+    /// Returns when the slot is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -221,11 +215,11 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let slots = self.slots.clone();
-        let mut state = slots.state();
-        // One that was evicted is counted no more.
+        let limiter = self.limiter.clone();
+        let mut state = limiter.state();
+        // Evicting a slot has already decreased the count.
         if self.leave(&mut state) {
-            state.taken -= 1;
+            state.in_use -= 1;
         }
     }
 }
@@ -235,45 +229,45 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_one_waited_for_longest_makes_room_and_the_busy_stay() {
-        let slots = Limiter::new(3);
+    async fn the_slot_that_waited_longest_is_evicted_and_busy_ones_stay() {
+        let limiter = Limiter::new(3);
         let (busy, first, second) =
-            (slots.acquire().unwrap(), slots.acquire().unwrap(), slots.acquire().unwrap());
-        assert!(slots.acquire().is_none(), "all are busy");
+            (limiter.acquire().unwrap(), limiter.acquire().unwrap(), limiter.acquire().unwrap());
+        assert!(limiter.acquire().is_none(), "all are busy");
         let later = Instant::now() + std::time::Duration::from_mins(1);
         busy.set_waiting(later);
         first.set_waiting(later);
         second.set_waiting(later);
         busy.set_busy();
-        let next = slots.acquire().unwrap();
+        let next = limiter.acquire().unwrap();
         first.evicted().await;
-        assert_eq!(slots.in_use(), 3);
+        assert_eq!(limiter.in_use(), 3);
         drop(first);
-        assert_eq!(slots.in_use(), 3, "it was counted out already");
+        assert_eq!(limiter.in_use(), 3, "the eviction has freed it");
         second.set_busy();
         second.set_busy();
         second.set_idle(later);
-        assert!(slots.acquire().is_none(), "all are busy again: it waits for one thing more");
+        assert!(limiter.acquire().is_none(), "all are busy: one request is still waiting");
         second.set_idle(later);
-        let last = slots.acquire().unwrap();
+        let last = limiter.acquire().unwrap();
         second.evicted().await;
-        // Nothing brings it back.
+        // An evicted slot stays evicted.
         second.set_waiting(later);
         second.set_busy();
         second.set_idle(later);
         drop((busy, second, next, last));
-        assert_eq!(slots.in_use(), 0);
-        assert_eq!(slots.waiting_on_peer(), 0);
+        assert_eq!(limiter.in_use(), 0);
+        assert_eq!(limiter.waiting_on_peer(), 0);
     }
 
     #[tokio::test]
-    async fn who_is_late_has_to_go() {
-        let slots = Limiter::new(2);
-        let (late, early) = (slots.acquire().unwrap(), slots.acquire().unwrap());
-        late.set_waiting(Instant::now());
-        early.set_waiting(Instant::now() + std::time::Duration::from_mins(1));
-        slots.evict_expired();
-        late.evicted().await;
-        assert_eq!(slots.in_use(), 1);
+    async fn a_slot_past_its_deadline_is_evicted() {
+        let limiter = Limiter::new(2);
+        let (expired, other) = (limiter.acquire().unwrap(), limiter.acquire().unwrap());
+        expired.set_waiting(Instant::now());
+        other.set_waiting(Instant::now() + std::time::Duration::from_mins(1));
+        limiter.evict_expired();
+        expired.evicted().await;
+        assert_eq!(limiter.in_use(), 1);
     }
 }

@@ -1,6 +1,4 @@
-//! Connections: taken, limited, served, closed.
-//!
-//! HTTP/1.0, HTTP/1.1, and HTTP/2 without TLS for proxies that speak it. TLS is theirs.
+//! Accepts, limits and serves connections: HTTP/1.0, HTTP/1.1, and HTTP/2 without TLS. TLS is the task of a proxy.
 
 pub(super) mod activity;
 pub(super) mod limiter;
@@ -30,40 +28,38 @@ use self::limiter::{AfterHead, Limiter, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::Metrics;
 
-/// The largest head of a request, in bytes; larger ones are answered 431. It also is what a connection buffers at most
-/// of what its peer has sent.
+/// The largest head of a request, in bytes; larger ones are answered 431. Also the largest read buffer of a connection.
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// The same over HTTP/2, of the decoded head.
+/// The largest decoded head over HTTP/2.
 const MAX_HTTP2_HEAD_BYTES: u32 = 16 << 10;
-/// What an HTTP/2 connection buffers at most of bodies that are not read yet: those that wait for memory, for example.
+/// The largest buffer of an HTTP/2 connection for bodies that are not read yet, such as those that wait for memory.
 const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
-/// Requests at once on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 32;
-/// How long a body that did not come in time may still be answered, before its connection is closed.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// How often those that are late are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// When the system has no room for another connection, how long until it is asked again.
-const BREATHER: Duration = Duration::from_millis(50);
+/// After `body_timeout`, the time to answer 408 before the connection is closed.
+const RESPONSE_GRACE: Duration = Duration::from_secs(2);
+/// How often expired connections are evicted.
+const EVICT_INTERVAL: Duration = Duration::from_millis(100);
+/// Pause after `accept` failed, for example without file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the connections of a port may do.
+/// Limits of a port's connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// At once.
+    /// Concurrent connections.
     pub(crate) connections: usize,
-    /// Until the head of the first request is there.
+    /// Time for the head of the first request.
     pub(crate) header_timeout: Duration,
-    /// From there until its body is.
+    /// Time from a head to the end of its body.
     pub(crate) body_timeout: Duration,
-    /// Between requests.
+    /// Time between requests.
     pub(crate) idle_timeout: Duration,
 }
 
-/// Serves `routes` until `stop`, then answers the requests in flight. Dropping it closes all
-/// connections.
+/// Serves `routes` until `stop`, then answers the requests in flight. Dropping the future closes all connections.
 ///
 /// # Errors
-/// None so far: a listener that fails is tried again.
+/// None so far: `accept` is retried.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -71,25 +67,25 @@ pub(crate) async fn serve(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let slots = Limiter::new(limits.connections);
+    let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let mut look = interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut evict = interval(EVICT_INTERVAL);
+    evict.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = look.tick() => slots.evict_expired(),
+            _ = evict.tick() => limiter.evict_expired(),
             Some(ended) = connections.join_next() => ended.unwrap_or_else(|_| metrics.panicked()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let Some(slot) = slots.acquire() else {
-                        metrics.connection_refused();
+                    let Some(slot) = limiter.acquire() else {
+                        metrics.connection_rejected();
                         continue;
                     };
-                    // An answer is one small packet, and there is nothing to wait for.
+                    // A response is one small packet: do not delay it.
                     let _ = stream.set_nodelay(true);
                     let slot = Arc::new(slot);
                     let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
@@ -97,17 +93,17 @@ pub(crate) async fn serve(
                     let connection = graceful.watch(connection);
                     connections.spawn(async move {
                         tokio::select! {
-                            // What goes wrong here, the sender did, and it has been told.
+                            // An error is the peer's, and hyper has answered it.
                             _ = connection => {}
                             () = slot.evicted() => {}
                         }
                     });
                 }
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no connection can be taken");
-                    slots.evict_oldest();
-                    sleep(BREATHER).await;
+                    tracing::warn!(%error, "cannot accept connections");
+                    limiter.evict_oldest();
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -117,14 +113,14 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = &mut done => return Ok(()),
-            _ = look.tick() => slots.evict_expired(),
+            _ = evict.tick() => limiter.evict_expired(),
         }
     }
 }
 
 pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
-    // Who has said all that it will say may still wait for the answer: `half_close`.
+    // A client that has closed its sending direction still gets its response: `half_close`.
     protocol
         .http1()
         .timer(TokioTimer::new())
@@ -154,24 +150,24 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         connection: Connection {
             slot: slot.clone(),
             idle_timeout: limits.idle_timeout,
-            body_timeout: limits.body_timeout + ANSWER_WITHIN,
+            body_timeout: limits.body_timeout + RESPONSE_GRACE,
         },
     };
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
-/// The connection of a request, among the request's extensions.
+/// The connection of a request: an extension of the request.
 #[derive(Clone)]
 pub(super) struct Connection {
     slot: Arc<Slot>,
     idle_timeout: Duration,
-    /// Longer than a request waits for its body, so that it can be answered.
+    /// Includes [`RESPONSE_GRACE`].
     body_timeout: Duration,
 }
 
 impl Connection {
-    /// The peer makes progress with a body: other connections are evicted before this one. The time that the body may
-    /// take begins anew; that of its request does not.
+    /// The peer made progress with a body: other connections are evicted before this one. Restarts the connection's time
+    /// limit for the body, not the request's.
     pub(super) fn progressed(&self) {
         self.slot.set_waiting(Instant::now() + self.body_timeout);
     }
@@ -181,14 +177,14 @@ impl Connection {
         self.slot.body_complete();
     }
 
-    /// All of a request has come: as long as this lives, the connection is not sent away.
-    pub(super) fn waits(&self) -> BusyGuard {
+    /// The peer waits for the receiver: the connection is not evicted while the guard lives.
+    pub(super) fn busy(&self) -> BusyGuard {
         self.slot.set_busy();
         BusyGuard(self.clone())
     }
 }
 
-/// A request waits for the receiver.
+/// See [`Connection::busy`].
 pub(super) struct BusyGuard(Connection);
 
 impl Drop for BusyGuard {
@@ -198,7 +194,7 @@ impl Drop for BusyGuard {
     }
 }
 
-/// The routes, for one connection.
+/// The routes for one connection. Tracks what the connection waits for.
 #[derive(Clone)]
 pub(crate) struct TrackedService {
     routes: TowerToHyperService<Router>,
@@ -211,7 +207,7 @@ impl Service<Request<Incoming>> for TrackedService {
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        // A head has come: from here on it is the body that is waited for.
+        // The head is complete: the receiver waits for the body now.
         let Connection { slot, body_timeout, .. } = &self.connection;
         slot.set_waiting(Instant::now() + *body_timeout);
         let after = match request.version() {
@@ -225,8 +221,8 @@ impl Service<Request<Incoming>> for TrackedService {
     }
 }
 
-/// Errors of `accept` that say nothing about the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether an error of `accept` concerns one connection and not the listener.
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

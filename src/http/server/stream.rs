@@ -1,11 +1,11 @@
-//! A connection's stream: it bounds the memory of incomplete heads, and closes without a reset.
+//! A connection's stream: limits the memory of incomplete heads and closes without a reset.
 //!
-//! A connection buffers a head until it is complete. Most heads are small; at most [`LARGE_HEADS`] connections may
-//! have received more than [`SMALL_HEAD`] bytes of an incomplete one. Beyond that, the connection whose large head has
-//! been incomplete longest is closed.
+//! A connection buffers a head until it is complete. At most [`LARGE_HEADS`] connections may
+//! have received more than [`SMALL_HEAD`] bytes of an incomplete one. Beyond that, the connection whose large head is
+//! incomplete the longest is closed.
 //!
-//! When a response is sent before all of its request was received, closing the connection would reset it, and the
-//! peer might lose the response. So the stream lingers: it ends its own direction first, and drops what still comes in.
+//! If a response is sent before its request was received completely, closing the connection would reset it, and the peer
+//! could lose the response. So the stream lingers: it closes its sending direction and discards further input.
 
 use std::io;
 use std::pin::Pin;
@@ -18,27 +18,26 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::limiter::{Limiter, Slot};
 
-/// Bytes of an incomplete head that any connection may have.
+/// Bytes of an incomplete head that every connection may buffer.
 const SMALL_HEAD: usize = 4 << 10;
-/// Connections that may have more than that.
+/// Connections that may buffer more.
 pub(super) const LARGE_HEADS: usize = 512;
 /// Limits of the input that a closing stream discards: total time, time without input, and bytes.
 const LINGER_FOR: Duration = Duration::from_secs(30);
 const LINGER_IDLE: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
 
-/// A connection's stream.
 pub(super) struct ConnectionStream<S> {
     io: S,
     connection: Arc<Slot>,
     large_heads: Arc<Limiter>,
     header_timeout: Duration,
-    /// Held while the head is large and incomplete.
+    /// QuarantineUsage while the head is large and incomplete.
     large: Option<Slot>,
     lingering: Option<Lingering>,
 }
 
-/// Its own direction has ended.
+/// The sending direction is closed.
 struct Lingering {
     since: Instant,
     idle: Pin<Box<Sleep>>,
@@ -60,7 +59,7 @@ impl<S> ConnectionStream<S> {
         if self.connection.count_head_bytes(bytes) <= SMALL_HEAD {
             self.large = None;
         } else if self.large.is_none() {
-            self.large = self.large_heads.take_with(self.connection.eviction().clone());
+            self.large = self.large_heads.acquire_with(self.connection.eviction().clone());
             if let Some(large) = &self.large {
                 large.set_waiting(Instant::now() + self.header_timeout);
             }
@@ -124,7 +123,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
             && idle.as_mut().poll(context).is_pending()
         {
             let mut buffer = ReadBuf::new(&mut dropped);
-            // An error is an end, too.
             let read = ready!(Pin::new(&mut *io).poll_read(context, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
                 break;

@@ -1,4 +1,4 @@
-//! Receives request bodies within the limits on size and memory, and decompresses them.
+//! Receives request bodies within the limits of size and memory, and decompresses them.
 
 use std::io::{Read as _, Write as _};
 
@@ -20,13 +20,13 @@ pub(super) struct CollectedBody {
     pub(super) memory: MemoryPermit,
 }
 
-/// Receives a body to its end. A body in one piece is not copied; one in several pieces is copied once, into a buffer
-/// of its announced size: a buffer that grows would take up to three times the memory.
+/// Receives a body to its end. A body in one piece is not copied. A body in several pieces is copied once, into a buffer
+/// of its announced size: growing a buffer would take up to three times the memory.
 ///
-/// `progressed` is called from time to time while the body comes in.
+/// `progressed` is called from time to time while the body arrives.
 ///
 /// # Errors
-/// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Refused`] when there is no memory.
+/// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Rejected`] when there is no memory.
 pub(super) async fn collect(
     body: &mut Body,
     announced: Option<u64>,
@@ -46,7 +46,7 @@ pub(super) async fn collect(
         if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
-        // Memory is reserved once so much has been sent: to announce a size costs a sender nothing.
+        // Memory is reserved for received bytes: announcing a size alone must not reserve any.
         let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
         memory.reserve(received, expected).await?;
         if let Some(large) = &mut large {
@@ -80,8 +80,8 @@ pub(super) async fn collect(
     Ok(CollectedBody { bytes, memory })
 }
 
-/// The bytes of a large body. They are mapped: what is not written takes no memory, and the system has it back at once
-/// when the buffer is dropped, while an allocator may keep it.
+/// The bytes of a large body, in mapped memory: unwritten pages take none, and dropping the buffer returns all of it to
+/// the system, which an allocator may not do.
 struct LargeBuffer {
     map: MmapMut,
     written: usize,
@@ -90,14 +90,14 @@ struct LargeBuffer {
 impl LargeBuffer {
     fn new(capacity: usize) -> Result<Self, RejectReason> {
         let map = MmapMut::map_anon(capacity).map_err(|_| RejectReason::Overloaded)?;
-        // A huge page takes memory beyond what is written. A kernel that knows none refuses this.
+        // A huge page would take memory beyond the written bytes. Kernels without huge pages return an error.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::NoHugePage);
         Ok(Self { map, written: 0 })
     }
 
     /// # Panics
-    /// When `bytes` are more than the capacity left.
+    /// If `bytes` exceed the remaining capacity.
     fn put(&mut self, bytes: &[u8]) {
         let end = self.written + bytes.len();
         self.map[self.written..end].copy_from_slice(bytes);
@@ -111,14 +111,13 @@ impl AsRef<[u8]> for LargeBuffer {
     }
 }
 
-/// How a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Plain,
     Gzip,
 }
 
-/// What `Content-Encoding` says.
+/// Reads `Content-Encoding`.
 ///
 /// # Errors
 /// [`Problem::UnknownEncoding`]
@@ -137,10 +136,10 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     Ok(encoding)
 }
 
-/// Decompresses a body, if it is compressed. The limit on its size is the same before and after.
+/// Decompresses a body. The limit of its size is the same before and after.
 ///
 /// # Errors
-/// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Refused`] when there is no memory.
+/// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Rejected`] when there is no memory.
 pub(super) async fn decompress(
     packed: CollectedBody,
     encoding: Encoding,
@@ -156,12 +155,12 @@ pub(super) async fn decompress(
     if size <= FREE_BYTES_PER_BODY {
         return Ok(CollectedBody { bytes: start, memory });
     }
-    // Its size is known now: it is decompressed once more, into memory that is reserved for it.
+    // The size is known now: decompress again, into memory reserved for it.
     memory.reserve_uninterrupted(size).await?;
     let bytes = blocking(move || {
         let mut all = LargeBuffer::new(size)?;
         let mut gzip = MultiGzDecoder::new(&*again);
-        // The same input gives the same output.
+        // `gunzip_start` has read all of the same input.
         gzip.read_exact(&mut all.map).map_err(|_| Problem::NotGzip)?;
         all.written = size;
         Ok::<_, Problem>(Bytes::from_owner(all))
@@ -169,7 +168,7 @@ pub(super) async fn decompress(
     Ok(CollectedBody { bytes: bytes.await??, memory })
 }
 
-/// The first [`FREE_BYTES_PER_BODY`] of what `packed` decompresses to, and the size of all of it.
+/// The first [`FREE_BYTES_PER_BODY`] of the decompressed body, and its complete size.
 fn gunzip_start(packed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
     let mut gzip = MultiGzDecoder::new(packed);
     let (mut start, mut size) = (Vec::new(), 0);
@@ -189,7 +188,7 @@ fn gunzip_start(packed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), 
     }
 }
 
-/// Runs what takes the CPU for a while on a thread of its own: there are few threads for requests.
+/// Runs long computations on another thread: few threads serve all requests.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Panicked)
 }

@@ -1,4 +1,4 @@
-//! The spans of a request: of all of it, and of its wait for the disk.
+//! The spans of a webhook request: one for the request, one for its time in the spool's queue.
 
 use std::time::SystemTime;
 
@@ -8,31 +8,30 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, SpanKind, Status};
 use opentelemetry_sdk::trace::Span;
 
-use crate::delivery::RejectReason;
-use crate::delivery::{TraceContext, trace_context};
+use crate::delivery::{RejectReason, TraceContext, trace_context};
 use crate::traces::{EXECUTION_ID, Traces};
 
-/// A request on its way to its answer. Its spans end with it at the latest.
+/// The spans of one request. Dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct RequestTrace {
     traces: Traces,
     parent: Option<SpanContext>,
     route: &'static str,
-    begun: SystemTime,
-    /// Of all of it; `None` until its sender is known: a stranger decides over no trace, and costs none.
+    start: SystemTime,
+    /// `None` until the sender is authenticated: others must not create spans or continue a trace.
     span: Option<Span>,
     spooling: Option<Span>,
 }
 
 impl Traces {
-    /// A request whose head has come. `route` is what its path was found to be, not the path: that may hold a token.
+    /// Starts with the head of a request. `route` replaces its path, which may contain a token.
     pub(crate) fn request(&self, head: &Parts, route: &'static str) -> Box<RequestTrace> {
         let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
         Box::new(RequestTrace {
             traces: self.clone(),
             parent: traceparent.and_then(trace_context::parse),
             route,
-            begun: SystemTime::now(),
+            start: SystemTime::now(),
             span: None,
             spooling: None,
         })
@@ -40,12 +39,12 @@ impl Traces {
 }
 
 impl RequestTrace {
-    /// The sender is known: from here on it is traced, beginning with its head, if its trace is sampled.
+    /// Begins the request's span, with the time of its head as the start.
     pub(crate) fn authenticated(&mut self) {
         let route = self.route;
         let span = SpanBuilder::from_name(format!("POST {route}"))
             .with_kind(SpanKind::Server)
-            .with_start_time(self.begun)
+            .with_start_time(self.start)
             .with_attributes([
                 KeyValue::new("http.request.method", "POST"),
                 KeyValue::new("http.route", route),
@@ -54,19 +53,18 @@ impl RequestTrace {
         self.span = Some(self.traces.begin(span, self.parent.take()));
     }
 
-    /// It is about this execution.
     pub(crate) fn set_execution_id(&mut self, execution_id: &str) {
         if let Some(span) = self.span.as_mut().filter(|span| span.is_recording()) {
             span.set_attribute(KeyValue::new(EXECUTION_ID, execution_id.to_owned()));
         }
     }
 
-    /// What of it goes with its delivery.
+    /// The context that the delivery carries to the recorder.
     pub(crate) fn context(&self) -> Option<TraceContext> {
         TraceContext::of(self.span.as_ref()?.span_context())
     }
 
-    /// From here on it waits for the disk.
+    /// Begins the span `spool`.
     pub(crate) fn start_enqueue(&mut self) {
         self.spooling = self.context().map(|request| {
             let span = SpanBuilder::from_name("spool");
@@ -74,15 +72,15 @@ impl RequestTrace {
         });
     }
 
-    /// Its delivery is on disk, or refused.
-    pub(crate) fn end_enqueue(&mut self, kept: Result<(), RejectReason>) {
-        if let (Some(span), Err(refused)) = (&mut self.spooling, kept) {
-            span.set_status(Status::error(refused.to_string()));
+    /// Ends the span `spool`.
+    pub(crate) fn end_enqueue(&mut self, result: Result<(), RejectReason>) {
+        if let (Some(span), Err(reason)) = (&mut self.spooling, result) {
+            span.set_status(Status::error(reason.to_string()));
         }
         self.spooling = None;
     }
 
-    /// It is answered.
+    /// Ends the request's span.
     pub(crate) fn finish(mut self: Box<Self>, status: StatusCode) {
         let Some(span) = &mut self.span else { return };
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));

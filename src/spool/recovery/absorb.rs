@@ -1,26 +1,26 @@
-//! Deliveries that an earlier process rescued into files of their own, `spool.db.rescued-N`: a start takes them in.
+//! Adds the deliveries that an earlier process rescued into files of their own, `spool.db.rescued-N`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::copy::{Copier, Spool};
+use super::copy::{Copier, CopyResult};
 use crate::metrics::Metrics;
 use crate::spool::SpoolError;
-use crate::spool::files::{self, SUFFIXES, beside};
-use crate::spool::open;
+use crate::spool::files::{self, beside};
+use crate::spool::schema;
 
-/// What the names of such files have after the spool's.
+/// The kind in the names of such files.
 pub(super) const RESCUED: &str = "rescued";
 
-/// Copies the deliveries of all such files into the spool. A file that was read to its end is removed then; one that is
-/// damaged is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash on the way some
-/// deliveries are recorded twice, which is harmless. An error ends no start: the file stays for the next one.
+/// Copies the deliveries of all such files into the spool. Then a file that was read to its end is removed. A damaged one
+/// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
+/// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start.
 pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
-    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
-    for rescued in rescued(path).map_err(unusable)? {
+    for rescued in rescued_files(path).map_err(SpoolError::at(path))? {
         if let Err(error) = absorb_file(path, &rescued, to, metrics) {
             if !to.is_autocommit() {
                 to.execute_batch("ROLLBACK")?;
@@ -32,65 +32,55 @@ pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) 
 }
 
 fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
-    let unusable = |source| SpoolError::Directory { dir: path.to_owned(), source };
-    // The process that is writing it has it.
+    let set_aside = || files::set_aside(rescued, path).map_err(SpoolError::at(path));
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => {
-            tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start takes them in");
+            tracing::warn!(file = %rescued.display(), "another process is still writing rescued deliveries: the next start adds them");
             return Ok(());
         }
         locked => locked?,
     };
-    if file.metadata().map_err(unusable)?.len() == 0 {
+    if file.metadata().map_err(SpoolError::at(path))?.len() == 0 {
         if fs::metadata(beside(rescued, "-wal")).is_ok_and(|log| log.len() > 0) {
-            // It lost its content: SQLite would delete its log.
-            let aside = files::set_aside_as(rescued, path, "damaged").map_err(unusable)?;
+            // SQLite would delete the log of an empty database.
+            let aside = set_aside()?;
             metrics.spool_salvaged(0, 1);
-            tracing::error!(aside = %aside.display(), "a file of rescued deliveries has lost its content: it is set aside");
+            tracing::error!(aside = %aside.display(), "a file of rescued deliveries is empty, and its write-ahead log is not: both are set aside");
         } else {
-            // A crash ended the rescue before it wrote anything.
+            // A crash ended the rescue before the first write.
             files::remove(rescued);
         }
         return Ok(());
     }
-    let mut spool = Spool::default();
-    let from = open::connect(rescued)?;
-    let mut nothing = || ();
-    let mut copier = Copier::new(to, &mut nothing)?.behind();
-    copier.copy(&from, &mut spool)?;
+    let mut result = CopyResult::default();
+    let from = schema::connect(rescued)?;
+    let mut no_action = || ();
+    let mut copier = Copier::new(to, &mut no_action)?.append();
+    copier.copy(&from, &mut result)?;
     copier.finish()?;
     drop(from);
-    let saved = spool.saved;
-    if spool.whole {
+    let CopyResult { saved, complete, .. } = result;
+    if complete {
         files::remove(rescued);
-        tracing::warn!(saved, file = %rescued.display(), "deliveries that an earlier process rescued go on");
+        tracing::warn!(saved, file = %rescued.display(), "added deliveries that an earlier process rescued");
     } else {
-        let aside = files::set_aside_as(rescued, path, "damaged").map_err(unusable)?;
-        tracing::error!(saved, aside = %aside.display(), "a file of rescued deliveries cannot be read to its end: what can be read goes on");
+        let aside = set_aside()?;
+        tracing::error!(saved, aside = %aside.display(), "a file of rescued deliveries is damaged: its readable deliveries were added, and the file is set aside");
     }
-    metrics.spool_salvaged(saved, u64::from(!spool.whole));
+    metrics.spool_salvaged(saved, u64::from(!complete));
     Ok(())
 }
 
-fn rescued(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let prefix = format!("{}.{RESCUED}-", files::DATABASE);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix));
-        if let Some(number) = number {
-            let number = SUFFIXES
-                .iter()
-                .find_map(|suffix| number.strip_suffix(suffix).filter(|_| !suffix.is_empty()))
-                .unwrap_or(number);
-            // Other names, such as those of files set aside, are not rescued files.
-            if number.parse::<u64>().is_ok() {
-                names.push(beside(path, &format!(".{RESCUED}-{number}")));
-            }
+        let number = name.to_str().and_then(|name| files::without_suffix(name).strip_prefix(&prefix));
+        // Files with other names, such as those that were set aside, are not rescued files.
+        if let Some(number) = number.filter(|number| number.parse::<u64>().is_ok()) {
+            found.insert(beside(path, &format!(".{RESCUED}-{number}")));
         }
     }
-    names.sort();
-    names.dedup();
-    Ok(names)
+    Ok(found)
 }

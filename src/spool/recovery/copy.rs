@@ -1,52 +1,52 @@
-//! Copies deliveries from one database into another, as far as they can be read.
+//! Copies readable deliveries from one database into another.
 
 use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::spool::Seq;
-use crate::spool::open::LAST_SEQ;
 use crate::spool::row::{COLUMNS, INSERT, SpoolRow};
+use crate::spool::schema::MAX_SEQ;
 
-/// Numbers tried one by one in a hole before the rest of it is given up: some seconds.
+/// How many numbers are tried one by one between two unreadable pages. That takes some seconds.
 const TRIES: usize = 1_000_000;
-/// The most rows and bytes in one transaction.
+/// Maximum size of a transaction.
 const ROWS: usize = 2_000;
 const BYTES: usize = 16 << 20;
 
-/// What was found of one spool, in one source or several.
+/// What was read from one spool, from one or several sources.
 #[derive(Debug, Default)]
-pub(in crate::spool) struct Spool {
+pub(in crate::spool) struct CopyResult {
     /// Deliveries written.
     pub(in crate::spool) saved: u64,
-    /// Those of them that were not known to be recorded.
-    waiting: u64,
-    /// Numbers and checksums of deliveries that were written after all others: another source may have them, too.
+    /// How many of these were not known to be acked.
+    unacked: u64,
+    /// Numbers and checksums of deliveries that were written under a new number: another source may have them, too.
     appended: HashSet<(Seq, i64)>,
-    /// The last number known to have been given to a delivery.
-    pub(in crate::spool) last: Option<Seq>,
-    /// The last delivery known to be recorded, and how many after it were known to be lost.
-    forgotten: Option<(Seq, i64)>,
+    /// The largest number known to have been given to a delivery.
+    last_seq: Option<Seq>,
+    /// The last delivery known to be acked, and the number of later ones that are known to be lost.
+    acked: Option<(Seq, i64)>,
     /// Whether the latest source was read to its end.
-    pub(in crate::spool) whole: bool,
+    pub(in crate::spool) complete: bool,
 }
 
-impl Spool {
-    /// How many deliveries are lost, at most; `None` when their number is unknown.
+impl CopyResult {
+    /// Maximum number of lost deliveries; `None` when it is unknown.
     pub(in crate::spool) fn lost(&self) -> Option<u64> {
-        let (forgotten, missing) = self.forgotten.unwrap_or_default();
-        let there_were = self.last? - forgotten - missing;
-        Some(u64::try_from(there_were).unwrap_or(0).saturating_sub(self.waiting))
+        let (acked, missing) = self.acked.unwrap_or_default();
+        let expected = self.last_seq? - acked - missing;
+        Some(u64::try_from(expected).unwrap_or(0).saturating_sub(self.unacked))
     }
 
-    /// Takes into account, before anything is copied, what is known from elsewhere.
-    pub(in crate::spool) fn consider(&mut self, last: Seq, forgotten: Seq) {
-        self.last = self.last.max(Some(last));
-        self.forgotten = self.forgotten.max(Some((forgotten, 0)));
+    /// Adds positions that are known from elsewhere. Call it before the first copy.
+    pub(in crate::spool) fn consider(&mut self, last_seq: Seq, acked_seq: Seq) {
+        self.last_seq = self.last_seq.max(Some(last_seq));
+        self.acked = self.acked.max(Some((acked_seq, 0)));
     }
 }
 
-/// Writes deliveries, in transactions of bounded size. Errors of reading are what it is for; those of writing end it.
+/// Writes deliveries in transactions of bounded size. Read errors are expected; a write error ends the copy.
 pub(in crate::spool) struct Copier<'c> {
     to: &'c Connection,
     /// Called after each transaction.
@@ -55,10 +55,10 @@ pub(in crate::spool) struct Copier<'c> {
     bytes: usize,
     /// The statement that reads deliveries from the current source.
     select: String,
-    /// Numbers beyond are damage.
+    /// The last number of the current source: larger numbers are damage.
     end: Option<Seq>,
-    /// Whether deliveries keep their numbers.
-    keeps_numbers: bool,
+    /// Deliveries get new numbers.
+    append: bool,
 }
 
 type Numbered = (Seq, SpoolRow<Vec<u8>>);
@@ -66,49 +66,48 @@ type Numbered = (Seq, SpoolRow<Vec<u8>>);
 impl<'c> Copier<'c> {
     pub(in crate::spool) fn new(to: &'c Connection, between: &'c mut dyn FnMut()) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Self { to, between, rows: 0, bytes: 0, select: String::new(), end: None, keeps_numbers: true })
+        Ok(Self { to, between, rows: 0, bytes: 0, select: String::new(), end: None, append: false })
     }
 
-    /// For a target that has deliveries of its own: those that come are written after them, so that numbers stay contiguous.
-    pub(in crate::spool) fn behind(self) -> Self {
-        Self { keeps_numbers: false, ..self }
+    /// For a target with deliveries of its own: the copied ones get the numbers after them.
+    pub(in crate::spool) fn append(self) -> Self {
+        Self { append: true, ..self }
     }
 
-    /// Makes the last rows durable.
+    /// Commits the last rows.
     pub(in crate::spool) fn finish(self) -> rusqlite::Result<()> {
         self.to.execute_batch("COMMIT")
     }
 
-    /// Copies all that `from` has and the target does not.
-    pub(in crate::spool) fn copy(&mut self, from: &Connection, spool: &mut Spool) -> rusqlite::Result<()> {
+    /// Copies the deliveries of `from` that the target does not have.
+    pub(in crate::spool) fn copy(
+        &mut self,
+        from: &Connection,
+        result: &mut CopyResult,
+    ) -> rusqlite::Result<()> {
         let numbers = |query: &str| {
             let numbers = from.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)));
-            let can_be = |number: &i64| (0..=LAST_SEQ).contains(number);
-            numbers.ok().filter(|(place, missing): &(Seq, i64)| can_be(place) && can_be(missing))
+            let plausible = |number: &i64| (0..=MAX_SEQ).contains(number);
+            numbers.ok().filter(|(seq, missing): &(Seq, i64)| plausible(seq) && plausible(missing))
         };
         let end = numbers("SELECT seq, 0 FROM sqlite_sequence WHERE name = 'deliveries'");
         self.end = end.map(|(end, _)| end);
-        spool.last = spool.last.max(self.end);
-        let forgotten = numbers("SELECT through, missing FROM forgotten");
-        spool.forgotten =
-            spool.forgotten.max(forgotten.or_else(|| numbers("SELECT through, 0 FROM forgotten")));
-        // Earlier versions of the layout have fewer columns.
-        let there_is = |columns: &&str| from.prepare(&format!("SELECT {columns} FROM deliveries")).is_ok();
-        let of_version_2 = "received_at, authenticated_by, acknowledged, checksum, body, NULL";
-        let of_version_1 = "received_at, 0, 1, checksum, body, NULL";
-        let columns = [COLUMNS, of_version_2].into_iter().find(there_is).unwrap_or(of_version_1);
-        self.select = format!("SELECT seq, {columns} FROM deliveries");
-        let (whole, last) = self.walk(from, "ORDER BY seq", spool)?;
-        spool.whole = whole;
-        if !whole {
-            // From the other end, and then the numbers between.
-            let (_, first) = self.walk(from, "ORDER BY seq DESC", spool)?;
+        result.last_seq = result.last_seq.max(self.end);
+        // `missing` may be damaged, and `seq` not.
+        let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
+        result.acked = result.acked.max(acked);
+        self.select = format!("SELECT seq, {COLUMNS} FROM deliveries");
+        let (complete, last) = self.walk(from, "ORDER BY seq", result)?;
+        result.complete = complete;
+        if !complete {
+            // From the other end, and then each number in between.
+            let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
             let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
-            let hole = last.unwrap_or(0) + 1..end;
+            let gap = last.unwrap_or(0) + 1..end;
             if let Ok(mut one) = from.prepare(&format!("{} WHERE seq = ?", self.select)) {
-                for seq in hole.take(TRIES) {
+                for seq in gap.take(TRIES) {
                     if let Ok(Some(delivery)) = one.query_row([seq], read).optional() {
-                        self.save(delivery, spool)?;
+                        self.save(delivery, result)?;
                     }
                 }
             }
@@ -116,13 +115,12 @@ impl<'c> Copier<'c> {
         Ok(())
     }
 
-    /// Walks the table until its end, or until it cannot be read on. Returns whether it came to the end, and the last
-    /// number.
+    /// Reads the table up to its end or the first error. Returns whether the end was reached, and the last number.
     fn walk(
         &mut self,
         from: &Connection,
         order: &str,
-        spool: &mut Spool,
+        result: &mut CopyResult,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
         let Ok(mut statement) = from.prepare(&format!("{} {order}", self.select)) else {
@@ -136,31 +134,31 @@ impl<'c> Copier<'c> {
                 Ok(Some(row)) => {
                     if let Ok(delivery) = read(row) {
                         last = Some(delivery.0);
-                        self.save(delivery, spool)?;
+                        self.save(delivery, result)?;
                     }
                 }
             }
         }
     }
 
-    /// Writes a delivery at its number, or after all others: when its number is damaged or taken, or numbers are not kept.
-    fn save(&mut self, (seq, row): Numbered, spool: &mut Spool) -> rusqlite::Result<()> {
-        let plausible = (1..=self.end.unwrap_or(LAST_SEQ)).contains(&seq);
+    /// Writes a delivery under its number. It gets a new number when its own is damaged or in use, or with [`Self::append`].
+    fn save(&mut self, (seq, row): Numbered, result: &mut CopyResult) -> rusqlite::Result<()> {
+        let plausible = (1..=self.end.unwrap_or(MAX_SEQ)).contains(&seq);
         let same = "SELECT checksum = ? AND body = ? FROM deliveries WHERE seq = ?";
         let mut same = self.to.prepare_cached(same)?;
-        let there: Option<bool> =
+        let present: Option<bool> =
             same.query_row((row.checksum, &row.body, seq), |row| row.get(0)).optional()?;
-        if there == Some(true) {
+        if present == Some(true) {
             return Ok(());
         }
-        let place = (self.keeps_numbers && plausible && there.is_none()).then_some(seq);
-        if place.is_none() && !spool.appended.insert((seq, row.checksum)) {
+        let number = (!self.append && plausible && present.is_none()).then_some(seq);
+        if number.is_none() && !result.appended.insert((seq, row.checksum)) {
             return Ok(());
         }
         let mut insert = self.to.prepare_cached(INSERT)?;
-        row.insert(&mut insert, place)?;
-        spool.saved += 1;
-        spool.waiting += u64::from(!plausible || seq > spool.forgotten.unwrap_or_default().0);
+        row.insert(&mut insert, number)?;
+        result.saved += 1;
+        result.unacked += u64::from(!plausible || seq > result.acked.unwrap_or_default().0);
         self.rows += 1;
         self.bytes += row.body.len();
         if self.rows >= ROWS || self.bytes >= BYTES {
@@ -174,7 +172,7 @@ impl<'c> Copier<'c> {
 }
 
 fn read(row: &Row) -> rusqlite::Result<Numbered> {
-    let stored = SpoolRow {
+    let delivery = SpoolRow {
         received_at: row.get(1)?,
         authenticated_by: row.get(2)?,
         acknowledged: row.get(3)?,
@@ -182,5 +180,5 @@ fn read(row: &Row) -> rusqlite::Result<Numbered> {
         body: row.get(5)?,
         trace: row.get(6).unwrap_or_default(),
     };
-    Ok((row.get(0)?, stored))
+    Ok((row.get(0)?, delivery))
 }

@@ -1,7 +1,14 @@
-//! What to do with files that SQLite alone would misread: damaged, incomplete, mixed up, or replaced at run time.
+//! Files that SQLite alone would misread: damaged, incomplete, mixed up, or replaced while the receiver runs.
+//!
+//! - [`salvage`]: a start finds damaged files, or files of different spools. Everything readable goes into a new file.
+//! - [`rescue`]: the files change while the receiver runs. What the open connection can read goes into a new file.
+//! - [`absorb`]: a start adds deliveries that an earlier process rescued into a file of its own.
+//!
+//! All three use [`copy`]. [`replace`] puts a new file into the place of the spool.
 
 pub(super) mod absorb;
 pub(super) mod copy;
+pub(super) mod replace;
 pub(super) mod rescue;
 pub(super) mod salvage;
 pub(super) mod sequence;

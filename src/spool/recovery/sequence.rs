@@ -1,29 +1,30 @@
-//! The table `sqlite_sequence`, read from the bytes of its page: which spool a file belongs to, and how far it goes.
+//! Reads the table `sqlite_sequence` from the bytes of its page: the spool's identity and its last number.
 //!
-//! Every insert writes this page. So a write-ahead log and a database can be compared before SQLite applies one to the
-//! other, which it does with any log that has the right name.
+//! Every insert writes this page. So a write-ahead log and a database can be compared before SQLite opens them: SQLite
+//! applies any log that has the right name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// The number of the page in every spool: the layout makes the table second.
+/// The page number of the table in every spool: SQLite creates it after `deliveries`, which has page 2.
 pub(super) const PAGE: u32 = 3;
-/// SQLite's page size in every spool.
 const PAGE_SIZE: usize = 4096;
-/// The name of the row that holds the spool's identity in place of a sequence.
+/// The name of the row with the spool's identity.
 pub(in crate::spool) const IDENTITY: &str = "spool";
+/// The name of the row with the identity of the spool that a rescue copied this one from.
+pub(in crate::spool) const PREDECESSOR: &str = "predecessor";
 
-/// One state of the table.
+/// The content of the table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(in crate::spool) struct Sequence {
-    /// A random number, drawn when the spool was made.
+pub(in crate::spool) struct SequenceTable {
+    /// A random number that tells spools apart.
     pub(in crate::spool) identity: Option<i64>,
     /// The last number given to a delivery.
-    pub(in crate::spool) last: Option<i64>,
+    pub(in crate::spool) last_seq: Option<i64>,
 }
 
-impl Sequence {
-    /// Reads the page from a database file; `None` when the file is too short or the page is none of this kind.
+impl SequenceTable {
+    /// `None` when the file is too short or the page has another format.
     pub(in crate::spool) fn of_database(file: &File) -> Option<Self> {
         let mut page = vec![0; PAGE_SIZE];
         let at = u64::from(PAGE - 1) * PAGE_SIZE as u64;
@@ -42,7 +43,7 @@ impl Sequence {
             let at = short(8 + 2 * cell)?;
             let (name, number) = row(page.get(at..)?)?;
             match name {
-                b"deliveries" => sequence.last = Some(number),
+                b"deliveries" => sequence.last_seq = Some(number),
                 name if name == IDENTITY.as_bytes() => sequence.identity = Some(number),
                 _ => {}
             }
@@ -51,7 +52,7 @@ impl Sequence {
     }
 }
 
-/// A cell: the size of the record, the row's number, the record.
+/// The name and the number in a cell: the size of the record, the row's id, the record.
 fn row(cell: &[u8]) -> Option<(&[u8], i64)> {
     let (_, cell) = varint(cell)?;
     let (_, record) = varint(cell)?;

@@ -2,24 +2,24 @@
 //!
 //! On open, SQLite stops at the first frame whose checksum is wrong and discards the rest. After a power cut at most
 //! the last transaction is affected, because each one is on disk before the next begins. If two or more commits follow
-//! the wrong frame, the log is corrupt in its middle and holds acknowledged deliveries. (Failed and killed writes leave
-//! such traces, too; so the log is emptied at every start and after every failure.)
+//! the wrong frame, the log is corrupt in its middle and holds acknowledged deliveries. (Failed and killed writes also
+//! leave such frames. Therefore the log is emptied at every start and after every failed write.)
 //!
-//! Frames are read one after the other: memory does not grow with the log. Format:
+//! Frames are read one by one: memory does not grow with the log. Format:
 //! <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
-use super::sequence::{self, Sequence};
+use super::sequence::{self, SequenceTable};
 
-/// Bytes of the log's header.
+/// Bytes.
 const HEADER: usize = 32;
 pub(in crate::spool) const HEADER_BYTES: u64 = HEADER as u64;
 /// Bytes before the page in a frame.
 const FRAME_HEADER: usize = 24;
-/// Bytes of the log in memory while its frames are read.
+/// Bytes of the read buffer.
 const BUFFER: usize = 1 << 20;
 
 /// A log with at least one frame.
@@ -27,19 +27,19 @@ pub(in crate::spool) struct Wal<'f> {
     file: &'f File,
     header: [u8; HEADER],
     page_size: usize,
-    /// Frames of an earlier round of the log have another salt.
+    /// SQLite writes the log in rounds: frames of an earlier round have another salt.
     salt: [u8; 8],
 }
 
-/// What [`Wal::examine`] finds out.
+/// The result of [`Wal::examine`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::spool) struct Findings {
-    /// Frames of this round up to the last commit, whether their checksums are right or not.
+    /// Frames of this round up to the last commit, with right or wrong checksums.
     frames: u64,
     /// Commits after the first frame with a wrong checksum.
     lost_commits: u64,
-    /// The last committed state of the table `sqlite_sequence`, when the log has its page.
-    pub(in crate::spool) sequence: Option<Sequence>,
+    /// The last committed content of `sqlite_sequence`, when the log has its page.
+    pub(in crate::spool) sequence: Option<SequenceTable>,
 }
 
 impl Findings {
@@ -55,7 +55,7 @@ impl Findings {
 }
 
 impl<'f> Wal<'f> {
-    /// `None` when the file is too short for a frame.
+    /// `None` when the file has no frame.
     pub(in crate::spool) fn read(file: &'f File) -> io::Result<Option<Self>> {
         if file.metadata()?.len() <= HEADER_BYTES + FRAME_HEADER as u64 {
             return Ok(None);
@@ -74,7 +74,6 @@ impl<'f> Wal<'f> {
         Ok(Some(wal))
     }
 
-    /// Reads the whole log once.
     pub(in crate::spool) fn examine(&self) -> io::Result<Findings> {
         let mut findings = Findings::default();
         let mut sum = self
@@ -87,7 +86,7 @@ impl<'f> Wal<'f> {
             sum = sum.map(|sum| self.checksum(self.checksum(sum, &header[..8]), page));
             sum = sum.filter(|sum| *sum == (number(&header[16..]), number(&header[20..])));
             if number(header) == sequence::PAGE {
-                sequence = Sequence::parse(page).or(sequence);
+                sequence = SequenceTable::parse(page).or(sequence);
             }
             if is_commit(header) {
                 findings.frames = frames;
@@ -99,8 +98,8 @@ impl<'f> Wal<'f> {
         Ok(findings)
     }
 
-    /// Writes the pages of all committed frames to `database`, whether their checksums are right or not: the
-    /// deliveries' own checksums find out what is wrong in them.
+    /// Writes the pages of all committed frames to `database`, with right or wrong checksums: damage in them is found by
+    /// the checksums of the deliveries.
     pub(in crate::spool) fn apply(&self, database: &File) -> io::Result<()> {
         let committed = self.examine()?.frames;
         let page_size = self.page_size as u64;
@@ -133,7 +132,7 @@ impl<'f> Wal<'f> {
         Ok(())
     }
 
-    /// The checksum that the header should have; `None` when the header is no header.
+    /// The checksum that the header should have; `None` when the header has another format.
     fn header_checksum(&self) -> Option<(u32, u32)> {
         let magic = number(&self.header) & !1;
         (magic == 0x377f_0682).then(|| self.checksum((0, 0), &self.header[..24]))
@@ -150,7 +149,7 @@ impl<'f> Wal<'f> {
     }
 }
 
-/// Reads a file from an offset, without moving the position that all users of the descriptor share.
+/// Reads from an offset without moving the position of the shared descriptor.
 struct At<'f> {
     file: &'f File,
     offset: u64,
@@ -164,7 +163,7 @@ impl Read for At<'_> {
     }
 }
 
-/// The last frame of a transaction has the size of the database there; the others have 0.
+/// The last frame of a transaction has the database's size in this field; the others have 0.
 fn is_commit(frame_header: &[u8]) -> bool {
     number(&frame_header[4..]) != 0
 }

@@ -1,4 +1,4 @@
-//! The limit: an axum handler that reads the body and answers as the receiver does, and nothing else.
+//! The upper bound: an axum handler that only reads the body and sends the same response as the receiver.
 
 use axum::{Router, body::Bytes, http::header, routing::post};
 
@@ -6,7 +6,7 @@ fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).expect("usage: bare ADDRESS");
     let answer =
         |_body: Bytes| async { ([(header::CONTENT_TYPE, "application/json")], r#"{"received":true}"#) };
-    // The receiver's own limit; its webhooks are larger than axum's.
+    // The receiver's limit, since axum's default is smaller than some webhooks.
     let limit = axum::extract::DefaultBodyLimit::max(16 << 20);
     let routes = Router::new().route("/webhooks/workflow-completed", post(answer)).layer(limit);
     tokio::runtime::Runtime::new()?

@@ -1,6 +1,5 @@
-//! Webhooks at a constant rate, over keep-alive connections. Each has a moment at which it is due,
-//! and its latency counts from there: one that waits because an answer before it is late waits in
-//! the figures, too (no coordinated omission). Prints one line of JSON.
+//! Sends webhooks at a constant rate over keep-alive connections. The latency of a webhook is measured from the time at
+//! which it is due, so it includes the wait for a late earlier response (no coordinated omission). Prints one line of JSON.
 //!
 //! usage: pace ADDRESS RATE SECONDS CONNECTIONS BULK, with bulks of BULK executions
 
@@ -10,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polling::{Event, Events, PollMode, Poller};
 
-/// As long as those of load.lua.
+/// The body size of load.lua.
 const BODY_BYTES: usize = 672;
-/// How long answers may take after the last webhook was due.
+/// Time limit for responses after the last webhook was due.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Connection {
@@ -74,7 +73,7 @@ fn main() -> std::io::Result<()> {
     }
 
     let took = begun.elapsed().as_secs_f64();
-    // Those that were due and got no answer are the slowest of all.
+    // Webhooks that were due and got no response count as the slowest.
     micros.resize(total as usize, u32::MAX);
     micros.sort_unstable();
     let at = |share: f64| f64::from(micros[((total as f64 * share) as usize).min(micros.len() - 1)]) / 1000.0;
@@ -102,7 +101,7 @@ fn write_request(request: &mut Vec<u8>, run: u64, n: u64, bulk: u64) {
     .expect("writing to memory");
 }
 
-/// Different for every `n`, and in no order, as the sender's are: it is the index that pays for that.
+/// Unique for every `n`, and random, as the sender's ids are. Random ids make index updates expensive.
 fn uuid(run: u64, n: u64) -> String {
     let mixed = n.wrapping_add(run).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -115,7 +114,7 @@ fn uuid(run: u64, n: u64) -> String {
     )
 }
 
-/// The status, once the answer is whole.
+/// The status, once the response is complete.
 fn read_answer(connection: &mut Connection) -> std::io::Result<Option<u16>> {
     let mut chunk = [0; 4096];
     match connection.stream.read(&mut chunk) {

@@ -1,6 +1,6 @@
-//! `/docs`: a page on which `/openapi.json` can be read and tried.
+//! `/docs`: a page that shows `/openapi.json` and sends requests.
 //!
-//! It needs nothing from elsewhere: no other machine's scripts, fonts or pictures, and its policy lets none in.
+//! The page loads nothing from other machines; its Content-Security-Policy allows none.
 
 use axum::Router;
 use axum::http::header;

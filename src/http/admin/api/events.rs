@@ -1,122 +1,103 @@
-//! `/api/v1/events`: what is recorded, as it happens, as server-sent events.
+//! `/api/v1/events`: recorded changes as server-sent events.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Uri, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::stream;
+use axum::http::Uri;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::broadcast::error::RecvError;
 
-use super::Api;
-use super::parameters::Parameters;
-use crate::http::problem::Problem;
-use crate::http::responses::ApiProblems;
+use super::query::Parameters;
+use super::state::{Api, ApiState};
+use crate::execution::identifier::Identifier;
+use crate::http::problem::{ApiProblems, Problem};
 use crate::recorder::events::ChangeEvent;
 
-/// How much is said at once.
-const AT_ONCE: usize = 64 << 10;
-
-/// Whose changes are told.
-struct Wanted {
+struct Filter {
     status: Option<String>,
     workflow: Option<String>,
     bulk: Option<String>,
 }
 
-impl Wanted {
-    fn is(&self, change: &ChangeEvent) -> bool {
-        let as_wanted = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
-        as_wanted(&self.status, &change.status)
-            && as_wanted(&self.workflow, &change.workflow_id)
-            && as_wanted(&self.bulk, &change.bulk_id)
+impl Filter {
+    fn matches(&self, change: &ChangeEvent) -> bool {
+        let matches = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
+        matches(&self.status, &change.status)
+            && matches(&self.workflow, &change.workflow_id)
+            && matches(&self.bulk, &change.bulk_id)
     }
 }
 
-/// What is recorded, as it happens
+/// Follow recorded changes as server-sent events
 ///
-/// Server-sent events: `recorded` for each delivery that changes something, once it is committed; `missed` with how
-/// many changes were not told, since the listener did not read on. Each receiver tells of what it records itself.
+/// `recorded`: a delivery that changed something, sent after the commit; its data is a `ChangeEvent`. `missed`: the
+/// client read too slowly and this many changes were dropped. Events are not replayed: after `missed` or a reconnect,
+/// reload the lists. Each receiver publishes its own changes only. The stream ends when the receiver stops.
 #[utoipa::path(
-    get, path = "/api/v1/events", tag = "Live and whole",
+    get, path = "/api/v1/events", tag = "Events and exports",
     params(
-        ("status" = Option<String>, Query, description = "Only deliveries with this status.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
-        ("workflow" = Option<String>, Query, description = "Only those of this workflow.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
-        ("bulk" = Option<String>, Query, description = "Only those of this bulk.", min_length = 1, max_length = 255, pattern = r"^[^\x00]+$"),
+        ("status" = inline(Option<Identifier>), Query, description = "Only deliveries with this status."),
+        ("workflow" = inline(Option<Identifier>), Query, description = "Only deliveries of this workflow."),
+        ("bulk" = inline(Option<Identifier>), Query, description = "Only deliveries of this bulk."),
     ),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "The data of each `recorded` is a Change. It ends when the receiver does."), ApiProblems)
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "A stream without end."), ApiProblems)
 )]
-pub(super) async fn events(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn events(
+    State(api): ApiState,
+    uri: Uri,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let mut p = Parameters::of(&uri);
-    let wanted = Wanted { status: p.text("status")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
-    p.end()?;
-    let place = api.listeners.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::TooMany { what: "listeners" })?;
-    let changes = api.admin.live.subscribe();
-    let listener = Listener { api, wanted, changes, greeted: false, _place: place };
-    let told = stream::unfold(listener, |mut listener| async {
-        let text = listener.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), listener))
+    let filter = Filter { status: p.text("status")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
+    p.finish()?;
+    let (permit, heartbeat) = (api.event_stream_permit()?, api.admin.heartbeat);
+    let changes = api.admin.events.subscribe();
+    let subscription = Subscription { api, filter, changes, greeted: false, _permit: permit };
+    let events = stream::unfold(subscription, |mut subscription| async {
+        let event = subscription.next().await?;
+        Some((Ok(event), subscription))
     });
-    Ok(([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response())
+    // Only events restart the interval: a stream whose filter drops all changes still gets heartbeats.
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("heartbeat")))
 }
 
-struct Listener {
+struct Subscription {
     api: Arc<Api>,
-    wanted: Wanted,
+    filter: Filter,
     changes: Receiver<Arc<ChangeEvent>>,
     greeted: bool,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Listener {
-    /// What to say next; `None` when the receiver ends.
-    async fn next(&mut self) -> Option<String> {
+impl Subscription {
+    /// `None` when the receiver stops and all changes were sent.
+    async fn next(&mut self) -> Option<Event> {
         if !std::mem::replace(&mut self.greeted, true) {
-            return Some(": listening\n\n".to_owned());
+            // Sent at once: the client learns that it is subscribed.
+            return Some(Event::default().comment("subscribed"));
         }
-        let mut text = String::new();
-        // Counted from the last thing said: what is recorded and not wanted is no sign of life.
-        let silent_until = Instant::now() + self.api.admin.heartbeat;
-        let closing = self.api.admin.closing.clone();
-        while text.is_empty() {
-            tokio::select! {
-                () = closing.cancelled() => return None,
-                change = timeout_at(silent_until, self.changes.recv()) => match change {
-                    Err(_) => text += ": still here\n\n",
-                    Ok(Ok(change)) => self.tell(&change, &mut text),
-                    Ok(Err(RecvError::Lagged(missed))) => self.miss(missed, &mut text),
-                    Ok(Err(RecvError::Closed)) => return None,
-                },
+        loop {
+            let change = tokio::select! {
+                biased;
+                change = self.changes.recv() => change,
+                () = self.api.admin.closing.cancelled() => return None,
+            };
+            match change {
+                Ok(change) if self.filter.matches(&change) => {
+                    let data = serde_json::to_string(&*change).unwrap_or_default();
+                    return Some(Event::default().event("recorded").data(data));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    self.api.admin.metrics.events_missed(missed);
+                    return Some(Event::default().event("missed").data(format!("{{\"missed\":{missed}}}")));
+                }
+                Err(RecvError::Closed) => return None,
             }
         }
-        // What else is there already.
-        while text.len() < AT_ONCE {
-            match self.changes.try_recv() {
-                Ok(change) => self.tell(&change, &mut text),
-                Err(TryRecvError::Lagged(missed)) => self.miss(missed, &mut text),
-                Err(_) => break,
-            }
-        }
-        Some(text)
-    }
-
-    fn tell(&self, change: &ChangeEvent, text: &mut String) {
-        if self.wanted.is(change) {
-            let data = serde_json::to_string(change).unwrap_or_default();
-            let _ = write!(text, "event: recorded\ndata: {data}\n\n");
-        }
-    }
-
-    fn miss(&self, missed: u64, text: &mut String) {
-        self.api.admin.metrics.events_missed(missed);
-        let _ = write!(text, "event: missed\ndata: {{\"missed\":{missed}}}\n\n");
     }
 }

@@ -1,7 +1,7 @@
-//! `/api/v1/export/…`: a whole list, as JSON Lines or CSV.
+//! `/api/v1/export/…`: a whole list as JSON Lines or CSV.
 //!
-//! It is read page by page, as fast as the client reads it: one page is in memory, however long the list is, and between
-//! pages no connection and no transaction is held, however slowly it is read.
+//! An export reads page by page as the client reads the response. One page is in memory, and between pages no connection
+//! and no transaction is open.
 
 use std::sync::Arc;
 
@@ -12,118 +12,104 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
-use super::Api;
-use super::csv::{self, Record};
-use super::parameters::Parameters;
-use super::query::FromQuery;
+use super::csv;
+use super::query::{FromQuery, Parameters};
+use super::state::{Api, ApiState};
+use crate::db::queries::columns::Columns;
 use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::page::Position;
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{Choice, ListQuery, Page, Query, TimeRange, Unanswered};
-use crate::http::problem::Problem;
-use crate::http::responses::ApiProblems;
+use crate::db::queries::{Choice, ListQuery, Page, Query, QueryError, TimeRange};
+use crate::http::problem::{ApiProblems, Problem};
 
-/// How often an export asks again for a page when all connections are taken.
-const TRIES: u32 = 30;
+/// Attempts to read a page while all connections are busy.
+const ATTEMPTS: u32 = 30;
 
-/// How a list is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema)]
+/// The format of an export.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 enum Format {
-    /// JSON Lines: an object a line.
     #[default]
     Jsonl,
-    /// CSV, with the columns' names first. A text that a spreadsheet would take for a formula has an apostrophe
-    /// before it.
     Csv,
 }
 
-impl Choice for Format {
-    const ALL: &'static [Self] = &[Self::Jsonl, Self::Csv];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-        }
-    }
-}
-
-/// All executions, newest first, with the same filters as the list
+/// Export all executions, newest first
 ///
-/// An answer that ends without its last chunk is not complete: PostgreSQL went away meanwhile.
+/// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/executions", tag = "Live and whole",
+    get, path = "/api/v1/export/executions", tag = "Events and exports",
     params(
-        ("format" = inline(Option<Format>), Query, description = "JSON Lines unless said."),
+        ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         executions::Filter, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
         ApiProblems,
     )
 )]
-pub(super) async fn executions(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<Executions, _>(api, &uri, "executions").await
 }
 
-/// All results, the newest executions' first, with the same filters as the list
+/// Export all results, newest executions first
 ///
-/// An answer that ends without its last chunk is not complete: PostgreSQL went away meanwhile.
+/// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/results", tag = "Live and whole",
+    get, path = "/api/v1/export/results", tag = "Events and exports",
     params(
-        ("format" = inline(Option<Format>), Query, description = "JSON Lines unless said."),
+        ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         results::Filter, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each, like the items of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
         ApiProblems,
     )
 )]
-pub(super) async fn results(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<ResultsQuery, _>(api, &uri, "results").await
 }
 
 async fn export<L, T>(api: Arc<Api>, uri: &Uri, name: &str) -> Result<Response, Problem>
 where
     L: FromQuery + ListQuery + Query<Answer = Page<T>> + Send + 'static,
-    T: Record + Serialize,
+    T: Columns + Serialize,
 {
-    let mut parameters = Parameters::of_whole(uri);
+    let mut parameters = Parameters::of_export(uri);
     let format = parameters.choice("format")?.unwrap_or_default();
-    let list = L::read(&mut parameters)?;
-    parameters.end()?;
-    let place = api.exports.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::TooMany { what: "exports" })?;
-    let mut export = Export { api, list, format, first: true, ended: false, _place: place };
-    // What goes wrong at once can still be said.
-    let begun = export.next().await?;
+    let list = L::from_query(&mut parameters)?;
+    parameters.finish()?;
+    let permit = api.export_permit()?;
+    let mut export = Export { api, list, format, first: true, ended: false, _permit: permit };
+    // An error of the first page can still become a problem response.
+    let first = export.next().await?;
     let rest = stream::unfold(export, |mut export| async {
         match export.next().await {
             Ok(text) => text.map(|text| (Ok(Bytes::from(text)), export)),
-            Err(why) => {
-                tracing::warn!("an export ends before its end: {why}");
+            Err(error) => {
+                tracing::warn!(%error, "an export is incomplete");
                 export.ended = true;
-                Some((Err(why), export))
+                Some((Err(error), export))
             }
         }
     });
-    let body = stream::StreamExt::chain(stream::iter(begun.map(|text| Ok(Bytes::from(text)))), rest);
-    let kind = match format {
+    let body = stream::StreamExt::chain(stream::iter(first.map(|text| Ok(Bytes::from(text)))), rest);
+    let content_type = match format {
         Format::Jsonl => "application/jsonl",
         Format::Csv => "text/csv; charset=utf-8; header=present",
     };
     let file = format!("attachment; filename=\"{name}.{}\"", format.as_str());
-    let mut answer = Body::from_stream(body).into_response();
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let mut response = Body::from_stream(body).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Ok(file) = HeaderValue::from_str(&file) {
-        answer.headers_mut().insert(header::CONTENT_DISPOSITION, file);
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, file);
     }
-    Ok(answer)
+    Ok(response)
 }
 
 struct Export<L> {
@@ -132,16 +118,16 @@ struct Export<L> {
     format: Format,
     first: bool,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<L, T> Export<L>
 where
     L: ListQuery + Query<Answer = Page<T>>,
-    T: Record + Serialize,
+    T: Columns + Serialize,
 {
-    /// The lines of the next page that has any; `None` behind the last.
-    async fn next(&mut self) -> Result<Option<String>, Unanswered> {
+    /// The lines of the next page that has items; `None` after the last one.
+    async fn next(&mut self) -> Result<Option<String>, QueryError> {
         let mut text = String::new();
         while text.is_empty() && !self.ended {
             let Page { items, next } = self.page().await?;
@@ -158,22 +144,22 @@ where
             self.ended = after.is_none();
             self.list.page().after = after;
         }
-        // Only now: whether PostgreSQL can be asked is known before the first line is sent.
+        // After the first page is read: an empty list has a header, a failed query has none.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
-            text.insert_str(0, &format!("{}\r\n", T::COLUMNS));
+            text.insert_str(0, &format!("{}\r\n", T::COLUMNS.join(",")));
         }
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
-    /// Tries again when others have all connections, and with fewer rows when the answer took too long.
-    async fn page(&mut self) -> Result<Page<T>, Unanswered> {
-        for _ in 0..TRIES {
-            match self.api.ask(&self.list).await {
-                Err(Unanswered::Busy) => {}
-                Err(Unanswered::Slow) if self.list.page().limit > 1 => self.list.page().limit /= 2,
-                answered => return answered,
+    /// Retries while all connections are busy, and with half of the rows after a time-out.
+    async fn page(&mut self) -> Result<Page<T>, QueryError> {
+        for _ in 0..ATTEMPTS {
+            match self.api.run(&self.list).await {
+                Err(QueryError::Busy) => {}
+                Err(QueryError::TimedOut) if self.list.page().limit > 1 => self.list.page().limit /= 2,
+                result => return result,
             }
         }
-        Err(Unanswered::Busy)
+        Err(QueryError::Busy)
     }
 }

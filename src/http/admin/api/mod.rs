@@ -1,151 +1,113 @@
-//! What is recorded, as JSON for operators and their tools: `/api/v1` on the admin port, described by
-//! `/openapi.json` and shown by `/docs`.
+//! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
 //!
-//! What is asked stands in [`query`], what PostgreSQL is asked in [`crate::db::queries`]. Within `v1` things are added,
-//! never renamed or removed.
+//! One file for each resource: its parameters, handlers and documentation; its SQL is in [`crate::db::queries`]. Within
+//! `v1`, fields and paths are added, never renamed or removed.
 
+mod bulks;
+mod conflicts;
 mod csv;
 mod docs;
 mod events;
+mod executions;
 mod export;
-mod handlers;
+mod failures;
 mod openapi;
-mod parameters;
+mod overview;
+mod quarantine;
 mod query;
+mod results;
+mod state;
+mod workflows;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Uri, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
 
-use self::parameters::Parameters;
-use self::query::FromQuery;
-use super::{AdminState, auth};
-use crate::db::queries::pool::WAIT;
-use crate::db::queries::{Query, Unanswered};
+use self::state::Api;
+use super::auth;
+use super::state::AdminState;
+use crate::db::queries::QueryError;
+use crate::db::queries::pool::MAX_WAIT;
 use crate::http::problem::Problem;
 
-/// How many may follow what happens at once. The admin port has more connections than these and the exports:
-/// whatever they do, health and metrics are answered.
-const LISTENERS: usize = 16;
-/// How many exports may be under way at once.
-const EXPORTS: usize = 4;
+/// Responses up to this many bytes do not count as large.
+const SMALL_RESPONSE: u64 = 1 << 20;
 
-/// How many answers may be in memory, beside one for each connection to PostgreSQL.
-const MORE_ANSWERS: usize = 2;
-/// Answers up to this many bytes do not count once they are made.
-const SMALL_ANSWER: u64 = 1 << 20;
-
-/// What the routes share.
-struct Api {
-    admin: AdminState,
-    answers: Arc<Semaphore>,
-    listeners: Arc<Semaphore>,
-    exports: Arc<Semaphore>,
-}
-
-/// The routes.
 pub(super) fn routes(admin: AdminState) -> Router {
-    let credentials = admin.credentials.clone();
-    let openapi = openapi::document(admin.webhook_port);
-    let answers = admin.pool.connections() + MORE_ANSWERS;
-    let [answers, listeners, exports] =
-        [answers, LISTENERS, EXPORTS].map(|places| Arc::new(Semaphore::new(places)));
-    let api = Arc::new(Api { admin, answers, listeners, exports });
-    Router::new()
-        .route("/api/v1/overview", get(handlers::overview))
-        .route("/api/v1/workflows", get(handlers::workflows))
-        .route("/api/v1/executions", get(handlers::executions))
-        .route("/api/v1/executions/{execution_id}", get(handlers::execution))
-        .route("/api/v1/results", get(handlers::results))
-        .route("/api/v1/bulks", get(handlers::bulks))
-        .route("/api/v1/bulks/{bulk_id}", get(handlers::bulk))
-        .route("/api/v1/failures", get(handlers::failures))
-        .route("/api/v1/conflicts", get(handlers::conflicts))
-        .route("/api/v1/conflicts/{conflict_id}", get(handlers::conflict))
-        .route("/api/v1/quarantine", get(handlers::quarantine))
-        .route("/api/v1/quarantine/{quarantine_id}", get(handlers::quarantined))
-        .layer(middleware::from_fn_with_state(api.clone(), bound))
-        .route("/api/v1/events", get(events::events))
-        .route("/api/v1/export/executions", get(export::executions))
-        .route("/api/v1/export/results", get(export::results))
+    let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
+    let api = Api::new(admin);
+    let lists = documented([
+        routes!(overview::overview),
+        routes!(workflows::workflows),
+        routes!(executions::executions),
+        routes!(executions::execution),
+        routes!(results::results),
+        routes!(failures::failures),
+        routes!(bulks::bulks),
+        routes!(bulks::bulk),
+        routes!(conflicts::conflicts),
+        routes!(conflicts::conflict),
+        routes!(quarantine::quarantine),
+        routes!(quarantine::quarantined),
+    ]);
+    let streams =
+        documented([routes!(events::events), routes!(export::executions), routes!(export::results)]);
+    let (v1, document) = lists
+        .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))
+        .merge(streams)
         .layer(middleware::from_fn_with_state(api.clone(), count))
-        .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi)))
+        .split_for_parts();
+    let document = openapi::document(document, webhook_port);
+    v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
         .merge(docs::routes())
         .layer(middleware::map_response(no_store))
         .layer(middleware::from_fn_with_state(credentials, auth::reject_foreign_host))
         .with_state(api)
 }
 
-async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let answer = next.run(request).await;
-    api.admin.metrics.api_answered(answer.status().as_u16());
-    answer
+/// A router of `routes!`: each route carries its documentation. Register all of `/api/v1` here.
+fn documented<const N: usize>(routes: [UtoipaMethodRouter<Arc<Api>>; N]) -> OpenApiRouter<Arc<Api>> {
+    routes.into_iter().fold(OpenApiRouter::new(), OpenApiRouter::routes)
 }
 
-/// Bounds the number of large answers in memory: one counts until it is sent.
-async fn bound(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let place = timeout(WAIT, api.answers.clone().acquire_owned()).await;
-    let Some(place) = place.ok().and_then(Result::ok) else {
-        return Problem::from(Unanswered::Busy).into_response();
+async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    api.admin.metrics.api_answered(response.status().as_u16());
+    response
+}
+
+/// Limits the number of responses in memory. A large one counts until it is sent, a small one until it is made.
+async fn limit_large_responses(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let permit = timeout(MAX_WAIT, api.responses.clone().acquire_owned()).await;
+    let Some(permit) = permit.ok().and_then(Result::ok) else {
+        return Problem::from(QueryError::Busy).into_response();
     };
-    let answer = next.run(request).await;
-    if answer.body().size_hint().upper().is_some_and(|size| size <= SMALL_ANSWER) {
-        return answer;
+    let response = next.run(request).await;
+    if response.body().size_hint().upper().is_some_and(|size| size <= SMALL_RESPONSE) {
+        return response;
     }
-    answer.map(|body| {
+    response.map(|body| {
         Body::new(body.map_frame(move |frame| {
-            let _held = &place;
+            let _held = &permit;
             frame
         }))
     })
 }
 
-/// What is recorded is for nobody's cache, and nothing in it is what it is not said to be.
-async fn no_store(mut answer: Response) -> Response {
-    let headers = answer.headers_mut();
+/// Adds `Cache-Control: no-store` and `X-Content-Type-Options: nosniff`.
+async fn no_store(mut response: Response) -> Response {
+    let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
-}
-
-impl Api {
-    /// Puts a question to PostgreSQL.
-    async fn ask<Q: Query>(&self, question: &Q) -> Result<Q::Answer, Unanswered> {
-        let asked = Instant::now();
-        let answer = self.admin.pool.ask(question).await;
-        self.admin.metrics.api_read(asked.elapsed());
-        answer
-    }
-
-    /// Answers what a URL asks.
-    async fn answer<Q: FromQuery>(&self, uri: &Uri) -> Result<Json<Q::Answer>, Problem> {
-        let question = read::<Q>(uri)?;
-        Ok(Json(self.ask(&question).await?))
-    }
-
-    /// Answers with the one thing that is asked for.
-    async fn one<T, Q>(&self, uri: &Uri, question: Q, what: &'static str) -> Result<Json<T>, Problem>
-    where
-        Q: Query<Answer = Option<T>>,
-    {
-        Parameters::of(uri).end()?;
-        self.ask(&question).await?.map(Json).ok_or(Problem::NotRecorded { what })
-    }
-}
-
-/// What a URL asks.
-fn read<Q: FromQuery>(uri: &Uri) -> Result<Q, Problem> {
-    let mut parameters = Parameters::of(uri);
-    let question = Q::read(&mut parameters)?;
-    parameters.end()?;
-    Ok(question)
+    response
 }

@@ -1,28 +1,21 @@
-//! `/openapi.json`: both ports, described for tools.
+//! The OpenAPI document of both ports.
 
 use bytes::Bytes;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Document, ServerBuilder};
 
-use super::{events, export, handlers};
-use crate::http::webhook::handler;
-use crate::http::{WEBHOOK_PATH, problem};
+use crate::http::problem;
+use crate::http::webhook::{WEBHOOK_PATH, handler};
 use crate::recorder::events::ChangeEvent;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "workflow-receiver",
-        description = "What is recorded of workflow executions, for operators, and the door that their webhooks come \
-                       in by. Lists come newest first; `next` of a page is the `cursor` of the one behind it, and \
-                       nothing that was there at the first page comes twice or is left out."
-    ),
-    paths(
-        handlers::overview, handlers::workflows, handlers::executions, handlers::execution, handlers::results,
-        handlers::failures, handlers::bulks, handlers::bulk, handlers::conflicts, handlers::conflict,
-        handlers::quarantine, handlers::quarantined, events::events, export::executions, export::results,
-        handler::handle
+        description = "Read access to recorded workflow executions (admin port), and the endpoint for their webhooks \
+                       (public port). Lists are newest first. The `next` of a page is the `cursor` of the following \
+                       page. Paging is stable: no item of the first page's time is skipped or repeated."
     ),
     components(schemas(problem::Body, ChangeEvent)),
     security(("token" = []), ("password" = [])),
@@ -30,45 +23,47 @@ use crate::recorder::events::ChangeEvent;
 )]
 struct Description;
 
-/// The document. `webhook_port` is where the public port listens.
-pub(super) fn document(webhook_port: u16) -> Bytes {
+#[derive(OpenApi)]
+#[openapi(paths(handler::handle))]
+struct WebhookPort;
+
+/// Adds to the document of the `api` routes what they do not know. `webhook_port` is the TCP port of `http.listen`.
+pub(super) fn document(api: Document, webhook_port: u16) -> Bytes {
     let mut document = Description::openapi();
     document.info.license = None;
-    schemes(&mut document);
-    let url = format!("http://localhost:{webhook_port}");
-    let public = ServerBuilder::new()
-        .url(url)
-        .description(Some("The public port (http.listen), or a proxy before it"));
-    if let Some(door) = document.paths.paths.get_mut(WEBHOOK_PATH) {
-        door.servers = Some(vec![public.build()]);
+    document.merge(api);
+    document.merge(WebhookPort::openapi());
+    add_security_schemes(&mut document);
+    let server = ServerBuilder::new()
+        .url(format!("http://localhost:{webhook_port}"))
+        .description(Some("The public port (http.listen), or a proxy in front of it"));
+    if let Some(webhook) = document.paths.paths.get_mut(WEBHOOK_PATH) {
+        webhook.servers = Some(vec![server.build()]);
     }
-    document.to_json().expect("what is derived can be written").into()
+    document.to_json().expect("the document is serializable").into()
 }
 
-fn schemes(document: &mut Document) {
+fn add_security_schemes(document: &mut Document) {
     let http = |scheme, description| {
         SecurityScheme::Http(HttpBuilder::new().scheme(scheme).description(Some(description)).build())
     };
     let key = ApiKeyValue::with_description::<&str>;
-    let token = http(HttpAuthScheme::Bearer, "admin.token, where it is set");
-    let password =
-        http(HttpAuthScheme::Basic, "admin.token as the password, with any name: as browsers ask for it");
-    let signature = SecurityScheme::ApiKey(ApiKey::Header(key(
-        "X-Webhook-Signature",
-        "sha256= and the HMAC-SHA256 of X-Webhook-Timestamp, a dot, and the body (auth.webhook_secrets)",
-    )));
-    let secret = SecurityScheme::ApiKey(ApiKey::Header(key(
-        "X-Webhook-Secret",
-        "The secret itself (auth.secret_header)",
-    )));
-    let url_token = SecurityScheme::ApiKey(ApiKey::Query(key(
-        "token",
-        "Or behind the path, after a slash (auth.url_tokens)",
-    )));
+    let header = |name, description| SecurityScheme::ApiKey(ApiKey::Header(key(name, description)));
     let components = document.components.get_or_insert_default();
-    components.add_security_scheme("token", token);
-    components.add_security_scheme("password", password);
-    components.add_security_scheme("signature", signature);
-    components.add_security_scheme("secret", secret);
-    components.add_security_scheme("url_token", url_token);
+    components.add_security_scheme("token", http(HttpAuthScheme::Bearer, "admin.token, if it is set"));
+    components.add_security_scheme(
+        "password",
+        http(HttpAuthScheme::Basic, "admin.token as the password, with any user name (for browsers)"),
+    );
+    components.add_security_scheme(
+        "signature",
+        header(
+            "X-Webhook-Signature",
+            "sha256= and the hex HMAC-SHA256 of X-Webhook-Timestamp, a dot and the body (auth.webhook_secrets)",
+        ),
+    );
+    components
+        .add_security_scheme("secret", header("X-Webhook-Secret", "The secret itself (auth.secret_header)"));
+    let url_token = key("token", "A token, also accepted after the path and a slash (auth.url_tokens)");
+    components.add_security_scheme("url_token", SecurityScheme::ApiKey(ApiKey::Query(url_token)));
 }

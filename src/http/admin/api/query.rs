@@ -1,93 +1,157 @@
-//! From the parameters of a URL to a question.
+//! Parses the query of a URL. Unknown and repeated parameters are errors: a misspelt filter would return other rows.
 
-use time::OffsetDateTime;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::Uri;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+use utoipa::IntoParams;
 
-use super::parameters::Parameters;
-use crate::db::queries::bulks::Bulks;
-use crate::db::queries::conflicts::{self, Conflicts};
-use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::failures::{self, FailureQuery};
-use crate::db::queries::overview::OverviewQuery;
-use crate::db::queries::page::List;
-use crate::db::queries::quarantine::Quarantine;
-use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::workflows::{self, Workflows};
-use crate::db::queries::{Query, page};
+use crate::db::queries::page::{List, MAX_LIMIT, Position};
+use crate::db::queries::results::EXPORT_LIMIT;
+use crate::db::queries::{Choice, PageRequest, Query, TimeRange};
+use crate::execution::identifier;
 use crate::http::problem::Problem;
 
-/// A question that a URL can ask.
+/// A query whose parameters come from a URL.
 pub(super) trait FromQuery: Query + Sized {
-    /// Takes what it needs from the parameters.
-    fn read(parameters: &mut Parameters) -> Result<Self, Problem>;
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem>;
 }
 
-impl FromQuery for Executions {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = executions::Filter {
-            status: p.text("status")?,
-            workflow: p.text("workflow")?,
-            bulk: p.text("bulk")?,
-            cause: p.text("cause")?,
+/// Parses all parameters of `uri`.
+pub(super) fn parse<Q: FromQuery>(uri: &Uri) -> Result<Q, Problem> {
+    let mut parameters = Parameters::of(uri);
+    let query = Q::from_query(&mut parameters)?;
+    parameters.finish()?;
+    Ok(query)
+}
+
+// Documents `Parameters::page`.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "for the OpenAPI document only")]
+pub(super) struct Paging {
+    /// Maximum number of items.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
+    limit: Option<i64>,
+    /// The `next` of the previous page. Keep the other parameters unchanged.
+    #[param(min_length = 1, pattern = "^[A-Za-z0-9_-]+$")]
+    cursor: Option<String>,
+}
+
+/// The parameters of a request, removed one by one.
+pub(super) struct Parameters {
+    given: Vec<(String, String)>,
+    known: Vec<&'static str>,
+    /// The request exports a whole list: it has no `limit` and `cursor`.
+    export: bool,
+}
+
+fn invalid<T>(name: &'static str, allowed: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Parameter { name: Some(name), allowed: allowed.into() })
+}
+
+impl Parameters {
+    pub(super) fn of(uri: &Uri) -> Self {
+        let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        Self { given: given.into_owned().collect(), known: Vec::new(), export: false }
+    }
+
+    pub(super) fn of_export(uri: &Uri) -> Self {
+        Self { export: true, ..Self::of(uri) }
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+        self.known.push(name);
+        let mut values = self.given.extract_if(.., |(given, _)| given == name);
+        let value = values.next().map(|(_, value)| value);
+        if values.next().is_some() { invalid(name, "must be given once") } else { Ok(value) }
+    }
+
+    /// Takes `name` and parses it with `from`; `allowed` describes the valid values.
+    fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        from: impl FnOnce(&str) -> Option<T>,
+        allowed: impl FnOnce() -> String,
+    ) -> Result<Option<T>, Problem> {
+        let Some(value) = self.take(name)? else { return Ok(None) };
+        from(&value).map_or_else(|| invalid(name, allowed()), |value| Ok(Some(value)))
+    }
+
+    /// An identifier, a status or a part of a cause.
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+        let text = |value: &str| identifier::is_valid(value).then(|| value.to_owned());
+        let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_CHARS);
+        self.parsed(name, text, allowed)
+    }
+
+    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
+        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
+        let time =
+            |value: &str| OffsetDateTime::parse(value, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC);
+        let allowed = "must be a time like 2026-03-02T10:00:00Z (RFC 3339; encode + as %2B)";
+        self.parsed(name, time, || allowed.to_owned())
+    }
+
+    /// A number from 1 to `max`.
+    pub(super) fn number(&mut self, name: &'static str, default: i64, max: i64) -> Result<i64, Problem> {
+        let number = |value: &str| value.parse().ok().filter(|number| (1..=max).contains(number));
+        let allowed = || format!("must be a whole number from 1 to {max}");
+        Ok(self.parsed(name, number, allowed)?.unwrap_or(default))
+    }
+
+    pub(super) fn choice<C: Choice>(&mut self, name: &'static str) -> Result<Option<C>, Problem> {
+        let choice = |value: &str| C::ALL.iter().find(|choice| choice.as_str() == value).copied();
+        let allowed = || {
+            let names: Vec<_> = C::ALL.iter().map(|choice| choice.as_str()).collect();
+            format!("must be one of {}", names.join(", "))
         };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Executions)? })
+        self.parsed(name, choice, allowed)
     }
-}
 
-impl FromQuery for ResultsQuery {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = results::Filter {
-            execution: p.text("execution")?,
-            workflow: p.text("workflow")?,
-            bulk: p.text("bulk")?,
+    pub(super) fn period(&mut self) -> Result<TimeRange, Problem> {
+        Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
+    }
+
+    pub(super) fn page(&mut self, list: List) -> Result<PageRequest, Problem> {
+        if self.export {
+            let limit = if list == List::Results { EXPORT_LIMIT } else { MAX_LIMIT };
+            return Ok(PageRequest { limit, after: None });
+        }
+        let limit = self.number("limit", PageRequest::default().limit, MAX_LIMIT)?;
+        let after = self.parsed(
+            "cursor",
+            |cursor| Position::of_cursor(cursor, list),
+            || "must be the unchanged `next` of a page of this list".to_owned(),
+        )?;
+        Ok(PageRequest { limit, after })
+    }
+
+    /// # Errors
+    /// [`Problem::Parameter`] if there are parameters that were not taken.
+    pub(super) fn finish(self) -> Result<(), Problem> {
+        if self.given.is_empty() {
+            return Ok(());
+        }
+        let allowed = if self.known.is_empty() {
+            "This path has no parameters".to_owned()
+        } else {
+            format!("Unknown parameter. The parameters are: {}", self.known.join(", "))
         };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Results)? })
+        Err(Problem::Parameter { name: None, allowed })
     }
 }
 
-impl FromQuery for Bulks {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page(List::Bulks)? })
-    }
+pub(super) type PathId<T> = Result<Path<T>, PathRejection>;
+
+/// The identifier in a path. One that cannot exist is [`Problem::NotRecorded`].
+pub(super) fn path_identifier(id: PathId<String>, kind: &'static str) -> Result<String, Problem> {
+    let id = id.ok().map(|Path(id)| id).filter(|id| !id.contains('\0'));
+    id.ok_or(Problem::NotRecorded { kind })
 }
 
-impl FromQuery for Conflicts {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = conflicts::Filter { execution: p.text("execution")? };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Conflicts)? })
-    }
-}
-
-impl FromQuery for Quarantine {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { period: p.period()?, page: p.page(List::Quarantine)? })
-    }
-}
-
-impl FromQuery for FailureQuery {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self {
-            by: p.choice("by")?.unwrap_or_default(),
-            filter: failures::Filter { workflow: p.text("workflow")?, bulk: p.text("bulk")? },
-            period: p.period()?,
-            limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
-        })
-    }
-}
-
-impl FromQuery for Workflows {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self {
-            days: p.number("days", workflows::DEFAULT_DAYS, workflows::MAX_DAYS)?,
-            order: p.choice("order")?.unwrap_or_default(),
-            limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
-        })
-    }
-}
-
-impl FromQuery for OverviewQuery {
-    fn read(p: &mut Parameters) -> Result<Self, Problem> {
-        let by = p.choice("by")?.unwrap_or_default();
-        let period = p.period()?;
-        Ok(Self::new(by, period, p.text("workflow")?, OffsetDateTime::now_utc()))
-    }
+/// The number in a path.
+pub(super) fn path_number(id: PathId<i64>, name: &'static str) -> Result<i64, Problem> {
+    id.map_or_else(|_| invalid(name, "must be a whole number"), |Path(id)| Ok(id))
 }

@@ -1,6 +1,6 @@
 "use strict";
-// Shows openapi.json: each address with its parameters, a line for curl, and a button that asks. What comes from the
-// document or an answer is only ever put in as text.
+// Shows openapi.json: each path with its parameters, a curl command, and a button that sends the request. Texts of the
+// document and of responses are only inserted as text, never as HTML.
 
 const add = (parent, tag, text = "", attributes = {}) => {
   const element = parent.appendChild(document.createElement(tag));
@@ -9,7 +9,7 @@ const add = (parent, tag, text = "", attributes = {}) => {
   return element;
 };
 
-// A schema, with what it refers to: a $ref, or one of several of which null is another.
+// Follows a $ref, or takes the choice that is not null.
 const resolved = (api, schema = {}) => {
   if (schema.$ref) return resolved(api, schema.$ref.split("/").slice(1).reduce((at, key) => at[key], api));
   const choices = schema.oneOf ?? schema.anyOf;
@@ -82,7 +82,7 @@ function showOperation(api, parent, path, method, operation, server) {
   const [success] = Object.entries(operation.responses).filter(([status]) => status.startsWith("2"));
   const content = success?.[1].content ?? {};
   if (!server && content["application/json"]) {
-    add(form, "button", "Ask", { type: "submit" });
+    add(form, "button", "Send", { type: "submit" });
     const answer = add(details, "pre", "", { hidden: "" });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
@@ -92,7 +92,7 @@ function showOperation(api, parent, path, method, operation, server) {
         const response = await fetch(address().slice(1), { headers: { accept: "application/json" } });
         const text = await response.text();
         let shown = text;
-        try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* as it is */ }
+        try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON */ }
         answer.textContent = `${response.status} ${response.statusText}\n\n${shown}`;
       } catch (error) {
         answer.textContent = String(error);

@@ -1,0 +1,104 @@
+-- Bodies that cannot be recorded as an execution.
+
+CREATE TABLE quarantine (
+    quarantine_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reason            text        NOT NULL,
+    body              bytea       NOT NULL,
+    body_sha256       bytea       NOT NULL CONSTRAINT quarantine_once_by_content UNIQUE,
+    authenticated_by  text COLLATE "C",
+    acknowledged      boolean     NOT NULL DEFAULT true,
+    intact            boolean     NOT NULL DEFAULT true,
+    deliveries        integer     NOT NULL CHECK (deliveries > 0),
+    first_received_at timestamptz NOT NULL,
+    last_received_at  timestamptz NOT NULL,
+    recorded_at       timestamptz NOT NULL DEFAULT now()
+);
+
+COMMENT ON TABLE quarantine IS
+    'Bodies that cannot be recorded as an execution: the exact bytes and the reason. One row per body.';
+COMMENT ON COLUMN quarantine.quarantine_id IS
+    'Number of the entry, in the order of recording.';
+COMMENT ON COLUMN quarantine.reason IS
+    'Why the body is not an execution, or why PostgreSQL rejected it.';
+COMMENT ON COLUMN quarantine.body IS
+    'Exact bytes of the body. convert_from(body, ''UTF8'') shows them as text.';
+COMMENT ON COLUMN quarantine.body_sha256 IS
+    'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
+COMMENT ON COLUMN quarantine.authenticated_by IS
+    'How the first delivery of this body was authenticated: signature, secret_header, url_token or none; null if unknown.';
+COMMENT ON COLUMN quarantine.acknowledged IS
+    'Whether a delivery of this body was answered 200. Such entries ignore quarantine.max_rows, quarantine.max_bytes and retention.quarantine.';
+COMMENT ON COLUMN quarantine.intact IS
+    'Whether the body is as received; false if it was damaged in the spool. Check a damaged body before you retry it.';
+COMMENT ON COLUMN quarantine.deliveries IS
+    'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
+COMMENT ON COLUMN quarantine.first_received_at IS
+    'When this body was first received, by the receiver''s clock.';
+COMMENT ON COLUMN quarantine.last_received_at IS
+    'When this body was last received, by the receiver''s clock.';
+COMMENT ON COLUMN quarantine.recorded_at IS
+    'When this body was last recorded, by PostgreSQL''s clock. retention.quarantine counts from the later of last_received_at and recorded_at.';
+
+-- Latest entries, and retention.
+CREATE INDEX quarantine_first_received_at ON quarantine (first_received_at);
+
+-- The size of the quarantine is counted when it changes: the check of the limits costs the same for any size.
+CREATE TABLE quarantine_usage (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    bodies   bigint NOT NULL,
+    bytes    bigint NOT NULL
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE quarantine_usage IS
+    'One row: the number and size of quarantined bodies that were answered 422. Triggers on quarantine update it.';
+COMMENT ON COLUMN quarantine_usage.only_row IS
+    'Always true: limits the table to one row.';
+COMMENT ON COLUMN quarantine_usage.bodies IS
+    'Number of these bodies. At most quarantine.max_rows.';
+COMMENT ON COLUMN quarantine_usage.bytes IS
+    'Total size of these bodies in bytes. At most quarantine.max_bytes.';
+
+INSERT INTO quarantine_usage (bodies, bytes) VALUES (0, 0);
+
+-- With triggers, the count is also right after rows are deleted by hand. The row of quarantine_usage is locked last,
+-- after the rows of quarantine, so it cannot cause a deadlock.
+CREATE FUNCTION count_quarantine() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    rows_added bigint := 0;
+    bytes_added bigint := 0;
+    counted record;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE quarantine_usage SET bodies = 0, bytes = 0;
+        RETURN NULL;
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        SELECT count(*) AS rows, coalesce(sum(octet_length(body)), 0) AS bytes INTO counted
+        FROM new_rows WHERE NOT acknowledged;
+        rows_added := counted.rows;
+        bytes_added := counted.bytes;
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
+        SELECT count(*) AS rows, coalesce(sum(octet_length(body)), 0) AS bytes INTO counted
+        FROM old_rows WHERE NOT acknowledged;
+        rows_added := rows_added - counted.rows;
+        bytes_added := bytes_added - counted.bytes;
+    END IF;
+    IF rows_added <> 0 OR bytes_added <> 0 THEN
+        UPDATE quarantine_usage SET bodies = bodies + rows_added, bytes = bytes + bytes_added;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION count_quarantine() IS
+    'Updates quarantine_usage. A role that writes to quarantine needs UPDATE on quarantine_usage.';
+
+CREATE TRIGGER count_inserted AFTER INSERT ON quarantine
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION count_quarantine();
+CREATE TRIGGER count_updated AFTER UPDATE ON quarantine
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION count_quarantine();
+CREATE TRIGGER count_deleted AFTER DELETE ON quarantine
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION count_quarantine();
+CREATE TRIGGER count_truncated AFTER TRUNCATE ON quarantine
+    FOR EACH STATEMENT EXECUTE FUNCTION count_quarantine();

@@ -1,0 +1,282 @@
+//! Loads the settings.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use config::builder::DefaultState;
+use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
+
+use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_reason};
+use super::secrets::{Sources, read_file, read_list, read_one};
+use super::{DEFAULTS, Settings};
+
+impl Settings {
+    /// Reads the defaults, then `file`, then the environment, and checks the result.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for a file that cannot be read, an unknown key, or an invalid value.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        reject_misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
+    }
+
+    /// The defaults, without a file and without the environment.
+    ///
+    /// # Panics
+    /// If a value of `config/default.toml` is invalid: a bug.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let empty = Environment::default().source(Some(std::collections::HashMap::default()));
+        Self::layered(None, empty, None).expect("the defaults are valid")
+    }
+
+    fn layered(
+        file: Option<&Path>,
+        environment: Environment,
+        database_url: Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = file {
+            layers = layers.add_source(File::from_str(&read_toml(path)?, FileFormat::Toml));
+        }
+        let layers = layers
+            .add_source(
+                environment.prefix("RECEIVER").prefix_separator("__").separator("__").ignore_empty(true),
+            )
+            .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
+            .and_then(ConfigBuilder::<DefaultState>::build)
+            .map_err(|error| unreadable(error, file))?;
+        let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
+        settings.read_files(file)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Reads all settings again, from the same file and environment.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub(crate) fn load_again(&self) -> Result<Self, SettingsError> {
+        Self::load(self.sources.config.as_deref())
+    }
+
+    /// Reads the secrets that are in files of their own, as container engines provide them.
+    fn read_files(&mut self, config: Option<&Path>) -> Result<(), SettingsError> {
+        let Self { auth, admin, database, traces, sources, .. } = self;
+        let files =
+            [&auth.webhook_secrets_file, &auth.url_tokens_file, &admin.token_file, &database.url_file];
+        *sources = Sources::of(config, files.map(PathBuf::as_path));
+        read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
+        read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
+        read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
+        read_one("admin.token_file", &admin.token_file, &mut admin.token)?;
+        read_one("database.url_file", &database.url_file, &mut database.url)
+    }
+}
+
+/// Rejects variables that look like settings but have a single underscore: an overlooked secret would leave webhooks
+/// unauthenticated.
+fn reject_misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+    let sections = || DEFAULTS.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+    for name in names {
+        let rest = name.strip_prefix("RECEIVER_").filter(|rest| !rest.starts_with('_'));
+        let section = rest.and_then(|rest| rest.split('_').next());
+        if section.is_some_and(|section| sections().any(|known| known.eq_ignore_ascii_case(section))) {
+            let why = "use two underscores: RECEIVER__SECTION__KEY";
+            return not_allowed(&name, NOT_SHOWN, why);
+        }
+    }
+    Ok(())
+}
+
+/// The text of the file of `--config`.
+fn read_toml(file: &Path) -> Result<String, SettingsError> {
+    let unreadable = |why: &dyn Display| {
+        SettingsError::Unreadable(format!("{}: the file cannot be read: {why}", file.display()))
+    };
+    let bytes = read_file(file).map_err(|error| unreadable(&error))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8"))?;
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+/// A TOML syntax error. Without the line that the parser shows: it may contain a secret.
+fn unreadable(error: ConfigError, file: Option<&Path>) -> SettingsError {
+    SettingsError::Unreadable(match error {
+        ConfigError::FileParse { cause, .. } => {
+            let file = file.unwrap_or(Path::new("")).display();
+            let cause = cause.to_string();
+            let (place, why) = (cause.lines().next(), cause.lines().last());
+            format!("{file}: {}: {}", place.unwrap_or_default(), why.unwrap_or_default())
+        }
+        other => other.to_string(),
+    })
+}
+
+/// Adds the key and the value, which the library's errors often lack.
+fn explain(error: ConfigError, layers: &Config) -> SettingsError {
+    let (key, why) = match error {
+        ConfigError::Type { key: Some(key), expected, .. } => (key, format!("must be {expected}")),
+        ConfigError::At { key: Some(key), error, .. } => {
+            (key, error.to_string().replace("expected a duration", "must be a duration, like 10s"))
+        }
+        other => return SettingsError::Unreadable(other.to_string()),
+    };
+    if let Some(why) = secret_reason(&why) {
+        return SettingsError::Unreadable(format!("{key} {why}"));
+    }
+    match layers.get_string(&key) {
+        Ok(value) if key.contains('.') => SettingsError::NotAllowed { key, value, allowed: why },
+        Ok(_) => SettingsError::Unreadable(format!("{key}: must be a section, not a value")),
+        Err(_) => SettingsError::Unreadable(format!("{key}: {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Settings::layered(None, Environment::default().source(Some(variables)), None)
+    }
+
+    fn error(key: &str, value: &str) -> String {
+        with(&[(key, value)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_allowed_and_as_documented() {
+        let settings = with(&[]).unwrap();
+        assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
+        assert_eq!(settings.http.max_body_bytes, 16 << 20);
+        settings.require_auth_off_loopback().unwrap();
+        let exposed = with(&[("RECEIVER__HTTP__LISTEN", "0.0.0.0:8080")]).unwrap();
+        assert!(exposed.require_auth_off_loopback().is_err(), "nothing authenticates the senders");
+        assert!(!settings.retention.removes_something());
+    }
+
+    /// The defaults are the only source of defaults, so a field without a line is an error, as is a line without a field.
+    #[test]
+    fn every_setting_has_a_field_and_a_line_in_the_defaults() {
+        let load = |toml: &str| {
+            let source = File::from_str(toml, FileFormat::Toml);
+            Config::builder().add_source(source).build().unwrap().try_deserialize::<Settings>()
+        };
+        load(DEFAULTS).unwrap();
+        let mut section = String::new();
+        for line in DEFAULTS.lines() {
+            if line.starts_with('[') {
+                section = format!("\n{line}\n");
+                let unknown =
+                    load(&DEFAULTS.replace(&section, &format!("{section}unknown = 1\n"))).unwrap_err();
+                assert!(unknown.to_string().contains("unknown field `unknown`"), "{section}: {unknown}");
+            } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                let (before, after) = DEFAULTS.split_once(&section).unwrap();
+                let without = format!("{before}{section}{}", after.replacen(&format!("{line}\n"), "", 1));
+                let missing = load(&without).expect_err(key).to_string();
+                assert!(missing.contains("missing") && missing.contains(key), "{missing}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_defaults() {
+        let settings = with(&[
+            ("RECEIVER__HTTP__LISTEN", "127.0.0.1:1"),
+            ("RECEIVER__RECORDER__BATCH_ROWS", "7"),
+            ("RECEIVER__DATABASE__MIGRATE", "false"),
+            ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "2m"),
+            ("RECEIVER__RETENTION__PAYLOADS", "90d"),
+            ("RECEIVER__RETENTION__CONFLICTS", "forever"),
+        ])
+        .unwrap();
+        assert_eq!(settings.http.listen.port(), 1);
+        assert_eq!(settings.recorder.batch_rows, 7);
+        assert!(!settings.database.migrate);
+        assert_eq!(settings.shutdown.drain_timeout, Duration::from_mins(2));
+        assert_eq!(settings.retention.payloads, Some(Duration::from_hours(90 * 24)));
+        assert_eq!(settings.retention.conflicts, None);
+        settings.require_auth_off_loopback().unwrap();
+    }
+
+    #[test]
+    fn an_error_names_the_key_the_value_and_what_is_allowed() {
+        assert_eq!(
+            error("RECEIVER__HTTP__MAX_BODY_BYTES", "3"),
+            "http.max_body_bytes = 3: must be from 1024 to 268435456"
+        );
+        assert_eq!(
+            error("RECEIVER__HTTP__LISTEN", "nowhere"),
+            "http.listen = nowhere: must be an IP address and a port, like 127.0.0.1:8080"
+        );
+        assert_eq!(error("RECEIVER__LOG__FORMAT", "xml"), "log.format = xml: must be auto, pretty or json");
+        assert_eq!(error("RECEIVER__INTAKE__CAPACITY", "many"), "intake.capacity = many: must be an integer");
+        for (key, value, parts) in [
+            ("RECEIVER__HTTP__LISTENS", "x", ["http: unknown field `listens`", "`max_body_bytes`"]),
+            ("RECEIVER__HTPP__LISTEN", "x", ["unknown field `htpp`", "`http`"]),
+            ("RECEIVER__HTTP", "x", ["http", "must be a section, not a value"]),
+            (
+                "RECEIVER__SHUTDOWN__DRAIN_TIMEOUT",
+                "soon",
+                ["shutdown.drain_timeout = soon", "must be a duration, like 10s"],
+            ),
+            (
+                "RECEIVER__RETENTION__PAYLOADS",
+                "90",
+                ["retention.payloads = 90", "must be \"forever\" or a duration in days, like 90d"],
+            ),
+            ("RECEIVER__RETENTION__PAYLOADS", "90m", ["retention.payloads = 1h 30m: ", "from 1d to 100y"]),
+            ("RECEIVER__RETENTION__QUARANTINE", "900y", ["retention.quarantine = 900years: ", "to 100y"]),
+            (
+                "RECEIVER__RETENTION__EXECUTIONS",
+                "23h",
+                ["retention.executions = 23h: must be from 1d", "would be recorded as new"],
+            ),
+            ("RECEIVER__LOG__FILTER", "a=b=c", ["log.filter = \"a=b=c\"", "must be a level"]),
+        ] {
+            let text = error(key, value);
+            for part in parts {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_error_and_no_debug_output_shows_a_secret() {
+        let settings = with(&[("RECEIVER__DATABASE__URL", "postgres://u:hunter2@h/d")]).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        for url in ["postgres://u:hunter2@h:port/d", "mysql://u:hunter2@h/d", "hunter2"] {
+            let text = error("RECEIVER__DATABASE__URL", url);
+            assert!(text.contains("database.url") && !text.contains("hunter2"), "{text}");
+        }
+        let secrets = [
+            ("database", "url"),
+            ("admin", "token"),
+            ("auth", "webhook_secrets"),
+            ("auth", "url_tokens"),
+            ("traces", "otlp_headers"),
+        ];
+        for (section, key) in secrets {
+            for value in
+                ["{ hunter2 = 1 }", "[[\"hunter2\"]]", "[{ a = \"hunter2\" }]", "{ a = \"hunter2\" }"]
+            {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(&file, format!("[{section}]\n{key} = {value}\n")).unwrap();
+                let text = Settings::load(Some(file.path())).unwrap_err().to_string();
+                assert!(
+                    text.starts_with(&format!("{section}.{key} must be")) && !text.contains("hunter2"),
+                    "{text}"
+                );
+            }
+        }
+        let text = error("RECEIVER__DATABASE", "postgres://u:hunter2@h/d");
+        assert!(text.contains("database") && !text.contains("hunter2"), "{text}");
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(&file, "[database]\nurl = \"postgres://u:hunter2@h/d\n").unwrap();
+        let text = Settings::load(Some(file.path())).unwrap_err().to_string();
+        assert!(text.contains("line 2") && !text.contains("hunter2"), "{text}");
+    }
+}

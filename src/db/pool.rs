@@ -1,0 +1,225 @@
+//! The pool of connections to PostgreSQL, for recording and for queries.
+//!
+//! Connections are opened when needed. A failed connect returns its reason at once. A connection goes back to the pool
+//! only by [`PooledConnection::release`]: after an error or a cancelled call it is closed.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::{Database, DbConnection, DbError};
+use crate::config;
+
+/// Time limit of the migration at the first connection. For more time, there is `workflow-receiver migrate`.
+const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
+/// PostgreSQL may grant fewer connections than recording wants: how often another connect is tried meanwhile.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The settings of each connection.
+#[derive(Debug)]
+enum Session {
+    /// Reads and writes. If PostgreSQL grants fewer connections, callers wait for each other's.
+    Recording { migrate: bool },
+    /// Read-only.
+    Queries { application_name: &'static str },
+}
+
+#[derive(Debug)]
+pub(crate) struct ConnectionPool {
+    database: Database,
+    session: Session,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+    state: Mutex<State>,
+    /// Notified when a connection is released or closed.
+    returned: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Used in turns, so that a lost connection is noticed.
+    idle: VecDeque<DbConnection>,
+    /// The generation of `database` that all connections belong to.
+    generation: u64,
+    in_use: usize,
+    /// The schema is up to date.
+    migrated: bool,
+    /// When PostgreSQL last refused a further connection.
+    refused_at: Option<Instant>,
+    /// Such a refusal is logged once.
+    logged_refusal: bool,
+}
+
+/// A connection in use. Dropped, it is closed.
+pub(crate) struct PooledConnection<'p> {
+    connection: DbConnection,
+    /// The connection was idle before. It may be lost by a restart of PostgreSQL, by a pooler or by the network.
+    pub(crate) was_idle: bool,
+    generation: u64,
+    in_use: InUse<'p>,
+}
+
+/// Counts a connection as in use until dropped.
+struct InUse<'p>(&'p ConnectionPool);
+
+impl ConnectionPool {
+    pub(crate) fn for_recording(database: Database, settings: &config::Database) -> Self {
+        let session = Session::Recording { migrate: settings.migrate };
+        Self::new(database, session, settings.connect_timeout, settings.statement_timeout)
+    }
+
+    /// `application_name` is shown in PostgreSQL's `pg_stat_activity`.
+    pub(super) fn for_queries(
+        database: Database,
+        application_name: &'static str,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Self {
+        Self::new(database, Session::Queries { application_name }, connect_timeout, statement_timeout)
+    }
+
+    fn new(
+        database: Database,
+        session: Session,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Self {
+        let (state, returned) = (Mutex::default(), Notify::new());
+        Self { database, session, connect_timeout, statement_timeout, state, returned }
+    }
+
+    /// Takes an idle connection or opens one. For recording, waits for a released connection while PostgreSQL grants no
+    /// further one.
+    pub(crate) async fn get(&self) -> Result<PooledConnection<'_>, DbError> {
+        loop {
+            let open = {
+                let mut state = self.state();
+                self.close_outdated(&mut state);
+                if let Some(connection) = state.idle.pop_front() {
+                    return Ok(self.lend(&mut state, connection, true));
+                }
+                let paced = state.refused_at.is_some_and(|at| at.elapsed() < CONNECT_INTERVAL);
+                state.in_use == 0 || !paced
+            };
+            if open {
+                let generation = self.database.generation();
+                let connected = self.connect().await;
+                let mut state = self.state();
+                if generation != state.generation {
+                    // The address changed meanwhile.
+                    continue;
+                }
+                match connected {
+                    Ok(connection) => {
+                        state.refused_at = None;
+                        return Ok(self.lend(&mut state, connection, false));
+                    }
+                    Err(error) if !self.is_shared() || state.in_use == 0 && state.idle.is_empty() => {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        state.refused_at = Some(Instant::now());
+                        if !std::mem::replace(&mut state.logged_refusal, true) {
+                            tracing::warn!(
+                                "PostgreSQL grants fewer connections than `recorder.connections`: {error}"
+                            );
+                        }
+                        // A connection may have been released meanwhile.
+                        continue;
+                    }
+                }
+            }
+            let _ = timeout(CONNECT_INTERVAL, self.returned.notified()).await;
+        }
+    }
+
+    /// Closes the idle connections after one of them was lost or did not answer.
+    pub(crate) fn close_idle(&self) {
+        self.state().idle.clear();
+    }
+
+    /// Whether callers wait for each other's connections.
+    fn is_shared(&self) -> bool {
+        matches!(self.session, Session::Recording { .. })
+    }
+
+    /// Closes connections made with other settings.
+    fn close_outdated(&self, state: &mut State) {
+        let generation = self.database.generation();
+        if state.generation != generation {
+            state.idle.clear();
+            (state.generation, state.migrated, state.refused_at) = (generation, false, None);
+        }
+    }
+
+    fn lend(&self, state: &mut State, connection: DbConnection, was_idle: bool) -> PooledConnection<'_> {
+        state.in_use += 1;
+        let generation = state.generation;
+        PooledConnection { connection, was_idle, generation, in_use: InUse(self) }
+    }
+
+    async fn connect(&self) -> Result<DbConnection, DbError> {
+        let (options, limit) = (self.database.options(), self.statement_timeout);
+        let connect = async {
+            match self.session {
+                Session::Recording { .. } => {
+                    let mut connection = DbConnection::connect(&options).await?;
+                    connection.configure_recording(limit).await?;
+                    Ok(connection)
+                }
+                Session::Queries { application_name } => {
+                    let mut connection = DbConnection::connect_as(application_name, &options).await?;
+                    connection.configure_queries(limit).await?;
+                    Ok(connection)
+                }
+            }
+        };
+        let late = || DbError::Unreachable("no connection within database.connect_timeout".to_owned());
+        let connected = timeout(self.connect_timeout, connect).await.unwrap_or_else(|_| Err(late()));
+        let mut connection = connected.inspect_err(|error| self.database.connect_failed(error))?;
+        if matches!(self.session, Session::Recording { migrate: true }) && !self.state().migrated {
+            timeout(MIGRATE_TIMEOUT, connection.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
+            self.state().migrated = true;
+        }
+        Ok(connection)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PooledConnection<'_> {
+    /// Gives the connection back to the pool.
+    pub(crate) fn release(self) {
+        let mut state = self.in_use.0.state();
+        if state.generation == self.generation {
+            state.idle.push_back(self.connection);
+        }
+    }
+}
+
+impl Deref for PooledConnection<'_> {
+    type Target = DbConnection;
+
+    fn deref(&self) -> &DbConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for PooledConnection<'_> {
+    fn deref_mut(&mut self) -> &mut DbConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.state().in_use -= 1;
+        self.0.returned.notify_one();
+    }
+}

@@ -1,0 +1,79 @@
+//! The columns of `executions` that a delivery fills: one list, from which the arrays of a batch and the statements that
+//! write them are made.
+
+use time::OffsetDateTime;
+
+use super::item::ExecutionRow;
+use super::rounds::Group;
+use crate::auth::AuthMethod;
+
+/// Calls a macro with the list. A line has the column, its name in SQL, its value in SQL from the array in its
+/// parameter, the type of the array's elements, and the element of a row.
+///
+/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, which are the limits of conflicts. If the column is part of
+/// an execution's result, compare it in `resolve_duplicates.rs`, too. `$1` to `$4` are in [`ColumnArrays`].
+macro_rules! with_columns {
+    ($then:ident! $arguments:tt) => {
+        $then! {
+            $arguments
+            // The text in $5 is hashed by resolve_duplicates.rs.
+            payload "payload" "unnest($5::text[])::jsonb" (Option<&'r str>) |row| row.payload;
+            payload_bytes "payload_bytes" "unnest($6::bytea[])" (Option<&'r [u8]>) |row| row.payload_bytes;
+            workflow_id "workflow_id" "unnest($7::text[])" (&'r str) |row| &row.execution.workflow_id;
+            bulk_id "bulk_id" "unnest($8::text[])" (Option<&'r str>) |row| row.execution.bulk_id.as_deref();
+            status "status" "unnest($9::text[])" (&'r str) |row| &row.execution.status;
+            started_at "started_at" "unnest($10::timestamptz[])" (Option<OffsetDateTime>)
+                |row| row.execution.started_at;
+            completed_at "completed_at" "unnest($11::timestamptz[])" (Option<OffsetDateTime>)
+                |row| row.execution.completed_at;
+            output "output" "unnest($12::text[])::jsonb" (Option<&'r str>) |row| row.execution.output;
+            error "error" "unnest($13::text[])" (Option<&'r str>) |row| row.execution.error.as_deref();
+            error_cause "error_cause" "unnest($14::text[])" (Option<&'r str>)
+                |row| row.execution.error_cause.as_deref();
+            total_cost "total_cost" "unnest($15::text[])::numeric" (Option<&'r str>)
+                |row| row.execution.total_cost;
+            step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
+            authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
+                |row| row.authenticated_by.map(AuthMethod::as_str);
+            => "$18" "$19"
+        }
+    };
+}
+
+macro_rules! define_column_arrays {
+    (
+        ()
+        $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
+        => $max_conflicts:literal $max_bytes:literal
+    ) => {
+        /// The rows of a round: an array for each column.
+        #[derive(Default)]
+        pub(super) struct ColumnArrays<'r> {
+            pub(super) execution_id: Vec<&'r str>,
+            pub(super) deliveries: Vec<i32>,
+            pub(super) first_received_at: Vec<OffsetDateTime>,
+            pub(super) last_received_at: Vec<OffsetDateTime>,
+            $(pub(super) $column: Vec<$Element>,)*
+        }
+
+        impl<'r> ColumnArrays<'r> {
+            pub(super) fn new(round: &'r [Group<'r>]) -> Self {
+                let mut arrays = Self::default();
+                for group in round {
+                    arrays.execution_id.push(&group.row.execution.execution_id);
+                    arrays.deliveries.push(group.deliveries);
+                    arrays.first_received_at.push(group.first_received_at);
+                    arrays.last_received_at.push(group.last_received_at);
+                    $(
+                        let element: fn(&'r ExecutionRow<'r>) -> $Element = $element;
+                        arrays.$column.push(element(group.row));
+                    )*
+                }
+                arrays
+            }
+        }
+    };
+}
+
+with_columns!(define_column_arrays!());
+pub(super) use with_columns;

@@ -1,0 +1,46 @@
+//! Inserts executions that are not recorded yet, which is the common case.
+
+use std::collections::HashSet;
+
+use sqlx::PgConnection;
+
+use super::columns::{ColumnArrays, with_columns};
+use super::rounds::Group;
+
+/// The rows are inserted in the order of the arrays, which is that of `execution_id`: several receivers cannot wait for
+/// each other in a circle. `unnest` in the SELECT list keeps that order without a sort or a join, which would take a
+/// quarter of the statement's time.
+macro_rules! insert_new {
+    (
+        ($arrays:expr)
+        $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
+        => $max_conflicts:literal $max_bytes:literal
+    ) => {
+        sqlx::query_scalar!(
+            "INSERT INTO executions (execution_id, deliveries, first_received_at, last_received_at"
+                $(+ ", " + $name)*
+                + r#")
+SELECT
+    unnest($1::text[]), unnest($2::integer[]), unnest($3::timestamptz[]), unnest($4::timestamptz[])"#
+                $(+ ", " + $sql)*
+                + r#"
+ON CONFLICT (execution_id) DO NOTHING
+RETURNING execution_id"#,
+            &$arrays.execution_id as _,
+            &$arrays.deliveries,
+            &$arrays.first_received_at,
+            &$arrays.last_received_at,
+            $(&$arrays.$column as _),*
+        )
+    };
+}
+
+/// Returns the identifiers of the executions that were not recorded before.
+pub(super) async fn insert_new(
+    connection: &mut PgConnection,
+    round: &[Group<'_>],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let arrays = ColumnArrays::new(round);
+    let new = with_columns!(insert_new!(arrays)).fetch_all(connection).await?;
+    Ok(new.into_iter().collect())
+}

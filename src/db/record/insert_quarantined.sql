@@ -1,0 +1,54 @@
+-- Stores webhooks that cannot be recorded, each body once, in the order of the hash. An acknowledged one is always
+-- stored; a new one that was answered 422 only while the limits allow ($8 rows, $9 bytes). Returns the hashes of all
+-- that are stored.
+WITH incoming AS (
+    SELECT
+        i.body_sha256,
+        i.body,
+        min(i.reason) AS reason,
+        min(i.authenticated_by) AS authenticated_by,
+        bool_or(i.acknowledged) AS acknowledged,
+        bool_or(i.intact) AS intact,
+        count(*) AS deliveries,
+        min(i.received_at) AS first_received_at,
+        max(i.received_at) AS last_received_at
+    FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::boolean[], $6::boolean[], $7::timestamptz[])
+        AS i (body_sha256, body, reason, authenticated_by, acknowledged, intact, received_at)
+    GROUP BY i.body_sha256, i.body
+),
+limited AS (
+    SELECT i.body_sha256, i.first_received_at, octet_length(i.body) AS size
+    FROM incoming AS i
+    WHERE NOT i.acknowledged AND NOT EXISTS (SELECT FROM quarantine AS q WHERE q.body_sha256 = i.body_sha256)
+),
+-- The earliest first. A body that is larger than the free space does not count against it.
+placed AS (
+    SELECT
+        n.body_sha256,
+        u.bodies + count(*) OVER earlier AS rows,
+        u.bytes + sum(n.size) OVER earlier AS bytes
+    FROM limited AS n
+    CROSS JOIN quarantine_usage AS u
+    WHERE u.bytes + n.size <= $9::bigint
+    WINDOW earlier AS (ORDER BY n.first_received_at, n.body_sha256)
+)
+INSERT INTO quarantine AS q (
+    reason, body, body_sha256, authenticated_by, acknowledged, intact, deliveries, first_received_at,
+    last_received_at
+)
+SELECT
+    i.reason, i.body, i.body_sha256, i.authenticated_by, i.acknowledged, i.intact, i.deliveries,
+    i.first_received_at, i.last_received_at
+FROM incoming AS i
+WHERE i.body_sha256 NOT IN (SELECT n.body_sha256 FROM limited AS n)
+    OR i.body_sha256 IN (
+        SELECT p.body_sha256 FROM placed AS p WHERE p.rows <= $8::bigint AND p.bytes <= $9::bigint
+    )
+ORDER BY i.body_sha256
+ON CONFLICT (body_sha256) DO UPDATE SET
+    acknowledged = q.acknowledged OR excluded.acknowledged,
+    deliveries = q.deliveries + excluded.deliveries,
+    first_received_at = least(q.first_received_at, excluded.first_received_at),
+    last_received_at = greatest(q.last_received_at, excluded.last_received_at),
+    recorded_at = greatest(q.recorded_at, excluded.recorded_at)
+RETURNING q.body_sha256

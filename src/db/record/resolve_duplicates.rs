@@ -1,0 +1,246 @@
+//! Applies deliveries of executions that are already recorded.
+//!
+//! | recorded | delivered | disposition | |
+//! |---|---|---|---|
+//! | terminal | not terminal | duplicate | a late status: only counted |
+//! | terminal | terminal, the same result | duplicate | only counted |
+//! | terminal | terminal, another result | conflict | stored in `execution_conflicts`, never applied |
+//! | | | `conflict_dropped` | the same beyond `conflicts.*` of its execution: only counted |
+//! | not terminal | terminal, or another status | replacement | every column is replaced |
+//! | not terminal | the same status | duplicate | only counted |
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::columns::{ColumnArrays, with_columns};
+use super::rollups::{CountedExecution, Rollups};
+use super::rounds::Group;
+use crate::config;
+use crate::delivery::Disposition;
+
+/// An `execution_id` that is in the arrays more than once has ended.
+macro_rules! resolve_duplicates {
+    (
+        ($arrays:expr, $limits:expr)
+        $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
+        => $max_conflicts:literal $max_bytes:literal
+    ) => {
+        sqlx::query!(
+            r#"WITH incoming AS (
+    SELECT
+        i.*,
+        sha256(coalesce(i.payload_bytes, convert_to(i.payload_text, 'UTF8'))) AS body_sha256,
+        coalesce(octet_length(i.payload_bytes), octet_length(i.payload_text)) AS body_size
+    FROM (
+        SELECT
+            generate_series(1, cardinality($1::text[])) AS n,
+            unnest($1::text[]) AS execution_id,
+            unnest($2::integer[]) AS deliveries,
+            unnest($3::timestamptz[]) AS first_received_at,
+            unnest($4::timestamptz[]) AS last_received_at,
+            unnest($5::text[]) AS payload_text"# $(+ ", " + $sql + " AS " + $name)* + r#"
+    ) AS i
+),
+-- The rows are locked in the order of execution_id, like in the insert: several receivers cannot deadlock.
+resolved AS (
+    SELECT
+        i.n,
+        i.body_sha256,
+        i.body_size,
+        coalesce(e.conflicts, 0) AS conflicts,
+        coalesce(e.conflict_bytes, 0) AS conflict_bytes,
+        e.execution_id,
+        e.workflow_id AS previous_workflow_id,
+        e.bulk_id AS previous_bulk_id,
+        e.status AS previous_status,
+        e.total_cost::text AS previous_total_cost,
+        e.first_received_at AS previous_first_received_at,
+        CASE
+            WHEN is_terminal_status(e.status) THEN
+                CASE
+                    WHEN NOT is_terminal_status(i.status) THEN 'duplicate'
+                    -- The same bytes: a degraded row lacks columns (RecordItem::degrade).
+                    WHEN sha256(e.payload_bytes) = i.body_sha256 OR e.payload_sha256 = i.body_sha256
+                        THEN 'duplicate'
+                    WHEN (e.workflow_id, e.bulk_id, e.status, e.error, e.error_cause)
+                        IS DISTINCT FROM
+                        (i.workflow_id, i.bulk_id, i.status, i.error, i.error_cause)
+                        THEN 'conflict'
+                    -- Retention removed the payload and kept the hashes.
+                    WHEN e.payload_removed_at IS NOT NULL THEN
+                        CASE
+                            WHEN e.output_sha256 IS DISTINCT FROM json_sha256(i.output) THEN 'conflict'
+                            WHEN e.payload_sha256 IS DISTINCT FROM sha256(i.payload_bytes)
+                                AND e.payload_sha256 IS NOT NULL THEN 'conflict'
+                            ELSE 'duplicate'
+                        END
+                    WHEN e.output IS DISTINCT FROM i.output THEN 'conflict'
+                    -- Without jsonb, only the bytes can be compared.
+                    WHEN e.payload IS NULL AND e.payload_bytes IS DISTINCT FROM i.payload_bytes THEN 'conflict'
+                    ELSE 'duplicate'
+                END
+            WHEN i.status = e.status THEN 'duplicate'
+            ELSE 'replacement'
+        END AS disposition
+    FROM executions AS e
+    INNER JOIN incoming AS i ON e.execution_id = i.execution_id
+    ORDER BY e.execution_id
+    FOR UPDATE OF e
+),
+-- Known conflicts are counted, new ones stored in their order while the limits allow. One that is larger than the limit
+-- does not count against it.
+conflicting AS (
+    SELECT
+        s.n, s.execution_id, s.body_sha256, s.body_size, s.conflicts, s.conflict_bytes,
+        EXISTS (
+            SELECT FROM execution_conflicts AS c
+            WHERE c.execution_id = s.execution_id AND c.body_sha256 = s.body_sha256
+        ) AS is_known
+    FROM resolved AS s
+    WHERE s.disposition = 'conflict'
+),
+placed AS (
+    SELECT
+        c.n,
+        c.conflicts + count(*) OVER earlier AS conflicts,
+        c.conflict_bytes + sum(c.body_size) OVER earlier AS conflict_bytes
+    FROM conflicting AS c
+    WHERE NOT c.is_known AND c.conflict_bytes + c.body_size <= "# + $max_bytes + r#"::bigint
+    WINDOW earlier AS (PARTITION BY c.execution_id ORDER BY c.n)
+),
+stored AS (
+    INSERT INTO execution_conflicts AS c (
+        execution_id, workflow_id, bulk_id, status, output, error, error_cause, payload, payload_bytes,
+        body_sha256, authenticated_by, deliveries, first_received_at, last_received_at
+    )
+    SELECT
+        i.execution_id, i.workflow_id, i.bulk_id, i.status, i.output, i.error, i.error_cause, i.payload,
+        i.payload_bytes, i.body_sha256, i.authenticated_by, i.deliveries, i.first_received_at, i.last_received_at
+    FROM incoming AS i
+    WHERE i.n IN (SELECT k.n FROM conflicting AS k WHERE k.is_known)
+        OR i.n IN (
+            SELECT p.n FROM placed AS p WHERE p.conflicts <= "# + $max_conflicts + r#"::bigint AND p.conflict_bytes <= "# + $max_bytes + r#"::bigint
+        )
+    ON CONFLICT (execution_id, body_sha256) DO UPDATE SET
+        deliveries = c.deliveries + excluded.deliveries,
+        first_received_at = least(c.first_received_at, excluded.first_received_at),
+        last_received_at = greatest(c.last_received_at, excluded.last_received_at),
+        recorded_at = greatest(c.recorded_at, excluded.recorded_at)
+    -- The xmax of an updated row is this transaction, and that of a new row is 0.
+    RETURNING c.execution_id, c.body_sha256, c.xmax = 0 AS is_new
+),
+not_replaced AS (
+    SELECT
+        s.n, s.execution_id, i.deliveries, i.first_received_at, i.last_received_at,
+        CASE WHEN k.is_new THEN s.body_size END AS new_bytes,
+        s.disposition = 'conflict' AND k.is_new IS NULL AS is_dropped
+    FROM resolved AS s
+    INNER JOIN incoming AS i ON s.n = i.n
+    LEFT JOIN stored AS k ON s.execution_id = k.execution_id AND s.body_sha256 = k.body_sha256
+        AND s.disposition = 'conflict'
+    WHERE s.disposition <> 'replacement'
+),
+counted AS (
+    UPDATE executions AS e
+    SET
+        deliveries = e.deliveries + m.deliveries,
+        first_received_at = least(e.first_received_at, m.first_received_at),
+        last_received_at = greatest(e.last_received_at, m.last_received_at),
+        recorded_at = greatest(e.recorded_at, now()),
+        -- Null instead of 0 takes no space.
+        conflicts = nullif(coalesce(e.conflicts, 0) + m.new_conflicts, 0),
+        conflict_bytes = nullif(coalesce(e.conflict_bytes, 0) + m.new_bytes, 0),
+        conflicts_dropped = nullif(coalesce(e.conflicts_dropped, 0) + m.dropped, 0)
+    FROM (
+        SELECT
+            n.execution_id,
+            sum(n.deliveries)::integer AS deliveries,
+            min(n.first_received_at) AS first_received_at,
+            max(n.last_received_at) AS last_received_at,
+            count(n.new_bytes)::integer AS new_conflicts,
+            coalesce(sum(n.new_bytes), 0) AS new_bytes,
+            coalesce(sum(n.deliveries) FILTER (WHERE n.is_dropped), 0)::integer AS dropped
+        FROM not_replaced AS n
+        GROUP BY n.execution_id
+    ) AS m
+    WHERE e.execution_id = m.execution_id
+),
+replaced AS (
+    UPDATE executions AS e
+    SET
+        ("# $(+ $name + ", ")* + r#"payload_removed_at, output_sha256, payload_sha256)
+            = ROW("# $(+ "i." + $name + ", ")* + r#"NULL, NULL, NULL),
+        deliveries = e.deliveries + i.deliveries,
+        first_received_at = least(e.first_received_at, i.first_received_at),
+        last_received_at = greatest(e.last_received_at, i.last_received_at),
+        recorded_at = greatest(e.recorded_at, now())
+    FROM resolved AS s
+    INNER JOIN incoming AS i ON s.n = i.n
+    WHERE e.execution_id = s.execution_id AND s.disposition = 'replacement'
+)
+SELECT
+    s.n AS "n!",
+    CASE WHEN d.is_dropped THEN 'conflict_dropped' ELSE s.disposition END AS "disposition!",
+    s.previous_workflow_id,
+    s.previous_bulk_id,
+    s.previous_status,
+    s.previous_total_cost,
+    s.previous_first_received_at
+FROM resolved AS s
+LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
+            &$arrays.execution_id as _,
+            &$arrays.deliveries,
+            &$arrays.first_received_at,
+            &$arrays.last_received_at,
+            $(&$arrays.$column as _,)*
+            $limits.max_per_execution,
+            $limits.max_bytes_per_execution
+        )
+    };
+}
+
+pub(super) async fn resolve_duplicates<'r>(
+    connection: &mut PgConnection,
+    known: &[Group<'r>],
+    conflicts: config::Conflicts,
+    rollups: &mut Rollups<'r>,
+    dispositions: &mut [Disposition],
+) -> Result<(), sqlx::Error> {
+    let arrays = ColumnArrays::new(known);
+    let resolved = with_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(connection).await?;
+    let mut resolved: HashMap<_, _> = resolved.into_iter().map(|row| (row.n, row)).collect();
+    let mut earliest: HashMap<&str, OffsetDateTime> = HashMap::new();
+    for (n, group) in (1..).zip(known) {
+        // The row blocked the insert and was deleted since then. The batch fails and is recorded again.
+        let previous = resolved.remove(&n).ok_or(sqlx::Error::RowNotFound)?;
+        let disposition = match &*previous.disposition {
+            "replacement" => Disposition::Replacement,
+            "conflict" => Disposition::Conflict,
+            "conflict_dropped" => Disposition::ConflictDropped,
+            _ => Disposition::Duplicate,
+        };
+        group.set_disposition(dispositions, disposition, Some(&previous.previous_status));
+        // Another group of the same execution may already have moved the time.
+        let earliest = earliest.entry(&*group.row.execution.execution_id);
+        let earliest = earliest.or_insert(previous.previous_first_received_at);
+        let before = CountedExecution {
+            workflow_id: Cow::Owned(previous.previous_workflow_id),
+            bulk_id: previous.previous_bulk_id.map(Cow::Owned),
+            status: Cow::Owned(previous.previous_status),
+            total_cost: previous.previous_total_cost.map(Cow::Owned),
+            first_received_at: *earliest,
+        };
+        let first_received_at = group.first_received_at.min(*earliest);
+        *earliest = first_received_at;
+        if disposition == Disposition::Replacement {
+            let after = CountedExecution { first_received_at, ..CountedExecution::from(group) };
+            rollups.replaced(before, after, group.row.received_at);
+        } else if first_received_at < before.first_received_at {
+            rollups.shifted(before, first_received_at);
+        }
+    }
+    Ok(())
+}

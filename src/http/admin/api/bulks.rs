@@ -1,0 +1,46 @@
+//! `/api/v1/bulks`
+
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
+use super::state::{ApiState, JsonResult};
+use crate::db::queries::bulks::{Bulk, BulkDetail, Bulks, Complete, GetBulk};
+use crate::db::queries::page::List;
+use crate::db::queries::{Page, TimeRange};
+use crate::http::problem::{ApiProblems, Body, Problem};
+
+impl FromQuery for Bulks {
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page(List::Bulks)? })
+    }
+}
+
+/// List bulks and their progress, newest first
+///
+/// A bulk appears with its first execution, not with its expected size alone.
+#[utoipa::path(
+    get, path = "/api/v1/bulks", tag = "Bulks",
+    params(
+        ("complete" = inline(Option<Complete>), Query, description = "Only bulks that are complete (yes), incomplete (no), or of unknown size (unknown)."),
+        TimeRange, Paging,
+    ),
+    responses((status = 200, body = Page<Bulk>), ApiProblems)
+)]
+pub(super) async fn bulks(State(api): ApiState, uri: Uri) -> JsonResult<Page<Bulk>> {
+    api.list::<Bulks>(&uri).await
+}
+
+/// Get a bulk: its progress, executions and results
+#[utoipa::path(
+    get, path = "/api/v1/bulks/{bulk_id}", tag = "Bulks",
+    params(("bulk_id" = String, Path, description = "The sender's identifier of the bulk.")),
+    responses(
+        (status = 200, body = BulkDetail),
+        (status = 404, body = Body, content_type = "application/problem+json", description = "The bulk has no executions and no expected size."),
+        ApiProblems,
+    )
+)]
+pub(super) async fn bulk(State(api): ApiState, uri: Uri, id: PathId<String>) -> JsonResult<BulkDetail> {
+    api.detail(&uri, GetBulk { bulk_id: path_identifier(id, "bulk")? }, "bulk").await
+}

@@ -1,0 +1,42 @@
+//! `/api/v1/conflicts`
+
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
+use super::state::{ApiState, JsonResult};
+use crate::db::queries::conflicts::{Conflict, ConflictDetail, Conflicts, Filter, GetConflict};
+use crate::db::queries::page::List;
+use crate::db::queries::{Page, TimeRange};
+use crate::http::problem::{ApiProblems, Body, Problem};
+
+impl FromQuery for Conflicts {
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
+        let filter = Filter { execution: p.text("execution")? };
+        Ok(Self { filter, period: p.period()?, page: p.page(List::Conflicts)? })
+    }
+}
+
+/// List conflicts: deliveries that contradict a recorded execution, newest first
+#[utoipa::path(
+    get, path = "/api/v1/conflicts", tag = "Conflicts and quarantine",
+    params(Filter, TimeRange, Paging),
+    responses((status = 200, body = Page<Conflict>), ApiProblems)
+)]
+pub(super) async fn conflicts(State(api): ApiState, uri: Uri) -> JsonResult<Page<Conflict>> {
+    api.list::<Conflicts>(&uri).await
+}
+
+/// Get a conflict with the recorded and the delivered output
+#[utoipa::path(
+    get, path = "/api/v1/conflicts/{conflict_id}", tag = "Conflicts and quarantine",
+    params(("conflict_id" = i64, Path, description = "The number of the conflict.")),
+    responses(
+        (status = 200, body = ConflictDetail),
+        (status = 404, body = Body, content_type = "application/problem+json", description = "There is no conflict with this number."),
+        ApiProblems,
+    )
+)]
+pub(super) async fn conflict(State(api): ApiState, uri: Uri, id: PathId<i64>) -> JsonResult<ConflictDetail> {
+    api.detail(&uri, GetConflict { conflict_id: path_number(id, "conflict_id")? }, "conflict").await
+}

@@ -1,0 +1,52 @@
+//! `/api/v1/executions`
+
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
+use super::state::{ApiState, JsonResult};
+use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
+use crate::db::queries::page::List;
+use crate::db::queries::{Page, TimeRange};
+use crate::http::problem::{ApiProblems, Body, Problem};
+
+impl FromQuery for Executions {
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
+        let filter = Filter {
+            status: p.text("status")?,
+            workflow: p.text("workflow")?,
+            bulk: p.text("bulk")?,
+            cause: p.text("cause")?,
+        };
+        Ok(Self { filter, period: p.period()?, page: p.page(List::Executions)? })
+    }
+}
+
+/// List executions, newest first
+#[utoipa::path(
+    get, path = "/api/v1/executions", tag = "Executions",
+    params(Filter, TimeRange, Paging),
+    responses((status = 200, body = Page<Execution>), ApiProblems)
+)]
+pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {
+    api.list::<Executions>(&uri).await
+}
+
+/// Get an execution with its results, steps and payload
+#[utoipa::path(
+    get, path = "/api/v1/executions/{execution_id}", tag = "Executions",
+    params(("execution_id" = String, Path, description = "The sender's identifier of the execution.")),
+    responses(
+        (status = 200, body = ExecutionDetail),
+        (status = 404, body = Body, content_type = "application/problem+json", description = "Not recorded."),
+        ApiProblems,
+    )
+)]
+pub(super) async fn execution(
+    State(api): ApiState,
+    uri: Uri,
+    id: PathId<String>,
+) -> JsonResult<ExecutionDetail> {
+    let execution_id = path_identifier(id, "execution")?;
+    api.detail(&uri, GetExecution { execution_id }, "execution").await
+}

@@ -1,0 +1,38 @@
+//! `/api/v1/failures`
+
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::query::{FromQuery, Parameters};
+use super::state::{ApiState, JsonResult};
+use crate::db::queries::failures::{By, FailureQuery, Failures, Filter};
+use crate::db::queries::{TimeRange, page};
+use crate::http::problem::{ApiProblems, Problem};
+
+impl FromQuery for FailureQuery {
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self {
+            by: p.choice("by")?.unwrap_or_default(),
+            filter: Filter { workflow: p.text("workflow")?, bulk: p.text("bulk")? },
+            period: p.period()?,
+            limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
+        })
+    }
+}
+
+/// Count failures by cause or step, most frequent first
+///
+/// Groups the latest 1,000 failed executions, or the failed steps of the latest 500 executions with one. `complete` is
+/// false if there are more.
+#[utoipa::path(
+    get, path = "/api/v1/failures", tag = "Executions",
+    params(
+        ("by" = inline(Option<By>), Query, description = "Group failed executions by cause (the default), or failed steps."),
+        Filter, TimeRange,
+        ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
+    ),
+    responses((status = 200, body = Failures), ApiProblems)
+)]
+pub(super) async fn failures(State(api): ApiState, uri: Uri) -> JsonResult<Failures> {
+    api.list::<FailureQuery>(&uri).await
+}

@@ -1,0 +1,46 @@
+//! `/api/v1/quarantine`
+
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
+use super::state::{ApiState, JsonResult};
+use crate::db::queries::page::List;
+use crate::db::queries::quarantine::{GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
+use crate::db::queries::{Page, TimeRange};
+use crate::http::problem::{ApiProblems, Body, Problem};
+
+impl FromQuery for Quarantine {
+    fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
+        Ok(Self { period: p.period()?, page: p.page(List::Quarantine)? })
+    }
+}
+
+/// List the quarantine: bodies that cannot be recorded as executions, newest first
+#[utoipa::path(
+    get, path = "/api/v1/quarantine", tag = "Conflicts and quarantine",
+    params(TimeRange, Paging),
+    responses((status = 200, body = Page<Quarantined>), ApiProblems)
+)]
+pub(super) async fn quarantine(State(api): ApiState, uri: Uri) -> JsonResult<Page<Quarantined>> {
+    api.list::<Quarantine>(&uri).await
+}
+
+/// Get a quarantine entry with its body
+#[utoipa::path(
+    get, path = "/api/v1/quarantine/{quarantine_id}", tag = "Conflicts and quarantine",
+    params(("quarantine_id" = i64, Path, description = "The number of the entry.")),
+    responses(
+        (status = 200, body = QuarantineDetail),
+        (status = 404, body = Body, content_type = "application/problem+json", description = "There is no entry with this number."),
+        ApiProblems,
+    )
+)]
+pub(super) async fn quarantined(
+    State(api): ApiState,
+    uri: Uri,
+    id: PathId<i64>,
+) -> JsonResult<QuarantineDetail> {
+    let quarantine_id = path_number(id, "quarantine_id")?;
+    api.detail(&uri, GetQuarantined { quarantine_id }, "quarantine entry").await
+}

@@ -1,0 +1,79 @@
+//! State and helpers that the handlers of the read API share.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::query::{FromQuery, Parameters, parse};
+use crate::db::queries::{Query, QueryError};
+use crate::http::admin::state::AdminState;
+use crate::http::problem::Problem;
+
+/// Limit of open event streams. The admin port accepts more connections than event streams and exports together, so
+/// health and metrics always get an answer.
+const MAX_EVENT_STREAMS: usize = 16;
+/// Limit of concurrent exports.
+const MAX_EXPORTS: usize = 4;
+/// Limit of large responses in memory, in addition to one for each connection to PostgreSQL.
+const EXTRA_RESPONSES: usize = 2;
+
+pub(super) struct Api {
+    pub(super) admin: AdminState,
+    pub(super) responses: Arc<Semaphore>,
+    event_streams: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
+}
+
+pub(super) type ApiState = State<Arc<Api>>;
+pub(super) type JsonResult<T> = Result<Json<T>, Problem>;
+
+impl Api {
+    pub(super) fn new(admin: AdminState) -> Arc<Self> {
+        let responses = admin.pool.connections() + EXTRA_RESPONSES;
+        let [responses, event_streams, exports] =
+            [responses, MAX_EVENT_STREAMS, MAX_EXPORTS].map(|permits| Arc::new(Semaphore::new(permits)));
+        Arc::new(Self { admin, responses, event_streams, exports })
+    }
+
+    /// Runs a query and measures its duration.
+    pub(super) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
+        let start = Instant::now();
+        let answer = self.admin.pool.run(query).await;
+        self.admin.metrics.api_read(start.elapsed());
+        answer
+    }
+
+    /// Runs the query that the parameters of `uri` describe.
+    pub(super) async fn list<Q: FromQuery>(&self, uri: &Uri) -> JsonResult<Q::Answer> {
+        Ok(Json(self.run(&parse::<Q>(uri)?).await?))
+    }
+
+    /// Runs a query for one `kind` of thing, such as "execution". No result is [`Problem::NotRecorded`].
+    pub(super) async fn detail<T, Q>(&self, uri: &Uri, query: Q, kind: &'static str) -> JsonResult<T>
+    where
+        Q: Query<Answer = Option<T>>,
+    {
+        Parameters::of(uri).finish()?;
+        self.run(&query).await?.map(Json).ok_or(Problem::NotRecorded { kind })
+    }
+
+    /// # Errors
+    /// [`Problem::TooMany`]
+    pub(super) fn event_stream_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        permit(&self.event_streams, "event streams")
+    }
+
+    /// # Errors
+    /// [`Problem::TooMany`]
+    pub(super) fn export_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        permit(&self.exports, "exports")
+    }
+}
+
+fn permit(semaphore: &Arc<Semaphore>, kind: &'static str) -> Result<OwnedSemaphorePermit, Problem> {
+    semaphore.clone().try_acquire_owned().map_err(|_| Problem::TooMany { kind })
+}

@@ -1,0 +1,37 @@
+//! State of the admin port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::credentials::Credentials;
+use crate::db::queries::QueryPool;
+use crate::health::Monitor;
+use crate::http::server::limiter::Limiter;
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::recorder::events::EventBus;
+use crate::spool::{IntakeDepth, SpoolStatus};
+
+#[derive(Clone)]
+pub(crate) struct AdminState {
+    /// The webhook requests in flight.
+    pub(crate) requests: Arc<Limiter>,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) intake: IntakeDepth,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) health: Monitor,
+    /// Cancelled when recording has ended: event streams end then.
+    pub(crate) closing: CancellationToken,
+    /// Connections for the read API.
+    pub(crate) pool: Arc<QueryPool>,
+    pub(crate) events: EventBus,
+    /// Interval between heartbeats on event streams.
+    pub(crate) heartbeat: Duration,
+    /// The TCP port of `http.listen`.
+    pub(crate) webhook_port: u16,
+    pub(crate) credentials: Arc<Credentials>,
+}

@@ -1,0 +1,114 @@
+//! Status, type and text of each problem.
+
+use std::borrow::Cow;
+
+use axum::http::StatusCode;
+
+use super::Problem;
+use crate::db::queries::QueryError;
+use crate::delivery::RejectReason;
+use crate::execution::InvalidPayload;
+
+impl Problem {
+    /// The status, the last part of `type`, and `detail`.
+    pub(super) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
+        let (status, kind, detail): (_, _, Cow<'static, str>) = match self {
+            Self::NotAnObject(error) => {
+                let not_json = matches!(error, InvalidPayload::NotJson(_));
+                let kind = if not_json { "not-json" } else { "not-an-object" };
+                (400, kind, format!("{error}. Send the execution as a JSON object.").into())
+            }
+            Self::Interrupted => (400, "interrupted", "The body is incomplete. Send it again.".into()),
+            Self::NotGzip => {
+                (400, "not-gzip", "Content-Encoding is gzip, but the body is not valid gzip.".into())
+            }
+            Self::Parameter { name, allowed } => {
+                let subject = name.map(|name| format!("`{name}` ")).unwrap_or_default();
+                (400, "bad-parameter", format!("{subject}{allowed}.").into())
+            }
+            Self::Unauthenticated(_) => (
+                401,
+                "unauthenticated",
+                "The sender is not authenticated. Trigger workflows with a webhook_secret of this receiver, or with \
+                 a webhook_url that contains one of its tokens."
+                    .into(),
+            ),
+            Self::NoToken => (
+                401,
+                "no-token",
+                "Send admin.token as Authorization: Bearer TOKEN, or as the password in a browser.".into(),
+            ),
+            Self::FromWebPage => (
+                403,
+                "from-web-page",
+                "This receiver does not authenticate senders, so it rejects requests that a web page may have made \
+                 a browser send: those with an Origin header or a public host name. Set auth.url_tokens or \
+                 auth.webhook_secrets to authenticate senders."
+                    .into(),
+            ),
+            Self::NotFound { hint } => (404, "not-found", format!("Not found. {hint}").into()),
+            Self::NotRecorded { kind } => {
+                (404, "not-recorded", format!("There is no {kind} with this identifier.").into())
+            }
+            Self::MethodNotAllowed { allowed } => (405, "method-not-allowed", (*allowed).into()),
+            Self::TooSlow => (
+                408,
+                "too-slow",
+                "The body was not complete in time. http.body_timeout of the receiver sets this limit.".into(),
+            ),
+            Self::TooLarge { max_body_bytes } => (
+                413,
+                "too-large",
+                format!(
+                    "The body is larger than {max_body_bytes} bytes. http.max_body_bytes of the receiver sets this \
+                     limit."
+                )
+                .into(),
+            ),
+            Self::UnknownEncoding => (
+                415,
+                "unknown-encoding",
+                "The Content-Encoding is not supported. Send the body uncompressed or with gzip.".into(),
+            ),
+            Self::Misdirected => (
+                421,
+                "misdirected",
+                "Without admin.token, use localhost or an IP address as the host name. Set admin.token to allow \
+                 other names."
+                    .into(),
+            ),
+            Self::NotAnExecution(error) => (
+                422,
+                "no-execution",
+                format!("{error}. The webhook cannot be recorded; it goes to quarantine if that is not full.")
+                    .into(),
+            ),
+            Self::Panicked => (
+                500,
+                "internal",
+                "Internal error. Send the request again. If it fails again, report it to the operator of this \
+                 receiver."
+                    .into(),
+            ),
+            Self::Rejected(reason) => {
+                let kind = match reason {
+                    RejectReason::Overloaded => "busy",
+                    RejectReason::SpoolFull => "spool-full",
+                    RejectReason::DiskError => "spool-failing",
+                    RejectReason::ShuttingDown => "stopping",
+                };
+                (503, kind, format!("Not stored: {reason}. Send it again.").into())
+            }
+            Self::QueryError(error) => {
+                let (kind, remedy) = match error {
+                    QueryError::Busy => ("reading-busy", "Try again."),
+                    QueryError::TimedOut => ("reading-slow", "Use a shorter period or a smaller limit."),
+                    QueryError::Failed(_) => ("no-database", "Webhooks are still accepted. Try again."),
+                };
+                (503, kind, format!("The query failed: {error}. {remedy}").into())
+            }
+            Self::TooMany { kind } => (503, "too-many", format!("Too many {kind}. Try again later.").into()),
+        };
+        (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), kind, detail)
+    }
+}

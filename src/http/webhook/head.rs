@@ -1,0 +1,55 @@
+//! The head of a webhook request.
+
+use std::sync::Arc;
+
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
+use time::OffsetDateTime;
+
+use super::body::{self, Encoding};
+use super::path::tokens;
+use super::state::WebhookState;
+use crate::auth::{AuthError, PendingAuth};
+use crate::credentials::Current;
+use crate::http::origin::{is_by_a_foreign_name, is_from_a_web_page};
+use crate::http::problem::Problem;
+use crate::http::server::Connection;
+
+/// What the handler needs of a request's head. The head itself is dropped before the body is read: a slow body must not
+/// keep a large head in memory.
+pub(super) struct Head {
+    /// The secrets that `auth` was checked with.
+    pub(super) secrets: Arc<Current>,
+    pub(super) auth: Result<PendingAuth, AuthError>,
+    /// A web page may have made a browser send the request. Only a signature can prove the opposite.
+    pub(super) may_be_from_a_web_page: bool,
+    pub(super) content_length: Option<u64>,
+    pub(super) encoding: Result<Encoding, Problem>,
+    pub(super) connection: Option<Connection>,
+}
+
+impl Head {
+    pub(super) async fn of(state: &WebhookState, head: &Parts) -> Self {
+        let headers = &head.headers;
+        let check = |secrets: &Current| {
+            secrets.authenticator.check_head(headers, tokens(&head.uri), OffsetDateTime::now_utc())
+        };
+        let mut secrets = state.credentials.current();
+        let mut auth = check(&secrets);
+        if auth.is_err() && state.credentials.refreshed(&secrets).await {
+            secrets = state.credentials.current();
+            auth = check(&secrets);
+        }
+        let anonymous = auth.as_ref().is_ok_and(PendingAuth::is_anonymous);
+        let local_only = secrets.authenticator.is_local_only();
+        Self {
+            secrets,
+            auth,
+            may_be_from_a_web_page: anonymous
+                && (is_from_a_web_page(headers) || local_only && is_by_a_foreign_name(headers, &head.uri)),
+            content_length: headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok()),
+            encoding: body::encoding(headers),
+            connection: head.extensions.get().cloned(),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Request and response of a webhook, for the OpenAPI document.
+#![expect(dead_code, reason = "for the OpenAPI document only; `Execution::parse` reads webhooks")]
+
+use utoipa::ToSchema;
+
+use crate::execution::identifier::Identifier;
+
+/// The body of a webhook. Only the first three fields are required; invalid values elsewhere do not prevent recording.
+#[derive(ToSchema)]
+pub(super) struct Webhook {
+    /// Identifies the execution: at most 255 bytes.
+    execution_id: Identifier,
+    /// Identifies the workflow: at most 255 bytes.
+    workflow_id: Identifier,
+    /// completed, failed and cancelled are final; any other status, such as running, is not.
+    status: Identifier,
+    /// The bulk of the execution: a string.
+    #[schema(required = false)]
+    bulk_id: serde_json::Value,
+    /// The start of the execution: an RFC 3339 time.
+    #[schema(required = false)]
+    started_at: serde_json::Value,
+    /// The end of the execution: an RFC 3339 time.
+    #[schema(required = false)]
+    completed_at: serde_json::Value,
+    /// The output: any JSON.
+    #[schema(required = false)]
+    output: serde_json::Value,
+    /// The kind of failure: a string.
+    #[schema(required = false)]
+    error: serde_json::Value,
+    /// The cause of the failure: a string.
+    #[schema(required = false)]
+    error_cause: serde_json::Value,
+    /// The cost: a number.
+    #[schema(required = false)]
+    total_cost: serde_json::Value,
+    /// The steps with their outputs: an object.
+    #[schema(required = false)]
+    step_outputs: serde_json::Value,
+}
+
+/// The webhook is on disk.
+#[derive(ToSchema)]
+pub(super) struct Received {
+    /// Always true.
+    received: bool,
+}

@@ -1,0 +1,23 @@
+//! State of the public port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credentials::Credentials;
+use crate::http::server::limiter::Limiter;
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::spool::SpoolHandle;
+use crate::traces::Traces;
+
+pub(crate) struct WebhookState {
+    pub(crate) spool: SpoolHandle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) requests: Arc<Limiter>,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) body_timeout: Duration,
+    /// `None` when traces are off.
+    pub(crate) traces: Option<Traces>,
+}

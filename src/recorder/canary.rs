@@ -1,0 +1,100 @@
+//! Checks what PostgreSQL records: after a failed attempt, and while the recorder is idle.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::{Recorder, RecorderHealth};
+use crate::db::{CanaryRows, DbError, PooledConnection, RecordItem};
+
+/// How often an idle recorder checks that PostgreSQL records, and does not only answer.
+const CANARY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The result of a canary after a failed attempt.
+pub(super) enum Canary {
+    Succeeds,
+    /// Only the quarantine fails: executions can be recorded.
+    QuarantineFails(DbError),
+    /// Nothing can be recorded.
+    Fails(DbError),
+}
+
+impl Recorder {
+    /// Runs the canary after `items` failed with `error`. `connection`: the one of the attempt, if it is still usable.
+    pub(super) async fn canary(
+        &self,
+        error: &DbError,
+        items: &[RecordItem<'_>],
+        connection: Option<PooledConnection<'_>>,
+    ) -> Canary {
+        // A full disk may have room for a small row and none for a large one.
+        let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
+        let rows = CanaryRows {
+            executions: items.iter().any(|item| !item.is_quarantined()),
+            quarantined: items.iter().any(RecordItem::is_quarantined),
+            fill: if error.is_about_disk() { largest } else { 0 },
+        };
+        match self.run_canary(rows, connection).await {
+            Ok(()) => Canary::Succeeds,
+            Err(error) if rows.quarantined && !rows.executions => {
+                let executions = CanaryRows { executions: true, quarantined: false, ..rows };
+                match self.run_canary(executions, None).await {
+                    Ok(()) => Canary::QuarantineFails(error),
+                    Err(_) => Canary::Fails(error),
+                }
+            }
+            Err(error) => Canary::Fails(error),
+        }
+    }
+
+    /// # Errors
+    /// The state of PostgreSQL: the error is about no delivery.
+    async fn run_canary(
+        &self,
+        rows: CanaryRows,
+        connection: Option<PooledConnection<'_>>,
+    ) -> Result<(), DbError> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => self.pool.get().await.map_err(DbError::without_row_blame)?,
+        };
+        let canary = connection.canary(rows, self.bounds);
+        match timeout(self.statement_timeout, canary).await.unwrap_or(Err(DbError::TimedOut)) {
+            Ok(()) => {
+                connection.release();
+                Ok(())
+            }
+            Err(error) => {
+                self.pool.close_idle();
+                Err(error.during_record().of_every_row())
+            }
+        }
+    }
+
+    /// Checks PostgreSQL while nothing is recorded: with an empty transaction, and with a canary every
+    /// [`CANARY_INTERVAL`] or while recording fails.
+    pub(super) async fn ping(&self) {
+        let due = {
+            let mut last = self.shared.canary_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let failing = matches!(*self.health.borrow(), RecorderHealth::Failing { .. });
+            let due = failing || last.get_or_insert_with(Instant::now).elapsed() >= CANARY_INTERVAL;
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        };
+        let pinged = match self.try_record(&[], None, true).await {
+            Ok(_) if !due => Ok(()),
+            Ok(_) => {
+                let rows = CanaryRows { executions: true, quarantined: false, fill: 0 };
+                self.run_canary(rows, None).await
+            }
+            Err(failed) => Err(failed.into_error().of_every_row()),
+        };
+        match pinged {
+            Ok(()) => self.on_success(),
+            Err(error) => self.on_failure(error),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Logs, metrics and health of recording.
+
+use std::mem::discriminant;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tracing::field::display;
+
+use super::{Recorder, RecorderHealth, UnloggedDrops};
+use crate::db::{DbError, RecordItem};
+use crate::delivery::Disposition;
+
+/// Minimum time between two log lines about dropped deliveries.
+const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Recorder {
+    /// Reports that a transaction succeeded. Health stays `Failing` while another worker fails.
+    pub(super) fn on_success(&self) {
+        if self.shared.failing.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        self.metrics.database_up(true);
+        let before = self.health.send_replace(RecorderHealth::Working);
+        if !matches!(before, RecorderHealth::Working) {
+            tracing::info!("recording to PostgreSQL");
+        }
+    }
+
+    /// Reports that PostgreSQL records nothing. Logs once, and again for an error of another kind.
+    pub(super) fn on_failure(&self, error: DbError) {
+        self.metrics.database_up(false);
+        self.health.send_modify(|health| {
+            let (since, is_new) = match health {
+                RecorderHealth::Failing { since, why } => (*since, discriminant(why) != discriminant(&error)),
+                _ => (OffsetDateTime::now_utc(), true),
+            };
+            if is_new {
+                tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {error}");
+            }
+            *health = RecorderHealth::Failing { since, why: error };
+        });
+    }
+
+    /// Logs and counts a recorded transaction.
+    pub(super) fn log_dispositions(&self, items: &[RecordItem<'_>], dispositions: &[Disposition]) {
+        let (mut dropped, mut conflicts_dropped) = (0, 0);
+        for (item, disposition) in items.iter().zip(dispositions) {
+            self.metrics.recorded(*disposition);
+            let execution_id = item.execution_id();
+            let trace_id = item.trace().map(|trace| display(trace.trace_id));
+            match disposition {
+                Disposition::Conflict => tracing::warn!(
+                    execution_id,
+                    trace_id,
+                    "a delivery contradicts the recorded result; it is stored in execution_conflicts"
+                ),
+                Disposition::Quarantined => {
+                    tracing::warn!(trace_id, "a delivery that cannot be recorded is stored in quarantine");
+                }
+                // There may be many: log_dropped logs them together.
+                Disposition::Dropped => dropped += 1,
+                Disposition::ConflictDropped => conflicts_dropped += 1,
+                _ => tracing::debug!(execution_id, outcome = disposition.as_str(), trace_id, "recorded"),
+            }
+            if let Some(error) = item.degraded_by()
+                && matches!(disposition, Disposition::New | Disposition::Replacement | Disposition::Conflict)
+            {
+                self.metrics.degraded();
+                tracing::warn!(
+                    execution_id,
+                    trace_id,
+                    "columns that PostgreSQL rejects are stored as bytes only; fill them in later with \
+                     `workflow-receiver repair`: {error}"
+                );
+            }
+        }
+        if dropped > 0 {
+            self.metrics.quarantine_dropped(dropped);
+        }
+        if dropped + conflicts_dropped > 0 {
+            self.log_dropped(dropped, conflicts_dropped);
+        }
+        if let Some(oldest) = items.iter().map(RecordItem::received_at).min() {
+            self.metrics.batch_recorded(items.len(), oldest);
+        }
+    }
+
+    /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`].
+    fn log_dropped(&self, dropped: usize, conflicts_dropped: usize) {
+        let mut unlogged = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        unlogged.quarantined += dropped;
+        unlogged.conflicts += conflicts_dropped;
+        if unlogged.logged_at.is_some_and(|at| at.elapsed() < LOG_DROPPED_INTERVAL) {
+            return;
+        }
+        if unlogged.quarantined > 0 {
+            tracing::error!(
+                dropped = unlogged.quarantined,
+                "the quarantine is full: webhooks answered 422 are counted, but not stored"
+            );
+        }
+        if unlogged.conflicts > 0 {
+            tracing::error!(
+                dropped = unlogged.conflicts,
+                "an execution has as many conflicts as conflicts.* allows; further ones are counted, but not stored"
+            );
+        }
+        *unlogged = UnloggedDrops { logged_at: Some(Instant::now()), ..UnloggedDrops::default() };
+    }
+}

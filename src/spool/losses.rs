@@ -1,0 +1,73 @@
+//! Counts lost deliveries. Numbers of deliveries are contiguous: a number without a row, after the last acked delivery,
+//! is a lost delivery. The table `acked` holds how many of these were counted already.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::mark::Mark;
+use super::schema::is_identity;
+use super::{Seq, SpoolError};
+use crate::metrics::Metrics;
+
+/// The last number given to a delivery. (`max` of two values is `NULL` when one of them is.)
+const LAST: &str = "max(coalesce((SELECT max(seq) FROM deliveries), 0),
+                        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0))";
+
+/// Lets the numbers of new deliveries start after `last`.
+pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()> {
+    let name = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
+                WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deliveries')";
+    connection.execute(name, [])?;
+    let advance = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'deliveries'";
+    connection.execute(advance, [last]).map(drop)
+}
+
+/// Notes that every missing delivery was acked or counted, so that no loss is counted twice. Writes nothing when that is
+/// noted already.
+pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
+    let select = format!(
+        "SELECT coalesce((SELECT min(seq) FROM deliveries) - 1, {LAST}), {LAST}, (SELECT count(*) FROM deliveries)"
+    );
+    let (acked, missing): (Seq, i64) = connection.query_row(&select, [], |row| {
+        let (acked, last, present): (Seq, Seq, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((acked, last - acked - present))
+    })?;
+    connection.execute("INSERT INTO acked SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM acked)", [])?;
+    let note = "UPDATE acked SET seq = ?1, missing = ?2 WHERE (seq, missing) IS NOT (?1, ?2)";
+    connection.execute(note, (acked, missing)).map(drop)
+}
+
+/// Logs and counts the deliveries that are missing and were not counted before. `mark` is what the last run noted.
+pub(super) fn report(
+    connection: &Connection,
+    mark: Option<Mark>,
+    metrics: &Metrics,
+) -> Result<(), SpoolError> {
+    let last: Seq = connection.query_row(&format!("SELECT {LAST}"), [], |row| row.get(0))?;
+    let acked = connection
+        .query_row("SELECT seq, missing FROM acked", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (own, other) = match mark {
+        Some(mark) if is_identity(connection, mark.identity)? => (Some(mark), None),
+        other => (None, other),
+    };
+    let last = last.max(own.map_or(0, |mark| mark.last_seq));
+    // A damaged number counts nothing.
+    let acked = acked.filter(|(acked, known): &(Seq, i64)| {
+        (0..=last).contains(acked) && (0..=last - acked).contains(known)
+    });
+    let mut missing = other.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
+    if let Some((acked, known)) = acked.max(own.map(|mark| (mark.acked_seq, 0))) {
+        let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
+        let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;
+        missing += (last - acked - known - present).max(0);
+    }
+    if let Ok(missing @ 1..) = u64::try_from(missing) {
+        tracing::error!(
+            lost_at_most = missing,
+            "acknowledged deliveries are missing in the spool: its files are not those of the last run, or parts of them \
+             were removed. Look for the missing files or a backup, and see docs/runbooks.md"
+        );
+        metrics.spool_salvaged(0, missing);
+    }
+    Ok(())
+}

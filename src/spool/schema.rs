@@ -1,0 +1,167 @@
+//! The layout of `spool.db`, and how the file is created, checked and opened.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::recovery::sequence::{IDENTITY, PREDECESSOR};
+use super::{Seq, SpoolError};
+
+/// Marks the file as a spool: "WFSP".
+const APPLICATION_ID: i64 = 0x5746_5350;
+/// The version of [`TABLES`] and of the rows' meaning.
+pub(super) const VERSION: i64 = 1;
+
+/// No delivery gets a larger number: a larger one is damage.
+pub(super) const MAX_SEQ: Seq = 1 << 48;
+
+/// How long a statement waits for another process that has locked the file.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "
+    CREATE TABLE deliveries (
+        seq              INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
+        received_at      INTEGER NOT NULL, -- microseconds since 1970, UTC
+        authenticated_by INTEGER NOT NULL, -- 1 signature, 2 secret header, 3 URL token, 4 none
+        acknowledged     INTEGER NOT NULL, -- 1 answered 200, 0 answered 422
+        checksum         INTEGER NOT NULL, -- CRC-32 (row.rs)
+        body             BLOB    NOT NULL, -- the exact bytes of the webhook
+        trace            BLOB              -- trace id (16 bytes) and span id of the request (8 bytes)
+    ) STRICT;
+    -- One row, used to count losses only.
+    CREATE TABLE acked (
+        seq              INTEGER NOT NULL, -- all deliveries up to this one were acked and deleted
+        missing          INTEGER NOT NULL  -- the number of later deliveries that are known to be lost
+    ) STRICT;
+    INSERT INTO acked VALUES (0, 0);
+    INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));
+";
+
+/// Run after the `DELETE` of all deliveries up to ?1: numbers without a row among them were known losses.
+pub(super) const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1 - seq - changes())";
+
+/// Refuses a database of another program or of another version. Reads the file's header: SQLite would apply the spool's
+/// write-ahead log to the database when it opens it.
+pub(super) fn check_header(path: &Path, database: &File) -> Result<(), SpoolError> {
+    let mut header = [0; 100];
+    if database.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"SQLite format 3\0") {
+        return Ok(());
+    }
+    let number =
+        |at| i64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    let (version, application) = (number(60), number(68));
+    // The first page of a new spool is on disk before its tables are.
+    let unfinished = application == 0 && database.metadata().is_ok_and(|metadata| metadata.len() <= 4096);
+    if unfinished { Ok(()) } else { check_version(path, application, version) }
+}
+
+fn check_version(path: &Path, application: i64, version: i64) -> Result<(), SpoolError> {
+    if application != APPLICATION_ID {
+        return Err(SpoolError::Foreign(path.to_owned()));
+    }
+    if version != VERSION {
+        return Err(SpoolError::UnknownVersion { path: path.to_owned(), found: version, known: VERSION });
+    }
+    Ok(())
+}
+
+/// Opens a database. Closing the connection leaves the write-ahead log as it is.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// Opens or creates a spool, and checks its structure. From then on, closing the connection empties the write-ahead log.
+pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
+    let connection = connect(path)?;
+    let number = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0));
+    let application = number("PRAGMA application_id")?;
+    let version = number("PRAGMA user_version")?;
+    let new = application == 0 && version == 0 && number("SELECT count(*) FROM sqlite_schema")? == 0;
+    if !new {
+        check_version(path, application, version)?;
+    }
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA journal_size_limit = 16777216;
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    if new {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES}
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        ))?;
+    }
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let implausible =
+        "SELECT count(*) FROM sqlite_sequence WHERE name = 'deliveries' AND seq NOT BETWEEN 0 AND ?";
+    let implausible: i64 = connection.query_row(implausible, [MAX_SEQ], |row| row.get(0))?;
+    if check != "ok" || implausible != 0 {
+        return Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(check),
+        )));
+    }
+    // An empty log at every start: after a crash, all frames in it are of one run (`recovery/wal.rs`). On a full disk this
+    // fails, and is not needed yet.
+    let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(connection)
+}
+
+/// Moves everything into `spool.db`, so that the database is a single file.
+pub(super) fn into_single_file(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")
+}
+
+/// The random number that tells spools apart. A spool that has lost it gets a new one.
+pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
+    let select = "SELECT seq FROM sqlite_sequence WHERE name = ?";
+    let find = || connection.query_row(select, [IDENTITY], |row| row.get(0)).optional();
+    if let Some(identity) = find()? {
+        return Ok(identity);
+    }
+    connection
+        .execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, abs(random() / 2))", [IDENTITY])?;
+    Ok(find()?.unwrap_or_default())
+}
+
+/// Notes that this spool holds every delivery of the spool `predecessor`, under the same numbers.
+pub(super) fn set_predecessor(connection: &Connection, predecessor: i64) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)";
+    connection.execute(insert, (PREDECESSOR, predecessor)).map(drop)
+}
+
+/// Whether `identity` is this spool's or its predecessor's.
+pub(super) fn is_identity(connection: &Connection, identity: i64) -> rusqlite::Result<bool> {
+    let select = "SELECT count(*) FROM sqlite_sequence WHERE name IN (?, ?) AND seq = ?";
+    connection.query_row(select, (IDENTITY, PREDECESSOR, identity), |row| Ok(row.get::<_, i64>(0)? > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_waits_for_fsync() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = prepare(&dir.path().join("spool.db")).unwrap();
+        let pragma = |name: &str| -> String {
+            connection
+                .query_row(&format!("SELECT {name} FROM pragma_{name}"), [], |row| {
+                    row.get::<_, rusqlite::types::Value>(0)
+                })
+                .map(|v| format!("{v:?}"))
+                .unwrap()
+        };
+        assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+        assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+    }
+}

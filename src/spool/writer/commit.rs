@@ -1,0 +1,159 @@
+//! Commits groups of deliveries, and deletes acked ones.
+
+use rusqlite::TransactionBehavior;
+use tokio::time::Instant;
+
+use super::{PROBE_INTERVAL, Writer};
+use crate::delivery::RejectReason;
+use crate::spool::files::FileFault;
+use crate::spool::handle::PendingDelivery;
+use crate::spool::row::{INSERT, SpoolRow};
+use crate::spool::{Seq, SpoolError, Unwritable, schema, space};
+
+/// The most deliveries that one transaction deletes: deleting also needs space.
+const MAX_DELETE: Seq = 2_000;
+/// The most that are deleted for each delivery of a group: more would delay its answers.
+const MAX_DELETE_PER_DELIVERY: Seq = 4;
+
+impl Writer {
+    /// Makes `group` durable, and deletes acked deliveries with it. Returns a result for each delivery, or how the files
+    /// were changed: then none of the group may be answered 200.
+    pub(super) fn commit_group(
+        &mut self,
+        group: &[PendingDelivery],
+        acked: Seq,
+    ) -> Result<Result<Vec<Result<(), RejectReason>>, FileFault>, SpoolError> {
+        if let Err(fault) = self.check_files() {
+            return Ok(Err(fault));
+        }
+        let begun = Instant::now();
+        let size = group.iter().map(|pending| pending.delivery.body.len() as u64).sum();
+        if self.free_bytes(size) < size {
+            self.delete_acked(acked);
+        }
+        let acks = match self.transact(group, acked) {
+            Ok(acks) => {
+                if let Err(fault) = self.confirm_files() {
+                    return Ok(Err(fault));
+                }
+                self.write_mark();
+                self.status.unwritable = self.unwritable_for_space();
+                self.set_rejecting(acks.iter().find_map(|ack| ack.err()), None);
+                acks
+            }
+            Err(error) => {
+                if let Err(fault) = self.check_files() {
+                    return Ok(Err(fault));
+                }
+                let error = SpoolError::from(error);
+                if matches!(error, SpoolError::Damaged(_)) {
+                    return Err(error);
+                }
+                let (reason, unwritable) = if is_disk_full(&error) {
+                    (RejectReason::SpoolFull, Unwritable::DiskFull)
+                } else {
+                    (RejectReason::DiskError, Unwritable::Failing)
+                };
+                self.status.unwritable = Some(unwritable);
+                self.set_rejecting(Some(reason), Some(&error));
+                // The failed write may have left frames in the log that look like lost commits (`recovery/wal.rs`).
+                let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                let _ = self.confirm_files();
+                vec![Err(reason); group.len()]
+            }
+        };
+        self.wrote_at = Instant::now();
+        self.metrics.spool_committed(begun.elapsed(), group.len());
+        Ok(Ok(acks))
+    }
+
+    /// Deletes acked deliveries without a group. On a full disk, with the space of the reserve file.
+    pub(super) fn delete_acked(&mut self, acked: Seq) {
+        while self.status.acked_seq < acked {
+            let deleted = self.transact(&[], acked);
+            let _ = self.confirm_files();
+            if let Err(error) = deleted
+                && !self.reserve.release()
+            {
+                tracing::debug!(%error, "the spool cannot delete recorded deliveries yet");
+                return;
+            }
+            self.write_mark();
+        }
+        self.shrink();
+    }
+
+    /// Measures whether a delivery could be written, when none was written for a while or the latest was rejected.
+    pub(super) fn probe(&mut self) {
+        let rejecting = self.status.rejecting.is_some();
+        if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {
+            return;
+        }
+        let enough = if rejecting { self.max_bytes / 10 } else { space::MIN_FREE };
+        let free = self.free_bytes(enough);
+        self.status.unwritable = self
+            .unwritable_for_space()
+            .or_else(|| space::is_disk_full(&self.dir).then_some(Unwritable::DiskFull));
+        if self.status.unwritable.is_some() {
+            return;
+        }
+        // Changes nothing, but commits the first page.
+        let written = self.connection.pragma_update(None, "user_version", schema::VERSION);
+        let confirmed = self.confirm_files().is_ok();
+        self.wrote_at = Instant::now();
+        match written {
+            Ok(()) if confirmed && (!rejecting || free > enough) => self.set_rejecting(None, None),
+            Ok(()) => {}
+            Err(error) => {
+                let full = is_disk_full(&error.into());
+                self.status.unwritable = Some(if full { Unwritable::DiskFull } else { Unwritable::Failing });
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        group: &[PendingDelivery],
+        acked: Seq,
+    ) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
+        let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
+        let mut last_seq = self.status.last_seq;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let acks = {
+            let mut insert = transaction.prepare_cached(INSERT)?;
+            group
+                .iter()
+                .map(|PendingDelivery { delivery, .. }| {
+                    let size = delivery.body.len() as u64;
+                    if size > free {
+                        return Ok(Err(RejectReason::SpoolFull));
+                    }
+                    free -= size;
+                    SpoolRow::new(delivery).insert(&mut insert, None)?;
+                    last_seq = transaction.last_insert_rowid();
+                    Ok(Ok(()))
+                })
+                .collect::<rusqlite::Result<Vec<_>>>()?
+        };
+        let max_delete = match Seq::try_from(group.len()) {
+            Ok(0) | Err(_) => MAX_DELETE,
+            Ok(deliveries) => MAX_DELETE_PER_DELIVERY * deliveries,
+        };
+        let acked_seq = acked.min(self.status.acked_seq + max_delete).max(self.status.acked_seq);
+        if acked_seq > self.status.acked_seq {
+            transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([acked_seq])?;
+            transaction.prepare_cached(schema::ACK)?.execute([acked_seq])?;
+        }
+        // Within the transaction, which holds the locks already.
+        let usage = space::measure(&transaction)?;
+        transaction.commit()?;
+        self.status.last_seq = last_seq;
+        self.status.acked_seq = acked_seq;
+        self.apply_usage(&usage);
+        Ok(acks)
+    }
+}
+
+fn is_disk_full(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::Disk(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+}

@@ -1,0 +1,330 @@
+//! The only writer of the spool, on a thread of its own, because it waits for the disk.
+//!
+//! All waiting deliveries become one transaction with one fsync (group commit): the higher the load, the larger the
+//! groups. Acked deliveries are deleted in the same transactions. A group is acknowledged once it is on disk *and* the
+//! written files are still the files in the directory.
+
+mod commit;
+mod replace_files;
+mod space;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::files::{FileFault, FileSizes, OpenFiles};
+use super::handle::PendingDelivery;
+use super::mark::{Mark, MarkFile};
+use super::reader::ConnectionHandover;
+use super::recovery::rescue::RescueCopy;
+use super::reserve::Reserve;
+use super::{Seq, SpoolError, SpoolStatus, schema, space as measures};
+use crate::config;
+use crate::delivery::RejectReason;
+use crate::metrics::Metrics;
+
+/// Maximum size of a group: deliveries, and bytes of bodies. A larger delivery is a group of its own.
+const MAX_GROUP: usize = 512;
+const MAX_GROUP_BYTES: usize = 16 << 20;
+/// After a group of at least `LINGER_MIN_GROUP` deliveries, the writer waits up to `LINGER` for the next group to become as
+/// large, and checks every `LINGER_STEP`.
+const LINGER_MIN_GROUP: usize = 4;
+const LINGER: Duration = Duration::from_micros(200);
+const LINGER_STEP: Duration = Duration::from_micros(50);
+/// How long acked deliveries stay when no delivery arrives with whose group they could be deleted.
+const DELETE_WITHIN: Duration = Duration::from_millis(200);
+/// How often the disk or the directory is tried after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Without writes, how often the files are compared and a page is committed, to measure that a delivery could be written.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The writer's ends of the channels to the other parts.
+#[derive(Debug)]
+pub(super) struct Channels {
+    pub(super) pending: mpsc::Receiver<PendingDelivery>,
+    pub(super) acked: watch::Receiver<Seq>,
+    pub(super) status: watch::Sender<SpoolStatus>,
+    pub(super) handover: Arc<ConnectionHandover>,
+}
+
+/// Adds and deletes deliveries.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    connection: Connection,
+    /// Dropped after the connection.
+    files: Arc<OpenFiles>,
+    /// The minimum sizes of the files, as last seen.
+    least: FileSizes,
+    channels: Channels,
+    reserve: Reserve,
+    mark: Option<MarkFile>,
+    identity: i64,
+    dir: PathBuf,
+    max_bytes: u64,
+    status: SpoolStatus,
+    /// Bytes of free pages in the database.
+    unused: u64,
+    /// The files are not the files in the directory, and could not be replaced yet.
+    files_lost: bool,
+    /// The copy of their deliveries, for the next attempt.
+    rescue_copy: Option<RescueCopy>,
+    wrote_at: Instant,
+    /// The log is not emptied before this time, because the last attempt failed.
+    reclaim_after: Instant,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    /// The positions are computed from the rows: single numbers may be damaged.
+    pub(super) fn read_status(connection: &Connection) -> Result<SpoolStatus, SpoolError> {
+        let (first, last, sequence): (Option<Seq>, Option<Seq>, Option<Seq>) = connection.query_row(
+            "SELECT (SELECT min(seq) FROM deliveries), (SELECT max(seq) FROM deliveries),
+                    (SELECT seq FROM sqlite_sequence WHERE name = 'deliveries')",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
+        let last_seq = last.or(sequence).unwrap_or(0);
+        let acked_seq = first.map_or(last_seq, |first| first - 1);
+        Ok(SpoolStatus { last_seq, acked_seq, ..SpoolStatus::default() })
+    }
+
+    pub(super) fn new(
+        connection: Connection,
+        status: SpoolStatus,
+        files: Arc<OpenFiles>,
+        channels: Channels,
+        settings: &config::Spool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SpoolError> {
+        let identity = schema::identity(&connection)?;
+        let usage = measures::measure(&connection)?;
+        let mut writer = Self {
+            connection,
+            files,
+            least: FileSizes::default(),
+            channels,
+            reserve: Reserve::new(&settings.dir),
+            mark: MarkFile::open(&settings.dir).ok(),
+            identity,
+            dir: settings.dir.clone(),
+            max_bytes: settings.max_bytes,
+            status,
+            unused: 0,
+            files_lost: false,
+            rescue_copy: None,
+            wrote_at: Instant::now(),
+            reclaim_after: Instant::now(),
+            metrics,
+        };
+        writer.apply_usage(&usage);
+        let _ = writer.confirm_files();
+        writer.write_mark();
+        writer.publish();
+        Ok(writer)
+    }
+
+    /// Runs until no delivery can be appended and all [`super::AckHandle`]s are dropped. Blocks: run it on a thread of its
+    /// own.
+    ///
+    /// # Errors
+    /// [`SpoolError::Damaged`], and [`SpoolError::InUse`] when another receiver uses the directory. A disk that is full or
+    /// fails is not an error: deliveries are rejected until writes succeed again.
+    pub(crate) fn run(mut self, runtime: &Handle) -> Result<(), SpoolError> {
+        let mut waiting = Vec::with_capacity(MAX_GROUP);
+        // When there is something to do even if nothing arrives.
+        let mut due: Option<Instant> = None;
+        let timer = ProbeTimer::start(runtime);
+        loop {
+            let event = runtime.block_on(self.next_event(&mut waiting, due, &timer));
+            match event {
+                Event::Arrived(count) => self.status.closed = count == 0,
+                Event::Acked | Event::Due | Event::CheckRequested => {}
+                // The next start records the deliveries that still arrive.
+                Event::RecorderEnded => self.channels.pending.close(),
+            }
+            let acked = *self.channels.acked.borrow_and_update();
+            let (written, mut fault) = self.commit_waiting(&mut waiting, acked)?;
+            let urgent = self.status.closed || self.status.rejecting.is_some();
+            let idle = matches!(event, Event::Due | Event::CheckRequested | Event::RecorderEnded);
+            if fault.is_none() && (urgent || idle) {
+                fault = self.check_files().err();
+            }
+            if let Some(fault) = fault {
+                reject(waiting.drain(..));
+                if !self.files_lost || idle {
+                    self.replace_files(&fault)?;
+                }
+            }
+            if matches!(event, Event::CheckRequested) {
+                self.channels.handover.check_done();
+            }
+            linger(&self.channels.pending, written);
+            // Without a group to be deleted with, acked deliveries are deleted here.
+            if !self.files_lost && (urgent || idle) {
+                self.delete_acked(acked);
+                if matches!(event, Event::Due) {
+                    self.probe();
+                }
+                self.publish();
+            }
+            due = self.next_due(due, acked);
+            if self.status.closed && matches!(event, Event::RecorderEnded) {
+                return if self.files_lost {
+                    Err(SpoolError::FilesChanged(self.dir.clone()))
+                } else {
+                    Ok(())
+                };
+            }
+        }
+    }
+
+    async fn next_event(
+        &mut self,
+        waiting: &mut Vec<PendingDelivery>,
+        due: Option<Instant>,
+        timer: &ProbeTimer,
+    ) -> Event {
+        let Channels { pending, acked, handover, .. } = &mut self.channels;
+        tokio::select! {
+            count = pending.recv_many(waiting, MAX_GROUP), if !self.status.closed => Event::Arrived(count),
+            changed = acked.changed() => if changed.is_ok() { Event::Acked } else { Event::RecorderEnded },
+            () = handover.check_requested() => Event::CheckRequested,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
+            () = timer.notify.notified() => Event::Due,
+        }
+    }
+
+    /// Commits groups until none is left or the files were changed. Returns the size of the last group.
+    fn commit_waiting(
+        &mut self,
+        waiting: &mut Vec<PendingDelivery>,
+        acked: Seq,
+    ) -> Result<(usize, Option<FileFault>), SpoolError> {
+        let mut written = 0;
+        while !waiting.is_empty() {
+            let group = group_size(waiting);
+            let acks = match self.commit_group(&waiting[..group], acked)? {
+                Ok(acks) => acks,
+                Err(fault) => return Ok((written, Some(fault))),
+            };
+            self.publish();
+            for (delivery, ack) in waiting.drain(..group).zip(acks) {
+                let _ = delivery.ack.send(ack);
+            }
+            written = group;
+        }
+        Ok((written, None))
+    }
+
+    fn next_due(&self, due: Option<Instant>, acked: Seq) -> Option<Instant> {
+        let wait = if self.status.rejecting.is_some() || self.files_lost {
+            RETRY_INTERVAL
+        } else if self.status.acked_seq < acked {
+            DELETE_WITHIN
+        } else {
+            return None;
+        };
+        due.filter(|due| *due > Instant::now()).or_else(|| Some(Instant::now() + wait))
+    }
+
+    fn publish(&self) {
+        self.channels.status.send_replace(self.status);
+    }
+
+    /// Logs when the spool starts or stops rejecting deliveries.
+    fn set_rejecting(&mut self, reason: Option<RejectReason>, cause: Option<&SpoolError>) {
+        let before = std::mem::replace(&mut self.status.rejecting, reason);
+        match reason {
+            _ if reason == before => {}
+            None => tracing::info!("the spool accepts deliveries again"),
+            Some(reason) => {
+                let cause = cause.map(ToString::to_string);
+                let cause = cause.or_else(|| self.status.unwritable.map(|why| why.to_string()));
+                tracing::error!(cause, "{reason}: deliveries are answered 503");
+            }
+        }
+    }
+
+    fn write_mark(&self) {
+        if let Some(mark) = &self.mark {
+            let SpoolStatus { last_seq, acked_seq, .. } = self.status;
+            mark.write(Mark { identity: self.identity, last_seq, acked_seq });
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.channels.handover.close();
+    }
+}
+
+/// Why the writer wakes up.
+enum Event {
+    /// This many deliveries; 0 when no more can arrive.
+    Arrived(usize),
+    Acked,
+    RecorderEnded,
+    /// A read failed: the reader waits for a check of the files.
+    CheckRequested,
+    /// Time to delete, to repeat what failed, or to probe.
+    Due,
+}
+
+/// Wakes an idle writer every [`PROBE_INTERVAL`]. The timer runs in a task: the writer's thread would panic when it polls a
+/// timer while the runtime shuts down.
+struct ProbeTimer {
+    notify: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl ProbeTimer {
+    fn start(runtime: &Handle) -> Self {
+        let notify = Arc::new(Notify::new());
+        let tick = notify.clone();
+        let task = runtime.spawn(async move {
+            loop {
+                sleep(PROBE_INTERVAL).await;
+                tick.notify_one();
+            }
+        });
+        Self { notify, task }
+    }
+}
+
+impl Drop for ProbeTimer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits for the next group to become about as large as the last one: an fsync costs the same for one delivery as for a
+/// hundred. Does not wait after a small group.
+fn linger(pending: &mpsc::Receiver<PendingDelivery>, last_group: usize) {
+    let until = Instant::now() + LINGER;
+    while last_group >= LINGER_MIN_GROUP && pending.len() < last_group && Instant::now() < until {
+        std::thread::sleep(LINGER_STEP);
+    }
+}
+
+/// How many of the waiting deliveries go into one transaction.
+fn group_size(waiting: &[PendingDelivery]) -> usize {
+    let mut bytes = 0;
+    let fits = |pending: &&PendingDelivery| {
+        bytes += pending.delivery.body.len();
+        bytes <= MAX_GROUP_BYTES
+    };
+    waiting.iter().take_while(fits).count().max(1).min(waiting.len())
+}
+
+fn reject(waiting: impl Iterator<Item = PendingDelivery>) {
+    for pending in waiting {
+        let _ = pending.ack.send(Err(RejectReason::DiskError));
+    }
+}

@@ -1,0 +1,224 @@
+//! Compares the open files with the files in the directory, and replaces lost ones.
+
+use std::sync::Arc;
+
+use rusqlite::config::DbConfig;
+
+use super::{Writer, reject};
+use crate::delivery::RejectReason;
+use crate::spool::files::{DATABASE, FileFault, FileSizes};
+use crate::spool::mark::MarkFile;
+use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
+use crate::spool::reserve::Reserve;
+use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, space};
+
+impl Writer {
+    /// Before a write: the files still hold what was durable after the last write.
+    pub(super) fn check_files(&mut self) -> Result<(), FileFault> {
+        let checked = self.files.check(self.least).or_else(|fault| match fault {
+            // Another process may have emptied the log into the database, which SQLite allows.
+            FileFault::Truncated { .. } if self.files.check_index().is_ok() => {
+                self.least.wal = space::wal_bytes(&self.connection).unwrap_or(self.least.wal);
+                self.files.check(self.least)
+            }
+            other => Err(other),
+        });
+        self.apply_sizes(checked?);
+        if std::mem::take(&mut self.files_lost)
+            && let Some(copy) = self.rescue_copy.take()
+        {
+            // The lost files are back. Their copy becomes outdated with the next write.
+            copy.remove();
+        }
+        Ok(())
+    }
+
+    /// After a write: the written files are the files in the directory, and still hold what they held before.
+    pub(super) fn confirm_files(&mut self) -> Result<(), FileFault> {
+        let before = self.least.wal;
+        if let Ok(bytes) = space::wal_bytes(&self.connection) {
+            self.least.wal = bytes;
+        }
+        let sizes = self.files.check(self.least)?;
+        let appended = self.least.wal > before;
+        if appended && !self.files.is_wal_intact_before(before, space::FRAME) {
+            return Err(FileFault::Truncated { name: "spool.db-wal", expected: before, found: 0 });
+        }
+        if sizes.database > 0 && !self.files.has_database_header() {
+            return Err(FileFault::Truncated { name: DATABASE, expected: sizes.database, found: 0 });
+        }
+        self.apply_sizes(sizes);
+        Ok(())
+    }
+
+    fn apply_sizes(&mut self, sizes: FileSizes) {
+        let used = self.status.bytes - self.status.wal_bytes;
+        // After `VACUUM`, one of the next checkpoints makes the file smaller.
+        self.least.database = sizes.database.min(used + self.unused);
+        self.status.bytes = used + sizes.wal;
+        self.status.wal_bytes = sizes.wal;
+    }
+
+    /// Copies the readable deliveries into a new file in the place of the lost one, and continues with that file.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`]. After other errors, the caller has to try again.
+    pub(super) fn replace_files(&mut self, fault: &FileFault) -> Result<(), SpoolError> {
+        if !self.files_lost {
+            tracing::error!(%fault, "files of the spool were changed while the receiver was running: deliveries are answered 503 until they are rescued");
+        }
+        self.files_lost = true;
+        self.status.unwritable = Some(Unwritable::FilesChanged);
+        self.set_rejecting(Some(RejectReason::DiskError), None);
+        self.publish();
+        let SpoolStatus { last_seq, acked_seq, .. } = self.status;
+        // SQLite must not read with a truncated index.
+        let connection = self.files.check_index().is_ok().then_some(&self.connection);
+        let lost = LostSpool { connection, files: &self.files, identity: self.identity, last_seq, acked_seq };
+        let pending = &mut self.channels.pending;
+        let rescued = lost.rescue(&self.dir.join(DATABASE), &mut self.rescue_copy, &mut || {
+            reject(std::iter::from_fn(|| pending.try_recv().ok()));
+        });
+        match rescued {
+            Ok(rescued) => self.use_rescued(rescued),
+            Err(error @ SpoolError::InUse(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(%fault, %error, "the spool's deliveries cannot be rescued yet: trying again every second");
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn use_rescued(&mut self, rescued: RescuedSpool) {
+        let RescuedSpool { writer, reader, files, saved, lost } = rescued;
+        let files = Arc::new(files);
+        let old = std::mem::replace(&mut self.connection, writer);
+        // Its log may have the name of the new log, which must not be deleted.
+        let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        drop(old);
+        self.files.unlock_for(&files);
+        self.files = files.clone();
+        self.channels.handover.offer(reader, files);
+        self.least = FileSizes::default();
+        self.reserve = Reserve::new(&self.dir);
+        self.mark = MarkFile::open(&self.dir).ok();
+        self.identity = schema::identity(&self.connection).unwrap_or_default();
+        self.status.wal_bytes = 0;
+        if let Ok(usage) = space::measure(&self.connection) {
+            self.apply_usage(&usage);
+        }
+        // Before the next write, a fault is found again.
+        let _ = self.confirm_files();
+        self.write_mark();
+        self.files_lost = false;
+        self.status.unwritable = self.unwritable_for_space();
+        tracing::error!(saved, lost_at_most = lost, "the spool's deliveries were rescued into a new file");
+        self.metrics.spool_salvaged(saved, lost);
+        self.set_rejecting(None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::auth::AuthMethod;
+    use crate::config;
+    use crate::delivery::Delivery;
+    use crate::memory::MemoryBudget;
+    use crate::metrics::{Levels, Metrics};
+    use crate::spool::files::crash;
+    use crate::spool::{BatchLimits, Spool, open};
+
+    fn open_in(dir: &Path) -> (Spool, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let settings = config::Spool { dir: dir.to_owned(), max_bytes: 1 << 30 };
+        (open(&settings, 1, &metrics).unwrap(), metrics)
+    }
+
+    async fn append(spool: &mut Spool, body: &'static [u8]) {
+        let delivery = Delivery {
+            body: Bytes::from_static(body),
+            received_at: OffsetDateTime::now_utc(),
+            authenticated_by: Some(AuthMethod::None),
+            acknowledged: true,
+            trace: None,
+        };
+        let memory = MemoryBudget::new(0).permit(true, &Arc::default());
+        let mut append = std::pin::pin!(spool.handle.append(delivery, memory));
+        assert!(futures_util::poll!(&mut append).is_pending());
+        let mut waiting = vec![spool.writer.channels.pending.try_recv().unwrap()];
+        assert!(spool.writer.commit_waiting(&mut waiting, 0).unwrap().1.is_none());
+        append.await.unwrap();
+    }
+
+    const ACCIDENTS: [(&str, fn(&Path)); 3] = [
+        ("the index is removed", |dir| fs::remove_file(dir.join("spool.db-shm")).unwrap()),
+        ("the database is replaced by a copy of itself", |dir| {
+            fs::copy(dir.join("spool.db"), dir.join("copy")).unwrap();
+            fs::rename(dir.join("copy"), dir.join("spool.db")).unwrap();
+        }),
+        ("the database is moved away", |dir| {
+            fs::rename(dir.join("spool.db"), dir.join("moved")).unwrap();
+        }),
+    ];
+
+    /// The number of lost deliveries that were reported.
+    fn reported(metrics: &Metrics) -> String {
+        let page = metrics.render(&Levels::default());
+        let count =
+            page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
+        count.unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_at_any_step_of_a_rescue_nothing_is_lost_and_no_loss_is_reported() {
+        const BODIES: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
+        for (accident, happens) in ACCIDENTS {
+            for steps in 0..=7 {
+                let dir = tempfile::tempdir().unwrap();
+                // Two deliveries are in the database, two in its log.
+                let (mut spool, _) = open_in(dir.path());
+                append(&mut spool, BODIES[0]).await;
+                append(&mut spool, BODIES[1]).await;
+                drop(spool);
+                let (mut spool, _) = open_in(dir.path());
+                append(&mut spool, BODIES[2]).await;
+                append(&mut spool, BODIES[3]).await;
+
+                happens(dir.path());
+                let fault = spool.writer.check_files().unwrap_err();
+                crash::AFTER.set(steps);
+                spool.writer.replace_files(&fault).unwrap();
+                crash::AFTER.set(usize::MAX);
+                assert_eq!(spool.writer.files_lost, steps < 6, "{accident}, {steps} steps");
+                // As SIGKILL leaves the files.
+                let killed = tempfile::tempdir().unwrap();
+                for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+                    if file.file_name() != "reserve" {
+                        fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
+                    }
+                }
+
+                let (mut next, metrics) = open_in(killed.path());
+                let spooled = next.reader.next(0, BatchLimits { rows: 100, bytes: 1 << 20 }).unwrap();
+                let found: HashSet<_> = spooled.iter().map(|spooled| &spooled.delivery.body[..]).collect();
+                assert_eq!(found, HashSet::from(BODIES), "{accident}, {steps} steps");
+                // Before the first step, the directory has the lost spool only.
+                if steps > 0 || accident != "the database is moved away" {
+                    assert_eq!(reported(&metrics), "0", "{accident}, {steps} steps");
+                }
+                if steps > 0 {
+                    assert_eq!(spooled.len(), BODIES.len(), "{accident}, {steps} steps");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Limits the spool to `spool.max_bytes`, and gives unused space back to the disk.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Writer;
+use crate::spool::Unwritable;
+use crate::spool::files::FileSizes;
+use crate::spool::schema::BUSY_TIMEOUT;
+use crate::spool::space::{MIN_FREE, Usage, measure};
+
+/// The database is shrunk when more bytes than this are unused and fewer than `SHRINK_BELOW` are used.
+const SHRINK_ABOVE: u64 = 64 << 20;
+const SHRINK_BELOW: u64 = 8 << 20;
+/// How long emptying the log waits for readers; after a failure it is not tried again for `RECLAIM_INTERVAL`.
+const WAIT_FOR_READERS: Duration = Duration::from_millis(100);
+const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Writer {
+    /// How many bytes of bodies still fit. If that is less than `wanted`, the log is emptied first.
+    pub(super) fn free_bytes(&mut self, wanted: u64) -> u64 {
+        if !self.reserve.hold() {
+            return 0;
+        }
+        if self.max_bytes.saturating_sub(self.status.bytes) < wanted {
+            self.reclaim_wal();
+        }
+        self.max_bytes.saturating_sub(self.status.bytes)
+    }
+
+    /// Copies the log into the database and empties it. Waits for readers for a short time only.
+    fn reclaim_wal(&mut self) {
+        if self.status.wal_bytes == 0 || Instant::now() < self.reclaim_after {
+            return;
+        }
+        let _ = self.connection.busy_timeout(WAIT_FOR_READERS);
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        let _ = self.connection.busy_timeout(BUSY_TIMEOUT);
+        if busy != Ok(0) {
+            self.reclaim_after = Instant::now() + RECLAIM_INTERVAL;
+        }
+        self.least.wal = 0;
+        let _ = self.confirm_files();
+    }
+
+    /// Why not even a small delivery fits.
+    pub(super) fn unwritable_for_space(&mut self) -> Option<Unwritable> {
+        if !self.reserve.hold() {
+            return Some(Unwritable::DiskFull);
+        }
+        let free = self.free_bytes(MIN_FREE);
+        let pinned = self.status.wal_bytes > self.status.bytes / 2;
+        (free < MIN_FREE).then_some(if pinned { Unwritable::WalPinned } else { Unwritable::Full })
+    }
+
+    /// Gives the space of a long backlog back to the disk, and the space that the reserve file needs. Fast, because little
+    /// is used then.
+    pub(super) fn shrink(&mut self) {
+        let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
+        if self.unused <= enough || self.status.bytes - self.status.wal_bytes >= SHRINK_BELOW {
+            return;
+        }
+        let shrunk = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)");
+        self.least = FileSizes::default();
+        match shrunk.and_then(|()| measure(&self.connection)) {
+            Ok(usage) => {
+                self.apply_usage(&usage);
+                tracing::info!("spool.db was shrunk after a backlog");
+            }
+            Err(error) => tracing::debug!(%error, "spool.db cannot be shrunk yet"),
+        }
+        let _ = self.confirm_files();
+    }
+
+    pub(super) fn apply_usage(&mut self, usage: &Usage) {
+        self.status.bytes = usage.bytes + self.status.wal_bytes;
+        self.status.oldest_received_at = usage.oldest_received_at;
+        self.unused = usage.unused;
+        self.least.database = self.least.database.min(usage.bytes + usage.unused);
+    }
+}
