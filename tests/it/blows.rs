@@ -14,7 +14,7 @@ async fn survives(fault: Fault) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_fault_of_the_files_nothing_is_lost() {
-    survives(Fault::NoFileFault).await;
+    survives(Fault::KillWithBacklog).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! `docs/operators.md`: what it shows is what comes.
+//! The examples in `docs/operators.md` have the output that it shows.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::support::receiver::TestReceiver;
 use crate::support::rollups::recount_rollups;
 use crate::support::wait::until;
 
-/// The times at which the webhooks of the page came.
+/// The times at which the webhooks of the page arrived.
 const TIMES: &str = "
     UPDATE executions SET
         first_received_at = coalesce(completed_at, started_at) + interval '1 second',
@@ -29,7 +29,7 @@ const TIMES: &str = "
         first_received_at = '2026-03-02 09:50:00Z', last_received_at = '2026-03-02 09:50:10Z'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_query_of_the_cookbook_answers_what_it_shows() {
+async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {
     let receiver = TestReceiver::start().await;
     for body in example("cookbook.jsonl").lines() {
         receiver.post(body.to_owned()).await;
@@ -44,7 +44,7 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
     let mut real = shown.clone();
     for n in 0..shown.len() {
         if let Some(query) = shown[n].strip_prefix("sql\n") {
-            assert!(shown[n + 2].starts_with("text\n"), "no answer is shown to {query}");
+            assert!(shown[n + 2].starts_with("text\n"), "no output is shown for {query}");
             real[n + 2] = format!("text\n{}", answer(&mut connection, query).await);
         }
         let is_shown = shown.get(n + 2).is_some_and(|answer| answer.starts_with("json\n"));
@@ -52,11 +52,11 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
             real[n + 2] = format!("json\n{}", answer_over_http(&receiver, curl).await);
         }
         if let Some(arguments) = shown[n].strip_prefix("sh\nworkflow-receiver ") {
-            assert!(shown[n + 2].starts_with("text\n"), "no answer is shown to {arguments}");
+            assert!(shown[n + 2].starts_with("text\n"), "no output is shown for {arguments}");
             real[n + 2] = format!("text\n{}", printed(&receiver, &shown[n][3..]));
         }
     }
-    // `BLESS=1 cargo test cookbook` writes the page anew.
+    // `BLESS=1 cargo test cookbook` rewrites the page.
     if std::env::var_os("BLESS").is_some() {
         return std::fs::write(cookbook_page(), real.join("```")).unwrap();
     }
@@ -64,7 +64,7 @@ async fn every_query_of_the_cookbook_answers_what_it_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cookbook_asks_every_view() {
+async fn the_cookbook_queries_every_view() {
     let receiver = TestReceiver::start().await;
     let views = receiver.rows("SELECT viewname FROM pg_views WHERE schemaname = 'public'").await;
     assert!(!views.is_empty());
@@ -74,7 +74,7 @@ async fn the_cookbook_asks_every_view() {
     }
 }
 
-/// What the admin port answers, indented, its fields in their order.
+/// The answer of the admin port, indented, with its fields in their order.
 async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
     let path = curl.trim().trim_matches('\'').strip_prefix("http://127.0.0.1:9090").unwrap();
     let text = receiver.get(path).await.text().await.unwrap();
@@ -102,7 +102,7 @@ async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
             _ => quoted = c == '"',
         }
     }
-    // The clock of the receiver does not stand still.
+    // The clock of the receiver is not stopped.
     let made_up = |line: &str| match line.split_once("\"seconds_since_last\": ") {
         Some((indent, number)) => {
             format!("{indent}\"seconds_since_last\": 2700{}\n", number.trim_matches(char::is_numeric))
@@ -112,7 +112,7 @@ async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
     indented.lines().map(made_up).collect()
 }
 
-/// What a command line prints.
+/// The output of a command line.
 fn printed(receiver: &TestReceiver, line: &str) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_workflow-receiver")).parent().unwrap();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
@@ -123,9 +123,9 @@ fn printed(receiver: &TestReceiver, line: &str) -> String {
     text
 }
 
-/// The answer as `psql` prints it.
+/// The result as `psql` prints it.
 async fn answer(connection: &mut PgConnection, query: &str) -> String {
-    // A query that is sent as it stands is answered in text.
+    // The simple protocol returns text.
     let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(query)).fetch_all(&mut *connection).await.unwrap();
     let columns = rows.first().unwrap_or_else(|| panic!("nothing comes of {query}")).columns();
     let cells: Vec<Vec<String>> =

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-/// A checkout with the Makefile, its scripts, a `cargo` that does nothing, and acknowledged deliveries in its spool.
+/// A checkout with the Makefile, its scripts, a `cargo` without effect, and acknowledged deliveries in its spool.
 fn checkout() -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = TempDir::new().unwrap();
@@ -24,10 +24,10 @@ fn checkout() -> TempDir {
     dir
 }
 
-/// Runs `make TARGET` with `input`: whether it succeeded, and what it printed.
+/// Runs `make TARGET` with `input`. Returns whether it succeeded, and its output.
 fn make(dir: &Path, target: &str, input: &str) -> (bool, String) {
     let mut command = Command::new("make");
-    // The Makefile puts ~/.cargo/bin first.
+    // HOME: the Makefile puts ~/.cargo/bin first in PATH.
     command.arg(target).arg(format!("HOME={}", dir.display())).current_dir(dir);
     let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
     command.env("PATH", path).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
@@ -56,7 +56,7 @@ fn make_remove_data_names_what_would_be_lost_and_deletes_only_after_yes() {
         assert!(!success && spool.exists(), "{answer:?}: {text}");
         assert!(text.contains("data/spool") && text.contains("answered 200"), "{text}");
     }
-    // As a running receiver does.
+    // A running receiver holds this lock.
     let lock = std::fs::File::open(&spool).unwrap();
     lock.lock().unwrap();
     let (success, text) = make(dir.path(), "remove-data", "yes\n");

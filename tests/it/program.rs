@@ -1,4 +1,4 @@
-//! The program: its commands, its settings, its signals, its log.
+//! The program: its start and stop, the private PostgreSQL, secrets.
 
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,15 +9,11 @@ use crate::support::collector::Collector;
 use crate::support::fixtures::{example, execution, with};
 use crate::support::http::signed;
 use crate::support::postgres::{new_database, rows, until_rows, url};
-use crate::support::process::{Process, program, run_to_end};
-
-async fn accept(process: &Process, body: impl ToString) {
-    let answer = Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-}
+use crate::support::process::{Process, program, run_to_end, running_postgres};
+use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_authentication_it_refuses_to_listen_for_other_machines() {
+async fn without_authentication_the_program_refuses_to_listen_beyond_loopback() {
     let dir = TempDir::new().unwrap();
     let (text, code) = run_to_end(program(dir.path()).env("RECEIVER__HTTP__LISTEN", "0.0.0.0:0"));
     assert_eq!(code, Some(1));
@@ -25,7 +21,7 @@ async fn without_authentication_it_refuses_to_listen_for_other_machines() {
         text.contains("http.listen = 0.0.0.0:0") && text.contains("RECEIVER__AUTH__ALLOW_UNAUTHENTICATED"),
         "{text}"
     );
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no file is created");
 
     let database = new_database().await;
     let allowed = Process::start(
@@ -42,7 +38,7 @@ async fn without_authentication_it_refuses_to_listen_for_other_machines() {
 }
 
 #[test]
-fn a_wrong_setting_ends_it_with_a_sentence() {
+fn an_invalid_setting_ends_the_program_with_an_error_that_names_it() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("my.toml");
     std::fs::write(&file, "[http]\nlisten_on = \"127.0.0.1:1\"\n").unwrap();
@@ -57,12 +53,12 @@ fn a_wrong_setting_ends_it_with_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_records_what_is_in_hand_and_exits_with_success() {
+async fn sigterm_records_acknowledged_deliveries_and_exits_with_success() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     for signal in [Signal::TERM, Signal::INT] {
         let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
         let id = format!("{signal:?}");
-        accept(&process, execution(&id, "completed")).await;
+        process.accept(execution(&id, "completed")).await;
         process.signal(signal);
         let (status, log) = process.ended();
         assert!(status.success(), "{log:#?}");
@@ -73,12 +69,12 @@ async fn sigterm_records_what_is_in_hand_and_exits_with_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once_and_what_was_acknowledged_waits_in_the_spool() {
+async fn a_second_signal_ends_the_program_at_once_and_acknowledged_deliveries_stay_in_the_spool() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    // Nobody answers there, so there is no end to draining.
+    // PostgreSQL cannot be reached: draining does not end.
     let mut away =
         Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
-    accept(&away, execution("e", "completed")).await;
+    away.accept(execution("e", "completed")).await;
     away.signal(Signal::TERM);
     away.wait_for("another signal stops at once");
     away.signal(Signal::TERM);
@@ -93,14 +89,14 @@ async fn a_second_signal_ends_it_at_once_and_what_was_acknowledged_waits_in_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_time_to_drain_is_over_the_rest_waits_in_the_spool() {
+async fn after_the_drain_timeout_the_remaining_deliveries_stay_in_the_spool() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let away = Process::start(
         program(dir.path())
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
             .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "100ms"),
     );
-    accept(&away, execution("e", "completed")).await;
+    away.accept(execution("e", "completed")).await;
     let log = away.terminate();
     assert!(
         log.iter().any(|line| line.contains("drain_timeout is over") && line.contains("\"waiting\":1")),
@@ -115,12 +111,12 @@ async fn when_the_time_to_drain_is_over_the_rest_waits_in_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_makes_the_schema_and_serve_waits_for_it_when_told_not_to() {
+async fn migrate_creates_the_schema_and_serve_waits_for_it_with_migrate_off() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let mut process = Process::start(
         program(dir.path()).env("DATABASE_URL", url(&database)).env("RECEIVER__DATABASE__MIGRATE", "false"),
     );
-    accept(&process, execution("e", "completed")).await;
+    process.accept(execution("e", "completed")).await;
     assert!(process.wait_for("cannot be recorded yet").contains("workflow-receiver migrate"));
     let ready: Value =
         reqwest::get(format!("http://{}/health/ready", process.admin)).await.unwrap().json().await.unwrap();
@@ -159,7 +155,7 @@ async fn every_table_and_column_has_a_comment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn healthcheck_asks_the_running_instance() {
+async fn healthcheck_queries_the_running_receiver() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
     let healthcheck =
@@ -176,30 +172,26 @@ async fn healthcheck_asks_the_running_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_no_database_named_it_runs_its_own_which_ends_with_it_and_keeps_its_data() {
+async fn without_a_database_url_a_private_postgres_starts_and_stops_with_the_program_and_keeps_its_data() {
     let dir = TempDir::new().unwrap();
-    let postmaster = dir.path().join("data/postgres/data/postmaster.pid");
-    let socket = dir.path().canonicalize().unwrap().join("data/postgres");
-    let database = format!("postgres:///workflow_receiver?host={}&user=postgres", socket.display());
-    let database: sqlx::postgres::PgConnectOptions = database.parse().unwrap();
-
     let process = Process::start(&mut program(dir.path()));
-    accept(&process, example("completed.json")).await;
+    process.accept(example("completed.json")).await;
+    assert!(running_postgres(dir.path()).is_some());
     process.terminate();
-    assert!(!postmaster.exists(), "the private PostgreSQL has stopped");
+    assert!(running_postgres(dir.path()).is_none(), "the private PostgreSQL has stopped");
 
     let process = Process::start(&mut program(dir.path()));
-    accept(&process, example("bulk-completed.json")).await;
+    process.accept(example("bulk-completed.json")).await;
     process.kill();
 
-    // The killed one's PostgreSQL goes by itself; the next start waits for that.
+    // After a kill, the private PostgreSQL stops by itself. The next start waits for it.
     let process = Process::start(&mut program(dir.path()));
     let second = run_to_end(&mut program(dir.path()));
     assert_eq!(second.1, Some(1));
     assert!(second.0.contains("in use by another receiver"), "{}", second.0);
-    accept(&process, example("full-execution.json")).await;
+    process.accept(example("full-execution.json")).await;
     let ids = "SELECT execution_id FROM executions";
-    until_rows(&database, ids, 3).await;
+    until_rows(&running_postgres(dir.path()).unwrap(), ids, 3).await;
     process.terminate();
 }
 
@@ -215,7 +207,7 @@ async fn a_killed_private_postgres_is_restarted_and_webhooks_are_accepted_meanwh
         let pid = std::fs::read_to_string(postgres.join("data/postmaster.pid")).unwrap();
         let pid = Pid::from_raw(pid.lines().next().unwrap().parse().unwrap()).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
-        accept(&process, execution(&format!("e{times}"), "completed")).await;
+        process.accept(execution(&format!("e{times}"), "completed")).await;
         let count = |process: &Process, text: &str| process.log.iter().filter(|l| l.contains(text)).count();
         while count(&process, "the private PostgreSQL was restarted") < times {
             process.wait_at_most(std::time::Duration::from_secs(60));
@@ -240,7 +232,7 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
 
 /// Every secret holds HUSH, every body PRIVATE.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_a_trace_or_a_row() {
+async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_columns() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let collector = Collector::start().await;
     let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/") + "&pasword=HUSH";
@@ -298,7 +290,7 @@ async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_a_trace_or_a_
         |line: &String| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\"");
     assert!(log.iter().any(recorded));
     assert!(log.iter().any(|line| line.contains("\"problem\":\"not-json\"")));
-    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "all of the log was looked at");
+    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "the log holds all levels");
     for line in &log {
         quiet(line);
     }
@@ -322,7 +314,7 @@ async fn no_secret_and_no_body_ever_reaches_a_log_an_answer_a_page_a_trace_or_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_private_postgres_takes_no_directory_that_holds_other_things() {
+async fn the_private_postgres_refuses_a_directory_with_other_files() {
     let dir = TempDir::new().unwrap();
     let mine = dir.path().join("mine");
     std::fs::create_dir(&mine).unwrap();

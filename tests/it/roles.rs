@@ -1,4 +1,4 @@
-//! The roles of `docs/roles.sql`, and the way to a PostgreSQL that speaks TLS.
+//! The roles of `docs/roles.sql`, and TLS to PostgreSQL.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -19,8 +19,8 @@ use crate::support::process::{Process, program, run_to_end};
 use crate::support::rollups::wrong_rollups;
 use crate::support::wait::until;
 
-/// What PostgreSQL says to `statement` from `role`; empty when it does it.
-async fn said_to(role: &str, database: &PgConnectOptions, statement: &'static str) -> String {
+/// The error of `statement` run as `role`; empty when it succeeds.
+async fn error_of(role: &str, database: &PgConnectOptions, statement: &'static str) -> String {
     let mut connection = PgConnection::connect_with(&database.clone().username(role)).await.unwrap();
     match sqlx::raw_sql(statement).execute(&mut connection).await {
         Ok(_) => String::new(),
@@ -39,8 +39,8 @@ fn url_of(role: &str, database: &PgConnectOptions) -> String {
     url(database).replace("user=postgres", &format!("user={role}"))
 }
 
-/// Every view can be read, and the commands answer.
-async fn all_is_read(operator: &PgConnectOptions, url: &str) {
+/// Reads every view and runs the commands that read.
+async fn can_read_everything(operator: &PgConnectOptions, url: &str) {
     assert_eq!(rows(operator, &wrong_rollups()).await, Vec::<Value>::new());
     for view in rows(operator, "SELECT viewname AS name FROM pg_views WHERE schemaname = 'public'").await {
         rows(operator, &format!("SELECT * FROM {}", view["name"].as_str().unwrap())).await;
@@ -52,14 +52,14 @@ async fn all_is_read(operator: &PgConnectOptions, url: &str) {
     }
 }
 
-/// What it shows on the admin port, it may read.
-async fn shows_all(process: &Process) {
-    let ask = async |path: &str| {
+/// The role of the receiver can read what the admin API returns.
+async fn api_answers(process: &Process) {
+    let get = async |path: &str| {
         let answer =
             Client::new().get(format!("http://{}/api/v1/{path}", process.admin)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
-    until(async || ask("quarantine/2").await.0 == 200).await;
+    until(async || get("quarantine/2").await.0 == 200).await;
     for path in [
         "executions",
         "executions/e",
@@ -74,17 +74,17 @@ async fn shows_all(process: &Process) {
         "overview",
         "workflows",
     ] {
-        let (status, text) = ask(path).await;
+        let (status, text) = get(path).await;
         assert_eq!(status, 200, "{path}: {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
+async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let of = |role| url_of(role, &database);
     let grant = || grant(&database, &[]);
-    // One that another role has made is taken over.
+    // A schema that another role created gets the new owner.
     assert_eq!(run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&database))).1, Some(0));
     assert_eq!(grant(), (String::new(), Some(0)));
     let migrated =
@@ -95,7 +95,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         UNION ALL SELECT p.proname FROM pg_proc AS p
             WHERE p.pronamespace = 'public'::regnamespace AND p.proowner <> 'workflow_receiver_owner'::regrole";
     assert_eq!(rows(&database, not_taken_over).await, Vec::<Value>::new());
-    assert_eq!(grant(), (String::new(), Some(0)), "again, on what is there now");
+    assert_eq!(grant(), (String::new(), Some(0)), "roles.sql can be run again");
 
     let mut receiver = program(dir.path());
     receiver.env("DATABASE_URL", of("workflow_receiver")).env("RECEIVER__DATABASE__MIGRATE", "false");
@@ -110,7 +110,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     ] {
         Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
     }
-    shows_all(&process).await;
+    api_answers(&process).await;
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");
     for (command, id) in [
@@ -125,7 +125,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         );
         assert_eq!(code, Some(0), "{id}: {text}");
     }
-    removing_takes_a_right_of_its_own(&database).await;
+    pruning_needs_a_privilege_of_its_own(&database).await;
     let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
         (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
     let expected = json!({ "executions": 2, "bulks": 1, "conflicts": 1, "quarantine": 0 });
@@ -133,7 +133,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
     assert_eq!(rows(&operator, counts).await, [expected], "read by the operator");
     let sums = "SELECT sum(executions) AS executions, sum(failed) AS failed FROM failure_rates";
     assert_eq!(rows(&operator, sums).await, [json!({ "executions": 2, "failed": 1 })]);
-    all_is_read(&operator, &of("workflow_receiver_operator")).await;
+    can_read_everything(&operator, &of("workflow_receiver_operator")).await;
 
     for statement in [
         "DELETE FROM executions",
@@ -145,7 +145,7 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         "CREATE TABLE a ()",
         "UPDATE _sqlx_migrations SET success = false",
     ] {
-        let said = said_to("workflow_receiver", &database, statement).await;
+        let said = error_of("workflow_receiver", &database, statement).await;
         assert!(said.contains("permission denied") || said.contains("must be owner"), "{statement}: {said}");
     }
     for statement in [
@@ -157,12 +157,12 @@ async fn the_receiver_runs_with_the_least_it_needs_and_operators_only_read() {
         "SET default_transaction_read_only = off; CREATE TEMPORARY TABLE a ()",
         "SET default_transaction_read_only = off; SELECT lo_from_bytea(0, 'a')",
     ] {
-        let said = said_to("workflow_receiver_operator", &database, statement).await;
+        let said = error_of("workflow_receiver_operator", &database, statement).await;
         assert!(said.contains("permission denied") || said.contains("read-only"), "{statement}: {said}");
     }
 }
 
-async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
+async fn pruning_needs_a_privilege_of_its_own(database: &PgConnectOptions) {
     let dir = TempDir::new().unwrap();
     let prune = |role, arguments: &[&str]| {
         let mut prune = program(dir.path());
@@ -178,7 +178,7 @@ async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
         INSERT INTO execution_conflicts (execution_id, workflow_id, status, payload, body_sha256, deliveries,
             first_received_at, last_received_at, recorded_at)
         VALUES ('old', 'w', 'failed', '{}', '', 1, '2026-01-01', '2026-01-01', '2026-01-01')";
-    assert_eq!(said_to("postgres", database, old).await, "");
+    assert_eq!(error_of("postgres", database, old).await, "");
     let (text, code) = prune("workflow_receiver", &[]);
     assert!(code == Some(1) && text.contains("permission denied for table executions"), "{text}");
     assert_eq!(grant(database, &["-v", "retention=on"]), (String::new(), Some(0)));
@@ -188,10 +188,14 @@ async fn removing_takes_a_right_of_its_own(database: &PgConnectOptions) {
     assert!(code == Some(1) && text.contains("PostgreSQL refuses"), "{text}");
     let (text, code) = prune("workflow_receiver", &[]);
     assert!(code == Some(0) && text.contains("executions             2"), "{text}");
-    assert_eq!(grant(database, &[]), (String::new(), Some(0)), "and takes it back");
+    assert_eq!(
+        grant(database, &[]),
+        (String::new(), Some(0)),
+        "without `retention=on` the privilege is revoked"
+    );
 }
 
-/// A PostgreSQL that takes connections over TCP, and only with TLS.
+/// A PostgreSQL that accepts only TLS connections over TCP.
 struct TlsPostgres {
     server: Child,
     port: u16,
@@ -200,11 +204,11 @@ struct TlsPostgres {
 
 impl TlsPostgres {
     async fn start() -> Self {
-        // Where the user that runs PostgreSQL can get to.
+        // The user that runs PostgreSQL needs access.
         let dir = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let place = dir.path().join("postgres");
-        // It makes the data, and is not needed any more.
+        // Creates the data directory only.
         let made = tokio::task::block_in_place(|| Postgres::start(&place)).unwrap();
         workflow_receiver::db::create_database(&made.connect_options()).await.unwrap();
         made.stop().await;
@@ -260,9 +264,9 @@ impl Drop for TlsPostgres {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_to_postgres_works_by_url_and_a_stranger_is_not_taken_for_it() {
+async fn tls_to_postgres_works_by_url_and_an_unknown_certificate_is_rejected() {
     let (dir, server) = (TempDir::new().unwrap(), TlsPostgres::start().await);
-    assert!(!server.connects("disable").await, "it takes none without");
+    assert!(!server.connects("disable").await, "a connection without TLS is refused");
     for mode in ["require", "verify-ca", "verify-full"] {
         let mut process = Process::start(program(dir.path()).env("DATABASE_URL", server.url(mode)));
         Client::new().post(&process.url).body(execution(mode, "completed").to_string()).send().await.unwrap();
@@ -271,7 +275,7 @@ async fn tls_to_postgres_works_by_url_and_a_stranger_is_not_taken_for_it() {
     }
     let database: PgConnectOptions = server.url("verify-full").parse().unwrap();
     assert_eq!(rows(&database, "SELECT execution_id FROM executions").await.len(), 3);
-    // Another certificate than the one that is known.
+    // A certificate that the server does not have.
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     fs::write(server.dir.path().join("root.crt"), other.cert.pem()).unwrap();
     let mut process = Process::start(program(dir.path()).env("DATABASE_URL", server.url("verify-full")));

@@ -1,7 +1,7 @@
-//! Generated requests without end: no panic, no leak, no row that nobody sent.
+//! Generated requests, mostly malformed: no panic, no memory leak, no row without a request and no acknowledgement without a
+//! row.
 //!
-//! Each row has to be explained by a request that was sent, and each answer by a row. A short form is part of the tests;
-//! `make siege` sends a million (`SIEGE_REQUESTS`).
+//! `make siege` sends a million requests (`SIEGE_REQUESTS`); `make test` a few thousand.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write};
@@ -26,7 +26,7 @@ use crate::support::wait::within;
 
 const SENDERS: u64 = 16;
 
-/// A request as nobody should send it, or nearly as one should.
+/// A malformed request, or one that is nearly right.
 fn request(random: &mut StdRng, number: u64) -> Vec<u8> {
     const METHODS: [&str; 8] = ["POST", "POST", "POST", "POST", "GET", "HEAD", "\0", "OPTIONS"];
     const TARGETS: [&str; 7] = ["", "", "", "/", "/token", "?token=x&token", "%2f%00"];
@@ -80,7 +80,7 @@ fn request(random: &mut StdRng, number: u64) -> Vec<u8> {
     request
 }
 
-/// The body that HTTP delimits in `request`: as long as its first `content-length` says, or empty.
+/// The body of `request`, by its first `content-length`; empty without one.
 fn body_of(request: &[u8]) -> &[u8] {
     let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { return &[] };
     let (head, rest) = (&request[..end], &request[end + 4..]);
@@ -92,12 +92,12 @@ fn body_of(request: &[u8]) -> &[u8] {
     &rest[..length.unwrap_or(0).min(rest.len())]
 }
 
-/// What is sent under one key, an execution's identifier or a quarantined body's SHA-256.
+/// The requests of one key: an execution's identifier, or the SHA-256 of a quarantined body.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
-    /// Answered 200 or 422: each has to be counted in a row.
+    /// Answered 200 or 422: the row must count each.
     answered: i64,
-    /// Without an answer, which was perhaps cut off by what followed its request: each may be counted in a row.
+    /// Without an answer: the row may count each.
     unclear: i64,
 }
 
@@ -108,12 +108,12 @@ struct Counts {
 }
 
 impl Counts {
-    /// Takes note of a request and the answers' statuses.
+    /// Adds a request with the statuses of its answers.
     fn note(&mut self, request: &[u8], answers: &[&str]) {
         let body = body_of(request);
         let kept: Vec<_> = answers.iter().filter(|status| ["200", "422"].contains(status)).collect();
         assert!(kept.len() <= 1, "two deliveries in one request: {:?}", String::from_utf8_lossy(request));
-        // A 100 is no answer to the request.
+        // 100 (Continue) is not the final answer.
         let final_answer = answers.iter().any(|status| *status != "100");
         let count = |count: &mut Count| match kept.first() {
             Some(_) => count.answered += 1,
@@ -150,7 +150,7 @@ impl Counts {
     }
 }
 
-/// The rows that are not explained by what was sent, and the answers that no row explains.
+/// Rows that no request explains, and answers without a row.
 fn unexplained<K: Debug + Eq + Hash>(sent: &HashMap<K, Count>, recorded: &HashMap<K, i64>) -> Vec<String> {
     let allowed = |key: &K| sent.get(key).copied().unwrap_or_default();
     let rows = recorded.iter().filter(|(key, deliveries)| {
@@ -163,20 +163,20 @@ fn unexplained<K: Debug + Eq + Hash>(sent: &HashMap<K, Count>, recorded: &HashMa
         .collect()
 }
 
-/// How much more memory so many requests may have taken for it to be no leak: half of what a leak of one kilobyte a
-/// request takes. `None` when they are too few to tell.
+/// The growth of memory that is accepted after `requests`: half of what a leak of one kilobyte per request would take. `None`
+/// when there are too few to tell.
 fn allowed_growth_kib(requests: u64) -> Option<u64> {
     (requests >= 100_000).then_some(requests / 2)
 }
 
 #[test]
-fn a_leak_of_a_kilobyte_a_request_is_more_than_may_be() {
+fn a_leak_of_a_kilobyte_per_request_is_more_than_the_accepted_growth() {
     assert_eq!(allowed_growth_kib(3_000), None);
     assert!(allowed_growth_kib(750_000).is_some_and(|allowed| allowed < 750_000 * 1_000 / 1_024));
 }
 
 #[test]
-fn the_siege_notices_a_row_that_nobody_sent_and_an_answer_without_a_row() {
+fn the_siege_notices_a_row_without_a_request_and_an_answer_without_a_row() {
     let sent = HashMap::from([
         ("answered", Count { answered: 2, unclear: 1 }),
         ("unclear", Count { answered: 0, unclear: 1 }),
@@ -194,21 +194,21 @@ fn the_siege_notices_a_row_that_nobody_sent_and_an_answer_without_a_row() {
     }
 }
 
-/// Sends generated requests, and counts what became of them.
+/// Sends generated requests and counts their answers.
 async fn send(address: String, seed: u64, requests: u64) -> Counts {
     let mut random = StdRng::seed_from_u64(seed);
     let mut counts = Counts::default();
     for n in 0..requests {
         let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
-        // Unique over all parts and senders.
+        // The number is unique over all parts and senders.
         let request = request(&mut random, (seed >> 32) * requests * SENDERS + n * SENDERS + seed % SENDERS);
-        // The receiver may have answered, and closed, before it has all of it.
+        // The receiver may answer and close the connection before it has read the whole request.
         let _ = stream.write_all(&request).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
         let _ = within(stream.read_to_end(&mut answer)).await;
         let text = String::from_utf8_lossy(&answer);
-        // One request may hold what looks like two.
+        // The bytes of one request can form two requests.
         let statuses: Vec<_> =
             text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)).collect();
         for status in &statuses {
@@ -221,14 +221,14 @@ async fn send(address: String, seed: u64, requests: u64) -> Counts {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
+async fn malformed_requests_cause_no_panic_no_memory_leak_and_no_unexplained_row() {
     let requests: u64 = std::env::var("SIEGE_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000);
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
     let address = process.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
     let mut counts = Counts::default();
     let mut memory = Vec::new();
-    // In four parts, the first to warm up: a leak shows as growth in the others.
+    // Four parts. The first one warms up; a leak shows as growth in the others.
     for part in 0..4 {
         let mut senders = tokio::task::JoinSet::new();
         for sender in 0..SENDERS {
@@ -256,21 +256,24 @@ async fn after_a_siege_there_is_no_panic_no_leak_and_no_unexplained_row() {
     let sum = |counts: &mut dyn Iterator<Item = &Count>| {
         counts.fold((0, 0), |sum, count| (sum.0 + count.answered, sum.1 + count.unclear))
     };
-    let (taken, kept) = (sum(&mut counts.executions.values()), sum(&mut counts.quarantine.values()));
+    let (accepted, rejected) = (sum(&mut counts.executions.values()), sum(&mut counts.quarantine.values()));
     println!(
-        "{requests} requests: {taken:?} answered 200 and unclear, {kept:?} 422 and unclear, {memory:?} KiB resident"
+        "{requests} requests: {accepted:?} answered 200 and unclear, {rejected:?} 422 and unclear, {memory:?} KiB resident"
     );
     let executions = unexplained(&counts.executions, &executions.into_iter().collect());
     let quarantine = unexplained(&counts.quarantine, &bodies.into_iter().collect());
     assert!(executions.is_empty() && quarantine.is_empty(), "{executions:#?} {quarantine:#?}");
-    assert!(taken.0 > i64::try_from(requests / 40).unwrap() && kept.0 > 0, "the requests are no siege");
-    // Deliveries that conflict have a row that tells which execution, too.
+    assert!(
+        accepted.0 > i64::try_from(requests / 40).unwrap() && rejected.0 > 0,
+        "too few requests reach the parser"
+    );
+    // Each conflict belongs to a recorded execution.
     let strays = "SELECT execution_id FROM execution_conflicts WHERE execution_id NOT IN (SELECT execution_id FROM executions)";
     assert_eq!(rows(&database, strays).await, Vec::<serde_json::Value>::new());
     if let Some(allowed) = allowed_growth_kib(requests / 4 * 3) {
         assert!(
             memory[3].saturating_sub(memory[0]) < allowed,
-            "memory grows: {memory:?} KiB, {allowed} may be"
+            "memory grows: {memory:?} KiB, accepted are {allowed}"
         );
     }
 }

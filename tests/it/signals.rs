@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use reqwest::Client;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
@@ -11,12 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::fixtures::execution;
 use crate::support::postgres::{new_database, rows, url};
-use crate::support::process::{Process, program};
-
-async fn accept(process: &Process, id: &str) {
-    let body = execution(id, "completed").to_string();
-    assert_eq!(Client::new().post(&process.url).body(body).send().await.unwrap().status(), 200);
-}
+use crate::support::process::{Process, program, running_postgres};
 
 /// For signals without a name in `rustix`.
 fn kill(process: &Process, signal: &str) {
@@ -32,7 +26,7 @@ async fn every_signal_that_ends_a_process_by_default_stops_the_receiver_graceful
     let more: &[&str] = if cfg!(target_os = "linux") { &linux } else { &[] };
     for signal in named.iter().chain(more) {
         let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
-        accept(&process, signal).await;
+        process.accept(execution(signal, "completed")).await;
         kill(&process, signal);
         process.wait_for("\"stopped\"");
         let (status, log) = process.ended();
@@ -49,7 +43,7 @@ async fn a_limit_on_file_sizes_and_a_closed_pipe_do_not_end_the_receiver() {
     process.signal(Signal::PIPE);
     process.signal(Signal::XFSZ);
     process.wait_for("ulimit -f");
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     process.terminate();
 }
 
@@ -59,15 +53,16 @@ async fn the_private_postgres_survives_sighup_and_stops_cleanly_after_sigquit() 
     let mut process = Process::start(&mut program(dir.path()));
     process.signal(Signal::HUP);
     process.wait_for("secrets re-read");
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     process.wait_for("recording to PostgreSQL");
+    assert!(running_postgres(dir.path()).is_some());
     process.signal(Signal::QUIT);
     let (status, log) = process.ended();
     assert!(status.success(), "{log:#?}");
     let log = std::fs::read_to_string(dir.path().join("data/postgres/log")).unwrap_or_default();
     // As root, the data directory is another one.
     assert!(log.is_empty() || log.contains("database system is shut down"), "{log}");
-    assert!(!dir.path().join("data/postgres/data/postmaster.pid").exists());
+    assert!(running_postgres(dir.path()).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +70,7 @@ async fn two_different_signals_end_the_receiver_at_once() {
     let dir = TempDir::new().unwrap();
     let mut process =
         Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     process.signal(Signal::QUIT);
     process.wait_for("another signal stops at once");
     process.signal(Signal::USR1);
@@ -110,7 +105,7 @@ async fn a_database_url_from_a_file_is_re_read_at_sighup() {
     let file = dir.path().join("url");
     std::fs::write(&file, "postgres://nobody@127.0.0.1:1/none").unwrap();
     let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     process.wait_for("cannot be recorded yet");
     std::fs::write(&file, url(&database)).unwrap();
     process.signal(Signal::HUP);
@@ -131,7 +126,7 @@ async fn a_database_url_file_is_re_read_when_postgresql_refuses_the_login() {
     let right = url(&database);
     std::fs::write(&file, right.replace("user=postgres", "user=absent_role")).unwrap();
     let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     assert!(process.wait_for("cannot be recorded yet").contains("absent_role"));
     std::fs::write(&file, right).unwrap();
     process.wait_for("recording to PostgreSQL");
@@ -152,7 +147,7 @@ async fn after_sighup_changes_the_database_recording_uses_no_old_connection() {
     std::fs::write(&file, url(&second)).unwrap();
     process.signal(Signal::HUP);
     process.wait_for("\"database_changed\":true");
-    accept(&process, "e").await;
+    process.accept(execution("e", "completed")).await;
     process.terminate();
     assert_eq!(rows(&first, "SELECT execution_id FROM executions").await, Vec::<Value>::new());
     assert_eq!(rows(&second, "SELECT execution_id FROM executions").await, [json!({ "execution_id": "e" })]);

@@ -49,65 +49,71 @@ async fn files(prefix: &str) -> Files {
     Files { oldest, oldest_log, database, log, mark: read(receiver.dir.path(), "spool.mark") }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Database {
+#[derive(Debug, Clone, Copy)]
+enum Found {
     Whole,
     Missing,
     Empty,
-    Truncated,
+    /// Only so many quarters of it.
+    Truncated(usize),
     Older,
     OfAnotherSpool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Log {
-    Whole,
-    Missing,
-    Empty,
-    Truncated,
-    Older,
-    OfAnotherSpool,
+impl Found {
+    /// Writes a file as it is found, given the three that it may be.
+    fn write(self, file: &Path, whole: &[u8], older: &[u8], of_another: &[u8]) {
+        let bytes = match self {
+            Self::Missing => return,
+            Self::Whole => whole,
+            Self::Empty => &[],
+            Self::Truncated(quarters) => &whole[..whole.len() / 4 * quarters],
+            Self::Older => older,
+            Self::OfAnotherSpool => of_another,
+        };
+        fs::write(file, bytes).unwrap();
+    }
 }
 
 /// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of this
 /// spool's deliveries must be counted as unreadable.
-const COMBINATIONS: &[(Database, Log, i64, i64)] = &[
-    (Database::Whole, Log::Whole, 40, 0),
-    (Database::Whole, Log::Missing, 20, 0),
-    (Database::Whole, Log::Empty, 20, 0),
-    (Database::Whole, Log::Truncated, 21, 0),
-    (Database::Whole, Log::Older, 20, 0),
-    (Database::Whole, Log::OfAnotherSpool, 20, 20),
-    (Database::Missing, Log::Whole, 20, 0),
-    (Database::Missing, Log::Missing, 0, 0),
-    (Database::Missing, Log::Empty, 0, 0),
-    (Database::Missing, Log::Truncated, 1, 0),
-    (Database::Missing, Log::Older, 10, 0),
-    (Database::Missing, Log::OfAnotherSpool, 0, 20),
-    (Database::Empty, Log::Whole, 20, 0),
-    (Database::Empty, Log::Missing, 0, 0),
-    (Database::Empty, Log::Empty, 0, 0),
-    (Database::Empty, Log::Truncated, 1, 0),
-    (Database::Empty, Log::Older, 10, 0),
-    (Database::Empty, Log::OfAnotherSpool, 0, 20),
-    (Database::Truncated, Log::Whole, 20, 0),
-    (Database::Truncated, Log::Missing, 1, 0),
-    (Database::Truncated, Log::Empty, 1, 0),
-    (Database::Truncated, Log::Truncated, 1, 0),
-    (Database::Truncated, Log::Older, 1, 0),
-    (Database::Truncated, Log::OfAnotherSpool, 1, 20),
-    (Database::Older, Log::Whole, 30, 0),
-    (Database::Older, Log::Missing, 10, 0),
-    (Database::Older, Log::Empty, 10, 0),
-    (Database::Older, Log::Truncated, 10, 0),
-    (Database::Older, Log::Older, 10, 0),
-    (Database::Older, Log::OfAnotherSpool, 10, 20),
-    (Database::OfAnotherSpool, Log::Whole, 20, 20),
-    (Database::OfAnotherSpool, Log::Missing, 0, 20),
-    (Database::OfAnotherSpool, Log::Empty, 0, 20),
-    (Database::OfAnotherSpool, Log::Truncated, 1, 20),
-    (Database::OfAnotherSpool, Log::Older, 10, 20),
-    (Database::OfAnotherSpool, Log::OfAnotherSpool, 0, 40),
+const COMBINATIONS: &[(Found, Found, i64, i64)] = &[
+    (Found::Whole, Found::Whole, 40, 0),
+    (Found::Whole, Found::Missing, 20, 0),
+    (Found::Whole, Found::Empty, 20, 0),
+    (Found::Whole, Found::Truncated(2), 21, 0),
+    (Found::Whole, Found::Older, 20, 0),
+    (Found::Whole, Found::OfAnotherSpool, 20, 20),
+    (Found::Missing, Found::Whole, 20, 0),
+    (Found::Missing, Found::Missing, 0, 0),
+    (Found::Missing, Found::Empty, 0, 0),
+    (Found::Missing, Found::Truncated(2), 1, 0),
+    (Found::Missing, Found::Older, 10, 0),
+    (Found::Missing, Found::OfAnotherSpool, 0, 20),
+    (Found::Empty, Found::Whole, 20, 0),
+    (Found::Empty, Found::Missing, 0, 0),
+    (Found::Empty, Found::Empty, 0, 0),
+    (Found::Empty, Found::Truncated(2), 1, 0),
+    (Found::Empty, Found::Older, 10, 0),
+    (Found::Empty, Found::OfAnotherSpool, 0, 20),
+    (Found::Truncated(3), Found::Whole, 20, 0),
+    (Found::Truncated(3), Found::Missing, 1, 0),
+    (Found::Truncated(3), Found::Empty, 1, 0),
+    (Found::Truncated(3), Found::Truncated(2), 1, 0),
+    (Found::Truncated(3), Found::Older, 1, 0),
+    (Found::Truncated(3), Found::OfAnotherSpool, 1, 20),
+    (Found::Older, Found::Whole, 30, 0),
+    (Found::Older, Found::Missing, 10, 0),
+    (Found::Older, Found::Empty, 10, 0),
+    (Found::Older, Found::Truncated(2), 10, 0),
+    (Found::Older, Found::Older, 10, 0),
+    (Found::Older, Found::OfAnotherSpool, 10, 20),
+    (Found::OfAnotherSpool, Found::Whole, 20, 20),
+    (Found::OfAnotherSpool, Found::Missing, 0, 20),
+    (Found::OfAnotherSpool, Found::Empty, 0, 20),
+    (Found::OfAnotherSpool, Found::Truncated(2), 1, 20),
+    (Found::OfAnotherSpool, Found::Older, 10, 20),
+    (Found::OfAnotherSpool, Found::OfAnotherSpool, 0, 40),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,31 +124,11 @@ async fn a_start_saves_or_counts_every_delivery_for_each_combination_of_files() 
         let dir = TempDir::new().unwrap();
         let spool = dir.path().join("spool");
         fs::create_dir(&spool).unwrap();
-        let cut = |bytes: &[u8], quarters: usize| Some(bytes[..bytes.len() / 4 * quarters].to_vec());
-        let write = |name: &str, bytes: Option<Vec<u8>>| {
-            if let Some(bytes) = bytes {
-                fs::write(spool.join(name), bytes).unwrap();
-            }
-        };
-        let database = match database {
-            Database::Whole => Some(ours.database.clone()),
-            Database::Missing => None,
-            Database::Empty => Some(Vec::new()),
-            Database::Truncated => cut(&ours.database, 3),
-            Database::Older => Some(ours.oldest.clone()),
-            Database::OfAnotherSpool => Some(other.database.clone()),
-        };
-        let log = match log {
-            Log::Whole => Some(ours.log.clone()),
-            Log::Missing => None,
-            Log::Empty => Some(Vec::new()),
-            Log::Truncated => cut(&ours.log, 2),
-            Log::Older => Some(ours.oldest_log.clone()),
-            Log::OfAnotherSpool => Some(other.log.clone()),
-        };
-        write("spool.db", database);
-        write("spool.db-wal", log);
-        write("spool.mark", Some(ours.mark.clone()).filter(|mark| !mark.is_empty()));
+        database.write(&spool.join("spool.db"), &ours.database, &ours.oldest, &other.database);
+        log.write(&spool.join("spool.db-wal"), &ours.log, &ours.oldest_log, &other.log);
+        if !ours.mark.is_empty() {
+            fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+        }
 
         let target = new_database().await;
         let receiver = TestReceiver::start_in(dir, target.clone(), |_| {}).await;

@@ -1,4 +1,4 @@
-//! Traces: one from the sender to the commit, whatever dies in between; and nothing waits for the collector.
+//! Traces: a delivery keeps its trace from the sender to the commit, also over a crash; nothing waits for the collector.
 
 use hyper::StatusCode;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -24,7 +24,7 @@ const POST: &str = "POST /webhooks/workflow-completed";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// The sender's header, sampled.
+/// A `traceparent` header with the sampled flag.
 fn traceparent() -> String {
     format!("00-{TRACE}-{PARENT}-01")
 }
@@ -45,8 +45,8 @@ fn status(span: &Span) -> SpanStatus {
     span.status.as_ref().map_or(SpanStatus::Unset, opentelemetry_proto::tonic::trace::v1::Status::code)
 }
 
-/// What the spool keeps of a delivery's trace.
-fn kept(dir: &TempDir) -> Option<Vec<u8>> {
+/// The trace ids of the only delivery in the spool.
+fn stored_trace(dir: &TempDir) -> Option<Vec<u8>> {
     let spool = rusqlite::Connection::open(spool_file(dir.path())).unwrap();
     spool.query_row("SELECT trace FROM deliveries", [], |row| row.get(0)).unwrap()
 }
@@ -96,7 +96,7 @@ async fn one_trace_leads_from_the_sender_through_the_spool_to_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_trace_goes_on_after_a_kill_between_the_200_and_the_commit() {
+async fn the_trace_continues_after_a_kill_between_the_200_and_the_commit() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let collector = Collector::start().await;
     let start = |database: &str| {
@@ -126,7 +126,7 @@ async fn the_trace_goes_on_after_a_kill_between_the_200_and_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trace_outlives_damage_to_the_spool_and_damage_to_it_costs_no_delivery() {
+async fn a_trace_survives_a_damaged_spool_and_a_damaged_trace_loses_no_delivery() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
         impatient(settings);
@@ -155,7 +155,7 @@ async fn a_trace_outlives_damage_to_the_spool_and_damage_to_it_costs_no_delivery
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ended_last_is_sent_before_it_stops() {
+async fn the_last_spans_are_sent_before_the_receiver_stops() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     receiver.accept(execution("e", "completed")).await;
@@ -164,14 +164,14 @@ async fn what_ended_last_is_sent_before_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_off_nothing_is_kept_of_a_trace() {
+async fn with_traces_off_no_trace_is_stored() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     assert_eq!(receiver.post_in_trace(&traceparent(), execution("e", "completed")).await.status(), 200);
-    assert_eq!(kept(&receiver.stop().await.0), None);
+    assert_eq!(stored_trace(&receiver.stop().await.0), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sender_decides_what_is_traced_and_else_chance() {
+async fn the_sampled_flag_of_the_sender_decides_and_without_it_the_sample_ratio() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(|settings| {
         traced(&collector)(settings);
@@ -181,7 +181,7 @@ async fn the_sender_decides_what_is_traced_and_else_chance() {
     receiver.accept(execution("by chance", "completed")).await;
     for not_sampled in [
         format!("00-{TRACE}-{PARENT}-00"),
-        // Not what they look like.
+        // Invalid headers.
         format!("00-{}-{PARENT}-01", "0".repeat(32)),
         format!("00-{TRACE}-{PARENT}"),
         "\u{e9}".to_owned(),
@@ -200,7 +200,7 @@ async fn the_sender_decides_what_is_traced_and_else_chance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_traceparent_that_is_none_begins_a_trace_of_its_own() {
+async fn an_invalid_traceparent_starts_a_new_trace() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     receiver.post_in_trace(&format!("00-{TRACE}-{PARENT}-1"), execution("e", "completed")).await;
@@ -212,7 +212,7 @@ async fn a_traceparent_that_is_none_begins_a_trace_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_opens_no_trace() {
+async fn an_unauthenticated_request_is_not_traced() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(|settings| {
         traced(&collector)(settings);
@@ -223,12 +223,12 @@ async fn a_stranger_opens_no_trace() {
     let body = execution("e", "completed").to_string();
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let post = |suffix: &str| receiver.client.post(format!("{}{suffix}", receiver.url));
-    for stranger in [
+    for unauthenticated in [
         post("").body(body.clone()),
         post("/another-long-enough-token").body(body.clone()),
         signed(post(""), "whsec_another", now, &body),
     ] {
-        let answer = stranger.header("traceparent", traceparent()).send().await.unwrap();
+        let answer = unauthenticated.header("traceparent", traceparent()).send().await.unwrap();
         assert_eq!(answer.status(), 401);
     }
     let known = post("/a-long-enough-token").header("traceparent", traceparent().replace("0af", "0be"));
@@ -244,7 +244,7 @@ async fn a_stranger_opens_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_is_traced_with_its_answer() {
+async fn a_rejected_request_is_traced_with_its_status() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
         impatient(settings);
@@ -260,13 +260,13 @@ async fn what_is_refused_is_traced_with_its_answer() {
     while receiver.post(large.clone()).await.status() == 200 {
         posted += 1;
     }
-    // Beside them, the attempts to record.
+    // There are also spans of the attempts to record.
     let all =
         |spans: &[Span]| named(spans, POST).len() == posted && named(spans, "spool").len() == posted - 1;
     let spans = collector.spans_once(all).await;
     let answered = |code: u16| {
-        let is = |span: &&&Span| attributes(&span.attributes)["http.response.status_code"] == code;
-        *named(&spans, POST).iter().find(is).unwrap_or_else(|| panic!("no {code} in {spans:#?}"))
+        let matches = |span: &&&Span| attributes(&span.attributes)["http.response.status_code"] == code;
+        *named(&spans, POST).iter().find(matches).unwrap_or_else(|| panic!("no {code} in {spans:#?}"))
     };
     let child = |of: &Span| named(&spans, "spool").into_iter().find(|span| span.parent_span_id == of.span_id);
     assert!(status(answered(400)) == SpanStatus::Unset && child(answered(400)).is_none());
@@ -280,7 +280,7 @@ async fn what_is_refused_is_traced_with_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_linked_with_the_traces_of_its_deliveries_as_far_as_there_is_room() {
+async fn a_batch_links_to_the_traces_of_at_most_128_deliveries() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     let held = receiver.hold_recording().await;
@@ -302,7 +302,7 @@ async fn a_batch_is_linked_with_the_traces_of_its_deliveries_as_far_as_there_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
+async fn the_span_of_a_failed_batch_has_the_error_and_no_row_data() {
     let database = new_database().await;
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect_with(&database).await.unwrap();
@@ -312,7 +312,7 @@ async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
     let receiver = TestReceiver::start_on(database, traced(&collector)).await;
     receiver.accept(execution("e", "PRIVATE")).await;
     receiver.wait_until_recorded().await;
-    // Three times as it is, then with its payload as bytes, then into quarantine.
+    // Three attempts as it is, then with its payload as bytes, then into quarantine.
     let spans = collector.spans(8).await;
     let failed: Vec<_> =
         named(&spans, "record batch").into_iter().filter(|span| status(span) == SpanStatus::Error).collect();
@@ -334,13 +334,13 @@ async fn a_batch_that_fails_says_how_and_nothing_of_its_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_collector_gone_webhooks_are_answered_recorded_and_it_stops() {
-    // One refuses connections, the other takes them and never answers.
+async fn without_a_collector_webhooks_are_acknowledged_and_recorded_and_the_receiver_stops() {
+    // One refuses connections, the other accepts them and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for endpoint in ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()] {
         let receiver =
             TestReceiver::start_with(|s| s.traces.otlp_endpoint = format!("http://{endpoint}")).await;
-        // More than may wait.
+        // More spans than the queue holds.
         for group in 0..40 {
             let posts = (0..50).map(|n| receiver.accept(execution(&format!("{group}-{n}"), "completed")));
             futures_util::future::join_all(posts).await;
@@ -355,7 +355,7 @@ async fn with_the_collector_gone_webhooks_are_answered_recorded_and_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_for_a_while_gets_what_it_missed() {
+async fn spans_are_sent_again_after_a_collector_was_unavailable() {
     let collector = Collector::answering(|n| {
         let status = if n < 2 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         (status, ExportTraceServiceResponse::default())
@@ -369,7 +369,7 @@ async fn a_collector_that_is_away_for_a_while_gets_what_it_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_collector_does_not_want_is_counted() {
+async fn spans_that_the_collector_rejects_are_counted() {
     let refusing = Collector::answering(|_| (StatusCode::BAD_REQUEST, rejecting(0))).await;
     let choosy = Collector::answering(|_| (StatusCode::OK, rejecting(1))).await;
     let boastful = Collector::answering(|_| (StatusCode::OK, rejecting(1_000))).await;

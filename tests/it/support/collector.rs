@@ -1,4 +1,4 @@
-//! A collector of traces: OTLP over HTTP, with protobuf.
+//! A trace collector: OTLP over HTTP with protobuf.
 
 use std::convert::Infallible;
 
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use super::wait::within;
 
-/// What it says to a message, which it counts from 0.
+/// The answer to a message, given the number of messages before it.
 type Answer = fn(usize) -> (StatusCode, ExportTraceServiceResponse);
 
 pub(crate) struct Collector {
@@ -32,7 +32,7 @@ pub(crate) struct Collector {
     _serving: JoinSet<()>,
 }
 
-/// All that it was sent, and what it took of it.
+/// All messages, and the spans of those that were accepted.
 #[derive(Default)]
 struct Received {
     messages: Vec<(HeaderMap, Bytes)>,
@@ -41,7 +41,7 @@ struct Received {
 }
 
 impl Collector {
-    /// Takes everything.
+    /// Accepts every message.
     pub(crate) async fn start() -> Self {
         Self::answering(|_| (StatusCode::OK, ExportTraceServiceResponse::default())).await
     }
@@ -56,25 +56,25 @@ impl Collector {
                 let (stream, _) = listener.accept().await.unwrap();
                 let service = service_fn(|request| take(request, answer, &to));
                 let http = hyper::server::conn::http1::Builder::new();
-                // One after the other, as they are sent.
+                // The exporter sends one message at a time.
                 let _ = http.serve_connection(TokioIo::new(stream), service).await;
             }
         });
         Self { endpoint, received, _serving: serving }
     }
 
-    /// All spans so far, once there are so many.
+    /// All spans so far, once there are `at_least` so many.
     pub(crate) async fn spans(&self, at_least: usize) -> Vec<Span> {
         self.spans_once(|spans| spans.len() >= at_least).await
     }
 
-    /// All spans so far, once they are enough.
+    /// All spans so far, once `enough` is true.
     pub(crate) async fn spans_once(&self, enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let mut received = self.received.clone();
         within(received.wait_for(|received| enough(&received.spans))).await.unwrap().spans.clone()
     }
 
-    /// What the spans so far are said to be of, once each.
+    /// The distinct resources of the spans so far.
     pub(crate) fn resources(&self) -> Vec<Value> {
         let mut resources: Vec<_> = self
             .received
@@ -87,7 +87,7 @@ impl Collector {
         resources
     }
 
-    /// The messages so far, as they came.
+    /// The messages so far.
     pub(crate) fn messages(&self) -> Vec<(HeaderMap, Bytes)> {
         self.received.borrow().messages.clone()
     }
@@ -116,19 +116,19 @@ async fn take(
     Ok(response)
 }
 
-/// A message taken but for some of its spans.
+/// An answer that accepts a message except for some of its spans.
 pub(crate) fn rejecting(rejected_spans: i64) -> ExportTraceServiceResponse {
     let error_message = "too many".to_owned();
     let partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message });
     ExportTraceServiceResponse { partial_success }
 }
 
-/// Those of a name.
+/// The spans with this name.
 pub(crate) fn named<'s>(spans: &'s [Span], name: &str) -> Vec<&'s Span> {
     spans.iter().filter(|span| span.name == name).collect()
 }
 
-/// The only one of a name.
+/// The only span with this name.
 pub(crate) fn one<'s>(spans: &'s [Span], name: &str) -> &'s Span {
     let found = named(spans, name);
     assert_eq!(found.len(), 1, "{name} in {spans:#?}");
@@ -150,7 +150,7 @@ pub(crate) fn links(link: &span::Link, to: &Span) -> bool {
     (&link.trace_id, &link.span_id) == (&to.trace_id, &to.span_id)
 }
 
-/// An id as people write it.
+/// An id in hexadecimal.
 pub(crate) fn hex(id: &[u8]) -> String {
     id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -46,8 +46,8 @@ pub(crate) enum Fault {
     FillDisk,
     HangUp,
     Quit,
-    /// The steps of the faults in the spool's files, without a fault.
-    NoFileFault,
+    /// The steps of the faults in the files of the spool, without such a fault.
+    KillWithBacklog,
     RemoveSpoolDirectory,
     RemoveSpoolFile,
     ReplaceSpoolFile,
@@ -85,7 +85,7 @@ impl Fault {
         Self::FillDisk,
         Self::HangUp,
         Self::Quit,
-        Self::NoFileFault,
+        Self::KillWithBacklog,
         Self::RemoveSpoolDirectory,
         Self::RemoveSpoolFile,
         Self::ReplaceSpoolFile,
@@ -114,7 +114,7 @@ impl Fault {
             Self::FillDisk => "the spool's disk filled",
             Self::HangUp => "receiver sent SIGHUP",
             Self::Quit => "receiver sent SIGQUIT",
-            Self::NoFileFault => "receiver killed with a backlog",
+            Self::KillWithBacklog => "receiver killed with a backlog",
             Self::RemoveSpoolDirectory => "spool directory removed",
             Self::RemoveSpoolFile => "spool.db removed",
             Self::ReplaceSpoolFile => "spool.db replaced",
@@ -136,19 +136,23 @@ impl Fault {
             _ => Expectation::NothingLost,
         }
     }
+
+    pub(crate) fn is_of_stderr(self) -> bool {
+        matches!(self, Self::StderrFull | Self::StderrClosed | Self::StderrReaderGone | Self::StderrStalled)
+    }
 }
 
 /// A time in which acknowledged deliveries may have been lost.
 #[derive(Debug)]
-struct Loss {
+pub(crate) struct Loss {
     /// Read by `Debug`.
     #[expect(dead_code, reason = "shown when a test fails")]
-    fault: Fault,
+    pub(crate) fault: Fault,
     /// Microseconds since 1970.
-    from: i64,
-    until: i64,
+    pub(crate) from: i64,
+    pub(crate) until: i64,
     /// Deliveries that the receiver reports as lost.
-    reported: usize,
+    pub(crate) reported: usize,
 }
 
 /// A receiver under load, to which faults happen.
@@ -382,17 +386,6 @@ impl Arena {
                 self.load.wait_for(enough).await;
                 fs::remove_file(filler).unwrap();
             }
-            Fault::NoFileFault
-            | Fault::RemoveSpoolDirectory
-            | Fault::RemoveSpoolFile
-            | Fault::ReplaceSpoolFile
-            | Fault::RemoveWal
-            | Fault::EmptySpoolFile
-            | Fault::TruncateSpoolFile
-            | Fault::EmptyWal => self.strike_files(fault).await,
-            Fault::StderrFull | Fault::StderrClosed | Fault::StderrReaderGone | Fault::StderrStalled => {
-                self.strike_stderr(fault).await;
-            }
             Fault::LargeWal => {
                 let database = self.database.clone().database("large");
                 let url = self.database_url.replace("/workflow_receiver?", "/large?");
@@ -401,6 +394,8 @@ impl Arena {
                 let drop = "DROP DATABASE large WITH (FORCE)";
                 sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
             }
+            fault if fault.is_of_stderr() => self.strike_stderr(fault).await,
+            fault => self.strike_files(fault).await,
         }
         if self.receiver.is_none() {
             self.start_receiver();
@@ -418,6 +413,8 @@ impl Arena {
         self.load.resume(self.senders);
         self.work(self.work).await;
         self.stop_load().await;
+        let waiting = self.health(&self.receiver.as_ref().unwrap().admin).await["spooled"].as_u64().unwrap();
+        assert!(waiting >= self.work, "{waiting} deliveries are in the spool when its files are hit");
 
         hit_files(fault, &self.spool_dir()).await;
         let until_then = now_micros();
@@ -560,13 +557,14 @@ impl Arena {
 }
 
 /// What is left after all faults.
+#[derive(Default)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
     /// Deliveries answered 422.
     pub(crate) rejected: usize,
     pub(crate) interruptions: u32,
     pub(crate) verdict: Verdict,
-    losses: Vec<Loss>,
+    pub(crate) losses: Vec<Loss>,
     pub(crate) wrong_bulks: Vec<Value>,
     pub(crate) wrong_rollups: Vec<Value>,
     /// The number of rows of each table.
@@ -675,9 +673,11 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     process.kill();
 
     workflow_receiver::db::create_database(database).await.unwrap();
-    Process::start(command.env("DATABASE_URL", url)).terminate();
-    let recorded = format!("SELECT count(*) FROM executions WHERE length(payload ->> 'fill') = {FILL}");
-    assert_eq!(rows(database, &recorded).await, [json!({ "count": BODIES })]);
+    let mut process = Process::start(command.env("DATABASE_URL", url));
+    process.wait_for("recording to PostgreSQL");
+    let recorded = format!("SELECT FROM executions WHERE length(payload ->> 'fill') = {FILL}");
+    until_rows(database, &recorded, BODIES).await;
+    process.terminate();
 }
 
 fn children(parent: Pid) -> Vec<Pid> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
 
 use super::fixtures::execution;
 use super::wait::{pause, within};
@@ -96,6 +97,12 @@ impl Process {
         self.child.id()
     }
 
+    /// Posts a body and checks that it is acknowledged.
+    pub(crate) async fn accept(&self, body: impl ToString) {
+        let answer = Client::new().post(&self.url).body(body.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
     /// The resident memory, or 0 once the process has ended.
     pub(crate) fn resident_kib(&self) -> u64 {
         self.memory_kib("VmRSS:").unwrap_or(0)
@@ -143,6 +150,11 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The private PostgreSQL of a program in `dir`, while it runs.
+pub(crate) fn running_postgres(dir: &Path) -> Option<PgConnectOptions> {
+    private_postgres::running(&dir.join("data/postgres")).ok()
 }
 
 /// A receiver whose log nothing reads, so that its addresses are chosen here and not read from the log.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use reqwest::{Client, Response};
@@ -55,10 +56,40 @@ pub(crate) struct TestReceiver {
     pub(crate) client: Client,
     pub(crate) progress: Progress,
     pub(crate) database: PgConnectOptions,
+    running: Running,
+    // Dropped after the receiver has ended, which would create its spool again.
     pub(crate) dir: TempDir,
-    shutdown: Shutdown,
-    running: JoinHandle<Result<(), RunError>>,
     kept: KeptConnection,
+}
+
+/// The task of a receiver. Ends it at once when a test ends without stopping it.
+struct Running {
+    task: JoinHandle<Result<(), RunError>>,
+    shutdown: Shutdown,
+    /// Closed at the end of the task.
+    ended: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Running {
+    fn start(server: Server) -> Self {
+        let (shutdown, (while_running, ended)) = (Shutdown::default(), mpsc::channel());
+        let stop = shutdown.clone();
+        let task = tokio::spawn(async move {
+            let _while_running = while_running;
+            server.run(&stop).await.inspect_err(|error| eprintln!("the receiver ended: {error}"))
+        });
+        Self { task, shutdown, ended: Mutex::new(ended) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.graceful.cancel();
+        self.shutdown.immediate.cancel();
+        tokio::task::block_in_place(|| {
+            let _ = self.ended.lock().map(|ended| ended.recv_timeout(Duration::from_secs(10)));
+        });
+    }
 }
 
 impl TestReceiver {
@@ -83,23 +114,16 @@ impl TestReceiver {
     ) -> Self {
         let mut settings = settings(dir.path());
         change(&mut settings);
-        let receiver = Server::start(&settings, database.clone()).await.unwrap();
-        let (url, admin) = (receiver.webhook_url(), format!("http://{}", receiver.admin_address()));
-        let (progress, shutdown) = (receiver.progress(), Shutdown::default());
-        let stop = shutdown.clone();
-        let running = tokio::spawn(async move {
-            receiver.run(&stop).await.inspect_err(|error| eprintln!("the receiver ended: {error}"))
-        });
+        let server = Server::start(&settings, database.clone()).await.unwrap();
         Self {
-            url,
-            admin,
+            url: server.webhook_url(),
+            admin: format!("http://{}", server.admin_address()),
             client: Client::new(),
-            progress,
+            progress: server.progress(),
             kept: KeptConnection::new(database.clone()),
             database,
+            running: Running::start(server),
             dir,
-            shutdown,
-            running,
         }
     }
 
@@ -134,7 +158,7 @@ impl TestReceiver {
     /// Waits until all acknowledged deliveries are in PostgreSQL.
     pub(crate) async fn wait_until_recorded(&self) {
         within(self.progress.clone().all_recorded()).await;
-        assert!(!self.running.is_finished(), "the receiver has ended");
+        assert!(!self.running.task.is_finished(), "the receiver has ended");
     }
 
     pub(crate) async fn connection(&self) -> PgConnection {
@@ -207,14 +231,15 @@ impl TestReceiver {
     }
 
     /// Waits until the receiver ends by itself.
-    pub(crate) async fn ended(self) -> (TempDir, Result<(), RunError>) {
-        (self.dir, self.running.await.unwrap())
+    pub(crate) async fn ended(mut self) -> (TempDir, Result<(), RunError>) {
+        let ended = (&mut self.running.task).await.unwrap();
+        (self.dir, ended)
     }
 
     /// Stops the receiver as SIGTERM does. Returns its directory and database for the next one.
-    pub(crate) async fn stop(self) -> (TempDir, PgConnectOptions) {
-        self.shutdown.graceful.cancel();
-        self.running.await.unwrap().unwrap();
+    pub(crate) async fn stop(mut self) -> (TempDir, PgConnectOptions) {
+        self.running.shutdown.graceful.cancel();
+        (&mut self.running.task).await.unwrap().unwrap();
         (self.dir, self.database)
     }
 }

@@ -1,9 +1,9 @@
-//! A disk that can be filled.
+//! A file system that can be filled.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A small file system of its own for the spool, where this test may make one.
+/// A file system of 96 MiB. `mount` gives `None` without the right to mount.
 pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
@@ -15,7 +15,7 @@ impl SmallDisk {
         mounted.then(|| Self(at.to_owned()))
     }
 
-    /// Takes all the space that is left.
+    /// Uses up the free space.
     pub(crate) fn fill(&self) -> PathBuf {
         let filler = self.0.join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();

@@ -1,7 +1,6 @@
-//! Bodies as senders send them, with the row that each stands for.
+//! Generated bodies, each with the row that it must become.
 //!
-//! The expected columns are put together beside the JSON text, and not read back from it: a mistake of the receiver's
-//! parser shows.
+//! The expected columns are not parsed from the JSON text, so that they do not repeat a mistake of the receiver's parser.
 
 use std::fmt::Write;
 
@@ -10,18 +9,18 @@ use rand::rngs::ThreadRng;
 use rand::seq::IndexedRandom;
 use serde_json::json;
 
-/// How jsonb holds a body.
+/// How much of a body jsonb can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// All of it.
+    /// All.
     Whole,
-    /// It drops the first of two values of one key: the bytes are stored, too.
+    /// jsonb drops the first of two values of a key: the bytes are stored, too.
     Partly,
-    /// Not at all: the bytes are stored instead.
+    /// Nothing: the bytes are stored instead.
     Not,
 }
 
-/// The columns of an execution. `output` is JSON text, times and costs are as written.
+/// The expected columns of an execution. `output` is JSON text; times and costs are as written in the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) id: String,
@@ -38,11 +37,10 @@ pub(crate) struct Columns {
     pub(crate) fit: Fit,
 }
 
-/// A body to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(crate) text: String,
-    /// `None` for a body that is no execution: it is answered 422.
+    /// `None` for a body that is not an execution: it is answered 422.
     pub(crate) columns: Option<Columns>,
 }
 
@@ -76,7 +74,7 @@ const TIMES: [&str; 5] = [
     "0001-01-01T00:00:00Z",
     "9999-12-31T23:59:59Z",
 ];
-/// JSON text that jsonb cannot hold, and that it holds in part.
+/// JSON text that jsonb cannot hold, and a field that it holds in part.
 const UNFIT: [&str; 5] = [r#""\u0000""#, r#""\ud800""#, "1e400", r#"{"\u0000":1}"#, r#"["a\udc00b"]"#];
 const REPEATED: &str = r#"{"a":1,"b":{"c":2,"c":3}}"#;
 
@@ -108,7 +106,7 @@ fn output(rng: &mut ThreadRng, unique: &str) -> String {
     }
 }
 
-/// Between 0 and 400 kB, mostly little.
+/// Between 0 and 400 kB, mostly small.
 fn fill(rng: &mut ThreadRng) -> usize {
     match rng.random_range(0..100) {
         0 => rng.random_range(100_000..400_000),
@@ -117,7 +115,7 @@ fn fill(rng: &mut ThreadRng) -> usize {
     }
 }
 
-/// An execution that was not sent before, or another outcome of `columns.id` when it was.
+/// A new execution, or another outcome of an execution that was sent before.
 pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, outcome: u64) -> Body {
     let status = *["completed", "completed", "failed", "cancelled", "running", "paused"].choose(rng).unwrap();
     let unique = format!("{id}/{outcome}");
@@ -188,7 +186,7 @@ pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, outcome: u64)
             fields.push(("odd", (*UNFIT.choose(rng).unwrap()).to_owned()));
         }
         1 => {
-            // What jsonb cannot hold in the output is in the bytes only.
+            // An output that jsonb cannot hold is in the bytes only.
             columns.fit = Fit::Not;
             columns.output = None;
             fields.retain(|field| field.0 != "output");
@@ -208,13 +206,13 @@ pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, outcome: u64)
     Body { text, columns: Some(columns) }
 }
 
-/// The same execution in another form: the same to jsonb, other bytes. Only of what jsonb holds as a whole.
+/// The same execution in other bytes: equal as jsonb. Only for bodies that jsonb can hold whole.
 pub(crate) fn rewritten(body: &Body) -> Body {
     let text = body.text.trim_start_matches('\u{feff}');
     Body { text: format!(" \t{text}\r\n"), columns: body.columns.clone() }
 }
 
-/// A JSON object that is no execution, different each time.
+/// A JSON value that is not an execution, different each time.
 pub(crate) fn no_execution(rng: &mut ThreadRng, unique: &str) -> Body {
     let id = quoted(unique);
     let text = match rng.random_range(0..6) {

@@ -12,22 +12,21 @@ use generate::Fit;
 pub(crate) use model::Sent;
 use model::{Expected, Model, columns};
 
-/// What is wrong with a row.
+/// A row that is missing or differs.
 #[derive(Debug, Clone)]
 pub(crate) struct Finding {
-    /// When the last try that was answered began: microseconds since 1970.
+    /// The start of the last request that was answered, in microseconds since 1970.
     pub(crate) answered: i64,
     /// Read by `Debug`.
     #[expect(dead_code, reason = "shown when a test fails")]
-    what: String,
+    pub(crate) what: String,
 }
 
-/// What is wrong, a line each, and how often deliveries were counted again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Acknowledged and not there.
+    /// Acknowledged and not recorded.
     pub(crate) lost: Vec<Finding>,
-    /// Another value than was sent.
+    /// Recorded with another value than was sent.
     pub(crate) different: Vec<Finding>,
     /// Rows that no request explains.
     pub(crate) unexplained: Vec<String>,
@@ -51,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// The columns that are compared. A column that a migration adds has to be added here and below.
+/// The columns that are compared. Add a new column here and below.
 const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
@@ -77,7 +76,7 @@ const MAKE: &str = "CREATE TEMPORARY TABLE expected (
     step_failed boolean, payload jsonb, payload_bytes bytea, body_sha256 bytea, methods text[], detail text,
     deliveries int8range, first_at int8range, last_at int8range, required boolean, conflict_bytes int8range)";
 
-/// Parameters come as arrays: a row each.
+/// Each parameter is an array with an element per row.
 const FILL: &str = "INSERT INTO expected
     SELECT place, alternative, id, body, fit, workflow_id, bulk_id, status, started_at::timestamptz,
         completed_at::timestamptz, output::jsonb, error, error_cause, total_cost::numeric, step_failed,
@@ -96,7 +95,7 @@ const FILL: &str = "INSERT INTO expected
         error_cause, total_cost, step_failed, methods, detail, least_deliveries, most_deliveries, first_from, first_to,
         last_from, last_to, required, least_conflict_bytes, most_conflict_bytes)";
 
-/// For each pair of a row `r` and an expected row `x`: the columns that differ.
+/// SQL for the names of the columns in which a row `r` and its expected row `x` differ.
 fn differing(values: &[&str]) -> String {
     let columns = values.iter().map(|column| {
         let (name, differs) = column.split_once(": ").map_or_else(
@@ -108,13 +107,13 @@ fn differing(values: &[&str]) -> String {
     format!("array_to_string(ARRAY[{}], ', ')", columns.collect::<Vec<_>>().join(", "))
 }
 
-/// Conditions that every table has.
+/// Columns of every table.
 const COUNTS: [&str; 5] = [
     "authenticated_by: (r.authenticated_by = ANY (x.methods)) IS NOT TRUE",
     "deliveries: NOT r.deliveries::int8 <@ x.deliveries",
     "first_received_at: NOT (extract(epoch FROM r.first_received_at) * 1000000)::int8 <@ x.first_at",
     "last_received_at: NOT (extract(epoch FROM r.last_received_at) * 1000000)::int8 <@ x.last_at",
-    // PostgreSQL and the receiver have one clock here.
+    // PostgreSQL and the receiver have the same clock here.
     "recorded_at: r.recorded_at NOT BETWEEN r.last_received_at AND now()",
 ];
 const OUTCOME: [&str; 8] =
@@ -134,14 +133,13 @@ const EXECUTION: [&str; 10] = [
     "payload_sha256: r.payload_sha256 IS NOT NULL",
 ];
 
-/// Compares what was sent with what is recorded. `sent` has each sender's deliveries in their order; `interruptions` is
-/// how often an attempt to record may have had an effect that the receiver did not learn of.
+/// Compares what was sent with what is recorded. `sent` has the deliveries of each sender in their order. `interruptions`: how
+/// often an attempt to record may have been committed without the receiver knowing it.
 pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interruptions: u32) -> Verdict {
     let model = Model::of(sent, interruptions);
     let mut connection = PgConnection::connect_with(database).await.unwrap();
     all_columns_are_compared(&mut connection).await;
-    let mut verdict =
-        Verdict { lost: Vec::new(), different: Vec::new(), unexplained: Vec::new(), counted_again: 0 };
+    let mut verdict = Verdict::default();
     let executions: Vec<(usize, &Expected)> =
         model.executions.values().flat_map(|rows| rows.iter().enumerate()).collect();
     let of_executions = [&OUTCOME[..], &EXECUTION, &COUNTS].concat();
@@ -198,7 +196,7 @@ async fn table(
     for pair in sqlx::query(AssertSqlSafe(pairs)).fetch_all(&mut *connection).await.unwrap() {
         found.insert(usize::try_from(pair.get::<i32, _>(0)).unwrap(), (pair.get(1), pair.get(2)));
     }
-    // Alternatives are alternatives of one execution: one of them has to be right.
+    // One of the alternatives of an execution must be right.
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (place, (_, row)) in rows.iter().enumerate() {
         let name = match (&row.body.columns, table) {
@@ -289,6 +287,6 @@ async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {
             .await
             .unwrap();
     }
-    // `ANALYZE` keeps the joins from being nested loops.
+    // Without `ANALYZE` the joins are nested loops.
     sqlx::raw_sql("CREATE INDEX ON expected (id); ANALYZE expected").execute(&mut *connection).await.unwrap();
 }

@@ -1,26 +1,26 @@
-//! What PostgreSQL has to hold, given what was sent and answered.
+//! The rows that must be in PostgreSQL, given what was sent and answered.
 //!
-//! An execution belongs to one sender, which sends one delivery after the other. So the order of its deliveries is known.
+//! Each execution has one sender, which sends one delivery at a time, so the order of its deliveries is known.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::generate::{Body, Columns, Fit};
 
-/// A delivery: one body, sent until the answer was 200 or 422, or until the sender had to stop.
+/// A body, sent until the answer was 200 or 422 or the sender was stopped.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) body: Body,
-    /// How it was let in, as `authenticated_by` has it.
+    /// The expected `authenticated_by`.
     pub(crate) method: &'static str,
-    /// Tries with another result: no answer, or 503. They may have been recorded.
+    /// Requests without an answer, or answered 503. They may have been recorded.
     pub(crate) unclear: u32,
-    /// The answer, with the problem's `detail` for 422.
+    /// The status, and the `detail` of a 422.
     pub(crate) answer: Option<(u16, String)>,
-    /// When the first try, and the one that was answered, began, and when the answer was there. Microseconds since 1970.
+    /// The start of the first request, the start of the answered one, and the time of the answer, in microseconds since 1970.
     pub(crate) first_began: i64,
     pub(crate) began: i64,
     pub(crate) ended: i64,
-    /// How many interruptions there were before the first try.
+    /// The number of interruptions before the first request.
     pub(crate) interruptions: u32,
 }
 
@@ -46,7 +46,7 @@ impl Bounds {
         Self { deliveries: (0, 0), first: NEVER, last: (i64::MIN, i64::MIN) }
     }
 
-    /// Counts a delivery. After it was sent, there were `interruptions` less those before: each may have it counted again.
+    /// Counts a delivery. Each of the `interruptions` since it was sent may have counted it again.
     pub(crate) fn count(&mut self, sent: &Sent, interruptions: u32) {
         let certain = i64::from(sent.answer.is_some());
         let tries = certain + i64::from(sent.unclear);
@@ -61,15 +61,14 @@ impl Bounds {
     }
 }
 
-/// A row that is expected.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
     pub(crate) body: Body,
     pub(crate) methods: Vec<&'static str>,
-    /// For quarantine: what the sender was answered.
+    /// For quarantine: the `detail` of the answer.
     pub(crate) detail: String,
     pub(crate) bounds: Bounds,
-    /// Whether it must be there: at least one delivery was acknowledged.
+    /// Whether the row must exist: at least one delivery was answered.
     pub(crate) required: bool,
     /// Bounds of the sum of the lengths of its conflicts' bodies.
     pub(crate) conflict_bytes: (i64, i64),
@@ -97,7 +96,7 @@ impl Expected {
     }
 }
 
-/// All rows that are expected. An execution has two alternatives when its last delivery was never answered.
+/// All expected rows. An execution has two alternatives when its last delivery was never answered.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) executions: BTreeMap<String, Vec<Expected>>,
@@ -109,7 +108,7 @@ fn is_terminal(status: &str) -> bool {
     ["completed", "failed", "cancelled"].contains(&status)
 }
 
-/// Whether a delivery says of a recorded terminal outcome what is recorded: the rule of `settle_known.sql`, said anew.
+/// Whether a delivery repeats the recorded terminal outcome: the rule of `resolve_duplicates.sql`, written again.
 fn repeats(recorded: &Body, body: &Body) -> bool {
     let (was, is) = (columns(recorded), columns(body));
     let outcome = |c: &Columns| {
@@ -151,7 +150,7 @@ impl Model {
         model
     }
 
-    /// The alternatives for the row of one execution; its conflicts are added.
+    /// The alternatives for the row of one execution. Adds its conflicts.
     fn execution(&mut self, sent: &[&Sent], interruptions: u32) -> Vec<Expected> {
         let mut row: Option<Expected> = None;
         let mut alternatives = Vec::new();
@@ -175,7 +174,7 @@ impl Model {
                     .entry(&sent.body.text)
                     .or_insert_with(|| Expected::new(sent))
                     .count(sent, interruptions);
-                // It is a delivery of the execution, too.
+                // The execution also counts it.
                 recorded.bounds.count(sent, interruptions);
                 continue;
             }
@@ -186,7 +185,7 @@ impl Model {
             recorded.count(sent, interruptions);
             recorded.methods = methods;
         }
-        // A text that jsonb holds is stored without its byte order mark.
+        // A text that jsonb can hold is stored without its byte order mark.
         let bytes = |conflict: &Expected| {
             let text = match columns(&conflict.body).fit {
                 Fit::Whole => conflict.body.text.trim_start_matches('\u{feff}'),
