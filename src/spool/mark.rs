@@ -13,7 +13,7 @@ use super::Seq;
 
 const NAME: &str = "spool.mark";
 const MAGIC: [u8; 4] = *b"WFRM";
-/// Magic, identity, last_seq, acked_seq, CRC-32.
+/// Magic, the three fields of [`Mark`], CRC-32.
 const SIZE: usize = 4 + 3 * 8 + 4;
 
 /// The content of the file.
