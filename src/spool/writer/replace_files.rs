@@ -159,7 +159,9 @@ mod tests {
         append.await.unwrap();
     }
 
-    const ACCIDENTS: [(&str, fn(&Path)); 3] = [
+    type Accident = (&'static str, fn(&Path));
+
+    const ACCIDENTS: [Accident; 3] = [
         ("the index is removed", |dir| fs::remove_file(dir.join("spool.db-shm")).unwrap()),
         ("the database is replaced by a copy of itself", |dir| {
             fs::copy(dir.join("spool.db"), dir.join("copy")).unwrap();
