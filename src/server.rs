@@ -131,9 +131,6 @@ impl Server {
         let public = listen("http.listen", settings.http.listen).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
         let metrics = Arc::new(Metrics::new());
-        metrics.spool_limit(settings.spool.max_bytes);
-        // Series exist from the start.
-        RetentionTarget::VARIANTS.iter().for_each(|target| metrics.pruned(target.as_str(), 0));
         let (traces, sending) = Traces::new(&settings.traces, &metrics)?.unzip();
         let (writer, reader) = open_spool(settings.spool.clone(), metrics.clone()).await?;
 
@@ -143,7 +140,6 @@ impl Server {
         let (reporting, reports) = watch::channel(RecorderHealth::default());
         let [stop, give_up, all_traced] = <[CancellationToken; 3]>::default();
         let (live, credentials) = (EventBus::new(), Credentials::new(settings, database));
-        let pool_for_health = health_pool(settings, credentials.database.clone());
 
         let (pruner, retention) =
             pruner(settings, credentials.database.clone(), metrics.clone(), reports.clone(), stop.clone());
@@ -164,6 +160,7 @@ impl Server {
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
+        let pool = health_pool(settings, credentials.database.clone());
         let parts = Observed {
             spool: kept.clone(),
             acked: recorded.clone(),
@@ -171,8 +168,7 @@ impl Server {
             stuck: worker.stuck.subscribe(),
             retention,
         };
-        let (health, watchers) =
-            Monitor::start(settings, pool_for_health, metrics.clone(), parts, stop.clone());
+        let (health, watchers) = Monitor::start(settings, pool, metrics.clone(), parts, stop.clone());
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let admin_door = AdminState {
@@ -323,6 +319,7 @@ fn local(listener: &TcpListener) -> SocketAddr {
 
 /// A large or damaged spool takes its time.
 async fn open_spool(settings: config::Spool, metrics: Arc<Metrics>) -> Result<(Writer, Reader), StartError> {
+    metrics.spool_limit(settings.max_bytes);
     let open = tokio::task::spawn_blocking(move || spool::open(&settings, &metrics));
     Ok(open.await.map_err(|_| StartError::Panicked)??)
 }
@@ -346,6 +343,10 @@ fn pruner(
     recording: watch::Receiver<RecorderHealth>,
     stop: CancellationToken,
 ) -> (Option<Pruner>, watch::Receiver<RetentionState>) {
+    // Series exist from the start.
+    for target in RetentionTarget::VARIANTS {
+        metrics.pruned(target.as_str(), 0);
+    }
     let limited = settings.retention.removes_something();
     let (state, reports) = watch::channel(RetentionState::before_first_round(limited));
     let pruner = limited.then(|| Pruner {

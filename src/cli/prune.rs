@@ -44,7 +44,7 @@ impl Prune {
         store.prepare_to_prune(None).await?;
         let clocks = Clocks::read(&mut store).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = Vec::from_iter(RetentionTarget::VARIANTS.iter().map(|_| Tally::default()));
+        let mut tallies = [const { Tally { rows: 0, span: None } }; RetentionTarget::VARIANTS.len()];
         let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;
         Ok(walked?)
