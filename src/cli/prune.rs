@@ -74,7 +74,7 @@ impl Prune {
         connection.prepare_to_prune(None).await?;
         let clocks = Clocks::read(&mut connection).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = Vec::from_iter(RetentionTarget::VARIANTS.iter().map(|_| Tally::default()));
+        let mut tallies = [const { Tally { rows: 0, span: None } }; RetentionTarget::VARIANTS.len()];
         let result = self.walk(&mut connection, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;
         Ok(result?)
