@@ -1,10 +1,10 @@
-//! What operators read over HTTP: lists, one of each, failures grouped, numbers.
+//! The read API: lists, details, failures, statistics.
 
 use serde_json::{Value, json};
 
 use crate::harness::{TestReceiver, execution, until, with};
 
-/// What is answered to a question that is right.
+/// The JSON of a successful response.
 pub(crate) async fn asked(receiver: &TestReceiver, path: &str) -> Value {
     let answer = receiver.get(path).await;
     let (status, text) = (answer.status(), answer.text().await.unwrap());
@@ -12,12 +12,12 @@ pub(crate) async fn asked(receiver: &TestReceiver, path: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// One field of each item.
+/// A field of each item.
 pub(crate) fn each<'p>(page: &'p Value, field: &str) -> Vec<&'p Value> {
     page["items"].as_array().unwrap().iter().map(|item| &item[field]).collect()
 }
 
-/// Executions of all kinds, a bulk, conflicts and quarantine.
+/// A receiver with executions of all statuses, a bulk, a conflict and a quarantine entry.
 pub(crate) async fn recorded() -> TestReceiver {
     let receiver = TestReceiver::start().await;
     for body in [
@@ -48,7 +48,7 @@ pub(crate) async fn recorded() -> TestReceiver {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
+async fn executions_are_listed_newest_first_with_each_filter_and_combinations() {
     let receiver = recorded().await;
     let bulk = "bulk=b%2F1+%C3%A9";
     for (query, ids) in [
@@ -92,7 +92,7 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
             times
         )
     );
-    // A period holds its beginning and not its end.
+    // A period includes `from` and excludes `to`.
     let (first, last) = (&failed["first_received_at"], failed["last_received_at"].as_str().unwrap());
     let from = asked(&receiver, &format!("/api/v1/executions?workflow=v&from={last}")).await;
     assert_eq!(each(&from, "first_received_at"), [first]);
@@ -101,7 +101,7 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_execution_has_its_steps_results_conflicts_and_payload() {
+async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     let receiver = recorded().await;
     let whole = asked(&receiver, "/api/v1/executions/step").await;
     assert_eq!(whole["duration_seconds"], 7.5);
@@ -124,7 +124,7 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
         (&json!(1), &json!(0.25), &json!(2))
     );
     let text = receiver.get("/api/v1/executions/plain").await.text().await.unwrap();
-    assert!(text.contains(r#""total_cost":0.25,"#), "a number as it is written: {text}");
+    assert!(text.contains(r#""total_cost":0.25,"#), "the number as PostgreSQL stores it: {text}");
 
     let odd = r#"{"execution_id":"o/d?d","workflow_id":"w","status":"failed","error_cause":"CAUSE","inputs":"\u0000"}"#;
     let odd = odd.replace("CAUSE", &"é".repeat(1_500));
@@ -137,12 +137,12 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
     assert_eq!(
         page["items"][0]["error_cause"].as_str().unwrap().chars().count(),
         1_000,
-        "in lists, its beginning"
+        "lists contain an excerpt"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bulk_has_its_progress_its_executions_and_what_they_made() {
+async fn a_bulk_has_its_progress_executions_and_results() {
     let receiver = recorded().await;
     let bulk = asked(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
     assert_eq!(each(&bulk["executions"], "execution_id"), ["step", "failed"]);
@@ -153,11 +153,11 @@ async fn one_bulk_has_its_progress_its_executions_and_what_they_made() {
     let announced = asked(&receiver, "/api/v1/bulks/announced").await;
     assert_eq!((&announced["complete"], &announced["first_received_at"]), (&json!(false), &json!(null)));
     let page = asked(&receiver, "/api/v1/bulks").await;
-    assert_eq!(each(&page, "bulk_id"), ["b/1 é"], "of the other nothing has come");
+    assert_eq!(each(&page, "bulk_id"), ["b/1 é"], "the announced bulk has no execution yet");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
+async fn failures_are_grouped_by_cause_or_step_most_frequent_first() {
     let receiver = recorded().await;
     for n in 0..3 {
         let failed =
@@ -190,13 +190,17 @@ async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
     assert_eq!(groups(&asked(&receiver, "/api/v1/failures?workflow=v&limit=1").await), timeout);
     assert_eq!(groups(&asked(&receiver, "/api/v1/failures?bulk=b%2F1%20%C3%A9").await), timeout);
     let first = asked(&receiver, "/api/v1/failures?limit=1").await;
-    assert_eq!((groups(&first), &first["failed"]), (vec![late], &json!(4)), "all are counted");
+    assert_eq!(
+        (groups(&first), &first["failed"]),
+        (vec![late], &json!(4)),
+        "failures beyond the limit are counted"
+    );
     let none = asked(&receiver, "/api/v1/failures?by=step&workflow=none").await;
     assert_eq!(none, json!({ "groups": [], "failed": 0, "complete": true, "since": null }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
+async fn conflicts_and_quarantine_entries_have_lists_and_details() {
     let receiver = recorded().await;
     let page = asked(&receiver, "/api/v1/conflicts").await;
     assert_eq!(each(&page, "differs_in"), [&json!(["status", "output", "error_cause"])]);
@@ -223,7 +227,7 @@ async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is() {
+async fn the_overview_has_a_point_per_hour_or_day_and_the_health_of_the_receiver() {
     let receiver = recorded().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     let overview = asked(&receiver, "/api/v1/overview").await;
@@ -276,7 +280,7 @@ async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workflows_say_how_they_went_and_what_they_cost() {
+async fn workflows_have_counts_and_costs() {
     let receiver = recorded().await;
     for (id, cost) in [("a", 1.5), ("b", 0.1)] {
         receiver
@@ -298,9 +302,9 @@ async fn workflows_say_how_they_went_and_what_they_cost() {
     assert_eq!(each(&asked(&receiver, "/api/v1/workflows?order=failed&limit=1").await, "workflow_id"), ["v"]);
 }
 
-/// Those of which no steps are known are no reason to look no further.
+/// Failed executions without steps do not count against the scan limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_steps_are_found_behind_many_failures_without_steps() {
+async fn failed_steps_are_found_after_many_failures_without_steps() {
     let receiver = TestReceiver::start().await;
     let step = json!({ "step_outputs": { "draw": { "status": "failed", "error_cause": "too large" } } });
     receiver.accept(with(execution("first", "failed"), step)).await;
