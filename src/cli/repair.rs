@@ -13,6 +13,7 @@ const PAGE: i64 = 1_000;
 
 /// Arguments of `repair`.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 pub struct Repair {
     /// The executions to repair
     #[arg(required_unless_present = "all", value_name = "EXECUTION")]

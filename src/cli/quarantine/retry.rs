@@ -11,6 +11,7 @@ use crate::db::{DbConnection, Retried};
 
 /// Arguments of `quarantine retry`.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 pub struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
