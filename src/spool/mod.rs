@@ -9,7 +9,7 @@
 //!   spool deletes them later. After a crash, `next` may return them again.
 //! - **status** ([`Spool::status`]): a watch channel with the positions, the space in use and the reason for rejections.
 //!
-//! [`open`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own. A second
+//! [`open()`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own. A second
 //! implementation is one module that returns the same types.
 //!
 //! This implementation is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk
