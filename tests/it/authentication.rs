@@ -218,7 +218,7 @@ fn settings_that_would_disable_authentication_by_mistake_are_errors_without_the_
         ),
         ("RECEIVER__ADMIN__TOKEN", "HUSH", &["admin.token", "at least 16"]),
         ("RECEIVER__ADMIN__LISTEN", "0.0.0.0:0", &["admin.listen", "RECEIVER__ADMIN__TOKEN"]),
-        ("RECEIVER__AUTH", "HUSH", &["auth", "a plain value cannot stand here"]),
+        ("RECEIVER__AUTH", "HUSH", &["auth", "must be a section, not a value"]),
     ];
     for (variable, value, parts) in cases {
         let (text, code) = run_to_end(program(dir.path()).env(variable, value));
