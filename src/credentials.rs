@@ -1,7 +1,7 @@
-//! The secrets of a running receiver, which can be read again from their files: on SIGHUP, and when a file has changed
-//! and a request or a connection to PostgreSQL was refused.
+//! The secrets of a running receiver. They are reread from their files at SIGHUP, and when a request or a connection to
+//! PostgreSQL was rejected after a file has changed.
 //!
-//! The environment of a process cannot change; what stands there stays. All other settings wait for a restart.
+//! Secrets in environment variables and all other settings need a restart.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,23 +15,22 @@ use crate::auth::{AdminToken, AuthError, AuthMethod, Authenticator, PendingAuth}
 use crate::config::{Settings, SettingsError};
 use crate::db::Database;
 
-/// How often refusals lead to a look at the files.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// How long a refused request waits for the files to be looked at and read.
-const CHECK_WITHIN: Duration = Duration::from_secs(1);
+/// Shortest time between two checks of the files after rejections.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest time that a rejected request waits for the files.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is checked by, and what PostgreSQL is connected to with.
 pub(crate) struct Credentials {
     current: RwLock<Arc<Current>>,
     pub(crate) database: Database,
-    /// As they were last read.
+    /// The settings as last read.
     settings: Mutex<Settings>,
-    /// There are files to look at.
+    /// Some settings come from files.
     from_files: bool,
-    /// When refusals last led to a look at them. Locked during it.
+    /// Time of the last check after a rejection. Locked during a check.
     checked: tokio::sync::Mutex<Option<Instant>>,
-    /// The last error that a refusal led to: logged once.
-    complaint: Mutex<String>,
+    /// The last error of a check after a rejection: logged once.
+    last_error: Mutex<String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -40,12 +39,12 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// What requests are checked by.
+/// The secrets that requests are checked with.
 pub(crate) struct Current {
     /// Increases with each change.
     generation: u64,
     pub(crate) authenticator: Authenticator,
-    /// `None` when the admin port demands none.
+    /// `None` if the admin port requires no token.
     pub(crate) admin_token: Option<AdminToken>,
 }
 
@@ -56,24 +55,23 @@ impl Current {
     }
 }
 
-/// Why secrets that were read again are not used.
+/// Why reread secrets are not used.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{0} would be empty: nothing would be authenticated")]
-    Opens(&'static str),
+    #[error("{0} would be empty: requests would not be authenticated")]
+    Unauthenticated(&'static str),
     #[error("database.url would be empty")]
     NoDatabase,
 }
 
-/// Why secrets are read again.
+/// Why secrets are reread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
-    /// SIGHUP.
-    Asked,
-    /// A request, or PostgreSQL, refused what is known.
-    Refused,
+    Sighup,
+    /// A request or a connection to PostgreSQL was rejected.
+    Rejected,
 }
 
 impl Credentials {
@@ -84,7 +82,7 @@ impl Credentials {
             from_files: settings.sources.any(),
             settings: Mutex::new(settings.clone()),
             checked: tokio::sync::Mutex::default(),
-            complaint: Mutex::default(),
+            last_error: Mutex::default(),
         })
     }
 
@@ -92,46 +90,46 @@ impl Credentials {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Checks a body against a claim that `current` let pass, and where it fails, against secrets that changed since.
+    /// Checks a body whose head was checked with `current`. If that fails, checks it with secrets that have changed since.
     ///
     /// # Errors
     /// As [`PendingAuth::check_body`].
     pub(crate) async fn check(
         self: &Arc<Self>,
         current: &Current,
-        claim: &PendingAuth,
+        auth: &PendingAuth,
         body: &[u8],
     ) -> Result<AuthMethod, AuthError> {
-        match claim.check_body(body) {
+        match auth.check_body(body) {
             Err(_) if self.refreshed(current).await => {
-                claim.signed_for(&self.current().authenticator).check_body(body)
+                auth.with_keys_of(&self.current().authenticator).check_body(body)
             }
             checked => checked,
         }
     }
 
-    /// To be called after `current` refused a request. Whether there are other secrets now: then it is worth a second
-    /// look. Reads the files again when one has changed, and looks at them at most every two seconds.
+    /// Call it after `current` rejected a request. Returns whether there are other secrets now, so that a second check is
+    /// worthwhile. Rereads the files if one has changed; checks that at most once per [`CHECK_INTERVAL`].
     pub(crate) async fn refreshed(self: &Arc<Self>, current: &Current) -> bool {
         if self.from_files {
-            let _ = timeout(CHECK_WITHIN, self.refresh()).await;
+            let _ = timeout(CHECK_TIMEOUT, self.refresh()).await;
         }
         self.current().generation != current.generation
     }
 
     async fn refresh(self: &Arc<Self>) {
         let mut checked = self.checked.lock().await;
-        if checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+        if checked.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
             *checked = Some(Instant::now());
-            self.reload(Reason::Refused).await;
+            self.reload(Reason::Rejected).await;
         }
     }
 
-    /// Follows what asks for a reload. Never ends.
-    pub(crate) async fn follow(self: &Arc<Self>, asked: &Notify) -> std::convert::Infallible {
+    /// Reloads after each notification of `sighup`, and after rejected connections to PostgreSQL. Never returns.
+    pub(crate) async fn follow(self: &Arc<Self>, sighup: &Notify) -> std::convert::Infallible {
         loop {
             tokio::select! {
-                () = asked.notified() => self.reload(Reason::Asked).await,
+                () = sighup.notified() => self.reload(Reason::Sighup).await,
                 () = self.database.refused.notified() => if self.from_files { self.refresh().await },
             }
         }
@@ -139,22 +137,22 @@ impl Credentials {
 
     async fn reload(self: &Arc<Self>, reason: Reason) {
         let credentials = self.clone();
-        // A panic is logged where it happens.
+        // The panic hook logs a panic.
         let _ = tokio::task::spawn_blocking(move || credentials.read(reason)).await;
     }
 
     fn read(&self, reason: Reason) {
         let mut settings = lock(&self.settings);
-        if reason == Reason::Refused && !settings.sources.changed() {
+        if reason == Reason::Rejected && !settings.sources.changed() {
             return;
         }
         match settings.load_again().map_err(Into::into).and_then(|new| self.apply(&mut settings, new)) {
-            Ok(()) => lock(&self.complaint).clear(),
+            Ok(()) => lock(&self.last_error).clear(),
             Err(error) => {
                 let error = error.to_string();
-                let before = std::mem::replace(&mut *lock(&self.complaint), error.clone());
-                if reason == Reason::Asked || error != before {
-                    tracing::error!("secrets are not re-read, the ones from before stay: {error}");
+                let before = std::mem::replace(&mut *lock(&self.last_error), error.clone());
+                if reason == Reason::Sighup || error != before {
+                    tracing::error!("secrets are not re-read, the previous ones stay in use: {error}");
                 }
             }
         }
@@ -162,15 +160,15 @@ impl Credentials {
 
     fn apply(&self, settings: &mut Settings, new: Settings) -> Result<(), ReloadError> {
         if settings.auth.is_configured() && !new.auth.is_configured() {
-            return Err(ReloadError::Opens("auth.webhook_secrets and auth.url_tokens"));
+            return Err(ReloadError::Unauthenticated("auth.webhook_secrets and auth.url_tokens"));
         }
         let (before, now) = (settings.admin.token.expose_secret(), new.admin.token.expose_secret());
         if !before.is_empty() && now.is_empty() {
-            return Err(ReloadError::Opens("admin.token"));
+            return Err(ReloadError::Unauthenticated("admin.token"));
         }
         let admin_token_changed = before != now;
         let database_changed = settings.database.url.expose_secret() != new.database.url.expose_secret();
-        // A private PostgreSQL stays: `database.url` counts at a restart then.
+        // The private PostgreSQL cannot be replaced by `database.url` without a restart.
         let private = settings.database.connect_options()?.is_none();
         let database_changed = database_changed && !private;
         if database_changed {

@@ -1,4 +1,4 @@
-//! What the fuzz targets (`fuzz/`) need of what is private. Built with `--cfg fuzzing` only.
+//! Access to private parts for the fuzz targets (`fuzz/`). Built with `--cfg fuzzing` only.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-use crate::auth::Method;
+use crate::auth::AuthMethod;
 use crate::config::Settings;
 use crate::credentials::Credentials;
-use crate::db::{self, Fit};
-use crate::http::{self, Limits, Slots};
+use crate::execution::jsonb::{self, Fit};
+use crate::http::{self, ConnectionLimits, Limiter, WebhookState};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::{PendingDelivery, SpoolHandle};
 
-/// Whether jsonb holds all of a JSON text; `None` when it would not take it, or would write it much longer.
+/// Whether jsonb stores all of a JSON text. `None` if jsonb refuses it or would expand it.
 #[must_use]
 pub fn fit(text: &str) -> Option<bool> {
-    match store::fit(text) {
+    match jsonb::fit(text) {
         Fit::Whole => Some(true),
         Fit::Partly => Some(false),
         Fit::Not => None,
@@ -33,41 +33,41 @@ pub fn fit(text: &str) -> Option<bool> {
 /// Whether jsonb would write a JSON text much longer.
 #[must_use]
 pub fn expands(text: &str) -> bool {
-    store::expands(text)
+    jsonb::expands(text)
 }
 
-/// The public port without a socket, before a spool that keeps everything at once.
+/// The public port without a socket, and with a spool that acknowledges at once.
 #[derive(Debug)]
-pub struct Door {
+pub struct FuzzServer {
     routes: Router,
     protocol: auto::Builder<TokioExecutor>,
-    limits: Limits,
-    connections: Arc<Slots>,
-    requests: Arc<Slots>,
+    limits: ConnectionLimits,
+    connections: Arc<Limiter>,
+    requests: Arc<Limiter>,
     memory: MemoryBudget,
-    arrivals: mpsc::Receiver<Arrival>,
+    pending: mpsc::Receiver<PendingDelivery>,
 }
 
 /// A delivery that the spool has acknowledged.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// As it is recorded.
+pub struct Stored {
+    /// The body, decompressed.
     pub body: Bytes,
-    /// How it got in.
-    pub authenticated_by: Option<Method>,
-    /// Whether the answer is 200; otherwise it is 422.
+    /// How the sender was authenticated.
+    pub authenticated_by: Option<AuthMethod>,
+    /// Whether the response is 200; otherwise it is 422.
     pub acknowledged: bool,
 }
 
-impl Door {
-    /// As the receiver builds it.
+impl FuzzServer {
+    /// Built like the server's public port.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let (intake, arrivals) = Intake::new(settings.intake.capacity);
-        let requests = Slots::new(settings.http.max_requests);
+        let (spool, pending) = SpoolHandle::new(settings.intake.capacity);
+        let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let routes = http::public(http::Door {
-            intake,
+        let routes = http::webhook_router(WebhookState {
+            spool,
             metrics: Arc::new(Metrics::new()),
             credentials: Credentials::new(settings, PgConnectOptions::new_without_pgpass()),
             requests: requests.clone(),
@@ -76,25 +76,25 @@ impl Door {
             body_timeout: settings.http.body_timeout,
             traces: None,
         });
-        let limits = Limits {
+        let limits = ConnectionLimits {
             connections: settings.http.max_connections,
             header_timeout: settings.http.header_timeout,
             body_timeout: settings.http.body_timeout,
             idle_timeout: settings.http.idle_timeout,
         };
-        let connections = Slots::new(limits.connections);
-        Self { routes, protocol: http::protocol(), limits, connections, requests, memory, arrivals }
+        let connections = Limiter::new(limits.connections);
+        Self { routes, protocol: http::protocol(), limits, connections, requests, memory, pending }
     }
 
-    /// Serves one connection, until all that it took is given back, and says what was kept.
+    /// Serves one connection until it has released all resources. Returns the stored deliveries.
     ///
     /// # Panics
-    /// When a connection before has not given back its place.
-    pub async fn serve<S>(&mut self, stream: S) -> Vec<Kept>
+    /// If an earlier connection has not released its slot.
+    pub async fn serve<S>(&mut self, stream: S) -> Vec<Stored>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let slot = Arc::new(self.connections.take().expect("a place for one connection"));
+        let slot = Arc::new(self.connections.acquire().expect("a slot for one connection"));
         let routes = self.routes.clone();
         let connection = http::connection(&self.protocol, stream, routes, &slot, self.limits);
         tokio::spawn(async move {
@@ -103,27 +103,27 @@ impl Door {
                 () = slot.evicted() => {}
             }
         });
-        let mut kept = Vec::new();
-        let mut look = interval(self.limits.idle_timeout / 4);
-        while !(self.at_rest() && self.arrivals.is_empty()) {
+        let mut stored = Vec::new();
+        let mut evict = interval(self.limits.idle_timeout / 4);
+        while !(self.is_idle() && self.pending.is_empty()) {
             tokio::select! {
-                Some(Arrival { delivery, receipt, .. }) = self.arrivals.recv() => {
-                    kept.push(Kept {
+                Some(PendingDelivery { delivery, ack, .. }) = self.pending.recv() => {
+                    stored.push(Stored {
                         body: delivery.body,
                         authenticated_by: delivery.authenticated_by,
                         acknowledged: delivery.acknowledged,
                     });
-                    // The request may have gone.
-                    let _ = receipt.send(Ok(()));
+                    // The request may have been dropped.
+                    let _ = ack.send(Ok(()));
                 }
-                _ = look.tick() => self.connections.evict_late(),
+                _ = evict.tick() => self.connections.evict_expired(),
             }
         }
-        kept
+        stored
     }
 
-    /// Whether nothing is taken: no connection, no request, no memory.
-    fn at_rest(&self) -> bool {
-        self.connections.taken() + self.requests.taken() + self.memory.reserved() == 0
+    /// No connection, request or memory is in use.
+    fn is_idle(&self) -> bool {
+        self.connections.in_use() + self.requests.in_use() + self.memory.reserved() == 0
     }
 }

@@ -1,6 +1,9 @@
 //! The command line: `workflow-receiver [COMMAND]`.
 
-use std::fmt::{Display, Write as _};
+#[cfg(feature = "embedded-postgres")]
+mod private_database;
+
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -10,7 +13,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use sqlx::postgres::PgConnectOptions;
-use workflow_receiver::cli::{self, CommandError};
+use workflow_receiver::cli::{self, CommandError, print_line};
 use workflow_receiver::config::Settings;
 use workflow_receiver::server::Server;
 use workflow_receiver::shutdown::Shutdown;
@@ -18,11 +21,10 @@ use workflow_receiver::{db, logging};
 
 /// Receives each::labs workflow webhooks and records them in PostgreSQL, durably.
 #[derive(Parser)]
-#[expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 #[command(version)]
 struct Arguments {
-    /// A TOML file with settings, over the defaults; the environment (RECEIVER__SECTION__KEY,
-    /// DATABASE_URL) is over both
+    /// TOML file with settings. Environment variables (RECEIVER__SECTION__KEY, DATABASE_URL) override it
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -30,44 +32,44 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 enum Command {
-    /// Receive webhooks (the default)
+    /// Receive webhooks (the default command)
     Serve,
-    /// Bring the database's schema up to date, and exit
+    /// Create or update the database schema
     Migrate,
-    /// Ask the running receiver whether it takes webhooks: exit code 0 if so, 1 if not
+    /// Check whether the running receiver accepts webhooks: exit code 0 or 1
     Healthcheck,
-    /// Say whether webhooks are taken and recorded, and how today went: exit code 1 if not all is well
+    /// Show the health of receiver and database, and today's counts: exit code 1 if there are problems
     Status(cli::status::Status),
-    /// List executions, the newest first, or show one with all that is known of it
+    /// List executions, newest first, or show one
     Executions(cli::executions::Executions),
-    /// List bulks, the newest first, or show how far one is, what failed in it and what it made
+    /// List bulks and their progress, newest first, or show one
     Bulks(cli::bulks::Bulks),
-    /// Group failures: what failed how often, and why
+    /// Count failures by cause or step
     Failures(cli::failures::Failures),
-    /// Tell which workflows cost most, failed most, or ran most
+    /// List workflows by cost, failures or executions
     Workflows(cli::workflows::Workflows),
-    /// Look at what is no execution, mend it, or drop it
+    /// List, show, replay or delete webhooks that could not be recorded
     #[command(subcommand)]
     Quarantine(cli::quarantine::Quarantine),
-    /// Fill in what PostgreSQL refused of executions, once it accepts that: it was stored as bytes
+    /// Fill in columns that PostgreSQL refused earlier, from payload_bytes
     Repair(cli::repair::Repair),
-    /// Look at the deliveries that wait for PostgreSQL in the spool
+    /// List or show deliveries in the spool that are not in PostgreSQL yet
     #[command(subcommand)]
     Spool(cli::spool::Spool),
-    /// Remove what has been kept long enough (retention.*), or say what that is
+    /// Remove rows that are older than the retention.* settings
     Prune(cli::prune::Prune),
-    /// Make a token for the URL that the sender is given (auth.url_tokens)
+    /// Generate a token for auth.url_tokens or admin.token
     NewToken,
-    /// Write what makes a shell complete these commands
+    /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
     /// Write the manual pages
     Man {
-        /// The directory they go to, such as /usr/local/share/man/man1
+        /// Directory for the pages, such as /usr/local/share/man/man1
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
     },
@@ -76,10 +78,10 @@ enum Command {
 fn main() -> ExitCode {
     logging::log_panics();
     let arguments = Arguments::parse();
-    // A panic of this thread must not skip the last lines.
+    // Flush the log even after a panic of this thread.
     let code = match catch_unwind(|| start(&arguments)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => failed(&error),
+        Ok(Err(error)) => exit_code(&error),
         Err(_) => ExitCode::from(101),
     };
     logging::flush();
@@ -93,13 +95,13 @@ fn start(arguments: &Arguments) -> Result<(), CommandError> {
         shutdown.follow_signals()?;
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let ended = runtime.block_on(run(arguments, &shutdown));
+    let result = runtime.block_on(run(arguments, &shutdown));
     // Do not wait for blocking tasks after an immediate stop.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ended
+    result
 }
 
-fn failed(error: &CommandError) -> ExitCode {
+fn exit_code(error: &CommandError) -> ExitCode {
     // The reader of standard output closed the pipe (`| head`): not an error.
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
@@ -108,20 +110,15 @@ fn failed(error: &CommandError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Writes the one line of a command that has done its work: a failure to write it does not change the exit code.
-fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
 async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandError> {
     let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::NewToken => {
-            say(cli::new_token::new_token());
+            print_line(cli::new_token::new_token());
             Ok(())
         }
         Command::Healthcheck => {
-            say(cli::healthcheck::healthcheck(&settings()?.admin).await?);
+            print_line(cli::healthcheck::healthcheck(&settings()?.admin).await?);
             Ok(())
         }
         Command::Status(status) => status.run(&settings()?).await,
@@ -143,7 +140,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
             logging::init(&settings.log)?;
             let database = settings.database.connect_options()?.ok_or(cli::NO_DATABASE)?;
             db::migrate(&database).await?;
-            say("the schema is up to date");
+            print_line("the schema is up to date");
             Ok(())
         }
         Command::Serve => {
@@ -159,12 +156,13 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandEr
     match settings.database.connect_options()? {
         Some(database) => receive(settings, database, None, shutdown).await,
         #[cfg(feature = "embedded-postgres")]
-        None => serve_embedded(settings, shutdown).await,
+        None => private_database::serve(settings, shutdown).await,
         #[cfg(not(feature = "embedded-postgres"))]
         None => Err(cli::NO_DATABASE.into()),
     }
 }
 
+/// Runs the receiver until it stops. `psql_line` opens the private PostgreSQL.
 async fn receive(
     settings: &Settings,
     database: PgConnectOptions,
@@ -177,35 +175,41 @@ async fn receive(
     };
     let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
-    let open = settings.auth.allow_unauthenticated || !settings.auth.is_configured();
-    if !open {
-        let (secrets, tokens) = (settings.auth.webhook_secrets.0.len(), settings.auth.url_tokens.0.len());
-        let secret_header = settings.auth.secret_header;
-        tracing::info!(secrets, tokens, secret_header, "webhooks are authenticated");
-        if settings.auth.webhook_secrets.shortest() < 16 {
-            tracing::warn!("a webhook secret of less than 16 characters can be guessed");
-        }
-    } else if settings.auth.is_configured() {
-        tracing::warn!(
-            "Anyone who can reach this port can post webhooks (also through a proxy), although auth.webhook_secrets or \
-             auth.url_tokens are set. Set auth.allow_unauthenticated = false."
-        );
-    } else {
-        tracing::warn!(
-            "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
-             auth.url_tokens."
-        );
-    }
+    log_authentication(settings);
     if let Some(psql) = psql_line {
-        show_first_steps(open, &webhooks, &admin.to_string(), &psql);
+        let open = settings.auth.allow_unauthenticated || !settings.auth.is_configured();
+        print_first_steps(open, &webhooks, &admin.to_string(), &psql);
     }
     receiver.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Writes to standard output what a first user can do next. On a thread of its own: the terminal may be stopped.
-fn show_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
+fn log_authentication(settings: &Settings) {
+    let auth = &settings.auth;
+    if !auth.is_configured() {
+        tracing::warn!(
+            "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
+             auth.url_tokens."
+        );
+    } else if auth.allow_unauthenticated {
+        tracing::warn!(
+            "Anyone who can reach this port can post webhooks (also through a proxy), although auth.webhook_secrets or \
+             auth.url_tokens are set. Set auth.allow_unauthenticated = false."
+        );
+    } else {
+        let (secrets, tokens) = (auth.webhook_secrets.0.len(), auth.url_tokens.0.len());
+        tracing::info!(secrets, tokens, secret_header = auth.secret_header, "webhooks are authenticated");
+        if auth.webhook_secrets.shortest() < 16 {
+            tracing::warn!(
+                "A webhook secret has less than 16 characters: it can be guessed. Use a longer one."
+            );
+        }
+    }
+}
+
+/// Prints what a new user can do next. On another thread: a stopped terminal must not block the receiver.
+fn print_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
     let mut text = String::new();
     if open {
         let _ = writeln!(
@@ -216,32 +220,10 @@ fn show_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
     }
     let _ = writeln!(
         text,
-        "Look at the result, for example with SELECT * FROM executions;\n  {psql}\n\
+        "Show the recorded executions with SELECT * FROM executions;\n  {psql}\n\
          or over HTTP: http://{admin}/docs\n\
          Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
     );
     let write = move || drop(io::stdout().write_all(text.as_bytes()));
     let _ = std::thread::Builder::new().name("stdout".into()).spawn(write);
-}
-
-/// With no database named: on a private PostgreSQL, which stops after the receiver.
-#[cfg(feature = "embedded-postgres")]
-async fn serve_embedded(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
-    use private_postgres::Postgres;
-    let dir = settings.database.embedded_dir.clone();
-    let postgres = tokio::select! {
-        started = tokio::task::spawn_blocking(move || Postgres::start(&dir)) => started??,
-        () = shutdown.graceful.cancelled() => return Ok(()),
-    };
-    let database = postgres.connect_options();
-    db::create_database(&database).await?;
-    let served = tokio::select! {
-        served = receive(settings, database, Some(postgres.psql_line()), shutdown) => served,
-        () = postgres.ended() => Err("the private PostgreSQL ended: see its log in database.embedded_dir".into()),
-    };
-    tokio::select! {
-        () = postgres.stop() => {}
-        () = shutdown.immediate.cancelled() => {}
-    }
-    served
 }

@@ -1,18 +1,18 @@
-//! The memory that request bodies share (`http.max_bytes_in_flight`).
+//! The memory that request bodies reservation (`http.max_bytes_in_flight`).
 //!
-//! Each body may take [`FREE_BYTES_PER_BODY`] without asking, so large bodies never keep out small ones, and small
-//! bodies take no lock. A larger body reserves memory before it is stored: that of a verified sender its whole size,
-//! any other one in steps as its bytes arrive, so that a sender has to send much to take much (a signature is over
-//! the body, so it is checked last). Unverified bodies may use a part of the budget only: the rest is left to senders
-//! that the request's head verifies.
+//! The first [`FREE_BYTES_PER_BODY`] of each body are not counted: large bodies never keep out small ones, and small
+//! bodies need no lock. A larger body reserves memory before it is stored. A body of a verified sender reserves its whole
+//! size. Other bodies reserve in steps as their bytes arrive (a signature covers the body, so it is checked last):
+//! a sender has to send much to reserve much. Unverified bodies can reserve only a part of the budget. The rest is left for
+//! senders that are verified by the request's head.
 //!
-//! When the budget is used up, a body waits in line. Meanwhile bodies that make no progress are evicted, the one
-//! stalled longest first, those of unverified senders before others. Each step has a line of its own, and those of
-//! higher steps are served first. Of unverified bodies the latest is served first: however many wait, a sender that
-//! sends without pause competes only with those that arrive at the same time.
+//! When the budget is used up, a body waits in a queue. Meanwhile bodies without progress are evicted: the longest stalled
+//! one first, unverified ones before verified ones. Each step has a queue of its own, and queues of later steps are served
+//! first. Among unverified bodies the latest is served first: a sender that sends without pause competes only with bodies
+//! that arrive at the same time, however many wait.
 //!
-//! Bodies that have memory and wait for more cannot block each other for good: higher steps may use more of the budget
-//! than lower ones ([`LIMITS`]), and the last step needs no more.
+//! Bodies that hold memory and wait for more cannot block each other forever: later steps can use more of the budget than
+//! earlier ones ([`LIMITS`]), and a body needs no more after the last step.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::take;
@@ -26,26 +26,25 @@ use crate::delivery::RejectReason;
 
 /// Bytes of each body that are not counted.
 pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;
-/// What an unverified body reserves in each step but the last, in which it reserves the rest: the part of unverified
-/// bodies divided by this.
+/// How much an unverified body reserves in each step: the unverified part of the budget divided by this. In one more step
+/// it reserves the rest.
 const STEPS: [usize; 3] = [2048, 256, 32];
-/// How many eighths of the part of unverified bodies are used at most after each step. The difference to the step
-/// before is more than one body takes in the step.
+/// How many eighths of the unverified part can be in use after each step. The difference to the previous step is larger
+/// than the reservation of one body in the step.
 const LIMITS: [usize; 4] = [2, 3, 4, 8];
-/// The line of verified bodies, after those of the steps.
+/// The queue of verified bodies, after the queues of the steps.
 const VERIFIED: usize = LIMITS.len();
-/// A body has made progress when so many more bytes of it have been received.
+/// A body makes progress each time this many more bytes of it have been received.
 const PROGRESS: usize = 16 << 10;
-/// A body without progress for so long may be evicted when another one waits for its memory. The more wait, the
-/// shorter: each of many stalled bodies would otherwise hold up the line for the whole time.
+/// A body without progress for this time can be evicted when others wait for memory. The time is divided by the number of
+/// waiting bodies, down to the minimum: many stalled bodies must not delay the queue one after the other.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 const STALLED_AFTER_MIN: Duration = Duration::from_millis(250);
-/// While a body waits for memory, how often stalled bodies are looked for.
-const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// How often a waiting body looks for stalled ones.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a body waits for memory.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The memory that bodies may take together.
 #[derive(Debug, Clone)]
 pub(crate) struct MemoryBudget(Arc<Budget>);
 
@@ -57,23 +56,23 @@ struct Budget {
 
 #[derive(Debug, Default)]
 struct State {
-    turns: u64,
+    next_key: u64,
     /// Bytes reserved, and those of them that count as unverified.
     used: usize,
     unverified: usize,
-    /// Bodies being received that hold memory, by their latest progress, the oldest first.
-    receiving: BTreeMap<u64, Receiving>,
-    /// Bodies that wait, by step.
-    lines: [VecDeque<Waiting>; VERIFIED + 1],
-    /// Bytes that bodies wait for, and how many bodies do.
+    /// Bodies being received that hold memory, in the order of their latest progress.
+    evictable: BTreeMap<u64, EvictableBody>,
+    /// Waiting bodies of each step, and verified ones.
+    queues: [VecDeque<Waiter>; VERIFIED + 1],
+    /// Bytes that bodies wait for, and the number of these bodies.
     wanted: usize,
     waiting: u32,
-    /// Bytes of evicted bodies that are not given back yet.
-    leaving: usize,
+    /// Bytes of evicted bodies that still hold them.
+    evicted_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Receiving {
+struct EvictableBody {
     bytes: usize,
     verified: bool,
     progress_at: Instant,
@@ -81,10 +80,10 @@ struct Receiving {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Waiter {
     bytes: usize,
     unverified: usize,
-    granted: oneshot::Sender<Share>,
+    granted: oneshot::Sender<Reservation>,
 }
 
 impl MemoryBudget {
@@ -93,18 +92,18 @@ impl MemoryBudget {
         Self(Arc::new(Budget { bytes, state: Mutex::default() }))
     }
 
-    /// Bytes reserved at present.
+    /// Bytes.
     pub(crate) fn reserved(&self) -> usize {
         self.state().used
     }
 
-    /// A permit for one body, which holds nothing yet. `evicted` is notified when the body has to go.
+    /// A permit for one body. It reserves nothing yet. `evicted` is notified when the body is evicted.
     pub(crate) fn permit(&self, verified: bool, evicted: &Arc<Notify>) -> MemoryPermit {
         MemoryPermit {
-            share: Share { budget: self.clone(), bytes: 0, unverified: 0 },
+            reservation: Reservation { budget: self.clone(), bytes: 0, unverified: 0 },
             evicted: evicted.clone(),
             verified,
-            turn: 0,
+            key: 0,
             since_progress: 0,
         }
     }
@@ -113,34 +112,39 @@ impl MemoryBudget {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The part of unverified bodies.
+    /// The part of the budget that unverified bodies can reserve.
     fn unverified_bytes(&self) -> usize {
         self.0.bytes / 2
     }
 
-    /// Reserves `bytes`, of which `unverified` count as unverified, in line with others.
-    async fn acquire(&self, line: usize, bytes: usize, unverified: usize) -> Result<Share, RejectReason> {
-        let (granted, mut share) = oneshot::channel();
+    /// Waits in `queue` for a reservation. `unverified` of its `bytes` count as unverified.
+    async fn acquire(
+        &self,
+        queue: usize,
+        bytes: usize,
+        unverified: usize,
+    ) -> Result<Reservation, RejectReason> {
+        let (granted, mut reservation) = oneshot::channel();
         {
             let mut state = self.state();
-            state.lines[line].push_back(Waiting { bytes, unverified, granted });
+            state.queues[queue].push_back(Waiter { bytes, unverified, granted });
             self.grant(&mut state);
         }
-        if let Ok(share) = share.try_recv() {
-            return Ok(share);
+        if let Ok(reservation) = reservation.try_recv() {
+            return Ok(reservation);
         }
-        let _wanted = Wanted::new(self, bytes);
-        let mut check = interval(CHECK_EVERY);
+        let _guard = self.count_waiting(bytes);
+        let mut check = interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let waiting = async {
             loop {
                 tokio::select! {
-                    share = &mut share => return share.map_err(|_| RejectReason::Overloaded),
+                    reservation = &mut reservation => return reservation.map_err(|_| RejectReason::Overloaded),
                     _ = check.tick() => {
                         let mut state = self.state();
-                        let also_verified = line == VERIFIED || state.used + bytes > self.0.bytes;
+                        let also_verified = queue == VERIFIED || state.used + bytes > self.0.bytes;
                         state.evict_stalled(also_verified);
-                        // One that waited before this one may have gone.
+                        // A body that waited before this one may have given up.
                         self.grant(&mut state);
                     }
                 }
@@ -149,28 +153,37 @@ impl MemoryBudget {
         timeout(MAX_WAIT, waiting).await.unwrap_or(Err(RejectReason::Overloaded))
     }
 
-    /// Gives those that wait what there is.
+    fn count_waiting(&self, bytes: usize) -> WaitGuard<'_> {
+        let mut state = self.state();
+        state.wanted += bytes;
+        state.waiting += 1;
+        WaitGuard { budget: self, bytes }
+    }
+
+    /// Grants waiting bodies what is free.
     fn grant(&self, state: &mut State) {
-        for line in (0..=VERIFIED).rev() {
+        for queue in (0..=VERIFIED).rev() {
             loop {
-                let waiting = &mut state.lines[line];
-                // Those that no longer wait.
+                let waiting = &mut state.queues[queue];
+                // Bodies that have given up.
                 while waiting.pop_front_if(|first| first.granted.is_closed()).is_some() {}
                 while waiting.pop_back_if(|last| last.granted.is_closed()).is_some() {}
-                let limit = LIMITS.get(line).map(|eighths| self.unverified_bytes() * eighths / 8);
+                let limit = LIMITS.get(queue).map(|eighths| self.unverified_bytes() * eighths / 8);
                 let (used, counted) = (state.used, state.unverified);
-                let fits = |next: &mut Waiting| {
+                let fits = |next: &mut Waiter| {
                     used + next.bytes <= self.0.bytes
                         && limit.is_none_or(|limit| counted + next.unverified <= limit)
                 };
                 let next =
-                    if line == VERIFIED { waiting.pop_front_if(fits) } else { waiting.pop_back_if(fits) };
-                let Some(Waiting { bytes, unverified, granted }) = next else { break };
+                    if queue == VERIFIED { waiting.pop_front_if(fits) } else { waiting.pop_back_if(fits) };
+                let Some(Waiter { bytes, unverified, granted }) = next else { break };
                 state.used += bytes;
                 state.unverified += unverified;
-                if let Err(mut share) = granted.send(Share { budget: self.clone(), bytes, unverified }) {
-                    state.used -= take(&mut share.bytes);
-                    state.unverified -= take(&mut share.unverified);
+                if let Err(mut reservation) =
+                    granted.send(Reservation { budget: self.clone(), bytes, unverified })
+                {
+                    state.used -= take(&mut reservation.bytes);
+                    state.unverified -= take(&mut reservation.unverified);
                 }
             }
         }
@@ -179,19 +192,14 @@ impl MemoryBudget {
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
-struct Share {
+struct Reservation {
     budget: MemoryBudget,
     bytes: usize,
-    /// How much of it counts as unverified.
+    /// How many of the bytes count as unverified.
     unverified: usize,
 }
 
-impl Share {
-    fn add(&mut self, mut more: Self) {
-        self.bytes += take(&mut more.bytes);
-        self.unverified += take(&mut more.unverified);
-    }
-
+impl Reservation {
     fn give_back(&mut self, bytes: usize, unverified: usize) {
         if bytes + unverified > 0 {
             self.bytes -= bytes;
@@ -204,29 +212,19 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.give_back(self.bytes, self.unverified);
     }
 }
 
-/// Bytes that a body waits for.
-struct Wanted<'b> {
+/// Counts a waiting body.
+struct WaitGuard<'b> {
     budget: &'b MemoryBudget,
     bytes: usize,
 }
 
-impl<'b> Wanted<'b> {
-    fn new(budget: &'b MemoryBudget, bytes: usize) -> Self {
-        let mut state = budget.state();
-        state.wanted += bytes;
-        state.waiting += 1;
-        drop(state);
-        Self { budget, bytes }
-    }
-}
-
-impl Drop for Wanted<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.budget.state();
         state.wanted -= self.bytes;
@@ -235,25 +233,25 @@ impl Drop for Wanted<'_> {
 }
 
 impl State {
-    fn enter(&mut self, receiving: Receiving) -> u64 {
-        self.turns += 1;
-        self.receiving.insert(self.turns, receiving);
-        self.turns
+    /// Adds a body with the latest progress. Returns its key.
+    fn add_evictable(&mut self, body: EvictableBody) -> u64 {
+        self.next_key += 1;
+        self.evictable.insert(self.next_key, body);
+        self.next_key
     }
 
-    /// Evicts as many stalled bodies as waiting ones need.
+    /// Evicts stalled bodies until the waiting ones have enough memory.
     fn evict_stalled(&mut self, also_verified: bool) {
         let now = Instant::now();
         let stalled_after = (STALLED_AFTER / self.waiting.max(1)).max(STALLED_AFTER_MIN);
-        while self.leaving < self.wanted {
-            let stalled = |receiving: &Receiving| now - receiving.progress_at >= stalled_after;
+        while self.evicted_bytes < self.wanted {
             let longest = |verified: bool| {
-                let mut of_kind = self.receiving.iter().filter(|(_, other)| other.verified == verified);
-                of_kind.next().filter(|(_, other)| stalled(other)).map(|(turn, _)| *turn)
+                let (key, body) = self.evictable.iter().find(|(_, body)| body.verified == verified)?;
+                (now - body.progress_at >= stalled_after).then_some(*key)
             };
-            let turn = longest(false).or_else(|| also_verified.then(|| longest(true))?);
-            let Some(evicted) = turn.and_then(|turn| self.receiving.remove(&turn)) else { return };
-            self.leaving += evicted.bytes;
+            let key = longest(false).or_else(|| also_verified.then(|| longest(true))?);
+            let Some(evicted) = key.and_then(|key| self.evictable.remove(&key)) else { return };
+            self.evicted_bytes += evicted.bytes;
             evicted.evicted.notify_one();
         }
     }
@@ -263,49 +261,49 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct MemoryPermit {
     /// What is reserved beyond the free bytes.
-    share: Share,
+    reservation: Reservation,
     evicted: Arc<Notify>,
     verified: bool,
-    /// Its key in [`State::receiving`]; 0 while it is not there.
-    turn: u64,
+    /// The key in [`State::evictable`]; 0 when the body is not there.
+    key: u64,
     since_progress: usize,
 }
 
 impl MemoryPermit {
-    /// Another permit of the same budget, for a verified sender's body whose bytes are all there.
+    /// A permit of the same budget for a copy of a received body of a verified sender.
     pub(crate) fn for_copy(&self) -> Self {
-        self.share.budget.permit(true, &self.evicted)
+        self.reservation.budget.permit(true, &self.evicted)
     }
 
-    /// Reserves memory for the `received` bytes of a body that is expected to have `size`, and for more of them. From
-    /// the first time on, the body can be evicted until [`Self::received`], except while it waits here.
+    /// Reserves memory for at least the first `received` bytes of a body, which is expected to have `size`. After the first
+    /// call the body can be evicted until [`Self::received`], except while it waits here.
     ///
     /// # Errors
-    /// [`RejectReason::Overloaded`] when the memory was not there within [`MAX_WAIT`], or never can be.
+    /// [`RejectReason::Overloaded`] when there is no memory within [`MAX_WAIT`], or the body is larger than the budget.
     pub(crate) async fn reserve(&mut self, received: usize, size: usize) -> Result<(), RejectReason> {
         let beyond = received.saturating_sub(FREE_BYTES_PER_BODY);
-        if beyond <= self.share.bytes {
+        if beyond <= self.reservation.bytes {
             return Ok(());
         }
-        if size.saturating_sub(FREE_BYTES_PER_BODY) > self.share.budget.0.bytes {
+        if size.saturating_sub(FREE_BYTES_PER_BODY) > self.reservation.budget.0.bytes {
             return Err(RejectReason::Overloaded);
         }
-        self.leave(self.share.bytes);
-        let step = |divisor: &usize| self.share.budget.unverified_bytes() / divisor;
+        self.end_eviction(self.reservation.bytes);
+        let step = |divisor: &usize| self.reservation.budget.unverified_bytes() / divisor;
         match STEPS.iter().position(|divisor| beyond <= step(divisor)) {
-            Some(line) if !self.verified => {
-                let size = size.min(step(&STEPS[line]) + FREE_BYTES_PER_BODY);
-                self.grow(line, size).await?;
+            Some(queue) if !self.verified => {
+                let size = size.min(step(&STEPS[queue]) + FREE_BYTES_PER_BODY);
+                self.grow(queue, size).await?;
             }
             _ => self.grow(STEPS.len(), size).await?,
         }
-        let (bytes, verified, evicted) = (self.share.bytes, self.verified, self.evicted.clone());
-        let entry = Receiving { bytes, verified, progress_at: Instant::now(), evicted };
-        self.turn = self.share.budget.state().enter(entry);
+        let (bytes, verified, evicted) = (self.reservation.bytes, self.verified, self.evicted.clone());
+        let body = EvictableBody { bytes, verified, progress_at: Instant::now(), evicted };
+        self.key = self.reservation.budget.state().add_evictable(body);
         Ok(())
     }
 
-    /// Reserves all memory for a copy of `size` bytes that is made here, without a sender that could stall.
+    /// Reserves all memory for a copy of `size` bytes. It cannot be evicted, because no sender can stall it.
     ///
     /// # Errors
     /// As [`Self::reserve`].
@@ -313,57 +311,58 @@ impl MemoryPermit {
         self.grow(VERIFIED, size).await
     }
 
-    /// Reserves as much as a body of `size` bytes needs; `step` is that of an unverified one.
+    /// Extends the reservation to a body of `size` bytes. `step` is the queue of an unverified one.
     async fn grow(&mut self, step: usize, size: usize) -> Result<(), RejectReason> {
-        let Share { budget, bytes, unverified } = &self.share;
+        let Reservation { budget, bytes, unverified } = &self.reservation;
         let beyond = size.saturating_sub(FREE_BYTES_PER_BODY);
         if beyond > budget.0.bytes {
             return Err(RejectReason::Overloaded);
         }
-        // A body that is larger than what the last step has for itself counts as that.
+        // A larger body counts as the part that only the last step can use.
         let counted = beyond.min(budget.unverified_bytes() / 2).saturating_sub(*unverified);
-        let (line, counted) = if self.verified { (VERIFIED, 0) } else { (step, counted) };
-        let more = budget.acquire(line, beyond.saturating_sub(*bytes), counted).await?;
-        self.share.add(more);
+        let (queue, counted) = if self.verified { (VERIFIED, 0) } else { (step, counted) };
+        let mut more = budget.acquire(queue, beyond.saturating_sub(*bytes), counted).await?;
+        self.reservation.bytes += take(&mut more.bytes);
+        self.reservation.unverified += take(&mut more.unverified);
         Ok(())
     }
 
-    /// Notes that `more` bytes have been received. True once a while: the sender makes progress.
+    /// Notes that `more` bytes have been received. Returns whether the body has made progress ([`PROGRESS`]).
     pub(crate) fn progress(&mut self, more: usize) -> bool {
         self.since_progress += more;
         if self.since_progress < PROGRESS {
             return false;
         }
         self.since_progress = 0;
-        let mut state = self.share.budget.state();
-        // One that is not there has been evicted.
-        if let Some(mut entry) = state.receiving.remove(&self.turn) {
-            entry.progress_at = Instant::now();
-            self.turn = state.enter(entry);
+        let mut state = self.reservation.budget.state();
+        // Without an entry, the body was evicted.
+        if let Some(mut body) = state.evictable.remove(&self.key) {
+            body.progress_at = Instant::now();
+            self.key = state.add_evictable(body);
         }
         true
     }
 
-    /// All of the body is there, `size` bytes: it is not evicted any more, and what it did not need is given back.
+    /// The whole body has been received, `size` bytes: it can no longer be evicted, and gives back what it does not need.
     pub(crate) fn received(&mut self, size: usize) {
-        self.leave(self.share.bytes);
-        let unused = self.share.bytes.saturating_sub(size.saturating_sub(FREE_BYTES_PER_BODY));
-        self.share.give_back(unused, 0);
+        self.end_eviction(self.reservation.bytes);
+        let unused = self.reservation.bytes.saturating_sub(size.saturating_sub(FREE_BYTES_PER_BODY));
+        self.reservation.give_back(unused, 0);
     }
 
-    /// The sender is verified: the body no longer counts among those of unverified ones.
+    /// The sender is verified: the body no longer counts as unverified.
     pub(crate) fn verified(&mut self) {
         self.verified = true;
-        self.share.give_back(0, self.share.unverified);
+        self.reservation.give_back(0, self.reservation.unverified);
     }
 
-    /// It is not evicted any more; it had `bytes`.
-    fn leave(&mut self, bytes: usize) {
-        let turn = take(&mut self.turn);
-        if turn > 0 {
-            let mut state = self.share.budget.state();
-            if state.receiving.remove(&turn).is_none() {
-                state.leaving = state.leaving.saturating_sub(bytes);
+    /// The body, which held `bytes`, can no longer be evicted, or has ended after its eviction.
+    fn end_eviction(&mut self, bytes: usize) {
+        let key = take(&mut self.key);
+        if key > 0 {
+            let mut state = self.reservation.budget.state();
+            if state.evictable.remove(&key).is_none() {
+                state.evicted_bytes = state.evicted_bytes.saturating_sub(bytes);
             }
         }
     }
@@ -371,10 +370,10 @@ impl MemoryPermit {
 
 impl Drop for MemoryPermit {
     fn drop(&mut self) {
-        // Before others see what was evicted as leaving no longer, it is given back.
-        let bytes = self.share.bytes;
-        self.share.give_back(bytes, self.share.unverified);
-        self.leave(bytes);
+        // In this order: bytes that are no longer counted as evicted must be free.
+        let bytes = self.reservation.bytes;
+        self.reservation.give_back(bytes, self.reservation.unverified);
+        self.end_eviction(bytes);
     }
 }
 
@@ -404,7 +403,7 @@ mod tests {
         for (permit, _) in &mut verified {
             permit.reserve(MIB, MIB).await.unwrap();
         }
-        // Those that turn out to be genuine make room for the next.
+        // A body that is verified at its end makes room for the next one.
         unverified[0].0.verified();
         drop(verified);
         unverified[2].0.reserve(MIB, MIB).await.unwrap();
@@ -413,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiting_body_gets_the_memory_of_the_one_stalled_longest() {
+    async fn the_longest_stalled_body_is_evicted_for_a_waiting_one() {
         let budget = MemoryBudget::new(4 * MIB);
         let (mut first, first_evicted) = permit(&budget, true);
         let (mut second, second_evicted) = permit(&budget, true);
@@ -436,7 +435,7 @@ mod tests {
         drop((first, third));
         assert_eq!(budget.reserved(), 0);
         let state = budget.state();
-        assert_eq!((state.wanted, state.leaving, state.receiving.len()), (0, 0, 0));
+        assert_eq!((state.wanted, state.evicted_bytes, state.evictable.len()), (0, 0, 0));
     }
 
     #[tokio::test]
@@ -474,7 +473,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_unverified_body_that_waits_shortest_is_served_first() {
+    async fn the_latest_unverified_body_is_served_first() {
         let budget = MemoryBudget::new(4 * MIB);
         let mut holders: Vec<_> = (0..2).map(|_| permit(&budget, false)).collect();
         for (holder, _) in &mut holders {
@@ -493,7 +492,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_never_fits_is_refused_at_once_and_a_small_one_always_fits() {
+    async fn a_body_larger_than_the_budget_is_rejected_at_once_and_a_small_one_always_fits() {
         let budget = MemoryBudget::new(0);
         let (mut permit, _) = permit(&budget, false);
         permit.reserve(FREE_BYTES_PER_BODY, FREE_BYTES_PER_BODY).await.unwrap();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Settings, SettingsError};
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
-use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget};
+use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
 use crate::memory::MemoryBudget;
@@ -168,7 +168,7 @@ impl Server {
         };
 
         let recorder = Recorder {
-            pool: ConnectionPool::for_recording(database.clone(), &settings.database),
+            pool: recording_pool(&settings.database, database.clone()),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -359,6 +359,11 @@ async fn open_spool(
 ) -> Result<Spool, StartError> {
     let open = spawn_blocking(move || spool::open(&settings, capacity, &metrics));
     Ok(open.await.map_err(|_| StartError::Panicked)??)
+}
+
+fn recording_pool(settings: &config::Database, database: Database) -> ConnectionPool {
+    let config::Database { migrate, connect_timeout, statement_timeout, .. } = *settings;
+    ConnectionPool::new(database, Session::Recording { migrate }, connect_timeout, statement_timeout)
 }
 
 fn query_pool(settings: &Settings, database: Database, name: &'static str, connections: usize) -> QueryPool {

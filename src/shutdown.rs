@@ -1,7 +1,5 @@
-//! Signals: when to stop, and when to re-read secrets.
-//!
-//! The first signal that ends a process by default stops the receiver in order, the second one at once. SIGHUP re-reads
-//! secrets.
+//! Handles signals: the first one that would end the process stops the receiver gracefully, the second one immediately.
+//! SIGHUP re-reads the secrets.
 
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};
@@ -18,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::logging;
 
-/// How long an immediate stop may take before the process exits whatever still runs.
+/// How long an immediate stop may take. Then the process exits.
 const EXIT_AFTER: Duration = Duration::from_secs(3);
 
-/// Signals that people, service managers and container engines send to stop a process.
+/// Signals that operators, service managers and container engines send to stop a process.
 const STOP: [Named; 3] = [Named::TERM, Named::INT, Named::QUIT];
 
-/// Signals of other uses that end a process by default. Those of a crash (SIGSEGV, SIGABRT, …) are left as they are.
+/// Other signals that end a process by default. Signals of a crash (SIGSEGV, SIGABRT, …) are not handled.
 const UNUSED: &[Named] = &[
     Named::USR1,
     Named::USR2,
@@ -39,29 +37,29 @@ const UNUSED: &[Named] = &[
     Named::STKFLT,
 ];
 
-/// Real-time signals, as far as the C library leaves them to programs.
+/// Real-time signals that the C library does not use itself.
 #[cfg(target_os = "linux")]
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 #[cfg(not(target_os = "linux"))]
 const REAL_TIME: std::ops::Range<i32> = 0..0;
 
-/// What signals ask for.
+/// What the signals request.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Stop taking webhooks, record the spool, and end.
+    /// Accept no more webhooks, record the spool, and end.
     pub graceful: CancellationToken,
-    /// End now. The spool keeps what is not recorded.
+    /// End now. Unrecorded deliveries stay in the spool.
     pub immediate: CancellationToken,
     /// Re-read secrets.
     pub reload: Arc<Notify>,
 }
 
 impl Shutdown {
-    /// Follows the process's signals from now on, on a thread of its own: a runtime whose threads are all blocked does
-    /// not keep the second signal from ending the process.
+    /// Handles signals from now on, on a thread of its own: the second signal must end the process even when all threads of
+    /// the runtime are blocked.
     ///
     /// # Errors
-    /// When the system refuses a handler or the thread.
+    /// When a signal handler cannot be installed, or the thread cannot be started.
     pub fn follow_signals(&self) -> io::Result<()> {
         let (started, start) = mpsc::channel();
         let shutdown = self.clone();
@@ -74,7 +72,7 @@ impl Shutdown {
             let _ = started.send(Err(error));
         };
         thread::Builder::new().name("signals".into()).spawn(follow)?;
-        start.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))
+        start.recv().unwrap_or_else(|_| Err(io::Error::other("the signal thread ended")))
     }
 
     async fn worker(&self, started: &mpsc::Sender<io::Result<()>>) -> io::Result<Infallible> {
@@ -88,17 +86,17 @@ impl Shutdown {
         for signal in STOP.iter().chain([&Named::HUP]) {
             listen(signal.as_raw())?;
         }
-        // The limit on file sizes is reached: the write that exceeded it fails, as on a full disk.
+        // The write that exceeds the limit on file sizes fails, as on a full disk.
         let _ = listen(Named::XFSZ.as_raw());
         for number in UNUSED.iter().map(|signal| signal.as_raw()).chain(REAL_TIME) {
-            // What the system does not have cannot be sent either.
+            // A signal that the system does not have cannot be sent.
             let _ = listen(number);
         }
         let terminal = io::stdin().is_terminal();
         let _ = started.send(Ok(()));
         let mut stops = 0;
         loop {
-            // `to` lives as long as this function: there is always a next one.
+            // `to` lives as long as this function, so the channel never ends.
             let Some(number) = signals.recv().await else { return Err(io::Error::other("no signals")) };
             let closed = terminal && !io::stdin().is_terminal();
             if number == Named::XFSZ.as_raw() {
@@ -112,7 +110,7 @@ impl Shutdown {
         }
     }
 
-    /// A SIGHUP stops, too, when its reason is that the terminal was closed.
+    /// Also called for a SIGHUP that was sent because the terminal was closed.
     fn stop(&self, stops: u32, number: i32) {
         match stops {
             1 => {
@@ -127,7 +125,7 @@ impl Shutdown {
                 self.immediate.cancel();
                 tokio::spawn(async {
                     tokio::time::sleep(EXIT_AFTER).await;
-                    tracing::error!("a part of the receiver does not end: exiting without it");
+                    tracing::error!("a part of the receiver has not stopped in time: exiting");
                     logging::flush();
                     std::process::exit(1);
                 });

@@ -1,4 +1,4 @@
-//! Authenticates generated requests at generated times, and compares the result with a second implementation of the rules.
+//! Any head, body and time: the authenticator agrees with a second implementation of its rules.
 #![no_main]
 
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use sha2::Sha256;
 use time::OffsetDateTime;
-use workflow_receiver::auth::{Authenticator, Method};
+use workflow_receiver::auth::{AuthMethod, Authenticator};
 use workflow_receiver::config::{Secrets, Settings};
 
 const SECRETS: [&str; 2] = ["the_one_before", "whsec_your_secret_key"];
@@ -19,10 +19,10 @@ const TOLERANCE: u64 = 300;
 const SIGNATURE: &str = "x-webhook-signature";
 const TIMESTAMP: &str = "x-webhook-timestamp";
 const SECRET: &str = "x-webhook-secret";
-/// Unix time at which the seeds were signed.
+/// The time of the seeds' signatures.
 const SIGNED: i64 = 1_789_994_667;
 
-#[expect(clippy::struct_excessive_bools, reason = "so are the settings")]
+#[expect(clippy::struct_excessive_bools, reason = "as the settings")]
 #[derive(Debug, Clone, Copy, Arbitrary)]
 struct Configured {
     secrets: bool,
@@ -34,11 +34,11 @@ struct Configured {
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
     configured: Configured,
-    /// The receiver's clock, in seconds after `SIGNED`.
+    /// The receiver's clock, in seconds since the seeds were signed.
     now: i64,
-    /// The sender's clock minus the receiver's, in seconds.
+    /// The sender's clock, in seconds since the receiver's.
     ahead: i16,
-    /// Position of the byte that is changed in a correctly signed request.
+    /// Changes one byte of a correctly signed request: its position, and the bits to flip.
     at: u16,
     change: u8,
     /// Lines with headers (`name: value`) and tokens (`?token`), an empty line, the body.
@@ -109,7 +109,7 @@ impl<'a> Request<'a> {
         self.headers.insert(TIMESTAMP, HeaderValue::from(timestamp));
     }
 
-    /// Changes one byte of the signature, the timestamp or the body.
+    /// Changes one byte of signature, timestamp or body.
     fn change(&mut self, at: usize, change: u8) {
         let signed = [SIGNATURE, TIMESTAMP].map(|name| self.first(name).unwrap_or_default().to_vec());
         let mut parts = [signed.as_slice(), std::slice::from_ref(&self.body)].concat();
@@ -124,25 +124,25 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn attempt(&self, configured: Configured, now: OffsetDateTime) -> Option<Method> {
+    fn attempt(&self, configured: Configured, now: OffsetDateTime) -> Option<AuthMethod> {
         let tokens = self.tokens.iter().copied();
-        configured.authenticator().look(&self.headers, tokens, now).ok()?.check(&self.body).ok()
+        configured.authenticator().check_head(&self.headers, tokens, now).ok()?.check_body(&self.body).ok()
     }
 
-    /// The second implementation of the rules.
-    fn expected(&self, configured: Configured, now: OffsetDateTime) -> Option<Method> {
+    /// The second implementation.
+    fn expected(&self, configured: Configured, now: OffsetDateTime) -> Option<AuthMethod> {
         let Configured { secrets, secret_header, tokens, open } = configured;
         if secrets && self.is_signed(now) {
-            return Some(Method::Signature);
+            return Some(AuthMethod::Signature);
         }
         let secret = self.first(SECRET);
         if secrets && secret_header && SECRETS.iter().any(|known| secret == Some(known.as_bytes())) {
-            return Some(Method::SecretHeader);
+            return Some(AuthMethod::SecretHeader);
         }
         if tokens && self.tokens.iter().any(|token| TOKENS.contains(token)) {
-            return Some(Method::UrlToken);
+            return Some(AuthMethod::UrlToken);
         }
-        (open || !secrets && !tokens).then_some(Method::None)
+        (open || !secrets && !tokens).then_some(AuthMethod::None)
     }
 
     fn is_signed(&self, now: OffsetDateTime) -> bool {
@@ -155,7 +155,7 @@ impl<'a> Request<'a> {
         in_time
             && SECRETS.iter().any(|secret| {
                 let right = signature(secret, timestamp, &self.body);
-                // Hexadecimal digits may be upper case.
+                // Uppercase digits are accepted.
                 signed.starts_with(b"sha256=") && signed.eq_ignore_ascii_case(right.as_bytes())
             })
     }
@@ -176,15 +176,15 @@ fuzz_target!(|input: Input| {
     let Some(seconds) = SIGNED.checked_add(input.now) else { return };
     let Ok(now) = OffsetDateTime::from_unix_timestamp(seconds) else { return };
     let mut request = Request::read(input.request);
-    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "before signing");
+    assert_eq!(request.attempt(configured, now), request.expected(configured, now), "unchanged");
 
     let timestamp = seconds + i64::from(input.ahead);
     request.sign(SECRETS[usize::from(at) % SECRETS.len()], timestamp);
-    let got_in = request.attempt(configured, now);
-    assert_eq!(got_in, request.expected(configured, now), "signed");
+    let method = request.attempt(configured, now);
+    assert_eq!(method, request.expected(configured, now), "signed");
     let in_time = timestamp >= 0 && seconds >= 0 && input.ahead.unsigned_abs() <= 300;
     if configured.secrets && in_time {
-        assert_eq!(got_in, Some(Method::Signature));
+        assert_eq!(method, Some(AuthMethod::Signature));
     }
 
     request.change(usize::from(at), change);

@@ -1,24 +1,24 @@
-//! Parses arbitrary bytes as a body: no panic, and the result must agree with `serde_json`.
+//! Any bytes as a body: no panic, and the result agrees with `serde_json`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use workflow_receiver::execution::{Execution, InvalidPayload, MAX_ID_BYTES, text};
 use workflow_receiver::fuzzing::{expands, fit};
-use workflow_receiver::execution::{Execution, MAX_ID_BYTES, Unusable, text};
 
 fuzz_target!(|body: &[u8]| {
     let parsed = Execution::parse(body);
     let again = Execution::parse(body);
-    assert_eq!(format!("{parsed:?}"), format!("{again:?}"), "read twice");
+    assert_eq!(format!("{parsed:?}"), format!("{again:?}"), "not deterministic");
 
     let json = text(body).ok().filter(|text| serde_json::from_str::<&RawValue>(text).is_ok());
-    assert_eq!(json.is_none(), matches!(parsed, Err(Unusable::NotJson(_))), "JSON or not");
+    assert_eq!(json.is_none(), matches!(parsed, Err(InvalidPayload::NotJson(_))), "JSON or not");
     if let Ok(execution) = &parsed {
         limits(execution);
     }
     let Some(json) = json else { return };
-    // `None` for deep nesting, lone surrogates and numbers beyond f64, which jsonb may reject as well.
+    // `None` for deep nesting, lone surrogates and numbers beyond f64, which jsonb may refuse.
     let value: Option<Value> = serde_json::from_str(json).ok();
     jsonb(json, value.as_ref());
     if let Some(value) = &value {
@@ -26,7 +26,7 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// Checks the documented limits of an execution's fields.
+/// The documented limits of an execution's fields.
 fn limits(execution: &Execution) {
     let Execution { execution_id, workflow_id, status, bulk_id, .. } = execution;
     for id in [execution_id, workflow_id, status].into_iter().chain(bulk_id) {
@@ -43,8 +43,8 @@ fn limits(execution: &Execution) {
     }
 }
 
-/// Only an object with usable identifiers is an execution, and it has these identifiers.
-fn agree(parsed: &Result<Execution, Unusable>, value: &Value) {
+/// Exactly the objects with valid identifiers are executions.
+fn agree(parsed: &Result<Execution, InvalidPayload>, value: &Value) {
     let id = |field: &str| {
         let id = value.get(field).and_then(Value::as_str);
         id.filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains('\0'))
@@ -58,20 +58,24 @@ fn agree(parsed: &Result<Execution, Unusable>, value: &Value) {
         assert_eq!(output.as_ref(), sent);
     } else {
         let objects = value.as_array().is_some_and(|array| array.iter().any(Value::is_object));
-        let kept = matches!(parsed, Err(Unusable::Field { .. }));
-        assert_eq!(kept, value.is_object() || objects, "objects that are not executions go to quarantine");
+        let quarantined = matches!(parsed, Err(InvalidPayload::Field { .. }));
+        assert_eq!(
+            quarantined,
+            value.is_object() || objects,
+            "objects and arrays of objects are quarantined"
+        );
     }
 }
 
-/// jsonb accepts readable JSON without U+0000, and drops nothing except duplicate keys.
+/// jsonb accepts valid JSON without U+0000, and drops duplicate keys only.
 fn jsonb(json: &str, value: Option<&Value>) {
     let held = value.filter(|value| !holds_nul(value)).map(|value| members(value) == colons(json));
     match (fit(json), held) {
         (found, expected) if found == expected => {}
         (None, Some(_)) if expands(json) => {}
-        // A dropped value may contain text that jsonb rejects.
+        // The dropped part may contain U+0000.
         (None, Some(false)) => {}
-        (found, expected) => panic!("{found:?}, and not {expected:?}: {json}"),
+        (found, expected) => panic!("{found:?} instead of {expected:?}: {json}"),
     }
 }
 
@@ -84,7 +88,7 @@ fn holds_nul(value: &Value) -> bool {
     }
 }
 
-/// The number of keys in the parsed value.
+/// The number of distinct keys.
 fn members(value: &Value) -> usize {
     match value {
         Value::Array(array) => array.iter().map(members).sum(),
@@ -93,7 +97,7 @@ fn members(value: &Value) -> usize {
     }
 }
 
-/// The number of keys in the text: the colons outside of strings.
+/// The number of keys as written: each has a colon outside of strings.
 fn colons(json: &str) -> usize {
     let (mut colons, mut in_string, mut escaped) = (0, false, false);
     for byte in json.bytes() {

@@ -1,4 +1,4 @@
-//! What the commands that ask have in common: the period, how much is shown and how, and the way from page to page.
+//! Arguments that several commands share.
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,64 +12,60 @@ use super::table::Column;
 use crate::db::queries::page::{MAX_LIMIT, Position};
 use crate::db::queries::{Choice, ListQuery, Page, Query, QueryPool, TimeRange};
 
-/// Which period.
 #[derive(Debug, Args)]
 #[group(id = "period", multiple = true)]
-pub(super) struct When {
-    /// Only what first came then or later: a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 1h or 7d
-    #[arg(long, visible_alias = "from", value_name = "WHEN", value_parser = moment)]
+pub(super) struct TimeArgs {
+    /// Only rows first received at this time or later: 2026-03-02T10:00:00Z (RFC 3339), or how long ago: 1h, 7d
+    #[arg(long, visible_alias = "from", value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
-    /// Only what first came before: a time, or how long ago
-    #[arg(long, visible_alias = "to", value_name = "WHEN", value_parser = moment)]
+    /// Only rows first received before this time
+    #[arg(long, visible_alias = "to", value_name = "TIME", value_parser = parse_time)]
     until: Option<OffsetDateTime>,
 }
 
-impl When {
+impl TimeArgs {
     pub(super) fn period(&self) -> TimeRange {
         TimeRange { from: self.since, to: self.until }
     }
 }
 
-/// A time, or how long ago it is.
-fn moment(text: &str) -> Result<OffsetDateTime, &'static str> {
-    // No receiver was there before.
-    let known = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
-    let wrong = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
+/// A time, or how long ago it was. Times before 1970 become 1970: no row is older.
+fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
+    let not_before_1970 = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
+    let invalid = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        // The end of the calendar is left on the way to UTC, which PostgreSQL is asked in.
-        return at.checked_to_offset(UtcOffset::UTC).map(known).ok_or(wrong);
+        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
+        return at.checked_to_offset(UtcOffset::UTC).map(not_before_1970).ok_or(invalid);
     }
-    let ago = humantime::parse_duration(text).map_err(|_| wrong)?;
+    let ago = humantime::parse_duration(text).map_err(|_| invalid)?;
     let ago = time::Duration::try_from(ago).unwrap_or(time::Duration::MAX);
-    Ok(OffsetDateTime::now_utc().checked_sub(ago).map_or(OffsetDateTime::UNIX_EPOCH, known))
+    Ok(OffsetDateTime::now_utc().checked_sub(ago).map_or(OffsetDateTime::UNIX_EPOCH, not_before_1970))
 }
 
-/// One of a few names.
-pub(super) fn choice<C: Choice + Send + Sync>() -> impl TypedValueParser<Value = C> {
+pub(super) fn choice_parser<C: Choice + Send + Sync>() -> impl TypedValueParser<Value = C> {
     let names = PossibleValuesParser::new(C::ALL.iter().map(|choice| choice.as_str()));
-    names.try_map(|name| C::ALL.iter().find(|choice| choice.as_str() == name).copied().ok_or("is not known"))
+    names.try_map(|name| C::ALL.iter().find(|choice| choice.as_str() == name).copied().ok_or("is unknown"))
 }
 
-/// How much is shown, and how.
 #[derive(Debug, Args)]
-pub(super) struct Form {
-    /// How many rows at most, of each list
+pub(super) struct OutputArgs {
+    /// Maximum number of rows of each list
     #[arg(long, value_name = "ROWS", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
-    /// All rows, however many
+    /// Show all rows
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// JSON as the read API has it, one value a line
+    /// Print JSON as in the read API, one value per line
     #[arg(long)]
     pub(super) json: bool,
 }
 
-impl Form {
-    /// Shows a list, as it comes.
-    pub(super) async fn list<Q, T>(
+impl OutputArgs {
+    /// Prints a list while it is read.
+    pub(super) async fn print_list<Q, T>(
         &self,
         pool: &QueryPool,
-        question: Q,
+        query: Q,
         columns: &'static [Column<T>],
     ) -> Result<(), CommandError>
     where
@@ -78,10 +74,10 @@ impl Form {
     {
         let mut output = Output::new();
         let mut table = output.table(columns);
-        let mut none = true;
+        let mut empty = true;
         let next = self
-            .pages(pool, question, |items| {
-                none &= items.is_empty();
+            .read_pages(pool, query, |items| {
+                empty &= items.is_empty();
                 if self.json {
                     items.iter().try_for_each(|item| output.json(item))?;
                 } else {
@@ -91,56 +87,54 @@ impl Form {
             })
             .await?;
         if next.is_some() {
-            self.more();
-        } else if none && !self.json {
-            note("There is none.");
+            self.note_more();
+        } else if empty && !self.json {
+            note("No rows.");
         }
         Ok(())
     }
 
-    /// A list, as far as it is to be shown.
-    pub(super) async fn page<Q, T>(&self, pool: &QueryPool, question: Q) -> Result<Page<T>, CommandError>
+    /// Reads a list up to the limit.
+    pub(super) async fn read_list<Q, T>(&self, pool: &QueryPool, query: Q) -> Result<Page<T>, CommandError>
     where
         Q: ListQuery + Query<Answer = Page<T>>,
     {
         let mut items = Vec::new();
         let next = self
-            .pages(pool, question, |more| {
-                items.extend(more);
+            .read_pages(pool, query, |page| {
+                items.extend(page);
                 Ok(())
             })
             .await?;
         Ok(Page { items, next })
     }
 
-    /// Asks for page after page, until there are as many rows as are to be shown. Gives what the last one has for
-    /// `next`.
-    async fn pages<Q, T>(
+    /// Reads pages up to the limit. Returns the `next` of the last page.
+    async fn read_pages<Q, T>(
         &self,
         pool: &QueryPool,
-        mut question: Q,
-        mut take: impl FnMut(Vec<T>) -> Result<(), CommandError>,
+        mut query: Q,
+        mut process: impl FnMut(Vec<T>) -> Result<(), CommandError>,
     ) -> Result<Option<String>, CommandError>
     where
         Q: ListQuery + Query<Answer = Page<T>>,
     {
         let mut left = if self.all { i64::MAX } else { self.limit };
         loop {
-            question.page().limit = left.min(MAX_LIMIT);
-            let page = pool.run(&question).await?;
+            query.page().limit = left.min(MAX_LIMIT);
+            let page = pool.run(&query).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
-            take(page.items)?;
+            process(page.items)?;
             let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, Q::LIST));
             if left == 0 || after.is_none() {
                 return Ok(page.next);
             }
-            question.page().after = after;
+            query.page().after = after;
         }
     }
 
-    /// Says that not all was shown.
-    pub(super) fn more(&self) {
-        note(&format!("Only the first {} are shown: --limit ROWS or --all shows more.", self.limit));
+    pub(super) fn note_more(&self) {
+        note(&format!("There are more than {} rows: use --limit ROWS or --all.", self.limit));
     }
 }
 
@@ -149,16 +143,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_time_or_a_while_ago() {
+    fn a_time_is_rfc_3339_or_how_long_ago() {
         let time = |text| OffsetDateTime::parse(text, &Rfc3339).unwrap();
-        assert_eq!(moment("2026-03-02T11:00:00+01:00"), Ok(time("2026-03-02T10:00:00Z")));
-        let (before, ago) = (OffsetDateTime::now_utc(), moment("1h 30m").unwrap());
+        assert_eq!(parse_time("2026-03-02T11:00:00+01:00"), Ok(time("2026-03-02T10:00:00Z")));
+        let (before, ago) = (OffsetDateTime::now_utc(), parse_time("1h 30m").unwrap());
         assert!(ago >= before - time::Duration::minutes(90) && ago < before);
         for long_ago in ["9999y", "580000000000y", "0001-01-01T00:00:00Z"] {
-            assert_eq!(moment(long_ago), Ok(OffsetDateTime::UNIX_EPOCH), "{long_ago}");
+            assert_eq!(parse_time(long_ago), Ok(OffsetDateTime::UNIX_EPOCH), "{long_ago}");
         }
-        for wrong in ["", "yesterday", "1", "-1h", "2026-03-02"] {
-            assert!(moment(wrong).is_err(), "{wrong}");
+        for invalid in ["", "yesterday", "1", "-1h", "2026-03-02"] {
+            assert!(parse_time(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! `workflow-receiver bulks`: how far they are, what is in one, and how many are expected.
+//! `workflow-receiver bulks`
 
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{Form, When, choice};
+use super::args::{OutputArgs, TimeArgs, choice_parser};
 use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
 use super::table::{Column, Table, text, timestamp_or_empty};
-use super::{CommandError, database, reader};
+use super::{CommandError, database, query_pool};
 use crate::config::Settings;
 use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
@@ -17,29 +17,29 @@ use crate::db::queries::failures::{self, FailureQuery, Failures};
 use crate::db::queries::results::{self, ResultsQuery};
 use crate::db::queries::{PageRequest, QueryPool};
 
-/// Which bulks, and how they are shown.
+/// Arguments of `bulks`.
 #[derive(Debug, Args)]
 pub struct Bulks {
-    /// One bulk, with its failures and results
+    /// Show this bulk with its failures and results
     #[arg(value_name = "BULK", conflicts_with_all = ["complete", "period"])]
     id: Option<String>,
-    /// First say how many executions it has, before or after they come: then it is known when it is complete
+    /// Set the expected number of executions of BULK, and show it
     #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(1..))]
     expect: Option<i32>,
-    /// Only those that are complete, are not, or of which it is unknown how many executions are expected
-    #[arg(long, value_parser = choice::<Complete>())]
+    /// Only bulks that are complete, incomplete, or of unknown size
+    #[arg(long, value_parser = choice_parser::<Complete>())]
     complete: Option<Complete>,
     #[command(flatten)]
-    when: When,
+    time: TimeArgs,
     #[command(flatten)]
-    form: Form,
+    output: OutputArgs,
 }
 
-const COLUMNS: &[Column<Bulk>] = &[
+const BULKS: &[Column<Bulk>] = &[
     text("bulk", |b| b.bulk_id.clone()),
     text("complete", complete),
     text("received", received),
-    text("of which", of_which),
+    text("by status", by_status),
     text("last received", |b| timestamp_or_empty(b.last_received_at)),
 ];
 
@@ -59,85 +59,95 @@ fn received(bulk: &Bulk) -> String {
     }
 }
 
-/// How those went that were received.
-fn of_which(bulk: &Bulk) -> String {
+fn by_status(bulk: &Bulk) -> String {
     let Bulk { completed, failed, cancelled, other, .. } = bulk;
     let counts = [(completed, "completed"), (failed, "failed"), (cancelled, "cancelled"), (other, "other")];
-    let some = counts.iter().filter(|(count, _)| **count > 0);
-    some.map(|(count, status)| format!("{count} {status}")).collect::<Vec<_>>().join(", ")
+    let present = counts.iter().filter(|(count, _)| **count > 0);
+    present.map(|(count, status)| format!("{count} {status}")).collect::<Vec<_>>().join(", ")
 }
 
-/// One bulk as the API has it, with its failures.
+/// A bulk as in the read API, with its failures.
 #[derive(Serialize)]
-struct Known {
+struct BulkJson {
     #[serde(flatten)]
-    whole: BulkDetail,
+    bulk: BulkDetail,
     failures: Failures,
 }
 
 impl Bulks {
-    /// Shows them.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, in a sentence; also when there is no such bulk.
+    /// Also if the bulk is unknown.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let pool = reader(settings)?;
+        let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             if let Some(expected) = self.expect {
                 DbConnection::connect(&database(settings)?).await?.expect(id, expected).await?;
             }
-            return self.one(&pool, id).await;
+            return self.show(&pool, id).await;
         }
-        let question = bulks::Bulks {
-            complete: self.complete,
-            period: self.when.period(),
-            page: PageRequest::default(),
-        };
-        self.form.list(&pool, question, COLUMNS).await
+        let (complete, period) = (self.complete, self.time.period());
+        let query = bulks::Bulks { complete, period, page: PageRequest::default() };
+        self.output.print_list(&pool, query, BULKS).await
     }
 
-    async fn one(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
-        let Some(mut whole) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
-            return Err(format!("nothing came of a bulk {id:?}, and nobody said what is expected").into());
+    async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
+        let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
+            return Err(format!("unknown bulk {id:?}").into());
         };
-        let bulk = Some(id.to_owned());
-        let filter = results::Filter { bulk: bulk.clone(), ..results::Filter::default() };
-        whole.results = self.form.page(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
-        if self.form.json {
-            let filter = executions::Filter { bulk: bulk.clone(), ..executions::Filter::default() };
-            whole.executions = self.form.page(pool, Executions { filter, ..Executions::default() }).await?;
+        let bulk_id = Some(id.to_owned());
+        let filter = results::Filter { bulk: bulk_id.clone(), ..results::Filter::default() };
+        bulk.results =
+            self.output.read_list(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
+        if self.output.json {
+            let filter = executions::Filter { bulk: bulk_id.clone(), ..executions::Filter::default() };
+            bulk.executions =
+                self.output.read_list(pool, Executions { filter, ..Executions::default() }).await?;
         }
-        let filter = failures::Filter { bulk, ..failures::Filter::default() };
+        let filter = failures::Filter { bulk: bulk_id, ..failures::Filter::default() };
         let failures = pool.run(&FailureQuery { filter, ..FailureQuery::default() }).await?;
-        let more = whole.results.next.is_some() || self.form.json && whole.executions.next.is_some();
+        let more = bulk.results.next.is_some() || self.output.json && bulk.executions.next.is_some();
         let mut output = Output::new();
-        if self.form.json {
-            output.json(&Known { whole, failures })?;
+        if self.output.json {
+            output.json(&BulkJson { bulk, failures })?;
         } else {
-            show(&mut output, &whole, &failures)?;
+            print(&mut output, &bulk, &failures)?;
         }
         output.flush()?;
         if more {
-            self.form.more();
+            self.output.note_more();
         }
         Ok(())
     }
 }
 
-fn show(output: &mut Output, whole: &BulkDetail, failures: &Failures) -> std::io::Result<()> {
-    let bulk = &whole.bulk;
+fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::io::Result<()> {
+    let bulk = &detail.bulk;
+    let complete = match bulk.complete {
+        Some(_) => complete(bulk),
+        None => {
+            format!(
+                "unknown. Set the size: workflow-receiver bulks {} --expect EXECUTIONS",
+                quoted(&bulk.bulk_id)
+            )
+        }
+    };
     output.key_values(&[
         ("bulk", bulk.bulk_id.clone()),
-        (
-            "complete",
-            bulk.complete
-                .map_or("unknown: nobody said how many it has (--expect)".to_owned(), |_| complete(bulk)),
-        ),
+        ("complete", complete),
         ("received", received(bulk)),
-        ("of which", of_which(bulk)),
+        ("by status", by_status(bulk)),
         ("first received", timestamp_or_empty(bulk.first_received_at)),
         ("last received", timestamp_or_empty(bulk.last_received_at)),
     ])?;
     output.section("Failures", output.table(CAUSES), &failures.groups)?;
-    output.section("Results", Table::new(RESULTS, None), &whole.results.items)
+    output.section("Results", Table::new(RESULTS, None), &detail.results.items)
+}
+
+/// An identifier as an argument in a shell, or a placeholder for one that needs quotation marks.
+fn quoted(id: &str) -> &str {
+    let plain =
+        id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b)) && !id.starts_with('-');
+    if plain { id } else { "BULK" }
 }

@@ -1,34 +1,29 @@
-//! `workflow-receiver failures`: what failed how often, and why.
+//! `workflow-receiver failures`
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
-use super::args::{When, choice};
+use super::args::{TimeArgs, choice_parser};
 use super::output::{Output, note};
-use super::table::{Column, number, or_empty, text, timestamp, words};
-use super::{CommandError, reader};
+use super::table::{Column, number, or_empty, prose, text, timestamp};
+use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::failures::{By, FailureQuery, Filter, Group};
 use crate::db::queries::page::MAX_LIMIT;
 
-/// Whose failures, and how they are shown.
+/// Arguments of `failures`.
 #[derive(Debug, Args)]
 pub struct Failures {
-    /// What is grouped: failed executions by their cause, or failed steps, also those of completed executions
-    #[arg(long, default_value = "cause", value_parser = choice::<By>())]
+    /// Group failed executions by cause, or failed steps (also steps of completed executions)
+    #[arg(long, default_value = "cause", value_parser = choice_parser::<By>())]
     by: By,
-    /// Only those of this workflow
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    workflow: Option<String>,
-    /// Only those of this bulk
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    bulk: Option<String>,
     #[command(flatten)]
-    when: When,
-    /// How many groups at most, up to 1000
+    filter: Filter,
+    #[command(flatten)]
+    time: TimeArgs,
+    /// Maximum number of groups (1 to 1000)
     #[arg(long, value_name = "GROUPS", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=MAX_LIMIT))]
     limit: i64,
-    /// JSON as the read API has it
+    /// Print JSON as in the read API
     #[arg(long)]
     json: bool,
 }
@@ -36,7 +31,7 @@ pub struct Failures {
 pub(super) const CAUSES: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
     text("workflow", |g| g.workflow_id.clone()),
-    words("cause", cause),
+    prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
 ];
@@ -45,7 +40,7 @@ const STEPS: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
     text("workflow", |g| g.workflow_id.clone()),
     text("step", |g| or_empty(g.step_id.as_ref())),
-    words("cause", cause),
+    prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
 ];
@@ -55,14 +50,14 @@ fn cause(group: &Group) -> String {
 }
 
 impl Failures {
-    /// Shows them.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, in a sentence.
+    /// If PostgreSQL does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let filter = Filter { workflow: self.workflow.clone(), bulk: self.bulk.clone() };
-        let grouped = FailureQuery { by: self.by, filter, period: self.when.period(), limit: self.limit };
-        let failures = reader(settings)?.run(&grouped).await?;
+        let (filter, period) = (self.filter.clone(), self.time.period());
+        let query = FailureQuery { by: self.by, filter, period, limit: self.limit };
+        let failures = query_pool(settings)?.run(&query).await?;
         let mut output = Output::new();
         if self.json {
             output.json(&failures)?;
@@ -75,20 +70,17 @@ impl Failures {
         }
         output.flush()?;
         if let Some(since) = failures.since.filter(|_| !failures.complete) {
-            let since = timestamp(since);
             note(&format!(
-                "There are too many to group all: these are the latest, since {since}. --since and \
-                             --until choose others."
+                "There are more failures: these are the latest, since {}. Use --since and --until for others.",
+                timestamp(since)
             ));
         }
         let shown: i64 = failures.groups.iter().map(|group| group.failed).sum();
         if shown < failures.failed {
-            note(&format!(
-                "{} more are in other groups: --limit GROUPS shows these.",
-                failures.failed - shown
-            ));
+            let hidden = failures.failed - shown;
+            note(&format!("{hidden} failures are in groups that are not shown: use --limit GROUPS."));
         } else if failures.groups.is_empty() && !self.json {
-            note("Nothing failed.");
+            note("No failures.");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Asking a running receiver how it is, for container engines: the image has no shell and no curl.
+//! `workflow-receiver healthcheck`: for container engines, as the image has no shell and no curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,26 +10,28 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{config, http_client};
 
-const WITHIN: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What `/health/ready` on the admin port says: `Ok` while webhooks are taken.
+/// The body of `/health/ready`.
 ///
 /// # Errors
-/// When it says that they are not, or does not say anything within three seconds.
+/// If webhooks are not accepted (the body is the error), or there is no response within three seconds.
 pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
     let address = admin.listen;
-    let (status, text) = tokio::time::timeout(WITHIN, ready(reachable(address), &admin.token))
+    let (status, text) = tokio::time::timeout(TIMEOUT, ready(reachable(address), &admin.token))
         .await
-        .map_err(|_| format!("no answer from {address} in time"))?
+        .map_err(|_| format!("no answer from {address} within 3 s"))?
         .map_err(|e| format!("no answer from {address}: {e}"))?;
     match status {
-        StatusCode::UNAUTHORIZED => Err(format!("{address} demands admin.token: set RECEIVER__ADMIN__TOKEN")),
+        StatusCode::UNAUTHORIZED => {
+            Err(format!("{address} requires admin.token: set RECEIVER__ADMIN__TOKEN"))
+        }
         status if status.is_success() => Ok(text),
         _ => Err(text),
     }
 }
 
-/// "Listening on all addresses" is asked on loopback.
+/// Replaces "all addresses" with loopback.
 fn reachable(mut admin: SocketAddr) -> SocketAddr {
     if admin.ip().is_unspecified() {
         admin.set_ip(match admin {

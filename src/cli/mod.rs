@@ -1,7 +1,7 @@
-//! What operators do on the command line, beside running the receiver.
+//! The commands for operators.
 //!
-//! What is recorded is asked of PostgreSQL, with the same questions as over HTTP ([`crate::db::queries`]): so the receiver
-//! need not run. [`args`] has the arguments that these commands share, [`output`] and [`table`] what they write.
+//! Commands that read recorded data query PostgreSQL with [`crate::db::queries`], as the read API does; the receiver need
+//! not run.
 
 mod args;
 pub mod bulks;
@@ -25,17 +25,19 @@ use crate::config::Settings;
 use crate::db::Database;
 use crate::db::queries::QueryPool;
 
-/// Why a command did not do what it was to do.
+pub use output::print_line;
+
+/// Why a command failed, for the operator.
 pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What to do where a database has to be named.
+/// The error of a command that needs a database.
 pub const NO_DATABASE: &str =
     "database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name";
 
-/// The database that a running receiver with these settings records to.
+/// The database of a receiver with these settings.
 ///
 /// # Errors
-/// A sentence that says what to set, or to start.
+/// If none is configured and no private PostgreSQL runs.
 pub fn database(settings: &Settings) -> Result<PgConnectOptions, CommandError> {
     match settings.database.connect_options()? {
         Some(database) => Ok(database),
@@ -46,14 +48,15 @@ pub fn database(settings: &Settings) -> Result<PgConnectOptions, CommandError> {
     }
 }
 
-/// Where questions about what is recorded are put: a command asks one at a time.
-fn reader(settings: &Settings) -> Result<QueryPool, CommandError> {
-    let (database, waits) = (database(settings)?, &settings.database.connect_timeout);
+/// One connection is enough: a command runs its queries one after the other.
+fn query_pool(settings: &Settings) -> Result<QueryPool, CommandError> {
+    let (database, connect_timeout) = (database(settings)?, settings.database.connect_timeout);
+    let statement_timeout = settings.admin.statement_timeout;
     Ok(QueryPool::new(
         Database::new(database),
         "workflow-receiver command",
         1,
-        *waits,
-        settings.admin.statement_timeout,
+        connect_timeout,
+        statement_timeout,
     ))
 }

@@ -1,20 +1,21 @@
-//! What a command writes to standard output: tables for people, or JSON, one value a line.
+//! Output of commands: tables, or JSON with one value per line.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::CommandError;
-use super::table::{Column, Table, acts, printable};
+use super::table::{Column, Table, printable};
+use crate::logging::is_terminal_control;
 
-/// Standard output. A closed pipe is an error like any other; `main` ends quietly then.
+/// Standard output. A closed pipe is an error; `main` ignores it.
 pub(super) struct Output {
     out: BufWriter<StdoutLock<'static>>,
-    /// How wide the terminal is; `None` without one.
+    /// The width of the terminal; `None` if the output is not a terminal.
     width: Option<usize>,
-    /// Whether headings stand out.
+    /// Whether headings are bold.
     bold: bool,
 }
 
@@ -29,18 +30,18 @@ impl Output {
         Self { out: BufWriter::new(out), width, bold: terminal && unset("NO_COLOR") && !dumb }
     }
 
-    /// A value as the API has it, in a line.
+    /// Prints a value in one line.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
         writeln!(self.out, "{}", escape_controls(&serde_json::to_string(value)?))?;
         Ok(())
     }
 
-    /// A table that may be continued, as wide as the terminal.
+    /// A table as wide as the terminal, to be printed with [`Self::rows`].
     pub(super) fn table<T>(&self, columns: &'static [Column<T>]) -> Table<T> {
         Table::new(columns, self.width)
     }
 
-    /// These, in a table.
+    /// Prints the next rows of a table; the heading before the first one.
     pub(super) fn rows<T>(&mut self, table: &mut Table<T>, items: &[T]) -> io::Result<()> {
         let (heading, lines) = table.lines(items);
         if let Some(heading) = heading.filter(|_| !items.is_empty()) {
@@ -49,7 +50,7 @@ impl Output {
         lines.iter().try_for_each(|line| writeln!(self.out, "{line}"))
     }
 
-    /// A table of its own, below a title. Left out when there is nothing in it.
+    /// Prints a table below a title. Prints nothing without items.
     pub(super) fn section<T>(&mut self, title: &str, mut table: Table<T>, items: &[T]) -> io::Result<()> {
         if items.is_empty() {
             return Ok(());
@@ -58,36 +59,38 @@ impl Output {
         self.rows(&mut table, items)
     }
 
-    /// What is known of one thing, a line each. All of it, however long; what is not known is left out.
-    pub(super) fn key_values(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
-        let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-        let known = facts.iter().filter(|(_, value)| !value.is_empty());
-        known
-            .into_iter()
-            .try_for_each(|(name, value)| writeln!(self.out, "{name:widest$}  {}", printable(value)))
+    /// Prints one line for each pair whose value is not empty. Values are not cut.
+    pub(super) fn key_values(&mut self, pairs: &[(&str, String)]) -> io::Result<()> {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        let mut present = pairs.iter().filter(|(_, value)| !value.is_empty());
+        present.try_for_each(|(name, value)| writeln!(self.out, "{name:width$}  {}", printable(value)))
     }
 
     fn heading(&mut self, line: &str) -> io::Result<()> {
         if self.bold { writeln!(self.out, "\u{1b}[1m{line}\u{1b}[0m") } else { writeln!(self.out, "{line}") }
     }
 
-    /// Lets all that was written be seen.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 }
 
-/// Prints a note to standard error: it is not part of the result.
+/// Prints a line to standard output. Errors are ignored: the work of the command is done.
+pub fn print_line(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints a note to standard error, where it does not mix with the result.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
-/// The same JSON, without characters that act on a terminal. They can only stand in texts, as themselves.
+/// Escapes the control characters that JSON allows in strings, so that they cannot control a terminal.
 fn escape_controls(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
-        if acts(character) {
-            // None of them needs two UTF-16 units.
+        if is_terminal_control(character) {
+            // All of them are single UTF-16 units.
             let _ = write!(shown, "\\u{:04x}", u32::from(character));
         } else {
             shown.push(character);
@@ -101,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_stays_the_same_and_does_nothing_to_a_terminal() {
+    fn escaped_json_has_the_same_value_and_no_terminal_control_characters() {
         let texts = ["\u{9b}31m \u{7f} \u{202e} \u{85} \u{1b}[31m \\ \" é 👩‍🚀"];
         let json = serde_json::to_string(&texts).unwrap();
-        assert!(json.contains(acts));
+        assert!(json.contains(is_terminal_control));
         let shown = escape_controls(&json);
-        assert!(!shown.contains(acts), "{shown}");
+        assert!(!shown.contains(is_terminal_control), "{shown}");
         assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), texts);
     }
 }

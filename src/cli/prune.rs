@@ -1,4 +1,4 @@
-//! `workflow-receiver prune`: removing what has been kept long enough, now.
+//! `workflow-receiver prune`
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -8,58 +8,88 @@ use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 use strum::VariantArray;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::serde::rfc3339;
 use tokio::time::sleep;
 
 use super::CommandError;
-use super::table::{timestamp, timestamp_or_empty};
+use super::output::Output;
+use super::table::{Column, number, text, timestamp, timestamp_or_empty};
 use crate::config::Retention;
 use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget};
 use crate::retention::{Clocks, Walk};
 
-/// How to go about it.
+/// Arguments of `prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Only say what would go
+    /// Count the rows, but do not remove them
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
+/// The removed rows of one kind.
+#[derive(Serialize)]
+struct Removed {
+    kind: &'static str,
+    dry_run: bool,
+    rows: u64,
+    /// When the oldest of the rows was first received.
+    #[serde(with = "rfc3339::option")]
+    oldest: Option<OffsetDateTime>,
+    #[serde(with = "rfc3339::option")]
+    newest: Option<OffsetDateTime>,
+    /// Older rows are removed.
+    #[serde(with = "rfc3339")]
+    before: OffsetDateTime,
+}
+
+const fn columns(rows: &'static str) -> [Column<Removed>; 5] {
+    [
+        text("", |r| r.kind.to_owned()),
+        number(rows, |r| r.rows.to_string()),
+        text("oldest", |r| timestamp_or_empty(r.oldest)),
+        text("newest", |r| timestamp_or_empty(r.newest)),
+        text("before", |r| timestamp(r.before)),
+    ]
+}
+
+const REMOVED: &[Column<Removed>] = &columns("removed");
+const DRY_RUN: &[Column<Removed>] = &columns("would go");
+
 impl Prune {
-    /// Does it, and says what went. Half of the time it leaves PostgreSQL to others.
+    /// Runs the command. Pauses half of the time, to leave PostgreSQL to others.
     ///
     /// # Errors
-    /// What went wrong, in a sentence; also when the clocks of this machine and of PostgreSQL disagree. What was
-    /// removed before that stays removed, and was said.
+    /// Also if the clocks of this machine and PostgreSQL differ. Rows removed before an error stay removed and are
+    /// reported.
     pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
-            return Err("everything is kept for ever: say how long to keep what, for example with \
-                        RECEIVER__RETENTION__PAYLOADS=90d (retention.* in config/default.toml)"
+            return Err("no retention is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
+                        config/default.toml)"
                 .into());
         }
-        let mut store = DbConnection::connect(database).await?;
-        store.prepare_to_prune(None).await?;
-        let clocks = Clocks::read(&mut store).await?.agreed()?;
+        let mut connection = DbConnection::connect(database).await?;
+        connection.prepare_to_prune(None).await?;
+        let clocks = Clocks::read(&mut connection).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = Vec::from_iter(RetentionTarget::VARIANTS.iter().map(|_| Tally::default()));
-        let walked = self.walk(&mut store, &cutoffs, &mut tallies).await;
+        let mut tallies = [const { Tally { rows: 0, span: None } }; RetentionTarget::VARIANTS.len()];
+        let result = self.walk(&mut connection, &cutoffs, &mut tallies).await;
         self.report(&cutoffs, &tallies)?;
-        Ok(walked?)
+        Ok(result?)
     }
 
     async fn walk(
         &self,
-        store: &mut DbConnection,
+        connection: &mut DbConnection,
         cutoffs: &Cutoffs,
         tallies: &mut [Tally],
     ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
         for mut walk in Walk::all() {
-            while let Some((gone, took)) = walk.step(store, cutoffs, self.dry_run).await? {
-                tallies[walk.target as usize].add(&gone);
+            while let Some((removed, took)) = walk.step(connection, cutoffs, self.dry_run).await? {
+                tallies[walk.target as usize].add(&removed);
                 progress.show(&walk, cutoffs, tallies[walk.target as usize].rows);
                 sleep(took).await;
             }
@@ -68,65 +98,46 @@ impl Prune {
     }
 
     fn report(&self, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), CommandError> {
-        let mut out = io::stdout().lock();
-        if !self.json {
-            let rows = if self.dry_run { "would go" } else { "removed" };
-            writeln!(out, "{:<10}  {rows:>12}  {:<20}  {:<20}  before", "", "oldest", "newest")?;
+        let removed = |kind: RetentionTarget| {
+            let Tally { rows, span } = tallies[kind as usize];
+            Some(Removed {
+                kind: kind.as_str(),
+                dry_run: self.dry_run,
+                rows,
+                oldest: span.map(|(oldest, _)| oldest),
+                newest: span.map(|(_, newest)| newest),
+                before: cutoffs.of(kind)?,
+            })
+        };
+        let removed: Vec<_> = RetentionTarget::VARIANTS.iter().copied().filter_map(removed).collect();
+        let mut output = Output::new();
+        if self.json {
+            removed.iter().try_for_each(|removed| output.json(removed))?;
+        } else {
+            output.rows(&mut output.table(if self.dry_run { DRY_RUN } else { REMOVED }), &removed)?;
         }
-        for &kind in RetentionTarget::VARIANTS {
-            let Some(before) = cutoffs.of(kind) else { continue };
-            let Tally { rows, span } = &tallies[kind as usize];
-            let [oldest, newest] = [span.map(|span| span.0), span.map(|span| span.1)];
-            if self.json {
-                let line = Line {
-                    kind: kind.as_str(),
-                    dry_run: self.dry_run,
-                    rows: *rows,
-                    oldest: oldest.map(|at| at.format(&Rfc3339)).transpose()?,
-                    newest: newest.map(|at| at.format(&Rfc3339)).transpose()?,
-                    before: before.format(&Rfc3339)?,
-                };
-                writeln!(out, "{}", serde_json::to_string(&line)?)?;
-            } else {
-                let ([oldest, newest], before) =
-                    ([oldest, newest].map(timestamp_or_empty), timestamp(before));
-                writeln!(out, "{:<10}  {rows:>12}  {oldest:<20}  {newest:<20}  {before}", kind.as_str())?;
-            }
-        }
-        Ok(())
+        Ok(output.flush()?)
     }
 }
 
-/// What went of a kind.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     rows: u64,
-    /// When the oldest and the newest of them first came.
+    /// When the oldest and the newest row were first received.
     span: Option<(OffsetDateTime, OffsetDateTime)>,
 }
 
 impl Tally {
-    fn add(&mut self, gone: &[OffsetDateTime]) {
-        self.rows += gone.len() as u64;
-        for at in gone {
+    fn add(&mut self, removed: &[OffsetDateTime]) {
+        self.rows += removed.len() as u64;
+        for at in removed {
             let (oldest, newest) = self.span.unwrap_or((*at, *at));
             self.span = Some((oldest.min(*at), newest.max(*at)));
         }
     }
 }
 
-/// A kind as `--json` shows it.
-#[derive(Serialize)]
-struct Line {
-    kind: &'static str,
-    dry_run: bool,
-    rows: u64,
-    oldest: Option<String>,
-    newest: Option<String>,
-    before: String,
-}
-
-/// How far it is, for who sits and waits: one line, written anew with each batch.
+/// A line on a terminal that each batch overwrites.
 struct Progress {
     shown: bool,
 }
@@ -143,7 +154,7 @@ impl Progress {
 
     fn write(&self, line: fmt::Arguments<'_>) {
         if self.shown {
-            // Back to the beginning of the line, and empty it. Nobody may be looking any more.
+            // Return to the start of the line and clear it. Errors do not stop the work.
             let _ = write!(io::stderr(), "\r\x1b[K{line}");
         }
     }

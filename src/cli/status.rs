@@ -1,4 +1,4 @@
-//! `workflow-receiver status`: is it well, and how did today go?
+//! `workflow-receiver status`
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -7,23 +7,22 @@ use time::{Duration, OffsetDateTime, Time};
 
 use super::healthcheck::healthcheck;
 use super::output::Output;
-use super::{CommandError, reader};
+use super::{CommandError, query_pool};
 use crate::config::{self, Settings};
 use crate::db::queries::overview::{By, Counts, OverviewQuery};
 use crate::db::queries::quarantine::{GetQuarantineUsage, QuarantineUsage};
 
-/// How it is shown.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// JSON, in one line
+    /// Print JSON in one line
     #[arg(long)]
     json: bool,
 }
 
-/// How receiver and database are.
 #[derive(Serialize)]
 struct State {
-    /// No part of the receiver has a problem, the database answers, and nothing that was answered 200 is in quarantine.
+    /// The receiver has no problem, the database answers, and no delivery answered 200 is in quarantine.
     well: bool,
     receiver: Receiver,
     database: Database,
@@ -31,9 +30,9 @@ struct State {
 
 #[derive(Serialize)]
 struct Receiver {
-    /// What `/health/ready` says; null when nobody answers there as a receiver does.
+    /// The response of `/health/ready`; null if there is none.
     health: Option<Health>,
-    /// Why there is no `health`.
+    /// Why `health` is null.
     problem: Option<String>,
 }
 
@@ -42,13 +41,13 @@ struct Health {
     status: String,
     problems: Vec<String>,
     spooled: i64,
-    /// The state of each part, as `/health/ready` has it.
+    /// The state of each part.
     #[serde(default)]
     parts: Value,
 }
 
 impl Health {
-    /// The sentence on a part; empty for a receiver that does not report it.
+    /// `detail` of a part; empty if the receiver does not report the part.
     fn detail(&self, part: &str) -> String {
         self.parts[part]["detail"].as_str().unwrap_or_default().to_owned()
     }
@@ -56,16 +55,16 @@ impl Health {
 
 #[derive(Serialize)]
 struct Database {
-    /// How executions went that came since midnight (UTC); null when the database does not say.
+    /// Counts of executions since midnight (UTC); null if the database does not answer.
     today: Option<Counts>,
-    /// What is in quarantine; null then, too, or when that takes too long.
+    /// Null if the database does not answer, or not in time.
     quarantine: Option<QuarantineUsage>,
-    /// Why there is no `today`.
+    /// Why `today` is null.
     problem: Option<String>,
 }
 
 impl Receiver {
-    async fn ask(settings: &Settings) -> Self {
+    async fn query(settings: &Settings) -> Self {
         let (Ok(text) | Err(text)) = healthcheck(&settings.admin).await;
         match serde_json::from_str(&text) {
             Ok(health) => Self { health: Some(health), problem: None },
@@ -83,37 +82,36 @@ impl Receiver {
         };
         let problems = problems.join("; ");
         let meaning = match &**status {
-            "ok" => "webhooks are taken and recorded".to_owned(),
-            "degraded" => format!("webhooks are taken, but {problems}"),
+            "ok" => "webhooks are accepted and recorded".to_owned(),
+            "degraded" => format!("webhooks are accepted, but {problems}"),
             _ => problems,
         };
-        format!("{status}: {meaning}; on disk, to be recorded: {spooled}")
+        format!("{status}: {meaning}; deliveries waiting in the spool: {spooled}")
     }
 }
 
 impl Database {
-    async fn ask(settings: &Settings) -> Self {
-        match Self::answers(settings).await {
+    async fn query(settings: &Settings) -> Self {
+        match Self::try_query(settings).await {
             Ok((today, quarantine)) => Self { today: Some(today), quarantine, problem: None },
             Err(problem) => Self { today: None, quarantine: None, problem: Some(problem.to_string()) },
         }
     }
 
-    /// What was answered 200 is not in quarantine, as far as is known.
-    fn keeps_promises(&self) -> bool {
+    /// False if a delivery answered 200 is in quarantine.
+    fn is_well(&self) -> bool {
         self.quarantine.as_ref().is_none_or(|held| held.acknowledged == 0)
     }
 
-    async fn answers(settings: &Settings) -> Result<(Counts, Option<QuarantineUsage>), CommandError> {
+    async fn try_query(settings: &Settings) -> Result<(Counts, Option<QuarantineUsage>), CommandError> {
         let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
         let day = OverviewQuery { by: By::Day, from: midnight, to: midnight + Duration::DAY, workflow: None };
-        let reader = reader(settings)?;
-        // Of a large quarantine that may take too long.
-        Ok((reader.run(&day).await?.total, reader.run(&GetQuarantineUsage).await.ok()))
+        let pool = query_pool(settings)?;
+        // Counting a large quarantine may time out.
+        Ok((pool.run(&day).await?.total, pool.run(&GetQuarantineUsage).await.ok()))
     }
 }
 
-/// How they went, in words.
 fn sentence(counts: &Counts) -> String {
     let Counts { executions, completed, failed, cancelled, other, failure_rate } = counts;
     let rate = failure_rate.map(|rate| format!(" ({:.1} %)", rate * 100.0)).unwrap_or_default();
@@ -123,29 +121,33 @@ fn sentence(counts: &Counts) -> String {
     )
 }
 
-/// What is in quarantine, in words; nothing when nothing is.
-fn to_look_at(held: &QuarantineUsage, limits: config::Quarantine) -> String {
+/// Empty for an empty quarantine.
+fn quarantine_sentence(held: &QuarantineUsage, limits: config::Quarantine) -> String {
     let &QuarantineUsage { bodies, acknowledged, refused_bytes } = held;
     let refused = bodies - acknowledged;
     let percent = |held: i64, limit: i64| held.saturating_mul(100) / limit.max(1);
-    let taken = percent(refused, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
+    let used = percent(refused, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
+    let mut parts = Vec::new();
+    if acknowledged > 0 {
+        parts.push(format!("{acknowledged} webhooks answered 200"));
+    }
+    if refused > 0 {
+        parts.push(format!("{refused} rejected webhooks ({used} % of the limit)"));
+    }
     match bodies {
         0 => String::new(),
-        _ => format!(
-            "{acknowledged} bodies answered 200; {refused} answered 422, {taken} % of what there is room for"
-        ),
+        _ => format!("{}. See: workflow-receiver quarantine list", parts.join(", ")),
     }
 }
 
 impl Status {
-    /// Shows it, with whatever can be reached.
+    /// Runs the command.
     ///
     /// # Errors
-    /// When a part has a problem, when what was answered 200 is in quarantine, or when receiver or database do not
-    /// answer.
+    /// If a part has a problem, a delivery answered 200 is in quarantine, or the receiver or the database does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let (receiver, database) = tokio::join!(Receiver::ask(settings), Database::ask(settings));
-        let well = receiver.is_well() && database.today.is_some() && database.keeps_promises();
+        let (receiver, database) = tokio::join!(Receiver::query(settings), Database::query(settings));
+        let well = receiver.is_well() && database.today.is_some() && database.is_well();
         let state = State { well, receiver, database };
         let mut output = Output::new();
         if self.json {
@@ -154,7 +156,7 @@ impl Status {
             let problem = || state.database.problem.clone().unwrap_or_default();
             let today = state.database.today.as_ref().map(sentence);
             let held = state.database.quarantine.as_ref();
-            let quarantine = held.map(|held| to_look_at(held, settings.quarantine));
+            let quarantine = held.map(|held| quarantine_sentence(held, settings.quarantine));
             let detail =
                 |part| state.receiver.health.as_ref().map(|health| health.detail(part)).unwrap_or_default();
             output.key_values(&[
@@ -167,6 +169,6 @@ impl Status {
             ])?;
         }
         output.flush()?;
-        if well { Ok(()) } else { Err("not all is well".into()) }
+        if well { Ok(()) } else { Err("there are problems".into()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Tables of text: aligned, and on a terminal no wider than it, as far as cutting sentences makes them so.
+//! Aligned tables. On a terminal, columns of prose are cut to its width.
 
 use std::fmt::Display;
 
@@ -6,66 +6,59 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 use unicode_width::UnicodeWidthChar;
 
-pub(super) use crate::logging::is_terminal_control as acts;
+use crate::logging::is_terminal_control;
 
-/// What stands between two columns.
 const GAP: &str = "  ";
-/// How far sentences are cut to let a line fit. What is too wide then goes on in the terminal's next line: a name that
-/// is cut can be copied into no other command.
-const LEAST_WORDS: usize = 20;
+/// The smallest width of a prose column. A line that is still too wide is wrapped by the terminal: identifiers are never
+/// cut, so that they can be copied.
+const MIN_PROSE: usize = 20;
 
-/// How a column is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
-    /// To the right.
+    /// Aligned to the right.
     Number,
-    /// Sentences: the only ones to be cut.
-    Words,
+    /// Cut to fit the terminal.
+    Prose,
 }
 
-/// A column of a table of `T`.
 pub(super) struct Column<T> {
     name: &'static str,
     kind: Kind,
     cell: fn(&T) -> String,
 }
 
-/// A column of names, times, or the like.
 pub(super) const fn text<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
     Column { name, kind: Kind::Text, cell }
 }
 
-/// A column of numbers.
 pub(super) const fn number<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
     Column { name, kind: Kind::Number, cell }
 }
 
-/// A column of sentences.
-pub(super) const fn words<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
-    Column { name, kind: Kind::Words, cell }
+/// A column that may be cut to fit the terminal.
+pub(super) const fn prose<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { name, kind: Kind::Prose, cell }
 }
 
-/// What there is; nothing otherwise.
 pub(super) fn or_empty(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A time, to the second.
+/// RFC 3339 in UTC, without fractions of a second.
 pub(super) fn timestamp(at: OffsetDateTime) -> String {
     let at = at.to_offset(UtcOffset::UTC).truncate_to_second();
     at.format(&Rfc3339).unwrap_or_default()
 }
 
-/// A time, to the second; nothing where there is none.
 pub(super) fn timestamp_or_empty(at: Option<OffsetDateTime>) -> String {
     at.map(timestamp).unwrap_or_default()
 }
 
-/// A table that grows: its columns never get narrower again.
+/// A table that is printed page by page. Columns only get wider.
 pub(super) struct Table<T: 'static> {
     columns: &'static [Column<T>],
-    /// How wide a line may be; `None` without limit.
+    /// The width of the terminal.
     limit: Option<usize>,
     widths: Vec<usize>,
 }
@@ -75,12 +68,12 @@ impl<T> Table<T> {
         Self { columns, limit, widths: Vec::new() }
     }
 
-    /// The heading, if it was not written yet, and a line for each of `items`.
+    /// Formats `items`. The first call also returns the heading.
     pub(super) fn lines(&mut self, items: &[T]) -> (Option<String>, Vec<String>) {
         let cells = |item| self.columns.iter().map(|column| printable(&(column.cell)(item))).collect();
         let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
-        let first = self.widths.is_empty();
-        if first {
+        let is_first = self.widths.is_empty();
+        if is_first {
             self.widths = self.columns.iter().map(|column| width(column.name)).collect();
         }
         for row in &rows {
@@ -90,18 +83,18 @@ impl<T> Table<T> {
         }
         let widths = self.fitting();
         let names = || self.columns.iter().map(|column| column.name.to_owned()).collect();
-        let heading = first.then(|| self.line(names(), &widths));
+        let heading = is_first.then(|| self.line(names(), &widths));
         (heading, rows.into_iter().map(|row| self.line(row, &widths)).collect())
     }
 
-    /// The widths, narrowed until a line fits, as far as they may be.
+    /// The widths, with prose narrowed until a line fits.
     fn fitting(&self) -> Vec<usize> {
         let mut widths = self.widths.clone();
         let room = self.limit.map(|limit| limit.saturating_sub(GAP.len() * (widths.len() - 1)));
         while room.is_some_and(|room| widths.iter().sum::<usize>() > room) {
-            let words = widths.iter_mut().zip(self.columns).filter(|(_, column)| column.kind == Kind::Words);
-            let widest = words.map(|(width, _)| width).max_by_key(|width| **width);
-            let Some(widest) = widest.filter(|width| **width > LEAST_WORDS) else { break };
+            let prose = widths.iter_mut().zip(self.columns).filter(|(_, column)| column.kind == Kind::Prose);
+            let widest = prose.map(|(width, _)| width).max_by_key(|width| **width);
+            let Some(widest) = widest.filter(|width| **width > MIN_PROSE) else { break };
             *widest -= 1;
         }
         widths
@@ -117,33 +110,37 @@ impl<T> Table<T> {
     }
 }
 
-/// How many places of a terminal's line it takes.
+/// The number of terminal columns.
 fn width(text: &str) -> usize {
-    text.chars().map(places).sum()
+    text.chars().map(columns).sum()
 }
 
-fn places(character: char) -> usize {
+fn columns(character: char) -> usize {
     character.width().unwrap_or_default()
 }
 
-/// What fits into `room`, which ends with … where it is not all.
+/// Cuts `text` to `room` columns, ending with “…”.
 fn cut(text: String, room: usize) -> String {
     if width(&text) <= room {
         return text;
     }
     let mut taken = 0;
     let fits = |character: &char| {
-        taken += places(*character);
+        taken += columns(*character);
         taken < room
     };
     text.chars().take_while(fits).chain(['…']).collect()
 }
 
-/// A sender's text, in one line that does nothing to a terminal.
+/// Escapes control characters: a sender's text must not control the terminal.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if acts(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
+        if is_terminal_control(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
     }
     shown
 }
@@ -157,7 +154,7 @@ mod tests {
     const COLUMNS: &[Column<Row>] = &[
         text("id", |row| row.0.to_owned()),
         number("n", |_| "17".to_owned()),
-        words("cause", |row| row.1.to_owned()),
+        prose("cause", |row| row.1.to_owned()),
     ];
 
     fn lines(limit: Option<usize>, rows: &[Row]) -> Vec<String> {
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_by_what_is_seen() {
+    fn columns_are_aligned_by_display_width() {
         let rows = [("a", "short"), ("模型", "e\u{301}té"), ("abcd", "")];
         assert_eq!(
             lines(None, &rows),
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_are_cut_to_fit_the_terminal_and_names_never() {
+    fn prose_is_cut_to_fit_the_terminal_and_identifiers_never() {
         let rows =
             [("an-identifier-that-is-long", "模型 timed out, and a long sentence tells why"), ("b", "x")];
         for limit in 1..90 {
@@ -188,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_sender_writes_acts_on_a_terminal() {
+    fn control_characters_of_a_sender_are_escaped() {
         let hostile = "\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m\u{7f}\u{202e}\u{2066}\u{85}\u{2028}";
         let shown = printable(hostile);
-        assert!(!shown.contains(acts), "{shown}");
+        assert!(!shown.contains(is_terminal_control), "{shown}");
         assert!(shown.starts_with(r"\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m"), "{shown}");
         assert_eq!(printable("模型 'é' 👩‍🚀 \"q\" C:\\x"), "模型 'é' 👩‍🚀 \"q\" C:\\x");
     }

@@ -39,7 +39,7 @@ impl Auth {
         let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
         check_duration("auth.timestamp_tolerance", self.timestamp_tolerance, second, day)?;
         if self.secret_header && self.webhook_secrets.0.is_empty() {
-            let why = "auth.webhook_secrets is empty: set it, too";
+            let why = "set auth.webhook_secrets, too: it is empty";
             return not_allowed("auth.secret_header", "true", why);
         }
         let unreserved = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);

@@ -22,8 +22,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 pub(crate) use canary::CanaryRows;
 pub(crate) use database::Database;
 pub(crate) use error::DbError;
-pub(crate) use pool::{ConnectionPool, PooledConnection};
-pub(crate) use quarantine::{Extracted, QuarantineEntry, Retried};
+pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
+pub(crate) use quarantine::{Extracted, Retried};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;
@@ -94,34 +94,25 @@ impl DbConnection {
         )
         .fetch_optional(&mut self.connection)
         .await?;
-        let limit = statement_timeout.as_millis().to_string();
-        sqlx::query!("SELECT set_config('idle_in_transaction_session_timeout', $1, false)", limit)
-            .fetch_one(&mut self.connection)
-            .await?;
-        let lock = statement_timeout / LOCK_TIMEOUT_DIVISOR;
-        self.limit_statements(&limit, &lock.as_millis().max(1).to_string()).await
+        let lock = (statement_timeout / LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
+        let limits = TimeLimits { statement: statement_timeout, lock };
+        Ok(set_config(&mut self.connection, false, limits.settings()).await?)
     }
 
     /// Makes the connection read-only. Each query is planned with its values, so that an unset filter costs nothing.
     async fn configure_queries(&mut self, statement_timeout: Duration) -> Result<(), DbError> {
-        sqlx::query!(
-            "SELECT set_config(name, value, false)
-             FROM (VALUES ('statement_timeout', $1), ('default_transaction_read_only', 'on'),
-                          ('plan_cache_mode', 'force_custom_plan')) AS settings (name, value)",
-            statement_timeout.as_millis().to_string()
-        )
-        .fetch_all(&mut self.connection)
-        .await?;
-        Ok(())
+        let settings = [
+            ("statement_timeout", millis(statement_timeout)),
+            ("default_transaction_read_only", "on".to_owned()),
+            ("plan_cache_mode", "force_custom_plan".to_owned()),
+        ];
+        Ok(set_config(&mut self.connection, false, settings).await?)
     }
 
     /// Sets `lock_timeout` for a command.
     pub(crate) async fn limit_lock_waits(&mut self) -> Result<(), DbError> {
-        let limit = COMMAND_LOCK_TIMEOUT.as_millis().to_string();
-        sqlx::query!("SELECT set_config('lock_timeout', $1, false)", limit)
-            .fetch_one(&mut self.connection)
-            .await?;
-        Ok(())
+        let settings = [("lock_timeout", millis(COMMAND_LOCK_TIMEOUT))];
+        Ok(set_config(&mut self.connection, false, settings).await?)
     }
 
     /// Runs a command's work on one row, and retries after contention. The inner error is about this row: the next row
@@ -149,12 +140,15 @@ impl DbConnection {
             r#"SELECT current_setting('statement_timeout') AS "statement!", current_setting('lock_timeout') AS "lock!""#
         );
         let before = before.fetch_one(&mut self.connection).await?;
-        self.limit_statements("0", "0").await?;
+        let limits = |statement: &str, lock: &str| {
+            [("statement_timeout", statement.to_owned()), ("lock_timeout", lock.to_owned())]
+        };
+        set_config(&mut self.connection, false, limits("0", "0")).await?;
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => DbError::from(error),
             other => DbError::Unavailable { code: None, message: other.to_string() },
         })?;
-        self.limit_statements(&before.statement, &before.lock).await
+        Ok(set_config(&mut self.connection, false, limits(&before.statement, &before.lock)).await?)
     }
 
     /// Sets the expected number of executions of a bulk, and creates the bulk if needed.
@@ -169,25 +163,39 @@ impl DbConnection {
         .await?;
         Ok(())
     }
+}
 
-    /// Sets `statement_timeout` and `lock_timeout`: milliseconds when no unit is given, `0` for no limit.
-    async fn limit_statements(&mut self, statement: &str, lock: &str) -> Result<(), DbError> {
-        sqlx::query!(
-            "SELECT set_config('statement_timeout', $1, false) AS statement,
-                    set_config('lock_timeout', $2, false) AS lock",
-            statement,
-            lock
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        Ok(())
+impl TimeLimits {
+    fn settings(self) -> [(&'static str, String); 3] {
+        [
+            ("statement_timeout", millis(self.statement)),
+            ("idle_in_transaction_session_timeout", millis(self.statement)),
+            ("lock_timeout", millis(self.lock)),
+        ]
     }
 }
 
-impl AsMut<PgConnection> for DbConnection {
-    fn as_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
+/// A time limit for PostgreSQL, which is in milliseconds; zero is no limit.
+fn millis(limit: Duration) -> String {
+    limit.as_millis().to_string()
+}
+
+/// Sets PostgreSQL's settings for the session, or with `is_local` for the transaction.
+async fn set_config<const N: usize>(
+    connection: &mut PgConnection,
+    is_local: bool,
+    settings: [(&str, String); N],
+) -> Result<(), sqlx::Error> {
+    let (names, values): (Vec<_>, Vec<_>) = settings.into_iter().unzip();
+    sqlx::query!(
+        "SELECT set_config(name, value, $3) FROM unnest($1::text[], $2::text[]) AS settings (name, value)",
+        &names as _,
+        &values,
+        is_local
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
 }
 
 /// Brings the schema of a database up to date.

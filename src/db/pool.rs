@@ -4,7 +4,6 @@
 //! only by [`PooledConnection::release`]: after an error or a cancelled call it is closed.
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,19 +11,18 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Database, DbConnection, DbError};
-use crate::config;
 
 /// Time limit of the migration at the first connection. For more time, there is `workflow-receiver migrate`.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
 /// PostgreSQL may grant fewer connections than recording wants: how often another connect is tried meanwhile.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The settings of each connection.
+/// What the connections are for.
 #[derive(Debug)]
-enum Session {
+pub(crate) enum Session {
     /// Reads and writes. If PostgreSQL grants fewer connections, callers wait for each other's.
     Recording { migrate: bool },
-    /// Read-only.
+    /// Read-only. The name is shown in PostgreSQL's `pg_stat_activity`.
     Queries { application_name: &'static str },
 }
 
@@ -56,7 +54,7 @@ struct State {
 
 /// A connection in use. Dropped, it is closed.
 pub(crate) struct PooledConnection<'p> {
-    connection: DbConnection,
+    pub(crate) db: DbConnection,
     /// The connection was idle before. It may be lost by a restart of PostgreSQL, by a pooler or by the network.
     pub(crate) was_idle: bool,
     generation: u64,
@@ -67,22 +65,7 @@ pub(crate) struct PooledConnection<'p> {
 struct InUse<'p>(&'p ConnectionPool);
 
 impl ConnectionPool {
-    pub(crate) fn for_recording(database: Database, settings: &config::Database) -> Self {
-        let session = Session::Recording { migrate: settings.migrate };
-        Self::new(database, session, settings.connect_timeout, settings.statement_timeout)
-    }
-
-    /// `application_name` is shown in PostgreSQL's `pg_stat_activity`.
-    pub(super) fn for_queries(
-        database: Database,
-        application_name: &'static str,
-        connect_timeout: Duration,
-        statement_timeout: Duration,
-    ) -> Self {
-        Self::new(database, Session::Queries { application_name }, connect_timeout, statement_timeout)
-    }
-
-    fn new(
+    pub(crate) fn new(
         database: Database,
         session: Session,
         connect_timeout: Duration,
@@ -159,7 +142,7 @@ impl ConnectionPool {
     fn lend(&self, state: &mut State, connection: DbConnection, was_idle: bool) -> PooledConnection<'_> {
         state.in_use += 1;
         let generation = state.generation;
-        PooledConnection { connection, was_idle, generation, in_use: InUse(self) }
+        PooledConnection { db: connection, was_idle, generation, in_use: InUse(self) }
     }
 
     async fn connect(&self) -> Result<DbConnection, DbError> {
@@ -198,22 +181,8 @@ impl PooledConnection<'_> {
     pub(crate) fn release(self) {
         let mut state = self.in_use.0.state();
         if state.generation == self.generation {
-            state.idle.push_back(self.connection);
+            state.idle.push_back(self.db);
         }
-    }
-}
-
-impl Deref for PooledConnection<'_> {
-    type Target = DbConnection;
-
-    fn deref(&self) -> &DbConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for PooledConnection<'_> {
-    fn deref_mut(&mut self) -> &mut DbConnection {
-        &mut self.connection
     }
 }
 

@@ -2,29 +2,14 @@
 
 use bytes::Bytes;
 use sqlx::Connection;
-use time::OffsetDateTime;
 
+use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::RecordItem;
 use super::{DbConnection, DbError, record};
 use crate::auth::AuthMethod;
 use crate::config;
-use crate::delivery::Delivery;
-use crate::delivery::Disposition;
+use crate::delivery::{Delivery, Disposition};
 use crate::execution::Execution;
-
-/// A row of `quarantine`, without its body.
-#[derive(Debug)]
-pub(crate) struct QuarantineEntry {
-    pub(crate) quarantine_id: i64,
-    pub(crate) reason: String,
-    pub(crate) bytes: i32,
-    pub(crate) authenticated_by: Option<String>,
-    pub(crate) acknowledged: bool,
-    pub(crate) intact: bool,
-    pub(crate) deliveries: i32,
-    pub(crate) first_received_at: OffsetDateTime,
-    pub(crate) last_received_at: OffsetDateTime,
-}
 
 /// The result of a retry.
 #[derive(Debug)]
@@ -47,21 +32,9 @@ pub(crate) struct Extracted {
 
 impl DbConnection {
     /// The next entries after `after`, in the order of their numbers.
-    pub(crate) async fn quarantined(
-        &mut self,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<QuarantineEntry>, DbError> {
-        Ok(sqlx::query_as!(
-            QuarantineEntry,
-            r#"SELECT quarantine_id, reason, octet_length(body) AS "bytes!", authenticated_by, acknowledged,
-                      intact, deliveries, first_received_at, last_received_at
-               FROM quarantine WHERE quarantine_id > $1 ORDER BY quarantine_id LIMIT $2"#,
-            after,
-            limit
-        )
-        .fetch_all(&mut self.connection)
-        .await?)
+    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Quarantined>, DbError> {
+        let entries = select_quarantined!("quarantine_id > $1 ORDER BY quarantine_id LIMIT $2", after, limit);
+        Ok(entries.fetch_all(&mut self.connection).await?)
     }
 
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {

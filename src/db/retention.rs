@@ -11,10 +11,10 @@ use std::time::Duration;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
-use super::{DbConnection, DbError};
+use super::{DbConnection, DbError, millis, set_config};
 use crate::config;
 
-/// What is removed, in this order: a bulk after its executions.
+/// The kinds of rows that retention removes, in this order: a bulk after its executions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum RetentionTarget {
@@ -86,13 +86,13 @@ impl DbConnection {
     /// Sets up the connection. A commit does not wait for the disk, because the next walk repeats a removal that a crash
     /// undid. Each batch is planned with its values: a generic plan might scan the table.
     pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), DbError> {
-        sqlx::query!(
-            "SELECT set_config('synchronous_commit', 'off', false) AS commit,
-                    set_config('plan_cache_mode', 'force_custom_plan', false) AS plan"
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        self.limit_statements(&limit.unwrap_or_default().as_millis().to_string(), "0").await
+        let settings = [
+            ("synchronous_commit", "off".to_owned()),
+            ("plan_cache_mode", "force_custom_plan".to_owned()),
+            ("statement_timeout", millis(limit.unwrap_or_default())),
+            ("lock_timeout", "0".to_owned()),
+        ];
+        Ok(set_config(&mut self.connection, false, settings).await?)
     }
 
     /// PostgreSQL's current time. `now()` would be the start of the transaction.

@@ -1,4 +1,4 @@
-//! What the parts of the receiver share about one webhook on its way to PostgreSQL.
+//! An accepted webhook on its way through spool and recorder.
 
 pub(crate) mod trace_context;
 
@@ -9,55 +9,54 @@ use time::OffsetDateTime;
 use crate::auth::AuthMethod;
 pub(crate) use trace_context::TraceContext;
 
-/// One webhook as it came.
+/// An accepted webhook.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     /// The exact bytes of the body.
     pub(crate) body: Bytes,
-    /// When the body had come in, by this machine's clock.
+    /// When the whole body had been received, by this machine's clock.
     pub(crate) received_at: OffsetDateTime,
-    /// How it got in; `None` where an older receiver took it, which did not say.
+    /// `None` when the spool's row is damaged.
     pub(crate) authenticated_by: Option<AuthMethod>,
-    /// Whether the sender is answered 200: then it has to be kept for good.
+    /// Answered 200: the delivery must not be lost. Otherwise it was answered 422.
     pub(crate) acknowledged: bool,
-    /// The trace that it belongs to, when that is sampled.
+    /// `None` when the trace is not sampled.
     pub(crate) trace: Option<TraceContext>,
 }
 
-/// Why a delivery was not kept. None of it was: the sender has to try again.
+/// Why a webhook was answered 503. Nothing of it is stored: the sender has to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RejectReason {
-    /// More deliveries wait for the disk than may (`intake.capacity`).
+    /// The channel to the writer is full (`intake.capacity`), or there is no memory for the body.
     #[error("too many deliveries are waiting to be written")]
     Overloaded,
-    /// The spool has taken all the space that it may (`spool.max_bytes`), or the disk is full.
+    /// The spool has reached `spool.max_bytes`, or the disk is full.
     #[error("the spool is full")]
     SpoolFull,
-    /// The disk did not take it.
+    /// The write failed, or the spool's files were changed.
     #[error("the spool cannot be written")]
     DiskError,
-    /// The receiver is stopping.
     #[error("the receiver is stopping")]
     ShuttingDown,
 }
 
-/// What became of a delivery.
+/// What recording did with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Disposition {
-    /// The first of its execution.
+    /// Created the execution.
     New,
-    /// It took the place of a non-terminal status.
+    /// Replaced a non-terminal status.
     Replacement,
-    /// It said nothing new, and was counted.
+    /// Repeats the recorded result, and was counted.
     Duplicate,
-    /// It contradicts the recorded outcome, and was stored as a conflict.
+    /// Contradicts the recorded result, and was stored as a conflict.
     Conflict,
-    /// It contradicts the recorded outcome, and the execution has as many conflicts as it may have.
+    /// Contradicts the recorded result, and was dropped: the execution has the maximum number of conflicts.
     ConflictDropped,
-    /// It is no execution, and was kept aside.
+    /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
     Quarantined,
-    /// It is no execution, was answered 422, and the quarantine had no room for it.
+    /// Is not an execution, was answered 422, and was dropped: the quarantine is full.
     Dropped,
 }
 

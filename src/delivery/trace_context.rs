@@ -1,8 +1,8 @@
-//! A place in a trace: as the sender gives it, and as the spool keeps it.
+//! The trace of a delivery, and the `traceparent` header.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// The trace of a delivery, and its request's span. Only of traces that are sampled.
+/// The ids of a sampled trace and of the request's span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceContext {
     pub(crate) trace_id: TraceId,
@@ -10,12 +10,12 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// `None` for a span that nobody will see.
+    /// `None` when the span is not sampled.
     pub(crate) fn of(span: &SpanContext) -> Option<Self> {
         span.is_sampled().then(|| Self { trace_id: span.trace_id(), span_id: span.span_id() })
     }
 
-    /// As the spool keeps it: the trace's id, and the span's.
+    /// The trace id (16 bytes) and the span id (8 bytes), for the spool.
     pub(crate) fn to_bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..16].copy_from_slice(&self.trace_id.to_bytes());
@@ -23,7 +23,7 @@ impl TraceContext {
         bytes
     }
 
-    /// What the spool kept. Whatever it holds leads to a trace, if perhaps to none that there is.
+    /// Reads the stored ids. Any bytes are accepted; damaged ones give an unknown trace id.
     pub(crate) fn from_bytes(bytes: [u8; 24]) -> Self {
         let (trace, span) = bytes.split_at(16);
         Self {
@@ -32,13 +32,13 @@ impl TraceContext {
         }
     }
 
-    /// For children and links.
+    /// The span as a parent or link of other spans.
     pub(crate) fn span(self) -> SpanContext {
         SpanContext::new(self.trace_id, self.span_id, TraceFlags::SAMPLED, true, TraceState::NONE)
     }
 }
 
-/// Reads a `traceparent` (W3C Trace Context); `None` when it is none.
+/// Reads a `traceparent` header (W3C Trace Context); `None` when it is invalid.
 pub(crate) fn parse(traceparent: &str) -> Option<SpanContext> {
     let mut fields = traceparent.split('-');
     let mut field = |length| {
@@ -46,7 +46,7 @@ pub(crate) fn parse(traceparent: &str) -> Option<SpanContext> {
         fields.next().filter(|text| text.len() == length).filter(hex)
     };
     let (version, trace_id, span_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-    // Versions to come may say more.
+    // Later versions may add fields.
     if version == "ff" || (version == "00" && fields.next().is_some()) {
         return None;
     }
@@ -63,7 +63,7 @@ mod tests {
     const SPAN: &str = "b7ad6b7169203331";
 
     #[test]
-    fn a_traceparent_is_read_and_kept() {
+    fn a_traceparent_is_read_and_stored() {
         for (text, sampled) in [
             (format!("00-{TRACE}-{SPAN}-01"), true),
             (format!("00-{TRACE}-{SPAN}-00"), false),
@@ -76,17 +76,17 @@ mod tests {
                 (TRACE.into(), SPAN.into())
             );
             assert_eq!((span.is_sampled(), span.is_remote()), (sampled, true), "{text}");
-            let kept = TraceContext::of(&span);
-            assert_eq!(kept.is_some(), sampled);
-            if let Some(kept) = kept {
-                assert_eq!(TraceContext::from_bytes(kept.to_bytes()), kept);
-                assert_eq!(kept.span(), span);
+            let stored = TraceContext::of(&span);
+            assert_eq!(stored.is_some(), sampled);
+            if let Some(stored) = stored {
+                assert_eq!(TraceContext::from_bytes(stored.to_bytes()), stored);
+                assert_eq!(stored.span(), span);
             }
         }
     }
 
     #[test]
-    fn what_is_no_traceparent_is_none() {
+    fn an_invalid_traceparent_is_ignored() {
         for text in [
             String::new(),
             TRACE.to_owned(),

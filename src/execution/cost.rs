@@ -1,7 +1,7 @@
-//! Costs, exact and summed without PostgreSQL.
+//! Exact costs, summed without PostgreSQL.
 
-/// The cost in units of 10⁻¹², as `sensible_cost` has it: rounded, halves away from zero; `None` when
-/// it is not below 10¹², which no execution costs. `number` is one of JSON's, or of PostgreSQL's.
+/// The cost in units of 10⁻¹², rounded half away from zero like `sensible_cost` in SQL. `None` if it is not below 10¹²: no
+/// execution costs that much. `number` is in the format of JSON or of PostgreSQL.
 pub(crate) fn picos(number: &str) -> Option<i128> {
     let (decimal, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (sign, decimal) = decimal.strip_prefix('-').map_or((1, decimal), |decimal| (-1, decimal));
@@ -11,7 +11,7 @@ pub(crate) fn picos(number: &str) -> Option<i128> {
     if digits.is_empty() {
         return Some(0);
     }
-    // So many digits stand before the unit's point; a negative number, zeros behind it.
+    // The number of digits before the decimal point, in units of 10⁻¹².
     let scale = i64::try_from(digits.len()).ok()? - i64::try_from(fraction.len()).ok()?;
     let before = scale.checked_add(exponent.parse::<i64>().ok()?)?.checked_add(12)?;
     if before > 24 {
@@ -29,7 +29,7 @@ mod tests {
     use super::picos;
 
     #[test]
-    fn a_cost_is_read_to_the_last_digit() {
+    fn a_cost_is_exact_to_the_last_digit() {
         const ONE: i128 = 1_000_000_000_000;
         for (written, cost) in [
             ("0", 0),

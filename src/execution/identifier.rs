@@ -1,4 +1,4 @@
-//! The form of identifiers in URLs and in the OpenAPI document.
+//! The form of identifiers in URLs and in `/openapi.json`.
 
 use utoipa::ToSchema;
 

@@ -1,11 +1,10 @@
-//! What `jsonb` can hold of a JSON text.
+//! Checks whether `jsonb` can hold a JSON text.
 //!
-//! jsonb refuses U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep
-//! nesting, and keeps only the last of a key given twice. PostgreSQL would refuse a whole batch
-//! for one such text, so it is found out before.
+//! jsonb rejects U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep nesting, and keeps only
+//! the last value of a repeated key. PostgreSQL would reject a whole batch for one such text, so it is checked before.
 //!
-//! jsonb writes numbers without exponents: five characters such as `1e308` become 309. So a text that its exponents
-//! would make much longer counts as one that jsonb does not hold, too.
+//! jsonb writes numbers without exponents: the five characters `1e308` become 309. A text that would become much longer
+//! counts as one that jsonb cannot hold, too.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,23 +12,23 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// How well jsonb holds a text.
+/// How much of a text jsonb can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// All of it.
+    /// Everything.
     Whole,
-    /// It would drop a value, since a key is given twice.
+    /// Everything except the earlier values of a repeated key.
     Partly,
-    /// Not at all, or only with a text that is much longer.
+    /// Nothing, or only as a much longer text.
     Not,
 }
 
-/// Exponents may make a text longer by half, and by so many bytes.
+/// Exponents may make a text longer by half of its length plus this many bytes.
 const FREE_EXPANSION: usize = 64 << 10;
-/// More than the largest exponent that `numeric` takes, in either direction.
+/// More than the largest exponent of `numeric`, in either direction.
 const MAX_EXPONENT: usize = 200_000;
 
-/// Deeper nesting than 127 levels (what `serde_json` walks) counts as too deep.
+/// Nesting deeper than 127 levels, the limit of `serde_json`, does not fit.
 pub(crate) fn fit(text: &str) -> Fit {
     let mut seen = Seen::default();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -41,12 +40,12 @@ pub(crate) fn fit(text: &str) -> Fit {
     }
 }
 
-/// Whether jsonb would write a text much longer.
+/// Whether the text would become much longer in jsonb.
 pub(crate) fn expands(text: &str) -> bool {
     expansion(text) > text.len() / 2 + FREE_EXPANSION
 }
 
-/// How many digits the exponents in a JSON text add to it at most, when its numbers are written without them.
+/// An upper bound for the digits that are added when the numbers of a JSON text are written without exponents.
 pub(crate) fn expansion(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut at, mut expansion) = (0, 0_usize);
@@ -54,7 +53,7 @@ pub(crate) fn expansion(text: &str) -> usize {
         at += 1;
         match byte {
             b'"' => at = string_end(bytes, at),
-            // Outside of strings, `true`, `false` and `null` have no digit before an e.
+            // Outside of strings, only numbers have a digit before an e.
             b'e' | b'E' if at >= 2 && bytes[at - 2].is_ascii_digit() => {
                 let mut exponent = 0;
                 at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
@@ -70,7 +69,7 @@ pub(crate) fn expansion(text: &str) -> usize {
     expansion
 }
 
-/// The index after the quote that ends the string whose content begins at `at`.
+/// The index after the closing quote of the string whose content begins at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -82,10 +81,10 @@ fn string_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// What a walk has seen.
+/// The findings of a walk.
 #[derive(Default)]
 struct Seen {
-    /// A key given twice.
+    /// A repeated key.
     repeated: bool,
     /// A number that may have a large exponent.
     large_exponent: bool,
@@ -121,7 +120,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        // What is too small for a double is 0 here.
+        // A number that is too small for a double is 0 here.
         self.seen.large_exponent |= number == 0.0 || !(1e-9..1e15).contains(&number.abs());
         Ok(())
     }
@@ -139,13 +138,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 return Err(A::Error::custom("U+0000"));
             }
             object.next_value_seed(Walk { seen: &mut *self.seen })?;
-            self.seen.repeated |= keys.is_there(key);
+            self.seen.repeated |= keys.is_repeated(key);
         }
         Ok(())
     }
 }
 
-/// A key, borrowed from the text where it holds no escape.
+/// A key, borrowed from the text if it has no escape.
 struct Key<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -167,7 +166,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
-/// The keys of one object. Most have few, which are compared; many are hashed.
+/// The keys of one object. The first are compared one by one, the others are hashed: most objects have few keys.
 #[derive(Default)]
 struct Keys<'de> {
     few: Vec<Cow<'de, str>>,
@@ -175,8 +174,8 @@ struct Keys<'de> {
 }
 
 impl<'de> Keys<'de> {
-    /// Whether `key` came before; it has come now.
-    fn is_there(&mut self, key: Cow<'de, str>) -> bool {
+    /// Adds a key. Returns whether it is a repetition.
+    fn is_repeated(&mut self, key: Cow<'de, str>) -> bool {
         const FEW: usize = 16;
         if self.few.len() < FEW {
             let there = self.few.contains(&key);
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_jsonb_would_write_much_longer_does_not_fit() {
+    fn a_text_that_jsonb_would_write_much_longer_does_not_fit() {
         let numbers = |number: &str, count: usize| format!("[{}]", vec![number; count].join(","));
         for number in ["1e308", "-1.5E+300", "1e-308", "1e-16000", "0e-400", "0.0e-16383"] {
             assert_eq!(fit(&numbers(number, 10_000)), Fit::Not, "{number}");
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_jsonb_refuses_is_told_from_what_it_holds() {
+    fn texts_that_jsonb_rejects_or_shortens_are_recognised() {
         let keys: Vec<_> = (0..40).map(|n| format!("\"k{n}\":{n}")).collect();
         let and = |last: &str| format!("{{{},\"{last}\":0}}", keys.join(","));
         let (distinct, early, late) = (and("z"), and("k3"), and("k38"));

@@ -1,13 +1,11 @@
-//! What a webhook's body says, as far as it decides anything.
+//! Parses the body of a webhook.
 //!
-//! The sender documents the body as "the same structure as the answer to Get Execution".
-//! Only eleven of its fields are looked at, at the top level; everything else is skipped over
-//! without being built, and kept with the body. Three fields are required; the others are
-//! read leniently: missing and null are the same, and what cannot be used is left out of the
-//! columns (the payload still holds it).
+//! The sender documents the body as "the same structure as the answer to Get Execution". Eleven top-level fields are
+//! parsed; the others are skipped without building them, and stay in the payload. Three fields are required. The others
+//! are lenient: missing and null are the same, and an unusable value is left out of its column (the payload still has it).
 //!
-//! The same function reads a body at the door, where it decides the answer, and again in the
-//! recorder, where it decides the row. Nothing but the body has to be kept in between.
+//! The same function parses a body in the webhook handler, where it decides the answer, and again in the recorder, where
+//! it decides the row. The spool therefore stores the body only.
 
 pub(crate) mod cost;
 pub(crate) mod identifier;
@@ -23,66 +21,62 @@ use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-/// The longest identifier or status taken, in bytes. The sender documents no limit; its
-/// examples have 36. PostgreSQL's index rows end at about 2,700.
+/// Maximum length of an identifier or status in bytes. The sender documents no limit; its examples have 36 bytes. An index
+/// row of PostgreSQL holds about 2,700.
 pub const MAX_ID_BYTES: usize = 255;
 
-/// The longest `total_cost` taken, in characters as written.
+/// Maximum length of `total_cost` in characters.
 const MAX_COST_CHARS: usize = 64;
 
-/// A webhook's body, read as far as it decides anything. Borrows from the body.
+/// The parsed fields. Borrows from the body.
 #[derive(Debug)]
 pub struct Execution<'a> {
-    /// Identifies the execution; opaque, never empty, at most [`MAX_ID_BYTES`].
+    /// Opaque, never empty, at most [`MAX_ID_BYTES`].
     pub execution_id: Cow<'a, str>,
-    /// Identifies the workflow; opaque, never empty, at most [`MAX_ID_BYTES`].
+    /// Opaque, never empty, at most [`MAX_ID_BYTES`].
     pub workflow_id: Cow<'a, str>,
-    /// The status as sent, never empty: `completed`, `failed`, `cancelled`, `running`, or
-    /// whatever else the sender comes to say.
+    /// As sent, never empty: `completed`, `failed`, `cancelled`, `running` or any other text.
     pub status: Cow<'a, str>,
-    /// The bulk that the execution belongs to, when it was triggered in one.
+    /// `None` outside of a bulk.
     pub bulk_id: Option<Cow<'a, str>>,
-    /// When the execution started; `None` when missing or no RFC 3339 timestamp.
+    /// `None` if missing or not an RFC 3339 timestamp.
     pub started_at: Option<OffsetDateTime>,
-    /// When the execution ended; `None` when missing or no RFC 3339 timestamp.
+    /// `None` if missing or not an RFC 3339 timestamp.
     pub completed_at: Option<OffsetDateTime>,
-    /// The JSON text of what the execution made.
+    /// The JSON text of the output.
     pub output: Option<&'a str>,
     /// The kind of failure.
     pub error: Option<Cow<'a, str>>,
-    /// Why it failed.
+    /// The reason for the failure.
     pub error_cause: Option<Cow<'a, str>>,
-    /// The cost as written, a JSON number.
+    /// A JSON number, as written.
     pub total_cost: Option<&'a str>,
-    /// The JSON text of its steps, with what each made.
+    /// The JSON text of the steps and their outputs.
     pub step_outputs: Option<&'a str>,
 }
 
-/// Why a body is no execution. Its text is safe to answer and to log: it quotes nothing.
+/// Why a body is not an execution. The text is safe for responses and logs: it does not quote the body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPayload {
-    /// The bytes are no JSON text.
+    /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// The JSON text is an array, a string, a number, a boolean or null.
+    /// The body is an array, a string, a number, a boolean or null.
     #[error("the body is JSON, but not an object")]
     NotAnObject,
-    /// A required field is missing or cannot be used.
+    /// A required field is missing or unusable.
     #[error("`{field}` {problem}")]
     Field {
-        /// The field's name.
+        /// The name of the field.
         field: &'static str,
-        /// What is wrong with it, completing the sentence "`field` …".
+        /// Completes the sentence "`field` …".
         problem: &'static str,
     },
 }
 
 impl<'a> Execution<'a> {
-    /// Reads a body.
-    ///
     /// # Errors
-    /// [`InvalidPayload`] when the bytes are not a JSON object with usable `execution_id`,
-    /// `workflow_id` and `status`.
+    /// [`InvalidPayload`] if the body is not a JSON object with a usable `execution_id`, `workflow_id` and `status`.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
         let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
@@ -102,20 +96,20 @@ impl<'a> Execution<'a> {
     }
 }
 
-/// The JSON text that a body holds, without a byte order mark.
+/// The JSON text of a body, without a byte order mark.
 ///
 /// # Errors
-/// [`InvalidPayload::NotJson`] when it is not UTF-8, which JSON is.
+/// [`InvalidPayload::NotJson`] if the body is not UTF-8.
 pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
     let text = std::str::from_utf8(body)
         .map_err(|e| InvalidPayload::NotJson(format!("invalid UTF-8 after {} bytes", e.valid_up_to())))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// Serde's own message may quote the body, so only the place is passed on.
+/// Serde's message may quote the body, so only the position is used.
 fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
     match serde_json::from_str(text) {
-        // Executions, perhaps, in a form that is not known yet: worth keeping.
+        // It may be a future format with several executions: worth storing.
         Ok(Shape { of_objects: true }) => {
             return InvalidPayload::Field {
                 field: "execution_id",
@@ -131,9 +125,9 @@ fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
     })
 }
 
-/// What a JSON text is, without building it.
+/// The shape of a JSON text, without building it.
 struct Shape {
-    /// An array with at least one object in it.
+    /// An array with at least one object.
     of_objects: bool,
 }
 
@@ -149,7 +143,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// Looks at the elements of an array.
+/// Notes whether an element of an array is an object.
 struct Elements<'o>(&'o mut bool);
 
 impl<'de> Visitor<'de> for Elements<'_> {
@@ -170,7 +164,7 @@ fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str
     identifier(raw).map_err(|problem| InvalidPayload::Field { field, problem })
 }
 
-/// A JSON string that can stand for something: an identifier or a status.
+/// Parses a JSON string that is an identifier or a status.
 fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
     let Some(plain) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
         return Err("is not a string");
@@ -188,8 +182,7 @@ fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
     }
 }
 
-/// A bulk's identifier may come as a number; anything else that is no identifier is left out
-/// rather than refused, since the execution itself can be recorded.
+/// Also accepts a number. Another value is ignored: the execution itself can be recorded.
 fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
     if raw.starts_with(|c: char| c.is_ascii_digit() || c == '-') && raw.len() <= MAX_ID_BYTES {
         return Some(Cow::Borrowed(raw));
@@ -198,14 +191,14 @@ fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 fn timestamp(raw: &str) -> Option<OffsetDateTime> {
-    // The far ends of the calendar leave it on the way to UTC: at the one end `time`'s, at the other RFC 3339's.
+    // In UTC, a time near the end of the calendar may be outside of the range of `time` or of RFC 3339.
     let at =
         OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
     (at.year() >= 0).then_some(at)
 }
 
-/// Whatever was sent, as text that PostgreSQL can hold: a string as it is, anything else as
-/// its JSON, with U+FFFD in place of U+0000 and of lone surrogates.
+/// Converts any value to text that PostgreSQL can hold: a string as it is, another value as JSON. U+FFFD replaces U+0000
+/// and lone surrogates.
 fn lossy_text(raw: &str) -> Cow<'_, str> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         None => Cow::Borrowed(raw),
@@ -214,14 +207,13 @@ fn lossy_text(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// A JSON number that PostgreSQL's `numeric` holds with ease.
+/// Accepts a finite number of at most [`MAX_COST_CHARS`].
 fn cost(raw: &str) -> Option<&str> {
     let number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
     (number && raw.len() <= MAX_COST_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
 }
 
-/// The JSON texts of the fields looked at. A key given twice counts as its last value, as in
-/// jsonb and in most parsers.
+/// The JSON texts of the fields. The last value of a repeated key counts, as in jsonb and in most parsers.
 #[derive(Default)]
 struct Fields<'a> {
     execution_id: Option<&'a str>,
@@ -266,7 +258,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Fields::default();
-                // Raw: read as bytes, a key may hold control characters, and that is not JSON.
+                // RawValue rejects control characters in keys; reading keys as bytes would not.
                 while let Some(key) = map.next_key::<&RawValue>()? {
                     if let Some(slot) = fields.slot(&unescaped(key.get())) {
                         let raw = map.next_value::<&RawValue>()?.get();
@@ -282,7 +274,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// What a JSON string holds, as bytes: unlike a string, that may be (or hold) a lone surrogate.
+/// The content of a JSON string as bytes: it may contain lone surrogates, which `String` cannot hold.
 pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
@@ -290,7 +282,7 @@ pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// A string with U+FFFD in place of what text cannot hold.
+/// A string with U+FFFD in place of U+0000 and lone surrogates.
 struct Lossy(String);
 
 impl<'de> Deserialize<'de> for Lossy {
@@ -321,13 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn a_field_given_twice_counts_as_its_last_value() {
+    fn the_last_value_of_a_repeated_key_counts() {
         let body = minimal(r#","status":"failed""#);
         assert_eq!(Execution::parse(body.as_bytes()).unwrap().status, "failed");
     }
 
     #[test]
-    fn keys_and_values_that_are_no_text_do_not_hide_the_outcome() {
+    fn keys_and_values_with_lone_surrogates_do_not_hide_other_fields() {
         let body = minimal(r#","\ud800":"\udfff","error_cause":"a\ud800b\u0000c","inputs":{"x":"\u0000"}"#);
         let execution = Execution::parse(body.as_bytes()).unwrap();
         let cause = execution.error_cause.unwrap();
@@ -335,24 +327,28 @@ mod tests {
     }
 
     #[test]
-    fn nesting_that_would_exhaust_a_stack_is_skipped_over() {
+    fn deep_nesting_is_skipped_without_recursion() {
         let body = minimal(&format!(r#","inputs":{}1{}"#, "[".repeat(500_000), "]".repeat(500_000)));
         assert_eq!(Execution::parse(body.as_bytes()).unwrap().execution_id, "e");
     }
 
     #[test]
-    fn control_characters_are_no_json_wherever_they_stand() {
+    fn unescaped_control_characters_are_rejected_everywhere() {
         let keyed = |key: &str| minimal(&format!(r#","{key}":"x""#));
         for body in [keyed("a\0"), keyed("status\n"), keyed("\u{1f}\\n"), minimal(",\"a\":\"\t\"")] {
             let parsed = Execution::parse(body.as_bytes());
             assert!(matches!(parsed, Err(InvalidPayload::NotJson(_))), "{body:?}: {parsed:?}");
         }
         let escaped = keyed(r"sta\u0074us");
-        assert_eq!(Execution::parse(escaped.as_bytes()).unwrap().status, "x", "escaped they are");
+        assert_eq!(
+            Execution::parse(escaped.as_bytes()).unwrap().status,
+            "x",
+            "escaped characters are accepted"
+        );
     }
 
     #[test]
-    fn optional_fields_of_an_odd_kind_are_left_out_or_taken_as_text() {
+    fn optional_fields_of_another_type_are_ignored_or_converted_to_text() {
         let body = minimal(
             r#","bulk_id":42,"started_at":"yesterday","completed_at":7,"error":{"a":1},"total_cost":"free","output":false"#,
         );
@@ -364,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_at_the_end_of_the_calendar_is_left_out() {
+    fn a_timestamp_outside_of_the_calendar_in_utc_is_ignored() {
         for (written, usable) in [
             ("9999-12-31T23:59:59-01:00", false),
             ("0000-01-01T00:00:00+01:00", false),
@@ -377,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_nothing_is_quoted() {
+    fn errors_name_the_problem_and_do_not_quote_the_body() {
         let why = |body: &str| Execution::parse(body.as_bytes()).unwrap_err().to_string();
         assert_eq!(why(r#"{"execution_id":"#), "the body is not JSON: it ends too early");
         assert_eq!(why("secret"), "the body is not JSON: syntax error at line 1 column 1");

@@ -1,4 +1,4 @@
-//! What the steps of an execution say.
+//! Failed steps of an execution.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::execution::unescaped;
 
-/// Whether one of the steps in `step_outputs` has the status `failed`. What is in another shape than
-/// the sender documents has no such step. The view `failed_steps` tells them in the same way.
+/// Whether one of the steps in `step_outputs` has the status `failed`. Values in an undocumented shape are no steps. The
+/// view `failed_steps` has the same rule.
 pub(crate) fn any_failed(step_outputs: &str) -> bool {
-    // For most executions, this is all that is looked at.
+    // Most executions end here.
     if !step_outputs.contains("failed") && !step_outputs.contains('\\') {
         return false;
     }
@@ -28,10 +28,10 @@ pub(crate) fn any_failed(step_outputs: &str) -> bool {
     failed
 }
 
-/// Shows the fields of an object, each with its JSON text, without keeping any; of anything else, none.
-fn each_field<'t>(text: &'t str, show: impl FnMut(&[u8], &'t str)) {
-    // What is in error ends it, and is no failed step.
-    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(show));
+/// Calls `visit` with each field of an object and its JSON text; not at all for other values.
+fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
+    // An error ends the visit: the rest has no failed step.
+    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(visit));
 }
 
 struct Each<F>(F);
@@ -54,7 +54,7 @@ mod tests {
     use super::any_failed;
 
     #[test]
-    fn a_failed_step_is_told_and_nothing_odd_is_taken_for_one() {
+    fn a_failed_step_is_found_and_other_shapes_are_ignored() {
         for failed in [
             r#"{"a":{"status":"completed"},"b":{"step_id":"b","status":"failed","output":null}}"#,
             r#"{"\ud800":{"status":"failed","x":"\u0000\udfff"}}"#,

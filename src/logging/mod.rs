@@ -1,7 +1,7 @@
-//! Log lines on standard error: pretty for people, JSON for machines.
+//! Log lines on standard error: pretty on a terminal, JSON otherwise.
 //!
-//! Logging never blocks, slows or ends the receiver. Lines go into a bounded queue (`queue.rs`) that a thread of its
-//! own writes; lines too many, and lines that cannot be written, are dropped and counted.
+//! Logging never blocks or ends the receiver. A thread writes the lines from a bounded queue (`queue.rs`). Lines are dropped
+//! and counted when the queue is full or standard error cannot be written.
 
 mod escape;
 mod queue;
@@ -21,16 +21,16 @@ use crate::config::{Log, LogFormat};
 pub(crate) use escape::is_terminal_control;
 use queue::STDERR;
 
-/// sqlx quotes parts of a database URL in its warnings.
+/// Warnings of sqlx contain parts of the database URL.
 const ABOUT_URLS: &str = "sqlx_postgres::options=off";
 
-/// Whether lines are JSON, for [`log_panics`].
+/// The format, for [`log_panics`].
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Sends log events to standard error. Once per process.
+/// Sends log events to standard error. Call it once per process.
 ///
 /// # Errors
-/// When the filter cannot be read (checked settings can), or logging was set up before.
+/// When the filter is invalid (checked settings are valid), or logging was set up before.
 pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let terminal = io::stderr().is_terminal();
     let json = match settings.format {
@@ -50,9 +50,9 @@ pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Syn
     }
 }
 
-/// Logs a panic with its place. Its message only where that is a literal: others may quote a body.
+/// Logs panics with their place. The message is logged only when it is a literal: others may quote a body.
 ///
-/// The line does not go through `tracing`: a panic within it must not lead to a second one, which aborts the process.
+/// The line does not go through `tracing`: a panic inside `tracing` would cause a second one, which aborts the process.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn log_panics() {
     }));
 }
 
-/// Writes a line for people to standard error, without waiting for it.
+/// Queues a line for standard error. Control characters in it are escaped.
 pub fn print(text: &str) {
     let keep = |character: char| character == '\n' || !is_terminal_control(character);
     let mut line = String::with_capacity(text.len() + 1);
@@ -80,17 +80,17 @@ pub fn print(text: &str) {
     STDERR.push(line.as_bytes());
 }
 
-/// Waits until all lines are written: for the end of the process. Gives up on a reader that takes nothing for a second.
+/// Waits until all lines are written. Call it before the process ends. Gives up when nothing is written for a second.
 pub fn flush() {
     STDERR.flush();
 }
 
-/// The number of lines that were not written, since the process started.
+/// The number of dropped lines since the process started.
 pub(crate) fn dropped_lines() -> Counter {
     STDERR.dropped()
 }
 
-/// Takes what the formatter writes: an event a call.
+/// Passes the formatter's output to the queue. Each write is one event.
 struct Lines {
     json: bool,
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_terminal_field_values_have_no_colours_of_their_own() {
+    fn control_characters_in_fields_are_escaped_on_a_terminal() {
         let memory = Memory::default();
         let writer = memory.clone();
         let subscriber = tracing_subscriber::fmt()

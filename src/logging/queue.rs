@@ -1,8 +1,8 @@
 //! A bounded queue of log lines, and the thread that writes them to standard error.
 //!
-//! `tracing-appender`'s `NonBlocking` is not used: its queue is bounded in lines and not in bytes, lines lost to write
-//! errors are not counted, and its guard gives up after 0.1 s when the queue is full (losing the last lines to a reader
-//! that is merely slow) and then calls `println!`, which panics when standard output is closed.
+//! `tracing-appender`'s `NonBlocking` is not used. Its queue is bounded in lines, not in bytes. It does not count lines that
+//! are lost by write errors. Its guard gives up after 0.1 s when the queue is full, so a slow reader misses the last lines,
+//! and then calls `println!`, which panics when standard output is closed.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -14,26 +14,26 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Bytes of lines that wait; the thread holds as many again while it writes.
+/// Maximum bytes of waiting lines. The thread holds as many again while it writes.
 const MAX_BYTES: usize = 1 << 20;
-/// Bytes of one write. [`Queue::flush`] sees progress after each.
+/// Maximum bytes of one write. [`Queue::flush`] sees progress after each write.
 const CHUNK: usize = 16 << 10;
-/// Pause before a non-blocking standard error is tried again.
-const RETRY: Duration = Duration::from_millis(10);
-/// [`Queue::flush`] gives up when no chunk was written for this long, or at the latest after `FLUSH_AT_MOST`.
+/// The pause after a non-blocking standard error was not writable.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// [`Queue::flush`] gives up when nothing was written for `STALLED_AFTER`, and in any case after `FLUSH_TIMEOUT`.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-const FLUSH_AT_MOST: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Standard error. The first use starts the thread.
 pub(super) static STDERR: LazyLock<Queue> = LazyLock::new(|| Queue::new(stderr()));
 
-/// A descriptor of its own: the lock of `io::stderr()` would be held by a write that blocks.
+/// A separate descriptor: a blocked write would hold the lock of `io::stderr()`.
 fn stderr() -> io::Result<File> {
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
 }
 
 thread_local! {
-    /// The writing thread adds its report of dropped lines to a full queue, too.
+    /// True in the writing thread: its report of dropped lines is added even to a full queue.
     static MAY_EXCEED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -50,13 +50,13 @@ struct Shared {
 struct State {
     /// Whole lines.
     pending: Vec<u8>,
-    /// The thread holds lines that it has not written yet.
+    /// The thread holds lines that are not written yet.
     writing: bool,
-    /// Chunks written since the start.
+    /// The number of writes since the start.
     chunks: u64,
-    /// Lines dropped since the log last reported some.
+    /// Dropped lines that are not logged yet.
     unreported: u64,
-    /// There is no thread, so there is no use in waiting.
+    /// The thread could not be started: nothing will be written.
     closed: bool,
 }
 
@@ -75,7 +75,7 @@ impl Queue {
         Self(shared)
     }
 
-    /// Adds a line, with its line feed. Drops and counts it when there is no room.
+    /// Adds a line, which ends with a line feed. Drops and counts it when the queue is full.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.0.state();
         let full = state.pending.len() + line.len() > MAX_BYTES && !MAY_EXCEED.get();
@@ -89,9 +89,9 @@ impl Queue {
         }
     }
 
-    /// Waits until all lines are written, as long as writing gets on.
+    /// Waits until all lines are written, while there is progress.
     pub(super) fn flush(&self) {
-        let end = Instant::now() + FLUSH_AT_MOST;
+        let end = Instant::now() + FLUSH_TIMEOUT;
         let mut state = self.0.state();
         while (state.writing || !state.pending.is_empty()) && !state.closed && Instant::now() < end {
             let before = state.chunks;
@@ -104,7 +104,6 @@ impl Queue {
         }
     }
 
-    /// Counts the lines that were not written.
     pub(super) fn dropped(&self) -> Counter {
         self.0.dropped.clone()
     }
@@ -138,7 +137,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines, and takes all there are.
+    /// Waits for lines, and moves all of them into `lines`.
     fn take(&self, lines: &mut Vec<u8>) {
         let mut state = self.state();
         state.writing = false;
@@ -150,9 +149,9 @@ impl Shared {
         state.writing = true;
     }
 
-    /// Writes `lines` until an error. The number of bytes written.
+    /// Writes `lines` up to the first error. Returns the number of bytes written.
     fn write(&self, stream: &mut impl Write, lines: &[u8], within_line: &mut bool) -> usize {
-        // A line that an error cut short is ended before the next one.
+        // Ends a line that an error cut short.
         if std::mem::take(within_line) && stream.write(b"\n").is_err() {
             *within_line = true;
             return 0;
@@ -167,7 +166,7 @@ impl Shared {
                     self.written.notify_all();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
                 Ok(_) | Err(_) => break,
             }
         }
@@ -182,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that takes a write whenever the test lets it, and fails when the test says so.
+    /// A stream whose writes wait for the test: `true` lets a write succeed, `false` lets it fail.
     struct Stream {
         allowed: Receiver<bool>,
         written: Arc<Mutex<Vec<u8>>>,
@@ -211,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_and_counts_and_what_it_held_is_written_in_order() {
+    fn a_full_queue_drops_and_counts_lines_and_writes_the_queued_ones_in_order() {
         let (queue, allow, written) = queue();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        // The thread takes at least one line, the queue holds MAX_BYTES more.
+        // The thread holds at least one line, the queue MAX_BYTES more.
         queue.push(b"first\n");
         while !queue.0.state().writing {
             thread::yield_now();
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_the_next_one_is_whole() {
+    fn lines_lost_by_write_errors_are_counted_and_the_next_one_is_complete() {
         let (queue, allow, written) = queue();
         queue.push(b"lost\n");
         allow.send(false).unwrap();
@@ -250,8 +249,8 @@ mod tests {
             thread::yield_now();
         }
         drop(allow);
-        queue.push(b"whole\n");
+        queue.push(b"complete\n");
         queue.flush();
-        assert_eq!(*written.lock().unwrap(), b"whole\n");
+        assert_eq!(*written.lock().unwrap(), b"complete\n");
     }
 }

@@ -179,7 +179,7 @@ impl Recorder {
             let connection = self.pool.get().await;
             let mut connection =
                 connection.map_err(|error| FailedAttempt::NotConnected(error.without_row_blame()))?;
-            let record = AssertUnwindSafe(connection.record(items, self.bounds, limits)).catch_unwind();
+            let record = AssertUnwindSafe(connection.db.record(items, self.bounds, limits)).catch_unwind();
             let within = limits.map_or(self.statement_timeout, |limits| limits.statement);
             let error = match timeout(within, record).await {
                 Ok(Ok(Ok(dispositions))) => {

@@ -59,7 +59,7 @@ impl Recorder {
             Some(connection) => connection,
             None => self.pool.get().await.map_err(DbError::without_row_blame)?,
         };
-        let canary = connection.canary(rows, self.bounds);
+        let canary = connection.db.canary(rows, self.bounds);
         match timeout(self.statement_timeout, canary).await.unwrap_or(Err(DbError::TimedOut)) {
             Ok(()) => {
                 connection.release();

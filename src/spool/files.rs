@@ -4,6 +4,8 @@
 //! covers the replacement of files, and one on `spool.db`, which still protects a directory that was removed or moved. On
 //! Linux they do not interfere with SQLite's own locks; on other systems only the directory is locked.
 
+#[cfg(test)]
+use std::cell::Cell;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -275,18 +277,26 @@ pub(super) fn remove(path: &Path) {
 pub(super) fn rename(path: &Path, new_name: impl Fn(&str) -> Option<PathBuf>) -> io::Result<()> {
     for suffix in SUFFIXES {
         let old = beside(path, suffix);
-        #[cfg(test)]
-        crash::point()?;
-        let done = match new_name(suffix) {
+        let done = step(|| match new_name(suffix) {
             Some(name) => fs::rename(&old, beside(&name, suffix)),
             None => fs::remove_file(&old),
-        };
+        });
         match done {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+thread_local!(pub(super) static CRASH_AFTER: Cell<usize> = const { Cell::new(usize::MAX) });
+
+/// A step of the replacement of files. A test can stop it after any step, as a crash would.
+pub(super) fn step(action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    #[cfg(test)]
+    CRASH_AFTER.set(CRASH_AFTER.get().checked_sub(1).ok_or_else(|| io::Error::other("a simulated crash"))?);
+    action()
 }
 
 /// A name that no file has, with or without a suffix: `spool.db.KIND-N`.
@@ -311,21 +321,4 @@ pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
         (!worthless).then(|| aside.clone())
     })?;
     Ok(aside)
-}
-
-/// Lets a test stop the replacement of files after any step, as a crash would.
-#[cfg(test)]
-pub(super) mod crash {
-    use std::cell::Cell;
-    use std::io;
-
-    thread_local! {
-        /// The number of steps that still work.
-        pub(in crate::spool) static AFTER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-
-    pub(in crate::spool) fn point() -> io::Result<()> {
-        AFTER.set(AFTER.get().checked_sub(1).ok_or_else(|| io::Error::other("a simulated crash"))?);
-        Ok(())
-    }
 }

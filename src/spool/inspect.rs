@@ -6,27 +6,29 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
 use time::OffsetDateTime;
+use time::serde::rfc3339;
 
 use super::files::DATABASE;
 use super::row::{COLUMNS, SpoolRow};
-use super::schema::BUSY_TIMEOUT;
-use super::{Seq, SpoolError};
+use super::{Seq, SpoolError, schema};
+use crate::auth::AuthMethod;
 use crate::execution::Execution;
 
 /// Maximum bytes of bodies in one page.
 const PAGE_BYTES: usize = 16 << 20;
 
 /// A delivery in the spool, without its body.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct ListedDelivery {
     pub(crate) seq: Seq,
+    #[serde(with = "rfc3339")]
     pub(crate) received_at: OffsetDateTime,
-    pub(crate) body_bytes: usize,
     /// `None` when the body is not an execution.
     pub(crate) execution_id: Option<String>,
+    pub(crate) body_bytes: usize,
     /// Answered 200; otherwise 422.
     pub(crate) acknowledged: bool,
     pub(crate) authenticated_by: Option<&'static str>,
@@ -43,22 +45,17 @@ impl Inspector {
     /// Opens the spool in `dir`.
     ///
     /// # Errors
-    /// [`SpoolError::Absent`] when there is no spool. An empty file counts as none: opening it would have SQLite delete the
-    /// log beside it.
+    /// [`SpoolError::Absent`] when there is no spool, or the file is empty: SQLite would delete the log of an empty file.
     pub(crate) fn open(dir: &Path) -> Result<Self, SpoolError> {
         let path = dir.join(DATABASE);
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > 0 => {}
-            Ok(_) => return Err(SpoolError::Absent(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(SpoolError::Absent(path));
-            }
-            Err(source) => return Err(SpoolError::Directory { dir: path, source }),
+        let bytes = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            metadata => metadata.map_err(SpoolError::at(&path))?.len(),
+        };
+        if bytes == 0 {
+            return Err(SpoolError::Absent(path));
         }
-        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(Self { connection })
+        Ok(Self { connection: schema::connect_read_only(&path)? })
     }
 
     /// Up to `limit` deliveries after `after`; fewer when their bodies are large. Empty at the end.
@@ -79,7 +76,7 @@ impl Inspector {
                 body_bytes: delivery.body.len(),
                 execution_id: execution.map(|execution| execution.execution_id.into_owned()),
                 acknowledged: delivery.acknowledged,
-                authenticated_by: delivery.authenticated_by.map(crate::auth::AuthMethod::as_str),
+                authenticated_by: delivery.authenticated_by.map(AuthMethod::as_str),
                 intact,
             });
         }

@@ -13,7 +13,7 @@ use super::Seq;
 
 const NAME: &str = "spool.mark";
 const MAGIC: [u8; 4] = *b"WFRM";
-/// Magic, identity, last_seq, acked_seq, CRC-32.
+/// Magic, the three fields of [`Mark`], CRC-32.
 const SIZE: usize = 4 + 3 * 8 + 4;
 
 /// The content of the file.
@@ -33,12 +33,9 @@ impl Mark {
         let bytes = fs::read(dir.join(NAME)).ok().filter(|bytes| bytes.len() == SIZE)?;
         let (content, checksum) = bytes.split_at(SIZE - 4);
         let valid = content[..4] == MAGIC && checksum == crc32fast::hash(content).to_le_bytes();
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&content[4 + 8 * at..12 + 8 * at]);
-            i64::from_le_bytes(bytes)
-        };
-        valid.then(|| Self { identity: number(0), last_seq: number(1), acked_seq: number(2) })
+        let mut numbers = content[4..].chunks_exact(8).map(|bytes| bytes.try_into().map(i64::from_le_bytes));
+        let mut next = || numbers.next()?.ok();
+        valid.then_some(Self { identity: next()?, last_seq: next()?, acked_seq: next()? })
     }
 
     fn to_bytes(self) -> Vec<u8> {

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::files::OpenFiles;
 use super::row::{COLUMNS, SpoolRow};
-use super::schema::BUSY_TIMEOUT;
+use super::schema::connect_read_only;
 use super::{Seq, SpoolError};
 use crate::delivery::Delivery;
 
@@ -105,9 +104,7 @@ impl Reader {
 
 /// Opens the reader's connection.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let connection = connect_read_only(path)?;
     // SQLite opens the log with the first read: before the files are compared.
     connection.query_row("SELECT count(*) FROM acked", [], |_| Ok(()))?;
     Ok(connection)

@@ -44,7 +44,7 @@ impl<'a> SpoolRow<&'a [u8]> {
     pub(super) fn new(delivery: &'a Delivery) -> Self {
         let mut row = Self {
             received_at: to_micros(delivery.received_at),
-            authenticated_by: delivery.authenticated_by.map_or(0, auth_code),
+            authenticated_by: auth_code(delivery.authenticated_by),
             acknowledged: delivery.acknowledged.into(),
             checksum: 0,
             body: &delivery.body,
@@ -89,24 +89,16 @@ impl<'a> SpoolRow<&'a [u8]> {
     }
 }
 
-/// The codes never change: a spool may be older than the receiver that reads it.
-fn auth_code(method: AuthMethod) -> i64 {
-    match method {
-        AuthMethod::Signature => 1,
-        AuthMethod::SecretHeader => 2,
-        AuthMethod::UrlToken => 3,
-        AuthMethod::None => 4,
-    }
+/// The code is the index plus one. It never changes: a spool may be older than the receiver that reads it.
+const AUTH_METHODS: [AuthMethod; 4] =
+    [AuthMethod::Signature, AuthMethod::SecretHeader, AuthMethod::UrlToken, AuthMethod::None];
+
+fn auth_code(method: Option<AuthMethod>) -> i64 {
+    AUTH_METHODS.iter().zip(1..).find(|(known, _)| Some(**known) == method).map_or(0, |(_, code)| code)
 }
 
 fn from_auth_code(code: i64) -> Option<AuthMethod> {
-    Some(match code {
-        1 => AuthMethod::Signature,
-        2 => AuthMethod::SecretHeader,
-        3 => AuthMethod::UrlToken,
-        4 => AuthMethod::None,
-        _ => return None,
-    })
+    AUTH_METHODS.get(usize::try_from(code.checked_sub(1)?).ok()?).copied()
 }
 
 /// Microseconds since 1970.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::recovery::sequence::{IDENTITY, PREDECESSOR};
 use super::{Seq, SpoolError};
@@ -69,9 +69,18 @@ fn check_version(path: &Path, application: i64, version: i64) -> Result<(), Spoo
     Ok(())
 }
 
-/// Opens a database. Closing the connection leaves the write-ahead log as it is.
+/// Opens or creates a database. Closing the connection leaves the write-ahead log as it is.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+    connect_with(path, OpenFlags::default())
+}
+
+/// Opens a database without the right to write.
+pub(super) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    connect_with(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn connect_with(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)

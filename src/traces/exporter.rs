@@ -1,7 +1,7 @@
-//! The way to the collector: a bounded queue of spans that have ended, and what sends them.
+//! Sends ended spans to the collector, from a bounded queue.
 //!
-//! Nobody waits for it. While the collector is away the queue fills, and what finds no room in it is dropped and
-//! counted. The SDK's own batch processor takes a thread and a client that blocks, and does not count.
+//! No other part waits for it. While the collector is unreachable, the queue fills; further spans are dropped and counted.
+//! The SDK's own batch processor needs a thread and a blocking client, and does not count.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -29,20 +29,21 @@ use crate::config::Collector;
 use crate::http_client;
 use crate::metrics::Metrics;
 
-/// The most spans that wait: some megabytes.
-const QUEUE: usize = 4096;
-/// The most spans in one message, and how long the first of them waits for others.
-const BATCH: usize = 512;
-const GATHER: Duration = Duration::from_millis(500);
-/// How long the collector may take to answer.
+/// Maximum queued spans: some megabytes.
+const QUEUE_SPANS: usize = 4096;
+/// Maximum spans of a message.
+const BATCH_SPANS: usize = 512;
+/// How long a message waits for further spans.
+const LINGER: Duration = Duration::from_millis(500);
+/// Time limit of a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often one that is away is tried.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// The pause before a retry.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where spans go when they end.
+/// Queues ended spans.
 #[derive(Debug)]
 pub(super) struct Queue {
-    ended: mpsc::Sender<SpanData>,
+    spans: mpsc::Sender<SpanData>,
     metrics: Arc<Metrics>,
 }
 
@@ -50,7 +51,7 @@ impl SpanProcessor for Queue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.ended.try_send(span).is_err() {
+        if self.spans.try_send(span).is_err() {
             self.metrics.spans_dropped(1);
         }
     }
@@ -64,50 +65,48 @@ impl SpanProcessor for Queue {
     }
 }
 
-/// What sends them.
 #[derive(Debug)]
 pub(crate) struct Exporter {
-    ended: mpsc::Receiver<SpanData>,
+    spans: mpsc::Receiver<SpanData>,
     collector: Collector,
     resource: ResourceAttributesWithSchema,
     metrics: Arc<Metrics>,
-    /// The last message was not taken.
+    /// The last message was not sent.
     failing: bool,
 }
 
-/// Why the collector did not take a message.
 #[derive(Debug, thiserror::Error)]
 enum ExportError {
     #[error("the collector cannot be reached: {0}")]
-    Away(Box<dyn Error + Send + Sync>),
+    Unreachable(Box<dyn Error + Send + Sync>),
     #[error("the collector did not answer in time")]
-    Slow,
+    TimedOut,
     #[error("the collector answered {0}")]
-    Refused(StatusCode),
+    Rejected(StatusCode),
 }
 
 impl ExportError {
-    /// Whether it may take the same message another time.
-    fn may_pass(&self) -> bool {
+    /// Whether a retry may succeed.
+    fn is_temporary(&self) -> bool {
         match self {
-            Self::Away(_) | Self::Slow => true,
-            Self::Refused(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            Self::Unreachable(_) | Self::TimedOut => true,
+            Self::Rejected(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
         }
     }
 }
 
 impl Exporter {
     pub(super) fn new(collector: Collector, resource: &Resource, metrics: &Arc<Metrics>) -> (Queue, Self) {
-        let (queue, ended) = mpsc::channel(QUEUE);
-        let sending =
-            Self { ended, collector, resource: resource.into(), metrics: metrics.clone(), failing: false };
-        (Queue { ended: queue, metrics: metrics.clone() }, sending)
+        let (sender, spans) = mpsc::channel(QUEUE_SPANS);
+        let exporter =
+            Self { spans, collector, resource: resource.into(), metrics: metrics.clone(), failing: false };
+        (Queue { spans: sender, metrics: metrics.clone() }, exporter)
     }
 
-    /// Sends what ends until `stop`, and then what there is: as long as the collector takes it.
+    /// Sends spans until `stop`, and then the queued ones until the collector fails.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
-            let batch = self.gather(&stop).await;
+            let batch = self.next_batch(&stop).await;
             if batch.is_empty() {
                 return;
             }
@@ -115,20 +114,21 @@ impl Exporter {
         }
     }
 
-    /// The next spans to send; none after `stop`, when all are sent.
-    async fn gather(&mut self, stop: &CancellationToken) -> Vec<SpanData> {
+    /// Waits for the next spans; empty after `stop` once all are sent.
+    async fn next_batch(&mut self, stop: &CancellationToken) -> Vec<SpanData> {
         let mut batch = Vec::new();
-        let several = async {
-            self.ended.recv_many(&mut batch, BATCH).await;
-            let more =
-                async { while batch.len() < BATCH && self.ended.recv_many(&mut batch, BATCH).await > 0 {} };
-            let _ = timeout(GATHER, more).await;
+        let receive = async {
+            self.spans.recv_many(&mut batch, BATCH_SPANS).await;
+            let more = async {
+                while batch.len() < BATCH_SPANS && self.spans.recv_many(&mut batch, BATCH_SPANS).await > 0 {}
+            };
+            let _ = timeout(LINGER, more).await;
         };
         tokio::select! {
-            () = several => {}
+            () = receive => {}
             () = stop.cancelled() => {
-                self.ended.close();
-                self.ended.recv_many(&mut batch, BATCH).await;
+                self.spans.close();
+                self.spans.recv_many(&mut batch, BATCH_SPANS).await;
             }
         }
         batch
@@ -153,20 +153,20 @@ impl Exporter {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::warn!("traces cannot be sent: {why}");
                     }
-                    if stop.is_cancelled() || !why.may_pass() {
+                    if stop.is_cancelled() || !why.is_temporary() {
                         self.metrics.spans_dropped(spans);
                         return;
                     }
                 }
             }
             tokio::select! {
-                () = sleep(RETRY_EVERY) => {}
+                () = sleep(RETRY_INTERVAL) => {}
                 () = stop.cancelled() => {}
             }
         }
     }
 
-    /// Sends a message. How many of its spans the collector does not want.
+    /// Sends a message. Returns how many of its spans the collector rejected.
     async fn post(&self, message: Bytes) -> Result<usize, ExportError> {
         let mut request = Request::new(Full::new(message));
         *request.method_mut() = hyper::Method::POST;
@@ -174,9 +174,9 @@ impl Exporter {
         *request.headers_mut() = self.collector.headers.clone();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let answer = timeout(TIMEOUT, http_client::send(&self.collector.address, request)).await;
-        let (status, body) = answer.map_err(|_| ExportError::Slow)?.map_err(ExportError::Away)?;
+        let (status, body) = answer.map_err(|_| ExportError::TimedOut)?.map_err(ExportError::Unreachable)?;
         if !status.is_success() {
-            return Err(ExportError::Refused(status));
+            return Err(ExportError::Rejected(status));
         }
         let partial = ExportTraceServiceResponse::decode(body).ok().and_then(|answer| answer.partial_success);
         Ok(partial.and_then(|partial| usize::try_from(partial.rejected_spans).ok()).unwrap_or(0))

@@ -1,16 +1,16 @@
-//! Traces, sent over OTLP to a collector: off unless `traces.otlp_endpoint` is set, and free then.
+//! Traces, sent to a collector over OTLP. Without `traces.otlp_endpoint`, tracing is off and costs nothing.
 //!
-//! One trace leads from the request to the commit in PostgreSQL. The spool keeps a delivery's [`TraceContext`](crate::delivery::TraceContext) beside
-//! it, so that it survives a crash.
+//! One trace reaches from the request to the commit in PostgreSQL. The spool stores the delivery's
+//! [`TraceContext`](crate::delivery::TraceContext), so the trace survives a crash.
 //!
-//! | span | of | ends with |
-//! |---|---|---|
-//! | `POST /webhooks/…` | a request, once its sender is known | the answer |
-//! | `spool` | the wait for the disk; its child | the receipt |
-//! | `record` | the transaction that recorded the delivery; its child, too | the commit |
-//! | `record batch` | an attempt at that transaction: a trace of its own, linked with all that share it | the commit, or its failure |
+//! | span | parent | begins | ends |
+//! |---|---|---|---|
+//! | `POST /webhooks/…` | of the sender | with the request, if it is authenticated | with the response |
+//! | `spool` | the request | with the wait for the disk | when the delivery is on disk |
+//! | `record` | the request | with the transaction | with the commit |
+//! | `record batch` | none; linked with its deliveries | with an attempt at the transaction | with the commit or the failure |
 //!
-//! No span holds a secret or a body, but for the `execution_id`.
+//! No span contains a secret or a body; the `execution_id` is an attribute.
 
 mod exporter;
 
@@ -25,15 +25,14 @@ use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span,
 };
 
-use crate::config;
-use crate::config::SettingsError;
+use crate::config::{self, SettingsError};
 use crate::metrics::Metrics;
 pub(crate) use exporter::Exporter;
 
-/// Which execution a span is about.
+/// The attribute with the execution of a span.
 pub(crate) const EXECUTION_ID: Key = Key::from_static_str("workflow_receiver.execution_id");
 
-/// Where spans are begun. What ends goes to [`Exporter`].
+/// Begins spans. Ended spans go to the [`Exporter`].
 #[derive(Debug, Clone)]
 pub(crate) struct Traces {
     tracer: SdkTracer,
@@ -43,7 +42,7 @@ impl Traces {
     /// `None` when traces are off.
     ///
     /// # Errors
-    /// [`SettingsError`] for settings that are not allowed.
+    /// [`SettingsError`] for invalid settings.
     pub(crate) fn new(
         settings: &config::Traces,
         metrics: &Arc<Metrics>,
@@ -54,18 +53,18 @@ impl Traces {
             .with_service_name(settings.service_name.clone())
             .with_attribute(KeyValue::new("service.version", version))
             .build();
-        let (queue, sending) = Exporter::new(collector, &resource, metrics);
+        let (queue, exporter) = Exporter::new(collector, &resource, metrics);
         let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
-            .with_sampler(Sampling(Sampler::ParentBased(Box::new(ratio))))
+            .with_sampler(BatchSampler(Sampler::ParentBased(Box::new(ratio))))
             .with_span_processor(queue)
             .build();
         let scope = InstrumentationScope::builder("workflow-receiver").with_version(version).build();
-        Ok(Some((Self { tracer: provider.tracer_with_scope(scope) }, sending)))
+        Ok(Some((Self { tracer: provider.tracer_with_scope(scope) }, exporter)))
     }
 
-    /// Begins a span below `parent`, or a trace.
+    /// Begins a child span of `parent`, or a new trace.
     pub(crate) fn begin(&self, span: SpanBuilder, parent: Option<SpanContext>) -> Span {
         let parent =
             parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
@@ -73,12 +72,12 @@ impl Traces {
     }
 }
 
-/// What a span's parent says, or else chance. A batch has no parent: its span is sent when the trace of one of its
+/// Samples a span if its parent is sampled; without a parent, at random. A batch has no parent: it is sampled if one of its
 /// deliveries is.
 #[derive(Debug, Clone)]
-struct Sampling(Sampler);
+struct BatchSampler(Sampler);
 
-impl ShouldSample for Sampling {
+impl ShouldSample for BatchSampler {
     fn should_sample(
         &self,
         parent: Option<&Context>,

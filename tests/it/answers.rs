@@ -1,4 +1,4 @@
-//! What the sender is answered.
+//! Responses to webhooks.
 
 use bytes::Bytes;
 use reqwest::Method;
@@ -11,7 +11,7 @@ use crate::support::receiver::TestReceiver;
 use crate::support::wait::within;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
+async fn every_status_is_acknowledged_with_200_received_true() {
     let receiver = TestReceiver::start().await;
     for status in ["completed", "failed", "cancelled", "running", "queued", "something new"] {
         receiver.accept(execution(status, status)).await;
@@ -21,7 +21,7 @@ async fn an_acknowledgement_is_200_received_true_whatever_the_status_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_or_odd_content_type_is_no_reason_to_lose_an_event() {
+async fn the_content_type_does_not_matter() {
     let receiver = TestReceiver::start().await;
     for (n, kind) in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=x", "?"]
         .into_iter()
@@ -36,7 +36,7 @@ async fn a_missing_or_odd_content_type_is_no_reason_to_lose_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
+async fn a_body_that_is_not_a_json_object_is_400_and_not_stored() {
     let receiver = TestReceiver::start().await;
     for body in ["", "{", "hello", "{\"a\":1}}", "{'a':1}", "\u{feff}"] {
         assert_eq!(problem(receiver.post(body).await, 400).await.0, "not-json", "{body}");
@@ -51,7 +51,7 @@ async fn what_is_no_json_object_is_400_and_nothing_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_is_no_execution_is_422_names_the_field_and_is_quarantined() {
+async fn an_object_that_is_not_an_execution_is_422_with_the_field_and_quarantined() {
     let receiver = TestReceiver::start().await;
     let odd = [
         (json!({}), "execution_id", "is missing or null"),
@@ -96,7 +96,7 @@ async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_recorded() {
     let (kind, detail) = problem(receiver.post(fill("over", 2049)).await, 413).await;
     assert_eq!(kind, "too-large");
     assert!(detail.contains("2048 bytes") && detail.contains("http.max_body_bytes"), "{detail}");
-    // Without a length to tell, what has come by then must do.
+    // Without Content-Length, the received bytes are counted.
     let pieces = fill("chunked", 5000)
         .into_bytes()
         .chunks(100)
@@ -109,7 +109,7 @@ async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_methods_and_paths_are_told_where_webhooks_go() {
+async fn other_methods_and_paths_are_405_and_404_with_a_hint() {
     let receiver = TestReceiver::start().await;
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = receiver.client.request(method, &receiver.url).send().await.unwrap();
@@ -119,7 +119,7 @@ async fn other_methods_and_paths_are_told_where_webhooks_go() {
     let elsewhere = receiver.url.replace("workflow-completed", "elsewhere");
     let (_, detail) = problem(receiver.client.post(elsewhere).send().await.unwrap(), 404).await;
     assert!(detail.contains("/webhooks/workflow-completed"), "{detail}");
-    // What operators need is never on the public port.
+    // The paths of the admin port do not exist on the public port.
     for path in ["/metrics", "/health/live", "/health/ready"] {
         let url = receiver.url.replace("/webhooks/workflow-completed", path);
         assert_eq!(receiver.client.get(url).send().await.unwrap().status(), 404);
@@ -127,9 +127,9 @@ async fn other_methods_and_paths_are_told_where_webhooks_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
+async fn with_a_full_channel_webhooks_are_503_at_once() {
     let receiver = TestReceiver::start_with(|s| s.intake.capacity = 1).await;
-    // While another connection has a write transaction open, the writer waits: until the end of SQLite's busy timeout.
+    // The spool's writer waits while another connection writes its file.
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut posts = tokio::task::JoinSet::new();
@@ -138,8 +138,7 @@ async fn with_the_channel_full_the_sender_is_told_at_once_to_come_back() {
             receiver.client.post(&receiver.url).body(execution(&n.to_string(), "completed").to_string());
         posts.spawn(async move { request.send().await.unwrap() });
     }
-    // One is with the writer and one in the channel. The others are rejected at once: if they waited, they would get
-    // another answer than "busy", after the busy timeout.
+    // One delivery is with the writer and one in the channel: there is no room for others.
     for _ in 0..8 {
         let refused = within(posts.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.headers()["retry-after"], "1");

@@ -1,4 +1,4 @@
-//! What operators read over HTTP: lists, one of each, failures grouped, numbers.
+//! The read API: lists, details, failures, statistics.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
             times
         )
     );
-    // A period holds its beginning and not its end.
+    // A period includes `from` and excludes `to`.
     let (first, last) = (&failed["first_received_at"], failed["last_received_at"].as_str().unwrap());
     let from = get_json(&receiver, &format!("/api/v1/executions?workflow=v&from={last}")).await;
     assert_eq!(item_fields(&from, "first_received_at"), [first]);
@@ -61,7 +61,7 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_execution_has_its_steps_results_conflicts_and_payload() {
+async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     let receiver = sample_receiver().await;
     let whole = get_json(&receiver, "/api/v1/executions/step").await;
     assert_eq!(whole["duration_seconds"], 7.5);
@@ -84,7 +84,7 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
         (&json!(1), &json!(0.25), &json!(2))
     );
     let text = receiver.get("/api/v1/executions/plain").await.text().await.unwrap();
-    assert!(text.contains(r#""total_cost":0.25,"#), "a number as it is written: {text}");
+    assert!(text.contains(r#""total_cost":0.25,"#), "the number as PostgreSQL stores it: {text}");
 
     let odd = r#"{"execution_id":"o/d?d","workflow_id":"w","status":"failed","error_cause":"CAUSE","inputs":"\u0000"}"#;
     let odd = odd.replace("CAUSE", &"é".repeat(1_500));
@@ -97,12 +97,12 @@ async fn one_execution_has_its_steps_results_conflicts_and_payload() {
     assert_eq!(
         page["items"][0]["error_cause"].as_str().unwrap().chars().count(),
         1_000,
-        "in lists, its beginning"
+        "lists contain an excerpt"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bulk_has_its_progress_its_executions_and_what_they_made() {
+async fn a_bulk_has_its_progress_executions_and_results() {
     let receiver = sample_receiver().await;
     let bulk = get_json(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
     assert_eq!(item_fields(&bulk["executions"], "execution_id"), ["step", "failed"]);
@@ -117,7 +117,7 @@ async fn one_bulk_has_its_progress_its_executions_and_what_they_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
+async fn failures_are_grouped_by_cause_or_step_most_frequent_first() {
     let receiver = sample_receiver().await;
     for n in 0..3 {
         let failed =
@@ -156,7 +156,7 @@ async fn failures_are_grouped_by_cause_or_step_the_most_frequent_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
+async fn conflicts_and_quarantine_entries_have_lists_and_details() {
     let receiver = sample_receiver().await;
     let page = get_json(&receiver, "/api/v1/conflicts").await;
     assert_eq!(item_fields(&page, "differs_in"), [&json!(["status", "output", "error_cause"])]);
@@ -186,7 +186,7 @@ async fn conflicts_and_quarantine_are_listed_and_shown_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is() {
+async fn the_overview_has_a_point_per_hour_or_day_and_the_health_of_the_receiver() {
     let receiver = sample_receiver().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     let overview = get_json(&receiver, "/api/v1/overview").await;
@@ -239,7 +239,7 @@ async fn the_overview_has_a_point_for_each_hour_or_day_and_how_the_receiver_is()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workflows_say_how_they_went_and_what_they_cost() {
+async fn workflows_have_counts_and_costs() {
     let receiver = sample_receiver().await;
     for (id, cost) in [("a", 1.5), ("b", 0.1)] {
         receiver
@@ -264,9 +264,9 @@ async fn workflows_say_how_they_went_and_what_they_cost() {
     );
 }
 
-/// Those of which no steps are known are no reason to look no further.
+/// Failed executions without steps do not count against the scan limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_steps_are_found_behind_many_failures_without_steps() {
+async fn failed_steps_are_found_after_many_failures_without_steps() {
     let receiver = TestReceiver::start().await;
     let step = json!({ "step_outputs": { "draw": { "status": "failed", "error_cause": "too large" } } });
     receiver.accept(with(execution("first", "failed"), step)).await;

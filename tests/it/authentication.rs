@@ -1,4 +1,4 @@
-//! Who is let in, and who is not.
+//! Authentication of webhooks and of the admin port.
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ async fn start(change: impl FnOnce(&mut Settings)) -> TestReceiver {
     .await
 }
 
-/// Sends it, and expects 401.
+/// Sends the request and expects 401.
 async fn refused(request: RequestBuilder) -> Value {
     let answer = request.send().await.unwrap();
     assert_eq!(answer.headers()["www-authenticate"], "Webhook-Signature");
@@ -41,7 +41,7 @@ async fn accepted(request: RequestBuilder) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
+async fn an_invalid_signature_is_401_and_nothing_is_stored() {
     let receiver = start(|_| {}).await;
     let body = execution("e", "completed").to_string();
     let post = || receiver.client.post(&receiver.url);
@@ -56,7 +56,7 @@ async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
         refused(sign(SECRET, now(), &body).body("")).await,
         refused(post().header("X-Webhook-Secret", SECRET).body(body.clone())).await,
         refused(post().header("X-Webhook-Signature", "sha256=00").body(body.clone())).await,
-        // Nor does it matter what it is: nothing is read before it is let in.
+        // The body is not read before the head is accepted.
         refused(post().body("{")).await,
     ];
     answers.dedup();
@@ -80,7 +80,7 @@ async fn what_the_sender_did_not_sign_is_401_and_not_one_byte_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_with_the_same_signature_is_no_replay_and_secrets_can_be_rotated() {
+async fn a_replayed_signature_is_accepted_as_a_retry_and_secrets_can_be_rotated() {
     let receiver = start(|_| {}).await;
     let (body, at) = (execution("e", "completed").to_string(), now() - 200);
     for secret in [SECRET, SECRET, "the_next_secret_key"] {
@@ -91,7 +91,7 @@ async fn a_retry_with_the_same_signature_is_no_replay_and_secrets_can_be_rotated
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
+async fn each_method_authenticates_and_is_recorded() {
     let receiver = start(|settings| {
         settings.auth.secret_header = true;
         settings.auth.url_tokens = Secrets::of(&["another-token-of-enough-length", TOKEN]);
@@ -103,7 +103,7 @@ async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
     accepted(post("").header("X-Webhook-Secret", SECRET).body(body("secret_header"))).await;
     accepted(post(&format!("/{TOKEN}")).body(body("url_token"))).await;
     accepted(post(&format!("?a=1&token={TOKEN}&b")).body(body("url_token in the query"))).await;
-    // The best proof counts, and a wrong one does not harm a right one.
+    // The strongest valid method is recorded; invalid ones are ignored.
     accepted(signed(post(&format!("/{TOKEN}")), SECRET, now(), &body("signature and token"))).await;
     accepted(signed(post(&format!("/{TOKEN}")), "wrong", now(), &body("url_token, wrongly signed"))).await;
     let wrong = &TOKEN[1..];
@@ -115,7 +115,7 @@ async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "a wrong token and a missing one look alike: {answers:?}");
-    // What cannot be recorded says, too, how it came in.
+    // Quarantine entries record their method, too.
     problem(post(&format!("/{TOKEN}")).body("{}").send().await.unwrap(), 422).await;
     let kept = receiver.rows("SELECT execution_id, authenticated_by FROM executions").await;
     assert_eq!(kept.len(), 6);
@@ -128,7 +128,7 @@ async fn each_method_lets_in_and_is_recorded_with_what_it_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conflict_and_a_replacement_say_how_they_came_in() {
+async fn conflicts_and_replacements_record_their_method() {
     let receiver = start(|settings| settings.auth.url_tokens = Secrets::of(&[TOKEN])).await;
     let by_token = format!("{}/{TOKEN}", receiver.url);
     let post = async |id: &str, status: &str| {
@@ -155,7 +155,7 @@ async fn a_conflict_and_a_replacement_say_how_they_came_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everyone_is_let_in_only_when_told_so_and_signatures_still_count() {
+async fn unauthenticated_webhooks_are_accepted_only_if_allowed_and_signatures_are_still_recorded() {
     let receiver = start(|settings| settings.auth.allow_unauthenticated = true).await;
     let body = |id: &str| execution(id, "completed").to_string();
     accepted(receiver.client.post(&receiver.url).body(body("none"))).await;
@@ -165,7 +165,7 @@ async fn everyone_is_let_in_only_when_told_so_and_signatures_still_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_come_from_files_and_from_lists_in_the_environment() {
+async fn secrets_are_read_from_files_and_from_lists_in_the_environment() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let file = |name: &str, text: &str| {
         std::fs::write(dir.path().join(name), text).unwrap();
@@ -195,7 +195,7 @@ async fn secrets_come_from_files_and_from_lists_in_the_environment() {
 }
 
 #[test]
-fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown() {
+fn settings_that_would_disable_authentication_by_mistake_are_errors_without_the_secret() {
     let dir = TempDir::new().unwrap();
     let empty = dir.path().join("empty");
     std::fs::write(&empty, " \n").unwrap();
@@ -242,7 +242,7 @@ fn settings_that_would_open_the_door_by_mistake_are_refused_without_being_shown(
 }
 
 #[test]
-fn new_token_prints_a_token_that_is_taken_and_the_url_to_give_away() {
+fn new_token_prints_a_valid_token_and_the_webhook_url() {
     let dir = TempDir::new().unwrap();
     let made = || {
         let (text, code) = run_to_end(program(dir.path()).arg("new-token"));
@@ -258,7 +258,7 @@ fn new_token_prints_a_token_that_is_taken_and_the_url_to_give_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_demands_its_token_and_healthcheck_shows_it() {
+async fn the_admin_port_requires_its_token_and_healthcheck_sends_it() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let process = Process::start(
         program(dir.path())

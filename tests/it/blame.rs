@@ -34,9 +34,9 @@ const CODES: [&str; 57] = [
 struct Case {
     action: String,
     deliveries: usize,
-    /// Which of them fail; `None`: all rows do, those of other writers included.
+    /// The indexes of the failing deliveries; `None` if all rows fail, including those of other writers.
     failing: Option<Vec<usize>>,
-    /// They fail only as long as their payload is stored as jsonb.
+    /// The deliveries fail only while they have a `payload`.
     payload_only: bool,
 }
 
@@ -81,7 +81,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
     change_fault_on(receiver, "executions", &format!("IF {condition} THEN {}; END IF", case.action)).await;
     let before = receiver.metric("record_retries_total").await;
     held.release().await;
-    // Contention is the fault of no delivery.
+    // Contention blames no delivery.
     let contention = ["40000", "40001", "40P01", "55P03"].iter().any(|code| case.action == raise(code));
     if case.failing.is_none() || contention {
         // More than enough to blame one delivery that fails alone.
@@ -139,7 +139,7 @@ fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prepared_statement_that_a_pooler_lost_is_the_fault_of_no_delivery() {
+async fn a_prepared_statement_that_a_pooler_lost_blames_no_delivery() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     for code in ["26000", "42P05", "08P01", "34000", "24000", "2D000", "0B000", "3B000", "57P03", "25P02"] {
         fault_on(&receiver, "executions", "true", &raise(code)).await;
@@ -155,7 +155,7 @@ async fn a_prepared_statement_that_a_pooler_lost_is_the_fault_of_no_delivery() {
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_killed_at_random_inserts_degrade_nothing() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
-    // Other writers' rows are hit as often as the receiver's.
+    // The fault hits the canary's rows as often as the deliveries'.
     fault_on(&receiver, "executions", "random() < 0.7", DIE).await;
     for n in 0..40 {
         receiver.accept(full_execution(&format!("e{n}"))).await;
@@ -167,7 +167,7 @@ async fn backends_killed_at_random_inserts_degrade_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_at_the_commit_of_every_transaction_is_blamed_on_no_delivery() {
+async fn a_failure_of_every_commit_blames_no_delivery() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     let deferred = "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
                         BEGIN RAISE EXCEPTION 'no'; END $$;
@@ -182,7 +182,7 @@ async fn what_fails_at_the_commit_of_every_transaction_is_blamed_on_no_delivery(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_only_duplicates_or_conflicts_write_to_is_blamed_on_none_of_them() {
+async fn a_missing_table_that_only_duplicates_or_conflicts_write_to_blames_no_delivery() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     receiver.accept(full_execution("e")).await;
     receiver.wait_until_recorded().await;
@@ -200,7 +200,7 @@ async fn a_table_that_only_duplicates_or_conflicts_write_to_is_blamed_on_none_of
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quarantine_that_takes_nothing_holds_up_no_execution() {
+async fn a_failing_quarantine_delays_no_execution_of_the_same_batch() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     fault_on(&receiver, "quarantine", "true", &raise("P0001")).await;
     let held = receiver.hold_recording().await;
@@ -216,7 +216,7 @@ async fn a_quarantine_that_takes_nothing_holds_up_no_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_is_slow_by_itself_gets_more_time_before_it_is_degraded() {
+async fn a_slow_delivery_gets_more_time_before_it_is_degraded() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     fault_on(&receiver, "executions", "NEW.execution_id = 'e3'", "PERFORM pg_sleep(0.7)").await;
     for n in 0..8 {
@@ -227,13 +227,13 @@ async fn a_delivery_that_is_slow_by_itself_gets_more_time_before_it_is_degraded(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_never_succeeds_holds_up_neither_its_batch_nor_more_batches_than_are_in_flight() {
+async fn a_delivery_that_never_succeeds_delays_neither_its_batch_nor_later_batches() {
     let receiver = TestReceiver::start_with(|settings| {
         in_a_hurry(settings);
         settings.recorder.batch_rows = 2;
     })
     .await;
-    // No room is left for it anywhere.
+    // The quarantine fails, too.
     fault_on(&receiver, "executions", "NEW.execution_id = 'e0'", SLEEP).await;
     fault_on(&receiver, "quarantine", "true", SLEEP).await;
     let held = receiver.hold_recording().await;
@@ -251,7 +251,7 @@ async fn a_delivery_that_never_succeeds_holds_up_neither_its_batch_nor_more_batc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
+async fn degrading_leaves_out_only_the_columns_that_postgresql_rejects() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     let body = full_execution("e");
     let whole = json!({ "payload": body, "output": body["output"], "total_cost": body["total_cost"] });
@@ -282,7 +282,7 @@ async fn only_what_is_refused_of_an_execution_is_left_out_of_its_columns() {
         let bytes =
             receiver.row("SELECT convert_from(payload_bytes, 'UTF8')::json AS body FROM executions").await;
         assert_eq!(bytes["body"], body);
-        // A repetition is none the less a repetition.
+        // The same webhook again is a duplicate.
         end_fault_on(&receiver, "executions").await;
         receiver.accept(&body).await;
         assert_eq!(receiver.row("SELECT deliveries FROM executions").await["deliveries"], 2);

@@ -1,4 +1,4 @@
-//! How much is stored of conflicts and in quarantine, and that a batch decides like single deliveries.
+//! The limits of conflicts and quarantine; and a batch has the same result as single deliveries.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -10,7 +10,7 @@ use crate::support::postgres::execute;
 use crate::support::receiver::TestReceiver;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
+async fn conflicts_beyond_the_limit_of_an_execution_are_only_counted() {
     let receiver = TestReceiver::start_with(|settings| {
         settings.conflicts.max_per_execution = 3;
         settings.conflicts.max_bytes_per_execution = 2_000;
@@ -21,14 +21,14 @@ async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
     };
     receiver.accept(execution("hot", "completed")).await;
     receiver.wait_until_recorded().await;
-    // In one batch: one is too large by itself, one comes twice, and one more than there is room for.
+    // In one batch: one conflict is too large, one is repeated, and one is beyond the limit.
     let held = receiver.hold_recording().await;
     for body in [other(0, 3_000), other(1, 10), other(2, 10), other(1, 10), other(3, 10), other(4, 10)] {
         receiver.accept(body).await;
     }
     held.release().await;
     receiver.wait_until_recorded().await;
-    // And one by one.
+    // One by one.
     for body in [other(5, 10), other(2, 10)] {
         receiver.accept(body).await;
         receiver.wait_until_recorded().await;
@@ -51,7 +51,7 @@ async fn an_execution_keeps_so_many_conflicts_and_counts_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bytes_of_conflicts_are_bounded_too() {
+async fn the_bytes_of_conflicts_are_limited() {
     let receiver =
         TestReceiver::start_with(|settings| settings.conflicts.max_bytes_per_execution = 2_500).await;
     receiver.accept(execution("hot", "completed")).await;
@@ -68,7 +68,7 @@ async fn the_bytes_of_conflicts_are_bounded_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_quarantine_holds_is_counted_right_whoever_changes_it() {
+async fn quarantine_usage_is_right_after_any_change() {
     let receiver = TestReceiver::start_with(|settings| settings.quarantine.max_rows = 4).await;
     let counted = async || {
         let wrong = "SELECT * FROM quarantine_usage AS u, (
@@ -104,7 +104,7 @@ async fn what_the_quarantine_holds_is_counted_right_whoever_changes_it() {
     assert_eq!(counted().await, 1);
 }
 
-/// Everything that is recorded of executions.
+/// All tables that recording writes.
 async fn state(receiver: &TestReceiver) -> Vec<Vec<Value>> {
     let mut state = Vec::new();
     for query in [
@@ -123,7 +123,7 @@ async fn state(receiver: &TestReceiver) -> Vec<Vec<Value>> {
 }
 
 #[test]
-fn however_deliveries_of_an_execution_are_batched_the_result_is_the_same() {
+fn deliveries_have_the_same_result_in_any_batches() {
     let runtime = Runtime::new().unwrap();
     let (single, together) =
         runtime.block_on(async { (TestReceiver::start().await, TestReceiver::start().await) });

@@ -1,4 +1,4 @@
-//! Bulks: their webhooks come apart, in any order, and the counts are always right.
+//! Bulks: correct counts for webhooks in any order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ async fn a_bulk_counts_its_executions_by_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_ends_moves_from_one_count_to_the_other() {
+async fn an_execution_that_ends_moves_to_another_count() {
     let receiver = TestReceiver::start().await;
     receiver.accept(in_bulk("e", "running", "b")).await;
     let counts = json!({ "received": 1, "completed": 0, "failed": 0, "cancelled": 0, "other": 1 });
@@ -46,7 +46,7 @@ async fn an_execution_that_ends_moves_from_one_count_to_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_ends_in_another_bulk_is_counted_there() {
+async fn an_execution_that_ends_in_another_bulk_is_counted_in_that_one() {
     let receiver = TestReceiver::start().await;
     let held = receiver.hold_recording().await;
     receiver.accept(in_bulk("e", "running", "a")).await;
@@ -65,7 +65,7 @@ async fn an_execution_that_ends_in_another_bulk_is_counted_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_expected_of_a_bulk_can_be_said_before_or_after_its_webhooks() {
+async fn the_expected_size_of_a_bulk_can_be_set_before_or_after_its_webhooks() {
     let receiver = TestReceiver::start().await;
     receiver.wait_until_recorded().await;
     receiver.accept(in_bulk("1", "completed", "after")).await;
@@ -89,7 +89,7 @@ async fn what_is_expected_of_a_bulk_can_be_said_before_or_after_its_webhooks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_executions_in_a_thousand_bulks_sent_twice_in_random_order_come_out_exact() {
+async fn counts_are_exact_for_ten_thousand_executions_in_a_thousand_bulks_sent_twice_in_random_order() {
     let receiver = TestReceiver::start().await;
     let mut bodies: Vec<_> = (0..20_000)
         .map(|n| {
@@ -166,8 +166,8 @@ async fn several_receivers_on_one_database_neither_deadlock_nor_miscount() {
     no_retries(&receivers).await;
 }
 
-/// Two batches that share bulks, quarantined bodies and sums, in opposite orders, each held up half-way:
-/// without one order of locks, they would come to wait for each other.
+/// Two batches that share bulks, quarantine entries and rollups in opposite orders, each delayed half-way. Without a
+/// common order of locks, they would deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
     let database = new_database().await;
@@ -179,7 +179,7 @@ async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
         "SELECT true",
         "SELECT true FROM bulks WHERE bulk_id = 'b50' FOR UPDATE",
         "SELECT true FROM (SELECT * FROM quarantine ORDER BY body_sha256 OFFSET 50 LIMIT 1 FOR UPDATE) AS q",
-        // The hour may end meanwhile. Days come behind it, and are kept in order by it.
+        // The hour may end meanwhile. Day rollups are locked after it, in the same order.
         "INSERT INTO workflow_hours AS h
          SELECT date_trunc('hour', now(), 'UTC') + n * interval '1 hour', 'w50', 0, 0, 0, 0, 0
          FROM generate_series(0, 1) AS n
@@ -200,7 +200,7 @@ async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
                     [with(execution, shared), json!({ "odd": b })]
                 })
                 .collect();
-            // What comes first would keep the two apart.
+            // Earlier locks would serialize the two batches.
             if round == 2 {
                 bodies.retain(|body| body["odd"].is_number());
             } else if round > 2 {
@@ -220,7 +220,7 @@ async fn batches_that_share_rows_in_opposite_orders_do_not_deadlock() {
         if round > 0 {
             let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
                            AND datname = current_database()";
-            // A receiver may record over several connections.
+            // A receiver may have several connections.
             until(async || receivers[0].rows_now(blocked).await[0]["count"].as_i64() >= Some(2)).await;
         }
         sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();

@@ -1,8 +1,7 @@
 //! Retention when a clock is wrong.
 //!
-//! PostgreSQL's clock is moved as the receiver sees it: `clock_timestamp()` is replaced by a function in `public`,
-//! which these connections search before `pg_catalog`. The code that runs is the one of production, no further tool
-//! is needed, and the clock can be set right while the receiver runs.
+//! The tests move PostgreSQL's clock: a function in `public`, which these connections search before `pg_catalog`, replaces
+//! `clock_timestamp()`. This needs no test code in the receiver, and the clock can be corrected while the receiver runs.
 
 use std::time::Duration;
 
@@ -55,7 +54,7 @@ fn removes_all(settings: &mut Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_report_the_clock_skew() {
     let (dir, database) = old_database().await;
-    // As seen from there, the receiver's clock is 400 days ahead.
+    // The receiver's clock is now 400 days ahead of PostgreSQL's.
     move_clock(&database, "-400 days").await;
     let receiver = TestReceiver::start_in(dir, database.clone().options([SEARCH_PATH]), removes_all).await;
     until(async || receiver.metric("prune_failing").await == 1.0).await;
@@ -69,12 +68,12 @@ async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_repor
     assert_eq!(health["parts"]["retention"]["state"], "paused", "{health}");
     assert!(health["problems"][0].as_str().unwrap().contains("ahead of PostgreSQL's"), "{health}");
 
-    // The other way round.
+    // Now PostgreSQL's clock is ahead.
     move_clock(&database, "10 minutes").await;
     until(async || receiver.metric("clock_skew_seconds").await < 0.0).await;
     assert_eq!(receiver.row(ROWS).await, all);
 
-    // Set right, without a restart.
+    // Corrected without a restart.
     move_clock(&database, "0").await;
     until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
     assert_eq!(receiver.metric("clock_skew_seconds").await, 0.0);
@@ -87,7 +86,7 @@ async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_repor
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_small_difference_the_earlier_clock_counts() {
     let (dir, database) = old_database().await;
-    // One row is a minute too young by PostgreSQL's clock, which is two minutes behind; the others are old by both.
+    // By PostgreSQL's clock, which is two minutes behind, one row lacks a minute. The others are expired by both clocks.
     let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
     execute_when_recorded(
         &receiver,
@@ -129,7 +128,7 @@ async fn the_prune_command_refuses_while_the_clocks_differ() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_by_its_completion() {
+async fn a_row_from_the_future_stays_and_so_does_one_received_by_a_slow_clock_that_completed_lately() {
     let receiver = TestReceiver::start().await;
     let now = receiver
         .row("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS now")
@@ -137,7 +136,7 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
     let completed = |id: &str, at: &str| with(execution(id, "completed"), json!({ "completed_at": at }));
     receiver.accept(completed("slow-clock", now["now"].as_str().unwrap())).await;
     receiver.accept(completed("old", "2020-01-02T03:04:05Z")).await;
-    // The sender's clock may be wrong, too: that is no reason to keep a row for ever.
+    // A completion in the future is an error of the sender and does not keep the row.
     receiver.accept(completed("from-a-wrong-sender", "2999-01-02T03:04:05Z")).await;
     receiver.accept(execution("future", "completed")).await;
     // Received and recorded while both clocks stood at 1971.
@@ -160,7 +159,7 @@ async fn a_row_from_the_future_is_kept_and_one_received_by_a_slow_clock_is_kept_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recorded_it() {
+async fn rows_received_by_a_slow_clock_expire_by_the_time_when_postgresql_recorded_them() {
     let receiver = TestReceiver::start().await;
     let deliver = async || {
         receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
@@ -183,7 +182,7 @@ async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recor
     assert_eq!(pruned(&receiver, &limits), none, "recorded just now");
     assert_eq!(pruned(&receiver, &limits[1..2]), json!({ "payloads": 0 }), "recorded just now");
 
-    // Each delivery counts, not only the first.
+    // The latest delivery counts, not the first.
     age_by_three_days(&receiver).await;
     deliver().await;
     behind().await;
@@ -194,7 +193,7 @@ async fn what_a_clock_that_is_behind_received_is_kept_from_when_postgresql_recor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_that_replaces_another_is_kept_from_when_postgresql_recorded_it() {
+async fn a_replacement_expires_by_the_time_when_postgresql_recorded_it() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "running")).await;
     age_by_three_days(&receiver).await;

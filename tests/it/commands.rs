@@ -1,4 +1,4 @@
-//! `workflow-receiver executions | bulks | failures | status`, and what packagers install beside the program.
+//! The commands that read recorded data, shell completions and manual pages.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::support::wait::until;
 
 const AWAY: &str = "postgres://nobody@127.0.0.1:1/none";
 
-/// What a command answers, what it remarks, and whether it succeeds.
+/// Standard output, standard error, and success of a command.
 struct Said {
     out: String,
     remarks: String,
@@ -33,13 +33,13 @@ impl Said {
         Self { out: text(output.stdout), remarks: text(output.stderr), well: output.status.success() }
     }
 
-    /// A JSON value a line.
+    /// One JSON value per line.
     fn json(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// `workflow-receiver …` where `receiver` runs.
+/// `workflow-receiver …` with the settings of `receiver`.
 fn command(dir: &TempDir, receiver: &TestReceiver, arguments: &[&str]) -> Command {
     let mut command = program(dir.path());
     command.args(arguments).env("DATABASE_URL", url(&receiver.database));
@@ -51,7 +51,7 @@ fn ask(receiver: &TestReceiver, arguments: &[&str]) -> Said {
     Said::of(command(&TempDir::new().unwrap(), receiver, arguments))
 }
 
-/// What it says to someone at a terminal that is `columns` wide.
+/// The output on a terminal that is `columns` wide.
 fn at_terminal(mut command: Command, columns: u16) -> String {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
@@ -61,7 +61,7 @@ fn at_terminal(mut command: Command, columns: u16) -> String {
     let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&inside, size).unwrap();
     let mut child = command.stdout(Stdio::from(inside)).stderr(Stdio::null()).spawn().unwrap();
-    // It holds the terminal's other end, which has to be closed for an end to come.
+    // It owns the other end of the terminal: reading ends only after that is closed.
     drop(command);
     let (mut terminal, mut seen, mut some) = (File::from(terminal), Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = terminal.read(&mut some) {
@@ -72,7 +72,7 @@ fn at_terminal(mut command: Command, columns: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_tells_what_the_read_api_does() {
+async fn commands_print_the_data_of_the_read_api() {
     let receiver = sample_receiver().await;
     let bulk = "b/1 é";
     for (arguments, path) in [
@@ -128,7 +128,7 @@ async fn the_command_line_tells_what_the_read_api_does() {
     assert!(steps.lines().nth(1).unwrap().starts_with("     1  w         d     too large  "), "{steps}");
 }
 
-/// The same, whenever it is asked.
+/// Without the field that depends on the time of the query.
 fn without_age(mut items: Value) -> Value {
     for item in items.as_array_mut().unwrap() {
         item.as_object_mut().unwrap().remove("seconds_since_last");
@@ -137,7 +137,7 @@ fn without_age(mut items: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
+async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     let receiver = sample_receiver().await;
     for id in ["plain", "failed", "step"] {
         let said = ask(&receiver, &["executions", id, "--json"]).json().remove(0);
@@ -169,8 +169,8 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
     assert_eq!(without_age(json!([said])), without_age(json!([whole])));
     let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
     for part in [
-        "complete        unknown: nobody said how many it has (--expect)\n",
-        "of which        1 completed, 1 failed\n",
+        "complete        unknown. Set the size: workflow-receiver bulks BULK --expect EXECUTIONS\n",
+        "by status       1 completed, 1 failed\n",
         "Model Timeout",
         "/v.mp4\n",
     ] {
@@ -193,7 +193,7 @@ async fn one_execution_and_one_bulk_are_shown_with_all_that_is_known() {
     }
 }
 
-/// More than a page of the API has.
+/// More than a page of the API.
 const MANY: usize = 2_345;
 
 async fn receiver_with_many_rows() -> TestReceiver {
@@ -216,7 +216,7 @@ async fn receiver_with_many_rows() -> TestReceiver {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_list_is_shown_in_part_and_says_so_or_whole() {
+async fn a_long_list_is_limited_with_a_note_or_shown_completely() {
     let receiver = receiver_with_many_rows().await;
     let usual = ask(&receiver, &["executions"]);
     assert_eq!(usual.out.lines().count(), 51);
@@ -238,7 +238,7 @@ async fn a_long_list_is_shown_in_part_and_says_so_or_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_pipe_ends_it_quietly() {
+async fn a_closed_pipe_ends_a_command_without_an_error() {
     let receiver = receiver_with_many_rows().await;
     for arguments in
         [&["executions", "--all"][..], &["executions", "--all", "--json"], &["completions", "bash"]]
@@ -252,7 +252,7 @@ async fn a_closed_pipe_ends_it_quietly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_a_sender_writes_reaches_the_terminal_as_a_command() {
+async fn control_characters_of_a_sender_do_not_reach_the_terminal() {
     let receiver = TestReceiver::start().await;
     let hostile = "\u{1b}[2J\u{9b}31m\r\n\t\u{7f}\u{202e}x";
     let failed = json!({ "workflow_id": hostile, "bulk_id": hostile, "error": hostile, "error_cause": hostile,
@@ -292,7 +292,7 @@ async fn nothing_that_a_sender_writes_reaches_the_terminal_as_a_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
+async fn a_table_fits_the_terminal_and_is_not_cut_in_a_pipe() {
     let receiver = TestReceiver::start().await;
     let cause = "the model did not answer ".repeat(20);
     let id = "0d9a4f1c-5f0e-4d57-9d6e-6c1a2b3c4d5e";
@@ -315,34 +315,38 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
         for columns in [20, 80, 140] {
             let table = seen(arguments, columns, "1");
             assert!(!table.contains('\u{1b}'), "{table:?}");
-            assert!(table.contains(id), "a name is never cut: {table}");
+            assert!(table.contains(id), "identifiers are never cut: {table}");
             let widths = table.lines().map(|line| line.chars().count());
             assert!(columns < 140 || widths.max().unwrap() <= 140, "{table}");
         }
-        assert!(seen(arguments, 140, "").starts_with("\u{1b}[1m"), "headings stand out");
+        assert!(seen(arguments, 140, "").starts_with("\u{1b}[1m"), "headings are bold");
         assert!(!ask(&receiver, arguments).out.contains('\u{1b}'));
     }
     assert!(seen(&["executions"], 140, "").contains(id), "causes are cut");
     assert!(seen(&["executions"], 140, "").lines().nth(1).unwrap().ends_with('…'));
     assert!(ask(&receiver, &["executions"]).out.contains(cause.trim_end()));
-    // Of one thing, all is shown.
+    // Details are never cut.
     assert!(seen(&["executions", id], 80, "1").contains(cause.trim_end()));
-    assert!(seen(&["bulks", id], 80, "1").contains(&address), "half an address leads nowhere");
+    assert!(seen(&["bulks", id], 80, "1").contains(&address), "URLs are never cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_says_how_receiver_and_database_are_with_either_down() {
+async fn status_shows_receiver_and_database_with_either_down() {
     let receiver = sample_receiver().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
     let well = ask(&receiver, &["status"]);
     assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
     assert!(
-        well.out.starts_with("receiver    ok: webhooks are taken and recorded; on disk, to be recorded: 0"),
+        well.out.starts_with(
+            "receiver    ok: webhooks are accepted and recorded; deliveries waiting in the spool: 0"
+        ),
         "{}",
         well.out
     );
-    assert!(well.out.contains("\nquarantine  0 bodies answered 200; 1 answered 422, 0 % of"), "{}", well.out);
+    let quarantine =
+        "\nquarantine  1 rejected webhooks (0 % of the limit). See: workflow-receiver quarantine list\n";
+    assert!(well.out.contains(quarantine), "{}", well.out);
     let said = ask(&receiver, &["status", "--json"]).json().remove(0);
     assert_eq!(said["well"], true);
     let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
@@ -354,7 +358,7 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
         assert_eq!(health["parts"][part]["state"], "ok", "{part}: {health}");
     }
     assert!(well.out.contains("\nrecording   all deliveries are recorded\n"), "{}", well.out);
-    // Midnight may have passed since they came.
+    // Midnight may have passed since they were received.
     let today = &said["database"]["today"];
     assert!(today["executions"] == 5 && today["failed"] == 1 || today["executions"] == 0, "{today}");
 
@@ -387,7 +391,7 @@ async fn status_says_how_receiver_and_database_are_with_either_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_shows_the_token_and_tells_what_is_not_recorded() {
+async fn status_sends_the_token_and_shows_waiting_deliveries() {
     let receiver = TestReceiver::start_on(no_database(), |settings| {
         settings.admin.token = "a-long-enough-token".into();
     })
@@ -405,11 +409,11 @@ async fn status_shows_the_token_and_tells_what_is_not_recorded() {
     assert_eq!(said["receiver"]["health"]["spooled"], 1);
     let stranger = status("another-token-that-is-long");
     let problem = stranger["receiver"]["problem"].as_str().unwrap();
-    assert!(problem.contains("demands admin.token") && !problem.contains("another"), "{problem}");
+    assert!(problem.contains("requires admin.token") && !problem.contains("another"), "{problem}");
 }
 
 #[test]
-fn what_is_asked_wrongly_is_refused_with_what_is_right() {
+fn invalid_arguments_are_errors_that_name_valid_ones() {
     let dir = TempDir::new().unwrap();
     for (arguments, right) in [
         (&["executions", "--since", "yesterday"][..], "or how long ago, like 30m, 1h or 7d"),
@@ -431,14 +435,14 @@ fn what_is_asked_wrongly_is_refused_with_what_is_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_schema_it_says_what_makes_it() {
+async fn without_the_schema_the_error_names_migrate() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (text, code) = run_to_end(program(dir.path()).arg("executions").env("DATABASE_URL", url(&database)));
     assert!(code == Some(1) && text.contains("workflow-receiver migrate"), "{text}");
 }
 
 #[test]
-fn shells_and_manual_pages_know_every_command() {
+fn completions_and_manual_pages_contain_every_command() {
     let dir = TempDir::new().unwrap();
     let (help, _) = run_to_end(program(dir.path()).arg("--help"));
     let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();

@@ -1,4 +1,4 @@
-//! A spool that cannot be read: nothing is overwritten, what can be read is saved.
+//! Damaged spools: nothing is overwritten, and readable deliveries are saved.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -21,7 +21,7 @@ async fn refusal(dir: &Path) -> String {
     }
 }
 
-/// The files that were set aside.
+/// The names of files that were set aside.
 fn aside(dir: &Path) -> Vec<String> {
     let names =
         fs::read_dir(dir.join("spool")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -35,7 +35,7 @@ async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
     for version in [0, 2, 99] {
         Sqlite::open(spool_file(dir.path())).unwrap().pragma_update(None, "user_version", version).unwrap();
         let before = fs::read(spool_file(dir.path())).unwrap();
-        // A log that SQLite, or a salvage, would not leave as it is.
+        // SQLite or a salvage would change this log.
         fs::write(&log, "damaged").unwrap();
         let why = refusal(dir.path()).await;
         assert!(why.contains(&format!("version {version},")) && why.contains("newer receiver"), "{why}");
@@ -66,7 +66,7 @@ async fn a_spool_of_a_pre_release_is_refused_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_no_spool_is_left_alone() {
+async fn a_database_of_another_program_is_refused_unchanged() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("spool")).unwrap();
     Sqlite::open(spool_file(dir.path())).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
@@ -77,7 +77,7 @@ async fn a_database_that_is_no_spool_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_in_place_of_the_spool_is_set_aside_whole() {
+async fn a_file_of_garbage_is_set_aside_unchanged() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("spool")).unwrap();
     let garbage = vec![b'?'; 10_000];
@@ -92,10 +92,10 @@ async fn garbage_in_place_of_the_spool_is_set_aside_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_byte_flipped_in_a_body_puts_that_delivery_into_quarantine_and_no_other() {
+async fn a_delivery_with_a_flipped_byte_goes_to_quarantine_alone() {
     let dir = spool_holding(numbered_executions(50)).await;
     let mut bytes = fs::read(spool_file(dir.path())).unwrap();
-    // Pages that were split leave copies behind, in space that is not used.
+    // Unused space of split pages may hold more copies.
     while let Some(at) = bytes.windows(5).position(|w| w == b"\"e33\"") {
         bytes[at + 1] = b'f';
     }
@@ -108,7 +108,7 @@ async fn a_byte_flipped_in_a_body_puts_that_delivery_into_quarantine_and_no_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_spool_with_a_broken_page_what_can_be_read_is_saved_and_the_rest_set_aside() {
+async fn with_a_broken_page_readable_deliveries_are_saved_and_the_file_is_set_aside() {
     let fill = "x".repeat(2000);
     let bodies =
         (0..500).map(|n| with(execution(&format!("e{n}"), "completed"), json!({ "fill": fill })).to_string());
@@ -130,8 +130,8 @@ async fn of_a_spool_with_a_broken_page_what_can_be_read_is_saved_and_the_rest_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_lost_is_counted_from_the_first_that_was_not_recorded() {
-    // Some are recorded and forgotten; then the oldest that are not are damaged.
+async fn lost_deliveries_are_counted_from_the_first_unrecorded_one() {
+    // The first 30 are recorded and deleted. Then the oldest of the others are damaged.
     let receiver = TestReceiver::start().await;
     for body in numbered_executions(30) {
         receiver.accept(body).await;
@@ -145,7 +145,7 @@ async fn what_is_lost_is_counted_from_the_first_that_was_not_recorded() {
     }
     let (dir, _) = receiver.stop().await;
     let mut bytes = fs::read(spool_file(dir.path())).unwrap();
-    // Leaves of the tree only: its inner pages may have old copies in space that is not used.
+    // Leaf pages only: unused space of inner pages may hold old copies.
     for page in bytes.chunks_mut(4096).filter(|page| page[0] == 0x0d) {
         if page.windows(5).any(|w| w == b"\"e30\"") {
             page.fill(0xff);
@@ -160,13 +160,13 @@ async fn what_is_lost_is_counted_from_the_first_that_was_not_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_breaks_at_work_ends_the_receiver_instead_of_leaving_it_deaf() {
+async fn damage_found_while_running_ends_the_receiver() {
     let receiver = TestReceiver::start().await;
     let held = receiver.hold_recording().await;
     for body in numbered_executions(50) {
         receiver.accept(body).await;
     }
-    // What the recorder reads next is in the log, behind its header.
+    // The recorder reads its next deliveries from the log, after the log's header.
     let log = receiver.spool_file().with_extension("db-wal");
     let size = usize::try_from(fs::metadata(&log).unwrap().len()).unwrap();
     let mut file = fs::OpenOptions::new().write(true).open(&log).unwrap();
@@ -184,13 +184,13 @@ async fn a_spool_that_breaks_at_work_ends_the_receiver_instead_of_leaving_it_dea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_write_at_the_end_of_the_log_costs_only_what_was_never_acknowledged() {
+async fn a_torn_write_at_the_end_of_the_log_loses_no_acknowledged_delivery() {
     let dir = TempDir::new().unwrap();
     let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
     for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
-    // As a power cut leaves it: the log not yet copied into the file, and its last write half done.
+    // The files after a power cut: the log is not copied into the database, and its last write is incomplete.
     let cut = TempDir::new().unwrap();
     fs::create_dir(cut.path().join("spool")).unwrap();
     fs::copy(receiver.spool_file(), spool_file(cut.path())).unwrap();
@@ -203,12 +203,12 @@ async fn a_torn_write_at_the_end_of_the_log_costs_only_what_was_never_acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bit_flipped_in_the_middle_of_the_log_costs_at_most_the_delivery_it_is_in() {
+async fn a_flipped_bit_in_the_middle_of_the_log_loses_at_most_one_delivery() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(60) {
         receiver.accept(body).await;
     }
-    // As SIGKILL leaves it, and then the disk.
+    // The files after SIGKILL, with one flipped bit.
     for place in [10, 24, 40, 2_000, 20_000, 50_000, 100_000] {
         let killed = TempDir::new().unwrap();
         fs::create_dir(killed.path().join("spool")).unwrap();
@@ -226,7 +226,7 @@ async fn a_bit_flipped_in_the_middle_of_the_log_costs_at_most_the_delivery_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_beside_the_body_is_told_by_the_checksum_too() {
+async fn the_checksum_detects_damage_to_other_columns_than_the_body() {
     for damage in [
         "received_at = -9223372036854775808",
         "received_at = 9223372036854775807",
@@ -248,7 +248,7 @@ async fn damage_beside_the_body_is_told_by_the_checksum_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_to_what_is_counted_hides_no_delivery() {
+async fn damaged_positions_hide_no_delivery() {
     for damage in [
         "UPDATE acked SET seq = 1000000",
         "UPDATE acked SET seq = -5",
@@ -271,14 +271,14 @@ async fn damage_to_what_is_counted_hides_no_delivery() {
     }
 }
 
-/// A row's number is in no checksum; SQLite finds such damage by the order of its tree.
+/// No checksum covers a row's number. SQLite detects the damage by the order of the tree.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_whose_number_is_altered_is_saved_and_so_are_all_others() {
+async fn a_row_with_an_altered_number_is_saved_with_all_others() {
     for (from, to) in [(51, 50), (51, 49), (56, 40), (50, 114), (50, 2)] {
         let dir = spool_holding(numbered_executions(100)).await;
         let mut bytes = fs::read(spool_file(dir.path())).unwrap();
-        // A cell: its length, the row's number, the length of its header, the (empty) first column; its
-        // body is near.
+        // A cell: its length, the row's number, the length of its header, the (empty) first column, and later the
+        // body.
         let body = format!("\"e{}\"", from - 1).into_bytes();
         let is_cell = |at: &usize| {
             let cell = &bytes[*at..bytes.len().min(at + 70)];
@@ -299,7 +299,7 @@ async fn a_row_whose_number_is_altered_is_saved_and_so_are_all_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_salvage_that_was_cut_short_is_brought_to_its_end() {
+async fn the_next_start_ends_an_interrupted_salvage() {
     for damaged_one_is_still_there in [false, true] {
         let dir = spool_holding(numbered_executions(10)).await;
         let saved = dir.path().join("spool/spool.db.saved");

@@ -1,4 +1,4 @@
-//! Databases in other encodings than UTF8 are refused before anything is recorded in them.
+//! A database in another encoding than UTF8 is rejected before anything is recorded.
 
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -25,7 +25,7 @@ async fn in_encoding(database: &PgConnectOptions, encoding: &str) -> PgConnectOp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_in_utf8() {
+async fn a_database_in_another_encoding_is_rejected_and_deliveries_wait_for_one_in_utf8() {
     let database = new_database().await;
     for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
         let other = in_encoding(&database, encoding).await;
@@ -44,7 +44,7 @@ async fn a_database_in_another_encoding_is_refused_and_deliveries_wait_for_one_i
         until(async || said(&receiver.ready().await.1["problems"].to_string())).await;
         assert_eq!(receiver.metric("database_up").await, 0.0);
         assert_eq!(receiver.metric("spool_depth").await, 1.0);
-        // What the error says.
+        // The statement from the error message.
         execute(&database, format!("DROP DATABASE {name} WITH (FORCE)")).await;
         execute(
             &database,

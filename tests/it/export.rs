@@ -1,4 +1,4 @@
-//! Whole lists over HTTP: JSON Lines and CSV, however long they are and however slowly they are read.
+//! Exports as JSON Lines and CSV.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::{until, within};
 
-/// So many executions, with causes that make lines of a kilobyte.
+/// Executions with causes of about a kilobyte.
 async fn fill(connection: &mut PgConnection, count: u32) {
     let fill = format!(
         "INSERT INTO executions (execution_id, workflow_id, status, error_cause, output, payload, deliveries,
@@ -32,7 +32,7 @@ async fn fill(connection: &mut PgConnection, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_has_all_that_the_list_has_with_the_same_filters() {
+async fn an_export_contains_the_whole_list_with_the_same_filters() {
     let receiver = TestReceiver::start().await;
     fill(&mut receiver.connection().await, 2_500).await;
     for (list, filter, count) in [
@@ -75,7 +75,7 @@ async fn an_export_has_all_that_the_list_has_with_the_same_filters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn csv_holds_any_text_and_runs_none_of_it() {
+async fn csv_contains_any_text_and_no_formula() {
     let receiver = TestReceiver::start().await;
     for (id, cause, cell) in [
         ("formula", "=HYPERLINK(\"http://example.com\")", "'=HYPERLINK(\"http://example.com\")"),
@@ -142,7 +142,7 @@ async fn the_memory_of_an_export_does_not_grow_with_its_length() {
     process.terminate();
 }
 
-/// Asks for an export, and reads nothing of it.
+/// Requests an export and does not read the response.
 async fn stuck(receiver: &TestReceiver) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -154,7 +154,7 @@ async fn stuck(receiver: &TestReceiver) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_stops_reading_holds_no_transaction() {
+async fn a_stalled_export_holds_no_transaction_and_is_evicted() {
     let receiver = TestReceiver::start().await;
     fill(&mut receiver.connection().await, 30_000).await;
     let mut streams = Vec::new();
@@ -164,7 +164,7 @@ async fn who_stops_reading_holds_no_transaction() {
     let reading =
         "SELECT count(*) FILTER (WHERE state = 'idle') AS idle, count(*) AS all FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
-    // As many exports as may be, all of them stuck.
+    // The maximum number of exports, all stalled.
     until(async || receiver.get("/api/v1/export/results").await.status() == 503).await;
     let problem: Value = receiver.get("/api/v1/export/results").await.json().await.unwrap();
     assert_eq!(problem["type"], "urn:workflow-receiver:problem:too-many");
@@ -181,7 +181,7 @@ async fn who_stops_reading_is_disconnected_after_the_idle_timeout() {
     })
     .await;
     fill(&mut receiver.connection().await, 30_000).await;
-    // As many exports as there may be.
+    // They are evicted after their time-out, without another connection.
     let four = async || {
         let streams = [(); 4].map(async |()| {
             let mut stream = stuck(&receiver).await;
@@ -192,7 +192,6 @@ async fn who_stops_reading_is_disconnected_after_the_idle_timeout() {
         join_all(streams).await.into_iter().collect::<Option<Vec<_>>>()
     };
     let streams = four().await.expect("four exports");
-    // No other connection evicts them: the time-out does.
     until(async || four().await.is_some()).await;
     assert_eq!(receiver.ready().await.0, 200);
     for mut stream in streams {
@@ -201,7 +200,7 @@ async fn who_stops_reading_is_disconnected_after_the_idle_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_that_postgres_breaks_off_does_not_look_complete() {
+async fn an_export_is_visibly_incomplete_after_an_error_of_postgres() {
     let receiver = TestReceiver::start().await;
     fill(&mut receiver.connection().await, 30_000).await;
     let mut answer = receiver.get("/api/v1/export/executions").await;
@@ -223,7 +222,7 @@ async fn an_export_that_postgres_breaks_off_does_not_look_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_asked_is_said_in_place_of_an_export() {
+async fn invalid_export_parameters_are_problems() {
     let receiver = TestReceiver::start().await;
     receiver.wait_until_recorded().await;
     let rename = "ALTER TABLE executions RENAME TO elsewhere";

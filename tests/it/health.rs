@@ -1,4 +1,4 @@
-//! What the admin port says.
+//! Health and metrics.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::support::receiver::TestReceiver;
 use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_records_is_ready_and_well() {
+async fn a_recording_receiver_is_ready_and_healthy() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
     receiver.wait_until_recorded().await;
-    // The spool forgets a moment after PostgreSQL has it.
+    // The spool deletes a delivery shortly after it is recorded.
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
     let (code, mut health) = receiver.ready().await;
@@ -34,9 +34,9 @@ async fn a_receiver_that_records_is_ready_and_well() {
     assert_eq!(receiver.get("/elsewhere").await.status(), 404);
 }
 
-/// While PostgreSQL holds a batch up, and the last thing that the recorder heard of it was good.
+/// PostgreSQL delays a batch, and the last result of the recorder was a success.
 #[tokio::test(flavor = "multi_thread")]
-async fn recording_that_has_stalled_is_reported_and_webhooks_are_taken_all_the_same() {
+async fn stalled_recording_is_reported_and_webhooks_are_accepted() {
     let receiver = TestReceiver::start_with(|settings| {
         settings.admin.stalled_after = Duration::from_millis(300);
         settings.database.statement_timeout = Duration::from_mins(10);
@@ -61,7 +61,7 @@ async fn recording_that_has_stalled_is_reported_and_webhooks_are_taken_all_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_receiver_reports_that_postgresql_answers_and_records_nothing() {
+async fn an_idle_receiver_reports_that_postgresql_answers_and_writes_nothing() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, "ALTER TABLE executions RENAME TO elsewhere").await;
     until(async || receiver.ready().await.1["parts"]["database"]["state"] == "failing").await;
@@ -83,14 +83,14 @@ fn status(receiver: &TestReceiver) -> (String, Option<i32>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_200_and_is_in_quarantine_is_reported_until_it_is_taken_out() {
+async fn acknowledged_deliveries_in_quarantine_are_reported_until_they_are_removed() {
     let receiver = TestReceiver::start().await;
     assert_eq!(receiver.post("{}").await.status(), 422);
     receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["acknowledged"] == 0).await;
     assert_eq!(receiver.ready().await.1["status"], "ok", "its sender knows");
 
-    // PostgreSQL refuses this row, whatever the receiver does.
+    // PostgreSQL refuses this row in every form.
     execute_when_recorded(
         &receiver,
         "ALTER TABLE executions ADD CONSTRAINT not_the_receivers CHECK (execution_id <> 'refused');",
@@ -118,7 +118,7 @@ async fn what_was_answered_200_and_is_in_quarantine_is_reported_until_it_is_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_cannot_take_webhooks_is_not_ready_and_says_so_in_metrics_and_status() {
+async fn a_receiver_that_cannot_accept_webhooks_is_not_ready_in_health_metrics_and_status() {
     let receiver = TestReceiver::start_on(no_database(), |settings| {
         settings.http.max_body_bytes = 256 << 10;
         settings.spool.max_bytes = 1 << 20;
@@ -136,7 +136,7 @@ async fn a_receiver_that_cannot_take_webhooks_is_not_ready_and_says_so_in_metric
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metrics_count_answers_and_outcomes() {
+async fn metrics_count_responses_and_outcomes() {
     let receiver = TestReceiver::start().await;
     let running = execution("e", "running");
     let done = execution("e", "completed");
@@ -173,10 +173,10 @@ async fn the_metrics_count_answers_and_outcomes() {
     assert!(receiver.metric("spool_commit_seconds_count").await >= 6.0);
 }
 
-/// An alert on a metric that does not exist never fires. `scripts/check-alerts` knows the names from the source; here
-/// they are seen. Those with labels are there once something was counted.
+/// An alert on a missing metric never fires. `scripts/check-alerts` compares names with the source, this test with a
+/// running receiver. Metrics with labels exist once something was counted.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_that_an_alert_names_exists() {
+async fn every_metric_of_an_alert_exists() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
     receiver.wait_until_recorded().await;
@@ -189,13 +189,13 @@ async fn every_metric_that_an_alert_names_exists() {
     page += &strict.get("/metrics").await.text().await.unwrap();
     let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alerts.yml")).unwrap();
     let names: Vec<_> = rules
-        // A recording rule has a colon in its name.
+        // The name of a recording rule contains a colon.
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
         .filter(|word| word.starts_with("workflow_receiver_"))
         .collect();
     assert!(names.len() >= 2);
     for name in names {
-        // A name that is the beginning of another one is not that metric.
+        // A prefix of another name is not a metric.
         let is_it = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         assert!(page.lines().any(is_it), "{name}");
     }

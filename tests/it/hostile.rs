@@ -1,4 +1,4 @@
-//! What is thrown at the port: slow, odd, too much. The next honest sender is served.
+//! Slow, malformed and excessive requests. Other senders are still served.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn post(id: &str, more: &str) -> String {
     format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
 }
 
-/// The head of a request whose body is still to come.
+/// The head of a request with a body of this size.
 fn head(size: usize) -> String {
     format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
 }
@@ -32,14 +32,14 @@ async fn connected(receiver: &TestReceiver, sent: impl AsRef<[u8]>) -> TcpStream
     stream
 }
 
-/// Honest senders are served, and no input has panicked.
+/// Other senders are served, and nothing has panicked.
 async fn still_well(receiver: &TestReceiver) {
     receiver.accept(execution("honest", "completed")).await;
     assert_eq!(receiver.metric("panics_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_finish_a_head_or_a_body_in_time_has_to_go() {
+async fn an_incomplete_head_or_body_times_out() {
     let receiver = TestReceiver::start_with(|s| {
         // Long enough for the honest requests below, also on a machine with more work than time.
         s.http.header_timeout = Duration::from_secs(2);
@@ -58,14 +58,14 @@ async fn who_does_not_finish_a_head_or_a_body_in_time_has_to_go() {
     .await;
     let answer = receiver.raw(head(100) + "{").await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("http.body_timeout"), "{answer}");
-    // Idle after an answer: closed, not cut off.
+    // Idle after a response: closed without a reset.
     let answer = receiver.raw(post("e", "")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     still_well(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_stops_half_way_leaves_nothing_behind() {
+async fn an_interrupted_request_stores_nothing_and_frees_its_resources() {
     let receiver = TestReceiver::start().await;
     for part in [
         "POST",
@@ -83,7 +83,7 @@ async fn who_stops_half_way_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_all_connections_taken_the_one_that_waited_longest_makes_room() {
+async fn at_the_connection_limit_the_connection_idle_longest_is_evicted() {
     let receiver = TestReceiver::start_with(|s| s.http.max_connections = 16).await;
     let mut slow = Vec::new();
     for _ in 0..64 {
@@ -96,9 +96,9 @@ async fn with_all_connections_taken_the_one_that_waited_longest_makes_room() {
     }
 }
 
-/// A stranger's bodies, a stalled sender's, few places of one kind or of the other.
+/// Stalled bodies of unauthenticated and of authenticated senders, with few connections or few requests.
 #[tokio::test(flavor = "multi_thread")]
-async fn stalled_bodies_keep_nobody_out_whoever_sends_them() {
+async fn stalled_bodies_do_not_lock_out_other_senders() {
     let token = "a-token-of-enough-length";
     for (connections, requests) in [(16, 4), (16, 64), (64, 4)] {
         let receiver = TestReceiver::start_with(|s| {
@@ -129,10 +129,10 @@ async fn stalled_bodies_keep_nobody_out_whoever_sends_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_still_sending_gets_to_see_the_answer() {
+async fn a_client_that_is_still_sending_receives_the_response() {
     let receiver = TestReceiver::start_with(|s| s.auth.webhook_secrets = Secrets::of(&["whsec_x"])).await;
     for _ in 0..20 {
-        // More than the buffers between the two hold.
+        // More than all socket buffers.
         let head =
             format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 900000\r\n\r\n");
         let answer = receiver.raw(head + &" ".repeat(900_000)).await;
@@ -141,11 +141,11 @@ async fn who_is_still_sending_gets_to_see_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_memory_of_a_body_is_given_back_when_it_is_written_not_when_its_sender_has_gone() {
+async fn the_memory_of_a_body_is_released_when_it_is_written_not_when_its_sender_disconnects() {
     let receiver = TestReceiver::start().await;
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // Over HTTP/2, where a request can be taken back.
+    // Over HTTP/2, where a request can be cancelled.
     let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
     let request = http2.post(&receiver.url).body(body_of_size("large", 1_000_000)).send();
     let sender = tokio::spawn(request);
@@ -163,7 +163,7 @@ async fn the_memory_of_a_body_is_given_back_when_it_is_written_not_when_its_send
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_sender_does_not_hold_up_the_end() {
+async fn a_slow_sender_does_not_delay_shutdown() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.header_timeout = Duration::from_millis(200);
         s.shutdown.drain_timeout = Duration::from_mins(10);
@@ -174,7 +174,7 @@ async fn a_slow_sender_does_not_hold_up_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in() {
+async fn at_the_request_limit_the_slowest_request_is_evicted() {
     let receiver = TestReceiver::start_with(|s| s.http.max_requests = 2).await;
     let mut first = connected(&receiver, head(100)).await;
     let in_hand = async |n: f64| receiver.metric("requests_in_flight").await == n;
@@ -184,7 +184,7 @@ async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in(
     still_well(&receiver).await;
     let answer = rest(&mut first).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
-    // When those in hand wait for the receiver, nobody has to go, and the next is told at once.
+    // Requests that wait for the receiver are not evicted; the next one is answered 503 at once.
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let one = connected(&receiver, post("one", "connection: close\r\n")).await;
@@ -200,7 +200,7 @@ async fn with_all_requests_taken_the_slowest_is_sent_away_and_the_honest_get_in(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_share_a_bounded_memory_and_small_ones_always_fit() {
+async fn large_bodies_share_limited_memory_and_small_ones_always_fit() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1 << 20;
         s.http.max_bytes_in_flight = 1 << 20;
@@ -218,7 +218,7 @@ async fn large_bodies_share_a_bounded_memory_and_small_ones_always_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_sent_ahead_are_answered_in_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let receiver = TestReceiver::start().await;
     let last = "HEAD /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answers = receiver
@@ -236,7 +236,7 @@ async fn requests_sent_ahead_are_answered_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_before_sending_is_told_to_go_on_or_why_not() {
+async fn expect_100_continue_is_answered_with_100_or_the_final_status() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1024;
         s.auth.url_tokens = Secrets::of(&["a-token-of-enough-length"]);
@@ -262,7 +262,7 @@ async fn who_asks_before_sending_is_told_to_go_on_or_why_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_comes_out() {
+async fn compressed_bodies_are_recorded_decompressed_and_limited_by_their_decompressed_size() {
     let receiver = TestReceiver::start_with(|s| s.http.max_body_bytes = 100_000).await;
     let post = |encoding: &str, body: Vec<u8>| -> RequestBuilder {
         receiver.client.post(&receiver.url).header("content-encoding", encoding).body(body)
@@ -272,7 +272,7 @@ async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_co
     for encoding in ["gzip", "GZIP", "x-gzip", "identity, gzip"] {
         assert_eq!(status(post(encoding, gzip(&body))).await, 200, "{encoding}");
     }
-    // In two pieces, as some write it.
+    // Two gzip members.
     let (one, two) = body.split_at(50);
     assert_eq!(status(post("gzip", [gzip(one), gzip(two)].concat())).await, 200);
     let row = receiver.row("SELECT payload, deliveries FROM executions").await;
@@ -296,7 +296,7 @@ async fn compressed_bodies_are_recorded_as_what_they_hold_and_limited_by_what_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
+async fn a_signature_is_over_the_bytes_as_sent_compressed_or_not() {
     let receiver = TestReceiver::start_with(|s| s.auth.webhook_secrets = Secrets::of(&["whsec_x"])).await;
     let packed = gzip(execution("e", "completed").to_string());
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
@@ -310,7 +310,7 @@ async fn a_signature_is_over_the_bytes_as_they_came_compressed_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_and_new_versions_of_http_are_understood() {
+async fn http_1_0_1_1_and_2_are_supported() {
     let receiver = TestReceiver::start().await;
     let body = execution("1.0", "completed").to_string();
     let answer =
@@ -332,7 +332,7 @@ async fn old_and_new_versions_of_http_are_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_requests_get_their_answer() {
+async fn malformed_requests_get_their_status() {
     let receiver = TestReceiver::start().await;
     let close = "host: x\r\nconnection: close\r\n";
     let body = execution("odd", "completed").to_string();

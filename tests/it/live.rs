@@ -1,4 +1,4 @@
-//! What is recorded, told as it happens.
+//! `/api/v1/events`
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Returns once it is listened to.
+    /// Returns once it is subscribed.
     async fn start(receiver: &TestReceiver, query: &str) -> Self {
         let answer = receiver.get(&format!("/api/v1/events{query}")).await;
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
@@ -27,7 +27,7 @@ impl Listener {
         listener
     }
 
-    /// The next event or comment as it stands; `None` at the end.
+    /// The text of the next event or comment; `None` at the end of the stream.
     async fn next(&mut self) -> Option<String> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -40,7 +40,7 @@ impl Listener {
         }
     }
 
-    /// The data of the next event, which has to be of this kind.
+    /// The data of the next event, which must be of this kind.
     async fn event(&mut self, kind: &str) -> Value {
         loop {
             let event = self.next().await.expect("it ended");
@@ -54,7 +54,7 @@ impl Listener {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_is_told_once_it_can_be_read() {
+async fn changes_are_published_after_their_commit() {
     let receiver = TestReceiver::start_with(|s| s.admin.heartbeat = Duration::from_millis(500)).await;
     let mut all = Listener::start(&receiver, "").await;
     let mut of_bulk = Listener::start(&receiver, "?bulk=b&status=completed").await;
@@ -83,17 +83,21 @@ async fn what_changes_is_told_once_it_can_be_read() {
     assert_eq!(event["execution_id"], Value::Null);
     receiver.accept(with(execution("f", "completed"), json!({ "workflow_id": "v" }))).await;
     told("new", json!("completed")).await;
-    assert_eq!(of_bulk.event("recorded").await["outcome"], "replacement", "nothing else before it");
+    assert_eq!(
+        of_bulk.event("recorded").await["outcome"],
+        "replacement",
+        "no earlier event matches its filter"
+    );
     assert_eq!(of_workflow.event("recorded").await["execution_id"], "f");
     assert_eq!(receiver.metric("event_listeners").await, 3.0);
-    // With nothing to tell, there is a sign of life.
+    // A silent stream has heartbeats.
     assert_eq!(all.next().await.unwrap(), ": heartbeat");
     drop((all, of_bulk, of_workflow));
     until(async || receiver.metric("event_listeners").await == 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
+async fn a_stream_whose_filter_drops_all_changes_has_heartbeats() {
     let receiver = TestReceiver::start_with(|s| s.admin.heartbeat = Duration::from_millis(500)).await;
     let mut listener = Listener::start(&receiver, "?workflow=another").await;
     let others = async {
@@ -109,7 +113,7 @@ async fn there_is_a_sign_of_life_while_only_what_is_not_wanted_is_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_listens_is_told_to_the_last_and_then_it_ends() {
+async fn at_shutdown_a_stream_ends_after_the_last_change() {
     let receiver = TestReceiver::start().await;
     let mut listener = Listener::start(&receiver, "").await;
     let held = receiver.hold_recording().await;
@@ -123,11 +127,11 @@ async fn who_listens_is_told_to_the_last_and_then_it_ends() {
     }
 }
 
-/// More than a listener may be behind, and more than fits between it and the receiver.
+/// More than the capacity of the event bus and of the socket buffers together.
 const MANY: usize = 24_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_who_does_not_read_on_is_told_what_it_missed_and_holds_up_nothing() {
+async fn a_slow_reader_gets_missed_events_and_does_not_delay_recording() {
     let receiver = TestReceiver::start().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -170,7 +174,7 @@ async fn one_who_does_not_read_on_is_told_what_it_missed_and_holds_up_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_so_many_may_listen_and_health_is_answered_all_the_same() {
+async fn the_number_of_event_streams_is_limited_and_health_is_still_answered() {
     let receiver = TestReceiver::start().await;
     let mut listeners = Vec::new();
     for _ in 0..16 {

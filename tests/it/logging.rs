@@ -1,4 +1,4 @@
-//! Log lines: nothing waits for them, no write error ends the receiver, each event is one harmless line.
+//! Log lines: the receiver does not wait for them, write errors do not end it, and each event is one escaped line.
 
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::process::{Command, Stdio};
@@ -14,10 +14,10 @@ use crate::support::postgres::{new_database, rows, until_rows, url};
 use crate::support::process::{Process, Unobserved, closed_pipe, full_device, program, run_to_end};
 use crate::support::wait::{pause, until, within};
 
-/// Webhooks posted at once.
+/// Concurrent webhooks.
 const WAVE: usize = 64;
 
-/// Posts until lines are dropped: more than the pipe and the queue hold.
+/// Posts until the pipe and the queue are full and lines are dropped. Returns the number of webhooks.
 async fn drop_lines(receiver: &Unobserved) -> usize {
     for wave in 1..1000 {
         let posts = (0..WAVE).map(|n| async move { receiver.accept(&format!("{wave}-{n}")).await });
@@ -36,7 +36,7 @@ fn traced(dir: &TempDir, database: &str) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_receiver() {
+async fn a_closed_or_full_stderr_neither_ends_nor_slows_the_receiver() {
     for (name, stderr) in [("closed", Stdio::from(closed_pipe())), ("full", Stdio::from(full_device()))] {
         let (dir, database) = (TempDir::new().unwrap(), new_database().await);
         let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), stderr).await;
@@ -52,7 +52,7 @@ async fn a_closed_pipe_or_a_full_disk_for_stderr_neither_ends_nor_slows_the_rece
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_for_stderr_that_is_closed_later_does_not_end_the_receiver() {
+async fn a_stderr_pipe_that_is_closed_later_does_not_end_the_receiver() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -74,7 +74,7 @@ async fn a_pipe_for_stderr_that_is_closed_later_does_not_end_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nothing_reads_stops_neither_receiving_nor_recording_nor_the_end() {
+async fn an_unread_stderr_pipe_blocks_neither_receiving_nor_recording_nor_the_stop() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (mut reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -92,13 +92,13 @@ async fn a_log_that_nothing_reads_stops_neither_receiving_nor_recording_nor_the_
     }
 }
 
-/// Reads in the background, as a log driver that works again does.
+/// Reads all lines in the background.
 fn read_all(reader: PipeReader) -> std::thread::JoinHandle<Vec<String>> {
     std::thread::spawn(move || BufReader::new(reader).lines().map(Result::unwrap).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn once_the_log_is_read_again_the_number_of_dropped_lines_and_the_last_lines_are_in_it() {
+async fn when_the_log_is_read_again_it_has_the_number_of_dropped_lines_and_the_last_lines() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let (reader, writer) = std::io::pipe().unwrap();
     let receiver = Unobserved::start(&mut traced(&dir, &url(&database)), writer).await;
@@ -119,7 +119,7 @@ async fn once_the_log_is_read_again_the_number_of_dropped_lines_and_the_last_lin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_away() {
+async fn two_signals_end_a_receiver_with_a_stalled_log_and_without_postgresql() {
     let (dir, nowhere) = (TempDir::new().unwrap(), "postgres://nobody@127.0.0.1:1/none");
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut receiver = Unobserved::spawn(&mut traced(&dir, nowhere), writer);
@@ -138,7 +138,7 @@ async fn two_signals_end_a_receiver_whose_log_is_stalled_and_whose_database_is_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reader() {
+async fn a_start_error_is_the_last_line_and_the_exit_code_does_not_depend_on_stderr() {
     let dir = TempDir::new().unwrap();
     let failing = || {
         let mut command = program(dir.path());
@@ -156,7 +156,7 @@ async fn an_error_at_the_start_is_the_last_line_and_its_exit_code_needs_no_reade
 async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
     for stdout in [Stdio::from(closed_pipe()), Stdio::from(full_device())] {
         let dir = TempDir::new().unwrap();
-        // With the private PostgreSQL: only then does it write to standard output.
+        // With the private PostgreSQL, because only then the receiver writes to standard output.
         let receiver = Unobserved::start(program(dir.path()).stdout(stdout), Stdio::null()).await;
         receiver.accept("e").await;
         receiver.signal(Signal::TERM);
@@ -165,7 +165,7 @@ async fn a_closed_or_full_stdout_does_not_stop_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full_disk() {
+async fn commands_end_quietly_on_a_closed_stdout_and_do_not_panic_on_a_full_one() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
     process.wait_for("recording to PostgreSQL");
@@ -221,7 +221,7 @@ async fn a_command_whose_stdout_is_closed_ends_quietly_and_none_panics_on_a_full
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_event_is_one_line_whatever_characters_a_sender_uses() {
+async fn control_characters_of_senders_are_escaped_and_one_event_is_one_line() {
     let acts = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,4 +1,4 @@
-//! What requests cost in memory: heads and bodies are bounded, and each request that finds no memory is answered.
+//! Memory of requests: heads and bodies are bounded, and each request without memory is answered.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -23,7 +23,7 @@ use crate::support::wait::{until, within};
 
 const PATH: &str = "/webhooks/workflow-completed";
 
-/// The most memory that a process had resident so far.
+/// The maximum of resident memory so far.
 fn peak_resident_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -34,7 +34,7 @@ fn address(process: &Process) -> String {
     process.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned()
 }
 
-/// A request as one that sends all of it before it reads anything: many clients do.
+/// Sends the whole request before it reads the answer, as many clients do.
 async fn sent_before_reading(mut stream: TcpStream, request: Vec<u8>) -> String {
     let sent = within(stream.write_all(&request)).await;
     let mut answer = Vec::new();
@@ -44,7 +44,7 @@ async fn sent_before_reading(mut stream: TcpStream, request: Vec<u8>) -> String 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bounded() {
+async fn concurrent_large_bodies_are_all_answered_within_bounded_memory() {
     const BODY: usize = 4 << 20;
     const IN_FLIGHT: usize = 32 << 20;
     let dir = TempDir::new().unwrap();
@@ -75,14 +75,14 @@ async fn large_bodies_sent_at_once_are_all_answered_and_the_peak_memory_is_bound
     }
     let peak = peak_resident_kib(&process);
     println!("{taken} taken, {refused} refused, {before} KiB before, {peak} KiB at most");
-    // The budget, and as the fixed part what the spool's writer and the recorder take for one group.
+    // The budget, and a fixed part for the spool's writer and the recorder.
     let bound = before + (IN_FLIGHT as u64 >> 10) + (72 << 10);
     assert!(peak < bound, "{before} KiB before, {peak} KiB at most, more than {bound} KiB");
     process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signed_ones() {
+async fn stalled_bodies_with_forged_signatures_leave_memory_for_signed_ones() {
     let token = "a-token-of-enough-length";
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1 << 20;
@@ -107,24 +107,24 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
             rest(&mut stream).await
         }));
     }
-    // All of them together have sent nearly what is allowed in flight.
+    // Together they have sent nearly `max_bytes_in_flight`.
     until(async || {
         receiver.metric("requests_receiving_body").await == 24.0
             && receiver.metric("body_memory_bytes").await > 1_500_000.0
     })
     .await;
-    // A sender that the head verifies finds memory at once, since unverified ones get half of it.
+    // A sender verified by the head gets memory at once: unverified ones can use only half of it.
     let by_token =
         receiver.client.post(format!("{}/{token}", receiver.url)).body(body_of_size("token", 900_000));
     assert_eq!(by_token.send().await.unwrap().status(), 200);
-    // A sender whose signature is verified last gets the memory of the stalled ones.
+    // A sender whose signature is verified after the body gets the memory of the stalled ones.
     for n in 0..4 {
         let body = body_of_size(&format!("signed {n}"), 900_000);
         let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &body);
         let answer = request.body(body).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     }
-    // Each of those evicted was answered, and so are the rest.
+    // Evicted and late requests are answered.
     for stalled in stalled {
         let answer = stalled.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 408 "), "{answer}");
@@ -132,8 +132,8 @@ async fn stalled_bodies_with_forged_signatures_do_not_use_up_the_memory_of_signe
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
 
-/// Connects with a forged signature, announces a large body, sends `bytes` of it, and stalls; again at the pace of all
-/// strangers, once it was answered.
+/// Announces a large body with a forged signature, sends `bytes` of it, and stalls. Repeats that after the answer, at the
+/// common `pace`.
 async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace: Arc<Mutex<Interval>>) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let forged = format!(
@@ -153,7 +153,7 @@ async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_that_stall_do_not_keep_out_a_large_signed_body_that_is_sent_without_pause() {
+async fn stalled_unauthenticated_senders_do_not_block_a_large_signed_body() {
     const STRANGERS: usize = 1500;
     let dir = TempDir::new().unwrap();
     let process = Process::start(
@@ -189,7 +189,7 @@ async fn strangers_that_stall_do_not_keep_out_a_large_signed_body_that_is_sent_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_and_what_it_decompresses_to_both_count() {
+async fn a_compressed_and_its_decompressed_body_both_count() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1 << 20;
         s.http.max_bytes_in_flight = 100_000;
@@ -207,7 +207,7 @@ async fn a_body_and_what_it_decompresses_to_both_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_without_an_announced_size_are_received_in_bounded_memory() {
+async fn chunked_bodies_are_received_in_bounded_memory() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 1 << 20;
         s.http.max_bytes_in_flight = 1 << 20;
@@ -229,7 +229,7 @@ async fn bodies_without_an_announced_size_are_received_in_bounded_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn incomplete_heads_take_a_bounded_memory() {
+async fn incomplete_request_heads_need_bounded_memory() {
     const CONNECTIONS: usize = 2_000;
     let dir = TempDir::new().unwrap();
     let process = Process::start(
@@ -245,7 +245,7 @@ async fn incomplete_heads_take_a_bounded_memory() {
         let _ = within(stream.write_all(&head)).await;
         streams.push(stream);
     }
-    // A request that is complete is answered when all before it have been looked at.
+    // When this request is answered, all earlier connections have been read.
     let honest = Client::new().post(&process.url).body(execution("honest", "completed").to_string());
     assert_eq!(honest.send().await.unwrap().status(), 200);
     let peak = peak_resident_kib(&process);
@@ -255,11 +255,11 @@ async fn incomplete_heads_take_a_bounded_memory() {
     process.terminate();
 }
 
-/// More than the buffers between the two hold.
+/// More than the socket buffers hold.
 const MUCH: usize = 8 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset() {
+async fn a_rejected_sender_that_is_still_sending_gets_the_answer_and_no_reset() {
     let receiver = TestReceiver::start_with(|s| {
         s.http.max_body_bytes = 10 << 20;
         s.http.max_bytes_in_flight = 1 << 20;
@@ -276,7 +276,7 @@ async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset
     for (request, status) in [
         (post("/elsewhere", &announced), "404"),
         (post(PATH, &announced), "401"),
-        // More than `max_bytes_in_flight` can ever hold.
+        // Larger than `max_bytes_in_flight`.
         (post(&known, &announced), "503"),
         (post(&known, "content-length: 20000000\r\n"), "413"),
         (post(&known, &format!("x: {}\r\n", "x".repeat(100_000))), "431"),
@@ -285,7 +285,7 @@ async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset
         let answer = sent_before_reading(receiver.connect().await, request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
-    // All requests in flight wait for the disk: the next one is refused before its body is read.
+    // All requests in flight wait for the disk: the next one is rejected before its body is read.
     let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut waiting = JoinSet::new();
@@ -306,7 +306,7 @@ async fn a_sender_that_is_refused_while_it_still_sends_is_answered_and_not_reset
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_body_is_answered_408_however_often() {
+async fn many_late_bodies_are_all_answered_408() {
     let receiver =
         TestReceiver::start_on(no_database(), |s| s.http.body_timeout = Duration::from_millis(150)).await;
     let mut late = JoinSet::new();

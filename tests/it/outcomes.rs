@@ -1,8 +1,9 @@
-//! The rules for what is recorded: one row an execution, the first terminal outcome wins.
+//! The rules of recording: one row per execution, the first terminal status wins.
 
 use serde_json::{Value, json};
 
 use crate::support::fixtures::{execution, with};
+use crate::support::http::get_json;
 use crate::support::receiver::TestReceiver;
 
 async fn status(receiver: &TestReceiver) -> Value {
@@ -17,7 +18,7 @@ async fn conflicts(receiver: &TestReceiver) -> Vec<Value> {
         .await
 }
 
-/// Every rule holds between batches and within one: each is tried both ways.
+/// Checks a rule with the deliveries in several batches and in a single one.
 async fn both_ways(bodies: &[Value], expected: Value, expected_conflicts: &[Value]) {
     let one_by_one = TestReceiver::start().await;
     for body in bodies {
@@ -44,7 +45,7 @@ async fn a_duplicate_only_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_outcome_replaces_a_non_terminal_status() {
+async fn a_terminal_status_replaces_a_non_terminal_one() {
     for terminal in ["completed", "failed", "cancelled"] {
         both_ways(
             &[execution("e", "queued"), execution("e", "running"), execution("e", terminal)],
@@ -56,7 +57,7 @@ async fn a_terminal_outcome_replaces_a_non_terminal_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_non_terminal_status_never_replaces_a_terminal_outcome() {
+async fn a_late_non_terminal_status_never_replaces_a_terminal_one() {
     both_ways(
         &[execution("e", "failed"), execution("e", "running"), execution("e", "mystery")],
         json!({ "status": "failed", "deliveries": 3 }),
@@ -81,7 +82,7 @@ async fn among_non_terminal_statuses_the_latest_delivery_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_outcome_that_contradicts_the_first_is_kept_aside_and_never_applied() {
+async fn a_result_that_contradicts_the_first_is_stored_as_a_conflict_and_never_applied() {
     let (done, failed) = (execution("e", "completed"), execution("e", "failed"));
     both_ways(
         &[done.clone(), failed.clone(), done, failed.clone()],
@@ -92,7 +93,7 @@ async fn a_terminal_outcome_that_contradicts_the_first_is_kept_aside_and_never_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_status_with_another_outcome_is_a_contradiction_too() {
+async fn the_same_status_with_another_result_is_a_conflict() {
     let first = with(execution("e", "completed"), json!({ "output": ["a"], "bulk_id": "b" }));
     for other in [
         json!({ "output": ["b"] }),
@@ -113,7 +114,7 @@ async fn the_same_status_with_another_outcome_is_a_contradiction_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_outcome_told_in_other_words_is_a_duplicate() {
+async fn the_same_result_as_a_different_json_text_is_a_duplicate() {
     let receiver = TestReceiver::start().await;
     for body in [
         r#"{"execution_id":"e","workflow_id":"w","status":"completed","output":{"a":1,"b":[2.50]}}"#,
@@ -127,7 +128,50 @@ async fn the_same_outcome_told_in_other_words_is_a_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_are_kept() {
+async fn each_field_of_a_webhook_is_stored_and_shown_under_its_own_name() {
+    let receiver = TestReceiver::start().await;
+    let body = |id: &str, status: &str, what: &str| {
+        json!({
+            "execution_id": id, "workflow_id": format!("{what} workflow"), "bulk_id": format!("{what} bulk"),
+            "status": status, "error": format!("{what} error"), "error_cause": format!("{what} cause"),
+            "output": format!("{what} output"), "total_cost": what.len(),
+            "started_at": "2026-03-01T01:02:03Z", "completed_at": "2026-03-02T01:02:03Z",
+            "step_outputs": { "a": { "status": if what == "the" { "failed" } else { "completed" } } }
+        })
+    };
+    // One is inserted, and the other replaces a status.
+    receiver.accept(body("inserted", "completed", "the")).await;
+    receiver.accept(body("replaced", "running", "another")).await;
+    receiver.wait_until_recorded().await;
+    receiver.accept(body("replaced", "completed", "the")).await;
+    for (id, deliveries) in [("inserted", 1), ("replaced", 2)] {
+        let fields = json!({
+            "execution_id": id, "workflow_id": "the workflow", "bulk_id": "the bulk", "status": "completed",
+            "error": "the error", "error_cause": "the cause", "step_failed": true, "total_cost": 3,
+            "authenticated_by": "none", "deliveries": deliveries
+        });
+        let row = receiver
+            .row(&format!(
+                "SELECT *, started_at = '2026-03-01T01:02:03Z' AND completed_at = '2026-03-02T01:02:03Z' AS times
+                 FROM executions WHERE execution_id = '{id}'"
+            ))
+            .await;
+        let rest = json!({ "payload": body(id, "completed", "the"), "payload_bytes": null, "output": "the output",
+                           "times": true });
+        for (field, value) in fields.as_object().unwrap().iter().chain(rest.as_object().unwrap()) {
+            assert_eq!(&row[field], value, "{field} of {row}");
+        }
+        let shown = get_json(&receiver, &format!("/api/v1/executions/{id}")).await;
+        let times = json!({ "started_at": "2026-03-01T01:02:03Z", "completed_at": "2026-03-02T01:02:03Z",
+                            "duration_seconds": 86_400.0 });
+        for (field, value) in fields.as_object().unwrap().iter().chain(times.as_object().unwrap()) {
+            assert_eq!(&shown[field], value, "{field} of {shown}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_payload_has_unknown_fields() {
     let receiver = TestReceiver::start().await;
     let body = with(execution("e", "completed"), json!({ "version_id": "v2", "région": { "é": [1, null] } }));
     receiver.accept(&body).await;
@@ -162,7 +206,7 @@ async fn identifiers_are_opaque() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timestamp_that_cannot_be_read_is_null_and_stays_in_the_payload() {
+async fn an_unreadable_timestamp_is_null_and_stays_in_the_payload() {
     let receiver = TestReceiver::start().await;
     for (id, sent, recorded) in [
         ("utc", json!("2025-12-04T11:48:10.123456Z"), json!("2025-12-04 11:48:10.123456+00")),
@@ -185,7 +229,7 @@ async fn a_timestamp_that_cannot_be_read_is_null_and_stays_in_the_payload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_jsonb_cannot_hold_is_recorded_all_the_same_and_its_bytes_kept() {
+async fn a_body_that_jsonb_cannot_hold_is_recorded_as_bytes() {
     let receiver = TestReceiver::start().await;
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let huge = format!("1{}", "0".repeat(140_000));
@@ -214,7 +258,7 @@ async fn what_jsonb_cannot_hold_is_recorded_all_the_same_and_its_bytes_kept() {
         let rest = (&row["status"], &row["error_cause"], &row["deliveries"], &row["fits"]);
         assert_eq!(rest, (&json!("failed"), &json!("why"), &json!(2), &json!(fits)), "{id}");
     }
-    // An output that jsonb does hold is in its column, whatever stands beside it.
+    // An output that jsonb can hold is in its column even if the rest of the body is not.
     let row = receiver.row("SELECT output FROM executions WHERE execution_id = 'nul'").await;
     assert_eq!(row["output"], json!([1]));
     assert!(receiver.rows("SELECT * FROM quarantine").await.is_empty());
@@ -222,7 +266,7 @@ async fn what_jsonb_cannot_hold_is_recorded_all_the_same_and_its_bytes_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_one_column_cannot_hold_costs_only_that_column() {
+async fn a_value_that_its_column_cannot_hold_leaves_only_that_column_null() {
     let receiver = TestReceiver::start().await;
     for (id, odd) in [
         ("output", r#""inputs":"\u0000","output":1e-20000"#),
@@ -242,7 +286,7 @@ async fn what_only_one_column_cannot_hold_costs_only_that_column() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contradiction_among_outputs_that_jsonb_cannot_hold_is_seen() {
+async fn a_conflict_of_outputs_that_jsonb_cannot_hold_is_found() {
     let receiver = TestReceiver::start().await;
     for output in [r"\u0000a", r"\u0000a", r"\u0000b"] {
         receiver
@@ -256,7 +300,7 @@ async fn a_contradiction_among_outputs_that_jsonb_cannot_hold_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_deliveries_came_is_recorded() {
+async fn the_times_of_receipt_are_recorded() {
     let receiver = TestReceiver::start().await;
     let before = time::OffsetDateTime::now_utc();
     receiver.accept(execution("e", "completed")).await;

@@ -1,4 +1,4 @@
-//! The page that the receiver implements: its examples and its best practices.
+//! The examples and best practices of each::labs' webhook documentation.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn parsed(name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_successful_execution_of_the_page_is_recorded_whole() {
+async fn the_documented_completed_execution_is_recorded() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("completed.json")).await;
     let row =
@@ -30,7 +30,7 @@ async fn the_successful_execution_of_the_page_is_recorded_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_failed_execution_of_the_page_is_recorded_with_its_cause() {
+async fn the_documented_failed_execution_is_recorded_with_its_cause() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("failed.json")).await;
     let row = receiver.row("SELECT * FROM executions").await;
@@ -42,7 +42,7 @@ async fn the_failed_execution_of_the_page_is_recorded_with_its_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bulk_webhook_of_the_page_is_grouped_by_its_bulk_id() {
+async fn the_documented_bulk_webhook_is_grouped_by_its_bulk_id() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("bulk-completed.json")).await;
     let row = receiver.row("SELECT execution_id, bulk_id FROM executions").await;
@@ -60,7 +60,7 @@ async fn the_bulk_webhook_of_the_page_is_grouped_by_its_bulk_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_execution_with_a_failed_step_and_a_null_bulk_is_recorded_as_completed() {
+async fn a_completed_execution_with_a_failed_step_and_a_null_bulk_is_completed() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("full-execution.json")).await;
     let row = receiver
@@ -78,10 +78,10 @@ async fn a_full_execution_with_a_failed_step_and_a_null_bulk_is_recorded_as_comp
     assert!(receiver.rows("SELECT * FROM bulks").await.is_empty());
 }
 
-/// "Implement idempotency using `execution_id` as a deduplication key." Two of the page's examples
-/// share theirs, so whichever comes first is the outcome, and the other contradicts it.
+/// "Implement idempotency using `execution_id` as a deduplication key." Two of the documented examples have the same
+/// `execution_id`: the first one is recorded, the other one is a conflict.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_examples_posted_three_times_each_in_any_order_leave_one_row_an_execution() {
+async fn the_examples_sent_three_times_in_any_order_leave_one_row_per_execution() {
     let files = ["completed.json", "failed.json", "bulk-completed.json"];
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         for interleaved in [false, true] {

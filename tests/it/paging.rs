@@ -1,4 +1,4 @@
-//! Lists, page by page.
+//! Paging of lists.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, item_fields};
 use crate::support::receiver::TestReceiver;
 
-/// All pages of a list, `limit` items each at most; `between` is done after each.
+/// The items of all pages with this `limit`. Runs `between` after each page.
 async fn pages(receiver: &TestReceiver, path: &str, limit: usize, between: impl AsyncFn()) -> Vec<Value> {
     let (mut all, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -26,7 +26,7 @@ async fn pages(receiver: &TestReceiver, path: &str, limit: usize, between: impl 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
+async fn paging_neither_skips_nor_repeats_rows_while_new_ones_are_recorded() {
     let receiver = TestReceiver::start().await;
     let inserted = "
         INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
@@ -76,7 +76,7 @@ async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
             let keys: HashSet<_> =
                 old.iter().map(|item| format!("{} {}", item[key], item["position"])).collect();
             assert_eq!((old.len(), keys.len()), (count, count), "{path} {period}");
-            // As texts they have no order: zeros at the end are left out.
+            // The texts have no order: trailing zeros are missing.
             let time = |item: &Value| {
                 OffsetDateTime::parse(item["first_received_at"].as_str().unwrap(), &Rfc3339).unwrap()
             };
@@ -86,9 +86,9 @@ async fn pages_hold_all_that_was_there_once_whatever_comes_meanwhile() {
     }
 }
 
-/// So many that no page may look at all of them.
+/// More rows than the scan limit of a page.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_rare_is_found_behind_pages_that_are_short_or_empty() {
+async fn rare_rows_are_found_after_short_or_empty_pages() {
     let receiver = TestReceiver::start().await;
     let inserted = "
         INSERT INTO executions (execution_id, workflow_id, status, error_cause, output, payload, deliveries,
@@ -126,9 +126,9 @@ async fn what_is_rare_is_found_behind_pages_that_are_short_or_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made_much() {
+async fn results_continue_within_an_execution_with_many_outputs_and_after_one_with_large_outputs() {
     let receiver = TestReceiver::start().await;
-    // What PostgreSQL cannot make small.
+    // PostgreSQL cannot compress it.
     let words = (0_u64..400_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
     let noise = words.map(|word| format!("{word:016x}")).collect::<Vec<_>>().concat();
     receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null] }))).await;
@@ -154,9 +154,9 @@ async fn results_go_on_within_an_execution_that_made_many_and_past_one_that_made
     assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
 }
 
-/// Outputs that PostgreSQL compresses to a hundredth.
+/// PostgreSQL compresses these outputs to a hundredth.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_results_ends_before_its_text_is_large() {
+async fn a_page_of_results_is_limited_in_bytes() {
     let receiver = TestReceiver::start().await;
     for n in 0..12 {
         let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n] });

@@ -1,4 +1,4 @@
-//! How PostgreSQL comes by what operators ask over HTTP: by an index, and in the order of the list.
+//! The plans of the queries of the read API: by an index, in the order of the list.
 
 use sqlx::PgConnection;
 
@@ -7,8 +7,7 @@ use crate::support::http::get_json;
 use crate::support::postgres::{scans, server_log};
 use crate::support::receiver::TestReceiver;
 
-/// What PostgreSQL is sent over the connections for reading when `path` is asked: a statement to prepare, and the
-/// query that executes it with what was asked.
+/// A statement that PostgreSQL received for a request, to prepare, and the query that executes it with its values.
 struct Sent {
     prepare: String,
     query: String,
@@ -20,7 +19,7 @@ async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
     let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
     let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
-    // All lines of an entry but its first begin with a tab.
+    // Each line of an entry after the first begins with a tab.
     let log = server_log()[before..].replace("\n\t", "\r");
     let said: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(&pid)?.1)).collect();
     let with_values = said.windows(2).enumerate().filter_map(|(n, pair)| {
@@ -42,12 +41,12 @@ async fn prepare(connection: &mut PgConnection, sent: &Sent) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(&*sent.prepare)).execute(connection).await.unwrap();
 }
 
-/// An index and nothing else leads to the rows, and they come from it in the list's order: nothing is sorted but what
-/// has the same time, and what one execution made.
+/// Asserts that only this index is used, and that it has the order of the list: only rows with the same time and the
+/// results of one execution are sorted.
 async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
     for sent in sent(receiver, path).await {
         prepare(connection, &sent).await;
-        // The outputs of executions that are known by then.
+        // The outputs are read by the identifiers of the executions.
         let by_key = sent.prepare.contains("jsonb_path_query_array");
         let index = if by_key { "executions_pkey" } else { index };
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {}", sent.query));
@@ -69,7 +68,7 @@ async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &s
     }
 }
 
-/// A month of executions, of which one workflow ran at its beginning only, and some have a status that is rare.
+/// A month of executions. One workflow ran at its beginning only, and some executions have a rare status.
 async fn a_month() -> (TestReceiver, PgConnection) {
     let receiver = TestReceiver::start_with(|settings| settings.admin.read_connections = 1).await;
     let mut connection = receiver.connection().await;
@@ -84,7 +83,7 @@ async fn a_month() -> (TestReceiver, PgConnection) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_filter_of_every_list_is_led_by_an_index_in_the_order_of_the_list() {
+async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
     let (receiver, mut connection) = a_month().await;
     for (path, index) in [
         ("executions?limit=50", "executions_first_received_at"),
@@ -119,7 +118,7 @@ async fn every_filter_of_every_list_is_led_by_an_index_in_the_order_of_the_list(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_asked_reads_a_table_whole() {
+async fn no_query_scans_a_whole_table() {
     let (receiver, mut connection) = a_month().await;
     let numbers = "SELECT (SELECT min(conflict_id) FROM execution_conflicts) AS conflict,
         (SELECT min(quarantine_id) FROM quarantine) AS quarantined";
@@ -158,5 +157,5 @@ async fn nothing_that_is_asked_reads_a_table_whole() {
         );
     }
     let whole = scans(&mut connection, "SELECT * FROM executions").await;
-    assert_eq!(whole, ["Seq Scan on executions"], "it would be seen");
+    assert_eq!(whole, ["Seq Scan on executions"], "a sequential scan is recognised");
 }

@@ -1,7 +1,7 @@
 //! The program: its start and stop, the private PostgreSQL, secrets.
 
 use reqwest::Client;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -10,6 +10,7 @@ use crate::support::fixtures::{example, execution, with};
 use crate::support::http::signed;
 use crate::support::postgres::{new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end, running_postgres};
+use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_the_program_refuses_to_listen_beyond_loopback() {
@@ -192,6 +193,31 @@ async fn without_a_database_url_a_private_postgres_starts_and_stops_with_the_pro
     let ids = "SELECT execution_id FROM executions";
     until_rows(&running_postgres(dir.path()).unwrap(), ids, 3).await;
     process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_private_postgres_is_restarted_and_webhooks_are_accepted_meanwhile() {
+    let dir = TempDir::new().unwrap();
+    let postgres = dir.path().canonicalize().unwrap().join("data/postgres");
+    let database = format!("postgres:///workflow_receiver?host={}&user=postgres", postgres.display());
+    let database: sqlx::postgres::PgConnectOptions = database.parse().unwrap();
+    let mut process = Process::start(&mut program(dir.path()));
+    process.wait_for("recording to PostgreSQL");
+    for times in 1..=2 {
+        let pid = std::fs::read_to_string(postgres.join("data/postmaster.pid")).unwrap();
+        let pid = Pid::from_raw(pid.lines().next().unwrap().parse().unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        process.accept(execution(&format!("e{times}"), "completed")).await;
+        let count = |process: &Process, text: &str| process.log.iter().filter(|l| l.contains(text)).count();
+        while count(&process, "the private PostgreSQL was restarted") < times {
+            process.wait_at_most(std::time::Duration::from_secs(60));
+        }
+        assert_eq!(count(&process, "the private PostgreSQL ended"), times);
+        let ids = "SELECT execution_id FROM executions";
+        until(async || rows(&database, ids).await.len() == times).await;
+    }
+    process.terminate();
+    assert!(!postgres.join("data/postmaster.pid").exists(), "the private PostgreSQL has stopped");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Whatever is sent: the answer is one of the table's, and what was accepted is stored as it was sent.
+//! Properties of any request: a documented status, and an accepted body is stored as sent.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -21,7 +21,7 @@ fn json_value() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        // Such as are read back to the last bit.
+        // Numbers that survive a round trip exactly.
         any::<i32>().prop_map(|n| Number::from_f64(f64::from(n) / 64.0).into()),
         any::<String>().prop_map(Value::from),
     ];
@@ -35,7 +35,7 @@ fn json_value() -> impl Strategy<Value = Value> {
 }
 
 #[test]
-fn whatever_bytes_come_the_answer_is_one_of_the_tables() {
+fn any_bytes_get_a_documented_status() {
     let runtime = Runtime::new().unwrap();
     let receiver = runtime.block_on(TestReceiver::start());
     let nearly = prop_oneof![
@@ -76,7 +76,7 @@ fn whatever_bytes_come_the_answer_is_one_of_the_tables() {
 }
 
 #[test]
-fn whatever_is_an_execution_is_stored_as_it_was_sent() {
+fn any_execution_is_stored_as_sent() {
     let runtime = Runtime::new().unwrap();
     let receiver = runtime.block_on(TestReceiver::start());
     let id = "[^\\x00]{1,60}";

@@ -1,4 +1,4 @@
-//! How what is too old is removed: beside others, in the background, interrupted, by an index.
+//! Removal of expired rows: concurrently, in the background, interrupted, by an index.
 
 use std::io::Read;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::support::retention::{age_by_three_days, old_executions_sql, prune, pr
 use crate::support::wait::{until, within};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
+async fn locked_rows_are_skipped_without_a_wait() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, &old_executions_sql(2_500)).await;
     let mut writer = receiver.connection().await;
-    // Who waits for it all the same, waits a minute and finds too much.
+    // A prune that waits for the lock would wait a minute and then remove too many rows.
     let lock = "SET idle_in_transaction_session_timeout = '1min'; BEGIN;
         SELECT FROM executions WHERE execution_id IN ('many-7', 'many-2000') FOR UPDATE";
     sqlx::raw_sql(lock).execute(&mut writer).await.unwrap();
@@ -34,7 +34,7 @@ async fn what_somebody_writes_to_is_passed_by_and_waited_for_by_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
+async fn concurrent_prunes_and_deliveries_remove_each_row_once() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, &old_executions_sql(6_000)).await;
     let deliveries = async {
@@ -57,7 +57,7 @@ async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
     };
     let ((), one, other) = tokio::join!(deliveries, prunes(), prunes());
     let left = pruned(&receiver, &[("EXECUTIONS", "1d")])["executions"].as_i64().unwrap();
-    // What was delivered in time stays, and what was delivered too late is there anew.
+    // Executions that were redelivered before their removal stay; the others are recorded again.
     let kept = receiver
         .row("SELECT count(*), count(*) FILTER (WHERE deliveries = 2) AS in_time FROM executions")
         .await;
@@ -66,21 +66,21 @@ async fn several_remove_and_others_deliver_at_once_and_each_row_goes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_meets_the_removal_of_its_execution_is_recorded_anew() {
+async fn a_delivery_concurrent_with_the_removal_of_its_execution_is_recorded_again() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
     receiver.wait_until_recorded().await;
     let mut remover = receiver.connection().await;
     sqlx::raw_sql("BEGIN; SELECT FROM executions FOR UPDATE").execute(&mut remover).await.unwrap();
     receiver.accept(execution("e", "failed")).await;
-    // It has seen the row, and waits for it.
+    // Recording waits for the lock of the row.
     receiver.until_blocked().await;
     sqlx::raw_sql("DELETE FROM executions; COMMIT").execute(&mut remover).await.unwrap();
     let row = receiver.row("SELECT status, deliveries FROM executions").await;
     assert_eq!(row, json!({ "status": "failed", "deliveries": 1 }));
 }
 
-/// A database that holds something of each kind, and what `statements` make, all three days old.
+/// A database with rows of each kind and those of `statements`, all three days old.
 async fn old_database(statements: &str) -> (TempDir, PgConnectOptions) {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "completed"), json!({ "bulk_id": "b" }))).await;
@@ -94,7 +94,7 @@ async fn old_database(statements: &str) -> (TempDir, PgConnectOptions) {
 const TWO_DAYS: Option<Duration> = Some(Duration::from_hours(48));
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_receiver_removes_what_is_too_old_by_itself() {
+async fn a_running_receiver_removes_expired_rows() {
     let (dir, database) = old_database(&old_executions_sql(2_500)).await;
     let receiver = TestReceiver::start_in(dir, database, |settings| {
         let retention = &mut settings.retention;
@@ -112,10 +112,10 @@ async fn a_running_receiver_removes_what_is_too_old_by_itself() {
         assert_eq!(receiver.metric(&format!("pruned_total{{kind=\"{kind}\"}}")).await, rows, "{kind}");
     }
     receiver.accept(execution("e", "completed")).await;
-    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "and receives");
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "the receiver still records");
 }
 
-/// Holds up who removes contradictions.
+/// Blocks the removal of conflicts.
 async fn hold(database: &PgConnectOptions) -> PgConnection {
     let mut connection = PgConnection::connect_with(database).await.unwrap();
     let lock = "BEGIN; LOCK TABLE execution_conflicts";
@@ -123,7 +123,7 @@ async fn hold(database: &PgConnectOptions) -> PgConnection {
     connection
 }
 
-/// Such that what is held up is given up by nobody.
+/// Time limits that are longer than the test.
 fn patient(settings: &mut Settings) {
     settings.retention.conflicts = TWO_DAYS;
     settings.recorder.max_backoff = Duration::from_millis(100);
@@ -132,7 +132,7 @@ fn patient(settings: &mut Settings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removing_ends_at_once_when_the_receiver_stops() {
+async fn pruning_ends_at_once_when_the_receiver_stops() {
     let (dir, database) = old_database("SELECT").await;
     let held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
@@ -142,7 +142,7 @@ async fn removing_ends_at_once_when_the_receiver_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_interrupts_removing_is_said_and_outlived() {
+async fn an_interrupted_round_is_reported_and_repeated() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
@@ -151,14 +151,14 @@ async fn what_interrupts_removing_is_said_and_outlived() {
     until(async || receiver.metric("prune_failing").await == 1.0).await;
     assert_eq!(receiver.metric("prune_success_timestamp_seconds").await, 0.0);
     receiver.accept(execution("meanwhile", "completed")).await;
-    assert_eq!(receiver.ready().await.1["status"], "ok", "webhooks are taken and recorded");
+    assert_eq!(receiver.ready().await.1["status"], "ok", "webhooks are accepted and recorded");
     sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
     until(async || receiver.metric("prune_failing").await == 0.0).await;
     assert_eq!(receiver.metric("pruned_total{kind=\"conflicts\"}").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_receivers_one_removes() {
+async fn one_of_several_receivers_prunes() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
     let receiver = TestReceiver::start_in(dir, database, patient).await;
@@ -177,7 +177,7 @@ async fn of_several_receivers_one_removes() {
     other.terminate();
 }
 
-/// The statements that find and remove, as they stand, with values in place of their parameters.
+/// The statements that visit and remove rows, with values in place of their parameters.
 fn statements() -> Vec<(&'static str, String)> {
     let walk = |statement: &str| {
         let statement = statement.replace("$1", "timestamptz '2026-02-10'").replace("$2", "'0'");
@@ -208,7 +208,7 @@ fn statements() -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_old_is_found_and_removed_by_an_index() {
+async fn expired_rows_are_found_and_removed_by_an_index() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, A_MONTH).await;
     let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
@@ -225,7 +225,7 @@ async fn what_is_too_old_is_found_and_removed_by_an_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_terminal_it_shows_how_far_it_is() {
+async fn prune_shows_its_progress_on_a_terminal() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, &old_executions_sql(150)).await;
     let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();

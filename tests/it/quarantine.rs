@@ -1,4 +1,4 @@
-//! What is no execution: kept, looked at, mended, dropped; and how much of it.
+//! The quarantine: storing, listing, retrying, dropping, and its limits.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -8,7 +8,7 @@ use crate::support::postgres::url;
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 
-/// `workflow-receiver quarantine …` on the receiver's database.
+/// Runs `workflow-receiver quarantine …` on the receiver's database.
 fn quarantine(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
@@ -20,11 +20,11 @@ fn changed(id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_format_comes_out_recorded_with_a_mapping() {
+async fn webhooks_in_a_changed_format_are_recorded_with_a_mapping() {
     let receiver = TestReceiver::start().await;
     for id in ["one", "one", "two"] {
         assert_eq!(receiver.post(changed(id).to_string()).await.status(), 422);
-        // One after the other, so that their numbers are known.
+        // One by one, so that the numbers are known.
         receiver.wait_until_recorded().await;
     }
     assert_eq!(receiver.post(r#"{"executionId":"three"}"#).await.status(), 422);
@@ -72,7 +72,7 @@ async fn a_changed_format_comes_out_recorded_with_a_mapping() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
+async fn retry_after_an_upgrade_records_bodies_that_can_be_parsed_now() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("known", "completed")).await;
     for body in [execution("new", "completed"), execution("known", "completed"), execution("known", "failed")]
@@ -100,7 +100,7 @@ async fn after_an_upgrade_what_can_be_read_now_is_recorded_without_a_mapping() {
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
 }
 
-/// Puts a body where a receiver would have put it that could not read it yet.
+/// Stores a body like an older receiver that could not parse it.
 async fn insert_entry(receiver: &TestReceiver, body: &[u8], intact: bool) {
     let keep = "INSERT INTO quarantine
             (reason, body, body_sha256, intact, deliveries, first_received_at, last_received_at)
@@ -110,7 +110,7 @@ async fn insert_entry(receiver: &TestReceiver, body: &[u8], intact: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_array_each_execution_is_recorded_or_none() {
+async fn retry_records_all_executions_of_an_array_or_none() {
     let receiver = TestReceiver::start().await;
     let element = |id: &str| json!({ "id": id, "workflow_id": "w", "status": "completed" });
     assert_eq!(receiver.post(json!([element("a"), element("b")]).to_string()).await.status(), 422);
@@ -126,7 +126,7 @@ async fn of_an_array_each_execution_is_recorded_or_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_means_all_of_them_but_not_what_the_disk_has_altered() {
+async fn retry_all_skips_damaged_bodies() {
     let receiver = TestReceiver::start().await;
     let altered = execution("altered", "faihed").to_string();
     insert_entry(&receiver, altered.as_bytes(), false).await;
@@ -143,7 +143,7 @@ async fn all_means_all_of_them_but_not_what_the_disk_has_altered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_postgres_does_not_take_as_it_is_is_retried_as_bytes() {
+async fn retry_degrades_an_execution_that_postgresql_rejects() {
     let receiver = TestReceiver::start().await;
     sqlx::raw_sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
@@ -160,9 +160,9 @@ async fn what_postgres_does_not_take_as_it_is_is_retried_as_bytes() {
     assert_eq!(row, json!({ "status": "completed", "as_bytes": true }));
 }
 
-/// The same body keeps coming while it is tried again, by two at once.
+/// The same body is received again while two retries run.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_neither_loses_nor_repeats_what_comes_meanwhile() {
+async fn a_retry_neither_loses_nor_repeats_deliveries_received_meanwhile() {
     let receiver = TestReceiver::start().await;
     let mut sent = 0;
     for _ in 0..5 {
@@ -192,7 +192,7 @@ async fn a_retry_neither_loses_nor_repeats_what_comes_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dropped_is_gone_and_what_is_not_there_is_said() {
+async fn drop_deletes_entries_and_reports_missing_ones() {
     let receiver = TestReceiver::start().await;
     assert_eq!(receiver.post("{}").await.status(), 422);
     let id = receiver.row("SELECT quarantine_id AS id FROM quarantine").await["id"].to_string();
@@ -205,14 +205,14 @@ async fn what_is_dropped_is_gone_and_what_is_not_there_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
+async fn the_quarantine_has_a_limit_but_always_stores_acknowledged_webhooks() {
     let receiver = TestReceiver::start_with(|settings| {
         settings.quarantine.max_rows = 3;
         settings.quarantine.max_bytes = 1_000;
     })
     .await;
     let body = |n: usize, size: usize| format!(r#"{{"n":{n},"fill":"{}"}}"#, "x".repeat(size));
-    // All in one batch: the one that is too large takes nobody's room.
+    // In one batch: the body that is too large does not count against the limit.
     let held = receiver.hold_recording().await;
     assert_eq!(receiver.post(body(0, 2_000)).await.status(), 422, "too large for it");
     for n in 1..=5 {
@@ -223,7 +223,7 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     let kept = receiver.rows("SELECT deliveries FROM quarantine ORDER BY deliveries DESC").await;
     assert_eq!(kept.iter().map(|row| &row["deliveries"]).collect::<Vec<_>>(), [2, 1, 1]);
     assert_eq!(receiver.metric("quarantine_dropped_total").await, 3.0);
-    // And one by one.
+    // One by one.
     for n in 6..8 {
         assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
         receiver.wait_until_recorded().await;
@@ -231,7 +231,7 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
     assert_eq!(receiver.metric("quarantine_dropped_total").await, 5.0);
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 3);
 
-    // Accepted with 200, and refused by PostgreSQL afterwards.
+    // Answered 200, and rejected by PostgreSQL afterwards.
     sqlx::raw_sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW WHEN (NEW.execution_id = 'refused')
@@ -246,7 +246,7 @@ async fn it_holds_so_much_and_no_more_but_always_what_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quarantine_of_a_private_postgres_is_reached_while_it_runs() {
+async fn the_quarantine_command_reaches_a_running_private_postgresql() {
     let dir = TempDir::new().unwrap();
     let list = || run_to_end(program(dir.path()).args(["quarantine", "list"]));
     let (text, code) = list();
@@ -254,7 +254,7 @@ async fn the_quarantine_of_a_private_postgres_is_reached_while_it_runs() {
     let mut process = Process::start(&mut program(dir.path()));
     process.wait_for("recording to PostgreSQL");
     let (text, code) = list();
-    assert!(code == Some(0) && text.contains("reason"), "{text}");
+    assert!(code == Some(0) && text.contains("The quarantine is empty"), "{text}");
     process.terminate();
     assert_eq!(list().1, Some(1));
 }

@@ -1,4 +1,4 @@
-//! Recording over several connections at once: the order within an execution, and what is stuck.
+//! Recording over several connections: per-execution order, stuck batches, lost connections.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn over_two(settings: &mut Settings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_outcome_wins_over_however_many_connections_they_come() {
+async fn the_first_terminal_status_wins_over_several_connections() {
     let outcomes = ["first", "second", "third"];
     let bodies = (0..40).flat_map(|n| {
         let outcome = move |what| with(execution(&format!("e{n}"), "completed"), json!({ "output": what }));
@@ -37,11 +37,15 @@ async fn the_first_outcome_wins_over_however_many_connections_they_come() {
     let won = receiver.row("SELECT count(*) FROM executions WHERE output = '\"first\"'").await;
     assert_eq!(won["count"], 40);
     assert_eq!(receiver.row("SELECT count(*) FROM execution_conflicts").await["count"], 80);
-    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "they never met");
+    assert_eq!(
+        receiver.metric("record_retries_total").await,
+        0.0,
+        "batches never waited for each other's locks"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_news_stands_over_however_many_connections_they_come() {
+async fn the_latest_non_terminal_status_stands_over_several_connections() {
     let news = ["s1", "s2", "s3", "s4", "s5", "s6"];
     let bodies = (0..40).flat_map(|n| news.map(|status| execution(&format!("e{n}"), status).to_string()));
     let receiver =
@@ -50,7 +54,7 @@ async fn the_last_news_stands_over_however_many_connections_they_come() {
     assert_eq!(last["count"], 40);
 }
 
-/// e0 is not recorded before the connection that comes of it is closed.
+/// e0 is not recorded until the returned connection is closed.
 async fn stuck_at_e0(database: &PgConnectOptions) -> PgConnection {
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut connection = PgConnection::connect_with(database).await.unwrap();
@@ -64,17 +68,17 @@ async fn stuck_at_e0(database: &PgConnectOptions) -> PgConnection {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_there_on() {
+async fn a_stuck_batch_delays_no_other_batch_in_flight_and_the_spool_keeps_all_of_them() {
     let database = new_database().await;
     let stuck = stuck_at_e0(&database).await;
     let receiver =
         TestReceiver::start_in(spool_holding(numbered_executions(200)).await, database, |settings| {
             in_batches_of_one(settings);
-            // Before it, the stuck delivery does not count as one that fails alone.
+            // Longer than the test: the delivery does not become one that fails alone.
             settings.database.statement_timeout = Duration::from_mins(10);
         })
         .await;
-    // Of the 128 that are in hand, the stuck one is the first.
+    // The stuck batch is the first of 128 in flight.
     let recorded = async || receiver.rows_now("SELECT count(*) FROM executions").await[0]["count"].clone();
     let start = Instant::now();
     until(async || recorded().await == 127).await;
@@ -93,7 +97,7 @@ async fn a_batch_that_is_stuck_holds_up_no_other_and_the_spool_keeps_all_from_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
+async fn a_small_batch_is_recorded_while_another_is_stuck() {
     let database = new_database().await;
     let stuck = stuck_at_e0(&database).await;
     let receiver = TestReceiver::start_on(database, over_two).await;
@@ -108,7 +112,7 @@ async fn what_comes_while_a_batch_is_stuck_is_recorded_however_little_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_little_waits_behind_others_is_recorded_before_the_end() {
+async fn a_small_batch_after_others_is_recorded_before_the_receiver_stops() {
     let receiver = TestReceiver::start_with(over_two).await;
     let held = receiver.hold_recording().await;
     for body in numbered_executions(20) {
@@ -119,7 +123,7 @@ async fn what_little_waits_behind_others_is_recorded_before_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fewer_connections_than_wanted_are_enough() {
+async fn recording_works_with_fewer_connections_than_configured() {
     let database = new_database().await;
     let role = format!("lonely_{}", std::process::id());
     let (dir, _) = TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
@@ -142,7 +146,7 @@ async fn fewer_connections_than_wanted_are_enough() {
     }
     receiver.wait_until_recorded().await;
     assert_eq!(count().await, 20);
-    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "they take turns");
+    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "workers take turns");
     let end =
         format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'");
     rows(&database, &end).await;
@@ -157,7 +161,7 @@ async fn fewer_connections_than_wanted_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_somebody_has_emptied_does_not_hold_up_what_comes_next() {
+async fn rows_deleted_from_the_spool_do_not_delay_the_next_delivery() {
     let database = new_database().await;
     let later = database.clone().database("made_later");
     let receiver = TestReceiver::start_on(later.clone(), impatient).await;
@@ -173,7 +177,7 @@ async fn a_spool_that_somebody_has_emptied_does_not_hold_up_what_comes_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quarantine_keeps_no_more_than_it_may_over_however_many_connections_they_come() {
+async fn the_limit_of_the_quarantine_holds_over_several_connections() {
     let database = new_database().await;
     let change = |settings: &mut Settings| {
         settings.recorder.connections = 4;
@@ -197,7 +201,7 @@ async fn the_quarantine_keeps_no_more_than_it_may_over_however_many_connections_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_were_ended_meanwhile_are_no_failure() {
+async fn lost_idle_connections_are_replaced_without_a_failure() {
     let receiver = TestReceiver::start_in(
         spool_holding(numbered_executions(40)).await,
         new_database().await,

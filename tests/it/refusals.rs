@@ -1,4 +1,4 @@
-//! What the admin port does not answer, and why: to whom, and when.
+//! Problems of the admin port, and protection against cross-origin requests and DNS rebinding.
 
 use reqwest::header::{AUTHORIZATION, HOST};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::postgres::no_database;
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::until;
 
-/// The problem that is answered to one that is not.
+/// Status and problem of a failed request.
 async fn problem(receiver: &TestReceiver, path: &str) -> (u16, Value) {
     let answer = receiver.get(path).await;
     assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path}");
@@ -18,7 +18,7 @@ async fn problem(receiver: &TestReceiver, path: &str) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_asked_is_said_with_what_can() {
+async fn invalid_parameters_are_problems_that_name_the_allowed_values() {
     let receiver = sample_receiver().await;
     let cursor = get_json(&receiver, "/api/v1/executions?limit=1").await["next"].as_str().unwrap().to_owned();
     for (query, name, allowed) in [
@@ -90,7 +90,7 @@ async fn what_cannot_be_asked_is_said_with_what_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_shown_without_the_token_where_there_is_one() {
+async fn every_path_requires_the_token_if_it_is_set() {
     let token = "an_admin_token_of_some_length";
     let receiver = TestReceiver::start_with(|settings| settings.admin.token = token.into()).await;
     let document: Value = receiver
@@ -133,9 +133,9 @@ async fn nothing_is_shown_without_the_token_where_there_is_one() {
     }
 }
 
-/// A page from elsewhere can have its own name lead to loopback, and would then be of the same origin.
+/// DNS rebinding: a web page can point its own name to loopback, and then has the same origin.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_what_is_recorded_is_shown_under_an_address_only() {
+async fn without_a_token_dns_rebinding_is_rejected() {
     let receiver = TestReceiver::start().await;
     for (host, path, status) in [
         ("evil.example:9090", "/api/v1/executions", 421),
@@ -156,12 +156,12 @@ async fn without_a_token_what_is_recorded_is_shown_under_an_address_only() {
     }
 }
 
-/// What a page makes its visitor's browser send, across origins or by DNS rebinding.
+/// Requests that a web page makes a browser send, across origins or by DNS rebinding.
 #[tokio::test(flavor = "multi_thread")]
-async fn web_pages_post_no_webhooks_where_nothing_authenticates_senders() {
+async fn web_pages_cannot_post_webhooks_without_authentication() {
     let token = "a-token-of-enough-length";
     let open = TestReceiver::start().await;
-    // By the operator's word it may have any name, which a proxy in front passes on.
+    // With allow_unauthenticated, any name is accepted: a proxy may pass it on.
     let named = TestReceiver::start_with(|s| s.auth.allow_unauthenticated = true).await;
     let closed = TestReceiver::start_with(|s| s.auth.url_tokens = Secrets::of(&[token])).await;
     for (name, value, status) in [
@@ -187,7 +187,7 @@ async fn web_pages_post_no_webhooks_where_nothing_authenticates_senders() {
         let answer =
             named.client.post(&named.url).header(name, value).body(body.clone()).send().await.unwrap();
         assert_eq!(answer.status(), if name == "host" { 200 } else { status }, "{name}: {value}");
-        // A sender that shows a token is known, whatever else it sends.
+        // A sender with a token is authenticated; Origin does not matter.
         let known = closed.client.post(format!("{}/{token}", closed.url)).header(name, value).body(body);
         assert_eq!(known.send().await.unwrap().status(), 200, "{name}: {value}");
     }
@@ -196,7 +196,7 @@ async fn web_pages_post_no_webhooks_where_nothing_authenticates_senders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_postgres_away_it_is_said_and_webhooks_are_taken() {
+async fn without_postgres_queries_are_problems_and_webhooks_are_accepted() {
     let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
     for path in ["executions", "bulks/b", "overview", "export/executions"] {
         let (status, problem) = problem(&receiver, &format!("/api/v1/{path}")).await;
@@ -213,7 +213,7 @@ async fn with_postgres_away_it_is_said_and_webhooks_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
+async fn queries_have_their_own_connections_and_time_limit_and_are_read_only() {
     let receiver = TestReceiver::start_with(|settings| {
         settings.admin.read_connections = 1;
         settings.admin.statement_timeout = std::time::Duration::from_secs(20);
@@ -225,13 +225,13 @@ async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
     let backend = "SELECT pid FROM pg_stat_activity WHERE application_name = 'workflow-receiver reading'
         AND datname = current_database()";
     assert_eq!(receiver.rows(backend).await.len(), 1);
-    // None is left in a transaction, which would hold up vacuum.
+    // No connection stays in a transaction, which would delay vacuum.
     for one in ["executions/none", "bulks/none", "conflicts/0", "executions/e"] {
         receiver.get(&format!("/api/v1/{one}")).await;
         let state = format!("SELECT state FROM pg_stat_activity WHERE pid IN ({backend})");
         assert_eq!(receiver.row(&state).await["state"], "idle", "{one}");
     }
-    // One that is lost is made anew.
+    // A lost connection is replaced.
     let end = format!("SELECT pg_terminate_backend(pid, 10000) FROM ({backend}) AS b");
     sqlx::raw_sql(sqlx::AssertSqlSafe(end)).execute(&mut receiver.connection().await).await.unwrap();
     get_json(&receiver, "/api/v1/executions").await;
@@ -241,7 +241,7 @@ async fn questions_have_connections_and_a_time_of_their_own_and_only_read() {
     let (slow, busy) = tokio::join!(problem(&receiver, "/api/v1/bulks"), async {
         let blocked = format!("{backend} AND wait_event_type = 'Lock'");
         until(async || !receiver.rows(&blocked).await.is_empty()).await;
-        // Recording goes on beside it.
+        // Recording continues meanwhile.
         receiver.accept(execution("f", "completed")).await;
         receiver.wait_until_recorded().await;
         problem(&receiver, "/api/v1/executions").await

@@ -1,4 +1,4 @@
-//! What PostgreSQL refused, once it accepts it: `repair` and `quarantine retry`.
+//! `repair` and `quarantine retry`, once PostgreSQL accepts what it rejected before.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     for id in ["bad1", "good", "bad2"] {
         receiver.accept(full(id)).await;
     }
-    // Never in jsonb, and never all of it.
+    // jsonb can never hold the first body, and never all of the second.
     receiver.accept(r#"{"execution_id":"bad3","workflow_id":"w","status":"completed","x":"\u0000"}"#).await;
     receiver.accept(r#"{"execution_id":"twice","workflow_id":"w","status":"completed","x":1,"x":2}"#).await;
     let degraded = "SELECT execution_id, payload, output, total_cost FROM executions
@@ -69,7 +69,7 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     assert_eq!(receiver.rows(degraded).await, [whole("bad1"), whole("bad2")]);
     assert_eq!(receiver.rows("SELECT 1 AS n FROM executions WHERE payload_bytes IS NOT NULL").await.len(), 2);
     counts_are_right(&receiver).await;
-    // A repetition is a duplicate, and a contradiction a conflict, as if it had been recorded so at once.
+    // Duplicates and conflicts are recognised as if the execution had never been degraded.
     receiver.accept(full("bad1")).await;
     receiver.accept(with(full("bad2"), json!({ "output": "other" }))).await;
     let conflicts = receiver.rows("SELECT execution_id FROM execution_conflicts").await;
@@ -98,7 +98,7 @@ async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_acce
     counts_are_right(&receiver).await;
 }
 
-/// PostgreSQL answers with this error to executions with that condition.
+/// Makes PostgreSQL reject executions that match `condition` with this SQLSTATE.
 async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
     let sql = format!(
         "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -110,7 +110,7 @@ async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_ones() {
+async fn an_entry_that_cannot_be_recorded_does_not_stop_the_retry_of_the_next() {
     let receiver = TestReceiver::start().await;
     for code in ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"] {
         raise(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
@@ -129,7 +129,7 @@ async fn an_entry_that_cannot_be_recorded_now_does_not_keep_retry_from_the_next_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_next_ones() {
+async fn an_execution_that_cannot_be_repaired_does_not_stop_the_repair_of_the_next() {
     let receiver = TestReceiver::start().await;
     let codes = ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"];
     for code in codes {
@@ -149,7 +149,7 @@ async fn an_execution_that_cannot_be_repaired_now_does_not_keep_repair_from_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_try_again_while_other_transactions_are_in_the_way_but_not_without_end() {
+async fn commands_retry_after_contention_a_limited_number_of_times() {
     let receiver = TestReceiver::start().await;
     execute(&receiver, "CREATE SEQUENCE tries").await;
     let last = async || receiver.row("SELECT last_value FROM tries").await["last_value"].clone();
@@ -197,7 +197,7 @@ async fn a_lost_connection_ends_the_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_is_locked_does_not_keep_repair_from_the_next_ones() {
+async fn a_locked_execution_does_not_stop_the_repair_of_the_next() {
     let receiver = TestReceiver::start().await;
     refuse(&receiver, "NEW.payload IS NOT NULL").await;
     for id in ["bad1", "bad2"] {

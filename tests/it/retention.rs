@@ -1,4 +1,4 @@
-//! What is kept only so long: what goes, what stays, and what is still known of what has gone.
+//! Retention: which rows expire, which stay, and what is still known about removed payloads.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::retention::{age_by_three_days, prune, pruned};
 
-/// Executions as senders send them, and as they might.
+/// Executions with usual and unusual bodies.
 fn bodies() -> Vec<String> {
     let body = |id, fields| with(execution(id, "completed"), fields).to_string();
     vec![
@@ -26,7 +26,7 @@ fn bodies() -> Vec<String> {
     ]
 }
 
-/// The same executions with another output; and the last one with other bytes only.
+/// The same executions with another output, the last one with other bytes only.
 fn contradictions() -> Vec<String> {
     let other =
         |body: &String| body.replace("\"output\"", "\"was\"").replacen('{', r#"{"output":"other","#, 1);
@@ -35,7 +35,7 @@ fn contradictions() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradiction_a_conflict() {
+async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed() {
     let receiver = TestReceiver::start().await;
     for body in bodies() {
         receiver.accept(body).await;
@@ -46,7 +46,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 
     for body in bodies() {
         receiver.accept(&body).await;
-        // The same to jsonb; what jsonb cannot hold is the same by its bytes only.
+        // Equal as jsonb; a body that jsonb cannot hold is compared byte by byte.
         receiver.accept(if body.contains(r"\u0000") { body } else { body.replace(',', " , ") }).await;
     }
     let kept = "SELECT deliveries, payload_removed_at IS NOT NULL AS removed,
@@ -71,7 +71,7 @@ async fn after_its_payload_is_removed_a_repetition_is_a_duplicate_and_a_contradi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_next_is_kept() {
+async fn a_non_terminal_status_without_payload_is_replaced_with_the_payload_of_the_next() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     age_by_three_days(&receiver).await;
@@ -90,7 +90,7 @@ async fn a_status_that_is_not_terminal_still_gives_way_and_the_payload_of_the_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was() {
+async fn the_views_show_when_a_payload_was_removed() {
     let receiver = TestReceiver::start().await;
     let steps = json!({ "output": ["o"], "step_outputs": { "s": { "status": "failed" } } });
     receiver.accept(with(execution("e", "failed"), with(steps, json!({ "error_cause": "why" })))).await;
@@ -128,7 +128,7 @@ async fn the_views_show_nothing_of_a_payload_that_is_removed_and_when_that_was()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last() {
+async fn rollups_outlive_their_executions_and_a_bulk_is_removed_with_its_last_execution() {
     let receiver = TestReceiver::start().await;
     let body = |id| with(execution(id, "completed"), json!({ "bulk_id": "b", "total_cost": 0.5 }));
     receiver.accept(body("1")).await;
@@ -158,7 +158,7 @@ async fn counts_and_sums_outlive_their_executions_and_a_bulk_goes_with_its_last(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_was_promised_has_none() {
+async fn conflicts_and_quarantine_have_their_own_limits_and_acknowledged_webhooks_have_none() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("e", "completed")).await;
     receiver.accept(execution("e", "failed")).await;
@@ -186,7 +186,7 @@ async fn contradictions_and_what_was_refused_have_limits_of_their_own_and_what_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_says_what_would_go_and_removes_nothing() {
+async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     let receiver = TestReceiver::start().await;
     for id in ["1", "2", "3"] {
         receiver.accept(with(execution(id, "completed"), json!({ "bulk_id": "b" }))).await;
@@ -205,7 +205,7 @@ async fn a_dry_run_says_what_would_go_and_removes_nothing() {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((code, lines[0][..2].join(" ")), (Some(0), "would go".to_owned()), "{text}");
     assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
-    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they go with their executions");
+    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they are removed with their executions");
     assert_eq!(lines[3][..2], ["bulks", "1"], "{text}");
     assert_eq!((lines[4][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 5), "{text}");
 
@@ -228,7 +228,7 @@ async fn a_dry_run_says_what_would_go_and_removes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_limit_or_with_one_that_is_too_short_it_says_what_to_set() {
+async fn without_a_limit_or_with_one_that_is_too_short_prune_shows_the_setting() {
     let receiver = TestReceiver::start().await;
     let (text, code) = prune(&receiver, &[], &[]);
     assert!(code == Some(1) && text.contains("RECEIVER__RETENTION__PAYLOADS=90d"), "{text}");

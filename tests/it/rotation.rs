@@ -1,4 +1,4 @@
-//! Secrets in files: how files are read, and that secrets can be rotated while the receiver runs.
+//! Secrets in files: parsing and rotation at run time.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ const SECOND: &str = "whsec_the_second_secret";
 const TOKENS: [&str; 2] = ["the-first-token-of-all", "the-second-token-of-all"];
 
 fn write(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-    // As `kubectl` and editors do: another file takes the name.
+    // Replaces the file, as `kubectl` and editors do.
     let (new, file) = (dir.join(format!("{name}.new")), dir.join(name));
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, &file).unwrap();
@@ -31,14 +31,14 @@ async fn status(request: RequestBuilder) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-/// Posts a delivery signed with `secret`.
+/// Posts a webhook signed with `secret`.
 async fn post(process: &Process, secret: &str) -> u16 {
     let body = execution("e", "completed").to_string();
     let now = OffsetDateTime::now_utc().unix_timestamp();
     status(signed(Client::new().post(&process.url), secret, now, &body)).await
 }
 
-/// Posts a delivery with `token` in its URL.
+/// Posts a webhook with `token` in its URL.
 async fn post_to(process: &Process, token: &str) -> u16 {
     let body = execution("e", "completed").to_string();
     status(Client::new().post(format!("{}/{token}", process.url)).body(body)).await
@@ -49,7 +49,7 @@ async fn metrics(process: &Process, token: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_re_reads_all_secrets_and_drops_no_request() {
+async fn sighup_rereads_all_secrets_and_drops_no_request() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let config = write(dir.path(), "my.toml", format!("[auth]\nurl_tokens = [\"{}\"]\n", TOKENS[0]));
     let secrets = write(dir.path(), "secrets", FIRST);
@@ -96,7 +96,7 @@ async fn sighup_re_reads_all_secrets_and_drops_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
+async fn an_invalid_file_at_sighup_keeps_the_previous_secrets() {
     let large = b"#".repeat((64 << 10) + 1);
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let secrets = write(dir.path(), "secrets", FIRST);
@@ -137,7 +137,7 @@ async fn a_broken_file_at_sighup_keeps_the_secrets_from_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_or_device_in_the_place_of_a_file_is_refused_and_the_next_reload_works() {
+async fn a_pipe_or_device_instead_of_a_file_is_an_error_and_the_next_reload_works() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let config = write(dir.path(), "my.toml", "");
     let files = [
@@ -164,7 +164,7 @@ async fn a_pipe_or_device_in_the_place_of_a_file_is_refused_and_the_next_reload_
             process.log.clear();
             process.signal(Signal::HUP);
             let line = process.wait_for("secrets are not re-read");
-            assert!(line.contains("no regular file"), "{name}: {line}");
+            assert!(line.contains("not a regular file"), "{name}: {line}");
             assert_eq!(post(&process, FIRST).await, 200);
         }
         std::fs::remove_file(&pipe).unwrap();
@@ -183,7 +183,7 @@ async fn a_pipe_or_device_in_the_place_of_a_file_is_refused_and_the_next_reload_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_never_opens_a_door() {
+async fn a_reload_never_disables_authentication() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let closed = format!("[auth]\nurl_tokens = [\"{}\"]\n[admin]\ntoken = \"{}\"\n", TOKENS[0], TOKENS[0]);
     let config = write(dir.path(), "my.toml", &closed);
@@ -204,7 +204,7 @@ async fn a_reload_never_opens_a_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_was_added_to_its_file_lets_in_without_a_signal() {
+async fn a_secret_added_to_its_file_is_accepted_without_a_signal() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let secrets = write(dir.path(), "secrets", FIRST);
     let tokens = write(dir.path(), "tokens", TOKENS[0]);
@@ -219,7 +219,7 @@ async fn a_secret_that_was_added_to_its_file_lets_in_without_a_signal() {
     write(dir.path(), "secrets", format!("{FIRST}\n{SECOND}\n"));
     assert_eq!(post(&process, SECOND).await, 200, "the very first delivery");
     assert_eq!(post(&process, FIRST).await, 200);
-    // The files are looked at once in some seconds.
+    // The files are checked once in some seconds.
     write(dir.path(), "tokens", TOKENS[1]);
     until(async || post_to(&process, TOKENS[1]).await == 200).await;
     assert_eq!(post_to(&process, TOKENS[0]).await, 401);
@@ -227,7 +227,7 @@ async fn a_secret_that_was_added_to_its_file_lets_in_without_a_signal() {
     until(async || metrics(&process, TOKENS[1]).await == 200).await;
     assert_eq!(metrics(&process, TOKENS[0]).await, 401);
     process.wait_for("\"admin_token_changed\":true");
-    // A broken file is reported once, however many are refused.
+    // An invalid file is logged once, however many requests are rejected.
     process.log.clear();
     write(dir.path(), "secrets", "");
     within(async {
@@ -242,7 +242,7 @@ async fn a_secret_that_was_added_to_its_file_lets_in_without_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn byte_order_marks_line_ends_comments_and_blanks_are_no_part_of_a_secret() {
+async fn byte_order_marks_line_ends_comments_and_blanks_are_not_part_of_a_secret() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let list = format!(
         "\u{feff}# of the \"workflows\"\r\n{FIRST}\r\n\r\n  # the next\r\n\t{SECOND} \r\n\u{feff}third\"'#\r\n"
@@ -288,7 +288,7 @@ async fn a_toml_file_may_have_a_byte_order_mark_and_secrets_with_quotation_marks
 }
 
 #[test]
-fn what_would_become_another_secret_than_was_meant_is_refused_without_being_shown() {
+fn quoted_secrets_are_errors_that_do_not_show_them() {
     let dir = TempDir::new().unwrap();
     let file = |name: &str, bytes: &[u8]| write(dir.path(), name, bytes).to_str().unwrap().to_owned();
     let utf16: Vec<u8> = "\u{feff}HUSH".encode_utf16().flat_map(u16::to_le_bytes).collect();

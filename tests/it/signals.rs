@@ -1,4 +1,4 @@
-//! Signals: each that ends a process by default stops the receiver in order, SIGHUP re-reads secrets.
+//! Signals: each one that ends a process by default stops the receiver gracefully, SIGHUP re-reads secrets.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn kill(process: &Process, signal: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_signal_that_ends_a_process_by_default_stops_the_receiver_in_order() {
+async fn every_signal_that_ends_a_process_by_default_stops_the_receiver_gracefully() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let named = ["QUIT", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU"];
     let linux = ["IO", "PWR", "16", "34", "37", "64"];
@@ -48,7 +48,7 @@ async fn a_limit_on_file_sizes_and_a_closed_pipe_do_not_end_the_receiver() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_private_postgres_outlives_sighup_and_stops_in_order_after_sigquit() {
+async fn the_private_postgres_survives_sighup_and_stops_cleanly_after_sigquit() {
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(&mut program(dir.path()));
     process.signal(Signal::HUP);
@@ -60,13 +60,13 @@ async fn the_private_postgres_outlives_sighup_and_stops_in_order_after_sigquit()
     let (status, log) = process.ended();
     assert!(status.success(), "{log:#?}");
     let log = std::fs::read_to_string(dir.path().join("data/postgres/log")).unwrap_or_default();
-    // As root, the data directory is in another place.
+    // As root, the data directory is another one.
     assert!(log.is_empty() || log.contains("database system is shut down"), "{log}");
     assert!(running_postgres(dir.path()).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_signals_of_different_kinds_end_it_at_once() {
+async fn two_different_signals_end_the_receiver_at_once() {
     let dir = TempDir::new().unwrap();
     let mut process =
         Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
@@ -77,9 +77,9 @@ async fn two_signals_of_different_kinds_end_it_at_once() {
     assert_eq!(process.ended().0.code(), Some(1));
 }
 
-/// Closing the other end of a terminal sends SIGHUP to its programs.
+/// When a terminal is closed, its programs get SIGHUP and standard input is no longer a terminal.
 #[test]
-fn a_receiver_whose_terminal_is_closed_stops() {
+fn closing_the_terminal_stops_the_receiver() {
     let dir = TempDir::new().unwrap();
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&controller).unwrap();
@@ -120,7 +120,7 @@ async fn a_database_url_from_a_file_is_re_read_at_sighup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_url_that_postgresql_refuses_is_re_read_from_its_file() {
+async fn a_database_url_file_is_re_read_when_postgresql_refuses_the_login() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let file = dir.path().join("url");
     let right = url(&database);
@@ -138,7 +138,7 @@ async fn a_database_url_that_postgresql_refuses_is_re_read_from_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_change_of_the_database_recording_goes_to_the_new_one() {
+async fn after_sighup_changes_the_database_recording_uses_no_old_connection() {
     let (dir, first, second) = (TempDir::new().unwrap(), new_database().await, new_database().await);
     let file = dir.path().join("url");
     std::fs::write(&file, url(&first)).unwrap();

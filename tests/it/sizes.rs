@@ -1,4 +1,4 @@
-//! Outputs and payloads that are small as they are stored, and large as text: stored, read and exported within bounds.
+//! Outputs and payloads that are small in storage and large as text: they are stored, read and exported within bounds.
 
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::support::process::{Process, program};
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::{until, within};
 
-/// An execution whose body and output hold so many numbers that jsonb writes with 309 digits.
+/// An execution with `count` numbers that jsonb writes with 309 digits.
 fn exponents(id: &str, count: usize) -> String {
     let numbers = vec!["1e308"; count].join(",");
     let body = with(execution(id, "completed"), json!({ "output": "numbers" })).to_string();
@@ -40,7 +40,7 @@ async fn numbers_that_jsonb_expands_are_stored_as_bytes_and_read_in_bounded_memo
     println!("{before} KiB before, {after} KiB after");
     assert!(after < 256 << 10, "{before} KiB before, {after} KiB after");
 
-    // One that was stored as jsonb.
+    // A payload that was stored as jsonb.
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
     let earlier = "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
             first_received_at, last_received_at)
@@ -58,7 +58,7 @@ async fn numbers_that_jsonb_expands_are_stored_as_bytes_and_read_in_bounded_memo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cost_with_a_large_exponent_is_left_out_and_its_execution_recorded() {
+async fn an_execution_whose_cost_has_a_large_exponent_is_recorded_without_the_cost() {
     let receiver = TestReceiver::start().await;
     for (id, cost) in [("tiny", "1e-16000"), ("usual", "0.042"), ("large", "1e308")] {
         let body = with(execution(id, "completed"), json!({ "total_cost": "cost" })).to_string();
@@ -70,12 +70,12 @@ async fn a_cost_with_a_large_exponent_is_left_out_and_its_execution_recorded() {
     assert_eq!(rows, expected.map(|(id, n)| json!({ "execution_id": id, "n": n })));
 }
 
-/// All that an export of results has, as positions.
+/// The positions of all exported results.
 async fn exported(receiver: &TestReceiver, filter: &str) -> Vec<i64> {
     let export = receiver.get(&format!("/api/v1/export/results?{filter}")).await;
     assert_eq!(export.status(), 200);
     let text = within(export.text()).await.unwrap();
-    // Lines may be long, and the rest of them is of no interest here.
+    // Lines may be long; only their beginning is needed.
     let position = |line: &str| {
         let (_, after) = line.split_once("\"position\":").unwrap();
         after.split_once(',').unwrap().0.parse().unwrap()
@@ -84,7 +84,7 @@ async fn exported(receiver: &TestReceiver, filter: &str) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_output_of_very_many_elements_is_paged_and_exported() {
+async fn an_output_with_very_many_elements_is_paged_and_exported() {
     const ELEMENTS: i64 = 400_000;
     const FIELDS: i64 = 100_000;
     let receiver = TestReceiver::start().await;
@@ -120,7 +120,7 @@ async fn an_output_of_very_many_elements_is_paged_and_exported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_that_compress_well_are_paged_and_exported_by_their_text() {
+async fn outputs_that_compress_well_are_paged_and_exported_by_the_size_of_their_text() {
     let receiver = TestReceiver::start().await;
     execute(
         &receiver,

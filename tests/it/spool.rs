@@ -1,4 +1,4 @@
-//! What a 200 promises while PostgreSQL is away, slow or refuses, and when the disk is full or damaged.
+//! Acknowledged webhooks while PostgreSQL is unreachable, slow or refuses rows, and while the disk is full.
 
 use std::fs;
 
@@ -14,24 +14,23 @@ use crate::support::receiver::{TestReceiver, impatient};
 use crate::support::spool::{spool_file, spool_holding};
 use crate::support::wait::until;
 
-/// A spool of a mebibyte.
 fn small(settings: &mut Settings) {
     settings.spool.max_bytes = 1 << 20;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_postgres_away_webhooks_are_taken_and_recorded_once_it_is_back() {
+async fn without_postgresql_webhooks_are_accepted_and_recorded_after_it_is_back() {
     let dir = spool_holding(numbered_executions(20)).await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 20);
     let (dir, _) = receiver.stop().await;
     let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
     let left: i64 = file.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
-    assert_eq!(left, 0, "the spool forgets what is recorded");
+    assert_eq!(left, 0, "recorded deliveries are deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_postgres_away_it_is_ready_and_says_what_is_wrong() {
+async fn without_postgresql_the_receiver_is_ready_and_reports_the_problem() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     receiver.accept(execution("e", "completed")).await;
     until(async || receiver.ready().await.1["problems"].to_string().contains("not recording since")).await;
@@ -45,9 +44,9 @@ async fn with_postgres_away_it_is_ready_and_says_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_unacceptable_row_among_two_thousand_is_quarantined_and_the_others_recorded() {
+async fn one_row_that_postgresql_refuses_is_quarantined_and_all_others_are_recorded() {
     let database = new_database().await;
-    // Bad in a way that only this database knows.
+    // A constraint that the receiver does not know.
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
     let refuse = "ALTER TABLE executions ADD CONSTRAINT not_this CHECK (execution_id <> 'e1234')";
@@ -59,11 +58,11 @@ async fn one_unacceptable_row_among_two_thousand_is_quarantined_and_the_others_r
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e1234", "completed"));
     assert!(row["reason"].as_str().unwrap().contains("not_this"), "{row}");
-    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "a row is no reason to wait");
+    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "a refused row is no reason to retry");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_breaks_its_connection_every_time_holds_up_no_other_for_ever() {
+async fn a_delivery_that_always_breaks_its_connection_does_not_block_others() {
     let database = new_database().await;
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
@@ -81,7 +80,7 @@ async fn a_delivery_that_breaks_its_connection_every_time_holds_up_no_other_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_table_is_waited_for_and_nothing_is_lost() {
+async fn while_a_table_is_missing_deliveries_wait_and_none_is_lost() {
     let receiver = TestReceiver::start_with(impatient).await;
     let mut connection = receiver.connection().await;
     sqlx::raw_sql("ALTER TABLE executions RENAME TO elsewhere").execute(&mut connection).await.unwrap();
@@ -94,7 +93,7 @@ async fn a_missing_table_is_waited_for_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_hangs_is_given_up_and_tried_again() {
+async fn a_statement_that_hangs_times_out_and_is_retried() {
     let receiver = TestReceiver::start_with(|s| {
         impatient(s);
         s.database.statement_timeout = std::time::Duration::from_millis(100);
@@ -107,7 +106,7 @@ async fn a_statement_that_hangs_is_given_up_and_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_cost_nothing() {
+async fn terminated_connections_lose_no_delivery() {
     let receiver = TestReceiver::start_with(impatient).await;
     let mut connection = receiver.connection().await;
     for n in 0..200 {
@@ -123,7 +122,7 @@ async fn connections_that_are_cut_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_spool_answers_503_and_takes_deliveries_again_once_there_is_room() {
+async fn a_full_spool_answers_503_and_accepts_deliveries_again_after_it_has_space() {
     let database = new_database().await;
     let receiver = TestReceiver::start_on(no_database(), |s| {
         impatient(s);
@@ -159,7 +158,7 @@ async fn a_full_spool_answers_503_and_takes_deliveries_again_once_there_is_room(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_was_full_is_ready_again_without_any_webhook() {
+async fn a_spool_that_was_full_is_ready_again_without_a_webhook() {
     let receiver = TestReceiver::start_with(small).await;
     let held = receiver.hold_recording().await;
     let large = with(execution("e", "completed"), json!({ "fill": "x".repeat(100_000) })).to_string();
@@ -172,7 +171,7 @@ async fn a_spool_that_was_full_is_ready_again_without_any_webhook() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_space_of_a_long_backlog_is_given_back() {
+async fn the_file_shrinks_after_a_long_backlog() {
     let fill = "x".repeat(4 << 20);
     let dir = spool_holding(
         (0..20).map(|n| with(execution(&n.to_string(), "completed"), json!({ "fill": fill })).to_string()),
@@ -187,7 +186,7 @@ async fn the_space_of_a_long_backlog_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_is_missing_is_the_fault_of_no_delivery() {
+async fn a_missing_role_quarantines_no_delivery() {
     let database = new_database().await;
     let role = format!("role_of_{}", database.get_database().unwrap());
     let mut admin = sqlx::PgConnection::connect_with(&database).await.unwrap();
@@ -202,7 +201,7 @@ async fn a_role_that_is_missing_is_the_fault_of_no_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_is_on_disk_even_where_the_database_would_not_wait_for_it() {
+async fn recording_sets_synchronous_commit_on_even_if_the_database_has_it_off() {
     let database = new_database().await;
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut admin = sqlx::PgConnection::connect_with(&database).await.unwrap();

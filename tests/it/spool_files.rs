@@ -1,5 +1,5 @@
-//! The spool's files are removed, moved, truncated or replaced while a receiver holds them open, or another receiver
-//! wants them.
+//! The spool's files are removed, moved, truncated or replaced while a receiver has them open, or a second receiver opens
+//! them.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, impatient, settings};
 use crate::support::wait::until;
 
-/// A receiver as a process of its own, whose spool is in `dir/spool` and whose PostgreSQL is away.
+/// A receiver process with its spool in `dir/spool` and without PostgreSQL.
 fn start(dir: &Path) -> Process {
     Process::start(
         program(dir)
@@ -28,7 +28,7 @@ fn start(dir: &Path) -> Process {
     )
 }
 
-/// Posts an execution until it is answered 200, as its sender does.
+/// Posts an execution until it is answered 200.
 async fn insist(process: &Process, id: &str) {
     insist_on(process, id, 300).await;
 }
@@ -55,7 +55,7 @@ fn truncate(file: &Path, size: u64) {
     OpenOptions::new().write(true).open(file).unwrap().set_len(size).unwrap();
 }
 
-/// What happens to the spool: its name, what is done to the directory, and the text that the log has then.
+/// A name, the change of the directory, and a text that the log has after it.
 type Accident = (&'static str, fn(&Path), &'static str);
 
 const ACCIDENTS: &[Accident] = &[
@@ -140,7 +140,7 @@ const ACCIDENTS: &[Accident] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_is_removed_moved_truncated_or_replaced_at_work_loses_no_delivery_that_can_be_read() {
+async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readable_delivery() {
     for (accident, happens, logged) in ACCIDENTS {
         let dir = TempDir::new().unwrap();
         let spool = dir.path().join("spool");
@@ -181,7 +181,7 @@ async fn a_spool_that_is_removed_moved_truncated_or_replaced_at_work_loses_no_de
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_place_for_its_files_the_receiver_answers_503_says_why_and_goes_on_once_there_is_one() {
+async fn while_the_directory_cannot_be_created_webhooks_are_answered_503_and_then_rescued() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
@@ -206,7 +206,7 @@ async fn without_a_place_for_its_files_the_receiver_answers_503_says_why_and_goe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_recorder_reads_on_from_the_new_files() {
+async fn the_recorder_continues_with_the_new_files_after_a_rescue() {
     let receiver = TestReceiver::start_with(|_| {}).await;
     let held = receiver.hold_recording().await;
     for body in numbered_executions(10) {
@@ -225,7 +225,7 @@ async fn the_recorder_reads_on_from_the_new_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
+async fn an_idle_receiver_notices_removed_files() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
@@ -239,7 +239,7 @@ async fn an_idle_receiver_notices_by_itself_that_its_files_are_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_goes_on() {
+async fn a_recorder_that_reads_truncated_files_waits_for_the_rescue_and_continues() {
     let receiver = TestReceiver::start_with(|_| {}).await;
     let held = receiver.hold_recording().await;
     for n in 0..60 {
@@ -273,7 +273,7 @@ async fn a_recorder_does_not_read_with_a_truncated_index() {
 /// The receiver is a process of its own: SQLite's page cache is shared by all connections of a process, and with the
 /// connections of other tests it would hold everything that is cut off here.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loss_is_counted_once_and_a_later_one_beside_it() {
+async fn each_loss_is_counted_once() {
     let dir = TempDir::new().unwrap();
     let mut acknowledged = 0;
     let mut insist = async |process: &Process, count: usize| {
@@ -327,7 +327,7 @@ fn names(spool: &Path, part: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_ends_once_the_step_works() {
+async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     let dir = TempDir::new().unwrap();
     let spool = dir.path().join("spool");
     let mut process = start(dir.path());
@@ -362,7 +362,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_ends_once_the_step_wo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receivers() {
+async fn a_directory_moved_away_and_back_is_not_mistaken_for_that_of_another_receiver() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
@@ -377,7 +377,7 @@ async fn a_directory_that_is_moved_away_and_back_is_not_taken_for_another_receiv
     fs::rename(&spool, spool.with_extension("new")).unwrap();
     fs::rename(spool.with_extension("away"), &spool).unwrap();
     accepted_at_last("once it is back").await;
-    // The same with the file alone.
+    // The same with `spool.db` alone.
     fs::rename(receiver.spool_file(), spool.with_extension("file")).unwrap();
     accepted_at_last("while the file is away").await;
     fs::rename(spool.with_extension("file"), receiver.spool_file()).unwrap();
@@ -398,13 +398,13 @@ async fn second(dir: &Path) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_spool_is_never_used_by_two_receivers() {
+async fn two_receivers_cannot_use_the_same_spool() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     receiver.accept(execution("e", "completed")).await;
     let spool = receiver.dir.path().join("spool");
     let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
     assert!(refused.contains("in use"), "{refused}");
-    // Everything but the spool itself may go.
+    // Only the database and its log are needed for the lock.
     for entry in fs::read_dir(&spool).unwrap() {
         let entry = entry.unwrap();
         if !entry.file_name().to_str().unwrap().starts_with("spool.db") {
@@ -412,7 +412,7 @@ async fn one_spool_is_never_used_by_two_receivers() {
         }
     }
     assert!(second(receiver.dir.path()).await.is_some(), "a lock file was the only lock");
-    // Under another name it is the same spool.
+    // The same file under another name.
     let elsewhere = TempDir::new_in(receiver.dir.path()).unwrap();
     fs::create_dir(elsewhere.path().join("spool")).unwrap();
     fs::hard_link(spool.join("spool.db"), elsewhere.path().join("spool/spool.db")).unwrap();
@@ -420,7 +420,7 @@ async fn one_spool_is_never_used_by_two_receivers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_whose_directory_was_taken_over_saves_its_deliveries_for_the_next_start_there() {
+async fn when_another_receiver_uses_the_directory_deliveries_are_rescued_for_its_next_start() {
     let first = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(10) {
         first.accept(body).await;
@@ -445,11 +445,11 @@ async fn a_receiver_whose_directory_was_taken_over_saves_its_deliveries_for_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_files_are_for_their_user_only() {
+async fn other_users_cannot_read_the_files() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("spool")).unwrap();
     fs::set_permissions(dir.path().join("spool"), fs::Permissions::from_mode(0o700)).unwrap();
-    // An earlier build made it readable for all.
+    // Created by another program, readable for all users.
     let old = File::create(dir.path().join("spool/spool.db")).unwrap();
     old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
     drop(old);

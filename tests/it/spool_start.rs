@@ -1,4 +1,4 @@
-//! What a start makes of every combination of spool files that accidents, backups and operators leave.
+//! Starts with the combinations of spool files that accidents, backups and operators can leave.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,8 @@ use crate::support::receiver::{TestReceiver, impatient, settings};
 use crate::support::spool::spool_holding;
 use crate::support::wait::within;
 
-/// Forty acknowledged deliveries: `oldest` had ten of them, `database` twenty, and the others are only in `log`.
+/// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when it
+/// had ten.
 struct Files {
     oldest: Vec<u8>,
     oldest_log: Vec<u8>,
@@ -43,7 +44,7 @@ async fn files(prefix: &str) -> Files {
     let oldest = read(dir.path(), "spool.db");
     let (dir, _) = run(dir, 10..20).await.stop().await;
     let receiver = run(dir, 20..40).await;
-    // As SIGKILL leaves them.
+    // The files as SIGKILL leaves them.
     let (database, log) = (read(receiver.dir.path(), "spool.db"), read(receiver.dir.path(), "spool.db-wal"));
     Files { oldest, oldest_log, database, log, mark: read(receiver.dir.path(), "spool.mark") }
 }
@@ -74,8 +75,8 @@ impl Found {
     }
 }
 
-/// For each combination: how many of this spool's 40 deliveries are recorded at least, and how many of the other's. All
-/// others of this spool are counted as unreadable.
+/// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of this
+/// spool's deliveries must be counted as unreadable.
 const COMBINATIONS: &[(Found, Found, i64, i64)] = &[
     (Found::Whole, Found::Whole, 40, 0),
     (Found::Whole, Found::Missing, 20, 0),
@@ -116,7 +117,7 @@ const COMBINATIONS: &[(Found, Found, i64, i64)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_saves_or_counts_every_delivery_whatever_files_it_finds() {
+async fn a_start_saves_or_counts_every_delivery_for_each_combination_of_files() {
     let (ours, other) = (files("a").await, files("b").await);
     for &(database, log, of_ours, of_the_other) in COMBINATIONS {
         let combination = format!("database {database:?}, log {log:?}");
@@ -152,14 +153,14 @@ async fn a_start_saves_or_counts_every_delivery_whatever_files_it_finds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_takes_in_what_an_earlier_process_rescued_and_leaves_what_was_set_aside() {
+async fn a_start_absorbs_rescued_files_and_ignores_files_set_aside() {
     let (ours, other) = (files("a").await, files("b").await);
     let dir = TempDir::new().unwrap();
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
     fs::write(spool.join("spool.db"), &ours.database).unwrap();
     fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
-    // One that was finished, and one that a crash interrupted.
+    // A complete file, and one that a crash interrupted.
     fs::write(spool.join("spool.db.rescued-1"), &other.oldest).unwrap();
     fs::write(spool.join("spool.db.rescued-2"), &other.database).unwrap();
     fs::write(spool.join("spool.db.rescued-2-wal"), &other.log).unwrap();
@@ -179,12 +180,12 @@ async fn a_start_takes_in_what_an_earlier_process_rescued_and_leaves_what_was_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rescued_files_that_a_crash_left_incomplete_are_read_once_and_end_no_start() {
+async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     let other = files("b").await;
     let dir = TempDir::new().unwrap();
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
-    // An empty one, one without tables, one that cannot be read to its end, and one that lost its content.
+    // An empty file, one without tables, a truncated one, and an empty one with a write-ahead log.
     fs::write(spool.join("spool.db.rescued-1"), "").unwrap();
     fs::write(spool.join("spool.db.rescued-2"), "SQLite format 3\0 and nothing else").unwrap();
     fs::write(spool.join("spool.db.rescued-3"), &other.database[..other.database.len() / 2]).unwrap();
@@ -207,7 +208,7 @@ async fn rescued_files_that_a_crash_left_incomplete_are_read_once_and_end_no_sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss() {
+async fn absorbed_deliveries_do_not_look_like_a_loss() {
     let receiver = TestReceiver::start_with(impatient).await;
     for body in numbered_executions(40) {
         receiver.accept(body).await;
@@ -231,7 +232,7 @@ async fn rescued_deliveries_in_a_spool_that_has_come_further_look_like_no_loss()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
+async fn rescued_files_set_aside_are_not_absorbed_again() {
     let mut dir = spool_holding(numbered_executions(5)).await;
     fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
     let mut names = Vec::new();
@@ -246,7 +247,7 @@ async fn rescued_deliveries_that_were_set_aside_are_not_taken_in_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_finds_an_empty_table_counts_what_was_in_it_and_the_next_one_does_not() {
+async fn a_start_counts_the_rows_of_an_emptied_table_once() {
     let mut dir = spool_holding(numbered_executions(5)).await;
     let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
     file.execute("DELETE FROM deliveries", []).unwrap();
@@ -260,7 +261,7 @@ async fn a_start_that_finds_an_empty_table_counts_what_was_in_it_and_the_next_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_another_program_beside_a_log_of_the_spool_is_refused_and_nothing_is_changed() {
+async fn a_database_of_another_program_with_the_spools_log_is_refused_unchanged() {
     let ours = files("a").await;
     let dir = TempDir::new().unwrap();
     let spool = dir.path().join("spool");

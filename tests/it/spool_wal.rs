@@ -1,4 +1,4 @@
-//! The spool's write-ahead log: it counts, and `workflow-receiver spool` reads it without getting in its way.
+//! The spool's write-ahead log: its size is limited, and `workflow-receiver spool` does not block it.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::support::receiver::{TestReceiver, impatient};
 use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
+async fn a_long_read_transaction_fills_the_spool_and_not_the_disk() {
     const LIMIT: u64 = 4 << 20;
     let receiver = TestReceiver::start_with(|s| s.spool.max_bytes = LIMIT).await;
     receiver.accept(execution("e", "completed")).await;
@@ -25,7 +25,7 @@ async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
     let mut accepted = 0;
     while receiver.post(body(accepted)).await.status() == 200 {
         accepted += 1;
-        assert!(accepted < 200, "the log takes five times what the spool may take");
+        assert!(accepted < 200, "the log is five times as large as the limit");
     }
     receiver.wait_until_recorded().await;
     let size = |name: &str| fs::metadata(receiver.dir.path().join("spool").join(name)).unwrap().len();
@@ -38,7 +38,7 @@ async fn a_reader_that_does_not_end_fills_the_spool_and_not_the_disk() {
     assert_eq!(count_executions(&receiver).await, accepted as i64 + 2);
 }
 
-/// What the command writes, line by line, as JSON.
+/// The output of `spool list --json`.
 fn listed(receiver: &TestReceiver, arguments: &[&str]) -> Vec<Value> {
     let spool = receiver.dir.path().join("spool");
     let mut command = program(receiver.dir.path());
@@ -49,7 +49,7 @@ fn listed(receiver: &TestReceiver, arguments: &[&str]) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_spool_can_be_listed_and_shown_while_a_receiver_writes_it_and_while_none_does() {
+async fn the_spool_can_be_listed_and_shown_with_and_without_a_running_receiver() {
     let receiver = TestReceiver::start_on(no_database(), impatient).await;
     for body in numbered_executions(300) {
         receiver.accept(body).await;

@@ -1,4 +1,4 @@
-//! Deliveries that wait for locks, or that PostgreSQL stores nowhere: they wait, and block no other delivery.
+//! Stuck deliveries, which wait for locks or which PostgreSQL rejects in every form, block no other delivery.
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -26,7 +26,7 @@ async fn stuck(receiver: &TestReceiver) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_waits_for_a_lock_waits_until_the_lock_is_free_and_is_recorded_whole() {
+async fn a_delivery_that_waits_for_a_lock_is_recorded_undegraded_once_the_lock_is_free() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     for (n, lock) in [
         "SELECT 1 FROM executions WHERE execution_id = 'e0' FOR UPDATE",
@@ -65,7 +65,7 @@ async fn a_delivery_that_waits_for_a_lock_waits_until_the_lock_is_free_and_is_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_timeout_or_a_deadlock_is_the_fault_of_no_delivery() {
+async fn contention_blames_no_delivery() {
     let receiver = TestReceiver::start_with(in_a_hurry).await;
     for code in ["55P03", "40P01", "40001"] {
         fault_on(&receiver, "executions", &format!("NEW.execution_id = '{code}'"), &raise(code)).await;
@@ -83,14 +83,14 @@ async fn a_lock_timeout_or_a_deadlock_is_the_fault_of_no_delivery() {
     nothing_is_blamed(&receiver, 3).await;
 }
 
-/// PostgreSQL stores no delivery with `bad` in its identifier.
+/// Makes PostgreSQL reject every form of deliveries with `bad` in their identifier.
 async fn refuse_bad_ones(receiver: &TestReceiver) {
     fault_on(receiver, "executions", "NEW.execution_id LIKE 'bad%'", &raise("23514")).await;
     fault_on(receiver, "quarantine", "convert_from(NEW.body, 'UTF8') LIKE '%bad%'", &raise("23514")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_are_reported() {
+async fn deliveries_that_postgresql_rejects_in_every_form_block_no_other_and_are_reported() {
     let receiver = TestReceiver::start_with(one_by_one).await;
     refuse_bad_ones(&receiver).await;
     for n in 0..25 {
@@ -98,7 +98,7 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
     }
     for n in 0..20 {
         receiver.accept(full_execution(&format!("good{n}"))).await;
-        // A later delivery of an execution that waits waits after it.
+        // A later delivery of a stuck execution waits for the earlier one.
         receiver.accept(with(full_execution(&format!("bad{n}")), json!({ "output": "later" }))).await;
     }
     until(async || count(&receiver, "executions").await == 20).await;
@@ -115,7 +115,7 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
     end_fault_on(&receiver, "executions").await;
     end_fault_on(&receiver, "quarantine").await;
     receiver.wait_until_recorded().await;
-    // Those that were degraded to a body in quarantine before stay that: nothing is lost.
+    // Deliveries that were already degraded to quarantine stay there: nothing is lost.
     let stored = "SELECT (SELECT count(*) FROM executions) AS executions,
                          (SELECT count(*) FROM quarantine) AS quarantined,
                          (SELECT count(*) FROM execution_conflicts) AS conflicts";
@@ -128,7 +128,7 @@ async fn any_number_of_deliveries_that_can_be_stored_nowhere_block_no_other_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
+async fn stuck_deliveries_are_recorded_in_the_order_of_arrival() {
     let receiver = TestReceiver::start_with(one_by_one).await;
     for n in 0..25 {
         receiver.accept(execution(&format!("e{n}"), "running")).await;
@@ -152,7 +152,7 @@ async fn what_waits_for_a_lock_is_recorded_in_the_order_of_arrival() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quarantine_that_takes_nothing_blocks_no_later_execution() {
+async fn a_failing_quarantine_blocks_no_later_execution() {
     let receiver = TestReceiver::start_with(one_by_one).await;
     execute(&receiver, "ALTER TABLE quarantine RENAME TO elsewhere").await;
     for n in 0..25 {

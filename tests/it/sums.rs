@@ -1,4 +1,4 @@
-//! The sums by hour and day: whatever comes, they are what a recount gives.
+//! The rollups by hour and day always equal a recount.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,13 +15,13 @@ async fn nothing_is_wrong(receiver: &TestReceiver) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sums_are_what_a_recount_gives_whatever_comes() {
+async fn rollups_equal_a_recount() {
     let receiver = TestReceiver::start().await;
     let body = |id: usize, status, cost: &Value, workflow| {
         with(execution(&id.to_string(), status), json!({ "workflow_id": workflow, "total_cost": cost }))
     };
     let costs = [json!(0.25), json!(null), json!(1e3), json!(1e12), json!(-5e-13), json!("free")];
-    // All at once, so that batches hold an execution several times, and then again, one by one.
+    // First in one batch, which has each execution several times, and then one by one.
     for at_once in [true, false] {
         let held = if at_once { Some(receiver.hold_recording().await) } else { None };
         for n in 0..60 {
@@ -54,7 +54,7 @@ async fn sums_are_what_a_recount_gives_whatever_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_execution_that_ends_in_another_workflow_leaves_nothing_behind() {
+async fn an_execution_that_ends_in_another_workflow_is_moved() {
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "total_cost": 1 }))).await;
     receiver.wait_until_recorded().await;
@@ -70,9 +70,9 @@ async fn an_execution_that_ends_in_another_workflow_leaves_nothing_behind() {
     );
 }
 
-/// A receiver may record what came earlier after what came later; here, a body was in quarantine.
+/// A delivery may be recorded after a later one: here, it was in quarantine.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_earlier_and_is_recorded_later_moves_its_execution() {
+async fn an_earlier_delivery_that_is_recorded_later_moves_its_execution() {
     let receiver = TestReceiver::start().await;
     let bodies = ["new", "duplicate", "replaced", "contradicted"]
         .map(|id| with(execution(id, "completed"), json!({ "total_cost": 0.5 })));
@@ -107,7 +107,7 @@ async fn what_came_earlier_and_is_recorded_later_moves_its_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn duplicates_leave_the_sums_alone() {
+async fn duplicates_do_not_touch_the_rollups() {
     let receiver = TestReceiver::start().await;
     let rows =
         "SELECT h.xmin::text AS hour, d.xmin::text AS day FROM workflow_hours AS h, workflow_days AS d";

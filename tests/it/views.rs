@@ -1,5 +1,4 @@
-//! The views that operators ask: what they answer, that no odd row breaks them, and that a daily
-//! question reads no table whole.
+//! The operators' views: their rows, their robustness, and their use of indexes.
 
 use serde_json::{Value, json};
 
@@ -39,7 +38,7 @@ async fn failures_name_their_cause_and_the_steps_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_step_is_found_whatever_became_of_its_execution() {
+async fn a_failed_step_is_found_whatever_the_status_of_its_execution_is() {
     let receiver = TestReceiver::start().await;
     receiver.accept(example("full-execution.json")).await;
     let steps =
@@ -67,7 +66,7 @@ async fn a_failed_step_is_found_whatever_became_of_its_execution() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_that_failed_is_known_by_the_outcome_that_stands() {
+async fn step_failed_belongs_to_the_recorded_result() {
     let receiver = TestReceiver::start().await;
     let steps = |status| json!({ "step_outputs": { "a": { "status": status } } });
     for (id, bodies, failed) in [
@@ -85,7 +84,7 @@ async fn a_step_that_failed_is_known_by_the_outcome_that_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_have_a_row_for_each_output_whatever_its_shape() {
+async fn results_have_a_row_for_each_output_of_any_shape() {
     let receiver = TestReceiver::start().await;
     for (id, output, expected) in [
         (
@@ -128,7 +127,7 @@ async fn results_have_a_row_for_each_output_whatever_its_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_progress_of_a_bulk_is_known_where_its_size_is() {
+async fn bulk_progress_knows_whether_a_bulk_is_complete() {
     let receiver = TestReceiver::start().await;
     for (id, status) in [("1", "completed"), ("2", "failed"), ("3", "cancelled"), ("4", "running")] {
         receiver.accept(with(execution(id, status), json!({ "bulk_id": "b" }))).await;
@@ -153,7 +152,7 @@ async fn the_progress_of_a_bulk_is_known_where_its_size_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn latest_come_last_first_and_slow_slowest_first() {
+async fn latest_executions_and_slow_executions_are_sorted() {
     let receiver = TestReceiver::start().await;
     for (id, started_at, completed_at) in [
         ("half a second", json!("2026-03-02T09:00:00Z"), json!("2026-03-02T09:00:00.5Z")),
@@ -181,7 +180,7 @@ async fn latest_come_last_first_and_slow_slowest_first() {
     );
 }
 
-/// Executions of two workflows: one around the turn of an hour, one a day later.
+/// Executions of two workflows, before and after the end of an hour, and a day later.
 async fn around_an_hour() -> TestReceiver {
     let receiver = TestReceiver::start().await;
     let body = |id, status, fields| with(execution(id, status), fields);
@@ -257,7 +256,7 @@ async fn costs_are_summed_by_day_and_workflow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicts_say_what_differs() {
+async fn conflicts_name_the_different_fields() {
     let receiver = TestReceiver::start().await;
     let first = with(execution("e", "completed"), json!({ "output": ["a"], "bulk_id": "b" }));
     receiver.accept(&first).await;
@@ -291,7 +290,7 @@ async fn conflicts_say_what_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_quarantine_can_be_read() {
+async fn quarantined_shows_the_body_as_text() {
     let receiver = TestReceiver::start().await;
     assert_eq!(receiver.post(r#"{"execution_id":"é"}"#).await.status(), 422);
     assert_eq!(
@@ -303,7 +302,7 @@ async fn what_is_in_quarantine_can_be_read() {
     );
 }
 
-/// Bodies that are executions, but not as the sender documents them.
+/// Executions with undocumented values.
 fn odd_bodies() -> Vec<String> {
     let mut odd: Vec<String> = [
         r#""step_outputs":[{"status":"failed"}]"#,
@@ -330,7 +329,7 @@ fn odd_bodies() -> Vec<String> {
     odd.push(format!(r#""output":"https://{}""#, "x".repeat(1_000_000)));
     odd.push(format!(r#""step_outputs":{}{{"status":"failed"}}{}"#, r#"{"a":"#.repeat(500), "}".repeat(500)));
     let body = |(n, field)| {
-        // Twice each, so that what is summed up is odd as well.
+        // Twice each, so that the aggregates contain them, too.
         let (n, status) = (n / 2, if n % 2 == 0 { "failed" } else { "completed" });
         format!(
             r#"{{"execution_id":"{n}-{status}","workflow_id":"w","bulk_id":"b","status":"{status}",{field}}}"#
@@ -340,7 +339,7 @@ fn odd_bodies() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_odd_row_breaks_a_view() {
+async fn no_view_fails_for_undocumented_values() {
     let receiver = TestReceiver::start().await;
     let bodies = odd_bodies();
     for body in &bodies {
@@ -368,7 +367,7 @@ async fn no_odd_row_breaks_a_view() {
     }
     let differ = "SELECT count(*) FROM (SELECT * FROM latest_executions EXCEPT SELECT * FROM latest_of_workflow('w')) AS d";
     assert_eq!(receiver.row(differ).await["count"], 0, "what the view says of it");
-    // Nothing was sorted out before it came so far.
+    // All bodies were recorded.
     let kept = receiver.row("SELECT count(*), count(DISTINCT status) AS statuses FROM executions").await;
     assert_eq!(kept, json!({ "count": bodies.len(), "statuses": 2 }));
     let text = "SELECT count(*), count(body_text) AS texts FROM quarantined";
@@ -383,7 +382,7 @@ async fn no_odd_row_breaks_a_view() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_daily_question_reads_a_table_whole() {
+async fn everyday_queries_use_an_index() {
     let receiver = TestReceiver::start().await;
     let mut connection = receiver.connection().await;
     for setup in [A_MONTH, STOPPED_CLOCK] {
@@ -407,7 +406,7 @@ async fn no_daily_question_reads_a_table_whole() {
             "executions_with_failed_step_only",
         ),
         ("slow_executions WHERE hour = '2026-03-02 09:00Z'", "executions_slow"),
-        // Not by executions_first_received_at: it may not have run for months.
+        // Not by executions_first_received_at: the workflow may not have run for months.
         ("latest_of_workflow('w1')", "executions_workflow_id"),
     ] {
         let found = scans(&mut connection, &format!("SELECT * FROM {query} LIMIT 5")).await;

@@ -1,5 +1,7 @@
 //! The list of executions, and one execution in full.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -103,22 +105,26 @@ impl ListRow for Execution {
     }
 }
 
-/// All given filters must match.
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line. All given filters must match.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
+#[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
     /// Only executions with this status, as sent: completed, failed, cancelled, running, …
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) status: Option<String>,
     /// Only executions of this workflow.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) workflow: Option<String>,
     /// Only executions of this bulk.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) bulk: Option<String>,
-    /// Only executions whose `error_cause` contains this text, in upper or lower case. Searches failed executions unless
-    /// `status` is given.
+    /// Only failed executions (or those with the given status) whose cause contains this text, in any case.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) cause: Option<String>,
 }
 

@@ -1,5 +1,7 @@
 //! Failures grouped by their cause.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
@@ -58,7 +60,7 @@ pub(crate) struct Failures {
     pub(crate) since: Option<OffsetDateTime>,
 }
 
-/// What is grouped.
+/// What a group counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -71,14 +73,17 @@ pub(crate) enum By {
     Step,
 }
 
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line. All of them must match.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only failures of this workflow.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) workflow: Option<String>,
     /// Only failures of this bulk.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) bulk: Option<String>,
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Query;
-use crate::db::{ConnectionPool, Database, DbError, PooledConnection};
+use crate::db::{ConnectionPool, Database, DbError, PooledConnection, Session};
 
 /// How long a query waits while all connections are in use.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -52,8 +52,8 @@ impl QueryPool {
         connect_timeout: Duration,
         statement_timeout: Duration,
     ) -> Self {
-        let pool =
-            ConnectionPool::for_queries(database, application_name, connect_timeout, statement_timeout);
+        let session = Session::Queries { application_name };
+        let pool = ConnectionPool::new(database, session, connect_timeout, statement_timeout);
         Self { pool, statement_timeout, connections, permits: Semaphore::new(connections) }
     }
 
@@ -83,7 +83,7 @@ impl QueryPool {
         mut connection: PooledConnection<'_>,
         query: &Q,
     ) -> Result<Q::Answer, QueryError> {
-        let result = timeout(self.statement_timeout + GRACE, query.run(connection.as_mut())).await;
+        let result = timeout(self.statement_timeout + GRACE, query.run(&mut connection.db.connection)).await;
         let answer = result.map_err(|_| QueryError::TimedOut)?.map_err(DbError::from)?;
         connection.release();
         Ok(answer)

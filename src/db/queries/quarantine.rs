@@ -7,7 +7,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
-use super::{MAX_TEXT, Page, PageRequest, Query, TimeRange};
+use super::{MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange};
 
 /// A quarantined webhook in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -34,6 +34,29 @@ pub(crate) struct Quarantined {
     pub(crate) last_received_at: OffsetDateTime,
 }
 
+/// Selects [`Quarantined`]s. `octet_length` does not read the body.
+macro_rules! select_quarantined {
+    ($rest:literal, $($parameter:expr),+) => {
+        sqlx::query_as!(
+            $crate::db::queries::quarantine::Quarantined,
+            r#"SELECT
+    quarantine_id,
+    reason,
+    octet_length(body) AS "body_bytes!",
+    authenticated_by,
+    acknowledged,
+    intact,
+    deliveries,
+    first_received_at,
+    last_received_at
+FROM quarantine
+WHERE "# + $rest,
+            $($parameter),+
+        )
+    };
+}
+pub(in crate::db) use select_quarantined;
+
 impl ListRow for Quarantined {
     const LIST: List = List::Quarantine;
 
@@ -54,9 +77,12 @@ impl Query for Quarantine {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
         let after = self.page.position(&self.period);
-        let rows = sqlx::query_file_as!(
-            Quarantined,
-            "src/db/queries/quarantine.sql",
+        let rows = select_quarantined!(
+            "first_received_at >= $1
+    AND first_received_at <= $2
+    AND (first_received_at, quarantine_id) < ($2, $3::bigint)
+ORDER BY first_received_at DESC, quarantine_id DESC
+LIMIT $4",
             self.period.start(),
             after.at,
             after.number(),
@@ -118,31 +144,18 @@ pub(crate) struct GetQuarantined {
     pub(crate) quarantine_id: i64,
 }
 
-impl Query for GetQuarantined {
-    type Answer = Option<QuarantineDetail>;
+impl SnapshotQuery for GetQuarantined {
+    type Detail = QuarantineDetail;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Option<QuarantineDetail>, sqlx::Error> {
-        let row = sqlx::query!(
-            r#"SELECT quarantine_id, reason, octet_length(body) AS "body_bytes!",
-                      CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END AS body_text,
-                      authenticated_by, acknowledged, intact, deliveries, first_received_at, last_received_at
-               FROM quarantine WHERE quarantine_id = $1"#,
+    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<QuarantineDetail>, sqlx::Error> {
+        let entry = select_quarantined!("quarantine_id = $1", self.quarantine_id);
+        let Some(entry) = entry.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
+        let body_text = sqlx::query_scalar!(
+            "SELECT CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END FROM quarantine
+             WHERE quarantine_id = $1",
             self.quarantine_id,
             MAX_TEXT
         );
-        Ok(row.fetch_optional(connection).await?.map(|row| QuarantineDetail {
-            entry: Quarantined {
-                quarantine_id: row.quarantine_id,
-                reason: row.reason,
-                body_bytes: row.body_bytes,
-                authenticated_by: row.authenticated_by,
-                acknowledged: row.acknowledged,
-                intact: row.intact,
-                deliveries: row.deliveries,
-                first_received_at: row.first_received_at,
-                last_received_at: row.last_received_at,
-            },
-            body_text: row.body_text,
-        }))
+        Ok(Some(QuarantineDetail { entry, body_text: body_text.fetch_one(snapshot).await? }))
     }
 }

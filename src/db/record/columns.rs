@@ -10,8 +10,9 @@ use crate::auth::AuthMethod;
 /// Calls a macro with the list. A line has the column, its name in SQL, its value in SQL from the array in its
 /// parameter, the type of the array's elements, and the element of a row.
 ///
-/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, which are the limits of conflicts. If the column is part of
-/// an execution's result, compare it in `resolve_duplicates.rs`, too. `$1` to `$4` are in [`ColumnArrays`].
+/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, the parameters
+/// with the limits of conflicts. If the column is part of an execution's result, compare it in `resolve_duplicates.rs`,
+/// too. `$1` to `$4` are in [`ColumnArrays`].
 macro_rules! with_columns {
     ($then:ident! $arguments:tt) => {
         $then! {
@@ -34,7 +35,7 @@ macro_rules! with_columns {
                 |row| row.execution.total_cost;
             step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
             authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
-                |row| row.authenticated_by.map(AuthMethod::as_str);
+                |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
             => "$18" "$19"
         }
     };

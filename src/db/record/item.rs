@@ -2,10 +2,8 @@
 
 use time::OffsetDateTime;
 
-use crate::auth::AuthMethod;
 use crate::db::DbError;
-use crate::delivery::Delivery;
-use crate::delivery::TraceContext;
+use crate::delivery::{Delivery, TraceContext};
 use crate::execution::jsonb::{Fit, expansion, fit};
 use crate::execution::steps;
 use crate::execution::{self, Execution};
@@ -30,13 +28,10 @@ pub(crate) struct ExecutionRow<'a> {
     /// The body's bytes, if jsonb cannot hold all of it.
     pub(super) payload_bytes: Option<&'a [u8]>,
     pub(super) step_failed: bool,
-    pub(super) body: &'a [u8],
-    pub(super) received_at: OffsetDateTime,
-    /// Later than `received_at` if the row stands for several deliveries of one body (`quarantine retry`).
+    pub(super) delivery: &'a Delivery,
+    /// Later than the delivery if the row stands for several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
-    pub(super) authenticated_by: Option<AuthMethod>,
-    trace: Option<TraceContext>,
     degradation: Option<Box<Degradation<'a>>>,
 }
 
@@ -70,38 +65,19 @@ pub(crate) enum Degraded {
 #[derive(Debug)]
 pub(crate) struct QuarantineRow<'a> {
     pub(super) reason: String,
-    pub(super) body: &'a [u8],
-    pub(super) received_at: OffsetDateTime,
-    pub(super) authenticated_by: Option<AuthMethod>,
+    pub(super) delivery: &'a Delivery,
     /// Whether the webhook was answered 200.
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
-    trace: Option<TraceContext>,
-}
-
-impl<'a> QuarantineRow<'a> {
-    fn new(reason: String, delivery: &'a Delivery) -> Self {
-        let Delivery { body, received_at, authenticated_by, acknowledged, trace } = delivery;
-        Self {
-            reason,
-            body,
-            received_at: *received_at,
-            authenticated_by: *authenticated_by,
-            acknowledged: *acknowledged,
-            intact: true,
-            trace: *trace,
-        }
-    }
 }
 
 impl<'a> RecordItem<'a> {
     pub(crate) fn from_spooled(delivery: &'a Delivery, intact: bool) -> Self {
         if !intact {
             let reason = "damaged in the spool: the bytes are not those that were received".to_owned();
-            let row = QuarantineRow::new(reason, delivery);
             // The stored flag may be damaged, too: the webhook may have been answered 200.
-            return Self::Quarantined(QuarantineRow { acknowledged: true, intact, ..row });
+            return Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact });
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
@@ -124,12 +100,9 @@ impl<'a> RecordItem<'a> {
             step_failed,
             payload: (fits != Fit::Not).then_some(text),
             payload_bytes: (fits != Fit::Whole).then_some(body),
-            body,
-            received_at: delivery.received_at,
+            delivery,
             last_received_at: delivery.received_at,
             deliveries: 1,
-            authenticated_by: delivery.authenticated_by,
-            trace: delivery.trace,
             degradation: None,
         }))
     }
@@ -143,7 +116,8 @@ impl<'a> RecordItem<'a> {
     }
 
     pub(in crate::db) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
-        Self::Quarantined(QuarantineRow::new(reason, delivery))
+        let acknowledged = delivery.acknowledged;
+        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged, intact: true })
     }
 
     /// Switches to the next form that PostgreSQL may accept: an execution with columns left out, and after all forms a
@@ -172,7 +146,7 @@ impl<'a> RecordItem<'a> {
             }
             let kept = |n: usize| columns[n].filter(|_| left_out & 1 << n == 0);
             (row.payload, row.execution.output, row.execution.total_cost) = (kept(0), kept(1), kept(2));
-            row.payload_bytes = Some(row.body);
+            row.payload_bytes = Some(&row.delivery.body);
             return Some(Degraded::Columns);
         }
         let reason = match error {
@@ -182,15 +156,8 @@ impl<'a> RecordItem<'a> {
             }
             other => other.to_string(),
         };
-        *self = Self::Quarantined(QuarantineRow {
-            reason,
-            body: row.body,
-            received_at: row.received_at,
-            authenticated_by: row.authenticated_by,
-            acknowledged: true,
-            intact: true,
-            trace: row.trace,
-        });
+        let delivery = row.delivery;
+        *self = Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact: true });
         Some(Degraded::Quarantined)
     }
 
@@ -206,13 +173,6 @@ impl<'a> RecordItem<'a> {
         matches!(self, Self::Quarantined(_))
     }
 
-    pub(crate) fn body_bytes(&self) -> usize {
-        match self {
-            Self::Execution(row) => row.body.len(),
-            Self::Quarantined(row) => row.body.len(),
-        }
-    }
-
     /// `None` if the body could not be parsed, or after degrading to quarantine.
     pub(crate) fn execution(&self) -> Option<&Execution<'a>> {
         match self {
@@ -225,17 +185,22 @@ impl<'a> RecordItem<'a> {
         self.execution().map(|execution| &*execution.execution_id)
     }
 
-    pub(crate) fn trace(&self) -> Option<TraceContext> {
+    fn delivery(&self) -> &'a Delivery {
         match self {
-            Self::Execution(row) => row.trace,
-            Self::Quarantined(row) => row.trace,
+            Self::Execution(row) => row.delivery,
+            Self::Quarantined(row) => row.delivery,
         }
     }
 
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.delivery().body.len()
+    }
+
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        self.delivery().trace
+    }
+
     pub(crate) fn received_at(&self) -> OffsetDateTime {
-        match self {
-            Self::Execution(row) => row.received_at,
-            Self::Quarantined(row) => row.received_at,
-        }
+        self.delivery().received_at
     }
 }

@@ -18,11 +18,11 @@ pub(super) use self::quarantine::insert_quarantined;
 use self::resolve_duplicates::resolve_duplicates;
 use self::rollups::{CountedExecution, Rollups};
 use self::rounds::split_rounds;
-use super::{DbConnection, DbError, TimeLimits};
+use super::{DbConnection, DbError, TimeLimits, set_config};
 use crate::config;
 use crate::delivery::Disposition;
 
-/// The limits of what is stored besides executions.
+/// The limits of conflicts and quarantine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) quarantine: config::Quarantine,
@@ -39,17 +39,8 @@ impl DbConnection {
         limits: Option<TimeLimits>,
     ) -> Result<Vec<Disposition>, DbError> {
         let mut transaction = self.connection.begin().await?;
-        if let Some(TimeLimits { statement, lock }) = limits {
-            let (statement, lock) = (statement.as_millis().to_string(), lock.as_millis().to_string());
-            sqlx::query!(
-                "SELECT set_config('statement_timeout', $1, true) AS statement,
-                        set_config('idle_in_transaction_session_timeout', $1, true) AS idle,
-                        set_config('lock_timeout', $2, true) AS lock",
-                statement,
-                lock
-            )
-            .fetch_one(&mut *transaction)
-            .await?;
+        if let Some(limits) = limits {
+            set_config(&mut transaction, true, limits.settings()).await?;
         }
         let mut dispositions = record(&mut transaction, items, bounds.conflicts).await?;
         insert_quarantined(&mut transaction, items, bounds.quarantine, &mut dispositions).await?;
@@ -75,7 +66,7 @@ pub(super) async fn record(
         let (new, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|group| new.contains(&*group.row.execution.execution_id));
         for group in &new {
-            rollups.added(CountedExecution::from(group), group.row.received_at);
+            rollups.added(CountedExecution::from(group), group.row.delivery.received_at);
             group.set_disposition(&mut dispositions, Disposition::New, None);
         }
         if !known.is_empty() {

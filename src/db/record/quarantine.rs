@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::item::RecordItem;
+use super::item::{QuarantineRow, RecordItem};
 use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::Disposition;
@@ -17,24 +17,22 @@ pub(in crate::db) async fn insert_quarantined(
     limits: config::Quarantine,
     dispositions: &mut [Disposition],
 ) -> Result<(), sqlx::Error> {
-    let (mut hashes, mut bodies, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut methods, mut acknowledged, mut intact) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut received_at, mut indexes) = (Vec::new(), Vec::new());
-    for (index, item) in items.iter().enumerate() {
-        if let RecordItem::Quarantined(row) = item {
-            hashes.push(Sha256::digest(row.body).to_vec());
-            bodies.push(row.body);
-            reasons.push(&*row.reason);
-            methods.push(row.authenticated_by.map(AuthMethod::as_str));
-            acknowledged.push(row.acknowledged);
-            intact.push(row.intact);
-            received_at.push(row.received_at);
-            indexes.push(index);
-        }
-    }
-    if indexes.is_empty() {
+    let rows = items.iter().enumerate().filter_map(|(index, item)| match item {
+        RecordItem::Quarantined(row) => Some((index, row)),
+        RecordItem::Execution(_) => None,
+    });
+    let (indexes, rows): (Vec<usize>, Vec<&QuarantineRow<'_>>) = rows.unzip();
+    if rows.is_empty() {
         return Ok(());
     }
+    let hashes: Vec<_> = rows.iter().map(|row| Sha256::digest(&row.delivery.body).to_vec()).collect();
+    let bodies: Vec<&[u8]> = rows.iter().map(|row| &*row.delivery.body).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| &*row.reason).collect();
+    let methods: Vec<_> =
+        rows.iter().map(|row| row.delivery.authenticated_by.map(AuthMethod::as_str)).collect();
+    let acknowledged: Vec<_> = rows.iter().map(|row| row.acknowledged).collect();
+    let intact: Vec<_> = rows.iter().map(|row| row.intact).collect();
+    let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     if acknowledged.contains(&false) {
         // Without the lock, two transactions could fill the same free space. It is taken before the rows' locks.
         sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('workflow-receiver quarantine', 0))")

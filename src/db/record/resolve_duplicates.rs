@@ -31,7 +31,8 @@ macro_rules! resolve_duplicates {
         sqlx::query!(
             r#"WITH incoming AS (
     SELECT
-        i.*,
+        i.n, i.execution_id, i.deliveries, i.first_received_at, i.last_received_at,
+        "# $(+ "i." + $name + ", ")* + r#"
         sha256(coalesce(i.payload_bytes, convert_to(i.payload_text, 'UTF8'))) AS body_sha256,
         coalesce(octet_length(i.payload_bytes), octet_length(i.payload_text)) AS body_size
     FROM (
@@ -237,7 +238,7 @@ pub(super) async fn resolve_duplicates<'r>(
         *earliest = first_received_at;
         if disposition == Disposition::Replacement {
             let after = CountedExecution { first_received_at, ..CountedExecution::from(group) };
-            rollups.replaced(before, after, group.row.received_at);
+            rollups.replaced(before, after, group.row.delivery.received_at);
         } else if first_received_at < before.first_received_at {
             rollups.shifted(before, first_received_at);
         }

@@ -116,21 +116,18 @@ impl<'r> Rollups<'r> {
     }
 
     async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let (mut bulks, mut statuses, mut changes) = (vec![], vec![], vec![]);
-        let (mut first, mut last) = (vec![], vec![]);
-        for ((bulk_id, status), change) in &self.bulks {
-            bulks.push(&**bulk_id);
-            statuses.push(&**status);
-            changes.push(change.executions);
-            first.push(change.first_received_at);
-            last.push(change.last_received_at);
-        }
+        let changes = self.bulks.iter().map(|((bulk_id, status), change)| {
+            let BulkChange { executions, first_received_at, last_received_at } = *change;
+            (&**bulk_id, &**status, executions, first_received_at, last_received_at)
+        });
+        let (bulks, statuses, executions, first, last): (Vec<_>, Vec<_>, Vec<_>, Vec<_>, Vec<_>) =
+            changes.collect();
         if !bulks.is_empty() {
             sqlx::query_file!(
                 "src/db/record/upsert_bulks.sql",
                 &bulks as _,
                 &statuses as _,
-                &changes,
+                &executions,
                 &first,
                 &last
             )
@@ -141,13 +138,10 @@ impl<'r> Rollups<'r> {
     }
 
     async fn apply_to_hours(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let (mut hours, mut workflows, mut statuses, mut changes) = (vec![], vec![], vec![], vec![]);
-        for ((hour, workflow_id, status), change) in self.hours.iter().filter(|(_, change)| **change != 0) {
-            hours.push(*hour);
-            workflows.push(&**workflow_id);
-            statuses.push(&**status);
-            changes.push(*change);
-        }
+        let changes = self.hours.iter().filter(|(_, change)| **change != 0);
+        let changes =
+            changes.map(|((hour, workflow_id, status), change)| (*hour, &**workflow_id, &**status, *change));
+        let (hours, workflows, statuses, changes): (Vec<_>, Vec<_>, Vec<_>, Vec<_>) = changes.collect();
         if !hours.is_empty() {
             sqlx::query_file!(
                 "src/db/record/upsert_hours.sql",
@@ -163,15 +157,13 @@ impl<'r> Rollups<'r> {
     }
 
     async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let (mut days, mut workflows) = (vec![], vec![]);
-        let (mut executions, mut with_cost, mut costs) = (vec![], vec![], vec![]);
-        for ((day, workflow_id), change) in self.days.iter().filter(|(_, c)| **c != DayChange::default()) {
-            days.push(*day);
-            workflows.push(&**workflow_id);
-            executions.push(change.executions);
-            with_cost.push(change.with_cost);
-            costs.push(format!("{}e-12", change.picos));
-        }
+        let changes = self.days.iter().filter(|(_, change)| **change != DayChange::default());
+        let changes = changes.map(|((day, workflow_id), change)| {
+            let DayChange { executions, with_cost, picos } = *change;
+            (*day, &**workflow_id, executions, with_cost, format!("{picos}e-12"))
+        });
+        let (days, workflows, executions, with_cost, costs): (Vec<_>, Vec<_>, Vec<_>, Vec<_>, Vec<_>) =
+            changes.collect();
         if !days.is_empty() {
             sqlx::query_file!(
                 "src/db/record/upsert_days.sql",

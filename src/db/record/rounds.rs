@@ -39,7 +39,7 @@ impl<'r> Group<'r> {
             same: vec![index],
             replaced: Vec::new(),
             deliveries: row.deliveries,
-            first_received_at: row.received_at,
+            first_received_at: row.delivery.received_at,
             last_received_at: row.last_received_at,
         }
     }
@@ -54,7 +54,7 @@ impl<'r> Group<'r> {
 
     /// The bytes that identify a conflict: see `body_sha256` in `resolve_duplicates.rs`.
     fn content(&self) -> &'r [u8] {
-        self.row.payload_bytes.or(self.row.payload.map(str::as_bytes)).unwrap_or(self.row.body)
+        self.row.payload_bytes.or(self.row.payload.map(str::as_bytes)).unwrap_or(&self.row.delivery.body)
     }
 
     /// Sets the disposition of the first delivery; its repetitions are duplicates, or the same conflict again.

@@ -1,4 +1,4 @@
-//! Problems in the OpenAPI document.
+//! Problems in `/openapi.json`.
 
 use std::collections::BTreeMap;
 

@@ -32,7 +32,7 @@ pub(super) struct ConnectionStream<S> {
     connection: Arc<Slot>,
     large_heads: Arc<Limiter>,
     header_timeout: Duration,
-    /// QuarantineUsage while the head is large and incomplete.
+    /// Held while the head is large and incomplete.
     large: Option<Slot>,
     lingering: Option<Lingering>,
 }

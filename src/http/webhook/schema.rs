@@ -1,5 +1,5 @@
-//! Request and response of a webhook, for the OpenAPI document.
-#![expect(dead_code, reason = "for the OpenAPI document only; `Execution::parse` reads webhooks")]
+//! Request and response of a webhook, for `/openapi.json`.
+#![expect(dead_code, reason = "for `/openapi.json` only; `Execution::parse` reads webhooks")]
 
 use utoipa::ToSchema;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::spool::files::{self, beside};
+use crate::spool::files::{self, beside, step};
 
 /// The new file has this suffix from the moment on when it is the spool, until it has the spool's name.
 const SAVED: &str = ".saved";
@@ -42,10 +42,4 @@ fn swap(path: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     files::sync_parent(path)?;
     step(|| fs::rename(beside(path, SAVED), path))?;
     files::sync_parent(path)
-}
-
-fn step(action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    #[cfg(test)]
-    files::crash::point()?;
-    action()
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::files::{FileFault, FileSizes, OpenFiles};
@@ -139,9 +139,9 @@ impl Writer {
         let mut waiting = Vec::with_capacity(MAX_GROUP);
         // When there is something to do even if nothing arrives.
         let mut due: Option<Instant> = None;
-        let timer = ProbeTimer::start(runtime);
+        let (probe_due, _timer) = start_probe_timer(runtime);
         loop {
-            let event = runtime.block_on(self.next_event(&mut waiting, due, &timer));
+            let event = runtime.block_on(self.next_event(&mut waiting, due, &probe_due));
             match event {
                 Event::Arrived(count) => self.status.closed = count == 0,
                 Event::Acked | Event::Due | Event::CheckRequested => {}
@@ -188,7 +188,7 @@ impl Writer {
         &mut self,
         waiting: &mut Vec<PendingDelivery>,
         due: Option<Instant>,
-        timer: &ProbeTimer,
+        probe_due: &Notify,
     ) -> Event {
         let Channels { pending, acked, handover, .. } = &mut self.channels;
         tokio::select! {
@@ -196,7 +196,7 @@ impl Writer {
             changed = acked.changed() => if changed.is_ok() { Event::Acked } else { Event::RecorderEnded },
             () = handover.check_requested() => Event::CheckRequested,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
-            () = timer.notify.notified() => Event::Due,
+            () = probe_due.notified() => Event::Due,
         }
     }
 
@@ -278,30 +278,18 @@ enum Event {
 }
 
 /// Wakes an idle writer every [`PROBE_INTERVAL`]. The timer runs in a task: the writer's thread would panic when it polls a
-/// timer while the runtime shuts down.
-struct ProbeTimer {
-    notify: Arc<Notify>,
-    task: JoinHandle<()>,
-}
-
-impl ProbeTimer {
-    fn start(runtime: &Handle) -> Self {
-        let notify = Arc::new(Notify::new());
-        let tick = notify.clone();
-        let task = runtime.spawn(async move {
-            loop {
-                sleep(PROBE_INTERVAL).await;
-                tick.notify_one();
-            }
-        });
-        Self { notify, task }
-    }
-}
-
-impl Drop for ProbeTimer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// timer while the runtime shuts down. The task ends when the set is dropped.
+fn start_probe_timer(runtime: &Handle) -> (Arc<Notify>, JoinSet<()>) {
+    let (notify, mut timer) = (Arc::new(Notify::new()), JoinSet::new());
+    let tick = notify.clone();
+    let repeat = async move {
+        loop {
+            sleep(PROBE_INTERVAL).await;
+            tick.notify_one();
+        }
+    };
+    timer.spawn_on(repeat, runtime);
+    (notify, timer)
 }
 
 /// Waits for the next group to become about as large as the last one: an fsync costs the same for one delivery as for a

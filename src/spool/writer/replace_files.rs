@@ -134,7 +134,7 @@ mod tests {
     use crate::delivery::Delivery;
     use crate::memory::MemoryBudget;
     use crate::metrics::{Levels, Metrics};
-    use crate::spool::files::crash;
+    use crate::spool::files::CRASH_AFTER;
     use crate::spool::{BatchLimits, Spool, open};
 
     fn open_in(dir: &Path) -> (Spool, Arc<Metrics>) {
@@ -159,7 +159,9 @@ mod tests {
         append.await.unwrap();
     }
 
-    const ACCIDENTS: [(&str, fn(&Path)); 3] = [
+    type Accident = (&'static str, fn(&Path));
+
+    const ACCIDENTS: [Accident; 3] = [
         ("the index is removed", |dir| fs::remove_file(dir.join("spool.db-shm")).unwrap()),
         ("the database is replaced by a copy of itself", |dir| {
             fs::copy(dir.join("spool.db"), dir.join("copy")).unwrap();
@@ -195,9 +197,9 @@ mod tests {
 
                 happens(dir.path());
                 let fault = spool.writer.check_files().unwrap_err();
-                crash::AFTER.set(steps);
+                CRASH_AFTER.set(steps);
                 spool.writer.replace_files(&fault).unwrap();
-                crash::AFTER.set(usize::MAX);
+                CRASH_AFTER.set(usize::MAX);
                 assert_eq!(spool.writer.files_lost, steps < 6, "{accident}, {steps} steps");
                 // As SIGKILL leaves the files.
                 let killed = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The OpenAPI document of both ports.
+//! `/openapi.json`: the document of both ports.
 
 use bytes::Bytes;
 use utoipa::OpenApi;

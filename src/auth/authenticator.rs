@@ -1,0 +1,240 @@
+//! Checks webhooks against the configured methods.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use time::OffsetDateTime;
+
+use super::fingerprint::{Fingerprint, fingerprint, is_one_of};
+use super::signature::{Keys, Signature, keys};
+use super::{AuthError, AuthMethod};
+use crate::config;
+
+/// Contains a secret itself.
+const SECRET: &str = "x-webhook-secret";
+
+/// The configured methods. Contains no secret in plain text.
+#[derive(Clone)]
+pub struct Authenticator {
+    keys: Keys,
+    /// Empty unless `auth.secret_header` is set.
+    secrets: Vec<Fingerprint>,
+    tokens: Vec<Fingerprint>,
+    tolerance: Duration,
+    open: bool,
+    local_only: bool,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+/// The result of checking a request's head.
+#[derive(Debug)]
+pub struct PendingAuth {
+    /// Still to be checked with the body.
+    signature: Option<Signature>,
+    /// The result if the signature does not match.
+    otherwise: Result<AuthMethod, AuthError>,
+}
+
+impl Authenticator {
+    /// Without a configured method, everything is accepted; config validation allows that on loopback only.
+    #[must_use]
+    pub fn new(settings: &config::Auth) -> Self {
+        let secrets = &settings.webhook_secrets.0;
+        let in_header = if settings.secret_header { secrets.as_slice() } else { &[] };
+        Self {
+            keys: keys(secrets),
+            secrets: in_header.iter().map(fingerprint).collect(),
+            tokens: settings.url_tokens.0.iter().map(fingerprint).collect(),
+            tolerance: settings.timestamp_tolerance,
+            open: settings.allow_unauthenticated || !settings.is_configured(),
+            local_only: !settings.allow_unauthenticated && !settings.is_configured(),
+        }
+    }
+
+    /// Whether everything is accepted because nothing is configured: the port listens on loopback only.
+    #[must_use]
+    pub fn is_local_only(&self) -> bool {
+        self.local_only
+    }
+
+    /// Checks a request's head and the tokens in its URL.
+    ///
+    /// # Errors
+    /// [`AuthError`] if no body could make the request valid.
+    pub fn check_head<'t>(
+        &self,
+        headers: &HeaderMap,
+        tokens: impl Iterator<Item = &'t str>,
+        now: OffsetDateTime,
+    ) -> Result<PendingAuth, AuthError> {
+        let signature = Signature::of(headers, &self.keys, now, self.tolerance);
+        let otherwise = self.check_without_signature(headers, tokens);
+        match (signature, otherwise) {
+            (Some(Ok(signature)), otherwise) => Ok(PendingAuth { signature: Some(signature), otherwise }),
+            (_, Ok(method)) => Ok(PendingAuth { signature: None, otherwise: Ok(method) }),
+            (Some(Err(error)), Err(_)) | (None, Err(error)) => Err(error),
+        }
+    }
+
+    fn check_without_signature<'t>(
+        &self,
+        headers: &HeaderMap,
+        tokens: impl Iterator<Item = &'t str>,
+    ) -> Result<AuthMethod, AuthError> {
+        let mut error = AuthError::NoCredentials;
+        if let Some(secret) = headers.get(SECRET).filter(|_| !self.secrets.is_empty()) {
+            if is_one_of(secret.as_bytes(), &self.secrets) {
+                return Ok(AuthMethod::SecretHeader);
+            }
+            error = AuthError::Secret;
+        }
+        if !self.tokens.is_empty() {
+            for token in tokens {
+                if is_one_of(token.as_bytes(), &self.tokens) {
+                    return Ok(AuthMethod::UrlToken);
+                }
+                error = AuthError::Token;
+            }
+        }
+        if self.open { Ok(AuthMethod::None) } else { Err(error) }
+    }
+}
+
+impl PendingAuth {
+    /// Whether the request is accepted whatever its body is.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.otherwise.is_ok()
+    }
+
+    /// Whether the request is accepted without authentication.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self.otherwise, Ok(AuthMethod::None))
+    }
+
+    /// Checks the signature over the body as sent.
+    ///
+    /// # Errors
+    /// [`AuthError::Signature`] if the signature does not match and no other method accepts the request.
+    pub fn check_body(&self, body: &[u8]) -> Result<AuthMethod, AuthError> {
+        match &self.signature {
+            Some(signature) if signature.matches(body) => Ok(AuthMethod::Signature),
+            Some(_) => self.otherwise.map_err(|_| AuthError::Signature),
+            None => self.otherwise,
+        }
+    }
+
+    /// The same, with the secrets of `authenticator` for the signature.
+    pub(crate) fn with_keys_of(&self, authenticator: &Authenticator) -> Self {
+        let signature = self.signature.clone().map(|signature| signature.with_keys(&authenticator.keys));
+        Self { signature, otherwise: self.otherwise }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::signature::{SIGNATURE, TIMESTAMP};
+
+    const NOW: i64 = 1_789_994_667;
+    const BODY: &[u8] = br#"{"execution_id":"x","n":1}"#;
+    /// The test vector for the secret `whsec_your_secret_key`.
+    const VECTOR: &str = "sha256=ad606773268bc8a3cfdf9903b2e9cccffab6999b163a4abd60c30f7767edfc84";
+
+    fn authenticator(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
+        let mut settings = config::Settings::defaults().auth;
+        settings.webhook_secrets = config::Secrets::of(&["the_one_before", "whsec_your_secret_key"]);
+        change(&mut settings);
+        Authenticator::new(&settings)
+    }
+
+    fn attempt(
+        authenticator: &Authenticator,
+        headers: &[(&'static str, &str)],
+        body: &[u8],
+        now: i64,
+    ) -> Result<AuthMethod, AuthError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        let now = OffsetDateTime::from_unix_timestamp(now).unwrap();
+        authenticator.check_head(&map, std::iter::empty(), now)?.check_body(body)
+    }
+
+    #[test]
+    fn a_valid_signature_is_accepted_and_every_invalid_one_rejected() {
+        let a = authenticator(|_| {});
+        let stamp = NOW.to_string();
+        let with = |signature: &str, stamp: &str, body: &[u8], now| {
+            attempt(&a, &[(SIGNATURE, signature), (TIMESTAMP, stamp)], body, now)
+        };
+        assert_eq!(with(VECTOR, &stamp, BODY, NOW), Ok(AuthMethod::Signature));
+        for at in [NOW - 300, NOW + 300] {
+            assert_eq!(
+                with(VECTOR, &stamp, BODY, at),
+                Ok(AuthMethod::Signature),
+                "at the limit of the tolerance"
+            );
+        }
+        for at in [NOW - 301, NOW + 301, 0] {
+            assert_eq!(with(VECTOR, &stamp, BODY, at), Err(AuthError::Timestamp));
+        }
+        for wrong in ["", "x", "-1", "+1789994667", " ", "1789994667.0", "99999999999999999999999"] {
+            assert_eq!(with(VECTOR, wrong, BODY, NOW), Err(AuthError::Timestamp), "{wrong}");
+        }
+        let (later, padded) = ((NOW + 1).to_string(), format!("0{NOW}"));
+        for wrong in [&later, &padded] {
+            assert_eq!(
+                with(VECTOR, wrong, BODY, NOW),
+                Err(AuthError::Signature),
+                "another timestamp was signed"
+            );
+        }
+        for body in [&BODY[..BODY.len() - 1], b"", b"{\"execution_id\":\"x\",\"n\":2}"] {
+            assert_eq!(with(VECTOR, &stamp, body, NOW), Err(AuthError::Signature), "another body was signed");
+        }
+        let digits = &VECTOR["sha256=".len()..];
+        let (short, long, other) =
+            (&VECTOR[..VECTOR.len() - 1], format!("{VECTOR}0"), VECTOR.replace("ad6", "ad7"));
+        let (no_hex, of_other_kind) = (VECTOR.replace('a', "g"), format!("sha512={digits}"));
+        for wrong in ["", "sha256=", digits, short, &long, &other, &no_hex, &of_other_kind] {
+            assert_eq!(with(wrong, &stamp, BODY, NOW), Err(AuthError::Signature), "{wrong}");
+        }
+        assert_eq!(attempt(&a, &[(SIGNATURE, VECTOR)], BODY, NOW), Err(AuthError::Timestamp));
+        assert_eq!(attempt(&a, &[(TIMESTAMP, &stamp)], BODY, NOW), Err(AuthError::NoCredentials));
+        assert_eq!(attempt(&a, &[], BODY, NOW), Err(AuthError::NoCredentials));
+        let by_another = authenticator(|s| s.webhook_secrets = config::Secrets::of(&["whsec_another"]));
+        let headers = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
+        assert_eq!(attempt(&by_another, &headers, BODY, NOW), Err(AuthError::Signature));
+    }
+
+    #[test]
+    fn a_method_that_is_not_configured_accepts_nothing() {
+        let secret = [(SECRET, "whsec_your_secret_key")];
+        assert_eq!(attempt(&authenticator(|_| {}), &secret, BODY, NOW), Err(AuthError::NoCredentials));
+        let by_header = authenticator(|s| s.secret_header = true);
+        assert_eq!(attempt(&by_header, &secret, BODY, NOW), Ok(AuthMethod::SecretHeader));
+        for wrong in ["", "whsec_your_secret_ke", "whsec_your_secret_key2"] {
+            assert_eq!(attempt(&by_header, &[(SECRET, wrong)], BODY, NOW), Err(AuthError::Secret));
+        }
+        // A wrong signature and a right secret: one method is enough.
+        let both = [(SIGNATURE, VECTOR), (TIMESTAMP, "1"), secret[0]];
+        assert_eq!(attempt(&by_header, &both, BODY, NOW), Ok(AuthMethod::SecretHeader));
+        let open = authenticator(|s| s.allow_unauthenticated = true);
+        assert_eq!(attempt(&open, &[], BODY, NOW), Ok(AuthMethod::None));
+        let stamp = NOW.to_string();
+        let signed = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
+        assert_eq!(
+            attempt(&open, &signed, BODY, NOW),
+            Ok(AuthMethod::Signature),
+            "the strongest method is recorded"
+        );
+    }
+}

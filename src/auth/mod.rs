@@ -1,0 +1,82 @@
+//! Authentication of webhooks and of the admin port.
+//!
+//! A webhook is accepted if it passes one of the configured methods. Everything but the signature is checked before the
+//! body is read ([`Authenticator::check_head`]); the signature afterwards ([`PendingAuth::check_body`]), over the bytes
+//! as sent.
+//!
+//! A repeated signature is accepted within the tolerance of its timestamp: retries of the sender keep the signature of
+//! the first attempt, and recording deduplicates.
+
+mod authenticator;
+mod fingerprint;
+mod signature;
+
+pub use authenticator::{Authenticator, PendingAuth};
+pub(crate) use fingerprint::AdminToken;
+
+/// How a delivery was authenticated. Recorded with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// A signature with one of the secrets.
+    Signature,
+    /// One of the secrets in a header.
+    SecretHeader,
+    /// One of the tokens in the URL.
+    UrlToken,
+    /// Not authenticated: `auth.allow_unauthenticated`, or nothing is configured (loopback only).
+    None,
+}
+
+impl AuthMethod {
+    /// The name in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Signature => "signature",
+            Self::SecretHeader => "secret_header",
+            Self::UrlToken => "url_token",
+            Self::None => "none",
+        }
+    }
+
+    /// The method with this name in the database.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Signature, Self::SecretHeader, Self::UrlToken, Self::None]
+            .into_iter()
+            .find(|m| m.as_str() == name)
+    }
+}
+
+/// Why a webhook was not authenticated. For metrics and logs only: the response is the same for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthError {
+    /// Nothing that a configured method could check.
+    NoCredentials,
+    /// The timestamp is not a number, or too far from this machine's clock.
+    Timestamp,
+    /// The signature does not match the body and any secret.
+    Signature,
+    /// An unknown secret.
+    Secret,
+    /// An unknown token.
+    Token,
+}
+
+impl AuthError {
+    /// All variants.
+    pub const ALL: [Self; 5] =
+        [Self::NoCredentials, Self::Timestamp, Self::Signature, Self::Secret, Self::Token];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::Timestamp => "timestamp",
+            Self::Signature => "signature",
+            Self::Secret => "secret",
+            Self::Token => "token",
+        }
+    }
+}

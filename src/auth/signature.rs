@@ -1,0 +1,95 @@
+//! Signatures: `sha256=` and the lowercase hex of the HMAC-SHA256 of `<timestamp>.<raw body>`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
+use time::OffsetDateTime;
+
+use super::AuthError;
+
+pub(super) const SIGNATURE: &str = "x-webhook-signature";
+/// Unix seconds.
+pub(super) const TIMESTAMP: &str = "x-webhook-timestamp";
+const MAX_TIMESTAMP_DIGITS: usize = 20;
+
+/// The keys of all secrets.
+pub(super) type Keys = Arc<[Hmac<Sha256>]>;
+
+pub(super) fn keys(secrets: &[SecretString]) -> Keys {
+    let key = |secret: &SecretString| {
+        Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC keys have any length")
+    };
+    secrets.iter().map(key).collect()
+}
+
+/// A signature whose timestamp is valid.
+#[derive(Clone)]
+pub(super) struct Signature {
+    keys: Keys,
+    timestamp: String,
+    mac: [u8; 32],
+}
+
+impl std::fmt::Debug for Signature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signature")
+    }
+}
+
+impl Signature {
+    /// `None` if there is no signature, or no key to check it with.
+    pub(super) fn of(
+        headers: &HeaderMap,
+        keys: &Keys,
+        now: OffsetDateTime,
+        tolerance: Duration,
+    ) -> Option<Result<Self, AuthError>> {
+        let signature = headers.get(SIGNATURE).filter(|_| !keys.is_empty())?.as_bytes();
+        let timestamp =
+            headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
+        let check = || {
+            let mac = parse_mac(signature).ok_or(AuthError::Signature)?;
+            let digits =
+                timestamp.len() <= MAX_TIMESTAMP_DIGITS && timestamp.bytes().all(|b| b.is_ascii_digit());
+            let seconds: Option<u64> = timestamp.parse().ok().filter(|_| digits);
+            let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+            if seconds.is_none_or(|seconds| seconds.abs_diff(now) > tolerance.as_secs()) {
+                return Err(AuthError::Timestamp);
+            }
+            Ok(Self { keys: keys.clone(), timestamp: timestamp.to_owned(), mac })
+        };
+        Some(check())
+    }
+
+    pub(super) fn with_keys(self, keys: &Keys) -> Self {
+        Self { keys: keys.clone(), ..self }
+    }
+
+    /// Whether one of the keys has signed `body`. Computes the HMAC with every key.
+    pub(super) fn matches(&self, body: &[u8]) -> bool {
+        let mut matches = Choice::from(0);
+        for key in self.keys.iter() {
+            let mut mac = key.clone();
+            mac.update(self.timestamp.as_bytes());
+            mac.update(b".");
+            mac.update(body);
+            matches |= mac.finalize().into_bytes().as_slice().ct_eq(&self.mac);
+        }
+        matches.into()
+    }
+}
+
+fn parse_mac(header: &[u8]) -> Option<[u8; 32]> {
+    let hex = header.strip_prefix(b"sha256=").filter(|hex| hex.len() == 64)?;
+    let mut mac = [0; 32];
+    for (byte, digits) in mac.iter_mut().zip(hex.chunks_exact(2)) {
+        let digit = |n: usize| char::from(digits[n]).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        *byte = digit(0)? << 4 | digit(1)?;
+    }
+    Some(mac)
+}

@@ -1,0 +1,125 @@
+//! Extracts executions from a quarantined body, with the mappings of `--map` and `--set`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::db::Extracted;
+use crate::execution;
+
+/// The fields of a body that become columns. `step_outputs` is not one: views read it from the unchanged payload.
+const FIELDS: [&str; 10] = [
+    "execution_id",
+    "workflow_id",
+    "status",
+    "bulk_id",
+    "started_at",
+    "completed_at",
+    "output",
+    "error",
+    "error_cause",
+    "total_cost",
+];
+
+/// Parses an argument of `--map` or `--set`.
+pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
+    let (field, value) =
+        argument.split_once('=').ok_or("must be FIELD=SOURCE for --map, FIELD=VALUE for --set")?;
+    if FIELDS.contains(&field) {
+        Ok((field.to_owned(), value.to_owned()))
+    } else {
+        Err(format!("the field must be one of {}", FIELDS.join(", ")))
+    }
+}
+
+/// Pairs of field and source, and of field and value.
+pub(super) struct Mapping<'a> {
+    pub(super) maps: &'a [(String, String)],
+    pub(super) sets: &'a [(String, String)],
+}
+
+impl Mapping<'_> {
+    /// The executions in a body: itself, or the elements of an array.
+    pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
+        let text = execution::text(body).map_err(|why| why.to_string())?.trim();
+        let parts = if text.starts_with('[') {
+            let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+            elements.iter().map(|element| element.get()).collect()
+        } else {
+            vec![text]
+        };
+        let found = |part: &&str| {
+            let mended = self.apply(part)?;
+            Ok(Extracted { repaired: mended, original: Bytes::copy_from_slice(part.as_bytes()) })
+        };
+        parts.iter().map(found).collect()
+    }
+
+    /// `text` with the mapped and set fields.
+    fn apply(&self, text: &str) -> Result<Bytes, String> {
+        if self.maps.is_empty() && self.sets.is_empty() {
+            return Ok(Bytes::copy_from_slice(text.as_bytes()));
+        }
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).map_err(|e| e.to_string());
+        let not_object = |e| format!("only a JSON object can be mapped: {e}");
+        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(not_object)?;
+        for (field, source) in self.maps {
+            let pointer = if source.starts_with('/') {
+                source.clone()
+            } else {
+                format!("/{}", source.replace('~', "~0").replace('/', "~1"))
+            };
+            if let Some(value) = at(text, &pointer) {
+                fields.insert(field.clone(), raw(value)?);
+            }
+        }
+        for (field, value) in self.sets {
+            // A value of the sender is never replaced.
+            if fields.get(field).is_none_or(|value| value.get() == "null") {
+                let value = serde_json::to_string(value).map_err(|e| e.to_string())?;
+                fields.insert(field.clone(), raw(&value)?);
+            }
+        }
+        serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| e.to_string())
+    }
+}
+
+/// The unchanged JSON text at a pointer (RFC 6901).
+fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
+    let mut text = text.trim();
+    for step in pointer.split('/').skip(1) {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        text = if text.starts_with('[') {
+            serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(step.parse::<usize>().ok()?)?.get()
+        } else {
+            serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok()?.get(&step)?.get()
+        };
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_reads_fields_from_their_sources_unchanged() {
+        let pairs = |pairs: &[&str]| pairs.iter().map(|pair| parse_pair(pair).unwrap()).collect::<Vec<_>>();
+        let body = r#"{"data":[{"a/b~c":{"id":"x"}}],"cost":1.10,"status":"failed"}"#;
+        let maps = pairs(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"]);
+        let sets = pairs(&["workflow_id=w", "status=completed", "execution_id=no"]);
+        let mapped = Mapping { maps: &maps, sets: &sets }.apply(body).unwrap();
+        let execution = execution::Execution::parse(&mapped).unwrap();
+        assert_eq!((&*execution.execution_id, &*execution.status), ("x", "failed"));
+        assert_eq!(execution.total_cost, Some("1.10"));
+        let (maps, sets) = (pairs(&["execution_id=id"]), pairs(&["workflow_id=w", "status=completed"]));
+        let each = Mapping { maps: &maps, sets: &sets };
+        let found = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(execution::Execution::parse(&found[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(&*found[1].original, br#"{"id":"z"}"#);
+        assert!(each.extract(b"[1]").is_err() && each.extract(b"7").is_err());
+        assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());
+    }
+}
