@@ -210,7 +210,7 @@ async fn a_killed_private_postgres_is_restarted_and_webhooks_are_accepted_meanwh
         process.accept(execution(&format!("e{times}"), "completed")).await;
         let count = |process: &Process, text: &str| process.log.iter().filter(|l| l.contains(text)).count();
         while count(&process, "the private PostgreSQL was restarted") < times {
-            process.wait_at_most(std::time::Duration::from_secs(60));
+            process.wait_at_most(std::time::Duration::from_mins(1));
         }
         assert_eq!(count(&process, "the private PostgreSQL ended"), times);
         let ids = "SELECT execution_id FROM executions";
