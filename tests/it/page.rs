@@ -1,4 +1,4 @@
-//! The examples and best practices of the sender's webhook documentation.
+//! The examples and best practices of the webhook documentation of `each::labs`.
 
 use serde_json::{Value, json};
 

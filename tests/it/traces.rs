@@ -312,11 +312,11 @@ async fn the_span_of_a_failed_batch_has_the_error_and_no_row_data() {
     let receiver = TestReceiver::start_on(database, traced(&collector)).await;
     receiver.accept(execution("e", "PRIVATE")).await;
     receiver.wait_until_recorded().await;
-    // Three attempts as it is, then with its payload as bytes, then into quarantine.
-    let spans = collector.spans(8).await;
+    // The first attempt, three strikes, and one attempt with the payload as bytes; then it goes to quarantine.
+    let spans = collector.spans(9).await;
     let failed: Vec<_> =
         named(&spans, "record batch").into_iter().filter(|span| status(span) == SpanStatus::Error).collect();
-    assert_eq!(failed.len(), 4, "{spans:#?}");
+    assert_eq!(failed.len(), 5, "{spans:#?}");
     for batch in failed {
         assert_eq!(
             attributes(&batch.attributes),

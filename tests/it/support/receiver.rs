@@ -1,7 +1,7 @@
 //! A receiver in the process of the test, with a database and a directory of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -200,13 +200,14 @@ impl TestReceiver {
     }
 
     /// Waits until a session in the receiver's database waits for a lock. Returns its process id.
-    pub(crate) async fn until_blocked(&self) -> i64 {
+    pub(crate) async fn until_blocked(&self) -> i32 {
         let blocked = "SELECT pid FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1";
-        let pid = AtomicI64::new(0);
+        let pid = AtomicI32::new(0);
         until(async || {
             let rows = self.rows_now(blocked).await;
-            pid.store(rows.first().and_then(|row| row["pid"].as_i64()).unwrap_or(0), Ordering::Relaxed);
+            let blocked = rows.first().map_or(0, |row| row["pid"].as_i64().unwrap());
+            pid.store(i32::try_from(blocked).unwrap(), Ordering::Relaxed);
             !rows.is_empty()
         })
         .await;
