@@ -1,5 +1,5 @@
-//! The secrets of a running receiver. They are reread from their files at SIGHUP, and when a request or a connection to
-//! PostgreSQL was rejected after a file has changed.
+//! The secrets of a running receiver. It re-reads them from their files at SIGHUP. It also re-reads them when it rejects a
+//! request, or PostgreSQL rejects a connection, after a file has changed.
 //!
 //! Secrets in environment variables and all other settings need a restart.
 
@@ -17,7 +17,7 @@ use crate::db::Database;
 
 /// Shortest time between two checks of the files after rejections.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest time that a rejected request waits for the files.
+/// Longest time that a request waits until the files are re-read.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Credentials {
@@ -25,7 +25,7 @@ pub(crate) struct Credentials {
     pub(crate) database: Database,
     /// The settings as last read.
     settings: Mutex<Settings>,
-    /// Some settings come from files.
+    /// Whether any setting is read from a file.
     from_files: bool,
     /// Time of the last check after a rejection. Locked during a check.
     checked: tokio::sync::Mutex<Option<Instant>>,
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// The secrets that requests are checked with.
+/// The secrets for checking requests.
 pub(crate) struct Current {
     /// Increases with each change.
     generation: u64,
@@ -55,7 +55,7 @@ impl Current {
     }
 }
 
-/// Why reread secrets are not used.
+/// Why re-read secrets are not used.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
@@ -66,9 +66,9 @@ enum ReloadError {
     NoDatabase,
 }
 
-/// Why secrets are reread.
+/// Why secrets are re-read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+enum ReloadReason {
     Sighup,
     /// A request or a connection to PostgreSQL was rejected.
     Rejected,
@@ -79,7 +79,7 @@ impl Credentials {
         Arc::new(Self {
             current: RwLock::new(Current::new(0, settings)),
             database: Database::new(database),
-            from_files: settings.sources.any(),
+            from_files: settings.sources.has_files(),
             settings: Mutex::new(settings.clone()),
             checked: tokio::sync::Mutex::default(),
             last_error: Mutex::default(),
@@ -90,7 +90,8 @@ impl Credentials {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Checks a body whose head was checked with `current`. If that fails, checks it with secrets that have changed since.
+    /// Checks a body whose head was checked with `current`. If the check fails and the secrets have changed, checks the body
+    /// again with the new secrets.
     ///
     /// # Errors
     /// As [`PendingAuth::check_body`].
@@ -108,8 +109,9 @@ impl Credentials {
         }
     }
 
-    /// Call it after `current` rejected a request. Returns whether there are other secrets now, so that a second check is
-    /// worthwhile. Rereads the files if one has changed; checks that at most once per [`CHECK_INTERVAL`].
+    /// Returns whether the secrets differ from `current`. Call it after `current` rejected a request, and check the request
+    /// again if it returns true. Re-reads the files if one has changed; looks for changes at most once per
+    /// [`CHECK_INTERVAL`].
     pub(crate) async fn refreshed(self: &Arc<Self>, current: &Current) -> bool {
         if self.from_files {
             let _ = timeout(CHECK_TIMEOUT, self.refresh()).await;
@@ -121,7 +123,7 @@ impl Credentials {
         let mut checked = self.checked.lock().await;
         if checked.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
             *checked = Some(Instant::now());
-            self.reload(Reason::Rejected).await;
+            self.reload(ReloadReason::Rejected).await;
         }
     }
 
@@ -129,21 +131,21 @@ impl Credentials {
     pub(crate) async fn follow(self: &Arc<Self>, sighup: &Notify) -> std::convert::Infallible {
         loop {
             tokio::select! {
-                () = sighup.notified() => self.reload(Reason::Sighup).await,
+                () = sighup.notified() => self.reload(ReloadReason::Sighup).await,
                 () = self.database.refused.notified() => if self.from_files { self.refresh().await },
             }
         }
     }
 
-    async fn reload(self: &Arc<Self>, reason: Reason) {
+    async fn reload(self: &Arc<Self>, reason: ReloadReason) {
         let credentials = self.clone();
         // The panic hook logs a panic.
-        let _ = tokio::task::spawn_blocking(move || credentials.read(reason)).await;
+        let _ = tokio::task::spawn_blocking(move || credentials.reload_blocking(reason)).await;
     }
 
-    fn read(&self, reason: Reason) {
+    fn reload_blocking(&self, reason: ReloadReason) {
         let mut settings = lock(&self.settings);
-        if reason == Reason::Rejected && !settings.sources.changed() {
+        if reason == ReloadReason::Rejected && !settings.sources.changed() {
             return;
         }
         match settings.load_again().map_err(Into::into).and_then(|new| self.apply(&mut settings, new)) {
@@ -151,7 +153,7 @@ impl Credentials {
             Err(error) => {
                 let error = error.to_string();
                 let before = std::mem::replace(&mut *lock(&self.last_error), error.clone());
-                if reason == Reason::Sighup || error != before {
+                if reason == ReloadReason::Sighup || error != before {
                     tracing::error!("secrets are not re-read, the previous ones stay in use: {error}");
                 }
             }

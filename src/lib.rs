@@ -1,5 +1,5 @@
-//! A receiver for `each::labs` workflow webhooks. A 200 means that the webhook is on disk and will be recorded in
-//! PostgreSQL, whatever fails next.
+//! A receiver for `each::labs` workflow webhooks. A 200 means that the webhook is on disk. It is recorded in PostgreSQL
+//! even if the receiver or PostgreSQL fails in between.
 //!
 //! # The path of a webhook
 //!
@@ -8,12 +8,12 @@
 //! 2. [`spool`]: `append` passes the [`delivery`] through a bounded channel to the spool's writer. A full channel is
 //!    answered 503.
 //! 3. [`spool`]: the writer commits all waiting deliveries with one fsync. **The 200 is sent after this commit.**
-//! 4. [`recorder`]: the background worker reads batches from the spool in order.
-//! 5. [`db`]: one transaction deduplicates by `execution_id`, records the outcomes and counts bulks.
+//! 4. [`recorder`]: background workers read batches from the spool in order.
+//! 5. [`db`]: one transaction deduplicates by `execution_id`, records the executions and updates the counts of bulks.
 //! 6. [`spool`]: `ack` deletes the recorded deliveries.
 //!
-//! Only the HTTP response flows back. After a crash, step 4 resumes with the deliveries that the spool still holds;
-//! recording a delivery twice has no effect.
+//! After a crash, step 4 resumes with the deliveries that the spool still holds. A delivery that was recorded before the
+//! crash is then a duplicate: it changes nothing but the count in `deliveries`.
 //!
 //! # Other parts
 //!

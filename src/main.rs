@@ -78,7 +78,7 @@ enum Command {
 fn main() -> ExitCode {
     logging::log_panics();
     let arguments = Arguments::parse();
-    // Flush the log even after a panic of this thread.
+    // Flush the log even if this thread panics.
     let code = match catch_unwind(|| start(&arguments)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => exit_code(&error),
@@ -162,25 +162,25 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandEr
     }
 }
 
-/// Runs the receiver until it stops. `psql_line` opens the private PostgreSQL.
+/// Runs the receiver until it stops. `psql_line` is the shell command that opens the private PostgreSQL.
 async fn receive(
     settings: &Settings,
     database: PgConnectOptions,
     psql_line: Option<String>,
     shutdown: &Shutdown,
 ) -> Result<(), CommandError> {
-    let receiver = tokio::select! {
+    let server = tokio::select! {
         started = Server::start(settings, database) => started?,
         () = shutdown.graceful.cancelled() => return Ok(()),
     };
-    let (webhooks, admin) = (receiver.webhook_url(), receiver.admin_address());
+    let (webhooks, admin) = (server.webhook_url(), server.admin_address());
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     log_authentication(settings);
     if let Some(psql) = psql_line {
         let open = settings.auth.allow_unauthenticated || !settings.auth.is_configured();
         print_first_steps(open, &webhooks, &admin.to_string(), &psql);
     }
-    receiver.run(shutdown).await?;
+    server.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -202,13 +202,13 @@ fn log_authentication(settings: &Settings) {
         tracing::info!(secrets, tokens, secret_header = auth.secret_header, "webhooks are authenticated");
         if auth.webhook_secrets.shortest() < 16 {
             tracing::warn!(
-                "A webhook secret has less than 16 characters: it can be guessed. Use a longer one."
+                "A webhook secret has fewer than 16 characters: it can be guessed. Use a longer one."
             );
         }
     }
 }
 
-/// Prints what a new user can do next. On another thread: a stopped terminal must not block the receiver.
+/// Prints the first steps for a new user. Another thread writes them: a stopped terminal must not block the receiver.
 fn print_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
     let mut text = String::new();
     if open {

@@ -13,7 +13,7 @@ use workflow_receiver::shutdown::Shutdown;
 
 use super::receive;
 
-/// The pause before a restart doubles from the first to the second limit.
+/// The first and the longest pause before a restart. Each restart doubles the pause.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// A server that ran this long is healthy: the next pause is the shortest again.
@@ -52,12 +52,12 @@ async fn keep_running(dir: &Path, running: &mut Option<Postgres>) -> Infallible 
     let mut pause = MIN_PAUSE;
     loop {
         if let Some(postgres) = running {
-            let since = Instant::now();
+            let started = Instant::now();
             postgres.ended().await;
-            if since.elapsed() >= HEALTHY_AFTER {
+            if started.elapsed() >= HEALTHY_AFTER {
                 pause = MIN_PAUSE;
             }
-            // Releases the lock of the directory.
+            // Release the lock of the directory.
             *running = None;
             tracing::error!(
                 "the private PostgreSQL ended: see its log in database.embedded_dir. It is restarted; webhooks are still \

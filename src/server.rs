@@ -31,11 +31,11 @@ use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
-/// How long the parts may take to end after they were told to.
+/// Time limit for the parts to end by themselves after the drain, and again to end after they are aborted.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the export of the last spans may take.
+/// Time limit for the export of the last spans.
 const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections of the admin port. They are not taken from the public port's.
+/// Connections of the admin port, in addition to `http.max_connections`.
 const ADMIN_CONNECTIONS: usize = 64;
 /// Open files that are not connections: spool, PostgreSQL, log.
 const OTHER_FILES: usize = 64;
@@ -67,7 +67,7 @@ pub enum StartError {
 /// Why a running receiver ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A part ended by itself. The other parts were stopped, because a receiver without it cannot work.
+    /// A part ended by itself. The receiver cannot work without it, so the other parts were stopped.
     #[error("{part} ended: {reason}")]
     PartEnded {
         /// The name of the part.
@@ -93,18 +93,19 @@ pub struct Server {
     credentials: Arc<Credentials>,
     /// The admin port is the last one to end.
     parts: JoinSet<PartResult>,
-    /// Ends the webhook port, and with it the writer and the recorder once the spool is empty.
+    /// Ends the webhook port, the pruner and the health checks. The writer ends after the webhook port, and the recorder
+    /// once the spool is empty.
     stop: CancellationToken,
-    /// Ends all parts.
+    /// Ends the recorder, whether the spool is empty or not, and the admin port.
     give_up: CancellationToken,
-    /// Runs longer than the parts, to export their last spans.
+    /// Ends after the parts, to export their last spans.
     exporter: JoinSet<()>,
     end_export: CancellationToken,
     /// Tasks that measure for health checks.
     _health_tasks: JoinSet<()>,
 }
 
-/// Observes how far deliveries have come.
+/// Shows which deliveries are in the spool and which are in PostgreSQL.
 #[derive(Debug, Clone)]
 pub struct Progress {
     spool: watch::Receiver<SpoolStatus>,
@@ -113,7 +114,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Returns once all deliveries that were acknowledged before the call are in PostgreSQL.
+    /// Returns once all deliveries that were spooled before the call are in PostgreSQL.
     pub async fn all_recorded(&mut self) {
         let last_seq = self.spool.borrow().last_seq;
         let _ = self.acked.wait_for(|acked| *acked >= last_seq).await;
@@ -124,7 +125,7 @@ impl Progress {
         let _ = self.recorder.wait_for(|health| matches!(health, RecorderHealth::Working)).await;
     }
 
-    /// The number of acknowledged deliveries that are not known to be in PostgreSQL.
+    /// The number of spooled deliveries that are not known to be in PostgreSQL.
     #[must_use]
     pub fn waiting(&self) -> i64 {
         self.spool.borrow().last_seq - *self.acked.borrow()
@@ -143,7 +144,7 @@ impl Server {
         let admin_listener = listen("admin.listen", settings.admin.listen).await?;
         let (webhook_address, admin_address) = (address_of(&webhook_listener), address_of(&admin_listener));
 
-        // What the parts share.
+        // Shared by several parts.
         let metrics = new_metrics(settings);
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
@@ -157,14 +158,14 @@ impl Server {
 
         // Channels with the latest state of a part.
         let acked_seq = acks.subscribe();
-        let (recorder_health, recorder_health_now) = watch::channel(RecorderHealth::default());
-        let (stuck, stuck_now) = watch::channel(StuckStatus::default());
+        let (recorder_health, recorder_health_rx) = watch::channel(RecorderHealth::default());
+        let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
         let prunes = settings.retention.removes_something();
-        let (retention, retention_now) = watch::channel(RetentionState::before_first_round(prunes));
+        let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(prunes));
         let progress = Progress {
             spool: spool_status.clone(),
             acked: acked_seq.clone(),
-            recorder: recorder_health_now.clone(),
+            recorder: recorder_health_rx.clone(),
         };
 
         let recorder = Recorder {
@@ -190,16 +191,16 @@ impl Server {
             retention: settings.retention,
             backoff: settings.recorder.max_backoff,
             metrics: metrics.clone(),
-            recording: recorder_health_now.clone(),
+            recording: recorder_health_rx.clone(),
             state: retention,
             stop: stop.clone(),
         });
         let observed = Observed {
             spool: spool_status.clone(),
             acked: acked_seq,
-            recording: recorder_health_now,
-            stuck: stuck_now,
-            retention: retention_now,
+            recording: recorder_health_rx,
+            stuck: stuck_rx,
+            retention: retention_rx,
         };
         let health_pool = query_pool(settings, database.clone(), "workflow-receiver health", 1);
         let (health, health_tasks) =
@@ -272,7 +273,7 @@ impl Server {
         self.admin_address
     }
 
-    /// Observes how far deliveries have come.
+    /// Shows which deliveries are in the spool and which are in PostgreSQL.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
@@ -289,7 +290,7 @@ impl Server {
             ended = self.run_until_drained(shutdown) => ended,
             never = credentials.follow(&shutdown.reload) => match never {},
         };
-        // Ends the admin port with its event streams, and requests whose sender has stopped.
+        // Ends the recorder, and the admin port with its event streams.
         self.give_up.cancel();
         if ended.is_ok() {
             let _ = timeout(STOP_TIMEOUT, async { while self.parts.join_next().await.is_some() {} }).await;
@@ -341,7 +342,7 @@ fn part_ended(ended: Result<PartResult, JoinError>) -> RunError {
     }
 }
 
-/// The metrics, with a series for each label value from the start.
+/// The metrics, with a series for each retention target from the start.
 fn new_metrics(settings: &Settings) -> Arc<Metrics> {
     let metrics = Metrics::new();
     metrics.spool_limit(settings.spool.max_bytes);

@@ -10,7 +10,7 @@ use super::signature::{Keys, Signature, keys};
 use super::{AuthError, AuthMethod};
 use crate::config;
 
-/// Contains a secret itself.
+/// The header with the secret itself.
 const SECRET: &str = "x-webhook-secret";
 
 /// The configured methods. Contains no secret in plain text.
@@ -21,7 +21,9 @@ pub struct Authenticator {
     secrets: Vec<Fingerprint>,
     tokens: Vec<Fingerprint>,
     tolerance: Duration,
+    /// Accepts requests without authentication.
     open: bool,
+    /// Open because no method is configured.
     local_only: bool,
 }
 
@@ -36,12 +38,12 @@ impl std::fmt::Debug for Authenticator {
 pub struct PendingAuth {
     /// Still to be checked with the body.
     signature: Option<Signature>,
-    /// The result if the signature does not match.
-    otherwise: Result<AuthMethod, AuthError>,
+    /// The result if there is no valid signature.
+    without_signature: Result<AuthMethod, AuthError>,
 }
 
 impl Authenticator {
-    /// Without a configured method, everything is accepted; config validation allows that on loopback only.
+    /// Accepts every request if no method is configured. The check of the settings allows that on loopback only.
     #[must_use]
     pub fn new(settings: &config::Auth) -> Self {
         let secrets = &settings.webhook_secrets.0;
@@ -56,7 +58,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether everything is accepted because nothing is configured: the port listens on loopback only.
+    /// Whether every request is accepted because no method is configured. The port then listens on loopback only.
     #[must_use]
     pub fn is_local_only(&self) -> bool {
         self.local_only
@@ -73,10 +75,12 @@ impl Authenticator {
         now: OffsetDateTime,
     ) -> Result<PendingAuth, AuthError> {
         let signature = Signature::of(headers, &self.keys, now, self.tolerance);
-        let otherwise = self.check_without_signature(headers, tokens);
-        match (signature, otherwise) {
-            (Some(Ok(signature)), otherwise) => Ok(PendingAuth { signature: Some(signature), otherwise }),
-            (_, Ok(method)) => Ok(PendingAuth { signature: None, otherwise: Ok(method) }),
+        let without_signature = self.check_without_signature(headers, tokens);
+        match (signature, without_signature) {
+            (Some(Ok(signature)), without_signature) => {
+                Ok(PendingAuth { signature: Some(signature), without_signature })
+            }
+            (_, Ok(method)) => Ok(PendingAuth { signature: None, without_signature: Ok(method) }),
             (Some(Err(error)), Err(_)) | (None, Err(error)) => Err(error),
         }
     }
@@ -106,16 +110,16 @@ impl Authenticator {
 }
 
 impl PendingAuth {
-    /// Whether the request is accepted whatever its body is.
+    /// Whether the request is accepted with any body.
     #[must_use]
     pub fn is_verified(&self) -> bool {
-        self.otherwise.is_ok()
+        self.without_signature.is_ok()
     }
 
     /// Whether the request is accepted without authentication.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        matches!(self.otherwise, Ok(AuthMethod::None))
+        matches!(self.without_signature, Ok(AuthMethod::None))
     }
 
     /// Checks the signature over the body as sent.
@@ -125,15 +129,15 @@ impl PendingAuth {
     pub fn check_body(&self, body: &[u8]) -> Result<AuthMethod, AuthError> {
         match &self.signature {
             Some(signature) if signature.matches(body) => Ok(AuthMethod::Signature),
-            Some(_) => self.otherwise.map_err(|_| AuthError::Signature),
-            None => self.otherwise,
+            Some(_) => self.without_signature.map_err(|_| AuthError::Signature),
+            None => self.without_signature,
         }
     }
 
-    /// The same, with the secrets of `authenticator` for the signature.
+    /// A copy that checks the signature with the secrets of `authenticator`.
     pub(crate) fn with_keys_of(&self, authenticator: &Authenticator) -> Self {
         let signature = self.signature.clone().map(|signature| signature.with_keys(&authenticator.keys));
-        Self { signature, otherwise: self.otherwise }
+        Self { signature, without_signature: self.without_signature }
     }
 }
 

@@ -51,11 +51,11 @@ impl AuthMethod {
 /// Why a webhook was not authenticated. For metrics and logs only: the response is the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthError {
-    /// Nothing that a configured method could check.
+    /// The request contains nothing that a configured method checks.
     NoCredentials,
     /// The timestamp is not a number, or too far from this machine's clock.
     Timestamp,
-    /// The signature does not match the body and any secret.
+    /// The signature is malformed, or no secret gives this signature of the body.
     Signature,
     /// An unknown secret.
     Secret,

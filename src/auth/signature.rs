@@ -54,9 +54,9 @@ impl Signature {
             headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
         let check = || {
             let mac = parse_mac(signature).ok_or(AuthError::Signature)?;
-            let digits =
+            let only_digits =
                 timestamp.len() <= MAX_TIMESTAMP_DIGITS && timestamp.bytes().all(|b| b.is_ascii_digit());
-            let seconds: Option<u64> = timestamp.parse().ok().filter(|_| digits);
+            let seconds: Option<u64> = timestamp.parse().ok().filter(|_| only_digits);
             let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
             if seconds.is_none_or(|seconds| seconds.abs_diff(now) > tolerance.as_secs()) {
                 return Err(AuthError::Timestamp);
@@ -70,7 +70,7 @@ impl Signature {
         Self { keys: keys.clone(), ..self }
     }
 
-    /// Whether one of the keys has signed `body`. Computes the HMAC with every key.
+    /// Whether one of the keys has signed `body`. Tries all keys, so that the time does not depend on which one matches.
     pub(super) fn matches(&self, body: &[u8]) -> bool {
         let mut matches = Choice::from(0);
         for key in self.keys.iter() {

@@ -1,4 +1,4 @@
-//! The limits of all settings.
+//! The limits of the settings.
 
 use std::time::Duration;
 

@@ -14,10 +14,10 @@ pub enum SettingsError {
     /// A file or variable cannot be read; the text names it.
     #[error("{0}")]
     Unreadable(String),
-    /// A value outside its limits.
+    /// An invalid value.
     #[error("{key} = {value}: {allowed}")]
     NotAllowed {
-        /// As in `config/default.toml`.
+        /// As in `config/default.toml`, or the name of an environment variable.
         key: String,
         /// [`NOT_SHOWN`] for a secret.
         value: String,
@@ -26,17 +26,17 @@ pub enum SettingsError {
     },
 }
 
-/// Begins the text of every error that a secret's `Deserialize` returns.
-const SECRET: &str = "\0";
+/// The first character of every error text that a secret's `Deserialize` returns.
+const SECRET_MARK: &str = "\0";
 
 /// An error of a secret's `Deserialize`. `why` follows the key in a sentence and must not contain the value.
 pub(super) fn secret_error<E: de::Error>(why: &str) -> E {
-    E::custom(format!("{SECRET}{why}"))
+    E::custom(format!("{SECRET_MARK}{why}"))
 }
 
 /// The `why` of a [`secret_error`]; `None` for other errors.
 pub(super) fn secret_reason(error: &str) -> Option<&str> {
-    error.strip_prefix(SECRET)
+    error.strip_prefix(SECRET_MARK)
 }
 
 pub(super) fn not_allowed<T>(

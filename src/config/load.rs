@@ -60,7 +60,7 @@ impl Settings {
         Self::load(self.sources.config.as_deref())
     }
 
-    /// Reads the secrets that are in files of their own, as container engines provide them.
+    /// Reads the files of secrets, such as those that container engines provide.
     fn read_files(&mut self, config: Option<&Path>) -> Result<(), SettingsError> {
         let Self { auth, admin, database, traces, sources, .. } = self;
         let files =
@@ -74,7 +74,7 @@ impl Settings {
     }
 }
 
-/// Rejects variables that look like settings but have a single underscore: an overlooked secret would leave webhooks
+/// Rejects variables that look like settings but have a single underscore. Ignoring a secret would leave webhooks
 /// unauthenticated.
 fn reject_misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
     let sections = || DEFAULTS.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
@@ -158,7 +158,8 @@ mod tests {
         assert!(!settings.retention.removes_something());
     }
 
-    /// The defaults are the only source of defaults, so a field without a line is an error, as is a line without a field.
+    /// `config/default.toml` is the only source of defaults: a field without a line is an error, and so is a line without a
+    /// field.
     #[test]
     fn every_setting_has_a_field_and_a_line_in_the_defaults() {
         let load = |toml: &str| {

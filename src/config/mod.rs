@@ -1,6 +1,7 @@
 //! Settings: `config/default.toml` (compiled in), then a file, then the environment.
 //!
-//! To add a setting: a field here, its line in `config/default.toml`, its limits in `check.rs`.
+//! To add a setting, add a field here, a line in `config/default.toml` and its limits in `check.rs`. A test fails if the
+//! field or the line is missing. Then pass the value to the part that uses it, in `server.rs`.
 
 #![expect(missing_docs, reason = "config/default.toml documents every key")]
 
@@ -47,7 +48,6 @@ pub struct Settings {
     pub shutdown: Shutdown,
     pub log: Log,
     pub traces: Traces,
-    /// The files that the secrets were read from.
     #[serde(skip)]
     pub(crate) sources: Sources,
 }
@@ -81,7 +81,7 @@ pub struct Admin {
     pub statement_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub stalled_after: Duration,
-    /// Interval between comments on an event stream without events. Only tests change it.
+    /// Interval between the comments that an event stream sends while it has no events. Only tests change it.
     #[serde(skip, default = "heartbeat")]
     pub heartbeat: Duration,
 }

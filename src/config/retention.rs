@@ -12,7 +12,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// Longer durations are probably typing errors.
 const MAX: Duration = Duration::from_hours(24 * 36_525);
 
-/// How long rows are kept; `None` is forever.
+/// How long rows stay in PostgreSQL; `None` is forever.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
@@ -44,19 +44,19 @@ impl Retention {
 
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         let bounds = "must be from 1d to 100y, or \"forever\" (m: minutes, M: months)";
-        let repeated = format!(
+        let bounds_of_executions = format!(
             "{bounds}. The sender retries for minutes: a retry after the removal of its execution would be recorded as \
              new"
         );
-        for (key, kept, allowed) in [
+        for (key, duration, allowed) in [
             ("retention.payloads", self.payloads, bounds),
-            ("retention.executions", self.executions, &repeated),
+            ("retention.executions", self.executions, &bounds_of_executions),
             ("retention.conflicts", self.conflicts, bounds),
             ("retention.quarantine", self.quarantine, bounds),
         ] {
-            match kept {
-                Some(kept) if !(DAY..=MAX).contains(&kept) => {
-                    return not_allowed(key, format_duration(kept), allowed);
+            match duration {
+                Some(duration) if !(DAY..=MAX).contains(&duration) => {
+                    return not_allowed(key, format_duration(duration), allowed);
                 }
                 _ => {}
             }

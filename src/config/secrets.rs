@@ -43,7 +43,7 @@ impl From<&str> for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The text of the error may contain the secret.
+        // The error's text may contain the secret.
         let secret = String::deserialize(deserializer).map_err(|_| secret_error("must be a string"))?;
         Ok(Self(secret.into()))
     }
@@ -59,7 +59,7 @@ impl Secrets {
         Self(secrets.iter().map(|secret| (*secret).into()).collect())
     }
 
-    /// The length of the shortest secret in bytes.
+    /// The length of the shortest secret in bytes; `usize::MAX` if the list is empty.
     #[must_use]
     pub fn shortest(&self) -> usize {
         self.0.iter().map(|secret| secret.expose_secret().len()).min().unwrap_or(usize::MAX)
@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Secrets {
                 Ok(Ok(Secrets(secrets)))
             }
         }
-        // The text of other errors may contain the secret.
+        // The text of serde's own errors may contain the secret.
         let list =
             deserializer.deserialize_any(List).unwrap_or(Err("must be a string, or a list of strings"));
         list.map_err(secret_error)
@@ -166,7 +166,7 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     let Ok(text) = String::from_utf8(bytes) else {
         return invalid("the file is not UTF-8");
     };
-    // Editors write a byte order mark at the start; concatenated files have it in front of other lines, too.
+    // Editors write a byte order mark at the start of a file; in a concatenation of files it is also before other lines.
     let lines = text.lines().map(|line| line.trim_start_matches('\u{feff}').trim());
     let lines: Vec<_> =
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
@@ -183,12 +183,13 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     Ok(lines)
 }
 
-/// A path, unless it may be the secret itself, set here by mistake.
+/// The path, or [`NOT_SHOWN`] if it may be the secret itself, set here by mistake.
 fn shown(file: &Path) -> String {
     if file.is_absolute() || file.exists() { file.display().to_string() } else { NOT_SHOWN.to_owned() }
 }
 
-/// The files that secrets were read from, with their state at that time.
+/// The files that the secrets were read from, with their state at that time. Without the headers for traces, which need a
+/// restart.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// The file of `--config`.
@@ -214,7 +215,7 @@ impl Sources {
         }
     }
 
-    pub(crate) fn any(&self) -> bool {
+    pub(crate) fn has_files(&self) -> bool {
         !self.files.is_empty()
     }
 

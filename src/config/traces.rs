@@ -26,7 +26,7 @@ pub(crate) struct Collector {
     /// Host and port.
     pub(crate) address: String,
     pub(crate) path: Uri,
-    /// Secret.
+    /// The values are secrets.
     pub(crate) headers: HeaderMap,
 }
 
@@ -59,10 +59,10 @@ impl Traces {
         if let Some(collector) = collector() {
             return Ok(Some(collector));
         }
-        // The text in front of an @ may be a password.
+        // The text before an @ may be a password.
         let shown = if endpoint.contains('@') { NOT_SHOWN } else { endpoint };
-        let why = "must be like http://127.0.0.1:4318, without TLS, user and query: the collector's port for OTLP over \
-                   HTTP";
+        let why = "must be like http://127.0.0.1:4318, without TLS, user and query. Use the collector's port for OTLP \
+                   over HTTP";
         not_allowed("traces.otlp_endpoint", shown, why)
     }
 

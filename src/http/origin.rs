@@ -13,13 +13,15 @@ pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
         || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
 }
 
-/// Whether the request may be the result of DNS rebinding: `Host` is a name with a dot.
-pub(super) fn is_by_a_foreign_name(headers: &HeaderMap, uri: &Uri) -> bool {
-    !names_this_machine(headers, uri, is_local)
+/// Whether the request may be the result of DNS rebinding: the host is neither an address nor a local name.
+pub(super) fn has_public_host(headers: &HeaderMap, uri: &Uri) -> bool {
+    !all_hosts_are(headers, uri, is_local)
 }
 
-/// Whether each host name of the request is `accepted`. A request without one is not from a browser.
-pub(super) fn names_this_machine(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
+/// Whether `accepted` is true for each host of the request: in `Host` and in the URL. A request without a host passes: it
+/// is not from a browser.
+pub(super) fn all_hosts_are(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -> bool) -> bool {
+    // An unreadable host counts as a public name.
     let hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("not.readable"));
     hosts.filter(|host| !host.is_empty()).all(accepted)
         && uri.authority().map(Authority::as_str).is_none_or(accepted)

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::credentials::{Credentials, Current};
-use crate::http::origin::{is_address, is_local, names_this_machine};
+use crate::http::origin::{all_hosts_are, is_address, is_local};
 use crate::http::problem::Problem;
 
 /// Requires `admin.token`, if it is set: as `Authorization: Bearer TOKEN`, or as the password of `Basic` (browsers).
@@ -38,8 +38,8 @@ fn presented_token(headers: &HeaderMap) -> Vec<u8> {
         return token.to_vec();
     }
     let pair = after(b"Basic ").and_then(|pair| BASE64_STANDARD.decode(pair).ok()).unwrap_or_default();
-    let name = pair.iter().position(|byte| *byte == b':');
-    name.map(|end| pair[end + 1..].to_vec()).unwrap_or_default()
+    let colon = pair.iter().position(|byte| *byte == b':');
+    colon.map(|colon| pair[colon + 1..].to_vec()).unwrap_or_default()
 }
 
 /// Protects the read API against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted in
@@ -52,7 +52,7 @@ pub(super) async fn reject_foreign_host(
     check_host(&credentials, request, next, is_address).await
 }
 
-/// The same for health and metrics, where names without a dot are accepted, too: monitoring uses such names.
+/// Protects health and metrics in the same way, but also accepts names without a dot: monitoring uses such names.
 pub(super) async fn reject_public_host(
     credentials: State<Arc<Credentials>>,
     request: Request,
@@ -68,7 +68,7 @@ async fn check_host(
     accepted: fn(&str) -> bool,
 ) -> Response {
     let has_token = credentials.current().admin_token.is_some();
-    if has_token || names_this_machine(request.headers(), request.uri(), accepted) {
+    if has_token || all_hosts_are(request.headers(), request.uri(), accepted) {
         next.run(request).await
     } else {
         Problem::Misdirected.into_response()

@@ -24,7 +24,7 @@ pub(crate) struct AdminState {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) health: Monitor,
-    /// Cancelled when recording has ended: event streams end then.
+    /// Cancelled when the receiver has finished draining: ends event streams.
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,

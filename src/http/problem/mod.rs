@@ -22,10 +22,10 @@ pub(super) use responses::{ApiProblems, WebhookProblems};
 /// Seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-// `WWW-Authenticate` is mandatory in a 401.
+// Values of `WWW-Authenticate`, which is mandatory in a 401.
 const SIGNATURE: HeaderValue = HeaderValue::from_static("Webhook-Signature");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
-/// Makes browsers ask for the password.
+/// Makes browsers prompt for the password.
 const BASIC: HeaderValue = HeaderValue::from_static(r#"Basic realm="workflow-receiver", charset="UTF-8""#);
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
@@ -42,7 +42,7 @@ pub(super) enum Problem {
     Parameter {
         /// `None` for an unknown parameter.
         name: Option<&'static str>,
-        /// Follows the name in the sentence: "must be …".
+        /// The rest of the sentence after the name, such as "must be …". Without a name, the whole sentence.
         allowed: String,
     },
     /// 401 on the public port. The response is the same for every [`AuthError`].
@@ -63,15 +63,16 @@ pub(super) enum Problem {
     TooLarge { max_body_bytes: usize },
     /// 415: an unknown `Content-Encoding`.
     UnknownEncoding,
-    /// 421: `Host` is not `localhost` or an IP address, and `admin.token` is not set.
+    /// 421: `admin.token` is not set, and `Host` is not `localhost`, an IP address or, for health and metrics, a name
+    /// without a dot.
     Misdirected,
-    /// 422: a JSON object that is not an execution. The delivery goes to quarantine.
+    /// 422: JSON without a valid `execution_id`, `workflow_id` or `status`. The delivery goes to quarantine.
     NotAnExecution(InvalidPayload),
     /// 500: a bug.
     Panicked,
     /// 503: the delivery is not on disk; the sender should retry.
     Rejected(RejectReason),
-    /// 503: PostgreSQL did not answer a query.
+    /// 503: a query failed, timed out, or found no free connection.
     QueryError(QueryError),
     /// 503: the limit of event streams or exports is reached.
     TooMany { kind: &'static str },
@@ -80,7 +81,7 @@ pub(super) enum Problem {
 /// Why a request failed (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(super) struct Body {
+pub(super) struct ProblemBody {
     /// A stable name of the problem: `urn:workflow-receiver:problem:…`.
     r#type: String,
     /// The HTTP status in words.
@@ -122,7 +123,7 @@ impl From<QueryError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, kind, detail) = self.parts();
-        let body = Body {
+        let body = ProblemBody {
             r#type: format!("urn:workflow-receiver:problem:{kind}"),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),

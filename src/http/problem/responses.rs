@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::Body;
+use super::ProblemBody;
 
 fn problems<const N: usize>(responses: [(u16, &str); N]) -> BTreeMap<String, RefOr<Response>> {
     let problem = |description| {
-        let content = Content::new(Some(RefOr::Ref(Ref::from_schema_name(Body::name()))));
+        let content = Content::new(Some(RefOr::Ref(Ref::from_schema_name(ProblemBody::name()))));
         ResponseBuilder::new().description(description).content("application/problem+json", content)
     };
     responses.map(|(status, text)| (status.to_string(), problem(text).build().into())).into()

@@ -1,5 +1,5 @@
 //! Long responses. A connection is not evicted while the receiver produces its response; it can be evicted while the
-//! receiver is blocked on the client reading it.
+//! receiver waits for the client to read it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,7 +26,7 @@ pub(in crate::http) async fn track_response(request: Request, next: Next) -> Res
 struct TrackedBody {
     body: Body,
     connection: Connection,
-    /// `None` while a frame is ready and the client has to read it.
+    /// `None` while the client has a frame to read.
     busy: Option<BusyGuard>,
 }
 

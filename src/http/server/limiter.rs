@@ -31,23 +31,23 @@ struct Waiting {
     evicted: Arc<Notify>,
 }
 
-/// One of the `max` slots; dropping it frees it. A new slot is busy.
+/// One of the `max` slots, free again when dropped. A new slot cannot be evicted before [`Slot::set_waiting`].
 #[derive(Debug)]
 pub(crate) struct Slot {
     limiter: Arc<Limiter>,
     evicted: Arc<Notify>,
-    /// The key in [`State::waiting`]; stays after an eviction. 0 while the slot is busy. Written under the lock only, as
-    /// is `busy`.
+    /// The key in [`State::waiting`], unchanged by an eviction. 0 while the slot does not wait. `turn` and `busy` are written
+    /// under the lock only.
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or one of the two constants below.
+    /// Of a connection: the received bytes of an incomplete head, or [`BODY`] or [`MULTIPLEXED`].
     head_bytes: AtomicUsize,
 }
 
 /// A body is being received.
 const BODY: usize = usize::MAX;
-/// HTTP/2: heads and bodies are mixed, and the protocol limits them.
+/// HTTP/2 interleaves heads and bodies, and limits heads itself.
 const MULTIPLEXED: usize = usize::MAX - 1;
 
 /// What a connection receives after a head.
@@ -56,7 +56,7 @@ pub(in crate::http) enum AfterHead {
     /// The next head.
     Head,
     Body,
-    /// Either, over HTTP/2.
+    /// Heads and bodies, over HTTP/2.
     Multiplexed,
 }
 
@@ -90,7 +90,7 @@ impl Limiter {
         })
     }
 
-    /// The number of slots, without evicted ones.
+    /// The number of slots in use, without evicted ones.
     pub(crate) fn in_use(&self) -> usize {
         self.state().in_use
     }
@@ -160,8 +160,8 @@ impl Slot {
         }
     }
 
-    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0. Only the connection's own tasks use
-    /// the head.
+    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received. Needs no
+    /// lock: only the connection's own tasks change `head_bytes`.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
         let before = self.head_bytes.load(Relaxed);
         if before >= MULTIPLEXED {
@@ -180,7 +180,7 @@ impl Slot {
         self.head_bytes.store(bytes, Relaxed);
     }
 
-    /// A body is complete: a head follows.
+    /// A body is complete: the next head follows.
     pub(in crate::http) fn body_complete(&self) {
         let _ = self.head_bytes.compare_exchange(BODY, 0, Relaxed, Relaxed);
     }

@@ -40,7 +40,7 @@ const MAX_STREAMS: u32 = 32;
 const RESPONSE_GRACE: Duration = Duration::from_secs(2);
 /// How often expired connections are evicted.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
-/// Pause after `accept` failed, for example without file descriptors.
+/// Pause after a failed `accept`, for example because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Limits of a port's connections.
@@ -59,7 +59,7 @@ pub(crate) struct ConnectionLimits {
 /// Serves `routes` until `stop`, then answers the requests in flight. Dropping the future closes all connections.
 ///
 /// # Errors
-/// None so far: `accept` is retried.
+/// Never: a failed `accept` is retried.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -93,7 +93,7 @@ pub(crate) async fn serve(
                     let connection = graceful.watch(connection);
                     connections.spawn(async move {
                         tokio::select! {
-                            // An error is the peer's, and hyper has answered it.
+                            // The peer caused the error, and hyper has sent the response.
                             _ = connection => {}
                             () = slot.evicted() => {}
                         }
@@ -166,13 +166,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The peer made progress with a body: other connections are evicted before this one. Restarts the connection's time
-    /// limit for the body, not the request's.
+    /// The peer made progress with a body: other connections are evicted before this one. Restarts the time limit of the
+    /// connection; the time limit of the request continues.
     pub(super) fn progressed(&self) {
         self.slot.set_waiting(Instant::now() + self.body_timeout);
     }
 
-    /// All of a body has been received.
+    /// A body has been received completely.
     pub(super) fn body_complete(&self) {
         self.slot.body_complete();
     }
@@ -207,7 +207,7 @@ impl Service<Request<Incoming>> for TrackedService {
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        // The head is complete: the receiver waits for the body now.
+        // The head is complete: the receiver now waits for the body.
         let Connection { slot, body_timeout, .. } = &self.connection;
         slot.set_waiting(Instant::now() + *body_timeout);
         let after = match request.version() {

@@ -1,8 +1,8 @@
 //! A connection's stream: limits the memory of incomplete heads and closes without a reset.
 //!
-//! A connection buffers a head until it is complete. At most [`LARGE_HEADS`] connections may
-//! have received more than [`SMALL_HEAD`] bytes of an incomplete one. Beyond that, the connection whose large head is
-//! incomplete the longest is closed.
+//! A connection buffers a head until it is complete. At most [`LARGE_HEADS`] connections may buffer more than
+//! [`SMALL_HEAD`] bytes of an incomplete head. Beyond that, the connection whose large head has been incomplete the longest
+//! is closed.
 //!
 //! If a response is sent before its request was received completely, closing the connection would reset it, and the peer
 //! could lose the response. So the stream lingers: it closes its sending direction and discards further input.
@@ -20,7 +20,7 @@ use super::limiter::{Limiter, Slot};
 
 /// Bytes of an incomplete head that every connection may buffer.
 const SMALL_HEAD: usize = 4 << 10;
-/// Connections that may buffer more.
+/// The number of connections that may buffer more than [`SMALL_HEAD`] bytes.
 pub(super) const LARGE_HEADS: usize = 512;
 /// Limits of the input that a closing stream discards: total time, time without input, and bytes.
 const LINGER_FOR: Duration = Duration::from_secs(30);
@@ -117,12 +117,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         };
-        let mut dropped = [0; 8 << 10];
+        let mut scratch = [0; 8 << 10];
         while *bytes < LINGER_BYTES
             && since.elapsed() < LINGER_FOR
             && idle.as_mut().poll(context).is_pending()
         {
-            let mut buffer = ReadBuf::new(&mut dropped);
+            let mut buffer = ReadBuf::new(&mut scratch);
             let read = ready!(Pin::new(&mut *io).poll_read(context, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
                 break;

@@ -20,8 +20,8 @@ pub(super) struct CollectedBody {
     pub(super) memory: MemoryPermit,
 }
 
-/// Receives a body to its end. A body in one piece is not copied. A body in several pieces is copied once, into a buffer
-/// of its announced size: growing a buffer would take up to three times the memory.
+/// Receives a complete body. A body in one piece is not copied. A body in several pieces is copied once, into a buffer
+/// of its announced size: growing a buffer would need up to three times the memory.
 ///
 /// `progressed` is called from time to time while the body arrives.
 ///
@@ -46,7 +46,7 @@ pub(super) async fn collect(
         if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
-        // Memory is reserved for received bytes: announcing a size alone must not reserve any.
+        // Nothing is reserved for the first bytes of a body: an announced size alone must not reserve memory.
         let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
         memory.reserve(received, expected).await?;
         if let Some(large) = &mut large {
@@ -80,8 +80,8 @@ pub(super) async fn collect(
     Ok(CollectedBody { bytes, memory })
 }
 
-/// The bytes of a large body, in mapped memory: unwritten pages take none, and dropping the buffer returns all of it to
-/// the system, which an allocator may not do.
+/// The bytes of a large body, in mapped memory. Unwritten pages use no memory. Dropping the buffer returns all memory to
+/// the system; an allocator may keep it.
 struct LargeBuffer {
     map: MmapMut,
     written: usize,
@@ -90,7 +90,7 @@ struct LargeBuffer {
 impl LargeBuffer {
     fn new(capacity: usize) -> Result<Self, RejectReason> {
         let map = MmapMut::map_anon(capacity).map_err(|_| RejectReason::Overloaded)?;
-        // A huge page would take memory beyond the written bytes. Kernels without huge pages return an error.
+        // A huge page would use memory beyond the written bytes. Kernels without huge pages return an error.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::NoHugePage);
         Ok(Self { map, written: 0 })
@@ -136,31 +136,31 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     Ok(encoding)
 }
 
-/// Decompresses a body. The limit of its size is the same before and after.
+/// Decompresses a body. `max_body_bytes` also limits the decompressed size.
 ///
 /// # Errors
 /// [`Problem::NotGzip`], [`Problem::TooLarge`], or [`Problem::Rejected`] when there is no memory.
 pub(super) async fn decompress(
-    packed: CollectedBody,
+    compressed: CollectedBody,
     encoding: Encoding,
     max_body_bytes: usize,
 ) -> Result<CollectedBody, Problem> {
     if encoding == Encoding::Plain {
-        return Ok(packed);
+        return Ok(compressed);
     }
-    let CollectedBody { bytes: packed, memory: packed_memory } = packed;
-    let mut memory = packed_memory.for_copy();
-    let again = packed.clone();
-    let (start, size) = blocking(move || gunzip_start(&packed, max_body_bytes)).await??;
+    let CollectedBody { bytes: compressed, memory: compressed_memory } = compressed;
+    let mut memory = compressed_memory.for_copy();
+    let input = compressed.clone();
+    let (small, size) = blocking(move || gunzip_small(&input, max_body_bytes)).await??;
     if size <= FREE_BYTES_PER_BODY {
-        return Ok(CollectedBody { bytes: start, memory });
+        return Ok(CollectedBody { bytes: small, memory });
     }
     // The size is known now: decompress again, into memory reserved for it.
     memory.reserve_uninterrupted(size).await?;
     let bytes = blocking(move || {
         let mut all = LargeBuffer::new(size)?;
-        let mut gzip = MultiGzDecoder::new(&*again);
-        // `gunzip_start` has read all of the same input.
+        let mut gzip = MultiGzDecoder::new(&*compressed);
+        // Cannot fail: `gunzip_small` has already read this input to its end.
         gzip.read_exact(&mut all.map).map_err(|_| Problem::NotGzip)?;
         all.written = size;
         Ok::<_, Problem>(Bytes::from_owner(all))
@@ -168,27 +168,27 @@ pub(super) async fn decompress(
     Ok(CollectedBody { bytes: bytes.await??, memory })
 }
 
-/// The first [`FREE_BYTES_PER_BODY`] of the decompressed body, and its complete size.
-fn gunzip_start(packed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
-    let mut gzip = MultiGzDecoder::new(packed);
-    let (mut start, mut size) = (Vec::new(), 0);
+/// The decompressed body and its size. The body is incomplete if it is larger than [`FREE_BYTES_PER_BODY`].
+fn gunzip_small(compressed: &[u8], max_body_bytes: usize) -> Result<(Bytes, usize), Problem> {
+    let mut gzip = MultiGzDecoder::new(compressed);
+    let (mut small, mut size) = (Vec::new(), 0);
     let mut piece = vec![0; 16 << 10];
     loop {
         let more = gzip.read(&mut piece).map_err(|_| Problem::NotGzip)?;
         if more == 0 {
-            return Ok((start.into(), size));
+            return Ok((small.into(), size));
         }
         size += more;
         if size > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
         if size <= FREE_BYTES_PER_BODY {
-            let _ = start.write_all(&piece[..more]);
+            let _ = small.write_all(&piece[..more]);
         }
     }
 }
 
-/// Runs long computations on another thread: few threads serve all requests.
+/// Runs a long computation on another thread: few threads serve all requests, and must not be blocked.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Panicked)
 }

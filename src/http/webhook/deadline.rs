@@ -1,4 +1,4 @@
-//! Waiting for the peer that sends a body.
+//! The time limit for receiving a body.
 
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +14,7 @@ use crate::http::problem::Problem;
 use crate::http::server::Connection;
 use crate::http::server::limiter::Slot;
 
-/// Limits the time for a body. While the request is blocked on the peer, it may be evicted.
+/// Limits the time for a body. While the request waits for the peer, it can be evicted.
 pub(super) struct PeerDeadline {
     pub(super) slot: Slot,
     connection: Option<Connection>,

@@ -35,7 +35,7 @@ type Trace = Option<Box<RequestTrace>>;
 
 /// Receive a webhook
 ///
-/// Answers 200 when the webhook is on disk: it survives any crash from then on. Content-Type is ignored. Fields that are
+/// Answers 200 when the webhook is on disk: a later crash cannot lose it. Content-Type is ignored. Fields that are
 /// not listed here are stored, too. The body may be compressed with gzip.
 #[utoipa::path(
     post, path = WEBHOOK_PATH, tag = "Webhooks",
@@ -82,7 +82,7 @@ async fn with_slot(
     accept(state, head, &mut body, &peer, trace).await
 }
 
-/// The path of a webhook up to the spool.
+/// Authenticates, receives, parses and spools a webhook.
 async fn accept(
     state: &WebhookState,
     head: Head,
@@ -102,7 +102,7 @@ async fn accept(
         connection.body_complete();
         connection.busy()
     });
-    // Signatures are over the bytes as sent, so unauthenticated senders cannot cause any decompression.
+    // Before decompression: signatures cover the bytes as sent, and only accepted bodies are decompressed.
     let authenticated_by = state.credentials.check(&head.secrets, &auth, &collected.bytes).await?;
     if authenticated_by == AuthMethod::None && head.may_be_from_a_web_page {
         return Err(Problem::FromWebPage);
@@ -132,7 +132,7 @@ async fn accept(
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
-        // The sender is authenticated: the recorder puts the delivery into quarantine.
+        // The recorder puts the delivery into quarantine.
         Err(error @ InvalidPayload::Field { .. }) => {
             enqueue(state, delivery, memory, trace).await?;
             Err(Problem::NotAnExecution(error))

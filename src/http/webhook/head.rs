@@ -11,17 +11,17 @@ use super::path::tokens;
 use super::state::WebhookState;
 use crate::auth::{AuthError, PendingAuth};
 use crate::credentials::Current;
-use crate::http::origin::{is_by_a_foreign_name, is_from_a_web_page};
+use crate::http::origin::{has_public_host, is_from_a_web_page};
 use crate::http::problem::Problem;
 use crate::http::server::Connection;
 
-/// What the handler needs of a request's head. The head itself is dropped before the body is read: a slow body must not
-/// keep a large head in memory.
+/// The parts of a request's head that the handler needs. The head itself is dropped before the body is read: a slow body
+/// must not keep a large head in memory.
 pub(super) struct Head {
     /// The secrets that `auth` was checked with.
     pub(super) secrets: Arc<Current>,
     pub(super) auth: Result<PendingAuth, AuthError>,
-    /// A web page may have made a browser send the request. Only a signature can prove the opposite.
+    /// Whether a web page may have made a browser send the request. Such a request needs a valid signature.
     pub(super) may_be_from_a_web_page: bool,
     pub(super) content_length: Option<u64>,
     pub(super) encoding: Result<Encoding, Problem>,
@@ -46,7 +46,7 @@ impl Head {
             secrets,
             auth,
             may_be_from_a_web_page: anonymous
-                && (is_from_a_web_page(headers) || local_only && is_by_a_foreign_name(headers, &head.uri)),
+                && (is_from_a_web_page(headers) || local_only && has_public_host(headers, &head.uri)),
             content_length: headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok()),
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),

@@ -19,7 +19,7 @@ use super::problem::{self, Problem};
 pub(crate) use path::WEBHOOK_PATH;
 pub(crate) use state::WebhookState;
 
-/// The path may be followed by a token, or by a slash alone.
+/// A slash, or a slash and a token, may follow the path.
 pub(crate) fn router(state: WebhookState) -> Router {
     let metrics = state.metrics.clone();
     Router::new()

@@ -1,4 +1,4 @@
-//! The spans of a webhook request: one for the request, one for its time in the spool's queue.
+//! The spans of a webhook request: one for the request, one for the time until its delivery is on disk.
 
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ pub(crate) struct RequestTrace {
 }
 
 impl Traces {
-    /// Starts with the head of a request. `route` replaces its path, which may contain a token.
+    /// Begins when the head of a request has arrived. `route` replaces the path, which may contain a token.
     pub(crate) fn request(&self, head: &Parts, route: &'static str) -> Box<RequestTrace> {
         let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
         Box::new(RequestTrace {

@@ -8,7 +8,7 @@ use super::state::{ApiState, JsonResult};
 use crate::db::queries::bulks::{Bulk, BulkDetail, Bulks, Complete, GetBulk};
 use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Body, Problem};
+use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Bulks {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
@@ -18,7 +18,7 @@ impl FromQuery for Bulks {
 
 /// List bulks and their progress, newest first
 ///
-/// A bulk appears with its first execution, not with its expected size alone.
+/// A bulk is listed as soon as it has an execution. A bulk with only an expected size is not listed.
 #[utoipa::path(
     get, path = "/api/v1/bulks", tag = "Bulks",
     params(
@@ -37,7 +37,7 @@ pub(super) async fn bulks(State(api): ApiState, uri: Uri) -> JsonResult<Page<Bul
     params(("bulk_id" = String, Path, description = "The sender's identifier of the bulk.")),
     responses(
         (status = 200, body = BulkDetail),
-        (status = 404, body = Body, content_type = "application/problem+json", description = "The bulk has no executions and no expected size."),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "The bulk has no executions and no expected size."),
         ApiProblems,
     )
 )]

@@ -8,7 +8,7 @@ use super::state::{ApiState, JsonResult};
 use crate::db::queries::conflicts::{Conflict, ConflictDetail, Conflicts, Filter, GetConflict};
 use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Body, Problem};
+use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Conflicts {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
@@ -33,7 +33,7 @@ pub(super) async fn conflicts(State(api): ApiState, uri: Uri) -> JsonResult<Page
     params(("conflict_id" = i64, Path, description = "The number of the conflict.")),
     responses(
         (status = 200, body = ConflictDetail),
-        (status = 404, body = Body, content_type = "application/problem+json", description = "There is no conflict with this number."),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "There is no conflict with this number."),
         ApiProblems,
     )
 )]

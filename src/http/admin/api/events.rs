@@ -26,7 +26,7 @@ struct Filter {
 
 impl Filter {
     fn matches(&self, change: &ChangeEvent) -> bool {
-        let matches = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
+        let matches = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
         matches(&self.status, &change.status)
             && matches(&self.workflow, &change.workflow_id)
             && matches(&self.bulk, &change.bulk_id)
@@ -45,7 +45,7 @@ impl Filter {
         ("workflow" = inline(Option<Identifier>), Query, description = "Only deliveries of this workflow."),
         ("bulk" = inline(Option<Identifier>), Query, description = "Only deliveries of this bulk."),
     ),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "A stream without end."), ApiProblems)
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "Events, until the receiver stops."), ApiProblems)
 )]
 pub(super) async fn events(
     State(api): ApiState,
@@ -77,7 +77,7 @@ impl Subscription {
     /// `None` when the receiver stops and all changes were sent.
     async fn next(&mut self) -> Option<Event> {
         if !std::mem::replace(&mut self.greeted, true) {
-            // Sent at once: the client learns that it is subscribed.
+            // Sent at once, so that the client knows when its subscription begins.
             return Some(Event::default().comment("subscribed"));
         }
         loop {

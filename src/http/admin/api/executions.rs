@@ -8,7 +8,7 @@ use super::state::{ApiState, JsonResult};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
 use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Body, Problem};
+use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Executions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
@@ -38,7 +38,7 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Pag
     params(("execution_id" = String, Path, description = "The sender's identifier of the execution.")),
     responses(
         (status = 200, body = ExecutionDetail),
-        (status = 404, body = Body, content_type = "application/problem+json", description = "Not recorded."),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "Not recorded."),
         ApiProblems,
     )
 )]

@@ -26,7 +26,7 @@ use crate::db::queries::results::{self, ResultsQuery};
 use crate::db::queries::{Choice, ListQuery, Page, Query, QueryError, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
-/// Attempts to read a page while all connections are busy.
+/// Attempts to read a page.
 const ATTEMPTS: u32 = 30;
 
 /// The format of an export.
@@ -82,10 +82,10 @@ where
 {
     let mut parameters = Parameters::of_export(uri);
     let format = parameters.choice("format")?.unwrap_or_default();
-    let list = L::from_query(&mut parameters)?;
+    let query = L::from_query(&mut parameters)?;
     parameters.finish()?;
     let permit = api.export_permit()?;
-    let mut export = Export { api, list, format, first: true, ended: false, _permit: permit };
+    let mut export = Export { api, query, format, first: true, ended: false, _permit: permit };
     // An error of the first page can still become a problem response.
     let first = export.next().await?;
     let rest = stream::unfold(export, |mut export| async {
@@ -114,7 +114,7 @@ where
 
 struct Export<L> {
     api: Arc<Api>,
-    list: L,
+    query: L,
     format: Format,
     first: bool,
     ended: bool,
@@ -142,9 +142,9 @@ where
             }
             let after = next.and_then(|next| Position::of_cursor(&next, L::LIST));
             self.ended = after.is_none();
-            self.list.page().after = after;
+            self.query.page().after = after;
         }
-        // After the first page is read: an empty list has a header, a failed query has none.
+        // The header is written after the first page is read: an empty list has a header, a failed query has none.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
             text.insert_str(0, &format!("{}\r\n", T::COLUMNS.join(",")));
         }
@@ -154,9 +154,9 @@ where
     /// Retries while all connections are busy, and with half of the rows after a time-out.
     async fn page(&mut self) -> Result<Page<T>, QueryError> {
         for _ in 0..ATTEMPTS {
-            match self.api.run(&self.list).await {
+            match self.api.run(&self.query).await {
                 Err(QueryError::Busy) => {}
-                Err(QueryError::TimedOut) if self.list.page().limit > 1 => self.list.page().limit /= 2,
+                Err(QueryError::TimedOut) if self.query.page().limit > 1 => self.query.page().limit /= 2,
                 result => return result,
             }
         }

@@ -22,8 +22,8 @@ impl FromQuery for FailureQuery {
 
 /// Count failures by cause or step, most frequent first
 ///
-/// Groups the latest 1,000 failed executions, or the failed steps of the latest 500 executions with one. `complete` is
-/// false if there are more.
+/// Groups the latest 1,000 failed executions, or the failed steps of the latest 500 executions with a failed
+/// step. `complete` is false if there are more.
 #[utoipa::path(
     get, path = "/api/v1/failures", tag = "Executions",
     params(

@@ -1,7 +1,8 @@
 //! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
 //!
-//! One file for each resource: its parameters, handlers and documentation; its SQL is in [`crate::db::queries`]. Within
-//! `v1`, fields and paths are added, never renamed or removed.
+//! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
+//! [`routes`] registers the handlers. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
+//! cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
 mod conflicts;
@@ -46,7 +47,7 @@ const SMALL_RESPONSE: u64 = 1 << 20;
 pub(super) fn routes(admin: AdminState) -> Router {
     let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
     let api = Api::new(admin);
-    let lists = documented([
+    let bounded = documented([
         routes!(overview::overview),
         routes!(workflows::workflows),
         routes!(executions::executions),
@@ -62,10 +63,10 @@ pub(super) fn routes(admin: AdminState) -> Router {
     ]);
     let streams =
         documented([routes!(events::events), routes!(export::executions), routes!(export::results)]);
-    let (v1, document) = lists
+    let (v1, document) = bounded
         .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))
         .merge(streams)
-        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .layer(middleware::from_fn_with_state(api.clone(), count_response))
         .split_for_parts();
     let document = openapi::document(document, webhook_port);
     v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
@@ -75,18 +76,19 @@ pub(super) fn routes(admin: AdminState) -> Router {
         .with_state(api)
 }
 
-/// A router of `routes!`: each route carries its documentation. Register all of `/api/v1` here.
+/// Combines the results of `routes!`, which contain the handlers and their documentation for `/openapi.json`.
 fn documented<const N: usize>(routes: [UtoipaMethodRouter<Arc<Api>>; N]) -> OpenApiRouter<Arc<Api>> {
     routes.into_iter().fold(OpenApiRouter::new(), OpenApiRouter::routes)
 }
 
-async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+async fn count_response(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     api.admin.metrics.api_answered(response.status().as_u16());
     response
 }
 
-/// Limits the number of responses in memory. A large one counts until it is sent, a small one until it is made.
+/// Limits the number of responses in memory. A large response counts until it is sent, a small one until its handler
+/// returns.
 async fn limit_large_responses(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let permit = timeout(MAX_WAIT, api.responses.clone().acquire_owned()).await;
     let Some(permit) = permit.ok().and_then(Result::ok) else {

@@ -14,10 +14,10 @@ use crate::recorder::events::ChangeEvent;
     info(
         title = "workflow-receiver",
         description = "Read access to recorded workflow executions (admin port), and the endpoint for their webhooks \
-                       (public port). Lists are newest first. The `next` of a page is the `cursor` of the following \
-                       page. Paging is stable: no item of the first page's time is skipped or repeated."
+                       (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
+                       following page. Items that exist when the first page is read are neither skipped nor repeated."
     ),
-    components(schemas(problem::Body, ChangeEvent)),
+    components(schemas(problem::ProblemBody, ChangeEvent)),
     security(("token" = []), ("password" = [])),
     servers((url = "/", description = "The admin port (admin.listen)"))
 )]
@@ -27,7 +27,8 @@ struct Description;
 #[openapi(paths(handler::handle))]
 struct WebhookPort;
 
-/// Adds to the document of the `api` routes what they do not know. `webhook_port` is the TCP port of `http.listen`.
+/// Completes the document of the `api` routes with the description, the webhook's path and the security schemes.
+/// `webhook_port` is the TCP port of `http.listen`.
 pub(super) fn document(api: Document, webhook_port: u16) -> Bytes {
     let mut document = Description::openapi();
     document.info.license = None;

@@ -41,8 +41,8 @@ pub(super) struct Dashboard {
 
 /// Count executions by hour or day
 ///
-/// Exact as of the latest commit. The chart covers at most the last 744 hours or 366 days before `to`; by default 24
-/// hours or 30 days. `from` in the response is its start.
+/// The counts are exact. The chart covers at most the last 744 hours or 366 days before `to`, and by default 24 hours or
+/// 30 days. `from` in the response is its start.
 #[utoipa::path(
     get, path = "/api/v1/overview", tag = "Statistics",
     params(

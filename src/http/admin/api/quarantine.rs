@@ -8,7 +8,7 @@ use super::state::{ApiState, JsonResult};
 use crate::db::queries::page::List;
 use crate::db::queries::quarantine::{GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Body, Problem};
+use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Quarantine {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
@@ -32,7 +32,7 @@ pub(super) async fn quarantine(State(api): ApiState, uri: Uri) -> JsonResult<Pag
     params(("quarantine_id" = i64, Path, description = "The number of the entry.")),
     responses(
         (status = 200, body = QuarantineDetail),
-        (status = 404, body = Body, content_type = "application/problem+json", description = "There is no entry with this number."),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "There is no entry with this number."),
         ApiProblems,
     )
 )]

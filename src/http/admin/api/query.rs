@@ -39,7 +39,7 @@ pub(super) struct Paging {
     cursor: Option<String>,
 }
 
-/// The parameters of a request, removed one by one.
+/// The parameters of a request. Each method removes the parameter that it returns; [`Self::finish`] rejects the others.
 pub(super) struct Parameters {
     given: Vec<(String, String)>,
     known: Vec<&'static str>,
@@ -79,7 +79,7 @@ impl Parameters {
         from(&value).map_or_else(|| invalid(name, allowed()), |value| Ok(Some(value)))
     }
 
-    /// An identifier, a status or a part of a cause.
+    /// An identifier, a status, or a part of a cause.
     pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         let text = |value: &str| identifier::is_valid(value).then(|| value.to_owned());
         let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_CHARS);
@@ -129,7 +129,7 @@ impl Parameters {
     }
 
     /// # Errors
-    /// [`Problem::Parameter`] if there are parameters that were not taken.
+    /// [`Problem::Parameter`] if there are other parameters.
     pub(super) fn finish(self) -> Result<(), Problem> {
         if self.given.is_empty() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Parameters {
 
 pub(super) type PathId<T> = Result<Path<T>, PathRejection>;
 
-/// The identifier in a path. One that cannot exist is [`Problem::NotRecorded`].
+/// The identifier in a path. [`Problem::NotRecorded`] if it cannot exist.
 pub(super) fn path_identifier(id: PathId<String>, kind: &'static str) -> Result<String, Problem> {
     let id = id.ok().map(|Path(id)| id).filter(|id| !id.contains('\0'));
     id.ok_or(Problem::NotRecorded { kind })

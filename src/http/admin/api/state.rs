@@ -18,7 +18,7 @@ use crate::http::problem::Problem;
 const MAX_EVENT_STREAMS: usize = 16;
 /// Limit of concurrent exports.
 const MAX_EXPORTS: usize = 4;
-/// Limit of large responses in memory, in addition to one for each connection to PostgreSQL.
+/// Limit of responses in memory, in addition to one for each connection to PostgreSQL.
 const EXTRA_RESPONSES: usize = 2;
 
 pub(super) struct Api {
@@ -52,7 +52,10 @@ impl Api {
         Ok(Json(self.run(&parse::<Q>(uri)?).await?))
     }
 
-    /// Runs a query for one `kind` of thing, such as "execution". No result is [`Problem::NotRecorded`].
+    /// Runs a query for one row. `kind` names it in the error, such as "execution".
+    ///
+    /// # Errors
+    /// [`Problem::NotRecorded`] if there is no such row.
     pub(super) async fn detail<T, Q>(&self, uri: &Uri, query: Q, kind: &'static str) -> JsonResult<T>
     where
         Q: Query<Answer = Option<T>>,
