@@ -29,7 +29,7 @@ impl TimeArgs {
     }
 }
 
-/// A time, or how long ago it was. Times before 1970 become 1970: no row is older.
+/// Parses a time, or how long ago it was. Times before 1970 become 1970: no row is older.
 fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
     let not_before_1970 = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
     let invalid = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";

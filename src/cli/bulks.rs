@@ -78,7 +78,7 @@ impl Bulks {
     /// Runs the command.
     ///
     /// # Errors
-    /// Also if the bulk is unknown.
+    /// If PostgreSQL does not answer, or the bulk is unknown.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
@@ -129,7 +129,7 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
         None => {
             format!(
                 "unknown. Set the size: workflow-receiver bulks {} --expect EXECUTIONS",
-                quoted(&bulk.bulk_id)
+                shell_argument(&bulk.bulk_id)
             )
         }
     };
@@ -145,8 +145,8 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
     output.section("Results", Table::new(RESULTS, None), &detail.results.items)
 }
 
-/// An identifier as an argument in a shell, or a placeholder for one that needs quotation marks.
-fn quoted(id: &str) -> &str {
+/// The identifier, or the placeholder `BULK` if a shell needs quotation marks around it.
+fn shell_argument(id: &str) -> &str {
     let plain =
         id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b)) && !id.starts_with('-');
     if plain { id } else { "BULK" }

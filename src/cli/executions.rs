@@ -52,7 +52,7 @@ const CONFLICTS: &[Column<Conflict>] = &[
     prose("cause", |c| or_empty(c.delivered_error_cause.as_ref())),
 ];
 
-/// Values are not cut to the terminal's width: half a URL is useless.
+/// The values are not prose, so they are not cut to the terminal's width: half a URL is useless.
 pub(super) const RESULTS: &[Column<ResultItem>] = &[
     text("execution", |r| r.execution_id.clone()),
     number("position", |r| r.position.to_string()),
@@ -81,7 +81,7 @@ impl Executions {
     /// Runs the command.
     ///
     /// # Errors
-    /// Also if the execution is not recorded.
+    /// If PostgreSQL does not answer, or the execution is not recorded.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {

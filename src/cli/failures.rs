@@ -71,7 +71,7 @@ impl Failures {
         output.flush()?;
         if let Some(since) = failures.since.filter(|_| !failures.complete) {
             note(&format!(
-                "There are more failures: these are the latest, since {}. Use --since and --until for others.",
+                "These are the latest failures, since {}. For older ones, use --since and --until.",
                 timestamp(since)
             ));
         }

@@ -12,7 +12,7 @@ use crate::{config, http_client};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The body of `/health/ready`.
+/// Requests `/health/ready` and returns its body.
 ///
 /// # Errors
 /// If webhooks are not accepted (the body is the error), or there is no response within three seconds.

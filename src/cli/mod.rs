@@ -1,7 +1,7 @@
 //! The commands for operators.
 //!
-//! Commands that read recorded data query PostgreSQL with [`crate::db::queries`], as the read API does; the receiver need
-//! not run.
+//! Commands that read recorded data use the queries of the read API ([`crate::db::queries`]) on a connection of their own:
+//! they also work while the receiver is stopped.
 
 mod args;
 pub mod bulks;

@@ -18,6 +18,6 @@ pub fn new_token() -> String {
          RECEIVER__AUTH__URL_TOKENS={token}\n\
          The webhook_url for the sender:\n  \
          https://YOUR-HOST{WEBHOOK_PATH}/{token}\n\
-         Keep the token and the URL secret: they allow posting webhooks. The token can also be used as admin.token."
+         Keep the token and the URL secret: they allow posting webhooks. For admin.token, generate another token."
     )
 }

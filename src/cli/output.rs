@@ -41,7 +41,7 @@ impl Output {
         Table::new(columns, self.width)
     }
 
-    /// Prints the next rows of a table; the heading before the first one.
+    /// Prints the next rows of a table, with the heading before the first row.
     pub(super) fn rows<T>(&mut self, table: &mut Table<T>, items: &[T]) -> io::Result<()> {
         let (heading, lines) = table.lines(items);
         if let Some(heading) = heading.filter(|_| !items.is_empty()) {
@@ -75,7 +75,7 @@ impl Output {
     }
 }
 
-/// Prints a line to standard output. Errors are ignored: the work of the command is done.
+/// Prints a line to standard output. Ignores errors: the command has already done its work.
 pub fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -90,7 +90,7 @@ fn escape_controls(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
         if is_terminal_control(character) {
-            // All of them are single UTF-16 units.
+            // Each of them is one UTF-16 unit.
             let _ = write!(shown, "\\u{:04x}", u32::from(character));
         } else {
             shown.push(character);

@@ -29,13 +29,13 @@ pub struct Prune {
     json: bool,
 }
 
-/// The removed rows of one kind.
+/// The removed rows of one kind, or with `--dry-run` the rows that would be removed.
 #[derive(Serialize)]
 struct Removed {
     kind: &'static str,
     dry_run: bool,
     rows: u64,
-    /// When the oldest of the rows was first received.
+    /// When the oldest row was first received.
     #[serde(with = "rfc3339::option")]
     oldest: Option<OffsetDateTime>,
     #[serde(with = "rfc3339::option")]
@@ -56,14 +56,14 @@ const fn columns(rows: &'static str) -> [Column<Removed>; 5] {
 }
 
 const REMOVED: &[Column<Removed>] = &columns("removed");
-const DRY_RUN: &[Column<Removed>] = &columns("would go");
+const DRY_RUN: &[Column<Removed>] = &columns("would be removed");
 
 impl Prune {
-    /// Runs the command. Pauses half of the time, to leave PostgreSQL to others.
+    /// Runs the command. After each step it pauses for as long as the step took, to leave PostgreSQL to other clients.
     ///
     /// # Errors
-    /// Also if the clocks of this machine and PostgreSQL differ. Rows removed before an error stay removed and are
-    /// reported.
+    /// If PostgreSQL does not answer, or its clock and the clock of this machine differ. Rows removed before an error stay
+    /// removed and are reported.
     pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
             return Err("no retention is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
@@ -88,10 +88,10 @@ impl Prune {
     ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
         for mut walk in Walk::all() {
-            while let Some((removed, took)) = walk.step(connection, cutoffs, self.dry_run).await? {
+            while let Some((removed, duration)) = walk.step(connection, cutoffs, self.dry_run).await? {
                 tallies[walk.target as usize].add(&removed);
                 progress.show(&walk, cutoffs, tallies[walk.target as usize].rows);
-                sleep(took).await;
+                sleep(duration).await;
             }
         }
         Ok(())
@@ -137,7 +137,7 @@ impl Tally {
     }
 }
 
-/// A line on a terminal that each batch overwrites.
+/// A line on the terminal that each step overwrites.
 struct Progress {
     shown: bool,
 }
@@ -154,7 +154,7 @@ impl Progress {
 
     fn write(&self, line: fmt::Arguments<'_>) {
         if self.shown {
-            // Return to the start of the line and clear it. Errors do not stop the work.
+            // Return to the start of the line and clear it. An error does not end the command.
             let _ = write!(io::stderr(), "\r\x1b[K{line}");
         }
     }

@@ -34,7 +34,7 @@ impl Repair {
     /// Runs the command.
     ///
     /// # Errors
-    /// Also if PostgreSQL still refuses a column.
+    /// If PostgreSQL does not answer, or still refuses a column.
     pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
         let mut connection = DbConnection::connect(database).await?;
         connection.limit_lock_waits().await?;
@@ -75,12 +75,15 @@ impl Repair {
                 tally.refused += 1;
                 print_line(format_args!("{}: stays as it is: {}", printable(id), printable(&why)));
             }
-            // jsonb cannot contain it, or the row has changed.
+            // No column is missing, or jsonb cannot hold it.
             Some(Repaired::Unchanged) => tally.unchanged += 1,
             None if self.all => {}
             None => {
                 tally.unchanged += 1;
-                print_line(format_args!("{}: no such execution has payload_bytes", printable(id)));
+                print_line(format_args!(
+                    "{}: there is no execution with this identifier and payload_bytes",
+                    printable(id)
+                ));
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::spool::{Inspector, ListedDelivery};
 /// Deliveries per read of the spool.
 const PAGE: usize = 100;
 
-/// Both commands only read, and work whether a receiver runs or not.
+/// Arguments of `spool`. Both commands only read; a receiver may be running.
 #[derive(Debug, Subcommand)]
 pub enum Spool {
     /// List the deliveries that are not recorded yet, oldest first
@@ -53,7 +53,7 @@ impl Spool {
     /// Runs the command.
     ///
     /// # Errors
-    /// When the spool cannot be read, or has no delivery with this number.
+    /// If the spool cannot be read, or has no delivery with this number.
     pub fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let spool = Inspector::open(&settings.spool.dir)?;
         match self {

@@ -57,7 +57,7 @@ impl Health {
 struct Database {
     /// Counts of executions since midnight (UTC); null if the database does not answer.
     today: Option<Counts>,
-    /// Null if the database does not answer, or not in time.
+    /// Null if the database does not answer in time.
     quarantine: Option<QuarantineUsage>,
     /// Why `today` is null.
     problem: Option<String>,
@@ -100,7 +100,7 @@ impl Database {
 
     /// False if a delivery answered 200 is in quarantine.
     fn is_well(&self) -> bool {
-        self.quarantine.as_ref().is_none_or(|held| held.acknowledged == 0)
+        self.quarantine.as_ref().is_none_or(|usage| usage.acknowledged == 0)
     }
 
     async fn try_query(settings: &Settings) -> Result<(Counts, Option<QuarantineUsage>), CommandError> {
@@ -112,7 +112,7 @@ impl Database {
     }
 }
 
-fn sentence(counts: &Counts) -> String {
+fn counts_sentence(counts: &Counts) -> String {
     let Counts { executions, completed, failed, cancelled, other, failure_rate } = counts;
     let rate = failure_rate.map(|rate| format!(" ({:.1} %)", rate * 100.0)).unwrap_or_default();
     format!(
@@ -122,17 +122,17 @@ fn sentence(counts: &Counts) -> String {
 }
 
 /// Empty for an empty quarantine.
-fn quarantine_sentence(held: &QuarantineUsage, limits: config::Quarantine) -> String {
-    let &QuarantineUsage { bodies, acknowledged, refused_bytes } = held;
-    let refused = bodies - acknowledged;
-    let percent = |held: i64, limit: i64| held.saturating_mul(100) / limit.max(1);
-    let used = percent(refused, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
+fn quarantine_sentence(usage: &QuarantineUsage, limits: config::Quarantine) -> String {
+    let &QuarantineUsage { bodies, acknowledged, refused_bytes } = usage;
+    let rejected = bodies - acknowledged;
+    let percent = |used: i64, limit: i64| used.saturating_mul(100) / limit.max(1);
+    let used = percent(rejected, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
     let mut parts = Vec::new();
     if acknowledged > 0 {
         parts.push(format!("{acknowledged} webhooks answered 200"));
     }
-    if refused > 0 {
-        parts.push(format!("{refused} rejected webhooks ({used} % of the limit)"));
+    if rejected > 0 {
+        parts.push(format!("{rejected} rejected webhooks ({used} % of the limit)"));
     }
     match bodies {
         0 => String::new(),
@@ -144,7 +144,8 @@ impl Status {
     /// Runs the command.
     ///
     /// # Errors
-    /// If a part has a problem, a delivery answered 200 is in quarantine, or the receiver or the database does not answer.
+    /// If the receiver or the database does not answer, the receiver has a problem, or a delivery answered 200 is in
+    /// quarantine.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let (receiver, database) = tokio::join!(Receiver::query(settings), Database::query(settings));
         let well = receiver.is_well() && database.today.is_some() && database.is_well();
@@ -154,9 +155,9 @@ impl Status {
             output.json(&state)?;
         } else {
             let problem = || state.database.problem.clone().unwrap_or_default();
-            let today = state.database.today.as_ref().map(sentence);
-            let held = state.database.quarantine.as_ref();
-            let quarantine = held.map(|held| quarantine_sentence(held, settings.quarantine));
+            let today = state.database.today.as_ref().map(counts_sentence);
+            let usage = state.database.quarantine.as_ref();
+            let quarantine = usage.map(|usage| quarantine_sentence(usage, settings.quarantine));
             let detail =
                 |part| state.receiver.health.as_ref().map(|health| health.detail(part)).unwrap_or_default();
             output.key_values(&[

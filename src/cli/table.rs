@@ -9,8 +9,8 @@ use unicode_width::UnicodeWidthChar;
 use crate::logging::is_terminal_control;
 
 const GAP: &str = "  ";
-/// The smallest width of a prose column. A line that is still too wide is wrapped by the terminal: identifiers are never
-/// cut, so that they can be copied.
+/// The smallest width of a prose column. If a line is still too wide, the terminal wraps it: identifiers are never cut, so
+/// that they can be copied.
 const MIN_PROSE: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) fn timestamp_or_empty(at: Option<OffsetDateTime>) -> String {
     at.map(timestamp).unwrap_or_default()
 }
 
-/// A table that is printed page by page. Columns only get wider.
+/// A table that is printed page by page. A later page can widen a column, but never narrow it.
 pub(super) struct Table<T: 'static> {
     columns: &'static [Column<T>],
     /// The width of the terminal.
@@ -101,12 +101,12 @@ impl<T> Table<T> {
     }
 
     fn line(&self, row: Vec<String>, widths: &[usize]) -> String {
-        let set = row.into_iter().zip(self.columns).zip(widths).map(|((cell, column), room)| {
+        let cells = row.into_iter().zip(self.columns).zip(widths).map(|((cell, column), room)| {
             let cell = cut(cell, *room);
             let blank = " ".repeat(room - width(&cell));
             if column.kind == Kind::Number { blank + &cell } else { cell + &blank }
         });
-        set.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
     }
 }
 

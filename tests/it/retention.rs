@@ -203,7 +203,7 @@ async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     let limits = [("PAYLOADS", "1d"), ("EXECUTIONS", "2d"), ("QUARANTINE", "1y")];
     let (text, code) = prune(&receiver, &limits, &["--dry-run"]);
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!((code, lines[0][..2].join(" ")), (Some(0), "would go".to_owned()), "{text}");
+    assert_eq!((code, lines[0][..3].join(" ")), (Some(0), "would be removed".to_owned()), "{text}");
     assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
     assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they are removed with their executions");
     assert_eq!(lines[3][..2], ["bulks", "1"], "{text}");

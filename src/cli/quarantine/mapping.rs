@@ -1,4 +1,4 @@
-//! Extracts executions from a quarantined body, with the mappings of `--map` and `--set`.
+//! Extracts executions from a quarantined body, and applies `--map` and `--set`.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::db::Extracted;
 use crate::execution;
 
-/// The fields of a body that become columns. `step_outputs` is not one: views read it from the unchanged payload.
+/// The fields of a body that become columns. `step_outputs` is not among them: views read it from the unchanged payload.
 const FIELDS: [&str; 10] = [
     "execution_id",
     "workflow_id",
@@ -40,7 +40,7 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// The executions in a body: itself, or the elements of an array.
+    /// The executions in a body: the body itself, or the elements of an array.
     pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
         let text = execution::text(body).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
@@ -49,11 +49,11 @@ impl Mapping<'_> {
         } else {
             vec![text]
         };
-        let found = |part: &&str| {
-            let mended = self.apply(part)?;
-            Ok(Extracted { repaired: mended, original: Bytes::copy_from_slice(part.as_bytes()) })
+        let extract_part = |part: &&str| {
+            let repaired = self.apply(part)?;
+            Ok(Extracted { repaired, original: Bytes::copy_from_slice(part.as_bytes()) })
         };
-        parts.iter().map(found).collect()
+        parts.iter().map(extract_part).collect()
     }
 
     /// `text` with the mapped and set fields.
@@ -75,7 +75,7 @@ impl Mapping<'_> {
             }
         }
         for (field, value) in self.sets {
-            // A value of the sender is never replaced.
+            // `--set` replaces a missing field or null, but no value.
             if fields.get(field).is_none_or(|value| value.get() == "null") {
                 let value = serde_json::to_string(value).map_err(|e| e.to_string())?;
                 fields.insert(field.clone(), raw(&value)?);
@@ -115,10 +115,10 @@ mod tests {
         assert_eq!(execution.total_cost, Some("1.10"));
         let (maps, sets) = (pairs(&["execution_id=id"]), pairs(&["workflow_id=w", "status=completed"]));
         let each = Mapping { maps: &maps, sets: &sets };
-        let found = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
-        assert_eq!(found.len(), 2);
-        assert_eq!(execution::Execution::parse(&found[1].repaired).unwrap().execution_id, "z");
-        assert_eq!(&*found[1].original, br#"{"id":"z"}"#);
+        let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
+        assert_eq!(extracted.len(), 2);
+        assert_eq!(execution::Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(&*extracted[1].original, br#"{"id":"z"}"#);
         assert!(each.extract(b"[1]").is_err() && each.extract(b"7").is_err());
         assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());
     }

@@ -56,7 +56,7 @@ impl Quarantine {
     /// Runs the command.
     ///
     /// # Errors
-    /// Also if an entry does not exist, or stays in quarantine after `retry`.
+    /// If PostgreSQL does not answer, an entry does not exist, or an entry stays in quarantine after `retry`.
     pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
         let mut connection = DbConnection::connect(database).await?;
         match self {

@@ -47,7 +47,7 @@ pub(crate) struct Slot {
 
 /// A body is being received.
 const BODY: usize = usize::MAX;
-/// HTTP/2 interleaves heads and bodies, and limits heads itself.
+/// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
 const MULTIPLEXED: usize = usize::MAX - 1;
 
 /// What a connection receives after a head.
