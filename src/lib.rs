@@ -18,7 +18,7 @@
 //! # Other parts
 //!
 //! - [`server`] builds the parts and stops them in the order above; [`config`] reads the settings, [`credentials`] the
-//!   secrets, which can change while the receiver runs.
+//!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
 //! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.

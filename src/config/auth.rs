@@ -46,7 +46,8 @@ impl Auth {
         let invalid_length = |token: &str| !(MIN_TOKEN..=255).contains(&token.len());
         let unusable = |token: &str| invalid_length(token) || !token.chars().all(unreserved);
         if self.url_tokens.0.iter().any(|token| unusable(token.expose_secret())) {
-            let why = "each must be 16 to 255 characters of A-Z a-z 0-9 - . _ ~; `workflow-receiver new-token` generates one";
+            let why = "each must be 16 to 255 characters of A-Z a-z 0-9 - . _ ~; `workflow-receiver new-token` \
+                       generates one";
             return not_allowed("auth.url_tokens", NOT_SHOWN, why);
         }
         Ok(())
