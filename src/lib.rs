@@ -13,7 +13,7 @@
 //! 6. [`spool`]: `ack` deletes the recorded deliveries.
 //!
 //! After a crash, step 4 resumes with the deliveries that the spool still holds. A delivery that was recorded before the
-//! crash is then a duplicate: it changes nothing but the count in `deliveries`.
+//! crash is recorded again as a duplicate; `deliveries` may count it twice.
 //!
 //! # Other parts
 //!
