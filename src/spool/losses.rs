@@ -1,5 +1,5 @@
-//! Counts lost deliveries. Numbers of deliveries are contiguous: a number without a row, after the last acked delivery,
-//! is a lost delivery. The table `acked` holds how many of these were counted already.
+//! Counts lost deliveries. Sequence numbers are contiguous: a number without a row after the last acked delivery is a
+//! lost delivery. The table `acked` holds the number of losses that were counted before.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -12,17 +12,17 @@ use crate::metrics::Metrics;
 const LAST: &str = "max(coalesce((SELECT max(seq) FROM deliveries), 0),
                         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0))";
 
-/// Lets the numbers of new deliveries start after `last`.
+/// Makes the numbers of new deliveries start after `last`.
 pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()> {
-    let name = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
+    let ensure_row = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
                 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deliveries')";
-    connection.execute(name, [])?;
+    connection.execute(ensure_row, [])?;
     let advance = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'deliveries'";
     connection.execute(advance, [last]).map(drop)
 }
 
-/// Notes that every missing delivery was acked or counted, so that no loss is counted twice. Writes nothing when that is
-/// noted already.
+/// Stores the last acked delivery and the number of missing ones, so that no loss is counted twice. Writes nothing when
+/// both are stored already.
 pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
     let select = format!(
         "SELECT coalesce((SELECT min(seq) FROM deliveries) - 1, {LAST}), {LAST}, (SELECT count(*) FROM deliveries)"
@@ -32,11 +32,11 @@ pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
         Ok((acked, last - acked - present))
     })?;
     connection.execute("INSERT INTO acked SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM acked)", [])?;
-    let note = "UPDATE acked SET seq = ?1, missing = ?2 WHERE (seq, missing) IS NOT (?1, ?2)";
-    connection.execute(note, (acked, missing)).map(drop)
+    let update = "UPDATE acked SET seq = ?1, missing = ?2 WHERE (seq, missing) IS NOT (?1, ?2)";
+    connection.execute(update, (acked, missing)).map(drop)
 }
 
-/// Logs and counts the deliveries that are missing and were not counted before. `mark` is what the last run noted.
+/// Logs and counts the deliveries that are missing and were not counted before. `mark` is from the last run.
 pub(super) fn report(
     connection: &Connection,
     mark: Option<Mark>,
@@ -51,7 +51,7 @@ pub(super) fn report(
         other => (None, other),
     };
     let last = last.max(own.map_or(0, |mark| mark.last_seq));
-    // A damaged number counts nothing.
+    // Ignores damaged numbers.
     let acked = acked.filter(|(acked, known): &(Seq, i64)| {
         (0..=last).contains(acked) && (0..=last - acked).contains(known)
     });
