@@ -98,7 +98,7 @@ impl DbError {
         }
     }
 
-    /// Converts an error over a connection that worked before.
+    /// Converts an error on a connection that worked before.
     pub(crate) fn during_record(self) -> Self {
         match self {
             Self::Unreachable(why) => Self::Crashed(why),

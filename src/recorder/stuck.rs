@@ -95,7 +95,7 @@ impl StuckEntry {
         self.extensions = (self.extensions + 1).min(MAX_EXTENSIONS);
     }
 
-    /// Resets the strikes after a failure that does not blame the delivery: strikes count in a row only.
+    /// Resets the strikes after a failure that does not blame the delivery: only strikes in a row count.
     pub(super) fn reset_strikes(&mut self) {
         self.strikes = 0;
         self.failures_without_strike += 1;
@@ -164,7 +164,8 @@ impl StuckList {
         free
     }
 
-    /// Waits for a delivery that is due, and the first of its execution. `None` once the list is closed and empty.
+    /// Waits until a delivery is due that is the first one of its execution in the list. `None` once the list is closed and
+    /// empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();

@@ -14,7 +14,7 @@ use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
-/// The same for failures of steps: each payload is decompressed.
+/// The same for failed steps. It is lower, because each payload is decompressed.
 const STEP_SCAN_LIMIT: i64 = 500;
 
 /// Failures of one workflow with one cause.

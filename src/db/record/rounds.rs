@@ -1,12 +1,12 @@
 //! Splits a batch into rounds, so that each statement writes an execution once.
 //!
-//! Nearly every execution has one delivery in a batch: it is in the first round. If there are several deliveries,
-//! `resolve_duplicates.rs` needs at most five groups of them, one a round:
+//! Nearly every execution has one delivery in a batch: it is in the first round. The deliveries of other executions are
+//! grouped, and their groups are recorded in at most five rounds:
 //!
 //! 1. the first delivery;
 //! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones;
 //! 4. the first terminal one;
-//! 5. all later ones together: the execution has ended, so each of them is a duplicate or a conflict.
+//! 5. all later ones, one group for each content: the execution has ended, so each of them is a duplicate or a conflict.
 
 use std::collections::HashMap;
 
@@ -133,7 +133,7 @@ fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>,
         }
         ended = is_terminal(&next.row.execution.status);
         in_turn.push(next);
-        // Only the last two, and the terminal one, change anything.
+        // Only the last two non-terminal ones and the terminal one change anything.
         if in_turn.len() > 2 && !ended {
             let replaced = in_turn.remove(0);
             in_turn[0].absorb(replaced, true);
