@@ -9,7 +9,7 @@
 //! When the budget is used up, a body waits in a queue. Meanwhile bodies without progress are evicted: the longest stalled
 //! one first, unverified ones before verified ones. Each step has a queue of its own, and queues of later steps are served
 //! first. Among unverified bodies the latest is served first: a sender that sends without pause competes only with bodies
-//! that arrive at the same time, however many wait.
+//! that arrive at the same time, not with all waiting ones.
 //!
 //! Bodies that hold memory and wait for more cannot block each other forever: later steps can use more of the budget than
 //! earlier ones ([`LIMITS`]), and a body needs no more after the last step.
@@ -327,7 +327,7 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Notes that `more` bytes have been received. Returns whether the body has made progress ([`PROGRESS`]).
+    /// Counts `more` received bytes. Returns whether the body has made progress ([`PROGRESS`]).
     pub(crate) fn progress(&mut self, more: usize) -> bool {
         self.since_progress += more;
         if self.since_progress < PROGRESS {

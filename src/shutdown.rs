@@ -1,5 +1,5 @@
-//! Handles signals. The first signal to stop lets the receiver stop gracefully, the second one ends it immediately.
-//! SIGHUP re-reads the secrets.
+//! Handles signals. The first signal stops the receiver gracefully, the second one immediately. SIGHUP re-reads the
+//! secrets.
 
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};

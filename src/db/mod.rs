@@ -177,7 +177,7 @@ impl TimeLimits {
     }
 }
 
-/// A time limit for PostgreSQL, which is in milliseconds; zero is no limit.
+/// A time limit in milliseconds, as PostgreSQL's settings have it. Zero means no limit.
 fn millis(limit: Duration) -> String {
     limit.as_millis().to_string()
 }

@@ -143,7 +143,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// Notes whether an element of an array is an object.
+/// Sets the flag if an element of the array is an object.
 struct Elements<'o>(&'o mut bool);
 
 impl<'de> Visitor<'de> for Elements<'_> {

@@ -241,7 +241,7 @@ impl Measurements {
 
     fn retention_health(&self, problems: &mut Vec<String>) -> RetentionHealth {
         let (state, detail, skew) = match &self.retention {
-            RetentionState::Off => ("off", "everything is kept for ever".to_owned(), None),
+            RetentionState::Off => ("off", "no limit is set: nothing is removed".to_owned(), None),
             RetentionState::Starting => ("starting", "no round has ended yet".to_owned(), None),
             RetentionState::Working { future: None } => ("ok", "old rows are removed".to_owned(), None),
             RetentionState::Working { future: Some(newest) } => {

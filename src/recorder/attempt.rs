@@ -79,7 +79,7 @@ impl Recorder {
                 continue;
             };
             if part.is_mixed() {
-                // A canary with both kinds does not tell which of them fails.
+                // A canary with both kinds does not show which of them fails.
                 let (quarantined, executions) = part.partition(RecordItem::is_quarantined);
                 parts.push_front(quarantined);
                 parts.push_front(executions);

@@ -1,4 +1,5 @@
-//! The stuck deliveries: those that failed alone while PostgreSQL recorded others, and later ones of their executions.
+//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries of the same
+//! executions.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
 //! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
@@ -212,7 +213,7 @@ impl StuckList {
         state.publish(progress);
     }
 
-    /// Notes that every delivery up to `through` is recorded or in this list.
+    /// Publishes that every delivery up to `through` is recorded or in this list.
     pub(super) fn set_handled(&self, through: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
         state.handled = through;

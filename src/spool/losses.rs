@@ -46,20 +46,20 @@ pub(super) fn report(
     let acked = connection
         .query_row("SELECT seq, missing FROM acked", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (own, other) = match mark {
+    let (own_mark, foreign_mark) = match mark {
         Some(mark) if is_identity(connection, mark.identity)? => (Some(mark), None),
         other => (None, other),
     };
-    let last = last.max(own.map_or(0, |mark| mark.last_seq));
+    let last = last.max(own_mark.map_or(0, |mark| mark.last_seq));
     // Ignores damaged numbers.
-    let acked = acked.filter(|(acked, known): &(Seq, i64)| {
-        (0..=last).contains(acked) && (0..=last - acked).contains(known)
+    let acked = acked.filter(|(acked, counted): &(Seq, i64)| {
+        (0..=last).contains(acked) && (0..=last - acked).contains(counted)
     });
-    let mut missing = other.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
-    if let Some((acked, known)) = acked.max(own.map(|mark| (mark.acked_seq, 0))) {
+    let mut missing = foreign_mark.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
+    if let Some((acked, counted)) = acked.max(own_mark.map(|mark| (mark.acked_seq, 0))) {
         let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;
-        missing += (last - acked - known - present).max(0);
+        missing += (last - acked - counted - present).max(0);
     }
     if let Ok(missing @ 1..) = u64::try_from(missing) {
         tracing::error!(

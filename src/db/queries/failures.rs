@@ -53,7 +53,7 @@ pub(crate) struct Failures {
     pub(crate) groups: Vec<Group>,
     /// The number of failures in all groups, including groups beyond `limit`.
     pub(crate) failed: i64,
-    /// False if there were too many failures: then only those since `since` are grouped.
+    /// False if there were too many failures: then only the failures since `since` are grouped.
     pub(crate) complete: bool,
     /// When the first delivery of the earliest grouped failure was received; null without failures.
     #[serde(with = "rfc3339::option")]

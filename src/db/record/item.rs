@@ -57,7 +57,7 @@ pub(crate) enum Degraded {
     Columns,
     /// The execution goes to quarantine.
     Quarantined,
-    /// A body answered 422, which PostgreSQL rejects in quarantine, is not stored.
+    /// The delivery was answered 422, and PostgreSQL rejects it in quarantine: it is not stored.
     Dropped,
 }
 

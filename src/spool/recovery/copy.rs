@@ -72,7 +72,7 @@ impl<'c> Copier<'c> {
         Ok(Self { to, after_commit, rows: 0, bytes: 0, select: String::new(), end: None, append: false })
     }
 
-    /// For a target with deliveries of its own: the copied ones get the numbers after them.
+    /// For a target that already has deliveries: copied deliveries get new numbers after the existing ones.
     pub(in crate::spool) fn append(self) -> Self {
         Self { append: true, ..self }
     }

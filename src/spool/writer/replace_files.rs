@@ -65,7 +65,7 @@ impl Writer {
     /// [`SpoolError::InUse`]. Other errors are logged, and the caller has to try again.
     pub(super) fn replace_files(&mut self, fault: &FileFault) -> Result<(), SpoolError> {
         if !self.files_lost {
-            tracing::error!(%fault, "files of the spool were changed while the receiver was running: deliveries are answered 503 until they are rescued");
+            tracing::error!(%fault, "files of the spool were changed while the receiver was running: webhooks are answered 503 until the stored deliveries are rescued");
         }
         self.files_lost = true;
         self.status.unwritable = Some(Unwritable::FilesChanged);
