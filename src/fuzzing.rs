@@ -107,14 +107,14 @@ impl FuzzServer {
         let mut evict = interval(self.limits.idle_timeout / 4);
         while !(self.is_idle() && self.pending.is_empty()) {
             tokio::select! {
-                Some(PendingDelivery { delivery, ack, .. }) = self.pending.recv() => {
+                Some(PendingDelivery { delivery, result, .. }) = self.pending.recv() => {
                     stored.push(Stored {
                         body: delivery.body,
                         authenticated_by: delivery.authenticated_by,
                         acknowledged: delivery.acknowledged,
                     });
                     // The request may have been dropped.
-                    let _ = ack.send(Ok(()));
+                    let _ = result.send(Ok(()));
                 }
                 _ = evict.tick() => self.connections.evict_expired(),
             }

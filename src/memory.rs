@@ -1,6 +1,6 @@
-//! The memory that request bodies reservation (`http.max_bytes_in_flight`).
+//! The memory that request bodies reserve (`http.max_bytes_in_flight`).
 //!
-//! The first [`FREE_BYTES_PER_BODY`] of each body are not counted: large bodies never keep out small ones, and small
+//! The first [`FREE_BYTES_PER_BODY`] of each body are not counted: large bodies never block small ones, and small
 //! bodies need no lock. A larger body reserves memory before it is stored. A body of a verified sender reserves its whole
 //! size. Other bodies reserve in steps as their bytes arrive (a signature covers the body, so it is checked last):
 //! a sender has to send much to reserve much. Unverified bodies can reserve only a part of the budget. The rest is left for
@@ -9,7 +9,7 @@
 //! When the budget is used up, a body waits in a queue. Meanwhile bodies without progress are evicted: the longest stalled
 //! one first, unverified ones before verified ones. Each step has a queue of its own, and queues of later steps are served
 //! first. Among unverified bodies the latest is served first: a sender that sends without pause competes only with bodies
-//! that arrive at the same time, however many wait.
+//! that arrive at the same time, not with all waiting ones.
 //!
 //! Bodies that hold memory and wait for more cannot block each other forever: later steps can use more of the budget than
 //! earlier ones ([`LIMITS`]), and a body needs no more after the last step.
@@ -29,8 +29,8 @@ pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;
 /// How much an unverified body reserves in each step: the unverified part of the budget divided by this. In one more step
 /// it reserves the rest.
 const STEPS: [usize; 3] = [2048, 256, 32];
-/// How many eighths of the unverified part can be in use after each step. The difference to the previous step is larger
-/// than the reservation of one body in the step.
+/// How many eighths of the unverified part can be in use after each step. The difference to the previous step is at least
+/// the reservation of one body in the step.
 const LIMITS: [usize; 4] = [2, 3, 4, 8];
 /// The queue of verified bodies, after the queues of the steps.
 const VERIFIED: usize = LIMITS.len();
@@ -57,7 +57,7 @@ struct Budget {
 #[derive(Debug, Default)]
 struct State {
     next_key: u64,
-    /// Bytes reserved, and those of them that count as unverified.
+    /// Reserved bytes, and how many of them count as unverified.
     used: usize,
     unverified: usize,
     /// Bodies being received that hold memory, in the order of their latest progress.
@@ -67,7 +67,7 @@ struct State {
     /// Bytes that bodies wait for, and the number of these bodies.
     wanted: usize,
     waiting: u32,
-    /// Bytes of evicted bodies that still hold them.
+    /// Bytes that evicted bodies have not given back yet.
     evicted_bytes: usize,
 }
 
@@ -87,12 +87,12 @@ struct Waiter {
 }
 
 impl MemoryBudget {
-    /// `bytes` in total; half of them for bodies whose sender is not verified.
+    /// `bytes` in total. Bodies of unverified senders can reserve at most half of them.
     pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(Budget { bytes, state: Mutex::default() }))
     }
 
-    /// Bytes.
+    /// The number of reserved bytes.
     pub(crate) fn reserved(&self) -> usize {
         self.state().used
     }
@@ -160,7 +160,7 @@ impl MemoryBudget {
         WaitGuard { budget: self, bytes }
     }
 
-    /// Grants waiting bodies what is free.
+    /// Grants free memory to waiting bodies.
     fn grant(&self, state: &mut State) {
         for queue in (0..=VERIFIED).rev() {
             loop {
@@ -327,7 +327,7 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Notes that `more` bytes have been received. Returns whether the body has made progress ([`PROGRESS`]).
+    /// Counts `more` received bytes. Returns whether the body has made progress ([`PROGRESS`]).
     pub(crate) fn progress(&mut self, more: usize) -> bool {
         self.since_progress += more;
         if self.since_progress < PROGRESS {
@@ -356,7 +356,7 @@ impl MemoryPermit {
         self.reservation.give_back(0, self.reservation.unverified);
     }
 
-    /// The body, which held `bytes`, can no longer be evicted, or has ended after its eviction.
+    /// The body can no longer be evicted. If it was evicted before, its `bytes` no longer count as evicted.
     fn end_eviction(&mut self, bytes: usize) {
         let key = take(&mut self.key);
         if key > 0 {

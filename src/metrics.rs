@@ -129,7 +129,7 @@ metrics! {
     spans_sent: Counter,
         "Spans that the collector of traces accepted";
     spans_dropped: Counter,
-        "Spans that the collector rejected, or that the full queue dropped";
+        "Spans that were not sent: the queue was full, or the collector rejected them or failed during the shutdown";
     #[expect(dead_code, reason = "the queue of the log counts")]
     log_lines_dropped: Counter = logging::dropped_lines(),
         "Log lines lost because standard error was read too slowly or could not be written";
@@ -270,7 +270,7 @@ impl Metrics {
         self.prune_failing.set(i64::from(failing));
     }
 
-    /// All old rows were removed, as of `at`.
+    /// All expired rows were removed at the time `at`.
     pub(crate) fn prune_finished(&self, at: OffsetDateTime) {
         self.prune_failing(false);
         self.prune_success_timestamp.set(at.unix_timestamp());

@@ -1,5 +1,5 @@
-//! Handles signals: the first one that would end the process stops the receiver gracefully, the second one immediately.
-//! SIGHUP re-reads the secrets.
+//! Handles signals. The first signal stops the receiver gracefully, the second one immediately. SIGHUP re-reads the
+//! secrets.
 
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};
@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal as Named;
+use rustix::process::Signal;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -20,21 +20,22 @@ use crate::logging;
 const EXIT_AFTER: Duration = Duration::from_secs(3);
 
 /// Signals that operators, service managers and container engines send to stop a process.
-const STOP: [Named; 3] = [Named::TERM, Named::INT, Named::QUIT];
+const STOP: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
-/// Other signals that end a process by default. Signals of a crash (SIGSEGV, SIGABRT, …) are not handled.
-const UNUSED: &[Named] = &[
-    Named::USR1,
-    Named::USR2,
-    Named::ALARM,
-    Named::VTALARM,
-    Named::PROF,
-    Named::IO,
-    Named::XCPU,
+/// Other signals that end a process by default. They also stop the receiver. Signals of a crash (SIGSEGV, SIGABRT, …) are
+/// not handled.
+const OTHERS: &[Signal] = &[
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::XCPU,
     #[cfg(target_os = "linux")]
-    Named::POWER,
+    Signal::POWER,
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-    Named::STKFLT,
+    Signal::STKFLT,
 ];
 
 /// Real-time signals that the C library does not use itself.
@@ -83,13 +84,13 @@ impl Shutdown {
             tokio::spawn(async move { while received.recv().await.is_some() && to.send(number).is_ok() {} });
             io::Result::Ok(())
         };
-        for signal in STOP.iter().chain([&Named::HUP]) {
+        for signal in STOP.iter().chain([&Signal::HUP]) {
             listen(signal.as_raw())?;
         }
-        // The write that exceeds the limit on file sizes fails, as on a full disk.
-        let _ = listen(Named::XFSZ.as_raw());
-        for number in UNUSED.iter().map(|signal| signal.as_raw()).chain(REAL_TIME) {
-            // A signal that the system does not have cannot be sent.
+        // With a handler, a write that exceeds the limit on file sizes fails as on a full disk.
+        let _ = listen(Signal::XFSZ.as_raw());
+        for number in OTHERS.iter().map(|signal| signal.as_raw()).chain(REAL_TIME) {
+            // An error is ignored: the system does not know the signal, so it cannot be sent.
             let _ = listen(number);
         }
         let terminal = io::stdin().is_terminal();
@@ -99,9 +100,9 @@ impl Shutdown {
             // `to` lives as long as this function, so the channel never ends.
             let Some(number) = signals.recv().await else { return Err(io::Error::other("no signals")) };
             let closed = terminal && !io::stdin().is_terminal();
-            if number == Named::XFSZ.as_raw() {
+            if number == Signal::XFSZ.as_raw() {
                 tracing::error!("the limit on file sizes (ulimit -f) is reached: raise it");
-            } else if number == Named::HUP.as_raw() && !closed {
+            } else if number == Signal::HUP.as_raw() && !closed {
                 self.reload.notify_one();
             } else {
                 stops += 1;

@@ -17,7 +17,7 @@ use crate::execution::Execution;
 pub(crate) struct CanaryRows {
     pub(crate) executions: bool,
     pub(crate) quarantined: bool,
-    /// By how many bytes a body is enlarged.
+    /// How many bytes are added to one execution and to the quarantined body.
     pub(crate) fill: usize,
 }
 

@@ -32,7 +32,9 @@ pub(crate) enum DbError {
 
 fn hint(code: Option<&str>) -> &'static str {
     match code {
-        Some("42P01" | "42703" | "42883") => ". Is the schema there? `workflow-receiver migrate` makes it",
+        Some("42P01" | "42703" | "42883") => {
+            ". If the schema is missing, `workflow-receiver migrate` creates it"
+        }
         Some("42501") => ". The role lacks a privilege",
         Some("53100") => ". The server's disk is full",
         _ => "",
@@ -98,7 +100,7 @@ impl DbError {
         }
     }
 
-    /// Converts an error over a connection that worked before.
+    /// Converts an error on a connection that worked before.
     pub(crate) fn during_record(self) -> Self {
         match self {
             Self::Unreachable(why) => Self::Crashed(why),

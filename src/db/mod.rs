@@ -1,4 +1,5 @@
-//! PostgreSQL: everything that writes and, in [`queries`], everything that operators read. No other module has SQL.
+//! All SQL for PostgreSQL: the statements that write and, in [`queries`], the queries of operators. (The spool has its own
+//! SQL, for SQLite.)
 //!
 //! [`DbConnection::record`] writes one batch in one transaction. `record/resolve_duplicates.rs` has the rule for an
 //! execution that is already recorded.
@@ -45,8 +46,8 @@ pub(crate) struct TimeLimits {
     pub(crate) lock: Duration,
 }
 
-/// `lock_timeout` is this many times shorter than `statement_timeout`: a wait for a lock then ends with its own error,
-/// which blames no delivery.
+/// `lock_timeout` is this many times shorter than `statement_timeout`. So a wait for a lock ends with its own error, which
+/// blames no delivery.
 const LOCK_TIMEOUT_DIVISOR: u32 = 4;
 /// `lock_timeout` of commands: they report a locked row and continue with the next one.
 const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -134,7 +135,8 @@ impl DbConnection {
         }
     }
 
-    /// Brings the schema up to date, without a time limit. If several receivers do so at once, the others wait for one.
+    /// Brings the schema up to date, without a time limit. If several receivers start at once, one migrates and the others
+    /// wait.
     pub(crate) async fn migrate(&mut self) -> Result<(), DbError> {
         let before = sqlx::query!(
             r#"SELECT current_setting('statement_timeout') AS "statement!", current_setting('lock_timeout') AS "lock!""#
@@ -175,7 +177,7 @@ impl TimeLimits {
     }
 }
 
-/// A time limit for PostgreSQL, which is in milliseconds; zero is no limit.
+/// A time limit in milliseconds, as PostgreSQL's settings have it. Zero means no limit.
 fn millis(limit: Duration) -> String {
     limit.as_millis().to_string()
 }
@@ -201,7 +203,7 @@ async fn set_config<const N: usize>(
 /// Brings the schema of a database up to date.
 ///
 /// # Errors
-/// A sentence that says what to do.
+/// The error says what to do.
 pub async fn migrate(database: &PgConnectOptions) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     DbConnection::connect(database).await?.migrate().await.map_err(DbError::without_row_blame)?;
     Ok(())

@@ -14,13 +14,14 @@ use super::{Database, DbConnection, DbError};
 
 /// Time limit of the migration at the first connection. For more time, there is `workflow-receiver migrate`.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
-/// PostgreSQL may grant fewer connections than recording wants: how often another connect is tried meanwhile.
+/// How often a further connection is tried while PostgreSQL grants fewer than `recorder.connections`.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the connections are for.
 #[derive(Debug)]
 pub(crate) enum Session {
-    /// Reads and writes. If PostgreSQL grants fewer connections, callers wait for each other's.
+    /// Reads and writes. If PostgreSQL grants fewer connections than callers, a caller waits until another one releases its
+    /// connection.
     Recording { migrate: bool },
     /// Read-only. The name is shown in PostgreSQL's `pg_stat_activity`.
     Queries { application_name: &'static str },
@@ -39,7 +40,7 @@ pub(crate) struct ConnectionPool {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Used in turns, so that a lost connection is noticed.
+    /// Used in turn, so that a lost connection is noticed.
     idle: VecDeque<DbConnection>,
     /// The generation of `database` that all connections belong to.
     generation: u64,
@@ -125,7 +126,7 @@ impl ConnectionPool {
         self.state().idle.clear();
     }
 
-    /// Whether callers wait for each other's connections.
+    /// Whether a caller waits for a released connection when PostgreSQL grants no further one.
     fn is_shared(&self) -> bool {
         matches!(self.session, Session::Recording { .. })
     }

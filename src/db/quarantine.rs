@@ -42,7 +42,7 @@ impl DbConnection {
         Ok(body.fetch_optional(&mut self.connection).await?)
     }
 
-    /// Deletes entries and returns the numbers of those that existed.
+    /// Deletes entries. Returns the numbers of the deleted ones.
     pub(crate) async fn drop_quarantined(&mut self, ids: &[i64]) -> Result<Vec<i64>, DbError> {
         let dropped = sqlx::query_scalar!(
             "DELETE FROM quarantine WHERE quarantine_id = ANY ($1) RETURNING quarantine_id",

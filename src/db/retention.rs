@@ -36,7 +36,8 @@ impl RetentionTarget {
     }
 }
 
-/// Rows whose latest delivery is older than these times are removed. `None`: no limit.
+/// Rows that are older than these times are removed. Which times of a row count is in the SQL of its target. `None`: no
+/// limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
     executions: Option<OffsetDateTime>,

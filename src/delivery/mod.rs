@@ -56,7 +56,7 @@ pub(crate) enum Disposition {
     ConflictDropped,
     /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
     Quarantined,
-    /// Is not an execution, was answered 422, and was dropped: the quarantine is full.
+    /// Is not an execution, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
     Dropped,
 }
 

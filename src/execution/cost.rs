@@ -11,7 +11,7 @@ pub(crate) fn picos(number: &str) -> Option<i128> {
     if digits.is_empty() {
         return Some(0);
     }
-    // The number of digits before the decimal point, in units of 10⁻¹².
+    // The number of digits before the decimal point of the cost in units of 10⁻¹².
     let scale = i64::try_from(digits.len()).ok()? - i64::try_from(fraction.len()).ok()?;
     let before = scale.checked_add(exponent.parse::<i64>().ok()?)?.checked_add(12)?;
     if before > 24 {

@@ -28,7 +28,7 @@ const FREE_EXPANSION: usize = 64 << 10;
 /// More than the largest exponent of `numeric`, in either direction.
 const MAX_EXPONENT: usize = 200_000;
 
-/// Nesting deeper than 127 levels, the limit of `serde_json`, does not fit.
+/// How much of `text` jsonb can hold. Nesting deeper than 127 levels, the limit of `serde_json`, does not fit.
 pub(crate) fn fit(text: &str) -> Fit {
     let mut seen = Seen::default();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -138,7 +138,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 return Err(A::Error::custom("U+0000"));
             }
             object.next_value_seed(Walk { seen: &mut *self.seen })?;
-            self.seen.repeated |= keys.is_repeated(key);
+            self.seen.repeated |= keys.add(key);
         }
         Ok(())
     }
@@ -174,8 +174,8 @@ struct Keys<'de> {
 }
 
 impl<'de> Keys<'de> {
-    /// Adds a key. Returns whether it is a repetition.
-    fn is_repeated(&mut self, key: Cow<'de, str>) -> bool {
+    /// Adds a key. Returns whether the object had it before.
+    fn add(&mut self, key: Cow<'de, str>) -> bool {
         const FEW: usize = 16;
         if self.few.len() < FEW {
             let there = self.few.contains(&key);

@@ -109,7 +109,7 @@ pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
 /// Serde's message may quote the body, so only the position is used.
 fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
     match serde_json::from_str(text) {
-        // It may be a future format with several executions: worth storing.
+        // It may be a future format with several executions. The webhook handler stores such a body.
         Ok(Shape { of_objects: true }) => {
             return InvalidPayload::Field {
                 field: "execution_id",
@@ -143,7 +143,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// Notes whether an element of an array is an object.
+/// Sets the flag if an element of the array is an object.
 struct Elements<'o>(&'o mut bool);
 
 impl<'de> Visitor<'de> for Elements<'_> {

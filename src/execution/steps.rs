@@ -11,7 +11,7 @@ use crate::execution::unescaped;
 /// Whether one of the steps in `step_outputs` has the status `failed`. Values in an undocumented shape are no steps. The
 /// view `failed_steps` has the same rule.
 pub(crate) fn any_failed(step_outputs: &str) -> bool {
-    // Most executions end here.
+    // A fast path for most executions. A backslash may hide the word in an escape.
     if !step_outputs.contains("failed") && !step_outputs.contains('\\') {
         return false;
     }

@@ -20,7 +20,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 /// Minimum time between counts.
 const MIN_INTERVAL: Duration = Duration::from_millis(200);
 /// The pause after a count is this many times as long as the count took.
-const REST_FACTOR: u32 = 100;
+const PAUSE_FACTOR: u32 = 100;
 
 /// The number of quarantined webhooks that were answered 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl AcknowledgedCounter {
                 }
                 Err(why) => drop(self.count.send_replace(Acknowledged::Unknown(Some(why.to_string())))),
             }
-            sleep((begun.elapsed() * REST_FACTOR).max(MIN_INTERVAL)).await;
+            sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
             let metrics = &self.metrics;
             let quarantined = self.acked.wait_for(|_| metrics.quarantined() > seen);
             if let Ok(Err(_)) = timeout(COUNT_INTERVAL, quarantined).await {

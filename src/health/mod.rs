@@ -90,7 +90,7 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Also returns the tasks that measure, which end with the recorder. `pool` is for health checks only.
+    /// Also returns the tasks that measure. They end with the recorder. `pool` is for health checks only.
     pub(crate) fn start(
         settings: &Settings,
         pool: QueryPool,

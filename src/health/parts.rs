@@ -241,13 +241,14 @@ impl Measurements {
 
     fn retention_health(&self, problems: &mut Vec<String>) -> RetentionHealth {
         let (state, detail, skew) = match &self.retention {
-            RetentionState::Off => ("off", "everything is kept for ever".to_owned(), None),
+            RetentionState::Off => ("off", "no limit is set: nothing is removed".to_owned(), None),
             RetentionState::Starting => ("starting", "no round has ended yet".to_owned(), None),
             RetentionState::Working { future: None } => ("ok", "old rows are removed".to_owned(), None),
             RetentionState::Working { future: Some(newest) } => {
                 let newest = newest.truncate_to_second().format(&Rfc3339).unwrap_or_default();
-                let detail =
-                    format!("old rows are removed; the latest row was received in the future, at {newest}");
+                let detail = format!(
+                    "old rows are removed; the latest row has a time of receipt in the future: {newest}"
+                );
                 ("ok", detail, None)
             }
             RetentionState::Failing(error) => ("failing", format!("old rows are not removed: {error}"), None),

@@ -22,7 +22,7 @@ pub(crate) use escape::is_terminal_control;
 use queue::STDERR;
 
 /// Warnings of sqlx contain parts of the database URL.
-const ABOUT_URLS: &str = "sqlx_postgres::options=off";
+const WITHOUT_URLS: &str = "sqlx_postgres::options=off";
 
 /// The format, for [`log_panics`].
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -40,7 +40,7 @@ pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Syn
     };
     JSON.store(json, Ordering::Relaxed);
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(settings.filter.parse::<EnvFilter>()?.add_directive(ABOUT_URLS.parse()?))
+        .with_env_filter(settings.filter.parse::<EnvFilter>()?.add_directive(WITHOUT_URLS.parse()?))
         .with_writer(Lines { json });
     if json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
@@ -50,7 +50,7 @@ pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Syn
     }
 }
 
-/// Logs panics with their place. The message is logged only when it is a literal: others may quote a body.
+/// Logs panics with their location in the code. The message is logged only when it is a literal: others may quote a body.
 ///
 /// The line does not go through `tracing`: a panic inside `tracing` would cause a second one, which aborts the process.
 pub fn log_panics() {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Maximum bytes of waiting lines. The thread holds as many again while it writes.
+/// Maximum bytes of queued lines. While it writes, the thread holds up to the same number of bytes.
 const MAX_BYTES: usize = 1 << 20;
 /// Maximum bytes of one write. [`Queue::flush`] sees progress after each write.
 const CHUNK: usize = 16 << 10;
@@ -33,7 +33,7 @@ fn stderr() -> io::Result<File> {
 }
 
 thread_local! {
-    /// True in the writing thread: its report of dropped lines is added even to a full queue.
+    /// True in the writing thread: its report of dropped lines is queued even if the queue is full.
     static MAY_EXCEED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -213,7 +213,7 @@ mod tests {
     fn a_full_queue_drops_and_counts_lines_and_writes_the_queued_ones_in_order() {
         let (queue, allow, written) = queue();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        // The thread holds at least one line, the queue MAX_BYTES more.
+        // The thread has taken one line. The queue holds MAX_BYTES more.
         queue.push(b"first\n");
         while !queue.0.state().writing {
             thread::yield_now();

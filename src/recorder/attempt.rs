@@ -18,10 +18,12 @@
 //! is one strike against the delivery. [`StuckEntry::strike`](super::stuck::StuckEntry::strike) defines how many strikes
 //! it takes until the delivery is degraded by one step ([`RecordItem::degrade`]); then the count starts again. A failed
 //! canary resets the strikes. Contention ([`DbError::is_contention`]) is no strike: the delivery waits. The kind of error
-//! decides only the number of strikes: three where the server answered over a connection that still works, because it
-//! will answer the same again; ten, with pauses, for lost connections, crashes and lack of resources; and for a delivery
-//! that takes too long, one for each longer time limit. A wait for a lock never counts as taking too long, because
-//! `lock_timeout` ends it much earlier.
+//! decides only the number of strikes:
+//!
+//! - an error that the server will repeat ([`DbError::is_repeatable`]): three, and one after the first degradation;
+//! - a lost connection, a crash, a lack of resources: ten, with pauses;
+//! - a timeout: each of the first three doubles the time limit, the next one degrades. A wait for a lock is no timeout,
+//!   because `lock_timeout` ends it much earlier.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -41,13 +43,13 @@ use crate::delivery::Disposition;
 /// The wait after the first failure. It doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// After a first failure, `lock_timeout` is this many times shorter than `database.statement_timeout`. A transaction
-/// waits for far fewer locks.
-const LOCK_TIMEOUT_DIVISOR: u32 = 32;
+/// waits for fewer locks than this, so waits for locks alone do not reach the statement timeout.
+const RETRY_LOCK_TIMEOUT_DIVISOR: u32 = 32;
 
 /// Why an attempt failed.
 pub(super) enum FailedAttempt<'p> {
     NotConnected(DbError),
-    /// The connection is there if it is still usable.
+    /// With the connection, if it is still usable.
     NotRecorded(DbError, Option<PooledConnection<'p>>),
 }
 
@@ -77,7 +79,7 @@ impl Recorder {
                 continue;
             };
             if part.is_mixed() {
-                // A canary with both kinds does not tell which of them fails.
+                // A canary with both kinds does not show which of them fails.
                 let (quarantined, executions) = part.partition(RecordItem::is_quarantined);
                 parts.push_front(quarantined);
                 parts.push_front(executions);
@@ -102,7 +104,7 @@ impl Recorder {
                 self.shared.stuck.add(&part, Some(&error), &self.progress());
                 continue;
             }
-            // The search for a row that PostgreSQL rejects has no pauses and counts as no retry.
+            // The search for a row that PostgreSQL rejects does not count as a retry.
             if !matches!(error, DbError::InvalidRow { .. }) {
                 self.metrics.retried();
             }
@@ -118,7 +120,7 @@ impl Recorder {
 
     /// The time limits of an attempt after a first failure.
     pub(super) fn retry_limits(&self, statement: Duration) -> TimeLimits {
-        let lock = (self.statement_timeout / LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
+        let lock = (self.statement_timeout / RETRY_LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
         TimeLimits { statement, lock }
     }
 

@@ -16,7 +16,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Minimum time between batches that are not full: a transaction costs PostgreSQL as much for one delivery as for
 /// fifty.
 const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
-/// The same while another batch is being recorded: more deliveries will have arrived by its end.
+/// The same while another batch is being recorded, because more deliveries arrive until its end.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
 /// The spool's reader, shared by the workers and the retries of stuck deliveries.
@@ -64,7 +64,7 @@ pub(super) struct BatchSource {
 
 /// The result of [`BatchSource::next`].
 pub(super) enum Poll {
-    /// All deliveries up to this position; empty if another program deleted the rows.
+    /// The next deliveries, up to this position; empty if another program deleted the rows.
     Batch(Vec<SpooledDelivery>, Seq),
     /// Nothing arrived for [`KEEPALIVE_INTERVAL`].
     Idle,

@@ -21,7 +21,8 @@ pub(super) enum Canary {
 }
 
 impl Recorder {
-    /// Runs the canary after `items` failed with `error`. `connection`: the one of the attempt, if it is still usable.
+    /// Runs the canary after `items` failed with `error`. `connection` is the connection of the attempt, if it is
+    /// still usable.
     pub(super) async fn canary(
         &self,
         error: &DbError,
@@ -49,7 +50,7 @@ impl Recorder {
     }
 
     /// # Errors
-    /// The state of PostgreSQL: the error is about no delivery.
+    /// The error describes PostgreSQL, not a delivery.
     async fn run_canary(
         &self,
         rows: CanaryRows,

@@ -1,4 +1,4 @@
-//! The batches that are not acked yet: those being recorded, and those recorded while an earlier one is not.
+//! The batches that are not acked yet: batches that are being recorded, and recorded batches after them.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use crate::db::RecordItem;
 use crate::spool::Seq;
 
-/// Maximum batches in flight. While the oldest is being tried, later ones are recorded but not yet acked; after a crash
-/// they are replayed.
+/// Maximum batches in flight. While the oldest is being recorded, later ones can be recorded but not acked. After a crash
+/// they are recorded again.
 const MAX_IN_FLIGHT: usize = 128;
 
 /// Batches in the order of arrival.

@@ -59,7 +59,7 @@ impl Recorder {
                 Disposition::Quarantined => {
                     tracing::warn!(trace_id, "a delivery that cannot be recorded is stored in quarantine");
                 }
-                // There may be many: log_dropped logs them together.
+                // There may be many, so log_dropped logs them together.
                 Disposition::Dropped => dropped += 1,
                 Disposition::ConflictDropped => conflicts_dropped += 1,
                 _ => tracing::debug!(execution_id, outcome = disposition.as_str(), trace_id, "recorded"),
@@ -98,13 +98,13 @@ impl Recorder {
         if unlogged.quarantined > 0 {
             tracing::error!(
                 dropped = unlogged.quarantined,
-                "the quarantine is full: webhooks answered 422 are counted, but not stored"
+                "the quarantine is full, or PostgreSQL refuses the rows: webhooks answered 422 are counted, but not stored"
             );
         }
         if unlogged.conflicts > 0 {
             tracing::error!(
                 dropped = unlogged.conflicts,
-                "an execution has as many conflicts as conflicts.* allows; further ones are counted, but not stored"
+                "an execution has reached a limit of conflicts.*: its further conflicts are counted, but not stored"
             );
         }
         *unlogged = UnloggedDrops { logged_at: Some(Instant::now()), ..UnloggedDrops::default() };

@@ -104,7 +104,7 @@ impl Recorder {
         let source = BatchSource::new(reader.clone(), self.limits, self.spool.clone(), &in_flight);
         let source = Mutex::new(source);
         let record = async {
-            // Before the first delivery: makes the schema, and tells health checks whether PostgreSQL answers.
+            // Before the first delivery: creates the schema, and reports to health checks whether PostgreSQL answers.
             self.ping().await;
             self.shared.stuck.set_handled(self.spool.borrow().acked_seq, &self.progress());
             tokio::try_join!(self.run_workers(&source, &in_flight), self.retry_stuck(reader.clone()))
@@ -123,14 +123,14 @@ impl Recorder {
         Ok(())
     }
 
-    /// Records one batch after the other.
+    /// Records batches until the spool is closed and empty. A worker locks `source` while it takes a batch.
     async fn worker(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
         loop {
-            let mut turn = source.lock().await;
-            let (batch, through) = match turn.next().await? {
+            let mut source_guard = source.lock().await;
+            let (batch, through) = match source_guard.next().await? {
                 Poll::Batch(batch, through) => (batch, through),
                 Poll::Idle => {
-                    drop(turn);
+                    drop(source_guard);
                     self.ping().await;
                     continue;
                 }
@@ -138,7 +138,7 @@ impl Recorder {
             };
             let part = BatchPart::from_spooled(&batch);
             in_flight.admit(part.items(), through).await;
-            drop(turn);
+            drop(source_guard);
             let (begun, before) = (Instant::now(), (self.spool.borrow().last_seq, self.acks.acked_seq()));
             self.record_batch(part).await;
             in_flight.complete(through, |through| self.shared.stuck.set_handled(through, &self.progress()));
@@ -147,7 +147,7 @@ impl Recorder {
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
             if status.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
                 // Holding the source pauses the other workers, too.
-                let _turn = source.lock().await;
+                let _guard = source.lock().await;
                 let mut spool = self.spool.clone();
                 let urgent = spool.wait_for(|spool| spool.closed || spool.rejecting.is_some());
                 let _ = timeout(throttle::pause(took), urgent).await;

@@ -10,7 +10,7 @@ use crate::db::{DbError, Degraded, RecordItem};
 use crate::delivery::Disposition;
 use crate::spool::{BatchLimits, SpoolError};
 
-/// The longest pause between two strikes: PostgreSQL works meanwhile.
+/// The longest pause between two strikes. It is short, because PostgreSQL records other deliveries.
 const MAX_STRIKE_PAUSE: Duration = Duration::from_secs(1);
 /// Minimum time between two log lines about stuck deliveries.
 const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);

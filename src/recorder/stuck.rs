@@ -1,4 +1,5 @@
-//! The stuck deliveries: those that failed alone while PostgreSQL recorded others, and later ones of their executions.
+//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries of the same
+//! executions.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
 //! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
@@ -95,7 +96,7 @@ impl StuckEntry {
         self.extensions = (self.extensions + 1).min(MAX_EXTENSIONS);
     }
 
-    /// Resets the strikes after a failure that does not blame the delivery: strikes count in a row only.
+    /// Resets the strikes after a failure that does not blame the delivery: only strikes in a row count.
     pub(super) fn reset_strikes(&mut self) {
         self.strikes = 0;
         self.failures_without_strike += 1;
@@ -164,7 +165,8 @@ impl StuckList {
         free
     }
 
-    /// Waits for a delivery that is due, and the first of its execution. `None` once the list is closed and empty.
+    /// Waits until a delivery is due that is the first one of its execution in the list. `None` once the list is closed and
+    /// empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();
@@ -211,7 +213,7 @@ impl StuckList {
         state.publish(progress);
     }
 
-    /// Notes that every delivery up to `through` is recorded or in this list.
+    /// Publishes that every delivery up to `through` is recorded or in this list.
     pub(super) fn set_handled(&self, through: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
         state.handled = through;

@@ -15,7 +15,8 @@ const THROTTLE_FACTOR: u32 = 3;
 const THROTTLE_MAX: Duration = Duration::from_millis(100);
 
 /// Whether to pause after a batch so that intake gets the CPU during a burst: when at least half as many deliveries
-/// `arrived` meanwhile as were `recorded`. Never once the backlog is old, or a sustained load would fill the spool.
+/// `arrived` during the batch as were `recorded`. There is no pause once the backlog is old. Otherwise a sustained load
+/// would fill the spool.
 pub(super) fn should_throttle(batch: &[SpooledDelivery], arrived: Seq, recorded: Seq) -> bool {
     let fresh = |first: &SpooledDelivery| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;

@@ -23,7 +23,7 @@ const ROUND_INTERVAL: Duration = Duration::from_hours(1);
 const ROUNDS_PER_SWEEP: u32 = 24;
 /// The pause after a batch is this many times as long as the batch took.
 const THROTTLE_FACTOR: u32 = 9;
-/// The longest pause: a batch that took much too long had to wait itself.
+/// The longest pause. A batch that took very long was itself waiting, so a proportional pause would be too long.
 const THROTTLE_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Pruner {
@@ -165,7 +165,7 @@ impl Pruner {
 
     fn on_success(&self, round: &Round, again: bool) {
         if again {
-            tracing::info!("removing rows that were kept long enough works again");
+            tracing::info!("expired rows are removed again");
         }
         let future = match round {
             Round::Done { future, .. } => *future,
@@ -179,18 +179,18 @@ impl Pruner {
         }
         match (future, before) {
             (Some(newest), RetentionState::Working { future: Some(_) }) => {
-                tracing::debug!(%newest, "rows were received in the future");
+                tracing::debug!(%newest, "rows have a time of receipt in the future");
             }
             (Some(newest), _) => tracing::warn!(
                 %newest,
-                "rows were received in the future, because a clock was ahead; they are kept until retention.* after that time"
+                "rows have a time of receipt in the future, because a clock was ahead; retention.* counts from that time"
             ),
             (None, _) => {}
         }
         match round {
             Round::NotOurs | Round::ClockSkew(_) => {
                 self.metrics.prune_failing(false);
-                tracing::debug!("another receiver removes rows that were kept long enough");
+                tracing::debug!("another receiver removes the expired rows");
             }
             Round::Done { removed, .. } => {
                 self.metrics.prune_finished(OffsetDateTime::now_utc());
@@ -202,7 +202,7 @@ impl Pruner {
                         bulks,
                         conflicts,
                         quarantine,
-                        "removed rows that were kept long enough"
+                        "removed expired rows"
                     );
                 }
             }
@@ -223,7 +223,7 @@ impl Pruner {
         self.metrics.prune_failing(true);
         self.state.send_replace(RetentionState::Failing(error.clone()));
         if failing.replace(discriminant(error)) != Some(discriminant(error)) {
-            tracing::error!("rows that were kept long enough (retention.*) cannot be removed: {error}");
+            tracing::error!("expired rows (retention.*) cannot be removed: {error}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The spool's files: their locks, and whether the open files are still the files in the directory.
 //!
-//! Two locks (`flock`) keep a second receiver away for as long as the process lives: one on the directory, which also
-//! covers the replacement of files, and one on `spool.db`, which still protects a directory that was removed or moved. On
-//! Linux they do not interfere with SQLite's own locks; on other systems only the directory is locked.
+//! Two locks (`flock`) exclude a second receiver while the process lives. The lock on the directory also covers the
+//! replacement of files. The lock on `spool.db` still works after the directory was removed or moved. On Linux they do not
+//! interfere with SQLite's own locks; on other systems only the directory is locked.
 
 #[cfg(test)]
 use std::cell::Cell;
@@ -79,8 +79,9 @@ impl OpenFiles {
         Ok(files)
     }
 
-    /// Compares the files in the directory with the open files, and their sizes with `least`. Returns the sizes.
-    pub(super) fn check(&self, least: FileSizes) -> Result<FileSizes, FileFault> {
+    /// Compares the files in the directory with the open files, and their sizes with `min_sizes`. Returns the
+    /// sizes.
+    pub(super) fn check(&self, min_sizes: FileSizes) -> Result<FileSizes, FileFault> {
         let mut sizes = [0; 3];
         for (at, name) in NAMES.into_iter().enumerate() {
             let metadata = fs::metadata(self.dir.join(name)).map_err(|source| match source.kind() {
@@ -93,7 +94,8 @@ impl OpenFiles {
             sizes[at] = metadata.len();
         }
         self.check_index()?;
-        for (name, expected, found) in [(NAMES[0], least.database, sizes[0]), (NAMES[1], least.wal, sizes[1])]
+        for (name, expected, found) in
+            [(NAMES[0], min_sizes.database, sizes[0]), (NAMES[1], min_sizes.wal, sizes[1])]
         {
             if found < expected {
                 return Err(FileFault::Truncated { name, expected, found });
@@ -111,8 +113,8 @@ impl OpenFiles {
         if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
-    /// Whether the frame that ended at `end` before a write still exists after it. SQLite appends at the position that it
-    /// remembers: after a truncation, the gap is filled with zeros and the size is right again.
+    /// Whether the frame that ended at `end` before a write still exists after the write. If the log was truncated before
+    /// the write, SQLite writes at its remembered position: the gap has zeros, and the size looks right.
     pub(super) fn is_wal_intact_before(&self, end: u64, frame: u64) -> bool {
         if end < wal::HEADER_BYTES + frame {
             return true;
@@ -135,8 +137,8 @@ impl OpenFiles {
         lock_directory(&self.dir).map(Arc::new)
     }
 
-    /// Releases the locks, except one that `next` shares. The reader may keep these files open for long: if they were moved
-    /// back, their locks would look like those of another receiver.
+    /// Releases the locks, except a lock that `next` shares. The reader may keep these files open for a long time. If the
+    /// files were moved back meanwhile, their locks would look like those of another receiver.
     pub(super) fn unlock_for(&self, next: &Self) {
         let _ = self.database.unlock();
         if !Arc::ptr_eq(&self.directory, &next.directory) {
@@ -152,7 +154,7 @@ impl OpenFiles {
     }
 }
 
-/// How often opening and locking is repeated when the file is replaced in between.
+/// How often opening and locking is tried when the file is replaced between the two.
 const ATTEMPTS: usize = 100;
 
 /// Creates the directory if it is missing, and locks it.
@@ -165,7 +167,7 @@ pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
         let directory = File::open(dir).map_err(SpoolError::at(dir))?;
         match directory.try_lock() {
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
-            // Some file systems cannot lock directories: the lock on the database is the only one then.
+            // Some file systems cannot lock directories. Then the lock on the database is the only one.
             Ok(()) | Err(fs::TryLockError::Error(_)) => {}
         }
         if is_at(&directory, dir) {

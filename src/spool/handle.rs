@@ -1,4 +1,4 @@
-//! The requests' and the recorder's ends of the channels to the writer.
+//! The channels to the writer: [`SpoolHandle`] for requests, [`AckHandle`] for the recorder.
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -11,8 +11,8 @@ use crate::memory::MemoryPermit;
 pub(crate) struct PendingDelivery {
     pub(crate) delivery: Delivery,
     /// Receives the result of the write.
-    pub(crate) ack: oneshot::Sender<Result<(), RejectReason>>,
-    /// Held until the delivery is written, even when the request has ended.
+    pub(crate) result: oneshot::Sender<Result<(), RejectReason>>,
+    /// Reserved until the delivery is written, even if the request ends earlier.
     _memory: MemoryPermit,
 }
 
@@ -34,8 +34,8 @@ impl SpoolHandle {
     /// # Errors
     /// [`RejectReason`], immediately when the channel is full. The delivery is not stored.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
-        let (ack, written) = oneshot::channel();
-        let sent = self.pending.try_send(PendingDelivery { delivery, ack, _memory: memory });
+        let (result, written) = oneshot::channel();
+        let sent = self.pending.try_send(PendingDelivery { delivery, result, _memory: memory });
         sent.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
             mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
@@ -60,7 +60,7 @@ impl IntakeDepth {
     }
 }
 
-/// Acks deliveries. The writer stops when the last handle is dropped and no delivery can be appended any more.
+/// Acks deliveries. The writer stops once this handle is dropped and no more deliveries can be appended.
 #[derive(Debug)]
 pub(crate) struct AckHandle(watch::Sender<Seq>);
 

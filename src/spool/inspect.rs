@@ -1,4 +1,4 @@
-//! Reads the spool for `workflow-receiver spool`, while a receiver runs or not.
+//! Reads the spool for `workflow-receiver spool`, with or without a running receiver.
 //!
 //! Each page is a read transaction of its own, so that the writer can empty the write-ahead log between two pages. The
 //! receiver's locks are not used, and nothing is written.

@@ -1,5 +1,5 @@
-//! Counts lost deliveries. Numbers of deliveries are contiguous: a number without a row, after the last acked delivery,
-//! is a lost delivery. The table `acked` holds how many of these were counted already.
+//! Counts lost deliveries. Sequence numbers are contiguous: a number without a row after the last acked delivery is a
+//! lost delivery. The table `acked` holds the number of losses that were counted before.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -12,17 +12,17 @@ use crate::metrics::Metrics;
 const LAST: &str = "max(coalesce((SELECT max(seq) FROM deliveries), 0),
                         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0))";
 
-/// Lets the numbers of new deliveries start after `last`.
+/// Makes the numbers of new deliveries start after `last`.
 pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()> {
-    let name = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
+    let ensure_row = "INSERT INTO sqlite_sequence (name, seq) SELECT 'deliveries', 0
                 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deliveries')";
-    connection.execute(name, [])?;
+    connection.execute(ensure_row, [])?;
     let advance = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'deliveries'";
     connection.execute(advance, [last]).map(drop)
 }
 
-/// Notes that every missing delivery was acked or counted, so that no loss is counted twice. Writes nothing when that is
-/// noted already.
+/// Stores the last acked delivery and the number of missing ones, so that no loss is counted twice. Writes nothing when
+/// both are stored already.
 pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
     let select = format!(
         "SELECT coalesce((SELECT min(seq) FROM deliveries) - 1, {LAST}), {LAST}, (SELECT count(*) FROM deliveries)"
@@ -32,11 +32,11 @@ pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
         Ok((acked, last - acked - present))
     })?;
     connection.execute("INSERT INTO acked SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM acked)", [])?;
-    let note = "UPDATE acked SET seq = ?1, missing = ?2 WHERE (seq, missing) IS NOT (?1, ?2)";
-    connection.execute(note, (acked, missing)).map(drop)
+    let update = "UPDATE acked SET seq = ?1, missing = ?2 WHERE (seq, missing) IS NOT (?1, ?2)";
+    connection.execute(update, (acked, missing)).map(drop)
 }
 
-/// Logs and counts the deliveries that are missing and were not counted before. `mark` is what the last run noted.
+/// Logs and counts the deliveries that are missing and were not counted before. `mark` is from the last run.
 pub(super) fn report(
     connection: &Connection,
     mark: Option<Mark>,
@@ -46,20 +46,20 @@ pub(super) fn report(
     let acked = connection
         .query_row("SELECT seq, missing FROM acked", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (own, other) = match mark {
+    let (own_mark, foreign_mark) = match mark {
         Some(mark) if is_identity(connection, mark.identity)? => (Some(mark), None),
         other => (None, other),
     };
-    let last = last.max(own.map_or(0, |mark| mark.last_seq));
-    // A damaged number counts nothing.
-    let acked = acked.filter(|(acked, known): &(Seq, i64)| {
-        (0..=last).contains(acked) && (0..=last - acked).contains(known)
+    let last = last.max(own_mark.map_or(0, |mark| mark.last_seq));
+    // Ignores damaged numbers.
+    let acked = acked.filter(|(acked, counted): &(Seq, i64)| {
+        (0..=last).contains(acked) && (0..=last - acked).contains(counted)
     });
-    let mut missing = other.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
-    if let Some((acked, known)) = acked.max(own.map(|mark| (mark.acked_seq, 0))) {
+    let mut missing = foreign_mark.map_or(0, |mark| (mark.last_seq - mark.acked_seq).max(0));
+    if let Some((acked, counted)) = acked.max(own_mark.map(|mark| (mark.acked_seq, 0))) {
         let present = "SELECT count(*) FROM deliveries WHERE seq > ?";
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;
-        missing += (last - acked - known - present).max(0);
+        missing += (last - acked - counted - present).max(0);
     }
     if let Ok(missing @ 1..) = u64::try_from(missing) {
         tracing::error!(

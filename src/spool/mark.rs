@@ -1,8 +1,8 @@
-//! The positions of the last run, in a small file of their own, so that the next start notices losses.
+//! The mark: a small file with the positions of the last run, from which the next start detects losses.
 //!
-//! When files of the spool are missing or too old, so are the positions in them. The mark survives the end of the
-//! process, but not a power cut: it is written without fsync, because it is used to count losses only. It is written after
-//! the commit that it describes, so it never counts a delivery that was not on disk.
+//! The positions in the spool's own files are missing or outdated if these files are. The mark survives the end of the
+//! process, but not a power cut: it is written without fsync, because it is only used to count losses. It is written
+//! after the commit that it describes, so it never counts a delivery that was not on disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

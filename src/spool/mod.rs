@@ -1,19 +1,22 @@
 //! The durable queue on disk, between the 200 and PostgreSQL.
 //!
-//! The other parts use four operations, and know nothing else about the spool:
+//! Receiving and recording use four operations:
 //!
 //! - **append** ([`SpoolHandle::append`]): stores a delivery. Returns once the delivery is durable, or with the reason for
 //!   the rejection. The webhook handler answers 200 only after it.
 //! - **next** ([`Reader::next`]): reads the deliveries after a position, in the order of arrival. Deletes nothing.
-//! - **ack** ([`AckHandle::ack`]): tells the spool that PostgreSQL has committed all deliveries up to a position. The
-//!   spool deletes them later. After a crash, `next` may return them again.
+//! - **ack** ([`AckHandle::ack`]): marks all deliveries up to a position as committed in PostgreSQL. The spool deletes
+//!   them later. After a crash, `next` may return them again.
 //! - **status** ([`Spool::status`]): a watch channel with the positions, the space in use and the reason for rejections.
 //!
-//! [`open()`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own. A second
-//! implementation is one module that returns the same types.
+//! [`open()`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own.
+//! `workflow-receiver spool` reads the files with [`Inspector`].
 //!
-//! This implementation is one SQLite file, `spool.db`, in write-ahead mode with `synchronous=FULL`: a commit is on disk
-//! when it returns. [`writer`] adds and deletes deliveries, [`reader`] reads them on a second connection. Before the
+//! A second implementation needs its own [`open()`], [`Reader`], [`Writer`] and [`Inspector`], and its own errors in
+//! [`SpoolError`]: these use SQLite. [`SpoolHandle`], [`AckHandle`] and [`SpoolStatus`] do not, and can be shared.
+//!
+//! This implementation is one SQLite file, `spool.db`, in WAL mode with `synchronous=FULL`: a commit is on disk when it
+//! returns. [`writer`] adds and deletes deliveries, [`reader`] reads them on a second connection. Before the
 //! writer acknowledges a group, it checks that the open files are still the files in the directory ([`files`]).
 //! [`recovery`] handles damaged, missing and replaced files.
 
@@ -62,17 +65,17 @@ pub(crate) struct SpoolStatus {
     pub(crate) bytes: u64,
     /// The size of the write-ahead log, in bytes.
     pub(crate) wal_bytes: u64,
-    /// Why the latest delivery was rejected; `None` once one is accepted again.
+    /// Why the latest delivery was rejected; `None` once a delivery or a probe has been written again.
     pub(crate) rejecting: Option<RejectReason>,
     /// Why a delivery cannot be written now; `None` when it can. Measured by the latest write or, after some seconds
-    /// without one, by the commit of one page.
+    /// without a write, by a probe: the commit of one page.
     pub(crate) unwritable: Option<Unwritable>,
     /// No more deliveries can be appended.
     pub(crate) closed: bool,
 }
 
 impl SpoolStatus {
-    /// How many deliveries the spool holds that were not acked.
+    /// The number of deliveries in the spool. Acked deliveries count until they are deleted.
     pub(crate) fn depth(&self) -> i64 {
         self.last_seq - self.acked_seq
     }
@@ -114,8 +117,9 @@ pub enum SpoolError {
     },
     /// A receiver with another file format wrote the spool.
     #[error(
-        "the spool {path} has version {found}, and this receiver reads version {known} only: run the older or newer \
-         receiver that wrote it until the spool is empty, or set `spool.dir` to another directory. Nothing was changed"
+        "the spool {path} has version {found}, and this receiver reads version {known} only: run \
+         the version of the receiver that wrote it until the spool is empty, or set `spool.dir` to another directory. \
+         Nothing was changed"
     )]
     UnknownVersion {
         /// The spool's file.
@@ -134,7 +138,7 @@ pub enum SpoolError {
     /// Another program changed the files while the spool was open.
     #[error(
         "files of the spool in {0} were removed, moved, truncated or replaced, and its deliveries could not be rescued: \
-         the log has the names of the files and the number of deliveries that were left"
+         the log has the name of the file and the cause"
     )]
     FilesChanged(PathBuf),
     /// There is no spool to inspect.
@@ -144,7 +148,8 @@ pub enum SpoolError {
     Absent(PathBuf),
     /// The next start salvages what can be read.
     #[error(
-        "the spool is damaged ({0}): start the receiver again, it saves what can be read and sets the file aside"
+        "the spool is damaged ({0}): start the receiver again, it copies what can be read into a new file and \
+         renames the damaged one"
     )]
     Damaged(rusqlite::Error),
     /// Reading the spool panicked.

@@ -1,4 +1,4 @@
-//! Opens the spool: locks, checks, repairs before SQLite reads the files, and the channels to the writer.
+//! Opens the spool: locks the files, repairs them before SQLite reads them, and creates the channels to the writer.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ pub(crate) struct Spool {
 /// the writer and the reader are dropped.
 ///
 /// # Errors
-/// [`SpoolError`]. Nothing is ever overwritten: damaged files are set aside, and their readable deliveries are copied into
-/// a new file.
+/// [`SpoolError`]. Nothing is ever overwritten: damaged files are renamed, and their readable deliveries are copied into a
+/// new file.
 pub(crate) fn open(
     settings: &config::Spool,
     capacity: usize,
@@ -60,13 +60,13 @@ pub(crate) fn open(
     if !salvaged {
         losses::report(&connection, mark, metrics)?;
     }
-    // On a full disk this fails, and the next start reports them again.
+    // Fails on a full disk. Then the next start reports the same losses again.
     let _ = losses::note(&connection);
     absorb::absorb(&path, &connection, metrics)?;
-    let reading = reader::connect(&path)?;
+    let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;
     let (files, handover) = (Arc::new(files), Arc::new(ConnectionHandover::default()));
-    let reader = Reader::new(reading, files.clone(), handover.clone());
+    let reader = Reader::new(reader_connection, files.clone(), handover.clone());
 
     let (handle, pending) = SpoolHandle::new(capacity);
     let status = Writer::read_status(&connection)?;

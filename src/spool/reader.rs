@@ -13,7 +13,8 @@ use super::schema::connect_read_only;
 use super::{Seq, SpoolError};
 use crate::delivery::Delivery;
 
-/// How long a reader waits for the writer to check the files after a failed read. The writer may copy a large spool then.
+/// How long a reader waits for the writer to check the files after a failed read. The check can take long: the
+/// writer may copy a large spool.
 const CHECK_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl Reader {
 
     /// Uses the connection to the writer's new file, if there is one.
     fn switch_connection(&mut self) -> bool {
-        let Some((connection, files)) = self.handover.lock().next.take() else { return false };
+        let Some((connection, files)) = self.handover.lock().offered.take() else { return false };
         // In this order: the old files outlive the old connection.
         self.connection = connection;
         self.files = files;
@@ -105,12 +106,12 @@ impl Reader {
 /// Opens the reader's connection.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect_read_only(path)?;
-    // SQLite opens the log with the first read: before the files are compared.
+    // The first read makes SQLite open the log. `OpenFiles::new` needs the open log.
     connection.query_row("SELECT count(*) FROM acked", [], |_| Ok(()))?;
     Ok(connection)
 }
 
-/// The writer passes a new connection to the reader, and the reader lets the writer check the files.
+/// Passes a new connection from the writer to the reader, and requests for a check of the files back.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionHandover {
     state: Mutex<State>,
@@ -120,7 +121,7 @@ pub(super) struct ConnectionHandover {
 
 #[derive(Debug, Default)]
 struct State {
-    next: Option<(Connection, Arc<OpenFiles>)>,
+    offered: Option<(Connection, Arc<OpenFiles>)>,
     /// The reader waits for a check of the files.
     checking: bool,
     /// The writer has ended.
@@ -132,7 +133,7 @@ impl ConnectionHandover {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the writer check the files, and waits for the end of the check.
+    /// Requests a check of the files from the writer, and waits for its end.
     fn request_check(&self) {
         let mut state = self.lock();
         state.checking = !state.closed;
@@ -153,7 +154,7 @@ impl ConnectionHandover {
 
     /// Sets the connection for the next read.
     pub(super) fn offer(&self, connection: Connection, files: Arc<OpenFiles>) {
-        self.lock().next = Some((connection, files));
+        self.lock().offered = Some((connection, files));
     }
 
     /// The writer has ended.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// In bytes. More than one transaction adds to the log and to `spool.db`, except for very large bodies.
+/// In bytes. Larger than what one transaction adds to the log and to `spool.db`, unless bodies are very large.
 const SIZE: u64 = 32 << 20;
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ const APPLICATION_ID: i64 = 0x5746_5350;
 /// The version of [`TABLES`] and of the rows' meaning.
 pub(super) const VERSION: i64 = 1;
 
-/// No delivery gets a larger number: a larger one is damage.
+/// The largest valid sequence number. A larger number in a file is damage.
 pub(super) const MAX_SEQ: Seq = 1 << 48;
 
 /// How long a statement waits for another process that has locked the file.
@@ -41,11 +41,12 @@ const TABLES: &str = "
     INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));
 ";
 
-/// Run after the `DELETE` of all deliveries up to ?1: numbers without a row among them were known losses.
+/// Moves the last acked delivery to ?1. Runs directly after the `DELETE` of all deliveries up to ?1, whose row count is
+/// `changes()`. Numbers up to ?1 without a row were counted as missing before, and are subtracted.
 pub(super) const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1 - seq - changes())";
 
-/// Refuses a database of another program or of another version. Reads the file's header: SQLite would apply the spool's
-/// write-ahead log to the database when it opens it.
+/// Rejects a database of another program or of another version. Reads the file's header without SQLite, which would
+/// apply the write-ahead log to the database on open.
 pub(super) fn check_header(path: &Path, database: &File) -> Result<(), SpoolError> {
     let mut header = [0; 100];
     if database.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"SQLite format 3\0") {
@@ -118,8 +119,8 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
             Some(check),
         )));
     }
-    // An empty log at every start: after a crash, all frames in it are of one run (`recovery/wal.rs`). On a full disk this
-    // fails, and is not needed yet.
+    // Empties the log at every start, so that after a crash all its frames are of one run (`recovery/wal.rs`). This fails
+    // on a full disk. Then writes fail, too, and the writer empties the log after a failed write.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(connection)
@@ -130,7 +131,7 @@ pub(super) fn into_single_file(connection: &Connection) -> rusqlite::Result<()> 
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")
 }
 
-/// The random number that tells spools apart. A spool that has lost it gets a new one.
+/// The random number that identifies the spool. A spool that has lost it gets a new one.
 pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     let select = "SELECT seq FROM sqlite_sequence WHERE name = ?";
     let find = || connection.query_row(select, [IDENTITY], |row| row.get(0)).optional();
@@ -142,7 +143,7 @@ pub(super) fn identity(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(find()?.unwrap_or_default())
 }
 
-/// Notes that this spool holds every delivery of the spool `predecessor`, under the same numbers.
+/// Stores that this spool holds every delivery of the spool `predecessor`, under the same numbers.
 pub(super) fn set_predecessor(connection: &Connection, predecessor: i64) -> rusqlite::Result<()> {
     let insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)";
     connection.execute(insert, (PREDECESSOR, predecessor)).map(drop)

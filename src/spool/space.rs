@@ -11,7 +11,7 @@ use super::row::from_micros;
 
 /// Bytes of a frame in the write-ahead log: its header and a page.
 pub(super) const FRAME: u64 = 24 + 4096;
-/// With less free space than this, in bytes, the spool counts as full.
+/// Minimum free space in bytes. With less, the spool counts as full.
 pub(super) const MIN_FREE: u64 = 64 << 10;
 
 /// What the database holds.

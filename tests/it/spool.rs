@@ -85,7 +85,8 @@ async fn while_a_table_is_missing_deliveries_wait_and_none_is_lost() {
     let mut connection = receiver.connection().await;
     sqlx::raw_sql("ALTER TABLE executions RENAME TO elsewhere").execute(&mut connection).await.unwrap();
     receiver.accept(execution("e", "completed")).await;
-    until(async || receiver.ready().await.1["problems"].to_string().contains("Is the schema there?")).await;
+    until(async || receiver.ready().await.1["problems"].to_string().contains("If the schema is missing"))
+        .await;
     sqlx::raw_sql("ALTER TABLE elsewhere RENAME TO executions").execute(&mut connection).await.unwrap();
     assert_eq!(count_executions(&receiver).await, 1);
     assert_eq!(receiver.ready().await.1["status"], "ok");

@@ -14,7 +14,7 @@ use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
-/// The same for failures of steps: each payload is decompressed.
+/// The same for failed steps. It is lower, because each payload is decompressed.
 const STEP_SCAN_LIMIT: i64 = 500;
 
 /// Failures of one workflow with one cause.
@@ -53,7 +53,7 @@ pub(crate) struct Failures {
     pub(crate) groups: Vec<Group>,
     /// The number of failures in all groups, including groups beyond `limit`.
     pub(crate) failed: i64,
-    /// False if there were too many failures: then only those since `since` are grouped.
+    /// False if there were too many failures: then only the failures since `since` are grouped.
     pub(crate) complete: bool,
     /// When the first delivery of the earliest grouped failure was received; null without failures.
     #[serde(with = "rfc3339::option")]

@@ -1,6 +1,6 @@
 //! The queries of operators, over HTTP ([`crate::http`]) and on the command line.
 //!
-//! A file has the queries of one subject. A query is a type with its parameters; [`QueryPool::run`] executes it. Queries
+//! Each file has the queries of one subject. A query is a type with its parameters; [`QueryPool::run`] executes it. Queries
 //! are read-only and bounded, so that they do not slow recording: a page by its rows, a scan by [`SCAN_LIMIT`], and all
 //! queries by the pool's connections and time limit.
 //!
@@ -74,7 +74,7 @@ impl<Q: SnapshotQuery> Query for Q {
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
         let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let detail = self.fetch(&mut snapshot).await?;
-        // An open transaction would hold up vacuum.
+        // An open transaction would delay vacuum.
         snapshot.commit().await?;
         Ok(detail)
     }

@@ -44,7 +44,7 @@ pub(crate) struct Overview {
     pub(crate) series: Vec<Point>,
 }
 
-/// The length of a point.
+/// The period that a point covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -91,8 +91,8 @@ pub(crate) struct OverviewQuery {
 }
 
 impl OverviewQuery {
-    /// Uses the default number of points until `now` for a missing limit of `period`, and cuts off the beginning of a
-    /// period with too many points.
+    /// Without `period.to`, the series ends at `now`. Without `period.from`, it has the default number of points. The
+    /// beginning of a period with too many points is cut off.
     pub(crate) fn new(by: By, period: TimeRange, workflow: Option<String>, now: OffsetDateTime) -> Self {
         let to = period.to.unwrap_or(now);
         let back = |points| to.saturating_sub(by.length() * points);

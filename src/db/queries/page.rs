@@ -16,7 +16,7 @@ pub(crate) const MAX_LIMIT: i64 = 1_000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Page<T> {
-    /// In the order of the list. Fewer than `limit`, even none, while `next` is not null.
+    /// In the order of the list. There can be fewer than `limit`, even none, although `next` is not null.
     pub(crate) items: Vec<T>,
     /// The `cursor` for the next page, with the same filters; null at the end of the list.
     pub(crate) next: Option<String>,
@@ -65,7 +65,7 @@ impl PageRequest {
         after.unwrap_or(Position { at: end, id: String::new(), place: 0 })
     }
 
-    /// One more than `limit`, to learn whether there is a next page.
+    /// One more than `limit`: the additional row shows whether there is a next page.
     pub(super) fn rows(&self) -> i64 {
         self.limit + 1
     }
@@ -137,7 +137,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// The number of a numbered row; less than all others without an id.
+    /// The number of a numbered row. Without an id, a number below all others.
     pub(super) fn number(&self) -> i64 {
         self.id.parse().unwrap_or(i64::MIN)
     }

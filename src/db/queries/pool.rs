@@ -10,7 +10,7 @@ use crate::db::{ConnectionPool, Database, DbError, PooledConnection, Session};
 
 /// How long a query waits while all connections are in use.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(2);
-/// PostgreSQL should notice first that `admin.statement_timeout` has passed.
+/// The additional time until the receiver gives up, so that PostgreSQL enforces `admin.statement_timeout` first.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Why a query has no answer.

@@ -16,7 +16,8 @@ use crate::execution::identifier::Identifier;
 const OUTPUT_BYTES: i64 = 4 << 20;
 /// A page ends early after this time; the next page continues there.
 const PAGE_TIME: Duration = Duration::from_secs(1);
-/// Results of a page of an export: more than of other pages, because PostgreSQL reads an output again for each page.
+/// Maximum results of a page of an export. Larger than for other pages, because PostgreSQL reads an output again for each
+/// page.
 pub(crate) const EXPORT_LIMIT: i64 = 5_000;
 /// No output has more elements.
 const MAX_POSITION: i64 = 1 << 30;
@@ -139,7 +140,7 @@ impl Query for ResultsQuery {
         let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
         let mut reached = self.page.position(&self.period);
         let (mut items, mut bytes, mut scan_left) = (Vec::new(), 0, SCAN_LIMIT);
-        // One more than needed, to learn whether there is a next page.
+        // One more than needed: the additional row shows whether there is a next page.
         let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
             let sources = self.sources(&mut *connection, &reached, batch).await?;

@@ -1,4 +1,4 @@
--- The steps of an execution, with at most $2 characters of each text. step_outputs that is no object has no steps.
+-- The steps of an execution, with at most $2 characters of each text. If step_outputs is not an object, there are no steps.
 SELECT
     left(s.key, $2) AS "key!",
     left(coalesce(s.step ->> 'step_id', s.key), $2) AS "step_id!",

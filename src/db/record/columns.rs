@@ -1,5 +1,5 @@
-//! The columns of `executions` that a delivery fills: one list, from which the arrays of a batch and the statements that
-//! write them are made.
+//! The list of the columns of `executions` that a delivery fills. Macros make the arrays of a batch and the statements from
+//! it.
 
 use time::OffsetDateTime;
 
@@ -7,12 +7,12 @@ use super::item::ExecutionRow;
 use super::rounds::Group;
 use crate::auth::AuthMethod;
 
-/// Calls a macro with the list. A line has the column, its name in SQL, its value in SQL from the array in its
-/// parameter, the type of the array's elements, and the element of a row.
+/// Calls a macro with the list. A line consists of: the field in [`ColumnArrays`], the name of the column in SQL, the SQL
+/// expression that unnests the parameter, the Rust type of an element, and a closure that reads the element from a row.
 ///
-/// To add a column, append a line with the next parameter, and raise the two numbers in the last line, the parameters
-/// with the limits of conflicts. If the column is part of an execution's result, compare it in `resolve_duplicates.rs`,
-/// too. `$1` to `$4` are in [`ColumnArrays`].
+/// To add a column, append a line with the next parameter. Then increase both numbers in the last line: they are the
+/// parameters with the limits of conflicts, and follow the columns. If the column is part of an execution's result,
+/// compare it in `resolve_duplicates.rs`, too. `$1` to `$4` are the first four arrays of [`ColumnArrays`].
 macro_rules! with_columns {
     ($then:ident! $arguments:tt) => {
         $then! {

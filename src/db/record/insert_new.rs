@@ -7,9 +7,9 @@ use sqlx::PgConnection;
 use super::columns::{ColumnArrays, with_columns};
 use super::rounds::Group;
 
-/// The rows are inserted in the order of the arrays, which is that of `execution_id`: several receivers cannot wait for
-/// each other in a circle. `unnest` in the SELECT list keeps that order without a sort or a join, which would take a
-/// quarter of the statement's time.
+/// The rows are inserted in the order of the arrays, which is the order of `execution_id`: several receivers cannot
+/// deadlock. `unnest` in the SELECT list keeps this order without a sort or a join. A sort or join would take a quarter of
+/// the statement's time.
 macro_rules! insert_new {
     (
         ($arrays:expr)

@@ -57,7 +57,7 @@ pub(crate) enum Degraded {
     Columns,
     /// The execution goes to quarantine.
     Quarantined,
-    /// A body answered 422, which PostgreSQL rejects in quarantine, is not stored.
+    /// The delivery was answered 422, and PostgreSQL rejects it in quarantine: it is not stored.
     Dropped,
 }
 
@@ -120,9 +120,9 @@ impl<'a> RecordItem<'a> {
         Self::Quarantined(QuarantineRow { reason, delivery, acknowledged, intact: true })
     }
 
-    /// Switches to the next form that PostgreSQL may accept: an execution with columns left out, and after all forms a
-    /// body in quarantine. `None` for an acknowledged delivery that PostgreSQL rejects in quarantine: it has no further
-    /// form.
+    /// Switches to the next form that PostgreSQL may accept: first an execution with columns left out, and after all such
+    /// forms a body in quarantine. `None` for an acknowledged delivery that PostgreSQL also rejects in quarantine: there is
+    /// no further form.
     ///
     /// For an error that is not about the contents, only two forms are tried: without the payload, and without all
     /// three columns.
@@ -139,7 +139,7 @@ impl<'a> RecordItem<'a> {
         let present = (0..3).filter(|n| columns[*n].is_some()).fold(0, |present, n| present | 1 << n);
         while let Some(&left_out) = LEFT_OUT.get(degradation.next) {
             degradation.next += 1;
-            // Leaving out a missing column as well is the same as an earlier form.
+            // A form that also leaves out a missing column is the same as an earlier form.
             let is_new = left_out & !present == 0;
             if !is_new || !(error.is_repeatable() || degradation.next == 1 || left_out == present) {
                 continue;

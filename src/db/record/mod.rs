@@ -61,7 +61,7 @@ pub(super) async fn record(
     for (n, mut round) in split_rounds(items).into_iter().enumerate() {
         // A stable sort: the groups of one execution keep their order.
         round.sort_by_key(|group| &group.row.execution.execution_id);
-        // After the first round, every execution is recorded.
+        // After the first round, every execution of the batch is recorded.
         let new = if n == 0 { insert_new(connection, &round).await? } else { HashSet::new() };
         let (new, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|group| new.contains(&*group.row.execution.execution_id));

@@ -1,11 +1,14 @@
-//! Applies deliveries of executions that are already recorded.
+//! The rule for duplicates: applies deliveries of executions that are already recorded.
+//!
+//! Two deliveries have the same result if their bodies are equal, or if their workflow, bulk, status, output, error and
+//! cause are equal. If jsonb cannot hold the recorded body, only an equal body has the same result.
 //!
 //! | recorded | delivered | disposition | |
 //! |---|---|---|---|
 //! | terminal | not terminal | duplicate | a late status: only counted |
 //! | terminal | terminal, the same result | duplicate | only counted |
 //! | terminal | terminal, another result | conflict | stored in `execution_conflicts`, never applied |
-//! | | | `conflict_dropped` | the same beyond `conflicts.*` of its execution: only counted |
+//! | | | `conflict_dropped` | a conflict after a limit of `conflicts.*` is reached: only counted |
 //! | not terminal | terminal, or another status | replacement | every column is replaced |
 //! | not terminal | the same status | duplicate | only counted |
 
@@ -21,7 +24,7 @@ use super::rounds::Group;
 use crate::config;
 use crate::delivery::Disposition;
 
-/// An `execution_id` that is in the arrays more than once has ended.
+/// In the last round, an `execution_id` can be in the arrays more than once (`rounds.rs`). Such an execution has ended.
 macro_rules! resolve_duplicates {
     (
         ($arrays:expr, $limits:expr)
@@ -45,7 +48,7 @@ macro_rules! resolve_duplicates {
             unnest($5::text[]) AS payload_text"# $(+ ", " + $sql + " AS " + $name)* + r#"
     ) AS i
 ),
--- The rows are locked in the order of execution_id, like in the insert: several receivers cannot deadlock.
+-- The rows are locked in the order of execution_id, as in the insert. So several receivers cannot deadlock.
 resolved AS (
     SELECT
         i.n,
@@ -91,8 +94,8 @@ resolved AS (
     ORDER BY e.execution_id
     FOR UPDATE OF e
 ),
--- Known conflicts are counted, new ones stored in their order while the limits allow. One that is larger than the limit
--- does not count against it.
+-- Known conflicts are counted. New ones are stored in their order while the limits allow. A body that is larger than the
+-- free space does not count against it.
 conflicting AS (
     SELECT
         s.n, s.execution_id, s.body_sha256, s.body_size, s.conflicts, s.conflict_bytes,

@@ -61,13 +61,13 @@ struct BulkChange {
 }
 
 impl<'r> Rollups<'r> {
-    /// Counts a new execution, whose delivery was received `at`.
+    /// Counts a new execution. Its delivery was received at the time `at`.
     pub(in crate::db) fn added(&mut self, execution: CountedExecution<'r>, at: OffsetDateTime) {
         self.count_in_bulk(&execution, 1, at);
         self.count_in_periods(execution, 1);
     }
 
-    /// Counts a replaced execution, whose new delivery was received `at`.
+    /// Counts a replaced execution. Its new delivery was received at the time `at`.
     pub(in crate::db) fn replaced(
         &mut self,
         before: CountedExecution<'r>,
@@ -79,7 +79,8 @@ impl<'r> Rollups<'r> {
         self.added(after, at);
     }
 
-    /// Counts an execution whose first delivery was received earlier than recorded.
+    /// Moves an execution to the hour and day of `first_received_at`: its first delivery was received earlier than
+    /// recorded.
     pub(in crate::db) fn shifted(&mut self, before: CountedExecution<'r>, first_received_at: OffsetDateTime) {
         self.count_in_periods(CountedExecution { first_received_at, ..before.clone() }, 1);
         self.count_in_periods(before, -1);

@@ -1,12 +1,12 @@
 //! Splits a batch into rounds, so that each statement writes an execution once.
 //!
-//! Nearly every execution has one delivery in a batch: it is in the first round. If there are several deliveries,
-//! `resolve_duplicates.rs` needs at most five groups of them, one a round:
+//! Nearly every execution has one delivery in a batch: it is in the first round. The deliveries of other executions are
+//! grouped, and their groups are recorded in at most five rounds:
 //!
 //! 1. the first delivery;
 //! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones;
 //! 4. the first terminal one;
-//! 5. all later ones together: the execution has ended, so each of them is a duplicate or a conflict.
+//! 5. all later ones, one group for each content: the execution has ended, so each of them is a duplicate or a conflict.
 
 use std::collections::HashMap;
 
@@ -83,43 +83,43 @@ impl<'r> Group<'r> {
 /// Splits the executions among `items` into rounds. Each round has an execution once; the last round may have an ended
 /// execution several times.
 pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>]) -> Vec<Vec<Group<'r>>> {
-    let mut first: Vec<Group<'r>> = Vec::with_capacity(items.len());
-    let mut in_first: HashMap<&str, usize> = HashMap::with_capacity(items.len());
+    let mut first_round: Vec<Group<'r>> = Vec::with_capacity(items.len());
+    let mut index_in_first: HashMap<&str, usize> = HashMap::with_capacity(items.len());
     let mut further: HashMap<usize, Vec<Group<'r>>> = HashMap::new();
     for (index, item) in items.iter().enumerate() {
         let RecordItem::Execution(row) = item else { continue };
         let group = Group::new(row, index);
-        match in_first.get(&*row.execution.execution_id) {
+        match index_in_first.get(&*row.execution.execution_id) {
             None => {
-                in_first.insert(&row.execution.execution_id, first.len());
-                first.push(group);
+                index_in_first.insert(&row.execution.execution_id, first_round.len());
+                first_round.push(group);
             }
             Some(&at) => further.entry(at).or_default().push(group),
         }
     }
     let mut rounds: Vec<Vec<Group<'r>>> = Vec::new();
-    let mut last = Vec::new();
+    let mut last_round = Vec::new();
     for (at, groups) in further {
-        let (in_turn, after_end) = split(&mut first[at], groups);
+        let (in_turn, after_end) = split(&mut first_round[at], groups);
         for (n, group) in in_turn.into_iter().enumerate() {
             if rounds.len() == n {
                 rounds.push(Vec::new());
             }
             rounds[n].push(group);
         }
-        last.extend(after_end);
+        last_round.extend(after_end);
     }
-    if !first.is_empty() {
-        rounds.insert(0, first);
+    if !first_round.is_empty() {
+        rounds.insert(0, first_round);
     }
-    if !last.is_empty() {
-        rounds.push(last);
+    if !last_round.is_empty() {
+        rounds.push(last_round);
     }
     rounds
 }
 
-/// Splits the deliveries after the `first` one of an execution: those up to the first terminal one, which are applied in
-/// turn, and those after it.
+/// Splits the deliveries after the `first` one of an execution into two lists. The deliveries up to the first terminal one
+/// are applied in turn. The second list has the deliveries after it.
 fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>, Vec<Group<'r>>) {
     let mut further = further.into_iter();
     let mut in_turn: Vec<Group<'r>> = Vec::new();
@@ -133,7 +133,7 @@ fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>,
         }
         ended = is_terminal(&next.row.execution.status);
         in_turn.push(next);
-        // Only the last two, and the terminal one, change anything.
+        // Only the last two non-terminal ones and the terminal one change anything.
         if in_turn.len() > 2 && !ended {
             let replaced = in_turn.remove(0);
             in_turn[0].absorb(replaced, true);

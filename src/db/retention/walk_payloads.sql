@@ -1,4 +1,4 @@
--- The next executions, and whether their payloads have expired. Payloads of expired executions are removed with these.
+-- The next executions, and whether their payloads have expired. Expired executions are removed with their payloads.
 SELECT
     execution_id AS id,
     first_received_at,

@@ -1,4 +1,4 @@
-//! Adds the deliveries that an earlier process rescued into files of their own, `spool.db.rescued-N`.
+//! Adds the deliveries that an earlier process rescued into separate files, `spool.db.rescued-N`.
 
 use std::collections::BTreeSet;
 use std::fs;

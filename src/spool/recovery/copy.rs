@@ -8,13 +8,13 @@ use crate::spool::Seq;
 use crate::spool::row::{COLUMNS, INSERT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
 
-/// How many numbers are tried one by one between two unreadable pages. That takes some seconds.
+/// Maximum numbers that are tried one by one between two unreadable pages. This takes some seconds.
 const TRIES: usize = 1_000_000;
 /// Maximum size of a transaction.
 const ROWS: usize = 2_000;
 const BYTES: usize = 16 << 20;
 
-/// What was read from one spool, from one or several sources.
+/// The result of copying one spool from one or several sources.
 #[derive(Debug, Default)]
 pub(in crate::spool) struct CopyResult {
     /// Deliveries written.
@@ -49,8 +49,8 @@ impl CopyResult {
 /// Writes deliveries in transactions of bounded size. Read errors are expected; a write error ends the copy.
 pub(in crate::spool) struct Copier<'c> {
     to: &'c Connection,
-    /// Called after each transaction.
-    between: &'c mut dyn FnMut(),
+    /// Called after each full transaction.
+    after_commit: &'c mut dyn FnMut(),
     rows: usize,
     bytes: usize,
     /// The statement that reads deliveries from the current source.
@@ -64,12 +64,15 @@ pub(in crate::spool) struct Copier<'c> {
 type Numbered = (Seq, SpoolRow<Vec<u8>>);
 
 impl<'c> Copier<'c> {
-    pub(in crate::spool) fn new(to: &'c Connection, between: &'c mut dyn FnMut()) -> rusqlite::Result<Self> {
+    pub(in crate::spool) fn new(
+        to: &'c Connection,
+        after_commit: &'c mut dyn FnMut(),
+    ) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Self { to, between, rows: 0, bytes: 0, select: String::new(), end: None, append: false })
+        Ok(Self { to, after_commit, rows: 0, bytes: 0, select: String::new(), end: None, append: false })
     }
 
-    /// For a target with deliveries of its own: the copied ones get the numbers after them.
+    /// For a target that already has deliveries: copied deliveries get new numbers after the existing ones.
     pub(in crate::spool) fn append(self) -> Self {
         Self { append: true, ..self }
     }
@@ -100,13 +103,13 @@ impl<'c> Copier<'c> {
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;
         result.complete = complete;
         if !complete {
-            // From the other end, and then each number in between.
+            // Reads from the other end, and then each number in between.
             let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
             let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
             let gap = last.unwrap_or(0) + 1..end;
-            if let Ok(mut one) = from.prepare(&format!("{} WHERE seq = ?", self.select)) {
+            if let Ok(mut by_number) = from.prepare(&format!("{} WHERE seq = ?", self.select)) {
                 for seq in gap.take(TRIES) {
-                    if let Ok(Some(delivery)) = one.query_row([seq], read).optional() {
+                    if let Ok(Some(delivery)) = by_number.query_row([seq], read).optional() {
                         self.save(delivery, result)?;
                     }
                 }
@@ -164,7 +167,7 @@ impl<'c> Copier<'c> {
         if self.rows >= ROWS || self.bytes >= BYTES {
             self.to.execute_batch("COMMIT")?;
             (self.rows, self.bytes) = (0, 0);
-            (self.between)();
+            (self.after_commit)();
             self.to.execute_batch("BEGIN IMMEDIATE")?;
         }
         Ok(())

@@ -1,8 +1,9 @@
-//! Files that SQLite alone would misread: damaged, incomplete, mixed up, or replaced while the receiver runs.
+//! Handles files that SQLite alone would misread: damaged, incomplete, of different spools, or replaced while the
+//! receiver runs.
 //!
 //! - [`salvage`]: a start finds damaged files, or files of different spools. Everything readable goes into a new file.
 //! - [`rescue`]: the files change while the receiver runs. What the open connection can read goes into a new file.
-//! - [`absorb`]: a start adds deliveries that an earlier process rescued into a file of its own.
+//! - [`absorb`]: a start adds deliveries that an earlier process rescued into a separate file.
 //!
 //! All three use [`copy`]. [`replace`] puts a new file into the place of the spool.
 

@@ -1,5 +1,5 @@
-//! Puts a new file into the place of the spool. After a crash in between, the next start ends the replacement before it
-//! reads the spool: the spool is either the old or the new one.
+//! Replaces the spool by a new file. After a crash in between, the next start completes the replacement before it reads
+//! the spool: the spool is either the old or the new one.
 
 use std::fs;
 use std::io;
@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 
 use crate::spool::files::{self, beside, step};
 
-/// The new file has this suffix from the moment on when it is the spool, until it has the spool's name.
+/// The suffix of the new file during the replacement. A file with this suffix is the spool: [`finish`] gives it the spool's
+/// name.
 const SAVED: &str = ".saved";
 
 /// Gives the complete file `new` the name of the spool. `clear` renames or removes the files that have this name.
 ///
 /// # Errors
-/// Then the next [`finish`] ends the replacement, unless [`withdraw`] is called before.
+/// After an error, the next [`finish`] completes the replacement, unless [`withdraw`] is called before.
 pub(super) fn replace(path: &Path, new: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     step(|| fs::rename(new, beside(path, SAVED)))?;
     swap(path, clear)
 }
 
-/// Undoes a failed [`replace`]: `new` gets its old name. Returns the name that it has now.
+/// Undoes a failed [`replace`]: renames the file back to `new`. Returns its current name.
 pub(super) fn withdraw(path: &Path, new: &Path) -> PathBuf {
     let saved = beside(path, SAVED);
     match step(|| fs::rename(&saved, new)) {
@@ -28,7 +29,7 @@ pub(super) fn withdraw(path: &Path, new: &Path) -> PathBuf {
     }
 }
 
-/// Ends a replacement that was interrupted. Files that still have the spool's name are set aside.
+/// Completes an interrupted replacement. Files that still have the spool's name are renamed ([`files::set_aside`]).
 pub(in crate::spool) fn finish(path: &Path) -> io::Result<()> {
     if !beside(path, SAVED).exists() {
         return Ok(());

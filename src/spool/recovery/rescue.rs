@@ -1,5 +1,5 @@
-//! The files in the directory are no longer the files that the writer has open: what its connection can still read goes
-//! into a new file there.
+//! Rescues the deliveries when the files in the directory are no longer the files that the writer has open: what the
+//! writer's connection can still read goes into a new file in the directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -21,7 +21,7 @@ pub(in crate::spool) struct RescuedSpool {
     pub(in crate::spool) reader: Connection,
     pub(in crate::spool) files: OpenFiles,
     pub(in crate::spool) saved: u64,
-    /// At most.
+    /// Upper bound.
     pub(in crate::spool) lost: u64,
 }
 
@@ -31,7 +31,7 @@ pub(in crate::spool) struct RescueCopy {
     path: PathBuf,
     file: Arc<File>,
     saved: u64,
-    /// At most.
+    /// Upper bound.
     lost: u64,
 }
 
@@ -55,7 +55,7 @@ pub(in crate::spool) struct LostSpool<'w> {
 
 impl LostSpool<'_> {
     /// Copies the deliveries to a new file and gives it the name `path`. A file of another origin with this name is set
-    /// aside. `between` is called after each transaction. When a later step fails, the copy stays in `copy` for the next
+    /// aside. `after_commit` is called after each transaction. When a later step fails, the copy stays in `copy` for the next
     /// attempt; it stays complete, because the lost spool accepts no deliveries.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl LostSpool<'_> {
         &self,
         path: &Path,
         copy: &mut Option<RescueCopy>,
-        between: &mut dyn FnMut(),
+        after_commit: &mut dyn FnMut(),
     ) -> Result<RescuedSpool, SpoolError> {
         let dir = path.parent().unwrap_or(Path::new("."));
         let directory = match self.files.lock_directory_again() {
@@ -75,13 +75,13 @@ impl LostSpool<'_> {
         };
         copy.take_if(|copy| !files::is_at(&copy.file, path) && !files::is_at(&copy.file, &copy.path));
         let in_place = copy.as_ref().is_some_and(|copy| files::is_at(&copy.file, path));
-        let taken = !in_place && is_locked(path, self.files).map_err(SpoolError::at(dir))?;
+        let locked_by_other = !in_place && is_locked(path, self.files).map_err(SpoolError::at(dir))?;
         let copied = match copy {
             Some(copied) => copied,
-            None => copy.insert(self.copy(path, between)?),
+            None => copy.insert(self.copy(path, after_commit)?),
         };
         let RescueCopy { saved, lost, .. } = *copied;
-        let Some(directory) = directory.filter(|_| !taken) else {
+        let Some(directory) = directory.filter(|_| !locked_by_other) else {
             tracing::error!(
                 saved,
                 lost_at_most = lost,
@@ -102,24 +102,24 @@ impl LostSpool<'_> {
         Ok(RescuedSpool { writer, reader, files, saved, lost })
     }
 
-    fn copy(&self, path: &Path, between: &mut dyn FnMut()) -> Result<RescueCopy, SpoolError> {
+    fn copy(&self, path: &Path, after_commit: &mut dyn FnMut()) -> Result<RescueCopy, SpoolError> {
         let to = files::free_name(path, RESCUED);
-        let copied = self.copy_to(&to, path, between).inspect_err(|_| files::remove(&to));
+        let copied = self.copy_to(&to, path, after_commit).inspect_err(|_| files::remove(&to));
         let (file, result) = copied?;
         let lost = result.lost().unwrap_or(0);
         Ok(RescueCopy { path: to, file: Arc::new(file), saved: result.saved, lost })
     }
 
-    /// Copies from the connection. When that does not read everything, also from the pages in the files.
+    /// Copies from the connection and, if that does not read everything, from the pages in the files.
     fn copy_to(
         &self,
         to: &Path,
         path: &Path,
-        between: &mut dyn FnMut(),
+        after_commit: &mut dyn FnMut(),
     ) -> Result<(File, CopyResult), SpoolError> {
         let file = files::lock_database(to)?;
         let target = schema::prepare(to)?;
-        let mut copier = Copier::new(&target, between)?;
+        let mut copier = Copier::new(&target, after_commit)?;
         let mut result = CopyResult::default();
         result.consider(self.last_seq, self.acked_seq);
         if let Some(connection) = self.connection {

@@ -1,4 +1,4 @@
-//! A start that finds damaged files, or files of different spools: everything readable goes into a new file.
+//! Salvages damaged files, or files of different spools, at the start: everything readable goes into a new file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -78,8 +78,8 @@ impl SalvagePlan {
     }
 }
 
-/// Puts a new spool with every readable delivery into the place of `path`. Returns the new database, locked. The old files
-/// are set aside unchanged.
+/// Replaces the spool at `path` by a new one with every readable delivery. Returns the new database, locked. The old files
+/// are renamed and not changed.
 pub(in crate::spool) fn salvage(
     path: &Path,
     database: &File,
@@ -118,7 +118,7 @@ pub(in crate::spool) fn salvage(
     schema::into_single_file(&to)?;
     drop(to);
     replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
-    // The mark of a spool that has no file any more.
+    // The mark was not taken: its spool has no file any more, and all its unacked deliveries are lost.
     let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
     let lost = lost.map(|lost| lost + absent);
     tracing::error!(

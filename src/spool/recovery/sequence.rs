@@ -1,7 +1,7 @@
 //! Reads the table `sqlite_sequence` from the bytes of its page: the spool's identity and its last number.
 //!
-//! Every insert writes this page. So a write-ahead log and a database can be compared before SQLite opens them: SQLite
-//! applies any log that has the right name.
+//! Every insert writes this page. So the page shows whether a write-ahead log belongs to a database before SQLite opens
+//! them: SQLite applies any log that has the right name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,7 +17,7 @@ pub(in crate::spool) const PREDECESSOR: &str = "predecessor";
 /// The content of the table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::spool) struct SequenceTable {
-    /// A random number that tells spools apart.
+    /// A random number that identifies the spool.
     pub(in crate::spool) identity: Option<i64>,
     /// The last number given to a delivery.
     pub(in crate::spool) last_seq: Option<i64>,

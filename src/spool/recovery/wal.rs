@@ -14,10 +14,10 @@ use std::os::unix::fs::FileExt;
 
 use super::sequence::{self, SequenceTable};
 
-/// Bytes.
+/// Size of the log's header in bytes.
 const HEADER: usize = 32;
 pub(in crate::spool) const HEADER_BYTES: u64 = HEADER as u64;
-/// Bytes before the page in a frame.
+/// Size of a frame's header in bytes. The page follows it.
 const FRAME_HEADER: usize = 24;
 /// Bytes of the read buffer.
 const BUFFER: usize = 1 << 20;
@@ -34,9 +34,9 @@ pub(in crate::spool) struct Wal<'f> {
 /// The result of [`Wal::examine`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::spool) struct Findings {
-    /// Frames of this round up to the last commit, with right or wrong checksums.
+    /// The number of frames of this round up to the last commit, with right or wrong checksums.
     frames: u64,
-    /// Commits after the first frame with a wrong checksum.
+    /// The number of commits at or after the first frame with a wrong checksum.
     lost_commits: u64,
     /// The last committed content of `sqlite_sequence`, when the log has its page.
     pub(in crate::spool) sequence: Option<SequenceTable>,
@@ -117,7 +117,8 @@ impl<'f> Wal<'f> {
 
     /// Calls `frame` with the header and the page of each frame of this round.
     fn for_each(&self, mut frame: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut reader = BufReader::with_capacity(BUFFER, At { file: self.file, offset: HEADER_BYTES });
+        let mut reader =
+            BufReader::with_capacity(BUFFER, OffsetReader { file: self.file, offset: HEADER_BYTES });
         let mut bytes = vec![0; FRAME_HEADER + self.page_size];
         while !reader.fill_buf()?.is_empty() {
             match reader.read_exact(&mut bytes) {
@@ -150,12 +151,12 @@ impl<'f> Wal<'f> {
 }
 
 /// Reads from an offset without moving the position of the shared descriptor.
-struct At<'f> {
+struct OffsetReader<'f> {
     file: &'f File,
     offset: u64,
 }
 
-impl Read for At<'_> {
+impl Read for OffsetReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buffer, self.offset)?;
         self.offset += read as u64;

@@ -10,9 +10,9 @@ use crate::spool::handle::PendingDelivery;
 use crate::spool::row::{INSERT, SpoolRow};
 use crate::spool::{Seq, SpoolError, Unwritable, schema, space};
 
-/// The most deliveries that one transaction deletes: deleting also needs space.
+/// Maximum deliveries that one transaction deletes: deleting also needs space.
 const MAX_DELETE: Seq = 2_000;
-/// The most that are deleted for each delivery of a group: more would delay its answers.
+/// Maximum deletions for each delivery of a group: more would delay the responses.
 const MAX_DELETE_PER_DELIVERY: Seq = 4;
 
 impl Writer {
@@ -31,15 +31,15 @@ impl Writer {
         if self.free_bytes(size) < size {
             self.delete_acked(acked);
         }
-        let acks = match self.transact(group, acked) {
-            Ok(acks) => {
+        let results = match self.transact(group, acked) {
+            Ok(results) => {
                 if let Err(fault) = self.confirm_files() {
                     return Ok(Err(fault));
                 }
                 self.write_mark();
                 self.status.unwritable = self.unwritable_for_space();
-                self.set_rejecting(acks.iter().find_map(|ack| ack.err()), None);
-                acks
+                self.set_rejecting(results.iter().find_map(|result| result.err()), None);
+                results
             }
             Err(error) => {
                 if let Err(fault) = self.check_files() {
@@ -64,10 +64,10 @@ impl Writer {
         };
         self.wrote_at = Instant::now();
         self.metrics.spool_committed(begun.elapsed(), group.len());
-        Ok(Ok(acks))
+        Ok(Ok(results))
     }
 
-    /// Deletes acked deliveries without a group. On a full disk, with the space of the reserve file.
+    /// Deletes acked deliveries without a group. On a full disk, it uses the space of the reserve file.
     pub(super) fn delete_acked(&mut self, acked: Seq) {
         while self.status.acked_seq < acked {
             let deleted = self.transact(&[], acked);
@@ -119,7 +119,7 @@ impl Writer {
         let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
         let mut last_seq = self.status.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let acks = {
+        let results = {
             let mut insert = transaction.prepare_cached(INSERT)?;
             group
                 .iter()
@@ -144,13 +144,13 @@ impl Writer {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([acked_seq])?;
             transaction.prepare_cached(schema::ACK)?.execute([acked_seq])?;
         }
-        // Within the transaction, which holds the locks already.
+        // The transaction already holds the locks that this needs.
         let usage = space::measure(&transaction)?;
         transaction.commit()?;
         self.status.last_seq = last_seq;
         self.status.acked_seq = acked_seq;
         self.apply_usage(&usage);
-        Ok(acks)
+        Ok(results)
     }
 }
 

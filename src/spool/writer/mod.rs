@@ -37,11 +37,11 @@ const MAX_GROUP_BYTES: usize = 16 << 20;
 const LINGER_MIN_GROUP: usize = 4;
 const LINGER: Duration = Duration::from_micros(200);
 const LINGER_STEP: Duration = Duration::from_micros(50);
-/// How long acked deliveries stay when no delivery arrives with whose group they could be deleted.
+/// Acked deliveries are deleted together with the next group, or after this time if no group is committed.
 const DELETE_WITHIN: Duration = Duration::from_millis(200);
-/// How often the disk or the directory is tried after a failure.
+/// The pause between attempts while the disk or the directory fails.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Without writes, how often the files are compared and a page is committed, to measure that a delivery could be written.
+/// How often an idle writer compares the files and commits a page, to measure whether a delivery could be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The writer's ends of the channels to the other parts.
@@ -59,8 +59,8 @@ pub(crate) struct Writer {
     connection: Connection,
     /// Dropped after the connection.
     files: Arc<OpenFiles>,
-    /// The minimum sizes of the files, as last seen.
-    least: FileSizes,
+    /// The sizes that the files must have at least, from the latest check.
+    min_sizes: FileSizes,
     channels: Channels,
     reserve: Reserve,
     mark: Option<MarkFile>,
@@ -81,7 +81,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// The positions are computed from the rows: single numbers may be damaged.
+    /// Computes the positions from the rows, because a stored number may be damaged.
     pub(super) fn read_status(connection: &Connection) -> Result<SpoolStatus, SpoolError> {
         let (first, last, sequence): (Option<Seq>, Option<Seq>, Option<Seq>) = connection.query_row(
             "SELECT (SELECT min(seq) FROM deliveries), (SELECT max(seq) FROM deliveries),
@@ -107,7 +107,7 @@ impl Writer {
         let mut writer = Self {
             connection,
             files,
-            least: FileSizes::default(),
+            min_sizes: FileSizes::default(),
             channels,
             reserve: Reserve::new(&settings.dir),
             mark: MarkFile::open(&settings.dir).ok(),
@@ -129,7 +129,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Runs until no delivery can be appended and all [`super::AckHandle`]s are dropped. Blocks: run it on a thread of its
+    /// Runs until no delivery can be appended and the [`super::AckHandle`] is dropped. Blocks: run it on a thread of its
     /// own.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Writer {
     /// fails is not an error: deliveries are rejected until writes succeed again.
     pub(crate) fn run(mut self, runtime: &Handle) -> Result<(), SpoolError> {
         let mut waiting = Vec::with_capacity(MAX_GROUP);
-        // When there is something to do even if nothing arrives.
+        // When to continue even if nothing arrives.
         let mut due: Option<Instant> = None;
         let (probe_due, _timer) = start_probe_timer(runtime);
         loop {
@@ -165,7 +165,7 @@ impl Writer {
                 self.channels.handover.check_done();
             }
             linger(&self.channels.pending, written);
-            // Without a group to be deleted with, acked deliveries are deleted here.
+            // No group may follow soon: delete acked deliveries without one.
             if !self.files_lost && (urgent || idle) {
                 self.delete_acked(acked);
                 if matches!(event, Event::Due) {
@@ -209,13 +209,13 @@ impl Writer {
         let mut written = 0;
         while !waiting.is_empty() {
             let group = group_size(waiting);
-            let acks = match self.commit_group(&waiting[..group], acked)? {
-                Ok(acks) => acks,
+            let results = match self.commit_group(&waiting[..group], acked)? {
+                Ok(results) => results,
                 Err(fault) => return Ok((written, Some(fault))),
             };
             self.publish();
-            for (delivery, ack) in waiting.drain(..group).zip(acks) {
-                let _ = delivery.ack.send(ack);
+            for (pending, result) in waiting.drain(..group).zip(results) {
+                let _ = pending.result.send(result);
             }
             written = group;
         }
@@ -273,7 +273,7 @@ enum Event {
     RecorderEnded,
     /// A read failed: the reader waits for a check of the files.
     CheckRequested,
-    /// Time to delete, to repeat what failed, or to probe.
+    /// Time to delete, to retry after a failure, or to probe.
     Due,
 }
 
@@ -313,6 +313,6 @@ fn group_size(waiting: &[PendingDelivery]) -> usize {
 
 fn reject(waiting: impl Iterator<Item = PendingDelivery>) {
     for pending in waiting {
-        let _ = pending.ack.send(Err(RejectReason::DiskError));
+        let _ = pending.result.send(Err(RejectReason::DiskError));
     }
 }

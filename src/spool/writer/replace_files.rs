@@ -13,13 +13,13 @@ use crate::spool::reserve::Reserve;
 use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, space};
 
 impl Writer {
-    /// Before a write: the files still hold what was durable after the last write.
+    /// Checks before a write that the files still hold everything that was durable after the last write.
     pub(super) fn check_files(&mut self) -> Result<(), FileFault> {
-        let checked = self.files.check(self.least).or_else(|fault| match fault {
+        let checked = self.files.check(self.min_sizes).or_else(|fault| match fault {
             // Another process may have emptied the log into the database, which SQLite allows.
             FileFault::Truncated { .. } if self.files.check_index().is_ok() => {
-                self.least.wal = space::wal_bytes(&self.connection).unwrap_or(self.least.wal);
-                self.files.check(self.least)
+                self.min_sizes.wal = space::wal_bytes(&self.connection).unwrap_or(self.min_sizes.wal);
+                self.files.check(self.min_sizes)
             }
             other => Err(other),
         });
@@ -33,14 +33,14 @@ impl Writer {
         Ok(())
     }
 
-    /// After a write: the written files are the files in the directory, and still hold what they held before.
+    /// Checks after a write that the written files are the files in the directory, and still hold what they held before.
     pub(super) fn confirm_files(&mut self) -> Result<(), FileFault> {
-        let before = self.least.wal;
+        let before = self.min_sizes.wal;
         if let Ok(bytes) = space::wal_bytes(&self.connection) {
-            self.least.wal = bytes;
+            self.min_sizes.wal = bytes;
         }
-        let sizes = self.files.check(self.least)?;
-        let appended = self.least.wal > before;
+        let sizes = self.files.check(self.min_sizes)?;
+        let appended = self.min_sizes.wal > before;
         if appended && !self.files.is_wal_intact_before(before, space::FRAME) {
             return Err(FileFault::Truncated { name: "spool.db-wal", expected: before, found: 0 });
         }
@@ -54,7 +54,7 @@ impl Writer {
     fn apply_sizes(&mut self, sizes: FileSizes) {
         let used = self.status.bytes - self.status.wal_bytes;
         // After `VACUUM`, one of the next checkpoints makes the file smaller.
-        self.least.database = sizes.database.min(used + self.unused);
+        self.min_sizes.database = sizes.database.min(used + self.unused);
         self.status.bytes = used + sizes.wal;
         self.status.wal_bytes = sizes.wal;
     }
@@ -62,10 +62,10 @@ impl Writer {
     /// Copies the readable deliveries into a new file in the place of the lost one, and continues with that file.
     ///
     /// # Errors
-    /// [`SpoolError::InUse`]. After other errors, the caller has to try again.
+    /// [`SpoolError::InUse`]. Other errors are logged, and the caller has to try again.
     pub(super) fn replace_files(&mut self, fault: &FileFault) -> Result<(), SpoolError> {
         if !self.files_lost {
-            tracing::error!(%fault, "files of the spool were changed while the receiver was running: deliveries are answered 503 until they are rescued");
+            tracing::error!(%fault, "files of the spool were changed while the receiver was running: webhooks are answered 503 until the stored deliveries are rescued");
         }
         self.files_lost = true;
         self.status.unwritable = Some(Unwritable::FilesChanged);
@@ -94,13 +94,13 @@ impl Writer {
         let RescuedSpool { writer, reader, files, saved, lost } = rescued;
         let files = Arc::new(files);
         let old = std::mem::replace(&mut self.connection, writer);
-        // Its log may have the name of the new log, which must not be deleted.
+        // Otherwise SQLite would delete the log on close, and the new log may have the same name.
         let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         drop(old);
         self.files.unlock_for(&files);
         self.files = files.clone();
         self.channels.handover.offer(reader, files);
-        self.least = FileSizes::default();
+        self.min_sizes = FileSizes::default();
         self.reserve = Reserve::new(&self.dir);
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
@@ -108,7 +108,7 @@ impl Writer {
         if let Ok(usage) = space::measure(&self.connection) {
             self.apply_usage(&usage);
         }
-        // Before the next write, a fault is found again.
+        // A fault is ignored here: the check before the next write finds it again.
         let _ = self.confirm_files();
         self.write_mark();
         self.files_lost = false;
@@ -213,7 +213,7 @@ mod tests {
                 let spooled = next.reader.next(0, BatchLimits { rows: 100, bytes: 1 << 20 }).unwrap();
                 let found: HashSet<_> = spooled.iter().map(|spooled| &spooled.delivery.body[..]).collect();
                 assert_eq!(found, HashSet::from(BODIES), "{accident}, {steps} steps");
-                // Before the first step, the directory has the lost spool only.
+                // Before the first step, the directory has only the lost spool.
                 if steps > 0 || accident != "the database is moved away" {
                     assert_eq!(reported(&metrics), "0", "{accident}, {steps} steps");
                 }

@@ -13,7 +13,7 @@ use crate::spool::space::{MIN_FREE, Usage, measure};
 /// The database is shrunk when more bytes than this are unused and fewer than `SHRINK_BELOW` are used.
 const SHRINK_ABOVE: u64 = 64 << 20;
 const SHRINK_BELOW: u64 = 8 << 20;
-/// How long emptying the log waits for readers; after a failure it is not tried again for `RECLAIM_INTERVAL`.
+/// How long emptying the log waits for readers. After a failure, the next attempt is at least `RECLAIM_INTERVAL` later.
 const WAIT_FOR_READERS: Duration = Duration::from_millis(100);
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ impl Writer {
         if busy != Ok(0) {
             self.reclaim_after = Instant::now() + RECLAIM_INTERVAL;
         }
-        self.least.wal = 0;
+        self.min_sizes.wal = 0;
         let _ = self.confirm_files();
     }
 
@@ -54,15 +54,15 @@ impl Writer {
         (free < MIN_FREE).then_some(if pinned { Unwritable::WalPinned } else { Unwritable::Full })
     }
 
-    /// Gives the space of a long backlog back to the disk, and the space that the reserve file needs. Fast, because little
-    /// is used then.
+    /// Shrinks the database after a backlog, or as soon as the reserve file lacks space. Fast, because it runs only while
+    /// little of the database is used.
     pub(super) fn shrink(&mut self) {
-        let enough = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
-        if self.unused <= enough || self.status.bytes - self.status.wal_bytes >= SHRINK_BELOW {
+        let keep = if self.reserve.hold() { SHRINK_ABOVE } else { 0 };
+        if self.unused <= keep || self.status.bytes - self.status.wal_bytes >= SHRINK_BELOW {
             return;
         }
         let shrunk = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(PASSIVE)");
-        self.least = FileSizes::default();
+        self.min_sizes = FileSizes::default();
         match shrunk.and_then(|()| measure(&self.connection)) {
             Ok(usage) => {
                 self.apply_usage(&usage);
@@ -77,6 +77,6 @@ impl Writer {
         self.status.bytes = usage.bytes + self.status.wal_bytes;
         self.status.oldest_received_at = usage.oldest_received_at;
         self.unused = usage.unused;
-        self.least.database = self.least.database.min(usage.bytes + usage.unused);
+        self.min_sizes.database = self.min_sizes.database.min(usage.bytes + usage.unused);
     }
 }
