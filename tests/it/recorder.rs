@@ -11,7 +11,7 @@ use workflow_receiver::db::create_database;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{new_database, no_database, rows};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::spool_holding;
 use crate::support::wait::{pause, until};
 
@@ -164,7 +164,7 @@ async fn recording_works_with_fewer_connections_than_configured() {
 async fn rows_deleted_from_the_spool_do_not_delay_the_next_delivery() {
     let database = new_database().await;
     let later = database.clone().database("made_later");
-    let receiver = TestReceiver::start_on(later.clone(), impatient).await;
+    let receiver = TestReceiver::start_on(later.clone(), fast_retries).await;
     for body in numbered_executions(3) {
         receiver.accept(body).await;
     }
@@ -191,7 +191,7 @@ async fn the_limit_of_the_quarantine_holds_over_several_connections() {
                     BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
                 CREATE TRIGGER slow AFTER INSERT ON quarantine FOR EACH STATEMENT EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(&mut connection).await.unwrap();
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for n in 0..60 {
         assert_eq!(receiver.post(json!({ "n": n }).to_string()).await.status(), 422);
     }

@@ -15,7 +15,7 @@ use workflow_receiver::server::{Server, StartError};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database, rows};
 use crate::support::process::{Process, program};
-use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::wait::until;
 
 /// A receiver process with its spool in `dir/spool` and without PostgreSQL.
@@ -182,7 +182,7 @@ async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readabl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_directory_cannot_be_created_webhooks_are_answered_503_and_then_rescued() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
@@ -226,7 +226,7 @@ async fn the_recorder_continues_with_the_new_files_after_a_rescue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_receiver_notices_removed_files() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
@@ -363,7 +363,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_moved_away_and_back_is_not_mistaken_for_that_of_another_receiver() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
@@ -399,7 +399,7 @@ async fn second(dir: &Path) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_receivers_cannot_use_the_same_spool() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     let spool = receiver.dir.path().join("spool");
     let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
@@ -421,7 +421,7 @@ async fn two_receivers_cannot_use_the_same_spool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_another_receiver_uses_the_directory_deliveries_are_rescued_for_its_next_start() {
-    let first = TestReceiver::start_on(no_database(), impatient).await;
+    let first = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         first.accept(body).await;
     }
@@ -453,7 +453,7 @@ async fn other_users_cannot_read_the_files() {
     let old = File::create(dir.path().join("spool/spool.db")).unwrap();
     old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
     drop(old);
-    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     let others = |receiver: &TestReceiver| {
         let files = fs::read_dir(receiver.dir.path().join("spool")).unwrap().map(Result::unwrap);

@@ -16,7 +16,7 @@ use crate::support::fixtures::{execution, with};
 use crate::support::http::signed;
 use crate::support::postgres::{new_database, no_database, url};
 use crate::support::process::{Process, program};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::spool_file;
 use crate::support::wait::{until, within};
 
@@ -129,7 +129,7 @@ async fn the_trace_continues_after_a_kill_between_the_200_and_the_commit() {
 async fn a_trace_survives_a_damaged_spool_and_a_damaged_trace_loses_no_delivery() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
-        impatient(settings);
+        fast_retries(settings);
         traced(&collector)(settings);
     })
     .await;
@@ -165,7 +165,7 @@ async fn the_last_spans_are_sent_before_the_receiver_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_traces_off_no_trace_is_stored() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     assert_eq!(receiver.post_in_trace(&traceparent(), execution("e", "completed")).await.status(), 200);
     assert_eq!(stored_trace(&receiver.stop().await.0), None);
 }
@@ -247,7 +247,7 @@ async fn an_unauthenticated_request_is_not_traced() {
 async fn a_rejected_request_is_traced_with_its_status() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
-        impatient(settings);
+        fast_retries(settings);
         traced(&collector)(settings);
         settings.http.max_body_bytes = 1 << 20;
         settings.spool.max_bytes = 2 << 20;

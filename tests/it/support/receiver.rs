@@ -35,15 +35,15 @@ pub(crate) fn settings(dir: &Path) -> Settings {
 }
 
 /// Retries soon, and a stop does not wait for recording.
-pub(crate) fn impatient(settings: &mut Settings) {
+pub(crate) fn fast_retries(settings: &mut Settings) {
     settings.recorder.connections = 2;
     settings.shutdown.drain_timeout = Duration::ZERO;
     settings.recorder.max_backoff = Duration::from_millis(100);
 }
 
-/// [`impatient`], with one connection and statements that are given up after 250 ms.
-pub(crate) fn in_a_hurry(settings: &mut Settings) {
-    impatient(settings);
+/// [`fast_retries`], with one connection and statements that are given up after 250 ms.
+pub(crate) fn short_timeouts(settings: &mut Settings) {
+    fast_retries(settings);
     settings.recorder.connections = 1;
     settings.recorder.max_backoff = Duration::from_millis(20);
     settings.database.statement_timeout = Duration::from_millis(250);

@@ -37,7 +37,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// # Panics
     /// When anything is wrong.
-    pub(crate) fn is_good(&self) {
+    pub(crate) fn assert_good(&self) {
         let few = |findings: &[Finding]| findings.iter().take(20).cloned().collect::<Vec<_>>();
         let wrong = (few(&self.lost), few(&self.different), &self.unexplained);
         assert!(

@@ -1,5 +1,5 @@
-//! Single faults of the receiver's environment: the spool's files, standard error, memory. `torture.rs` injects them again
-//! and again.
+//! Single faults of the receiver's environment: the spool's files, standard error, memory. `torture.rs` injects them
+//! repeatedly.
 
 use crate::support::faults::{Arena, Fault, start_with_large_wal};
 use crate::support::postgres::{new_database, url};
@@ -13,7 +13,7 @@ async fn survives(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_fault_of_the_files_nothing_is_lost() {
+async fn a_kill_with_a_backlog_loses_nothing_acknowledged() {
     survives(Fault::KillWithBacklog).await;
 }
 
