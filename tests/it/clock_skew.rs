@@ -1,7 +1,8 @@
 //! Retention when a clock is wrong.
 //!
-//! The tests move PostgreSQL's clock: a function in `public`, which these connections search before `pg_catalog`, replaces
-//! `clock_timestamp()`. This needs no test code in the receiver, and the clock can be corrected while the receiver runs.
+//! The tests move PostgreSQL's clock: a function in `public`, which these connections search before `pg_catalog`,
+//! replaces `clock_timestamp()`. This needs no test code in the receiver, and the clock can be corrected while the
+//! receiver runs.
 
 use std::time::Duration;
 
@@ -86,8 +87,8 @@ async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_repor
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_small_difference_the_earlier_clock_counts() {
     let (dir, database) = old_database().await;
-    // By PostgreSQL's clock, which is two minutes behind, one row expires in a minute. Both clocks agree that the others have
-    // expired.
+    // By PostgreSQL's clock, which is two minutes behind, one row expires in a minute. Both clocks agree that the
+    // others have expired.
     let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
     execute_when_recorded(
         &receiver,

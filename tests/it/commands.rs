@@ -422,8 +422,8 @@ async fn status_sends_the_token_and_shows_waiting_deliveries() {
     let output = status("a-long-enough-token");
     assert_eq!(output["receiver"]["health"]["status"], "degraded", "{output}");
     assert_eq!(output["receiver"]["health"]["spooled"], 1);
-    let stranger = status("another-token-that-is-long");
-    let problem = stranger["receiver"]["problem"].as_str().unwrap();
+    let wrong_token = status("another-token-that-is-long");
+    let problem = wrong_token["receiver"]["problem"].as_str().unwrap();
     assert!(problem.contains("requires admin.token") && !problem.contains("another"), "{problem}");
 }
 

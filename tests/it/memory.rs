@@ -132,8 +132,8 @@ async fn stalled_bodies_with_forged_signatures_leave_memory_for_signed_ones() {
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
 
-/// Announces a large body with a forged signature, sends `bytes` of it, and stalls. Repeats that after the answer. `pace`
-/// limits the rate of all senders together.
+/// Announces a large body with a forged signature, sends `bytes` of it, and stalls. Repeats that after the answer.
+/// `pace` limits the rate of all senders together.
 async fn forged_sender(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace: Arc<Mutex<Interval>>) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let forged = format!(

@@ -8,7 +8,7 @@ const SENDERS: usize = 4;
 
 async fn survives(fault: Fault) {
     let mut arena = Arena::on_shared_postgres(SENDERS).await;
-    arena.strike(fault).await;
+    arena.inject(fault).await;
     arena.finish().await.assert_good();
 }
 

@@ -58,7 +58,11 @@ async fn one_row_that_postgresql_refuses_is_quarantined_and_all_others_are_recor
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e1234", "completed"));
     assert!(row["reason"].as_str().unwrap().contains("not_this"), "{row}");
-    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "a refused row is no reason to retry");
+    assert_eq!(
+        receiver.metric("record_retries_total").await,
+        0.0,
+        "the search for a refused row counts as no retry"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

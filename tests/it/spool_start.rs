@@ -1,4 +1,4 @@
-//! Starts with the combinations of spool files that accidents, backups and operators can leave.
+//! Starts with combinations of spool files that accidents, backups and operators can cause.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::spool::spool_holding;
 use crate::support::wait::within;
 
-/// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when it
-/// had ten.
+/// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when
+/// it had ten.
 struct Files {
     oldest: Vec<u8>,
     oldest_log: Vec<u8>,
@@ -54,14 +54,14 @@ enum Found {
     Whole,
     Missing,
     Empty,
-    /// Only so many quarters of it.
+    /// This many quarters of the file.
     Truncated(usize),
     Older,
     OfAnotherSpool,
 }
 
 impl Found {
-    /// Writes a file as it is found, given the three that it may be.
+    /// Writes a file in this state, from its three possible contents.
     fn write(self, file: &Path, whole: &[u8], older: &[u8], of_another: &[u8]) {
         let bytes = match self {
             Self::Missing => return,
@@ -75,8 +75,8 @@ impl Found {
     }
 }
 
-/// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of this
-/// spool's deliveries must be counted as unreadable.
+/// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of
+/// this spool's deliveries must be counted as unreadable.
 const COMBINATIONS: &[(Found, Found, i64, i64)] = &[
     (Found::Whole, Found::Whole, 40, 0),
     (Found::Whole, Found::Missing, 20, 0),

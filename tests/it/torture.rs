@@ -1,8 +1,8 @@
 //! Injects faults of all kinds repeatedly under load. Afterwards the oracle compares the answers with the rows in
 //! PostgreSQL.
 //!
-//! `make torture` is the long form: `TORTURE_TIMES` is the number of injections of each fault, `TORTURE_SEED` determines their
-//! order.
+//! `make torture` is the long form: `TORTURE_TIMES` is the number of injections of each fault, `TORTURE_SEED`
+//! determines their order.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -64,7 +64,7 @@ async fn acknowledged_deliveries_are_recorded_whatever_fails() {
     let begun = Instant::now();
     for fault in faults(times, arena.has_small_disk(), seed) {
         let (before, start) = (arena.acknowledged(), Instant::now());
-        arena.strike(fault).await;
+        arena.inject(fault).await;
         let count = injected.entry(fault).or_default();
         count.0 += 1;
         count.1 += arena.acknowledged() - before;

@@ -1,4 +1,4 @@
-//! Whether the counts of bulks and the rollups by hour and day agree with their executions.
+//! Compares the counts of bulks and the rollups by hour and day with a recount of the executions.
 
 use super::receiver::TestReceiver;
 
