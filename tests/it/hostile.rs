@@ -242,21 +242,21 @@ async fn expect_100_continue_is_answered_with_100_or_the_final_status() {
         s.auth.url_tokens = Secrets::of(&["a-token-of-enough-length"]);
     })
     .await;
-    let ask = |path: &str, size: usize| {
+    let expecting_continue = |path: &str, size: usize| {
         format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
         )
     };
     let path = format!("{PATH}/a-token-of-enough-length");
     let body = execution("e", "completed").to_string();
-    let mut stream = connected(&receiver, ask(&path, body.len())).await;
+    let mut stream = connected(&receiver, expecting_continue(&path, body.len())).await;
     let mut interim = [0; 25];
     within(stream.read_exact(&mut interim)).await.unwrap();
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(body.as_bytes()).await.unwrap();
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     for (path, size, status) in [(&*path, 1025, "413"), (PATH, 10, "401"), ("/elsewhere", 10, "404")] {
-        let answer = receiver.raw(ask(path, size)).await;
+        let answer = receiver.raw(expecting_continue(path, size)).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }

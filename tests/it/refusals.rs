@@ -117,15 +117,15 @@ async fn every_path_requires_the_token_if_it_is_set() {
             "{path}"
         );
     }
-    let ask = async |user: &str, password: &str| {
+    let get_with_password = async |user: &str, password: &str| {
         let request = receiver.client.get(format!("{}/api/v1/executions", receiver.admin));
         request.basic_auth(user, Some(password)).send().await.unwrap()
     };
-    assert_eq!(ask("anyone", token).await.status(), 200, "as a browser does");
-    assert_eq!(ask(token, "").await.status(), 401);
-    assert_eq!(ask("anyone", "an_admin_token_of_some_lengt").await.status(), 401);
+    assert_eq!(get_with_password("anyone", token).await.status(), 200, "as a browser does");
+    assert_eq!(get_with_password(token, "").await.status(), 401);
+    assert_eq!(get_with_password("anyone", "an_admin_token_of_some_lengt").await.status(), 401);
     let challenges: Vec<_> =
-        ask("", "").await.headers().get_all("www-authenticate").iter().cloned().collect();
+        get_with_password("", "").await.headers().get_all("www-authenticate").iter().cloned().collect();
     assert_eq!(challenges, ["Bearer", r#"Basic realm="workflow-receiver", charset="UTF-8""#]);
     for odd in ["Basic", "Basic !", "Basic bm8gY29sb24=", "Bearer", "Digest x"] {
         let request = receiver.client.get(format!("{}/docs", receiver.admin)).header(AUTHORIZATION, odd);

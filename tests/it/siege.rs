@@ -187,7 +187,7 @@ fn the_siege_notices_a_row_without_a_request_and_an_answer_without_a_row() {
         ("answered", vec![("answered", 4)]),
         ("answered", vec![("unclear", 1)]),
         ("unclear", vec![("answered", 2), ("unclear", 2)]),
-        ("stranger", vec![("answered", 2), ("stranger", 1)]),
+        ("unsent", vec![("answered", 2), ("unsent", 1)]),
     ] {
         let findings = unexplained(&sent, &rows.into_iter().collect());
         assert!(findings.len() == 1 && findings[0].contains(wrong), "{findings:?}");
