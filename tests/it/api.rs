@@ -63,20 +63,20 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     let receiver = sample_receiver().await;
-    let whole = get_json(&receiver, "/api/v1/executions/step").await;
-    assert_eq!(whole["duration_seconds"], 7.5);
-    assert_eq!(whole["step_failed"], true);
+    let detail = get_json(&receiver, "/api/v1/executions/step").await;
+    assert_eq!(detail["duration_seconds"], 7.5);
+    assert_eq!(detail["step_failed"], true);
     let step = |key, id, status, cause| {
         json!({ "key": key, "step_id": id, "status": status, "error": null, "error_cause": cause,
                 "started_at": null, "completed_at": null })
     };
     let steps =
         json!([step("draw", "d", "failed", json!("too large")), step("x", "x", "completed", json!(null))]);
-    assert_eq!(whole["steps"], steps);
-    assert_eq!(item_fields(&whole["results"], "name"), ["video", "seconds"]);
-    assert_eq!(item_fields(&whole["results"], "kind"), ["url", "json"]);
-    assert_eq!(whole["payload"]["step_outputs"]["draw"]["status"], "failed");
-    assert_eq!((&whole["payload_text"], &whole["conflicts"]), (&json!(null), &json!(0)));
+    assert_eq!(detail["steps"], steps);
+    assert_eq!(item_fields(&detail["results"], "name"), ["video", "seconds"]);
+    assert_eq!(item_fields(&detail["results"], "kind"), ["url", "json"]);
+    assert_eq!(detail["payload"]["step_outputs"]["draw"]["status"], "failed");
+    assert_eq!((&detail["payload_text"], &detail["conflicts"]), (&json!(null), &json!(0)));
 
     let plain = get_json(&receiver, "/api/v1/executions/plain").await;
     assert_eq!(
@@ -90,9 +90,9 @@ async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     let odd = odd.replace("CAUSE", &"é".repeat(1_500));
     receiver.accept(&odd).await;
     receiver.wait_until_recorded().await;
-    let whole = get_json(&receiver, "/api/v1/executions/o%2Fd%3Fd").await;
-    assert_eq!((&whole["payload"], &whole["payload_text"]), (&json!(null), &json!(odd)));
-    assert_eq!(whole["error_cause"].as_str().unwrap().chars().count(), 1_500);
+    let detail = get_json(&receiver, "/api/v1/executions/o%2Fd%3Fd").await;
+    assert_eq!((&detail["payload"], &detail["payload_text"]), (&json!(null), &json!(odd)));
+    assert_eq!(detail["error_cause"].as_str().unwrap().chars().count(), 1_500);
     let page = get_json(&receiver, "/api/v1/executions?limit=1").await;
     assert_eq!(
         page["items"][0]["error_cause"].as_str().unwrap().chars().count(),
@@ -113,7 +113,7 @@ async fn a_bulk_has_its_progress_executions_and_results() {
     let announced = get_json(&receiver, "/api/v1/bulks/announced").await;
     assert_eq!((&announced["complete"], &announced["first_received_at"]), (&json!(false), &json!(null)));
     let page = get_json(&receiver, "/api/v1/bulks").await;
-    assert_eq!(item_fields(&page, "bulk_id"), ["b/1 é"], "of the other nothing has come");
+    assert_eq!(item_fields(&page, "bulk_id"), ["b/1 é"], "a bulk without executions is not listed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,8 +178,8 @@ async fn conflicts_and_quarantine_entries_have_lists_and_details() {
     assert_eq!(item_fields(&page, "reason"), ["`workflow_id` is missing or null"]);
     assert_eq!(item_fields(&page, "body_bytes"), [34]);
     let id = &page["items"][0]["quarantine_id"];
-    let whole = get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await;
-    assert_eq!(whole["body_text"], r#"{"execution_id":"odd","note":"é"}"#);
+    let detail = get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await;
+    assert_eq!(detail["body_text"], r#"{"execution_id":"odd","note":"é"}"#);
     let binary = "UPDATE quarantine SET body = '\\xff'";
     sqlx::raw_sql(binary).execute(&mut receiver.connection().await).await.unwrap();
     assert_eq!(get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await["body_text"], Value::Null);

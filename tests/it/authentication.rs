@@ -27,7 +27,7 @@ async fn start(change: impl FnOnce(&mut Settings)) -> TestReceiver {
     .await
 }
 
-/// Sends the request and expects 401.
+/// Sends the request and checks that it is answered 401.
 async fn refused(request: RequestBuilder) -> Value {
     let answer = request.send().await.unwrap();
     assert_eq!(answer.headers()["www-authenticate"], "Webhook-Signature");
@@ -60,7 +60,7 @@ async fn an_invalid_signature_is_401_and_nothing_is_stored() {
         refused(post().body("{")).await,
     ];
     answers.dedup();
-    assert_eq!(answers.len(), 1, "all look alike: {answers:?}");
+    assert_eq!(answers.len(), 1, "all answers are the same: {answers:?}");
     assert_eq!(answers[0]["status"], 401);
     assert_eq!(receiver.progress.waiting(), 0);
     let spooled: i64 = rusqlite::Connection::open(receiver.spool_file())
@@ -69,7 +69,7 @@ async fn an_invalid_signature_is_401_and_nothing_is_stored() {
             row.get(0)
         })
         .unwrap();
-    assert_eq!(spooled, 0, "nothing ever came to the disk");
+    assert_eq!(spooled, 0, "nothing was written to the spool");
     assert_eq!(count_rows(&receiver, "executions").await + count_rows(&receiver, "quarantine").await, 0);
     for (reason, times) in [("no_credentials", 3), ("timestamp", 2), ("signature", 5)] {
         let metric = format!("webhooks_unauthenticated_total{{reason=\"{reason}\"}}");
@@ -114,7 +114,7 @@ async fn each_method_authenticates_and_is_recorded() {
         answers.push(refused(post(suffix).body(body("refused"))).await);
     }
     answers.dedup();
-    assert_eq!(answers.len(), 1, "a wrong token and a missing one look alike: {answers:?}");
+    assert_eq!(answers.len(), 1, "a wrong and a missing token have the same answer: {answers:?}");
     // Quarantine entries record their method, too.
     problem(post(&format!("/{TOKEN}")).body("{}").send().await.unwrap(), 422).await;
     let kept = receiver.rows("SELECT execution_id, authenticated_by FROM executions").await;
@@ -244,17 +244,17 @@ fn settings_that_would_disable_authentication_by_mistake_are_errors_without_the_
 #[test]
 fn new_token_prints_a_valid_token_and_the_webhook_url() {
     let dir = TempDir::new().unwrap();
-    let made = || {
+    let new_token = || {
         let (text, code) = run_to_end(program(dir.path()).arg("new-token"));
         assert_eq!(code, Some(0), "{text}");
         text
     };
-    let text = made();
+    let text = new_token();
     let token = text.lines().next().unwrap();
     assert!(token.len() >= 43 && token.chars().all(|c| c.is_ascii_alphanumeric()), "{text}");
     assert!(text.contains(&format!("/webhooks/workflow-completed/{token}")), "{text}");
     assert!(text.contains(&format!("RECEIVER__AUTH__URL_TOKENS={token}")), "{text}");
-    assert_ne!(made(), text);
+    assert_ne!(new_token(), text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

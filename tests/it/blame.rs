@@ -9,7 +9,7 @@ use crate::support::fixtures::{full_execution, with};
 use crate::support::postgres::{
     change_fault_on, end_fault_on, execute, fault_on, nothing_is_blamed, raise, rows,
 };
-use crate::support::receiver::{TestReceiver, in_a_hurry};
+use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 use crate::support::wait::until;
 
@@ -20,7 +20,7 @@ async fn retries(receiver: &TestReceiver, count: f64) {
     until(async || receiver.metric("record_retries_total").await >= count).await;
 }
 
-/// One SQLSTATE of each class, and those that are treated by themselves.
+/// One SQLSTATE of each class, and those with a rule of their own in `DbError`.
 const CODES: [&str; 57] = [
     "01000", "02000", "03000", "08006", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000",
     "20000", "21000", "22000", "23000", "24000", "25000", "25006", "25P02", "25P03", "26000", "27000",
@@ -122,7 +122,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
 #[test]
 fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_error() {
     let runtime = Runtime::new().unwrap();
-    let receiver = runtime.block_on(TestReceiver::start_with(in_a_hurry));
+    let receiver = runtime.block_on(TestReceiver::start_with(short_timeouts));
     runtime.block_on(fault_on(&receiver, "executions", "false", SLEEP));
     let cases_to_run = std::env::var("BLAME_CASES").map_or(12, |cases| cases.parse().unwrap());
     TestRunner::new(Config {
@@ -140,7 +140,7 @@ fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_statement_that_a_pooler_lost_blames_no_delivery() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     for code in ["26000", "42P05", "08P01", "34000", "24000", "2D000", "0B000", "3B000", "57P03", "25P02"] {
         fault_on(&receiver, "executions", "true", &raise(code)).await;
         let before = receiver.metric("record_retries_total").await;
@@ -154,7 +154,7 @@ async fn a_prepared_statement_that_a_pooler_lost_blames_no_delivery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_killed_at_random_inserts_degrade_nothing() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     // The fault hits the canary's rows as often as the deliveries'.
     fault_on(&receiver, "executions", "random() < 0.7", DIE).await;
     for n in 0..40 {
@@ -168,7 +168,7 @@ async fn backends_killed_at_random_inserts_degrade_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_of_every_commit_blames_no_delivery() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     let deferred = "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
                         BEGIN RAISE EXCEPTION 'no'; END $$;
                     CREATE CONSTRAINT TRIGGER late AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
@@ -183,7 +183,7 @@ async fn a_failure_of_every_commit_blames_no_delivery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_table_that_only_duplicates_or_conflicts_write_to_blames_no_delivery() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     receiver.accept(full_execution("e")).await;
     receiver.wait_until_recorded().await;
     for table in ["execution_conflicts", "bulks", "workflow_days"] {
@@ -201,7 +201,7 @@ async fn a_missing_table_that_only_duplicates_or_conflicts_write_to_blames_no_de
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_quarantine_delays_no_execution_of_the_same_batch() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     fault_on(&receiver, "quarantine", "true", &raise("P0001")).await;
     let held = receiver.hold_recording().await;
     receiver.accept(full_execution("first")).await;
@@ -217,7 +217,7 @@ async fn a_failing_quarantine_delays_no_execution_of_the_same_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_delivery_gets_more_time_before_it_is_degraded() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     fault_on(&receiver, "executions", "NEW.execution_id = 'e3'", "PERFORM pg_sleep(0.7)").await;
     for n in 0..8 {
         receiver.accept(full_execution(&format!("e{n}"))).await;
@@ -229,7 +229,7 @@ async fn a_slow_delivery_gets_more_time_before_it_is_degraded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_never_succeeds_delays_neither_its_batch_nor_later_batches() {
     let receiver = TestReceiver::start_with(|settings| {
-        in_a_hurry(settings);
+        short_timeouts(settings);
         settings.recorder.batch_rows = 2;
     })
     .await;
@@ -252,7 +252,7 @@ async fn a_delivery_that_never_succeeds_delays_neither_its_batch_nor_later_batch
 
 #[tokio::test(flavor = "multi_thread")]
 async fn degrading_leaves_out_only_the_columns_that_postgresql_rejects() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     let body = full_execution("e");
     let whole = json!({ "payload": body, "output": body["output"], "total_cost": body["total_cost"] });
     for (refused, left_out) in [

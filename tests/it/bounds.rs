@@ -1,4 +1,4 @@
-//! The limits of conflicts and quarantine; and a batch has the same result as single deliveries.
+//! The limits of conflicts and quarantine. A batch has the same result as single deliveries.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};

@@ -17,25 +17,24 @@ use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::until;
 
-const AWAY: &str = "postgres://nobody@127.0.0.1:1/none";
+const UNREACHABLE: &str = "postgres://nobody@127.0.0.1:1/none";
 
-/// Standard output, standard error, and success of a command.
-struct Said {
-    out: String,
-    remarks: String,
-    well: bool,
+struct CommandOutput {
+    stdout: String,
+    stderr: String,
+    success: bool,
 }
 
-impl Said {
+impl CommandOutput {
     fn of(mut command: Command) -> Self {
         let output = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { out: text(output.stdout), remarks: text(output.stderr), well: output.status.success() }
+        Self { stdout: text(output.stdout), stderr: text(output.stderr), success: output.status.success() }
     }
 
     /// One JSON value per line.
     fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
@@ -47,8 +46,8 @@ fn command(dir: &TempDir, receiver: &TestReceiver, arguments: &[&str]) -> Comman
     command
 }
 
-fn ask(receiver: &TestReceiver, arguments: &[&str]) -> Said {
-    Said::of(command(&TempDir::new().unwrap(), receiver, arguments))
+fn run(receiver: &TestReceiver, arguments: &[&str]) -> CommandOutput {
+    CommandOutput::of(command(&TempDir::new().unwrap(), receiver, arguments))
 }
 
 /// The output on a terminal that is `columns` wide.
@@ -61,11 +60,11 @@ fn at_terminal(mut command: Command, columns: u16) -> String {
     let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&inside, size).unwrap();
     let mut child = command.stdout(Stdio::from(inside)).stderr(Stdio::null()).spawn().unwrap();
-    // It owns the other end of the terminal: reading ends only after that is closed.
+    // The command owns the other end of the terminal. Reading ends only after that end is closed.
     drop(command);
-    let (mut terminal, mut seen, mut some) = (File::from(terminal), Vec::new(), [0; 4096]);
-    while let Ok(length @ 1..) = terminal.read(&mut some) {
-        seen.extend_from_slice(&some[..length]);
+    let (mut terminal, mut seen, mut buffer) = (File::from(terminal), Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..length]);
     }
     assert!(child.wait().unwrap().success());
     String::from_utf8(seen).unwrap()
@@ -89,16 +88,16 @@ async fn commands_print_the_data_of_the_read_api() {
         (vec!["bulks", "--complete", "unknown", "--since", "1d"], "bulks?complete=unknown"),
         (vec!["bulks", "--complete", "yes"], "bulks?complete=yes"),
     ] {
-        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
+        let output = run(&receiver, &[&arguments[..], &["--json"]].concat());
         let page = get_json(&receiver, &format!("/api/v1/{path}")).await;
-        assert_eq!(without_age(json!(said.json())), without_age(page["items"].clone()), "{arguments:?}");
-        let table = ask(&receiver, &arguments);
+        assert_eq!(without_age(json!(output.json())), without_age(page["items"].clone()), "{arguments:?}");
+        let table = run(&receiver, &arguments);
         for item in page["items"].as_array().unwrap() {
             let id = item["execution_id"].as_str().or(item["bulk_id"].as_str()).unwrap();
-            assert!(table.out.lines().skip(1).any(|line| line.contains(id)), "{}", table.out);
+            assert!(table.stdout.lines().skip(1).any(|line| line.contains(id)), "{}", table.stdout);
         }
-        assert_eq!(table.out.is_empty(), said.out.is_empty(), "{arguments:?}");
-        assert_eq!(table.remarks.is_empty(), !said.out.is_empty(), "{}", table.remarks);
+        assert_eq!(table.stdout.is_empty(), output.stdout.is_empty(), "{arguments:?}");
+        assert_eq!(table.stderr.is_empty(), !output.stdout.is_empty(), "{}", table.stderr);
     }
     for (arguments, path) in [
         (vec!["failures"], "failures"),
@@ -106,8 +105,8 @@ async fn commands_print_the_data_of_the_read_api() {
         (vec!["failures", "--workflow", "w", "--since", "1d"], "failures?workflow=w"),
         (vec!["failures", "--bulk", bulk, "--limit", "1"], "failures?bulk=b%2F1+%C3%A9"),
     ] {
-        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
-        assert_eq!(said.json(), [get_json(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
+        let output = run(&receiver, &[&arguments[..], &["--json"]].concat());
+        assert_eq!(output.json(), [get_json(&receiver, &format!("/api/v1/{path}")).await], "{arguments:?}");
     }
     for (arguments, path) in [
         (vec!["workflows"], "workflows"),
@@ -116,19 +115,19 @@ async fn commands_print_the_data_of_the_read_api() {
             "workflows?order=failed&days=1&limit=1",
         ),
     ] {
-        let said = ask(&receiver, &[&arguments[..], &["--json"]].concat());
+        let output = run(&receiver, &[&arguments[..], &["--json"]].concat());
         assert_eq!(
-            json!(said.json()),
+            json!(output.json()),
             get_json(&receiver, &format!("/api/v1/{path}")).await["items"],
             "{arguments:?}"
         );
-        assert_eq!(ask(&receiver, &arguments).out.lines().count(), said.json().len() + 1);
+        assert_eq!(run(&receiver, &arguments).stdout.lines().count(), output.json().len() + 1);
     }
-    let steps = ask(&receiver, &["failures", "--by", "step"]).out;
+    let steps = run(&receiver, &["failures", "--by", "step"]).stdout;
     assert!(steps.lines().nth(1).unwrap().starts_with("     1  w         d     too large  "), "{steps}");
 }
 
-/// Without the field that depends on the time of the query.
+/// Removes the field that depends on the time of the query.
 fn without_age(mut items: Value) -> Value {
     for item in items.as_array_mut().unwrap() {
         item.as_object_mut().unwrap().remove("seconds_since_last");
@@ -140,16 +139,16 @@ fn without_age(mut items: Value) -> Value {
 async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     let receiver = sample_receiver().await;
     for id in ["plain", "failed", "step"] {
-        let said = ask(&receiver, &["executions", id, "--json"]).json().remove(0);
+        let output = run(&receiver, &["executions", id, "--json"]).json().remove(0);
         for (field, value) in
             get_json(&receiver, &format!("/api/v1/executions/{id}")).await.as_object().unwrap()
         {
-            assert_eq!(said[field], *value, "{field}");
+            assert_eq!(output[field], *value, "{field}");
         }
         let conflicts = get_json(&receiver, &format!("/api/v1/conflicts?execution={id}")).await;
-        assert_eq!(said["contradicted_by"], conflicts["items"]);
+        assert_eq!(output["contradicted_by"], conflicts["items"]);
     }
-    let plain = ask(&receiver, &["executions", "plain"]).out;
+    let plain = run(&receiver, &["executions", "plain"]).stdout;
     for part in [
         "status            completed\n",
         "cost              0.25\n",
@@ -158,16 +157,16 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     ] {
         assert!(plain.contains(part), "{plain}");
     }
-    let step = ask(&receiver, &["executions", "step"]).out;
+    let step = run(&receiver, &["executions", "step"]).stdout;
     for part in ["seconds           7.5\n", "too large\n", "video    url   https://example.com/v.mp4\n"] {
         assert!(step.contains(part), "{step}");
     }
 
-    let said = ask(&receiver, &["bulks", "b/1 é", "--json"]).json().remove(0);
+    let output = run(&receiver, &["bulks", "b/1 é", "--json"]).json().remove(0);
     let mut whole = get_json(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
     whole["failures"] = get_json(&receiver, "/api/v1/failures?bulk=b%2F1+%C3%A9").await;
-    assert_eq!(without_age(json!([said])), without_age(json!([whole])));
-    let bulk = ask(&receiver, &["bulks", "b/1 é"]).out;
+    assert_eq!(without_age(json!([output])), without_age(json!([whole])));
+    let bulk = run(&receiver, &["bulks", "b/1 é"]).stdout;
     for part in [
         "complete        unknown. Set the size: workflow-receiver bulks BULK --expect EXECUTIONS\n",
         "by status       1 completed, 1 failed\n",
@@ -177,23 +176,27 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
         assert!(bulk.contains(part), "{bulk}");
     }
 
-    let complete = ask(&receiver, &["bulks", "b/1 é", "--expect", "2"]).out;
+    let complete = run(&receiver, &["bulks", "b/1 é", "--expect", "2"]).stdout;
     assert!(
         complete.contains("complete        yes\n") && complete.contains("received        2 of 2\n"),
         "{complete}"
     );
-    let announced = ask(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
+    let announced = run(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
     assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
-    let refused = ask(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
-    assert!(!refused.well && refused.remarks.contains("--expect"), "{}", refused.remarks);
+    let refused = run(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
+    assert!(!refused.success && refused.stderr.contains("--expect"), "{}", refused.stderr);
 
     for arguments in [["executions", "nobody"], ["bulks", "nobody"]] {
-        let said = ask(&receiver, &arguments);
-        assert!(!said.well && said.out.is_empty() && said.remarks.contains("\"nobody\""), "{}", said.remarks);
+        let output = run(&receiver, &arguments);
+        assert!(
+            !output.success && output.stdout.is_empty() && output.stderr.contains("\"nobody\""),
+            "{}",
+            output.stderr
+        );
     }
 }
 
-/// More than a page of the API.
+/// More rows than a page of the API.
 const MANY: usize = 2_345;
 
 async fn receiver_with_many_rows() -> TestReceiver {
@@ -218,20 +221,20 @@ async fn receiver_with_many_rows() -> TestReceiver {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_list_is_limited_with_a_note_or_shown_completely() {
     let receiver = receiver_with_many_rows().await;
-    let usual = ask(&receiver, &["executions"]);
-    assert_eq!(usual.out.lines().count(), 51);
-    assert!(usual.remarks.contains("--all"), "{}", usual.remarks);
-    assert_eq!(ask(&receiver, &["executions", "--json", "--limit", "1001"]).json().len(), 1001);
-    let whole = ask(&receiver, &["executions", "--all", "--json"]);
+    let usual = run(&receiver, &["executions"]);
+    assert_eq!(usual.stdout.lines().count(), 51);
+    assert!(usual.stderr.contains("--all"), "{}", usual.stderr);
+    assert_eq!(run(&receiver, &["executions", "--json", "--limit", "1001"]).json().len(), 1001);
+    let whole = run(&receiver, &["executions", "--all", "--json"]);
     let ids: HashSet<String> = whole.json().iter().map(|item| item["execution_id"].to_string()).collect();
-    assert_eq!((ids.len(), whole.out.lines().count(), &*whole.remarks), (MANY, MANY, ""));
-    let table = ask(&receiver, &["executions", "--all"]).out;
+    assert_eq!((ids.len(), whole.stdout.lines().count(), &*whole.stderr), (MANY, MANY, ""));
+    let table = run(&receiver, &["executions", "--all"]).stdout;
     assert_eq!(table.lines().count(), MANY + 1, "one heading, however many pages");
     let bulk = |limit: &[&str]| {
-        let said = ask(&receiver, &[&["bulks", "b", "--json"], limit].concat());
-        let bulk = said.json().remove(0);
+        let output = run(&receiver, &[&["bulks", "b", "--json"], limit].concat());
+        let bulk = output.json().remove(0);
         let count = |list: &str| bulk[list]["items"].as_array().unwrap().len();
-        (count("executions"), count("results"), said.remarks.contains("--all"))
+        (count("executions"), count("results"), output.stderr.contains("--all"))
     };
     assert_eq!(bulk(&[]), (50, 50, true));
     assert_eq!(bulk(&["--all"]), (MANY, 2 * MANY, false));
@@ -275,20 +278,24 @@ async fn control_characters_of_a_sender_do_not_reach_the_terminal() {
     ] {
         for form in [&[][..], &["--json"]] {
             let arguments = [arguments, form].concat();
-            let said = ask(&receiver, &arguments);
-            let acts = |text: &str| {
-                let quiet = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
-                !text.chars().all(quiet)
+            let output = run(&receiver, &arguments);
+            let has_controls = |text: &str| {
+                let plain = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+                !text.chars().all(plain)
             };
-            assert!(said.well && !acts(&said.out) && !acts(&said.remarks), "{arguments:?} {:?}", said.out);
-            assert!(said.out.contains(r"[2J"), "{arguments:?}: {}", said.out);
+            assert!(
+                output.success && !has_controls(&output.stdout) && !has_controls(&output.stderr),
+                "{arguments:?} {:?}",
+                output.stdout
+            );
+            assert!(output.stdout.contains(r"[2J"), "{arguments:?}: {}", output.stdout);
             if !form.is_empty() {
-                assert!(said.json()[0].to_string().contains(&json!(hostile).to_string()), "the same text");
+                assert!(output.json()[0].to_string().contains(&json!(hostile).to_string()), "the same text");
             }
         }
     }
-    let nobody = ask(&receiver, &["executions", "\u{1b}[2J"]);
-    assert!(!nobody.well && !nobody.remarks.contains('\u{1b}'), "{:?}", nobody.remarks);
+    let unknown = run(&receiver, &["executions", "\u{1b}[2J"]);
+    assert!(!unknown.success && !unknown.stderr.contains('\u{1b}'), "{:?}", unknown.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,11 +327,11 @@ async fn a_table_fits_the_terminal_and_is_not_cut_in_a_pipe() {
             assert!(columns < 140 || widths.max().unwrap() <= 140, "{table}");
         }
         assert!(seen(arguments, 140, "").starts_with("\u{1b}[1m"), "headings are bold");
-        assert!(!ask(&receiver, arguments).out.contains('\u{1b}'));
+        assert!(!run(&receiver, arguments).stdout.contains('\u{1b}'));
     }
     assert!(seen(&["executions"], 140, "").contains(id), "causes are cut");
     assert!(seen(&["executions"], 140, "").lines().nth(1).unwrap().ends_with('…'));
-    assert!(ask(&receiver, &["executions"]).out.contains(cause.trim_end()));
+    assert!(run(&receiver, &["executions"]).stdout.contains(cause.trim_end()));
     // Details are never cut.
     assert!(seen(&["executions", id], 80, "1").contains(cause.trim_end()));
     assert!(seen(&["bulks", id], 80, "1").contains(&address), "URLs are never cut");
@@ -335,49 +342,49 @@ async fn status_shows_receiver_and_database_with_either_down() {
     let receiver = sample_receiver().await;
     until(async || receiver.ready().await.1["spooled"] == 0).await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["state"] == "ok").await;
-    let well = ask(&receiver, &["status"]);
-    assert!(well.well && well.remarks.is_empty(), "{}", well.remarks);
+    let well = run(&receiver, &["status"]);
+    assert!(well.success && well.stderr.is_empty(), "{}", well.stderr);
     assert!(
-        well.out.starts_with(
+        well.stdout.starts_with(
             "receiver    ok: webhooks are accepted and recorded; deliveries waiting in the spool: 0"
         ),
         "{}",
-        well.out
+        well.stdout
     );
     let quarantine =
         "\nquarantine  1 rejected webhooks (0 % of the limit). See: workflow-receiver quarantine list\n";
-    assert!(well.out.contains(quarantine), "{}", well.out);
-    let said = ask(&receiver, &["status", "--json"]).json().remove(0);
-    assert_eq!(said["well"], true);
+    assert!(well.stdout.contains(quarantine), "{}", well.stdout);
+    let output = run(&receiver, &["status", "--json"]).json().remove(0);
+    assert_eq!(output["well"], true);
     let held = json!({ "bodies": 1, "acknowledged": 0, "refused_bytes": 34 });
-    assert_eq!(said["database"]["quarantine"], held);
-    let health = &said["receiver"]["health"];
+    assert_eq!(output["database"]["quarantine"], held);
+    let health = &output["receiver"]["health"];
     let problems = json!([health["status"], health["problems"], health["spooled"]]);
     assert_eq!(problems, json!(["ok", [], 0]));
     for part in ["spool", "database", "recording", "quarantine"] {
         assert_eq!(health["parts"][part]["state"], "ok", "{part}: {health}");
     }
-    assert!(well.out.contains("\nrecording   all deliveries are recorded\n"), "{}", well.out);
-    // Midnight may have passed since they were received.
-    let today = &said["database"]["today"];
+    assert!(well.stdout.contains("\nrecording   all deliveries are recorded\n"), "{}", well.stdout);
+    // Midnight may have passed since the executions were received.
+    let today = &output["database"]["today"];
     assert!(today["executions"] == 5 && today["failed"] == 1 || today["executions"] == 0, "{today}");
 
     let with_away = |arguments: &[&str]| {
         let mut command = command(&receiver.dir, &receiver, arguments);
-        command.env("DATABASE_URL", AWAY);
-        Said::of(command)
+        command.env("DATABASE_URL", UNREACHABLE);
+        CommandOutput::of(command)
     };
     let away = with_away(&["status"]);
-    assert!(!away.well, "{}", away.out);
+    assert!(!away.success, "{}", away.stdout);
     assert!(
-        away.out.contains("receiver    ok") && away.out.contains("PostgreSQL cannot be reached"),
+        away.stdout.contains("receiver    ok") && away.stdout.contains("PostgreSQL cannot be reached"),
         "{}",
-        away.out
+        away.stdout
     );
     for arguments in [&["executions"][..], &["bulks", "b"], &["failures"]] {
-        let said = with_away(arguments);
-        assert!(!said.well && said.out.is_empty(), "{}", said.out);
-        assert!(said.remarks.contains("PostgreSQL cannot be reached"), "{}", said.remarks);
+        let output = with_away(arguments);
+        assert!(!output.success && output.stdout.is_empty(), "{}", output.stdout);
+        assert!(output.stderr.contains("PostgreSQL cannot be reached"), "{}", output.stderr);
     }
 
     let (dir, database, admin) = (TempDir::new().unwrap(), url(&receiver.database), receiver.admin.clone());
@@ -385,9 +392,17 @@ async fn status_shows_receiver_and_database_with_either_down() {
     let mut down = program(dir.path());
     let admin = admin.trim_start_matches("http://");
     down.arg("status").env("DATABASE_URL", database).env("RECEIVER__ADMIN__LISTEN", admin);
-    let down = Said::of(down);
-    assert!(!down.well && down.out.contains(&format!("receiver    no answer from {admin}")), "{}", down.out);
-    assert!(down.out.contains("database    answers") && down.out.contains("since midnight"), "{}", down.out);
+    let down = CommandOutput::of(down);
+    assert!(
+        !down.success && down.stdout.contains(&format!("receiver    no answer from {admin}")),
+        "{}",
+        down.stdout
+    );
+    assert!(
+        down.stdout.contains("database    answers") && down.stdout.contains("since midnight"),
+        "{}",
+        down.stdout
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,16 +414,16 @@ async fn status_sends_the_token_and_shows_waiting_deliveries() {
     receiver.accept(execution("e", "completed")).await;
     let status = |token: &str| {
         let mut command = command(&receiver.dir, &receiver, &["status", "--json"]);
-        command.env("DATABASE_URL", AWAY).env("RECEIVER__ADMIN__TOKEN", token);
-        let said = Said::of(command);
-        assert!(!said.well, "{}", said.out);
-        said.json().remove(0)
+        command.env("DATABASE_URL", UNREACHABLE).env("RECEIVER__ADMIN__TOKEN", token);
+        let output = CommandOutput::of(command);
+        assert!(!output.success, "{}", output.stdout);
+        output.json().remove(0)
     };
-    let said = status("a-long-enough-token");
-    assert_eq!(said["receiver"]["health"]["status"], "degraded", "{said}");
-    assert_eq!(said["receiver"]["health"]["spooled"], 1);
-    let stranger = status("another-token-that-is-long");
-    let problem = stranger["receiver"]["problem"].as_str().unwrap();
+    let output = status("a-long-enough-token");
+    assert_eq!(output["receiver"]["health"]["status"], "degraded", "{output}");
+    assert_eq!(output["receiver"]["health"]["spooled"], 1);
+    let wrong_token = status("another-token-that-is-long");
+    let problem = wrong_token["receiver"]["problem"].as_str().unwrap();
     assert!(problem.contains("requires admin.token") && !problem.contains("another"), "{problem}");
 }
 

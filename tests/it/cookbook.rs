@@ -13,7 +13,7 @@ use crate::support::receiver::TestReceiver;
 use crate::support::rollups::recount_rollups;
 use crate::support::wait::until;
 
-/// The times at which the webhooks of the page arrived.
+/// Sets the times at which the webhooks of the page arrived.
 const TIMES: &str = "
     UPDATE executions SET
         first_received_at = coalesce(completed_at, started_at) + interval '1 second',
@@ -69,8 +69,8 @@ async fn the_cookbook_queries_every_view() {
     let views = receiver.rows("SELECT viewname FROM pg_views WHERE schemaname = 'public'").await;
     assert!(!views.is_empty());
     for view in views {
-        let asked = format!("FROM {}\n", view["viewname"].as_str().unwrap());
-        assert!(cookbook_queries().iter().any(|query| query.contains(&asked)), "{asked}");
+        let source = format!("FROM {}\n", view["viewname"].as_str().unwrap());
+        assert!(cookbook_queries().iter().any(|query| query.contains(&source)), "{source}");
     }
 }
 
@@ -102,14 +102,14 @@ async fn answer_over_http(receiver: &TestReceiver, curl: &str) -> String {
             _ => quoted = c == '"',
         }
     }
-    // The clock of the receiver is not stopped.
-    let made_up = |line: &str| match line.split_once("\"seconds_since_last\": ") {
+    // The clock of the receiver is not stopped, so this number is replaced.
+    let example_value = |line: &str| match line.split_once("\"seconds_since_last\": ") {
         Some((indent, number)) => {
             format!("{indent}\"seconds_since_last\": 2700{}\n", number.trim_matches(char::is_numeric))
         }
         None => format!("{line}\n"),
     };
-    indented.lines().map(made_up).collect()
+    indented.lines().map(example_value).collect()
 }
 
 /// The output of a command line.
@@ -127,7 +127,7 @@ fn printed(receiver: &TestReceiver, line: &str) -> String {
 async fn answer(connection: &mut PgConnection, query: &str) -> String {
     // The simple protocol returns text.
     let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(query)).fetch_all(&mut *connection).await.unwrap();
-    let columns = rows.first().unwrap_or_else(|| panic!("nothing comes of {query}")).columns();
+    let columns = rows.first().unwrap_or_else(|| panic!("no rows: {query}")).columns();
     let cells: Vec<Vec<String>> =
         rows.iter().map(|row| (0..columns.len()).map(|n| text(row, n)).collect()).collect();
     let widths: Vec<usize> = columns

@@ -11,18 +11,18 @@ use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
-use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::spool::{spool_file, spool_holding};
 
-async fn refusal(dir: &Path) -> String {
+async fn start_error(dir: &Path) -> String {
     match Server::start(&settings(dir), no_database()).await {
         Err(StartError::Spool(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }
 
-/// The names of files that were set aside.
-fn aside(dir: &Path) -> Vec<String> {
+/// The names of files that a start has set aside.
+fn set_aside(dir: &Path) -> Vec<String> {
     let names =
         fs::read_dir(dir.join("spool")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.contains("damaged")).collect()
@@ -37,7 +37,7 @@ async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
         let before = fs::read(spool_file(dir.path())).unwrap();
         // SQLite or a salvage would change this log.
         fs::write(&log, "damaged").unwrap();
-        let why = refusal(dir.path()).await;
+        let why = start_error(dir.path()).await;
         assert!(why.contains(&format!("version {version},")) && why.contains("newer receiver"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
         assert_eq!(fs::read(&log).unwrap(), b"damaged");
@@ -59,7 +59,7 @@ async fn a_spool_of_a_pre_release_is_refused_unchanged() {
         .unwrap();
         drop(file);
         let before = fs::read(spool_file(dir.path())).unwrap();
-        let why = refusal(dir.path()).await;
+        let why = start_error(dir.path()).await;
         assert!(why.contains("pre-release") && why.contains("Nothing was changed"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
     }
@@ -71,7 +71,7 @@ async fn a_database_of_another_program_is_refused_unchanged() {
     fs::create_dir(dir.path().join("spool")).unwrap();
     Sqlite::open(spool_file(dir.path())).unwrap().execute_batch("CREATE TABLE mine (a)").unwrap();
     let before = fs::read(spool_file(dir.path())).unwrap();
-    let why = refusal(dir.path()).await;
+    let why = start_error(dir.path()).await;
     assert!(why.contains("is not a spool"), "{why}");
     assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
 }
@@ -86,7 +86,7 @@ async fn a_file_of_garbage_is_set_aside_unchanged() {
     receiver.accept(execution("e", "completed")).await;
     assert_eq!(count_executions(&receiver).await, 1);
     let (dir, _) = receiver.stop().await;
-    let aside = aside(dir.path());
+    let aside = set_aside(dir.path());
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(fs::read(dir.path().join("spool").join(&aside[0])).unwrap(), garbage);
 }
@@ -125,8 +125,8 @@ async fn with_a_broken_page_readable_deliveries_are_saved_and_the_file_is_set_as
     receiver.accept(execution("after", "completed")).await;
     assert_eq!(count_executions(&receiver).await, saved + 1);
     let (dir, _) = receiver.stop().await;
-    assert_eq!(aside(dir.path()).len(), 1);
-    assert_eq!(fs::read(dir.path().join("spool").join(&aside(dir.path())[0])).unwrap(), bytes);
+    assert_eq!(set_aside(dir.path()).len(), 1);
+    assert_eq!(fs::read(dir.path().join("spool").join(&set_aside(dir.path())[0])).unwrap(), bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +137,7 @@ async fn lost_deliveries_are_counted_from_the_first_unrecorded_one() {
         receiver.accept(body).await;
     }
     let (dir, _) = receiver.stop().await;
-    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     let fill = "x".repeat(1500);
     for n in 30..60 {
         let body = with(execution(&format!("e{n}"), "completed"), json!({ "fill": fill }));
@@ -186,7 +186,7 @@ async fn damage_found_while_running_ends_the_receiver() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_write_at_the_end_of_the_log_loses_no_acknowledged_delivery() {
     let dir = TempDir::new().unwrap();
-    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     for body in numbered_executions(20) {
         receiver.accept(body).await;
     }
@@ -199,12 +199,12 @@ async fn a_torn_write_at_the_end_of_the_log_loses_no_acknowledged_delivery() {
     fs::write(spool_file(cut.path()).with_extension("db-wal"), log).unwrap();
     let receiver = TestReceiver::start_in(cut, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 20);
-    assert!(aside(receiver.dir.path()).is_empty());
+    assert!(set_aside(receiver.dir.path()).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_the_middle_of_the_log_loses_at_most_one_delivery() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(60) {
         receiver.accept(body).await;
     }
@@ -219,7 +219,7 @@ async fn a_flipped_bit_in_the_middle_of_the_log_loses_at_most_one_delivery() {
         let next = TestReceiver::start_in(killed, new_database().await, |_| {}).await;
         assert!(count_executions(&next).await >= 59, "{} of 60, byte {place}", count_executions(&next).await);
         let (dir, _) = next.stop().await;
-        let aside = aside(dir.path());
+        let aside = set_aside(dir.path());
         let kept = aside.iter().find(|name| name.ends_with("-wal")).expect("the log is set aside");
         assert_eq!(fs::read(dir.path().join("spool").join(kept)).unwrap(), log);
     }
@@ -300,17 +300,17 @@ async fn a_row_with_an_altered_number_is_saved_with_all_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_start_ends_an_interrupted_salvage() {
-    for damaged_one_is_still_there in [false, true] {
+    for damaged_file_exists in [false, true] {
         let dir = spool_holding(numbered_executions(10)).await;
         let saved = dir.path().join("spool/spool.db.saved");
         fs::rename(spool_file(dir.path()), &saved).unwrap();
-        if damaged_one_is_still_there {
+        if damaged_file_exists {
             fs::write(spool_file(dir.path()), "damaged").unwrap();
         }
         let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
         assert_eq!(count_executions(&receiver).await, 10);
         let (dir, _) = receiver.stop().await;
         assert!(!dir.path().join("spool/spool.db.saved").exists());
-        assert_eq!(aside(dir.path()).len(), usize::from(damaged_one_is_still_there));
+        assert_eq!(set_aside(dir.path()).len(), usize::from(damaged_file_exists));
     }
 }

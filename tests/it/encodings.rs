@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::support::fixtures::{execution, with};
 use crate::support::postgres::{new_database, url};
 use crate::support::process::{program, run_to_end};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::wait::until;
 
 async fn execute(database: &PgConnectOptions, sql: String) {
@@ -32,16 +32,16 @@ async fn a_database_in_another_encoding_is_rejected_and_deliveries_wait_for_one_
         let name = other.get_database().unwrap().to_owned();
         let dir = TempDir::new().unwrap();
         let (text, code) = run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", url(&other)));
-        let said = |text: &str| {
+        let names_the_fix = |text: &str| {
             let how = "ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0";
             text.contains(&format!("has the encoding {encoding}, but must have UTF8")) && text.contains(how)
         };
-        assert!(code == Some(1) && said(&text), "{text}");
+        assert!(code == Some(1) && names_the_fix(&text), "{text}");
 
-        let receiver = TestReceiver::start_on(other.clone(), impatient).await;
+        let receiver = TestReceiver::start_on(other.clone(), fast_retries).await;
         let body = with(execution("é", "completed"), json!({ "output": "日本 ü €" }));
         receiver.accept(&body).await;
-        until(async || said(&receiver.ready().await.1["problems"].to_string())).await;
+        until(async || names_the_fix(&receiver.ready().await.1["problems"].to_string())).await;
         assert_eq!(receiver.metric("database_up").await, 0.0);
         assert_eq!(receiver.metric("spool_depth").await, 1.0);
         // The statement from the error message.

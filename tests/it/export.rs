@@ -113,7 +113,7 @@ async fn csv_contains_any_text_and_no_formula() {
     receiver.accept(execution("=1", "completed")).await;
     receiver.wait_until_recorded().await;
     let lines = receiver.get("/api/v1/export/executions").await.text().await.unwrap();
-    assert!(lines.starts_with(r#"{"execution_id":"=1","#), "JSON Lines have it as it is: {lines}");
+    assert!(lines.starts_with(r#"{"execution_id":"=1","#), "JSON Lines contain the unchanged text: {lines}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +133,7 @@ async fn the_memory_of_an_export_does_not_grow_with_its_length() {
         }
         (bytes, most)
     };
-    // A third of them first, so that the allocator has what an export needs, whatever its length.
+    // The first export reads a third of the rows, so that the allocator already holds the memory that any export needs.
     let (part, before) = read("/api/v1/export/executions?from=2026-03-01T15:00:00Z").await;
     let (bytes, most) = read("/api/v1/export/executions").await;
     assert!(bytes > 100_000_000, "{bytes} bytes");
@@ -143,7 +143,7 @@ async fn the_memory_of_an_export_does_not_grow_with_its_length() {
 }
 
 /// Requests an export and does not read the response.
-async fn stuck(receiver: &TestReceiver) -> TcpStream {
+async fn unread_export(receiver: &TestReceiver) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
     let address = receiver.admin.strip_prefix("http://").unwrap();
@@ -159,7 +159,7 @@ async fn a_stalled_export_holds_no_transaction() {
     fill(&mut receiver.connection().await, 30_000).await;
     let mut streams = Vec::new();
     for _ in 0..4 {
-        streams.push(stuck(&receiver).await);
+        streams.push(unread_export(&receiver).await);
     }
     let reading =
         "SELECT count(*) FILTER (WHERE state = 'idle') AS idle, count(*) AS all FROM pg_stat_activity
@@ -181,10 +181,10 @@ async fn a_stalled_export_is_disconnected_after_the_idle_timeout() {
     })
     .await;
     fill(&mut receiver.connection().await, 30_000).await;
-    // They are evicted after their time-out, without another connection.
-    let four = async || {
+    // Stalled exports are evicted after the idle timeout, even if no other connection arrives.
+    let four_exports = async || {
         let streams = [(); 4].map(async |()| {
-            let mut stream = stuck(&receiver).await;
+            let mut stream = unread_export(&receiver).await;
             let mut status = [0; 12];
             let began = within(stream.read_exact(&mut status)).await.is_ok() && status == *b"HTTP/1.1 200";
             began.then_some(stream)
@@ -193,17 +193,17 @@ async fn a_stalled_export_is_disconnected_after_the_idle_timeout() {
     };
     let streams = within(async {
         loop {
-            if let Some(streams) = four().await {
+            if let Some(streams) = four_exports().await {
                 break streams;
             }
             pause().await;
         }
     })
     .await;
-    until(async || four().await.is_some()).await;
+    until(async || four_exports().await.is_some()).await;
     assert_eq!(receiver.ready().await.0, 200);
     for mut stream in streams {
-        assert!(!rest(&mut stream).await.ends_with("\r\n0\r\n\r\n"), "the export came to its end");
+        assert!(!rest(&mut stream).await.ends_with("\r\n0\r\n\r\n"), "the export ended normally");
     }
 }
 
@@ -226,7 +226,7 @@ async fn an_export_is_visibly_incomplete_after_an_error_of_postgres() {
             }
         }
     }
-    assert!(ended.is_err(), "its last chunk came");
+    assert!(ended.is_err(), "the response ended normally");
 }
 
 #[tokio::test(flavor = "multi_thread")]

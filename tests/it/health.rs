@@ -34,7 +34,7 @@ async fn a_recording_receiver_is_ready_and_healthy() {
     assert_eq!(receiver.get("/elsewhere").await.status(), 404);
 }
 
-/// PostgreSQL delays a batch, and the last result of the recorder was a success.
+/// A batch waits in PostgreSQL, and the recorder's last attempt succeeded.
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_recording_is_reported_and_webhooks_are_accepted() {
     let receiver = TestReceiver::start_with(|settings| {
@@ -88,7 +88,7 @@ async fn acknowledged_deliveries_in_quarantine_are_reported_until_they_are_remov
     assert_eq!(receiver.post("{}").await.status(), 422);
     receiver.wait_until_recorded().await;
     until(async || receiver.ready().await.1["parts"]["quarantine"]["acknowledged"] == 0).await;
-    assert_eq!(receiver.ready().await.1["status"], "ok", "its sender knows");
+    assert_eq!(receiver.ready().await.1["status"], "ok", "a webhook answered 422 is no problem");
 
     // PostgreSQL refuses this row in every form.
     execute_when_recorded(
@@ -110,7 +110,7 @@ async fn acknowledged_deliveries_in_quarantine_are_reported_until_they_are_remov
     let mut retry = program(receiver.dir.path());
     let (text, code) =
         run_to_end(retry.args(["quarantine", "retry", "--all"]).env("DATABASE_URL", url(&receiver.database)));
-    assert_eq!(code, Some(1), "what was answered 422 stays: {text}");
+    assert_eq!(code, Some(1), "the body answered 422 stays: {text}");
     until(async || receiver.ready().await.1["status"] == "ok").await;
     assert_eq!(receiver.metric("quarantine_acknowledged").await, 0.0);
     let row = receiver.row("SELECT execution_id FROM executions").await;
@@ -196,7 +196,8 @@ async fn every_metric_of_an_alert_exists() {
     assert!(names.len() >= 2);
     for name in names {
         // A prefix of another name is not a metric.
-        let is_it = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        assert!(page.lines().any(is_it), "{name}");
+        let is_this_metric =
+            |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        assert!(page.lines().any(is_this_metric), "{name}");
     }
 }

@@ -32,8 +32,8 @@ async fn connected(receiver: &TestReceiver, sent: impl AsRef<[u8]>) -> TcpStream
     stream
 }
 
-/// Other senders are served, and nothing has panicked.
-async fn still_well(receiver: &TestReceiver) {
+/// Checks that other senders are served and that nothing has panicked.
+async fn assert_serves_others(receiver: &TestReceiver) {
     receiver.accept(execution("honest", "completed")).await;
     assert_eq!(receiver.metric("panics_total").await, 0.0);
 }
@@ -41,13 +41,13 @@ async fn still_well(receiver: &TestReceiver) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_head_or_body_times_out() {
     let receiver = TestReceiver::start_with(|s| {
-        // Long enough for the honest requests below, also on a machine with more work than time.
+        // Long enough for the valid requests below, also on a busy machine.
         s.http.header_timeout = Duration::from_secs(2);
         s.http.idle_timeout = Duration::from_secs(2);
         s.http.body_timeout = Duration::from_secs(2);
     })
     .await;
-    // All at once, so that their time passes once.
+    // Concurrently, so that the test waits for one timeout only.
     let slow =
         ["", "P", "POST / HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
     futures_util::future::join_all(slow.map(async |head| {
@@ -61,7 +61,7 @@ async fn an_incomplete_head_or_body_times_out() {
     // Idle after a response: closed without a reset.
     let answer = receiver.raw(post("e", "")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +78,7 @@ async fn an_interrupted_request_stores_nothing_and_frees_its_resources() {
         let answer = rest(&mut stream).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
     assert_eq!(count_rows(&receiver, "executions").await, 1);
 }
 
@@ -89,10 +89,10 @@ async fn at_the_connection_limit_the_connection_idle_longest_is_evicted() {
     for _ in 0..64 {
         slow.push(connected(&receiver, "POST").await);
     }
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
     for stream in slow.drain(..40) {
         let mut stream = stream;
-        assert_eq!(rest(&mut stream).await, "", "closed without a word");
+        assert_eq!(rest(&mut stream).await, "", "closed without a response");
     }
 }
 
@@ -177,11 +177,11 @@ async fn a_slow_sender_does_not_delay_shutdown() {
 async fn at_the_request_limit_the_slowest_request_is_evicted() {
     let receiver = TestReceiver::start_with(|s| s.http.max_requests = 2).await;
     let mut first = connected(&receiver, head(100)).await;
-    let in_hand = async |n: f64| receiver.metric("requests_in_flight").await == n;
-    until(async || in_hand(1.0).await).await;
+    let in_flight = async |n: f64| receiver.metric("requests_in_flight").await == n;
+    until(async || in_flight(1.0).await).await;
     let _second = connected(&receiver, head(100)).await;
-    until(async || in_hand(2.0).await).await;
-    still_well(&receiver).await;
+    until(async || in_flight(2.0).await).await;
+    assert_serves_others(&receiver).await;
     let answer = rest(&mut first).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
     // Requests that wait for the receiver are not evicted; the next one is answered 503 at once.
@@ -189,14 +189,14 @@ async fn at_the_request_limit_the_slowest_request_is_evicted() {
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let one = connected(&receiver, post("one", "connection: close\r\n")).await;
     let two = connected(&receiver, post("two", "connection: close\r\n")).await;
-    until(async || in_hand(2.0).await && receiver.metric("requests_receiving_body").await == 0.0).await;
+    until(async || in_flight(2.0).await && receiver.metric("requests_receiving_body").await == 0.0).await;
     let refused = receiver.post(execution("three", "completed").to_string()).await;
     assert_eq!(problem(refused, 503).await.0, "busy");
     file.execute_batch("ROLLBACK").unwrap();
     for mut stream in [one, two] {
         assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     }
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +210,11 @@ async fn large_bodies_share_limited_memory_and_small_ones_always_fit() {
     let mut stalled = connected(&receiver, head(large.len()) + &large[..900_000]).await;
     until(async || receiver.metric("body_memory_bytes").await > 800_000.0).await;
     receiver.accept(execution("small", "completed")).await;
-    // The stalled one is evicted for it.
+    // The stalled body is evicted for this one.
     receiver.accept(body_of_size("second", 500_000)).await;
     assert!(rest(&mut stalled).await.starts_with("HTTP/1.1 503 "));
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,21 +242,21 @@ async fn expect_100_continue_is_answered_with_100_or_the_final_status() {
         s.auth.url_tokens = Secrets::of(&["a-token-of-enough-length"]);
     })
     .await;
-    let ask = |path: &str, size: usize| {
+    let expecting_continue = |path: &str, size: usize| {
         format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
         )
     };
     let path = format!("{PATH}/a-token-of-enough-length");
     let body = execution("e", "completed").to_string();
-    let mut stream = connected(&receiver, ask(&path, body.len())).await;
-    let mut go_on = [0; 25];
-    within(stream.read_exact(&mut go_on)).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut stream = connected(&receiver, expecting_continue(&path, body.len())).await;
+    let mut interim = [0; 25];
+    within(stream.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(body.as_bytes()).await.unwrap();
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     for (path, size, status) in [(&*path, 1025, "413"), (PATH, 10, "401"), ("/elsewhere", 10, "404")] {
-        let answer = receiver.raw(ask(path, size)).await;
+        let answer = receiver.raw(expecting_continue(path, size)).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }
@@ -292,7 +292,7 @@ async fn compressed_bodies_are_recorded_decompressed_and_limited_by_their_decomp
         assert_eq!(answer.headers()["accept-encoding"], "gzip");
         assert_eq!(problem(answer, 415).await.0, "unknown-encoding");
     }
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,7 +306,7 @@ async fn a_signature_is_over_the_bytes_as_sent_compressed_or_not() {
     let plain = execution("e", "completed").to_string();
     let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &plain);
     let answer = request.header("content-encoding", "gzip").body(gzip(&plain)).send().await.unwrap();
-    assert_eq!(answer.status(), 401, "what was signed is not what came");
+    assert_eq!(answer.status(), 401, "the signature covers other bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,11 +324,11 @@ async fn http_1_0_1_1_and_2_are_supported() {
     }
     assert!(posts.join_all().await.iter().all(|status| *status == 200));
     let large = http2.post(&receiver.url).header("x", "x".repeat(20_000)).send().await.unwrap();
-    assert_eq!(large.status(), 431, "a few bytes of HTTP/2 may stand for a large head");
+    assert_eq!(large.status(), 431, "a few bytes of HTTP/2 can encode a large head");
     let get = http2.get(&receiver.url).send().await.unwrap();
     assert_eq!(problem(get, 405).await.0, "method-not-allowed");
     assert_eq!(count_rows(&receiver, "executions").await, 51);
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,5 +380,5 @@ async fn malformed_requests_get_their_status() {
     assert_eq!(count_rows(&receiver, "executions").await, 2);
     let trace = receiver.client.request(Method::TRACE, &receiver.url).send().await.unwrap();
     assert_eq!(trace.status(), 405);
-    still_well(&receiver).await;
+    assert_serves_others(&receiver).await;
 }

@@ -18,7 +18,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Returns once it is subscribed.
+    /// Returns once the listener is subscribed.
     async fn start(receiver: &TestReceiver, query: &str) -> Self {
         let answer = receiver.get(&format!("/api/v1/events{query}")).await;
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
@@ -40,10 +40,10 @@ impl Listener {
         }
     }
 
-    /// The data of the next event, which must be of this kind.
+    /// The data of the next event. Panics if it is of another kind.
     async fn event(&mut self, kind: &str) -> Value {
         loop {
-            let event = self.next().await.expect("it ended");
+            let event = self.next().await.expect("the stream ended");
             if !event.starts_with(':') {
                 let (event, data) = event.split_once('\n').unwrap();
                 assert_eq!(event, format!("event: {kind}"));
@@ -60,29 +60,29 @@ async fn changes_are_published_after_their_commit() {
     let mut of_bulk = Listener::start(&receiver, "?bulk=b&status=completed").await;
     let mut of_workflow = Listener::start(&receiver, "?workflow=v").await;
     let body = |status| with(execution("e", status), json!({ "bulk_id": "b" }));
-    let mut told = async |outcome: &str, status: Value| {
+    let mut expect_change = async |outcome: &str, status: Value| {
         let event = all.event("recorded").await;
         assert_eq!((&event["outcome"], &event["status"]), (&json!(outcome), &status));
         assert!(event["received_at"].as_str().unwrap().ends_with('Z'));
         event
     };
     receiver.accept(body("running")).await;
-    let event = told("new", json!("running")).await;
+    let event = expect_change("new", json!("running")).await;
     assert_eq!(
         (&event["execution_id"], &event["workflow_id"], &event["bulk_id"]),
         (&json!("e"), &json!("w"), &json!("b"))
     );
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1);
     receiver.accept(body("completed")).await;
-    told("replacement", json!("completed")).await;
+    expect_change("replacement", json!("completed")).await;
     receiver.accept(body("completed")).await;
     receiver.accept(body("failed")).await;
-    told("conflict", json!("failed")).await;
+    expect_change("conflict", json!("failed")).await;
     assert_eq!(receiver.post("{}").await.status(), 422);
-    let event = told("quarantined", json!(null)).await;
+    let event = expect_change("quarantined", json!(null)).await;
     assert_eq!(event["execution_id"], Value::Null);
     receiver.accept(with(execution("f", "completed"), json!({ "workflow_id": "v" }))).await;
-    told("new", json!("completed")).await;
+    expect_change("new", json!("completed")).await;
     assert_eq!(
         of_bulk.event("recorded").await["outcome"],
         "replacement",
@@ -107,7 +107,7 @@ async fn a_stream_whose_filter_drops_all_changes_has_heartbeats() {
         }
     };
     tokio::select! {
-        said = listener.next() => assert_eq!(said.unwrap(), ": heartbeat"),
+        comment = listener.next() => assert_eq!(comment.unwrap(), ": heartbeat"),
         () = others => {}
     }
 }
@@ -154,22 +154,22 @@ async fn a_slow_reader_gets_missed_events_and_does_not_delay_recording() {
     futures_util::future::join_all(posts).await;
     receiver.wait_until_recorded().await;
 
-    let (mut told, mut missed, mut text) = (0, 0, String::new());
+    let (mut received, mut missed, mut text) = (0, 0, String::new());
     let mut piece = vec![0; 64 << 10];
-    while told + missed < MANY {
+    while received + missed < MANY {
         let size = within(stream.read(&mut piece)).await.unwrap();
-        assert!(size > 0, "it ended after {told}, and {missed} missed");
+        assert!(size > 0, "the stream ended after {received} events and {missed} missed ones");
         text += std::str::from_utf8(&piece[..size]).unwrap();
         while let Some((event, rest)) = text.split_once("\n\n") {
             if event.starts_with("event: recorded") {
-                told += 1;
+                received += 1;
             } else if let Some(number) = event.strip_prefix("event: missed\ndata: {\"missed\":") {
                 missed += number.trim_end_matches('}').parse::<usize>().unwrap();
             }
             text = rest.to_owned();
         }
     }
-    assert!(told + missed == MANY && missed > 0, "told {told}, missed {missed}");
+    assert!(received + missed == MANY && missed > 0, "{received} received, {missed} missed");
     assert_eq!(receiver.metric("events_missed_total").await, missed as f64);
 }
 

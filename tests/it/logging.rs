@@ -222,7 +222,7 @@ async fn commands_end_quietly_on_a_closed_stdout_and_do_not_panic_on_a_full_one(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn control_characters_of_senders_are_escaped_and_one_event_is_one_line() {
-    let acts = |c: char| {
+    let is_control = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -240,7 +240,7 @@ async fn control_characters_of_senders_are_escaped_and_one_event_is_one_line() {
         assert_eq!(receiver.ended().await.code(), Some(0));
         let log = log.join().unwrap();
         for line in &log {
-            assert!(!line.contains(acts), "{line:?}");
+            assert!(!line.contains(is_control), "{line:?}");
         }
         let events: Vec<_> = log.iter().filter(|line| line.contains("received")).collect();
         assert!(events.len() == 1 && events[0].contains("31m"), "{format}: {log:#?}");

@@ -1,24 +1,24 @@
-//! The receiver as its users meet it: over HTTP, on a real PostgreSQL.
+//! Tests of the receiver over HTTP and as a program, with a real PostgreSQL.
 
 #![expect(
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::float_cmp,
     clippy::needless_pass_by_value,
-    reason = "tests deal in small whole numbers, and read better so"
+    reason = "the numbers in tests are small and whole"
 )]
 
 mod answers;
 mod api;
 mod authentication;
 mod blame;
-mod blows;
 mod bounds;
 mod bulks;
-mod clock;
+mod clock_skew;
 mod commands;
 mod cookbook;
 mod damage;
+mod documented_examples;
 mod encodings;
 mod export;
 mod health;
@@ -31,7 +31,6 @@ mod migrations;
 mod openapi;
 mod oracle;
 mod outcomes;
-mod page;
 mod paging;
 mod plans;
 mod program;
@@ -43,16 +42,17 @@ mod refusals;
 mod repair;
 mod retention;
 mod roles;
+mod rollups;
 mod rotation;
 mod siege;
 mod signals;
+mod single_faults;
 mod sizes;
 mod spool;
 mod spool_files;
 mod spool_start;
 mod spool_wal;
 mod stuck;
-mod sums;
 mod support;
 mod torture;
 mod traces;

@@ -67,14 +67,14 @@ async fn concurrent_large_bodies_are_all_answered_within_bounded_memory() {
     }
     let answers = requests.join_all().await;
     let with = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
-    let (taken, refused) = (with("HTTP/1.1 200 "), with("HTTP/1.1 503 "));
-    assert_eq!(taken + refused, 60, "{answers:#?}");
-    assert!(taken >= IN_FLIGHT / BODY, "{taken} taken");
+    let (accepted, rejected) = (with("HTTP/1.1 200 "), with("HTTP/1.1 503 "));
+    assert_eq!(accepted + rejected, 60, "{answers:#?}");
+    assert!(accepted >= IN_FLIGHT / BODY, "{accepted} accepted");
     for answer in answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")) {
         assert!(answer.contains("retry-after: 1"), "{answer}");
     }
     let peak = peak_resident_kib(&process);
-    println!("{taken} taken, {refused} refused, {before} KiB before, {peak} KiB at most");
+    println!("{accepted} accepted, {rejected} rejected, {before} KiB before, {peak} KiB at most");
     // The budget, and a fixed part for the spool's writer and the recorder.
     let bound = before + (IN_FLIGHT as u64 >> 10) + (72 << 10);
     assert!(peak < bound, "{before} KiB before, {peak} KiB at most, more than {bound} KiB");
@@ -113,11 +113,11 @@ async fn stalled_bodies_with_forged_signatures_leave_memory_for_signed_ones() {
             && receiver.metric("body_memory_bytes").await > 1_500_000.0
     })
     .await;
-    // A sender verified by the head gets memory at once: unverified ones can use only half of it.
+    // A sender verified by the head gets memory at once: unverified senders can use only half of it.
     let by_token =
         receiver.client.post(format!("{}/{token}", receiver.url)).body(body_of_size("token", 900_000));
     assert_eq!(by_token.send().await.unwrap().status(), 200);
-    // A sender whose signature is verified after the body gets the memory of the stalled ones.
+    // A sender whose signature is verified after the body gets the memory of the stalled bodies.
     for n in 0..4 {
         let body = body_of_size(&format!("signed {n}"), 900_000);
         let request = signed(receiver.client.post(&receiver.url), "whsec_x", now, &body);
@@ -132,9 +132,9 @@ async fn stalled_bodies_with_forged_signatures_leave_memory_for_signed_ones() {
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
 
-/// Announces a large body with a forged signature, sends `bytes` of it, and stalls. Repeats that after the answer, at the
-/// common `pace`.
-async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace: Arc<Mutex<Interval>>) {
+/// Announces a large body with a forged signature, sends `bytes` of it, and stalls. Repeats that after the answer.
+/// `pace` limits the rate of all senders together.
+async fn forged_sender(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace: Arc<Mutex<Interval>>) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let forged = format!(
         "POST {PATH} HTTP/1.1\r\nhost: x\r\nx-webhook-timestamp: {now}\r\nx-webhook-signature: sha256={}\r\n\
@@ -154,7 +154,7 @@ async fn stranger(address: String, bytes: usize, stalled: Arc<AtomicUsize>, pace
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_unauthenticated_senders_do_not_block_a_large_signed_body() {
-    const STRANGERS: usize = 1500;
+    const FORGED_SENDERS: usize = 1500;
     let dir = TempDir::new().unwrap();
     let process = Process::start(
         program(dir.path())
@@ -165,13 +165,13 @@ async fn stalled_unauthenticated_senders_do_not_block_a_large_signed_body() {
     // 14 MB/s.
     let pace = Arc::new(Mutex::new(interval(Duration::from_millis(5))));
     pace.lock().await.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut strangers = JoinSet::new();
-    for _ in 0..STRANGERS {
-        strangers.spawn(stranger(address(&process), 70_000, stalled.clone(), pace.clone()));
+    let mut forged_senders = JoinSet::new();
+    for _ in 0..FORGED_SENDERS {
+        forged_senders.spawn(forged_sender(address(&process), 70_000, stalled.clone(), pace.clone()));
     }
     until(async || {
         tokio::task::yield_now().await;
-        stalled.load(Relaxed) >= STRANGERS
+        stalled.load(Relaxed) >= FORGED_SENDERS
     })
     .await;
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
@@ -184,7 +184,7 @@ async fn stalled_unauthenticated_senders_do_not_block_a_large_signed_body() {
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         assert!(since.elapsed() < Duration::from_secs(8), "answered after {:?}", since.elapsed());
     }
-    strangers.shutdown().await;
+    forged_senders.shutdown().await;
     process.terminate();
 }
 

@@ -21,11 +21,11 @@ async fn the_docs_page_loads_nothing_from_other_machines() {
     assert_eq!(receiver.get("/openapi.json").await.headers()["cache-control"], "no-store");
     let document = get_json(&receiver, "/openapi.json").await;
     assert_eq!(document["openapi"], "3.1.0");
-    let door = &document["paths"]["/webhooks/workflow-completed"];
+    let webhook = &document["paths"]["/webhooks/workflow-completed"];
     assert!(
         receiver
             .url
-            .starts_with(&door["servers"][0]["url"].as_str().unwrap().replace("localhost", "127.0.0.1"))
+            .starts_with(&webhook["servers"][0]["url"].as_str().unwrap().replace("localhost", "127.0.0.1"))
     );
     let required = &document["components"]["schemas"]["Webhook"]["required"];
     assert_eq!(*required, json!(["execution_id", "workflow_id", "status"]));

@@ -19,7 +19,7 @@ async fn the_oracle_notices_a_change_of_every_column_and_a_lost_row() {
     let sent = load.stop().await;
     process.terminate();
     let verdict = compare(&database, &sent, 0).await;
-    verdict.is_good();
+    verdict.assert_good();
     assert_eq!(verdict.counted_again, 0);
 
     let change = async |statement: &str| {
@@ -98,7 +98,7 @@ async fn the_oracle_notices_a_change_of_every_column_and_a_lost_row() {
         ))
         .await;
     }
-    compare(&database, &sent, 0).await.is_good();
+    compare(&database, &sent, 0).await.assert_good();
     change("DELETE FROM execution_conflicts WHERE conflict_id = (SELECT min(conflict_id) FROM execution_conflicts)").await;
     assert_eq!(compare(&database, &sent, 0).await.lost.len(), 1);
 }

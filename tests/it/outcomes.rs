@@ -67,7 +67,7 @@ async fn a_late_non_terminal_status_never_replaces_a_terminal_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn among_non_terminal_statuses_the_latest_delivery_stands() {
+async fn among_non_terminal_statuses_the_latest_delivery_is_kept() {
     both_ways(
         &[
             execution("e", "running"),
@@ -171,7 +171,7 @@ async fn each_field_of_a_webhook_is_stored_and_shown_under_its_own_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_payload_has_unknown_fields() {
+async fn unknown_fields_are_kept_in_the_payload() {
     let receiver = TestReceiver::start().await;
     let body = with(execution("e", "completed"), json!({ "version_id": "v2", "région": { "é": [1, null] } }));
     receiver.accept(&body).await;

@@ -42,9 +42,9 @@ async fn paging_neither_skips_nor_repeats_rows_while_new_ones_are_recorded() {
         INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
         SELECT 'odd', '', execution_id::bytea, 1, first_received_at, last_received_at FROM executions";
     sqlx::raw_sql(inserted).execute(&mut receiver.connection().await).await.unwrap();
-    let came = std::sync::atomic::AtomicUsize::new(0);
+    let rounds = std::sync::atomic::AtomicUsize::new(0);
     let meanwhile = async || {
-        let n = came.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let n = rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         receiver
             .accept(with(execution(&format!("new {n}"), "failed"), json!({ "bulk_id": "b", "output": [n] })))
             .await;
@@ -76,7 +76,7 @@ async fn paging_neither_skips_nor_repeats_rows_while_new_ones_are_recorded() {
             let keys: HashSet<_> =
                 old.iter().map(|item| format!("{} {}", item[key], item["position"])).collect();
             assert_eq!((old.len(), keys.len()), (count, count), "{path} {period}");
-            // The texts have no order: trailing zeros are missing.
+            // The texts cannot be compared: trailing zeros are missing.
             let time = |item: &Value| {
                 OffsetDateTime::parse(item["first_received_at"].as_str().unwrap(), &Rfc3339).unwrap()
             };
@@ -128,7 +128,7 @@ async fn rare_rows_are_found_after_short_or_empty_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn results_continue_within_an_execution_with_many_outputs_and_after_one_with_large_outputs() {
     let receiver = TestReceiver::start().await;
-    // PostgreSQL cannot compress it.
+    // Text that PostgreSQL cannot compress.
     let words = (0_u64..400_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
     let noise = words.map(|word| format!("{word:016x}")).collect::<Vec<_>>().concat();
     receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null] }))).await;
@@ -149,7 +149,7 @@ async fn results_continue_within_an_execution_with_many_outputs_and_after_one_wi
         assert_eq!(found, expected, "by {limit}");
     }
     let page = get_json(&receiver, "/api/v1/results?limit=1000").await;
-    assert_eq!(page["items"].as_array().unwrap().len(), 26, "a page ends behind so much");
+    assert_eq!(page["items"].as_array().unwrap().len(), 26, "a page ends after 4 MiB of values");
     let one = get_json(&receiver, "/api/v1/executions/much").await;
     assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
 }

@@ -1,4 +1,4 @@
-//! The plans of the queries of the read API: by an index, in the order of the list.
+//! The plans of the read API's queries: each uses an index, and a list is read in the order of that index.
 
 use sqlx::PgConnection;
 
@@ -7,7 +7,7 @@ use crate::support::http::get_json;
 use crate::support::postgres::{scans, server_log};
 use crate::support::receiver::TestReceiver;
 
-/// A statement that PostgreSQL received for a request, to prepare, and the query that executes it with its values.
+/// A statement that PostgreSQL received for a request, as `PREPARE`, and the `EXECUTE` with its values.
 struct Sent {
     prepare: String,
     query: String,
@@ -19,21 +19,21 @@ async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
     let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
     let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
-    // Each line of an entry after the first begins with a tab.
+    // Each line of a log entry after the first begins with a tab.
     let log = server_log()[before..].replace("\n\t", "\r");
-    let said: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(&pid)?.1)).collect();
-    let with_values = said.windows(2).enumerate().filter_map(|(n, pair)| {
+    let entries: Vec<_> = log.lines().filter_map(|line| Some(line.split_once(&pid)?.1)).collect();
+    let with_values = entries.windows(2).enumerate().filter_map(|(n, pair)| {
         let statement = pair[0].strip_prefix("LOG:  execute ")?.split_once(": ")?.1;
         if statement.contains("set_config") {
             return None;
         }
         let values = pair[1].split_once("arameters: ")?.1.split(", $");
         let values: Vec<_> = values.map(|value| value.split_once(" = ").unwrap().1).collect();
-        let prepare = format!("PREPARE asked_{before}_{n} AS {}", statement.replace('\r', "\n"));
-        Some(Sent { prepare, query: format!("EXECUTE asked_{before}_{n} ({})", values.join(", ")) })
+        let prepare = format!("PREPARE sent_{before}_{n} AS {}", statement.replace('\r', "\n"));
+        Some(Sent { prepare, query: format!("EXECUTE sent_{before}_{n} ({})", values.join(", ")) })
     });
     let sent: Vec<_> = with_values.collect();
-    assert!(!sent.is_empty(), "{answer}: {said:#?}");
+    assert!(!sent.is_empty(), "{answer}: {entries:#?}");
     sent
 }
 
@@ -41,12 +41,12 @@ async fn prepare(connection: &mut PgConnection, sent: &Sent) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(&*sent.prepare)).execute(connection).await.unwrap();
 }
 
-/// Asserts that only this index is used, and that it has the order of the list: only rows with the same time and the
-/// results of one execution are sorted.
-async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
+/// Asserts that only this index is used, and that it gives the order of the list: PostgreSQL sorts only rows with the
+/// same time, and the results of one execution.
+async fn assert_uses_index(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
     for sent in sent(receiver, path).await {
         prepare(connection, &sent).await;
-        // The outputs are read by the identifiers of the executions.
+        // The outputs are read by the primary key of the executions.
         let by_key = sent.prepare.contains("jsonb_path_query_array");
         let index = if by_key { "executions_pkey" } else { index };
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {}", sent.query));
@@ -64,7 +64,7 @@ async fn led_by(receiver: &TestReceiver, connection: &mut PgConnection, path: &s
         let lines: Vec<_> = plan.lines().map(|line| line.trim_start_matches([' ', '-', '>'])).collect();
         let sorted = lines.windows(2).filter(|pair| pair[0].starts_with("Sort  "));
         let whole = sorted.filter(|pair| !pair[1].ends_with(".\"position\""));
-        assert_eq!(whole.count(), 0, "{path}: all is sorted\n{plan}");
+        assert_eq!(whole.count(), 0, "{path}: the whole list is sorted\n{plan}");
     }
 }
 
@@ -108,11 +108,11 @@ async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
         ("quarantine?limit=50", "quarantine_first_received_at"),
     ] {
         let path = format!("/api/v1/{path}");
-        led_by(&receiver, &mut connection, &path, index).await;
+        assert_uses_index(&receiver, &mut connection, &path, index).await;
         let from = format!("{path}&from=2026-02-20T00:00:00Z&to=2026-03-01T00:00:00Z");
-        led_by(&receiver, &mut connection, &from, index).await;
+        assert_uses_index(&receiver, &mut connection, &from, index).await;
         if let Some(next) = get_json(&receiver, &path).await["next"].as_str() {
-            led_by(&receiver, &mut connection, &format!("{path}&cursor={next}"), index).await;
+            assert_uses_index(&receiver, &mut connection, &format!("{path}&cursor={next}"), index).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The program: its start and stop, the private PostgreSQL, secrets.
+//! The program: start and stop, the private PostgreSQL, secrets.
 
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
@@ -71,7 +71,7 @@ async fn sigterm_records_acknowledged_deliveries_and_exits_with_success() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_program_at_once_and_acknowledged_deliveries_stay_in_the_spool() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    // PostgreSQL cannot be reached: draining does not end.
+    // PostgreSQL cannot be reached, so the spool is not recorded.
     let mut away =
         Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
     away.accept(execution("e", "completed")).await;
@@ -230,7 +230,7 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
     first.terminate();
 }
 
-/// Every secret holds HUSH, every body PRIVATE.
+/// Every secret contains HUSH, every body PRIVATE.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_columns() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
@@ -256,7 +256,7 @@ async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_col
         r#"{"execution_id":["PRIVATE"]}"#.to_owned(),
     ];
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    let quiet = |text: &str| assert!(!text.contains("PRIVATE") && !text.contains("HUSH"), "{text}");
+    let assert_no_leak = |text: &str| assert!(!text.contains("PRIVATE") && !text.contains("HUSH"), "{text}");
     for client in [Client::new(), Client::builder().http2_prior_knowledge().build().unwrap()] {
         for body in &bodies {
             let post = |suffix: &str| client.post(format!("{}{suffix}", process.url)).body(body.clone());
@@ -272,8 +272,8 @@ async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_col
                 client.get(format!("{}/HUSH-a-long-enough-token", process.url)),
             ] {
                 let answer = request.send().await.unwrap();
-                quiet(&format!("{:?}", answer.headers()));
-                quiet(&answer.text().await.unwrap());
+                assert_no_leak(&format!("{:?}", answer.headers()));
+                assert_no_leak(&answer.text().await.unwrap());
             }
         }
         for (path, token) in [
@@ -282,7 +282,7 @@ async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_col
             ("metrics", "HUSH"),
         ] {
             let page = client.get(format!("http://{}/{path}", process.admin)).bearer_auth(token);
-            quiet(&page.send().await.unwrap().text().await.unwrap());
+            assert_no_leak(&page.send().await.unwrap().text().await.unwrap());
         }
     }
     let log = process.terminate();
@@ -290,9 +290,9 @@ async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_col
         |line: &String| line.contains("\"execution_id\":\"e\"") && line.contains("\"outcome\":\"new\"");
     assert!(log.iter().any(recorded));
     assert!(log.iter().any(|line| line.contains("\"problem\":\"not-json\"")));
-    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "the log holds all levels");
+    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "the log contains all levels");
     for line in &log {
-        quiet(line);
+        assert_no_leak(line);
     }
     let spans = collector.spans(1).await;
     assert!(
@@ -301,7 +301,7 @@ async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_col
     );
     for (headers, message) in collector.messages() {
         assert_eq!(headers["authorization"], "Bearer HUSH");
-        quiet(&String::from_utf8_lossy(&message));
+        assert_no_leak(&String::from_utf8_lossy(&message));
     }
     for entry in std::fs::read_dir(dir.path().join("data/spool")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();

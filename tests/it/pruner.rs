@@ -1,4 +1,4 @@
-//! Removal of expired rows: concurrently, in the background, interrupted, by an index.
+//! Removal of expired rows: concurrent, in the background, interrupted, and its use of indexes.
 
 use std::io::Read;
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn hold(database: &PgConnectOptions) -> PgConnection {
 }
 
 /// Time limits that are longer than the test.
-fn patient(settings: &mut Settings) {
+fn long_timeouts(settings: &mut Settings) {
     settings.retention.conflicts = TWO_DAYS;
     settings.recorder.max_backoff = Duration::from_millis(100);
     settings.database.statement_timeout = Duration::from_mins(10);
@@ -135,7 +135,7 @@ fn patient(settings: &mut Settings) {
 async fn pruning_ends_at_once_when_the_receiver_stops() {
     let (dir, database) = old_database("SELECT").await;
     let held = hold(&database).await;
-    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    let receiver = TestReceiver::start_in(dir, database, long_timeouts).await;
     receiver.until_blocked().await;
     within(receiver.stop()).await;
     drop(held);
@@ -145,7 +145,7 @@ async fn pruning_ends_at_once_when_the_receiver_stops() {
 async fn an_interrupted_round_is_reported_and_repeated() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
-    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    let receiver = TestReceiver::start_in(dir, database, long_timeouts).await;
     let pid = receiver.until_blocked().await;
     sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut held).await.unwrap();
     until(async || receiver.metric("prune_failing").await == 1.0).await;
@@ -161,7 +161,7 @@ async fn an_interrupted_round_is_reported_and_repeated() {
 async fn one_of_several_receivers_prunes() {
     let (dir, database) = old_database("SELECT").await;
     let mut held = hold(&database).await;
-    let receiver = TestReceiver::start_in(dir, database, patient).await;
+    let receiver = TestReceiver::start_in(dir, database, long_timeouts).await;
     receiver.until_blocked().await;
     let dir = TempDir::new().unwrap();
     let mut other = Process::start(

@@ -54,10 +54,10 @@ async fn webhooks_in_a_changed_format_are_recorded_with_a_mapping() {
         json!({ "execution_id": id, "status": "completed", "output": "o", "bulk_id": "b",
                 "payload": changed(id), "deliveries": deliveries })
     };
-    assert_eq!(recorded, [row("one", 2), row("two", 1)], "what came is kept as it came");
+    assert_eq!(recorded, [row("one", 2), row("two", 1)], "the payload is the original body");
     assert_eq!(receiver.row("SELECT received FROM bulks").await["received"], 2);
 
-    let mend = [
+    let mapped = [
         "retry",
         &ids[2],
         "--map",
@@ -67,7 +67,7 @@ async fn webhooks_in_a_changed_format_are_recorded_with_a_mapping() {
         "--set",
         "status=failed",
     ];
-    assert_eq!(quarantine(&receiver, &mend).1, Some(0));
+    assert_eq!(quarantine(&receiver, &mapped).1, Some(0));
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
 }
 
@@ -100,7 +100,7 @@ async fn retry_after_an_upgrade_records_bodies_that_can_be_parsed_now() {
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
 }
 
-/// Stores a body like an older receiver that could not parse it.
+/// Stores a body in quarantine, as an older receiver does that cannot parse it.
 async fn insert_entry(receiver: &TestReceiver, body: &[u8], intact: bool) {
     let keep = "INSERT INTO quarantine
             (reason, body, body_sha256, intact, deliveries, first_received_at, last_received_at)
@@ -139,7 +139,7 @@ async fn retry_all_skips_damaged_bodies() {
     assert!(code == Some(0) && text.ends_with("recorded 1100, not recorded 0\n"), "{text}");
     assert_eq!(receiver.row("SELECT intact FROM quarantine").await["intact"], false);
     let id = receiver.row("SELECT quarantine_id AS id FROM quarantine").await["id"].to_string();
-    assert_eq!(quarantine(&receiver, &["retry", &id]).1, Some(0), "who has looked may say so");
+    assert_eq!(quarantine(&receiver, &["retry", &id]).1, Some(0), "a damaged body is retried by its number");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,11 +214,11 @@ async fn the_quarantine_has_a_limit_but_always_stores_acknowledged_webhooks() {
     let body = |n: usize, size: usize| format!(r#"{{"n":{n},"fill":"{}"}}"#, "x".repeat(size));
     // In one batch: the body that is too large does not count against the limit.
     let held = receiver.hold_recording().await;
-    assert_eq!(receiver.post(body(0, 2_000)).await.status(), 422, "too large for it");
+    assert_eq!(receiver.post(body(0, 2_000)).await.status(), 422, "larger than max_bytes");
     for n in 1..=5 {
         assert_eq!(receiver.post(body(n, 10)).await.status(), 422);
     }
-    assert_eq!(receiver.post(body(1, 10)).await.status(), 422, "one that is there");
+    assert_eq!(receiver.post(body(1, 10)).await.status(), 422, "a body that is stored already");
     held.release().await;
     let kept = receiver.rows("SELECT deliveries FROM quarantine ORDER BY deliveries DESC").await;
     assert_eq!(kept.iter().map(|row| &row["deliveries"]).collect::<Vec<_>>(), [2, 1, 1]);

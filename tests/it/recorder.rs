@@ -1,4 +1,4 @@
-//! Recording over several connections: per-execution order, stuck batches, lost connections.
+//! Recording over several connections: per-execution order, blocked batches, lost connections.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use workflow_receiver::db::create_database;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{new_database, no_database, rows};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::spool_holding;
 use crate::support::wait::{pause, until};
 
@@ -21,7 +21,7 @@ fn in_batches_of_one(settings: &mut Settings) {
     settings.recorder.connections = 4;
 }
 
-fn over_two(settings: &mut Settings) {
+fn with_two_connections(settings: &mut Settings) {
     settings.recorder.connections = 2;
 }
 
@@ -40,56 +40,56 @@ async fn the_first_terminal_status_wins_over_several_connections() {
     assert_eq!(
         receiver.metric("record_retries_total").await,
         0.0,
-        "batches never waited for each other's locks"
+        "batches did not wait for each other's locks"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_latest_non_terminal_status_stands_over_several_connections() {
-    let news = ["s1", "s2", "s3", "s4", "s5", "s6"];
-    let bodies = (0..40).flat_map(|n| news.map(|status| execution(&format!("e{n}"), status).to_string()));
+async fn the_latest_non_terminal_status_is_kept_over_several_connections() {
+    let statuses = ["s1", "s2", "s3", "s4", "s5", "s6"];
+    let bodies = (0..40).flat_map(|n| statuses.map(|status| execution(&format!("e{n}"), status).to_string()));
     let receiver =
         TestReceiver::start_in(spool_holding(bodies).await, new_database().await, in_batches_of_one).await;
     let last = receiver.row("SELECT count(*) FROM executions WHERE status = 's6'").await;
     assert_eq!(last["count"], 40);
 }
 
-/// e0 is not recorded until the returned connection is closed.
-async fn stuck_at_e0(database: &PgConnectOptions) -> PgConnection {
+/// Blocks the recording of e0 until the returned connection is closed.
+async fn block_e0(database: &PgConnectOptions) -> PgConnection {
     TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
     let mut connection = PgConnection::connect_with(database).await.unwrap();
-    let stuck = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+    let block = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
                      BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
                  CREATE TRIGGER wait BEFORE INSERT ON executions FOR EACH ROW
                      WHEN (NEW.execution_id = 'e0') EXECUTE FUNCTION wait();
                  SELECT pg_advisory_lock(1)";
-    sqlx::raw_sql(stuck).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(block).execute(&mut connection).await.unwrap();
     connection
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_batch_delays_no_other_batch_in_flight_and_the_spool_keeps_all_of_them() {
+async fn a_blocked_batch_delays_no_other_batch_in_flight_and_the_spool_keeps_all_of_them() {
     let database = new_database().await;
-    let stuck = stuck_at_e0(&database).await;
+    let blocked = block_e0(&database).await;
     let receiver =
         TestReceiver::start_in(spool_holding(numbered_executions(200)).await, database, |settings| {
             in_batches_of_one(settings);
-            // Longer than the test: the delivery does not become one that fails alone.
+            // Longer than the test, so that the delivery does not become stuck.
             settings.database.statement_timeout = Duration::from_mins(10);
         })
         .await;
-    // The stuck batch is the first of 128 in flight.
+    // The blocked batch is the first of 128 in flight.
     let recorded = async || receiver.rows_now("SELECT count(*) FROM executions").await[0]["count"].clone();
     let start = Instant::now();
     until(async || recorded().await == 127).await;
-    // As long again: if more batches were admitted, some would be recorded by then.
+    // Wait as long again: if more batches were admitted, some would be recorded by then.
     let enough = Instant::now() + start.elapsed().max(Duration::from_secs(1));
     while Instant::now() < enough {
         pause().await;
         assert_eq!(receiver.metric("spool_depth").await, 200.0);
         assert_eq!(recorded().await, 127);
     }
-    stuck.close().await.unwrap();
+    blocked.close().await.unwrap();
     assert_eq!(
         receiver.row("SELECT count(*), sum(deliveries) FROM executions").await,
         json!({ "count": 200, "sum": 200 })
@@ -97,23 +97,23 @@ async fn a_stuck_batch_delays_no_other_batch_in_flight_and_the_spool_keeps_all_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_batch_is_recorded_while_another_is_stuck() {
+async fn a_small_batch_is_recorded_while_another_is_blocked() {
     let database = new_database().await;
-    let stuck = stuck_at_e0(&database).await;
-    let receiver = TestReceiver::start_on(database, over_two).await;
+    let blocked = block_e0(&database).await;
+    let receiver = TestReceiver::start_on(database, with_two_connections).await;
     for body in numbered_executions(2) {
         receiver.accept(body).await;
         receiver.until_blocked().await;
     }
     let e1 = "SELECT count(*) FROM executions WHERE execution_id = 'e1'";
     until(async || receiver.rows_now(e1).await[0]["count"] == 1).await;
-    stuck.close().await.unwrap();
+    blocked.close().await.unwrap();
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_batch_after_others_is_recorded_before_the_receiver_stops() {
-    let receiver = TestReceiver::start_with(over_two).await;
+    let receiver = TestReceiver::start_with(with_two_connections).await;
     let held = receiver.hold_recording().await;
     for body in numbered_executions(20) {
         receiver.accept(body).await;
@@ -164,7 +164,7 @@ async fn recording_works_with_fewer_connections_than_configured() {
 async fn rows_deleted_from_the_spool_do_not_delay_the_next_delivery() {
     let database = new_database().await;
     let later = database.clone().database("made_later");
-    let receiver = TestReceiver::start_on(later.clone(), impatient).await;
+    let receiver = TestReceiver::start_on(later.clone(), fast_retries).await;
     for body in numbered_executions(3) {
         receiver.accept(body).await;
     }
@@ -191,7 +191,7 @@ async fn the_limit_of_the_quarantine_holds_over_several_connections() {
                     BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
                 CREATE TRIGGER slow AFTER INSERT ON quarantine FOR EACH STATEMENT EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(&mut connection).await.unwrap();
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for n in 0..60 {
         assert_eq!(receiver.post(json!({ "n": n }).to_string()).await.status(), 422);
     }

@@ -117,23 +117,23 @@ async fn every_path_requires_the_token_if_it_is_set() {
             "{path}"
         );
     }
-    let ask = async |user: &str, password: &str| {
-        let asked = receiver.client.get(format!("{}/api/v1/executions", receiver.admin));
-        asked.basic_auth(user, Some(password)).send().await.unwrap()
+    let get_with_password = async |user: &str, password: &str| {
+        let request = receiver.client.get(format!("{}/api/v1/executions", receiver.admin));
+        request.basic_auth(user, Some(password)).send().await.unwrap()
     };
-    assert_eq!(ask("anyone", token).await.status(), 200, "as a browser does");
-    assert_eq!(ask(token, "").await.status(), 401);
-    assert_eq!(ask("anyone", "an_admin_token_of_some_lengt").await.status(), 401);
+    assert_eq!(get_with_password("anyone", token).await.status(), 200, "as a browser does");
+    assert_eq!(get_with_password(token, "").await.status(), 401);
+    assert_eq!(get_with_password("anyone", "an_admin_token_of_some_lengt").await.status(), 401);
     let challenges: Vec<_> =
-        ask("", "").await.headers().get_all("www-authenticate").iter().cloned().collect();
+        get_with_password("", "").await.headers().get_all("www-authenticate").iter().cloned().collect();
     assert_eq!(challenges, ["Bearer", r#"Basic realm="workflow-receiver", charset="UTF-8""#]);
     for odd in ["Basic", "Basic !", "Basic bm8gY29sb24=", "Bearer", "Digest x"] {
-        let asked = receiver.client.get(format!("{}/docs", receiver.admin)).header(AUTHORIZATION, odd);
-        assert_eq!(asked.send().await.unwrap().status(), 401, "{odd}");
+        let request = receiver.client.get(format!("{}/docs", receiver.admin)).header(AUTHORIZATION, odd);
+        assert_eq!(request.send().await.unwrap().status(), 401, "{odd}");
     }
 }
 
-/// DNS rebinding: a web page can point its own name to loopback, and then has the same origin.
+/// DNS rebinding: a web page points its own host name to loopback, and its requests are then same-origin.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_token_dns_rebinding_is_rejected() {
     let receiver = TestReceiver::start().await;
@@ -151,8 +151,8 @@ async fn without_a_token_dns_rebinding_is_rejected() {
         ("127.0.0.1:9090.evil", "/api/v1/executions", 421),
         ("127.0.0.1:9090.evil", "/metrics", 421),
     ] {
-        let asked = receiver.client.get(format!("{}{path}", receiver.admin)).header(HOST, host);
-        assert_eq!(asked.send().await.unwrap().status(), status, "{host} {path}");
+        let request = receiver.client.get(format!("{}{path}", receiver.admin)).header(HOST, host);
+        assert_eq!(request.send().await.unwrap().status(), status, "{host} {path}");
     }
 }
 

@@ -40,7 +40,7 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     for id in ["bad1", "good", "bad2"] {
         receiver.accept(full(id)).await;
     }
-    // jsonb can never hold the first body, and never all of the second.
+    // jsonb can hold no part of the first body, and only a part of the second.
     receiver.accept(r#"{"execution_id":"bad3","workflow_id":"w","status":"completed","x":"\u0000"}"#).await;
     receiver.accept(r#"{"execution_id":"twice","workflow_id":"w","status":"completed","x":1,"x":2}"#).await;
     let degraded = "SELECT execution_id, payload, output, total_cost FROM executions

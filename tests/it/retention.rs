@@ -1,4 +1,4 @@
-//! Retention: which rows expire, which stay, and what is still known about removed payloads.
+//! Retention: which rows expire, which are kept, and the comparison with removed payloads.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed()
     }
     age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": bodies().len() }));
-    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 0 }), "once");
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 0 }), "removed only once");
 
     for body in bodies() {
         receiver.accept(&body).await;
@@ -79,14 +79,14 @@ async fn a_non_terminal_status_without_payload_is_replaced_with_the_payload_of_t
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     let row = "SELECT status, output, payload_removed_at IS NULL AS kept, output_sha256 IS NULL AS plain FROM executions";
     let removed = json!({ "status": "running", "output": null, "kept": false, "plain": false });
-    assert_eq!(receiver.row(row).await, removed, "a duplicate brings nothing back");
+    assert_eq!(receiver.row(row).await, removed, "a duplicate does not restore the payload");
     let shown = get_json(&receiver, "/api/v1/executions/e").await;
     assert!(shown["payload"].is_null() && shown["payload_removed_at"].is_string(), "{shown}");
     receiver.accept(with(execution("e", "completed"), json!({ "output": "done" }))).await;
     let whole = json!({ "status": "completed", "output": "done", "kept": true, "plain": true });
     assert_eq!(receiver.row(row).await, whole);
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d"), ("EXECUTIONS", "2d")])["payloads"], 0);
-    assert_eq!(receiver.row(row).await, whole, "as old as its latest delivery");
+    assert_eq!(receiver.row(row).await, whole, "the age counts from the latest delivery");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +154,7 @@ async fn rollups_outlive_their_executions_and_a_bulk_is_removed_with_its_last_ex
     assert_eq!(pruned(&receiver, &limits), json!({ "executions": 3, "bulks": 1 }));
     assert_eq!(receiver.row("SELECT bulk_id FROM bulks").await, json!({ "bulk_id": "announced" }));
     receiver.accept(body("4")).await;
-    assert_eq!(receiver.row(bulk).await["received"], 1, "it begins anew");
+    assert_eq!(receiver.row(bulk).await["received"], 1, "the bulk is new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +205,7 @@ async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((code, lines[0][..3].join(" ")), (Some(0), "would be removed".to_owned()), "{text}");
     assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
-    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: they are removed with their executions");
+    assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: payloads are removed with their executions");
     assert_eq!(lines[3][..2], ["bulks", "1"], "{text}");
     assert_eq!((lines[4][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 5), "{text}");
 

@@ -52,7 +52,7 @@ async fn can_read_everything(operator: &PgConnectOptions, url: &str) {
     }
 }
 
-/// The role of the receiver can read what the admin API returns.
+/// The receiver's role can read everything that the admin API returns.
 async fn api_answers(process: &Process) {
     let get = async |path: &str| {
         let answer =
@@ -90,11 +90,11 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
     let migrated =
         run_to_end(program(dir.path()).arg("migrate").env("DATABASE_URL", of("workflow_receiver_owner")));
     assert_eq!(migrated.1, Some(0), "{}", migrated.0);
-    let not_taken_over = "SELECT c.oid::regclass::text AS name FROM pg_class AS c
+    let other_owners = "SELECT c.oid::regclass::text AS name FROM pg_class AS c
             WHERE c.relnamespace = 'public'::regnamespace AND c.relowner <> 'workflow_receiver_owner'::regrole
         UNION ALL SELECT p.proname FROM pg_proc AS p
             WHERE p.pronamespace = 'public'::regnamespace AND p.proowner <> 'workflow_receiver_owner'::regrole";
-    assert_eq!(rows(&database, not_taken_over).await, Vec::<Value>::new());
+    assert_eq!(rows(&database, other_owners).await, Vec::<Value>::new());
     assert_eq!(grant(), (String::new(), Some(0)), "roles.sql can be run again");
 
     let mut receiver = program(dir.path());
@@ -145,8 +145,11 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
         "CREATE TABLE a ()",
         "UPDATE _sqlx_migrations SET success = false",
     ] {
-        let said = error_of("workflow_receiver", &database, statement).await;
-        assert!(said.contains("permission denied") || said.contains("must be owner"), "{statement}: {said}");
+        let error = error_of("workflow_receiver", &database, statement).await;
+        assert!(
+            error.contains("permission denied") || error.contains("must be owner"),
+            "{statement}: {error}"
+        );
     }
     for statement in [
         "INSERT INTO bulks (bulk_id) VALUES ('x')",
@@ -157,8 +160,8 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
         "SET default_transaction_read_only = off; CREATE TEMPORARY TABLE a ()",
         "SET default_transaction_read_only = off; SELECT lo_from_bytea(0, 'a')",
     ] {
-        let said = error_of("workflow_receiver_operator", &database, statement).await;
-        assert!(said.contains("permission denied") || said.contains("read-only"), "{statement}: {said}");
+        let error = error_of("workflow_receiver_operator", &database, statement).await;
+        assert!(error.contains("permission denied") || error.contains("read-only"), "{statement}: {error}");
     }
 }
 
@@ -204,7 +207,7 @@ struct TlsPostgres {
 
 impl TlsPostgres {
     async fn start() -> Self {
-        // The user that runs PostgreSQL needs access.
+        // The user that runs PostgreSQL needs access to this directory.
         let dir = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let place = dir.path().join("postgres");

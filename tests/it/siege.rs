@@ -1,5 +1,5 @@
-//! Generated requests, mostly malformed: no panic, no memory leak, no row without a request and no acknowledgement without a
-//! row.
+//! Generated requests, mostly malformed: no panic, no memory leak, no row without a request and no acknowledgement
+//! without a row.
 //!
 //! `make siege` sends a million requests (`SIEGE_REQUESTS`); `make test` a few thousand.
 
@@ -163,14 +163,14 @@ fn unexplained<K: Debug + Eq + Hash>(sent: &HashMap<K, Count>, recorded: &HashMa
         .collect()
 }
 
-/// The growth of memory that is accepted after `requests`: half of what a leak of one kilobyte per request would take. `None`
-/// when there are too few to tell.
+/// The allowed growth of memory after `requests`: half of the growth with a leak of one kilobyte per request. `None`
+/// for too few requests.
 fn allowed_growth_kib(requests: u64) -> Option<u64> {
     (requests >= 100_000).then_some(requests / 2)
 }
 
 #[test]
-fn a_leak_of_a_kilobyte_per_request_is_more_than_the_accepted_growth() {
+fn a_leak_of_a_kilobyte_per_request_is_more_than_the_allowed_growth() {
     assert_eq!(allowed_growth_kib(3_000), None);
     assert!(allowed_growth_kib(750_000).is_some_and(|allowed| allowed < 750_000 * 1_000 / 1_024));
 }
@@ -187,10 +187,10 @@ fn the_siege_notices_a_row_without_a_request_and_an_answer_without_a_row() {
         ("answered", vec![("answered", 4)]),
         ("answered", vec![("unclear", 1)]),
         ("unclear", vec![("answered", 2), ("unclear", 2)]),
-        ("stranger", vec![("answered", 2), ("stranger", 1)]),
+        ("unsent", vec![("answered", 2), ("unsent", 1)]),
     ] {
-        let said = unexplained(&sent, &rows.into_iter().collect());
-        assert!(said.len() == 1 && said[0].contains(wrong), "{said:?}");
+        let findings = unexplained(&sent, &rows.into_iter().collect());
+        assert!(findings.len() == 1 && findings[0].contains(wrong), "{findings:?}");
     }
 }
 
@@ -273,7 +273,7 @@ async fn malformed_requests_cause_no_panic_no_memory_leak_and_no_unexplained_row
     if let Some(allowed) = allowed_growth_kib(requests / 4 * 3) {
         assert!(
             memory[3].saturating_sub(memory[0]) < allowed,
-            "memory grows: {memory:?} KiB, accepted are {allowed}"
+            "memory grows: {memory:?} KiB, allowed are {allowed}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Signals: each one that ends a process by default stops the receiver gracefully, SIGHUP re-reads secrets.
+//! Signals: each signal that ends a process by default stops the receiver gracefully; SIGHUP re-reads secrets.
 
 use std::path::Path;
 use std::process::Command;

@@ -132,7 +132,7 @@ async fn outputs_that_compress_well_are_paged_and_exported_by_the_size_of_their_
     .await;
     for filter in ["", "workflow=w", "bulk=b"] {
         let page = get_json(&receiver, &format!("/api/v1/results?limit=1000&{filter}")).await;
-        assert_eq!(page["items"].as_array().unwrap().len(), 1, "a page ends after so much");
+        assert_eq!(page["items"].as_array().unwrap().len(), 1, "a page ends after 4 MiB of values");
         assert!(page["next"].is_string());
     }
     let positions = exported(&receiver, "").await;

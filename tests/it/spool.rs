@@ -10,7 +10,7 @@ use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::{spool_file, spool_holding};
 use crate::support::wait::until;
 
@@ -31,7 +31,7 @@ async fn without_postgresql_webhooks_are_accepted_and_recorded_after_it_is_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgresql_the_receiver_is_ready_and_reports_the_problem() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     until(async || receiver.ready().await.1["problems"].to_string().contains("not recording since")).await;
     let (code, health) = receiver.ready().await;
@@ -53,12 +53,16 @@ async fn one_row_that_postgresql_refuses_is_quarantined_and_all_others_are_recor
     sqlx::raw_sql(refuse).execute(&mut connection).await.unwrap();
 
     let receiver =
-        TestReceiver::start_in(spool_holding(numbered_executions(2000)).await, database, impatient).await;
+        TestReceiver::start_in(spool_holding(numbered_executions(2000)).await, database, fast_retries).await;
     assert_eq!(count_executions(&receiver).await, 1999);
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e1234", "completed"));
     assert!(row["reason"].as_str().unwrap().contains("not_this"), "{row}");
-    assert_eq!(receiver.metric("record_retries_total").await, 0.0, "a refused row is no reason to retry");
+    assert_eq!(
+        receiver.metric("record_retries_total").await,
+        0.0,
+        "the search for a refused row counts as no retry"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +76,7 @@ async fn a_delivery_that_always_breaks_its_connection_does_not_block_others() {
                       WHEN (NEW.execution_id = 'e5') EXECUTE FUNCTION die()";
     sqlx::raw_sql(poison).execute(&mut connection).await.unwrap();
     let receiver =
-        TestReceiver::start_in(spool_holding(numbered_executions(20)).await, database, impatient).await;
+        TestReceiver::start_in(spool_holding(numbered_executions(20)).await, database, fast_retries).await;
     assert_eq!(count_executions(&receiver).await, 19);
     let row = receiver.row("SELECT reason, convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(row["body"], execution("e5", "completed"));
@@ -81,7 +85,7 @@ async fn a_delivery_that_always_breaks_its_connection_does_not_block_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_table_is_missing_deliveries_wait_and_none_is_lost() {
-    let receiver = TestReceiver::start_with(impatient).await;
+    let receiver = TestReceiver::start_with(fast_retries).await;
     let mut connection = receiver.connection().await;
     sqlx::raw_sql("ALTER TABLE executions RENAME TO elsewhere").execute(&mut connection).await.unwrap();
     receiver.accept(execution("e", "completed")).await;
@@ -96,7 +100,7 @@ async fn while_a_table_is_missing_deliveries_wait_and_none_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_hangs_times_out_and_is_retried() {
     let receiver = TestReceiver::start_with(|s| {
-        impatient(s);
+        fast_retries(s);
         s.database.statement_timeout = std::time::Duration::from_millis(100);
     })
     .await;
@@ -108,7 +112,7 @@ async fn a_statement_that_hangs_times_out_and_is_retried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn terminated_connections_lose_no_delivery() {
-    let receiver = TestReceiver::start_with(impatient).await;
+    let receiver = TestReceiver::start_with(fast_retries).await;
     let mut connection = receiver.connection().await;
     for n in 0..200 {
         receiver.accept(with(execution(&format!("e{n}"), "completed"), json!({ "bulk_id": "b" }))).await;
@@ -126,7 +130,7 @@ async fn terminated_connections_lose_no_delivery() {
 async fn a_full_spool_answers_503_and_accepts_deliveries_again_after_it_has_space() {
     let database = new_database().await;
     let receiver = TestReceiver::start_on(no_database(), |s| {
-        impatient(s);
+        fast_retries(s);
         small(s);
     })
     .await;
@@ -193,7 +197,7 @@ async fn a_missing_role_quarantines_no_delivery() {
     let mut admin = sqlx::PgConnection::connect_with(&database).await.unwrap();
     let run = |statement: String| sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
     run(format!("DROP ROLE IF EXISTS {role}")).execute(&mut admin).await.unwrap();
-    let receiver = TestReceiver::start_on(database.clone().options([("role", &role)]), impatient).await;
+    let receiver = TestReceiver::start_on(database.clone().options([("role", &role)]), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     until(async || receiver.ready().await.1["problems"].to_string().contains("does not exist")).await;
     run(format!("CREATE ROLE {role} SUPERUSER")).execute(&mut admin).await.unwrap();

@@ -1,5 +1,5 @@
-//! The spool's files are removed, moved, truncated or replaced while a receiver has them open, or a second receiver opens
-//! them.
+//! The spool's files are removed, moved, truncated or replaced while a receiver has them open, or a second receiver
+//! opens them.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use workflow_receiver::server::{Server, StartError};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database, rows};
 use crate::support::process::{Process, program};
-use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::wait::until;
 
 /// A receiver process with its spool in `dir/spool` and without PostgreSQL.
@@ -29,12 +29,12 @@ fn start(dir: &Path) -> Process {
 }
 
 /// Posts an execution until it is answered 200.
-async fn insist(process: &Process, id: &str) {
-    insist_on(process, id, 300).await;
+async fn post_until_accepted(process: &Process, id: &str) {
+    post_until_accepted_with_size(process, id, 300).await;
 }
 
 /// The same, with a body of about `size` bytes.
-async fn insist_on(process: &Process, id: &str, size: usize) {
+async fn post_until_accepted_with_size(process: &Process, id: &str, size: usize) {
     let body = with(execution(id, "completed"), json!({ "fill": "x".repeat(size) })).to_string();
     let client = Client::new();
     until(async || {
@@ -55,7 +55,7 @@ fn truncate(file: &Path, size: u64) {
     OpenOptions::new().write(true).open(file).unwrap().set_len(size).unwrap();
 }
 
-/// A name, the change of the directory, and a text that the log has after it.
+/// A name, the change of the directory, and a text that is then in the log.
 type Accident = (&'static str, fn(&Path), &'static str);
 
 const ACCIDENTS: &[Accident] = &[
@@ -141,22 +141,22 @@ const ACCIDENTS: &[Accident] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readable_delivery() {
-    for (accident, happens, logged) in ACCIDENTS {
+    for (accident, damage, logged) in ACCIDENTS {
         let dir = TempDir::new().unwrap();
         let spool = dir.path().join("spool");
         // Some deliveries are in the database, some in its log.
         let first = start(dir.path());
         for n in 0..20 {
-            insist(&first, &format!("before-{n}")).await;
+            post_until_accepted(&first, &format!("before-{n}")).await;
         }
         first.terminate();
         let mut process = start(dir.path());
         for n in 20..40 {
-            insist(&process, &format!("before-{n}")).await;
+            post_until_accepted(&process, &format!("before-{n}")).await;
         }
-        happens(&spool);
+        damage(&spool);
         for n in 0..20 {
-            insist(&process, &format!("after-{n}")).await;
+            post_until_accepted(&process, &format!("after-{n}")).await;
         }
         process.wait_for(logged);
         let unreadable = metric(&process, "spool_unreadable_total").await;
@@ -182,7 +182,7 @@ async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readabl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_directory_cannot_be_created_webhooks_are_answered_503_and_then_rescued() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
@@ -226,7 +226,7 @@ async fn the_recorder_continues_with_the_new_files_after_a_rescue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_receiver_notices_removed_files() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
@@ -271,41 +271,41 @@ async fn a_recorder_does_not_read_with_a_truncated_index() {
 }
 
 /// The receiver is a process of its own: SQLite's page cache is shared by all connections of a process, and with the
-/// connections of other tests it would hold everything that is cut off here.
+/// connections of other tests it would contain everything that is cut off here.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_loss_is_counted_once() {
     let dir = TempDir::new().unwrap();
     let mut acknowledged = 0;
-    let mut insist = async |process: &Process, count: usize| {
+    let mut post_large = async |process: &Process, count: usize| {
         for _ in 0..count {
-            insist_on(process, &format!("e{acknowledged}"), 50_000).await;
+            post_until_accepted_with_size(process, &format!("e{acknowledged}"), 50_000).await;
             acknowledged += 1;
         }
     };
     let database = dir.path().join("spool/spool.db");
-    // SQLite has the last two megabytes in memory.
+    // SQLite caches the last two megabytes in memory.
     let cut = || {
         let log = database.with_extension("db-wal");
         truncate(&log, fs::metadata(&log).unwrap().len() / 10);
     };
     let unreadable = async |process: &Process| metric(process, "spool_unreadable_total").await;
     let process = start(dir.path());
-    insist(&process, 48).await;
+    post_large(&process, 48).await;
     cut();
-    insist(&process, 1).await;
+    post_large(&process, 1).await;
     let lost = unreadable(&process).await;
     assert!(lost > 0);
     for n in 0..2 {
         fs::rename(&database, dir.path().join(format!("moved-{n}"))).unwrap();
-        insist(&process, 1).await;
+        post_large(&process, 1).await;
         assert_eq!(unreadable(&process).await, lost, "rescue {n}");
     }
     process.terminate();
     let mut process = start(dir.path());
     assert_eq!(unreadable(&process).await, 0, "the next start");
-    insist(&process, 48).await;
+    post_large(&process, 48).await;
     cut();
-    insist(&process, 1).await;
+    post_large(&process, 1).await;
     let lost_later = unreadable(&process).await;
     assert!(lost_later > 0);
     for _ in 0..2 {
@@ -320,7 +320,7 @@ async fn each_loss_is_counted_once() {
     assert!(recorded + lost + lost_later >= 100, "{recorded} of 100, {lost} and {lost_later} lost");
 }
 
-/// The names in a spool's directory that hold `part`.
+/// The names in a spool's directory that contain `part`.
 fn names(spool: &Path, part: &str) -> Vec<String> {
     let names = fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.contains(part)).collect()
@@ -332,7 +332,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     let spool = dir.path().join("spool");
     let mut process = start(dir.path());
     for n in 0..10 {
-        insist(&process, &format!("before-{n}")).await;
+        post_until_accepted(&process, &format!("before-{n}")).await;
     }
     // A mount point cannot be renamed.
     let (other, place) = (dir.path().join("other"), spool.join("spool.db"));
@@ -352,7 +352,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     let copies = names(&spool, "rescued");
     assert!(Command::new("umount").arg(&place).status().unwrap().success());
     assert_eq!(copies.len(), 1, "{copies:?}");
-    insist(&process, "after").await;
+    post_until_accepted(&process, "after").await;
     assert_eq!(names(&spool, "rescued"), [""; 0]);
     assert_eq!(metric(&process, "spool_unreadable_total").await, 0);
     process.kill();
@@ -363,33 +363,33 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_moved_away_and_back_is_not_mistaken_for_that_of_another_receiver() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         receiver.accept(body).await;
     }
     let spool = receiver.dir.path().join("spool");
-    let accepted_at_last = async |id: &str| {
+    let accept_eventually = async |id: &str| {
         let body = execution(id, "completed").to_string();
         until(async || receiver.post(body.clone()).await.status() == 200).await;
     };
     fs::rename(&spool, spool.with_extension("away")).unwrap();
-    accepted_at_last("while it is away").await;
+    accept_eventually("while it is away").await;
     fs::rename(&spool, spool.with_extension("new")).unwrap();
     fs::rename(spool.with_extension("away"), &spool).unwrap();
-    accepted_at_last("once it is back").await;
+    accept_eventually("once it is back").await;
     // The same with `spool.db` alone.
     fs::rename(receiver.spool_file(), spool.with_extension("file")).unwrap();
-    accepted_at_last("while the file is away").await;
+    accept_eventually("while the file is away").await;
     fs::rename(spool.with_extension("file"), receiver.spool_file()).unwrap();
-    accepted_at_last("once the file is back").await;
-    let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
+    accept_eventually("once the file is back").await;
+    let refused = second_start_error(receiver.dir.path()).await.expect("a second receiver is refused");
     assert!(refused.contains("in use"), "{refused}");
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 14);
 }
 
-async fn second(dir: &Path) -> Option<String> {
+async fn second_start_error(dir: &Path) -> Option<String> {
     match Server::start(&settings(dir), no_database()).await {
         Err(StartError::Spool(error)) => Some(error.to_string()),
         Err(other) => panic!("{other}"),
@@ -399,10 +399,10 @@ async fn second(dir: &Path) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_receivers_cannot_use_the_same_spool() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     let spool = receiver.dir.path().join("spool");
-    let refused = second(receiver.dir.path()).await.expect("a second receiver is refused");
+    let refused = second_start_error(receiver.dir.path()).await.expect("a second receiver is refused");
     assert!(refused.contains("in use"), "{refused}");
     // Only the database and its log are needed for the lock.
     for entry in fs::read_dir(&spool).unwrap() {
@@ -411,29 +411,32 @@ async fn two_receivers_cannot_use_the_same_spool() {
             fs::remove_file(entry.path()).unwrap();
         }
     }
-    assert!(second(receiver.dir.path()).await.is_some(), "a lock file was the only lock");
+    assert!(
+        second_start_error(receiver.dir.path()).await.is_some(),
+        "the lock does not depend on a lock file"
+    );
     // The same file under another name.
     let elsewhere = TempDir::new_in(receiver.dir.path()).unwrap();
     fs::create_dir(elsewhere.path().join("spool")).unwrap();
     fs::hard_link(spool.join("spool.db"), elsewhere.path().join("spool/spool.db")).unwrap();
-    assert!(second(elsewhere.path()).await.is_some(), "the file itself is not locked");
+    assert!(second_start_error(elsewhere.path()).await.is_some(), "the file itself is locked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_another_receiver_uses_the_directory_deliveries_are_rescued_for_its_next_start() {
-    let first = TestReceiver::start_on(no_database(), impatient).await;
+    let first = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {
         first.accept(body).await;
     }
     let dir = first.dir.path().to_owned();
     fs::remove_dir_all(dir.join("spool")).unwrap();
     let process = start(&dir);
-    insist(&process, "other").await;
+    post_until_accepted(&process, "other").await;
     assert_ne!(first.post(execution("late", "completed").to_string()).await.status(), 200);
     let (dir, ended) = first.ended().await;
     let why = ended.unwrap_err().to_string();
     assert!(why.contains("in use by another receiver"), "{why}");
-    insist(&process, "another").await;
+    post_until_accepted(&process, "another").await;
     process.kill();
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     let ids = "SELECT count(*) FROM executions WHERE execution_id <> 'late'";
@@ -453,7 +456,7 @@ async fn other_users_cannot_read_the_files() {
     let old = File::create(dir.path().join("spool/spool.db")).unwrap();
     old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
     drop(old);
-    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     let others = |receiver: &TestReceiver| {
         let files = fs::read_dir(receiver.dir.path().join("spool")).unwrap().map(Result::unwrap);

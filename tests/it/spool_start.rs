@@ -1,4 +1,4 @@
-//! Starts with the combinations of spool files that accidents, backups and operators can leave.
+//! Starts with combinations of spool files that accidents, backups and operators can cause.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database, rows};
-use crate::support::receiver::{TestReceiver, impatient, settings};
+use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::spool::spool_holding;
 use crate::support::wait::within;
 
-/// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when it
-/// had ten.
+/// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when
+/// it had ten.
 struct Files {
     oldest: Vec<u8>,
     oldest_log: Vec<u8>,
@@ -32,7 +32,7 @@ async fn files(prefix: &str) -> Files {
     let body =
         |n: usize| with(execution(&format!("{prefix}{n}"), "completed"), json!({ "fill": "x".repeat(500) }));
     let run = async |dir: TempDir, numbers: std::ops::Range<usize>| {
-        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
         for n in numbers {
             receiver.accept(body(n)).await;
         }
@@ -54,14 +54,14 @@ enum Found {
     Whole,
     Missing,
     Empty,
-    /// Only so many quarters of it.
+    /// This many quarters of the file.
     Truncated(usize),
     Older,
     OfAnotherSpool,
 }
 
 impl Found {
-    /// Writes a file as it is found, given the three that it may be.
+    /// Writes a file in this state, from its three possible contents.
     fn write(self, file: &Path, whole: &[u8], older: &[u8], of_another: &[u8]) {
         let bytes = match self {
             Self::Missing => return,
@@ -75,8 +75,8 @@ impl Found {
     }
 }
 
-/// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of this
-/// spool's deliveries must be counted as unreadable.
+/// For each combination, the minimum of recorded deliveries of this spool (of 40) and of the other spool. The rest of
+/// this spool's deliveries must be counted as unreadable.
 const COMBINATIONS: &[(Found, Found, i64, i64)] = &[
     (Found::Whole, Found::Whole, 40, 0),
     (Found::Whole, Found::Missing, 20, 0),
@@ -209,7 +209,7 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn absorbed_deliveries_do_not_look_like_a_loss() {
-    let receiver = TestReceiver::start_with(impatient).await;
+    let receiver = TestReceiver::start_with(fast_retries).await;
     for body in numbered_executions(40) {
         receiver.accept(body).await;
     }
@@ -217,14 +217,14 @@ async fn absorbed_deliveries_do_not_look_like_a_loss() {
     let (dir, database) = receiver.stop().await;
     let rescued = dir.path().join("spool/spool.db.rescued-1");
     fs::copy(spool_holding(numbered_executions(10)).await.path().join("spool/spool.db"), rescued).unwrap();
-    let receiver = TestReceiver::start_in(dir, database.clone(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, database.clone(), fast_retries).await;
     let held = receiver.hold_recording().await;
     for n in 0..5 {
         receiver.accept(execution(&format!("late-{n}"), "completed")).await;
     }
     let (dir, _) = receiver.stop().await;
     drop(held);
-    let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
     let (dir, _) = receiver.stop().await;
     let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
@@ -237,7 +237,7 @@ async fn rescued_files_set_aside_are_not_absorbed_again() {
     fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
     let mut names = Vec::new();
     for _ in 0..3 {
-        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
         dir = receiver.stop().await.0;
         let left = fs::read_dir(dir.path().join("spool")).unwrap();
         let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -254,7 +254,7 @@ async fn a_start_counts_the_rows_of_an_emptied_table_once() {
     drop(file);
     fs::remove_file(dir.path().join("spool/spool.mark")).unwrap();
     for lost in [5.0, 0.0] {
-        let receiver = TestReceiver::start_in(dir, no_database(), impatient).await;
+        let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
         assert_eq!(receiver.metric("spool_unreadable_total").await, lost);
         dir = receiver.stop().await.0;
     }

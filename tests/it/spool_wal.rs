@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
 use crate::support::process::{program, run_to_end};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,7 @@ fn listed(receiver: &TestReceiver, arguments: &[&str]) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spool_can_be_listed_and_shown_with_and_without_a_running_receiver() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(300) {
         receiver.accept(body).await;
     }

@@ -6,13 +6,13 @@ use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, full_execution, with};
 use crate::support::postgres::{end_fault_on, execute, fault_on, nothing_is_blamed, raise};
-use crate::support::receiver::{TestReceiver, in_a_hurry};
+use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 use crate::support::wait::until;
 
 /// Each batch is a single delivery.
 fn one_by_one(settings: &mut Settings) {
-    in_a_hurry(settings);
+    short_timeouts(settings);
     settings.recorder.connections = 2;
     settings.recorder.batch_rows = 1;
 }
@@ -27,7 +27,7 @@ async fn stuck(receiver: &TestReceiver) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_waits_for_a_lock_is_recorded_undegraded_once_the_lock_is_free() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     for (n, lock) in [
         "SELECT 1 FROM executions WHERE execution_id = 'e0' FOR UPDATE",
         "SELECT 1 FROM bulks WHERE bulk_id = 'b' FOR UPDATE",
@@ -66,7 +66,7 @@ async fn a_delivery_that_waits_for_a_lock_is_recorded_undegraded_once_the_lock_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contention_blames_no_delivery() {
-    let receiver = TestReceiver::start_with(in_a_hurry).await;
+    let receiver = TestReceiver::start_with(short_timeouts).await;
     for code in ["55P03", "40P01", "40001"] {
         fault_on(&receiver, "executions", &format!("NEW.execution_id = '{code}'"), &raise(code)).await;
         let before = receiver.metric("record_retries_total").await;

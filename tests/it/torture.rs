@@ -1,7 +1,8 @@
-//! Faults of all kinds, again and again, under load. Afterwards the oracle compares what was answered with what PostgreSQL
-//! holds.
+//! Injects faults of all kinds repeatedly under load. Afterwards the oracle compares the answers with the rows in
+//! PostgreSQL.
 //!
-//! `make torture` does it at length: `TORTURE_TIMES` says how often each fault is injected, `TORTURE_SEED` in which order.
+//! `make torture` is the long form: `TORTURE_TIMES` is the number of injections of each fault, `TORTURE_SEED`
+//! determines their order.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use crate::support::oracle::{Finding, Verdict};
 
 const SENDERS: usize = 16;
 
-/// One in so many rounds injects [`Fault::LargeWal`], which takes many times as long as the others.
+/// Rounds for each injection of [`Fault::LargeWal`], which takes many times as long as the other faults.
 const ROUNDS_PER_LARGE_WAL: usize = 20;
 
 /// Each fault `times` times, in a random order.
@@ -25,7 +26,7 @@ fn faults(times: usize, has_small_disk: bool, seed: u64) -> Vec<Fault> {
     for round in 0..times {
         faults.extend(Fault::ALL.into_iter().filter(|fault| match fault {
             Fault::FillDisk => has_small_disk,
-            // They take long: a single round, which is one of all tests, leaves them to `blows.rs`.
+            // These faults take long. With a single round (`make test`), only `single_faults.rs` injects them.
             Fault::LargeWal => times > 1 && round.is_multiple_of(ROUNDS_PER_LARGE_WAL),
             fault => times > 1 || !fault.is_of_stderr(),
         }));
@@ -53,18 +54,18 @@ fn only_losses_that_a_fault_explains_and_the_receiver_counted_are_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whatever_fails_what_was_acknowledged_is_recorded() {
+async fn acknowledged_deliveries_are_recorded_whatever_fails() {
     let variable = |name| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let times = usize::try_from(variable("TORTURE_TIMES").unwrap_or(1)).unwrap();
     let seed = variable("TORTURE_SEED").unwrap_or_else(rand::random);
     println!("TORTURE_TIMES={times} TORTURE_SEED={seed}");
     let mut arena = Arena::start(SENDERS, seed).await;
-    let mut struck: HashMap<Fault, (u64, u64, Duration)> = HashMap::new();
+    let mut injected: HashMap<Fault, (u64, u64, Duration)> = HashMap::new();
     let begun = Instant::now();
     for fault in faults(times, arena.has_small_disk(), seed) {
         let (before, start) = (arena.acknowledged(), Instant::now());
-        arena.strike(fault).await;
-        let count = struck.entry(fault).or_default();
+        arena.inject(fault).await;
+        let count = injected.entry(fault).or_default();
         count.0 += 1;
         count.1 += arena.acknowledged() - before;
         count.2 += start.elapsed();
@@ -73,7 +74,7 @@ async fn whatever_fails_what_was_acknowledged_is_recorded() {
 
     let mut table = format!("\n{:<36}{:>8}{:>16}{:>10}\n", "", "times", "acknowledged", "seconds");
     for fault in Fault::ALL {
-        let (times, work, time) = struck.get(&fault).copied().unwrap_or_default();
+        let (times, work, time) = injected.get(&fault).copied().unwrap_or_default();
         let _ = writeln!(table, "{:<36}{times:>8}{work:>16}{:>10}", fault.name(), time.as_secs());
     }
     let row = |name: &str| usize::try_from(report.tables[name].as_u64().unwrap()).unwrap();
@@ -87,7 +88,7 @@ async fn whatever_fails_what_was_acknowledged_is_recorded() {
         ("in quarantine", row("quarantine")),
         ("rows lost", report.verdict.lost.len()),
         ("rows with other values", report.verdict.different.len()),
-        ("rows that nobody sent", report.verdict.unexplained.len()),
+        ("rows without a request", report.verdict.unexplained.len()),
         ("deliveries reported as lost", report.reported_as_lost()),
         ("interruptions", usize::try_from(report.interruptions).unwrap()),
         ("deliveries counted again", usize::try_from(report.verdict.counted_again.max(0)).unwrap()),

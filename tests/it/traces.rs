@@ -1,4 +1,5 @@
-//! Traces: a delivery keeps its trace from the sender to the commit, also over a crash; nothing waits for the collector.
+//! Traces: a delivery keeps its trace from the sender to the commit, also across a crash. No part waits for the
+//! collector.
 
 use hyper::StatusCode;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -16,7 +17,7 @@ use crate::support::fixtures::{execution, with};
 use crate::support::http::signed;
 use crate::support::postgres::{new_database, no_database, url};
 use crate::support::process::{Process, program};
-use crate::support::receiver::{TestReceiver, impatient};
+use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::spool_file;
 use crate::support::wait::{until, within};
 
@@ -52,7 +53,7 @@ fn stored_trace(dir: &TempDir) -> Option<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_trace_leads_from_the_sender_through_the_spool_to_the_commit() {
+async fn one_trace_covers_the_request_the_spool_and_the_commit() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
     let answer = receiver.post_in_trace(&traceparent(), execution("e", "completed")).await;
@@ -129,7 +130,7 @@ async fn the_trace_continues_after_a_kill_between_the_200_and_the_commit() {
 async fn a_trace_survives_a_damaged_spool_and_a_damaged_trace_loses_no_delivery() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
-        impatient(settings);
+        fast_retries(settings);
         traced(&collector)(settings);
     })
     .await;
@@ -165,7 +166,7 @@ async fn the_last_spans_are_sent_before_the_receiver_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_traces_off_no_trace_is_stored() {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     assert_eq!(receiver.post_in_trace(&traceparent(), execution("e", "completed")).await.status(), 200);
     assert_eq!(stored_trace(&receiver.stop().await.0), None);
 }
@@ -247,7 +248,7 @@ async fn an_unauthenticated_request_is_not_traced() {
 async fn a_rejected_request_is_traced_with_its_status() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_on(no_database(), |settings| {
-        impatient(settings);
+        fast_retries(settings);
         traced(&collector)(settings);
         settings.http.max_body_bytes = 1 << 20;
         settings.spool.max_bytes = 2 << 20;
@@ -335,7 +336,7 @@ async fn the_span_of_a_failed_batch_has_the_error_and_no_row_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_collector_webhooks_are_acknowledged_and_recorded_and_the_receiver_stops() {
-    // One refuses connections, the other accepts them and never answers.
+    // The first address refuses connections, the second accepts them and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for endpoint in ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()] {
         let receiver =
@@ -370,17 +371,19 @@ async fn spans_are_sent_again_after_a_collector_was_unavailable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_that_the_collector_rejects_are_counted() {
-    let refusing = Collector::answering(|_| (StatusCode::BAD_REQUEST, rejecting(0))).await;
-    let choosy = Collector::answering(|_| (StatusCode::OK, rejecting(1))).await;
-    let boastful = Collector::answering(|_| (StatusCode::OK, rejecting(1_000))).await;
-    for (collector, refuses) in [(refusing, true), (boastful, true), (choosy, false)] {
+    let rejects_message = Collector::answering(|_| (StatusCode::BAD_REQUEST, rejecting(0))).await;
+    let rejects_one_span = Collector::answering(|_| (StatusCode::OK, rejecting(1))).await;
+    let rejects_more_spans_than_sent = Collector::answering(|_| (StatusCode::OK, rejecting(1_000))).await;
+    for (collector, rejects_all) in
+        [(rejects_message, true), (rejects_more_spans_than_sent, true), (rejects_one_span, false)]
+    {
         let receiver = TestReceiver::start_with(traced(&collector)).await;
         receiver.accept(execution("e", "completed")).await;
         let counts = async || {
             (receiver.metric("spans_sent_total").await, receiver.metric("spans_dropped_total").await)
         };
         until(async || counts().await.0 + counts().await.1 == 4.0).await;
-        let dropped = if refuses { 4.0 } else { collector.messages().len() as f64 };
+        let dropped = if rejects_all { 4.0 } else { collector.messages().len() as f64 };
         assert_eq!(counts().await, (4.0 - dropped, dropped));
     }
 }

@@ -366,7 +366,7 @@ async fn no_view_fails_for_undocumented_values() {
         assert!(rows["rows"].as_i64() > Some(0), "{view} has no rows");
     }
     let differ = "SELECT count(*) FROM (SELECT * FROM latest_executions EXCEPT SELECT * FROM latest_of_workflow('w')) AS d";
-    assert_eq!(receiver.row(differ).await["count"], 0, "what the view says of it");
+    assert_eq!(receiver.row(differ).await["count"], 0, "the function returns the rows of the view");
     // All bodies were recorded.
     let kept = receiver.row("SELECT count(*), count(DISTINCT status) AS statuses FROM executions").await;
     assert_eq!(kept, json!({ "count": bodies.len(), "statuses": 2 }));
@@ -378,7 +378,7 @@ async fn no_view_fails_for_undocumented_values() {
     let tomorrow = receiver.row(&format!("{bulk} 'tomorrow'")).await;
     assert_eq!(tomorrow, json!({ "complete": null, "seconds_since_last": 0 }));
     let failed = "SELECT count(*) FROM failed_steps WHERE execution_status = 'completed'";
-    assert_eq!(receiver.row(failed).await["count"], 1, "the one that is a step, and failed");
+    assert_eq!(receiver.row(failed).await["count"], 1, "only one value is a failed step");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -396,7 +396,7 @@ async fn everyday_queries_use_an_index() {
         assert!(indexed, "{query}\n{scans:#?}");
     }
     let whole = scans(&mut connection, "SELECT * FROM executions").await;
-    assert_eq!(whole, ["Seq Scan on executions"], "it would be seen");
+    assert_eq!(whole, ["Seq Scan on executions"], "a sequential scan is recognised");
     let failed =
         scans(&mut connection, "SELECT * FROM failed_steps ORDER BY first_received_at LIMIT 5").await;
     assert_eq!(failed, ["Index Scan on executions by executions_with_failure"]);

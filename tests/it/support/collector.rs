@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use super::wait::within;
 
-/// The answer to a message, given the number of messages before it.
+/// Returns the answer to a message from the number of earlier messages.
 type Answer = fn(usize) -> (StatusCode, ExportTraceServiceResponse);
 
 pub(crate) struct Collector {
@@ -32,7 +32,7 @@ pub(crate) struct Collector {
     _serving: JoinSet<()>,
 }
 
-/// All messages, and the spans of those that were accepted.
+/// All messages, and the spans of the accepted ones.
 #[derive(Default)]
 struct Received {
     messages: Vec<(HeaderMap, Bytes)>,
@@ -54,7 +54,7 @@ impl Collector {
         serving.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let service = service_fn(|request| take(request, answer, &to));
+                let service = service_fn(|request| handle(request, answer, &to));
                 let http = hyper::server::conn::http1::Builder::new();
                 // The exporter sends one message at a time.
                 let _ = http.serve_connection(TokioIo::new(stream), service).await;
@@ -63,12 +63,12 @@ impl Collector {
         Self { endpoint, received, _serving: serving }
     }
 
-    /// All spans so far, once there are `at_least` so many.
+    /// Waits for `at_least` spans, and returns all spans so far.
     pub(crate) async fn spans(&self, at_least: usize) -> Vec<Span> {
         self.spans_once(|spans| spans.len() >= at_least).await
     }
 
-    /// All spans so far, once `enough` is true.
+    /// Waits until `enough` is true, and returns all spans so far.
     pub(crate) async fn spans_once(&self, enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let mut received = self.received.clone();
         within(received.wait_for(|received| enough(&received.spans))).await.unwrap().spans.clone()
@@ -93,7 +93,7 @@ impl Collector {
     }
 }
 
-async fn take(
+async fn handle(
     request: Request<Incoming>,
     answer: Answer,
     to: &watch::Sender<Received>,
@@ -145,7 +145,7 @@ pub(crate) fn attributes(attributes: &[KeyValue]) -> Value {
     attributes.iter().map(|attribute| (attribute.key.clone(), value(attribute))).collect()
 }
 
-/// Whether a span is linked with another.
+/// Whether `link` points to the span `to`.
 pub(crate) fn links(link: &span::Link, to: &Span) -> bool {
     (&link.trace_id, &link.span_id) == (&to.trace_id, &to.span_id)
 }

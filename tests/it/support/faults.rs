@@ -1,4 +1,4 @@
-//! Faults under load: what is done to a receiver, to its PostgreSQL and to its files, and what may come of it.
+//! Faults of a receiver, its PostgreSQL and its files under load: how they are injected, and which losses are allowed.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ use super::small_disk::SmallDisk;
 use super::spool::spool_holding;
 use super::wait::until;
 
-/// Acknowledgements between two faults: the parts are at work when they are hit.
+/// Acknowledgements before each fault, so that it hits a working receiver.
 const WORK: u64 = 100;
 const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 
@@ -46,7 +46,7 @@ pub(crate) enum Fault {
     FillDisk,
     HangUp,
     Quit,
-    /// The steps of the faults in the files of the spool, without such a fault.
+    /// All steps of a fault of the spool's files, without changing the files.
     KillWithBacklog,
     RemoveSpoolDirectory,
     RemoveSpoolFile,
@@ -62,12 +62,12 @@ pub(crate) enum Fault {
     LargeWal,
 }
 
-/// What may come of a fault.
+/// The losses that a fault may cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expectation {
     NothingLost,
-    /// Deliveries whose bytes are gone may be lost: those acknowledged shortly before the fault, and no more than the
-    /// receiver reports.
+    /// Deliveries whose bytes were destroyed may be lost: only those acknowledged shortly before the fault, and at most
+    /// as many as the receiver reports.
     CountedLoss,
 }
 
@@ -155,14 +155,14 @@ pub(crate) struct Loss {
     pub(crate) reported: usize,
 }
 
-/// A receiver under load, to which faults happen.
+/// A receiver under load, with the means to inject faults.
 pub(crate) struct Arena {
-    // Unmounted before the directory it is in is removed.
+    // The first field: the disk is unmounted before `dir` is removed.
     disk: Option<SmallDisk>,
     dir: TempDir,
     database: PgConnectOptions,
     database_url: String,
-    /// The server of `database`, unless it is the one that all tests share.
+    /// The server of `database`; `None` for the server that all tests share.
     postgres: Option<Postgres>,
     receiver: Option<Process>,
     load: Load,
@@ -171,12 +171,12 @@ pub(crate) struct Arena {
     losses: Vec<Loss>,
     random: StdRng,
     client: Client,
-    /// What is acknowledged before faults of the spool's files and of standard error.
+    /// Deliveries that are acknowledged before a fault of the spool's files or of standard error.
     work: u64,
 }
 
 impl Arena {
-    /// With a PostgreSQL that faults may hit and, where this process may mount one, a small disk for the spool.
+    /// With a PostgreSQL of its own, and with a small disk for the spool if this process has the right to mount one.
     pub(crate) async fn start(senders: usize, seed: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let postgres = Postgres::start(&dir.path().join("postgres")).unwrap();
@@ -266,7 +266,7 @@ impl Arena {
         self.receiver = Some(receiver);
     }
 
-    /// The kill may come between a commit in PostgreSQL and its acknowledgement in the spool.
+    /// The kill may happen between a commit in PostgreSQL and the ack to the spool.
     fn kill_receiver(&mut self) {
         let mut receiver = self.receiver.take().unwrap();
         if !receiver.has_ended() {
@@ -315,15 +315,15 @@ impl Arena {
         self.load.work(more).await;
     }
 
-    pub(crate) async fn strike(&mut self, fault: Fault) {
-        let moment = Duration::from_millis(self.random.random_range(0..60));
+    pub(crate) async fn inject(&mut self, fault: Fault) {
+        let pause = Duration::from_millis(self.random.random_range(0..60));
         self.work(WORK).await;
         match fault {
             Fault::KillReceiver => self.kill_receiver(),
             Fault::KillReceiverStarting => {
                 self.kill_receiver();
                 let mut starting = Process::spawn(&mut self.command());
-                starting.wait_at_most(moment / 3);
+                starting.wait_at_most(pause / 3);
                 starting.kill();
                 self.load.interrupted(1);
             }
@@ -331,7 +331,7 @@ impl Arena {
                 let mut stopping = self.receiver.take().unwrap();
                 stopping.signal(Signal::TERM);
                 stopping.wait_for("stopping");
-                stopping.wait_at_most(moment);
+                stopping.wait_at_most(pause);
                 stopping.kill();
                 self.load.interrupted(1);
             }
@@ -343,7 +343,7 @@ impl Arena {
                 self.signal_all_of_postgres(Signal::CONT);
                 self.load.interrupted(1);
                 self.start_receiver();
-                self.receiver().wait_at_most(moment);
+                self.receiver().wait_at_most(pause);
                 self.kill_receiver();
             }
             Fault::KillPostgres => {
@@ -380,7 +380,7 @@ impl Arena {
             Fault::Quit => self.signal_receiver(Signal::QUIT).await,
             Fault::FillDisk => {
                 let filler = self.disk.as_ref().unwrap().fill();
-                // Rejected at once, or only when the free space inside the spool's file is used up.
+                // Webhooks are rejected at once, or only when the free space inside the spool's file is used up.
                 let (refused, kept) = (self.load.counts().refused + 10, self.acknowledged() + 10 * WORK);
                 let enough = |counts: &Counts| counts.refused >= refused || counts.acknowledged >= kept;
                 self.load.wait_for(enough).await;
@@ -394,17 +394,18 @@ impl Arena {
                 let drop = "DROP DATABASE large WITH (FORCE)";
                 sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
             }
-            fault if fault.is_of_stderr() => self.strike_stderr(fault).await,
-            fault => self.strike_files(fault).await,
+            fault if fault.is_of_stderr() => self.inject_into_stderr(fault).await,
+            fault => self.inject_into_files(fault).await,
         }
         if self.receiver.is_none() {
             self.start_receiver();
         }
     }
 
-    /// Acknowledged deliveries wait in the spool when its files are hit. PostgreSQL then records again, until the spool is
-    /// empty or the receiver has ended. Then others are sent, and the receiver is killed before they are recorded.
-    async fn strike_files(&mut self, fault: Fault) {
+    /// Injects the fault while acknowledged deliveries wait in the spool. PostgreSQL then records again, until the
+    /// spool is empty or the receiver has ended. Then more deliveries are sent, and the receiver is killed before they
+    /// are recorded.
+    async fn inject_into_files(&mut self, fault: Fault) {
         self.stop_load().await;
         self.until_spool_is_empty().await;
         let from = now_micros();
@@ -416,7 +417,7 @@ impl Arena {
         let waiting = self.health(&self.receiver.as_ref().unwrap().admin).await["spooled"].as_u64().unwrap();
         assert!(waiting >= self.work, "{waiting} deliveries are in the spool when its files are hit");
 
-        hit_files(fault, &self.spool_dir()).await;
+        change_files(fault, &self.spool_dir()).await;
         let until_then = now_micros();
         release(held).await;
         let mut reported = if self.has_ended_before_its_spool_was_empty().await {
@@ -453,8 +454,8 @@ impl Arena {
         self.load.resume(self.senders);
     }
 
-    /// The receiver runs under load with a standard error that takes no lines, and stops in order.
-    async fn strike_stderr(&mut self, fault: Fault) {
+    /// Runs the receiver under load with a standard error that accepts no lines, and stops it with SIGTERM.
+    async fn inject_into_stderr(&mut self, fault: Fault) {
         self.receiver.take().unwrap().terminate();
         let mut command = self.command();
         let mut stalled = None;
@@ -477,7 +478,7 @@ impl Arena {
         let receiver = Unobserved::spawn(&mut command, stderr);
         until(async || !receiver.health().await.is_empty()).await;
         self.load.point_to(&receiver.url);
-        // Some hundred bytes of log for each: more than a pipe holds.
+        // Each delivery logs some hundred bytes: together more than a pipe holds.
         self.work(8 * self.work).await;
         receiver.signal(Signal::TERM);
         assert_eq!(receiver.ended().await.code(), Some(0), "{fault:?}");
@@ -489,7 +490,7 @@ impl Arena {
         self.sent.extend(sent);
     }
 
-    /// Deliveries wait in the spool until the connection is [`release`]d.
+    /// Blocks recording until the returned connection is passed to [`release`].
     async fn hold_recording(&self) -> PgConnection {
         let mut connection = PgConnection::connect_with(&self.database).await.unwrap();
         let lock = "BEGIN; LOCK TABLE executions, quarantine IN SHARE MODE";
@@ -537,7 +538,7 @@ impl Arena {
         self.work(WORK).await;
         self.stop_load().await;
         let (counts, interruptions) = (self.load.counts(), self.load.interruptions());
-        // Not killed: a stop records all that the spool holds.
+        // SIGTERM: the receiver records the whole spool before it exits.
         self.receiver.take().unwrap().terminate();
         let spool = rusqlite::Connection::open(self.spool_dir().join("spool.db")).unwrap();
         let left = spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
@@ -556,7 +557,7 @@ impl Arena {
     }
 }
 
-/// What is left after all faults.
+/// The state after all faults.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
@@ -579,8 +580,8 @@ impl Report {
     }
 
     /// # Panics
-    /// When an acknowledged delivery is lost or recorded otherwise, unless a fault may lose it and the receiver counted it;
-    /// and when a row, a count of a bulk or a rollup is wrong.
+    /// If an acknowledged delivery is lost or recorded with other values, unless a fault may lose it and the receiver
+    /// counted it. Also if a row, a count of a bulk or a rollup is wrong.
     pub(crate) fn assert_good(&self) {
         let mut rows_by_loss: HashMap<usize, usize> = HashMap::new();
         let mut wrong: Vec<&Finding> = Vec::new();
@@ -602,7 +603,7 @@ impl Report {
         );
         for (n, loss) in self.losses.iter().enumerate() {
             let rows = rows_by_loss.get(&n).copied().unwrap_or(0);
-            assert!(rows <= loss.reported, "{rows} rows lost or different, and reported are {loss:?}");
+            assert!(rows <= loss.reported, "{rows} rows lost or different, reported: {loss:?}");
         }
         let missing = -self.verdict.counted_again;
         let reported = i64::try_from(self.reported_as_lost()).unwrap();
@@ -619,7 +620,7 @@ async fn release(mut held: PgConnection) {
     sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
 }
 
-async fn hit_files(fault: Fault, spool: &Path) {
+async fn change_files(fault: Fault, spool: &Path) {
     let (file, wal) = (spool.join("spool.db"), spool.join("spool.db-wal"));
     let truncate =
         |file: &Path, bytes| File::options().write(true).open(file).unwrap().set_len(bytes).unwrap();
@@ -630,7 +631,7 @@ async fn hit_files(fault: Fault, spool: &Path) {
             let other = spool_holding([]).await;
             fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
             fs::rename(spool.join("new"), file).unwrap();
-            // As a restored backup: the log belongs to the other file.
+            // As after restoring a backup: the log belongs to the replaced file.
             fs::remove_file(wal).unwrap();
         }
         Fault::RemoveWal => fs::remove_file(wal).unwrap(),
@@ -641,8 +642,8 @@ async fn hit_files(fault: Fault, spool: &Path) {
     }
 }
 
-/// A receiver that starts with a write-ahead log of 300 MiB needs less than 256 MiB of memory, and records all of it to
-/// `database`, which is created.
+/// Checks that a receiver that starts with a write-ahead log of 300 MiB needs less than 256 MiB of memory, and records
+/// all deliveries to `database`, which is created.
 pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str) {
     const BODIES: usize = 30;
     const FILL: usize = 10 << 20;
@@ -650,7 +651,7 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     let mut command = program(dir.path());
     command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", NO_DATABASE);
     let process = Process::start(&mut command);
-    // While this connection reads, the log is not overwritten.
+    // While this connection reads, SQLite does not overwrite the log.
     let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();
     // The last connection that closes the file would move the log into it.
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();

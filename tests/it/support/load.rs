@@ -1,4 +1,4 @@
-//! Senders that post in closed loops, and a record of every answer.
+//! Senders that post one request after the other, and record every answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -62,7 +62,7 @@ impl Load {
         load
     }
 
-    /// Starts senders after [`Self::stop`]. They send other executions than the ones before.
+    /// Starts senders after [`Self::stop`]. Their executions have new identifiers.
     pub(crate) fn resume(&mut self, senders: usize) {
         assert!(self.senders.is_empty(), "the load is not stopped");
         self.stop.store(false, Ordering::Relaxed);
@@ -89,7 +89,7 @@ impl Load {
         *self.counts.borrow()
     }
 
-    /// Notes that an attempt to record may have been committed without the receiver knowing it.
+    /// Notes that PostgreSQL may have committed an attempt to record whose result the receiver did not receive.
     pub(crate) fn interrupted(&self, times: u32) {
         self.interruptions.fetch_add(times, Ordering::Relaxed);
     }
@@ -108,7 +108,7 @@ impl Load {
         within(self.counts.subscribe().wait_for(enough)).await.unwrap();
     }
 
-    /// Stops the senders. Returns the deliveries of each in its order.
+    /// Stops the senders. Returns their deliveries, those of one sender in the order of sending.
     pub(crate) async fn stop(&mut self) -> Vec<Sent> {
         self.stop.store(true, Ordering::Relaxed);
         within(std::mem::take(&mut self.senders).join_all()).await.into_iter().flatten().collect()
@@ -132,7 +132,8 @@ struct Sender {
 impl Sender {
     async fn run(mut self) -> Vec<Sent> {
         let mut sent: Vec<Sent> = Vec::new();
-        // Executions whose deliveries were all answered 200. Only these are sent again: the order of their deliveries is known.
+        // Executions whose deliveries were all answered 200. Only these are sent again, because the order of their
+        // deliveries is known.
         let mut clear: Vec<Body> = Vec::new();
         for n in 0_u64.. {
             if self.stop.load(Ordering::Relaxed) {
@@ -218,7 +219,7 @@ impl Sender {
                         }
                         other => panic!("{other}: {}", sent.body.text),
                     },
-                    // No connection: no receiver has seen it.
+                    // Without a connection, the request reached no receiver.
                     Err(error) if error.is_connect() => {
                         let _ = timeout(Duration::from_millis(5), self.url.changed()).await;
                     }

@@ -1,4 +1,4 @@
-//! What the tests share. A test file imports from here, never from another test file.
+//! Helpers that tests share. A test file imports from here, never from another test file.
 
 pub(crate) mod collector;
 pub(crate) mod faults;

@@ -1,4 +1,4 @@
-//! One PostgreSQL server for all tests; a database for each.
+//! One PostgreSQL server for all tests, with a database for each test.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,7 +36,8 @@ pub(crate) fn server_log() -> String {
     String::from_utf8_lossy(&std::fs::read(LOG.get().unwrap()).unwrap()).into_owned()
 }
 
-/// An empty database for one test. Databases of earlier runs are emptied and used again: creating one is slow with fsync on.
+/// An empty database for one test. Databases of earlier runs are emptied and used again, because creating a database is
+/// slow with fsync on.
 pub(crate) async fn new_database() -> PgConnectOptions {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::block_in_place(cluster).connect_options();
@@ -132,7 +133,7 @@ pub(crate) async fn count_executions(receiver: &TestReceiver) -> i64 {
     count_rows(receiver, "executions").await
 }
 
-/// Runs `action` for each row of `table` written under `condition`.
+/// Runs `action` for each written row of `table` that fulfils `condition`.
 pub(crate) async fn fault_on(receiver: &TestReceiver, table: &str, condition: &str, action: &str) {
     change_fault_on(receiver, table, &format!("IF {condition} THEN {action}; END IF")).await;
     let trigger = format!(
@@ -142,7 +143,7 @@ pub(crate) async fn fault_on(receiver: &TestReceiver, table: &str, condition: &s
     execute(receiver, trigger).await;
 }
 
-/// Replaces the function and not the trigger, which would need a lock on the table.
+/// Replaces only the trigger's function: replacing the trigger would need a lock on the table.
 pub(crate) async fn change_fault_on(receiver: &TestReceiver, table: &str, does: &str) {
     let function = format!(
         "CREATE OR REPLACE FUNCTION fault_on_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -159,7 +160,7 @@ pub(crate) fn raise(code: &str) -> String {
     format!("RAISE EXCEPTION 'no' USING ERRCODE = '{code}'")
 }
 
-/// All executions are recorded with their payload as jsonb, and the quarantine is empty.
+/// Checks that all executions are recorded with their payload as jsonb, and that the quarantine is empty.
 pub(crate) async fn nothing_is_blamed(receiver: &TestReceiver, executions: usize) {
     let recorded = receiver.rows("SELECT payload, payload_bytes FROM executions").await;
     assert_eq!(recorded.len(), executions);

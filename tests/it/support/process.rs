@@ -1,4 +1,4 @@
-//! The program as a process, to be signalled and killed.
+//! The program as a process that tests can signal and kill.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeWriter};
@@ -16,10 +16,10 @@ use sqlx::postgres::PgConnectOptions;
 use super::fixtures::execution;
 use super::wait::{pause, within};
 
-/// Far longer than any event takes. A test whose event never happens fails instead of hanging.
+/// Longer than any event takes. A test fails instead of hanging if its event does not happen.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The program, on free ports. Settings in this process's environment have no effect on it.
+/// The program, on free ports. Settings in the environment of the test process are removed.
 pub(crate) fn program(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workflow-receiver"));
     command.current_dir(dir).env_remove("DATABASE_URL");
@@ -32,7 +32,7 @@ pub(crate) fn program(dir: &Path) -> Command {
     command
 }
 
-/// Runs the program until it exits by itself. Returns what it wrote, and its exit code.
+/// Runs the program until it exits by itself. Returns its output and its exit code.
 pub(crate) fn run_to_end(command: &mut Command) -> (String, Option<i32>) {
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -108,8 +108,8 @@ impl Process {
         self.memory_kib("VmRSS:").unwrap_or(0)
     }
 
-    /// The highest resident memory so far. A container's limit counts resident memory; a limit on the address space would
-    /// also count reserved arenas and the stacks of threads.
+    /// The highest resident memory so far. A container's limit counts resident memory; a limit on the address space
+    /// would also count reserved arenas and the stacks of threads.
     pub(crate) fn peak_resident_kib(&self) -> u64 {
         self.memory_kib("VmHWM:").expect("a running process")
     }
@@ -157,7 +157,7 @@ pub(crate) fn running_postgres(dir: &Path) -> Option<PgConnectOptions> {
     private_postgres::running(&dir.join("data/postgres")).ok()
 }
 
-/// A receiver whose log nothing reads, so that its addresses are chosen here and not read from the log.
+/// A receiver whose log is not read. Its addresses are therefore chosen before its start.
 pub(crate) struct Unobserved {
     child: Child,
     pub(crate) url: String,
@@ -180,7 +180,7 @@ impl Unobserved {
         let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
         command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
         let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
-        // Otherwise the command would keep its end of the pipe open.
+        // The command would otherwise keep its end of the pipe open.
         command.stderr(Stdio::null()).stdout(Stdio::null());
         let url = format!("http://{url}/webhooks/workflow-completed");
         Self { child, url, admin: format!("http://{admin}"), client: Client::new() }
@@ -244,7 +244,7 @@ pub(crate) fn closed_pipe() -> PipeWriter {
     writer
 }
 
-/// A file that is full at the first byte.
+/// A file that accepts no byte.
 pub(crate) fn full_device() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }

@@ -28,22 +28,22 @@ pub(crate) fn settings(dir: &Path) -> Settings {
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
     settings.spool.dir = dir.join("spool");
-    // With one connection, deliveries that arrive while recording is held up form one batch. Tests of more connections:
-    // `recorder.rs`, and those that run the program.
+    // With one connection, deliveries that arrive while recording is blocked form one batch. `recorder.rs`, and tests
+    // that run the program, use more connections.
     settings.recorder.connections = 1;
     settings
 }
 
-/// Retries soon, and a stop does not wait for recording.
-pub(crate) fn impatient(settings: &mut Settings) {
+/// Short pauses between retries. A stop does not wait for recording.
+pub(crate) fn fast_retries(settings: &mut Settings) {
     settings.recorder.connections = 2;
     settings.shutdown.drain_timeout = Duration::ZERO;
     settings.recorder.max_backoff = Duration::from_millis(100);
 }
 
-/// [`impatient`], with one connection and statements that are given up after 250 ms.
-pub(crate) fn in_a_hurry(settings: &mut Settings) {
-    impatient(settings);
+/// [`fast_retries`] with one connection and a statement timeout of 250 ms.
+pub(crate) fn short_timeouts(settings: &mut Settings) {
+    fast_retries(settings);
     settings.recorder.connections = 1;
     settings.recorder.max_backoff = Duration::from_millis(20);
     settings.database.statement_timeout = Duration::from_millis(250);
@@ -57,12 +57,12 @@ pub(crate) struct TestReceiver {
     pub(crate) progress: Progress,
     pub(crate) database: PgConnectOptions,
     running: Running,
-    // Dropped after the receiver has ended, which would create its spool again.
+    // Dropped after `running`: a running receiver would create its spool again.
     pub(crate) dir: TempDir,
     kept: KeptConnection,
 }
 
-/// The task of a receiver. Ends it at once when a test ends without stopping it.
+/// The task of a receiver. Dropping it stops the receiver immediately.
 struct Running {
     task: JoinHandle<Result<(), RunError>>,
     shutdown: Shutdown,
@@ -193,7 +193,7 @@ impl TestReceiver {
             .execute(&mut connection)
             .await
             .unwrap();
-        // The first batch waits for the lock. The test is about the next one.
+        // This delivery is the batch that waits for the lock. Later deliveries form the next batch.
         self.accept(execution("held", "completed")).await;
         self.until_blocked().await;
         Held(connection)

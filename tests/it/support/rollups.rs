@@ -1,4 +1,4 @@
-//! Whether the counts of bulks and the rollups by hour and day agree with their executions.
+//! Compares the counts of bulks and the rollups by hour and day with a recount of the executions.
 
 use super::receiver::TestReceiver;
 
@@ -49,9 +49,9 @@ pub(crate) fn wrong_rollups() -> String {
 
 /// Recounts the rollups, for tests that write to `executions` themselves.
 pub(crate) async fn recount_rollups(receiver: &TestReceiver) {
-    let anew = format!(
+    let recount = format!(
         "TRUNCATE workflow_hours, workflow_days;
          INSERT INTO workflow_hours {HOURS}; INSERT INTO workflow_days {DAYS}"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(anew)).execute(&mut receiver.connection().await).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(recount)).execute(&mut receiver.connection().await).await.unwrap();
 }

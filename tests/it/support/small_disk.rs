@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A file system of 96 MiB. `mount` gives `None` without the right to mount.
+/// A file system of 96 MiB. `mount` returns `None` without the right to mount.
 pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {

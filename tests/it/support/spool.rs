@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::postgres::no_database;
-use super::receiver::{TestReceiver, impatient};
+use super::receiver::{TestReceiver, fast_retries};
 
 /// The spool's file of a receiver that runs in `dir`.
 pub(crate) fn spool_file(dir: &Path) -> PathBuf {
@@ -14,7 +14,7 @@ pub(crate) fn spool_file(dir: &Path) -> PathBuf {
 
 /// The directory of a stopped receiver whose spool holds `bodies`.
 pub(crate) async fn spool_holding(bodies: impl IntoIterator<Item = String>) -> TempDir {
-    let receiver = TestReceiver::start_on(no_database(), impatient).await;
+    let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in bodies {
         receiver.accept(body).await;
     }

@@ -1,13 +1,13 @@
-//! Waiting for an event: bounded, and without taking the CPU from what is waited for.
+//! Waits for events, with a time limit, and with pauses that leave the CPU to the receiver.
 
 use std::time::Duration;
 
-/// Far longer than any event takes. A test whose event never happens fails instead of hanging.
+/// Longer than any event takes. A test fails instead of hanging if its event does not happen.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Waits for `event`. Prefer it to [`until`]: it does not poll.
+/// Waits for `event`, without polling. Prefer this function to [`until`].
 pub(crate) async fn within<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("the event did not happen in time")
 }

@@ -1,6 +1,7 @@
-//! Generated bodies, each with the row that it must become.
+//! Generates bodies, each with its expected row.
 //!
-//! The expected columns are not parsed from the JSON text, so that they do not repeat a mistake of the receiver's parser.
+//! The expected columns are not parsed from the JSON text, so that they do not repeat a mistake of the receiver's
+//! parser.
 
 use std::fmt::Write;
 
@@ -74,7 +75,7 @@ const TIMES: [&str; 5] = [
     "0001-01-01T00:00:00Z",
     "9999-12-31T23:59:59Z",
 ];
-/// JSON text that jsonb cannot hold, and a field that it holds in part.
+/// JSON texts that jsonb cannot hold. `REPEATED` is a text that jsonb holds in part.
 const UNFIT: [&str; 5] = [r#""\u0000""#, r#""\ud800""#, "1e400", r#"{"\u0000":1}"#, r#"["a\udc00b"]"#];
 const REPEATED: &str = r#"{"a":1,"b":{"c":2,"c":3}}"#;
 
@@ -82,7 +83,7 @@ fn quoted(text: &str) -> String {
     json!(text).to_string()
 }
 
-/// A string as JSON, plain or escaped throughout.
+/// A string as JSON: plain, or with every character escaped.
 fn escaped(rng: &mut ThreadRng, text: &str) -> String {
     if rng.random_bool(0.8) {
         return quoted(text);
@@ -106,7 +107,7 @@ fn output(rng: &mut ThreadRng, unique: &str) -> String {
     }
 }
 
-/// Between 0 and 400 kB, mostly small.
+/// A number of bytes between 0 and 400 kB, mostly small.
 fn fill(rng: &mut ThreadRng) -> usize {
     match rng.random_range(0..100) {
         0 => rng.random_range(100_000..400_000),
@@ -115,10 +116,10 @@ fn fill(rng: &mut ThreadRng) -> usize {
     }
 }
 
-/// A new execution, or another outcome of an execution that was sent before.
-pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, outcome: u64) -> Body {
+/// A new execution, or another result of an execution that was sent before.
+pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, result_number: u64) -> Body {
     let status = *["completed", "completed", "failed", "cancelled", "running", "paused"].choose(rng).unwrap();
-    let unique = format!("{id}/{outcome}");
+    let unique = format!("{id}/{result_number}");
     let mut fields: Vec<(&str, String)> = Vec::new();
     let mut columns = Columns {
         id: id.to_owned(),

@@ -1,4 +1,4 @@
-//! Compares what was sent and answered with what PostgreSQL holds, column by column.
+//! Compares the deliveries and their answers with the rows in PostgreSQL, column by column.
 
 pub(crate) mod generate;
 pub(crate) mod model;
@@ -30,14 +30,14 @@ pub(crate) struct Verdict {
     pub(crate) different: Vec<Finding>,
     /// Rows that no request explains.
     pub(crate) unexplained: Vec<String>,
-    /// The sum of `deliveries` of executions and quarantine, less the deliveries that were answered 200 or 422.
+    /// The sum of `deliveries` of executions and quarantine minus the number of deliveries answered 200 or 422.
     pub(crate) counted_again: i64,
 }
 
 impl Verdict {
     /// # Panics
     /// When anything is wrong.
-    pub(crate) fn is_good(&self) {
+    pub(crate) fn assert_good(&self) {
         let few = |findings: &[Finding]| findings.iter().take(20).cloned().collect::<Vec<_>>();
         let wrong = (few(&self.lost), few(&self.different), &self.unexplained);
         assert!(
@@ -50,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// The columns that are compared. Add a new column here and below.
+/// The columns that are compared. Add a new column here and to `COUNTS`, `RESULT` or `EXECUTION`.
 const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
@@ -70,14 +70,14 @@ const COLUMNS: [(&str, &str); 3] = [
     ),
 ];
 
-const MAKE: &str = "CREATE TEMPORARY TABLE expected (
+const CREATE_EXPECTED: &str = "CREATE TEMPORARY TABLE expected (
     place int, alternative int, id text COLLATE \"C\", body bytea, fit text, workflow_id text, bulk_id text, status text,
     started_at timestamptz, completed_at timestamptz, output jsonb, error text, error_cause text, total_cost numeric,
     step_failed boolean, payload jsonb, payload_bytes bytea, body_sha256 bytea, methods text[], detail text,
     deliveries int8range, first_at int8range, last_at int8range, required boolean, conflict_bytes int8range)";
 
 /// Each parameter is an array with an element per row.
-const FILL: &str = "INSERT INTO expected
+const INSERT_EXPECTED: &str = "INSERT INTO expected
     SELECT place, alternative, id, body, fit, workflow_id, bulk_id, status, started_at::timestamptz,
         completed_at::timestamptz, output::jsonb, error, error_cause, total_cost::numeric, step_failed,
         CASE WHEN fit IN ('whole', 'partly') THEN ltrim(convert_from(body, 'UTF8'), U&'\\FEFF')::jsonb END,
@@ -116,7 +116,7 @@ const COUNTS: [&str; 5] = [
     // PostgreSQL and the receiver have the same clock here.
     "recorded_at: r.recorded_at NOT BETWEEN r.last_received_at AND now()",
 ];
-const OUTCOME: [&str; 8] =
+const RESULT: [&str; 8] =
     ["workflow_id", "bulk_id", "status", "output", "error", "error_cause", "payload", "payload_bytes"];
 const EXECUTION: [&str; 10] = [
     "conflicts: r.conflicts IS DISTINCT FROM nullif((SELECT count(*) FROM execution_conflicts AS c
@@ -133,8 +133,9 @@ const EXECUTION: [&str; 10] = [
     "payload_sha256: r.payload_sha256 IS NOT NULL",
 ];
 
-/// Compares what was sent with what is recorded. `sent` has the deliveries of each sender in their order. `interruptions`: how
-/// often an attempt to record may have been committed without the receiver knowing it.
+/// Compares the sent deliveries with the recorded rows. `sent` has the deliveries of each sender in the order of
+/// sending. `interruptions`: how often PostgreSQL may have committed an attempt to record whose result the receiver did
+/// not receive.
 pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interruptions: u32) -> Verdict {
     let model = Model::of(sent, interruptions);
     let mut connection = PgConnection::connect_with(database).await.unwrap();
@@ -142,12 +143,12 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
     let mut verdict = Verdict::default();
     let executions: Vec<(usize, &Expected)> =
         model.executions.values().flat_map(|rows| rows.iter().enumerate()).collect();
-    let of_executions = [&OUTCOME[..], &EXECUTION, &COUNTS].concat();
+    let of_executions = [&RESULT[..], &EXECUTION, &COUNTS].concat();
     table(&mut connection, "executions", "r.execution_id = x.id", &of_executions, &executions, &mut verdict)
         .await;
     let conflicts: Vec<_> = model.conflicts.iter().map(|row| (0, row)).collect();
     let same = "r.execution_id = x.id AND r.body_sha256 = x.body_sha256";
-    let of_conflicts = [&OUTCOME[..], &COUNTS].concat();
+    let of_conflicts = [&RESULT[..], &COUNTS].concat();
     table(&mut connection, "execution_conflicts", same, &of_conflicts, &conflicts, &mut verdict).await;
     let quarantine: Vec<_> = model.quarantine.iter().map(|row| (0, row)).collect();
     let of_quarantine = [
@@ -206,13 +207,13 @@ async fn table(
         groups.entry(name).or_default().push(place);
     }
     for places in groups.values() {
-        let said: Vec<_> = places.iter().filter_map(|place| found.get(place)).collect();
+        let differences: Vec<_> = places.iter().filter_map(|place| found.get(place)).collect();
         let (_, row) = rows[places[0]];
         let text: String = row.body.text.chars().take(400).collect();
-        if said.is_empty() && row.required {
+        if differences.is_empty() && row.required {
             verdict.lost.push(Finding { answered: row.bounds.last.0, what: format!("{table}: {text}") });
-        } else if !said.is_empty() && !said.iter().any(|(differs, _)| differs.is_empty()) {
-            let what = format!("{table}: {said:?} differ: {text} {:?}", row.bounds);
+        } else if !differences.is_empty() && !differences.iter().any(|(differs, _)| differs.is_empty()) {
+            let what = format!("{table}: {differences:?} differ: {text} {:?}", row.bounds);
             verdict.different.push(Finding { answered: row.bounds.last.0, what });
         }
     }
@@ -226,7 +227,7 @@ async fn table(
 
 async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {
     sqlx::raw_sql("DROP TABLE IF EXISTS expected").execute(&mut *connection).await.unwrap();
-    sqlx::raw_sql(MAKE).execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql(CREATE_EXPECTED).execute(&mut *connection).await.unwrap();
     for (chunk, some) in rows.chunks(1_000).enumerate() {
         let some: Vec<_> = some
             .iter()
@@ -256,7 +257,7 @@ async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {
                 Fit::Not => "not",
             })
         };
-        sqlx::query(FILL)
+        sqlx::query(INSERT_EXPECTED)
             .bind(each!(|(place, _, _)| number(*place)))
             .bind(each!(|(_, alternative, _)| number(*alternative)))
             .bind(each!(|(_, _, row)| row.body.columns.as_ref().map(|columns| columns.id.clone())))

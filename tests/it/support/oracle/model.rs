@@ -1,12 +1,12 @@
-//! The rows that must be in PostgreSQL, given what was sent and answered.
+//! Computes the expected rows in PostgreSQL from the deliveries and their answers.
 //!
-//! Each execution has one sender, which sends one delivery at a time, so the order of its deliveries is known.
+//! Each execution has one sender, which sends one delivery at a time, so the order of the deliveries is known.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::generate::{Body, Columns, Fit};
 
-/// A body, sent until the answer was 200 or 422 or the sender was stopped.
+/// A body that was sent until the answer was 200 or 422, or until the sender was stopped.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) body: Body,
@@ -16,7 +16,8 @@ pub(crate) struct Sent {
     pub(crate) unclear: u32,
     /// The status, and the `detail` of a 422.
     pub(crate) answer: Option<(u16, String)>,
-    /// The start of the first request, the start of the answered one, and the time of the answer, in microseconds since 1970.
+    /// The start of the first request, the start of the answered one, and the time of the answer, in microseconds since
+    /// 1970.
     pub(crate) first_began: i64,
     pub(crate) began: i64,
     pub(crate) ended: i64,
@@ -108,10 +109,11 @@ fn is_terminal(status: &str) -> bool {
     ["completed", "failed", "cancelled"].contains(&status)
 }
 
-/// Whether a delivery repeats the recorded terminal outcome: the rule of `resolve_duplicates.sql`, written again.
+/// Whether a delivery repeats the recorded terminal result: the rule of `db/record/resolve_duplicates.rs`, implemented
+/// again.
 fn repeats(recorded: &Body, body: &Body) -> bool {
     let (was, is) = (columns(recorded), columns(body));
-    let outcome = |c: &Columns| {
+    let result = |c: &Columns| {
         (
             c.workflow.clone(),
             c.bulk.clone(),
@@ -121,7 +123,7 @@ fn repeats(recorded: &Body, body: &Body) -> bool {
             c.output.clone(),
         )
     };
-    outcome(was) == outcome(is) && (was.fit != Fit::Not || recorded.text == body.text)
+    result(was) == result(is) && (was.fit != Fit::Not || recorded.text == body.text)
 }
 
 pub(crate) fn columns(body: &Body) -> &Columns {
@@ -129,7 +131,7 @@ pub(crate) fn columns(body: &Body) -> &Columns {
 }
 
 impl Model {
-    /// `sent` has the deliveries of each execution in their order.
+    /// `sent` has the deliveries of each execution in the order of sending.
     pub(crate) fn of<'s>(sent: impl IntoIterator<Item = &'s Sent>, interruptions: u32) -> Self {
         let mut executions: BTreeMap<&str, Vec<&Sent>> = BTreeMap::new();
         let mut quarantine: HashMap<&str, Expected> = HashMap::new();
@@ -158,7 +160,7 @@ impl Model {
         let count = sent.len();
         for (n, sent) in sent.iter().enumerate() {
             let unclear = sent.answer.is_none();
-            assert!(!unclear || n + 1 == count, "what was never answered is an execution's last delivery");
+            assert!(!unclear || n + 1 == count, "only the last delivery of an execution may have no answer");
             if unclear {
                 alternatives.extend(row.clone());
             }

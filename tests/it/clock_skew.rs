@@ -1,7 +1,8 @@
 //! Retention when a clock is wrong.
 //!
-//! The tests move PostgreSQL's clock: a function in `public`, which these connections search before `pg_catalog`, replaces
-//! `clock_timestamp()`. This needs no test code in the receiver, and the clock can be corrected while the receiver runs.
+//! The tests move PostgreSQL's clock: a function in `public`, which these connections search before `pg_catalog`,
+//! replaces `clock_timestamp()`. This needs no test code in the receiver, and the clock can be corrected while the
+//! receiver runs.
 
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_repor
     until(async || receiver.metric("clock_skew_seconds").await < 0.0).await;
     assert_eq!(receiver.row(ROWS).await, all);
 
-    // Corrected without a restart.
+    // The clock is corrected without a restart.
     move_clock(&database, "0").await;
     until(async || receiver.metric("prune_success_timestamp_seconds").await > 0.0).await;
     assert_eq!(receiver.metric("clock_skew_seconds").await, 0.0);
@@ -86,7 +87,8 @@ async fn while_the_clocks_differ_nothing_is_removed_and_health_and_metrics_repor
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_small_difference_the_earlier_clock_counts() {
     let (dir, database) = old_database().await;
-    // By PostgreSQL's clock, which is two minutes behind, one row lacks a minute. The others are expired by both clocks.
+    // By PostgreSQL's clock, which is two minutes behind, one row expires in a minute. Both clocks agree that the
+    // others have expired.
     let receiver = TestReceiver::start_in(dir, database.clone(), |_| {}).await;
     execute_when_recorded(
         &receiver,
@@ -128,7 +130,7 @@ async fn the_prune_command_refuses_while_the_clocks_differ() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_from_the_future_stays_and_so_does_one_received_by_a_slow_clock_that_completed_lately() {
+async fn rows_from_the_future_and_rows_received_by_a_slow_clock_that_completed_recently_are_kept() {
     let receiver = TestReceiver::start().await;
     let now = receiver
         .row("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS now")

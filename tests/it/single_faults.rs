@@ -1,5 +1,5 @@
-//! Single faults of the receiver's environment: the spool's files, standard error, memory. `torture.rs` injects them again
-//! and again.
+//! Single faults of the receiver's environment: the spool's files, standard error, memory. `torture.rs` injects them
+//! repeatedly.
 
 use crate::support::faults::{Arena, Fault, start_with_large_wal};
 use crate::support::postgres::{new_database, url};
@@ -8,12 +8,12 @@ const SENDERS: usize = 4;
 
 async fn survives(fault: Fault) {
     let mut arena = Arena::on_shared_postgres(SENDERS).await;
-    arena.strike(fault).await;
+    arena.inject(fault).await;
     arena.finish().await.assert_good();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_fault_of_the_files_nothing_is_lost() {
+async fn a_kill_with_a_backlog_loses_nothing_acknowledged() {
     survives(Fault::KillWithBacklog).await;
 }
 
