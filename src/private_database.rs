@@ -1,10 +1,13 @@
-//! Runs the receiver on a private PostgreSQL, for `make run`. The receiver restarts it if it ends.
+//! Runs the receiver with a private PostgreSQL, for `make run`. PostgreSQL is started again whenever it ends, and webhooks
+//! are accepted meanwhile.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use private_postgres::Postgres;
+use private_postgres::{Cluster, Postgres};
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use workflow_receiver::cli::CommandError;
 use workflow_receiver::config::Settings;
@@ -13,25 +16,39 @@ use workflow_receiver::shutdown::Shutdown;
 
 use super::receive;
 
-/// The first and the longest pause before a restart. Each restart doubles the pause.
+/// The receiver waits this long for PostgreSQL, then it starts without it.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// The first and the longest pause before another start. Each pause is twice as long as the one before.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// A server that ran this long is healthy: the next pause is the shortest again.
+/// After this time without a failure, the next pause is the shortest again.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 
 /// Receives until shutdown. PostgreSQL stops after the receiver.
 pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
-    let dir = &settings.database.embedded_dir;
-    let postgres = tokio::select! {
-        started = start(dir) => started?,
+    let opened = async {
+        let dir = settings.database.embedded_dir.clone();
+        let cluster = spawn_blocking(move || Cluster::open(&dir)).await??;
+        // An installation that does not work is an error of the first start.
+        let running = if cluster.is_new() { Some(start(&cluster).await?) } else { None };
+        Ok::<_, CommandError>((cluster, running))
+    };
+    let (cluster, mut running) = tokio::select! {
+        opened = opened => opened?,
         () = shutdown.graceful.cancelled() => return Ok(()),
     };
-    let (database, psql_line) = (postgres.connect_options(), postgres.psql_line());
-    db::create_database(&database).await?;
-    let mut running = Some(postgres);
+    let started = Notify::new();
+    let receive = async {
+        tokio::select! {
+            () = started.notified() => {}
+            () = sleep(START_PATIENCE) => {}
+            () = shutdown.graceful.cancelled() => {}
+        }
+        receive(settings, cluster.connect_options(), Some(cluster.psql_line()), shutdown).await
+    };
     let result = tokio::select! {
-        result = receive(settings, database, Some(psql_line), shutdown) => result,
-        never = keep_running(dir, &mut running) => match never {},
+        result = receive => result,
+        never = keep_running(&cluster, &mut running, &started) => match never {},
     };
     if let Some(postgres) = running {
         tokio::select! {
@@ -42,38 +59,51 @@ pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<()
     result
 }
 
-async fn start(dir: &Path) -> Result<Postgres, CommandError> {
-    let dir = dir.to_owned();
-    Ok(tokio::task::spawn_blocking(move || Postgres::start(&dir)).await??)
+/// Starts the server and creates its database if there is none.
+async fn start(cluster: &Arc<Cluster>) -> Result<Postgres, CommandError> {
+    let cluster = cluster.clone();
+    let postgres = spawn_blocking(move || cluster.start()).await??;
+    db::create_database(&postgres.connect_options()).await?;
+    Ok(postgres)
 }
 
-/// Restarts PostgreSQL whenever it ends. Its address stays the same, so that the receiver reconnects.
-async fn keep_running(dir: &Path, running: &mut Option<Postgres>) -> Infallible {
+/// Starts PostgreSQL again whenever it ends. Its address stays the same, so that the receiver reconnects.
+async fn keep_running(
+    cluster: &Arc<Cluster>,
+    running: &mut Option<Postgres>,
+    started: &Notify,
+) -> Infallible {
     let mut pause = MIN_PAUSE;
+    let mut failed = false;
     loop {
+        if running.is_none() {
+            match start(cluster).await {
+                Ok(postgres) => *running = Some(postgres),
+                Err(error) => tracing::error!(
+                    retry_in = ?pause,
+                    "the private PostgreSQL cannot be started, webhooks are accepted without it: {error}"
+                ),
+            }
+        }
         if let Some(postgres) = running {
-            let started = Instant::now();
+            if failed {
+                tracing::info!("the private PostgreSQL was restarted");
+            }
+            started.notify_one();
+            let since = Instant::now();
             postgres.ended().await;
-            if started.elapsed() >= HEALTHY_AFTER {
+            if since.elapsed() >= HEALTHY_AFTER {
                 pause = MIN_PAUSE;
             }
-            // Release the lock of the directory.
             *running = None;
             tracing::error!(
-                "the private PostgreSQL ended: see its log in database.embedded_dir. It is restarted; webhooks are still \
-                 accepted"
+                retry_in = ?pause,
+                "the private PostgreSQL ended (see its log in database.embedded_dir) and is restarted: webhooks are \
+                 accepted meanwhile"
             );
         }
+        failed = true;
         sleep(pause).await;
         pause = (2 * pause).min(MAX_PAUSE);
-        match start(dir).await {
-            Ok(postgres) => {
-                tracing::info!("the private PostgreSQL was restarted");
-                *running = Some(postgres);
-            }
-            Err(error) => {
-                tracing::error!(retry_in = ?pause, "the private PostgreSQL cannot be restarted: {error}");
-            }
-        }
     }
 }

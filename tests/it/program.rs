@@ -221,6 +221,27 @@ async fn a_killed_private_postgres_is_restarted_and_webhooks_are_accepted_meanwh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_accepted_while_the_private_postgres_cannot_start() {
+    let dir = TempDir::new().unwrap();
+    let postgres = dir.path().canonicalize().unwrap().join("data/postgres");
+    let mut process = Process::start(&mut program(dir.path()));
+    process.wait_for("recording to PostgreSQL");
+    process.terminate();
+    let settings = postgres.join("data/postgresql.auto.conf");
+    let valid = std::fs::read(&settings).unwrap();
+    std::fs::write(&settings, "no_such_setting = 1").unwrap();
+    let mut process = Process::start(&mut program(dir.path()));
+    process.wait_for("the private PostgreSQL cannot be started");
+    process.accept(execution("e", "completed")).await;
+    std::fs::write(&settings, valid).unwrap();
+    process.wait_for("the private PostgreSQL was restarted");
+    let database = running_postgres(dir.path()).unwrap();
+    let ids = "SELECT execution_id FROM executions";
+    until(async || rows(&database, ids).await.len() == 1).await;
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let first = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));

@@ -11,6 +11,7 @@ mod process;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -24,22 +25,24 @@ const DATABASE: &str = "workflow_receiver";
 /// Its only role.
 const USER: &str = "postgres";
 
-/// A running private PostgreSQL. Dropping it requests its shutdown; [`Postgres::stop`] also waits for it.
+/// The data directory of a private PostgreSQL, locked for this process. Its server can be started again after it ended.
 #[derive(Debug)]
-pub struct Postgres {
-    postmaster: Postmaster,
+pub struct Cluster {
+    binaries: Binaries,
+    owner: Owner,
+    dir: PathBuf,
     socket_dir: PathBuf,
-    psql: PathBuf,
+    is_new: bool,
     _lock: File,
 }
 
-impl Postgres {
-    /// Starts PostgreSQL on the data in `dir`, which is created if it does not exist. Blocks until the server accepts
-    /// connections: about 0.1 s, or 1 s the first time.
+impl Cluster {
+    /// Locks `dir`, which is created if it does not exist, and creates the cluster if there is none. Blocks up to a
+    /// second.
     ///
     /// # Errors
     /// [`EmbeddedError`]. The data in `dir` is unchanged then.
-    pub fn start(dir: &Path) -> Result<Self, EmbeddedError> {
+    pub fn open(dir: &Path) -> Result<Arc<Self>, EmbeddedError> {
         let owner = Owner::of_this_process()?;
         let dir = owner.place_for(dir)?;
         let lock = File::create(dir.join("lock")).map_err(EmbeddedError::at(&dir))?;
@@ -50,12 +53,28 @@ impl Postgres {
         }
         let data = dir.join("data");
         let binaries = Binaries::find(&data)?;
-        if !data.exists() {
+        let is_new = !data.exists();
+        if is_new {
             initialise(&binaries, &owner, &dir, &data)?;
         }
         let socket_dir = owner.socket_dir(&dir)?;
-        let postmaster = Postmaster::start(&binaries, &owner, &data, &socket_dir, &dir.join("log"))?;
-        Ok(Self { postmaster, socket_dir, psql: binaries.psql(), _lock: lock })
+        Ok(Arc::new(Self { binaries, owner, dir, socket_dir, is_new, _lock: lock }))
+    }
+
+    /// Whether [`Cluster::open`] created it.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Starts the server. Blocks until it accepts connections: usually 0.1 s, longer for crash recovery.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`].
+    pub fn start(self: &Arc<Self>) -> Result<Postgres, EmbeddedError> {
+        let (data, log) = (self.dir.join("data"), self.dir.join("log"));
+        let postmaster = Postmaster::start(&self.binaries, &self.owner, &data, &self.socket_dir, &log)?;
+        Ok(Postgres { postmaster, cluster: self.clone() })
     }
 
     /// Options for a connection to its database, which may not exist yet.
@@ -73,7 +92,42 @@ impl Postgres {
     /// A shell command that opens the database.
     #[must_use]
     pub fn psql_line(&self) -> String {
-        format!("{} '{}'", self.psql.display(), self.url())
+        format!("{} '{}'", self.binaries.psql().display(), self.url())
+    }
+}
+
+/// A running private PostgreSQL. Dropping it requests its shutdown; [`Postgres::stop`] also waits for it.
+#[derive(Debug)]
+pub struct Postgres {
+    postmaster: Postmaster,
+    cluster: Arc<Cluster>,
+}
+
+impl Postgres {
+    /// Opens the cluster in `dir` and starts its server.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`]. The data in `dir` is unchanged then.
+    pub fn start(dir: &Path) -> Result<Self, EmbeddedError> {
+        Cluster::open(dir)?.start()
+    }
+
+    /// Options for a connection to its database, which may not exist yet.
+    #[must_use]
+    pub fn connect_options(&self) -> PgConnectOptions {
+        self.cluster.connect_options()
+    }
+
+    /// The same as a URL, for `database.url` or `psql`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.cluster.url()
+    }
+
+    /// A shell command that opens the database.
+    #[must_use]
+    pub fn psql_line(&self) -> String {
+        self.cluster.psql_line()
     }
 
     /// Waits until the server has ended.
