@@ -8,7 +8,7 @@ use std::time::Duration;
 use private_postgres::{Cluster, Postgres};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use workflow_receiver::cli::CommandError;
 use workflow_receiver::config::Settings;
 use workflow_receiver::db;
@@ -18,6 +18,8 @@ use super::receive;
 
 /// The receiver waits this long for PostgreSQL, then it starts without it.
 const START_PATIENCE: Duration = Duration::from_secs(5);
+/// PostgreSQL may take this long to stop. Then the receiver ends without it, and the system signals it again.
+const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 /// The first and the longest pause before another start. Each pause is twice as long as the one before.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -52,7 +54,7 @@ pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<()
     };
     if let Some(postgres) = running {
         tokio::select! {
-            () = postgres.stop() => {}
+            _ = timeout(STOP_TIMEOUT, postgres.stop()) => {}
             () = shutdown.immediate.cancelled() => {}
         }
     }

@@ -207,6 +207,30 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     }
 }
 
+/// The files of a rescue that was killed before its first commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_without_a_commit_is_removed_and_is_not_a_loss() {
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    let rescued = spool.join("spool.db.rescued-1");
+    let file = rusqlite::Connection::open(&rescued).unwrap();
+    // Writes the header in write-ahead mode, and no table.
+    file.execute_batch("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL").unwrap();
+    assert_eq!(fs::metadata(&rescued).unwrap().len(), 4096);
+    fs::copy(&rescued, spool.join("copy")).unwrap();
+    drop(file);
+    fs::rename(spool.join("copy"), &rescued).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    receiver.accept(execution("e", "completed")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+    let (dir, _) = receiver.stop().await;
+    let names = fs::read_dir(dir.path().join("spool")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.contains("rescued") || name.contains("damaged")), "{names:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn absorbed_deliveries_do_not_look_like_a_loss() {
     let receiver = TestReceiver::start_with(fast_retries).await;

@@ -4,11 +4,13 @@ use std::fs;
 
 use rusqlite::Connection as Sqlite;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::fixtures::{execution, numbered_executions, with};
+use crate::support::fixtures::{body_of_size, execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::{TestReceiver, fast_retries};
+use crate::support::spool::spool_holding;
 use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,4 +87,30 @@ async fn the_spool_can_be_listed_and_shown_with_and_without_a_running_receiver()
     assert!(text.contains("e0") && text.contains("execution"), "{text}");
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 301);
+}
+
+/// The log's page numbers are larger than what is left of the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_large_lost_database_is_saved() {
+    let large = (0..400).map(|n| body_of_size(&format!("large{n}"), 20_000));
+    let dir = spool_holding(large).await;
+    let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
+    for body in numbered_executions(60) {
+        receiver.accept(body).await;
+    }
+    for kept in [0, 4, 1] {
+        let lost = TempDir::new().unwrap();
+        let spool = lost.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        fs::copy(receiver.spool_file().with_extension("db-wal"), spool.join("spool.db-wal")).unwrap();
+        if kept > 0 {
+            let database = fs::read(receiver.spool_file()).unwrap();
+            fs::write(spool.join("spool.db"), &database[..database.len() / kept / 4 * 3]).unwrap();
+        }
+        let saved = TestReceiver::start_in(lost, new_database().await, fast_retries).await;
+        saved.wait_until_recorded().await;
+        let small = "SELECT count(*) FROM executions WHERE execution_id LIKE 'e%'";
+        assert_eq!(saved.row(small).await["count"], 60, "of the database, 3/4/{kept} are left");
+        saved.stop().await;
+    }
 }

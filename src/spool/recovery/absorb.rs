@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::copy::{Copier, CopyResult};
+use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::SpoolError;
 use crate::spool::files::{self, beside};
@@ -52,8 +53,17 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
         }
         return Ok(());
     }
-    let mut result = CopyResult::default();
+    let log_has_frames = fs::metadata(beside(rescued, "-wal")).is_ok_and(|log| log.len() > HEADER_BYTES);
     let from = schema::connect(rescued)?;
+    let tables: rusqlite::Result<i64> =
+        from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
+    if tables == Ok(0) && !log_has_frames {
+        // A crash ended the rescue before the first commit.
+        drop(from);
+        files::remove(rescued);
+        return Ok(());
+    }
+    let mut result = CopyResult::default();
     let mut no_action = || ();
     let mut copier = Copier::new(to, &mut no_action)?.append();
     copier.copy(&from, &mut result)?;

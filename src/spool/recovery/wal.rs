@@ -38,6 +38,8 @@ pub(in crate::spool) struct Findings {
     frames: u64,
     /// The number of commits at or after the first frame with a wrong checksum.
     lost_commits: u64,
+    /// The size of the database in pages after the largest commit with right checksums.
+    database_pages: u64,
     /// The last committed content of `sqlite_sequence`, when the log has its page.
     pub(in crate::spool) sequence: Option<SequenceTable>,
 }
@@ -88,10 +90,13 @@ impl<'f> Wal<'f> {
             if number(header) == sequence::PAGE {
                 sequence = SequenceTable::parse(page).or(sequence);
             }
-            if is_commit(header) {
+            if commit_size(header) != 0 {
                 findings.frames = frames;
                 findings.sequence = sequence;
                 findings.lost_commits += u64::from(sum.is_none());
+                if sum.is_some() {
+                    findings.database_pages = findings.database_pages.max(u64::from(commit_size(header)));
+                }
             }
             Ok(())
         })?;
@@ -101,14 +106,15 @@ impl<'f> Wal<'f> {
     /// Writes the pages of all committed frames to `database`, with right or wrong checksums: damage in them is found by
     /// the checksums of the deliveries.
     pub(in crate::spool) fn apply(&self, database: &File) -> io::Result<()> {
-        let committed = self.examine()?.frames;
+        let Findings { frames: committed, database_pages, .. } = self.examine()?;
         let page_size = self.page_size as u64;
-        let most = database.metadata()?.len() / page_size + committed;
+        // A damaged page number must not make the file huge. `database` may be smaller than when the log was written.
+        let max_page = database_pages.max(database.metadata()?.len() / page_size + committed);
         let mut frames = 0;
         self.for_each(|header, page| {
             frames += 1;
             let number = u64::from(number(header));
-            if frames <= committed && (1..=most).contains(&number) {
+            if frames <= committed && (1..=max_page).contains(&number) {
                 database.write_all_at(page, (number - 1) * page_size)?;
             }
             Ok(())
@@ -164,9 +170,9 @@ impl Read for OffsetReader<'_> {
     }
 }
 
-/// The last frame of a transaction has the database's size in this field; the others have 0.
-fn is_commit(frame_header: &[u8]) -> bool {
-    number(&frame_header[4..]) != 0
+/// The size of the database in pages, in the last frame of a transaction; 0 in the others.
+fn commit_size(frame_header: &[u8]) -> u32 {
+    number(&frame_header[4..])
 }
 
 fn number(bytes: &[u8]) -> u32 {
