@@ -3,8 +3,7 @@
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 
 use super::CommandError;
 use super::output::{Output, note};
@@ -33,9 +32,8 @@ impl TimeArgs {
 fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
     let not_before_1970 = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
     let invalid = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
-    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
-        return at.checked_to_offset(UtcOffset::UTC).map(not_before_1970).ok_or(invalid);
+    if let Some(at) = TimeRange::parse(text) {
+        return Ok(not_before_1970(at));
     }
     let ago = humantime::parse_duration(text).map_err(|_| invalid)?;
     let ago = time::Duration::try_from(ago).unwrap_or(time::Duration::MAX);
@@ -44,7 +42,7 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
 
 pub(super) fn choice_parser<C: Choice + Send + Sync>() -> impl TypedValueParser<Value = C> {
     let names = PossibleValuesParser::new(C::ALL.iter().map(|choice| choice.as_str()));
-    names.try_map(|name| C::ALL.iter().find(|choice| choice.as_str() == name).copied().ok_or("is unknown"))
+    names.try_map(|name| C::named(&name).ok_or("is unknown"))
 }
 
 #[derive(Debug, Args)]
@@ -78,11 +76,7 @@ impl OutputArgs {
         let next = self
             .read_pages(pool, query, |items| {
                 empty &= items.is_empty();
-                if self.json {
-                    items.iter().try_for_each(|item| output.json(item))?;
-                } else {
-                    output.rows(&mut table, &items)?;
-                }
+                output.items(self.json, &mut table, &items)?;
                 Ok(output.flush()?)
             })
             .await?;
@@ -140,6 +134,8 @@ impl OutputArgs {
 
 #[cfg(test)]
 mod tests {
+    use time::format_description::well_known::Rfc3339;
+
     use super::*;
 
     #[test]

@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::CommandError;
 use super::output::print_line;
-use super::table::printable;
 use crate::db::{DbConnection, Repaired};
+use crate::logging::printable;
 
 /// Executions per query.
 const PAGE: i64 = 1_000;

@@ -18,6 +18,8 @@ use super::recovery::wal;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
+/// The first bytes of every database.
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];
 
 /// Identifies a file independently of its name.
@@ -126,7 +128,7 @@ impl OpenFiles {
 
     pub(super) fn has_database_header(&self) -> bool {
         let mut magic = [0; 16];
-        self.database.read_exact_at(&mut magic, 0).is_ok() && &magic == b"SQLite format 3\0"
+        self.database.read_exact_at(&mut magic, 0).is_ok() && &magic == MAGIC
     }
 
     /// The locked directory: the open one, or the one that has replaced it.

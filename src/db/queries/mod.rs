@@ -54,6 +54,10 @@ pub(crate) trait Choice: VariantArray + Copy + Into<&'static str> {
     fn as_str(self) -> &'static str {
         self.into()
     }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|choice| choice.as_str() == name).copied()
+    }
 }
 
 impl<C: VariantArray + Copy + Into<&'static str>> Choice for C {}

@@ -53,10 +53,8 @@ const LEFT_OUT: [u8; 7] = [0b001, 0b010, 0b100, 0b011, 0b101, 0b110, 0b111];
 /// The result of [`RecordItem::degrade`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Degraded {
-    /// Columns are left out.
-    Columns,
-    /// The execution goes to quarantine.
-    Quarantined,
+    /// Columns are left out, or the execution goes to quarantine.
+    Reduced,
     /// The delivery was answered 422, and PostgreSQL rejects it in quarantine: it is not stored.
     Dropped,
 }
@@ -147,7 +145,7 @@ impl<'a> RecordItem<'a> {
             let kept = |n: usize| columns[n].filter(|_| left_out & 1 << n == 0);
             (row.payload, row.execution.output, row.execution.total_cost) = (kept(0), kept(1), kept(2));
             row.payload_bytes = Some(&row.delivery.body);
-            return Some(Degraded::Columns);
+            return Some(Degraded::Reduced);
         }
         let reason = match error {
             DbError::InvalidRow { code, message } => {
@@ -158,7 +156,7 @@ impl<'a> RecordItem<'a> {
         };
         let delivery = row.delivery;
         *self = Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact: true });
-        Some(Degraded::Quarantined)
+        Some(Degraded::Reduced)
     }
 
     /// The error that columns were left out for.

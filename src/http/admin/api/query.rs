@@ -3,8 +3,7 @@
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::Uri;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use crate::db::queries::page::{List, MAX_LIMIT, Position};
@@ -87,11 +86,8 @@ impl Parameters {
     }
 
     pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
-        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
-        let time =
-            |value: &str| OffsetDateTime::parse(value, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC);
         let allowed = "must be a time like 2026-03-02T10:00:00Z (RFC 3339; encode + as %2B)";
-        self.parsed(name, time, || allowed.to_owned())
+        self.parsed(name, TimeRange::parse, || allowed.to_owned())
     }
 
     /// A number from 1 to `max`.
@@ -102,12 +98,11 @@ impl Parameters {
     }
 
     pub(super) fn choice<C: Choice>(&mut self, name: &'static str) -> Result<Option<C>, Problem> {
-        let choice = |value: &str| C::ALL.iter().find(|choice| choice.as_str() == value).copied();
         let allowed = || {
             let names: Vec<_> = C::ALL.iter().map(|choice| choice.as_str()).collect();
             format!("must be one of {}", names.join(", "))
         };
-        self.parsed(name, choice, allowed)
+        self.parsed(name, C::named, allowed)
     }
 
     pub(super) fn period(&mut self) -> Result<TimeRange, Problem> {
