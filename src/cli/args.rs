@@ -9,7 +9,7 @@ use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
 use crate::db::queries::page::{MAX_LIMIT, Position};
-use crate::db::queries::{Choice, ListQuery, Page, Query, QueryPool, TimeRange};
+use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryPool, TimeRange};
 
 #[derive(Debug, Args)]
 #[group(id = "period", multiple = true)]
@@ -60,16 +60,12 @@ pub(super) struct OutputArgs {
 
 impl OutputArgs {
     /// Prints a list while it is read.
-    pub(super) async fn print_list<Q, T>(
+    pub(super) async fn print_list<Q: ListQuery<Row: Serialize>>(
         &self,
         pool: &QueryPool,
         query: Q,
-        columns: &'static [Column<T>],
-    ) -> Result<(), CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-        T: Serialize,
-    {
+        columns: &'static [Column<Q::Row>],
+    ) -> Result<(), CommandError> {
         let mut output = Output::new();
         let mut table = output.table(columns);
         let mut empty = true;
@@ -89,10 +85,11 @@ impl OutputArgs {
     }
 
     /// Reads a list up to the limit.
-    pub(super) async fn read_list<Q, T>(&self, pool: &QueryPool, query: Q) -> Result<Page<T>, CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-    {
+    pub(super) async fn read_list<Q: ListQuery>(
+        &self,
+        pool: &QueryPool,
+        query: Q,
+    ) -> Result<Page<Q::Row>, CommandError> {
         let mut items = Vec::new();
         let next = self
             .read_pages(pool, query, |page| {
@@ -104,22 +101,19 @@ impl OutputArgs {
     }
 
     /// Reads pages up to the limit. Returns the `next` of the last page.
-    async fn read_pages<Q, T>(
+    async fn read_pages<Q: ListQuery>(
         &self,
         pool: &QueryPool,
         mut query: Q,
-        mut process: impl FnMut(Vec<T>) -> Result<(), CommandError>,
-    ) -> Result<Option<String>, CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-    {
+        mut process: impl FnMut(Vec<Q::Row>) -> Result<(), CommandError>,
+    ) -> Result<Option<String>, CommandError> {
         let mut left = if self.all { i64::MAX } else { self.limit };
         loop {
             query.page().limit = left.min(MAX_LIMIT);
             let page = pool.run(&query).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
             process(page.items)?;
-            let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, Q::LIST));
+            let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, <Q::Row>::LIST));
             if left == 0 || after.is_none() {
                 return Ok(page.next);
             }

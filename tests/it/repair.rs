@@ -77,6 +77,24 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn repair_leaves_out_the_costs_that_recording_leaves_out() {
+    let receiver = TestReceiver::start().await;
+    // The repeated key keeps `payload_bytes`. The cost has a thousand digits.
+    receiver
+        .accept(
+            r#"{"execution_id":"x","workflow_id":"w","status":"completed","total_cost":1e1000,"a":1,"a":2}"#,
+        )
+        .await;
+    let row = "SELECT total_cost, payload_bytes IS NOT NULL AS has_bytes FROM executions";
+    let recorded = receiver.rows(row).await;
+    assert_eq!(recorded, [json!({ "total_cost": null, "has_bytes": true })]);
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(0) && text.contains("repaired 0, unchanged 1, refused 0"), "{text}");
+    assert_eq!(receiver.rows(row).await, recorded);
+    counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_accepts_them() {
     let receiver = TestReceiver::start().await;
     refuse(&receiver, "true").await;

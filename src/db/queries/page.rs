@@ -116,7 +116,8 @@ impl List {
 }
 
 /// A row of a list.
-pub(super) trait ListRow {
+pub(crate) trait ListRow {
+    /// The list that its cursors belong to.
     const LIST: List;
 
     fn position(&self) -> Position;

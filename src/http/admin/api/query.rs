@@ -6,9 +6,8 @@ use axum::http::Uri;
 use time::OffsetDateTime;
 use utoipa::IntoParams;
 
-use crate::db::queries::page::{List, MAX_LIMIT, Position};
-use crate::db::queries::results::EXPORT_LIMIT;
-use crate::db::queries::{Choice, PageRequest, Query, TimeRange};
+use crate::db::queries::page::{MAX_LIMIT, Position};
+use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, TimeRange};
 use crate::execution::identifier;
 use crate::http::problem::Problem;
 
@@ -109,15 +108,14 @@ impl Parameters {
         Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
     }
 
-    pub(super) fn page(&mut self, list: List) -> Result<PageRequest, Problem> {
+    pub(super) fn page<Q: ListQuery>(&mut self) -> Result<PageRequest, Problem> {
         if self.export {
-            let limit = if list == List::Results { EXPORT_LIMIT } else { MAX_LIMIT };
-            return Ok(PageRequest { limit, after: None });
+            return Ok(PageRequest { limit: Q::EXPORT_LIMIT, after: None });
         }
         let limit = self.number("limit", PageRequest::default().limit, MAX_LIMIT)?;
         let after = self.parsed(
             "cursor",
-            |cursor| Position::of_cursor(cursor, list),
+            |cursor| Position::of_cursor(cursor, <Q::Row>::LIST),
             || "must be the unchanged `next` of a page of this list".to_owned(),
         )?;
         Ok(PageRequest { limit, after })
