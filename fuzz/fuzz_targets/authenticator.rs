@@ -127,7 +127,7 @@ impl<'a> Request<'a> {
     fn attempt(&self, configured: Configured, now: OffsetDateTime) -> Option<AuthMethod> {
         let tokens = self.tokens.iter().copied();
         let authenticator = configured.authenticator();
-        authenticator.check_head(&self.headers, tokens, now).ok()?.check_body(&authenticator, &self.body).ok()
+        authenticator.check_head(&self.headers, tokens, now).ok()?.check_body(authenticator, &self.body).ok()
     }
 
     /// The second implementation.
