@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::auth::{AdminToken, AuthError, AuthMethod, Authenticator, PendingAuth};
+use crate::auth::{AdminToken, Authenticator};
 use crate::config::{Settings, SettingsError};
 use crate::db::Database;
 
@@ -90,29 +90,25 @@ impl Credentials {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Checks a body whose head was checked with `current`. If the check fails and the secrets have changed, checks the body
-    /// again with the new secrets.
-    ///
-    /// # Errors
-    /// As [`PendingAuth::check_body`].
-    pub(crate) async fn check(
+    /// Checks a request with `current`. If the check fails and the secrets have changed, checks it again with the new
+    /// secrets. Also returns the secrets of the last check.
+    pub(crate) async fn check<T, E>(
         self: &Arc<Self>,
-        current: &Current,
-        auth: &PendingAuth,
-        body: &[u8],
-    ) -> Result<AuthMethod, AuthError> {
-        match auth.check_body(body) {
-            Err(_) if self.refreshed(current).await => {
-                auth.with_keys_of(&self.current().authenticator).check_body(body)
-            }
-            checked => checked,
+        current: Arc<Current>,
+        check: impl Fn(&Current) -> Result<T, E>,
+    ) -> (Arc<Current>, Result<T, E>) {
+        let checked = check(&current);
+        if checked.is_err() && self.refreshed(&current).await {
+            let current = self.current();
+            let checked = check(&current);
+            return (current, checked);
         }
+        (current, checked)
     }
 
-    /// Returns whether the secrets differ from `current`. Call it after `current` rejected a request, and check the request
-    /// again if it returns true. Re-reads the files if one has changed; looks for changes at most once per
-    /// [`CHECK_INTERVAL`].
-    pub(crate) async fn refreshed(self: &Arc<Self>, current: &Current) -> bool {
+    /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed; looks for changes at most
+    /// once per [`CHECK_INTERVAL`].
+    async fn refreshed(self: &Arc<Self>, current: &Current) -> bool {
         if self.from_files {
             let _ = timeout(CHECK_TIMEOUT, self.refresh()).await;
         }

@@ -177,8 +177,7 @@ async fn receive(
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     log_authentication(settings);
     if let Some(psql) = psql_line {
-        let open = settings.auth.allow_unauthenticated || !settings.auth.is_configured();
-        print_first_steps(open, &webhooks, &admin.to_string(), &psql);
+        print_first_steps(settings.auth.is_open(), &webhooks, &admin.to_string(), &psql);
     }
     server.run(shutdown).await?;
     tracing::info!("stopped");

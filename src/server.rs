@@ -240,8 +240,8 @@ impl Server {
         let mut parts = JoinSet::new();
         parts.spawn_blocking(move || ("the spool's writer", writer.run(&runtime).map_err(Into::into)));
         parts.spawn(recorder.run(reader).map(|ended| ("the recorder", ended.map_err(Into::into))));
-        parts.spawn(webhook.map(|ended| ("the webhook port", ended.map_err(Into::into))));
-        parts.spawn(admin.map(|ended| ("the admin port", ended.map_err(Into::into))));
+        parts.spawn(webhook.map(|()| ("the webhook port", Ok(()))));
+        parts.spawn(admin.map(|()| ("the admin port", Ok(()))));
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
         }

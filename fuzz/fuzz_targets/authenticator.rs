@@ -126,7 +126,8 @@ impl<'a> Request<'a> {
 
     fn attempt(&self, configured: Configured, now: OffsetDateTime) -> Option<AuthMethod> {
         let tokens = self.tokens.iter().copied();
-        configured.authenticator().check_head(&self.headers, tokens, now).ok()?.check_body(&self.body).ok()
+        let authenticator = configured.authenticator();
+        authenticator.check_head(&self.headers, tokens, now).ok()?.check_body(authenticator, &self.body).ok()
     }
 
     /// The second implementation.

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use time::OffsetDateTime;
 
 use super::fingerprint::{Fingerprint, fingerprint, is_one_of};
-use super::signature::{Keys, Signature, keys};
+use super::signature::{Key, Signature, key};
 use super::{AuthError, AuthMethod};
 use crate::config;
 
@@ -16,7 +16,7 @@ const SECRET: &str = "x-webhook-secret";
 /// The configured methods. Contains no secret in plain text.
 #[derive(Clone)]
 pub struct Authenticator {
-    keys: Keys,
+    keys: Vec<Key>,
     /// Empty unless `auth.secret_header` is set.
     secrets: Vec<Fingerprint>,
     tokens: Vec<Fingerprint>,
@@ -49,11 +49,11 @@ impl Authenticator {
         let secrets = &settings.webhook_secrets.0;
         let in_header = if settings.secret_header { secrets.as_slice() } else { &[] };
         Self {
-            keys: keys(secrets),
+            keys: secrets.iter().map(key).collect(),
             secrets: in_header.iter().map(fingerprint).collect(),
             tokens: settings.url_tokens.0.iter().map(fingerprint).collect(),
             tolerance: settings.timestamp_tolerance,
-            open: settings.allow_unauthenticated || !settings.is_configured(),
+            open: settings.is_open(),
             local_only: !settings.allow_unauthenticated && !settings.is_configured(),
         }
     }
@@ -74,7 +74,7 @@ impl Authenticator {
         tokens: impl Iterator<Item = &'t str>,
         now: OffsetDateTime,
     ) -> Result<PendingAuth, AuthError> {
-        let signature = Signature::of(headers, &self.keys, now, self.tolerance);
+        let signature = Signature::of(headers, now, self.tolerance).filter(|_| !self.keys.is_empty());
         let without_signature = self.check_without_signature(headers, tokens);
         match (signature, without_signature) {
             (Some(Ok(signature)), without_signature) => {
@@ -122,22 +122,16 @@ impl PendingAuth {
         matches!(self.without_signature, Ok(AuthMethod::None))
     }
 
-    /// Checks the signature over the body as sent.
+    /// Checks the signature over the body as sent, with the secrets of `authenticator`.
     ///
     /// # Errors
     /// [`AuthError::Signature`] if the signature does not match and no other method accepts the request.
-    pub fn check_body(&self, body: &[u8]) -> Result<AuthMethod, AuthError> {
+    pub fn check_body(&self, authenticator: &Authenticator, body: &[u8]) -> Result<AuthMethod, AuthError> {
         match &self.signature {
-            Some(signature) if signature.matches(body) => Ok(AuthMethod::Signature),
+            Some(signature) if signature.matches(&authenticator.keys, body) => Ok(AuthMethod::Signature),
             Some(_) => self.without_signature.map_err(|_| AuthError::Signature),
             None => self.without_signature,
         }
-    }
-
-    /// A copy that checks the signature with the secrets of `authenticator`.
-    pub(crate) fn with_keys_of(&self, authenticator: &Authenticator) -> Self {
-        let signature = self.signature.clone().map(|signature| signature.with_keys(&authenticator.keys));
-        Self { signature, without_signature: self.without_signature }
     }
 }
 
@@ -169,7 +163,7 @@ mod tests {
             map.insert(*name, value.parse().unwrap());
         }
         let now = OffsetDateTime::from_unix_timestamp(now).unwrap();
-        authenticator.check_head(&map, std::iter::empty(), now)?.check_body(body)
+        authenticator.check_head(&map, std::iter::empty(), now)?.check_body(authenticator, body)
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Signatures: `sha256=` and the lowercase hex of the HMAC-SHA256 of `<timestamp>.<raw body>`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -17,20 +16,14 @@ pub(super) const SIGNATURE: &str = "x-webhook-signature";
 pub(super) const TIMESTAMP: &str = "x-webhook-timestamp";
 const MAX_TIMESTAMP_DIGITS: usize = 20;
 
-/// The keys of all secrets.
-pub(super) type Keys = Arc<[Hmac<Sha256>]>;
+pub(super) type Key = Hmac<Sha256>;
 
-pub(super) fn keys(secrets: &[SecretString]) -> Keys {
-    let key = |secret: &SecretString| {
-        Hmac::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC keys have any length")
-    };
-    secrets.iter().map(key).collect()
+pub(super) fn key(secret: &SecretString) -> Key {
+    Key::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC keys have any length")
 }
 
 /// A signature whose timestamp is valid.
-#[derive(Clone)]
 pub(super) struct Signature {
-    keys: Keys,
     timestamp: String,
     mac: [u8; 32],
 }
@@ -42,14 +35,13 @@ impl std::fmt::Debug for Signature {
 }
 
 impl Signature {
-    /// `None` if there is no signature, or no key to check it with.
+    /// `None` if there is no signature.
     pub(super) fn of(
         headers: &HeaderMap,
-        keys: &Keys,
         now: OffsetDateTime,
         tolerance: Duration,
     ) -> Option<Result<Self, AuthError>> {
-        let signature = headers.get(SIGNATURE).filter(|_| !keys.is_empty())?.as_bytes();
+        let signature = headers.get(SIGNATURE)?.as_bytes();
         let timestamp =
             headers.get(TIMESTAMP).and_then(|timestamp| timestamp.to_str().ok()).unwrap_or_default();
         let check = || {
@@ -61,19 +53,15 @@ impl Signature {
             if seconds.is_none_or(|seconds| seconds.abs_diff(now) > tolerance.as_secs()) {
                 return Err(AuthError::Timestamp);
             }
-            Ok(Self { keys: keys.clone(), timestamp: timestamp.to_owned(), mac })
+            Ok(Self { timestamp: timestamp.to_owned(), mac })
         };
         Some(check())
     }
 
-    pub(super) fn with_keys(self, keys: &Keys) -> Self {
-        Self { keys: keys.clone(), ..self }
-    }
-
-    /// Whether one of the keys has signed `body`. Tries all keys, so that the time does not depend on which one matches.
-    pub(super) fn matches(&self, body: &[u8]) -> bool {
+    /// Whether one of `keys` has signed `body`. Tries all keys, so that the time does not depend on which one matches.
+    pub(super) fn matches(&self, keys: &[Key], body: &[u8]) -> bool {
         let mut matches = Choice::from(0);
-        for key in self.keys.iter() {
+        for key in keys {
             let mut mac = key.clone();
             mac.update(self.timestamp.as_bytes());
             mac.update(b".");

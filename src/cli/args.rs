@@ -3,14 +3,13 @@
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 
 use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
 use crate::db::queries::page::{MAX_LIMIT, Position};
-use crate::db::queries::{Choice, ListQuery, Page, Query, QueryPool, TimeRange};
+use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryPool, TimeRange};
 
 #[derive(Debug, Args)]
 #[group(id = "period", multiple = true)]
@@ -33,9 +32,8 @@ impl TimeArgs {
 fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
     let not_before_1970 = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
     let invalid = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
-    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
-        return at.checked_to_offset(UtcOffset::UTC).map(not_before_1970).ok_or(invalid);
+    if let Some(at) = TimeRange::parse(text) {
+        return Ok(not_before_1970(at));
     }
     let ago = humantime::parse_duration(text).map_err(|_| invalid)?;
     let ago = time::Duration::try_from(ago).unwrap_or(time::Duration::MAX);
@@ -44,7 +42,7 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
 
 pub(super) fn choice_parser<C: Choice + Send + Sync>() -> impl TypedValueParser<Value = C> {
     let names = PossibleValuesParser::new(C::ALL.iter().map(|choice| choice.as_str()));
-    names.try_map(|name| C::ALL.iter().find(|choice| choice.as_str() == name).copied().ok_or("is unknown"))
+    names.try_map(|name| C::named(&name).ok_or("is unknown"))
 }
 
 #[derive(Debug, Args)]
@@ -62,27 +60,19 @@ pub(super) struct OutputArgs {
 
 impl OutputArgs {
     /// Prints a list while it is read.
-    pub(super) async fn print_list<Q, T>(
+    pub(super) async fn print_list<Q: ListQuery<Row: Serialize>>(
         &self,
         pool: &QueryPool,
         query: Q,
-        columns: &'static [Column<T>],
-    ) -> Result<(), CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-        T: Serialize,
-    {
+        columns: &'static [Column<Q::Row>],
+    ) -> Result<(), CommandError> {
         let mut output = Output::new();
         let mut table = output.table(columns);
         let mut empty = true;
         let next = self
             .read_pages(pool, query, |items| {
                 empty &= items.is_empty();
-                if self.json {
-                    items.iter().try_for_each(|item| output.json(item))?;
-                } else {
-                    output.rows(&mut table, &items)?;
-                }
+                output.items(self.json, &mut table, &items)?;
                 Ok(output.flush()?)
             })
             .await?;
@@ -95,10 +85,11 @@ impl OutputArgs {
     }
 
     /// Reads a list up to the limit.
-    pub(super) async fn read_list<Q, T>(&self, pool: &QueryPool, query: Q) -> Result<Page<T>, CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-    {
+    pub(super) async fn read_list<Q: ListQuery>(
+        &self,
+        pool: &QueryPool,
+        query: Q,
+    ) -> Result<Page<Q::Row>, CommandError> {
         let mut items = Vec::new();
         let next = self
             .read_pages(pool, query, |page| {
@@ -110,22 +101,19 @@ impl OutputArgs {
     }
 
     /// Reads pages up to the limit. Returns the `next` of the last page.
-    async fn read_pages<Q, T>(
+    async fn read_pages<Q: ListQuery>(
         &self,
         pool: &QueryPool,
         mut query: Q,
-        mut process: impl FnMut(Vec<T>) -> Result<(), CommandError>,
-    ) -> Result<Option<String>, CommandError>
-    where
-        Q: ListQuery + Query<Answer = Page<T>>,
-    {
+        mut process: impl FnMut(Vec<Q::Row>) -> Result<(), CommandError>,
+    ) -> Result<Option<String>, CommandError> {
         let mut left = if self.all { i64::MAX } else { self.limit };
         loop {
             query.page().limit = left.min(MAX_LIMIT);
             let page = pool.run(&query).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
             process(page.items)?;
-            let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, Q::LIST));
+            let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, <Q::Row>::LIST));
             if left == 0 || after.is_none() {
                 return Ok(page.next);
             }
@@ -140,6 +128,8 @@ impl OutputArgs {
 
 #[cfg(test)]
 mod tests {
+    use time::format_description::well_known::Rfc3339;
+
     use super::*;
 
     #[test]

@@ -1,14 +1,14 @@
 //! Output of commands: tables, or JSON with one value per line.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::CommandError;
-use super::table::{Column, Table, printable};
-use crate::logging::is_terminal_control;
+use super::table::{Column, Table};
+use crate::logging::{escape_json, printable};
 
 /// Standard output. A closed pipe is an error; `main` ignores it.
 pub(super) struct Output {
@@ -32,13 +32,23 @@ impl Output {
 
     /// Prints a value in one line.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CommandError> {
-        writeln!(self.out, "{}", escape_controls(&serde_json::to_string(value)?))?;
+        writeln!(self.out, "{}", escape_json(&serde_json::to_string(value)?))?;
         Ok(())
     }
 
     /// A table as wide as the terminal, to be printed with [`Self::rows`].
     pub(super) fn table<T>(&self, columns: &'static [Column<T>]) -> Table<T> {
         Table::new(columns, self.width)
+    }
+
+    /// Prints items as JSON, one per line, or as the next rows of a table.
+    pub(super) fn items<T: Serialize>(
+        &mut self,
+        json: bool,
+        table: &mut Table<T>,
+        items: &[T],
+    ) -> Result<(), CommandError> {
+        if json { items.iter().try_for_each(|item| self.json(item)) } else { Ok(self.rows(table, items)?) }
     }
 
     /// Prints the next rows of a table, with the heading before the first row.
@@ -83,33 +93,4 @@ pub fn print_line(line: impl Display) {
 /// Prints a note to standard error, where it does not mix with the result.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
-}
-
-/// Escapes the control characters that JSON allows in strings, so that they cannot control a terminal.
-fn escape_controls(json: &str) -> String {
-    let mut shown = String::with_capacity(json.len());
-    for character in json.chars() {
-        if is_terminal_control(character) {
-            // Each of them is one UTF-16 unit.
-            let _ = write!(shown, "\\u{:04x}", u32::from(character));
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escaped_json_has_the_same_value_and_no_terminal_control_characters() {
-        let texts = ["\u{9b}31m \u{7f} \u{202e} \u{85} \u{1b}[31m \\ \" é 👩‍🚀"];
-        let json = serde_json::to_string(&texts).unwrap();
-        assert!(json.contains(is_terminal_control));
-        let shown = escape_controls(&json);
-        assert!(!shown.contains(is_terminal_control), "{shown}");
-        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), texts);
-    }
 }

@@ -111,11 +111,8 @@ impl Prune {
         };
         let removed: Vec<_> = RetentionTarget::VARIANTS.iter().copied().filter_map(removed).collect();
         let mut output = Output::new();
-        if self.json {
-            removed.iter().try_for_each(|removed| output.json(removed))?;
-        } else {
-            output.rows(&mut output.table(if self.dry_run { DRY_RUN } else { REMOVED }), &removed)?;
-        }
+        let mut table = output.table(if self.dry_run { DRY_RUN } else { REMOVED });
+        output.items(self.json, &mut table, &removed)?;
         Ok(output.flush()?)
     }
 }

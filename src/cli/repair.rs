@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::CommandError;
 use super::output::print_line;
-use super::table::printable;
 use crate::db::{DbConnection, Repaired};
+use crate::logging::printable;
 
 /// Executions per query.
 const PAGE: i64 = 1_000;
@@ -39,21 +39,13 @@ impl Repair {
         let mut connection = DbConnection::connect(database).await?;
         connection.limit_lock_waits().await?;
         let mut tally = Tally::default();
-        let mut ids = self.ids.clone();
-        loop {
-            if self.all {
-                let after = ids.last().map_or("", String::as_str);
-                ids = connection.with_payload_bytes(after, PAGE).await?;
-                if ids.is_empty() {
-                    break;
-                }
-            }
+        let mut ids =
+            if self.all { connection.with_payload_bytes("", PAGE).await? } else { self.ids.clone() };
+        while let Some(last) = ids.last() {
             for id in &ids {
                 self.repair(&mut connection, id, &mut tally).await?;
             }
-            if !self.all {
-                break;
-            }
+            ids = if self.all { connection.with_payload_bytes(last, PAGE).await? } else { Vec::new() };
         }
         let Tally { repaired, unchanged, refused } = tally;
         print_line(format_args!("repaired {repaired}, unchanged {unchanged}, refused {refused}"));

@@ -78,11 +78,7 @@ impl List {
             let Some(last) = page.last() else { break };
             after = last.seq;
             left -= page.len();
-            if self.json {
-                page.iter().try_for_each(|delivery| output.json(delivery))?;
-            } else {
-                output.rows(&mut table, &page)?;
-            }
+            output.items(self.json, &mut table, &page)?;
         }
         Ok(output.flush()?)
     }

@@ -6,7 +6,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 use unicode_width::UnicodeWidthChar;
 
-use crate::logging::is_terminal_control;
+use crate::logging::printable;
 
 const GAP: &str = "  ";
 /// The smallest width of a prose column. If a line is still too wide, the terminal wraps it: identifiers are never cut, so
@@ -132,19 +132,6 @@ fn cut(text: String, room: usize) -> String {
     text.chars().take_while(fits).chain(['…']).collect()
 }
 
-/// Escapes control characters: a sender's text must not control the terminal.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_terminal_control(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,14 +169,5 @@ mod tests {
         }
         assert_eq!(lines(Some(54), &rows)[1], "an-identifier-that-is-long  17  模型 timed out, and a…");
         assert_eq!(lines(Some(40), &rows)[1], lines(Some(52), &rows)[1]);
-    }
-
-    #[test]
-    fn control_characters_of_a_sender_are_escaped() {
-        let hostile = "\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m\u{7f}\u{202e}\u{2066}\u{85}\u{2028}";
-        let shown = printable(hostile);
-        assert!(!shown.contains(is_terminal_control), "{shown}");
-        assert!(shown.starts_with(r"\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m"), "{shown}");
-        assert_eq!(printable("模型 'é' 👩‍🚀 \"q\" C:\\x"), "模型 'é' 👩‍🚀 \"q\" C:\\x");
     }
 }

@@ -46,11 +46,7 @@ impl Workflows {
         let &Self { days, by: order, limit, json } = self;
         let page = query_pool(settings)?.run(&workflows::Workflows { days, order, limit }).await?;
         let mut output = Output::new();
-        if json {
-            page.items.iter().try_for_each(|workflow| output.json(workflow))?;
-        } else {
-            output.rows(&mut output.table(WORKFLOWS), &page.items)?;
-        }
+        output.items(json, &mut output.table(WORKFLOWS), &page.items)?;
         output.flush()?;
         if page.items.is_empty() && !json {
             note("No rows.");

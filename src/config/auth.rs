@@ -35,6 +35,12 @@ impl Auth {
         !self.webhook_secrets.0.is_empty() || !self.url_tokens.0.is_empty()
     }
 
+    /// Whether webhooks are accepted without authentication.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.allow_unauthenticated || !self.is_configured()
+    }
+
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
         check_duration("auth.timestamp_tolerance", self.timestamp_tolerance, second, day)?;
@@ -76,7 +82,7 @@ impl Admin {
             let why = "must be at least 16 characters, without spaces";
             return not_allowed("admin.token", NOT_SHOWN, why);
         }
-        check_range("admin.read_connections", self.read_connections as u64, 1, 64)?;
+        check_range("admin.read_connections", self.read_connections, 1, 64)?;
         let (min, max) = (Duration::from_millis(100), Duration::from_mins(10));
         check_duration("admin.statement_timeout", self.statement_timeout, min, max)?;
         check_duration("admin.stalled_after", self.stalled_after, min, 6 * max)

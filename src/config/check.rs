@@ -3,43 +3,36 @@
 use std::time::Duration;
 
 use super::error::{SettingsError, check_duration, check_range, not_allowed};
-use super::{Conflicts, Settings};
+use super::{Conflicts, Quarantine, Settings};
 
 impl Settings {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
         let (min, max) = (Duration::from_millis(100), Duration::from_mins(10));
-        check_range("http.max_body_bytes", self.http.max_body_bytes as u64, KIB, 256 * MIB)?;
-        let in_flight = self.http.max_bytes_in_flight as u64;
-        check_range(
-            "http.max_bytes_in_flight",
-            in_flight,
-            self.http.max_body_bytes as u64,
-            u64::from(u32::MAX),
-        )?;
-        check_range("http.max_connections", self.http.max_connections as u64, 16, 1_000_000)?;
-        check_range("http.max_requests", self.http.max_requests as u64, 1, 65_536)?;
+        check_range("http.max_body_bytes", self.http.max_body_bytes, KIB, 256 * MIB)?;
+        let (body, in_flight) = (self.http.max_body_bytes as u64, self.http.max_bytes_in_flight);
+        check_range("http.max_bytes_in_flight", in_flight, body, u64::from(u32::MAX))?;
+        check_range("http.max_connections", self.http.max_connections, 16, 1_000_000)?;
+        check_range("http.max_requests", self.http.max_requests, 1, 65_536)?;
         check_duration("http.header_timeout", self.http.header_timeout, min, max)?;
         check_duration("http.idle_timeout", self.http.idle_timeout, min, max)?;
         check_duration("http.body_timeout", self.http.body_timeout, min, max)?;
         self.auth.check()?;
         self.admin.check()?;
-        let (rows, bytes) = (self.quarantine.max_rows, self.quarantine.max_bytes);
-        check_range("quarantine.max_rows", u64::try_from(rows).unwrap_or(u64::MAX), 0, 1_000_000)?;
-        check_range("quarantine.max_bytes", u64::try_from(bytes).unwrap_or(u64::MAX), 0, 1 << 40)?;
+        let Quarantine { max_rows, max_bytes } = self.quarantine;
+        check_range("quarantine.max_rows", max_rows, 0, 1_000_000)?;
+        check_range("quarantine.max_bytes", max_bytes, 0, 1 << 40)?;
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
-        let (rows, bytes) = (u64::try_from(max_per_execution), u64::try_from(max_bytes_per_execution));
-        check_range("conflicts.max_per_execution", rows.unwrap_or(u64::MAX), 0, 1_000_000)?;
-        check_range("conflicts.max_bytes_per_execution", bytes.unwrap_or(u64::MAX), 0, 1 << 40)?;
+        check_range("conflicts.max_per_execution", max_per_execution, 0, 1_000_000)?;
+        check_range("conflicts.max_bytes_per_execution", max_bytes_per_execution, 0, 1 << 40)?;
         self.retention.check()?;
-        check_range("intake.capacity", self.intake.capacity as u64, 1, 65_536)?;
+        check_range("intake.capacity", self.intake.capacity, 1, 65_536)?;
         // Room for one body and SQLite's overhead.
-        let two_bodies = 2 * self.http.max_body_bytes as u64;
-        check_range("spool.max_bytes", self.spool.max_bytes, two_bodies.max(MIB), i64::MAX as u64)?;
-        check_range("recorder.connections", self.recorder.connections as u64, 1, 64)?;
-        check_range("recorder.batch_rows", self.recorder.batch_rows as u64, 1, 100_000)?;
-        check_range("recorder.batch_bytes", self.recorder.batch_bytes as u64, 64 * KIB, 256 * MIB)?;
+        check_range("spool.max_bytes", self.spool.max_bytes, MIB.max(2 * body), i64::MAX as u64)?;
+        check_range("recorder.connections", self.recorder.connections, 1, 64)?;
+        check_range("recorder.batch_rows", self.recorder.batch_rows, 1, 100_000)?;
+        check_range("recorder.batch_bytes", self.recorder.batch_bytes, 64 * KIB, 256 * MIB)?;
         check_duration("recorder.max_backoff", self.recorder.max_backoff, min, max)?;
         check_duration("database.connect_timeout", self.database.connect_timeout, min, max)?;
         check_duration("database.statement_timeout", self.database.statement_timeout, min, max)?;

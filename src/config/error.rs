@@ -47,7 +47,14 @@ pub(super) fn not_allowed<T>(
     Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() })
 }
 
-pub(super) fn check_range(key: &str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
+/// A value that is no `u64`, such as a negative one, counts as the largest.
+pub(super) fn check_range(
+    key: &str,
+    value: impl TryInto<u64>,
+    min: u64,
+    max: u64,
+) -> Result<(), SettingsError> {
+    let value = value.try_into().unwrap_or(u64::MAX);
     if (min..=max).contains(&value) {
         return Ok(());
     }

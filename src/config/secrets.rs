@@ -67,8 +67,8 @@ impl Secrets {
 
     /// Whether both have the same secrets in the same order.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
-        let exposed = |list: &Self| list.0.iter().map(|s| s.expose_secret().to_owned()).collect::<Vec<_>>();
-        exposed(self) == exposed(other)
+        let [mine, theirs] = [self, other].map(|list| list.0.iter().map(ExposeSecret::expose_secret));
+        mine.eq(theirs)
     }
 }
 

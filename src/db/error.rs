@@ -133,11 +133,11 @@ impl DbError {
     /// The `error.type` in traces.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "away",
-            Self::TimedOut => "slow",
-            Self::Crashed(_) => "broke",
-            Self::Unavailable { .. } => "refused",
-            Self::InvalidRow { .. } => "unacceptable",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timeout",
+            Self::Crashed(_) => "crashed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::InvalidRow { .. } => "invalid_row",
         }
     }
 

@@ -95,8 +95,8 @@ impl DbConnection {
         )
         .fetch_optional(&mut self.connection)
         .await?;
-        let lock = (statement_timeout / LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
-        let limits = TimeLimits { statement: statement_timeout, lock };
+        let limits =
+            TimeLimits { statement: statement_timeout, lock: statement_timeout / LOCK_TIMEOUT_DIVISOR };
         Ok(set_config(&mut self.connection, false, limits.settings()).await?)
     }
 
@@ -172,7 +172,7 @@ impl TimeLimits {
         [
             ("statement_timeout", millis(self.statement)),
             ("idle_in_transaction_session_timeout", millis(self.statement)),
-            ("lock_timeout", millis(self.lock)),
+            ("lock_timeout", millis(self.lock.max(Duration::from_millis(1)))),
         ]
     }
 }

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use sqlx::Connection;
 use time::OffsetDateTime;
 
+use super::record::item::Storable;
 use super::record::rollups::{CountedExecution, Rollups};
 use super::{DbConnection, DbError};
-use crate::execution::jsonb::{Fit, fit};
-use crate::execution::{self, Execution};
+use crate::execution::Execution;
 
 /// The result for an execution with `payload_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,17 +54,15 @@ impl DbConnection {
             execution_id
         );
         let Some(row) = row.fetch_optional(&mut *transaction).await? else { return Ok(None) };
-        let text = execution::text(&row.bytes).unwrap_or_default();
-        let fits = fit(text);
-        let payload = (fits != Fit::Not && !row.has_payload).then_some(text);
         // A body that was recorded with a mapping (`quarantine retry --map`) does not match the columns.
         let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.execution_id == execution_id);
         let parsed = parsed.filter(|parsed| parsed.status == row.status);
-        let output = parsed.as_ref().and_then(|parsed| parsed.output).filter(|_| !row.has_output);
-        let output = output.filter(|output| fits != Fit::Not || fit(output) == Fit::Whole);
-        let cost = parsed.as_ref().and_then(|parsed| parsed.total_cost).filter(|_| row.total_cost.is_none());
         // payload_bytes stays only where the payload would lose something.
-        let done = fits == Fit::Whole;
+        let Storable { payload, is_whole: done, output, total_cost } =
+            Storable::of(&row.bytes, parsed.as_ref());
+        let payload = payload.filter(|_| !row.has_payload);
+        let output = output.filter(|_| !row.has_output);
+        let cost = total_cost.filter(|_| row.total_cost.is_none());
         if payload.is_none() && output.is_none() && cost.is_none() && !done {
             return Ok(Some(Repaired::Unchanged));
         }

@@ -31,13 +31,8 @@ use crate::spool::{Seq, SpoolStatus};
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Health {
-    /// `ok`: no part has a problem; `degraded`: webhooks are accepted, but see `problems`; `unavailable`: webhooks are
-    /// answered 503.
-    pub(crate) status: &'static str,
-    /// A sentence for each problem.
-    pub(crate) problems: Vec<String>,
-    /// Deliveries on disk that wait for PostgreSQL.
-    pub(crate) spooled: i64,
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
     /// Each part with its state and its numbers.
     pub(crate) parts: Parts,
 }
@@ -55,15 +50,9 @@ pub(crate) struct Summary {
     spooled: i64,
 }
 
-impl From<Health> for Summary {
-    fn from(Health { status, problems, spooled, .. }: Health) -> Self {
-        Self { status, problems, spooled }
-    }
-}
-
 impl Health {
     pub(crate) fn accepts_webhooks(&self) -> bool {
-        self.status != "unavailable"
+        self.summary.status != "unavailable"
     }
 }
 
@@ -140,7 +129,7 @@ impl Measurements {
             (true, false) => "degraded",
             (true, true) => "ok",
         };
-        Health { status, problems, spooled: self.spool.depth(), parts }
+        Health { summary: Summary { status, problems, spooled: self.spool.depth() }, parts }
     }
 }
 
@@ -185,7 +174,10 @@ mod tests {
     #[test]
     fn an_idle_receiver_without_a_problem_is_ok() {
         let health = healthy().health();
-        assert_eq!((health.status, health.problems.len(), health.spooled), ("ok", 0, 0));
+        assert_eq!(
+            (health.summary.status, health.summary.problems.len(), health.summary.spooled),
+            ("ok", 0, 0)
+        );
         assert_eq!(states(&health), ["ok", "ok", "ok", "ok", "off"]);
     }
 
@@ -197,9 +189,9 @@ mod tests {
             why: DbError::Unreachable("no route".to_owned()),
         };
         let away = away.health();
-        assert_eq!((away.status, away.accepts_webhooks()), ("degraded", true));
+        assert_eq!((away.summary.status, away.accepts_webhooks()), ("degraded", true));
         assert_eq!(states(&away)[1..3], ["failing", "stalled"]);
-        assert!(away.problems[0].contains("no route"), "{:?}", away.problems);
+        assert!(away.summary.problems[0].contains("no route"), "{:?}", away.summary.problems);
 
         let rejecting = |change: fn(&mut Measurements)| {
             let mut measured = healthy();
@@ -211,8 +203,12 @@ mod tests {
             rejecting(|m| m.spool.unwritable = Some(Unwritable::Full)),
             rejecting(|m| m.stopping = true),
         ] {
-            assert_eq!((health.status, health.accepts_webhooks()), ("unavailable", false), "{health:?}");
-            assert_eq!(health.problems.len(), 1);
+            assert_eq!(
+                (health.summary.status, health.accepts_webhooks()),
+                ("unavailable", false),
+                "{health:?}"
+            );
+            assert_eq!(health.summary.problems.len(), 1);
         }
     }
 
@@ -228,7 +224,11 @@ mod tests {
             (long, long, "stalled", "degraded"),
         ] {
             let health = waiting(since, idle).health();
-            assert_eq!((health.parts.recording.state, health.status), (state, status), "{since:?} {idle:?}");
+            assert_eq!(
+                (health.parts.recording.state, health.summary.status),
+                (state, status),
+                "{since:?} {idle:?}"
+            );
             assert_eq!(health.parts.recording.stalled(), state == "stalled");
         }
         let mut future = waiting(long, long);
@@ -248,13 +248,16 @@ mod tests {
             measured.stuck = StuckStatus { deliveries: 1, oldest, why, handled };
             let health = measured.health();
             assert_eq!(
-                (health.parts.recording.state, health.status),
+                (health.parts.recording.state, health.summary.status),
                 (state, "degraded"),
                 "{others} {idle:?}"
             );
             assert_eq!(health.parts.recording.stuck, 1);
             assert_eq!(health.parts.recording.oldest_stuck_age_seconds, Some(long.as_secs()));
-            assert!(health.problems.iter().any(|p| p.contains("did not answer in time")), "{health:?}");
+            assert!(
+                health.summary.problems.iter().any(|p| p.contains("did not answer in time")),
+                "{health:?}"
+            );
         }
     }
 
@@ -265,7 +268,7 @@ mod tests {
         measured.retention = RetentionState::Paused(ClockSkew(time::Duration::days(400)));
         let health = measured.health();
         assert_eq!(states(&health), ["ok", "ok", "ok", "acknowledged", "paused"]);
-        assert_eq!((health.status, health.problems.len()), ("degraded", 2));
+        assert_eq!((health.summary.status, health.summary.problems.len()), ("degraded", 2));
         assert_eq!(health.parts.quarantine.acknowledged, Some(3));
 
         let mut unknown = healthy();
@@ -273,6 +276,6 @@ mod tests {
         unknown.retention = RetentionState::Failing(DbError::TimedOut);
         let health = unknown.health();
         assert_eq!(states(&health)[3..], ["unknown", "failing"]);
-        assert_eq!(health.status, "ok", "webhooks are accepted and recorded");
+        assert_eq!(health.summary.status, "ok", "webhooks are accepted and recorded");
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Parts {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct SpoolHealth {
-    /// `ok`: webhooks are accepted; `refusing`: webhooks are answered 503; `stopping`: the receiver stops.
+    /// `ok`: webhooks are accepted; `rejecting`: webhooks are answered 503; `stopping`: the receiver stops.
     pub(crate) state: &'static str,
     /// The state in a sentence.
     pub(crate) detail: String,
@@ -136,7 +136,7 @@ impl Measurements {
 
     fn spool_health(&self, problems: &mut Vec<String>) -> SpoolHealth {
         let (state, detail) = if let Some(why) = self.unwritable() {
-            ("refusing", format!("webhooks are answered 503: {why}"))
+            ("rejecting", format!("webhooks are answered 503: {why}"))
         } else if self.stopping {
             ("stopping", "the receiver is stopping".to_owned())
         } else {

@@ -17,11 +17,17 @@ pub(crate) fn is_terminal_control(character: char) -> bool {
 /// characters occur in strings only, where `\uXXXX` means the same.
 pub(super) fn json_line(line: &str) -> Cow<'_, str> {
     let event = line.strip_suffix('\n').unwrap_or(line);
-    if !event.contains(is_terminal_control) {
-        return Cow::Borrowed(line);
+    if event.contains(is_terminal_control) {
+        Cow::Owned(escape_json(event) + "\n")
+    } else {
+        Cow::Borrowed(line)
     }
-    let mut escaped = String::with_capacity(line.len() + 64);
-    for character in event.chars() {
+}
+
+/// Escapes the control characters that JSON allows in strings, so that they cannot control a terminal.
+pub(crate) fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for character in json.chars() {
         if is_terminal_control(character) {
             // Each of them is one UTF-16 unit.
             let _ = write!(escaped, "\\u{:04x}", u32::from(character));
@@ -29,8 +35,14 @@ pub(super) fn json_line(line: &str) -> Cow<'_, str> {
             escaped.push(character);
         }
     }
-    escaped.push('\n');
-    Cow::Owned(escaped)
+    escaped
+}
+
+/// Escapes control characters: a sender's text must not control the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let _ = Escape(&mut shown).write_str(text);
+    shown
 }
 
 /// Writes a field of the pretty format. `tracing-subscriber` escapes messages only, and not all of these characters.
@@ -54,9 +66,9 @@ impl Display for Escaped<'_> {
     }
 }
 
-struct Escape<'a, 'f>(&'a mut fmt::Formatter<'f>);
+struct Escape<'w, W>(&'w mut W);
 
-impl Write for Escape<'_, '_> {
+impl<W: Write> Write for Escape<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if !text.contains(is_terminal_control) {
             return self.0.write_str(text);
@@ -69,5 +81,29 @@ impl Write for Escape<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_json_has_the_same_value_and_no_terminal_control_characters() {
+        let texts = ["\u{9b}31m \u{7f} \u{202e} \u{85} \u{1b}[31m \\ \" é 👩‍🚀"];
+        let json = serde_json::to_string(&texts).unwrap();
+        assert!(json.contains(is_terminal_control));
+        let shown = escape_json(&json);
+        assert!(!shown.contains(is_terminal_control), "{shown}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), texts);
+    }
+
+    #[test]
+    fn control_characters_of_a_sender_are_escaped() {
+        let hostile = "\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m\u{7f}\u{202e}\u{2066}\u{85}\u{2028}";
+        let shown = printable(hostile);
+        assert!(!shown.contains(is_terminal_control), "{shown}");
+        assert!(shown.starts_with(r"\u{1b}]0;owned\u{7}\r\n\t\u{9b}31m"), "{shown}");
+        assert_eq!(printable("模型 'é' 👩‍🚀 \"q\" C:\\x"), "模型 'é' 👩‍🚀 \"q\" C:\\x");
     }
 }

@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::config::{Log, LogFormat};
-pub(crate) use escape::is_terminal_control;
+pub(crate) use escape::{escape_json, printable};
 use queue::STDERR;
 
 /// Warnings of sqlx contain parts of the database URL.
@@ -71,13 +71,8 @@ pub fn log_panics() {
 
 /// Queues a line for standard error. Control characters in it are escaped.
 pub fn print(text: &str) {
-    let keep = |character: char| character == '\n' || !is_terminal_control(character);
-    let mut line = String::with_capacity(text.len() + 1);
-    for character in text.chars() {
-        if keep(character) { line.push(character) } else { line.extend(character.escape_default()) }
-    }
-    line.push('\n');
-    STDERR.push(line.as_bytes());
+    let lines: String = text.split('\n').map(|line| printable(line) + "\n").collect();
+    STDERR.push(lines.as_bytes());
 }
 
 /// Waits until all lines are written. Call it before the process ends. Gives up when nothing is written for a second.

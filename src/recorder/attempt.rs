@@ -120,8 +120,7 @@ impl Recorder {
 
     /// The time limits of an attempt after a first failure.
     pub(super) fn retry_limits(&self, statement: Duration) -> TimeLimits {
-        let lock = (self.statement_timeout / RETRY_LOCK_TIMEOUT_DIVISOR).max(Duration::from_millis(1));
-        TimeLimits { statement, lock }
+        TimeLimits { statement, lock: self.statement_timeout / RETRY_LOCK_TIMEOUT_DIVISOR }
     }
 
     /// Waits after a failed canary: PostgreSQL records nothing now.

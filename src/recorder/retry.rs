@@ -78,13 +78,13 @@ impl Recorder {
     /// strikes. Returns false when the delivery is dropped.
     fn blame(&self, item: &mut RecordItem<'_>, entry: &mut StuckEntry, error: &DbError) -> bool {
         if !entry.strike(error) {
-            let pause = self.backoff(entry.strikes()).min(MAX_STRIKE_PAUSE);
+            let pause = self.backoff(entry.strikes).min(MAX_STRIKE_PAUSE);
             entry.pause(if error.is_repeatable() { Duration::ZERO } else { pause });
             return true;
         }
         match item.degrade(error) {
             Some(Degraded::Dropped) => return false,
-            Some(Degraded::Columns | Degraded::Quarantined) => {
+            Some(Degraded::Reduced) => {
                 entry.degraded_for.push(error.clone());
                 entry.pause(Duration::ZERO);
             }

@@ -61,7 +61,7 @@ pub(super) struct StuckEntry {
     execution: Option<u32>,
     received_at: OffsetDateTime,
     due: Instant,
-    strikes: u32,
+    pub(super) strikes: u32,
     /// How often the time limit is doubled.
     extensions: u32,
     pub(super) failures_without_strike: u32,
@@ -100,10 +100,6 @@ impl StuckEntry {
     pub(super) fn reset_strikes(&mut self) {
         self.strikes = 0;
         self.failures_without_strike += 1;
-    }
-
-    pub(super) fn strikes(&self) -> u32 {
-        self.strikes
     }
 
     /// Counts a failure of this delivery while others can be recorded. Returns whether the delivery is to blame. The

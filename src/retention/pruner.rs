@@ -74,8 +74,6 @@ enum Round {
     },
     /// Another receiver prunes this database.
     NotOurs,
-    /// Nothing was removed, because a clock is wrong.
-    ClockSkew(ClockSkew),
 }
 
 impl Pruner {
@@ -96,12 +94,12 @@ impl Pruner {
         while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
         {
             match self.round(&mut walks).await {
-                Ok(Round::ClockSkew(skew)) => {
+                Ok(Err(skew)) => {
                     failing = None;
                     self.paused(skew);
                     sleep(self.backoff).await;
                 }
-                Ok(round) => {
+                Ok(Ok(round)) => {
                     self.on_success(&round, failing.take().is_some());
                     rounds += 1;
                     if rounds % ROUNDS_PER_SWEEP == 0 {
@@ -118,7 +116,8 @@ impl Pruner {
         self.stop.cancelled().await;
     }
 
-    async fn round(&self, walks: &mut [Walk]) -> Result<Round, DbError> {
+    /// Removes nothing if a clock is wrong.
+    async fn round(&self, walks: &mut [Walk]) -> Result<Result<Round, ClockSkew>, DbError> {
         let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
         let connect = async {
             let mut connection = DbConnection::connect(&self.database.options()).await?;
@@ -133,10 +132,10 @@ impl Pruner {
             timeout(connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
         let now = match clocks.agreed() {
             Ok(clocks) => clocks.earlier,
-            Err(skew) => return Ok(Round::ClockSkew(skew)),
+            Err(skew) => return Ok(Err(skew)),
         };
         if !ours {
-            return Ok(Round::NotOurs);
+            return Ok(Ok(Round::NotOurs));
         }
         let newest =
             timeout(statement_timeout, connection.newest()).await.unwrap_or(Err(DbError::TimedOut))?;
@@ -160,7 +159,7 @@ impl Pruner {
                 }
             }
         }
-        Ok(Round::Done { removed, future })
+        Ok(Ok(Round::Done { removed, future }))
     }
 
     fn on_success(&self, round: &Round, again: bool) {
@@ -169,7 +168,7 @@ impl Pruner {
         }
         let future = match round {
             Round::Done { future, .. } => *future,
-            _ => None,
+            Round::NotOurs => None,
         };
         let before = self.state.send_replace(RetentionState::Working { future });
         if matches!(before, RetentionState::Paused(_)) {
@@ -188,7 +187,7 @@ impl Pruner {
             (None, _) => {}
         }
         match round {
-            Round::NotOurs | Round::ClockSkew(_) => {
+            Round::NotOurs => {
                 self.metrics.prune_failing(false);
                 tracing::debug!("another receiver removes the expired rows");
             }

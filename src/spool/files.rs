@@ -18,6 +18,8 @@ use super::recovery::wal;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
+/// The first bytes of every database.
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];
 
 /// Identifies a file independently of its name.
@@ -42,6 +44,8 @@ pub(super) enum FileFault {
     Replaced(&'static str),
     #[error("{name} was truncated: it has {found} bytes instead of {expected}")]
     Truncated { name: &'static str, expected: u64, found: u64 },
+    #[error("{0} was truncated or overwritten: earlier contents are missing")]
+    Overwritten(&'static str),
     #[error("{name} cannot be examined: {source}")]
     Unexaminable { name: &'static str, source: io::Error },
 }
@@ -113,20 +117,20 @@ impl OpenFiles {
         if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
-    /// Whether the frame that ended at `end` before a write still exists after the write. If the log was truncated before
-    /// the write, SQLite writes at its remembered position: the gap has zeros, and the size looks right.
-    pub(super) fn is_wal_intact_before(&self, end: u64, frame: u64) -> bool {
-        if end < wal::HEADER_BYTES + frame {
-            return true;
-        }
+    /// Checks that the frame that ended at `end` before a write still exists after the write. If the log was truncated
+    /// before the write, SQLite writes at its remembered position: the gap has zeros, and the size looks right.
+    pub(super) fn check_wal_before(&self, end: u64) -> Result<(), FileFault> {
         let mut header = [0; 16];
         // A page number is never 0, and a salt is random.
-        self.wal.read_exact_at(&mut header, end - frame).is_ok() && header.iter().any(|byte| *byte != 0)
+        let exists = end < wal::HEADER_BYTES + wal::FRAME_BYTES
+            || self.wal.read_exact_at(&mut header, end - wal::FRAME_BYTES).is_ok() && header != [0; 16];
+        if exists { Ok(()) } else { Err(FileFault::Overwritten(NAMES[1])) }
     }
 
-    pub(super) fn has_database_header(&self) -> bool {
-        let mut magic = [0; 16];
-        self.database.read_exact_at(&mut magic, 0).is_ok() && &magic == b"SQLite format 3\0"
+    pub(super) fn check_database_header(&self) -> Result<(), FileFault> {
+        let mut header = [0; 16];
+        let read = self.database.read_exact_at(&mut header, 0);
+        if read.is_ok() && &header == MAGIC { Ok(()) } else { Err(FileFault::Overwritten(DATABASE)) }
     }
 
     /// The locked directory: the open one, or the one that has replaced it.

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 
 use super::files::DATABASE;
-use super::row::{COLUMNS, SpoolRow};
+use super::row::{SELECT_AFTER, SpoolRow};
 use super::{Seq, SpoolError, schema};
 use crate::auth::AuthMethod;
 use crate::execution::Execution;
@@ -60,8 +60,7 @@ impl Inspector {
 
     /// Up to `limit` deliveries after `after`; fewer when their bodies are large. Empty at the end.
     pub(crate) fn page(&self, after: Seq, limit: usize) -> Result<Vec<ListedDelivery>, SpoolError> {
-        let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
-        let mut statement = self.connection.prepare_cached(&select)?;
+        let mut statement = self.connection.prepare_cached(SELECT_AFTER)?;
         let mut rows = statement.query([after])?;
         let mut page = Vec::new();
         let mut bytes = 0;

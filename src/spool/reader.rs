@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::files::OpenFiles;
-use super::row::{COLUMNS, SpoolRow};
+use super::row::{SELECT_AFTER, SpoolRow};
 use super::schema::connect_read_only;
 use super::{Seq, SpoolError};
 use crate::delivery::Delivery;
@@ -84,8 +84,7 @@ impl Reader {
         if self.files.check_index().is_err() {
             return Err(SpoolError::FilesChanged(self.files.dir.clone()));
         }
-        let select = format!("SELECT seq, {COLUMNS} FROM deliveries WHERE seq > ? ORDER BY seq");
-        let mut statement = self.connection.prepare_cached(&select)?;
+        let mut statement = self.connection.prepare_cached(SELECT_AFTER)?;
         let mut rows = statement.query([after])?;
         let mut batch = Vec::new();
         let mut bytes = 0;

@@ -8,8 +8,19 @@ use super::Seq;
 use crate::auth::AuthMethod;
 use crate::delivery::{Delivery, TraceContext};
 
-/// The columns in the order of the fields of [`SpoolRow`].
-pub(super) const COLUMNS: &str = "received_at, authenticated_by, acknowledged, checksum, body, trace";
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT seq, received_at, authenticated_by, acknowledged, checksum, body, trace FROM deliveries",
+            $rest
+        )
+    };
+}
+
+/// Selects the number of a delivery, and the fields of [`SpoolRow`] in their order.
+pub(super) const SELECT: &str = select!("");
+/// The deliveries after a number.
+pub(super) const SELECT_AFTER: &str = select!(" WHERE seq > ? ORDER BY seq");
 
 /// The statement for [`SpoolRow::insert`].
 pub(super) const INSERT: &str =

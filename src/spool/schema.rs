@@ -9,7 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::recovery::sequence::{IDENTITY, PREDECESSOR};
-use super::{Seq, SpoolError};
+use super::{Seq, SpoolError, files};
 
 /// Marks the file as a spool: "WFSP".
 const APPLICATION_ID: i64 = 0x5746_5350;
@@ -49,7 +49,7 @@ pub(super) const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1
 /// apply the write-ahead log to the database on open.
 pub(super) fn check_header(path: &Path, database: &File) -> Result<(), SpoolError> {
     let mut header = [0; 100];
-    if database.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"SQLite format 3\0") {
+    if database.read_exact_at(&mut header, 0).is_err() || !header.starts_with(files::MAGIC) {
         return Ok(());
     }
     let number =

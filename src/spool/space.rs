@@ -9,8 +9,6 @@ use time::OffsetDateTime;
 use super::recovery::wal;
 use super::row::from_micros;
 
-/// Bytes of a frame in the write-ahead log: its header and a page.
-pub(super) const FRAME: u64 = 24 + 4096;
 /// Minimum free space in bytes. With less, the spool counts as full.
 pub(super) const MIN_FREE: u64 = 64 << 10;
 
@@ -46,7 +44,7 @@ pub(super) fn wal_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let mut frames = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?;
     let frames: i64 = frames.query_row([], |row| row.get(1))?;
     Ok(match u64::try_from(frames) {
-        Ok(frames @ 1..) => wal::HEADER_BYTES + frames * FRAME,
+        Ok(frames @ 1..) => wal::HEADER_BYTES + frames * wal::FRAME_BYTES,
         _ => 0,
     })
 }

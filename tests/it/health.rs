@@ -128,7 +128,7 @@ async fn a_receiver_that_cannot_accept_webhooks_is_not_ready_in_health_metrics_a
     until(async || receiver.post(body.clone()).await.status() == 503).await;
     let (code, health) = receiver.ready().await;
     assert_eq!((code, &health["status"]), (503, &json!("unavailable")), "{health}");
-    assert_eq!(health["parts"]["spool"]["state"], "refusing", "{health}");
+    assert_eq!(health["parts"]["spool"]["state"], "rejecting", "{health}");
     assert!(health["problems"][0].as_str().unwrap().contains("the spool is full"), "{health}");
     assert_eq!(receiver.metric("ready").await, 0.0);
     let (text, code) = status(&receiver);

@@ -57,7 +57,10 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     );
     refuse(&receiver, "false").await;
     let (text, code) = command(&receiver, &["repair", "bad1", "absent"]);
-    assert!(code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: no such"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: there is no execution"),
+        "{text}"
+    );
     let (text, code) = command(&receiver, &["repair", "--all"]);
     assert!(code == Some(0) && text.contains("repaired 1, unchanged 2, refused 0"), "{text}");
     let (text, code) = command(&receiver, &["repair", "--all"]);
@@ -74,6 +77,24 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     receiver.accept(with(full("bad2"), json!({ "output": "other" }))).await;
     let conflicts = receiver.rows("SELECT execution_id FROM execution_conflicts").await;
     assert_eq!(conflicts, [json!({ "execution_id": "bad2" })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_leaves_out_the_costs_that_recording_leaves_out() {
+    let receiver = TestReceiver::start().await;
+    // The repeated key keeps `payload_bytes`. The cost has a thousand digits.
+    receiver
+        .accept(
+            r#"{"execution_id":"x","workflow_id":"w","status":"completed","total_cost":1e1000,"a":1,"a":2}"#,
+        )
+        .await;
+    let row = "SELECT total_cost, payload_bytes IS NOT NULL AS has_bytes FROM executions";
+    let recorded = receiver.rows(row).await;
+    assert_eq!(recorded, [json!({ "total_cost": null, "has_bytes": true })]);
+    let (text, code) = command(&receiver, &["repair", "--all"]);
+    assert!(code == Some(0) && text.contains("repaired 0, unchanged 1, refused 0"), "{text}");
+    assert_eq!(receiver.rows(row).await, recorded);
+    counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

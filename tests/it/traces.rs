@@ -321,7 +321,7 @@ async fn the_span_of_a_failed_batch_has_the_error_and_no_row_data() {
     for batch in failed {
         assert_eq!(
             attributes(&batch.attributes),
-            json!({ "db.system.name": "postgresql", "db.operation.batch.size": 1, "error.type": "unacceptable",
+            json!({ "db.system.name": "postgresql", "db.operation.batch.size": 1, "error.type": "invalid_row",
                 "db.response.status_code": "23514" })
         );
     }

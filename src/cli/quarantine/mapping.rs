@@ -9,7 +9,7 @@ use crate::db::Extracted;
 use crate::execution;
 
 /// The fields of a body that become columns. `step_outputs` is not among them: views read it from the unchanged payload.
-const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 10] = [
     "execution_id",
     "workflow_id",
     "status",

@@ -90,11 +90,7 @@ async fn list(connection: &mut DbConnection, json: bool) -> Result<(), CommandEr
         let page = connection.quarantined(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.quarantine_id;
-        if json {
-            page.iter().try_for_each(|entry| output.json(entry))?;
-        } else {
-            output.rows(&mut table, &page)?;
-        }
+        output.items(json, &mut table, &page)?;
     }
     output.flush()?;
     if after == 0 && !json {

@@ -2,16 +2,15 @@
 
 use clap::Args;
 
-use super::mapping::{Mapping, parse_pair};
+use super::mapping::{FIELDS, Mapping, parse_pair};
 use super::{PAGE, absent};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
-use crate::cli::table::printable;
 use crate::db::{DbConnection, Retried};
+use crate::logging::printable;
 
 /// Arguments of `quarantine retry`.
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 pub struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
@@ -22,13 +21,18 @@ pub struct Retry {
     /// Retry all entries answered 200 (executions that PostgreSQL refused), except damaged ones
     #[arg(long, conflicts_with = "ids")]
     acknowledged: bool,
-    /// Read FIELD from SOURCE: a key of the body, or a JSON pointer like /data/0/id. Repeatable. Fields: execution_id,
-    /// workflow_id, status, bulk_id, started_at, completed_at, output, error, error_cause, total_cost
-    #[arg(long = "map", value_name = "FIELD=SOURCE", value_parser = parse_pair)]
+    #[arg(long = "map", value_name = "FIELD=SOURCE", value_parser = parse_pair, help = help_of_map())]
     maps: Vec<(String, String)>,
     /// Set FIELD to the string VALUE if the body and the mappings have no value. Repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE", value_parser = parse_pair)]
     sets: Vec<(String, String)>,
+}
+
+fn help_of_map() -> String {
+    let fields = FIELDS.join(", ");
+    format!(
+        "Read FIELD from SOURCE: a key of the body, or a JSON pointer like /data/0/id. Repeatable. Fields: {fields}"
+    )
 }
 
 #[derive(Default)]

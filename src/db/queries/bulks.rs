@@ -82,7 +82,7 @@ pub(crate) struct Bulks {
 }
 
 impl ListQuery for Bulks {
-    const LIST: List = List::Bulks;
+    type Row = Bulk;
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page

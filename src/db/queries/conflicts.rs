@@ -75,7 +75,7 @@ pub(crate) struct Conflicts {
 }
 
 impl ListQuery for Conflicts {
-    const LIST: List = List::Conflicts;
+    type Row = Conflict;
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page

@@ -192,7 +192,7 @@ impl Executions {
 }
 
 impl ListQuery for Executions {
-    const LIST: List = List::Executions;
+    type Row = Execution;
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page

@@ -25,7 +25,8 @@ pub(crate) mod workflows;
 use sqlx::{Connection, PgConnection};
 use strum::VariantArray;
 
-pub(crate) use page::{Page, PageRequest, TimeRange};
+use page::MAX_LIMIT;
+pub(crate) use page::{ListRow, Page, PageRequest, TimeRange};
 pub(crate) use pool::{QueryError, QueryPool};
 
 /// A read-only query.
@@ -39,9 +40,11 @@ pub(crate) trait Query: Sync {
 }
 
 /// A list, read page by page.
-pub(crate) trait ListQuery: Query {
-    /// The list that its cursors belong to.
-    const LIST: page::List;
+pub(crate) trait ListQuery: Query<Answer = Page<<Self as ListQuery>::Row>> {
+    type Row: ListRow;
+
+    /// Maximum rows of a page of an export.
+    const EXPORT_LIMIT: i64 = MAX_LIMIT;
 
     fn page(&mut self) -> &mut PageRequest;
 }
@@ -53,6 +56,10 @@ pub(crate) trait Choice: VariantArray + Copy + Into<&'static str> {
     /// The name of the value in a URL and on the command line.
     fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|choice| choice.as_str() == name).copied()
     }
 }
 

@@ -7,7 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use strum::IntoStaticStr;
-use time::{OffsetDateTime, PrimitiveDateTime};
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
 use utoipa::{IntoParams, ToSchema};
 
 /// The default and the maximum number of items of a page.
@@ -47,6 +48,12 @@ pub(crate) struct TimeRange {
 }
 
 impl TimeRange {
+    /// Parses a limit of a range to UTC, as queries need it. `None` for a text that is not RFC 3339, and for times near the
+    /// limits of the calendar, which have no UTC equivalent.
+    pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
+        OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+    }
+
     /// No row is older than the Unix epoch.
     pub(super) fn start(&self) -> OffsetDateTime {
         self.from.unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -109,7 +116,8 @@ impl List {
 }
 
 /// A row of a list.
-pub(super) trait ListRow {
+pub(crate) trait ListRow {
+    /// The list that its cursors belong to.
     const LIST: List;
 
     fn position(&self) -> Position;

@@ -7,7 +7,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
-use super::{MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange};
+use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange};
 
 /// A quarantined webhook in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -70,6 +70,14 @@ impl ListRow for Quarantined {
 pub(crate) struct Quarantine {
     pub(crate) period: TimeRange,
     pub(crate) page: PageRequest,
+}
+
+impl ListQuery for Quarantine {
+    type Row = Quarantined;
+
+    fn page(&mut self) -> &mut PageRequest {
+        &mut self.page
+    }
 }
 
 impl Query for Quarantine {

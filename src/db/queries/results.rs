@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
 
 use super::columns::columns;
-use super::page::{List, Position};
+use super::page::{List, ListRow, Position};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 use crate::execution::identifier::Identifier;
 
@@ -16,9 +16,6 @@ use crate::execution::identifier::Identifier;
 const OUTPUT_BYTES: i64 = 4 << 20;
 /// A page ends early after this time; the next page continues there.
 const PAGE_TIME: Duration = Duration::from_secs(1);
-/// Maximum results of a page of an export. Larger than for other pages, because PostgreSQL reads an output again for each
-/// page.
-pub(crate) const EXPORT_LIMIT: i64 = 5_000;
 /// No output has more elements.
 const MAX_POSITION: i64 = 1 << 30;
 
@@ -125,7 +122,9 @@ impl ResultsQuery {
 }
 
 impl ListQuery for ResultsQuery {
-    const LIST: List = List::Results;
+    type Row = ResultItem;
+    /// Larger than for other lists, because PostgreSQL reads an output again for each page.
+    const EXPORT_LIMIT: i64 = 5_000;
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
@@ -181,8 +180,8 @@ impl Query for ResultsQuery {
 
 /// A page with another one after `reached`, or after its last item.
 fn page(items: Vec<ResultItem>, reached: Option<&Position>) -> Page<ResultItem> {
-    let last = || items.last().map(|last| last.position().cursor(List::Results));
-    let next = reached.map_or_else(last, |reached| Some(reached.cursor(List::Results)));
+    let last = || items.last().map(|last| last.position().cursor(ResultItem::LIST));
+    let next = reached.map_or_else(last, |reached| Some(reached.cursor(ResultItem::LIST)));
     Page { items, next }
 }
 
@@ -229,11 +228,15 @@ async fn outputs(
     Ok(output.collect())
 }
 
-impl ResultItem {
+impl ListRow for ResultItem {
+    const LIST: List = List::Results;
+
     fn position(&self) -> Position {
         Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
     }
+}
 
+impl ResultItem {
     fn bytes(&self) -> i64 {
         self.value.as_ref().map_or(0, |value| i64::try_from(value.len()).unwrap_or(i64::MAX))
     }

@@ -53,10 +53,8 @@ const LEFT_OUT: [u8; 7] = [0b001, 0b010, 0b100, 0b011, 0b101, 0b110, 0b111];
 /// The result of [`RecordItem::degrade`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Degraded {
-    /// Columns are left out.
-    Columns,
-    /// The execution goes to quarantine.
-    Quarantined,
+    /// Columns are left out, or the execution goes to quarantine.
+    Reduced,
     /// The delivery was answered 422, and PostgreSQL rejects it in quarantine: it is not stored.
     Dropped,
 }
@@ -70,6 +68,32 @@ pub(crate) struct QuarantineRow<'a> {
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
+}
+
+/// What the columns of an execution can hold.
+pub(in crate::db) struct Storable<'a> {
+    /// The whole body as JSON text, if jsonb can hold it.
+    pub(in crate::db) payload: Option<&'a str>,
+    /// Whether `payload` is all of the body.
+    pub(in crate::db) is_whole: bool,
+    pub(in crate::db) output: Option<&'a str>,
+    pub(in crate::db) total_cost: Option<&'a str>,
+}
+
+impl<'a> Storable<'a> {
+    /// `execution` may come from another text than `body`.
+    pub(in crate::db) fn of(body: &'a [u8], execution: Option<&Execution<'a>>) -> Self {
+        let text = execution::text(body).unwrap_or_default();
+        let fits = fit(text);
+        let output = execution.and_then(|execution| execution.output);
+        let total_cost = execution.and_then(|execution| execution.total_cost);
+        Self {
+            payload: (fits != Fit::Not).then_some(text),
+            is_whole: fits == Fit::Whole,
+            output: output.filter(|output| fits != Fit::Not || fit(output) == Fit::Whole),
+            total_cost: total_cost.filter(|cost| expansion(cost) <= MAX_COST_EXPANSION),
+        }
+    }
 }
 
 impl<'a> RecordItem<'a> {
@@ -88,18 +112,14 @@ impl<'a> RecordItem<'a> {
     /// `execution` may come from another text than the delivery's body (`quarantine retry --map`).
     pub(crate) fn from_execution(mut execution: Execution<'a>, delivery: &'a Delivery) -> Self {
         let body: &[u8] = &delivery.body;
-        let text = execution::text(body).unwrap_or_default();
-        let fits = fit(text);
-        execution.total_cost = execution.total_cost.filter(|cost| expansion(cost) <= MAX_COST_EXPANSION);
-        if fits == Fit::Not {
-            execution.output = execution.output.filter(|output| fit(output) == Fit::Whole);
-        }
+        let Storable { payload, is_whole, output, total_cost } = Storable::of(body, Some(&execution));
+        (execution.output, execution.total_cost) = (output, total_cost);
         let step_failed = execution.step_outputs.is_some_and(steps::any_failed);
         Self::Execution(Box::new(ExecutionRow {
             execution,
             step_failed,
-            payload: (fits != Fit::Not).then_some(text),
-            payload_bytes: (fits != Fit::Whole).then_some(body),
+            payload,
+            payload_bytes: (!is_whole).then_some(body),
             delivery,
             last_received_at: delivery.received_at,
             deliveries: 1,
@@ -147,7 +167,7 @@ impl<'a> RecordItem<'a> {
             let kept = |n: usize| columns[n].filter(|_| left_out & 1 << n == 0);
             (row.payload, row.execution.output, row.execution.total_cost) = (kept(0), kept(1), kept(2));
             row.payload_bytes = Some(&row.delivery.body);
-            return Some(Degraded::Columns);
+            return Some(Degraded::Reduced);
         }
         let reason = match error {
             DbError::InvalidRow { code, message } => {
@@ -158,7 +178,7 @@ impl<'a> RecordItem<'a> {
         };
         let delivery = row.delivery;
         *self = Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact: true });
-        Some(Degraded::Quarantined)
+        Some(Degraded::Reduced)
     }
 
     /// The error that columns were left out for.

@@ -19,12 +19,14 @@ pub(super) async fn require_token(
     request: Request,
     next: Next,
 ) -> Response {
-    let (current, presented) = (credentials.current(), presented_token(request.headers()));
-    let matches = |current: &Current| current.admin_token.is_none_or(|token| token.matches(&presented));
-    if matches(&current) || (credentials.refreshed(&current).await && matches(&credentials.current())) {
-        next.run(request).await
-    } else {
-        Problem::NoToken.into_response()
+    let presented = presented_token(request.headers());
+    let check = |current: &Current| {
+        let matches = current.admin_token.is_none_or(|token| token.matches(&presented));
+        matches.then_some(()).ok_or(Problem::NoToken)
+    };
+    match credentials.check(credentials.current(), check).await.1 {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }
 

@@ -57,16 +57,14 @@ pub(crate) struct ConnectionLimits {
 }
 
 /// Serves `routes` until `stop`, then answers the requests in flight. Dropping the future closes all connections.
-///
-/// # Errors
-/// Never: a failed `accept` is retried.
+/// A failed `accept` is retried.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-) -> io::Result<()> {
+) {
     let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
@@ -112,7 +110,7 @@ pub(crate) async fn serve(
     let mut done = std::pin::pin!(graceful.shutdown());
     loop {
         tokio::select! {
-            () = &mut done => return Ok(()),
+            () = &mut done => return,
             _ = evict.tick() => limiter.evict_expired(),
         }
     }

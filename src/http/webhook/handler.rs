@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -19,10 +20,10 @@ use super::schema::{Received, Webhook};
 use super::state::WebhookState;
 use super::trace::RequestTrace;
 use crate::auth::AuthMethod;
+use crate::credentials::Current;
 use crate::delivery::{Delivery, RejectReason};
 use crate::execution::{Execution, InvalidPayload};
 use crate::http::problem::{Problem, WebhookProblems};
-use crate::http::server::limiter::Slot;
 use crate::memory::MemoryPermit;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -49,9 +50,7 @@ type Trace = Option<Box<RequestTrace>>;
 pub(in crate::http) async fn handle(State(state): State<Arc<WebhookState>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut trace: Trace = state.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
-    let slot = state.requests.acquire();
-    let head = Head::of(&state, &head).await;
-    let response = match with_slot(&state, head, slot, body, &mut trace).await {
+    let response = match accept(&state, head, body, &mut trace).await {
         Ok(()) => ([(CONTENT_TYPE, JSON)], Bytes::from_static(RECEIVED)).into_response(),
         Err(problem) => {
             if let Problem::Unauthenticated(error) = &problem {
@@ -70,40 +69,28 @@ pub(in crate::http) async fn handle(State(state): State<Arc<WebhookState>>, requ
     response
 }
 
-async fn with_slot(
-    state: &WebhookState,
-    head: Head,
-    slot: Option<Slot>,
-    mut body: Body,
-    trace: &mut Trace,
-) -> Result<(), Problem> {
-    let slot = slot.ok_or(RejectReason::Overloaded)?;
-    let peer = PeerDeadline::new(state.body_timeout, slot, head.connection.clone());
-    accept(state, head, &mut body, &peer, trace).await
-}
-
 /// Authenticates, receives, parses and spools a webhook.
-async fn accept(
-    state: &WebhookState,
-    head: Head,
-    body: &mut Body,
-    peer: &PeerDeadline,
-    trace: &mut Trace,
-) -> Result<(), Problem> {
+async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut Trace) -> Result<(), Problem> {
+    let slot = state.requests.acquire().ok_or(RejectReason::Overloaded)?;
+    let head = Head::of(state, head).await;
+    let peer = PeerDeadline::new(state.body_timeout, slot, head.connection.clone());
     let auth = head.auth?;
     let max_body_bytes = state.max_body_bytes;
     if head.content_length.is_some_and(|size| size > max_body_bytes as u64) {
         return Err(Problem::TooLarge { max_body_bytes });
     }
     let memory = state.memory.permit(auth.is_verified(), peer.slot.eviction());
-    let collecting = body::collect(body, head.content_length, max_body_bytes, memory, || peer.progressed());
+    let collecting =
+        body::collect(&mut body, head.content_length, max_body_bytes, memory, || peer.progressed());
     let mut collected = peer.recv(collecting).await??;
     let _busy = head.connection.as_ref().map(|connection| {
         connection.body_complete();
         connection.busy()
     });
     // Before decompression: signatures cover the bytes as sent, and only accepted bodies are decompressed.
-    let authenticated_by = state.credentials.check(&head.secrets, &auth, &collected.bytes).await?;
+    let check = |secrets: &Current| auth.check_body(&secrets.authenticator, &collected.bytes);
+    let (_, authenticated_by) = state.credentials.check(head.secrets, check).await;
+    let authenticated_by = authenticated_by?;
     if authenticated_by == AuthMethod::None && head.may_be_from_a_web_page {
         return Err(Problem::FromWebPage);
     }

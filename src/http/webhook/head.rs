@@ -15,8 +15,7 @@ use crate::http::origin::{has_public_host, is_from_a_web_page};
 use crate::http::problem::Problem;
 use crate::http::server::Connection;
 
-/// The parts of a request's head that the handler needs. The head itself is dropped before the body is read: a slow body
-/// must not keep a large head in memory.
+/// The parts of a request's head that the handler needs.
 pub(super) struct Head {
     /// The secrets that `auth` was checked with.
     pub(super) secrets: Arc<Current>,
@@ -29,17 +28,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) async fn of(state: &WebhookState, head: &Parts) -> Self {
+    /// Drops the head before the body is read: a slow body must not keep a large head in memory.
+    pub(super) async fn of(state: &WebhookState, head: Parts) -> Self {
         let headers = &head.headers;
         let check = |secrets: &Current| {
             secrets.authenticator.check_head(headers, tokens(&head.uri), OffsetDateTime::now_utc())
         };
-        let mut secrets = state.credentials.current();
-        let mut auth = check(&secrets);
-        if auth.is_err() && state.credentials.refreshed(&secrets).await {
-            secrets = state.credentials.current();
-            auth = check(&secrets);
-        }
+        let (secrets, auth) = state.credentials.check(state.credentials.current(), check).await;
         let anonymous = auth.as_ref().is_ok_and(PendingAuth::is_anonymous);
         let local_only = secrets.authenticator.is_local_only();
         Self {

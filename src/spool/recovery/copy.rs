@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::spool::Seq;
-use crate::spool::row::{COLUMNS, INSERT, SpoolRow};
+use crate::spool::row::{INSERT, SELECT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
 
 /// Maximum numbers that are tried one by one between two unreadable pages. This takes some seconds.
@@ -53,8 +53,6 @@ pub(in crate::spool) struct Copier<'c> {
     after_commit: &'c mut dyn FnMut(),
     rows: usize,
     bytes: usize,
-    /// The statement that reads deliveries from the current source.
-    select: String,
     /// The last number of the current source: larger numbers are damage.
     end: Option<Seq>,
     /// Deliveries get new numbers.
@@ -69,7 +67,7 @@ impl<'c> Copier<'c> {
         after_commit: &'c mut dyn FnMut(),
     ) -> rusqlite::Result<Self> {
         to.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Self { to, after_commit, rows: 0, bytes: 0, select: String::new(), end: None, append: false })
+        Ok(Self { to, after_commit, rows: 0, bytes: 0, end: None, append: false })
     }
 
     /// For a target that already has deliveries: copied deliveries get new numbers after the existing ones.
@@ -99,7 +97,6 @@ impl<'c> Copier<'c> {
         // `missing` may be damaged, and `seq` not.
         let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
         result.acked = result.acked.max(acked);
-        self.select = format!("SELECT seq, {COLUMNS} FROM deliveries");
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;
         result.complete = complete;
         if !complete {
@@ -107,7 +104,7 @@ impl<'c> Copier<'c> {
             let (_, first) = self.walk(from, "ORDER BY seq DESC", result)?;
             let end = first.or(self.end.map(|end| end + 1)).unwrap_or(0);
             let gap = last.unwrap_or(0) + 1..end;
-            if let Ok(mut by_number) = from.prepare(&format!("{} WHERE seq = ?", self.select)) {
+            if let Ok(mut by_number) = from.prepare(&format!("{SELECT} WHERE seq = ?")) {
                 for seq in gap.take(TRIES) {
                     if let Ok(Some(delivery)) = by_number.query_row([seq], read).optional() {
                         self.save(delivery, result)?;
@@ -126,7 +123,7 @@ impl<'c> Copier<'c> {
         result: &mut CopyResult,
     ) -> rusqlite::Result<(bool, Option<Seq>)> {
         let mut last = None;
-        let Ok(mut statement) = from.prepare(&format!("{} {order}", self.select)) else {
+        let Ok(mut statement) = from.prepare(&format!("{SELECT} {order}")) else {
             return Ok((false, None));
         };
         let Ok(mut rows) = statement.query([]) else { return Ok((false, None)) };

@@ -181,7 +181,7 @@ fn copy_source(copy: &Path, source: Source, database: &File, log: Option<&File>)
 /// and reads no page after that size.
 fn correct_size(file: &File) -> io::Result<()> {
     let mut header = [0; 100];
-    if file.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"SQLite format 3\0") {
+    if file.read_exact_at(&mut header, 0).is_err() || !header.starts_with(files::MAGIC) {
         return Ok(());
     }
     let page_size = match u16::from_be_bytes([header[16], header[17]]) {

@@ -19,6 +19,8 @@ const HEADER: usize = 32;
 pub(in crate::spool) const HEADER_BYTES: u64 = HEADER as u64;
 /// Size of a frame's header in bytes. The page follows it.
 const FRAME_HEADER: usize = 24;
+/// Size of a frame of the spool's log: its header and a page.
+pub(in crate::spool) const FRAME_BYTES: u64 = FRAME_HEADER as u64 + 4096;
 /// Bytes of the read buffer.
 const BUFFER: usize = 1 << 20;
 

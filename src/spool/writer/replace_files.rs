@@ -40,12 +40,11 @@ impl Writer {
             self.min_sizes.wal = bytes;
         }
         let sizes = self.files.check(self.min_sizes)?;
-        let appended = self.min_sizes.wal > before;
-        if appended && !self.files.is_wal_intact_before(before, space::FRAME) {
-            return Err(FileFault::Truncated { name: "spool.db-wal", expected: before, found: 0 });
+        if self.min_sizes.wal > before {
+            self.files.check_wal_before(before)?;
         }
-        if sizes.database > 0 && !self.files.has_database_header() {
-            return Err(FileFault::Truncated { name: DATABASE, expected: sizes.database, found: 0 });
+        if sizes.database > 0 {
+            self.files.check_database_header()?;
         }
         self.apply_sizes(sizes);
         Ok(())
@@ -178,6 +177,25 @@ mod tests {
         let count =
             page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
         count.unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_overwritten_file_is_a_fault_without_an_invented_size() {
+        let zeros = |path: &Path| fs::write(path, vec![0; fs::read(path).unwrap().len()]).unwrap();
+        for name in ["spool.db", "spool.db-wal"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"one").await;
+            drop(spool);
+            let (mut spool, _) = open_in(dir.path());
+            append(&mut spool, b"two").await;
+            zeros(&dir.path().join(name));
+            spool.writer.check_files().unwrap();
+            spool.writer.connection.execute("UPDATE sqlite_sequence SET seq = seq + 1", []).unwrap();
+            let fault = spool.writer.confirm_files().map_err(|fault| fault.to_string());
+            let expected = format!("{name} was truncated or overwritten: earlier contents are missing");
+            assert_eq!(fault, Err(expected));
+        }
     }
 
     #[tokio::test]

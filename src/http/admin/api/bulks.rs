@@ -6,13 +6,12 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::bulks::{Bulk, BulkDetail, Bulks, Complete, GetBulk};
-use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Bulks {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page(List::Bulks)? })
+        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page::<Self>()? })
     }
 }
 

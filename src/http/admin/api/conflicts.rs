@@ -6,14 +6,13 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::conflicts::{Conflict, ConflictDetail, Conflicts, Filter, GetConflict};
-use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Conflicts {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = Filter { execution: p.text("execution")? };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Conflicts)? })
+        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
     }
 }
 

@@ -6,7 +6,6 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
-use crate::db::queries::page::List;
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
@@ -18,7 +17,7 @@ impl FromQuery for Executions {
             bulk: p.text("bulk")?,
             cause: p.text("cause")?,
         };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Executions)? })
+        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
     }
 }
 

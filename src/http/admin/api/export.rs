@@ -23,7 +23,7 @@ use crate::db::queries::columns::Columns;
 use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::page::Position;
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{Choice, ListQuery, Page, Query, QueryError, TimeRange};
+use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryError, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
 /// Attempts to read a page.
@@ -54,7 +54,7 @@ enum Format {
     )
 )]
 pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
-    export::<Executions, _>(api, &uri, "executions").await
+    export::<Executions>(api, &uri, "executions").await
 }
 
 /// Export all results, newest executions first
@@ -72,13 +72,12 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Respons
     )
 )]
 pub(super) async fn results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
-    export::<ResultsQuery, _>(api, &uri, "results").await
+    export::<ResultsQuery>(api, &uri, "results").await
 }
 
-async fn export<L, T>(api: Arc<Api>, uri: &Uri, name: &str) -> Result<Response, Problem>
+async fn export<L>(api: Arc<Api>, uri: &Uri, name: &str) -> Result<Response, Problem>
 where
-    L: FromQuery + ListQuery + Query<Answer = Page<T>> + Send + 'static,
-    T: Columns + Serialize,
+    L: FromQuery + ListQuery<Row: Columns + Serialize> + Send + 'static,
 {
     let mut parameters = Parameters::of_export(uri);
     let format = parameters.choice("format")?.unwrap_or_default();
@@ -121,11 +120,7 @@ struct Export<L> {
     _permit: OwnedSemaphorePermit,
 }
 
-impl<L, T> Export<L>
-where
-    L: ListQuery + Query<Answer = Page<T>>,
-    T: Columns + Serialize,
-{
+impl<L: ListQuery<Row: Columns + Serialize>> Export<L> {
     /// The lines of the next page that has items; `None` after the last one.
     async fn next(&mut self) -> Result<Option<String>, QueryError> {
         let mut text = String::new();
@@ -140,19 +135,19 @@ where
                     Format::Csv => csv::write(item, &mut text),
                 }
             }
-            let after = next.and_then(|next| Position::of_cursor(&next, L::LIST));
+            let after = next.and_then(|next| Position::of_cursor(&next, <L::Row>::LIST));
             self.ended = after.is_none();
             self.query.page().after = after;
         }
         // The header is written after the first page is read: an empty list has a header, a failed query has none.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {
-            text.insert_str(0, &format!("{}\r\n", T::COLUMNS.join(",")));
+            text.insert_str(0, &format!("{}\r\n", <L::Row>::COLUMNS.join(",")));
         }
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
     /// Retries while all connections are busy, and with half of the rows after a time-out.
-    async fn page(&mut self) -> Result<Page<T>, QueryError> {
+    async fn page(&mut self) -> Result<Page<L::Row>, QueryError> {
         for _ in 0..ATTEMPTS {
             match self.api.run(&self.query).await {
                 Err(QueryError::Busy) => {}

@@ -55,6 +55,6 @@ pub(super) struct Dashboard {
 pub(super) async fn overview(State(api): ApiState, uri: Uri) -> JsonResult<Dashboard> {
     let chart: OverviewQuery = parse(&uri)?;
     let overview = api.run(&chart).await?;
-    let receiver = api.admin.health.health().into();
+    let receiver = api.admin.health.health().summary;
     Ok(Json(Dashboard { from: chart.from, to: chart.to, overview, receiver }))
 }

@@ -5,14 +5,13 @@ use axum::http::Uri;
 
 use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
 use super::state::{ApiState, JsonResult};
-use crate::db::queries::page::List;
 use crate::db::queries::quarantine::{GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Quarantine {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { period: p.period()?, page: p.page(List::Quarantine)? })
+        Ok(Self { period: p.period()?, page: p.page::<Self>()? })
     }
 }
 

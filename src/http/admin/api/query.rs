@@ -3,13 +3,11 @@
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::Uri;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 use utoipa::IntoParams;
 
-use crate::db::queries::page::{List, MAX_LIMIT, Position};
-use crate::db::queries::results::EXPORT_LIMIT;
-use crate::db::queries::{Choice, PageRequest, Query, TimeRange};
+use crate::db::queries::page::{MAX_LIMIT, Position};
+use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, TimeRange};
 use crate::execution::identifier;
 use crate::http::problem::Problem;
 
@@ -87,11 +85,8 @@ impl Parameters {
     }
 
     pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
-        // Queries are in UTC. Times near the limits of the calendar have no UTC equivalent.
-        let time =
-            |value: &str| OffsetDateTime::parse(value, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC);
         let allowed = "must be a time like 2026-03-02T10:00:00Z (RFC 3339; encode + as %2B)";
-        self.parsed(name, time, || allowed.to_owned())
+        self.parsed(name, TimeRange::parse, || allowed.to_owned())
     }
 
     /// A number from 1 to `max`.
@@ -102,27 +97,25 @@ impl Parameters {
     }
 
     pub(super) fn choice<C: Choice>(&mut self, name: &'static str) -> Result<Option<C>, Problem> {
-        let choice = |value: &str| C::ALL.iter().find(|choice| choice.as_str() == value).copied();
         let allowed = || {
             let names: Vec<_> = C::ALL.iter().map(|choice| choice.as_str()).collect();
             format!("must be one of {}", names.join(", "))
         };
-        self.parsed(name, choice, allowed)
+        self.parsed(name, C::named, allowed)
     }
 
     pub(super) fn period(&mut self) -> Result<TimeRange, Problem> {
         Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
     }
 
-    pub(super) fn page(&mut self, list: List) -> Result<PageRequest, Problem> {
+    pub(super) fn page<Q: ListQuery>(&mut self) -> Result<PageRequest, Problem> {
         if self.export {
-            let limit = if list == List::Results { EXPORT_LIMIT } else { MAX_LIMIT };
-            return Ok(PageRequest { limit, after: None });
+            return Ok(PageRequest { limit: Q::EXPORT_LIMIT, after: None });
         }
         let limit = self.number("limit", PageRequest::default().limit, MAX_LIMIT)?;
         let after = self.parsed(
             "cursor",
-            |cursor| Position::of_cursor(cursor, list),
+            |cursor| Position::of_cursor(cursor, <Q::Row>::LIST),
             || "must be the unchanged `next` of a page of this list".to_owned(),
         )?;
         Ok(PageRequest { limit, after })

@@ -5,7 +5,6 @@ use axum::http::Uri;
 
 use super::query::{FromQuery, Paging, Parameters};
 use super::state::{ApiState, JsonResult};
-use crate::db::queries::page::List;
 use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
 use crate::db::queries::{Page, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
@@ -14,7 +13,7 @@ impl FromQuery for ResultsQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         let filter =
             Filter { execution: p.text("execution")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
-        Ok(Self { filter, period: p.period()?, page: p.page(List::Results)? })
+        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
     }
 }
 
