@@ -1,7 +1,7 @@
 //! Which delivery is blamed when recording fails: only one that fails alone while others succeed.
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -9,6 +9,7 @@ use crate::support::fixtures::{full_execution, with};
 use crate::support::postgres::{
     change_fault_on, end_fault_on, execute, fault_on, nothing_is_blamed, raise, rows,
 };
+use crate::support::property::runner;
 use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
 use crate::support::wait::until;
@@ -125,17 +126,12 @@ fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_
     let receiver = runtime.block_on(TestReceiver::start_with(short_timeouts));
     runtime.block_on(fault_on(&receiver, "executions", "false", SLEEP));
     let cases_to_run = std::env::var("BLAME_CASES").map_or(12, |cases| cases.parse().unwrap());
-    TestRunner::new(Config {
-        cases: cases_to_run,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        max_shrink_iters: 0,
-        ..Config::default()
-    })
-    .run(&cases(), |case| {
-        runtime.block_on(check(&receiver, &case));
-        Ok(())
-    })
-    .unwrap();
+    runner(Config { max_shrink_iters: 0, ..Config::with_cases(cases_to_run) })
+        .run(&cases(), |case| {
+            runtime.block_on(check(&receiver, &case));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

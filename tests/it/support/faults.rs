@@ -19,9 +19,10 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use super::fixtures::{execution, with};
+use super::http::metric_of;
 use super::load::{Counts, LOAD_SETTINGS, Load, now_micros};
 use super::oracle::{Finding, Sent, Verdict, compare};
-use super::postgres::{new_database, rows, until_rows, url};
+use super::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use super::process::{Process, Unobserved, closed_pipe, full_device, program};
 use super::rollups::{WRONG_BULKS, wrong_rollups};
 use super::small_disk::SmallDisk;
@@ -30,7 +31,6 @@ use super::wait::until;
 
 /// Acknowledgements before each fault, so that it hits a working receiver.
 const WORK: u64 = 100;
-const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
@@ -528,9 +528,7 @@ impl Arena {
         let admin = &self.receiver.as_ref().unwrap().admin;
         let Ok(answer) = self.client.get(format!("http://{admin}/metrics")).send().await else { return 0 };
         let page = answer.text().await.unwrap_or_default();
-        let line =
-            page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
-        line.and_then(|count| count.parse().ok()).unwrap_or(0)
+        metric_of(&page, "spool_unreadable_total").unwrap_or(0)
     }
 
     /// Stops everything and compares what was sent with what is recorded.
@@ -649,7 +647,7 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     const FILL: usize = 10 << 20;
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
-    command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", NO_DATABASE);
+    command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", UNREACHABLE);
     let process = Process::start(&mut command);
     // While this connection reads, SQLite does not overwrite the log.
     let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();

@@ -18,7 +18,7 @@ use workflow_receiver::server::{Progress, RunError, Server};
 use workflow_receiver::shutdown::Shutdown;
 
 use super::fixtures::execution;
-use super::http::rest;
+use super::http::{metric_of, rest};
 use super::postgres::{KeptConnection, new_database};
 use super::wait::{until, within};
 
@@ -220,11 +220,10 @@ impl TestReceiver {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// The value of a metric, without the common prefix.
+    /// The value of a metric; see [`metric_of`].
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let page = self.get("/metrics").await.text().await.unwrap();
-        let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+        metric_of(&page, name).unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
