@@ -24,7 +24,7 @@ async fn without_postgresql_webhooks_are_accepted_and_recorded_after_it_is_back(
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 20);
     let (dir, _) = receiver.stop().await;
-    let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = Sqlite::open(spool_file(dir.path())).unwrap();
     let left: i64 = file.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0, "recorded deliveries are deleted");
 }

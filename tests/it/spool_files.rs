@@ -16,7 +16,7 @@ use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database, rows};
 use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
-use crate::support::spool::names;
+use crate::support::spool::{names, spool_file};
 use crate::support::wait::until;
 
 /// A receiver process with its spool in `dir/spool` and without PostgreSQL.
@@ -277,7 +277,7 @@ async fn each_loss_is_counted_once() {
             acknowledged += 1;
         }
     };
-    let database = dir.path().join("spool/spool.db");
+    let database = spool_file(dir.path());
     // SQLite caches the last two megabytes in memory.
     let cut = || {
         let log = database.with_extension("db-wal");
@@ -404,7 +404,7 @@ async fn two_receivers_cannot_use_the_same_spool() {
     // The same file under another name.
     let elsewhere = TempDir::new_in(receiver.dir.path()).unwrap();
     fs::create_dir(elsewhere.path().join("spool")).unwrap();
-    fs::hard_link(spool.join("spool.db"), elsewhere.path().join("spool/spool.db")).unwrap();
+    fs::hard_link(spool.join("spool.db"), spool_file(elsewhere.path())).unwrap();
     assert!(second_start_error(elsewhere.path()).await.is_some(), "the file itself is locked");
 }
 
@@ -437,7 +437,7 @@ async fn other_users_cannot_read_the_files() {
     fs::create_dir(dir.path().join("spool")).unwrap();
     fs::set_permissions(dir.path().join("spool"), fs::Permissions::from_mode(0o700)).unwrap();
     // Created by another program, readable for all users.
-    let old = File::create(dir.path().join("spool/spool.db")).unwrap();
+    let old = File::create(spool_file(dir.path())).unwrap();
     old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
     drop(old);
     let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;

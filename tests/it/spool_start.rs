@@ -11,7 +11,7 @@ use workflow_receiver::server::{Server, StartError};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database, rows};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
-use crate::support::spool::{names, spool_holding};
+use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::within;
 
 /// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when
@@ -213,7 +213,7 @@ async fn absorbed_deliveries_do_not_look_like_a_loss() {
     receiver.wait_until_recorded().await;
     let (dir, database) = receiver.stop().await;
     let rescued = dir.path().join("spool/spool.db.rescued-1");
-    fs::copy(spool_holding(numbered_executions(10)).await.path().join("spool/spool.db"), rescued).unwrap();
+    fs::copy(spool_file(spool_holding(numbered_executions(10)).await.path()), rescued).unwrap();
     let receiver = TestReceiver::start_in(dir, database.clone(), fast_retries).await;
     let held = receiver.hold_recording().await;
     for n in 0..5 {
@@ -244,7 +244,7 @@ async fn rescued_files_set_aside_are_not_absorbed_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_counts_the_rows_of_an_emptied_table_once() {
     let mut dir = spool_holding(numbered_executions(5)).await;
-    let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = Sqlite::open(spool_file(dir.path())).unwrap();
     file.execute("DELETE FROM deliveries", []).unwrap();
     drop(file);
     fs::remove_file(dir.path().join("spool/spool.mark")).unwrap();

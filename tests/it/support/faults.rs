@@ -26,7 +26,7 @@ use super::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use super::process::{Process, Unobserved, closed_pipe, full_device, program};
 use super::rollups::wrong_counts;
 use super::small_disk::SmallDisk;
-use super::spool::spool_holding;
+use super::spool::{spool_file, spool_holding};
 use super::wait::until;
 
 /// Acknowledgements before each fault, so that it hits a working receiver.
@@ -626,7 +626,7 @@ async fn change_files(fault: Fault, spool: &Path) {
         Fault::RemoveSpoolFile => fs::remove_file(file).unwrap(),
         Fault::ReplaceSpoolFile => {
             let other = spool_holding([]).await;
-            fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
+            fs::copy(spool_file(other.path()), spool.join("new")).unwrap();
             fs::rename(spool.join("new"), file).unwrap();
             // As after restoring a backup: the log belongs to the replaced file.
             fs::remove_file(wal).unwrap();
@@ -649,7 +649,7 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", UNREACHABLE);
     let process = Process::start(&mut command);
     // While this connection reads, SQLite does not overwrite the log.
-    let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = rusqlite::Connection::open(spool_file(dir.path())).unwrap();
     // The last connection that closes the file would move the log into it.
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();

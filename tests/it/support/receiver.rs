@@ -20,6 +20,7 @@ use workflow_receiver::shutdown::Shutdown;
 use super::fixtures::execution;
 use super::http::{metric_of, rest};
 use super::postgres::{KeptConnection, new_database};
+use super::spool::spool_file;
 use super::wait::{until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
@@ -128,7 +129,7 @@ impl TestReceiver {
     }
 
     pub(crate) fn spool_file(&self) -> PathBuf {
-        self.dir.path().join("spool/spool.db")
+        spool_file(self.dir.path())
     }
 
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
