@@ -36,7 +36,7 @@ async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
         // SQLite or a salvage would change this log.
         fs::write(&log, "damaged").unwrap();
         let why = start_error(dir.path()).await;
-        assert!(why.contains(&format!("version {version},")) && why.contains("newer receiver"), "{why}");
+        assert!(why.contains(&format!("version {version},")) && why.contains("that wrote it"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
         assert_eq!(fs::read(&log).unwrap(), b"damaged");
         fs::remove_file(&log).unwrap();
