@@ -154,22 +154,22 @@ async fn a_slow_reader_gets_missed_events_and_does_not_delay_recording() {
     futures_util::future::join_all(posts).await;
     receiver.wait_until_recorded().await;
 
-    let (mut received, mut missed, mut text) = (0, 0, String::new());
+    let (mut events, mut missed, mut text) = (0, 0, String::new());
     let mut piece = vec![0; 64 << 10];
-    while received + missed < MANY {
+    while events + missed < MANY {
         let size = within(stream.read(&mut piece)).await.unwrap();
-        assert!(size > 0, "the stream ended after {received} events and {missed} missed ones");
+        assert!(size > 0, "the stream ended after {events} events and {missed} missed ones");
         text += std::str::from_utf8(&piece[..size]).unwrap();
         while let Some((event, rest)) = text.split_once("\n\n") {
             if event.starts_with("event: recorded") {
-                received += 1;
+                events += 1;
             } else if let Some(number) = event.strip_prefix("event: missed\ndata: {\"missed\":") {
                 missed += number.trim_end_matches('}').parse::<usize>().unwrap();
             }
             text = rest.to_owned();
         }
     }
-    assert!(received + missed == MANY && missed > 0, "{received} received, {missed} missed");
+    assert!(events + missed == MANY && missed > 0, "{events} events, {missed} missed");
     assert_eq!(receiver.metric("events_missed_total").await, missed as f64);
 }
 
