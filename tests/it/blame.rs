@@ -1,7 +1,7 @@
 //! Which delivery is blamed when recording fails: only one that fails alone while others succeed.
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -9,8 +9,9 @@ use crate::support::fixtures::{full_execution, with};
 use crate::support::postgres::{
     change_fault_on, end_fault_on, execute, fault_on, nothing_is_blamed, raise, rows,
 };
+use crate::support::property::runner;
 use crate::support::receiver::{TestReceiver, short_timeouts};
-use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::rollups::assert_counts_are_right;
 use crate::support::wait::until;
 
 const DIE: &str = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)";
@@ -115,8 +116,7 @@ async fn check(receiver: &TestReceiver, case: &Case) {
             assert!(quarantine.contains(&quarantined), "{id} of {case:?}: {quarantine:?}");
         }
     }
-    assert_eq!(rows(&receiver.database, WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(rows(&receiver.database, &wrong_rollups()).await, Vec::<Value>::new());
+    assert_counts_are_right(receiver).await;
 }
 
 #[test]
@@ -125,17 +125,12 @@ fn only_a_delivery_that_fails_alone_while_others_succeed_is_blamed_whatever_the_
     let receiver = runtime.block_on(TestReceiver::start_with(short_timeouts));
     runtime.block_on(fault_on(&receiver, "executions", "false", SLEEP));
     let cases_to_run = std::env::var("BLAME_CASES").map_or(12, |cases| cases.parse().unwrap());
-    TestRunner::new(Config {
-        cases: cases_to_run,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        max_shrink_iters: 0,
-        ..Config::default()
-    })
-    .run(&cases(), |case| {
-        runtime.block_on(check(&receiver, &case));
-        Ok(())
-    })
-    .unwrap();
+    runner(Config { max_shrink_iters: 0, ..Config::with_cases(cases_to_run) })
+        .run(&cases(), |case| {
+            runtime.block_on(check(&receiver, &case));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +242,7 @@ async fn a_delivery_that_never_succeeds_delays_neither_its_batch_nor_later_batch
     receiver.wait_until_recorded().await;
     let kept = receiver.rows("SELECT convert_from(body, 'UTF8')::json AS body FROM quarantine").await;
     assert_eq!(kept, [json!({ "body": full_execution("e0") })]);
-    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,6 +282,6 @@ async fn degrading_leaves_out_only_the_columns_that_postgresql_rejects() {
         receiver.accept(&body).await;
         assert_eq!(receiver.row("SELECT deliveries FROM executions").await["deliveries"], 2);
         assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await, Vec::<Value>::new());
-        assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
+        assert_counts_are_right(&receiver).await;
     }
 }

@@ -1,12 +1,13 @@
 //! The limits of conflicts and quarantine. A batch has the same result as single deliveries.
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use proptest::test_runner::Config;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::support::fixtures::{execution, with};
 use crate::support::postgres::execute;
+use crate::support::property::runner;
 use crate::support::receiver::TestReceiver;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,13 +136,7 @@ fn deliveries_have_the_same_result_in_any_batches() {
     );
     let sequences = prop::collection::vec(prop::collection::vec(delivery, 1..9), 1..4);
     let case = std::cell::Cell::new(0);
-    TestRunner::new(Config {
-        cases: 24,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        max_shrink_iters: 16,
-        ..Config::default()
-    })
-    .run(&sequences, |sequences| {
+    runner(Config { max_shrink_iters: 16, ..Config::with_cases(24) }).run(&sequences, |sequences| {
         case.set(case.get() + 1);
         let bodies: Vec<Value> = (0..8)
             .flat_map(|n| sequences.iter().enumerate().filter_map(move |(e, deliveries)| Some((e, deliveries.get(n)?))))

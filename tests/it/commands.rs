@@ -1,23 +1,19 @@
 //! The commands that read recorded data, shell completions and manual pages.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
 use std::process::{Command, Stdio};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, sample_receiver, with};
 use crate::support::http::get_json;
-use crate::support::postgres::{new_database, no_database, url};
+use crate::support::postgres::{UNREACHABLE, new_database, no_database, url};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
+use crate::support::terminal::Terminal;
 use crate::support::wait::until;
-
-const UNREACHABLE: &str = "postgres://nobody@127.0.0.1:1/none";
 
 struct CommandOutput {
     stdout: String,
@@ -52,22 +48,15 @@ fn run(receiver: &TestReceiver, arguments: &[&str]) -> CommandOutput {
 
 /// The output on a terminal that is `columns` wide.
 fn at_terminal(mut command: Command, columns: u16) -> String {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let inside = File::options().read(true).write(true).open(name).unwrap();
+    let terminal = Terminal::open();
+    let inside = terminal.program_end();
     let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&inside, size).unwrap();
-    let mut child = command.stdout(Stdio::from(inside)).stderr(Stdio::null()).spawn().unwrap();
-    // The command owns the other end of the terminal. Reading ends only after that end is closed.
+    let mut child = command.stdout(inside).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
-    let (mut terminal, mut seen, mut buffer) = (File::from(terminal), Vec::new(), [0; 4096]);
-    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
-        seen.extend_from_slice(&buffer[..length]);
-    }
+    let written = terminal.written();
     assert!(child.wait().unwrap().success());
-    String::from_utf8(seen).unwrap()
+    written
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use workflow_receiver::server::{Server, StartError};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
-use crate::support::spool::{spool_file, spool_holding};
+use crate::support::spool::{names, spool_file, spool_holding};
 
 async fn start_error(dir: &Path) -> String {
     match Server::start(&settings(dir), no_database()).await {
@@ -23,9 +23,7 @@ async fn start_error(dir: &Path) -> String {
 
 /// The names of files that a start has set aside.
 fn set_aside(dir: &Path) -> Vec<String> {
-    let names =
-        fs::read_dir(dir.join("spool")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.contains("damaged")).collect()
+    names(&dir.join("spool"), "damaged")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +36,7 @@ async fn a_spool_of_an_unknown_version_is_refused_unchanged() {
         // SQLite or a salvage would change this log.
         fs::write(&log, "damaged").unwrap();
         let why = start_error(dir.path()).await;
-        assert!(why.contains(&format!("version {version},")) && why.contains("newer receiver"), "{why}");
+        assert!(why.contains(&format!("version {version},")) && why.contains("that wrote it"), "{why}");
         assert_eq!(fs::read(spool_file(dir.path())).unwrap(), before);
         assert_eq!(fs::read(&log).unwrap(), b"damaged");
         fs::remove_file(&log).unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{example, execution};
-use crate::support::postgres::{new_database, rows, until_rows, url};
+use crate::support::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use crate::support::process::{Process, Unobserved, closed_pipe, full_device, program, run_to_end};
 use crate::support::wait::{pause, until, within};
 
@@ -120,7 +120,7 @@ async fn when_the_log_is_read_again_it_has_the_number_of_dropped_lines_and_the_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_signals_end_a_receiver_with_a_stalled_log_and_without_postgresql() {
-    let (dir, nowhere) = (TempDir::new().unwrap(), "postgres://nobody@127.0.0.1:1/none");
+    let (dir, nowhere) = (TempDir::new().unwrap(), UNREACHABLE);
     let (_reader, writer) = std::io::pipe().unwrap();
     let mut receiver = Unobserved::spawn(&mut traced(&dir, nowhere), writer);
     within(async {

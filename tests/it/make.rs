@@ -1,4 +1,4 @@
-//! The Makefile's targets that remove files.
+//! The Makefile: targets that remove files, and the profile of `make run`.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -24,11 +24,11 @@ fn checkout() -> TempDir {
     dir
 }
 
-/// Runs `make TARGET` with `input`. Returns whether it succeeded, and its output.
-fn make(dir: &Path, target: &str, input: &str) -> (bool, String) {
+/// Runs `make ARGUMENTS` with `input`. Returns whether it succeeded, and its output.
+fn make(dir: &Path, arguments: &str, input: &str) -> (bool, String) {
     let mut command = Command::new("make");
     // HOME: the Makefile puts ~/.cargo/bin first in PATH.
-    command.arg(target).arg(format!("HOME={}", dir.display())).current_dir(dir);
+    command.args(arguments.split(' ')).arg(format!("HOME={}", dir.display())).current_dir(dir);
     let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
     command.env("PATH", path).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -66,4 +66,18 @@ fn make_remove_data_names_what_would_be_lost_and_deletes_only_after_yes() {
     assert!(success && !dir.path().join("data").exists(), "{text}");
     let (success, text) = make(dir.path(), "remove-data", "");
     assert!(success && text.contains("no data"), "{text}");
+}
+
+#[test]
+fn the_profile_of_make_run_exists_and_the_documents_name_its_program() {
+    let dir = checkout();
+    let (success, text) = make(dir.path(), "-n run", "");
+    let profile = text.split("--profile ").nth(1).and_then(|rest| rest.split(' ').next());
+    let profile = profile.unwrap_or_else(|| panic!("{success}: {text}"));
+    let read =
+        |name: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    assert!(read("Cargo.toml").contains(&format!("\n[profile.{profile}]\n")), "{profile}");
+    for page in ["docs/operating.md", "docs/runbooks.md"] {
+        assert!(read(page).contains(&format!("target/{profile}/workflow-receiver")), "{page}: {profile}");
+    }
 }

@@ -16,19 +16,12 @@ use workflow_receiver::config::Secrets;
 
 use crate::support::fixtures::{body_of_size, execution};
 use crate::support::http::{gzip, problem, rest, signed};
-use crate::support::postgres::no_database;
+use crate::support::postgres::{UNREACHABLE, no_database};
 use crate::support::process::{Process, program};
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::{until, within};
 
 const PATH: &str = "/webhooks/workflow-completed";
-
-/// The maximum of resident memory so far.
-fn peak_resident_kib(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
 
 fn address(process: &Process) -> String {
     process.url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned()
@@ -50,7 +43,7 @@ async fn concurrent_large_bodies_are_all_answered_within_bounded_memory() {
     let dir = TempDir::new().unwrap();
     let process = Process::start(
         program(dir.path())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("DATABASE_URL", UNREACHABLE)
             .env("RECEIVER__HTTP__MAX_BODY_BYTES", BODY.to_string())
             .env("RECEIVER__HTTP__MAX_BYTES_IN_FLIGHT", IN_FLIGHT.to_string()),
     );
@@ -73,7 +66,7 @@ async fn concurrent_large_bodies_are_all_answered_within_bounded_memory() {
     for answer in answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")) {
         assert!(answer.contains("retry-after: 1"), "{answer}");
     }
-    let peak = peak_resident_kib(&process);
+    let peak = process.peak_resident_kib();
     println!("{accepted} accepted, {rejected} rejected, {before} KiB before, {peak} KiB at most");
     // The budget, and a fixed part for the spool's writer and the recorder.
     let bound = before + (IN_FLIGHT as u64 >> 10) + (72 << 10);
@@ -158,7 +151,7 @@ async fn stalled_unauthenticated_senders_do_not_block_a_large_signed_body() {
     let dir = TempDir::new().unwrap();
     let process = Process::start(
         program(dir.path())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("DATABASE_URL", UNREACHABLE)
             .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "whsec_x"),
     );
     let stalled = Arc::new(AtomicUsize::new(0));
@@ -233,9 +226,7 @@ async fn incomplete_request_heads_need_bounded_memory() {
     const CONNECTIONS: usize = 2_000;
     let dir = TempDir::new().unwrap();
     let process = Process::start(
-        program(dir.path())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
-            .env("RECEIVER__HTTP__HEADER_TIMEOUT", "2m"),
+        program(dir.path()).env("DATABASE_URL", UNREACHABLE).env("RECEIVER__HTTP__HEADER_TIMEOUT", "2m"),
     );
     let before = process.resident_kib();
     let head = [&b"POST / HTTP/1.1\r\nhost: x\r\nx: "[..], &vec![b'x'; 60_000]].concat();
@@ -248,7 +239,7 @@ async fn incomplete_request_heads_need_bounded_memory() {
     // When this request is answered, all earlier connections have been read.
     let honest = Client::new().post(&process.url).body(execution("honest", "completed").to_string());
     assert_eq!(honest.send().await.unwrap().status(), 200);
-    let peak = peak_resident_kib(&process);
+    let peak = process.peak_resident_kib();
     println!("{before} KiB before, {peak} KiB at most");
     assert!(peak < before + (48 << 10), "{before} KiB before, {peak} KiB at most");
     drop(streams);

@@ -1,5 +1,9 @@
 //! `/openapi.json` and `/docs`. `scripts/check-api` compares responses with the document.
 
+use std::fs;
+use std::path::Path;
+
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::support::fixtures::example;
@@ -70,9 +74,61 @@ fn outline(document: &Value) -> String {
 async fn the_document_keeps_its_paths_and_fields() {
     let receiver = TestReceiver::start().await;
     let outline = outline(&get_json(&receiver, "/openapi.json").await);
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi.txt");
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&file, &outline).unwrap();
+        fs::write(&file, &outline).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), outline);
+    assert_eq!(fs::read_to_string(&file).unwrap_or_default(), outline);
+}
+
+/// The handlers under `/api` in the source, one path for each.
+fn handled_paths(dir: &Path) -> Vec<String> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            paths.extend(handled_paths(&entry));
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            let source = fs::read_to_string(entry).unwrap();
+            paths.extend(source.split('"').filter(|text| text.starts_with("/api")).map(str::to_owned));
+        }
+    }
+    paths.sort();
+    paths
+}
+
+/// `routes!` registers a handler with its documentation; `Router::route` would register it without.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_of_the_read_api_is_in_the_document_and_answers() {
+    let receiver = TestReceiver::start().await;
+    let document = get_json(&receiver, "/openapi.json").await;
+    let mut documented = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        if path.starts_with("/api") {
+            documented.extend(item.as_object().unwrap().keys().map(|method| (path.clone(), method.clone())));
+        }
+    }
+    documented.sort();
+    assert!(documented.len() >= 15, "{documented:?}");
+    let paths: Vec<_> = documented.iter().map(|(path, _)| path.clone()).collect();
+    assert_eq!(handled_paths(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http")), paths);
+    let detail = async |answer: Response| answer.json::<Value>().await.unwrap()["detail"].to_string();
+    assert!(detail(receiver.get("/api/v1/absent").await).await.contains("See /docs."));
+    for (path, method) in &documented {
+        assert_eq!(method, "get", "{path}");
+        let url = path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
+        let url = format!("{}{}", receiver.admin, url.collect::<Vec<_>>().join("/"));
+        let answer = receiver.client.get(&url).send().await.unwrap();
+        match answer.status().as_u16() {
+            200 => {}
+            404 => {
+                let detail = detail(answer).await;
+                assert!(path.contains('{') && !detail.contains("See /docs."), "{path}: {detail}");
+            }
+            other => panic!("{path}: {other}"),
+        }
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let answer = receiver.client.request(method, &url).send().await.unwrap();
+            assert_eq!(answer.status(), 405, "{path}");
+        }
+    }
 }

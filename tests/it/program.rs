@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::support::collector::Collector;
 use crate::support::fixtures::{example, execution, with};
 use crate::support::http::signed;
-use crate::support::postgres::{new_database, rows, until_rows, url};
+use crate::support::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end, running_postgres};
 use crate::support::wait::until;
 
@@ -72,8 +72,7 @@ async fn sigterm_records_acknowledged_deliveries_and_exits_with_success() {
 async fn a_second_signal_ends_the_program_at_once_and_acknowledged_deliveries_stay_in_the_spool() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     // PostgreSQL cannot be reached, so the spool is not recorded.
-    let mut away =
-        Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
+    let mut away = Process::start(program(dir.path()).env("DATABASE_URL", UNREACHABLE));
     away.accept(execution("e", "completed")).await;
     away.signal(Signal::TERM);
     away.wait_for("another signal stops at once");
@@ -93,7 +92,7 @@ async fn after_the_drain_timeout_the_remaining_deliveries_stay_in_the_spool() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let away = Process::start(
         program(dir.path())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("DATABASE_URL", UNREACHABLE)
             .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "100ms"),
     );
     away.accept(execution("e", "completed")).await;

@@ -1,20 +1,13 @@
 //! Properties of any request: a documented status, and an accepted body is stored as sent.
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use proptest::test_runner::Config;
 use serde_json::{Map, Number, Value, json};
 use tokio::runtime::Runtime;
 
 use crate::support::fixtures::{execution, with};
+use crate::support::property::runner;
 use crate::support::receiver::TestReceiver;
-
-fn runner(cases: u32) -> TestRunner {
-    TestRunner::new(Config {
-        cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        ..Config::default()
-    })
-}
 
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -50,7 +43,7 @@ fn any_bytes_get_a_documented_status() {
         }),
     ];
     let headers = prop::collection::vec((0..6_usize, "[ -~]{0,80}"), 0..4);
-    runner(256)
+    runner(Config::with_cases(256))
         .run(&(nearly, headers), |(body, headers)| {
             let mut request = receiver.client.post(&receiver.url).body(body);
             for (name, value) in headers {
@@ -82,7 +75,7 @@ fn any_execution_is_stored_as_sent() {
     let id = "[^\\x00]{1,60}";
     let fields = (id, id, id, json_value(), json_value(), any::<Option<String>>(), json_value());
     let cases = std::cell::RefCell::new(Vec::new());
-    runner(128)
+    runner(Config::with_cases(128))
         .run(&fields, |(id, workflow, status, output, extra, cause, bulk)| {
             let id = format!("{}-{id}", cases.borrow().len());
             let body = with(

@@ -1,9 +1,7 @@
 //! Removal of expired rows: concurrent, in the background, interrupted, and its use of indexes.
 
-use std::io::Read;
 use std::time::Duration;
 
-use rustix::pty::OpenptFlags;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
@@ -15,6 +13,7 @@ use crate::support::postgres::{execute_when_recorded, scans, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::retention::{age_by_three_days, old_executions_sql, prune, pruned};
+use crate::support::terminal::Terminal;
 use crate::support::wait::{until, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,19 +227,14 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
 async fn prune_shows_its_progress_on_a_terminal() {
     let receiver = TestReceiver::start().await;
     execute_when_recorded(&receiver, &old_executions_sql(150)).await;
-    let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    rustix::pty::grantpt(&terminal).unwrap();
-    rustix::pty::unlockpt(&terminal).unwrap();
-    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let screen = std::fs::OpenOptions::new().write(true).open(name).unwrap();
+    let terminal = Terminal::open();
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
     command.args(["prune", "--dry-run"]).env("RECEIVER__RETENTION__PAYLOADS", "1d");
-    let output = command.env("DATABASE_URL", url(&receiver.database)).stderr(screen).output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let mut shown = vec![0; 4_096];
-    let length = std::fs::File::from(terminal).read(&mut shown).unwrap();
-    let shown = String::from_utf8(shown[..length].to_vec()).unwrap();
+    command.env("DATABASE_URL", url(&receiver.database)).stderr(terminal.program_end());
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    drop(command);
+    let shown = terminal.written();
     assert!(shown.contains("payloads: 150, at 20"), "{shown}");
     let (quiet, _) = prune(&receiver, &[("PAYLOADS", "1d")], &["--dry-run"]);
     assert!(!quiet.contains("payloads:"), "{quiet}");

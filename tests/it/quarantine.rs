@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::execution;
-use crate::support::postgres::url;
+use crate::support::postgres::{fault_on, raise, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 
@@ -145,14 +145,7 @@ async fn retry_all_skips_damaged_bodies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_degrades_an_execution_that_postgresql_rejects() {
     let receiver = TestReceiver::start().await;
-    sqlx::raw_sql(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
-             AS $$ BEGIN IF NEW.payload IS NOT NULL THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION refuse()",
-    )
-    .execute(&mut receiver.connection().await)
-    .await
-    .unwrap();
+    fault_on(&receiver, "executions", "NEW.payload IS NOT NULL", &raise("P0001")).await;
     insert_entry(&receiver, execution("e\u{1b}", "completed").to_string().as_bytes(), true).await;
     let (text, code) = quarantine(&receiver, &["retry", "--all"]);
     assert!(code == Some(0) && text.contains(r"e\u{1b} (new)"), "{text}");
@@ -232,14 +225,7 @@ async fn the_quarantine_has_a_limit_but_always_stores_acknowledged_webhooks() {
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 3);
 
     // Answered 200, and rejected by PostgreSQL afterwards.
-    sqlx::raw_sql(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT ON executions FOR EACH ROW WHEN (NEW.execution_id = 'refused')
-             EXECUTE FUNCTION refuse()",
-    )
-    .execute(&mut receiver.connection().await)
-    .await
-    .unwrap();
+    fault_on(&receiver, "executions", "NEW.execution_id = 'refused'", &raise("P0001")).await;
     receiver.accept(execution("refused", "completed")).await;
     let kept = receiver.rows("SELECT acknowledged FROM quarantine WHERE acknowledged").await;
     assert_eq!(kept.len(), 1);

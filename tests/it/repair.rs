@@ -4,39 +4,31 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};
-use crate::support::postgres::{execute, url};
+use crate::support::postgres::{end_fault_on, execute, fault_on, raise, url};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
-use crate::support::rollups::{WRONG_BULKS, wrong_rollups};
+use crate::support::rollups::assert_counts_are_right;
 
 fn command(receiver: &TestReceiver, arguments: &[&str]) -> (String, Option<i32>) {
     let dir = TempDir::new().unwrap();
     run_to_end(program(dir.path()).args(arguments).env("DATABASE_URL", url(&receiver.database)))
 }
 
-async fn refuse(receiver: &TestReceiver, condition: &str) {
-    let sql = format!(
-        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF NEW.execution_id LIKE 'bad%' AND {condition} THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;
-         CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
-             EXECUTE FUNCTION refuse()"
-    );
-    execute(receiver, &sql).await;
+/// Makes PostgreSQL reject executions that match `condition` with this SQLSTATE.
+async fn reject(receiver: &TestReceiver, condition: &str, code: &str) {
+    fault_on(receiver, "executions", condition, &raise(code)).await;
 }
 
 fn full(id: &str) -> Value {
     with(execution(id, "completed"), json!({ "bulk_id": "b", "output": { "url": id }, "total_cost": 0.25 }))
 }
 
-async fn counts_are_right(receiver: &TestReceiver) {
-    assert_eq!(receiver.rows(WRONG_BULKS).await, Vec::<Value>::new());
-    assert_eq!(receiver.rows(&wrong_rollups()).await, Vec::<Value>::new());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     let receiver = TestReceiver::start().await;
-    refuse(&receiver, "num_nonnulls(NEW.payload, NEW.output, NEW.total_cost) > 0").await;
+    let condition =
+        "NEW.execution_id LIKE 'bad%' AND num_nonnulls(NEW.payload, NEW.output, NEW.total_cost) > 0";
+    reject(&receiver, condition, "P0001").await;
     for id in ["bad1", "good", "bad2"] {
         receiver.accept(full(id)).await;
     }
@@ -48,14 +40,14 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     let nothing = |id| json!({ "execution_id": id, "payload": null, "output": null, "total_cost": null });
     assert_eq!(receiver.rows(degraded).await, [nothing("bad1"), nothing("bad2")]);
     assert_eq!(receiver.metric("executions_degraded_total").await, 2.0);
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 
     let (text, code) = command(&receiver, &["repair", "--all"]);
     assert!(
         code == Some(1) && text.contains("bad1: stays as it is: ") && text.contains("refused 2"),
         "{text}"
     );
-    refuse(&receiver, "false").await;
+    end_fault_on(&receiver, "executions").await;
     let (text, code) = command(&receiver, &["repair", "bad1", "absent"]);
     assert!(
         code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: there is no execution"),
@@ -71,7 +63,7 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     };
     assert_eq!(receiver.rows(degraded).await, [whole("bad1"), whole("bad2")]);
     assert_eq!(receiver.rows("SELECT 1 AS n FROM executions WHERE payload_bytes IS NOT NULL").await.len(), 2);
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
     // Duplicates and conflicts are recognised as if the execution had never been degraded.
     receiver.accept(full("bad1")).await;
     receiver.accept(with(full("bad2"), json!({ "output": "other" }))).await;
@@ -100,7 +92,7 @@ async fn repair_leaves_out_the_costs_that_recording_leaves_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_accepts_them() {
     let receiver = TestReceiver::start().await;
-    refuse(&receiver, "true").await;
+    reject(&receiver, "NEW.execution_id LIKE 'bad%'", "P0001").await;
     for id in ["bad1", "bad2", "good"] {
         receiver.accept(full(id)).await;
     }
@@ -109,44 +101,33 @@ async fn acknowledged_deliveries_in_quarantine_are_recorded_once_postgresql_acce
     assert_eq!(receiver.rows("SELECT 1 AS n FROM quarantine WHERE acknowledged").await.len(), 2);
     let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
     assert!(code == Some(1) && text.contains("recorded 0, not recorded 2"), "{text}");
-    refuse(&receiver, "false").await;
+    end_fault_on(&receiver, "executions").await;
     let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
     assert!(code == Some(0) && text.contains("recorded 2, not recorded 0"), "{text}");
     let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
     assert!(code == Some(0) && text.contains("recorded 0, not recorded 0"), "{text}");
     assert_eq!(receiver.rows("SELECT payload FROM executions WHERE payload IS NOT NULL").await.len(), 3);
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await.len(), 1);
-    counts_are_right(&receiver).await;
-}
-
-/// Makes PostgreSQL reject executions that match `condition` with this SQLSTATE.
-async fn raise(receiver: &TestReceiver, condition: &str, code: &str) {
-    let sql = format!(
-        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF {condition} THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;
-         CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON executions FOR EACH ROW
-             EXECUTE FUNCTION refuse()"
-    );
-    execute(receiver, &sql).await;
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_cannot_be_recorded_does_not_stop_the_retry_of_the_next() {
     let receiver = TestReceiver::start().await;
     for code in ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"] {
-        raise(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
+        reject(&receiver, "NEW.execution_id ~ '^(bad|good)'", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
         receiver.wait_until_recorded().await;
-        raise(&receiver, "NEW.execution_id = 'bad'", code).await;
+        reject(&receiver, "NEW.execution_id = 'bad'", code).await;
         let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
         assert!(exit == Some(1) && text.contains("recorded 1, not recorded 1"), "{code}: {text}");
     }
-    raise(&receiver, "false", "23514").await;
+    end_fault_on(&receiver, "executions").await;
     let (text, exit) = command(&receiver, &["quarantine", "retry", "--all"]);
     assert!(exit == Some(0) && text.contains("recorded 1, not recorded 0"), "{text}");
     assert_eq!(receiver.rows("SELECT execution_id FROM executions").await.len(), 8);
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,19 +135,19 @@ async fn an_execution_that_cannot_be_repaired_does_not_stop_the_repair_of_the_ne
     let receiver = TestReceiver::start().await;
     let codes = ["55P03", "57014", "40001", "53200", "XX000", "57P01", "08006"];
     for code in codes {
-        raise(&receiver, "NEW.execution_id ~ '^(bad|good)' AND NEW.payload IS NOT NULL", "23514").await;
+        reject(&receiver, "NEW.execution_id ~ '^(bad|good)' AND NEW.payload IS NOT NULL", "23514").await;
         receiver.accept(full("bad")).await;
         receiver.accept(full(&format!("good{code}"))).await;
         receiver.wait_until_recorded().await;
-        raise(&receiver, "NEW.execution_id = 'bad'", code).await;
+        reject(&receiver, "NEW.execution_id = 'bad'", code).await;
         let (text, exit) = command(&receiver, &["repair", "--all"]);
         assert!(exit == Some(1) && text.contains("bad: stays as it is: "), "{code}: {text}");
         assert!(text.contains("repaired 1, unchanged 0, refused 1"), "{code}: {text}");
-        raise(&receiver, "false", code).await;
+        end_fault_on(&receiver, "executions").await;
     }
     let (text, exit) = command(&receiver, &["repair", "--all"]);
     assert!(exit == Some(0) && text.contains("repaired 1, unchanged 0, refused 0"), "{text}");
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,33 +160,33 @@ async fn commands_retry_after_contention_a_limited_number_of_times() {
         (&["quarantine", "retry", "--all"], "NEW.execution_id = 'quarantine'"),
     ];
     for (arguments, refused) in commands {
-        raise(&receiver, refused, "23514").await;
+        reject(&receiver, refused, "23514").await;
         receiver.accept(full(arguments[0])).await;
         receiver.wait_until_recorded().await;
-        raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') > 0", "40001")
+        reject(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') > 0", "40001")
             .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(1) && text.contains(": stays "), "{text}");
         assert_eq!(last().await, 5, "{text}");
         execute(&receiver, "SELECT setval('tries', 1, false)").await;
-        raise(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') < 4", "40P01")
+        reject(&receiver, "NEW.execution_id IN ('repair', 'quarantine') AND nextval('tries') < 4", "40P01")
             .await;
         let (text, exit) = command(&receiver, arguments);
         assert!(exit == Some(0) && text.contains("ed 1, "), "{text}");
         execute(&receiver, "SELECT setval('tries', 1, false)").await;
     }
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_ends_the_commands() {
     let receiver = TestReceiver::start().await;
-    raise(&receiver, "NEW.execution_id LIKE 'degraded%' AND NEW.payload IS NOT NULL OR NEW.execution_id LIKE 'quarantined%'", "23514").await;
+    reject(&receiver, "NEW.execution_id LIKE 'degraded%' AND NEW.payload IS NOT NULL OR NEW.execution_id LIKE 'quarantined%'", "23514").await;
     for id in ["degraded1", "degraded2", "quarantined1", "quarantined2"] {
         receiver.accept(full(id)).await;
     }
     receiver.wait_until_recorded().await;
-    raise(
+    reject(
         &receiver,
         "NEW.execution_id ~ '^(degraded|quarantined)' AND pg_terminate_backend(pg_backend_pid())",
         "23514",
@@ -220,12 +201,12 @@ async fn a_lost_connection_ends_the_commands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_execution_does_not_stop_the_repair_of_the_next() {
     let receiver = TestReceiver::start().await;
-    refuse(&receiver, "NEW.payload IS NOT NULL").await;
+    reject(&receiver, "NEW.execution_id LIKE 'bad%' AND NEW.payload IS NOT NULL", "P0001").await;
     for id in ["bad1", "bad2"] {
         receiver.accept(full(id)).await;
     }
     receiver.wait_until_recorded().await;
-    refuse(&receiver, "false").await;
+    end_fault_on(&receiver, "executions").await;
     let mut other = receiver.connection().await;
     let lock = "BEGIN; SELECT 1 FROM executions WHERE execution_id = 'bad1' FOR UPDATE";
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
@@ -235,5 +216,5 @@ async fn a_locked_execution_does_not_stop_the_repair_of_the_next() {
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     let (text, code) = command(&receiver, &["repair", "--all"]);
     assert!(code == Some(0) && text.contains("bad1: repaired"), "{text}");
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 }

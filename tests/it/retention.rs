@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};
 use crate::support::http::get_json;
-use crate::support::postgres::execute_when_recorded;
+use crate::support::postgres::{UNREACHABLE, execute_when_recorded};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::retention::{age_by_three_days, prune, pruned};
@@ -236,7 +236,7 @@ async fn without_a_limit_or_with_one_that_is_too_short_prune_shows_the_setting()
     assert!(code == Some(1) && text.contains("retention.executions = 12h: must be from 1d"), "{text}");
     let dir = TempDir::new().unwrap();
     let mut away = program(dir.path());
-    away.env("RECEIVER__RETENTION__PAYLOADS", "1d").env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    away.env("RECEIVER__RETENTION__PAYLOADS", "1d").env("DATABASE_URL", UNREACHABLE);
     let (text, code) = run_to_end(away.args(["prune", "--json"]));
     assert!(code == Some(1) && text.contains("PostgreSQL cannot be reached"), "{text}");
 }

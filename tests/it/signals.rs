@@ -1,16 +1,15 @@
 //! Signals: each signal that ends a process by default stops the receiver gracefully; SIGHUP re-reads secrets.
 
-use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::execution;
-use crate::support::postgres::{new_database, rows, url};
+use crate::support::postgres::{UNREACHABLE, new_database, rows, url};
 use crate::support::process::{Process, program, running_postgres};
+use crate::support::terminal::Terminal;
 
 /// For signals without a name in `rustix`.
 fn kill(process: &Process, signal: &str) {
@@ -68,8 +67,7 @@ async fn the_private_postgres_survives_sighup_and_stops_cleanly_after_sigquit() 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_different_signals_end_the_receiver_at_once() {
     let dir = TempDir::new().unwrap();
-    let mut process =
-        Process::start(program(dir.path()).env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"));
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", UNREACHABLE));
     process.accept(execution("e", "completed")).await;
     process.signal(Signal::QUIT);
     process.wait_for("another signal stops at once");
@@ -81,18 +79,11 @@ async fn two_different_signals_end_the_receiver_at_once() {
 #[test]
 fn closing_the_terminal_stops_the_receiver() {
     let dir = TempDir::new().unwrap();
-    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&controller).unwrap();
-    unlockpt(&controller).unwrap();
-    let name = ptsname(&controller, Vec::new()).unwrap();
-    let terminal = || {
-        let path = Path::new(name.to_str().unwrap());
-        std::fs::File::options().read(true).write(true).open(path).unwrap()
-    };
+    let terminal = Terminal::open();
     let mut command = program(dir.path());
-    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none").stdin(terminal());
+    command.env("DATABASE_URL", UNREACHABLE).stdin(terminal.program_end());
     let mut process = Process::start(command.env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s"));
-    drop((controller, command));
+    drop((terminal, command));
     process.signal(Signal::HUP);
     process.wait_for("stopping");
     let (status, log) = process.ended();
@@ -103,7 +94,7 @@ fn closing_the_terminal_stops_the_receiver() {
 async fn a_database_url_from_a_file_is_re_read_at_sighup() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let file = dir.path().join("url");
-    std::fs::write(&file, "postgres://nobody@127.0.0.1:1/none").unwrap();
+    std::fs::write(&file, UNREACHABLE).unwrap();
     let mut process = Process::start(program(dir.path()).env("RECEIVER__DATABASE__URL_FILE", &file));
     process.accept(execution("e", "completed")).await;
     process.wait_for("cannot be recorded yet");

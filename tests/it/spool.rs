@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{count_executions, new_database, no_database};
+use crate::support::postgres::{count_executions, fault_on, new_database, no_database};
 use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::{spool_file, spool_holding};
 use crate::support::wait::until;
@@ -24,7 +24,7 @@ async fn without_postgresql_webhooks_are_accepted_and_recorded_after_it_is_back(
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 20);
     let (dir, _) = receiver.stop().await;
-    let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = Sqlite::open(spool_file(dir.path())).unwrap();
     let left: i64 = file.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0, "recorded deliveries are deleted");
 }
@@ -67,14 +67,10 @@ async fn one_row_that_postgresql_refuses_is_quarantined_and_all_others_are_recor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_always_breaks_its_connection_does_not_block_others() {
-    let database = new_database().await;
-    TestReceiver::start_on(database.clone(), |_| {}).await.stop().await;
-    let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
-    let poison = "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
-                      BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
-                  CREATE TRIGGER die BEFORE INSERT ON executions FOR EACH ROW
-                      WHEN (NEW.execution_id = 'e5') EXECUTE FUNCTION die()";
-    sqlx::raw_sql(poison).execute(&mut connection).await.unwrap();
+    let receiver = TestReceiver::start().await;
+    let die = "PERFORM pg_terminate_backend(pg_backend_pid())";
+    fault_on(&receiver, "executions", "NEW.execution_id = 'e5'", die).await;
+    let (_, database) = receiver.stop().await;
     let receiver =
         TestReceiver::start_in(spool_holding(numbered_executions(20)).await, database, fast_retries).await;
     assert_eq!(count_executions(&receiver).await, 19);

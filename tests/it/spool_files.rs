@@ -13,9 +13,10 @@ use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{count_executions, new_database, no_database, rows};
+use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database, rows};
 use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
+use crate::support::spool::{names, spool_file};
 use crate::support::wait::until;
 
 /// A receiver process with its spool in `dir/spool` and without PostgreSQL.
@@ -24,7 +25,7 @@ fn start(dir: &Path) -> Process {
         program(dir)
             .env("RECEIVER__SPOOL__DIR", dir.join("spool"))
             .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s")
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
+            .env("DATABASE_URL", UNREACHABLE),
     )
 }
 
@@ -43,12 +44,6 @@ async fn post_until_accepted_with_size(process: &Process, id: &str, size: usize)
         answer.status() == 200
     })
     .await;
-}
-
-async fn metric(process: &Process, name: &str) -> i64 {
-    let page = reqwest::get(format!("http://{}/metrics", process.admin)).await.unwrap().text().await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
 }
 
 fn truncate(file: &Path, size: u64) {
@@ -159,7 +154,7 @@ async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readabl
             post_until_accepted(&process, &format!("after-{n}")).await;
         }
         process.wait_for(logged);
-        let unreadable = metric(&process, "spool_unreadable_total").await;
+        let unreadable = process.counter("spool_unreadable_total").await;
         process.kill();
 
         let database = new_database().await;
@@ -282,13 +277,13 @@ async fn each_loss_is_counted_once() {
             acknowledged += 1;
         }
     };
-    let database = dir.path().join("spool/spool.db");
+    let database = spool_file(dir.path());
     // SQLite caches the last two megabytes in memory.
     let cut = || {
         let log = database.with_extension("db-wal");
         truncate(&log, fs::metadata(&log).unwrap().len() / 10);
     };
-    let unreadable = async |process: &Process| metric(process, "spool_unreadable_total").await;
+    let unreadable = async |process: &Process| process.counter("spool_unreadable_total").await;
     let process = start(dir.path());
     post_large(&process, 48).await;
     cut();
@@ -320,12 +315,6 @@ async fn each_loss_is_counted_once() {
     assert!(recorded + lost + lost_later >= 100, "{recorded} of 100, {lost} and {lost_later} lost");
 }
 
-/// The names in a spool's directory that contain `part`.
-fn names(spool: &Path, part: &str) -> Vec<String> {
-    let names = fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.contains(part)).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     let dir = TempDir::new().unwrap();
@@ -354,7 +343,7 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     assert_eq!(copies.len(), 1, "{copies:?}");
     post_until_accepted(&process, "after").await;
     assert_eq!(names(&spool, "rescued"), [""; 0]);
-    assert_eq!(metric(&process, "spool_unreadable_total").await, 0);
+    assert_eq!(process.counter("spool_unreadable_total").await, 0);
     process.kill();
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
@@ -405,11 +394,8 @@ async fn two_receivers_cannot_use_the_same_spool() {
     let refused = second_start_error(receiver.dir.path()).await.expect("a second receiver is refused");
     assert!(refused.contains("in use"), "{refused}");
     // Only the database and its log are needed for the lock.
-    for entry in fs::read_dir(&spool).unwrap() {
-        let entry = entry.unwrap();
-        if !entry.file_name().to_str().unwrap().starts_with("spool.db") {
-            fs::remove_file(entry.path()).unwrap();
-        }
+    for name in names(&spool, "").iter().filter(|name| !name.starts_with("spool.db")) {
+        fs::remove_file(spool.join(name)).unwrap();
     }
     assert!(
         second_start_error(receiver.dir.path()).await.is_some(),
@@ -418,7 +404,7 @@ async fn two_receivers_cannot_use_the_same_spool() {
     // The same file under another name.
     let elsewhere = TempDir::new_in(receiver.dir.path()).unwrap();
     fs::create_dir(elsewhere.path().join("spool")).unwrap();
-    fs::hard_link(spool.join("spool.db"), elsewhere.path().join("spool/spool.db")).unwrap();
+    fs::hard_link(spool.join("spool.db"), spool_file(elsewhere.path())).unwrap();
     assert!(second_start_error(elsewhere.path()).await.is_some(), "the file itself is locked");
 }
 
@@ -442,9 +428,7 @@ async fn when_another_receiver_uses_the_directory_deliveries_are_rescued_for_its
     let ids = "SELECT count(*) FROM executions WHERE execution_id <> 'late'";
     assert_eq!(receiver.row(ids).await["count"], 12);
     let (dir, _) = receiver.stop().await;
-    let left = fs::read_dir(dir.path().join("spool")).unwrap();
-    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert!(left.iter().all(|name| !name.contains("rescued")), "{left:?}");
+    assert_eq!(names(&dir.path().join("spool"), "rescued"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -453,21 +437,19 @@ async fn other_users_cannot_read_the_files() {
     fs::create_dir(dir.path().join("spool")).unwrap();
     fs::set_permissions(dir.path().join("spool"), fs::Permissions::from_mode(0o700)).unwrap();
     // Created by another program, readable for all users.
-    let old = File::create(dir.path().join("spool/spool.db")).unwrap();
+    let old = File::create(spool_file(dir.path())).unwrap();
     old.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
     drop(old);
     let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
     receiver.accept(execution("e", "completed")).await;
     let others = |receiver: &TestReceiver| {
-        let files = fs::read_dir(receiver.dir.path().join("spool")).unwrap().map(Result::unwrap);
-        files
-            .filter(|file| file.metadata().unwrap().permissions().mode() & 0o077 != 0)
-            .map(|file| file.file_name())
-            .collect::<Vec<_>>()
+        let spool = receiver.dir.path().join("spool");
+        let readable = |name: &String| spool.join(name).metadata().unwrap().permissions().mode() & 0o077 != 0;
+        names(&spool, "").into_iter().filter(readable).collect::<Vec<_>>()
     };
-    assert!(others(&receiver).is_empty(), "{:?}", others(&receiver));
+    assert_eq!(others(&receiver), [""; 0]);
     fs::remove_file(receiver.spool_file()).unwrap();
     let after = execution("after", "completed").to_string();
     until(async || receiver.post(after.clone()).await.status() == 200).await;
-    assert!(others(&receiver).is_empty(), "{:?}", others(&receiver));
+    assert_eq!(others(&receiver), [""; 0]);
 }

@@ -11,7 +11,7 @@ use workflow_receiver::server::{Server, StartError};
 use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database, rows};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
-use crate::support::spool::spool_holding;
+use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::within;
 
 /// A spool with 40 deliveries: `database` has the first 20, `log` the others. `oldest` is a copy of the database when
@@ -170,13 +170,11 @@ async fn a_start_absorbs_rescued_files_and_ignores_files_set_aside() {
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 80);
     let (dir, _) = receiver.stop().await;
-    let mut left: Vec<_> = fs::read_dir(dir.path().join("spool"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.contains("damaged") || name.contains("rescued"))
-        .collect();
-    left.sort();
-    assert_eq!(left, ["spool.db.damaged-1"]);
+    let spool = dir.path().join("spool");
+    assert_eq!(
+        (names(&spool, "damaged"), names(&spool, "rescued")),
+        (vec!["spool.db.damaged-1".into()], vec![])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,8 +198,7 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
         let counted = receiver.row(sum).await["sum"].clone();
         assert_eq!(*first.get_or_insert(counted.clone()), counted, "no start records them again");
         dir = receiver.stop().await.0;
-        let names = fs::read_dir(dir.path().join("spool")).unwrap();
-        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let names = names(&dir.path().join("spool"), "");
         assert!(!names.iter().any(|name| name.contains("rescued")), "{names:?}");
         assert!(names.iter().all(|name| name.matches("damaged").count() < 2), "{names:?}");
     }
@@ -240,7 +237,7 @@ async fn absorbed_deliveries_do_not_look_like_a_loss() {
     receiver.wait_until_recorded().await;
     let (dir, database) = receiver.stop().await;
     let rescued = dir.path().join("spool/spool.db.rescued-1");
-    fs::copy(spool_holding(numbered_executions(10)).await.path().join("spool/spool.db"), rescued).unwrap();
+    fs::copy(spool_file(spool_holding(numbered_executions(10)).await.path()), rescued).unwrap();
     let receiver = TestReceiver::start_in(dir, database.clone(), fast_retries).await;
     let held = receiver.hold_recording().await;
     for n in 0..5 {
@@ -259,21 +256,19 @@ async fn absorbed_deliveries_do_not_look_like_a_loss() {
 async fn rescued_files_set_aside_are_not_absorbed_again() {
     let mut dir = spool_holding(numbered_executions(5)).await;
     fs::write(dir.path().join("spool/spool.db.rescued-1"), "").unwrap();
-    let mut names = Vec::new();
+    let mut left = Vec::new();
     for _ in 0..3 {
         let receiver = TestReceiver::start_in(dir, no_database(), fast_retries).await;
         dir = receiver.stop().await.0;
-        let left = fs::read_dir(dir.path().join("spool")).unwrap();
-        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.push(left.filter(|name| name.contains("rescued")).collect::<Vec<_>>());
+        left.push(names(&dir.path().join("spool"), "rescued"));
     }
-    assert!(names.iter().all(|left| *left == names[0]), "{names:?}");
+    assert!(left.iter().all(|names| *names == left[0]), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_counts_the_rows_of_an_emptied_table_once() {
     let mut dir = spool_holding(numbered_executions(5)).await;
-    let file = Sqlite::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = Sqlite::open(spool_file(dir.path())).unwrap();
     file.execute("DELETE FROM deliveries", []).unwrap();
     drop(file);
     fs::remove_file(dir.path().join("spool/spool.mark")).unwrap();

@@ -15,7 +15,7 @@ use workflow_receiver::config::Settings;
 use crate::support::collector::{Collector, attributes, hex, links, named, one, rejecting};
 use crate::support::fixtures::{execution, with};
 use crate::support::http::signed;
-use crate::support::postgres::{new_database, no_database, url};
+use crate::support::postgres::{UNREACHABLE, new_database, no_database, url};
 use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::spool_file;
@@ -105,7 +105,7 @@ async fn the_trace_continues_after_a_kill_between_the_200_and_the_commit() {
         program.env("DATABASE_URL", database).env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint);
         Process::start(program.env("RECEIVER__LOG__FILTER", "info,workflow_receiver=debug"))
     };
-    let away = start("postgres://nobody@127.0.0.1:1/none");
+    let away = start(UNREACHABLE);
     let request = Client::new().post(&away.url).header("traceparent", traceparent());
     let answer = request.body(execution("e", "completed").to_string()).send().await.unwrap();
     assert_eq!(answer.status(), 200);

@@ -19,18 +19,18 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use super::fixtures::{execution, with};
+use super::http::metric_of;
 use super::load::{Counts, LOAD_SETTINGS, Load, now_micros};
 use super::oracle::{Finding, Sent, Verdict, compare};
-use super::postgres::{new_database, rows, until_rows, url};
+use super::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use super::process::{Process, Unobserved, closed_pipe, full_device, program};
-use super::rollups::{WRONG_BULKS, wrong_rollups};
+use super::rollups::wrong_counts;
 use super::small_disk::SmallDisk;
-use super::spool::spool_holding;
+use super::spool::{spool_file, spool_holding};
 use super::wait::until;
 
 /// Acknowledgements before each fault, so that it hits a working receiver.
 const WORK: u64 = 100;
-const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
@@ -528,9 +528,7 @@ impl Arena {
         let admin = &self.receiver.as_ref().unwrap().admin;
         let Ok(answer) = self.client.get(format!("http://{admin}/metrics")).send().await else { return 0 };
         let page = answer.text().await.unwrap_or_default();
-        let line =
-            page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
-        line.and_then(|count| count.parse().ok()).unwrap_or(0)
+        metric_of(&page, "spool_unreadable_total").unwrap_or(0)
     }
 
     /// Stops everything and compares what was sent with what is recorded.
@@ -543,8 +541,7 @@ impl Arena {
         let spool = rusqlite::Connection::open(self.spool_dir().join("spool.db")).unwrap();
         let left = spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
         let verdict = compare(&self.database, &self.sent, interruptions).await;
-        let wrong_bulks = rows(&self.database, WRONG_BULKS).await;
-        let wrong_rollups = rows(&self.database, &wrong_rollups()).await;
+        let wrong_counts = wrong_counts(&self.database).await;
         let tables = "SELECT (SELECT count(*) FROM executions) AS executions,
             (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
         let tables = rows(&self.database, tables).await.remove(0);
@@ -553,7 +550,7 @@ impl Arena {
         }
         let rejected = self.sent.iter().filter(|sent| sent.answered(422)).count();
         let losses = std::mem::take(&mut self.losses);
-        Report { counts, rejected, interruptions, verdict, losses, wrong_bulks, wrong_rollups, tables, left }
+        Report { counts, rejected, interruptions, verdict, losses, wrong_counts, tables, left }
     }
 }
 
@@ -566,8 +563,8 @@ pub(crate) struct Report {
     pub(crate) interruptions: u32,
     pub(crate) verdict: Verdict,
     pub(crate) losses: Vec<Loss>,
-    pub(crate) wrong_bulks: Vec<Value>,
-    pub(crate) wrong_rollups: Vec<Value>,
+    /// Bulks and rollups.
+    pub(crate) wrong_counts: Vec<Value>,
     /// The number of rows of each table.
     pub(crate) tables: Value,
     /// Deliveries left in the spool.
@@ -612,7 +609,7 @@ impl Report {
             "{missing} deliveries are missing, {reported} reported: {:?}",
             self.losses
         );
-        assert_eq!((&self.wrong_bulks, &self.wrong_rollups, self.left), (&vec![], &vec![], 0));
+        assert_eq!((&self.wrong_counts, self.left), (&vec![], 0));
     }
 }
 
@@ -629,7 +626,7 @@ async fn change_files(fault: Fault, spool: &Path) {
         Fault::RemoveSpoolFile => fs::remove_file(file).unwrap(),
         Fault::ReplaceSpoolFile => {
             let other = spool_holding([]).await;
-            fs::copy(other.path().join("spool/spool.db"), spool.join("new")).unwrap();
+            fs::copy(spool_file(other.path()), spool.join("new")).unwrap();
             fs::rename(spool.join("new"), file).unwrap();
             // As after restoring a backup: the log belongs to the replaced file.
             fs::remove_file(wal).unwrap();
@@ -649,10 +646,10 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     const FILL: usize = 10 << 20;
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());
-    command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", NO_DATABASE);
+    command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", UNREACHABLE);
     let process = Process::start(&mut command);
     // While this connection reads, SQLite does not overwrite the log.
-    let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).unwrap();
+    let file = rusqlite::Connection::open(spool_file(dir.path())).unwrap();
     // The last connection that closes the file would move the log into it.
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();

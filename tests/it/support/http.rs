@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::str::FromStr;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -26,6 +27,12 @@ pub(crate) async fn get_json(receiver: &TestReceiver, path: &str) -> Value {
 /// One field of each item of a page.
 pub(crate) fn item_fields<'p>(page: &'p Value, field: &str) -> Vec<&'p Value> {
     page["items"].as_array().unwrap().iter().map(|item| &item[field]).collect()
+}
+
+/// The value of a metric on a page of `/metrics`. `name` has no `workflow_receiver_`, but the labels in braces.
+pub(crate) fn metric_of<T: FromStr>(page: &str, name: &str) -> Option<T> {
+    let name = format!("workflow_receiver_{name} ");
+    page.lines().find_map(|line| line.strip_prefix(&name))?.parse().ok()
 }
 
 /// Checks an RFC 9457 answer. Returns the last part of its type, and its detail.

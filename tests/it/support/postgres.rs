@@ -60,9 +60,12 @@ pub(crate) fn url(database: &PgConnectOptions) -> String {
     tokio::task::block_in_place(cluster).url().replace("/workflow_receiver?", &format!("/{name}?"))
 }
 
-/// An address that refuses connections.
+/// The URL of an address that refuses connections.
+pub(crate) const UNREACHABLE: &str = "postgres://nobody@127.0.0.1:1/none";
+
+/// [`UNREACHABLE`], for a receiver in the process of the test.
 pub(crate) fn no_database() -> PgConnectOptions {
-    "postgres://nobody@127.0.0.1:1/none".parse().unwrap()
+    UNREACHABLE.parse().unwrap()
 }
 
 /// The rows of `query`, each as a JSON object. Opens a connection: to poll, use [`until_rows`] or

@@ -14,10 +14,8 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 
 use super::fixtures::execution;
-use super::wait::{pause, within};
-
-/// Longer than any event takes. A test fails instead of hanging if its event does not happen.
-const PATIENCE: Duration = Duration::from_mins(1);
+use super::http::metric_of;
+use super::wait::{PATIENCE, pause, within};
 
 /// The program, on free ports. Settings in the environment of the test process are removed.
 pub(crate) fn program(dir: &Path) -> Command {
@@ -101,6 +99,13 @@ impl Process {
     pub(crate) async fn accept(&self, body: impl ToString) {
         let answer = Client::new().post(&self.url).body(body.to_string()).send().await.unwrap();
         assert_eq!(answer.status(), 200);
+    }
+
+    /// The value of a counter; see [`metric_of`].
+    pub(crate) async fn counter(&self, name: &str) -> i64 {
+        let page = within(reqwest::get(format!("http://{}/metrics", self.admin))).await.unwrap();
+        let page = page.text().await.unwrap();
+        metric_of(&page, name).unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
     /// The resident memory, or 0 once the process has ended.
@@ -213,8 +218,7 @@ impl Unobserved {
     pub(crate) async fn dropped_lines(&self) -> f64 {
         let page = within(self.client.get(format!("{}/metrics", self.admin)).send()).await.unwrap();
         let page = page.text().await.unwrap();
-        let line = page.lines().find_map(|l| l.strip_prefix("workflow_receiver_log_lines_dropped_total "));
-        line.unwrap_or_else(|| panic!("no such metric in {page}")).parse().unwrap()
+        metric_of(&page, "log_lines_dropped_total").unwrap_or_else(|| panic!("no such metric in {page}"))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -18,8 +18,9 @@ use workflow_receiver::server::{Progress, RunError, Server};
 use workflow_receiver::shutdown::Shutdown;
 
 use super::fixtures::execution;
-use super::http::rest;
+use super::http::{metric_of, rest};
 use super::postgres::{KeptConnection, new_database};
+use super::spool::spool_file;
 use super::wait::{until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
@@ -128,7 +129,7 @@ impl TestReceiver {
     }
 
     pub(crate) fn spool_file(&self) -> PathBuf {
-        self.dir.path().join("spool/spool.db")
+        spool_file(self.dir.path())
     }
 
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
@@ -220,11 +221,10 @@ impl TestReceiver {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// The value of a metric, without the common prefix.
+    /// The value of a metric; see [`metric_of`].
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let page = self.get("/metrics").await.text().await.unwrap();
-        let line = page.lines().find_map(|line| line.strip_prefix(&format!("workflow_receiver_{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+        metric_of(&page, name).unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {

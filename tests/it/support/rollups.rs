@@ -1,9 +1,13 @@
 //! Compares the counts of bulks and the rollups by hour and day with a recount of the executions.
 
+use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
+
+use super::postgres::rows;
 use super::receiver::TestReceiver;
 
 /// A query for bulks whose counts differ from a recount of their executions.
-pub(crate) const WRONG_BULKS: &str = "
+const WRONG_BULKS: &str = "
     SELECT * FROM (
         SELECT bulk_id, count(*) AS received,
             count(*) FILTER (WHERE status = 'completed') AS completed,
@@ -31,7 +35,7 @@ const DAYS: &str = "SELECT (first_received_at AT TIME ZONE 'UTC')::date AS day, 
     FROM executions GROUP BY 1, 2";
 
 /// A query for rollups that differ from a recount of their executions.
-pub(crate) fn wrong_rollups() -> String {
+fn wrong_rollups() -> String {
     format!(
         "SELECT 'hour ' || hour AS wrong, workflow_id, r.executions, h.executions AS summed
          FROM ({HOURS}) AS r
@@ -45,6 +49,19 @@ pub(crate) fn wrong_rollups() -> String {
          WHERE (r.executions, r.executions_with_cost, r.total_cost)
              IS DISTINCT FROM (d.executions, d.executions_with_cost, d.total_cost)"
     )
+}
+
+/// Bulks and rollups whose counts differ from a recount of their executions.
+pub(crate) async fn wrong_counts(database: &PgConnectOptions) -> Vec<Value> {
+    let mut wrong = rows(database, WRONG_BULKS).await;
+    wrong.extend(rows(database, &wrong_rollups()).await);
+    wrong
+}
+
+/// Checks the counts of bulks and the rollups after all acknowledged deliveries are recorded.
+pub(crate) async fn assert_counts_are_right(receiver: &TestReceiver) {
+    receiver.wait_until_recorded().await;
+    assert_eq!(wrong_counts(&receiver.database).await, Vec::<Value>::new());
 }
 
 /// Recounts the rollups, for tests that write to `executions` themselves.

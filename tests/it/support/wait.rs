@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longer than any event takes. A test fails instead of hanging if its event does not happen.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(5);
 
