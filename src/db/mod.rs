@@ -148,6 +148,13 @@ impl DbConnection {
         set_config(&mut self.connection, false, limits("0", "0")).await?;
         MIGRATIONS.run_direct(None, &mut self.connection, false).await.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => DbError::from(error),
+            MigrateError::VersionMismatch(version) => DbError::Unavailable {
+                code: None,
+                message: format!(
+                    "migration {version} of this database differs from this program's: a pre-release created the schema. \
+                     Use another database, or drop this one and create it again"
+                ),
+            },
             other => DbError::Unavailable { code: None, message: other.to_string() },
         })?;
         Ok(set_config(&mut self.connection, false, limits(&before.statement, &before.lock)).await?)

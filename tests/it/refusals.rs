@@ -30,6 +30,7 @@ async fn invalid_parameters_are_problems_that_name_the_allowed_values() {
         ("executions?from=yesterday", "from", "must be a time like 2026-03-02T10:00:00Z"),
         ("executions?to=2026-03-02T10:00:00+01:00", "to", "encode + as %2B"),
         ("executions?to=9999-12-31T23:59:59-23:59", "to", "must be a time like"),
+        ("overview?to=0000-01-01T00:00:00%2B23:59", "to", "must be a time like"),
         ("overview?from=9999-12-31T23:59:59-00:01", "from", "must be a time like"),
         ("executions?status=", "status", "1 to 255 characters"),
         ("executions?bulk=%00", "bulk", "without U+0000"),

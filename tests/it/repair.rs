@@ -86,7 +86,7 @@ async fn repair_leaves_out_the_costs_that_recording_leaves_out() {
     let (text, code) = command(&receiver, &["repair", "--all"]);
     assert!(code == Some(0) && text.contains("repaired 0, unchanged 1, refused 0"), "{text}");
     assert_eq!(receiver.rows(row).await, recorded);
-    counts_are_right(&receiver).await;
+    assert_counts_are_right(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

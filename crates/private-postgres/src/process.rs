@@ -19,6 +19,8 @@ use crate::owner::Owner;
 const START_TIMEOUT: Duration = Duration::from_mins(10);
 /// Limit for the shutdown of a previous server whose receiver has ended.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_mins(2);
+/// A start empties a log that is larger.
+const MAX_LOG_BYTES: u64 = 10 << 20;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// PostgreSQL's default of 1 GB doubles the amount written when millions of rows exist (docs/operating.md).
 const MAX_WAL_SIZE: &str = "max_wal_size=4GB";
@@ -60,9 +62,13 @@ impl Postmaster {
         socket_dir: &Path,
         log: &Path,
     ) -> Result<Self, EmbeddedError> {
-        File::create(log).map_err(EmbeddedError::at(log))?;
-        // A previous server that is shutting down writes here as well: append, so that no line is overwritten.
-        let lines = File::options().append(true).open(log).map_err(EmbeddedError::at(log))?;
+        // Append: the log of an earlier server says why it ended, and one that is shutting down still writes here.
+        let lines = File::options().create(true).append(true).open(log).map_err(EmbeddedError::at(log))?;
+        let mut earlier = lines.metadata().map_err(EmbeddedError::at(log))?.len();
+        if earlier > MAX_LOG_BYTES {
+            lines.set_len(0).map_err(EmbeddedError::at(log))?;
+            earlier = 0;
+        }
         let mut command = Command::new(binaries.postgres());
         command.arg("-D").arg(data).args(["-c", "listen_addresses=", "-c", MAX_WAL_SIZE]);
         command.arg("-c").arg(format!("unix_socket_directories={}", socket_dir.display()));
@@ -86,7 +92,8 @@ impl Postmaster {
         while !postmaster.is_ready(data) {
             if *postmaster.ended.borrow() || Instant::now() > deadline {
                 let log = fs::read(log).unwrap_or_default();
-                let output = failure_reason(&String::from_utf8_lossy(&log));
+                let log = log.get(usize::try_from(earlier).unwrap_or(usize::MAX)..).unwrap_or_default();
+                let output = failure_reason(&String::from_utf8_lossy(log));
                 return Err(EmbeddedError::Failed { program: "postgres", output });
             }
             thread::sleep(POLL_INTERVAL);

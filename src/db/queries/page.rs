@@ -51,7 +51,9 @@ impl TimeRange {
     /// Parses a limit of a range to UTC, as queries need it. `None` for a text that is not RFC 3339, and for times near the
     /// limits of the calendar, which have no UTC equivalent.
     pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
-        OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+        // RFC 3339 has no other years: such a time could not be written in a response.
+        (0..=9999).contains(&time.year()).then_some(time)
     }
 
     /// No row is older than the Unix epoch.

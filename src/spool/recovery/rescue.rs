@@ -119,6 +119,8 @@ impl LostSpool<'_> {
     ) -> Result<(File, CopyResult), SpoolError> {
         let file = files::lock_database(to)?;
         let target = schema::prepare(to)?;
+        // Before the copy: a delivery that gets a new number must get one that the recorder has not read yet.
+        losses::advance(&target, self.last_seq)?;
         let mut copier = Copier::new(&target, after_commit)?;
         let mut result = CopyResult::default();
         result.consider(self.last_seq, self.acked_seq);
@@ -135,7 +137,6 @@ impl LostSpool<'_> {
         copier.finish()?;
         // An older state of the files may hold acked deliveries.
         target.execute("DELETE FROM deliveries WHERE seq <= ?", [self.acked_seq])?;
-        losses::advance(&target, self.last_seq)?;
         losses::note(&target)?;
         if result.lost() == Some(0) {
             // The mark still has the lost spool's identity: after a crash, it must not look like a loss.
