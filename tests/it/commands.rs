@@ -175,10 +175,10 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     let refused = run(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
     assert!(!refused.success && refused.stderr.contains("--expect"), "{}", refused.stderr);
 
-    for arguments in [["executions", "nobody"], ["bulks", "nobody"]] {
+    for arguments in [["executions", "absent"], ["bulks", "absent"]] {
         let output = run(&receiver, &arguments);
         assert!(
-            !output.success && output.stdout.is_empty() && output.stderr.contains("\"nobody\""),
+            !output.success && output.stdout.is_empty() && output.stderr.contains("\"absent\""),
             "{}",
             output.stderr
         );

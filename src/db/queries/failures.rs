@@ -73,7 +73,7 @@ pub(crate) enum By {
     Step,
 }
 
-// Parameters of the API and of the command line. All of them must match.
+// Parameters of the API and of the command line. All given filters must match.
 #[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {

@@ -61,7 +61,7 @@ pub(crate) fn url(database: &PgConnectOptions) -> String {
 }
 
 /// The URL of an address that refuses connections.
-pub(crate) const UNREACHABLE: &str = "postgres://nobody@127.0.0.1:1/none";
+pub(crate) const UNREACHABLE: &str = "postgres://receiver@127.0.0.1:1/none";
 
 /// [`UNREACHABLE`], for a receiver in the process of the test.
 pub(crate) fn no_database() -> PgConnectOptions {
