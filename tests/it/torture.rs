@@ -37,20 +37,35 @@ fn faults(times: usize, has_small_disk: bool, seed: u64) -> Vec<Fault> {
 
 #[test]
 fn only_losses_that_a_fault_explains_and_the_receiver_counted_are_accepted() {
-    let finding = |answered| Finding { answered, what: String::new() };
-    let report = |lost: &[i64], missing: i64, reported| {
-        let findings = lost.iter().copied().map(finding).collect();
-        let verdict = Verdict { lost: findings, counted_again: -missing, ..Verdict::default() };
+    let finding = |(subject, answered): &(&str, i64)| Finding {
+        subject: (*subject).to_owned(),
+        answered: *answered,
+        what: String::new(),
+    };
+    let is_good = |verdict, reported| {
         let loss = Loss { fault: Fault::EmptyWal, from: 10, until: 20, reported };
         let report = Report { verdict, losses: vec![loss], ..Report::default() };
         std::panic::catch_unwind(|| report.assert_good()).is_ok()
     };
-    assert!(report(&[], 0, 0));
-    assert!(report(&[10, 20], 3, 3));
-    assert!(!report(&[9], 1, 1), "acknowledged before the fault could lose it");
-    assert!(!report(&[21], 1, 1), "acknowledged after the fault");
-    assert!(!report(&[10, 20], 2, 1), "more rows than reported");
-    assert!(!report(&[10], 2, 1), "more deliveries than reported");
+    let lost = |lost: &[(&str, i64)], missing: i64, reported| {
+        let lost = lost.iter().map(finding).collect();
+        is_good(Verdict { lost, counted_again: -missing, ..Verdict::default() }, reported)
+    };
+    assert!(lost(&[], 0, 0));
+    assert!(lost(&[("a", 10), ("b", 20)], 3, 3));
+    assert!(!lost(&[("a", 9)], 1, 1), "acknowledged before the fault could lose it");
+    assert!(!lost(&[("a", 21)], 1, 1), "acknowledged after the fault");
+    assert!(!lost(&[("a", 10), ("b", 20)], 2, 1), "more executions than reported");
+    assert!(!lost(&[("a", 10)], 2, 1), "more deliveries than reported");
+
+    // The first delivery of an execution is lost, the second is recorded as the execution, the third as a conflict.
+    let confused = |times: [i64; 3]| {
+        let [lost, different, unexplained] = times.map(|answered| vec![finding(&("a", answered))]);
+        Verdict { lost, different, unexplained, counted_again: -1 }
+    };
+    assert!(is_good(confused([15; 3]), 1), "one lost delivery of one execution");
+    assert!(!is_good(confused([15; 3]), 0), "a loss that is not reported");
+    assert!(!is_good(confused([15, 15, i64::MIN]), 1), "a row of an execution that was not sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

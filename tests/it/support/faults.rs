@@ -1,7 +1,7 @@
 //! Faults of a receiver, its PostgreSQL and its files under load: how they are injected, and which losses are allowed.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -580,29 +580,31 @@ impl Report {
     /// If an acknowledged delivery is lost or recorded with other values, unless a fault may lose it and the receiver
     /// counted it. Also if a row, a count of a bulk or a rollup is wrong.
     pub(crate) fn assert_good(&self) {
-        let mut rows_by_loss: HashMap<usize, usize> = HashMap::new();
+        let Verdict { lost, different, unexplained, counted_again } = &self.verdict;
+        // A lost delivery affects its own execution only.
+        let mut subjects_by_loss: HashMap<usize, HashSet<&str>> = HashMap::new();
         let mut wrong: Vec<&Finding> = Vec::new();
-        for finding in self.verdict.lost.iter().chain(&self.verdict.different) {
+        for finding in lost.iter().chain(different).chain(unexplained) {
             let in_time = |loss: &Loss| (loss.from..=loss.until).contains(&finding.answered);
             match self.losses.iter().position(in_time) {
-                Some(loss) => *rows_by_loss.entry(loss).or_default() += 1,
+                Some(loss) => _ = subjects_by_loss.entry(loss).or_default().insert(&finding.subject),
                 None => wrong.push(finding),
             }
         }
-        let unexplained = &self.verdict.unexplained;
         assert!(
-            wrong.is_empty() && unexplained.is_empty(),
-            "{} rows lost or different, {} unexplained: {:#?} {:#?}",
+            wrong.is_empty(),
+            "{} rows lost, different or unexplained: {:#?}",
             wrong.len(),
-            unexplained.len(),
-            wrong.iter().take(20).collect::<Vec<_>>(),
-            unexplained
+            wrong.iter().take(20).collect::<Vec<_>>()
         );
         for (n, loss) in self.losses.iter().enumerate() {
-            let rows = rows_by_loss.get(&n).copied().unwrap_or(0);
-            assert!(rows <= loss.reported, "{rows} rows lost or different, reported: {loss:?}");
+            let affected = subjects_by_loss.get(&n).map_or(0, HashSet::len);
+            assert!(
+                affected <= loss.reported,
+                "{affected} executions or bodies are affected, reported: {loss:?}"
+            );
         }
-        let missing = -self.verdict.counted_again;
+        let missing = -counted_again;
         let reported = i64::try_from(self.reported_as_lost()).unwrap();
         assert!(
             missing <= reported,

@@ -12,10 +12,14 @@ use generate::Fit;
 pub(crate) use model::Sent;
 use model::{Expected, Model, columns};
 
-/// A row that is missing or differs.
+/// A row that is missing, differs, or should not exist.
 #[derive(Debug, Clone)]
 pub(crate) struct Finding {
-    /// The start of the last request that was answered, in microseconds since 1970.
+    /// The `execution_id`, or the text of a quarantined body. A lost delivery may be the cause of several findings with
+    /// the same subject: if the first delivery of an execution is lost, the second one is recorded as the execution
+    /// instead of as a conflict.
+    pub(crate) subject: String,
+    /// The start of the last request of the subject that was answered, in microseconds since 1970.
     pub(crate) answered: i64,
     /// Read by `Debug`.
     #[expect(dead_code, reason = "shown when a test fails")]
@@ -28,8 +32,8 @@ pub(crate) struct Verdict {
     pub(crate) lost: Vec<Finding>,
     /// Recorded with another value than was sent.
     pub(crate) different: Vec<Finding>,
-    /// Rows that no request explains.
-    pub(crate) unexplained: Vec<String>,
+    /// Rows that the answered deliveries do not explain.
+    pub(crate) unexplained: Vec<Finding>,
     /// The sum of `deliveries` of executions and quarantine minus the number of deliveries answered 200 or 422.
     pub(crate) counted_again: i64,
 }
@@ -39,7 +43,7 @@ impl Verdict {
     /// When anything is wrong.
     pub(crate) fn assert_good(&self) {
         let few = |findings: &[Finding]| findings.iter().take(20).cloned().collect::<Vec<_>>();
-        let wrong = (few(&self.lost), few(&self.different), &self.unexplained);
+        let wrong = (few(&self.lost), few(&self.different), few(&self.unexplained));
         assert!(
             self.lost.is_empty() && self.different.is_empty() && self.unexplained.is_empty(),
             "{} lost, {} different, {} unexplained: {wrong:#?}",
@@ -144,12 +148,29 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
     let executions: Vec<(usize, &Expected)> =
         model.executions.values().flat_map(|rows| rows.iter().enumerate()).collect();
     let of_executions = [&RESULT[..], &EXECUTION, &COUNTS].concat();
-    table(&mut connection, "executions", "r.execution_id = x.id", &of_executions, &executions, &mut verdict)
-        .await;
+    table(
+        &mut connection,
+        "executions",
+        "r.execution_id = x.id",
+        &of_executions,
+        &executions,
+        &model.executions,
+        &mut verdict,
+    )
+    .await;
     let conflicts: Vec<_> = model.conflicts.iter().map(|row| (0, row)).collect();
     let same = "r.execution_id = x.id AND r.body_sha256 = x.body_sha256";
     let of_conflicts = [&RESULT[..], &COUNTS].concat();
-    table(&mut connection, "execution_conflicts", same, &of_conflicts, &conflicts, &mut verdict).await;
+    table(
+        &mut connection,
+        "execution_conflicts",
+        same,
+        &of_conflicts,
+        &conflicts,
+        &model.executions,
+        &mut verdict,
+    )
+    .await;
     let quarantine: Vec<_> = model.quarantine.iter().map(|row| (0, row)).collect();
     let of_quarantine = [
         &[
@@ -162,7 +183,16 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
         &COUNTS,
     ]
     .concat();
-    table(&mut connection, "quarantine", "r.body = x.body", &of_quarantine, &quarantine, &mut verdict).await;
+    table(
+        &mut connection,
+        "quarantine",
+        "r.body = x.body",
+        &of_quarantine,
+        &quarantine,
+        &model.executions,
+        &mut verdict,
+    )
+    .await;
     let sum = "SELECT (SELECT coalesce(sum(deliveries), 0) FROM executions)
         + (SELECT coalesce(sum(deliveries), 0) FROM quarantine)";
     let sum: i64 = sqlx::query_scalar(sum).fetch_one(&mut connection).await.unwrap();
@@ -186,6 +216,7 @@ async fn table(
     same: &str,
     values: &[&str],
     rows: &[(usize, &Expected)],
+    executions: &BTreeMap<String, Vec<Expected>>,
     verdict: &mut Verdict,
 ) {
     fill(connection, rows).await;
@@ -211,18 +242,24 @@ async fn table(
         let (_, row) = rows[places[0]];
         let text: String = row.body.text.chars().take(400).collect();
         if differences.is_empty() && row.required {
-            verdict.lost.push(Finding { answered: row.bounds.last.0, what: format!("{table}: {text}") });
+            verdict.lost.push(row.finding(format!("{table}: {text}")));
         } else if !differences.is_empty() && !differences.iter().any(|(differs, _)| differs.is_empty()) {
             let what = format!("{table}: {differences:?} differ: {text} {:?}", row.bounds);
-            verdict.different.push(Finding { answered: row.bounds.last.0, what });
+            verdict.different.push(row.finding(what));
         }
     }
+    let subject = if table == "quarantine" { "encode(r.body, 'escape')" } else { "r.execution_id" };
     let unexplained = format!(
-        "SELECT row_to_json(r)::text FROM {table} AS r WHERE NOT EXISTS (SELECT FROM expected AS x WHERE {same}) LIMIT 100"
+        "SELECT {subject}, row_to_json(r)::text FROM {table} AS r
+         WHERE NOT EXISTS (SELECT FROM expected AS x WHERE {same}) LIMIT 100"
     );
-    let unexplained: Vec<String> =
-        sqlx::query_scalar(AssertSqlSafe(unexplained)).fetch_all(&mut *connection).await.unwrap();
-    verdict.unexplained.extend(unexplained.iter().map(|row| format!("{table}: {row}")));
+    let unexplained: Vec<(String, String)> =
+        sqlx::query_as(AssertSqlSafe(unexplained)).fetch_all(&mut *connection).await.unwrap();
+    verdict.unexplained.extend(unexplained.into_iter().map(|(subject, row)| Finding {
+        answered: executions.get(&subject).map_or(i64::MIN, |rows| rows[0].bounds.last.0),
+        what: format!("{table}: {row}"),
+        subject,
+    }));
 }
 
 async fn fill(connection: &mut PgConnection, rows: &[(usize, &Expected)]) {

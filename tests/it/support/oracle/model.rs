@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::Finding;
 use super::generate::{Body, Columns, Fit};
 
 /// A body that was sent until the answer was 200 or 422, or until the sender was stopped.
@@ -86,6 +87,11 @@ impl Expected {
             required: false,
             conflict_bytes: (0, 0),
         }
+    }
+
+    pub(super) fn finding(&self, what: String) -> Finding {
+        let subject = self.body.columns.as_ref().map_or(&self.body.text, |columns| &columns.id);
+        Finding { subject: subject.clone(), answered: self.bounds.last.0, what }
     }
 
     fn count(&mut self, sent: &Sent, interruptions: u32) {
