@@ -42,6 +42,8 @@ CREATE TABLE executions (
     step_failed        boolean     NOT NULL DEFAULT false,
     authenticated_by   text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
+    redeliveries       integer     NOT NULL DEFAULT 0,
+    reference          jsonb,
     -- Null instead of 0: nulls take no space, and conflicts are rare.
     conflicts          integer,
     conflict_bytes     bigint,
@@ -93,6 +95,10 @@ COMMENT ON COLUMN executions.authenticated_by IS
     'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN executions.deliveries IS
     'Number of deliveries of this execution, including duplicates and conflicts. After a crash, a delivery can be counted twice.';
+COMMENT ON COLUMN executions.reference IS
+    'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
+COMMENT ON COLUMN executions.redeliveries IS
+    'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN executions.conflicts IS
     'Number of different conflicting deliveries stored in execution_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
 COMMENT ON COLUMN executions.conflict_bytes IS
@@ -132,6 +138,8 @@ WHERE (status = 'failed' OR step_failed) AND status <> 'failed';
 -- Running, cancelled and other rare statuses.
 CREATE INDEX executions_rare_status ON executions (first_received_at)
 WHERE status NOT IN ('completed', 'failed');
+-- Executions with a parameter of the caller: reference @> '{"order": "1234"}'.
+CREATE INDEX executions_reference ON executions USING gin (reference jsonb_path_ops) WHERE reference IS NOT NULL;
 -- Executions that jsonb cannot store without loss, for `repair`.
 CREATE INDEX executions_with_payload_bytes ON executions (execution_id) WHERE payload_bytes IS NOT NULL;
 

@@ -9,6 +9,8 @@ CREATE TABLE quarantine (
     acknowledged      boolean     NOT NULL DEFAULT true,
     intact            boolean     NOT NULL DEFAULT true,
     deliveries        integer     NOT NULL CHECK (deliveries > 0),
+    redeliveries      integer     NOT NULL DEFAULT 0,
+    reference         jsonb,
     first_received_at timestamptz NOT NULL,
     last_received_at  timestamptz NOT NULL,
     recorded_at       timestamptz NOT NULL DEFAULT now()
@@ -32,6 +34,10 @@ COMMENT ON COLUMN quarantine.intact IS
     'Whether the body is as received; false if it was damaged in the spool. Check a damaged body before you retry it.';
 COMMENT ON COLUMN quarantine.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
+COMMENT ON COLUMN quarantine.reference IS
+    'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
+COMMENT ON COLUMN quarantine.redeliveries IS
+    'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN quarantine.first_received_at IS
     'When this body was first received, by the receiver''s clock.';
 COMMENT ON COLUMN quarantine.last_received_at IS

@@ -7,52 +7,67 @@
 
 -- Failures ------------------------------------------------------------------------------------
 
-CREATE VIEW failures AS
-SELECT
-    e.execution_id,
-    e.workflow_id,
-    e.bulk_id,
-    e.error,
-    e.error_cause,
-    (
-        SELECT array_agg(coalesce(s.step ->> 'step_id', s.key) ORDER BY s.key)
-        FROM jsonb_each(
-            CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
-        ) AS s (key, step)
-        WHERE s.step ->> 'status' = 'failed'
-    ) AS failed_steps,
-    e.started_at,
-    e.completed_at,
-    e.first_received_at,
-    e.last_received_at,
-    e.payload_removed_at
-FROM executions AS e
-WHERE e.status = 'failed';
+-- The time of a step is text that was sent. A cast of a text that is not a time would fail.
+CREATE FUNCTION rfc3339_time(value text) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN value ~ ('^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d'
+            '(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$')
+            THEN CASE
+                WHEN substr(value, 9, 2)::integer <= date_part('day',
+                    make_date(substr(value, 1, 4)::integer, substr(value, 6, 2)::integer, 1) + interval '1 month -1 day')
+                    THEN value::timestamptz
+            END
+    END;
 
-COMMENT ON VIEW failures IS
-    'One row per failed execution: why it failed, and in which steps. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
-COMMENT ON COLUMN failures.execution_id IS
-    'Identifier of the execution, as sent.';
-COMMENT ON COLUMN failures.workflow_id IS
-    'Identifier of the workflow, as sent.';
-COMMENT ON COLUMN failures.bulk_id IS
-    'Identifier of the bulk, as sent; null without a bulk.';
-COMMENT ON COLUMN failures.error IS
-    'Kind of failure, such as ExecutionFailed; null if not sent.';
-COMMENT ON COLUMN failures.error_cause IS
-    'Cause of the failure, as sent; null if not sent. See also failed_steps.';
-COMMENT ON COLUMN failures.failed_steps IS
-    'Identifiers of the steps with status failed; null if there are none, or if the payload was removed.';
-COMMENT ON COLUMN failures.started_at IS
-    'Start of the execution, by the sender''s clock; null if unknown.';
-COMMENT ON COLUMN failures.completed_at IS
-    'End of the execution, by the sender''s clock; null if unknown.';
-COMMENT ON COLUMN failures.first_received_at IS
-    'When the first delivery of this execution was received, by the receiver''s clock.';
-COMMENT ON COLUMN failures.last_received_at IS
-    'When the latest delivery of this execution was received, by the receiver''s clock.';
-COMMENT ON COLUMN failures.payload_removed_at IS
-    'When retention removed the payload, and with it failed_steps; null if it was not removed.';
+COMMENT ON FUNCTION rfc3339_time(text) IS
+    'The time, or null if the text is not an RFC 3339 timestamp.';
+
+-- The codes are those of the sender's predictions. The patterns match the messages of the sender and of model providers.
+-- Their order matters: a timeout of a provider is a timeout.
+CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN coalesce((
+        SELECT c.class
+        FROM (
+            SELECT
+                t.n,
+                CASE
+                    WHEN t.value ~ '\m(INPUT_VALIDATION_ERROR|INPUT_DOWNLOAD_ERROR)\M' THEN 'invalid_user_input'
+                    WHEN t.value ~ '\mPROVIDER_REJECTED\M' THEN 'content_moderation'
+                    WHEN t.value ~ '\mPROVIDER_AUTH_ERROR\M' THEN 'provider_auth'
+                    WHEN t.value ~ '\mPROVIDER_RATE_LIMIT\M' THEN 'provider_rate_limit'
+                    WHEN t.value ~ '\m(PROVIDER_SERVER_ERROR|PROVIDER_FAILED|PROVIDER_BAD_REQUEST)\M' THEN 'provider_error'
+                    WHEN t.value ~ '\mNETWORK_ERROR\M' THEN 'provider_unavailable'
+                    WHEN t.value ~ '\mEXECUTION_TIMEOUT\M' THEN 'execution_timeout'
+                    WHEN t.value ~ '\mPIPELINE_CONFIG_ERROR\M' THEN 'invalid_model_config'
+                    WHEN t.value ~ '\m(PUBLISH_FAILED|WORKER_LOST|ITERATION_ERROR)\M' THEN 'internal_error'
+                    WHEN t.value ~* '\m(content policy|content filter|moderat\w+|nsfw|safety (system|filter|checker)|prohibited content)\M'
+                        THEN 'content_moderation'
+                    WHEN t.value ~* '\m(time-?out|timed out|deadline exceeded)\M' THEN 'execution_timeout'
+                    WHEN t.value ~* '\m(rate[ -]?limit\w*|too many requests|quota exceeded|429)\M' THEN 'provider_rate_limit'
+                    WHEN t.value ~* '\m(unauthori[sz]ed|authentication|invalid (api )?key|api key|permission denied|forbidden|401|403)\M'
+                        THEN 'provider_auth'
+                    WHEN t.value ~* '\m(model not found|unknown model|invalid model|model version|invalid version|configuration)\M'
+                        THEN 'invalid_model_config'
+                    WHEN t.value ~* '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument)s?|validation (error|failed)|missing required|is required|unsupported (format|file|image|video|media)|failed to download|could not download)\M'
+                        THEN 'invalid_user_input'
+                    WHEN t.value ~* '\m(unavailable|overloaded|bad gateway|connection (refused|reset)|502|503|504)\M'
+                        THEN 'provider_unavailable'
+                    WHEN t.value ~* '\m(internal (server )?error|500)\M' THEN 'internal_error'
+                    WHEN t.value ~* '\m(provider (error|failed)|prediction failed|model (error|failed))\M' THEN 'provider_error'
+                END AS class
+            -- Longer messages quote other texts.
+            FROM (SELECT u.n, left(u.value, 2000) AS value FROM unnest(texts) WITH ORDINALITY AS u (value, n)) AS t
+        ) AS c
+        WHERE c.class IS NOT NULL
+        ORDER BY c.n
+        LIMIT 1
+    ), 'unknown');
+
+COMMENT ON FUNCTION failure_class(text[]) IS
+    'Class of a failure from the first text that shows it: content_moderation, execution_timeout, invalid_user_input, invalid_model_config, provider_auth, provider_error, provider_rate_limit, provider_unavailable, internal_error, or unknown. Example: failure_class(error_cause, error).';
+
 
 CREATE VIEW failed_steps AS
 SELECT
@@ -65,7 +80,8 @@ SELECT
     s.step ->> 'error_cause' AS error_cause,
     s.step ->> 'started_at' AS started_at,
     s.step ->> 'completed_at' AS completed_at,
-    e.first_received_at
+    e.first_received_at,
+    e.reference
 FROM executions AS e
 CROSS JOIN LATERAL jsonb_each(
     CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
@@ -94,6 +110,157 @@ COMMENT ON COLUMN failed_steps.completed_at IS
     'End of the step, text as sent; null if not sent.';
 COMMENT ON COLUMN failed_steps.first_received_at IS
     'When the first delivery of the execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN failed_steps.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+
+CREATE VIEW steps AS
+SELECT
+    e.execution_id,
+    e.workflow_id,
+    e.payload ->> 'version_id' AS version_id,
+    e.bulk_id,
+    e.status AS execution_status,
+    s.key,
+    coalesce(s.step ->> 'step_id', s.key) AS step_id,
+    s.step ->> 'status' AS status,
+    m.metadata ->> 'model' AS model,
+    m.metadata ->> 'version' AS model_version,
+    coalesce(
+        CASE WHEN t.completed_at >= t.started_at THEN date_part('epoch', t.completed_at - t.started_at) END,
+        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN abs(m.seconds::numeric) < 1e9 THEN m.seconds::float8 END END
+    ) AS duration_seconds,
+    CASE jsonb_typeof(m.cost) WHEN 'number' THEN sensible_cost(m.cost::numeric) END AS cost,
+    coalesce(m.metadata ->> 'fallback_used' = 'true' OR jsonb_typeof(s.step -> 'fallback') = 'object', false) AS is_fallback,
+    coalesce(m.metadata ->> 'primary_error', s.step -> 'fallback' ->> 'reason') AS first_error,
+    s.step ->> 'error' AS error,
+    s.step ->> 'error_cause' AS error_cause,
+    CASE WHEN s.step ->> 'status' = 'failed' THEN failure_class(s.step ->> 'error_cause', s.step ->> 'error') END AS failure_class,
+    s.step ->> 'selected' AS selected,
+    s.step ->> 'started_at' AS started_at,
+    s.step ->> 'completed_at' AS completed_at,
+    e.first_received_at,
+    e.reference
+FROM executions AS e
+CROSS JOIN LATERAL jsonb_each(
+    CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
+) AS s (key, step)
+CROSS JOIN LATERAL (
+    SELECT
+        s.step -> 'metadata' AS metadata,
+        coalesce(s.step -> 'metadata' -> 'elapsed_seconds', s.step -> 'metadata' -> 'execution_time') AS seconds,
+        coalesce(s.step -> 'cost', s.step -> 'metadata' -> 'cost') AS cost
+) AS m
+CROSS JOIN LATERAL (
+    SELECT
+        rfc3339_time(s.step ->> 'started_at') AS started_at,
+        rfc3339_time(s.step ->> 'completed_at') AS completed_at
+) AS t
+WHERE jsonb_typeof(s.step) = 'object';
+
+COMMENT ON VIEW steps IS
+    'One row per step, with its model. No rows for removed payloads. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
+COMMENT ON COLUMN steps.execution_id IS
+    'Identifier of the execution, as sent.';
+COMMENT ON COLUMN steps.workflow_id IS
+    'Identifier of the workflow, as sent.';
+COMMENT ON COLUMN steps.version_id IS
+    'Identifier of the workflow''s version, as sent; null if not sent.';
+COMMENT ON COLUMN steps.bulk_id IS
+    'Identifier of the bulk, as sent; null without a bulk.';
+COMMENT ON COLUMN steps.execution_status IS
+    'Status of the execution. A completed execution can contain a failed step.';
+COMMENT ON COLUMN steps.key IS
+    'Key of the step in the payload''s step_outputs.';
+COMMENT ON COLUMN steps.step_id IS
+    'Identifier of the step; the key if not sent.';
+COMMENT ON COLUMN steps.status IS
+    'Status of the step, as sent: queued, running, completed, failed, cancelled or skipped (a branch that was not chosen).';
+COMMENT ON COLUMN steps.model IS
+    'Model that ran; null for a step without a model.';
+COMMENT ON COLUMN steps.model_version IS
+    'Version of the model; null if not sent.';
+COMMENT ON COLUMN steps.duration_seconds IS
+    'Seconds from started_at to completed_at, or as the step''s metadata says; null if unknown.';
+COMMENT ON COLUMN steps.cost IS
+    'Cost of the step, in the sender''s unit; null if not sent.';
+COMMENT ON COLUMN steps.is_fallback IS
+    'Whether the output comes from a fallback: the first model failed, and first_error says why.';
+COMMENT ON COLUMN steps.first_error IS
+    'Error of the first model, before the fallback; null without a fallback.';
+COMMENT ON COLUMN steps.error IS
+    'Kind of failure of the step; null if not sent.';
+COMMENT ON COLUMN steps.error_cause IS
+    'Cause of the failure of the step, as sent; null if not sent.';
+COMMENT ON COLUMN steps.failure_class IS
+    'failure_class(error_cause, error) of a failed step; otherwise null.';
+COMMENT ON COLUMN steps.selected IS
+    'Branch that a choice step selected; null for other steps.';
+COMMENT ON COLUMN steps.started_at IS
+    'Start of the step, text as sent; null if not sent.';
+COMMENT ON COLUMN steps.completed_at IS
+    'End of the step, text as sent; null if not sent.';
+COMMENT ON COLUMN steps.first_received_at IS
+    'When the first delivery of the execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN steps.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+
+CREATE VIEW failures AS
+SELECT
+    e.execution_id,
+    e.workflow_id,
+    e.bulk_id,
+    e.error,
+    e.error_cause,
+    (
+        SELECT array_agg(coalesce(s.step ->> 'step_id', s.key) ORDER BY s.key)
+        FROM jsonb_each(
+            CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
+        ) AS s (key, step)
+        WHERE s.step ->> 'status' = 'failed'
+    ) AS failed_steps,
+    e.started_at,
+    e.completed_at,
+    e.first_received_at,
+    e.last_received_at,
+    e.payload_removed_at,
+    e.reference,
+    failure_class(VARIADIC e.error_cause || (
+        SELECT array_agg(f.text ORDER BY f.key)
+        FROM steps AS s
+        CROSS JOIN LATERAL (VALUES (s.key, s.error_cause), (s.key, s.error)) AS f (key, text)
+        WHERE s.execution_id = e.execution_id AND s.status = 'failed'
+    ) || e.error) AS failure_class
+FROM executions AS e
+WHERE e.status = 'failed';
+
+COMMENT ON VIEW failures IS
+    'One row per failed execution: why it failed, and in which steps. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
+COMMENT ON COLUMN failures.execution_id IS
+    'Identifier of the execution, as sent.';
+COMMENT ON COLUMN failures.workflow_id IS
+    'Identifier of the workflow, as sent.';
+COMMENT ON COLUMN failures.bulk_id IS
+    'Identifier of the bulk, as sent; null without a bulk.';
+COMMENT ON COLUMN failures.error IS
+    'Kind of failure, such as ExecutionFailed; null if not sent.';
+COMMENT ON COLUMN failures.error_cause IS
+    'Cause of the failure, as sent; null if not sent. See also failed_steps.';
+COMMENT ON COLUMN failures.failed_steps IS
+    'Identifiers of the steps with status failed; null if there are none, or if the payload was removed.';
+COMMENT ON COLUMN failures.started_at IS
+    'Start of the execution, by the sender''s clock; null if unknown.';
+COMMENT ON COLUMN failures.completed_at IS
+    'End of the execution, by the sender''s clock; null if unknown.';
+COMMENT ON COLUMN failures.first_received_at IS
+    'When the first delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN failures.last_received_at IS
+    'When the latest delivery of this execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN failures.payload_removed_at IS
+    'When retention removed the payload, and with it failed_steps; null if it was not removed.';
+COMMENT ON COLUMN failures.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+COMMENT ON COLUMN failures.failure_class IS
+    'One of the sender''s classes of failures, from error_cause, the failed steps and error: see the function failure_class.';
 
 CREATE VIEW failure_rates AS
 SELECT
@@ -179,7 +346,8 @@ SELECT
     deliveries,
     first_received_at,
     last_received_at,
-    payload_removed_at
+    payload_removed_at,
+    reference
 FROM executions
 ORDER BY first_received_at DESC;
 
@@ -213,6 +381,8 @@ COMMENT ON COLUMN latest_executions.last_received_at IS
     'When the latest delivery of this execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN latest_executions.payload_removed_at IS
     'When retention removed payload and output; null if they were not removed.';
+COMMENT ON COLUMN latest_executions.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
 -- With `latest_executions WHERE workflow_id = ...`, PostgreSQL may scan the latest executions of all workflows. This is
 -- slow for a workflow that has not run for months. The row comparisons below match executions_workflow_id only.
@@ -235,7 +405,8 @@ CREATE FUNCTION latest_of_workflow(workflow text) RETURNS SETOF latest_execution
             e.deliveries,
             e.first_received_at,
             e.last_received_at,
-            e.payload_removed_at
+            e.payload_removed_at,
+            e.reference
         FROM executions AS e
         WHERE (e.workflow_id, e.first_received_at) >= (workflow, '-infinity'::timestamptz)
             AND (e.workflow_id, e.first_received_at) <= (workflow, 'infinity'::timestamptz)
@@ -255,7 +426,8 @@ SELECT
     started_at,
     completed_at,
     first_received_at,
-    date_bin('1 hour', first_received_at, 'epoch') AS hour
+    date_bin('1 hour', first_received_at, 'epoch') AS hour,
+    reference
 FROM executions
 WHERE completed_at >= started_at
 ORDER BY duration_seconds DESC;
@@ -280,6 +452,8 @@ COMMENT ON COLUMN slow_executions.first_received_at IS
     'When the first delivery of this execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN slow_executions.hour IS
     'Start of the hour (UTC) of first_received_at. The current hour is date_bin(''1 hour'', now(), ''epoch'').';
+COMMENT ON COLUMN slow_executions.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
 CREATE VIEW results AS
 SELECT
@@ -294,7 +468,8 @@ SELECT
         ELSE 'text'
     END AS kind,
     r.value #>> '{}' AS value,
-    e.first_received_at
+    e.first_received_at,
+    e.reference
 FROM executions AS e
 CROSS JOIN LATERAL (
     SELECT a.position, NULL AS name, a.value
@@ -327,6 +502,8 @@ COMMENT ON COLUMN results.value IS
     'The string, or the value as JSON text.';
 COMMENT ON COLUMN results.first_received_at IS
     'When the first delivery of the execution was received, by the receiver''s clock.';
+COMMENT ON COLUMN results.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
 -- Bulks ---------------------------------------------------------------------------------------
 
@@ -500,7 +677,8 @@ SELECT
     intact,
     deliveries,
     first_received_at,
-    last_received_at
+    last_received_at,
+    reference
 FROM quarantine;
 
 COMMENT ON VIEW quarantined IS
@@ -525,3 +703,5 @@ COMMENT ON COLUMN quarantined.first_received_at IS
     'When this body was first received, by the receiver''s clock.';
 COMMENT ON COLUMN quarantined.last_received_at IS
     'When this body was last received, by the receiver''s clock.';
+COMMENT ON COLUMN quarantined.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any.';

@@ -44,9 +44,11 @@ enum Command {
     Status(cli::status::Status),
     /// List executions, newest first, or show one
     Executions(cli::executions::Executions),
+    /// List the outputs of executions, newest executions first
+    Results(cli::results::Results),
     /// List bulks and their progress, newest first, or show one
     Bulks(cli::bulks::Bulks),
-    /// Count failures by cause or step
+    /// Count failures by cause, step or model
     Failures(cli::failures::Failures),
     /// List workflows by cost, failures or executions
     Workflows(cli::workflows::Workflows),
@@ -124,6 +126,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Status(status) => status.run(&settings()?).await,
         Command::Executions(executions) => executions.run(&settings()?).await,
         Command::Bulks(bulks) => bulks.run(&settings()?).await,
+        Command::Results(results) => results.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,
         Command::Workflows(workflows) => workflows.run(&settings()?).await,
         Command::Completions { shell } => cli::packaging::completions(*shell, Arguments::command()),

@@ -4,9 +4,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{OutputArgs, TimeArgs, choice_parser};
-use super::executions::RESULTS;
 use super::failures::CAUSES;
 use super::output::Output;
+use super::results::RESULTS;
 use super::table::{Column, Table, text, timestamp_or_empty};
 use super::{CommandError, database, query_pool};
 use crate::config::Settings;

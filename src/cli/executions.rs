@@ -5,13 +5,15 @@ use serde::Serialize;
 
 use super::args::{OutputArgs, TimeArgs};
 use super::output::Output;
+use super::results::RESULTS;
 use super::table::{Column, Table, number, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{self, Execution, ExecutionDetail, Filter, GetExecution, Step};
-use crate::db::queries::results::{self, ResultItem, ResultsQuery};
-use crate::db::queries::{EXCERPT_CHARS, PageRequest, QueryPool, TimeRange};
+use crate::db::queries::reference::Reference;
+use crate::db::queries::results::{self, ResultsQuery};
+use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 
 /// Arguments of `executions`.
 #[derive(Debug, Args)]
@@ -40,8 +42,10 @@ const EXECUTIONS: &[Column<Execution>] = &[
 const STEPS: &[Column<Step>] = &[
     text("step", |s| s.step_id.clone()),
     text("status", |s| or_empty(s.status.as_ref())),
-    text("completed", |s| or_empty(s.completed_at.as_ref())),
-    prose("cause", |s| or_empty(s.error_cause.as_ref().or(s.error.as_ref()))),
+    text("model", |s| or_empty(s.model.as_ref())),
+    number("seconds", |s| or_empty(s.duration_seconds.as_ref())),
+    text("fallback", |s| if s.is_fallback { "yes" } else { "" }.to_owned()),
+    prose("cause", |s| or_empty(s.error_cause.as_ref().or(s.error.as_ref()).or(s.first_error.as_ref()))),
 ];
 
 const CONFLICTS: &[Column<Conflict>] = &[
@@ -51,23 +55,6 @@ const CONFLICTS: &[Column<Conflict>] = &[
     number("deliveries", |c| c.deliveries.to_string()),
     prose("cause", |c| or_empty(c.delivered_error_cause.as_ref())),
 ];
-
-/// The values are not prose, so they are not cut to the terminal's width: half a URL is useless.
-pub(super) const RESULTS: &[Column<ResultItem>] = &[
-    text("execution", |r| r.execution_id.clone()),
-    number("position", |r| r.position.to_string()),
-    text("name", |r| or_empty(r.name.as_ref())),
-    text("kind", |r| r.kind.clone()),
-    text("value", |r| excerpt(r.value.as_deref().unwrap_or("null"))),
-];
-
-fn excerpt(value: &str) -> String {
-    let max = usize::try_from(EXCERPT_CHARS).unwrap_or(usize::MAX);
-    match value.char_indices().nth(max) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
-}
 
 /// An execution as in the read API, with its conflicts.
 #[derive(Serialize)]
@@ -138,6 +125,8 @@ fn print(output: &mut Output, detail: &ExecutionDetail, conflicts: &[Conflict]) 
         ("first received", timestamp(e.first_received_at)),
         ("last received", timestamp(e.last_received_at)),
         ("deliveries", e.deliveries.to_string()),
+        ("redeliveries", e.redeliveries.to_string()),
+        ("reference", e.reference.as_ref().map(Reference::to_line).unwrap_or_default()),
         ("authenticated by", or_empty(e.authenticated_by.as_ref())),
         ("payload", bytes.map_or(omitted.to_owned(), |bytes| format!("{bytes} bytes (show with --json)"))),
         ("payload removed", timestamp_or_empty(*payload_removed_at)),

@@ -13,7 +13,7 @@ use crate::db::queries::page::MAX_LIMIT;
 /// Arguments of `failures`.
 #[derive(Debug, Args)]
 pub struct Failures {
-    /// Group failed executions by cause, or failed steps (also steps of completed executions)
+    /// Group failed executions by cause, or failed steps (also of completed executions) by step or by model
     #[arg(long, default_value = "cause", value_parser = choice_parser::<By>())]
     by: By,
     #[command(flatten)]
@@ -30,7 +30,8 @@ pub struct Failures {
 
 pub(super) const CAUSES: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
-    text("workflow", |g| g.workflow_id.clone()),
+    text("workflow", |g| or_empty(g.workflow_id.as_ref())),
+    text("class", |g| g.failure_class.clone()),
     prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
@@ -38,8 +39,18 @@ pub(super) const CAUSES: &[Column<Group>] = &[
 
 const STEPS: &[Column<Group>] = &[
     number("failed", |g| g.failed.to_string()),
-    text("workflow", |g| g.workflow_id.clone()),
+    text("workflow", |g| or_empty(g.workflow_id.as_ref())),
     text("step", |g| or_empty(g.step_id.as_ref())),
+    text("class", |g| g.failure_class.clone()),
+    prose("cause", cause),
+    text("latest", |g| timestamp(g.latest_received_at)),
+    text("latest execution", |g| g.latest_execution_id.clone()),
+];
+
+const MODELS: &[Column<Group>] = &[
+    number("failed", |g| g.failed.to_string()),
+    text("model", |g| or_empty(g.model.as_ref())),
+    text("class", |g| g.failure_class.clone()),
     prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
     text("latest execution", |g| g.latest_execution_id.clone()),
@@ -65,6 +76,7 @@ impl Failures {
             let columns = match self.by {
                 By::Cause => CAUSES,
                 By::Step => STEPS,
+                By::Model => MODELS,
             };
             output.rows(&mut output.table(columns), &failures.groups)?;
         }

@@ -14,6 +14,7 @@ pub mod packaging;
 pub mod prune;
 pub mod quarantine;
 pub mod repair;
+pub mod results;
 pub mod spool;
 pub mod status;
 mod table;

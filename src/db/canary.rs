@@ -40,6 +40,8 @@ impl DbConnection {
             received_at: OffsetDateTime::now_utc(),
             authenticated_by: None,
             acknowledged: true,
+            reference: Some(r#"{"canary":""}"#.to_owned()),
+            is_redelivery: false,
             trace: None,
         };
         let execution = |status: &str| {

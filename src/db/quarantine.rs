@@ -69,7 +69,7 @@ impl DbConnection {
         extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query!(
-            "SELECT body, authenticated_by, deliveries, first_received_at, last_received_at
+            "SELECT body, authenticated_by, deliveries, redeliveries, reference::text, first_received_at, last_received_at
              FROM quarantine WHERE quarantine_id = $1",
             id
         );
@@ -82,6 +82,8 @@ impl DbConnection {
         };
         let delivery = |extracted: &Extracted| Delivery {
             trace: None,
+            reference: entry.reference.clone(),
+            is_redelivery: false,
             body: extracted.original.clone(),
             received_at: entry.first_received_at,
             authenticated_by: entry.authenticated_by.as_deref().and_then(AuthMethod::named),
@@ -91,10 +93,11 @@ impl DbConnection {
         let mut items = Vec::with_capacity(extracted.len());
         for (extracted, delivery) in extracted.iter().zip(&deliveries) {
             match Execution::parse(&extracted.repaired) {
-                Ok(execution) => items.push(
-                    RecordItem::from_execution(execution, delivery)
-                        .with_deliveries(entry.deliveries, entry.last_received_at),
-                ),
+                Ok(execution) => items.push(RecordItem::from_execution(execution, delivery).with_deliveries(
+                    entry.deliveries,
+                    entry.redeliveries,
+                    entry.last_received_at,
+                )),
                 Err(why) => return Ok(Retried::Retained(why.to_string())),
             }
         }

@@ -1,5 +1,6 @@
 //! An accepted webhook on its way through spool and recorder.
 
+pub(crate) mod reference;
 pub(crate) mod trace_context;
 
 use bytes::Bytes;
@@ -20,6 +21,10 @@ pub(crate) struct Delivery {
     pub(crate) authenticated_by: Option<AuthMethod>,
     /// Answered 200: the delivery must not be lost. Otherwise it was answered 422.
     pub(crate) acknowledged: bool,
+    /// The query parameters of the URL, as a JSON object of strings (`reference.rs`); `None` without any.
+    pub(crate) reference: Option<String>,
+    /// The webhook has the header `X-Webhook-Redelivery`: an operator of the sender sent it again. Not signed.
+    pub(crate) is_redelivery: bool,
     /// `None` when the trace is not sampled.
     pub(crate) trace: Option<TraceContext>,
 }

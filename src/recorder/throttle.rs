@@ -43,8 +43,15 @@ mod tests {
         let batch = |len, age: time::Duration| {
             let received_at = OffsetDateTime::now_utc() - age;
             let body = Bytes::from_static(b"{}");
-            let delivery =
-                Delivery { body, received_at, authenticated_by: None, acknowledged: true, trace: None };
+            let delivery = Delivery {
+                body,
+                received_at,
+                authenticated_by: None,
+                acknowledged: true,
+                reference: None,
+                is_redelivery: false,
+                trace: None,
+            };
             (1..)
                 .map(|seq| SpooledDelivery { seq, delivery: delivery.clone(), intact: true })
                 .take(len)

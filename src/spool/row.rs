@@ -11,7 +11,8 @@ use crate::delivery::{Delivery, TraceContext};
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, received_at, authenticated_by, acknowledged, checksum, body, trace FROM deliveries",
+            "SELECT seq, received_at, authenticated_by, acknowledged, checksum, body, trace, reference, is_redelivery
+             FROM deliveries",
             $rest
         )
     };
@@ -23,9 +24,9 @@ pub(super) const SELECT: &str = select!("");
 pub(super) const SELECT_AFTER: &str = select!(" WHERE seq > ? ORDER BY seq");
 
 /// The statement for [`SpoolRow::insert`].
-pub(super) const INSERT: &str =
-    "INSERT INTO deliveries (seq, received_at, authenticated_by, acknowledged, checksum, body, trace)
-     VALUES (?, ?, ?, ?, ?, ?, ?)";
+pub(super) const INSERT: &str = "INSERT INTO deliveries
+         (seq, received_at, authenticated_by, acknowledged, checksum, body, trace, reference, is_redelivery)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// A row that was read may have damaged values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +41,36 @@ pub(super) struct SpoolRow<B> {
     pub(super) body: B,
     /// Not covered by the checksum: a damaged trace does not make a delivery unusable.
     pub(super) trace: Option<[u8; 24]>,
+    /// JSON text.
+    pub(super) reference: Option<B>,
+    /// 0 or 1.
+    pub(super) is_redelivery: i64,
 }
 
 impl<B: ToSql> SpoolRow<B> {
     /// Adds the row at `seq`, or after all others, with the statement [`INSERT`].
     pub(super) fn insert(&self, insert: &mut Statement, seq: Option<Seq>) -> rusqlite::Result<()> {
-        let Self { received_at, authenticated_by, acknowledged, checksum, body, trace } = self;
-        insert.execute((seq, received_at, authenticated_by, acknowledged, checksum, body, trace))?;
+        let Self {
+            received_at,
+            authenticated_by,
+            acknowledged,
+            checksum,
+            body,
+            trace,
+            reference,
+            is_redelivery,
+        } = self;
+        insert.execute((
+            seq,
+            received_at,
+            authenticated_by,
+            acknowledged,
+            checksum,
+            body,
+            trace,
+            reference,
+            is_redelivery,
+        ))?;
         Ok(())
     }
 }
@@ -60,6 +84,8 @@ impl<'a> SpoolRow<&'a [u8]> {
             checksum: 0,
             body: &delivery.body,
             trace: delivery.trace.map(TraceContext::to_bytes),
+            reference: delivery.reference.as_deref().map(str::as_bytes),
+            is_redelivery: delivery.is_redelivery.into(),
         };
         row.checksum = row.expected_checksum();
         row
@@ -68,13 +94,16 @@ impl<'a> SpoolRow<&'a [u8]> {
     /// Reads the columns after the first one. A damaged value becomes 0, so the checksum does not match.
     pub(super) fn read(row: &'a Row) -> Self {
         let number = |column| row.get(column).unwrap_or_default();
+        let blob = |column| row.get_ref(column).ok().and_then(|value| value.as_blob().ok());
         Self {
             received_at: number(1),
             authenticated_by: number(2),
             acknowledged: number(3),
             checksum: number(4),
-            body: row.get_ref(5).ok().and_then(|body| body.as_blob().ok()).unwrap_or_default(),
+            body: blob(5).unwrap_or_default(),
             trace: row.get(6).unwrap_or_default(),
+            reference: blob(7),
+            is_redelivery: number(8),
         }
     }
 
@@ -86,16 +115,19 @@ impl<'a> SpoolRow<&'a [u8]> {
             authenticated_by: from_auth_code(self.authenticated_by),
             acknowledged: self.acknowledged != 0,
             trace: self.trace.map(TraceContext::from_bytes),
+            reference: self.reference.and_then(|text| String::from_utf8(text.to_vec()).ok()),
+            is_redelivery: self.is_redelivery != 0,
         };
         (delivery, self.checksum == self.expected_checksum())
     }
 
     fn expected_checksum(&self) -> i64 {
         let mut hasher = crc32fast::Hasher::new();
-        for number in [self.received_at, self.authenticated_by, self.acknowledged] {
+        for number in [self.received_at, self.authenticated_by, self.acknowledged, self.is_redelivery] {
             hasher.update(&number.to_le_bytes());
         }
         hasher.update(self.body);
+        hasher.update(self.reference.unwrap_or_default());
         hasher.finalize().into()
     }
 }
@@ -136,6 +168,8 @@ mod tests {
             authenticated_by: Some(AuthMethod::Signature),
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
+            reference: Some(r#"{"order":"1"}"#.to_owned()),
+            is_redelivery: false,
         };
         let row = SpoolRow::new(&delivery);
         assert!(row.delivery().1);
@@ -146,6 +180,8 @@ mod tests {
             SpoolRow { acknowledged: 0, ..row.clone() },
             SpoolRow { checksum: row.checksum + 1, ..row.clone() },
             SpoolRow { body: b"bode", ..row.clone() },
+            SpoolRow { reference: None, ..row.clone() },
+            SpoolRow { is_redelivery: 1, ..row.clone() },
         ] {
             assert!(!altered.delivery().1, "{altered:?}");
         }

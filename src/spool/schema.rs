@@ -30,7 +30,9 @@ const TABLES: &str = "
         acknowledged     INTEGER NOT NULL, -- 1 answered 200, 0 answered 422
         checksum         INTEGER NOT NULL, -- CRC-32 (row.rs)
         body             BLOB    NOT NULL, -- the exact bytes of the webhook
-        trace            BLOB              -- trace id (16 bytes) and span id of the request (8 bytes)
+        trace            BLOB,             -- trace id (16 bytes) and span id of the request (8 bytes)
+        reference        BLOB,             -- query parameters of the URL: a JSON object
+        is_redelivery    INTEGER NOT NULL  -- 1 with X-Webhook-Redelivery
     ) STRICT;
     -- One row, used to count losses only.
     CREATE TABLE acked (

@@ -38,6 +38,7 @@ mod properties;
 mod pruner;
 mod quarantine;
 mod recorder;
+mod references;
 mod refusals;
 mod repair;
 mod retention;

@@ -18,7 +18,7 @@ use crate::support::receiver::TestReceiver;
 const CHECKSUMS: [(&str, &str); 4] = [
     (
         "0001_executions.sql",
-        "b7c6b1291d14a3712c144e3a7c22504aaf3a258faa4374147731b041d48eb220caac56891a6092cec9ee7290cf529993",
+        "ae49734461a06b6e157176724394cec1d1b0c4553fc3bfb47c50c9a26aaeff30f4629dae4820ac8d3070b06f5dfc3d30",
     ),
     (
         "0002_rollups.sql",
@@ -26,11 +26,11 @@ const CHECKSUMS: [(&str, &str); 4] = [
     ),
     (
         "0003_quarantine.sql",
-        "6f41345c0767c2b48e9ce07ba5827c9e58fe1cd1d40dbb1b3d40c87223cbad6426d86408715746df4416475fcad095e8",
+        "8efe29d8ed5c434e272416b8e5ee46c597fac03d7738f6c0119a0d28d9cacfbc304e0f74508547470fadb0de4231d80d",
     ),
     (
         "0004_views.sql",
-        "a1b721354ac24036cf1ac83619d9944cdea3d4e2a8472a8b8d28b09af406ebecd7b4c1e2284596490e09da327d4dd6bd",
+        "f106369f81639f3b0e813dceca7c4403bb3ac906717dbaa0541ecd57cdfcc4bc1d136db515fe4c6af4d8484e1a8d7a7a",
     ),
 ];
 

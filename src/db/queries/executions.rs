@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
+use super::reference::{Reference, ReferenceFilter};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
@@ -51,12 +52,17 @@ columns! {
         pub(crate) authenticated_by: Option<String>,
         /// The number of deliveries, including duplicates and conflicts.
         pub(crate) deliveries: i32,
+        /// How many of them have the header `X-Webhook-Redelivery`.
+        pub(crate) redeliveries: i32,
         /// When the first delivery was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
         pub(crate) first_received_at: OffsetDateTime,
         /// When the latest delivery was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
         pub(crate) last_received_at: OffsetDateTime,
+        /// The query parameters of the webhook's URL, as a JSON object of strings; null without any. Not signed.
+        #[schema(value_type = Option<HashMap<String, String>>)]
+        pub(crate) reference: Option<Reference>,
     }
     hidden {
         pub(super) matches: bool,
@@ -83,8 +89,10 @@ macro_rules! select_executions {
     completed_at,
     authenticated_by,
     deliveries,
+    redeliveries,
     first_received_at,
     last_received_at,
+    reference::text AS "reference: Reference",
 "# $(+ $rest)+,
             $($parameter),+
         )
@@ -126,6 +134,10 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) cause: Option<String>,
+    /// Only executions whose webhook URL has this query parameter, such as `order=1234`.
+    #[param(inline, value_type = Option<Identifier>, example = "order=1234")]
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) reference: Option<ReferenceFilter>,
 }
 
 impl Filter {
@@ -158,6 +170,7 @@ FROM (
         AND ("#, $columns, r#"first_received_at, execution_id) <= ("#, $values, r#"$3, $4::text)
         AND (first_received_at, execution_id) <> ($3, $4)
         AND ($5::text IS NULL OR bulk_id = $5)
+        AND ($12::text::jsonb IS NULL OR reference @> $12::text::jsonb)
         -- One index has the failed executions, and another those that are neither completed nor failed.
         AND CASE $6::text
             WHEN 'failed' THEN status = 'failed'
@@ -203,12 +216,12 @@ impl Query for Executions {
     type Answer = Page<Execution>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
-        let Filter { workflow, bulk, cause, .. } = &self.filter;
+        let Filter { workflow, bulk, cause, reference, .. } = &self.filter;
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status {
             None | Some("completed") => None,
-            // Bulks are small: their own index is enough.
-            _ if bulk.is_some() => None,
+            // Their own indexes are enough.
+            _ if bulk.is_some() || reference.is_some() => None,
             Some("failed") => Some("failed"),
             Some(_) => Some("rare"),
         };
@@ -217,13 +230,15 @@ impl Query for Executions {
             ($($variant:tt)+) => {
                 page_of_executions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
-                    partial_index, status, workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows()
+                    partial_index, status, workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows(),
+                    reference.as_ref().map(ReferenceFilter::as_json)
                 )
                 .fetch_all(connection)
                 .await?
             };
         }
-        let rows = if workflow.is_some() && bulk.is_none() && partial_index != Some("rare") {
+        let own_index = bulk.is_none() && reference.is_none() && partial_index != Some("rare");
+        let rows = if workflow.is_some() && own_index {
             fetch!(prefix: "workflow_id, ", "$8, ", order: "workflow_id DESC, ")
         } else {
             fetch!(prefix: "", "", order: "")
@@ -239,12 +254,29 @@ pub(crate) struct Step {
     pub(crate) key: String,
     /// The sender's identifier of the step; the key if not sent.
     pub(crate) step_id: String,
-    /// Null if not sent.
+    /// Queued, running, completed, failed, cancelled, or skipped (a branch that was not chosen); null if not sent.
     pub(crate) status: Option<String>,
+    /// The model that ran; null for a step without a model.
+    pub(crate) model: Option<String>,
+    /// The version of the model; null if not sent.
+    pub(crate) model_version: Option<String>,
+    /// From the step's times or its metadata; null if unknown.
+    pub(crate) duration_seconds: Option<f64>,
+    /// The cost in the sender's unit; null if not sent.
+    #[schema(value_type = Option<f64>)]
+    pub(crate) cost: Option<Json>,
+    /// Whether the output comes from a fallback, because the first model failed.
+    pub(crate) is_fallback: bool,
+    /// The error of the first model; null without a fallback.
+    pub(crate) first_error: Option<String>,
     /// The kind of failure; null if not sent.
     pub(crate) error: Option<String>,
     /// The reason for the failure; null if not sent.
     pub(crate) error_cause: Option<String>,
+    /// The class of the failure, such as `execution_timeout`; null unless the step failed.
+    pub(crate) failure_class: Option<String>,
+    /// The branch that a choice step selected; null for other steps.
+    pub(crate) selected: Option<String>,
     /// The start time as the sender wrote it; null if not sent.
     pub(crate) started_at: Option<String>,
     /// The end time as the sender wrote it; null if not sent.

@@ -17,13 +17,17 @@ const SCAN_LIMIT: i64 = 1_000;
 /// The same for failed steps. It is lower, because each payload is decompressed.
 const STEP_SCAN_LIMIT: i64 = 500;
 
-/// Failures of one workflow with one cause.
+/// Failures with one cause.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
-    /// The workflow that ran.
-    pub(crate) workflow_id: String,
-    /// The step that failed; null when executions are grouped.
+    /// The workflow that ran; null when models are grouped.
+    pub(crate) workflow_id: Option<String>,
+    /// The step that failed; null unless steps are grouped.
     pub(crate) step_id: Option<String>,
+    /// The model that failed; null unless models are grouped, and for a step without a model.
+    pub(crate) model: Option<String>,
+    /// One of the sender's classes of failures, such as `execution_timeout`; `unknown` if the texts do not show it.
+    pub(crate) failure_class: String,
     /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
     pub(crate) error: Option<String>,
     /// The sender's reason; null if not sent. The first 1,000 characters.
@@ -71,6 +75,8 @@ pub(crate) enum By {
     /// Failed steps, also of completed executions, by workflow, step, error and cause. Executions whose payload was
     /// removed have no steps.
     Step,
+    /// Failed steps of all workflows, by model, error and cause.
+    Model,
 }
 
 // Parameters of the API and of the command line. All given filters must match.
@@ -112,8 +118,7 @@ impl Query for FailureQuery {
     type Answer = Failures;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
-        let by_step = self.by == By::Step;
-        let scan_limit = if by_step { STEP_SCAN_LIMIT } else { SCAN_LIMIT };
+        let scan_limit = if self.by == By::Cause { SCAN_LIMIT } else { STEP_SCAN_LIMIT };
         let groups = sqlx::query_file_as!(
             Group,
             "src/db/queries/failures.sql",
@@ -124,7 +129,7 @@ impl Query for FailureQuery {
             scan_limit,
             EXCERPT_CHARS,
             self.limit,
-            by_step
+            <&str>::from(self.by)
         );
         let groups = groups.fetch_all(connection).await?;
         let first = groups.first();

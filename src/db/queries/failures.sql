@@ -1,11 +1,12 @@
--- The latest executions that failed, or ($8) that have a failed step, at most $5; their failures, grouped.
+-- The latest executions that failed, or (if $8 is step or model) that have a failed step, at
+-- most $5; their failures, grouped.
 WITH scanned AS (
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions
         WHERE
             (status = 'failed' OR step_failed)
-            AND CASE WHEN $8::boolean THEN step_failed ELSE status = 'failed' END
+            AND CASE WHEN $8::text <> 'cause' THEN step_failed ELSE status = 'failed' END
             AND $3::text IS NULL
             AND first_received_at >= $1
             AND first_received_at < $2
@@ -21,7 +22,7 @@ WITH scanned AS (
         FROM executions
         WHERE
             (status = 'failed' OR step_failed)
-            AND CASE WHEN $8 THEN coalesce(step_failed, false) ELSE coalesce(status = 'failed', false) END
+            AND CASE WHEN $8 <> 'cause' THEN coalesce(step_failed, false) ELSE coalesce(status = 'failed', false) END
             AND (workflow_id, first_received_at) >= ($3, $1)
             AND (workflow_id, first_received_at) < ($3, $2)
             AND ($4::text IS NULL OR bulk_id = $4)
@@ -30,18 +31,25 @@ WITH scanned AS (
     )
 ),
 failed AS (
-    SELECT workflow_id, NULL AS step_id, error, error_cause, execution_id, first_received_at
+    SELECT
+        workflow_id, NULL AS step_id, NULL AS model, error, error_cause, execution_id, first_received_at,
+        failure_class(error_cause, error) AS failure_class
     FROM scanned
-    WHERE NOT $8
+    WHERE $8 = 'cause'
     UNION ALL
-    SELECT l.workflow_id, s.step_id, s.error, s.error_cause, l.execution_id, l.first_received_at
+    SELECT
+        CASE $8 WHEN 'step' THEN l.workflow_id END, CASE $8 WHEN 'step' THEN s.step_id END,
+        CASE $8 WHEN 'model' THEN s.model END, s.error, s.error_cause, l.execution_id, l.first_received_at,
+        s.failure_class
     FROM scanned AS l
-    INNER JOIN failed_steps AS s ON l.execution_id = s.execution_id
-    WHERE $8
+    INNER JOIN steps AS s ON l.execution_id = s.execution_id
+    WHERE $8 <> 'cause' AND s.status = 'failed'
 )
 SELECT
-    workflow_id AS "workflow_id!",
+    workflow_id,
     step_id,
+    left(model, $6) AS model,
+    max(failure_class) AS "failure_class!",
     left(error, $6) AS error,
     left(error_cause, $6) AS error_cause,
     count(*) AS "failed!",
@@ -52,6 +60,6 @@ SELECT
     (SELECT count(*) FROM scanned) AS "scanned!",
     (SELECT min(l.first_received_at) FROM scanned AS l) AS "earliest_scanned!"
 FROM failed
-GROUP BY workflow_id, step_id, left(error, $6), left(error_cause, $6)
+GROUP BY workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
 ORDER BY count(*) DESC, max(first_received_at) DESC
 LIMIT $7

@@ -19,6 +19,7 @@ pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod pool;
 pub(crate) mod quarantine;
+pub(crate) mod reference;
 pub(crate) mod results;
 pub(crate) mod workflows;
 

@@ -7,6 +7,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
+use super::reference::Reference;
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange};
 
 /// A quarantined webhook in a list.
@@ -26,6 +27,11 @@ pub(crate) struct Quarantined {
     pub(crate) intact: bool,
     /// How often this body was received.
     pub(crate) deliveries: i32,
+    /// How many of them have the header `X-Webhook-Redelivery`.
+    pub(crate) redeliveries: i32,
+    /// The query parameters of the webhook's URL, as a JSON object of strings; null without any. Not signed.
+    #[schema(value_type = Option<HashMap<String, String>>)]
+    pub(crate) reference: Option<Reference>,
     /// When it was first received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) first_received_at: OffsetDateTime,
@@ -47,6 +53,8 @@ macro_rules! select_quarantined {
     acknowledged,
     intact,
     deliveries,
+    redeliveries,
+    reference::text AS "reference: crate::db::queries::reference::Reference",
     first_received_at,
     last_received_at
 FROM quarantine

@@ -1,5 +1,7 @@
 //! The list of results: a row for each output of an execution.
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -9,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
+use super::reference::{Reference, ReferenceFilter};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 use crate::execution::identifier::Identifier;
 
@@ -42,23 +45,34 @@ columns! {
         /// When the first delivery of the execution was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
         pub(crate) first_received_at: OffsetDateTime,
+        /// The query parameters of the execution's webhook URL, as a JSON object of strings; null without any. Not signed.
+        #[schema(value_type = Option<HashMap<String, String>>)]
+        pub(crate) reference: Option<Reference>,
     }
     hidden {}
 }
 
-/// All given filters must match.
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line. All given filters must match.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
+#[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
     /// Only results of this execution.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execution: Option<String>,
     /// Only results of this workflow.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) workflow: Option<String>,
     /// Only results of this bulk.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) bulk: Option<String>,
+    /// Only results of executions whose webhook URL has this query parameter, such as `order=1234`.
+    #[param(inline, value_type = Option<Identifier>, example = "order=1234")]
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) reference: Option<ReferenceFilter>,
 }
 
 /// An execution that a page scans.
@@ -67,6 +81,7 @@ struct Source {
     workflow_id: String,
     bulk_id: Option<String>,
     first_received_at: OffsetDateTime,
+    reference: Option<Reference>,
     /// It matches the filter and has an output.
     matches: bool,
     /// An upper bound for the size of its decompressed output, from the size of the compressed one.
@@ -80,6 +95,7 @@ macro_rules! sources {
             Source,
             r#"SELECT
                    execution_id, workflow_id, bulk_id, first_received_at,
+                   reference::text AS "reference: Reference",
                    output IS NOT NULL AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
                    -- The maximum compression ratio of each method.
                    coalesce(pg_column_size(output)::bigint * CASE pg_column_compression(output)
@@ -92,6 +108,7 @@ macro_rules! sources {
                    AND ((first_received_at, execution_id) <> ($2, $3) OR $4::bigint < 9223372036854775807)
                    AND ($5::text IS NULL OR execution_id = $5)
                    AND ($6::text IS NULL OR bulk_id = $6)
+                   AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
                ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
                LIMIT $8::bigint"#,
             $($parameter),+
@@ -223,6 +240,7 @@ async fn outputs(
             value: row.value,
             truncated: row.truncated,
             first_received_at: source.first_received_at,
+            reference: source.reference.clone(),
         })
     });
     Ok(output.collect())
@@ -250,19 +268,20 @@ impl ResultsQuery {
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
-        let Filter { execution, workflow, bulk } = &self.filter;
+        let Filter { execution, workflow, bulk, reference } = &self.filter;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {
                 sources!(
                     $($variant)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
-                    bulk.as_deref(), workflow.as_deref(), limit
+                    bulk.as_deref(), workflow.as_deref(), limit,
+                    reference.as_ref().map(ReferenceFilter::as_json)
                 )
                 .fetch_all(connection)
                 .await
             };
         }
-        if workflow.is_some() && bulk.is_none() && execution.is_none() {
+        if workflow.is_some() && bulk.is_none() && execution.is_none() && reference.is_none() {
             fetch!(prefix: "workflow_id, ", "$7, ", order: "workflow_id DESC, ")
         } else {
             fetch!(prefix: "", "", order: "")

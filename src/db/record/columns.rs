@@ -10,8 +10,8 @@ use crate::auth::AuthMethod;
 /// Calls a macro with the list. A line consists of: the field in [`ColumnArrays`], the name of the column in SQL, the SQL
 /// expression that unnests the parameter, the Rust type of an element, and a closure that reads the element from a row.
 ///
-/// To add a column, append a line with the next parameter. Then increase both numbers in the last line: they are the
-/// parameters with the limits of conflicts, and follow the columns. If the column is part of an execution's result,
+/// To add a column, append a line with the next parameter. Then increase the numbers in the last line: they are the
+/// parameters that follow the columns (redeliveries, reference, and the limits of conflicts). If the column is part of an execution's result,
 /// compare it in `resolve_duplicates.rs`, too. `$1` to `$4` are the first four arrays of [`ColumnArrays`].
 macro_rules! with_columns {
     ($then:ident! $arguments:tt) => {
@@ -36,7 +36,7 @@ macro_rules! with_columns {
             step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
             authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
                 |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
-            => "$18" "$19"
+            => "$18" "$19" "$20" "$21"
         }
     };
 }
@@ -45,7 +45,7 @@ macro_rules! define_column_arrays {
     (
         ()
         $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
-        => $max_conflicts:literal $max_bytes:literal
+        => $redeliveries:literal $reference:literal $max_conflicts:literal $max_bytes:literal
     ) => {
         /// The rows of a round: an array for each column.
         #[derive(Default)]
@@ -54,6 +54,8 @@ macro_rules! define_column_arrays {
             pub(super) deliveries: Vec<i32>,
             pub(super) first_received_at: Vec<OffsetDateTime>,
             pub(super) last_received_at: Vec<OffsetDateTime>,
+            pub(super) redeliveries: Vec<i32>,
+            pub(super) reference: Vec<Option<&'r str>>,
             $(pub(super) $column: Vec<$Element>,)*
         }
 
@@ -65,6 +67,8 @@ macro_rules! define_column_arrays {
                     arrays.deliveries.push(group.deliveries);
                     arrays.first_received_at.push(group.first_received_at);
                     arrays.last_received_at.push(group.last_received_at);
+                    arrays.redeliveries.push(group.redeliveries);
+                    arrays.reference.push(group.reference);
                     $(
                         let element: fn(&'r ExecutionRow<'r>) -> $Element = $element;
                         arrays.$column.push(element(group.row));

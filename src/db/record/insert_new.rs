@@ -14,23 +14,26 @@ macro_rules! insert_new {
     (
         ($arrays:expr)
         $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
-        => $max_conflicts:literal $max_bytes:literal
+        => $redeliveries:literal $reference:literal $max_conflicts:literal $max_bytes:literal
     ) => {
         sqlx::query_scalar!(
             "INSERT INTO executions (execution_id, deliveries, first_received_at, last_received_at"
                 $(+ ", " + $name)*
+                + ", redeliveries, reference"
                 + r#")
 SELECT
     unnest($1::text[]), unnest($2::integer[]), unnest($3::timestamptz[]), unnest($4::timestamptz[])"#
                 $(+ ", " + $sql)*
-                + r#"
+                + ", unnest(" + $redeliveries + "::integer[]), unnest(" + $reference + r#"::text[])::jsonb
 ON CONFLICT (execution_id) DO NOTHING
 RETURNING execution_id"#,
             &$arrays.execution_id as _,
             &$arrays.deliveries,
             &$arrays.first_received_at,
             &$arrays.last_received_at,
-            $(&$arrays.$column as _),*
+            $(&$arrays.$column as _,)*
+            &$arrays.redeliveries,
+            &$arrays.reference as _,
         )
     };
 }

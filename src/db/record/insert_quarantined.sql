@@ -10,10 +10,13 @@ WITH incoming AS (
         bool_or(i.acknowledged) AS acknowledged,
         bool_or(i.intact) AS intact,
         count(*) AS deliveries,
+        sum(i.redeliveries) AS redeliveries,
+        (array_agg(i.reference ORDER BY i.received_at) FILTER (WHERE i.reference IS NOT NULL))[1] AS reference,
         min(i.received_at) AS first_received_at,
         max(i.received_at) AS last_received_at
-    FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::boolean[], $6::boolean[], $7::timestamptz[])
-        AS i (body_sha256, body, reason, authenticated_by, acknowledged, intact, received_at)
+    FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::boolean[], $6::boolean[], $7::timestamptz[],
+        $10::integer[], $11::text[])
+        AS i (body_sha256, body, reason, authenticated_by, acknowledged, intact, received_at, redeliveries, reference)
     GROUP BY i.body_sha256, i.body
 ),
 limited AS (
@@ -33,12 +36,12 @@ placed AS (
     WINDOW earlier AS (ORDER BY n.first_received_at, n.body_sha256)
 )
 INSERT INTO quarantine AS q (
-    reason, body, body_sha256, authenticated_by, acknowledged, intact, deliveries, first_received_at,
-    last_received_at
+    reason, body, body_sha256, authenticated_by, acknowledged, intact, deliveries, redeliveries, reference,
+    first_received_at, last_received_at
 )
 SELECT
     i.reason, i.body, i.body_sha256, i.authenticated_by, i.acknowledged, i.intact, i.deliveries,
-    i.first_received_at, i.last_received_at
+    i.redeliveries, i.reference::jsonb, i.first_received_at, i.last_received_at
 FROM incoming AS i
 WHERE i.body_sha256 NOT IN (SELECT n.body_sha256 FROM limited AS n)
     OR i.body_sha256 IN (
@@ -48,6 +51,8 @@ ORDER BY i.body_sha256
 ON CONFLICT (body_sha256) DO UPDATE SET
     acknowledged = q.acknowledged OR excluded.acknowledged,
     deliveries = q.deliveries + excluded.deliveries,
+    redeliveries = q.redeliveries + excluded.redeliveries,
+    reference = coalesce(q.reference, excluded.reference),
     first_received_at = least(q.first_received_at, excluded.first_received_at),
     last_received_at = greatest(q.last_received_at, excluded.last_received_at),
     recorded_at = greatest(q.recorded_at, excluded.recorded_at)

@@ -32,6 +32,8 @@ pub(crate) struct ExecutionRow<'a> {
     /// Later than the delivery if the row stands for several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
+    /// How many of them have `X-Webhook-Redelivery`.
+    pub(super) redeliveries: i32,
     degradation: Option<Box<Degradation<'a>>>,
 }
 
@@ -123,14 +125,21 @@ impl<'a> RecordItem<'a> {
             delivery,
             last_received_at: delivery.received_at,
             deliveries: 1,
+            redeliveries: delivery.is_redelivery.into(),
             degradation: None,
         }))
     }
 
     /// Makes the row stand for several deliveries.
-    pub(crate) fn with_deliveries(mut self, deliveries: i32, last_received_at: OffsetDateTime) -> Self {
+    pub(crate) fn with_deliveries(
+        mut self,
+        deliveries: i32,
+        redeliveries: i32,
+        last_received_at: OffsetDateTime,
+    ) -> Self {
         if let Self::Execution(row) = &mut self {
-            (row.deliveries, row.last_received_at) = (deliveries, last_received_at);
+            (row.deliveries, row.redeliveries) = (deliveries, redeliveries);
+            row.last_received_at = last_received_at;
         }
         self
     }

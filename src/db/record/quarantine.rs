@@ -32,6 +32,8 @@ pub(in crate::db) async fn insert_quarantined(
         rows.iter().map(|row| row.delivery.authenticated_by.map(AuthMethod::as_str)).collect();
     let acknowledged: Vec<_> = rows.iter().map(|row| row.acknowledged).collect();
     let intact: Vec<_> = rows.iter().map(|row| row.intact).collect();
+    let references: Vec<_> = rows.iter().map(|row| row.delivery.reference.as_deref()).collect();
+    let redeliveries: Vec<_> = rows.iter().map(|row| i32::from(row.delivery.is_redelivery)).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     if acknowledged.contains(&false) {
         // Without the lock, two transactions could fill the same free space. It is taken before the rows' locks.
@@ -49,7 +51,9 @@ pub(in crate::db) async fn insert_quarantined(
         &intact,
         &received_at,
         limits.max_rows,
-        limits.max_bytes
+        limits.max_bytes,
+        &redeliveries,
+        &references as _
     );
     let stored: HashSet<Vec<u8>> = stored.fetch_all(connection).await?.into_iter().collect();
     for (index, hash) in indexes.into_iter().zip(&hashes) {

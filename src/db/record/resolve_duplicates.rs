@@ -29,12 +29,12 @@ macro_rules! resolve_duplicates {
     (
         ($arrays:expr, $limits:expr)
         $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
-        => $max_conflicts:literal $max_bytes:literal
+        => $redeliveries:literal $reference:literal $max_conflicts:literal $max_bytes:literal
     ) => {
         sqlx::query!(
             r#"WITH incoming AS (
     SELECT
-        i.n, i.execution_id, i.deliveries, i.first_received_at, i.last_received_at,
+        i.n, i.execution_id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
         "# $(+ "i." + $name + ", ")* + r#"
         sha256(coalesce(i.payload_bytes, convert_to(i.payload_text, 'UTF8'))) AS body_sha256,
         coalesce(octet_length(i.payload_bytes), octet_length(i.payload_text)) AS body_size
@@ -45,6 +45,8 @@ macro_rules! resolve_duplicates {
             unnest($2::integer[]) AS deliveries,
             unnest($3::timestamptz[]) AS first_received_at,
             unnest($4::timestamptz[]) AS last_received_at,
+            unnest("# + $redeliveries + r#"::integer[]) AS redeliveries,
+            unnest("# + $reference + r#"::text[])::jsonb AS reference,
             unnest($5::text[]) AS payload_text"# $(+ ", " + $sql + " AS " + $name)* + r#"
     ) AS i
 ),
@@ -138,7 +140,7 @@ stored AS (
 ),
 not_replaced AS (
     SELECT
-        s.n, s.execution_id, i.deliveries, i.first_received_at, i.last_received_at,
+        s.n, s.execution_id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
         CASE WHEN k.is_new THEN s.body_size END AS new_bytes,
         s.disposition = 'conflict' AND k.is_new IS NULL AS is_dropped
     FROM resolved AS s
@@ -151,6 +153,9 @@ counted AS (
     UPDATE executions AS e
     SET
         deliveries = e.deliveries + m.deliveries,
+        redeliveries = e.redeliveries + m.redeliveries,
+        -- The first one stays.
+        reference = coalesce(e.reference, m.reference),
         first_received_at = least(e.first_received_at, m.first_received_at),
         last_received_at = greatest(e.last_received_at, m.last_received_at),
         recorded_at = greatest(e.recorded_at, now()),
@@ -162,6 +167,8 @@ counted AS (
         SELECT
             n.execution_id,
             sum(n.deliveries)::integer AS deliveries,
+            sum(n.redeliveries)::integer AS redeliveries,
+            (array_agg(n.reference ORDER BY n.n) FILTER (WHERE n.reference IS NOT NULL))[1] AS reference,
             min(n.first_received_at) AS first_received_at,
             max(n.last_received_at) AS last_received_at,
             count(n.new_bytes)::integer AS new_conflicts,
@@ -178,6 +185,8 @@ replaced AS (
         ("# $(+ $name + ", ")* + r#"payload_removed_at, output_sha256, payload_sha256)
             = ROW("# $(+ "i." + $name + ", ")* + r#"NULL, NULL, NULL),
         deliveries = e.deliveries + i.deliveries,
+        redeliveries = e.redeliveries + i.redeliveries,
+        reference = coalesce(e.reference, i.reference),
         first_received_at = least(e.first_received_at, i.first_received_at),
         last_received_at = greatest(e.last_received_at, i.last_received_at),
         recorded_at = greatest(e.recorded_at, now())
@@ -200,6 +209,8 @@ LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
             &$arrays.first_received_at,
             &$arrays.last_received_at,
             $(&$arrays.$column as _,)*
+            &$arrays.redeliveries,
+            &$arrays.reference as _,
             $limits.max_per_execution,
             $limits.max_bytes_per_execution
         )

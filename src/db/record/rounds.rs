@@ -23,6 +23,9 @@ pub(super) struct Group<'r> {
     /// Indexes of earlier deliveries whose statuses `row` replaces.
     replaced: Vec<usize>,
     pub(super) deliveries: i32,
+    pub(super) redeliveries: i32,
+    /// The first one among the deliveries.
+    pub(super) reference: Option<&'r str>,
     pub(super) first_received_at: OffsetDateTime,
     pub(super) last_received_at: OffsetDateTime,
 }
@@ -39,6 +42,8 @@ impl<'r> Group<'r> {
             same: vec![index],
             replaced: Vec::new(),
             deliveries: row.deliveries,
+            redeliveries: row.redeliveries,
+            reference: row.delivery.reference.as_deref(),
             first_received_at: row.delivery.received_at,
             last_received_at: row.last_received_at,
         }
@@ -48,6 +53,8 @@ impl<'r> Group<'r> {
         let into = if replaced { &mut self.replaced } else { &mut self.same };
         into.extend(other.same.into_iter().chain(other.replaced));
         self.deliveries = self.deliveries.saturating_add(other.deliveries);
+        self.redeliveries = self.redeliveries.saturating_add(other.redeliveries);
+        self.reference = self.reference.or(other.reference);
         self.first_received_at = self.first_received_at.min(other.first_received_at);
         self.last_received_at = self.last_received_at.max(other.last_received_at);
     }

@@ -105,6 +105,8 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
         received_at: OffsetDateTime::now_utc(),
         authenticated_by: Some(authenticated_by),
         acknowledged: parsed.is_ok(),
+        reference: head.reference,
+        is_redelivery: head.is_redelivery,
         body: body.clone(),
         trace: trace.as_ref().and_then(|trace| trace.context()),
     };

@@ -11,9 +11,13 @@ use super::path::tokens;
 use super::state::WebhookState;
 use crate::auth::{AuthError, PendingAuth};
 use crate::credentials::Current;
+use crate::delivery::reference;
 use crate::http::origin::{has_public_host, is_from_a_web_page};
 use crate::http::problem::Problem;
 use crate::http::server::Connection;
+
+/// The sender sets it to `true` when it sends a webhook again.
+const REDELIVERY: &str = "x-webhook-redelivery";
 
 /// The parts of a request's head that the handler needs.
 pub(super) struct Head {
@@ -25,6 +29,9 @@ pub(super) struct Head {
     pub(super) content_length: Option<u64>,
     pub(super) encoding: Result<Encoding, Problem>,
     pub(super) connection: Option<Connection>,
+    /// See [`crate::delivery::Delivery`].
+    pub(super) reference: Option<String>,
+    pub(super) is_redelivery: bool,
 }
 
 impl Head {
@@ -45,6 +52,10 @@ impl Head {
             content_length: headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok()),
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),
+            reference: reference::of_uri(&head.uri),
+            is_redelivery: headers
+                .get(REDELIVERY)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true")),
         }
     }
 }

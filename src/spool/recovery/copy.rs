@@ -179,6 +179,8 @@ fn read(row: &Row) -> rusqlite::Result<Numbered> {
         checksum: row.get(4)?,
         body: row.get(5)?,
         trace: row.get(6).unwrap_or_default(),
+        reference: row.get(7)?,
+        is_redelivery: row.get(8)?,
     };
     Ok((row.get(0)?, delivery))
 }

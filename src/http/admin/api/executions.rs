@@ -16,6 +16,7 @@ impl FromQuery for Executions {
             workflow: p.text("workflow")?,
             bulk: p.text("bulk")?,
             cause: p.text("cause")?,
+            reference: p.reference()?,
         };
         Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
     }

@@ -20,14 +20,14 @@ impl FromQuery for FailureQuery {
     }
 }
 
-/// Count failures by cause or step, most frequent first
+/// Count failures by cause, step or model, most frequent first
 ///
 /// Groups the latest 1,000 failed executions, or the failed steps of the latest 500 executions with a failed
 /// step. `complete` is false if there are more.
 #[utoipa::path(
     get, path = "/api/v1/failures", tag = "Executions",
     params(
-        ("by" = inline(Option<By>), Query, description = "Group failed executions by cause (the default), or failed steps."),
+        ("by" = inline(Option<By>), Query, description = "Group failed executions by cause (the default), or failed steps by step or by model."),
         Filter, TimeRange,
         ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
     ),

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use crate::db::queries::page::{MAX_LIMIT, Position};
+use crate::db::queries::reference::{InvalidReference, ReferenceFilter};
 use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, TimeRange};
 use crate::execution::identifier;
 use crate::http::problem::Problem;
@@ -82,6 +83,11 @@ impl Parameters {
         let text = |value: &str| identifier::is_valid(value).then(|| value.to_owned());
         let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_CHARS);
         self.parsed(name, text, allowed)
+    }
+
+    /// A parameter of the webhook's URL, as `name=value`.
+    pub(super) fn reference(&mut self) -> Result<Option<ReferenceFilter>, Problem> {
+        self.parsed("reference", |value| value.parse().ok(), || InvalidReference.to_string())
     }
 
     pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {

@@ -11,8 +11,12 @@ use crate::http::problem::{ApiProblems, Problem};
 
 impl FromQuery for ResultsQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter =
-            Filter { execution: p.text("execution")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
+        let filter = Filter {
+            execution: p.text("execution")?,
+            workflow: p.text("workflow")?,
+            bulk: p.text("bulk")?,
+            reference: p.reference()?,
+        };
         Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
     }
 }

@@ -59,7 +59,7 @@ const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
         "authenticated_by bulk_id completed_at conflict_bytes conflicts conflicts_dropped deliveries error error_cause \
-         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at started_at status \
+         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at redeliveries reference started_at status \
          step_failed total_cost workflow_id",
     ),
     (
@@ -70,7 +70,7 @@ const COLUMNS: [(&str, &str); 3] = [
     (
         "quarantine",
         "acknowledged authenticated_by body body_sha256 deliveries first_received_at intact last_received_at \
-         quarantine_id reason recorded_at",
+         quarantine_id reason recorded_at redeliveries reference",
     ),
 ];
 
@@ -122,12 +122,15 @@ const COUNTS: [&str; 5] = [
 ];
 const RESULT: [&str; 8] =
     ["workflow_id", "bulk_id", "status", "output", "error", "error_cause", "payload", "payload_bytes"];
-const EXECUTION: [&str; 10] = [
+const EXECUTION: [&str; 12] = [
     "conflicts: r.conflicts IS DISTINCT FROM nullif((SELECT count(*) FROM execution_conflicts AS c
         WHERE c.execution_id = r.execution_id), 0)",
     "conflict_bytes: (r.conflict_bytes IS NULL) <> (r.conflicts IS NULL)
         OR NOT coalesce(r.conflict_bytes, 0) <@ x.conflict_bytes",
     "conflicts_dropped: r.conflicts_dropped IS NOT NULL",
+    // As in `load.rs`.
+    "reference: r.reference IS DISTINCT FROM jsonb_build_object('execution', r.execution_id)",
+    "redeliveries: r.redeliveries <> CASE WHEN r.execution_id LIKE '%7' THEN r.deliveries ELSE 0 END",
     "started_at",
     "completed_at",
     "total_cost",
@@ -178,6 +181,8 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
             "body_sha256: r.body_sha256 <> sha256(r.body)",
             "acknowledged: r.acknowledged",
             "intact: NOT r.intact",
+            "reference: r.reference IS NOT NULL",
+            "redeliveries: r.redeliveries <> 0",
         ][..],
         &["reason: x.required AND NOT starts_with(x.detail, r.reason)"],
         &COUNTS,
