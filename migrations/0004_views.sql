@@ -50,7 +50,7 @@ CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
                         THEN 'provider_auth'
                     WHEN t.value ~* '\m(model not found|unknown model|invalid model|model version|invalid version|configuration)\M'
                         THEN 'invalid_model_config'
-                    WHEN t.value ~* '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument)s?|validation (error|failed)|missing required|is required|unsupported (format|file|image|video|media)|failed to download|could not download)\M'
+                    WHEN t.value ~* '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument)s?|validation (error|failed)|missing required|is required|unsupported (format|file|image|video|media)|not supported|failed to download|could not download)\M'
                         THEN 'invalid_user_input'
                     WHEN t.value ~* '\m(unavailable|overloaded|bad gateway|connection (refused|reset)|502|503|504)\M'
                         THEN 'provider_unavailable'

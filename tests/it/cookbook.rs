@@ -34,7 +34,7 @@ async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {
     for body in example("cookbook.jsonl").lines() {
         let has_reference = ["exec-105", "exec-106"].iter().any(|id| body.contains(id));
         let query = if has_reference { "?order=1234&user=42" } else { "" };
-        let request = receiver.client.post(format!("{}{query}", receiver.url)).body(body);
+        let request = receiver.client.post(format!("{}{query}", receiver.url)).body(body.to_owned());
         request.send().await.unwrap();
         receiver.wait_until_recorded().await;
     }

@@ -53,6 +53,7 @@ mod spool;
 mod spool_files;
 mod spool_start;
 mod spool_wal;
+mod steps;
 mod stuck;
 mod support;
 mod torture;

@@ -30,7 +30,7 @@ const CHECKSUMS: [(&str, &str); 4] = [
     ),
     (
         "0004_views.sql",
-        "f106369f81639f3b0e813dceca7c4403bb3ac906717dbaa0541ecd57cdfcc4bc1d136db515fe4c6af4d8484e1a8d7a7a",
+        "0086e13d72dba6852c39f094b6b9e517530dec5f5bb73c3b1e74d3ecb98509c702282efa827386708c8c6e8ee5d5dd64",
     ),
 ];
 

@@ -70,7 +70,7 @@ async fn executions_and_results_are_found_by_a_parameter_of_the_webhook_url() {
     for invalid in ["order", "=1234", "order=%00"] {
         let answer = receiver.get(&format!("/api/v1/executions?reference={invalid}")).await;
         let (kind, detail) = problem(answer, 400).await;
-        assert_eq!(kind, "invalid-parameter");
+        assert_eq!(kind, "bad-parameter");
         assert!(
             detail.contains("reference") && detail.contains("name=value, such as order=1234"),
             "{detail}"
@@ -142,7 +142,8 @@ async fn a_reference_survives_a_kill_and_a_quarantine_and_has_no_token() {
     assert_eq!(post(json!({ "executionId": "q", "workflow_id": "w", "status": "completed" })).await, 422);
     process.kill();
 
-    let process = Process::start(command().env("DATABASE_URL", url(&database)));
+    let mut process = Process::start(command().env("DATABASE_URL", url(&database)));
+    process.wait_for("recording to PostgreSQL");
     until_rows(&database, "SELECT FROM quarantine", 1).await;
     until_rows(&database, "SELECT FROM executions", 1).await;
     process.terminate();

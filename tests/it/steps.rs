@@ -1,0 +1,167 @@
+//! Steps with their models, and classes of failures: views, API and command line.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::fixtures::{example, execution, with};
+use crate::support::http::get_json;
+use crate::support::postgres::url;
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+
+/// An execution with a failed step of a model, and one that fell back.
+fn failing(id: &str, model: &str, error_cause: &str) -> Value {
+    let steps = json!({
+        "draft": {
+            "status": "failed", "error": "ExecutionFailed", "error_cause": error_cause,
+            "started_at": "2026-03-02T09:00:00Z", "completed_at": "2026-03-02T09:00:02.5Z",
+            "metadata": { "model": model, "version": "1.2" }, "cost": 0.25
+        },
+        "draft_fallback": {
+            "status": "completed", "fallback": { "reason": "draft failed" }, "metadata": { "elapsed_seconds": 3 }
+        },
+        "choose": { "status": "completed", "selected": "long" },
+        "short": { "status": "skipped" }
+    });
+    with(execution(id, "completed"), json!({ "version_id": "v7", "step_outputs": steps }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_show_model_duration_cost_fallback_and_first_error() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(example("deep-outputs.json")).await;
+    receiver.accept(failing("e", "flux", "Model timeout after 30s")).await;
+    receiver.wait_until_recorded().await;
+    let detail = get_json(&receiver, "/api/v1/executions/c2b9d6de-5f2a-44f5-9a8e-3d6f0f6b7a21").await;
+    let fields = ["key", "model", "model_version", "is_fallback", "first_error", "failure_class"];
+    let of = |detail: &Value, fields: &[&str]| -> Vec<Value> {
+        let steps = detail["steps"].as_array().unwrap().iter();
+        steps.map(|step| fields.iter().map(|field| step[field].clone()).collect()).collect()
+    };
+    let expected = [
+        json!(["animate", "kling-v2", null, true, "Model timeout after 300s", null]),
+        json!(["draft", "openai-chatgpt-5", "0.0.1", false, null, null]),
+        json!(["stills", "flux-1-1-pro", null, false, null, null]),
+    ];
+    assert_eq!(of(&detail, &fields), expected);
+    let detail = get_json(&receiver, "/api/v1/executions/e").await;
+    let fields = [
+        "key",
+        "status",
+        "duration_seconds",
+        "cost",
+        "is_fallback",
+        "first_error",
+        "failure_class",
+        "selected",
+    ];
+    let expected = [
+        json!(["draft", "failed", 2.5, 0.25, false, null, "execution_timeout", null]),
+        json!(["choose", "completed", null, null, false, null, null, "long"]),
+        json!(["draft_fallback", "completed", 3.0, null, true, "draft failed", null, null]),
+        json!(["short", "skipped", null, null, false, null, null, null]),
+    ];
+    assert_eq!(of(&detail, &fields), expected);
+    let row = receiver
+        .row("SELECT version_id, model_version, cost FROM steps WHERE key = 'draft' AND execution_id = 'e'")
+        .await;
+    assert_eq!(row, json!({ "version_id": "v7", "model_version": "1.2", "cost": 0.25 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_steps_are_shown_without_the_values_that_cannot_be_read() {
+    let receiver = TestReceiver::start().await;
+    let steps = json!({
+        "number": 1, "array": [], "null": null,
+        "odd": {
+            "status": { "deep": [1] }, "metadata": [1], "fallback": 7, "cost": "much", "error": ["a", 1],
+            "started_at": "2026-02-30T00:00:00Z", "completed_at": 5, "selected": {}
+        },
+        "large": { "cost": 1e300, "metadata": { "elapsed_seconds": 1e300, "model": 1, "fallback_used": "true" } },
+        "backwards": { "started_at": "2026-03-02T00:00:00Z", "completed_at": "2026-03-01T00:00:00Z" }
+    });
+    receiver
+        .accept(with(execution("e", "failed"), json!({ "step_outputs": steps, "error_cause": { "a": 1 } })))
+        .await;
+    receiver.accept(with(execution("f", "failed"), json!({ "step_outputs": ["no object"] }))).await;
+    receiver.wait_until_recorded().await;
+    let rows = receiver.rows("SELECT key, duration_seconds, cost, is_fallback FROM steps ORDER BY key").await;
+    let row = |key: &str, fallback: bool| json!({ "key": key, "duration_seconds": null, "cost": null, "is_fallback": fallback });
+    assert_eq!(rows, [row("backwards", false), row("large", true), row("odd", false)]);
+    assert_eq!(get_json(&receiver, "/api/v1/executions/e").await["steps"].as_array().unwrap().len(), 3);
+    let classes = receiver.rows("SELECT failure_class FROM failures").await;
+    assert_eq!(classes, [json!({ "failure_class": "unknown" }), json!({ "failure_class": "unknown" })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_counted_by_model_and_have_a_class() {
+    let receiver = TestReceiver::start().await;
+    for (id, model, cause) in [
+        ("a", "flux", "Model timeout after 30s"),
+        ("b", "flux", "Model timeout after 30s"),
+        ("c", "kling", "Prompt refused by the content policy"),
+    ] {
+        receiver.accept(failing(id, model, cause)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let answer = get_json(&receiver, "/api/v1/failures?by=model").await;
+    let groups: Vec<Value> = answer["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| {
+            json!([
+                group["model"],
+                group["failed"],
+                group["failure_class"],
+                group["error_cause"],
+                group["workflow_id"]
+            ])
+        })
+        .collect();
+    let expected = [
+        json!(["flux", 2, "execution_timeout", "Model timeout after 30s", null]),
+        json!(["kling", 1, "content_moderation", "Prompt refused by the content policy", null]),
+    ];
+    assert_eq!(groups, expected);
+    let dir = TempDir::new().unwrap();
+    let mut command = program(dir.path());
+    let (text, code) =
+        run_to_end(command.args(["failures", "--by", "model"]).env("DATABASE_URL", url(&receiver.database)));
+    assert_eq!(code, Some(0), "{text}");
+    let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().take(3).collect();
+    assert_eq!(cells, ["2", "flux", "execution_timeout"], "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
+    let receiver = TestReceiver::start().await;
+    for (cause, class) in [
+        ("Step 'generate_image' failed: Model timeout after 30s", "execution_timeout"),
+        ("The prompt violates our content policy", "content_moderation"),
+        ("HTTP 429 Too Many Requests", "provider_rate_limit"),
+        ("401 Unauthorized: invalid API key", "provider_auth"),
+        ("Model not found: flux-9", "invalid_model_config"),
+        ("Invalid image: unsupported format", "invalid_user_input"),
+        ("503 Service Unavailable", "provider_unavailable"),
+        ("Internal server error", "internal_error"),
+        ("Prediction failed", "provider_error"),
+        ("The model is sad", "unknown"),
+        ("INPUT_DOWNLOAD_ERROR", "invalid_user_input"),
+        ("PROVIDER_BAD_REQUEST: timeout must be a number", "provider_error"),
+        ("WORKER_LOST", "internal_error"),
+    ] {
+        let body = with(execution(class, "failed"), json!({ "error_cause": cause, "execution_id": cause }));
+        receiver.accept(body).await;
+        receiver.wait_until_recorded().await;
+        let query = "SELECT failure_class FROM failures ORDER BY first_received_at DESC LIMIT 1";
+        assert_eq!(receiver.row(query).await["failure_class"], class, "{cause}");
+    }
+    // The cause of the execution says nothing; that of its step does.
+    let steps = json!({ "a": { "status": "completed", "error": "timeout" }, "b": { "status": "failed", "error": "NSFW" } });
+    let body = json!({ "execution_id": "s", "error_cause": "Step b failed", "error": "timeout", "step_outputs": steps });
+    receiver.accept(with(execution("s", "failed"), body)).await;
+    receiver.wait_until_recorded().await;
+    let query = "SELECT failure_class FROM failures WHERE execution_id = 's'";
+    assert_eq!(receiver.row(query).await["failure_class"], "content_moderation");
+}
