@@ -7,6 +7,7 @@
 //! The same function parses a body in the webhook handler, where it decides the answer, and again in the recorder, where
 //! it decides the row. The spool therefore stores the body only.
 
+pub(crate) mod api_key;
 pub(crate) mod cost;
 pub(crate) mod identifier;
 pub(crate) mod jsonb;

@@ -113,7 +113,10 @@ async fn commands_print_the_data_of_the_read_api() {
         assert_eq!(run(&receiver, &arguments).stdout.lines().count(), output.json().len() + 1);
     }
     let steps = run(&receiver, &["failures", "--by", "step"]).stdout;
-    assert!(steps.lines().nth(1).unwrap().starts_with("     1  w         d     too large  "), "{steps}");
+    assert!(
+        steps.lines().nth(1).unwrap().starts_with("     1  w         d     unknown  too large  "),
+        "{steps}"
+    );
 }
 
 /// Removes the field that depends on the time of the query.

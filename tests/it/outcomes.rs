@@ -179,6 +179,33 @@ async fn unknown_fields_are_kept_in_the_payload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_in_a_body_is_stored_neither_in_the_spool_nor_in_postgresql() {
+    const KEY: &str = "eachlabs-key-1234567890";
+    let receiver = TestReceiver::start().await;
+    let held = receiver.hold_recording().await;
+    let legacy = json!({ "execution_id": "q", "flow_id": "w", "api_key": KEY, "status": "succeeded" });
+    for body in
+        [with(execution("e", "completed"), json!({ "api_key": KEY })), legacy.clone(), json!([legacy])]
+    {
+        receiver.post(body.to_string()).await;
+    }
+    let files = std::fs::read_dir(receiver.spool_file().parent().unwrap()).unwrap();
+    let spool: Vec<u8> = files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let text = String::from_utf8_lossy(&spool);
+    assert!(text.contains(r#""api_key":null"#) && !text.contains(KEY));
+    held.release().await;
+    receiver.wait_until_recorded().await;
+    let rows = receiver
+        .rows("SELECT payload::text AS body FROM executions UNION ALL SELECT body_text FROM quarantined")
+        .await;
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let body = row["body"].as_str().unwrap();
+        assert!(body.contains("api_key") && !body.contains(KEY), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn identifiers_are_opaque() {
     let receiver = TestReceiver::start().await;
     let longest = "x".repeat(255);

@@ -22,7 +22,7 @@ use super::trace::RequestTrace;
 use crate::auth::AuthMethod;
 use crate::credentials::Current;
 use crate::delivery::{Delivery, RejectReason};
-use crate::execution::{Execution, InvalidPayload};
+use crate::execution::{Execution, InvalidPayload, api_key};
 use crate::http::problem::{Problem, WebhookProblems};
 use crate::memory::MemoryPermit;
 
@@ -100,6 +100,7 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     }
     let CollectedBody { bytes: body, memory } =
         body::decompress(collected, head.encoding?, max_body_bytes).await?;
+    let body = api_key::remove(&body).map_or(body, Bytes::from);
     let parsed = Execution::parse(&body);
     let delivery = Delivery {
         received_at: OffsetDateTime::now_utc(),
