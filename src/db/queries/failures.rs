@@ -3,13 +3,13 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
-use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{EXCERPT_CHARS, Query, TimeRange};
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
@@ -111,7 +111,7 @@ impl Default for FailureQuery {
 impl Query for FailureQuery {
     type Answer = Failures;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Failures, sqlx::Error> {
         let by_step = self.by == By::Step;
         let scan_limit = if by_step { STEP_SCAN_LIMIT } else { SCAN_LIMIT };
         let groups = sqlx::query_file_as!(
@@ -126,7 +126,7 @@ impl Query for FailureQuery {
             self.limit,
             by_step
         );
-        let groups = groups.fetch_all(connection).await?;
+        let groups = groups.fetch_all(transaction).await?;
         let first = groups.first();
         Ok(Failures {
             failed: first.map_or(0, |group| group.all_failed),

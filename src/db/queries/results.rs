@@ -1,7 +1,6 @@
 //! The list of results: a row for each output of an execution.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use tokio::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 /// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
@@ -134,7 +134,7 @@ impl ListQuery for ResultsQuery {
 impl Query for ResultsQuery {
     type Answer = Page<ResultItem>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<ResultItem>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<ResultItem>, sqlx::Error> {
         let begun = Instant::now();
         let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
         let mut reached = self.page.position(&self.period);
@@ -142,14 +142,14 @@ impl Query for ResultsQuery {
         // One more than needed: the additional row shows whether there is a next page.
         let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
-            let sources = self.sources(&mut *connection, &reached, batch).await?;
+            let sources = self.sources(&mut *transaction, &reached, batch).await?;
             let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
             let mut rest = &sources[..];
             while !rest.is_empty() {
                 let (group, after) = rest.split_at(fitting(rest));
                 rest = after;
                 let wanted = (limit + 1).saturating_sub(items.len());
-                let found = outputs(&mut *connection, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
+                let found = outputs(&mut *transaction, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
                 bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
                 if items.len() > limit {
@@ -197,7 +197,7 @@ fn fitting(sources: &[Source]) -> usize {
 
 /// The outputs of `sources` after `reached`.
 async fn outputs(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     sources: &[Source],
     reached: &Position,
     limit: usize,
@@ -210,7 +210,7 @@ async fn outputs(
     let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = sqlx::query_file!("src/db/queries/results.sql", &ids, after, limit, bytes, MAX_TEXT);
-    let rows = rows.fetch_all(connection).await?.into_iter();
+    let rows = rows.fetch_all(transaction).await?.into_iter();
     let output = rows.filter_map(|row| {
         let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
         Some(ResultItem {
@@ -246,7 +246,7 @@ impl ResultsQuery {
     /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
-        connection: &mut PgConnection,
+        transaction: &mut Transaction<'_>,
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
@@ -258,7 +258,7 @@ impl ResultsQuery {
                     $($variant)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
                     bulk.as_deref(), workflow.as_deref(), limit
                 )
-                .fetch_all(connection)
+                .fetch_all(transaction)
                 .await
             };
         }
