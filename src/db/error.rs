@@ -50,8 +50,9 @@ fn hint(code: Option<&str>) -> &'static str {
 }
 
 /// Whether the error occurred in a function, such as a trigger's.
-fn is_in_function(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.try_downcast_ref::<PgDatabaseError>().is_some_and(|error| error.r#where().is_some())
+fn is_in_function(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| error.r#where().is_some())
 }
 
 impl From<sqlx::Error> for DbError {
@@ -72,7 +73,7 @@ impl From<sqlx::Error> for DbError {
             // Cancelled by a time limit of the statement, of a pause in the transaction, or of the transaction.
             ("57014" | "25P03" | "25P04", _) => Self::TimedOut,
             // The name of a table, column, function or schema.
-            ("42P01" | "42703" | "42883" | "3F000", _) if !is_in_function(error) => {
+            ("42P01" | "42703" | "42883" | "3F000", _) if !is_in_function(&error) => {
                 Self::MissingSchema { code, message }
             }
             // A standby or a read-only database.

@@ -18,9 +18,8 @@ mod transaction;
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
-use sqlx::query::Map;
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
 
 pub(crate) use canary::CanaryRows;
 pub use database::Database;
@@ -73,16 +72,15 @@ impl DbConnection {
         Transaction::begin(&mut self.connection, settings).await
     }
 
-    /// Runs one statement in a transaction.
-    async fn fetch_all<F, O>(&mut self, query: Map<'_, Postgres, F, PgArguments>) -> Result<Vec<O>, DbError>
-    where
-        F: FnMut(PgRow) -> Result<O, sqlx::Error> + Send,
-        O: Send + Unpin,
-    {
+    /// Runs statements in a transaction.
+    async fn transact<T>(
+        &mut self,
+        statements: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, sqlx::Error>,
+    ) -> Result<T, DbError> {
         let mut transaction = self.begin().await?;
-        let rows = query.fetch_all(&mut transaction).await?;
+        let result = statements(&mut transaction).await?;
         transaction.commit().await?;
-        Ok(rows)
+        Ok(result)
     }
 
     /// Runs a command's work on one row, and retries after contention. The inner error is about this row: the next row

@@ -33,12 +33,12 @@ impl DbConnection {
     /// The next entries after `after`, in the order of their numbers.
     pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Quarantined>, DbError> {
         let entries = select_quarantined!("quarantine_id > $1 ORDER BY quarantine_id LIMIT $2", after, limit);
-        self.fetch_all(entries).await
+        self.transact(async |transaction| entries.fetch_all(transaction).await).await
     }
 
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
-        Ok(self.fetch_all(body).await?.pop())
+        self.transact(async |transaction| body.fetch_optional(transaction).await).await
     }
 
     /// Deletes entries. Returns the numbers of the deleted ones.
@@ -47,7 +47,7 @@ impl DbConnection {
             "DELETE FROM quarantine WHERE quarantine_id = ANY ($1) RETURNING quarantine_id",
             ids
         );
-        self.fetch_all(dropped).await
+        self.transact(async |transaction| dropped.fetch_all(transaction).await).await
     }
 
     /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing.
@@ -72,7 +72,8 @@ impl DbConnection {
              FROM quarantine WHERE quarantine_id = $1",
             id
         );
-        let Some(entry) = self.fetch_all(entry).await?.pop() else {
+        let entry = self.transact(async |transaction| entry.fetch_optional(transaction).await).await?;
+        let Some(entry) = entry else {
             return Ok(Retried::Absent);
         };
         let extracted = match extract(&entry.body) {

@@ -32,7 +32,7 @@ impl DbConnection {
             after,
             limit
         );
-        self.fetch_all(ids).await
+        self.transact(async |transaction| ids.fetch_all(transaction).await).await
     }
 
     /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost to its day. A second call

@@ -95,7 +95,7 @@ impl DbConnection {
     /// PostgreSQL's current time. `now()` would be the start of the transaction.
     pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, DbError> {
         let clock = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
-        self.fetch_all(clock).await?.pop().ok_or_else(|| sqlx::Error::RowNotFound.into())
+        self.transact(async |transaction| clock.fetch_one(transaction).await).await
     }
 
     /// Begins a batch. With `exclusive`, returns `None` while another receiver prunes this database: the lock is held
