@@ -5,13 +5,14 @@ use std::path::Path;
 
 use private_postgres::Postgres;
 use serde_json::Value;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+use workflow_receiver::db::{Database, create_database, migrate};
 
 use crate::support::fixtures::execution;
 use crate::support::postgres::until_rows;
 use crate::support::process::{Process, program};
+use crate::support::wait::PATIENCE;
 
 /// Two independent servers.
 struct Servers {
@@ -27,7 +28,9 @@ impl Servers {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         let start = async |name: &str| {
             let server = tokio::task::block_in_place(|| Postgres::start(&dir.path().join(name))).unwrap();
-            workflow_receiver::db::create_database(&server.connect_options()).await.unwrap();
+            let options = server.connect_options();
+            create_database(&options).await.unwrap();
+            migrate(&Database::new(options.into(), PATIENCE)).await.unwrap();
             server
         };
         let (old, new) = (start("old").await, start("new").await);
@@ -94,8 +97,7 @@ async fn the_receiver_follows_the_host_that_accepts_writes() {
     let line = process.wait_for("cannot be recorded");
     assert!(line.contains("no host is usable") && line.contains("accepts no writes"), "{line}");
     let promote = ["ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"];
-    let mut options: PgConnectOptions = servers.old.connect_options();
-    options = options.options([("default_transaction_read_only", "off")]);
+    let options = servers.old.connect_options().options([("default_transaction_read_only", "off")]);
     let mut connection = PgConnection::connect_with(&options).await.unwrap();
     for statement in promote {
         sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();

@@ -149,7 +149,7 @@ async fn only_a_missing_schema_is_reported_as_one() {
     })
     .await;
     receiver.accept(execution("e", "completed")).await;
-    let reason = async || receiver.ready().await.1.to_string();
+    let reason = async || receiver.ready().await.1["parts"]["database"]["detail"].to_string();
     until(async || reason().await.contains("workflow-receiver migrate")).await;
     apply(files().await, &receiver.database).await;
     receiver.wait_until_recorded().await;
