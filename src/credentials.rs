@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::auth::{AdminToken, Authenticator};
-use crate::config::{Settings, SettingsError};
+use crate::config::{DatabaseServers, Settings, SettingsError};
 use crate::db::Database;
 
 /// Shortest time between two checks of the files after rejections.
@@ -75,10 +74,10 @@ enum ReloadReason {
 }
 
 impl Credentials {
-    pub(crate) fn new(settings: &Settings, database: PgConnectOptions) -> Arc<Self> {
+    pub(crate) fn new(settings: &Settings, servers: DatabaseServers) -> Arc<Self> {
         Arc::new(Self {
             current: RwLock::new(Current::new(0, settings)),
-            database: Database::new(database),
+            database: Database::new(servers, settings.database.connect_timeout),
             from_files: settings.sources.has_files(),
             settings: Mutex::new(settings.clone()),
             checked: tokio::sync::Mutex::default(),
@@ -167,10 +166,10 @@ impl Credentials {
         let admin_token_changed = before != now;
         let database_changed = settings.database.url.expose_secret() != new.database.url.expose_secret();
         // The private PostgreSQL cannot be replaced by `database.url` without a restart.
-        let private = settings.database.connect_options()?.is_none();
+        let private = settings.database.servers()?.is_none();
         let database_changed = database_changed && !private;
         if database_changed {
-            self.database.set(new.database.connect_options()?.ok_or(ReloadError::NoDatabase)?);
+            self.database.set(new.database.servers()?.ok_or(ReloadError::NoDatabase)?);
             settings.database.url = new.database.url;
         }
         let secrets_changed = !settings.auth.webhook_secrets.same_as(&new.auth.webhook_secrets);

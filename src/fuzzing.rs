@@ -69,7 +69,7 @@ impl FuzzServer {
         let routes = http::webhook_router(WebhookState {
             spool,
             metrics: Arc::new(Metrics::new()),
-            credentials: Credentials::new(settings, PgConnectOptions::new_without_pgpass()),
+            credentials: Credentials::new(settings, PgConnectOptions::new_without_pgpass().into()),
             requests: requests.clone(),
             memory: memory.clone(),
             max_body_bytes: settings.http.max_body_bytes,

@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use sqlx::postgres::PgConnectOptions;
 use workflow_receiver::cli::{self, CommandError, print_line};
-use workflow_receiver::config::Settings;
+use workflow_receiver::config::{DatabaseServers, Settings};
 use workflow_receiver::server::Server;
 use workflow_receiver::shutdown::Shutdown;
 use workflow_receiver::{db, logging};
@@ -141,8 +140,8 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Migrate => {
             let settings = settings()?;
             logging::init(&settings.log)?;
-            let database = settings.database.connect_options()?.ok_or(cli::NO_DATABASE)?;
-            db::migrate(&database).await?;
+            let servers = settings.database.servers()?.ok_or(cli::NO_DATABASE)?;
+            db::migrate(&db::Database::new(servers, settings.database.connect_timeout)).await?;
             print_line("the schema is up to date");
             Ok(())
         }
@@ -156,7 +155,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
 }
 
 async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
-    match settings.database.connect_options()? {
+    match settings.database.servers()? {
         Some(database) => receive(settings, database, None, shutdown).await,
         #[cfg(feature = "embedded-postgres")]
         None => private_database::serve(settings, shutdown).await,
@@ -168,7 +167,7 @@ async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandEr
 /// Runs the receiver until it stops. `psql_line` is the shell command that opens the private PostgreSQL.
 async fn receive(
     settings: &Settings,
-    database: PgConnectOptions,
+    database: impl Into<DatabaseServers>,
     psql_line: Option<String>,
     shutdown: &Shutdown,
 ) -> Result<(), CommandError> {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sqlx::postgres::PgConnectOptions;
 use strum::VariantArray;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -16,7 +15,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Settings, SettingsError};
+use crate::config::{self, DatabaseServers, Settings, SettingsError};
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
@@ -138,7 +137,10 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     #[expect(clippy::too_many_lines, reason = "the list of all parts")]
-    pub async fn start(settings: &Settings, database: PgConnectOptions) -> Result<Self, StartError> {
+    pub async fn start(
+        settings: &Settings,
+        database: impl Into<DatabaseServers>,
+    ) -> Result<Self, StartError> {
         settings.require_auth_off_loopback()?;
         let webhook_listener = listen("http.listen", settings.http.listen).await?;
         let admin_listener = listen("admin.listen", settings.admin.listen).await?;
@@ -149,7 +151,7 @@ impl Server {
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
         let Spool { handle: spool, reader, acks, status: spool_status, writer } = spool;
-        let credentials = Credentials::new(settings, database);
+        let credentials = Credentials::new(settings, database.into());
         let database = credentials.database.clone();
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
@@ -363,14 +365,12 @@ async fn open_spool(
 }
 
 fn recording_pool(settings: &config::Database, database: Database) -> ConnectionPool {
-    let config::Database { migrate, connect_timeout, statement_timeout, .. } = *settings;
-    ConnectionPool::new(database, Session::Recording { migrate }, connect_timeout, statement_timeout)
+    let config::Database { migrate, statement_timeout, .. } = *settings;
+    ConnectionPool::new(database, Session::Recording { migrate }, statement_timeout)
 }
 
 fn query_pool(settings: &Settings, database: Database, name: &'static str, connections: usize) -> QueryPool {
-    let (connect_timeout, statement_timeout) =
-        (settings.database.connect_timeout, settings.admin.statement_timeout);
-    QueryPool::new(database, name, connections, connect_timeout, statement_timeout)
+    QueryPool::new(database, name, connections, settings.admin.statement_timeout)
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

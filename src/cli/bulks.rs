@@ -83,7 +83,7 @@ impl Bulks {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             if let Some(expected) = self.expect {
-                DbConnection::connect(&database(settings)?).await?.expect(id, expected).await?;
+                DbConnection::for_command(&database(settings)?).await?.expect(id, expected).await?;
             }
             return self.show(&pool, id).await;
         }

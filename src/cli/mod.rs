@@ -20,8 +20,6 @@ pub mod status;
 mod table;
 pub mod workflows;
 
-use sqlx::postgres::PgConnectOptions;
-
 use crate::config::Settings;
 use crate::db::Database;
 use crate::db::queries::QueryPool;
@@ -39,25 +37,19 @@ pub const NO_DATABASE: &str =
 ///
 /// # Errors
 /// If none is configured and no private PostgreSQL runs.
-pub fn database(settings: &Settings) -> Result<PgConnectOptions, CommandError> {
-    match settings.database.connect_options()? {
-        Some(database) => Ok(database),
+pub fn database(settings: &Settings) -> Result<Database, CommandError> {
+    let servers = match settings.database.servers()? {
+        Some(servers) => servers,
         #[cfg(feature = "embedded-postgres")]
-        None => Ok(private_postgres::running(&settings.database.embedded_dir)?),
+        None => private_postgres::running(&settings.database.embedded_dir)?.into(),
         #[cfg(not(feature = "embedded-postgres"))]
-        None => Err(NO_DATABASE.into()),
-    }
+        None => return Err(NO_DATABASE.into()),
+    };
+    Ok(Database::new(servers, settings.database.connect_timeout))
 }
 
 /// One connection is enough: a command runs its queries one after the other.
 fn query_pool(settings: &Settings) -> Result<QueryPool, CommandError> {
-    let (database, connect_timeout) = (database(settings)?, settings.database.connect_timeout);
     let statement_timeout = settings.admin.statement_timeout;
-    Ok(QueryPool::new(
-        Database::new(database),
-        "workflow-receiver command",
-        1,
-        connect_timeout,
-        statement_timeout,
-    ))
+    Ok(QueryPool::new(database(settings)?, "workflow-receiver command", 1, statement_timeout))
 }

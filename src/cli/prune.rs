@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
-use sqlx::postgres::PgConnectOptions;
 use strum::VariantArray;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -15,8 +14,8 @@ use super::CommandError;
 use super::output::Output;
 use super::table::{Column, number, text, timestamp, timestamp_or_empty};
 use crate::config::Retention;
-use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget};
-use crate::retention::{Clocks, Walk};
+use crate::db::{Cutoffs, Database, DbConnection, DbError, RetentionTarget};
+use crate::retention::{Clocks, Removal, Step, Walk};
 
 /// Arguments of `prune`.
 #[derive(Debug, Args)]
@@ -64,14 +63,13 @@ impl Prune {
     /// # Errors
     /// If PostgreSQL does not answer, or its clock and the clock of this machine differ. Rows removed before an error stay
     /// removed and are reported.
-    pub async fn run(&self, database: &PgConnectOptions, retention: &Retention) -> Result<(), CommandError> {
+    pub async fn run(&self, database: &Database, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
             return Err("no retention is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
                         config/default.toml)"
                 .into());
         }
-        let mut connection = DbConnection::connect(database).await?;
-        connection.prepare_to_prune(None).await?;
+        let mut connection = DbConnection::for_pruning(database, None).await?;
         let clocks = Clocks::read(&mut connection).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
         let mut tallies = [const { Tally { rows: 0, span: None } }; RetentionTarget::VARIANTS.len()];
@@ -87,11 +85,12 @@ impl Prune {
         tallies: &mut [Tally],
     ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
+        let removal = if self.dry_run { Removal::DryRun } else { Removal::Always };
         for mut walk in Walk::all() {
-            while let Some((removed, duration)) = walk.step(connection, cutoffs, self.dry_run).await? {
-                tallies[walk.target as usize].add(&removed);
+            while let Step::Walked { expired, took } = walk.step(connection, cutoffs, removal).await? {
+                tallies[walk.target as usize].add(&expired);
                 progress.show(&walk, cutoffs, tallies[walk.target as usize].rows);
-                sleep(duration).await;
+                sleep(took).await;
             }
         }
         Ok(())

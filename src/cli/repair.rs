@@ -1,11 +1,10 @@
 //! `workflow-receiver repair`
 
 use clap::Args;
-use sqlx::postgres::PgConnectOptions;
 
 use super::CommandError;
 use super::output::print_line;
-use crate::db::{DbConnection, Repaired};
+use crate::db::{Database, DbConnection, Repaired};
 use crate::logging::printable;
 
 /// Executions per query.
@@ -35,9 +34,8 @@ impl Repair {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or still refuses a column.
-    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
-        let mut connection = DbConnection::connect(database).await?;
-        connection.limit_lock_waits().await?;
+    pub async fn run(&self, database: &Database) -> Result<(), CommandError> {
+        let mut connection = DbConnection::for_command(database).await?;
         let mut tally = Tally::default();
         let mut ids =
             if self.all { connection.with_payload_bytes("", PAGE).await? } else { self.ids.clone() };

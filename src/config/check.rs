@@ -44,7 +44,7 @@ impl Settings {
                 format!("{e}; must be a level like \"info\", or levels by module"),
             );
         }
-        self.database.connect_options()?;
+        self.database.servers()?;
         self.traces.collector()?;
         Ok(())
     }

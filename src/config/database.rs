@@ -1,20 +1,24 @@
 //! `[database]`
 
-use std::str::FromStr;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::PgConnectOptions;
 
-use super::Database;
+use super::database_url::{DatabaseServers, ParsedUrl};
 use super::error::{NOT_SHOWN, SettingsError, not_allowed};
 use super::secrets::{QUOTED, is_quoted};
+use super::{Database, Settings};
 
 impl Database {
     /// `None` if no URL is set.
     ///
     /// # Errors
     /// [`SettingsError::NotAllowed`] without the URL: it may contain a password.
-    pub fn connect_options(&self) -> Result<Option<PgConnectOptions>, SettingsError> {
+    pub fn servers(&self) -> Result<Option<DatabaseServers>, SettingsError> {
+        Ok(self.parsed()?.map(|parsed| parsed.servers))
+    }
+
+    fn parsed(&self) -> Result<Option<ParsedUrl>, SettingsError> {
         let url = self.url.expose_secret().trim();
         if url.is_empty() {
             return Ok(None);
@@ -22,15 +26,19 @@ impl Database {
         if is_quoted(url) {
             return not_allowed("database.url", NOT_SHOWN, QUOTED);
         }
-        let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        match PgConnectOptions::from_str(url) {
-            Ok(options) if postgres => Ok(Some(options)),
-            _ => not_allowed(
-                "database.url",
-                NOT_SHOWN,
-                "must be like postgres://user:password@host:5432/name; percent-encode special \
-                 characters in the password",
-            ),
+        match ParsedUrl::parse(url) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(why) => not_allowed("database.url", NOT_SHOWN, why),
         }
+    }
+}
+
+impl Settings {
+    /// The `connect_timeout` of the URL replaces `database.connect_timeout`.
+    pub(super) fn apply_database_url(&mut self) -> Result<(), SettingsError> {
+        if let Some(seconds) = self.database.parsed()?.and_then(|parsed| parsed.connect_timeout) {
+            self.database.connect_timeout = Duration::from_secs(seconds);
+        }
+        Ok(())
     }
 }

@@ -48,6 +48,7 @@ impl Settings {
             .map_err(|error| unreadable(error, file))?;
         let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
         settings.read_files(file)?;
+        settings.apply_database_url()?;
         settings.check()?;
         Ok(settings)
     }

@@ -8,6 +8,7 @@
 mod auth;
 mod check;
 mod database;
+mod database_url;
 mod error;
 mod load;
 mod retention;
@@ -21,6 +22,8 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+pub use database_url::DatabaseServers;
+pub(crate) use database_url::ServerRole;
 pub use error::SettingsError;
 pub use retention::Retention;
 pub(crate) use secrets::Sources;

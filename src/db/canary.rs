@@ -4,7 +4,6 @@ use bytes::Bytes;
 use rand::RngExt;
 use rand::distr::Alphanumeric;
 use serde_json::json;
-use sqlx::Connection;
 use time::OffsetDateTime;
 
 use super::record::item::RecordItem;
@@ -63,12 +62,12 @@ impl DbConnection {
         if rows.quarantined {
             items.push(RecordItem::quarantined("canary".to_owned(), &body));
         }
-        let mut transaction = self.connection.begin().await?;
-        let mut savepoint = transaction.begin().await?;
-        let mut dispositions = record::record(&mut savepoint, &items, bounds.conflicts).await?;
-        record::insert_quarantined(&mut savepoint, &items, bounds.quarantine, &mut dispositions).await?;
-        sqlx::query!("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *savepoint).await?;
-        savepoint.rollback().await?;
+        let mut transaction = self.begin().await?;
+        sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
+        let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;
+        record::insert_quarantined(&mut transaction, &items, bounds.quarantine, &mut dispositions).await?;
+        let undo = "SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO SAVEPOINT canary";
+        sqlx::raw_sql(undo).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }

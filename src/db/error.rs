@@ -1,5 +1,7 @@
 //! The errors of PostgreSQL, by what the receiver does about them.
 
+use sqlx::postgres::PgDatabaseError;
+
 /// A failed attempt. The text is safe to log: it quotes no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DbError {
@@ -20,6 +22,15 @@ pub(crate) enum DbError {
         code: Option<String>,
         message: String,
     },
+    /// A name in one of the receiver's own statements is unknown to the server.
+    #[error(
+        "PostgreSQL refuses: {message}. If the schema is missing, `workflow-receiver migrate` creates it"
+    )]
+    MissingSchema {
+        /// The SQLSTATE.
+        code: String,
+        message: String,
+    },
     /// The server rejects one of the rows.
     #[error("PostgreSQL does not accept a row (SQLSTATE {code})")]
     InvalidRow {
@@ -32,13 +43,16 @@ pub(crate) enum DbError {
 
 fn hint(code: Option<&str>) -> &'static str {
     match code {
-        Some("42P01" | "42703" | "42883") => {
-            ". If the schema is missing, `workflow-receiver migrate` creates it"
-        }
         Some("42501") => ". The role lacks a privilege",
         Some("53100") => ". The server's disk is full",
         _ => "",
     }
+}
+
+/// Whether the error occurred in a function, such as a trigger's.
+fn is_in_function(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| error.r#where().is_some())
 }
 
 impl From<sqlx::Error> for DbError {
@@ -58,6 +72,10 @@ impl From<sqlx::Error> for DbError {
         match (&*code, code.get(..2).unwrap_or_default()) {
             // Cancelled by a time limit of the statement, of a pause in the transaction, or of the transaction.
             ("57014" | "25P03" | "25P04", _) => Self::TimedOut,
+            // The name of a table, column, function or schema.
+            ("42P01" | "42703" | "42883" | "3F000", _) if !is_in_function(&error) => {
+                Self::MissingSchema { code, message }
+            }
             // A standby or a read-only database.
             ("25006", _) => Self::Unavailable { code: Some(code), message },
             // The connection is lost, or a pooler has lost its state (prepared statements, cursors, transactions,
@@ -111,12 +129,20 @@ impl DbError {
     /// Whether the server will probably answer the same statement with the same error again.
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
-            Self::InvalidRow { .. } | Self::Unavailable { code: None, .. } => true,
+            Self::InvalidRow { .. } | Self::MissingSchema { .. } | Self::Unavailable { code: None, .. } => {
+                true
+            }
             Self::Unavailable { code: Some(code), .. } => {
                 code != "25006" && !["40", "53", "55", "58", "F0"].iter().any(|class| code.starts_with(class))
             }
             Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) => false,
         }
+    }
+
+    /// Whether another connection may succeed: this one is lost, its server accepts no writes, or the schema must be
+    /// created.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::MissingSchema { .. }) || self.code() == Some("25006")
     }
 
     /// Whether the server's disk is full or fails.
@@ -136,7 +162,7 @@ impl DbError {
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut => "timeout",
             Self::Crashed(_) => "crashed",
-            Self::Unavailable { .. } => "unavailable",
+            Self::Unavailable { .. } | Self::MissingSchema { .. } => "unavailable",
             Self::InvalidRow { .. } => "invalid_row",
         }
     }
@@ -145,7 +171,7 @@ impl DbError {
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Unavailable { code, .. } => code.as_deref(),
-            Self::InvalidRow { code, .. } => Some(code),
+            Self::InvalidRow { code, .. } | Self::MissingSchema { code, .. } => Some(code),
             Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) => None,
         }
     }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Database, DbConnection, DbError};
+use super::{Database, DbConnection, DbError, RECORDING, TransactionSettings};
 
-/// Time limit of the migration at the first connection. For more time, there is `workflow-receiver migrate`.
+/// Time limit of a migration. For more time, there is `workflow-receiver migrate`.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often a further connection is tried while PostgreSQL grants fewer than `recorder.connections`.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,7 +31,6 @@ pub(crate) enum Session {
 pub(crate) struct ConnectionPool {
     database: Database,
     session: Session,
-    connect_timeout: Duration,
     statement_timeout: Duration,
     state: Mutex<State>,
     /// Notified when a connection is released or closed.
@@ -45,8 +44,6 @@ struct State {
     /// The generation of `database` that all connections belong to.
     generation: u64,
     in_use: usize,
-    /// The schema is up to date.
-    migrated: bool,
     /// When PostgreSQL last refused a further connection.
     refused_at: Option<Instant>,
     /// Such a refusal is logged once.
@@ -58,7 +55,6 @@ pub(crate) struct PooledConnection<'p> {
     pub(crate) db: DbConnection,
     /// The connection was idle before. It may be lost by a restart of PostgreSQL, by a pooler or by the network.
     pub(crate) was_idle: bool,
-    generation: u64,
     in_use: InUse<'p>,
 }
 
@@ -66,14 +62,9 @@ pub(crate) struct PooledConnection<'p> {
 struct InUse<'p>(&'p ConnectionPool);
 
 impl ConnectionPool {
-    pub(crate) fn new(
-        database: Database,
-        session: Session,
-        connect_timeout: Duration,
-        statement_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(database: Database, session: Session, statement_timeout: Duration) -> Self {
         let (state, returned) = (Mutex::default(), Notify::new());
-        Self { database, session, connect_timeout, statement_timeout, state, returned }
+        Self { database, session, statement_timeout, state, returned }
     }
 
     /// Takes an idle connection or opens one. For recording, waits for a released connection while PostgreSQL grants no
@@ -90,14 +81,12 @@ impl ConnectionPool {
                 state.in_use == 0 || !paced
             };
             if open {
-                let generation = self.database.generation();
                 let connected = self.connect().await;
                 let mut state = self.state();
-                if generation != state.generation {
-                    // The address changed meanwhile.
-                    continue;
-                }
+                self.close_outdated(&mut state);
                 match connected {
+                    // The address changed meanwhile.
+                    Ok(connection) if connection.generation != state.generation => continue,
                     Ok(connection) => {
                         state.refused_at = None;
                         return Ok(self.lend(&mut state, connection, false));
@@ -121,53 +110,36 @@ impl ConnectionPool {
         }
     }
 
-    /// Closes the idle connections after one of them was lost or did not answer.
-    pub(crate) fn close_idle(&self) {
-        self.state().idle.clear();
-    }
-
     /// Whether a caller waits for a released connection when PostgreSQL grants no further one.
     fn is_shared(&self) -> bool {
         matches!(self.session, Session::Recording { .. })
     }
 
-    /// Closes connections made with other settings.
+    /// Closes connections of an earlier generation.
     fn close_outdated(&self, state: &mut State) {
         let generation = self.database.generation();
         if state.generation != generation {
             state.idle.clear();
-            (state.generation, state.migrated, state.refused_at) = (generation, false, None);
+            (state.generation, state.refused_at) = (generation, None);
         }
     }
 
     fn lend(&self, state: &mut State, connection: DbConnection, was_idle: bool) -> PooledConnection<'_> {
         state.in_use += 1;
-        let generation = state.generation;
-        PooledConnection { db: connection, was_idle, generation, in_use: InUse(self) }
+        PooledConnection { db: connection, was_idle, in_use: InUse(self) }
     }
 
     async fn connect(&self) -> Result<DbConnection, DbError> {
-        let (options, limit) = (self.database.options(), self.statement_timeout);
-        let connect = async {
-            match self.session {
-                Session::Recording { .. } => {
-                    let mut connection = DbConnection::connect(&options).await?;
-                    connection.configure_recording(limit).await?;
-                    Ok(connection)
-                }
-                Session::Queries { application_name } => {
-                    let mut connection = DbConnection::connect_as(application_name, &options).await?;
-                    connection.configure_queries(limit).await?;
-                    Ok(connection)
-                }
+        let (name, settings) = match self.session {
+            Session::Recording { .. } => (RECORDING, TransactionSettings::recording(self.statement_timeout)),
+            Session::Queries { application_name } => {
+                (application_name, TransactionSettings::reading(self.statement_timeout))
             }
         };
-        let late = || DbError::Unreachable("no connection within database.connect_timeout".to_owned());
-        let connected = timeout(self.connect_timeout, connect).await.unwrap_or_else(|_| Err(late()));
-        let mut connection = connected.inspect_err(|error| self.database.connect_failed(error))?;
-        if matches!(self.session, Session::Recording { migrate: true }) && !self.state().migrated {
+        let mut connection = DbConnection::connect(&self.database, name, settings).await?;
+        // At each connection, because the database may be another one than before.
+        if matches!(self.session, Session::Recording { migrate: true }) {
             timeout(MIGRATE_TIMEOUT, connection.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
-            self.state().migrated = true;
         }
         Ok(connection)
     }
@@ -180,10 +152,17 @@ impl ConnectionPool {
 impl PooledConnection<'_> {
     /// Gives the connection back to the pool.
     pub(crate) fn release(self) {
-        let mut state = self.in_use.0.state();
-        if state.generation == self.generation {
+        let pool = self.in_use.0;
+        let mut state = pool.state();
+        pool.close_outdated(&mut state);
+        if state.generation == self.db.generation {
             state.idle.push_back(self.db);
         }
+    }
+
+    /// Closes the connection, which was lost or did not answer, and makes all parts connect again.
+    pub(crate) fn lost(self) {
+        self.in_use.0.database.lost(self.db.generation);
     }
 }
 

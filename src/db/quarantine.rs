@@ -1,7 +1,6 @@
 //! Commands for quarantined webhooks: list, retry, drop.
 
 use bytes::Bytes;
-use sqlx::Connection;
 
 use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::RecordItem;
@@ -34,12 +33,12 @@ impl DbConnection {
     /// The next entries after `after`, in the order of their numbers.
     pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Quarantined>, DbError> {
         let entries = select_quarantined!("quarantine_id > $1 ORDER BY quarantine_id LIMIT $2", after, limit);
-        Ok(entries.fetch_all(&mut self.connection).await?)
+        self.transact(async |transaction| entries.fetch_all(transaction).await).await
     }
 
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
-        Ok(body.fetch_optional(&mut self.connection).await?)
+        self.transact(async |transaction| body.fetch_optional(transaction).await).await
     }
 
     /// Deletes entries. Returns the numbers of the deleted ones.
@@ -48,7 +47,7 @@ impl DbConnection {
             "DELETE FROM quarantine WHERE quarantine_id = ANY ($1) RETURNING quarantine_id",
             ids
         );
-        Ok(dropped.fetch_all(&mut self.connection).await?)
+        self.transact(async |transaction| dropped.fetch_all(transaction).await).await
     }
 
     /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing.
@@ -73,7 +72,8 @@ impl DbConnection {
              FROM quarantine WHERE quarantine_id = $1",
             id
         );
-        let Some(entry) = entry.fetch_optional(&mut self.connection).await? else {
+        let entry = self.transact(async |transaction| entry.fetch_optional(transaction).await).await?;
+        let Some(entry) = entry else {
             return Ok(Retried::Absent);
         };
         let extracted = match extract(&entry.body) {
@@ -131,14 +131,14 @@ impl DbConnection {
         deliveries: i32,
         items: &[RecordItem<'_>],
     ) -> Result<Option<Vec<Disposition>>, DbError> {
-        let mut transaction = self.connection.begin().await?;
+        let mut transaction = self.begin().await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
         let delete = sqlx::query!(
             "DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2",
             id,
             deliveries
         );
-        if delete.execute(&mut *transaction).await?.rows_affected() == 0 {
+        if delete.execute(&mut transaction).await?.rows_affected() == 0 {
             return Ok(None);
         }
         transaction.commit().await?;

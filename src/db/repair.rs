@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use sqlx::Connection;
 use time::OffsetDateTime;
 
 use super::record::item::Storable;
@@ -33,7 +32,7 @@ impl DbConnection {
             after,
             limit
         );
-        Ok(ids.fetch_all(&mut self.connection).await?)
+        self.transact(async |transaction| ids.fetch_all(transaction).await).await
     }
 
     /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost to its day. A second call
@@ -45,7 +44,7 @@ impl DbConnection {
     }
 
     async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
-        let mut transaction = self.connection.begin().await?;
+        let mut transaction = self.begin().await?;
         let row = sqlx::query!(
             r#"SELECT workflow_id, status, total_cost::text AS total_cost, first_received_at,
                       payload IS NOT NULL AS "has_payload!", output IS NOT NULL AS "has_output!",
@@ -53,7 +52,7 @@ impl DbConnection {
                FROM executions WHERE execution_id = $1 AND payload_bytes IS NOT NULL FOR UPDATE"#,
             execution_id
         );
-        let Some(row) = row.fetch_optional(&mut *transaction).await? else { return Ok(None) };
+        let Some(row) = row.fetch_optional(&mut transaction).await? else { return Ok(None) };
         // A body that was recorded with a mapping (`quarantine retry --map`) does not match the columns.
         let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.execution_id == execution_id);
         let parsed = parsed.filter(|parsed| parsed.status == row.status);
@@ -79,7 +78,7 @@ impl DbConnection {
             cost,
             done
         )
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         if let Some(cost) = cost {
             let mut rollups = Rollups::default();

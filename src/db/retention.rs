@@ -3,15 +3,15 @@
 //! A walk visits a table in the order of time, by an index that operators need anyway. Each batch continues after the
 //! last visited row: removed rows leave dead index entries, and a walk from the beginning would pass all of them again.
 //!
-//! A removal is one short statement in its own transaction, so it delays neither recording nor autovacuum. It skips
-//! locked rows, which stay for the next walk.
+//! A batch is one short transaction, so it delays neither recording nor autovacuum. It skips locked rows, which stay for
+//! the next walk.
 
 use std::time::Duration;
 
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
-use super::{DbConnection, DbError, millis, set_config};
+use super::{Database, DbConnection, DbError, RECORDING, Transaction, TransactionSettings};
 use crate::config;
 
 /// The kinds of rows that retention removes, in this order: a bulk after its executions.
@@ -84,24 +84,41 @@ impl Visited {
 }
 
 impl DbConnection {
-    /// Sets up the connection. A commit does not wait for the disk, because the next walk repeats a removal that a crash
-    /// undid. Each batch is planned with its values: a generic plan might scan the table.
-    pub(crate) async fn prepare_to_prune(&mut self, limit: Option<Duration>) -> Result<(), DbError> {
-        let settings = [
-            ("synchronous_commit", "off".to_owned()),
-            ("plan_cache_mode", "force_custom_plan".to_owned()),
-            ("statement_timeout", millis(limit.unwrap_or_default())),
-            ("lock_timeout", "0".to_owned()),
-        ];
-        Ok(set_config(&mut self.connection, false, settings).await?)
+    /// Connects to remove rows. `None`: a statement has no time limit.
+    pub(crate) async fn for_pruning(
+        database: &Database,
+        statement_timeout: Option<Duration>,
+    ) -> Result<Self, DbError> {
+        Self::connect(database, RECORDING, TransactionSettings::pruning(statement_timeout)).await
     }
 
     /// PostgreSQL's current time. `now()` would be the start of the transaction.
     pub(crate) async fn clock(&mut self) -> Result<OffsetDateTime, DbError> {
         let clock = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
-        Ok(clock.fetch_one(&mut self.connection).await?)
+        self.transact(async |transaction| clock.fetch_one(transaction).await).await
     }
 
+    /// Begins a batch. With `exclusive`, returns `None` while another receiver prunes this database: the lock is held
+    /// until the end of the transaction.
+    pub(crate) async fn begin_pruning(
+        &mut self,
+        exclusive: bool,
+    ) -> Result<Option<Transaction<'_>>, DbError> {
+        let mut transaction = self.begin().await?;
+        if exclusive {
+            let lock = sqlx::query_scalar!(
+                r#"SELECT pg_try_advisory_xact_lock(hashtextextended('workflow-receiver prune', 0)) AS "locked!""#
+            );
+            if !lock.fetch_one(&mut transaction).await? {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(transaction))
+    }
+}
+
+impl Transaction<'_> {
     /// The latest `first_received_at` of all tables, read from the ends of indexes.
     pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, DbError> {
         let newest = sqlx::query_scalar!(
@@ -111,15 +128,7 @@ impl DbConnection {
                    (SELECT max(first_received_at) FROM quarantine)
                ) AS newest"
         );
-        Ok(newest.fetch_one(&mut self.connection).await?)
-    }
-
-    /// Takes the lock that allows one receiver per database to prune in the background, until the connection is closed.
-    pub(crate) async fn lock_pruning(&mut self) -> Result<bool, DbError> {
-        let lock = sqlx::query_scalar!(
-            r#"SELECT pg_try_advisory_lock(hashtextextended('workflow-receiver prune', 0)) AS "locked!""#
-        );
-        Ok(lock.fetch_one(&mut self.connection).await?)
+        Ok(newest.fetch_one(self).await?)
     }
 
     /// The next rows after `after` that may have expired, at most `limit`. Fewer than `limit` are the last.
@@ -133,9 +142,7 @@ impl DbConnection {
         let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(target));
         macro_rules! walk {
             ($file:literal $(, $also:expr)?) => {
-                sqlx::query_file_as!(Visited, $file, at, id, limit, before $(, $also)?)
-                    .fetch_all(&mut self.connection)
-                    .await
+                sqlx::query_file_as!(Visited, $file, at, id, limit, before $(, $also)?).fetch_all(self).await
             };
         }
         Ok(match target {
@@ -157,7 +164,7 @@ impl DbConnection {
         let before = cutoffs.of(target);
         macro_rules! remove {
             ($file:literal) => {
-                sqlx::query_file_scalar!($file, ids, before).fetch_all(&mut self.connection).await
+                sqlx::query_file_scalar!($file, ids, before).fetch_all(self).await
             };
         }
         Ok(match target {

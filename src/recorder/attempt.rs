@@ -194,17 +194,21 @@ impl Recorder {
                     return Err(FailedAttempt::NotRecorded(error, None));
                 }
                 Err(_) => {
-                    self.pool.close_idle();
+                    connection.lost();
                     return Err(FailedAttempt::NotRecorded(DbError::TimedOut, None));
                 }
             };
-            if replace_lost && connection.was_idle && matches!(error, DbError::Unreachable(_)) {
-                self.pool.close_idle();
-                replace_lost = false;
-                continue;
+            if error.is_lost() {
+                let replace = replace_lost && connection.was_idle;
+                connection.lost();
+                if replace {
+                    replace_lost = false;
+                    continue;
+                }
+                return Err(FailedAttempt::NotRecorded(error.during_record(), None));
             }
             let usable = matches!(error, DbError::Unavailable { .. } | DbError::InvalidRow { .. });
-            return Err(FailedAttempt::NotRecorded(error.during_record(), usable.then_some(connection)));
+            return Err(FailedAttempt::NotRecorded(error, usable.then_some(connection)));
         }
     }
 

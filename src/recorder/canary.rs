@@ -67,7 +67,9 @@ impl Recorder {
                 Ok(())
             }
             Err(error) => {
-                self.pool.close_idle();
+                if error.is_lost() || error == DbError::TimedOut {
+                    connection.lost();
+                }
                 Err(error.during_record().of_every_row())
             }
         }

@@ -22,6 +22,29 @@ const FIRST_ROWS: i64 = 100;
 /// Larger batches are hardly faster.
 const MAX_ROWS: i64 = 1_000;
 
+/// What a step does with expired rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    DryRun,
+    Always,
+    /// Removes them unless another receiver prunes the database.
+    Exclusive,
+}
+
+/// The result of a step.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Walked {
+        /// The `first_received_at` of the expired rows.
+        expired: Vec<OffsetDateTime>,
+        took: Duration,
+    },
+    /// All rows are visited.
+    End,
+    /// Another receiver prunes this database.
+    Busy,
+}
+
 /// A walk through the rows of one target.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -40,31 +63,36 @@ impl Walk {
         RetentionTarget::VARIANTS.iter().map(walk).collect()
     }
 
-    /// Visits the next rows, and removes the expired ones unless `dry`. Returns the `first_received_at` of the expired
-    /// rows and the duration; `None` at the end. After an error, the next call visits the same rows.
+    /// Visits the next rows and removes the expired ones, in one transaction. After an error, the next call visits the
+    /// same rows.
     pub(crate) async fn step(
         &mut self,
         connection: &mut DbConnection,
         cutoffs: &Cutoffs,
-        dry: bool,
-    ) -> Result<Option<(Vec<OffsetDateTime>, Duration)>, DbError> {
+        removal: Removal,
+    ) -> Result<Step, DbError> {
         if cutoffs.of(self.target).is_none() {
-            return Ok(None);
+            return Ok(Step::End);
         }
         let begun = Instant::now();
-        let visited = connection.walk(self.target, &self.at, cutoffs, self.rows).await?;
-        let Some(last) = visited.last().cloned() else { return Ok(None) };
+        let Some(mut transaction) = connection.begin_pruning(removal == Removal::Exclusive).await? else {
+            return Ok(Step::Busy);
+        };
+        let visited = transaction.walk(self.target, &self.at, cutoffs, self.rows).await?;
+        let last = visited.last().cloned();
         let due = visited.into_iter().filter(|row| row.due);
-        let expired = if dry {
+        let expired = if removal == Removal::DryRun {
             due.map(|row| row.first_received_at).collect()
         } else {
             let ids: Vec<_> = due.map(|row| row.id).collect();
-            if ids.is_empty() { Vec::new() } else { connection.remove(self.target, &ids, cutoffs).await? }
+            if ids.is_empty() { Vec::new() } else { transaction.remove(self.target, &ids, cutoffs).await? }
         };
+        transaction.commit().await?;
+        let Some(last) = last else { return Ok(Step::End) };
         self.at = last;
         let took = begun.elapsed();
         self.rows = if took > BATCH_DURATION { self.rows / 2 } else { self.rows * 2 }.clamp(1, MAX_ROWS);
-        Ok(Some((expired, took)))
+        Ok(Step::Walked { expired, took })
     }
 
     /// Halves the batch after a time-out.

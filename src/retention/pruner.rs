@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Walk};
+use super::{ClockSkew, Clocks, MAX_CLOCK_SKEW, Removal, Step, Walk};
 use crate::config;
 use crate::db::{Cutoffs, Database, DbConnection, DbError, RetentionTarget};
 use crate::metrics::Metrics;
@@ -65,15 +65,14 @@ impl RetentionState {
 }
 
 /// The result of a round.
-enum Round {
-    Done {
-        /// The number of removed rows of each target.
-        removed: [usize; RetentionTarget::VARIANTS.len()],
-        /// The time of the latest row, if it is in the future.
-        future: Option<OffsetDateTime>,
-    },
-    /// Another receiver prunes this database.
-    NotOurs,
+#[derive(Default)]
+struct Round {
+    /// The number of removed rows of each target.
+    removed: [usize; RetentionTarget::VARIANTS.len()],
+    /// The time of the latest row, if it is in the future.
+    future: Option<OffsetDateTime>,
+    /// The round ended early, because another receiver prunes this database.
+    busy: bool,
 }
 
 impl Pruner {
@@ -118,40 +117,36 @@ impl Pruner {
 
     /// Removes nothing if a clock is wrong.
     async fn round(&self, walks: &mut [Walk]) -> Result<Result<Round, ClockSkew>, DbError> {
-        let config::Database { connect_timeout, statement_timeout, .. } = self.settings;
-        let connect = async {
-            let mut connection = DbConnection::connect(&self.database.options()).await?;
-            connection.prepare_to_prune(Some(statement_timeout)).await?;
-            // Before the lock: a receiver with a wrong clock must not block the others.
-            let clocks = Clocks::read(&mut connection).await?;
-            self.metrics.clock_skew(clocks.skew);
-            let ours = clocks.agreed().is_ok() && connection.lock_pruning().await?;
-            Ok((connection, clocks, ours))
-        };
-        let (mut connection, clocks, ours) =
-            timeout(connect_timeout, connect).await.unwrap_or(Err(DbError::TimedOut))?;
+        let limit = self.settings.statement_timeout;
+        let mut connection = DbConnection::for_pruning(&self.database, Some(limit)).await?;
+        // Before the lock: a receiver with a wrong clock must not block the others.
+        let clocks = within(limit, Clocks::read(&mut connection)).await?;
+        self.metrics.clock_skew(clocks.skew);
         let now = match clocks.agreed() {
             Ok(clocks) => clocks.earlier,
             Err(skew) => return Ok(Err(skew)),
         };
-        if !ours {
-            return Ok(Ok(Round::NotOurs));
-        }
-        let newest =
-            timeout(statement_timeout, connection.newest()).await.unwrap_or(Err(DbError::TimedOut))?;
-        let future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
+        let mut round = Round::default();
+        let newest = within(limit, newest(&mut connection)).await?;
+        let Some(newest) = newest else {
+            round.busy = true;
+            return Ok(Ok(round));
+        };
+        round.future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
         let cutoffs = Cutoffs::at(now, &self.retention);
-        let mut removed = [0; RetentionTarget::VARIANTS.len()];
         for walk in walks {
             loop {
-                let step = walk.step(&mut connection, &cutoffs, false);
-                match timeout(statement_timeout, step).await.unwrap_or(Err(DbError::TimedOut)) {
-                    Ok(Some((expired, took))) => {
-                        removed[walk.target as usize] += expired.len();
+                match within(limit, walk.step(&mut connection, &cutoffs, Removal::Exclusive)).await {
+                    Ok(Step::Walked { expired, took }) => {
+                        round.removed[walk.target as usize] += expired.len();
                         self.metrics.pruned(walk.target.as_str(), expired.len());
                         sleep((took * THROTTLE_FACTOR).min(THROTTLE_MAX)).await;
                     }
-                    Ok(None) => break,
+                    Ok(Step::End) => break,
+                    Ok(Step::Busy) => {
+                        round.busy = true;
+                        return Ok(Ok(round));
+                    }
                     Err(error) => {
                         walk.shrink();
                         return Err(error);
@@ -159,17 +154,14 @@ impl Pruner {
                 }
             }
         }
-        Ok(Ok(Round::Done { removed, future }))
+        Ok(Ok(round))
     }
 
     fn on_success(&self, round: &Round, again: bool) {
         if again {
             tracing::info!("expired rows are removed again");
         }
-        let future = match round {
-            Round::Done { future, .. } => *future,
-            Round::NotOurs => None,
-        };
+        let Round { removed, future, busy } = *round;
         let before = self.state.send_replace(RetentionState::Working { future });
         if matches!(before, RetentionState::Paused(_)) {
             tracing::info!(
@@ -186,25 +178,15 @@ impl Pruner {
             ),
             (None, _) => {}
         }
-        match round {
-            Round::NotOurs => {
-                self.metrics.prune_failing(false);
-                tracing::debug!("another receiver removes the expired rows");
-            }
-            Round::Done { removed, .. } => {
-                self.metrics.prune_finished(OffsetDateTime::now_utc());
-                let [executions, payloads, bulks, conflicts, quarantine] = *removed;
-                if removed.iter().any(|removed| *removed > 0) {
-                    tracing::info!(
-                        executions,
-                        payloads,
-                        bulks,
-                        conflicts,
-                        quarantine,
-                        "removed expired rows"
-                    );
-                }
-            }
+        if busy {
+            self.metrics.prune_failing(false);
+            tracing::debug!("another receiver removes the expired rows");
+        } else {
+            self.metrics.prune_finished(OffsetDateTime::now_utc());
+        }
+        let [executions, payloads, bulks, conflicts, quarantine] = removed;
+        if removed.iter().any(|removed| *removed > 0) {
+            tracing::info!(executions, payloads, bulks, conflicts, quarantine, "removed expired rows");
         }
     }
 
@@ -225,4 +207,17 @@ impl Pruner {
             tracing::error!("expired rows (retention.*) cannot be removed: {error}");
         }
     }
+}
+
+/// The latest `first_received_at`. The outer `None`: another receiver prunes this database.
+async fn newest(connection: &mut DbConnection) -> Result<Option<Option<OffsetDateTime>>, DbError> {
+    let Some(mut transaction) = connection.begin_pruning(true).await? else { return Ok(None) };
+    let newest = transaction.newest().await?;
+    transaction.commit().await?;
+    Ok(Some(newest))
+}
+
+/// Ends a call to a server that does not answer.
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {
+    timeout(limit, call).await.unwrap_or(Err(DbError::TimedOut))
 }

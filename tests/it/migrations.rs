@@ -7,11 +7,13 @@ use serde_json::json;
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
 
 use crate::support::fixtures::execution;
-use crate::support::postgres::{new_database, rows};
-use crate::support::receiver::TestReceiver;
+use crate::support::postgres::{end_fault_on, execute, fault_on, new_database, rows};
+use crate::support::receiver::{TestReceiver, fast_retries};
+use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
@@ -115,4 +117,47 @@ async fn an_older_receiver_records_into_a_newer_database_and_leaves_its_schema_a
     receiver.wait_until_recorded().await;
     assert_eq!(receiver.rows("SELECT added FROM executions").await, [json!({ "added": "x" })]);
     assert_eq!(versions(&database).await.last(), Some(&9999));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_created_again_is_migrated_without_a_restart() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("lost", "completed")).await;
+    receiver.wait_until_recorded().await;
+    // The receiver's connections stay open.
+    execute(&receiver, "DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+    receiver.accept(execution("e1", "completed")).await;
+    assert_eq!(receiver.rows("SELECT execution_id FROM executions").await, [json!({ "execution_id": "e1" })]);
+
+    let name = receiver.database.get_database().unwrap();
+    let mut admin =
+        PgConnection::connect_with(&receiver.database.clone().database("postgres")).await.unwrap();
+    for statement in [format!("DROP DATABASE {name} WITH (FORCE)"), format!("CREATE DATABASE {name}")] {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+    }
+    receiver.accept(execution("e2", "completed")).await;
+    assert_eq!(receiver.rows("SELECT execution_id FROM executions").await, [json!({ "execution_id": "e2" })]);
+    assert_eq!(versions(&receiver.database).await.len(), CHECKSUMS.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_missing_schema_is_reported_as_one() {
+    let (database, dir) = (new_database().await, TempDir::new().unwrap());
+    let receiver = TestReceiver::start_in(dir, database, |settings| {
+        settings.database.migrate = false;
+        fast_retries(settings);
+    })
+    .await;
+    receiver.accept(execution("e", "completed")).await;
+    let reason = async || receiver.ready().await.1["parts"]["database"]["detail"].to_string();
+    until(async || reason().await.contains("workflow-receiver migrate")).await;
+    apply(files().await, &receiver.database).await;
+    receiver.wait_until_recorded().await;
+
+    fault_on(&receiver, "executions", "true", "PERFORM 1 FROM missing_audit_table").await;
+    receiver.accept(execution("f", "completed")).await;
+    until(async || reason().await.contains("missing_audit_table")).await;
+    assert!(!reason().await.contains("workflow-receiver migrate"), "{}", reason().await);
+    end_fault_on(&receiver, "executions").await;
+    receiver.wait_until_recorded().await;
 }

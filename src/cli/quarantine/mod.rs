@@ -6,13 +6,12 @@ mod retry;
 use std::io::{self, Write};
 
 use clap::Subcommand;
-use sqlx::postgres::PgConnectOptions;
 
 use super::CommandError;
 use super::output::{Output, note, print_line};
 use super::table::{Column, number, prose, text, timestamp};
-use crate::db::DbConnection;
 use crate::db::queries::quarantine::Quarantined;
+use crate::db::{Database, DbConnection};
 
 /// Entries per query.
 const PAGE: i64 = 1_000;
@@ -57,8 +56,8 @@ impl Quarantine {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, an entry does not exist, or an entry stays in quarantine after `retry`.
-    pub async fn run(&self, database: &PgConnectOptions) -> Result<(), CommandError> {
-        let mut connection = DbConnection::connect(database).await?;
+    pub async fn run(&self, database: &Database) -> Result<(), CommandError> {
+        let mut connection = DbConnection::for_command(database).await?;
         match self {
             Self::List { json } => list(&mut connection, *json).await,
             Self::Show { id } => {

@@ -43,7 +43,6 @@ struct Tally {
 
 impl Retry {
     pub(super) async fn run(&self, connection: &mut DbConnection) -> Result<(), CommandError> {
-        connection.limit_lock_waits().await?;
         let mapping = Mapping { maps: &self.maps, sets: &self.sets };
         let mut tally = Tally::default();
         let (mut after, mut ids) = (0, self.ids.clone());

@@ -1,7 +1,6 @@
 //! The list of bulks with their progress, and one bulk in full.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -10,7 +9,8 @@ use utoipa::ToSchema;
 use super::executions::{Execution, Executions};
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
-use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, SnapshotQuery, TimeRange};
+use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::db::Transaction;
 
 /// A bulk in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -92,7 +92,7 @@ impl ListQuery for Bulks {
 impl Query for Bulks {
     type Answer = Page<Bulk>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Bulk>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Bulk>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = sqlx::query_file_as!(
             Bulk,
@@ -104,7 +104,7 @@ impl Query for Bulks {
             SCAN_LIMIT,
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?))
     }
 }
 
@@ -126,10 +126,10 @@ pub(crate) struct GetBulk {
     pub(crate) bulk_id: String,
 }
 
-impl SnapshotQuery for GetBulk {
-    type Detail = BulkDetail;
+impl Query for GetBulk {
+    type Answer = Option<BulkDetail>;
 
-    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<BulkDetail>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<BulkDetail>, sqlx::Error> {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
@@ -138,9 +138,9 @@ impl SnapshotQuery for GetBulk {
                FROM bulk_progress WHERE bulk_id = $1"#,
             self.bulk_id
         );
-        let Some(bulk) = bulk.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
-        let executions = Executions::of_bulk(&self.bulk_id).run(&mut *snapshot).await?;
-        let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *snapshot).await?;
+        let Some(bulk) = bulk.fetch_optional(&mut *transaction).await? else { return Ok(None) };
+        let executions = Executions::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
+        let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
         Ok(Some(BulkDetail { bulk, executions, results }))
     }
 }

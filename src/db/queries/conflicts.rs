@@ -1,17 +1,14 @@
 //! The list of conflicts with the recorded result beside it, and one conflict in full.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, ListRow, Position};
-use super::{
-    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange,
-    omitted,
-};
+use super::{EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, TimeRange, omitted};
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 /// A conflict in a list.
@@ -85,7 +82,7 @@ impl ListQuery for Conflicts {
 impl Query for Conflicts {
     type Answer = Page<Conflict>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Conflict>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Conflict>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = sqlx::query_file_as!(
             Conflict,
@@ -98,7 +95,7 @@ impl Query for Conflicts {
             EXCERPT_CHARS,
             None::<i64>
         );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?))
     }
 }
 
@@ -129,10 +126,10 @@ pub(crate) struct GetConflict {
     pub(crate) conflict_id: i64,
 }
 
-impl SnapshotQuery for GetConflict {
-    type Detail = ConflictDetail;
+impl Query for GetConflict {
+    type Answer = Option<ConflictDetail>;
 
-    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<ConflictDetail>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<ConflictDetail>, sqlx::Error> {
         let start = TimeRange::default();
         let end = PageRequest::default().position(&start);
         let conflict = sqlx::query_file_as!(
@@ -146,7 +143,7 @@ impl SnapshotQuery for GetConflict {
             MAX_ERROR,
             self.conflict_id
         );
-        let Some(conflict) = conflict.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
+        let Some(conflict) = conflict.fetch_optional(&mut *transaction).await? else { return Ok(None) };
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.recorded) <= $2 THEN t.recorded END AS "recorded_output: Json",
@@ -167,7 +164,7 @@ impl SnapshotQuery for GetConflict {
             self.conflict_id,
             MAX_TEXT
         );
-        let rest = rest.fetch_one(&mut *snapshot).await?;
+        let rest = rest.fetch_one(&mut *transaction).await?;
         Ok(Some(ConflictDetail {
             conflict,
             recorded_output: rest.recorded_output,

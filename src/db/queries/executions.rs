@@ -3,7 +3,6 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
@@ -15,8 +14,9 @@ use super::reference::{Reference, ReferenceFilter};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
-    SnapshotQuery, TimeRange, omitted,
+    TimeRange, omitted,
 };
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 columns! {
@@ -215,7 +215,7 @@ impl ListQuery for Executions {
 impl Query for Executions {
     type Answer = Page<Execution>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Execution>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Execution>, sqlx::Error> {
         let Filter { workflow, bulk, cause, reference, .. } = &self.filter;
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status {
@@ -233,7 +233,7 @@ impl Query for Executions {
                     partial_index, status, workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows(),
                     reference.as_ref().map(ReferenceFilter::as_json)
                 )
-                .fetch_all(connection)
+                .fetch_all(transaction)
                 .await?
             };
         }
@@ -316,17 +316,17 @@ pub(crate) struct GetExecution {
     pub(crate) execution_id: String,
 }
 
-impl SnapshotQuery for GetExecution {
-    type Detail = ExecutionDetail;
+impl Query for GetExecution {
+    type Answer = Option<ExecutionDetail>;
 
-    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<ExecutionDetail>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<ExecutionDetail>, sqlx::Error> {
         let execution = select_executions!(
             r#"true AS "matches!", false AS "is_last_scanned!" FROM executions WHERE execution_id = $2"#;
             MAX_ERROR, self.execution_id
         );
-        let Some(execution) = execution.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
+        let Some(execution) = execution.fetch_optional(&mut *transaction).await? else { return Ok(None) };
         let steps = sqlx::query_file_as!(Step, "src/db/queries/steps.sql", self.execution_id, MAX_STEP_TEXT);
-        let steps = steps.fetch_all(&mut *snapshot).await?;
+        let steps = steps.fetch_all(&mut *transaction).await?;
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
@@ -343,8 +343,8 @@ impl SnapshotQuery for GetExecution {
             self.execution_id,
             MAX_TEXT
         );
-        let rest = rest.fetch_one(&mut *snapshot).await?;
-        let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *snapshot).await?;
+        let rest = rest.fetch_one(&mut *transaction).await?;
+        let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *transaction).await?;
         Ok(Some(ExecutionDetail {
             execution,
             steps,

@@ -3,13 +3,13 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
-use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{EXCERPT_CHARS, Query, TimeRange};
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
@@ -117,7 +117,7 @@ impl Default for FailureQuery {
 impl Query for FailureQuery {
     type Answer = Failures;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Failures, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Failures, sqlx::Error> {
         let scan_limit = if self.by == By::Cause { SCAN_LIMIT } else { STEP_SCAN_LIMIT };
         let groups = sqlx::query_file_as!(
             Group,
@@ -131,7 +131,7 @@ impl Query for FailureQuery {
             self.limit,
             <&str>::from(self.by)
         );
-        let groups = groups.fetch_all(connection).await?;
+        let groups = groups.fetch_all(transaction).await?;
         let first = groups.first();
         Ok(Failures {
             failed: first.map_or(0, |group| group.all_failed),

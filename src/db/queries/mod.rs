@@ -23,20 +23,21 @@ pub(crate) mod reference;
 pub(crate) mod results;
 pub(crate) mod workflows;
 
-use sqlx::{Connection, PgConnection};
 use strum::VariantArray;
 
 use page::MAX_LIMIT;
 pub(crate) use page::{ListRow, Page, PageRequest, TimeRange};
 pub(crate) use pool::{QueryError, QueryPool};
 
-/// A read-only query.
+use super::Transaction;
+
+/// A read-only query. Its statements read one snapshot.
 pub(crate) trait Query: Sync {
     type Answer: Send;
 
     fn run(
         &self,
-        connection: &mut PgConnection,
+        transaction: &mut Transaction<'_>,
     ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
 }
 
@@ -65,28 +66,6 @@ pub(crate) trait Choice: VariantArray + Copy + Into<&'static str> {
 }
 
 impl<C: VariantArray + Copy + Into<&'static str>> Choice for C {}
-
-/// A query of several statements that read one snapshot.
-pub(crate) trait SnapshotQuery: Sync {
-    type Detail: Send;
-
-    fn fetch(
-        &self,
-        snapshot: &mut PgConnection,
-    ) -> impl Future<Output = Result<Option<Self::Detail>, sqlx::Error>> + Send;
-}
-
-impl<Q: SnapshotQuery> Query for Q {
-    type Answer = Option<Q::Detail>;
-
-    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
-        let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let detail = self.fetch(&mut snapshot).await?;
-        // An open transaction would delay vacuum.
-        snapshot.commit().await?;
-        Ok(detail)
-    }
-}
 
 /// Maximum rows that a query scans for a page. The page then ends early, with a cursor after the last scanned row.
 pub(crate) const SCAN_LIMIT: i64 = 2_500;

@@ -1,13 +1,13 @@
 //! Counts for charts, from the rollups by hour.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
 use time::serde::rfc3339;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
 use super::{Choice, Query, TimeRange};
+use crate::db::Transaction;
 
 /// Executions by status. An execution counts at the time of its first delivery.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -105,7 +105,7 @@ impl OverviewQuery {
 impl Query for OverviewQuery {
     type Answer = Overview;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Overview, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Overview, sqlx::Error> {
         let rows = sqlx::query_file!(
             "src/db/queries/overview.sql",
             self.by.as_str(),
@@ -115,7 +115,7 @@ impl Query for OverviewQuery {
         );
         let mut total = [0; 5];
         let mut series = Vec::new();
-        for row in rows.fetch_all(connection).await? {
+        for row in rows.fetch_all(transaction).await? {
             let counts = [row.executions, row.completed, row.failed, row.cancelled, row.other];
             total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
             series.push(Point { at: row.at, counts: counts.into() });

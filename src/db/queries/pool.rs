@@ -49,11 +49,10 @@ impl QueryPool {
         database: Database,
         application_name: &'static str,
         connections: usize,
-        connect_timeout: Duration,
         statement_timeout: Duration,
     ) -> Self {
         let session = Session::Queries { application_name };
-        let pool = ConnectionPool::new(database, session, connect_timeout, statement_timeout);
+        let pool = ConnectionPool::new(database, session, statement_timeout);
         Self { pool, statement_timeout, connections, permits: Semaphore::new(connections) }
     }
 
@@ -71,7 +70,6 @@ impl QueryPool {
         match self.run_over(connection, query).await {
             // The idle connection was lost: PostgreSQL may have restarted.
             Err(QueryError::Failed(DbError::Unreachable(_))) if was_idle => {
-                self.pool.close_idle();
                 self.run_over(self.pool.get().await?, query).await
             }
             result => result,
@@ -83,9 +81,24 @@ impl QueryPool {
         mut connection: PooledConnection<'_>,
         query: &Q,
     ) -> Result<Q::Answer, QueryError> {
-        let result = timeout(self.statement_timeout + GRACE, query.run(&mut connection.db.connection)).await;
-        let answer = result.map_err(|_| QueryError::TimedOut)?.map_err(DbError::from)?;
-        connection.release();
-        Ok(answer)
+        let run = async {
+            let mut transaction = connection.db.begin().await?;
+            let answer = query.run(&mut transaction).await?;
+            // An open transaction would delay vacuum.
+            transaction.commit().await?;
+            Ok(answer)
+        };
+        match timeout(self.statement_timeout + GRACE, run).await.unwrap_or(Err(DbError::TimedOut)) {
+            Ok(answer) => {
+                connection.release();
+                Ok(answer)
+            }
+            Err(error) => {
+                if error.is_lost() {
+                    connection.lost();
+                }
+                Err(error.into())
+            }
+        }
     }
 }

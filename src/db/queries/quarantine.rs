@@ -1,14 +1,14 @@
 //! The list of quarantined webhooks, and one of them in full. `workflow-receiver quarantine` retries and drops them.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
 use super::reference::Reference;
-use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SnapshotQuery, TimeRange};
+use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, TimeRange};
+use crate::db::Transaction;
 
 /// A quarantined webhook in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -91,7 +91,7 @@ impl ListQuery for Quarantine {
 impl Query for Quarantine {
     type Answer = Page<Quarantined>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Quarantined>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Quarantined>, sqlx::Error> {
         let after = self.page.position(&self.period);
         let rows = select_quarantined!(
             "first_received_at >= $1
@@ -104,7 +104,7 @@ LIMIT $4",
             after.number(),
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?))
     }
 }
 
@@ -124,9 +124,9 @@ pub(crate) struct GetQuarantineUsage;
 impl Query for GetQuarantineUsage {
     type Answer = QuarantineUsage;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<QuarantineUsage, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<QuarantineUsage, sqlx::Error> {
         sqlx::query_file_as!(QuarantineUsage, "src/db/queries/quarantine_usage.sql")
-            .fetch_one(connection)
+            .fetch_one(transaction)
             .await
     }
 }
@@ -138,9 +138,9 @@ pub(crate) struct CountAcknowledged;
 impl Query for CountAcknowledged {
     type Answer = i64;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<i64, sqlx::Error> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM quarantine WHERE acknowledged"#);
-        count.fetch_one(connection).await
+        count.fetch_one(transaction).await
     }
 }
 
@@ -160,18 +160,18 @@ pub(crate) struct GetQuarantined {
     pub(crate) quarantine_id: i64,
 }
 
-impl SnapshotQuery for GetQuarantined {
-    type Detail = QuarantineDetail;
+impl Query for GetQuarantined {
+    type Answer = Option<QuarantineDetail>;
 
-    async fn fetch(&self, snapshot: &mut PgConnection) -> Result<Option<QuarantineDetail>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<QuarantineDetail>, sqlx::Error> {
         let entry = select_quarantined!("quarantine_id = $1", self.quarantine_id);
-        let Some(entry) = entry.fetch_optional(&mut *snapshot).await? else { return Ok(None) };
+        let Some(entry) = entry.fetch_optional(&mut *transaction).await? else { return Ok(None) };
         let body_text = sqlx::query_scalar!(
             "SELECT CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END FROM quarantine
              WHERE quarantine_id = $1",
             self.quarantine_id,
             MAX_TEXT
         );
-        Ok(Some(QuarantineDetail { entry, body_text: body_text.fetch_one(snapshot).await? }))
+        Ok(Some(QuarantineDetail { entry, body_text: body_text.fetch_one(transaction).await? }))
     }
 }

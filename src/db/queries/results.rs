@@ -3,7 +3,6 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use tokio::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use super::columns::columns;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
 /// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
@@ -151,7 +151,7 @@ impl ListQuery for ResultsQuery {
 impl Query for ResultsQuery {
     type Answer = Page<ResultItem>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<ResultItem>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<ResultItem>, sqlx::Error> {
         let begun = Instant::now();
         let limit = usize::try_from(self.page.limit).unwrap_or(usize::MAX);
         let mut reached = self.page.position(&self.period);
@@ -159,14 +159,14 @@ impl Query for ResultsQuery {
         // One more than needed: the additional row shows whether there is a next page.
         let mut batch = (self.page.limit + 1).min(SCAN_LIMIT);
         loop {
-            let sources = self.sources(&mut *connection, &reached, batch).await?;
+            let sources = self.sources(&mut *transaction, &reached, batch).await?;
             let last = i64::try_from(sources.len()).is_ok_and(|length| length < batch);
             let mut rest = &sources[..];
             while !rest.is_empty() {
                 let (group, after) = rest.split_at(fitting(rest));
                 rest = after;
                 let wanted = (limit + 1).saturating_sub(items.len());
-                let found = outputs(&mut *connection, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
+                let found = outputs(&mut *transaction, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
                 bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
                 if items.len() > limit {
@@ -214,7 +214,7 @@ fn fitting(sources: &[Source]) -> usize {
 
 /// The outputs of `sources` after `reached`.
 async fn outputs(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     sources: &[Source],
     reached: &Position,
     limit: usize,
@@ -227,7 +227,7 @@ async fn outputs(
     let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = sqlx::query_file!("src/db/queries/results.sql", &ids, after, limit, bytes, MAX_TEXT);
-    let rows = rows.fetch_all(connection).await?.into_iter();
+    let rows = rows.fetch_all(transaction).await?.into_iter();
     let output = rows.filter_map(|row| {
         let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
         Some(ResultItem {
@@ -264,7 +264,7 @@ impl ResultsQuery {
     /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
-        connection: &mut PgConnection,
+        transaction: &mut Transaction<'_>,
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
@@ -277,7 +277,7 @@ impl ResultsQuery {
                     bulk.as_deref(), workflow.as_deref(), limit,
                     reference.as_ref().map(ReferenceFilter::as_json)
                 )
-                .fetch_all(connection)
+                .fetch_all(transaction)
                 .await
             };
         }

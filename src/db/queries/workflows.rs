@@ -1,7 +1,6 @@
 //! Counts and costs of workflows, from the rollups.
 
 use serde::Serialize;
-use sqlx::PgConnection;
 use strum::{IntoStaticStr, VariantArray};
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
@@ -9,6 +8,7 @@ use utoipa::ToSchema;
 use super::json::Json;
 use super::overview::Counts;
 use super::{Choice, Page, Query};
+use crate::db::Transaction;
 
 /// A workflow with its counts and costs.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -58,10 +58,10 @@ impl Query for Workflows {
     /// The only page.
     type Answer = Page<Workflow>;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Page<Workflow>, sqlx::Error> {
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Workflow>, sqlx::Error> {
         let since = OffsetDateTime::now_utc().date().saturating_sub(Duration::days(self.days - 1));
         let rows = sqlx::query_file!("src/db/queries/workflows.sql", since, self.order.as_str(), self.limit);
-        let rows = rows.fetch_all(connection).await?.into_iter();
+        let rows = rows.fetch_all(transaction).await?.into_iter();
         let items = rows
             .map(|row| Workflow {
                 workflow_id: row.workflow_id,

@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use sqlx::PgConnection;
-
 use super::columns::{ColumnArrays, with_columns};
 use super::rounds::Group;
+use crate::db::Transaction;
 
 /// The rows are inserted in the order of the arrays, which is the order of `execution_id`: several receivers cannot
 /// deadlock. `unnest` in the SELECT list keeps this order without a sort or a join. A sort or join would take a quarter of
@@ -40,10 +39,10 @@ RETURNING execution_id"#,
 
 /// Returns the identifiers of the executions that were not recorded before.
 pub(super) async fn insert_new(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     round: &[Group<'_>],
 ) -> Result<HashSet<String>, sqlx::Error> {
     let arrays = ColumnArrays::new(round);
-    let new = with_columns!(insert_new!(arrays)).fetch_all(connection).await?;
+    let new = with_columns!(insert_new!(arrays)).fetch_all(transaction).await?;
     Ok(new.into_iter().collect())
 }

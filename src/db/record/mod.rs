@@ -10,15 +10,13 @@ mod rounds;
 
 use std::collections::HashSet;
 
-use sqlx::{Connection, PgConnection};
-
 use self::insert_new::insert_new;
 use self::item::RecordItem;
 pub(super) use self::quarantine::insert_quarantined;
 use self::resolve_duplicates::resolve_duplicates;
 use self::rollups::{CountedExecution, Rollups};
 use self::rounds::split_rounds;
-use super::{DbConnection, DbError, TimeLimits, set_config};
+use super::{DbConnection, DbError, TimeLimits, Transaction};
 use crate::config;
 use crate::delivery::Disposition;
 
@@ -31,17 +29,14 @@ pub(crate) struct Bounds {
 
 impl DbConnection {
     /// Records all `items` in their order, or none. Returns a disposition for each item. `limits` replace those of
-    /// [`DbConnection::configure_recording`].
+    /// the connection.
     pub(crate) async fn record(
         &mut self,
         items: &[RecordItem<'_>],
         bounds: Bounds,
         limits: Option<TimeLimits>,
     ) -> Result<Vec<Disposition>, DbError> {
-        let mut transaction = self.connection.begin().await?;
-        if let Some(limits) = limits {
-            set_config(&mut transaction, true, limits.settings()).await?;
-        }
+        let mut transaction = self.begin_with(limits).await?;
         let mut dispositions = record(&mut transaction, items, bounds.conflicts).await?;
         insert_quarantined(&mut transaction, items, bounds.quarantine, &mut dispositions).await?;
         transaction.commit().await?;
@@ -52,7 +47,7 @@ impl DbConnection {
 /// Records the executions among `items`. The caller stores the quarantined items afterwards: every transaction locks
 /// rows in the order executions, bulks, rollups, quarantine.
 pub(super) async fn record(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     conflicts: config::Conflicts,
 ) -> Result<Vec<Disposition>, sqlx::Error> {
@@ -62,7 +57,7 @@ pub(super) async fn record(
         // A stable sort: the groups of one execution keep their order.
         round.sort_by_key(|group| &group.row.execution.execution_id);
         // After the first round, every execution of the batch is recorded.
-        let new = if n == 0 { insert_new(connection, &round).await? } else { HashSet::new() };
+        let new = if n == 0 { insert_new(transaction, &round).await? } else { HashSet::new() };
         let (new, known): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|group| new.contains(&*group.row.execution.execution_id));
         for group in &new {
@@ -70,9 +65,9 @@ pub(super) async fn record(
             group.set_disposition(&mut dispositions, Disposition::New, None);
         }
         if !known.is_empty() {
-            resolve_duplicates(connection, &known, conflicts, &mut rollups, &mut dispositions).await?;
+            resolve_duplicates(transaction, &known, conflicts, &mut rollups, &mut dispositions).await?;
         }
     }
-    rollups.apply(connection).await?;
+    rollups.apply(transaction).await?;
     Ok(dispositions)
 }

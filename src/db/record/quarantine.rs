@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
 
 use super::item::{QuarantineRow, RecordItem};
 use crate::auth::AuthMethod;
 use crate::config;
+use crate::db::Transaction;
 use crate::delivery::Disposition;
 
 /// Stores the quarantined `items` while `limits` allow, and sets their dispositions.
 pub(in crate::db) async fn insert_quarantined(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     limits: config::Quarantine,
     dispositions: &mut [Disposition],
@@ -38,7 +38,7 @@ pub(in crate::db) async fn insert_quarantined(
     if acknowledged.contains(&false) {
         // Without the lock, two transactions could fill the same free space. It is taken before the rows' locks.
         sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('workflow-receiver quarantine', 0))")
-            .execute(&mut *connection)
+            .execute(&mut *transaction)
             .await?;
     }
     let stored = sqlx::query_file_scalar!(
@@ -55,7 +55,7 @@ pub(in crate::db) async fn insert_quarantined(
         &redeliveries,
         &references as _
     );
-    let stored: HashSet<Vec<u8>> = stored.fetch_all(connection).await?.into_iter().collect();
+    let stored: HashSet<Vec<u8>> = stored.fetch_all(transaction).await?.into_iter().collect();
     for (index, hash) in indexes.into_iter().zip(&hashes) {
         let is_stored = stored.contains(hash);
         dispositions[index] = if is_stored { Disposition::Quarantined } else { Disposition::Dropped };

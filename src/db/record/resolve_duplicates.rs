@@ -15,13 +15,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::columns::{ColumnArrays, with_columns};
 use super::rollups::{CountedExecution, Rollups};
 use super::rounds::Group;
 use crate::config;
+use crate::db::Transaction;
 use crate::delivery::Disposition;
 
 /// In the last round, an `execution_id` can be in the arrays more than once (`rounds.rs`). Such an execution has ended.
@@ -218,14 +218,14 @@ LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
 }
 
 pub(super) async fn resolve_duplicates<'r>(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     known: &[Group<'r>],
     conflicts: config::Conflicts,
     rollups: &mut Rollups<'r>,
     dispositions: &mut [Disposition],
 ) -> Result<(), sqlx::Error> {
     let arrays = ColumnArrays::new(known);
-    let resolved = with_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(connection).await?;
+    let resolved = with_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(transaction).await?;
     let mut resolved: HashMap<_, _> = resolved.into_iter().map(|row| (row.n, row)).collect();
     let mut earliest: HashMap<&str, OffsetDateTime> = HashMap::new();
     for (n, group) in (1..).zip(known) {

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
 use time::{Date, OffsetDateTime, UtcOffset};
 
 use super::rounds::Group;
+use crate::db::Transaction;
 use crate::execution::cost::picos;
 
 /// Borrowed from the batch, or owned from the database.
@@ -110,13 +110,13 @@ impl<'r> Rollups<'r> {
 
     /// Applies the changes, after the executions are written. The rollups are last, because all receivers update the rows
     /// of the current hour, which stay locked until the commit.
-    pub(in crate::db) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        self.apply_to_bulks(connection).await?;
-        self.apply_to_hours(connection).await?;
-        self.apply_to_days(connection).await
+    pub(in crate::db) async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        self.apply_to_bulks(transaction).await?;
+        self.apply_to_hours(transaction).await?;
+        self.apply_to_days(transaction).await
     }
 
-    async fn apply_to_bulks(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn apply_to_bulks(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let changes = self.bulks.iter().map(|((bulk_id, status), change)| {
             let BulkChange { executions, first_received_at, last_received_at } = *change;
             (&**bulk_id, &**status, executions, first_received_at, last_received_at)
@@ -132,13 +132,13 @@ impl<'r> Rollups<'r> {
                 &first,
                 &last
             )
-            .execute(connection)
+            .execute(transaction)
             .await?;
         }
         Ok(())
     }
 
-    async fn apply_to_hours(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn apply_to_hours(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let changes = self.hours.iter().filter(|(_, change)| **change != 0);
         let changes =
             changes.map(|((hour, workflow_id, status), change)| (*hour, &**workflow_id, &**status, *change));
@@ -151,13 +151,13 @@ impl<'r> Rollups<'r> {
                 &statuses as _,
                 &changes
             )
-            .execute(connection)
+            .execute(transaction)
             .await?;
         }
         Ok(())
     }
 
-    async fn apply_to_days(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn apply_to_days(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let changes = self.days.iter().filter(|(_, change)| **change != DayChange::default());
         let changes = changes.map(|((day, workflow_id), change)| {
             let DayChange { executions, with_cost, picos } = *change;
@@ -174,7 +174,7 @@ impl<'r> Rollups<'r> {
                 &with_cost,
                 &costs
             )
-            .execute(connection)
+            .execute(transaction)
             .await?;
         }
         Ok(())

@@ -6,6 +6,7 @@ pub(crate) mod fixtures;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod oracle;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod property;
