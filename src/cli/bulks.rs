@@ -13,9 +13,9 @@ use crate::config::Settings;
 use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::failures::{self, FailureQuery, Failures};
+use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{PageRequest, QueryPool};
+use crate::db::queries::{PageRequest, QueryPool, Scope};
 
 /// Arguments of `bulks`.
 #[derive(Debug, Args)]
@@ -96,17 +96,16 @@ impl Bulks {
         let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
             return Err(format!("unknown bulk {id:?}").into());
         };
-        let bulk_id = Some(id.to_owned());
-        let filter = results::Filter { bulk: bulk_id.clone(), ..results::Filter::default() };
+        let scope = Scope::of_bulk(id);
+        let filter = results::Filter { scope: scope.clone(), ..results::Filter::default() };
         bulk.results =
             self.output.read_list(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
         if self.output.json {
-            let filter = executions::Filter { bulk: bulk_id.clone(), ..executions::Filter::default() };
+            let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
             bulk.executions =
                 self.output.read_list(pool, Executions { filter, ..Executions::default() }).await?;
         }
-        let filter = failures::Filter { bulk: bulk_id, ..failures::Filter::default() };
-        let failures = pool.run(&FailureQuery { filter, ..FailureQuery::default() }).await?;
+        let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
         let more = bulk.results.next.is_some() || self.output.json && bulk.executions.next.is_some();
         let mut output = Output::new();
         if self.output.json {

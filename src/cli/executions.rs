@@ -11,13 +11,14 @@ use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{self, Execution, ExecutionDetail, Filter, GetExecution, Step};
 use crate::db::queries::results::{self, ResultItem, ResultsQuery};
+use crate::db::queries::status::check_status;
 use crate::db::queries::{EXCERPT_CHARS, PageRequest, QueryPool, TimeRange};
 
 /// Arguments of `executions`.
 #[derive(Debug, Args)]
 pub struct Executions {
     /// Show this execution with its steps, results and conflicts
-    #[arg(value_name = "EXECUTION", conflicts_with_all = ["filter", "period"])]
+    #[arg(value_name = "EXECUTION", conflicts_with_all = ["filter", "scope", "period"])]
     id: Option<String>,
     #[command(flatten)]
     filter: Filter,
@@ -87,6 +88,7 @@ impl Executions {
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;
         }
+        check_status(&pool, self.filter.status.as_deref()).await?.map_err(|why| format!("--status {why}"))?;
         let (filter, period) = (self.filter.clone(), self.time.period());
         let query = executions::Executions { filter, period, page: PageRequest::default() };
         self.output.print_list(&pool, query, EXECUTIONS).await

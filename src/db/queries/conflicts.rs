@@ -1,5 +1,7 @@
 //! The list of conflicts with the recorded result beside it, and one conflict in full.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -80,6 +82,9 @@ impl ListQuery for Conflicts {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
+    }
 }
 
 impl Query for Conflicts {
@@ -98,7 +103,7 @@ impl Query for Conflicts {
             EXCERPT_CHARS,
             None::<i64>
         );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        Ok(self.page.page(rows.fetch_all(connection).await?, self.filter()))
     }
 }
 

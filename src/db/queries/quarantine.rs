@@ -1,5 +1,7 @@
 //! The list of quarantined webhooks, and one of them in full. `workflow-receiver quarantine` retries and drops them.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -78,6 +80,9 @@ impl ListQuery for Quarantine {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &()
+    }
 }
 
 impl Query for Quarantine {
@@ -96,7 +101,7 @@ LIMIT $4",
             after.number(),
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(connection).await?))
+        Ok(self.page.page(rows.fetch_all(connection).await?, self.filter()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The list of results: a row for each output of an execution.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -9,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
-use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
 use crate::execution::identifier::Identifier;
 
 /// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
@@ -50,15 +52,11 @@ columns! {
 #[derive(Debug, Clone, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
+    #[param(ignore)]
+    pub(crate) scope: Scope,
     /// Only results of this execution.
     #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,
-    /// Only results of this workflow.
-    #[param(inline, value_type = Option<Identifier>)]
-    pub(crate) workflow: Option<String>,
-    /// Only results of this bulk.
-    #[param(inline, value_type = Option<Identifier>)]
-    pub(crate) bulk: Option<String>,
 }
 
 /// An execution that a page scans.
@@ -116,7 +114,7 @@ impl ResultsQuery {
 
     /// The first page of the results of a bulk.
     pub(super) fn of_bulk(bulk_id: &str) -> Self {
-        let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
+        let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 }
@@ -128,6 +126,9 @@ impl ListQuery for ResultsQuery {
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
+    }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
     }
 }
 
@@ -154,16 +155,16 @@ impl Query for ResultsQuery {
                 items.extend(found);
                 if items.len() > limit {
                     items.truncate(limit);
-                    return Ok(page(items, None));
+                    return Ok(self.page_with_next(items, None));
                 }
                 if bytes >= OUTPUT_BYTES {
-                    return Ok(page(items, None));
+                    return Ok(self.page_with_next(items, None));
                 }
                 if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
                     reached = Position { at: *first_received_at, id: execution_id.clone(), place: i64::MAX };
                 }
                 if begun.elapsed() > PAGE_TIME && !(last && rest.is_empty()) {
-                    return Ok(page(items, Some(&reached)));
+                    return Ok(self.page_with_next(items, Some(reached)));
                 }
             }
             if last {
@@ -171,18 +172,11 @@ impl Query for ResultsQuery {
             }
             scan_left -= batch;
             if scan_left <= 0 {
-                return Ok(page(items, Some(&reached)));
+                return Ok(self.page_with_next(items, Some(reached)));
             }
             batch = scan_left;
         }
     }
-}
-
-/// A page with another one after `reached`, or after its last item.
-fn page(items: Vec<ResultItem>, reached: Option<&Position>) -> Page<ResultItem> {
-    let last = || items.last().map(|last| last.position().cursor(ResultItem::LIST));
-    let next = reached.map_or_else(last, |reached| Some(reached.cursor(ResultItem::LIST)));
-    Page { items, next }
 }
 
 /// How many sources may be decompressed at once.
@@ -243,6 +237,13 @@ impl ResultItem {
 }
 
 impl ResultsQuery {
+    /// A page with another one after `reached`, or after its last item.
+    fn page_with_next(&self, items: Vec<ResultItem>, reached: Option<Position>) -> Page<ResultItem> {
+        let reached = reached.or_else(|| items.last().map(ResultItem::position));
+        let next = reached.map(|reached| reached.cursor(ResultItem::LIST, self.filter()));
+        Page { items, next }
+    }
+
     /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
@@ -250,7 +251,7 @@ impl ResultsQuery {
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
-        let Filter { execution, workflow, bulk } = &self.filter;
+        let Filter { execution, scope: Scope { workflow, bulk } } = &self.filter;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {

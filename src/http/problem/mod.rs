@@ -1,4 +1,5 @@
-//! Error responses: `application/problem+json` (RFC 9457) with a stable `type`. They never quote the request.
+//! Error responses: `application/problem+json` (RFC 9457) with a stable `type`. They quote nothing of the request, except the
+//! name of an unknown parameter.
 
 mod responses;
 mod text;
@@ -40,9 +41,8 @@ pub(super) enum Problem {
     NotGzip,
     /// 400: an invalid parameter of the query or the path.
     Parameter {
-        /// `None` for an unknown parameter.
-        name: Option<&'static str>,
-        /// The rest of the sentence after the name, such as "must be …". Without a name, the whole sentence.
+        name: Cow<'static, str>,
+        /// The rest of the sentence after the name, such as "must be …".
         allowed: String,
     },
     /// 401 on the public port. The response is the same for every [`AuthError`].
@@ -92,10 +92,15 @@ pub(super) struct ProblemBody {
     detail: Cow<'static, str>,
     /// The name of the invalid parameter, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<&'static str>,
+    parameter: Option<Cow<'static, str>>,
 }
 
 impl Problem {
+    /// An invalid parameter. `allowed` completes the sentence that begins with its name.
+    pub(super) fn parameter(name: impl Into<Cow<'static, str>>, allowed: impl Into<String>) -> Self {
+        Self::Parameter { name: name.into(), allowed: allowed.into() }
+    }
+
     /// The last part of `type`, such as `not-json`.
     pub(super) fn kind(&self) -> &'static str {
         self.parts().1
@@ -128,7 +133,7 @@ impl IntoResponse for Problem {
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             detail,
-            parameter: if let Self::Parameter { name, .. } = self { name } else { None },
+            parameter: if let Self::Parameter { name, .. } = &self { Some(name.clone()) } else { None },
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

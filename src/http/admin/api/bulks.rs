@@ -11,7 +11,8 @@ use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Bulks {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page::<Self>()? })
+        let complete = p.choice("complete")?;
+        Ok(Self { complete, period: p.period()?, page: p.page::<Self>(&complete)? })
     }
 }
 

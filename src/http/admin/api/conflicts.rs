@@ -12,7 +12,7 @@ use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 impl FromQuery for Conflicts {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = Filter { execution: p.text("execution")? };
-        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
 

@@ -6,25 +6,24 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
-use crate::db::queries::{Page, TimeRange};
+use crate::db::queries::{Page, Scope, TimeRange};
 use crate::http::problem::{ApiProblems, Problem, ProblemBody};
 
 impl FromQuery for Executions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = Filter {
-            status: p.text("status")?,
-            workflow: p.text("workflow")?,
-            bulk: p.text("bulk")?,
-            cause: p.text("cause")?,
-        };
-        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
+        let filter = Filter { scope: p.scope()?, status: p.text("status")?, cause: p.text("cause")? };
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
+    }
+
+    fn status(&self) -> Option<&str> {
+        self.filter.status.as_deref()
     }
 }
 
 /// List executions, newest first
 #[utoipa::path(
     get, path = "/api/v1/executions", tag = "Executions",
-    params(Filter, TimeRange, Paging),
+    params(Filter, Scope, TimeRange, Paging),
     responses((status = 200, body = Page<Execution>), ApiProblems)
 )]
 pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {

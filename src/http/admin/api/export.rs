@@ -21,9 +21,8 @@ use super::query::{FromQuery, Parameters};
 use super::state::{Api, ApiState};
 use crate::db::queries::columns::Columns;
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::page::Position;
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryError, TimeRange};
+use crate::db::queries::{Choice, ListQuery, Page, QueryError, Scope, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
 /// Attempts to read a page.
@@ -46,7 +45,7 @@ enum Format {
     get, path = "/api/v1/export/executions", tag = "Events and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
-        executions::Filter, TimeRange,
+        executions::Filter, Scope, TimeRange,
     ),
     responses(
         (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
@@ -64,7 +63,7 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Respons
     get, path = "/api/v1/export/results", tag = "Events and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
-        results::Filter, TimeRange,
+        results::Filter, Scope, TimeRange,
     ),
     responses(
         (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
@@ -83,6 +82,7 @@ where
     let format = parameters.choice("format")?.unwrap_or_default();
     let query = L::from_query(&mut parameters)?;
     parameters.finish()?;
+    api.check_status(&query).await?;
     let permit = api.export_permit()?;
     let mut export = Export { api, query, format, first: true, ended: false, _permit: permit };
     // An error of the first page can still become a problem response.
@@ -135,9 +135,7 @@ impl<L: ListQuery<Row: Columns + Serialize>> Export<L> {
                     Format::Csv => csv::write(item, &mut text),
                 }
             }
-            let after = next.and_then(|next| Position::of_cursor(&next, <L::Row>::LIST));
-            self.ended = after.is_none();
-            self.query.page().after = after;
+            self.ended = !self.query.continue_after(next.as_deref());
         }
         // The header is written after the first page is read: an empty list has a header, a failed query has none.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {

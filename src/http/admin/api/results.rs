@@ -6,14 +6,13 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
-use crate::db::queries::{Page, TimeRange};
+use crate::db::queries::{Page, Scope, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
 impl FromQuery for ResultsQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter =
-            Filter { execution: p.text("execution")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
-        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
+        let filter = Filter { execution: p.text("execution")?, scope: p.scope()? };
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
 
@@ -22,7 +21,7 @@ impl FromQuery for ResultsQuery {
 /// Newest executions first. The outputs of one execution keep their order.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
-    params(Filter, TimeRange, Paging),
+    params(Filter, Scope, TimeRange, Paging),
     responses((status = 200, body = Page<ResultItem>), ApiProblems)
 )]
 pub(super) async fn results(State(api): ApiState, uri: Uri) -> JsonResult<Page<ResultItem>> {
