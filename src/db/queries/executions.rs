@@ -260,7 +260,6 @@ pub(crate) struct ExecutionDetail {
     /// Its steps, in the order of their start. Their outputs are in the payload.
     pub(crate) steps: Vec<Step>,
     /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
-    #[schema(inline)]
     pub(crate) results: Page<ResultItem>,
     /// The number of its conflicts: see `/api/v1/conflicts?execution=…`.
     pub(crate) conflicts: i64,

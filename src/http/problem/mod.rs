@@ -7,7 +7,7 @@ mod text;
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
 
-pub(super) use responses::{ApiProblems, WebhookProblems};
+pub(super) use responses::{ApiProblems, DetailProblems, WebhookProblems};
 
 /// Seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -101,6 +101,18 @@ impl Problem {
         Self::Parameter { name: name.into(), allowed: allowed.into() }
     }
 
+    fn body(&self) -> (StatusCode, ProblemBody) {
+        let (status, kind, detail) = self.parts();
+        let body = ProblemBody {
+            r#type: format!("urn:workflow-receiver:problem:{kind}"),
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail,
+            parameter: if let Self::Parameter { name, .. } = self { Some(name.clone()) } else { None },
+        };
+        (status, body)
+    }
+
     /// The last part of `type`, such as `not-json`.
     pub(super) fn kind(&self) -> &'static str {
         self.parts().1
@@ -127,14 +139,7 @@ impl From<QueryError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, kind, detail) = self.parts();
-        let body = ProblemBody {
-            r#type: format!("urn:workflow-receiver:problem:{kind}"),
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail,
-            parameter: if let Self::Parameter { name, .. } = &self { Some(name.clone()) } else { None },
-        };
+        let (status, body) = self.body();
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

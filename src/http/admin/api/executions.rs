@@ -7,7 +7,7 @@ use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
 use crate::db::queries::{Page, Scope, TimeRange};
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Executions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
@@ -24,9 +24,9 @@ impl FromQuery for Executions {
 #[utoipa::path(
     get, path = "/api/v1/executions", tag = "Executions",
     params(Filter, Scope, TimeRange, Paging),
-    responses((status = 200, body = Page<Execution>), ApiProblems)
+    responses((status = 200, body = Page<Execution>, description = "A page of executions."), ApiProblems)
 )]
-pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {
+pub(super) async fn list_executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {
     api.list::<Executions>(&uri).await
 }
 
@@ -34,13 +34,9 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Pag
 #[utoipa::path(
     get, path = "/api/v1/executions/{execution_id}", tag = "Executions",
     params(("execution_id" = String, Path, description = "The sender's identifier of the execution.")),
-    responses(
-        (status = 200, body = ExecutionDetail),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "Not recorded."),
-        ApiProblems,
-    )
+    responses((status = 200, body = ExecutionDetail, description = "The execution."), DetailProblems)
 )]
-pub(super) async fn execution(
+pub(super) async fn get_execution(
     State(api): ApiState,
     uri: Uri,
     id: PathId<String>,

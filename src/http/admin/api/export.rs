@@ -28,6 +28,12 @@ use crate::http::problem::{ApiProblems, Problem};
 /// Attempts to read a page.
 const ATTEMPTS: u32 = 30;
 
+// The beginnings of lines, for `/openapi.json`.
+const JSONL: &str =
+    r#"{"execution_id":"exec-104","workflow_id":"product-photos","bulk_id":"spring-catalogue", …}"#;
+const CSV: &str =
+    "execution_id,workflow_id,bulk_id, …\r\n\"exec-104\",\"product-photos\",\"spring-catalogue\", …\r\n";
+
 /// The format of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
 #[schema(rename_all = "lowercase")]
@@ -48,11 +54,14 @@ enum Format {
         executions::Filter, Scope, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (
+            status = 200, description = "A line for each item of the list.",
+            content((String = "application/jsonl", example = json!(JSONL)), (String = "text/csv", example = json!(CSV)))
+        ),
         ApiProblems,
     )
 )]
-pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn export_executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<Executions>(api, &uri, "executions").await
 }
 
@@ -66,11 +75,14 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Respons
         results::Filter, Scope, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (
+            status = 200, description = "A line for each item of the list.",
+            content((String = "application/jsonl", example = json!(JSONL)), (String = "text/csv", example = json!(CSV)))
+        ),
         ApiProblems,
     )
 )]
-pub(super) async fn results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn export_results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<ResultsQuery>(api, &uri, "results").await
 }
 

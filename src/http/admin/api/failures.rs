@@ -31,8 +31,8 @@ impl FromQuery for FailureQuery {
         Scope, TimeRange,
         ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Failures), ApiProblems)
+    responses((status = 200, body = Failures, description = "The groups."), ApiProblems)
 )]
-pub(super) async fn failures(State(api): ApiState, uri: Uri) -> JsonResult<Failures> {
+pub(super) async fn list_failures(State(api): ApiState, uri: Uri) -> JsonResult<Failures> {
     api.list::<FailureQuery>(&uri).await
 }

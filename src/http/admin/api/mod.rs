@@ -48,21 +48,24 @@ pub(super) fn routes(admin: AdminState) -> Router {
     let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
     let api = Api::new(admin);
     let bounded = documented([
-        routes!(overview::overview),
-        routes!(workflows::workflows),
-        routes!(executions::executions),
-        routes!(executions::execution),
-        routes!(results::results),
-        routes!(failures::failures),
-        routes!(bulks::bulks),
-        routes!(bulks::bulk),
-        routes!(conflicts::conflicts),
-        routes!(conflicts::conflict),
-        routes!(quarantine::quarantine),
-        routes!(quarantine::quarantined),
+        routes!(overview::get_overview),
+        routes!(workflows::list_workflows),
+        routes!(executions::list_executions),
+        routes!(executions::get_execution),
+        routes!(results::list_results),
+        routes!(failures::list_failures),
+        routes!(bulks::list_bulks),
+        routes!(bulks::get_bulk),
+        routes!(conflicts::list_conflicts),
+        routes!(conflicts::get_conflict),
+        routes!(quarantine::list_quarantine),
+        routes!(quarantine::get_quarantined),
     ]);
-    let streams =
-        documented([routes!(events::events), routes!(export::executions), routes!(export::results)]);
+    let streams = documented([
+        routes!(events::follow_events),
+        routes!(export::export_executions),
+        routes!(export::export_results),
+    ]);
     let (v1, document) = bounded
         .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))
         .merge(streams)

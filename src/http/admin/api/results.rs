@@ -22,8 +22,8 @@ impl FromQuery for ResultsQuery {
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
     params(Filter, Scope, TimeRange, Paging),
-    responses((status = 200, body = Page<ResultItem>), ApiProblems)
+    responses((status = 200, body = Page<ResultItem>, description = "A page of results."), ApiProblems)
 )]
-pub(super) async fn results(State(api): ApiState, uri: Uri) -> JsonResult<Page<ResultItem>> {
+pub(super) async fn list_results(State(api): ApiState, uri: Uri) -> JsonResult<Page<ResultItem>> {
     api.list::<ResultsQuery>(&uri).await
 }
