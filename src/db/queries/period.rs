@@ -43,6 +43,7 @@ pub(crate) fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
 
 fn time_at(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let today = now.replace_time(time::Time::MIDNIGHT);
+    let text = text.trim();
     match text {
         "today" => return Some(today),
         "yesterday" => return Some(today - Duration::DAY),
@@ -86,7 +87,7 @@ mod tests {
             ("1h 30m", "2026-03-02T08:30:00Z"),
             ("7d", "2026-02-23T10:00:00Z"),
             ("today", "2026-03-02T00:00:00Z"),
-            ("yesterday", "2026-03-01T00:00:00Z"),
+            (" yesterday ", "2026-03-01T00:00:00Z"),
         ] {
             assert_eq!(time_at(text, now), Some(time(expected)), "{text}");
         }

@@ -45,7 +45,7 @@ impl Query for CheckStatus<'_> {
             r#"SELECT
                    coalesce(array_agg(DISTINCT status), '{}') AS "statuses!",
                    count(*) AS "scanned!",
-                   EXISTS (SELECT FROM executions) AS "any_recorded!"
+                   (SELECT true FROM executions ORDER BY first_received_at DESC LIMIT 1) AS any_recorded
                FROM (
                    SELECT status
                    FROM executions
@@ -57,7 +57,7 @@ impl Query for CheckStatus<'_> {
         );
         let rare = rare.fetch_one(connection).await?;
         let is_known = rare.statuses.iter().any(|status| status == self.0);
-        if is_known || !rare.any_recorded || rare.scanned == SCAN_LIMIT {
+        if is_known || rare.any_recorded.is_none() || rare.scanned == SCAN_LIMIT {
             return Ok(Ok(()));
         }
         let mut in_use = COMMON.map(str::to_owned).to_vec();

@@ -44,5 +44,6 @@ pub(super) struct Webhook {
 #[derive(ToSchema)]
 pub(super) struct Received {
     /// Always true.
+    #[schema(example = true)]
     received: bool,
 }

@@ -11,7 +11,7 @@ use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Executions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = Filter { scope: p.scope()?, status: p.text("status")?, cause: p.text("cause")? };
+        let filter = Filter { status: p.text("status")?, scope: p.scope()?, cause: p.text("cause")? };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 

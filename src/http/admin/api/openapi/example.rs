@@ -88,7 +88,8 @@ fn of_name(name: &str) -> Option<Value> {
         "execution" | "execution_id" | "latest_execution_id" => json!("exec-104"),
         "workflow" | "workflow_id" => json!("product-photos"),
         "bulk" | "bulk_id" => json!("spring-catalogue"),
-        "status" | "delivered_status" | "differs_in" => json!("failed"),
+        "status" | "delivered_status" => json!("failed"),
+        "differs_in" => json!("status"),
         "recorded_status" => json!("completed"),
         "error" => json!("ExecutionFailed"),
         "error_cause" | "delivered_error_cause" => json!("Step 'animate' failed: Model timeout after 300s"),
@@ -97,13 +98,14 @@ fn of_name(name: &str) -> Option<Value> {
         "step_id" | "key" => json!("animate"),
         "kind" => json!("url"),
         "value" => json!("https://storage.example.com/garden.png"),
-        "next" | "cursor" => json!("ZTE3NzI0NDU0ODIwMDAwMDAuMC5hYjEyLmV4ZWMtMTA5"),
+        "cursor" => json!("ZTE3NzI0NDU0ODIwMDAwMDAuMC5hYjEyLmV4ZWMtMTA5"),
         "payload" => {
             json!({ "execution_id": "exec-104", "workflow_id": "product-photos", "status": "failed" })
         }
         "body_text" => json!(r#"{"execution_id":"exec-104"}"#),
         "body_bytes" => json!(27),
         "executions" | "received" | "expected" => json!(4),
+        "complete" | "intact" => json!(true),
         "completed" => json!(3),
         "cancelled" | "other" | "spooled" => json!(0),
         "duration_seconds" => json!(12.5),
