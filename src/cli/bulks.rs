@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::args::{OutputArgs, TimeArgs, choice_parser};
 use super::executions::RESULTS;
 use super::failures::CAUSES;
-use super::output::Output;
+use super::output::{Output, note};
 use super::table::{Column, Table, text, timestamp_or_empty};
 use super::{CommandError, database, query_pool};
 use crate::config::Settings;
@@ -23,8 +23,8 @@ pub struct Bulks {
     /// Show this bulk with its failures and results
     #[arg(value_name = "BULK", conflicts_with_all = ["complete", "period"])]
     id: Option<String>,
-    /// Set the expected number of executions of BULK, and show it
-    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(1..))]
+    /// Set the expected number of executions of BULK, and show it; 0 makes it unknown again
+    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(0..))]
     expect: Option<i32>,
     /// Only bulks that are complete, incomplete, or of unknown size
     #[arg(long, value_parser = choice_parser::<Complete>())]
@@ -83,6 +83,7 @@ impl Bulks {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             if let Some(expected) = self.expect {
+                let expected = Some(expected).filter(|expected| *expected > 0);
                 DbConnection::connect(&database(settings)?).await?.expect(id, expected).await?;
             }
             return self.show(&pool, id).await;
@@ -107,6 +108,7 @@ impl Bulks {
         }
         let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
         let more = bulk.results.next.is_some() || self.output.json && bulk.executions.next.is_some();
+        let is_new = bulk.bulk.received == 0;
         let mut output = Output::new();
         if self.output.json {
             output.json(&BulkJson { bulk, failures })?;
@@ -116,6 +118,9 @@ impl Bulks {
         output.flush()?;
         if more {
             self.output.note_more();
+        }
+        if is_new {
+            note(&format!("No execution of {id:?} is recorded yet. To remove the bulk, use --expect 0."));
         }
         Ok(())
     }

@@ -96,7 +96,11 @@ impl Executions {
 
     async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
         let Some(mut execution) = pool.run(&GetExecution { execution_id: id.to_owned() }).await? else {
-            return Err(format!("execution {id:?} is not recorded").into());
+            return Err(format!(
+                "execution {id:?} is not recorded. If its webhook was answered 200, it may still be in the spool: see \
+                 `workflow-receiver status`. If it was answered 422: see `workflow-receiver quarantine list`"
+            )
+            .into());
         };
         if execution.results.next.is_some() {
             let filter = results::Filter { execution: Some(id.to_owned()), ..results::Filter::default() };

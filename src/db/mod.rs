@@ -160,8 +160,8 @@ impl DbConnection {
         Ok(set_config(&mut self.connection, false, limits(&before.statement, &before.lock)).await?)
     }
 
-    /// Sets the expected number of executions of a bulk, and creates the bulk if needed.
-    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), DbError> {
+    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.
+    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: Option<i32>) -> Result<(), DbError> {
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
              ON CONFLICT (bulk_id) DO UPDATE SET expected = excluded.expected",
@@ -170,6 +170,14 @@ impl DbConnection {
         )
         .execute(&mut self.connection)
         .await?;
+        if expected.is_none() {
+            sqlx::query!(
+                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0",
+                bulk_id
+            )
+            .execute(&mut self.connection)
+            .await?;
+        }
         Ok(())
     }
 }

@@ -176,7 +176,13 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     );
     let announced = run(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
     assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
-    let refused = run(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
+    let mistyped = run(&receiver, &["bulks", "announced", "--expect", "3"]);
+    assert!(mistyped.success && mistyped.stderr.contains("use --expect 0"), "{}", mistyped.stderr);
+    let removed = run(&receiver, &["bulks", "announced", "--expect", "0"]);
+    assert!(!removed.success && removed.stderr.contains("unknown bulk \"announced\""), "{}", removed.stderr);
+    let unknown = run(&receiver, &["bulks", "b/1 é", "--expect", "0", "--json"]).json().remove(0);
+    assert_eq!((&unknown["expected"], &unknown["received"]), (&json!(null), &json!(2)));
+    let refused = run(&receiver, &["bulks", "b/1 é", "--expect=-1"]);
     assert!(!refused.success && refused.stderr.contains("--expect"), "{}", refused.stderr);
 
     for arguments in [["executions", "absent"], ["bulks", "absent"]] {

@@ -1,7 +1,7 @@
 //! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
 //!
 //! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
-//! `routes` registers the handlers. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
+//! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
 //! cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
