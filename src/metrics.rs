@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use strum::VariantArray;
+use strum::IntoEnumIterator;
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
@@ -202,7 +202,7 @@ impl Metrics {
         for error in AuthError::ALL {
             let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
         }
-        for &disposition in Disposition::VARIANTS {
+        for disposition in Disposition::iter() {
             let _ =
                 metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
         }
@@ -282,9 +282,10 @@ impl Metrics {
 
     /// Deliveries stored in quarantine since the start.
     pub(crate) fn quarantined(&self) -> u64 {
-        self.deliveries_recorded
-            .get_or_create(&OutcomeLabel { outcome: Disposition::Quarantined.as_str() })
-            .get()
+        let mut quarantined = Disposition::iter().filter(|disposition| disposition.is_quarantined());
+        quarantined.next().map_or(0, |disposition| {
+            self.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() }).get()
+        })
     }
 
     pub(crate) fn quarantine_acknowledged(&self, bodies: i64) {

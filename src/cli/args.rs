@@ -8,13 +8,15 @@ use time::OffsetDateTime;
 use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
-use crate::db::queries::page::{MAX_LIMIT, Position};
-use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryPool, TimeRange};
+use crate::db::queries::page::MAX_LIMIT;
+use crate::db::queries::period::parse_time;
+use crate::db::queries::{Choice, ListQuery, Page, QueryPool, TimeRange};
 
 #[derive(Debug, Args)]
 #[group(id = "period", multiple = true)]
 pub(super) struct TimeArgs {
-    /// Only rows first received at this time or later: 2026-03-02T10:00:00Z (RFC 3339), or how long ago: 1h, 7d
+    /// Only rows first received at this time or later: 2026-03-02T10:00:00Z (RFC 3339), how long ago (1h, 7d), today or
+    /// yesterday (UTC)
     #[arg(long, visible_alias = "from", value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
     /// Only rows first received before this time
@@ -26,18 +28,6 @@ impl TimeArgs {
     pub(super) fn period(&self) -> TimeRange {
         TimeRange { from: self.since, to: self.until }
     }
-}
-
-/// Parses a time, or how long ago it was. Times before 1970 become 1970: no row is older.
-fn parse_time(text: &str) -> Result<OffsetDateTime, &'static str> {
-    let not_before_1970 = |at: OffsetDateTime| at.max(OffsetDateTime::UNIX_EPOCH);
-    let invalid = "must be a time like 2026-03-02T10:00:00Z (RFC 3339), or how long ago, like 30m, 1h or 7d";
-    if let Some(at) = TimeRange::parse(text) {
-        return Ok(not_before_1970(at));
-    }
-    let ago = humantime::parse_duration(text).map_err(|_| invalid)?;
-    let ago = time::Duration::try_from(ago).unwrap_or(time::Duration::MAX);
-    Ok(OffsetDateTime::now_utc().checked_sub(ago).map_or(OffsetDateTime::UNIX_EPOCH, not_before_1970))
 }
 
 pub(super) fn choice_parser<C: Choice + Send + Sync>() -> impl TypedValueParser<Value = C> {
@@ -113,36 +103,13 @@ impl OutputArgs {
             let page = pool.run(&query).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
             process(page.items)?;
-            let after = page.next.as_ref().and_then(|next| Position::of_cursor(next, <Q::Row>::LIST));
-            if left == 0 || after.is_none() {
+            if left == 0 || !query.continue_after(page.next.as_deref()) {
                 return Ok(page.next);
             }
-            query.page().after = after;
         }
     }
 
     pub(super) fn note_more(&self) {
         note(&format!("There are more than {} rows: use --limit ROWS or --all.", self.limit));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use time::format_description::well_known::Rfc3339;
-
-    use super::*;
-
-    #[test]
-    fn a_time_is_rfc_3339_or_how_long_ago() {
-        let time = |text| OffsetDateTime::parse(text, &Rfc3339).unwrap();
-        assert_eq!(parse_time("2026-03-02T11:00:00+01:00"), Ok(time("2026-03-02T10:00:00Z")));
-        let (before, ago) = (OffsetDateTime::now_utc(), parse_time("1h 30m").unwrap());
-        assert!(ago >= before - time::Duration::minutes(90) && ago < before);
-        for long_ago in ["9999y", "580000000000y", "0001-01-01T00:00:00Z"] {
-            assert_eq!(parse_time(long_ago), Ok(OffsetDateTime::UNIX_EPOCH), "{long_ago}");
-        }
-        for invalid in ["", "yesterday", "1", "-1h", "2026-03-02"] {
-            assert!(parse_time(invalid).is_err(), "{invalid}");
-        }
     }
 }

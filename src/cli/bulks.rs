@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::args::{OutputArgs, TimeArgs, choice_parser};
 use super::failures::CAUSES;
-use super::output::Output;
+use super::output::{Output, note};
 use super::results::RESULTS;
 use super::table::{Column, Table, text, timestamp_or_empty};
 use super::{CommandError, database, query_pool};
@@ -13,9 +13,9 @@ use crate::config::Settings;
 use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::failures::{self, FailureQuery, Failures};
+use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{PageRequest, QueryPool};
+use crate::db::queries::{PageRequest, QueryPool, Scope};
 
 /// Arguments of `bulks`.
 #[derive(Debug, Args)]
@@ -23,8 +23,8 @@ pub struct Bulks {
     /// Show this bulk with its failures and results
     #[arg(value_name = "BULK", conflicts_with_all = ["complete", "period"])]
     id: Option<String>,
-    /// Set the expected number of executions of BULK, and show it
-    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(1..))]
+    /// Set the expected number of executions of BULK, and show it; 0 makes it unknown again
+    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(0..))]
     expect: Option<i32>,
     /// Only bulks that are complete, incomplete, or of unknown size
     #[arg(long, value_parser = choice_parser::<Complete>())]
@@ -83,6 +83,7 @@ impl Bulks {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             if let Some(expected) = self.expect {
+                let expected = Some(expected).filter(|expected| *expected > 0);
                 DbConnection::for_command(&database(settings)?).await?.expect(id, expected).await?;
             }
             return self.show(&pool, id).await;
@@ -96,18 +97,18 @@ impl Bulks {
         let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
             return Err(format!("unknown bulk {id:?}").into());
         };
-        let bulk_id = Some(id.to_owned());
-        let filter = results::Filter { bulk: bulk_id.clone(), ..results::Filter::default() };
+        let scope = Scope::of_bulk(id);
+        let filter = results::Filter { scope: scope.clone(), ..results::Filter::default() };
         bulk.results =
             self.output.read_list(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
         if self.output.json {
-            let filter = executions::Filter { bulk: bulk_id.clone(), ..executions::Filter::default() };
+            let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
             bulk.executions =
                 self.output.read_list(pool, Executions { filter, ..Executions::default() }).await?;
         }
-        let filter = failures::Filter { bulk: bulk_id, ..failures::Filter::default() };
-        let failures = pool.run(&FailureQuery { filter, ..FailureQuery::default() }).await?;
+        let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
         let more = bulk.results.next.is_some() || self.output.json && bulk.executions.next.is_some();
+        let is_new = bulk.bulk.received == 0;
         let mut output = Output::new();
         if self.output.json {
             output.json(&BulkJson { bulk, failures })?;
@@ -117,6 +118,9 @@ impl Bulks {
         output.flush()?;
         if more {
             self.output.note_more();
+        }
+        if is_new {
+            note(&format!("No execution of {id:?} is recorded yet. To remove the bulk, use --expect 0."));
         }
         Ok(())
     }

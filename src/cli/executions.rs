@@ -13,13 +13,14 @@ use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{self, Execution, ExecutionDetail, Filter, GetExecution, Step};
 use crate::db::queries::reference::Reference;
 use crate::db::queries::results::{self, ResultsQuery};
+use crate::db::queries::status::check_status;
 use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 
 /// Arguments of `executions`.
 #[derive(Debug, Args)]
 pub struct Executions {
     /// Show this execution with its steps, results and conflicts
-    #[arg(value_name = "EXECUTION", conflicts_with_all = ["filter", "period"])]
+    #[arg(value_name = "EXECUTION", conflicts_with_all = ["filter", "scope", "period"])]
     id: Option<String>,
     #[command(flatten)]
     filter: Filter,
@@ -74,6 +75,7 @@ impl Executions {
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;
         }
+        check_status(&pool, self.filter.status.as_deref()).await?.map_err(|why| format!("--status {why}"))?;
         let (filter, period) = (self.filter.clone(), self.time.period());
         let query = executions::Executions { filter, period, page: PageRequest::default() };
         self.output.print_list(&pool, query, EXECUTIONS).await
@@ -81,7 +83,11 @@ impl Executions {
 
     async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
         let Some(mut execution) = pool.run(&GetExecution { execution_id: id.to_owned() }).await? else {
-            return Err(format!("execution {id:?} is not recorded").into());
+            return Err(format!(
+                "execution {id:?} is not recorded. If its webhook was answered 200, it may still be in the spool: see \
+                 `workflow-receiver status`. If it was answered 422: see `workflow-receiver quarantine list`"
+            )
+            .into());
         };
         if execution.results.next.is_some() {
             let filter = results::Filter { execution: Some(id.to_owned()), ..results::Filter::default() };

@@ -7,7 +7,8 @@ use super::output::{Output, note};
 use super::table::{Column, number, or_empty, prose, text, timestamp};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::failures::{By, FailureQuery, Filter, Group};
+use crate::db::queries::Scope;
+use crate::db::queries::failures::{By, FailureQuery, Group};
 use crate::db::queries::page::MAX_LIMIT;
 
 /// Arguments of `failures`.
@@ -17,7 +18,7 @@ pub struct Failures {
     #[arg(long, default_value = "cause", value_parser = choice_parser::<By>())]
     by: By,
     #[command(flatten)]
-    filter: Filter,
+    scope: Scope,
     #[command(flatten)]
     time: TimeArgs,
     /// Maximum number of groups (1 to 1000)
@@ -66,8 +67,8 @@ impl Failures {
     /// # Errors
     /// If PostgreSQL does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let (filter, period) = (self.filter.clone(), self.time.period());
-        let query = FailureQuery { by: self.by, filter, period, limit: self.limit };
+        let (scope, period) = (self.scope.clone(), self.time.period());
+        let query = FailureQuery { by: self.by, scope, period, limit: self.limit };
         let failures = query_pool(settings)?.run(&query).await?;
         let mut output = Output::new();
         if self.json {

@@ -102,8 +102,8 @@ impl DbConnection {
         }
     }
 
-    /// Sets the expected number of executions of a bulk, and creates the bulk if needed.
-    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: i32) -> Result<(), DbError> {
+    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.
+    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: Option<i32>) -> Result<(), DbError> {
         let mut transaction = self.begin().await?;
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
@@ -113,6 +113,14 @@ impl DbConnection {
         )
         .execute(&mut transaction)
         .await?;
+        if expected.is_none() {
+            sqlx::query!(
+                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0",
+                bulk_id
+            )
+            .execute(&mut transaction)
+            .await?;
+        }
         transaction.commit().await
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod reference;
 pub(crate) mod trace_context;
 
 use bytes::Bytes;
-use strum::{IntoStaticStr, VariantArray};
+use strum::{EnumIter, IntoStaticStr};
 use time::OffsetDateTime;
 
 use crate::auth::AuthMethod;
@@ -46,7 +46,7 @@ pub(crate) enum RejectReason {
 }
 
 /// What recording did with a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Disposition {
     /// Created the execution.
@@ -60,7 +60,10 @@ pub(crate) enum Disposition {
     /// Contradicts the recorded result, and was dropped: the execution has the maximum number of conflicts.
     ConflictDropped,
     /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
-    Quarantined,
+    Quarantined {
+        /// The number of the entry.
+        quarantine_id: i64,
+    },
     /// Is not an execution, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
     Dropped,
 }
@@ -69,5 +72,9 @@ impl Disposition {
     /// The name in logs, metrics and events.
     pub(crate) fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    pub(crate) fn is_quarantined(self) -> bool {
+        matches!(self, Self::Quarantined { .. })
     }
 }

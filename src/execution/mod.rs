@@ -25,6 +25,7 @@ use time::{OffsetDateTime, UtcOffset};
 /// Maximum length of an identifier or status in bytes. The sender documents no limit; its examples have 36 bytes. An index
 /// row of PostgreSQL holds about 2,700.
 pub const MAX_ID_BYTES: usize = 255;
+const TOO_LONG: &str = "is longer than 255 bytes";
 
 /// Maximum length of `total_cost` in characters.
 const MAX_COST_CHARS: usize = 64;
@@ -32,7 +33,7 @@ const MAX_COST_CHARS: usize = 64;
 /// The parsed fields. Borrows from the body.
 #[derive(Debug)]
 pub struct Execution<'a> {
-    /// Opaque, never empty, at most [`MAX_ID_BYTES`].
+    /// Opaque, never empty, at most [`MAX_ID_BYTES`]. The identifiers can also be sent as JSON integers.
     pub execution_id: Cow<'a, str>,
     /// Opaque, never empty, at most [`MAX_ID_BYTES`].
     pub workflow_id: Cow<'a, str>,
@@ -82,10 +83,11 @@ impl<'a> Execution<'a> {
         let text = text(body)?;
         let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
         Ok(Self {
-            execution_id: required("execution_id", fields.execution_id)?,
-            workflow_id: required("workflow_id", fields.workflow_id)?,
-            status: required("status", fields.status)?,
-            bulk_id: fields.bulk_id.and_then(bulk_id),
+            execution_id: required("execution_id", fields.execution_id, identifier)?,
+            workflow_id: required("workflow_id", fields.workflow_id, identifier)?,
+            status: required("status", fields.status, short_text)?,
+            // The execution can be recorded without it.
+            bulk_id: fields.bulk_id.and_then(|raw| identifier(raw).ok()),
             started_at: fields.started_at.and_then(timestamp),
             completed_at: fields.completed_at.and_then(timestamp),
             output: fields.output,
@@ -160,13 +162,29 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-fn required<'a>(field: &'static str, raw: Option<&'a str>) -> Result<Cow<'a, str>, InvalidPayload> {
+fn required<'a>(
+    field: &'static str,
+    raw: Option<&'a str>,
+    parse: fn(&'a str) -> Result<Cow<'a, str>, &'static str>,
+) -> Result<Cow<'a, str>, InvalidPayload> {
     let raw = raw.ok_or(InvalidPayload::Field { field, problem: "is missing or null" })?;
-    identifier(raw).map_err(|problem| InvalidPayload::Field { field, problem })
+    parse(raw).map_err(|problem| InvalidPayload::Field { field, problem })
 }
 
-/// Parses a JSON string that is an identifier or a status.
+/// Parses an identifier: a JSON string, or the digits of a JSON integer. A number with a fraction or an exponent is
+/// rejected, because it can be written in several ways.
 fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    match raw.as_bytes() {
+        [b'-' | b'0'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => {
+            if raw.len() > MAX_ID_BYTES { Err(TOO_LONG) } else { Ok(Cow::Borrowed(raw)) }
+        }
+        [b'"', ..] => short_text(raw),
+        _ => Err("is neither a string nor an integer"),
+    }
+}
+
+/// Parses a JSON string of 1 to [`MAX_ID_BYTES`] bytes without U+0000.
+fn short_text(raw: &str) -> Result<Cow<'_, str>, &'static str> {
     let Some(plain) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
         return Err("is not a string");
     };
@@ -177,24 +195,16 @@ fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
     };
     match &*id {
         "" => Err("is empty"),
-        id if id.len() > MAX_ID_BYTES => Err("is longer than 255 bytes"),
+        id if id.len() > MAX_ID_BYTES => Err(TOO_LONG),
         id if id.contains('\0') => Err("holds U+0000"),
         _ => Ok(id),
     }
 }
 
-/// Also accepts a number. Another value is ignored: the execution itself can be recorded.
-fn bulk_id(raw: &str) -> Option<Cow<'_, str>> {
-    if raw.starts_with(|c: char| c.is_ascii_digit() || c == '-') && raw.len() <= MAX_ID_BYTES {
-        return Some(Cow::Borrowed(raw));
-    }
-    identifier(raw).ok()
-}
-
 fn timestamp(raw: &str) -> Option<OffsetDateTime> {
     // In UTC, a time near the end of the calendar may be outside of the range of `time` or of RFC 3339.
     let at =
-        OffsetDateTime::parse(&identifier(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+        OffsetDateTime::parse(&short_text(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
     (at.year() >= 0).then_some(at)
 }
 
@@ -328,6 +338,26 @@ mod tests {
     }
 
     #[test]
+    fn an_integer_is_an_identifier_with_the_same_digits() {
+        let parse = |id: &str| {
+            let body =
+                format!(r#"{{"execution_id":{id},"workflow_id":{id},"bulk_id":{id},"status":"completed"}}"#);
+            let execution = Execution::parse(body.as_bytes()).ok()?;
+            let ids = [execution.execution_id, execution.workflow_id, execution.bulk_id?];
+            ids.iter().all(|id| *id == ids[0]).then(|| ids[0].to_string())
+        };
+        let (longest, longer) = ("9".repeat(MAX_ID_BYTES), "9".repeat(MAX_ID_BYTES + 1));
+        for id in ["0", "-0", "-17", "12345", "123456789012345678901234567890", &longest] {
+            assert_eq!(parse(id).as_deref(), Some(id));
+        }
+        for id in ["1.0", "1e3", "-1E+3", "true", "[1]", "{}", &longer] {
+            assert_eq!(parse(id), None, "{id}");
+        }
+        let status = r#"{"execution_id":"e","workflow_id":"w","status":7}"#;
+        assert_eq!(Execution::parse(status.as_bytes()).unwrap_err().to_string(), "`status` is not a string");
+    }
+
+    #[test]
     fn deep_nesting_is_skipped_without_recursion() {
         let body = minimal(&format!(r#","inputs":{}1{}"#, "[".repeat(500_000), "]".repeat(500_000)));
         assert_eq!(Execution::parse(body.as_bytes()).unwrap().execution_id, "e");
@@ -380,7 +410,7 @@ mod tests {
         assert_eq!(why("secret"), "the body is not JSON: syntax error at line 1 column 1");
         assert_eq!(why(r#""secret""#), "the body is JSON, but not an object");
         assert_eq!(why("{}"), "`execution_id` is missing or null");
-        assert_eq!(why(r#"{"execution_id":7}"#), "`execution_id` is not a string");
+        assert_eq!(why(r#"{"execution_id":7.0}"#), "`execution_id` is neither a string nor an integer");
         assert_eq!(why(r#"{"execution_id":""}"#), "`execution_id` is empty");
         assert_eq!(why(r#"{"execution_id":"a\u0000"}"#), "`execution_id` holds U+0000");
         assert_eq!(why(r#"{"execution_id":"\ud800"}"#), "`execution_id` holds a lone surrogate");

@@ -43,6 +43,7 @@ pub(crate) struct Health {
 pub(crate) struct Summary {
     /// `ok`: no part has a problem; `degraded`: webhooks are accepted, but see `problems`; `unavailable`: webhooks are
     /// answered 503.
+    #[schema(example = "ok")]
     status: &'static str,
     /// A sentence for each problem.
     problems: Vec<String>,

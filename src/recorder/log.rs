@@ -56,9 +56,12 @@ impl Recorder {
                     trace_id,
                     "a delivery contradicts the recorded result; it is stored in execution_conflicts"
                 ),
-                Disposition::Quarantined => {
-                    tracing::warn!(trace_id, "a delivery that cannot be recorded is stored in quarantine");
-                }
+                Disposition::Quarantined { quarantine_id } => tracing::warn!(
+                    quarantine_id,
+                    reason = item.quarantine_reason(),
+                    trace_id,
+                    "a webhook that cannot be recorded is stored in quarantine"
+                ),
                 // There may be many, so log_dropped logs them together.
                 Disposition::Dropped => dropped += 1,
                 Disposition::ConflictDropped => conflicts_dropped += 1,

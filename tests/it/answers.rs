@@ -61,11 +61,16 @@ async fn an_object_that_is_not_an_execution_is_422_with_the_field_and_quarantine
             "is missing or null",
         ),
         (json!([{ "execution_id": "e" }]), "execution_id", "is missing: the body is an array of objects"),
-        (json!({ "execution_id": 7 }), "execution_id", "is not a string"),
+        (json!({ "execution_id": 7.0 }), "execution_id", "is neither a string nor an integer"),
         (json!({ "execution_id": "" }), "execution_id", "is empty"),
         (json!({ "execution_id": "x".repeat(256) }), "execution_id", "is longer than 255 bytes"),
         (json!({ "execution_id": "a\u{0}" }), "execution_id", "holds U+0000"),
-        (json!({ "execution_id": "e", "workflow_id": ["w"] }), "workflow_id", "is not a string"),
+        (
+            json!({ "execution_id": "e", "workflow_id": ["w"] }),
+            "workflow_id",
+            "is neither a string nor an integer",
+        ),
+        (json!({ "execution_id": "e", "workflow_id": "w", "status": 7 }), "status", "is not a string"),
         (json!({ "execution_id": "e", "workflow_id": "w", "status": null }), "status", "is missing or null"),
     ];
     for (body, field, problem_with_it) in &odd {

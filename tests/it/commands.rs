@@ -69,10 +69,11 @@ async fn commands_print_the_data_of_the_read_api() {
         (vec!["executions", "--workflow", "v"], "executions?workflow=v"),
         (vec!["executions", "--bulk", bulk], "executions?bulk=b%2F1+%C3%A9"),
         (vec!["executions", "--cause", "TIMEOUT"], "executions?cause=TIMEOUT"),
-        (vec!["executions", "--status", "queued"], "executions?status=queued"),
+        (vec!["executions", "--workflow", "none"], "executions?workflow=none"),
         (vec!["executions", "--to", "2000-01-01T00:00:00Z"], "executions?to=2000-01-01T00:00:00Z"),
         (vec!["executions", "--until", "1h"], "executions?to=2000-01-01T00:00:00Z"),
-        (vec!["executions", "--since", "1h", "--until", "0s"], "executions"),
+        (vec!["executions", "--since", "1h", "--until", "0s"], "executions?from=1h&to=0s"),
+        (vec!["executions", "--since", "yesterday"], "executions?from=yesterday"),
         (vec!["bulks"], "bulks"),
         (vec!["bulks", "--complete", "unknown", "--since", "1d"], "bulks?complete=unknown"),
         (vec!["bulks", "--complete", "yes"], "bulks?complete=yes"),
@@ -88,6 +89,9 @@ async fn commands_print_the_data_of_the_read_api() {
         assert_eq!(table.stdout.is_empty(), output.stdout.is_empty(), "{arguments:?}");
         assert_eq!(table.stderr.is_empty(), !output.stdout.is_empty(), "{}", table.stderr);
     }
+    let misspelt = run(&receiver, &["executions", "--status", "faild"]);
+    let error = "--status must be one of the statuses in use: cancelled, completed, failed, running\n";
+    assert!(!misspelt.success && misspelt.stderr.ends_with(error), "{}", misspelt.stderr);
     for (arguments, path) in [
         (vec!["failures"], "failures"),
         (vec!["failures", "--by", "step"], "failures?by=step"),
@@ -175,7 +179,13 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     );
     let announced = run(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
     assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
-    let refused = run(&receiver, &["bulks", "b/1 é", "--expect", "0"]);
+    let mistyped = run(&receiver, &["bulks", "announced", "--expect", "3"]);
+    assert!(mistyped.success && mistyped.stderr.contains("use --expect 0"), "{}", mistyped.stderr);
+    let removed = run(&receiver, &["bulks", "announced", "--expect", "0"]);
+    assert!(!removed.success && removed.stderr.contains("unknown bulk \"announced\""), "{}", removed.stderr);
+    let unknown = run(&receiver, &["bulks", "b/1 é", "--expect", "0", "--json"]).json().remove(0);
+    assert_eq!((&unknown["expected"], &unknown["received"]), (&json!(null), &json!(2)));
+    let refused = run(&receiver, &["bulks", "b/1 é", "--expect=-1"]);
     assert!(!refused.success && refused.stderr.contains("--expect"), "{}", refused.stderr);
 
     for arguments in [["executions", "absent"], ["bulks", "absent"]] {
@@ -423,7 +433,7 @@ async fn status_sends_the_token_and_shows_waiting_deliveries() {
 fn invalid_arguments_are_errors_that_name_valid_ones() {
     let dir = TempDir::new().unwrap();
     for (arguments, right) in [
-        (&["executions", "--since", "yesterday"][..], "or how long ago, like 30m, 1h or 7d"),
+        (&["executions", "--since", "tomorrow"][..], "how long ago (30m, 1h, 7d), today or yesterday (UTC)"),
         (&["executions", "--limit", "0"], "1.."),
         (&["executions", "--limit", "5", "--all"], "cannot be used with"),
         (&["executions", "e", "--status", "failed"], "cannot be used with"),

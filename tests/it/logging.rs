@@ -252,3 +252,23 @@ async fn control_characters_of_senders_are_escaped_and_one_event_is_one_line() {
         assert_eq!(recorded, [json!({ "execution_id": hostile })]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_line_of_a_quarantined_webhook_has_the_reason_and_the_number_of_the_entry() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = program(dir.path());
+    command.env("DATABASE_URL", url(&database)).env("RECEIVER__LOG__FORMAT", "json");
+    let receiver = Unobserved::start(command.stdout(Stdio::null()), writer).await;
+    let log = read_all(reader);
+    let refused = Client::new().post(&receiver.url).body(r#"{"execution_id":"e"}"#).send().await.unwrap();
+    assert_eq!(refused.status(), 422);
+    until_rows(&database, "SELECT FROM quarantine", 1).await;
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.ended().await.code(), Some(0));
+    let log = log.join().unwrap();
+    let line = log.iter().find(|line| line.contains("is stored in quarantine")).unwrap();
+    let event: Value = serde_json::from_str(line).unwrap();
+    let id = &rows(&database, "SELECT quarantine_id FROM quarantine").await[0]["quarantine_id"];
+    assert_eq!((&event["quarantine_id"], &event["reason"]), (id, &json!("`workflow_id` is missing or null")));
+}

@@ -342,3 +342,20 @@ async fn the_times_of_receipt_are_recorded() {
         .await;
     assert_eq!(row, json!({ "first": true, "last": true }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_integer_is_the_same_identifier_as_the_string_with_its_digits() {
+    let receiver = TestReceiver::start().await;
+    for id in ["12345", "\"12345\"", "12345"] {
+        let body =
+            format!(r#"{{"execution_id":{id},"workflow_id":{id},"bulk_id":{id},"status":"completed"}}"#);
+        receiver.accept(body).await;
+        receiver.wait_until_recorded().await;
+    }
+    let rows = receiver
+        .rows("SELECT execution_id, workflow_id, bulk_id, deliveries, conflicts FROM executions")
+        .await;
+    let row = json!({ "execution_id": "12345", "workflow_id": "12345", "bulk_id": "12345", "deliveries": 3, "conflicts": null });
+    assert_eq!(rows, [row]);
+    assert_eq!(get_json(&receiver, "/api/v1/executions/12345").await["payload"]["execution_id"], 12345);
+}

@@ -181,3 +181,22 @@ async fn a_page_of_results_is_limited_in_bytes() {
     let export = receiver.get("/api/v1/export/results").await.text().await.unwrap();
     assert_eq!(export.lines().count(), 24);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_is_valid_for_the_same_filter_only_also_from_a_detail() {
+    let receiver = TestReceiver::start().await;
+    for n in 0..60 {
+        let fields = json!({ "bulk_id": "b", "output": [n, n] });
+        receiver.accept(with(execution(&format!("e{n}"), "completed"), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let bulk = get_json(&receiver, "/api/v1/bulks/b").await;
+    for (list, rest) in [("executions", 10), ("results", 70)] {
+        let next = bulk[list]["next"].as_str().unwrap();
+        let continued = format!("/api/v1/{list}?bulk=b&limit=1000&from=1h&cursor={next}");
+        let page = get_json(&receiver, &continued).await;
+        assert_eq!(page["items"].as_array().unwrap().len(), rest, "{list}");
+        let other = receiver.get(&format!("/api/v1/{list}?workflow=w&cursor={next}")).await;
+        assert_eq!(other.status(), 400, "{list}");
+    }
+}

@@ -76,6 +76,7 @@ async fn a_month() -> (TestReceiver, PgConnection) {
     let odd = "UPDATE executions SET workflow_id = 'formerly' WHERE first_received_at < '2026-02-10';
         UPDATE executions SET status = 'cancelled' WHERE execution_id LIKE 'e%77';
         UPDATE executions SET reference = jsonb_build_object('order', substr(execution_id, 2));
+        UPDATE executions SET status = 'paused' WHERE execution_id = 'e1';
         ANALYZE executions;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
         SET plan_cache_mode = force_custom_plan";
@@ -129,6 +130,8 @@ async fn no_query_scans_a_whole_table() {
         ("executions?reference=order=7", "executions_reference"),
         ("executions?reference=order=7&status=failed&workflow=w1", "executions_reference"),
         ("results?reference=order=7", "executions_reference"),
+        // Also checks whether the status is in use.
+        ("executions?status=paused", "executions_rare_status"),
         ("executions?bulk=b7&status=failed&workflow=w1&cause=late", "executions_bulk_id"),
         ("results?bulk=b7", "executions_bulk_id"),
         ("results?execution=e7", "executions_pkey"),

@@ -1,5 +1,7 @@
 //! The list of bulks with their progress, and one bulk in full.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
@@ -87,6 +89,9 @@ impl ListQuery for Bulks {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &self.complete
+    }
 }
 
 impl Query for Bulks {
@@ -104,7 +109,7 @@ impl Query for Bulks {
             SCAN_LIMIT,
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The list of conflicts with the recorded result beside it, and one conflict in full.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -77,6 +79,9 @@ impl ListQuery for Conflicts {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
+    }
 }
 
 impl Query for Conflicts {
@@ -95,7 +100,7 @@ impl Query for Conflicts {
             EXCERPT_CHARS,
             None::<i64>
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
     }
 }
 

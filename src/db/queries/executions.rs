@@ -1,5 +1,7 @@
 //! The list of executions, and one execution in full.
 
+use std::fmt::Debug;
+
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
@@ -14,7 +16,7 @@ use super::reference::{Reference, ReferenceFilter};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
-    TimeRange, omitted,
+    Scope, TimeRange, omitted,
 };
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
@@ -118,18 +120,13 @@ impl ListRow for Execution {
 #[into_params(parameter_in = Query)]
 #[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
+    #[param(ignore)]
+    #[command(flatten)]
+    pub(crate) scope: Scope,
     /// Only executions with this status, as sent: completed, failed, cancelled, running, …
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) status: Option<String>,
-    /// Only executions of this workflow.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) workflow: Option<String>,
-    /// Only executions of this bulk.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) bulk: Option<String>,
     /// Only failed executions (or those with the given status) whose cause contains this text, in any case.
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
@@ -199,7 +196,7 @@ pub(crate) struct Executions {
 impl Executions {
     /// The first page of a bulk's executions.
     pub(super) fn of_bulk(bulk_id: &str) -> Self {
-        let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
+        let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 }
@@ -210,13 +207,16 @@ impl ListQuery for Executions {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
+    }
 }
 
 impl Query for Executions {
     type Answer = Page<Execution>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Execution>, sqlx::Error> {
-        let Filter { workflow, bulk, cause, reference, .. } = &self.filter;
+        let Filter { scope: Scope { workflow, bulk }, cause, reference, .. } = &self.filter;
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status {
             None | Some("completed") => None,
@@ -243,7 +243,7 @@ impl Query for Executions {
         } else {
             fetch!(prefix: "", "", order: "")
         };
-        Ok(self.page.page(rows))
+        Ok(self.page.page(rows, self.filter()))
     }
 }
 
@@ -292,7 +292,6 @@ pub(crate) struct ExecutionDetail {
     /// Its steps, in the order of their start. Their outputs are in the payload.
     pub(crate) steps: Vec<Step>,
     /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
-    #[schema(inline)]
     pub(crate) results: Page<ResultItem>,
     /// The number of its conflicts: see `/api/v1/conflicts?execution=…`.
     pub(crate) conflicts: i64,

@@ -1,16 +1,13 @@
 //! Failures grouped by their cause.
 
-use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{EXCERPT_CHARS, Query, TimeRange};
+use super::{EXCERPT_CHARS, Query, Scope, TimeRange};
 use crate::db::Transaction;
-use crate::execution::identifier::Identifier;
 
 /// Maximum executions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
@@ -79,25 +76,11 @@ pub(crate) enum By {
     Model,
 }
 
-// Parameters of the API and of the command line. All given filters must match.
-#[derive(Debug, Clone, Default, IntoParams, Args)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct Filter {
-    /// Only failures of this workflow.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) workflow: Option<String>,
-    /// Only failures of this bulk.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) bulk: Option<String>,
-}
-
 /// Groups failures.
 #[derive(Debug, Clone)]
 pub(crate) struct FailureQuery {
     pub(crate) by: By,
-    pub(crate) filter: Filter,
+    pub(crate) scope: Scope,
     pub(crate) period: TimeRange,
     /// Maximum number of groups, from 1 to [`super::page::MAX_LIMIT`].
     pub(crate) limit: i64,
@@ -107,7 +90,7 @@ impl Default for FailureQuery {
     fn default() -> Self {
         Self {
             by: By::Cause,
-            filter: Filter::default(),
+            scope: Scope::default(),
             period: TimeRange::default(),
             limit: super::page::DEFAULT_LIMIT,
         }
@@ -124,8 +107,8 @@ impl Query for FailureQuery {
             "src/db/queries/failures.sql",
             self.period.start(),
             self.period.end(),
-            self.filter.workflow.as_deref(),
-            self.filter.bulk.as_deref(),
+            self.scope.workflow.as_deref(),
+            self.scope.bulk.as_deref(),
             scan_limit,
             EXCERPT_CHARS,
             self.limit,

@@ -17,16 +17,26 @@ pub(crate) mod failures;
 pub(crate) mod json;
 pub(crate) mod overview;
 pub(crate) mod page;
+pub(crate) mod period;
 pub(crate) mod pool;
 pub(crate) mod quarantine;
 pub(crate) mod reference;
 pub(crate) mod results;
+pub(crate) mod status;
 pub(crate) mod workflows;
 
+use std::fmt::Debug;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use strum::VariantArray;
 
-use page::MAX_LIMIT;
-pub(crate) use page::{ListRow, Page, PageRequest, TimeRange};
+use utoipa::IntoParams;
+
+use crate::execution::identifier::Identifier;
+pub(crate) use page::{ListRow, Page, PageRequest};
+use page::{MAX_LIMIT, Position};
+pub(crate) use period::TimeRange;
 pub(crate) use pool::{QueryError, QueryPool};
 
 use super::Transaction;
@@ -49,6 +59,37 @@ pub(crate) trait ListQuery: Query<Answer = Page<<Self as ListQuery>::Row>> {
     const EXPORT_LIMIT: i64 = MAX_LIMIT;
 
     fn page(&mut self) -> &mut PageRequest;
+
+    /// The filter, without period and page. A cursor is valid for one filter.
+    fn filter(&self) -> &dyn Debug;
+
+    /// Continues after the `next` of a page. False at the end of the list.
+    fn continue_after(&mut self, next: Option<&str>) -> bool {
+        let after = next.and_then(|next| Position::of_cursor(next, <Self::Row>::LIST, self.filter()).ok());
+        self.page().after = after;
+        self.page().after.is_some()
+    }
+}
+
+// Parameters of the API and of the command line.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
+#[into_params(parameter_in = Query)]
+#[group(id = "scope", multiple = true)]
+pub(crate) struct Scope {
+    /// Only this workflow.
+    #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) workflow: Option<String>,
+    /// Only this bulk.
+    #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) bulk: Option<String>,
+}
+
+impl Scope {
+    pub(crate) fn of_bulk(bulk_id: &str) -> Self {
+        Self { bulk: Some(bulk_id.to_owned()), workflow: None }
+    }
 }
 
 /// A parameter with a few allowed values.

@@ -1,15 +1,19 @@
 //! Pages of a list, and their cursors.
 //!
 //! A cursor holds the position of the last seen row in the order of the list. Paging therefore neither repeats nor skips a
-//! row that existed at the first page, however much is recorded meanwhile.
+//! row that existed at the first page, however much is recorded meanwhile. A cursor is valid for its own list and filter
+//! only; the period and the limit may change.
+
+use std::fmt::Debug;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use strum::IntoStaticStr;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
-use utoipa::{IntoParams, ToSchema};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::period::TimeRange;
 
 /// The default and the maximum number of items of a page.
 pub(crate) const DEFAULT_LIMIT: i64 = 50;
@@ -37,35 +41,6 @@ impl Default for PageRequest {
     }
 }
 
-/// A range of the time of the first delivery, by the receiver's clock.
-#[derive(Debug, Clone, Copy, Default, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct TimeRange {
-    /// Only rows first received at this time or later (RFC 3339).
-    pub(crate) from: Option<OffsetDateTime>,
-    /// Only rows first received before this time (RFC 3339).
-    pub(crate) to: Option<OffsetDateTime>,
-}
-
-impl TimeRange {
-    /// Parses a limit of a range to UTC, as queries need it. `None` for a text that is not RFC 3339, and for times near the
-    /// limits of the calendar, which have no UTC equivalent.
-    pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
-        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
-        // RFC 3339 has no other years: such a time could not be written in a response.
-        (0..=9999).contains(&time.year()).then_some(time)
-    }
-
-    /// No row is older than the Unix epoch.
-    pub(super) fn start(&self) -> OffsetDateTime {
-        self.from.unwrap_or(OffsetDateTime::UNIX_EPOCH)
-    }
-
-    pub(super) fn end(&self) -> OffsetDateTime {
-        self.to.unwrap_or(PrimitiveDateTime::MAX.assume_utc())
-    }
-}
-
 impl PageRequest {
     /// The position before the page: `after`, or the end of the period with an id that precedes all others.
     pub(super) fn position(&self, period: &TimeRange) -> Position {
@@ -79,18 +54,18 @@ impl PageRequest {
         self.limit + 1
     }
 
-    /// Makes the page from its rows.
-    pub(super) fn page<T: ListRow>(&self, mut rows: Vec<T>) -> Page<T> {
+    /// Makes the page from its rows. `filter` is [`super::ListQuery::filter`].
+    pub(super) fn page<T: ListRow>(&self, mut rows: Vec<T>, filter: &dyn Debug) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = rows.len() > limit || rows.last().is_some_and(ListRow::is_last_scanned);
         rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|last| last.position().cursor(T::LIST));
+        let next = rows.last().filter(|_| more).map(|last| last.position().cursor(T::LIST, filter));
         rows.retain(ListRow::matches);
         Page { items: rows, next }
     }
 }
 
-/// The lists. A cursor is valid for its own list only.
+/// The lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub(crate) enum List {
     #[strum(serialize = "e")]
@@ -152,23 +127,46 @@ impl Position {
         self.id.parse().unwrap_or(i64::MIN)
     }
 
-    pub(super) fn cursor(&self, list: List) -> String {
+    pub(super) fn cursor(&self, list: List, filter: &dyn Debug) -> String {
         let micros = self.at.unix_timestamp_nanos() / 1_000;
-        BASE64_URL_SAFE_NO_PAD.encode(format!("{}{micros}.{}.{}", list.prefix(), self.place, self.id))
+        let Self { place, id, .. } = self;
+        let text = format!("{}{micros}.{place}.{:x}.{id}", list.prefix(), checksum(filter));
+        BASE64_URL_SAFE_NO_PAD.encode(text)
     }
 
-    /// Parses [`Page::next`] of this list; `None` if the cursor is invalid.
-    pub(crate) fn of_cursor(cursor: &str, list: List) -> Option<Self> {
+    /// Parses [`Page::next`] of this list with this filter.
+    pub(crate) fn of_cursor(cursor: &str, list: List, filter: &dyn Debug) -> Result<Self, CursorError> {
+        let (position, checksum_of_filter) = Self::parse(cursor, list).ok_or(CursorError::Invalid)?;
+        if checksum_of_filter == checksum(filter) { Ok(position) } else { Err(CursorError::OtherFilter) }
+    }
+
+    /// The position and the checksum of the filter in a cursor.
+    fn parse(cursor: &str, list: List) -> Option<(Self, u32)> {
         let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-        let mut parts = text.strip_prefix(list.prefix())?.splitn(3, '.');
+        let mut parts = text.strip_prefix(list.prefix())?.splitn(4, '.');
         let micros: i64 = parts.next()?.parse().ok()?;
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()?;
-        let (place, id) = (parts.next()?.parse().ok()?, parts.next()?);
+        let place = parts.next()?.parse().ok()?;
+        let (checksum, id) = (u32::from_str_radix(parts.next()?, 16).ok()?, parts.next()?);
         let named = !id.is_empty() && !id.contains('\0');
         let numbered = id.parse::<i64>().is_ok();
         let usable = micros >= 0 && if list.is_numbered() { numbered } else { named };
-        usable.then(|| Self { at, id: id.to_owned(), place })
+        usable.then(|| (Self { at, id: id.to_owned(), place }, checksum))
     }
+}
+
+/// Identifies the values of a filter.
+fn checksum(filter: &dyn Debug) -> u32 {
+    crc32fast::hash(format!("{filter:?}").as_bytes())
+}
+
+/// Why a cursor is rejected. Completes a sentence that begins with the parameter's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CursorError {
+    #[error("must be the unchanged `next` of a page of this list")]
+    Invalid,
+    #[error("belongs to a list with another filter: only `from`, `to` and `limit` may change between pages")]
+    OtherFilter,
 }
 
 #[cfg(test)]
@@ -180,24 +178,29 @@ mod tests {
         let at = OffsetDateTime::from_unix_timestamp_nanos(1_772_445_600_123_456_000).unwrap();
         for (list, id) in [(List::Executions, "a.b-1.é"), (List::Quarantine, "17")] {
             let position = Position { at, id: id.to_owned(), place: 3 };
-            let cursor = position.cursor(list);
-            assert_eq!(Position::of_cursor(&cursor, list), Some(position));
-            assert_eq!(Position::of_cursor(&cursor, List::Bulks), None);
-            assert_eq!(Position::of_cursor(&cursor[1..], list), None);
+            let cursor = position.cursor(list, &Some("failed"));
+            let parsed = |cursor, list, filter: &dyn Debug| Position::of_cursor(cursor, list, filter);
+            assert_eq!(parsed(&cursor, list, &Some("failed")), Ok(position));
+            assert_eq!(parsed(&cursor, list, &None::<&str>), Err(CursorError::OtherFilter));
+            assert_eq!(parsed(&cursor, List::Bulks, &Some("failed")), Err(CursorError::Invalid));
+            assert_eq!(parsed(&cursor[1..], list, &Some("failed")), Err(CursorError::Invalid));
         }
         let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
         for text in [
-            "e-1.0.a",
-            "e1.0.",
-            "e1.0.a\0",
-            "e1.a",
-            "e9999999999999999999.0.a",
-            "e999999999999999999.0.a",
+            "e-1.0.0.a",
+            "e1.0.0.",
+            "e1.0.0.a\0",
+            "e1.0.a",
+            "e1.0.g.a",
+            "e1.0.100000000.a",
+            "e9999999999999999999.0.0.a",
+            "e999999999999999999.0.0.a",
             "",
         ] {
-            assert_eq!(Position::of_cursor(&encode(text), List::Executions), None, "{text}");
+            assert_eq!(Position::parse(&encode(text), List::Executions), None, "{text}");
         }
-        assert_eq!(Position::of_cursor(&encode("q1.0.a"), List::Quarantine), None);
-        assert_eq!(Position::of_cursor("not base64!", List::Executions), None);
+        assert!(Position::parse(&encode("e1.0.0.a"), List::Executions).is_some());
+        assert_eq!(Position::parse(&encode("q1.0.0.a"), List::Quarantine), None);
+        assert_eq!(Position::parse("not base64!", List::Executions), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The list of quarantined webhooks, and one of them in full. `workflow-receiver quarantine` retries and drops them.
 
+use std::fmt::Debug;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -86,6 +88,9 @@ impl ListQuery for Quarantine {
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
     }
+    fn filter(&self) -> &dyn Debug {
+        &()
+    }
 }
 
 impl Query for Quarantine {
@@ -104,7 +109,7 @@ LIMIT $4",
             after.number(),
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
     }
 }
 

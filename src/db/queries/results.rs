@@ -1,5 +1,7 @@
 //! The list of results: a row for each output of an execution.
 
+use std::fmt::Debug;
+
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
@@ -11,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter};
-use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -57,18 +59,13 @@ columns! {
 #[into_params(parameter_in = Query)]
 #[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
+    #[param(ignore)]
+    #[command(flatten)]
+    pub(crate) scope: Scope,
     /// Only results of this execution.
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execution: Option<String>,
-    /// Only results of this workflow.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) workflow: Option<String>,
-    /// Only results of this bulk.
-    #[param(inline, value_type = Option<Identifier>)]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) bulk: Option<String>,
     /// Only results of executions whose webhook URL has this query parameter, such as `order=1234`.
     #[param(inline, value_type = Option<Identifier>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
@@ -133,7 +130,7 @@ impl ResultsQuery {
 
     /// The first page of the results of a bulk.
     pub(super) fn of_bulk(bulk_id: &str) -> Self {
-        let filter = Filter { bulk: Some(bulk_id.to_owned()), ..Filter::default() };
+        let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 }
@@ -145,6 +142,9 @@ impl ListQuery for ResultsQuery {
 
     fn page(&mut self) -> &mut PageRequest {
         &mut self.page
+    }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
     }
 }
 
@@ -171,16 +171,16 @@ impl Query for ResultsQuery {
                 items.extend(found);
                 if items.len() > limit {
                     items.truncate(limit);
-                    return Ok(page(items, None));
+                    return Ok(self.page_with_next(items, None));
                 }
                 if bytes >= OUTPUT_BYTES {
-                    return Ok(page(items, None));
+                    return Ok(self.page_with_next(items, None));
                 }
                 if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
                     reached = Position { at: *first_received_at, id: execution_id.clone(), place: i64::MAX };
                 }
                 if begun.elapsed() > PAGE_TIME && !(last && rest.is_empty()) {
-                    return Ok(page(items, Some(&reached)));
+                    return Ok(self.page_with_next(items, Some(reached)));
                 }
             }
             if last {
@@ -188,18 +188,11 @@ impl Query for ResultsQuery {
             }
             scan_left -= batch;
             if scan_left <= 0 {
-                return Ok(page(items, Some(&reached)));
+                return Ok(self.page_with_next(items, Some(reached)));
             }
             batch = scan_left;
         }
     }
-}
-
-/// A page with another one after `reached`, or after its last item.
-fn page(items: Vec<ResultItem>, reached: Option<&Position>) -> Page<ResultItem> {
-    let last = || items.last().map(|last| last.position().cursor(ResultItem::LIST));
-    let next = reached.map_or_else(last, |reached| Some(reached.cursor(ResultItem::LIST)));
-    Page { items, next }
 }
 
 /// How many sources may be decompressed at once.
@@ -261,6 +254,13 @@ impl ResultItem {
 }
 
 impl ResultsQuery {
+    /// A page with another one after `reached`, or after its last item.
+    fn page_with_next(&self, items: Vec<ResultItem>, reached: Option<Position>) -> Page<ResultItem> {
+        let reached = reached.or_else(|| items.last().map(ResultItem::position));
+        let next = reached.map(|reached| reached.cursor(ResultItem::LIST, self.filter()));
+        Page { items, next }
+    }
+
     /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
@@ -268,7 +268,7 @@ impl ResultsQuery {
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
-        let Filter { execution, workflow, bulk, reference } = &self.filter;
+        let Filter { execution, scope: Scope { workflow, bulk }, reference } = &self.filter;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {

@@ -1,6 +1,6 @@
 -- Stores webhooks that cannot be recorded, each body once, in the order of the hash. An acknowledged one is always
--- stored; a new one that was answered 422 only while the limits allow ($8 rows, $9 bytes). Returns the hashes of all
--- that are stored.
+-- stored; a new one that was answered 422 only while the limits allow ($8 rows, $9 bytes). Returns the hashes and
+-- the numbers of all that are stored.
 WITH incoming AS (
     SELECT
         i.body_sha256,
@@ -56,4 +56,4 @@ ON CONFLICT (body_sha256) DO UPDATE SET
     first_received_at = least(q.first_received_at, excluded.first_received_at),
     last_received_at = greatest(q.last_received_at, excluded.last_received_at),
     recorded_at = greatest(q.recorded_at, excluded.recorded_at)
-RETURNING q.body_sha256
+RETURNING q.body_sha256, q.quarantine_id

@@ -210,6 +210,14 @@ impl<'a> RecordItem<'a> {
         }
     }
 
+    /// Why the delivery goes to quarantine. A message of PostgreSQL in it may quote the row.
+    pub(crate) fn quarantine_reason(&self) -> Option<&str> {
+        match self {
+            Self::Execution(_) => None,
+            Self::Quarantined(row) => Some(&row.reason),
+        }
+    }
+
     pub(crate) fn execution_id(&self) -> Option<&str> {
         self.execution().map(|execution| &*execution.execution_id)
     }

@@ -1,6 +1,6 @@
 //! Stores the quarantined items of a batch.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
@@ -41,7 +41,7 @@ pub(in crate::db) async fn insert_quarantined(
             .execute(&mut *transaction)
             .await?;
     }
-    let stored = sqlx::query_file_scalar!(
+    let stored = sqlx::query_file!(
         "src/db/record/insert_quarantined.sql",
         &hashes,
         &bodies as _,
@@ -55,10 +55,11 @@ pub(in crate::db) async fn insert_quarantined(
         &redeliveries,
         &references as _
     );
-    let stored: HashSet<Vec<u8>> = stored.fetch_all(transaction).await?.into_iter().collect();
+    let stored = stored.fetch_all(transaction).await?.into_iter();
+    let stored: HashMap<Vec<u8>, i64> = stored.map(|row| (row.body_sha256, row.quarantine_id)).collect();
     for (index, hash) in indexes.into_iter().zip(&hashes) {
-        let is_stored = stored.contains(hash);
-        dispositions[index] = if is_stored { Disposition::Quarantined } else { Disposition::Dropped };
+        let entry = stored.get(hash).map(|&quarantine_id| Disposition::Quarantined { quarantine_id });
+        dispositions[index] = entry.unwrap_or(Disposition::Dropped);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Error responses: `application/problem+json` (RFC 9457) with a stable `type`. They never quote the request.
+//! Error responses: `application/problem+json` (RFC 9457) with a stable `type`. They quote nothing of the request, except the
+//! name of an unknown parameter.
 
 mod responses;
 mod text;
@@ -6,7 +7,7 @@ mod text;
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,7 +18,7 @@ use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
 
-pub(super) use responses::{ApiProblems, WebhookProblems};
+pub(super) use responses::{ApiProblems, DetailProblems, WebhookProblems};
 
 /// Seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -40,9 +41,8 @@ pub(super) enum Problem {
     NotGzip,
     /// 400: an invalid parameter of the query or the path.
     Parameter {
-        /// `None` for an unknown parameter.
-        name: Option<&'static str>,
-        /// The rest of the sentence after the name, such as "must be …". Without a name, the whole sentence.
+        name: Cow<'static, str>,
+        /// The rest of the sentence after the name, such as "must be …".
         allowed: String,
     },
     /// 401 on the public port. The response is the same for every [`AuthError`].
@@ -92,10 +92,27 @@ pub(super) struct ProblemBody {
     detail: Cow<'static, str>,
     /// The name of the invalid parameter, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<&'static str>,
+    parameter: Option<Cow<'static, str>>,
 }
 
 impl Problem {
+    /// An invalid parameter. `allowed` completes the sentence that begins with its name.
+    pub(super) fn parameter(name: impl Into<Cow<'static, str>>, allowed: impl Into<String>) -> Self {
+        Self::Parameter { name: name.into(), allowed: allowed.into() }
+    }
+
+    fn body(&self) -> (StatusCode, ProblemBody) {
+        let (status, kind, detail) = self.parts();
+        let body = ProblemBody {
+            r#type: format!("urn:workflow-receiver:problem:{kind}"),
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail,
+            parameter: if let Self::Parameter { name, .. } = self { Some(name.clone()) } else { None },
+        };
+        (status, body)
+    }
+
     /// The last part of `type`, such as `not-json`.
     pub(super) fn kind(&self) -> &'static str {
         self.parts().1
@@ -122,14 +139,7 @@ impl From<QueryError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, kind, detail) = self.parts();
-        let body = ProblemBody {
-            r#type: format!("urn:workflow-receiver:problem:{kind}"),
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail,
-            parameter: if let Self::Parameter { name, .. } = self { name } else { None },
-        };
+        let (status, body) = self.body();
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -2,30 +2,62 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::ProblemBody;
+use super::{Problem, ProblemBody};
+use crate::auth::AuthError;
+use crate::db::queries::QueryError;
+use crate::delivery::RejectReason;
+use crate::execution::InvalidPayload;
 
-fn problems<const N: usize>(responses: [(u16, &str); N]) -> BTreeMap<String, RefOr<Response>> {
-    let problem = |description| {
-        let content = Content::new(Some(RefOr::Ref(Ref::from_schema_name(ProblemBody::name()))));
-        ResponseBuilder::new().description(description).content("application/problem+json", content)
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+/// Responses with a description and an example each.
+fn problems<const N: usize>(responses: [(&str, Problem); N]) -> Responses {
+    let response = |(description, example): (&str, Problem)| {
+        let (status, body) = example.body();
+        let schema = RefOr::Ref(Ref::from_schema_name(ProblemBody::name()));
+        let content = ContentBuilder::new().schema(Some(schema)).example(serde_json::to_value(body).ok());
+        let response = ResponseBuilder::new().description(description);
+        let response = response.content("application/problem+json", content.build()).build();
+        (status.as_str().to_owned(), response.into())
     };
-    responses.map(|(status, text)| (status.to_string(), problem(text).build().into())).into()
+    responses.map(response).into()
 }
 
 /// The problems of every `/api/v1` path.
 pub(in crate::http) struct ApiProblems;
 
 impl IntoResponses for ApiProblems {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
+    fn responses() -> Responses {
         problems([
-            (400, "Invalid parameter. `detail` names it and the allowed values."),
-            (401, "admin.token is set and the request does not contain it."),
-            (421, "admin.token is not set and the host is neither localhost nor an IP address."),
-            (503, "PostgreSQL did not answer, or there are too many requests."),
+            (
+                "Invalid parameter. `detail` names it and the allowed values.",
+                Problem::parameter("limit", "must be a whole number from 1 to 1000"),
+            ),
+            ("admin.token is set and the request does not contain it.", Problem::NoToken),
+            (
+                "admin.token is not set and the host is neither localhost nor an IP address.",
+                Problem::Misdirected,
+            ),
+            (
+                "PostgreSQL did not answer, or there are too many requests.",
+                Problem::QueryError(QueryError::Busy),
+            ),
         ])
+    }
+}
+
+/// The problems of a path with an identifier.
+pub(in crate::http) struct DetailProblems;
+
+impl IntoResponses for DetailProblems {
+    fn responses() -> Responses {
+        let mut responses = ApiProblems::responses();
+        let absent = Problem::NotRecorded { kind: "execution" };
+        responses.extend(problems([("Nothing is recorded with this identifier.", absent)]));
+        responses
     }
 }
 
@@ -33,19 +65,35 @@ impl IntoResponses for ApiProblems {
 pub(in crate::http) struct WebhookProblems;
 
 impl IntoResponses for WebhookProblems {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
+    fn responses() -> Responses {
+        let no_workflow = InvalidPayload::Field { field: "workflow_id", problem: "is missing or null" };
         problems([
-            (400, "The body is incomplete, not JSON, not a JSON object, or not valid gzip."),
-            (401, "The sender is not authenticated. The webhook is not stored."),
-            (403, "Senders are not authenticated, and a web page may have sent the request."),
-            (408, "The body was not complete within http.body_timeout."),
-            (413, "The body is larger than http.max_body_bytes, compressed or decompressed."),
-            (415, "The Content-Encoding is neither gzip nor identity."),
             (
-                422,
-                "JSON without a valid execution_id, workflow_id or status. The webhook goes to quarantine.",
+                "The body is incomplete, not JSON, not a JSON object, or not valid gzip.",
+                Problem::NotAnObject(InvalidPayload::NotAnObject),
             ),
-            (503, "Not stored: too many requests, spool full, disk error, or shutdown. Send it again."),
+            (
+                "The sender is not authenticated. The webhook is not stored.",
+                Problem::Unauthenticated(AuthError::ALL[0]),
+            ),
+            (
+                "Senders are not authenticated, and a web page may have sent the request.",
+                Problem::FromWebPage,
+            ),
+            ("The body was not complete within http.body_timeout.", Problem::TooSlow),
+            (
+                "The body is larger than http.max_body_bytes, compressed or decompressed.",
+                Problem::TooLarge { max_body_bytes: 16 << 20 },
+            ),
+            ("The Content-Encoding is neither gzip nor identity.", Problem::UnknownEncoding),
+            (
+                "JSON without a valid execution_id, workflow_id or status. The webhook goes to quarantine.",
+                Problem::NotAnExecution(no_workflow),
+            ),
+            (
+                "Not stored: too many requests, spool full, disk error, or shutdown. Send it again.",
+                Problem::Rejected(RejectReason::Overloaded),
+            ),
         ])
     }
 }

@@ -23,8 +23,7 @@ impl Problem {
                 (400, "not-gzip", "Content-Encoding is gzip, but the body is not valid gzip.".into())
             }
             Self::Parameter { name, allowed } => {
-                let subject = name.map(|name| format!("`{name}` ")).unwrap_or_default();
-                (400, "bad-parameter", format!("{subject}{allowed}.").into())
+                (400, "bad-parameter", format!("`{name}` {allowed}.").into())
             }
             Self::Unauthenticated(_) => (
                 401,

@@ -39,12 +39,12 @@ type Trace = Option<Box<RequestTrace>>;
 /// Answers 200 when the webhook is on disk: a later crash cannot lose it. Content-Type is ignored. Fields that are
 /// not listed here are stored, too. The body may be compressed with gzip.
 #[utoipa::path(
-    post, path = WEBHOOK_PATH, tag = "Webhooks",
+    post, path = WEBHOOK_PATH, operation_id = "receive_webhook", tag = "Webhooks",
     request_body(
         content = Webhook, content_type = "application/json",
         example = json!({ "execution_id": "hello-1", "workflow_id": "demo", "status": "completed" })
     ),
-    responses((status = 200, body = Received), WebhookProblems),
+    responses((status = 200, body = Received, description = "The webhook is on disk."), WebhookProblems),
     security((), ("signature" = []), ("secret" = []), ("url_token" = []))
 )]
 pub(in crate::http) async fn handle(State(state): State<Arc<WebhookState>>, request: Request) -> Response {

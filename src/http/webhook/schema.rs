@@ -3,18 +3,18 @@
 
 use utoipa::ToSchema;
 
-use crate::execution::identifier::Identifier;
+use crate::execution::identifier::{Identifier, IdentifierOrInteger};
 
 /// The body of a webhook. Only the first three fields are required; invalid values elsewhere do not prevent recording.
 #[derive(ToSchema)]
 pub(super) struct Webhook {
-    /// Identifies the execution: at most 255 bytes.
-    execution_id: Identifier,
-    /// Identifies the workflow: at most 255 bytes.
-    workflow_id: Identifier,
+    /// Identifies the execution: at most 255 bytes. An integer is stored as its digits.
+    execution_id: IdentifierOrInteger,
+    /// Identifies the workflow: at most 255 bytes. An integer is stored as its digits.
+    workflow_id: IdentifierOrInteger,
     /// completed, failed and cancelled are final; any other status, such as running, is not.
     status: Identifier,
-    /// The bulk of the execution: a string.
+    /// The bulk of the execution: a string or an integer.
     #[schema(required = false)]
     bulk_id: serde_json::Value,
     /// The start of the execution: an RFC 3339 time.
@@ -44,5 +44,6 @@ pub(super) struct Webhook {
 #[derive(ToSchema)]
 pub(super) struct Received {
     /// Always true.
+    #[schema(example = true)]
     received: bool,
 }

@@ -7,11 +7,12 @@ use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::bulks::{Bulk, BulkDetail, Bulks, Complete, GetBulk};
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Bulks {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { complete: p.choice("complete")?, period: p.period()?, page: p.page::<Self>()? })
+        let complete = p.choice("complete")?;
+        Ok(Self { complete, period: p.period()?, page: p.page::<Self>(&complete)? })
     }
 }
 
@@ -24,9 +25,9 @@ impl FromQuery for Bulks {
         ("complete" = inline(Option<Complete>), Query, description = "Only bulks that are complete (yes), incomplete (no), or of unknown size (unknown)."),
         TimeRange, Paging,
     ),
-    responses((status = 200, body = Page<Bulk>), ApiProblems)
+    responses((status = 200, body = Page<Bulk>, description = "A page of bulks."), ApiProblems)
 )]
-pub(super) async fn bulks(State(api): ApiState, uri: Uri) -> JsonResult<Page<Bulk>> {
+pub(super) async fn list_bulks(State(api): ApiState, uri: Uri) -> JsonResult<Page<Bulk>> {
     api.list::<Bulks>(&uri).await
 }
 
@@ -34,12 +35,8 @@ pub(super) async fn bulks(State(api): ApiState, uri: Uri) -> JsonResult<Page<Bul
 #[utoipa::path(
     get, path = "/api/v1/bulks/{bulk_id}", tag = "Bulks",
     params(("bulk_id" = String, Path, description = "The sender's identifier of the bulk.")),
-    responses(
-        (status = 200, body = BulkDetail),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "The bulk has no executions and no expected size."),
-        ApiProblems,
-    )
+    responses((status = 200, body = BulkDetail, description = "The bulk."), DetailProblems)
 )]
-pub(super) async fn bulk(State(api): ApiState, uri: Uri, id: PathId<String>) -> JsonResult<BulkDetail> {
+pub(super) async fn get_bulk(State(api): ApiState, uri: Uri, id: PathId<String>) -> JsonResult<BulkDetail> {
     api.detail(&uri, GetBulk { bulk_id: path_identifier(id, "bulk")? }, "bulk").await
 }

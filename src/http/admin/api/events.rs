@@ -18,6 +18,13 @@ use crate::execution::identifier::Identifier;
 use crate::http::problem::{ApiProblems, Problem};
 use crate::recorder::events::ChangeEvent;
 
+/// The beginning of a stream, for `/openapi.json`.
+const EXAMPLE: &str = r#": subscribed
+
+event: recorded
+data: {"outcome":"new","execution_id":"exec-104","workflow_id":"product-photos","bulk_id":null,"status":"completed","received_at":"2026-03-02T09:58:02Z"}
+"#;
+
 struct Filter {
     status: Option<String>,
     workflow: Option<String>,
@@ -41,13 +48,19 @@ impl Filter {
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "Events and exports",
     params(
-        ("status" = inline(Option<Identifier>), Query, description = "Only deliveries with this status."),
+        ("status" = inline(Option<Identifier>), Query, description = "Only deliveries with this status, also one that no execution has yet."),
         ("workflow" = inline(Option<Identifier>), Query, description = "Only deliveries of this workflow."),
         ("bulk" = inline(Option<Identifier>), Query, description = "Only deliveries of this bulk."),
     ),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "Events, until the receiver stops."), ApiProblems)
+    responses(
+        (
+            status = 200, body = String, content_type = "text/event-stream",
+            description = "Events, until the receiver stops.", example = json!(EXAMPLE)
+        ),
+        ApiProblems,
+    )
 )]
-pub(super) async fn events(
+pub(super) async fn follow_events(
     State(api): ApiState,
     uri: Uri,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {

@@ -6,29 +6,32 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters, PathId, path_identifier};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Executions, Filter, GetExecution};
-use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::db::queries::{Page, Scope, TimeRange};
+use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Executions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         let filter = Filter {
             status: p.text("status")?,
-            workflow: p.text("workflow")?,
-            bulk: p.text("bulk")?,
+            scope: p.scope()?,
             cause: p.text("cause")?,
             reference: p.reference()?,
         };
-        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
+    }
+
+    fn status(&self) -> Option<&str> {
+        self.filter.status.as_deref()
     }
 }
 
 /// List executions, newest first
 #[utoipa::path(
     get, path = "/api/v1/executions", tag = "Executions",
-    params(Filter, TimeRange, Paging),
-    responses((status = 200, body = Page<Execution>), ApiProblems)
+    params(Filter, Scope, TimeRange, Paging),
+    responses((status = 200, body = Page<Execution>, description = "A page of executions."), ApiProblems)
 )]
-pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {
+pub(super) async fn list_executions(State(api): ApiState, uri: Uri) -> JsonResult<Page<Execution>> {
     api.list::<Executions>(&uri).await
 }
 
@@ -36,13 +39,9 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> JsonResult<Pag
 #[utoipa::path(
     get, path = "/api/v1/executions/{execution_id}", tag = "Executions",
     params(("execution_id" = String, Path, description = "The sender's identifier of the execution.")),
-    responses(
-        (status = 200, body = ExecutionDetail),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "Not recorded."),
-        ApiProblems,
-    )
+    responses((status = 200, body = ExecutionDetail, description = "The execution."), DetailProblems)
 )]
-pub(super) async fn execution(
+pub(super) async fn get_execution(
     State(api): ApiState,
     uri: Uri,
     id: PathId<String>,

@@ -21,13 +21,18 @@ use super::query::{FromQuery, Parameters};
 use super::state::{Api, ApiState};
 use crate::db::queries::columns::Columns;
 use crate::db::queries::executions::{self, Executions};
-use crate::db::queries::page::Position;
 use crate::db::queries::results::{self, ResultsQuery};
-use crate::db::queries::{Choice, ListQuery, ListRow, Page, QueryError, TimeRange};
+use crate::db::queries::{Choice, ListQuery, Page, QueryError, Scope, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
 /// Attempts to read a page.
 const ATTEMPTS: u32 = 30;
+
+// The beginnings of lines, for `/openapi.json`.
+const JSONL: &str =
+    r#"{"execution_id":"exec-104","workflow_id":"product-photos","bulk_id":"spring-catalogue", …}"#;
+const CSV: &str =
+    "execution_id,workflow_id,bulk_id, …\r\n\"exec-104\",\"product-photos\",\"spring-catalogue\", …\r\n";
 
 /// The format of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
@@ -46,14 +51,17 @@ enum Format {
     get, path = "/api/v1/export/executions", tag = "Events and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
-        executions::Filter, TimeRange,
+        executions::Filter, Scope, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (
+            status = 200, description = "A line for each item of the list.",
+            content((String = "application/jsonl", example = json!(JSONL)), (String = "text/csv", example = json!(CSV)))
+        ),
         ApiProblems,
     )
 )]
-pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn export_executions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<Executions>(api, &uri, "executions").await
 }
 
@@ -64,14 +72,17 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Respons
     get, path = "/api/v1/export/results", tag = "Events and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
-        results::Filter, TimeRange,
+        results::Filter, Scope, TimeRange,
     ),
     responses(
-        (status = 200, description = "A line for each item of the list.", content((String = "application/jsonl"), (String = "text/csv"))),
+        (
+            status = 200, description = "A line for each item of the list.",
+            content((String = "application/jsonl", example = json!(JSONL)), (String = "text/csv", example = json!(CSV)))
+        ),
         ApiProblems,
     )
 )]
-pub(super) async fn results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn export_results(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
     export::<ResultsQuery>(api, &uri, "results").await
 }
 
@@ -83,6 +94,7 @@ where
     let format = parameters.choice("format")?.unwrap_or_default();
     let query = L::from_query(&mut parameters)?;
     parameters.finish()?;
+    api.check_status(&query).await?;
     let permit = api.export_permit()?;
     let mut export = Export { api, query, format, first: true, ended: false, _permit: permit };
     // An error of the first page can still become a problem response.
@@ -135,9 +147,7 @@ impl<L: ListQuery<Row: Columns + Serialize>> Export<L> {
                     Format::Csv => csv::write(item, &mut text),
                 }
             }
-            let after = next.and_then(|next| Position::of_cursor(&next, <L::Row>::LIST));
-            self.ended = after.is_none();
-            self.query.page().after = after;
+            self.ended = !self.query.continue_after(next.as_deref());
         }
         // The header is written after the first page is read: an empty list has a header, a failed query has none.
         if std::mem::replace(&mut self.first, false) && self.format == Format::Csv {

@@ -5,15 +5,15 @@ use axum::http::Uri;
 
 use super::query::{FromQuery, Parameters};
 use super::state::{ApiState, JsonResult};
-use crate::db::queries::failures::{By, FailureQuery, Failures, Filter};
-use crate::db::queries::{TimeRange, page};
+use crate::db::queries::failures::{By, FailureQuery, Failures};
+use crate::db::queries::{Scope, TimeRange, page};
 use crate::http::problem::{ApiProblems, Problem};
 
 impl FromQuery for FailureQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         Ok(Self {
             by: p.choice("by")?.unwrap_or_default(),
-            filter: Filter { workflow: p.text("workflow")?, bulk: p.text("bulk")? },
+            scope: p.scope()?,
             period: p.period()?,
             limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
         })
@@ -28,11 +28,11 @@ impl FromQuery for FailureQuery {
     get, path = "/api/v1/failures", tag = "Executions",
     params(
         ("by" = inline(Option<By>), Query, description = "Group failed executions by cause (the default), or failed steps by step or by model."),
-        Filter, TimeRange,
+        Scope, TimeRange,
         ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Failures), ApiProblems)
+    responses((status = 200, body = Failures, description = "The groups."), ApiProblems)
 )]
-pub(super) async fn failures(State(api): ApiState, uri: Uri) -> JsonResult<Failures> {
+pub(super) async fn list_failures(State(api): ApiState, uri: Uri) -> JsonResult<Failures> {
     api.list::<FailureQuery>(&uri).await
 }

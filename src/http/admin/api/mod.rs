@@ -1,7 +1,7 @@
 //! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
 //!
 //! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
-//! `routes` registers the handlers. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
+//! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
 //! cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
@@ -48,21 +48,24 @@ pub(super) fn routes(admin: AdminState) -> Router {
     let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
     let api = Api::new(admin);
     let bounded = documented([
-        routes!(overview::overview),
-        routes!(workflows::workflows),
-        routes!(executions::executions),
-        routes!(executions::execution),
-        routes!(results::results),
-        routes!(failures::failures),
-        routes!(bulks::bulks),
-        routes!(bulks::bulk),
-        routes!(conflicts::conflicts),
-        routes!(conflicts::conflict),
-        routes!(quarantine::quarantine),
-        routes!(quarantine::quarantined),
+        routes!(overview::get_overview),
+        routes!(workflows::list_workflows),
+        routes!(executions::list_executions),
+        routes!(executions::get_execution),
+        routes!(results::list_results),
+        routes!(failures::list_failures),
+        routes!(bulks::list_bulks),
+        routes!(bulks::get_bulk),
+        routes!(conflicts::list_conflicts),
+        routes!(conflicts::get_conflict),
+        routes!(quarantine::list_quarantine),
+        routes!(quarantine::get_quarantined),
     ]);
-    let streams =
-        documented([routes!(events::events), routes!(export::executions), routes!(export::results)]);
+    let streams = documented([
+        routes!(events::follow_events),
+        routes!(export::export_executions),
+        routes!(export::export_results),
+    ]);
     let (v1, document) = bounded
         .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))
         .merge(streams)

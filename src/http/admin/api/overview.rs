@@ -50,9 +50,9 @@ pub(super) struct Dashboard {
         TimeRange,
         ("workflow" = inline(Option<Identifier>), Query, description = "Only executions of this workflow."),
     ),
-    responses((status = 200, body = Dashboard), ApiProblems)
+    responses((status = 200, body = Dashboard, description = "The chart, and the health of the receiver."), ApiProblems)
 )]
-pub(super) async fn overview(State(api): ApiState, uri: Uri) -> JsonResult<Dashboard> {
+pub(super) async fn get_overview(State(api): ApiState, uri: Uri) -> JsonResult<Dashboard> {
     let chart: OverviewQuery = parse(&uri)?;
     let overview = api.run(&chart).await?;
     let receiver = api.admin.health.health().summary;

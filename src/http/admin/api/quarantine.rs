@@ -7,11 +7,11 @@ use super::query::{FromQuery, Paging, Parameters, PathId, path_number};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::quarantine::{GetQuarantined, Quarantine, QuarantineDetail, Quarantined};
 use crate::db::queries::{Page, TimeRange};
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Quarantine {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { period: p.period()?, page: p.page::<Self>()? })
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&())? })
     }
 }
 
@@ -19,9 +19,9 @@ impl FromQuery for Quarantine {
 #[utoipa::path(
     get, path = "/api/v1/quarantine", tag = "Conflicts and quarantine",
     params(TimeRange, Paging),
-    responses((status = 200, body = Page<Quarantined>), ApiProblems)
+    responses((status = 200, body = Page<Quarantined>, description = "A page of entries."), ApiProblems)
 )]
-pub(super) async fn quarantine(State(api): ApiState, uri: Uri) -> JsonResult<Page<Quarantined>> {
+pub(super) async fn list_quarantine(State(api): ApiState, uri: Uri) -> JsonResult<Page<Quarantined>> {
     api.list::<Quarantine>(&uri).await
 }
 
@@ -29,13 +29,9 @@ pub(super) async fn quarantine(State(api): ApiState, uri: Uri) -> JsonResult<Pag
 #[utoipa::path(
     get, path = "/api/v1/quarantine/{quarantine_id}", tag = "Conflicts and quarantine",
     params(("quarantine_id" = i64, Path, description = "The number of the entry.")),
-    responses(
-        (status = 200, body = QuarantineDetail),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "There is no entry with this number."),
-        ApiProblems,
-    )
+    responses((status = 200, body = QuarantineDetail, description = "The entry."), DetailProblems)
 )]
-pub(super) async fn quarantined(
+pub(super) async fn get_quarantined(
     State(api): ApiState,
     uri: Uri,
     id: PathId<i64>,

@@ -1,5 +1,7 @@
 //! Parses the query of a URL. Unknown and repeated parameters are errors: a misspelt filter would return other rows.
 
+use std::fmt::Debug;
+
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::Uri;
@@ -7,14 +9,23 @@ use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use crate::db::queries::page::{MAX_LIMIT, Position};
+use crate::db::queries::period::{TIME_FORMS, parse_time};
 use crate::db::queries::reference::{InvalidReference, ReferenceFilter};
-use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, TimeRange};
+use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, Scope, TimeRange};
 use crate::execution::identifier;
 use crate::http::problem::Problem;
+
+/// An unknown parameter is named in the error with at most this many characters.
+const MAX_NAME_CHARS: usize = 50;
 
 /// A query whose parameters come from a URL.
 pub(super) trait FromQuery: Query + Sized {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem>;
+
+    /// The status of the filter, for [`super::state::Api::check_status`].
+    fn status(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Parses all parameters of `uri`.
@@ -33,7 +44,7 @@ pub(super) struct Paging {
     /// Maximum number of items.
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
-    /// The `next` of the previous page. Keep the other parameters unchanged.
+    /// The `next` of the previous page. Only `from`, `to` and `limit` may differ from the request for that page.
     #[param(min_length = 1, pattern = "^[A-Za-z0-9_-]+$")]
     cursor: Option<String>,
 }
@@ -47,7 +58,7 @@ pub(super) struct Parameters {
 }
 
 fn invalid<T>(name: &'static str, allowed: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Parameter { name: Some(name), allowed: allowed.into() })
+    Err(Problem::parameter(name, allowed))
 }
 
 impl Parameters {
@@ -90,9 +101,12 @@ impl Parameters {
         self.parsed("reference", |value| value.parse().ok(), || InvalidReference.to_string())
     }
 
-    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
-        let allowed = "must be a time like 2026-03-02T10:00:00Z (RFC 3339; encode + as %2B)";
-        self.parsed(name, TimeRange::parse, || allowed.to_owned())
+    fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
+        self.parsed(name, |text| parse_time(text).ok(), || format!("{TIME_FORMS}; encode + as %2B"))
+    }
+
+    pub(super) fn scope(&mut self) -> Result<Scope, Problem> {
+        Ok(Scope { workflow: self.text("workflow")?, bulk: self.text("bulk")? })
     }
 
     /// A number from 1 to `max`.
@@ -114,31 +128,33 @@ impl Parameters {
         Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
     }
 
-    pub(super) fn page<Q: ListQuery>(&mut self) -> Result<PageRequest, Problem> {
+    /// `filter` is [`ListQuery::filter`] of the query.
+    pub(super) fn page<Q: ListQuery>(&mut self, filter: &dyn Debug) -> Result<PageRequest, Problem> {
         if self.export {
             return Ok(PageRequest { limit: Q::EXPORT_LIMIT, after: None });
         }
         let limit = self.number("limit", PageRequest::default().limit, MAX_LIMIT)?;
-        let after = self.parsed(
-            "cursor",
-            |cursor| Position::of_cursor(cursor, <Q::Row>::LIST),
-            || "must be the unchanged `next` of a page of this list".to_owned(),
-        )?;
+        let after = match self.take("cursor")? {
+            Some(cursor) => match Position::of_cursor(&cursor, <Q::Row>::LIST, filter) {
+                Ok(position) => Some(position),
+                Err(why) => return invalid("cursor", why.to_string()),
+            },
+            None => None,
+        };
         Ok(PageRequest { limit, after })
     }
 
     /// # Errors
     /// [`Problem::Parameter`] if there are other parameters.
     pub(super) fn finish(self) -> Result<(), Problem> {
-        if self.given.is_empty() {
-            return Ok(());
-        }
+        let Some((unknown, _)) = self.given.into_iter().next() else { return Ok(()) };
+        let name: String = unknown.chars().take(MAX_NAME_CHARS).collect();
         let allowed = if self.known.is_empty() {
-            "This path has no parameters".to_owned()
+            "is unknown: this path has no parameters".to_owned()
         } else {
-            format!("Unknown parameter. The parameters are: {}", self.known.join(", "))
+            format!("is unknown. The parameters are: {}", self.known.join(", "))
         };
-        Err(Problem::Parameter { name: None, allowed })
+        Err(Problem::parameter(name, allowed))
     }
 }
 

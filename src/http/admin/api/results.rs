@@ -6,18 +6,13 @@ use axum::http::Uri;
 use super::query::{FromQuery, Paging, Parameters};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
-use crate::db::queries::{Page, TimeRange};
+use crate::db::queries::{Page, Scope, TimeRange};
 use crate::http::problem::{ApiProblems, Problem};
 
 impl FromQuery for ResultsQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = Filter {
-            execution: p.text("execution")?,
-            workflow: p.text("workflow")?,
-            bulk: p.text("bulk")?,
-            reference: p.reference()?,
-        };
-        Ok(Self { filter, period: p.period()?, page: p.page::<Self>()? })
+        let filter = Filter { execution: p.text("execution")?, scope: p.scope()?, reference: p.reference()? };
+        Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
 
@@ -26,9 +21,9 @@ impl FromQuery for ResultsQuery {
 /// Newest executions first. The outputs of one execution keep their order.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
-    params(Filter, TimeRange, Paging),
-    responses((status = 200, body = Page<ResultItem>), ApiProblems)
+    params(Filter, Scope, TimeRange, Paging),
+    responses((status = 200, body = Page<ResultItem>, description = "A page of results."), ApiProblems)
 )]
-pub(super) async fn results(State(api): ApiState, uri: Uri) -> JsonResult<Page<ResultItem>> {
+pub(super) async fn list_results(State(api): ApiState, uri: Uri) -> JsonResult<Page<ResultItem>> {
     api.list::<ResultsQuery>(&uri).await
 }

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::query::{FromQuery, Parameters, parse};
+use crate::db::queries::status::check_status;
 use crate::db::queries::{Query, QueryError};
 use crate::http::admin::state::AdminState;
 use crate::http::problem::Problem;
@@ -49,7 +50,16 @@ impl Api {
 
     /// Runs the query that the parameters of `uri` describe.
     pub(super) async fn list<Q: FromQuery>(&self, uri: &Uri) -> JsonResult<Q::Answer> {
-        Ok(Json(self.run(&parse::<Q>(uri)?).await?))
+        let query = parse::<Q>(uri)?;
+        self.check_status(&query).await?;
+        Ok(Json(self.run(&query).await?))
+    }
+
+    /// # Errors
+    /// [`Problem::Parameter`] if no execution has the status of the filter.
+    pub(super) async fn check_status(&self, query: &impl FromQuery) -> Result<(), Problem> {
+        let checked = check_status(&self.admin.pool, query.status()).await?;
+        checked.map_err(|why| Problem::parameter("status", why.to_string()))
     }
 
     /// Runs a query for one row. `kind` names it in the error, such as "execution".

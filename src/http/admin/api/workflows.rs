@@ -29,8 +29,8 @@ impl FromQuery for Workflows {
         ("order" = inline(Option<Order>), Query, description = "What to sort by; cost by default."),
         ("limit" = Option<i64>, Query, description = "Maximum number of workflows.", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Page<Workflow>), ApiProblems)
+    responses((status = 200, body = Page<Workflow>, description = "The workflows."), ApiProblems)
 )]
-pub(super) async fn workflows(State(api): ApiState, uri: Uri) -> JsonResult<Page<Workflow>> {
+pub(super) async fn list_workflows(State(api): ApiState, uri: Uri) -> JsonResult<Page<Workflow>> {
     api.list::<Workflows>(&uri).await
 }

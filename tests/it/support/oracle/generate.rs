@@ -121,9 +121,11 @@ pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, result_number
     let status = *["completed", "completed", "failed", "cancelled", "running", "paused"].choose(rng).unwrap();
     let unique = format!("{id}/{result_number}");
     let mut fields: Vec<(&str, String)> = Vec::new();
+    let workflow = rng.random_range(0..5);
+    let has_number = rng.random_bool(0.2);
     let mut columns = Columns {
         id: id.to_owned(),
-        workflow: format!("w{}", rng.random_range(0..5)),
+        workflow: if has_number { workflow.to_string() } else { format!("w{workflow}") },
         bulk: rng.random_bool(0.7).then(|| bulk.to_owned()),
         status: status.to_owned(),
         started: None,
@@ -136,7 +138,8 @@ pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, result_number
         fit: Fit::Whole,
     };
     fields.push(("execution_id", escaped(rng, id)));
-    fields.push(("workflow_id", quoted(&columns.workflow)));
+    let workflow = columns.workflow.clone();
+    fields.push(("workflow_id", if has_number { workflow } else { quoted(&workflow) }));
     fields.push(("status", escaped(rng, status)));
     if let Some(bulk) = &columns.bulk {
         fields.push(("bulk_id", quoted(bulk)));
@@ -218,7 +221,7 @@ pub(crate) fn no_execution(rng: &mut ThreadRng, unique: &str) -> Body {
     let id = quoted(unique);
     let text = match rng.random_range(0..6) {
         0 => format!(r#"{{"executionId":{id},"workflow_id":"w","status":"completed"}}"#),
-        1 => format!(r#"{{"execution_id":{id},"workflow_id":7,"status":"completed"}}"#),
+        1 => format!(r#"{{"execution_id":{id},"workflow_id":7.0,"status":"completed"}}"#),
         2 => format!(r#"{{"execution_id":{id},"workflow_id":"w","status":""}}"#),
         3 => format!(r#"[{{"execution_id":{id}}},{{"odd":"\u0000"}}]"#),
         4 => format!(

@@ -1,5 +1,8 @@
 //! `/openapi.json`: the document of both ports.
 
+mod complete;
+mod example;
+
 use bytes::Bytes;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -15,7 +18,19 @@ use crate::recorder::events::ChangeEvent;
         title = "workflow-receiver",
         description = "Read access to recorded workflow executions (admin port), and the endpoint for their webhooks \
                        (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
-                       following page. Items that exist when the first page is read are neither skipped nor repeated."
+                       following page. Items that exist when the first page is read are neither skipped nor repeated.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "Executions", description = "Recorded executions, their results and their failures."),
+        (name = "Bulks", description = "Groups of executions that were triggered together, and their progress."),
+        (name = "Statistics", description = "Counts, failure rates and costs."),
+        (
+            name = "Conflicts and quarantine",
+            description = "Webhooks that contradict a recorded execution, and webhooks that cannot be recorded."
+        ),
+        (name = "Events and exports", description = "Changes when they are recorded, and whole lists as files."),
+        (name = "Webhooks", description = "The path for each::labs, on the public port.")
     ),
     components(schemas(problem::ProblemBody, ChangeEvent)),
     security(("token" = []), ("password" = [])),
@@ -31,7 +46,6 @@ struct WebhookPort;
 /// `webhook_port` is the TCP port of `http.listen`.
 pub(super) fn document(api: Document, webhook_port: u16) -> Bytes {
     let mut document = Description::openapi();
-    document.info.license = None;
     document.merge(api);
     document.merge(WebhookPort::openapi());
     add_security_schemes(&mut document);
@@ -41,6 +55,7 @@ pub(super) fn document(api: Document, webhook_port: u16) -> Bytes {
     if let Some(webhook) = document.paths.paths.get_mut(WEBHOOK_PATH) {
         webhook.servers = Some(vec![server.build()]);
     }
+    complete::complete(&mut document);
     document.to_json().expect("the document is serializable").into()
 }
 
