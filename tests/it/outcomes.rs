@@ -198,11 +198,9 @@ async fn an_api_key_in_a_body_is_stored_neither_in_the_spool_nor_in_postgresql()
     let rows = receiver
         .rows("SELECT payload::text AS body FROM executions UNION ALL SELECT body_text FROM quarantined")
         .await;
-    assert_eq!(rows.len(), 3);
-    for row in rows {
-        let body = row["body"].as_str().unwrap();
-        assert!(body.contains("api_key") && !body.contains(KEY), "{body}");
-    }
+    let bodies: Vec<&str> = rows.iter().map(|row| row["body"].as_str().unwrap()).collect();
+    assert_eq!(bodies.iter().filter(|body| body.contains("api_key")).count(), 3);
+    assert!(!bodies.concat().contains(KEY), "{bodies:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
