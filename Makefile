@@ -16,6 +16,7 @@ run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARG
 	cargo run --profile quick --locked -- $(ARGS)
 
 test: tools ## run all tests, with a private PostgreSQL
+	@scripts/install-tools pgbouncer
 	cargo test --locked --workspace
 
 torture: tools ## inject each fault 100 times (TORTURE_TIMES) under load, then check that no delivery was lost

@@ -159,6 +159,18 @@ mod tests {
         assert!(!settings.retention.removes_something());
     }
 
+    #[test]
+    fn the_connect_timeout_of_the_url_wins() {
+        let timeout = |query| {
+            let url = format!("postgres://h/d{query}");
+            with(&[("RECEIVER__DATABASE__URL", &url)]).map(|settings| settings.database.connect_timeout)
+        };
+        assert_eq!(timeout("").unwrap(), Duration::from_secs(5));
+        assert_eq!(timeout("?connect_timeout=7").unwrap(), Duration::from_secs(7));
+        let error = timeout("?connect_timeout=7000").unwrap_err().to_string();
+        assert!(error.starts_with("database.connect_timeout = 7000s"), "{error}");
+    }
+
     /// `config/default.toml` is the only source of defaults: a field without a line is an error, and so is a line without a
     /// field.
     #[test]

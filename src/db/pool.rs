@@ -41,7 +41,7 @@ pub(crate) struct ConnectionPool {
 struct State {
     /// Used in turn, so that a lost connection is noticed.
     idle: VecDeque<DbConnection>,
-    /// The generation of `database` that all connections belong to.
+    /// The generation that the idle connections belong to.
     generation: u64,
     in_use: usize,
     /// When PostgreSQL last refused a further connection.
@@ -85,7 +85,7 @@ impl ConnectionPool {
                 let mut state = self.state();
                 self.close_outdated(&mut state);
                 match connected {
-                    // The address changed meanwhile.
+                    // The address changed or a connection was lost meanwhile.
                     Ok(connection) if connection.generation != state.generation => continue,
                     Ok(connection) => {
                         state.refused_at = None;

@@ -1,4 +1,4 @@
-//! Transactions. Every statement runs in one, so that connection poolers work that give each transaction another session.
+//! Transactions. Every statement runs in one, because connection poolers may give each transaction another session.
 //!
 //! No state stays in the session: settings apply to the transaction, statements have no name, and advisory locks end with
 //! the transaction. Otherwise a pooler such as PgBouncer would pass the state on to other applications.
@@ -55,8 +55,8 @@ impl TransactionSettings {
         Self { lock_timeout: Some(COMMAND_LOCK_TIMEOUT), ..Self::default() }
     }
 
-    /// A commit does not wait for the disk, because the next walk repeats a removal that a crash undid. Removals wait for
-    /// no locks.
+    /// A commit does not wait for the disk, because the next walk repeats a removal that a crash undid. `None`: a statement
+    /// has no time limit.
     pub(crate) fn pruning(statement_timeout: Option<Duration>) -> Self {
         let statement_timeout = statement_timeout.or(Some(Duration::ZERO));
         Self { statement_timeout, asynchronous_commit: true, ..Self::default() }

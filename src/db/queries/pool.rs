@@ -94,7 +94,7 @@ impl QueryPool {
                 Ok(answer)
             }
             Err(error) => {
-                if error.is_lost() {
+                if matches!(error, DbError::Unreachable(_)) {
                     connection.lost();
                 }
                 Err(error.into())
