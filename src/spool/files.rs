@@ -317,14 +317,13 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     }
 }
 
-/// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes an empty log, and
-/// the index, which SQLite can rebuild. Returns the new name.
+/// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes empty files, and the
+/// index, which SQLite can rebuild. Returns the new name.
 pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
     let aside = free_name(base, "damaged");
     rename(path, |suffix| {
-        let empty = || fs::metadata(beside(path, suffix)).is_ok_and(|log| log.len() == 0);
-        let worthless = suffix == "-shm" || suffix == "-wal" && empty();
-        (!worthless).then(|| aside.clone())
+        let empty = fs::metadata(beside(path, suffix)).is_ok_and(|file| file.len() == 0);
+        (suffix != "-shm" && !empty).then(|| aside.clone())
     })?;
     Ok(aside)
 }

@@ -8,7 +8,7 @@ use super::files::{self, DATABASE, OpenFiles};
 use super::mark::Mark;
 use super::reader::{self, ConnectionHandover};
 use super::recovery::salvage::{SalvagePlan, salvage};
-use super::recovery::{absorb, replace};
+use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
 use super::{AckHandle, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
 use crate::config;
@@ -43,6 +43,9 @@ pub(crate) fn open(
     schema::check_header(&path, &database)?;
     files::restrict(dir).map_err(SpoolError::at(dir))?;
     let mark = Mark::read(dir);
+    if let Some(rescued) = adopt::adopt(&path, &database, mark)? {
+        database = rescued;
+    }
     let plan = SalvagePlan::examine(&path, &database).map_err(SpoolError::at(dir))?;
     let mut salvaged = plan.is_some();
     if let Some(plan) = plan {

@@ -81,7 +81,8 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
     Ok(())
 }
 
-fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+/// In the order of their age.
+pub(super) fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let prefix = format!("{}.{RESCUED}-", files::DATABASE);
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {

@@ -67,6 +67,7 @@ pub(crate) struct Writer {
     identity: i64,
     dir: PathBuf,
     max_bytes: u64,
+    lock_timeout: Duration,
     status: SpoolStatus,
     /// Bytes of free pages in the database.
     unused: u64,
@@ -102,6 +103,7 @@ impl Writer {
         settings: &config::Spool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, SpoolError> {
+        connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
         let usage = measures::measure(&connection)?;
         let mut writer = Self {
@@ -114,6 +116,7 @@ impl Writer {
             identity,
             dir: settings.dir.clone(),
             max_bytes: settings.max_bytes,
+            lock_timeout: settings.lock_timeout,
             status,
             unused: 0,
             files_lost: false,
