@@ -263,4 +263,6 @@ impl Held {
 }
 
 /// The lock that blocks the spool's writer.
-pub(crate) struct HeldSpool(#[expect(dead_code, reason = "dropping the connection releases the lock")] rusqlite::Connection);
+pub(crate) struct HeldSpool(
+    #[expect(dead_code, reason = "dropping the connection releases the lock")] rusqlite::Connection,
+);
