@@ -6,7 +6,6 @@ use sqlx::Connection;
 use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::RecordItem;
 use super::{DbConnection, DbError, record};
-use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
 use crate::execution::Execution;
@@ -84,7 +83,7 @@ impl DbConnection {
             trace: None,
             body: extracted.original.clone(),
             received_at: entry.first_received_at,
-            authenticated_by: entry.authenticated_by.as_deref().and_then(AuthMethod::named),
+            authenticated_by: entry.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
             acknowledged: true,
         };
         let deliveries: Vec<_> = extracted.iter().map(delivery).collect();

@@ -327,12 +327,6 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_skipped_without_recursion() {
-        let body = minimal(&format!(r#","inputs":{}1{}"#, "[".repeat(500_000), "]".repeat(500_000)));
-        assert_eq!(Execution::parse(body.as_bytes()).unwrap().execution_id, "e");
-    }
-
-    #[test]
     fn unescaped_control_characters_are_rejected_everywhere() {
         let keyed = |key: &str| minimal(&format!(r#","{key}":"x""#));
         for body in [keyed("a\0"), keyed("status\n"), keyed("\u{1f}\\n"), minimal(",\"a\":\"\t\"")] {
@@ -378,15 +372,6 @@ mod tests {
         assert_eq!(why(r#"{"execution_id":"#), "the body is not JSON: it ends too early");
         assert_eq!(why("secret"), "the body is not JSON: syntax error at line 1 column 1");
         assert_eq!(why(r#""secret""#), "the body is JSON, but not an object");
-        assert_eq!(why("{}"), "`execution_id` is missing or null");
-        assert_eq!(why(r#"{"execution_id":7}"#), "`execution_id` is not a string");
-        assert_eq!(why(r#"{"execution_id":""}"#), "`execution_id` is empty");
-        assert_eq!(why(r#"{"execution_id":"a\u0000"}"#), "`execution_id` holds U+0000");
         assert_eq!(why(r#"{"execution_id":"\ud800"}"#), "`execution_id` holds a lone surrogate");
-        assert_eq!(
-            why(&format!(r#"{{"execution_id":"{}"}}"#, "x".repeat(256))),
-            "`execution_id` is longer than 255 bytes"
-        );
-        assert_eq!(why(r#"{"execution_id":"e","workflow_id":null}"#), "`workflow_id` is missing or null");
     }
 }

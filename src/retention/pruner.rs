@@ -124,7 +124,7 @@ impl Pruner {
             connection.prepare_to_prune(Some(statement_timeout)).await?;
             // Before the lock: a receiver with a wrong clock must not block the others.
             let clocks = Clocks::read(&mut connection).await?;
-            self.metrics.clock_skew(clocks.skew);
+            self.metrics.clock_skew.set(clocks.skew.as_seconds_f64());
             let ours = clocks.agreed().is_ok() && connection.lock_pruning().await?;
             Ok((connection, clocks, ours))
         };
@@ -188,11 +188,12 @@ impl Pruner {
         }
         match round {
             Round::NotOurs => {
-                self.metrics.prune_failing(false);
+                self.metrics.prune_failing.set(0);
                 tracing::debug!("another receiver removes the expired rows");
             }
             Round::Done { removed, .. } => {
-                self.metrics.prune_finished(OffsetDateTime::now_utc());
+                self.metrics.prune_failing.set(0);
+                self.metrics.prune_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
                 let [executions, payloads, bulks, conflicts, quarantine] = *removed;
                 if removed.iter().any(|removed| *removed > 0) {
                     tracing::info!(
@@ -210,7 +211,7 @@ impl Pruner {
 
     /// Logs the skew once until the clocks agree again.
     fn paused(&self, skew: ClockSkew) {
-        self.metrics.prune_failing(true);
+        self.metrics.prune_failing.set(1);
         let before = self.state.send_replace(RetentionState::Paused(skew));
         if !matches!(before, RetentionState::Paused(_)) {
             tracing::error!(skew_seconds = skew.0.whole_seconds(), "{skew}");
@@ -219,7 +220,7 @@ impl Pruner {
 
     /// Logs once, and again for an error of another kind.
     fn on_failure(&self, error: &DbError, failing: &mut Option<Discriminant<DbError>>) {
-        self.metrics.prune_failing(true);
+        self.metrics.prune_failing.set(1);
         self.state.send_replace(RetentionState::Failing(error.clone()));
         if failing.replace(discriminant(error)) != Some(discriminant(error)) {
             tracing::error!("expired rows (retention.*) cannot be removed: {error}");

@@ -18,7 +18,7 @@ use crate::support::receiver::TestReceiver;
 const CHECKSUMS: [(&str, &str); 4] = [
     (
         "0001_executions.sql",
-        "b7c6b1291d14a3712c144e3a7c22504aaf3a258faa4374147731b041d48eb220caac56891a6092cec9ee7290cf529993",
+        "bec470b75ee68bb48d047e5d18b1c516c0dda5e6c8690aebc511e0849bdee9c63cac0f835bc6bad9d2dab34afcd14327",
     ),
     (
         "0002_rollups.sql",

@@ -380,7 +380,8 @@ async fn a_rescue_on_a_full_disk_waits_for_space_and_loses_nothing() {
     let mut command = program(&disk.0);
     let database = new_database().await;
     command.env("RECEIVER__SPOOL__DIR", disk.0.join("spool")).env("DATABASE_URL", url(&database));
-    let process = Process::start(&mut command);
+    let mut process = Process::start(&mut command);
+    process.wait_for("recording to PostgreSQL");
     let recorded = "SELECT FROM executions WHERE execution_id <> 'refused'";
     until_rows(&database, recorded, 11).await;
     process.terminate();

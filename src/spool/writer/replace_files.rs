@@ -98,7 +98,7 @@ impl Writer {
         drop(old);
         self.files.unlock_for(&files);
         self.files = files.clone();
-        self.channels.handover.offer(reader, files);
+        let _ = self.channels.reader.connections.send((reader, files));
         self.min_sizes = FileSizes::default();
         self.reserve = Reserve::new(&self.dir);
         self.mark = MarkFile::open(&self.dir).ok();
