@@ -247,6 +247,7 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     fs::write(spool.join("spool.db.rescued-3"), &other.database[..other.database.len() / 2]).unwrap();
     fs::write(spool.join("spool.db.rescued-4"), "").unwrap();
     fs::write(spool.join("spool.db.rescued-4-wal"), &other.log).unwrap();
+    fs::write(spool.join("spool.mark"), &other.mark).unwrap();
     let database = new_database().await;
     let (mut dir, mut first) = (dir, None);
     for _ in 0..3 {
@@ -259,6 +260,8 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
         let names = names(&dir.path().join("spool"), "");
         assert!(!names.iter().any(|name| name.contains("rescued")), "{names:?}");
         assert!(names.iter().all(|name| name.matches("damaged").count() < 2), "{names:?}");
+        let kept = |name: &String| fs::read(dir.path().join("spool").join(name)).unwrap() == other.log;
+        assert!(names.iter().filter(|name| name.ends_with("-wal")).any(kept), "{names:?}");
     }
 }
 

@@ -73,13 +73,17 @@ fn lock_successor(
     own: SequenceTable,
     mark: Option<Mark>,
 ) -> Result<Option<File>, SpoolError> {
+    let Some(identity) = own.identity.or(mark.map(|mark| mark.identity)) else { return Ok(None) };
     let file = match files::lock_database(rescued) {
         Err(SpoolError::InUse(_)) => return Ok(None),
         locked => locked?,
     };
+    // SQLite would delete the log of an empty database.
+    if file.metadata().map_err(SpoolError::at(rescued))?.len() == 0 {
+        return Ok(None);
+    }
     schema::check_header(rescued, &file)?;
     let connection = schema::connect(rescued)?;
-    let Some(identity) = own.identity.or(mark.map(|mark| mark.identity)) else { return Ok(None) };
     if !schema::is_identity(&connection, identity)? {
         return Ok(None);
     }

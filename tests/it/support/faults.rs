@@ -659,10 +659,10 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
     let client = Client::new();
-    let fill = "x".repeat(FILL);
+    let text = "x".repeat(FILL);
     for n in 0..BODIES {
         let body = execution(&format!("e{n}"), "completed").to_string();
-        let body = format!(r#"{},"fill":"{fill}"}}"#, body.trim_end_matches('}'));
+        let body = format!(r#"{},"fill":"{text}"}}"#, body.trim_end_matches('}'));
         let answer = client.post(&process.url).body(body).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
