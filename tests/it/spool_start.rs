@@ -219,6 +219,22 @@ async fn a_complete_rescued_file_becomes_the_spool_and_no_loss_is_reported() {
     }
 }
 
+/// An operator has renamed the spool's own files.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_under_the_name_of_a_rescued_file_becomes_the_spool_again() {
+    let ours = files("a").await;
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("spool.db.rescued-77"), &ours.database).unwrap();
+    fs::write(spool.join("spool.db.rescued-77-wal"), &ours.log).unwrap();
+    fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
+    assert_eq!(counted, json!({ "count": 40, "sum": 40 }));
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+}
+
 /// The spool was used again after the rescue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rescued_file_that_is_older_than_the_spool_is_absorbed() {
