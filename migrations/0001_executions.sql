@@ -11,14 +11,16 @@ CREATE FUNCTION is_terminal_status(status text) RETURNS boolean
 COMMENT ON FUNCTION is_terminal_status(text) IS
     'Whether an execution with this status has ended: completed, failed or cancelled.';
 
--- Equal numbers with different spellings, such as 1.0 and 1.00, have different hashes. A repeated delivery has the same
--- bytes, so it has the same hash.
+-- Equal values have equal hashes. jsonb keeps the trailing zeros of 1.0 and 2.50, which are removed here. The first branch
+-- of the pattern skips strings.
 CREATE FUNCTION json_sha256(value jsonb) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN sha256(convert_to(value::text, 'UTF8'));
+    RETURN sha256(convert_to(
+        regexp_replace(value::text, '("(?:[^"\\]|\\.)*")|(\.[0-9]*[1-9])0*|\.0+', '\1\2', 'g'), 'UTF8'
+    ));
 
 COMMENT ON FUNCTION json_sha256(jsonb) IS
-    'SHA-256 of the JSON text as PostgreSQL writes it; null for SQL null.';
+    'SHA-256 of the JSON text as PostgreSQL writes it, without trailing zeros after a decimal point; null for SQL null.';
 
 -- No foreign key to bulks: its check would lock rows of bulks in the order of executions. With several receivers, this
 -- can deadlock.

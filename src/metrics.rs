@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use strum::IntoEnumIterator;
+use strum::{IntoEnumIterator, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
@@ -27,7 +27,7 @@ macro_rules! metrics {
             registry: Registry,
             /// The series of `webhooks_answered` for the status 200.
             answered_200: Counter,
-            $($(#[$attribute])* $name: $type,)*
+            $($(#[$attribute])* pub(crate) $name: $type,)*
         }
 
         impl Metrics {
@@ -151,22 +151,22 @@ fn rows() -> Histogram {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabel {
+pub(crate) struct StatusLabel {
     status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
+pub(crate) struct ReasonLabel {
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
+pub(crate) struct OutcomeLabel {
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
+pub(crate) struct KindLabel {
     kind: &'static str,
 }
 
@@ -199,7 +199,7 @@ impl Metrics {
         for status in [200, 503] {
             let _ = metrics.api_answered.get_or_create(&StatusLabel { status });
         }
-        for error in AuthError::ALL {
+        for error in AuthError::VARIANTS {
             let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
         }
         for disposition in Disposition::iter() {
@@ -226,14 +226,6 @@ impl Metrics {
         self.record_delay.observe(age(oldest));
     }
 
-    pub(crate) fn retried(&self) {
-        self.record_retries.inc();
-    }
-
-    pub(crate) fn database_up(&self, up: bool) {
-        self.database_up.set(i64::from(up));
-    }
-
     pub(crate) fn spool_committed(&self, took: Duration, group: usize) {
         self.spool_commit.observe(took.as_secs_f64());
         if group > 0 {
@@ -254,30 +246,8 @@ impl Metrics {
         self.connections_rejected.inc();
     }
 
-    pub(crate) fn quarantine_dropped(&self, deliveries: usize) {
-        self.quarantine_dropped.inc_by(deliveries as u64);
-    }
-
-    pub(crate) fn degraded(&self) {
-        self.executions_degraded.inc();
-    }
-
     pub(crate) fn pruned(&self, kind: &'static str, removed: usize) {
         self.pruned.get_or_create(&KindLabel { kind }).inc_by(removed as u64);
-    }
-
-    pub(crate) fn prune_failing(&self, failing: bool) {
-        self.prune_failing.set(i64::from(failing));
-    }
-
-    /// All expired rows were removed at the time `at`.
-    pub(crate) fn prune_finished(&self, at: OffsetDateTime) {
-        self.prune_failing(false);
-        self.prune_success_timestamp.set(at.unix_timestamp());
-    }
-
-    pub(crate) fn clock_skew(&self, skew: time::Duration) {
-        self.clock_skew.set(skew.as_seconds_f64());
     }
 
     /// Deliveries stored in quarantine since the start.
@@ -286,18 +256,6 @@ impl Metrics {
         quarantined.next().map_or(0, |disposition| {
             self.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() }).get()
         })
-    }
-
-    pub(crate) fn quarantine_acknowledged(&self, bodies: i64) {
-        self.quarantine_acknowledged.set(bodies);
-    }
-
-    pub(crate) fn spans_sent(&self, spans: usize) {
-        self.spans_sent.inc_by(spans as u64);
-    }
-
-    pub(crate) fn spans_dropped(&self, spans: usize) {
-        self.spans_dropped.inc_by(spans as u64);
     }
 
     pub(crate) fn api_answered(&self, status: u16) {
@@ -314,10 +272,6 @@ impl Metrics {
 
     pub(crate) fn panicked(&self) {
         self.panics.inc();
-    }
-
-    pub(crate) fn spool_limit(&self, bytes: u64) {
-        self.spool_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The text of `/metrics`.

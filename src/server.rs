@@ -9,7 +9,6 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -238,9 +237,8 @@ impl Server {
         let webhook = http::serve(webhook_listener, webhook, webhook_limits, metrics.clone(), stop.clone());
         let admin = http::serve(admin_listener, admin, admin_limits, metrics, give_up.clone());
 
-        let runtime = Handle::current();
         let mut parts = JoinSet::new();
-        parts.spawn_blocking(move || ("the spool's writer", writer.run(&runtime).map_err(Into::into)));
+        parts.spawn_blocking(move || ("the spool's writer", writer.run().map_err(Into::into)));
         parts.spawn(recorder.run(reader).map(|ended| ("the recorder", ended.map_err(Into::into))));
         parts.spawn(webhook.map(|()| ("the webhook port", Ok(()))));
         parts.spawn(admin.map(|()| ("the admin port", Ok(()))));
@@ -347,7 +345,7 @@ fn part_ended(ended: Result<PartResult, JoinError>) -> RunError {
 /// The metrics, with a series for each retention target from the start.
 fn new_metrics(settings: &Settings) -> Arc<Metrics> {
     let metrics = Metrics::new();
-    metrics.spool_limit(settings.spool.max_bytes);
+    metrics.spool_max.set(i64::try_from(settings.spool.max_bytes).unwrap_or(i64::MAX));
     for target in RetentionTarget::VARIANTS {
         metrics.pruned(target.as_str(), 0);
     }

@@ -11,11 +11,15 @@ mod authenticator;
 mod fingerprint;
 mod signature;
 
+use strum::{EnumString, IntoStaticStr, VariantArray};
+
 pub use authenticator::{Authenticator, PendingAuth};
 pub(crate) use fingerprint::AdminToken;
 
-/// How a delivery was authenticated. Recorded with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a delivery was authenticated. Recorded with it: in the database under its name, in the spool under its position in
+/// this list, which therefore never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum AuthMethod {
     /// A signature with one of the secrets.
     Signature,
@@ -31,25 +35,13 @@ impl AuthMethod {
     /// The name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Signature => "signature",
-            Self::SecretHeader => "secret_header",
-            Self::UrlToken => "url_token",
-            Self::None => "none",
-        }
-    }
-
-    /// The method with this name in the database.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Signature, Self::SecretHeader, Self::UrlToken, Self::None]
-            .into_iter()
-            .find(|m| m.as_str() == name)
+        self.into()
     }
 }
 
 /// Why a webhook was not authenticated. For metrics and logs only: the response is the same for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum AuthError {
     /// The request contains nothing that a configured method checks.
     NoCredentials,
@@ -64,19 +56,9 @@ pub enum AuthError {
 }
 
 impl AuthError {
-    /// All variants.
-    pub const ALL: [Self; 5] =
-        [Self::NoCredentials, Self::Timestamp, Self::Signature, Self::Secret, Self::Token];
-
     /// The name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoCredentials => "no_credentials",
-            Self::Timestamp => "timestamp",
-            Self::Signature => "signature",
-            Self::Secret => "secret",
-            Self::Token => "token",
-        }
+        self.into()
     }
 }

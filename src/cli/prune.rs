@@ -72,9 +72,18 @@ impl Prune {
         let mut connection = DbConnection::for_pruning(database, None).await?;
         let clocks = Clocks::read(&mut connection).await?.agreed()?;
         let cutoffs = Cutoffs::at(clocks.earlier, retention);
-        let mut tallies = [const { Tally { rows: 0, span: None } }; RetentionTarget::VARIANTS.len()];
-        let result = self.walk(&mut connection, &cutoffs, &mut tallies).await;
-        self.report(&cutoffs, &tallies)?;
+        let mut report: Vec<_> = RetentionTarget::VARIANTS
+            .iter()
+            .filter_map(|target| {
+                let (kind, before) = (target.as_str(), cutoffs.of(*target)?);
+                Some(Removed { kind, dry_run: self.dry_run, rows: 0, oldest: None, newest: None, before })
+            })
+            .collect();
+        let result = self.walk(&mut connection, &cutoffs, &mut report).await;
+        let mut output = Output::new();
+        let mut table = output.table(if self.dry_run { DRY_RUN } else { REMOVED });
+        output.items(self.json, &mut table, &report)?;
+        output.flush()?;
         Ok(result?)
     }
 
@@ -82,54 +91,29 @@ impl Prune {
         &self,
         connection: &mut DbConnection,
         cutoffs: &Cutoffs,
-        tallies: &mut [Tally],
+        report: &mut [Removed],
     ) -> Result<(), DbError> {
         let progress = Progress::on_terminal();
         let removal = if self.dry_run { Removal::DryRun } else { Removal::Always };
         for mut walk in Walk::all() {
+            let Some(tally) = report.iter_mut().find(|tally| tally.kind == walk.target.as_str()) else {
+                continue;
+            };
             while let Step::Walked { expired, took } = walk.step(connection, cutoffs, removal).await? {
-                tallies[walk.target as usize].add(&expired);
-                progress.show(&walk, cutoffs, tallies[walk.target as usize].rows);
+                tally.add(&expired);
+                progress.show(&walk, tally);
                 sleep(took).await;
             }
         }
         Ok(())
     }
-
-    fn report(&self, cutoffs: &Cutoffs, tallies: &[Tally]) -> Result<(), CommandError> {
-        let removed = |kind: RetentionTarget| {
-            let Tally { rows, span } = tallies[kind as usize];
-            Some(Removed {
-                kind: kind.as_str(),
-                dry_run: self.dry_run,
-                rows,
-                oldest: span.map(|(oldest, _)| oldest),
-                newest: span.map(|(_, newest)| newest),
-                before: cutoffs.of(kind)?,
-            })
-        };
-        let removed: Vec<_> = RetentionTarget::VARIANTS.iter().copied().filter_map(removed).collect();
-        let mut output = Output::new();
-        let mut table = output.table(if self.dry_run { DRY_RUN } else { REMOVED });
-        output.items(self.json, &mut table, &removed)?;
-        Ok(output.flush()?)
-    }
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Tally {
-    rows: u64,
-    /// When the oldest and the newest row were first received.
-    span: Option<(OffsetDateTime, OffsetDateTime)>,
-}
-
-impl Tally {
+impl Removed {
     fn add(&mut self, removed: &[OffsetDateTime]) {
         self.rows += removed.len() as u64;
-        for at in removed {
-            let (oldest, newest) = self.span.unwrap_or((*at, *at));
-            self.span = Some((oldest.min(*at), newest.max(*at)));
-        }
+        self.oldest = self.oldest.into_iter().chain(removed.iter().copied()).min();
+        self.newest = self.newest.max(removed.iter().max().copied());
     }
 }
 
@@ -143,9 +127,9 @@ impl Progress {
         Self { shown: io::stderr().is_terminal() }
     }
 
-    fn show(&self, walk: &Walk, cutoffs: &Cutoffs, rows: u64) {
-        let (at, end) = (timestamp(walk.at.first_received_at), timestamp_or_empty(cutoffs.of(walk.target)));
-        self.write(format_args!("{}: {rows}, at {at} of {end}", walk.target.as_str()));
+    fn show(&self, walk: &Walk, Removed { kind, rows, before, .. }: &Removed) {
+        let (at, end) = (timestamp(walk.at.first_received_at), timestamp(*before));
+        self.write(format_args!("{kind}: {rows}, at {at} of {end}"));
     }
 
     fn write(&self, line: fmt::Arguments<'_>) {

@@ -118,6 +118,14 @@ pub struct Intake {
 pub struct Spool {
     pub dir: PathBuf,
     pub max_bytes: u64,
+    /// How long a write waits while another process has locked `spool.db`. Not a setting: tests hold the lock as long as
+    /// they need it.
+    #[serde(skip, default = "spool_lock_timeout")]
+    pub lock_timeout: Duration,
+}
+
+fn spool_lock_timeout() -> Duration {
+    Duration::from_secs(5)
 }
 
 #[derive(Debug, Clone, Deserialize)]

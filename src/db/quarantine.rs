@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::RecordItem;
 use super::{DbConnection, DbError, record};
-use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
 use crate::execution::Execution;
@@ -86,7 +85,7 @@ impl DbConnection {
             is_redelivery: false,
             body: extracted.original.clone(),
             received_at: entry.first_received_at,
-            authenticated_by: entry.authenticated_by.as_deref().and_then(AuthMethod::named),
+            authenticated_by: entry.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
             acknowledged: true,
         };
         let deliveries: Vec<_> = extracted.iter().map(delivery).collect();

@@ -47,7 +47,7 @@ impl AcknowledgedCounter {
             let (begun, seen) = (Instant::now(), self.metrics.quarantined());
             match self.pool.run(&CountAcknowledged).await {
                 Ok(bodies) => {
-                    self.metrics.quarantine_acknowledged(bodies);
+                    self.metrics.quarantine_acknowledged.set(bodies);
                     self.count.send_replace(Acknowledged::Counted(bodies));
                 }
                 Err(why) => drop(self.count.send_replace(Acknowledged::Unknown(Some(why.to_string())))),

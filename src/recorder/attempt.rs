@@ -106,7 +106,7 @@ impl Recorder {
             }
             // The search for a row that PostgreSQL rejects does not count as a retry.
             if !matches!(error, DbError::InvalidRow { .. }) {
-                self.metrics.retried();
+                self.metrics.record_retries.inc();
             }
             let (first, second) = part.halve();
             parts.push_front(second);
@@ -125,7 +125,7 @@ impl Recorder {
 
     /// Waits after a failed canary: PostgreSQL records nothing now.
     pub(super) async fn wait(&self, error: DbError, failed_canaries: &mut u32) {
-        self.metrics.retried();
+        self.metrics.record_retries.inc();
         if *failed_canaries == 0 {
             self.shared.failing.fetch_add(1, Ordering::Relaxed);
         }

@@ -21,7 +21,7 @@ impl Recorder {
         if self.shared.failing.load(Ordering::Relaxed) > 0 {
             return;
         }
-        self.metrics.database_up(true);
+        self.metrics.database_up.set(1);
         let before = self.health.send_replace(RecorderHealth::Working);
         if !matches!(before, RecorderHealth::Working) {
             tracing::info!("recording to PostgreSQL");
@@ -30,7 +30,7 @@ impl Recorder {
 
     /// Reports that PostgreSQL records nothing. Logs once, and again for an error of another kind.
     pub(super) fn on_failure(&self, error: DbError) {
-        self.metrics.database_up(false);
+        self.metrics.database_up.set(0);
         self.health.send_modify(|health| {
             let (since, is_new) = match health {
                 RecorderHealth::Failing { since, why } => (*since, discriminant(why) != discriminant(&error)),
@@ -70,7 +70,7 @@ impl Recorder {
             if let Some(error) = item.degraded_by()
                 && matches!(disposition, Disposition::New | Disposition::Replacement | Disposition::Conflict)
             {
-                self.metrics.degraded();
+                self.metrics.executions_degraded.inc();
                 tracing::warn!(
                     execution_id,
                     trace_id,
@@ -79,9 +79,7 @@ impl Recorder {
                 );
             }
         }
-        if dropped > 0 {
-            self.metrics.quarantine_dropped(dropped);
-        }
+        self.metrics.quarantine_dropped.inc_by(dropped as u64);
         if dropped + conflicts_dropped > 0 {
             self.log_dropped(dropped, conflicts_dropped);
         }

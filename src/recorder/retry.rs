@@ -66,7 +66,7 @@ impl Recorder {
             };
             self.recovered(&mut failed_canaries);
             if !matches!(why, DbError::InvalidRow { .. }) {
-                self.metrics.retried();
+                self.metrics.record_retries.inc();
             }
             self.shared.stuck.put_back(seq, entry, &why, &self.progress());
             self.log_stuck(&mut logged_at);

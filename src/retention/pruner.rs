@@ -121,7 +121,7 @@ impl Pruner {
         let mut connection = DbConnection::for_pruning(&self.database, Some(limit)).await?;
         // Before the lock: a receiver with a wrong clock must not block the others.
         let clocks = within(limit, Clocks::read(&mut connection)).await?;
-        self.metrics.clock_skew(clocks.skew);
+        self.metrics.clock_skew.set(clocks.skew.as_seconds_f64());
         let now = match clocks.agreed() {
             Ok(clocks) => clocks.earlier,
             Err(skew) => return Ok(Err(skew)),
@@ -178,11 +178,11 @@ impl Pruner {
             ),
             (None, _) => {}
         }
+        self.metrics.prune_failing.set(0);
         if busy {
-            self.metrics.prune_failing(false);
             tracing::debug!("another receiver removes the expired rows");
         } else {
-            self.metrics.prune_finished(OffsetDateTime::now_utc());
+            self.metrics.prune_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
         }
         let [executions, payloads, bulks, conflicts, quarantine] = removed;
         if removed.iter().any(|removed| *removed > 0) {
@@ -192,7 +192,7 @@ impl Pruner {
 
     /// Logs the skew once until the clocks agree again.
     fn paused(&self, skew: ClockSkew) {
-        self.metrics.prune_failing(true);
+        self.metrics.prune_failing.set(1);
         let before = self.state.send_replace(RetentionState::Paused(skew));
         if !matches!(before, RetentionState::Paused(_)) {
             tracing::error!(skew_seconds = skew.0.whole_seconds(), "{skew}");
@@ -201,7 +201,7 @@ impl Pruner {
 
     /// Logs once, and again for an error of another kind.
     fn on_failure(&self, error: &DbError, failing: &mut Option<Discriminant<DbError>>) {
-        self.metrics.prune_failing(true);
+        self.metrics.prune_failing.set(1);
         self.state.send_replace(RetentionState::Failing(error.clone()));
         if failing.replace(discriminant(error)) != Some(discriminant(error)) {
             tracing::error!("expired rows (retention.*) cannot be removed: {error}");

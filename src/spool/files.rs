@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 use std::cell::Cell;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,17 +22,11 @@ pub(super) const DATABASE: &str = "spool.db";
 pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];
 
-/// Identifies a file independently of its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
+/// Device and inode: they identify a file independently of its name.
+type FileId = (u64, u64);
 
-impl FileId {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
+fn id(metadata: &fs::Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }
 
 /// How the files in the directory differ from the open files.
@@ -75,8 +69,7 @@ impl OpenFiles {
     /// Opens the files that SQLite has just opened in `dir`. `database` is the locked `spool.db`.
     pub(super) fn new(dir: &Path, directory: Arc<File>, database: Arc<File>) -> io::Result<Self> {
         let (wal, index) = (File::open(dir.join(NAMES[1]))?, File::open(dir.join(NAMES[2]))?);
-        let ids =
-            [FileId::of(&database.metadata()?), FileId::of(&wal.metadata()?), FileId::of(&index.metadata()?)];
+        let ids = [id(&database.metadata()?), id(&wal.metadata()?), id(&index.metadata()?)];
         let index_bytes = AtomicU64::default();
         let files = Self { dir: dir.to_owned(), database, wal, index, index_bytes, ids, directory };
         files.check(FileSizes::default()).map_err(io::Error::other)?;
@@ -92,7 +85,7 @@ impl OpenFiles {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileFault::Removed(name),
                 _ => FileFault::Unexaminable { name, source },
             })?;
-            if FileId::of(&metadata) != self.ids[at] {
+            if id(&metadata) != self.ids[at] {
                 return Err(FileFault::Replaced(name));
             }
             sizes[at] = metadata.len();
@@ -154,7 +147,7 @@ impl OpenFiles {
     pub(super) fn is_own(&self, suffix: &str) -> bool {
         let name = format!("{DATABASE}{suffix}");
         let held = NAMES.iter().position(|known| **known == name).map(|at| self.ids[at]);
-        held.is_some() && fs::metadata(self.dir.join(name)).ok().map(|metadata| FileId::of(&metadata)) == held
+        held.is_some() && fs::metadata(self.dir.join(name)).ok().as_ref().map(id) == held
     }
 }
 
@@ -166,19 +159,16 @@ const ATTEMPTS: usize = 100;
 /// # Errors
 /// [`SpoolError::InUse`] while another receiver holds the lock.
 pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
-    for _ in 0..ATTEMPTS {
-        create_directory(dir, 0o700).map_err(SpoolError::at(dir))?;
-        let directory = File::open(dir).map_err(SpoolError::at(dir))?;
-        match directory.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::InUse(dir.to_owned())),
-            // Some file systems cannot lock directories. Then the lock on the database is the only one.
-            Ok(()) | Err(fs::TryLockError::Error(_)) => {}
-        }
-        if is_at(&directory, dir) {
-            return Ok(directory);
-        }
-    }
-    Err(SpoolError::at(dir)(io::Error::other("it is replaced again and again")))
+    let open = || {
+        create_directory(dir, 0o700)?;
+        File::open(dir)
+    };
+    // Some file systems cannot lock directories. Then the lock on the database is the only one.
+    let lock = |directory: &File| match directory.try_lock() {
+        Err(TryLockError::Error(_)) => Ok(()),
+        locked => locked,
+    };
+    open_locked(dir, dir, open, lock)
 }
 
 /// Opens or creates a database file that only its owner can read, and locks it.
@@ -186,22 +176,26 @@ pub(super) fn lock_directory(dir: &Path) -> Result<File, SpoolError> {
 /// # Errors
 /// [`SpoolError::InUse`] while another receiver holds the lock.
 pub(super) fn lock_database(path: &Path) -> Result<File, SpoolError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let lock = |database: &File| if cfg!(target_os = "linux") { database.try_lock() } else { Ok(()) };
+    open_locked(path, path.parent().unwrap_or(path), || options.open(path), lock)
+}
+
+fn open_locked(
+    path: &Path,
+    dir: &Path,
+    open: impl Fn() -> io::Result<File>,
+    lock: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<File, SpoolError> {
     for _ in 0..ATTEMPTS {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let database = options.open(path).map_err(SpoolError::at(path))?;
-        if cfg!(target_os = "linux") {
-            match database.try_lock() {
-                Err(fs::TryLockError::WouldBlock) => {
-                    let dir = path.parent().unwrap_or(path);
-                    return Err(SpoolError::InUse(dir.to_owned()));
-                }
-                Err(fs::TryLockError::Error(source)) => return Err(SpoolError::at(path)(source)),
-                Ok(()) => {}
-            }
-        }
-        if is_at(&database, path) {
-            return Ok(database);
+        let file = open().map_err(SpoolError::at(path))?;
+        lock(&file).map_err(|error| match error {
+            TryLockError::WouldBlock => SpoolError::InUse(dir.to_owned()),
+            TryLockError::Error(source) => SpoolError::at(path)(source),
+        })?;
+        if is_at(&file, path) {
+            return Ok(file);
         }
     }
     Err(SpoolError::at(path)(io::Error::other("it is replaced again and again")))
@@ -228,8 +222,7 @@ pub(super) fn restrict(dir: &Path) -> io::Result<()> {
 
 /// Whether `path` leads to this file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let id = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| FileId::of(&metadata));
-    id(file.metadata()) == id(fs::metadata(path))
+    file.metadata().ok().as_ref().map(id) == fs::metadata(path).ok().as_ref().map(id)
 }
 
 /// Creates a directory and its parents, and makes their entries durable.
@@ -317,14 +310,13 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     }
 }
 
-/// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes an empty log, and
-/// the index, which SQLite can rebuild. Returns the new name.
+/// Renames the database `path` to `BASE.damaged-N`, so that nothing overwrites or deletes it. Removes empty files, and the
+/// index, which SQLite can rebuild. Returns the new name.
 pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
     let aside = free_name(base, "damaged");
     rename(path, |suffix| {
-        let empty = || fs::metadata(beside(path, suffix)).is_ok_and(|log| log.len() == 0);
-        let worthless = suffix == "-shm" || suffix == "-wal" && empty();
-        (!worthless).then(|| aside.clone())
+        let empty = fs::metadata(beside(path, suffix)).is_ok_and(|file| file.len() == 0);
+        (suffix != "-shm" && !empty).then(|| aside.clone())
     })?;
     Ok(aside)
 }

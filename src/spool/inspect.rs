@@ -3,6 +3,8 @@
 //! Each page is a read transaction of its own, so that the writer can empty the write-ahead log between two pages. The
 //! receiver's locks are not used, and nothing is written.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -46,15 +48,17 @@ impl Inspector {
     ///
     /// # Errors
     /// [`SpoolError::Absent`] when there is no spool, or the file is empty: SQLite would delete the log of an empty file.
+    /// [`SpoolError::Foreign`] and [`SpoolError::UnknownVersion`] as at a start.
     pub(crate) fn open(dir: &Path) -> Result<Self, SpoolError> {
         let path = dir.join(DATABASE);
-        let bytes = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            metadata => metadata.map_err(SpoolError::at(&path))?.len(),
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(SpoolError::Absent(path)),
+            opened => opened.map_err(SpoolError::at(&path))?,
         };
-        if bytes == 0 {
+        if file.metadata().map_err(SpoolError::at(&path))?.len() == 0 {
             return Err(SpoolError::Absent(path));
         }
+        schema::check_header(&path, &file)?;
         Ok(Self { connection: schema::connect_read_only(&path)? })
     }
 

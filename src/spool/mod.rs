@@ -97,7 +97,10 @@ pub(crate) enum Unwritable {
     #[error("writes to the spool's disk fail")]
     Failing,
     /// The open files are not the files in the directory.
-    #[error("files of the spool were removed, moved, truncated or replaced")]
+    #[error(
+        "files of the spool were removed, moved, truncated or replaced, and its deliveries are not in new files yet: these \
+         need as much free disk space as the spool has deliveries"
+    )]
     FilesChanged,
 }
 

@@ -6,9 +6,9 @@ use tokio::sync::watch;
 
 use super::files::{self, DATABASE, OpenFiles};
 use super::mark::Mark;
-use super::reader::{self, ConnectionHandover};
+use super::reader;
 use super::recovery::salvage::{SalvagePlan, salvage};
-use super::recovery::{absorb, replace};
+use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
 use super::{AckHandle, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
 use crate::config;
@@ -43,6 +43,9 @@ pub(crate) fn open(
     schema::check_header(&path, &database)?;
     files::restrict(dir).map_err(SpoolError::at(dir))?;
     let mark = Mark::read(dir);
+    if let Some(rescued) = adopt::adopt(&path, &database, mark)? {
+        database = rescued;
+    }
     let plan = SalvagePlan::examine(&path, &database).map_err(SpoolError::at(dir))?;
     let mut salvaged = plan.is_some();
     if let Some(plan) = plan {
@@ -65,14 +68,14 @@ pub(crate) fn open(
     absorb::absorb(&path, &connection, metrics)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;
-    let (files, handover) = (Arc::new(files), Arc::new(ConnectionHandover::default()));
-    let reader = Reader::new(reader_connection, files.clone(), handover.clone());
+    let (files, (to_writer, to_reader)) = (Arc::new(files), reader::channels());
+    let reader = Reader::new(reader_connection, files.clone(), to_writer);
 
     let (handle, pending) = SpoolHandle::new(capacity);
     let status = Writer::read_status(&connection)?;
     let (acks, acked) = AckHandle::new(status.acked_seq);
     let (publisher, status_receiver) = watch::channel(status);
-    let channels = Channels { pending, acked, status: publisher, handover };
+    let channels = Channels { pending, acked, status: publisher, reader: to_reader };
     let writer = Writer::new(connection, status, files, channels, settings, metrics.clone())?;
     Ok(Spool { handle, reader, acks, status: status_receiver, writer })
 }

@@ -1,11 +1,10 @@
 //! Reads the next deliveries for the recorder, in the order of arrival.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use rusqlite::Connection;
-use tokio::sync::Notify;
+use tokio::sync::{mpsc, oneshot};
 
 use super::files::OpenFiles;
 use super::row::{SELECT_AFTER, SpoolRow};
@@ -13,16 +12,12 @@ use super::schema::connect_read_only;
 use super::{Seq, SpoolError};
 use crate::delivery::Delivery;
 
-/// How long a reader waits for the writer to check the files after a failed read. The check can take long: the
-/// writer may copy a large spool.
-const CHECK_TIMEOUT: Duration = Duration::from_mins(1);
-
 #[derive(Debug)]
 pub(crate) struct Reader {
     connection: Connection,
     /// Dropped after the connection.
     files: Arc<OpenFiles>,
-    handover: Arc<ConnectionHandover>,
+    channels: ReaderChannels,
 }
 
 /// A delivery and its position in the spool.
@@ -43,12 +38,8 @@ pub(crate) struct BatchLimits {
 }
 
 impl Reader {
-    pub(super) fn new(
-        connection: Connection,
-        files: Arc<OpenFiles>,
-        handover: Arc<ConnectionHandover>,
-    ) -> Self {
-        Self { connection, files, handover }
+    pub(super) fn new(connection: Connection, files: Arc<OpenFiles>, channels: ReaderChannels) -> Self {
+        Self { connection, files, channels }
     }
 
     /// The deliveries after `after`, as many as `limits` allow. Empty when there are none.
@@ -63,7 +54,7 @@ impl Reader {
         self.switch_connection();
         let read = self.read(after, limits);
         if read.is_err() {
-            self.handover.request_check();
+            self.wait_for_check();
             if self.switch_connection() {
                 return self.read(after, limits);
             }
@@ -73,11 +64,20 @@ impl Reader {
 
     /// Uses the connection to the writer's new file, if there is one.
     fn switch_connection(&mut self) -> bool {
-        let Some((connection, files)) = self.handover.lock().offered.take() else { return false };
+        let Some((connection, files)) = self.channels.connections.try_iter().last() else { return false };
         // In this order: the old files outlive the old connection.
         self.connection = connection;
         self.files = files;
         true
+    }
+
+    /// Waits until the writer has compared its files with the directory, and copied the deliveries if they differ. Returns
+    /// at once when the writer has ended.
+    fn wait_for_check(&self) {
+        let (done, checked) = oneshot::channel();
+        if self.channels.checks.blocking_send(done).is_ok() {
+            let _ = checked.blocking_recv();
+        }
     }
 
     fn read(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
@@ -110,55 +110,24 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Passes a new connection from the writer to the reader, and requests for a check of the files back.
-#[derive(Debug, Default)]
-pub(super) struct ConnectionHandover {
-    state: Mutex<State>,
-    check_done: Condvar,
-    check_requested: Notify,
+/// The reader's ends of the channels to the writer.
+#[derive(Debug)]
+pub(super) struct ReaderChannels {
+    /// Requests a check of the files. The writer answers after it.
+    checks: mpsc::Sender<oneshot::Sender<()>>,
+    /// Connections to new files of the writer.
+    connections: std::sync::mpsc::Receiver<(Connection, Arc<OpenFiles>)>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    offered: Option<(Connection, Arc<OpenFiles>)>,
-    /// The reader waits for a check of the files.
-    checking: bool,
-    /// The writer has ended.
-    closed: bool,
+/// The writer's ends.
+#[derive(Debug)]
+pub(super) struct WriterChannels {
+    pub(super) checks: mpsc::Receiver<oneshot::Sender<()>>,
+    pub(super) connections: std::sync::mpsc::Sender<(Connection, Arc<OpenFiles>)>,
 }
 
-impl ConnectionHandover {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Requests a check of the files from the writer, and waits for its end.
-    fn request_check(&self) {
-        let mut state = self.lock();
-        state.checking = !state.closed;
-        self.check_requested.notify_one();
-        let waiting = |state: &mut State| state.checking && !state.closed;
-        let _ = self.check_done.wait_timeout_while(state, CHECK_TIMEOUT, waiting);
-    }
-
-    /// Returns once the reader requests a check.
-    pub(super) async fn check_requested(&self) {
-        self.check_requested.notified().await;
-    }
-
-    pub(super) fn check_done(&self) {
-        self.lock().checking = false;
-        self.check_done.notify_all();
-    }
-
-    /// Sets the connection for the next read.
-    pub(super) fn offer(&self, connection: Connection, files: Arc<OpenFiles>) {
-        self.lock().offered = Some((connection, files));
-    }
-
-    /// The writer has ended.
-    pub(super) fn close(&self) {
-        self.lock().closed = true;
-        self.check_done.notify_all();
-    }
+pub(super) fn channels() -> (ReaderChannels, WriterChannels) {
+    let (to_writer, checks) = mpsc::channel(1);
+    let (connections, from_writer) = std::sync::mpsc::channel();
+    (ReaderChannels { checks: to_writer, connections: from_writer }, WriterChannels { checks, connections })
 }

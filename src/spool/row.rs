@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use rusqlite::{Row, Statement, ToSql};
+use strum::VariantArray;
 use time::OffsetDateTime;
 
 use super::Seq;
@@ -132,16 +133,13 @@ impl<'a> SpoolRow<&'a [u8]> {
     }
 }
 
-/// The code is the index plus one. It never changes: a spool may be older than the receiver that reads it.
-const AUTH_METHODS: [AuthMethod; 4] =
-    [AuthMethod::Signature, AuthMethod::SecretHeader, AuthMethod::UrlToken, AuthMethod::None];
-
+/// The position of the method in its list, from 1.
 fn auth_code(method: Option<AuthMethod>) -> i64 {
-    AUTH_METHODS.iter().zip(1..).find(|(known, _)| Some(**known) == method).map_or(0, |(_, code)| code)
+    method.map_or(0, |method| method as i64 + 1)
 }
 
 fn from_auth_code(code: i64) -> Option<AuthMethod> {
-    AUTH_METHODS.get(usize::try_from(code.checked_sub(1)?).ok()?).copied()
+    AuthMethod::VARIANTS.get(usize::try_from(code.checked_sub(1)?).ok()?).copied()
 }
 
 /// Microseconds since 1970.

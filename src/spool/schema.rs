@@ -20,7 +20,7 @@ pub(super) const VERSION: i64 = 1;
 pub(super) const MAX_SEQ: Seq = 1 << 48;
 
 /// How long a statement waits for another process that has locked the file.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLES: &str = "
     CREATE TABLE deliveries (
@@ -111,21 +111,30 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, SpoolError> {
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         ))?;
     }
-    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    let implausible =
-        "SELECT count(*) FROM sqlite_sequence WHERE name = 'deliveries' AND seq NOT BETWEEN 0 AND ?";
-    let implausible: i64 = connection.query_row(implausible, [MAX_SEQ], |row| row.get(0))?;
-    if check != "ok" || implausible != 0 {
-        return Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(check),
-        )));
-    }
+    check_structure(&connection)?;
     // Empties the log at every start, so that after a crash all its frames are of one run (`recovery/wal.rs`). This fails
     // on a full disk. Then writes fail, too, and the writer empties the log after a failed write.
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(connection)
+}
+
+/// Checks the structure of the file, and the last number.
+///
+/// # Errors
+/// [`SpoolError::Damaged`].
+pub(super) fn check_structure(connection: &Connection) -> Result<(), SpoolError> {
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let implausible =
+        "SELECT count(*) FROM sqlite_sequence WHERE name = 'deliveries' AND seq NOT BETWEEN 0 AND ?";
+    let implausible: i64 = connection.query_row(implausible, [MAX_SEQ], |row| row.get(0))?;
+    if check == "ok" && implausible == 0 {
+        return Ok(());
+    }
+    Err(SpoolError::Damaged(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(check),
+    )))
 }
 
 /// Moves everything into `spool.db`, so that the database is a single file.

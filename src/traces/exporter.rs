@@ -52,7 +52,7 @@ impl SpanProcessor for Queue {
 
     fn on_end(&self, span: SpanData) {
         if self.spans.try_send(span).is_err() {
-            self.metrics.spans_dropped(1);
+            self.metrics.spans_dropped.inc();
         }
     }
 
@@ -135,7 +135,7 @@ impl Exporter {
     }
 
     async fn send(&mut self, batch: Vec<SpanData>, stop: &CancellationToken) {
-        let spans = batch.len();
+        let spans = batch.len() as u64;
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
         let message = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
         loop {
@@ -145,8 +145,8 @@ impl Exporter {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!("traces are sent again");
                     }
-                    self.metrics.spans_sent(spans - rejected);
-                    self.metrics.spans_dropped(rejected);
+                    self.metrics.spans_sent.inc_by(spans - rejected);
+                    self.metrics.spans_dropped.inc_by(rejected);
                     return;
                 }
                 Err(why) => {
@@ -154,7 +154,7 @@ impl Exporter {
                         tracing::warn!("traces cannot be sent: {why}");
                     }
                     if stop.is_cancelled() || !why.is_temporary() {
-                        self.metrics.spans_dropped(spans);
+                        self.metrics.spans_dropped.inc_by(spans);
                         return;
                     }
                 }
@@ -167,7 +167,7 @@ impl Exporter {
     }
 
     /// Sends a message. Returns how many of its spans the collector rejected.
-    async fn post(&self, message: Bytes) -> Result<usize, ExportError> {
+    async fn post(&self, message: Bytes) -> Result<u64, ExportError> {
         let mut request = Request::new(Full::new(message));
         *request.method_mut() = hyper::Method::POST;
         *request.uri_mut() = self.collector.path.clone();
@@ -179,6 +179,6 @@ impl Exporter {
             return Err(ExportError::Rejected(status));
         }
         let partial = ExportTraceServiceResponse::decode(body).ok().and_then(|answer| answer.partial_success);
-        Ok(partial.and_then(|partial| usize::try_from(partial.rejected_spans).ok()).unwrap_or(0))
+        Ok(partial.and_then(|partial| u64::try_from(partial.rejected_spans).ok()).unwrap_or(0))
     }
 }

@@ -134,9 +134,7 @@ async fn other_methods_and_paths_are_405_and_404_with_a_hint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_full_channel_webhooks_are_503_at_once() {
     let receiver = TestReceiver::start_with(|s| s.intake.capacity = 1).await;
-    // The spool's writer waits while another connection writes its file.
-    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = receiver.hold_spool();
     let mut posts = tokio::task::JoinSet::new();
     for n in 0..10 {
         let request =
@@ -149,7 +147,7 @@ async fn with_a_full_channel_webhooks_are_503_at_once() {
         assert_eq!(refused.headers()["retry-after"], "1");
         assert_eq!(problem(refused, 503).await.0, "busy");
     }
-    file.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     let mut kept = 0;
     while let Some(answer) = posts.join_next().await {
         kept += i64::from(answer.unwrap().status() == 200);

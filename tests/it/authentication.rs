@@ -106,8 +106,14 @@ async fn each_method_authenticates_and_is_recorded() {
     // The strongest valid method is recorded; invalid ones are ignored.
     accepted(signed(post(&format!("/{TOKEN}")), SECRET, now(), &body("signature and token"))).await;
     accepted(signed(post(&format!("/{TOKEN}")), "wrong", now(), &body("url_token, wrongly signed"))).await;
+    // A wrong signature and a right secret.
+    let both = signed(post(""), "wrong", now(), &body("secret_header, wrongly signed"));
+    accepted(both.header("X-Webhook-Secret", SECRET)).await;
     let wrong = &TOKEN[1..];
     let mut answers = Vec::new();
+    for secret in ["", &SECRET[1..], &format!("{SECRET}2")] {
+        answers.push(refused(post("").header("X-Webhook-Secret", secret).body(body("refused"))).await);
+    }
     for suffix in
         ["", "/", "/x", "?token=", "?token", "?Token=x", &format!("/{wrong}"), &format!("?token={wrong}")]
     {
@@ -118,7 +124,7 @@ async fn each_method_authenticates_and_is_recorded() {
     // Quarantine entries record their method, too.
     problem(post(&format!("/{TOKEN}")).body("{}").send().await.unwrap(), 422).await;
     let kept = receiver.rows("SELECT execution_id, authenticated_by FROM executions").await;
-    assert_eq!(kept.len(), 6);
+    assert_eq!(kept.len(), 7);
     for row in kept {
         let (id, method) = (row["execution_id"].as_str().unwrap(), row["authenticated_by"].as_str().unwrap());
         assert!(id.starts_with(method), "{row}");

@@ -143,8 +143,7 @@ async fn a_client_that_is_still_sending_receives_the_response() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_body_is_released_when_it_is_written_not_when_its_sender_disconnects() {
     let receiver = TestReceiver::start().await;
-    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = receiver.hold_spool();
     // Over HTTP/2, where a request can be cancelled.
     let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
     let request = http2.post(&receiver.url).body(body_of_size("large", 1_000_000)).send();
@@ -158,7 +157,7 @@ async fn the_memory_of_a_body_is_released_when_it_is_written_not_when_its_sender
     sender.abort();
     until(async || receiver.metric("requests_in_flight").await == 0.0).await;
     assert!(receiver.metric("body_memory_bytes").await > 800_000.0);
-    file.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     until(async || receiver.metric("body_memory_bytes").await == 0.0).await;
 }
 
@@ -185,14 +184,13 @@ async fn at_the_request_limit_the_slowest_request_is_evicted() {
     let answer = rest(&mut first).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
     // Requests that wait for the receiver are not evicted; the next one is answered 503 at once.
-    let file = rusqlite::Connection::open(receiver.spool_file()).unwrap();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = receiver.hold_spool();
     let one = connected(&receiver, post("one", "connection: close\r\n")).await;
     let two = connected(&receiver, post("two", "connection: close\r\n")).await;
     until(async || in_flight(2.0).await && receiver.metric("requests_receiving_body").await == 0.0).await;
     let refused = receiver.post(execution("three", "completed").to_string()).await;
     assert_eq!(problem(refused, 503).await.0, "busy");
-    file.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     for mut stream in [one, two] {
         assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     }

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 4] = [
     (
         "0001_executions.sql",
-        "ae49734461a06b6e157176724394cec1d1b0c4553fc3bfb47c50c9a26aaeff30f4629dae4820ac8d3070b06f5dfc3d30",
+        "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
     ),
     (
         "0002_rollups.sql",

@@ -256,7 +256,7 @@ async fn an_unreadable_timestamp_is_null_and_stays_in_the_payload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_jsonb_cannot_hold_is_recorded_as_bytes() {
     let receiver = TestReceiver::start().await;
-    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{}1{}", "[".repeat(500_000), "]".repeat(500_000));
     let huge = format!("1{}", "0".repeat(140_000));
     for (id, odd, fits) in [
         ("nul", r#""inputs":{"prompt":"\u0000"}"#.to_owned(), false),

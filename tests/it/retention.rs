@@ -10,6 +10,14 @@ use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::retention::{age_by_three_days, prune, pruned};
 
+/// Numbers, and strings that look like numbers.
+const NUMBERS: &str = r#"{"execution_id":"numbers","workflow_id":"w","status":"completed",
+    "output":{"a":[1,1.0,100,-0.0,0.250,"1.0","\"1.50\\"],"b.0":{"c":1e2,"d":1.05}}}"#;
+
+/// The same numbers, written differently.
+const NUMBERS_REWRITTEN: &str = r#"{"execution_id":"numbers","workflow_id":"w","status":"completed",
+    "output":{"a":[1.000,1,1e2,0,25e-2,"1.0","\"1.50\\"],"b.0":{"c":100.0,"d":1.0500}}}"#;
+
 /// Executions with usual and unusual bodies.
 fn bodies() -> Vec<String> {
     let body = |id, fields| with(execution(id, "completed"), fields).to_string();
@@ -19,6 +27,7 @@ fn bodies() -> Vec<String> {
         body("none", json!({ "error_cause": "why" })),
         body("null", json!({ "output": null })),
         r#"{"execution_id":"number","workflow_id":"w","status":"completed","output":1.50}"#.to_owned(),
+        NUMBERS.to_owned(),
         r#"{"execution_id":"twice","workflow_id":"w","status":"completed","output":"o","a":1,"a":2}"#
             .to_owned(),
         r#"{"execution_id":"nul-output","workflow_id":"w","status":"failed","output":"\u0000"}"#.to_owned(),
@@ -68,6 +77,40 @@ async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed()
     let mut expected = vec![json!({ "differs_in": ["output"], "removed": true }); bodies().len()];
     expected.push(json!({ "differs_in": [], "removed": true }));
     assert_eq!(conflicts, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_numbers_are_duplicates_and_others_conflicts_before_and_after_the_payload_was_removed() {
+    for removed in [false, true] {
+        let receiver = TestReceiver::start().await;
+        receiver.accept(NUMBERS).await;
+        if removed {
+            age_by_three_days(&receiver).await;
+            assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1 }));
+        }
+        receiver.accept(NUMBERS_REWRITTEN).await;
+        let stored = "SELECT deliveries, conflicts FROM executions";
+        assert_eq!(receiver.row(stored).await, json!({ "deliveries": 2, "conflicts": null }));
+        let others = [
+            ("1.05", "1.5"),
+            ("1.05", "1.005"),
+            ("100", "10"),
+            ("0.250", "0.2500001"),
+            (r#""1.0""#, r#""1""#),
+            (r#""1.0""#, "1"),
+            (r#"\"1.50"#, r#"\"1.5"#),
+            ("b.0", "b"),
+        ];
+        for (from, to) in others {
+            let other = NUMBERS.replace(from, to);
+            assert_ne!(other, NUMBERS);
+            receiver.accept(other).await;
+        }
+        let conflicts = receiver.row("SELECT conflicts FROM executions").await;
+        assert_eq!(conflicts, json!({ "conflicts": others.len() }), "removed: {removed}");
+        let views = receiver.rows("SELECT DISTINCT differs_in FROM conflicts").await;
+        assert_eq!(views, [json!({ "differs_in": ["output"] })]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,9 +13,12 @@ use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database, rows};
+use crate::support::postgres::{
+    UNREACHABLE, count_executions, new_database, no_database, rows, until_rows, url,
+};
 use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
+use crate::support::small_disk::SmallDisk;
 use crate::support::spool::{names, spool_file};
 use crate::support::wait::until;
 
@@ -348,6 +351,40 @@ async fn a_rescue_whose_last_step_fails_keeps_one_copy_and_is_repeated() {
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
     assert_eq!(counted, json!({ "count": 11, "sum": 11 }));
+}
+
+/// The copy needs as much space as the spool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_on_a_full_disk_waits_for_space_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
+    let mut process = start(&disk.0);
+    for n in 0..10 {
+        post_until_accepted_with_size(&process, &format!("before-{n}"), 1 << 20).await;
+    }
+    let filler = disk.fill();
+    fs::remove_file(disk.0.join("spool/spool.db-shm")).unwrap();
+    let line = process.wait_for("cannot be rescued yet");
+    assert!(line.contains("spool.db-shm was removed") && line.contains("disk is full"), "{line}");
+    let answer = Client::new().post(&process.url).body(execution("refused", "completed").to_string());
+    assert_eq!(answer.send().await.unwrap().status(), 503);
+    let health = reqwest::get(format!("http://{}/health/ready", process.admin)).await.unwrap();
+    assert_eq!(health.status(), 503);
+    let problems = health.json::<serde_json::Value>().await.unwrap()["problems"].to_string();
+    assert!(problems.contains("need as much free disk space"), "{problems}");
+
+    fs::remove_file(filler).unwrap();
+    post_until_accepted(&process, "after").await;
+    assert_eq!(process.counter("spool_unreadable_total").await, 0);
+    process.kill();
+    let mut command = program(&disk.0);
+    let database = new_database().await;
+    command.env("RECEIVER__SPOOL__DIR", disk.0.join("spool")).env("DATABASE_URL", url(&database));
+    let mut process = Process::start(&mut command);
+    process.wait_for("recording to PostgreSQL");
+    let recorded = "SELECT FROM executions WHERE execution_id <> 'refused'";
+    until_rows(&database, recorded, 11).await;
+    process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]

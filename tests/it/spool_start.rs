@@ -177,6 +177,80 @@ async fn a_start_absorbs_rescued_files_and_ignores_files_set_aside() {
     );
 }
 
+/// A rescue had copied everything when it was interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_rescued_file_becomes_the_spool_and_no_loss_is_reported() {
+    let ours = files("a").await;
+    let whole = TempDir::new().unwrap();
+    let rescued = whole.path().join("rescued");
+    fs::write(&rescued, &ours.database).unwrap();
+    fs::write(whole.path().join("rescued-wal"), &ours.log).unwrap();
+    let file = Sqlite::open(&rescued).unwrap();
+    file.execute_batch(
+        "INSERT INTO sqlite_sequence SELECT 'predecessor', seq FROM sqlite_sequence WHERE name = 'spool';
+         UPDATE sqlite_sequence SET seq = 7 WHERE name = 'spool';
+         PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE",
+    )
+    .unwrap();
+    drop(file);
+    let whole = fs::read(rescued).unwrap();
+    for (database, log) in [
+        (Found::Missing, Found::Missing),
+        (Found::Missing, Found::Whole),
+        (Found::Empty, Found::Empty),
+        (Found::Whole, Found::Missing),
+        (Found::Older, Found::Missing),
+        (Found::Whole, Found::Whole),
+    ] {
+        let case = format!("database {database:?}, log {log:?}");
+        let dir = TempDir::new().unwrap();
+        let spool = dir.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        database.write(&spool.join("spool.db"), &ours.database, &ours.oldest, &[]);
+        log.write(&spool.join("spool.db-wal"), &ours.log, &ours.oldest_log, &[]);
+        fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+        fs::write(spool.join("spool.db.rescued-1"), &whole).unwrap();
+        let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+        let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
+        assert_eq!(counted, json!({ "count": 40, "sum": 40 }), "{case}");
+        assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0, "{case}");
+        let (dir, _) = receiver.stop().await;
+        assert_eq!(names(&dir.path().join("spool"), "rescued"), [""; 0], "{case}");
+    }
+}
+
+/// An operator has renamed the spool's own files.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_under_the_name_of_a_rescued_file_becomes_the_spool_again() {
+    let ours = files("a").await;
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("spool.db.rescued-77"), &ours.database).unwrap();
+    fs::write(spool.join("spool.db.rescued-77-wal"), &ours.log).unwrap();
+    fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let counted = receiver.row("SELECT count(*), sum(deliveries)::bigint FROM executions").await;
+    assert_eq!(counted, json!({ "count": 40, "sum": 40 }));
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+}
+
+/// The spool was used again after the rescue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescued_file_that_is_older_than_the_spool_is_absorbed() {
+    let ours = files("a").await;
+    let dir = TempDir::new().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("spool.db"), &ours.database).unwrap();
+    fs::write(spool.join("spool.db-wal"), &ours.log).unwrap();
+    fs::write(spool.join("spool.mark"), &ours.mark).unwrap();
+    fs::write(spool.join("spool.db.rescued-1"), &ours.oldest).unwrap();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 40);
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     let other = files("b").await;
@@ -189,6 +263,7 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
     fs::write(spool.join("spool.db.rescued-3"), &other.database[..other.database.len() / 2]).unwrap();
     fs::write(spool.join("spool.db.rescued-4"), "").unwrap();
     fs::write(spool.join("spool.db.rescued-4-wal"), &other.log).unwrap();
+    fs::write(spool.join("spool.mark"), &other.mark).unwrap();
     let database = new_database().await;
     let (mut dir, mut first) = (dir, None);
     for _ in 0..3 {
@@ -201,6 +276,8 @@ async fn incomplete_rescued_files_are_read_once_and_do_not_prevent_a_start() {
         let names = names(&dir.path().join("spool"), "");
         assert!(!names.iter().any(|name| name.contains("rescued")), "{names:?}");
         assert!(names.iter().all(|name| name.matches("damaged").count() < 2), "{names:?}");
+        let kept = |name: &String| fs::read(dir.path().join("spool").join(name)).unwrap() == other.log;
+        assert!(names.iter().filter(|name| name.ends_with("-wal")).any(kept), "{names:?}");
     }
 }
 

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{body_of_size, execution, numbered_executions, with};
-use crate::support::postgres::{count_executions, new_database, no_database};
+use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::{TestReceiver, fast_retries};
-use crate::support::spool::spool_holding;
+use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,6 +87,25 @@ async fn the_spool_can_be_listed_and_shown_with_and_without_a_running_receiver()
     assert!(text.contains("e0") && text.contains("execution"), "{text}");
     let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
     assert_eq!(count_executions(&receiver).await, 301);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_command_refuses_the_file_of_another_version_or_program_as_a_start_does() {
+    let version = "PRAGMA user_version = 99";
+    let program_id = "PRAGMA application_id = 7";
+    for (change, part) in [(version, "version 99"), (program_id, "is not a spool")] {
+        let dir = spool_holding(numbered_executions(1)).await;
+        Sqlite::open(spool_file(dir.path())).unwrap().execute_batch(change).unwrap();
+        let before = names(&dir.path().join("spool"), "");
+        for arguments in [&["spool", "list"][..], &["spool", "show", "1"], &["serve"]] {
+            let mut command = program(dir.path());
+            command.env("RECEIVER__SPOOL__DIR", dir.path().join("spool")).env("DATABASE_URL", UNREACHABLE);
+            let (text, code) = run_to_end(command.args(arguments));
+            assert!(code == Some(1) && text.contains(part), "{arguments:?}: {text}");
+            assert!(text.contains("Nothing was changed"), "{arguments:?}: {text}");
+        }
+        assert_eq!(names(&dir.path().join("spool"), ""), before);
+    }
 }
 
 /// The log's page numbers are larger than what is left of the database.

@@ -204,7 +204,9 @@ async fn the_sampled_flag_of_the_sender_decides_and_without_it_the_sample_ratio(
 async fn an_invalid_traceparent_starts_a_new_trace() {
     let collector = Collector::start().await;
     let receiver = TestReceiver::start_with(traced(&collector)).await;
-    receiver.post_in_trace(&format!("00-{TRACE}-{PARENT}-1"), execution("e", "completed")).await;
+    receiver
+        .post_in_trace(&format!("00-{}-{PARENT}-01", TRACE.to_uppercase()), execution("e", "completed"))
+        .await;
     receiver.wait_until_recorded().await;
     let spans = collector.spans(4).await;
     let request = one(&spans, POST);

@@ -8,19 +8,8 @@ use serde_json::value::RawValue;
 use crate::db::Extracted;
 use crate::execution;
 
-/// The fields of a body that become columns. `step_outputs` is not among them: views read it from the unchanged payload.
-pub(super) const FIELDS: [&str; 10] = [
-    "execution_id",
-    "workflow_id",
-    "status",
-    "bulk_id",
-    "started_at",
-    "completed_at",
-    "output",
-    "error",
-    "error_cause",
-    "total_cost",
-];
+/// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
+pub(super) const FIELDS: &[&str] = execution::FIELDS.split_last().expect("eleven fields").1;
 
 /// Parses an argument of `--map` or `--set`.
 pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {

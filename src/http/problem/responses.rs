@@ -74,7 +74,7 @@ impl IntoResponses for WebhookProblems {
             ),
             (
                 "The sender is not authenticated. The webhook is not stored.",
-                Problem::Unauthenticated(AuthError::ALL[0]),
+                Problem::Unauthenticated(AuthError::NoCredentials),
             ),
             (
                 "Senders are not authenticated, and a web page may have sent the request.",

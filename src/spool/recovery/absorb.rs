@@ -41,23 +41,18 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
         }
         locked => locked?,
     };
-    if file.metadata().map_err(SpoolError::at(path))?.len() == 0 {
-        if fs::metadata(beside(rescued, "-wal")).is_ok_and(|log| log.len() > 0) {
-            // SQLite would delete the log of an empty database.
-            let aside = set_aside()?;
-            metrics.spool_salvaged(0, 1);
-            tracing::error!(aside = %aside.display(), "a file of rescued deliveries is empty, and its write-ahead log is not: both are set aside");
-        } else {
-            // A crash ended the rescue before the first write.
-            files::remove(rescued);
-        }
+    let log_bytes = fs::metadata(beside(rescued, "-wal")).map_or(0, |log| log.len());
+    if log_bytes > 0 && file.metadata().map_err(SpoolError::at(path))?.len() == 0 {
+        // SQLite would delete the log of an empty database.
+        let aside = set_aside()?;
+        metrics.spool_salvaged(0, 1);
+        tracing::error!(aside = %aside.display(), "a file of rescued deliveries is empty, and its write-ahead log is not: the log is set aside");
         return Ok(());
     }
-    let log_has_frames = fs::metadata(beside(rescued, "-wal")).is_ok_and(|log| log.len() > HEADER_BYTES);
     let from = schema::connect(rescued)?;
     let tables: rusqlite::Result<i64> =
         from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
-    if tables == Ok(0) && !log_has_frames {
+    if tables == Ok(0) && log_bytes <= HEADER_BYTES {
         // A crash ended the rescue before the first commit.
         drop(from);
         files::remove(rescued);
@@ -81,7 +76,8 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
     Ok(())
 }
 
-fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+/// In the order of their age.
+pub(super) fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let prefix = format!("{}.{RESCUED}-", files::DATABASE);
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {

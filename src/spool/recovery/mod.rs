@@ -3,11 +3,13 @@
 //!
 //! - [`salvage`]: a start finds damaged files, or files of different spools. Everything readable goes into a new file.
 //! - [`rescue`]: the files change while the receiver runs. What the open connection can read goes into a new file.
-//! - [`absorb`]: a start adds deliveries that an earlier process rescued into a separate file.
+//! - [`adopt`]: a start finds a rescued file that holds everything that the spool's own files hold. It becomes the spool.
+//! - [`absorb`]: a start adds the deliveries of other rescued files.
 //!
-//! All three use [`copy`]. [`replace`] puts a new file into the place of the spool.
+//! All except [`adopt`] use [`copy`]. [`replace`] puts a new file into the place of the spool.
 
 pub(super) mod absorb;
+pub(super) mod adopt;
 pub(super) mod copy;
 pub(super) mod replace;
 pub(super) mod rescue;

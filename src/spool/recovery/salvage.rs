@@ -131,7 +131,8 @@ pub(in crate::spool) fn salvage(
     Ok(new)
 }
 
-fn open_log(path: &Path) -> io::Result<Option<File>> {
+/// The write-ahead log; `None` without one.
+pub(super) fn open_log(path: &Path) -> io::Result<Option<File>> {
     match File::open(beside(path, "-wal")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some),

@@ -9,7 +9,7 @@
 //! <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use super::sequence::{self, SequenceTable};
@@ -125,8 +125,9 @@ impl<'f> Wal<'f> {
 
     /// Calls `frame` with the header and the page of each frame of this round.
     fn for_each(&self, mut frame: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut reader =
-            BufReader::with_capacity(BUFFER, OffsetReader { file: self.file, offset: HEADER_BYTES });
+        let mut file = self.file;
+        file.seek(SeekFrom::Start(HEADER_BYTES))?;
+        let mut reader = BufReader::with_capacity(BUFFER, file);
         let mut bytes = vec![0; FRAME_HEADER + self.page_size];
         while !reader.fill_buf()?.is_empty() {
             match reader.read_exact(&mut bytes) {
@@ -155,20 +156,6 @@ impl<'f> Wal<'f> {
             b = b.wrapping_add(word(&pair[4..])).wrapping_add(a);
         }
         (a, b)
-    }
-}
-
-/// Reads from an offset without moving the position of the shared descriptor.
-struct OffsetReader<'f> {
-    file: &'f File,
-    offset: u64,
-}
-
-impl Read for OffsetReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
     }
 }
 

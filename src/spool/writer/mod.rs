@@ -13,15 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::files::{FileFault, FileSizes, OpenFiles};
 use super::handle::PendingDelivery;
 use super::mark::{Mark, MarkFile};
-use super::reader::ConnectionHandover;
+use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
 use super::reserve::Reserve;
 use super::{Seq, SpoolError, SpoolStatus, schema, space as measures};
@@ -50,7 +49,7 @@ pub(super) struct Channels {
     pub(super) pending: mpsc::Receiver<PendingDelivery>,
     pub(super) acked: watch::Receiver<Seq>,
     pub(super) status: watch::Sender<SpoolStatus>,
-    pub(super) handover: Arc<ConnectionHandover>,
+    pub(super) reader: WriterChannels,
 }
 
 /// Adds and deletes deliveries.
@@ -67,6 +66,7 @@ pub(crate) struct Writer {
     identity: i64,
     dir: PathBuf,
     max_bytes: u64,
+    lock_timeout: Duration,
     status: SpoolStatus,
     /// Bytes of free pages in the database.
     unused: u64,
@@ -102,6 +102,7 @@ impl Writer {
         settings: &config::Spool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, SpoolError> {
+        connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
         let usage = measures::measure(&connection)?;
         let mut writer = Self {
@@ -114,6 +115,7 @@ impl Writer {
             identity,
             dir: settings.dir.clone(),
             max_bytes: settings.max_bytes,
+            lock_timeout: settings.lock_timeout,
             status,
             unused: 0,
             files_lost: false,
@@ -135,23 +137,25 @@ impl Writer {
     /// # Errors
     /// [`SpoolError::Damaged`], and [`SpoolError::InUse`] when another receiver uses the directory. A disk that is full or
     /// fails is not an error: deliveries are rejected until writes succeed again.
-    pub(crate) fn run(mut self, runtime: &Handle) -> Result<(), SpoolError> {
+    pub(crate) fn run(mut self) -> Result<(), SpoolError> {
+        // Of its own: the timers of the other parts' runtime end before the writer.
+        let runtime = runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(SpoolError::at(&self.dir))?;
         let mut waiting = Vec::with_capacity(MAX_GROUP);
         // When to continue even if nothing arrives.
-        let mut due: Option<Instant> = None;
-        let (probe_due, _timer) = start_probe_timer(runtime);
+        let mut due = Instant::now() + PROBE_INTERVAL;
         loop {
-            let event = runtime.block_on(self.next_event(&mut waiting, due, &probe_due));
+            let event = runtime.block_on(self.next_event(&mut waiting, due));
             match event {
                 Event::Arrived(count) => self.status.closed = count == 0,
-                Event::Acked | Event::Due | Event::CheckRequested => {}
+                Event::Acked | Event::Due | Event::CheckRequested(_) => {}
                 // The next start records the deliveries that still arrive.
                 Event::RecorderEnded => self.channels.pending.close(),
             }
             let acked = *self.channels.acked.borrow_and_update();
             let (written, mut fault) = self.commit_waiting(&mut waiting, acked)?;
             let urgent = self.status.closed || self.status.rejecting.is_some();
-            let idle = matches!(event, Event::Due | Event::CheckRequested | Event::RecorderEnded);
+            let idle = matches!(event, Event::Due | Event::CheckRequested(_) | Event::RecorderEnded);
             if fault.is_none() && (urgent || idle) {
                 fault = self.check_files().err();
             }
@@ -160,9 +164,6 @@ impl Writer {
                 if !self.files_lost || idle {
                     self.replace_files(&fault)?;
                 }
-            }
-            if matches!(event, Event::CheckRequested) {
-                self.channels.handover.check_done();
             }
             linger(&self.channels.pending, written);
             // No group may follow soon: delete acked deliveries without one.
@@ -174,29 +175,24 @@ impl Writer {
                 self.publish();
             }
             due = self.next_due(due, acked);
-            if self.status.closed && matches!(event, Event::RecorderEnded) {
-                return if self.files_lost {
-                    Err(SpoolError::FilesChanged(self.dir.clone()))
-                } else {
-                    Ok(())
-                };
+            match event {
+                Event::CheckRequested(done) => _ = done.send(()),
+                Event::RecorderEnded if self.status.closed && self.files_lost => {
+                    return Err(SpoolError::FilesChanged(self.dir.clone()));
+                }
+                Event::RecorderEnded if self.status.closed => return Ok(()),
+                _ => {}
             }
         }
     }
 
-    async fn next_event(
-        &mut self,
-        waiting: &mut Vec<PendingDelivery>,
-        due: Option<Instant>,
-        probe_due: &Notify,
-    ) -> Event {
-        let Channels { pending, acked, handover, .. } = &mut self.channels;
+    async fn next_event(&mut self, waiting: &mut Vec<PendingDelivery>, due: Instant) -> Event {
+        let Channels { pending, acked, reader, .. } = &mut self.channels;
         tokio::select! {
             count = pending.recv_many(waiting, MAX_GROUP), if !self.status.closed => Event::Arrived(count),
             changed = acked.changed() => if changed.is_ok() { Event::Acked } else { Event::RecorderEnded },
-            () = handover.check_requested() => Event::CheckRequested,
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
-            () = probe_due.notified() => Event::Due,
+            Some(done) = reader.checks.recv() => Event::CheckRequested(done),
+            () = sleep_until(due) => Event::Due,
         }
     }
 
@@ -222,15 +218,16 @@ impl Writer {
         Ok((written, None))
     }
 
-    fn next_due(&self, due: Option<Instant>, acked: Seq) -> Option<Instant> {
+    fn next_due(&self, due: Instant, acked: Seq) -> Instant {
         let wait = if self.status.rejecting.is_some() || self.files_lost {
             RETRY_INTERVAL
         } else if self.status.acked_seq < acked {
             DELETE_WITHIN
         } else {
-            return None;
+            PROBE_INTERVAL
         };
-        due.filter(|due| *due > Instant::now()).or_else(|| Some(Instant::now() + wait))
+        let (now, latest) = (Instant::now(), Instant::now() + wait);
+        if due > now { due.min(latest) } else { latest }
     }
 
     fn publish(&self) {
@@ -259,12 +256,6 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.channels.handover.close();
-    }
-}
-
 /// Why the writer wakes up.
 enum Event {
     /// This many deliveries; 0 when no more can arrive.
@@ -272,24 +263,9 @@ enum Event {
     Acked,
     RecorderEnded,
     /// A read failed: the reader waits for a check of the files.
-    CheckRequested,
+    CheckRequested(oneshot::Sender<()>),
     /// Time to delete, to retry after a failure, or to probe.
     Due,
-}
-
-/// Wakes an idle writer every [`PROBE_INTERVAL`]. The timer runs in a task: the writer's thread would panic when it polls a
-/// timer while the runtime shuts down. The task ends when the set is dropped.
-fn start_probe_timer(runtime: &Handle) -> (Arc<Notify>, JoinSet<()>) {
-    let (notify, mut timer) = (Arc::new(Notify::new()), JoinSet::new());
-    let tick = notify.clone();
-    let repeat = async move {
-        loop {
-            sleep(PROBE_INTERVAL).await;
-            tick.notify_one();
-        }
-    };
-    timer.spawn_on(repeat, runtime);
-    (notify, timer)
 }
 
 /// Waits for the next group to become about as large as the last one: an fsync costs the same for one delivery as for a

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::Writer;
 use crate::spool::Unwritable;
 use crate::spool::files::FileSizes;
-use crate::spool::schema::BUSY_TIMEOUT;
 use crate::spool::space::{MIN_FREE, Usage, measure};
 
 /// The database is shrunk when more bytes than this are unused and fewer than `SHRINK_BELOW` are used.
@@ -36,7 +35,7 @@ impl Writer {
         }
         let _ = self.connection.busy_timeout(WAIT_FOR_READERS);
         let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        let _ = self.connection.busy_timeout(BUSY_TIMEOUT);
+        let _ = self.connection.busy_timeout(self.lock_timeout);
         if busy != Ok(0) {
             self.reclaim_after = Instant::now() + RECLAIM_INTERVAL;
         }

@@ -18,7 +18,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use super::fixtures::{execution, with};
+use super::fixtures::execution;
 use super::http::metric_of;
 use super::load::{Counts, LOAD_SETTINGS, Load, now_micros};
 use super::oracle::{Finding, Sent, Verdict, compare};
@@ -389,7 +389,10 @@ impl Arena {
             Fault::LargeWal => {
                 let database = self.database.clone().database("large");
                 let url = self.database_url.replace("/workflow_receiver?", "/large?");
+                // The senders would compete with it for the CPU.
+                self.stop_load().await;
                 start_with_large_wal(&database, &url).await;
+                self.load.resume(self.senders);
                 let mut connection = PgConnection::connect_with(&self.database).await.unwrap();
                 let drop = "DROP DATABASE large WITH (FORCE)";
                 sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
@@ -478,8 +481,8 @@ impl Arena {
         let receiver = Unobserved::spawn(&mut command, stderr);
         until(async || !receiver.health().await.is_empty()).await;
         self.load.point_to(&receiver.url);
-        // Each delivery logs some hundred bytes: together more than a pipe holds.
-        self.work(8 * self.work).await;
+        // Each delivery logs some hundred bytes: these are together more than a pipe holds.
+        self.work(if fault == Fault::StderrStalled { 4 * self.work } else { self.work }).await;
         receiver.signal(Signal::TERM);
         assert_eq!(receiver.ended().await.code(), Some(0), "{fault:?}");
         drop(stalled);
@@ -656,9 +659,11 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     file.execute_batch("BEGIN; SELECT count(*) FROM deliveries").unwrap();
     let client = Client::new();
+    let text = "x".repeat(FILL);
     for n in 0..BODIES {
-        let body = with(execution(&format!("e{n}"), "completed"), json!({ "fill": "x".repeat(FILL) }));
-        let answer = client.post(&process.url).body(body.to_string()).send().await.unwrap();
+        let body = execution(&format!("e{n}"), "completed").to_string();
+        let body = format!(r#"{},"fill":"{text}"}}"#, body.trim_end_matches('}'));
+        let answer = client.post(&process.url).body(body).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
     process.kill();
@@ -675,9 +680,10 @@ pub(crate) async fn start_with_large_wal(database: &PgConnectOptions, url: &str)
     workflow_receiver::db::create_database(database).await.unwrap();
     let mut process = Process::start(command.env("DATABASE_URL", url));
     process.wait_for("recording to PostgreSQL");
-    let recorded = format!("SELECT FROM executions WHERE length(payload ->> 'fill') = {FILL}");
-    until_rows(database, &recorded, BODIES).await;
+    until_rows(database, "SELECT FROM executions", BODIES).await;
     process.terminate();
+    let whole = format!("SELECT count(*) FROM executions WHERE length(payload ->> 'fill') = {FILL}");
+    assert_eq!(rows(database, &whole).await, [json!({ "count": BODIES })]);
 }
 
 fn children(parent: Pid) -> Vec<Pid> {

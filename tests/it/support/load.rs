@@ -45,6 +45,8 @@ pub(crate) struct Load {
     interruptions: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     senders: JoinSet<Vec<Sent>>,
+    /// Shared by all senders: a client takes long to build.
+    client: Client,
     generation: u32,
 }
 
@@ -56,6 +58,7 @@ impl Load {
             interruptions: Arc::default(),
             stop: Arc::default(),
             senders: JoinSet::new(),
+            client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
             generation: 0,
         };
         load.resume(senders);
@@ -70,7 +73,7 @@ impl Load {
         for sender in 0..senders {
             let sender = Sender {
                 name: format!("{}-{sender}", self.generation),
-                client: Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
+                client: self.client.clone(),
                 url: self.url.subscribe(),
                 counts: self.counts.clone(),
                 interruptions: self.interruptions.clone(),

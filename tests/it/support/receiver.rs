@@ -21,7 +21,7 @@ use super::fixtures::execution;
 use super::http::{metric_of, rest};
 use super::postgres::{KeptConnection, new_database};
 use super::spool::spool_file;
-use super::wait::{until, within};
+use super::wait::{PATIENCE, until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
 pub(crate) fn settings(dir: &Path) -> Settings {
@@ -29,6 +29,7 @@ pub(crate) fn settings(dir: &Path) -> Settings {
     settings.http.listen = "127.0.0.1:0".parse().unwrap();
     settings.admin.listen = "127.0.0.1:0".parse().unwrap();
     settings.spool.dir = dir.join("spool");
+    settings.spool.lock_timeout = PATIENCE;
     // With one connection, deliveries that arrive while recording is blocked form one batch. `recorder.rs`, and tests
     // that run the program, use more connections.
     settings.recorder.connections = 1;
@@ -130,6 +131,13 @@ impl TestReceiver {
 
     pub(crate) fn spool_file(&self) -> PathBuf {
         spool_file(self.dir.path())
+    }
+
+    /// Locks the spool's file. The writer waits until the returned lock is dropped.
+    pub(crate) fn hold_spool(&self) -> HeldSpool {
+        let file = rusqlite::Connection::open(self.spool_file()).unwrap();
+        file.execute_batch("BEGIN IMMEDIATE").unwrap();
+        HeldSpool(file)
     }
 
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
@@ -253,3 +261,8 @@ impl Held {
         sqlx::query("COMMIT").execute(&mut self.0).await.unwrap();
     }
 }
+
+/// The lock that blocks the spool's writer.
+pub(crate) struct HeldSpool(
+    #[expect(dead_code, reason = "dropping the connection releases the lock")] rusqlite::Connection,
+);
