@@ -20,7 +20,7 @@ use super::wait::{PATIENCE, pause, within};
 /// The program, on free ports. Settings in the environment of the test process are removed.
 pub(crate) fn program(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workflow-receiver"));
-    command.current_dir(dir).env_remove("DATABASE_URL");
+    command.current_dir(dir).env_remove("DATABASE_URL").env_remove("PORT");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RECEIVER__") {
             command.env_remove(name);
