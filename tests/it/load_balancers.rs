@@ -81,9 +81,15 @@ impl Traffic {
                     let id = format!("{sender}-{n}");
                     let output = if n % 10 == 0 { "x".repeat(100_000) } else { String::new() };
                     let body = with(execution(&id, "completed"), json!({ "output": output }));
-                    match within(client.post(&url).body(body.to_string()).send()).await {
-                        Ok(answer) if answer.status() == 200 => {}
-                        Ok(answer) => failed.push(format!("{id}: {}", answer.status())),
+                    let answer = within(client.post(&url).body(body.to_string()).send()).await;
+                    match answer.map(|answer| (answer.status(), answer.text())) {
+                        Ok((status, text)) => {
+                            // Caddy answers 200 to requests for an unknown host.
+                            let text = text.await.unwrap_or_default();
+                            if status != 200 || text != r#"{"received":true}"# {
+                                failed.push(format!("{id}: {status} {text}"));
+                            }
+                        }
                         Err(error) => failed.push(format!("{id}: {error:?}")),
                     }
                     answered.send_modify(|answered| *answered += 1);
@@ -155,7 +161,7 @@ async fn behind_caddy_a_rolling_restart_fails_no_request() {
     let changes = [
         ("receiver-1:8080", &*first),
         ("receiver-2:8080", &second),
-        ("hooks.example.com {", "http://LISTEN {"),
+        ("hooks.example.com {", "http://LISTEN {\n\tbind HOST"),
     ];
     let arguments = ["run", "--adapter", "caddyfile", "--config"];
     let proxy = Proxy::start("caddy", &arguments, "Caddyfile", &changes).await;

@@ -22,8 +22,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts `program ARGUMENTS… FILE`. `changes` replaces texts of the file: each must occur in it. `LISTEN` in a
-    /// replacement is the proxy's address.
+    /// Starts `program ARGUMENTS… FILE`. `changes` replaces texts of the file: each must occur in it. In a replacement,
+    /// `LISTEN` is the proxy's address, `HOST` its host, and `DIR` a directory.
     pub(crate) async fn start(
         program: &str,
         arguments: &[&str],
@@ -38,8 +38,10 @@ impl Proxy {
         let mut text = fs::read_to_string(deploy.join(name)).unwrap();
         for (old, new) in changes {
             assert!(text.contains(old), "deploy/{name} does not contain {old:?}");
-            let new =
-                new.replace("LISTEN", &address.to_string()).replace("DIR", dir.path().to_str().unwrap());
+            let new = new
+                .replace("LISTEN", &address.to_string())
+                .replace("HOST", &address.ip().to_string())
+                .replace("DIR", dir.path().to_str().unwrap());
             text = text.replace(old, &new);
         }
         let file = dir.path().join(name);
