@@ -26,8 +26,8 @@ pub use database_url::DatabaseServers;
 pub(crate) use database_url::ServerRole;
 pub use error::SettingsError;
 pub use retention::Retention;
-pub(crate) use secrets::Sources;
 pub use secrets::{Secret, Secrets};
+pub(crate) use secrets::{Sources, random_token};
 pub(crate) use traces::Collector;
 pub use traces::Traces;
 
@@ -60,6 +60,7 @@ pub struct Settings {
 pub struct Http {
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
+    pub health: bool,
     pub max_body_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -79,6 +80,9 @@ pub struct Admin {
     pub listen: SocketAddr,
     pub token: Secret,
     pub token_file: PathBuf,
+    /// Whether [`Settings::load_to_serve`] has created `token_file`.
+    #[serde(skip)]
+    pub token_created: bool,
     pub read_connections: usize,
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
@@ -169,9 +173,11 @@ impl Conflicts {
     pub const UNLIMITED: Self = Self { max_per_execution: i64::MAX, max_bytes_per_execution: i64::MAX };
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
 }

@@ -41,7 +41,7 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or [`BODY`] or [`MULTIPLEXED`].
+    /// Of a connection: the received bytes of an incomplete head, or [`BODY`], [`MULTIPLEXED`] or [`NEW`].
     head_bytes: AtomicUsize,
 }
 
@@ -49,6 +49,8 @@ pub(crate) struct Slot {
 const BODY: usize = usize::MAX;
 /// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
 const MULTIPLEXED: usize = usize::MAX - 1;
+/// Nothing has been received yet.
+const NEW: usize = usize::MAX - 2;
 
 /// What a connection receives after a head.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +88,7 @@ impl Limiter {
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(0),
+            head_bytes: AtomicUsize::new(NEW),
         })
     }
 
@@ -163,10 +165,11 @@ impl Slot {
     /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received. Needs no
     /// lock: only the connection's own tasks change `head_bytes`.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
-        let before = self.head_bytes.load(Relaxed);
-        if before >= MULTIPLEXED {
-            return 0;
-        }
+        let before = match self.head_bytes.load(Relaxed) {
+            BODY | MULTIPLEXED => return 0,
+            NEW => 0,
+            bytes => bytes,
+        };
         self.head_bytes.store(before + more, Relaxed);
         before + more
     }
@@ -187,7 +190,12 @@ impl Slot {
 
     /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
-        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED)
+        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED | NEW)
+    }
+
+    /// Whether a connection has received nothing yet.
+    pub(in crate::http) fn is_new(&self) -> bool {
+        self.head_bytes.load(Relaxed) == NEW
     }
 
     /// Notified when the slot is evicted.
