@@ -23,7 +23,7 @@ use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, WebhookState};
 use crate::memory::MemoryBudget;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 use crate::recorder::events::EventBus;
 use crate::recorder::{self, Recorder, RecorderHealth, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
@@ -233,8 +233,15 @@ impl Server {
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);
         let (webhook, admin) = (http::webhook_router(webhook), http::admin_router(admin));
-        let webhook = http::serve(webhook_listener, webhook, webhook_limits, metrics.clone(), stop.clone());
-        let admin = http::serve(admin_listener, admin, admin_limits, metrics, give_up.clone());
+        let webhook = http::serve(
+            webhook_listener,
+            webhook,
+            webhook_limits,
+            Port::Webhooks,
+            metrics.clone(),
+            stop.clone(),
+        );
+        let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, give_up.clone());
 
         let runtime = Handle::current();
         let mut parts = JoinSet::new();

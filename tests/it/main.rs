@@ -57,3 +57,4 @@ mod support;
 mod torture;
 mod traces;
 mod views;
+mod visibility;

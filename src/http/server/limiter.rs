@@ -41,7 +41,7 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or [`BODY`] or [`MULTIPLEXED`].
+    /// Of a connection: the received bytes of an incomplete head, or [`UNUSED`], [`BODY`] or [`MULTIPLEXED`].
     head_bytes: AtomicUsize,
 }
 
@@ -49,6 +49,8 @@ pub(crate) struct Slot {
 const BODY: usize = usize::MAX;
 /// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
 const MULTIPLEXED: usize = usize::MAX - 1;
+/// No byte has been received.
+const UNUSED: usize = usize::MAX - 2;
 
 /// What a connection receives after a head.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,16 @@ pub(in crate::http) enum AfterHead {
     Body,
     /// Heads and bodies, over HTTP/2.
     Multiplexed,
+}
+
+/// What a connection has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    Nothing,
+    /// A head that is incomplete.
+    PartOfHead,
+    /// At least one complete head, and no part of another one.
+    Requests,
 }
 
 impl Limiter {
@@ -86,7 +98,7 @@ impl Limiter {
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(0),
+            head_bytes: AtomicUsize::new(UNUSED),
         })
     }
 
@@ -163,10 +175,11 @@ impl Slot {
     /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received. Needs no
     /// lock: only the connection's own tasks change `head_bytes`.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
-        let before = self.head_bytes.load(Relaxed);
-        if before >= MULTIPLEXED {
-            return 0;
-        }
+        let before = match self.head_bytes.load(Relaxed) {
+            UNUSED if more > 0 => 0,
+            UNUSED | MULTIPLEXED | BODY => return 0,
+            before => before,
+        };
         self.head_bytes.store(before + more, Relaxed);
         before + more
     }
@@ -187,7 +200,15 @@ impl Slot {
 
     /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
-        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED)
+        !matches!(self.head_bytes.load(Relaxed), 0 | UNUSED | MULTIPLEXED)
+    }
+
+    pub(super) fn received(&self) -> Received {
+        match self.head_bytes.load(Relaxed) {
+            UNUSED => Received::Nothing,
+            0 | BODY | MULTIPLEXED => Received::Requests,
+            _ => Received::PartOfHead,
+        }
     }
 
     /// Notified when the slot is evicted.

@@ -1,6 +1,7 @@
 //! Accepts, limits and serves connections: HTTP/1.0, HTTP/1.1, and HTTP/2 without TLS. TLS is the task of a proxy.
 
 pub(super) mod activity;
+mod ended;
 pub(super) mod limiter;
 mod stream;
 
@@ -24,9 +25,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::ended::{Ended, Endings};
 use self::limiter::{AfterHead, Limiter, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 
 /// The largest head of a request, in bytes; larger ones are answered 431. Also the largest read buffer of a connection.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -62,9 +64,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
     limits: ConnectionLimits,
+    port: Port,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    let endings = Arc::new(Endings::new(port, metrics.clone()));
     let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
@@ -89,12 +93,13 @@ pub(crate) async fn serve(
                     let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
                     let connection = connection(&protocol, stream, routes.clone(), &slot, limits);
                     let connection = graceful.watch(connection);
+                    let endings = endings.clone();
                     connections.spawn(async move {
-                        tokio::select! {
-                            // The peer caused the error, and hyper has sent the response.
-                            _ = connection => {}
-                            () = slot.evicted() => {}
-                        }
+                        let ended = tokio::select! {
+                            closed = connection => Ended::Closed(closed),
+                            () = slot.evicted() => Ended::Evicted,
+                        };
+                        endings.count(&slot, &ended);
                     });
                 }
                 Err(error) if concerns_one_connection(&error) => {}

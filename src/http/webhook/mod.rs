@@ -8,26 +8,35 @@ mod path;
 mod schema;
 mod state;
 mod trace;
+mod unrouted;
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::{Method, Uri};
 use axum::routing::post;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::problem::{self, Problem};
+use super::problem;
 pub(crate) use path::WEBHOOK_PATH;
 pub(crate) use state::WebhookState;
+use unrouted::UnroutedRequests;
 
 /// A slash, or a slash and a token, may follow the path.
 pub(crate) fn router(state: WebhookState) -> Router {
     let metrics = state.metrics.clone();
+    let unrouted = Arc::new(UnroutedRequests::new(metrics.clone()));
+    let also_unrouted = unrouted.clone();
     Router::new()
         .route(WEBHOOK_PATH, post(handler::handle))
         .route(&format!("{WEBHOOK_PATH}/"), post(handler::handle))
         .route(path::WITH_TOKEN, post(handler::handle))
-        .fallback(async || Problem::NotFound { hint: "Send webhooks to /webhooks/workflow-completed." })
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use POST." })
-        .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
+        .fallback(move |method: Method, uri: Uri| ready(unrouted.not_found(&method, &uri)))
+        .method_not_allowed_fallback(move || ready(also_unrouted.method_not_allowed()))
+        .layer(CatchPanicLayer::custom(move |_| {
+            metrics.answered(500);
+            problem::panicked(&metrics)
+        }))
         .with_state(Arc::new(state))
 }
