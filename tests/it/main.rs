@@ -11,6 +11,7 @@
 mod answers;
 mod api;
 mod authentication;
+mod backup;
 mod blame;
 mod bounds;
 mod bulks;
@@ -18,6 +19,7 @@ mod clock_skew;
 mod commands;
 mod cookbook;
 mod damage;
+mod dashboard;
 mod documented_examples;
 mod encodings;
 mod export;
