@@ -53,7 +53,7 @@ macro_rules! metrics {
 
 metrics! {
     webhooks_answered: Family<StatusLabel, Counter>,
-        "Responses of the webhook port, by HTTP status; 400 and 431 also count malformed and oversized heads";
+        "Responses of the webhook port except health checks, by HTTP status; 400 and 431 also count malformed and oversized heads";
     webhooks_unrouted: Family<ReasonLabel, Counter>,
         "Requests to the webhook port answered 404 or 405, by reason: double_slash (POST with // in the path), unknown_path (other POST), wrong_method (webhook path without POST), other";
     webhooks_unauthenticated: Family<ReasonLabel, Counter>,

@@ -41,7 +41,7 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or [`UNUSED`], [`BODY`] or [`MULTIPLEXED`].
+    /// Of a connection: the received bytes of an incomplete head, or [`BODY`], [`MULTIPLEXED`] or [`NEW`].
     head_bytes: AtomicUsize,
 }
 
@@ -49,8 +49,8 @@ pub(crate) struct Slot {
 const BODY: usize = usize::MAX;
 /// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
 const MULTIPLEXED: usize = usize::MAX - 1;
-/// No byte has been received.
-const UNUSED: usize = usize::MAX - 2;
+/// Nothing has been received yet.
+const NEW: usize = usize::MAX - 2;
 
 /// What a connection receives after a head.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +98,7 @@ impl Limiter {
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(UNUSED),
+            head_bytes: AtomicUsize::new(NEW),
         })
     }
 
@@ -176,9 +176,9 @@ impl Slot {
     /// lock: only the connection's own tasks change `head_bytes`.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
         let before = match self.head_bytes.load(Relaxed) {
-            UNUSED if more > 0 => 0,
-            UNUSED | MULTIPLEXED | BODY => return 0,
-            before => before,
+            BODY | MULTIPLEXED => return 0,
+            NEW => 0,
+            bytes => bytes,
         };
         self.head_bytes.store(before + more, Relaxed);
         before + more
@@ -200,15 +200,7 @@ impl Slot {
 
     /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
-        !matches!(self.head_bytes.load(Relaxed), 0 | UNUSED | MULTIPLEXED)
-    }
-
-    pub(super) fn received(&self) -> Received {
-        match self.head_bytes.load(Relaxed) {
-            UNUSED => Received::Nothing,
-            0 | BODY | MULTIPLEXED => Received::Requests,
-            _ => Received::PartOfHead,
-        }
+        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED | NEW)
     }
 
     /// Notified when the slot is evicted.
@@ -226,6 +218,15 @@ impl Slot {
     fn leave(&self, state: &mut State) -> bool {
         let turn = self.turn.load(Relaxed);
         turn == 0 || state.waiting.remove(&turn).is_some()
+    }
+
+    /// What a connection has received.
+    pub(super) fn received(&self) -> Received {
+        match self.head_bytes.load(Relaxed) {
+            NEW => Received::Nothing,
+            0 | BODY | MULTIPLEXED => Received::Requests,
+            _ => Received::PartOfHead,
+        }
     }
 
     /// Returns when the slot is evicted.

@@ -76,11 +76,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for ConnectionStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-        let first = self.connection.received() == Received::Nothing;
-        self.count(buffer.filled().len() - before);
-        match OtherProtocol::of(&buffer.filled()[before..]) {
-            Some(protocol) if first => Poll::Ready(Err(protocol.into())),
-            _ => Poll::Ready(Ok(())),
+        let read = &buffer.filled()[before..];
+        let is_first = self.connection.received() == Received::Nothing;
+        // At the end of the input, nothing is read.
+        if !read.is_empty() {
+            self.count(read.len());
+        }
+        match OtherProtocol::of(read).filter(|_| is_first) {
+            Some(protocol) => Poll::Ready(Err(protocol.into())),
+            None => Poll::Ready(Ok(())),
         }
     }
 }
