@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use strum::{IntoEnumIterator, VariantArray};
+use strum::{IntoEnumIterator, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
@@ -53,7 +53,9 @@ macro_rules! metrics {
 
 metrics! {
     webhooks_answered: Family<StatusLabel, Counter>,
-        "Requests to the webhook route, by HTTP status of the response";
+        "Responses of the webhook port except health checks, by HTTP status; 400 and 431 also count malformed and oversized heads";
+    webhooks_unrouted: Family<ReasonLabel, Counter>,
+        "Requests to the webhook port answered 404 or 405, by reason: double_slash (POST with // in the path), unknown_path (other POST), wrong_method (webhook path without POST), other";
     webhooks_unauthenticated: Family<ReasonLabel, Counter>,
         "Requests answered 401, by reason: no_credentials, timestamp, signature, secret, token";
     requests_in_flight: Gauge,
@@ -62,6 +64,8 @@ metrics! {
         "Requests in flight whose body has not arrived completely";
     connections_rejected: Counter,
         "Connections closed at once because the limit was reached and no connection could be evicted";
+    connections_unanswered: Family<UnansweredLabel, Counter>,
+        "Connections that ended without a response, by port (webhooks, admin) and reason: tls_on_plain_port, proxy_protocol, no_request (no byte was received), head_timeout (also evicted at http.max_connections), head_interrupted, request_dropped (evicted, or over HTTP/2 reset, before the response)";
     panics: Counter,
         "Requests that ended in a panic: each is a bug";
     body_memory [Bytes]: Gauge,
@@ -92,6 +96,8 @@ metrics! {
         "1 while PostgreSQL records deliveries, 0 while it is unreachable or refuses";
     deliveries_recorded: Family<OutcomeLabel, Counter>,
         "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, dropped";
+    executions_recorded: Family<ExecutionLabel, Counter>,
+        "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed, failed, cancelled, other (any other status, which is not terminal)";
     record_batch_rows: Histogram = rows(),
         "Deliveries in one transaction in PostgreSQL";
     record_delay [Seconds]: Histogram = delays(),
@@ -161,6 +167,22 @@ pub(crate) struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct UnansweredLabel {
+    port: &'static str,
+    reason: &'static str,
+}
+
+/// A status of an execution. Senders can send any status, so the label is one of [`STATUSES`] or `other`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ExecutionLabel {
+    status: &'static str,
+}
+
+/// The terminal statuses of executions.
+const STATUSES: [&str; 3] = ["completed", "failed", "cancelled"];
+const OTHER_STATUS: &str = "other";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -168,6 +190,62 @@ pub(crate) struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct KindLabel {
     kind: &'static str,
+}
+
+/// A port of the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Port {
+    Webhooks,
+    Admin,
+}
+
+/// Why a request to the webhook port was answered 404 or 405.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Unrouted {
+    /// A POST to a path with two slashes.
+    DoubleSlash,
+    /// A POST to another unknown path.
+    UnknownPath,
+    /// The path of webhooks, but not a POST.
+    WrongMethod,
+    /// Another method and an unknown path: scanners, browsers, health checks.
+    Other,
+}
+
+/// Why a connection ended without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Unanswered {
+    TlsOnPlainPort,
+    ProxyProtocol,
+    /// No byte was received.
+    NoRequest,
+    /// The receiver closed the connection within a head: a timeout, or an eviction.
+    HeadTimeout,
+    /// The peer closed the connection within a head.
+    HeadInterrupted,
+    /// The receiver or the peer ended the connection, or an HTTP/2 stream, before the response.
+    RequestDropped,
+}
+
+impl Port {
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl Unrouted {
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl Unanswered {
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// The values of the gauges that are measured when `/metrics` is requested.
@@ -193,8 +271,20 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self::register();
         metrics.answered_200 = metrics.webhooks_answered.get_or_create(&StatusLabel { status: 200 }).clone();
-        for status in [400, 401, 408, 413, 415, 422, 500, 503] {
+        for status in [400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 500, 503] {
             let _ = metrics.webhooks_answered.get_or_create(&StatusLabel { status });
+        }
+        for reason in Unrouted::VARIANTS {
+            let _ = metrics.webhooks_unrouted.get_or_create(&ReasonLabel { reason: reason.as_str() });
+        }
+        for (port, reason) in
+            Port::VARIANTS.iter().flat_map(|port| Unanswered::VARIANTS.iter().map(move |r| (port, r)))
+        {
+            let label = UnansweredLabel { port: port.as_str(), reason: reason.as_str() };
+            let _ = metrics.connections_unanswered.get_or_create(&label);
+        }
+        for status in STATUSES.into_iter().chain([OTHER_STATUS]) {
+            let _ = metrics.executions_recorded.get_or_create(&ExecutionLabel { status });
         }
         for status in [200, 503] {
             let _ = metrics.api_answered.get_or_create(&StatusLabel { status });
@@ -215,6 +305,21 @@ impl Metrics {
         } else {
             self.webhooks_answered.get_or_create(&StatusLabel { status }).inc();
         }
+    }
+
+    pub(crate) fn unrouted(&self, reason: Unrouted) {
+        self.webhooks_unrouted.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    pub(crate) fn unanswered(&self, port: Port, reason: Unanswered) {
+        let label = UnansweredLabel { port: port.as_str(), reason: reason.as_str() };
+        self.connections_unanswered.get_or_create(&label).inc();
+    }
+
+    /// An execution is new, or has replaced a non-terminal status with `status`.
+    pub(crate) fn execution_recorded(&self, status: &str) {
+        let status = STATUSES.into_iter().find(|known| *known == status).unwrap_or(OTHER_STATUS);
+        self.executions_recorded.get_or_create(&ExecutionLabel { status }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

@@ -21,7 +21,7 @@ use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Limiter, PortShutdown, WebhookState};
 use crate::memory::MemoryBudget;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 use crate::recorder::events::EventBus;
 use crate::recorder::{self, Recorder, RecorderHealth, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
@@ -238,9 +238,10 @@ impl Server {
         let public_health = settings.http.health.then_some(health);
         let (webhook, admin) = (http::webhook_router(webhook, public_health), http::admin_router(admin));
         let stops = PortShutdown { leaving: leaving.clone(), stop: stop.clone() };
-        let webhook = http::serve(webhook_listener, webhook, webhook_limits, metrics.clone(), stops);
+        let webhook =
+            http::serve(webhook_listener, webhook, webhook_limits, Port::Webhooks, metrics.clone(), stops);
         let stops = PortShutdown { leaving: give_up.clone(), stop: give_up.clone() };
-        let admin = http::serve(admin_listener, admin, admin_limits, metrics, stops);
+        let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         let mut parts = JoinSet::new();
         parts.spawn_blocking(move || ("the spool's writer", writer.run().map_err(Into::into)));

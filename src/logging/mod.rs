@@ -4,6 +4,7 @@
 //! and counted when the queue is full or standard error cannot be written.
 
 mod escape;
+mod limit;
 mod queue;
 
 use std::io::{self, IsTerminal, Write};
@@ -19,6 +20,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::config::{Log, LogFormat};
 pub(crate) use escape::{escape_json, printable};
+pub(crate) use limit::LineLimit;
 use queue::STDERR;
 
 /// Warnings of sqlx contain parts of the database URL.

@@ -48,6 +48,11 @@ impl Recorder {
         let (mut dropped, mut conflicts_dropped) = (0, 0);
         for (item, disposition) in items.iter().zip(dispositions) {
             self.metrics.recorded(*disposition);
+            if let Some(execution) = item.execution()
+                && matches!(disposition, Disposition::New | Disposition::Replacement)
+            {
+                self.metrics.execution_recorded(&execution.status);
+            }
             let execution_id = item.execution_id();
             let trace_id = item.trace().map(|trace| display(trace.trace_id));
             match disposition {

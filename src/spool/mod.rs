@@ -118,6 +118,21 @@ pub enum SpoolError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// The user of the process may not create, read or write the directory, or a file in it.
+    #[error(
+        "the spool directory {dir} cannot be used: {source}. The receiver runs as user {uid} and needs write access: run \
+         `chown -R {uid}:{gid}` on the directory, or in Kubernetes set `securityContext.fsGroup: {gid}`"
+    )]
+    Permission {
+        /// The directory or the file.
+        dir: PathBuf,
+        /// The effective user id of the process.
+        uid: u32,
+        /// The effective group id of the process.
+        gid: u32,
+        /// The error of the operating system.
+        source: io::Error,
+    },
     /// A receiver with another file format wrote the spool.
     #[error(
         "the spool {path} has version {found}, and this receiver reads version {known} only: run \
@@ -166,7 +181,14 @@ pub enum SpoolError {
 impl SpoolError {
     /// For `map_err`: an I/O error on the directory or file `path`.
     fn at(path: &Path) -> impl Fn(io::Error) -> Self {
-        |source| Self::Directory { dir: path.to_owned(), source }
+        |source| {
+            let dir = path.to_owned();
+            if source.kind() != io::ErrorKind::PermissionDenied {
+                return Self::Directory { dir, source };
+            }
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            Self::Permission { dir, uid, gid, source }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The program: start and stop, the private PostgreSQL, secrets.
 
+use std::path::{Path, PathBuf};
+
 use reqwest::Client;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -73,6 +76,41 @@ fn an_invalid_setting_ends_the_program_with_an_error_that_names_it() {
     assert!(text.contains("absent.toml"), "{text}");
     let (text, _) = run_to_end(program(dir.path()).env("RECEIVER__SPOOL__MAX_BYTES", "5"));
     assert!(text.contains("spool.max_bytes = 5: must be from 33554432"), "{text}");
+}
+
+/// The text of all files of a directory, without the breaks of string literals.
+fn source(dir: &Path) -> String {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let text = |file: PathBuf| {
+        if file.is_dir() { source(&file) } else { std::fs::read_to_string(file).unwrap() }
+    };
+    let literals: Vec<String> =
+        files.flat_map(|file| text(file).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    literals.iter().fold(String::new(), |text, line| match text.strip_suffix('\\') {
+        Some(start) => start.to_owned() + line.trim_start(),
+        None => text + "\n" + line,
+    })
+}
+
+#[test]
+fn every_start_up_error_in_the_documentation_is_an_error_of_the_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut known = source(&root.join("src")) + &source(&root.join("crates/private-postgres/src"));
+    // The operating system's texts, and one of the library for settings.
+    for error in [Errno::ADDRINUSE, Errno::ACCESS, Errno::ADDRNOTAVAIL, Errno::ROFS] {
+        known += &std::io::Error::from(error).to_string();
+    }
+    known += "unknown field";
+    let page = std::fs::read_to_string(root.join("docs/deployment.md")).unwrap();
+    let table = page.split("| the error contains | remedy |").nth(1).unwrap();
+    let errors = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let parts: Vec<&str> = errors
+        .flat_map(|errors| errors.split('*').skip(1).step_by(2).flat_map(|error| error.split('…')))
+        .collect();
+    assert!(parts.len() > 20, "{parts:?}");
+    for part in parts {
+        assert!(known.contains(part.trim()), "{part}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use private_postgres::Postgres;
@@ -14,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};
-use crate::support::postgres::{new_database, programs, rows, url};
+use crate::support::postgres::{grant, new_database, programs, rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::rollups::wrong_counts;
 use crate::support::wait::until;
@@ -26,13 +25,6 @@ async fn error_of(role: &str, database: &PgConnectOptions, statement: &'static s
         Ok(_) => String::new(),
         Err(error) => error.to_string(),
     }
-}
-
-/// Runs `docs/roles.sql`.
-fn grant(database: &PgConnectOptions, arguments: &[&str]) -> (String, Option<i32>) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
-    let mut psql = Command::new(programs().join("psql"));
-    run_to_end(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(database)))
 }
 
 fn url_of(role: &str, database: &PgConnectOptions) -> String {

@@ -1,6 +1,8 @@
 //! Starts with combinations of spool files that accidents, backups and operators can cause.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use rusqlite::Connection as Sqlite;
@@ -9,7 +11,8 @@ use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{count_executions, new_database, no_database, rows};
+use crate::support::postgres::{UNREACHABLE, count_executions, new_database, no_database, rows};
+use crate::support::process::{program, run_to_end};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::spool::{names, spool_file, spool_holding};
 use crate::support::wait::within;
@@ -373,4 +376,30 @@ async fn a_database_of_another_program_with_the_spools_log_is_refused_unchanged(
     }
     assert_eq!(fs::read(spool.join("spool.db")).unwrap(), before);
     assert_eq!(fs::read(spool.join("spool.db-wal")).unwrap(), ours.log);
+}
+
+/// A volume that belongs to root, in the container.
+#[test]
+fn a_spool_directory_without_permission_is_an_error_that_names_the_user_and_the_remedy() {
+    let dir = TempDir::new().unwrap();
+    // The program must reach the directory, but not write to it.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let mut command = program(dir.path());
+    command.env("DATABASE_URL", UNREACHABLE);
+    let user = if rustix::process::geteuid().is_root() {
+        command.uid(65532).gid(65532);
+        (65532, 65532)
+    } else {
+        (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    };
+    let (text, code) = run_to_end(&mut command);
+    assert_eq!(code, Some(1), "{text}");
+    for part in [
+        "data/spool cannot be used: Permission denied".to_owned(),
+        format!("runs as user {}", user.0),
+        format!("`chown -R {}:{}`", user.0, user.1),
+        format!("fsGroup: {}", user.1),
+    ] {
+        assert!(text.contains(&part), "{part}: {text}");
+    }
 }

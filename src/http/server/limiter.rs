@@ -62,6 +62,16 @@ pub(in crate::http) enum AfterHead {
     Multiplexed,
 }
 
+/// What a connection has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    Nothing,
+    /// A head that is incomplete.
+    PartOfHead,
+    /// At least one complete head, and no part of another one.
+    Requests,
+}
+
 impl Limiter {
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, state: Mutex::default() })
@@ -193,11 +203,6 @@ impl Slot {
         !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED | NEW)
     }
 
-    /// Whether a connection has received nothing yet.
-    pub(in crate::http) fn is_new(&self) -> bool {
-        self.head_bytes.load(Relaxed) == NEW
-    }
-
     /// Notified when the slot is evicted.
     pub(in crate::http) fn eviction(&self) -> &Arc<Notify> {
         &self.evicted
@@ -213,6 +218,15 @@ impl Slot {
     fn leave(&self, state: &mut State) -> bool {
         let turn = self.turn.load(Relaxed);
         turn == 0 || state.waiting.remove(&turn).is_some()
+    }
+
+    /// What a connection has received.
+    pub(super) fn received(&self) -> Received {
+        match self.head_bytes.load(Relaxed) {
+            NEW => Received::Nothing,
+            0 | BODY | MULTIPLEXED => Received::Requests,
+            _ => Received::PartOfHead,
+        }
     }
 
     /// Returns when the slot is evicted.

@@ -1,6 +1,7 @@
 //! Accepts, limits and serves connections: HTTP/1.0, HTTP/1.1, and HTTP/2 without TLS. TLS is the task of a proxy.
 
 pub(super) mod activity;
+mod ended;
 pub(super) mod limiter;
 mod stream;
 
@@ -10,9 +11,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
+use axum::{BoxError, Router};
 use futures_util::FutureExt;
 use futures_util::future::Map;
 use hyper::body::{Body as _, Incoming};
@@ -27,9 +28,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::limiter::{AfterHead, Limiter, Slot};
+use self::ended::{Ended, Endings};
+use self::limiter::{AfterHead, Limiter, Received, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 
 /// The largest head of a request, in bytes; larger ones are answered 431. Also the largest read buffer of a connection.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -78,9 +80,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
     limits: ConnectionLimits,
+    port: Port,
     metrics: Arc<Metrics>,
     shutdown: PortShutdown,
 ) {
+    let endings = Arc::new(Endings::new(port, metrics.clone()));
     let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
@@ -96,12 +100,13 @@ pub(crate) async fn serve(
         let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
         let connection =
             connection(&protocol, stream, routes.clone(), &slot, limits, shutdown.leaving.clone());
-        let stop = shutdown.stop.clone();
+        let (stop, endings) = (shutdown.stop.clone(), endings.clone());
         connections.spawn(async move {
-            tokio::select! {
-                () = run(connection, &slot, &stop) => {}
-                () = slot.evicted() => {}
-            }
+            let ended = tokio::select! {
+                closed = run(connection, &slot, &stop) => Ended::Closed(closed),
+                () = slot.evicted() => Ended::Evicted,
+            };
+            endings.count(&slot, &ended);
         });
     };
     let mut evict = interval(EVICT_INTERVAL);
@@ -148,7 +153,11 @@ fn queued(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 /// Serves a connection until its end. After `stop`, answers the request in flight, if there is one.
-async fn run<S>(connection: ServedConnection<S>, slot: &Slot, stop: &CancellationToken)
+async fn run<S>(
+    connection: ServedConnection<S>,
+    slot: &Slot,
+    stop: &CancellationToken,
+) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -157,16 +166,15 @@ where
         stop.cancelled().await;
         // A peer that has just connected sends its request now, and may not send it again. The response closes the
         // connection.
-        if slot.is_new() {
+        if matches!(slot.received(), Received::Nothing) {
             sleep(FIRST_REQUEST).await;
         }
     };
-    // The peer caused the error, and hyper has sent the response.
     tokio::select! {
-        _ = connection.as_mut() => return,
+        closed = connection.as_mut() => return closed,
         () = stopped => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    connection.await
 }
 
 pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {

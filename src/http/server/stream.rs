@@ -16,7 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::limiter::{Limiter, Slot};
+use super::ended::OtherProtocol;
+use super::limiter::{Limiter, Received, Slot};
 
 /// Bytes of an incomplete head that every connection may buffer.
 const SMALL_HEAD: usize = 4 << 10;
@@ -75,8 +76,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for ConnectionStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
-        self.count(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
+        let read = &buffer.filled()[before..];
+        let is_first = self.connection.received() == Received::Nothing;
+        // At the end of the input, nothing is read.
+        if !read.is_empty() {
+            self.count(read.len());
+        }
+        match OtherProtocol::of(read).filter(|_| is_first) {
+            Some(protocol) => Poll::Ready(Err(protocol.into())),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::delivery::{Delivery, RejectReason};
 use crate::execution::{Execution, InvalidPayload, api_key};
 use crate::http::problem::{Problem, WebhookProblems};
 use crate::memory::MemoryPermit;
+use crate::metrics::{Metrics, Port, Unanswered};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -48,6 +49,7 @@ type Trace = Option<Box<RequestTrace>>;
     security((), ("signature" = []), ("secret" = []), ("url_token" = []))
 )]
 pub(in crate::http) async fn handle(State(state): State<Arc<WebhookState>>, request: Request) -> Response {
+    let unanswered = UnansweredRequest(&state.metrics);
     let (head, body) = request.into_parts();
     let mut trace: Trace = state.traces.as_ref().map(|traces| traces.request(&head, route(&head.uri)));
     let response = match accept(&state, head, body, &mut trace).await {
@@ -62,11 +64,30 @@ pub(in crate::http) async fn handle(State(state): State<Arc<WebhookState>>, requ
             problem.into_response()
         }
     };
-    state.metrics.answered(response.status().as_u16());
+    unanswered.answered(response.status().as_u16());
     if let Some(trace) = trace {
         trace.finish(response.status());
     }
     response
+}
+
+/// Counts a request that is dropped before its response.
+struct UnansweredRequest<'a>(&'a Metrics);
+
+impl UnansweredRequest<'_> {
+    fn answered(self, status: u16) {
+        self.0.answered(status);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for UnansweredRequest<'_> {
+    fn drop(&mut self) {
+        // A panic is answered 500.
+        if !std::thread::panicking() {
+            self.0.unanswered(Port::Webhooks, Unanswered::RequestDropped);
+        }
+    }
 }
 
 /// Authenticates, receives, parses and spools a webhook.

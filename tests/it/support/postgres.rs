@@ -1,6 +1,7 @@
 //! One PostgreSQL server for all tests, with a database for each test.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Mutex;
 
+use super::process::run_to_end;
 use super::receiver::TestReceiver;
 use super::wait::until;
 
@@ -58,6 +60,13 @@ pub(crate) fn programs() -> PathBuf {
 pub(crate) fn url(database: &PgConnectOptions) -> String {
     let name = database.get_database().unwrap();
     tokio::task::block_in_place(cluster).url().replace("/workflow_receiver?", &format!("/{name}?"))
+}
+
+/// Runs `docs/roles.sql`. Returns psql's output and exit code.
+pub(crate) fn grant(database: &PgConnectOptions, arguments: &[&str]) -> (String, Option<i32>) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.sql");
+    let mut psql = Command::new(programs().join("psql"));
+    run_to_end(psql.arg("-qX").args(arguments).arg("-f").arg(file).arg(url(database)))
 }
 
 /// The URL of an address that refuses connections.
