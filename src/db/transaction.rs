@@ -1,7 +1,7 @@
 //! Transactions. Every statement runs in one, because connection poolers may give each transaction another session.
 //!
 //! No state stays in the session: settings apply to the transaction, statements have no name, and advisory locks end with
-//! the transaction. Otherwise a pooler such as PgBouncer would pass the state on to other applications.
+//! the transaction. Otherwise a pooler such as `PgBouncer` would pass the state on to other applications.
 
 use std::fmt::Write;
 use std::time::Duration;

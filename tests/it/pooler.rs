@@ -1,4 +1,4 @@
-//! PgBouncer between the receiver and PostgreSQL, shared with other applications.
+//! `PgBouncer` between the receiver and PostgreSQL, shared with other applications.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::support::wait::until;
 
 const EXECUTIONS: usize = 300;
 
-/// Another application that uses the same database and user through PgBouncer.
+/// Another application that uses the same database and user through `PgBouncer`.
 struct OtherApplication {
     stop: Arc<AtomicBool>,
     task: JoinHandle<usize>,
@@ -84,7 +84,7 @@ async fn start_receivers(bouncer: &PgBouncer) -> [TestReceiver; 2] {
     [start().await, start().await]
 }
 
-/// Runs a command of the program through PgBouncer. Returns what it prints.
+/// Runs a command of the program through `PgBouncer`. Returns what it prints.
 fn command(bouncer: &PgBouncer, arguments: &[&str]) -> String {
     let dir = TempDir::new().unwrap();
     let mut command = program(dir.path());

@@ -316,7 +316,11 @@ async fn a_second_receiver_on_the_same_spool_refuses_to_start() {
 async fn no_secret_and_no_body_appears_in_logs_answers_pages_traces_or_other_columns() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let collector = Collector::start().await;
-    let url = url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/") + "&pasword=HUSH";
+    let url =
+        url(&database).replace("postgres:///", "postgres://postgres:HUSH@localhost/") + "&password=HUSH";
+    let misspelt = url.replace("&password=", "&pasword=");
+    let (refused, code) = run_to_end(program(dir.path()).env("DATABASE_URL", misspelt));
+    assert!(code == Some(1) && refused.contains("pasword") && !refused.contains("HUSH"), "{refused}");
     let process = Process::start(
         program(dir.path())
             .env("DATABASE_URL", url)

@@ -1,4 +1,4 @@
-//! A real PgBouncer before the shared PostgreSQL.
+//! A real `PgBouncer` before the shared PostgreSQL.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::wait::until;
 
-/// A running PgBouncer. Dropped, it is killed.
+/// A running `PgBouncer`. Dropped, it is killed.
 pub(crate) struct PgBouncer {
     process: Child,
     port: u16,
@@ -26,7 +26,7 @@ pub(crate) struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts PgBouncer with at most `connections` to `database`. `mode` is `session` or `transaction`.
+    /// Starts `PgBouncer` with at most `connections` to `database`. `mode` is `session` or `transaction`.
     pub(crate) async fn start(database: &PgConnectOptions, mode: &str, connections: u32) -> Self {
         let socket = database.get_socket().unwrap();
         let found = fs::metadata(socket).unwrap();
