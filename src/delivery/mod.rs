@@ -73,8 +73,4 @@ impl Disposition {
     pub(crate) fn as_str(self) -> &'static str {
         self.into()
     }
-
-    pub(crate) fn is_quarantined(self) -> bool {
-        matches!(self, Self::Quarantined { .. })
-    }
 }

@@ -198,7 +198,7 @@ async fn metrics_count_responses_and_outcomes() {
         &done,
         &done,
         &execution("e", "failed"),
-        &with(done.clone(), json!({ "execution_id": 1 })),
+        &with(done.clone(), json!({ "execution_id": 1.5 })),
     ] {
         receiver.post(body.to_string()).await;
         receiver.wait_until_recorded().await;

@@ -1,5 +1,6 @@
 //! `/openapi.json` and `/docs`. `scripts/check-api` compares responses with the document.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -79,6 +80,40 @@ async fn the_document_keeps_its_paths_and_fields() {
         fs::write(&file, &outline).unwrap();
     }
     assert_eq!(fs::read_to_string(&file).unwrap_or_default(), outline);
+}
+
+/// `scripts/check-api` also generates clients and calls each operation.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_has_its_own_id_and_an_example_of_each_parameter_and_response() {
+    let receiver = TestReceiver::start().await;
+    let document = get_json(&receiver, "/openapi.json").await;
+    let license = &document["info"]["license"]["identifier"];
+    assert_eq!((license, &document["info"]["version"]), (&json!("MIT OR Apache-2.0"), &json!("0.1.0")));
+    let tags: Vec<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let (mut ids, mut count) = (HashSet::new(), 0);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for operation in ["get", "post"].into_iter().filter_map(|method| item.get(method)) {
+            count += 1;
+            ids.insert(operation["operationId"].as_str().unwrap());
+            assert!(tags.contains(&&operation["tags"][0]), "{path}");
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                assert!(!parameter["example"].is_null(), "{path}: {parameter}");
+            }
+            for response in operation["responses"].as_object().unwrap().values() {
+                assert!(
+                    response["description"].as_str().is_some_and(|text| !text.is_empty()),
+                    "{path}: {response}"
+                );
+                for content in response["content"].as_object().unwrap().values() {
+                    assert!(!content["example"].is_null(), "{path}: {content}");
+                }
+            }
+        }
+    }
+    assert_eq!(ids.len(), count, "{ids:?}");
+    let page = &document["components"]["schemas"]["Page_Execution"];
+    assert_eq!(page["required"], json!(["items", "next"]));
+    assert_eq!(page["properties"]["items"]["items"]["$ref"], "#/components/schemas/Execution");
 }
 
 /// The handlers under `/api` in the source, one path for each.

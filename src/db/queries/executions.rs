@@ -118,7 +118,6 @@ impl ListRow for Execution {
 // Parameters of the API and of the command line. All given filters must match.
 #[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
-#[group(id = "filter", multiple = true)]
 pub(crate) struct Filter {
     #[param(ignore)]
     #[command(flatten)]

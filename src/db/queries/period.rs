@@ -49,7 +49,10 @@ fn time_at(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
         "yesterday" => return Some(today - Duration::DAY),
         _ => {}
     }
-    if let Ok(ago) = humantime::parse_duration(text) {
+    // humantime also accepts 0 without a unit.
+    if text != "0"
+        && let Ok(ago) = humantime::parse_duration(text)
+    {
         let ago = Duration::try_from(ago).unwrap_or(Duration::MAX);
         return Some(now.checked_sub(ago).unwrap_or(OffsetDateTime::UNIX_EPOCH));
     }
@@ -94,7 +97,7 @@ mod tests {
         for long_ago in ["9999y", "580000000000y", "0001-01-01T00:00:00Z"] {
             assert_eq!(parse_time(long_ago), Ok(OffsetDateTime::UNIX_EPOCH), "{long_ago}");
         }
-        for invalid in ["", "tomorrow", "1", "-1h", "2026-03-02"] {
+        for invalid in ["", "tomorrow", "0", "1", "-1h", "2026-03-02"] {
             assert_eq!(parse_time(invalid), Err(TIME_FORMS), "{invalid}");
         }
     }

@@ -40,11 +40,11 @@ function showFields(api, parent, schema, depth = 0) {
   }
 }
 
-function showInput(api, parent, { name, description, required, schema }) {
+function showInput(api, parent, { name, description, required, schema, example }) {
   const label = add(parent, "label");
   add(label, "code", required ? `${name} *` : name);
   const choices = resolved(api, schema).enum;
-  const input = add(label, choices ? "select" : "input", "", { name });
+  const input = add(label, choices ? "select" : "input", "", { name, placeholder: example ?? "" });
   for (const choice of choices ? ["", ...choices] : []) add(input, "option", choice);
   add(label, "small", [description, kindOf(api, schema)].filter(Boolean).join(" · "));
   return input;
@@ -106,7 +106,10 @@ function showOperation(api, parent, path, method, operation, server) {
     const row = add(answers, "tr");
     add(add(row, "td"), "code", status);
     const text = add(row, "td", [description, Object.keys(content).join(", ")].filter(Boolean).join(" · "));
-    if (status.startsWith("2")) showFields(api, text, Object.values(content)[0]?.schema);
+    if (!status.startsWith("2")) continue;
+    const [{ schema, example } = {}] = Object.values(content);
+    showFields(api, text, schema);
+    if (example) add(text, "pre", typeof example === "string" ? example : JSON.stringify(example, null, 2));
   }
 }
 
