@@ -7,14 +7,14 @@
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions and conflicts, which
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, bulks and conflicts, which
 -- retention.executions and retention.conflicts need. Without it, that privilege is revoked.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on
 
 -- workflow_receiver_owner     `migrate`: owns the tables
--- workflow_receiver           `serve`, `quarantine` and `prune`: writes rows, cannot change tables
+-- workflow_receiver           `serve` and the commands that write rows; cannot change tables
 -- workflow_receiver_operator  people and tools: read only
 SELECT format('CREATE ROLE %I LOGIN', role)
 FROM unnest('{workflow_receiver_owner, workflow_receiver, workflow_receiver_operator}'::text[]) AS role
@@ -43,8 +43,8 @@ FROM (
         'failure_class', 'rfc3339_time')
 ) AS ours (kind, name) \gexec
 
--- Executions and conflicts can be deleted only with `retention=on`. `quarantine retry` and `drop` delete entries. Removing a
--- payload is an update.
+-- Executions, bulks and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
+-- delete rows of quarantine. Removing a payload is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),

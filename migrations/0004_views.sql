@@ -294,8 +294,9 @@ COMMENT ON COLUMN failure_rates.other IS
 COMMENT ON COLUMN failure_rates.failure_rate IS
     'failed / executions, from 0 to 1.';
 
--- The lateral query reads one hour by index, so a filter on `hour` skips the other hours. The hours are an array: for a
--- set, the planner expects a thousand hours, and spends time on preparations (JIT) that do not pay.
+-- The lateral query reads one hour by index, so a filter on `hour` skips the other hours. The hours are an array. For
+-- the rows of generate_series, the planner would expect a thousand hours and compile the query (JIT), which takes
+-- longer than the query itself.
 CREATE VIEW failure_causes AS
 SELECT
     h.hour,

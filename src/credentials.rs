@@ -1,5 +1,5 @@
-//! The secrets of a running receiver. It re-reads them from their files at SIGHUP. It also re-reads them when it rejects a
-//! request, or PostgreSQL rejects a connection, after a file has changed.
+//! The secrets of a running receiver. It re-reads them from their files at SIGHUP. If a file has changed, it also
+//! re-reads them when it rejects a request or PostgreSQL rejects a connection.
 //!
 //! Secrets in environment variables and all other settings need a restart.
 

@@ -1,4 +1,4 @@
-//! One request to a neighbour over HTTP: on a connection of its own, without TLS.
+//! Sends one HTTP request on a new connection, without TLS.
 
 use std::error::Error;
 
@@ -9,13 +9,13 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// The largest answer taken, in bytes.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// The largest accepted response body, in bytes.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// Sends `request`, whose URI is a path, to `address`, a host and a port. What is answered. Without a time limit.
+/// Sends `request`, whose URI is a path, to `address` (host and port). Returns status and body. Has no time limit.
 ///
 /// # Errors
-/// When it cannot be reached, or does not answer in full. The text quotes nothing of the request.
+/// If there is no complete response, or its body is too large. The text contains nothing of the request.
 pub(crate) async fn send(
     address: &str,
     mut request: Request<Full<Bytes>>,
@@ -23,13 +23,13 @@ pub(crate) async fn send(
     request.headers_mut().insert(HOST, HeaderValue::try_from(address)?);
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    let ask = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        Ok((status, Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes()))
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok((status, Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await?.to_bytes()))
     };
     tokio::select! {
-        answer = ask => answer,
+        result = exchange => result,
         Err(error) = connection => Err(error.into()),
     }
 }

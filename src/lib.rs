@@ -10,7 +10,7 @@
 //! 3. [`spool`]: the writer commits all waiting deliveries with one fsync. **The 200 is sent after this commit.**
 //! 4. [`recorder`]: background workers read batches from the spool in order.
 //! 5. [`db`]: one transaction deduplicates by `execution_id`, records the executions and updates the counts of bulks.
-//! 6. [`spool`]: `ack` deletes the recorded deliveries.
+//! 6. [`spool`]: `ack` marks the deliveries as recorded, and the writer deletes them.
 //!
 //! After a crash, step 4 resumes with the deliveries that the spool still holds. A delivery that was recorded before the
 //! crash is recorded again as a duplicate; `deliveries` may count it twice.

@@ -318,7 +318,7 @@ impl MemoryPermit {
         if beyond > budget.0.bytes {
             return Err(RejectReason::Overloaded);
         }
-        // A larger body counts as the part that only the last step can use.
+        // A body larger than half of the unverified part counts as that half: the last step leaves that much (LIMITS).
         let counted = beyond.min(budget.unverified_bytes() / 2).saturating_sub(*unverified);
         let (queue, counted) = if self.verified { (VERIFIED, 0) } else { (step, counted) };
         let mut more = budget.acquire(queue, beyond.saturating_sub(*bytes), counted).await?;

@@ -105,7 +105,7 @@ metrics! {
     record_retries: Counter,
         "Batches that failed and were retried";
     recording_stalled: Gauge,
-        "1 while deliveries wait that are not stuck and none was recorded for admin.stalled_after, 0 otherwise";
+        "1 while deliveries wait in the spool and none was recorded for admin.stalled_after, 0 otherwise; stuck deliveries do not count";
     stuck_deliveries: Gauge,
         "Deliveries that fail alone while others are recorded, and later deliveries of the same executions";
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
@@ -113,7 +113,7 @@ metrics! {
     executions_degraded: Counter,
         "Executions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
     quarantine_dropped: Counter,
-        "Deliveries answered 422 that were not stored because the quarantine is full (quarantine.max_rows, max_bytes)";
+        "Deliveries answered 422 that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
@@ -136,7 +136,7 @@ metrics! {
         "Spans that the collector of traces accepted";
     spans_dropped: Counter,
         "Spans that were not sent: the queue was full, or the collector rejected them or failed during the shutdown";
-    #[expect(dead_code, reason = "the queue of the log counts")]
+    #[expect(dead_code, reason = "the log's queue increments it")]
     log_lines_dropped: Counter = logging::dropped_lines(),
         "Log lines lost because standard error was read too slowly or could not be written";
 }
@@ -267,7 +267,7 @@ pub(crate) struct Levels {
 }
 
 impl Metrics {
-    /// All counters start at 0, also those with labels: an alert sees the first 503 as an increase.
+    /// Counters start at 0, also those of the most important labels: an alert sees the first 503 as an increase.
     pub(crate) fn new() -> Self {
         let mut metrics = Self::register();
         metrics.answered_200 = metrics.webhooks_answered.get_or_create(&StatusLabel { status: 200 }).clone();

@@ -17,8 +17,8 @@ use workflow_receiver::shutdown::Shutdown;
 use super::receive;
 
 /// The receiver waits this long for PostgreSQL, then it starts without it.
-const START_PATIENCE: Duration = Duration::from_secs(5);
-/// PostgreSQL may take this long to stop. Then the receiver ends without it, and the system signals it again.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// PostgreSQL may take this long to stop. After that, the receiver signals it once more and ends without waiting.
 const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 /// The first and the longest pause before another start. Each pause is twice as long as the one before.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -31,7 +31,8 @@ pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<()
     let opened = async {
         let dir = settings.database.embedded_dir.clone();
         let cluster = spawn_blocking(move || Cluster::open(&dir)).await??;
-        // An installation that does not work is an error of the first start.
+        // The first start of a new cluster must succeed: an error means that the installation does not work. Later
+        // starts are retried.
         let running = if cluster.is_new() { Some(start(&cluster).await?) } else { None };
         Ok::<_, CommandError>((cluster, running))
     };
@@ -43,7 +44,7 @@ pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<()
     let receive = async {
         tokio::select! {
             () = started.notified() => {}
-            () = sleep(START_PATIENCE) => {}
+            () = sleep(START_TIMEOUT) => {}
             () = shutdown.graceful.cancelled() => {}
         }
         receive(settings, cluster.connect_options(), Some(cluster.psql_line()), shutdown).await

@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
-/// Time limit for the parts to end by themselves after the drain, and again to end after they are aborted.
+/// Time limit for the parts to end by themselves after the drain. Then they are aborted, with the same time limit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for the export of the last spans.
 const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -163,8 +163,8 @@ impl Server {
         let acked_seq = acks.subscribe();
         let (recorder_health, recorder_health_rx) = watch::channel(RecorderHealth::default());
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
-        let is_limited = settings.retention.removes_something();
-        let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(is_limited));
+        let prunes = settings.retention.removes_something();
+        let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(prunes));
         let progress = Progress {
             spool: spool_status.clone(),
             acked: acked_seq.clone(),
@@ -188,7 +188,7 @@ impl Server {
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
-        let pruner = is_limited.then(|| Pruner {
+        let pruner = prunes.then(|| Pruner {
             database: database.clone(),
             settings: settings.database.clone(),
             retention: settings.retention,
@@ -333,7 +333,7 @@ impl Server {
             drained = self.only_admin_left() => drained,
             () = sleep_until(deadline) => {
                 let waiting = self.progress.waiting();
-                tracing::warn!(waiting, "shutdown.drain_timeout is over: the other deliveries stay in the spool");
+                tracing::warn!(waiting, "shutdown.drain_timeout is over: unrecorded deliveries stay in the spool");
                 Ok(())
             }
             () = shutdown.immediate.cancelled() => Err(RunError::StoppedImmediately),

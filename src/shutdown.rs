@@ -87,7 +87,7 @@ impl Shutdown {
         for signal in STOP.iter().chain([&Signal::HUP]) {
             listen(signal.as_raw())?;
         }
-        // With a handler, a write that exceeds the limit on file sizes fails as on a full disk.
+        // With a handler, a write beyond the limit on file sizes returns an error. Without one, it ends the process.
         let _ = listen(Signal::XFSZ.as_raw());
         for number in OTHERS.iter().map(|signal| signal.as_raw()).chain(REAL_TIME) {
             // An error is ignored: the system does not know the signal, so it cannot be sent.

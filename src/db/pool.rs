@@ -77,8 +77,8 @@ impl ConnectionPool {
                 if let Some(connection) = state.idle.pop_front() {
                     return Ok(self.lend(&mut state, connection, true));
                 }
-                let paced = state.refused_at.is_some_and(|at| at.elapsed() < CONNECT_INTERVAL);
-                state.in_use == 0 || !paced
+                let refused_recently = state.refused_at.is_some_and(|at| at.elapsed() < CONNECT_INTERVAL);
+                state.in_use == 0 || !refused_recently
             };
             if open {
                 let connected = self.connect().await;

@@ -56,13 +56,12 @@ impl DbConnection {
         // A body that was recorded with a mapping (`quarantine retry --map`) does not match the columns.
         let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.execution_id == execution_id);
         let parsed = parsed.filter(|parsed| parsed.status == row.status);
-        // payload_bytes stays only where the payload would lose something.
-        let Storable { payload, is_whole: done, output, total_cost } =
-            Storable::of(&row.bytes, parsed.as_ref());
+        // payload_bytes stays unless the payload is the whole body.
+        let Storable { payload, is_whole, output, total_cost } = Storable::of(&row.bytes, parsed.as_ref());
         let payload = payload.filter(|_| !row.has_payload);
         let output = output.filter(|_| !row.has_output);
         let cost = total_cost.filter(|_| row.total_cost.is_none());
-        if payload.is_none() && output.is_none() && cost.is_none() && !done {
+        if payload.is_none() && output.is_none() && cost.is_none() && !is_whole {
             return Ok(Some(Repaired::Unchanged));
         }
         sqlx::query!(
@@ -76,7 +75,7 @@ impl DbConnection {
             payload,
             output,
             cost,
-            done
+            is_whole
         )
         .execute(&mut transaction)
         .await?;

@@ -36,8 +36,7 @@ impl RetentionTarget {
     }
 }
 
-/// Rows that are older than these times are removed. Which times of a row count is in the SQL of its target. `None`: no
-/// limit.
+/// Rows that are older than these times are removed. The SQL of each target defines the age of a row. `None`: no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
     executions: Option<OffsetDateTime>,

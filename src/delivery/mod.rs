@@ -57,7 +57,7 @@ pub(crate) enum Disposition {
     Duplicate,
     /// Contradicts the recorded result, and was stored as a conflict.
     Conflict,
-    /// Contradicts the recorded result, and was dropped: the execution has the maximum number of conflicts.
+    /// Contradicts the recorded result, and was dropped: the execution has reached a limit of `conflicts.*`.
     ConflictDropped,
     /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
     Quarantined {

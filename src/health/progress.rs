@@ -18,14 +18,14 @@ impl RecordingProgress {
         let progress = Self(Arc::new(Mutex::new(Instant::now())));
         let last = progress.0.clone();
         let follow = async move {
-            let mut state = stuck.borrow_and_update().clone();
+            let mut before = stuck.borrow_and_update().clone();
             while stuck.changed().await.is_ok() {
-                let now = stuck.borrow_and_update().clone();
+                let after = stuck.borrow_and_update().clone();
                 // More deliveries are handled, or a stuck one is recorded.
-                if now.handled > state.handled || now.deliveries < state.deliveries {
+                if after.handled > before.handled || after.deliveries < before.deliveries {
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 }
-                state = now;
+                before = after;
             }
         };
         (progress, follow)

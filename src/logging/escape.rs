@@ -13,8 +13,8 @@ pub(crate) fn is_terminal_control(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The same JSON in one line without control characters. The JSON formatter escapes only what JSON requires. The other
-/// characters occur in strings only, where `\uXXXX` means the same.
+/// Escapes the control characters that the JSON formatter leaves unescaped, so that an event stays one line. They occur
+/// only in strings, where `\uXXXX` means the same.
 pub(super) fn json_line(line: &str) -> Cow<'_, str> {
     let event = line.strip_suffix('\n').unwrap_or(line);
     if event.contains(is_terminal_control) {

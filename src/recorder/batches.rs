@@ -104,8 +104,9 @@ impl BatchSource {
                 let batch = self.reader.next(self.read_through, self.limits).await?;
                 self.read_at = Instant::now();
                 self.read_through = batch.last().map_or(spool.last_seq, |last| last.seq);
-                let full = if self.read_through < spool.last_seq { batch.len() } else { self.limits.rows };
-                self.full_batch = i64::try_from(full).unwrap_or(i64::MAX);
+                let full_batch =
+                    if self.read_through < spool.last_seq { batch.len() } else { self.limits.rows };
+                self.full_batch = i64::try_from(full_batch).unwrap_or(i64::MAX);
                 return Ok(Poll::Batch(batch, self.read_through));
             }
             if waiting == 0 && spool.closed {

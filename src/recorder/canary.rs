@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Recorder, RecorderHealth};
 use crate::db::{CanaryRows, DbError, PooledConnection, RecordItem};
 
-/// How often an idle recorder checks that PostgreSQL records, and does not only answer.
+/// How often an idle recorder runs a canary. An empty transaction shows only that PostgreSQL answers.
 const CANARY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The result of a canary after a failed attempt.

@@ -77,7 +77,7 @@ pub(crate) struct Recorder {
 /// The state that the workers share.
 #[derive(Default)]
 pub(crate) struct SharedState {
-    /// How many workers, the retries of stuck deliveries included, wait because PostgreSQL records nothing.
+    /// How many tasks wait because PostgreSQL records nothing: workers, and the one that retries stuck deliveries.
     failing: AtomicUsize,
     dropped: std::sync::Mutex<UnloggedDrops>,
     stuck: StuckList,

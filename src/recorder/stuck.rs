@@ -143,8 +143,8 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Removes the deliveries from `part` whose execution has a stuck delivery, and adds them: they wait for the earlier
-    /// one, which preserves per-execution order.
+    /// Moves the deliveries of `part` whose execution has a stuck delivery into the list, and returns the others. The
+    /// moved ones wait for the earlier delivery, which preserves per-execution order.
     pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
         let stuck: HashSet<u32> = {
             let state = self.state();
@@ -161,8 +161,8 @@ impl StuckList {
         free
     }
 
-    /// Waits until a delivery is due that is the first one of its execution in the list. `None` once the list is closed and
-    /// empty.
+    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due. `None` once the list
+    /// is closed and empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();

@@ -1,7 +1,8 @@
 //! The current time for retention: the earlier of the receiver's clock and PostgreSQL's.
 //!
-//! With a clock that is ahead, every row would look old. Nothing is removed while the two clocks differ. A receiver and a
-//! PostgreSQL on one machine share a clock, so the comparison cannot find an error there.
+//! With a clock that is ahead, every row would look old. Nothing is removed while the two clocks differ by more than
+//! [`MAX_CLOCK_SKEW`]. A receiver and a PostgreSQL on one machine share a clock, so the comparison cannot find an error
+//! there.
 
 use std::fmt;
 use std::time::Duration;

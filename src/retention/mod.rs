@@ -95,7 +95,7 @@ impl Walk {
         Ok(Step::Walked { expired, took })
     }
 
-    /// Halves the batch after a time-out.
+    /// Halves the batch after an error, which may be a timeout.
     pub(crate) fn shrink(&mut self) {
         self.rows = (self.rows / 2).max(1);
     }

@@ -157,8 +157,8 @@ impl Pruner {
         Ok(Ok(round))
     }
 
-    fn on_success(&self, round: &Round, again: bool) {
-        if again {
+    fn on_success(&self, round: &Round, was_failing: bool) {
+        if was_failing {
             tracing::info!("expired rows are removed again");
         }
         let Round { removed, future, busy } = *round;

@@ -151,7 +151,7 @@ impl OpenFiles {
     }
 }
 
-/// How often opening and locking is tried when the file is replaced between the two.
+/// Maximum attempts to open and lock a file or directory that is replaced between the two steps.
 const ATTEMPTS: usize = 100;
 
 /// Creates the directory if it is missing, and locks it.

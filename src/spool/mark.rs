@@ -1,8 +1,8 @@
 //! The mark: a small file with the positions of the last run, from which the next start detects losses.
 //!
-//! The positions in the spool's own files are missing or outdated if these files are. The mark survives the end of the
-//! process, but not a power cut: it is written without fsync, because it is only used to count losses. It is written
-//! after the commit that it describes, so it never counts a delivery that was not on disk.
+//! The spool's own files also hold the positions, but they may be missing or outdated after an accident. The mark
+//! survives the end of the process, but not a power cut: it is written without fsync, because it is only used to count
+//! losses. It is written after the commit that it describes, so it never counts a delivery that was not on disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

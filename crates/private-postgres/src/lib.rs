@@ -1,7 +1,7 @@
 //! A private PostgreSQL for machines without a running one: for `make run`, `cargo run` and the tests.
 //!
-//! Its data is in one directory, with fsync on. It listens on a Unix socket in that directory only. On Linux it stops
-//! when the process that started it ends, even by SIGKILL.
+//! Its data is in one directory, with fsync on. It listens on a Unix socket only. On Linux it stops when the process
+//! that started it ends, even by SIGKILL.
 
 mod binaries;
 mod error;

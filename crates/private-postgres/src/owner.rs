@@ -9,7 +9,8 @@ use std::process::Command;
 
 use crate::EmbeddedError;
 
-/// Longest directory of a socket, in bytes: the limit of about 100 less "/.s.PGSQL.5432".
+/// Longest directory of a socket, in bytes. The system limits the whole path, which ends with `/.s.PGSQL.5432`, to
+/// about 100.
 const LONGEST_SOCKET_DIR: usize = 80;
 
 /// The parent of root's data directories if the unprivileged user cannot reach the configured one.

@@ -19,7 +19,7 @@ use crate::owner::Owner;
 const START_TIMEOUT: Duration = Duration::from_mins(10);
 /// Limit for the shutdown of a previous server whose receiver has ended.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_mins(2);
-/// A start empties a log that is larger.
+/// The log is emptied at a start if it is larger.
 const MAX_LOG_BYTES: u64 = 10 << 20;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// PostgreSQL's default of 1 GB doubles the amount written when millions of rows exist (docs/operating.md).

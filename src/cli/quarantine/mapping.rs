@@ -64,7 +64,7 @@ impl Mapping<'_> {
             }
         }
         for (field, value) in self.sets {
-            // `--set` replaces a missing field or null, but no value.
+            // `--set` fills a missing field or a null. It does not replace another value.
             if fields.get(field).is_none_or(|value| value.get() == "null") {
                 let value = serde_json::to_string(value).map_err(|e| e.to_string())?;
                 fields.insert(field.clone(), raw(&value)?);

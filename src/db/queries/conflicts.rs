@@ -135,14 +135,14 @@ impl Query for GetConflict {
     type Answer = Option<ConflictDetail>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<ConflictDetail>, sqlx::Error> {
-        let start = TimeRange::default();
-        let end = PageRequest::default().position(&start);
+        let period = TimeRange::default();
+        let after = PageRequest::default().position(&period);
         let conflict = sqlx::query_file_as!(
             Conflict,
             "src/db/queries/conflicts.sql",
-            start.start(),
-            end.at,
-            end.number(),
+            period.start(),
+            after.at,
+            after.number(),
             None::<&str>,
             1_i64,
             MAX_ERROR,

@@ -1,5 +1,5 @@
--- The latest executions that failed, or (if $8 is step or model) that have a failed step, at
--- most $5; their failures, grouped.
+-- Groups failures: the latest $5 failed executions, or if $8 is step or model, the failed steps of the latest $5
+-- executions that have one.
 WITH scanned AS (
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
@@ -15,8 +15,8 @@ WITH scanned AS (
         LIMIT $5::bigint
     )
     UNION ALL
-    -- The executions of one workflow have their own index. coalesce hides the comparison from the planner: it would count
-    -- the rarity of failures twice, expect fewer rows than the limit, and read all failures.
+    -- The executions of one workflow have their own index. coalesce hides the comparison from the planner. Otherwise
+    -- the planner would count the rarity of failures twice, expect fewer rows than the limit, and read all failures.
     (
         SELECT workflow_id, error, error_cause, execution_id, first_received_at
         FROM executions

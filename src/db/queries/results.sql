@@ -1,5 +1,5 @@
--- The outputs of the executions $1, in this order: at most $3, and those of the first execution after the position $2.
--- They end once their texts have $4 bytes. A text of more than $5 bytes is cut off.
+-- At most $3 outputs of the executions $1, in this order. Of the first execution, only outputs after the position $2.
+-- The list ends once its texts have $4 bytes. A text of more than $5 bytes is cut off.
 SELECT
     n AS "n!",
     position AS "position!",

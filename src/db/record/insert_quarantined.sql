@@ -24,7 +24,7 @@ limited AS (
     FROM incoming AS i
     WHERE NOT i.acknowledged AND NOT EXISTS (SELECT FROM quarantine AS q WHERE q.body_sha256 = i.body_sha256)
 ),
--- The earliest first. A body that is larger than the free space does not count against it.
+-- The earliest first. A body that is larger than the free space is skipped: smaller bodies after it can be stored.
 placed AS (
     SELECT
         n.body_sha256,

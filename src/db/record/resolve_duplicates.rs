@@ -97,7 +97,7 @@ resolved AS (
     FOR UPDATE OF e
 ),
 -- Known conflicts are counted. New ones are stored in their order while the limits allow. A body that is larger than the
--- free space does not count against it.
+-- free space is skipped: smaller bodies after it can be stored.
 conflicting AS (
     SELECT
         s.n, s.execution_id, s.body_sha256, s.body_size, s.conflicts, s.conflict_bytes,

@@ -21,8 +21,8 @@ pub(in crate::db) struct CountedExecution<'r> {
     pub(in crate::db) first_received_at: OffsetDateTime,
 }
 
-/// The change of each count: +1 for an execution that was added, -1 for the state that it replaced. One statement per
-/// table applies all changes.
+/// The change of each count. A new execution adds 1. A replacement subtracts 1 for the previous state of the execution
+/// and adds 1 for the new state. One statement per table applies all changes.
 #[derive(Default)]
 pub(in crate::db) struct Rollups<'r> {
     /// By bulk and status.

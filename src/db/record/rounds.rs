@@ -4,7 +4,8 @@
 //! grouped, and their groups are recorded in at most five rounds:
 //!
 //! 1. the first delivery;
-//! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones;
+//! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones. The
+//!    last one alone is not enough: with the recorded status, it would be a duplicate and replace nothing;
 //! 4. the first terminal one;
 //! 5. all later ones, one group for each content: the execution has ended, so each of them is a duplicate or a conflict.
 

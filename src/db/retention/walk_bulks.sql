@@ -1,5 +1,5 @@
--- The next bulks, and whether they have expired: all their executions have expired. There is no EXISTS here, because
--- PostgreSQL might read and hash all executions for it.
+-- The next bulks, and whether they have expired. A bulk has expired if its latest delivery and all its executions have.
+-- There is no EXISTS here, because PostgreSQL might read and hash all executions for it.
 SELECT
     b.bulk_id AS id,
     b.first_received_at AS "first_received_at!",

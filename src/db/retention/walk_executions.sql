@@ -1,6 +1,6 @@
--- The next executions, and whether they have expired. A receiver with a slow clock stores times of receipt that are too
--- early. Therefore an execution has not expired if PostgreSQL recorded it, or it completed, after the cutoff. A completion
--- in the future is an error of the sender and does not count.
+-- The next executions, and whether they have expired. A receiver whose clock is behind stores times of receipt that are
+-- too early. Therefore an execution has not expired if PostgreSQL recorded it, or it completed, after the cutoff. A
+-- completion in the future is an error of the sender and does not count.
 SELECT
     execution_id AS id,
     first_received_at,

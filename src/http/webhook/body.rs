@@ -80,8 +80,8 @@ pub(super) async fn collect(
     Ok(CollectedBody { bytes, memory })
 }
 
-/// The bytes of a large body, in mapped memory. Unwritten pages use no memory. Dropping the buffer returns all memory to
-/// the system; an allocator may keep it.
+/// The bytes of a large body, in mapped memory. Unwritten pages use no memory. Dropping the buffer returns its memory to
+/// the system, which a heap allocator does not always do.
 struct LargeBuffer {
     map: MmapMut,
     written: usize,

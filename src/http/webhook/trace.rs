@@ -24,7 +24,8 @@ pub(crate) struct RequestTrace {
 }
 
 impl Traces {
-    /// Begins when the head of a request has arrived. `route` replaces the path, which may contain a token.
+    /// Creates the trace of a request. Call it when the head has arrived. `route` replaces the path, which may contain
+    /// a token.
     pub(crate) fn request(&self, head: &Parts, route: &'static str) -> Box<RequestTrace> {
         let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
         Box::new(RequestTrace {

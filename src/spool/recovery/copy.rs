@@ -8,7 +8,7 @@ use crate::spool::Seq;
 use crate::spool::row::{INSERT, SELECT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
 
-/// Maximum numbers that are tried one by one between two unreadable pages. This takes some seconds.
+/// How many numbers are tried one by one between two unreadable pages. All of them take some seconds.
 const TRIES: usize = 1_000_000;
 /// Maximum size of a transaction.
 const ROWS: usize = 2_000;

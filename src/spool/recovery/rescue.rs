@@ -139,7 +139,8 @@ impl LostSpool<'_> {
         target.execute("DELETE FROM deliveries WHERE seq <= ?", [self.acked_seq])?;
         losses::note(&target)?;
         if result.lost() == Some(0) {
-            // The mark still has the lost spool's identity: after a crash, it must not look like a loss.
+            // After a crash, the mark still has the lost spool's identity. Without this entry, the next start would
+            // report a loss.
             schema::set_predecessor(&target, self.identity)?;
         }
         schema::into_single_file(&target)?;

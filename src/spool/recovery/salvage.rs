@@ -44,7 +44,7 @@ impl SalvagePlan {
     /// Examines the files before SQLite opens them. `None` when SQLite reads them correctly.
     pub(in crate::spool) fn examine(path: &Path, database: &File) -> io::Result<Option<Self>> {
         let Some(log) = open_log(path)? else { return Ok(None) };
-        let Some(wal) = Wal::read(&log)? else { return Ok(None) };
+        let Some(wal) = Wal::open(&log)? else { return Ok(None) };
         let findings = wal.examine()?;
         let plan = |cause: &str, spools| Ok(Some(Self { cause: cause.to_owned(), spools }));
         if database.metadata()?.len() == 0 {
@@ -170,7 +170,7 @@ fn copy_source(copy: &Path, source: Source, database: &File, log: Option<&File>)
     }
     if source != Source::Database
         && let Some(log) = log
-        && let Some(wal) = Wal::read(log)?
+        && let Some(wal) = Wal::open(log)?
     {
         wal.apply(&file)?;
     }

@@ -60,7 +60,7 @@ impl Findings {
 
 impl<'f> Wal<'f> {
     /// `None` when the file has no frame.
-    pub(in crate::spool) fn read(file: &'f File) -> io::Result<Option<Self>> {
+    pub(in crate::spool) fn open(file: &'f File) -> io::Result<Option<Self>> {
         if file.metadata()?.len() <= HEADER_BYTES + FRAME_HEADER as u64 {
             return Ok(None);
         }

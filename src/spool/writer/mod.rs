@@ -155,19 +155,19 @@ impl Writer {
             let acked = *self.channels.acked.borrow_and_update();
             let (written, mut fault) = self.commit_waiting(&mut waiting, acked)?;
             let urgent = self.status.closed || self.status.rejecting.is_some();
-            let idle = matches!(event, Event::Due | Event::CheckRequested(_) | Event::RecorderEnded);
-            if fault.is_none() && (urgent || idle) {
+            let housekeeping = matches!(event, Event::Due | Event::CheckRequested(_) | Event::RecorderEnded);
+            if fault.is_none() && (urgent || housekeeping) {
                 fault = self.check_files().err();
             }
             if let Some(fault) = fault {
                 reject(waiting.drain(..));
-                if !self.files_lost || idle {
+                if !self.files_lost || housekeeping {
                     self.replace_files(&fault)?;
                 }
             }
             linger(&self.channels.pending, written);
-            // No group may follow soon: delete acked deliveries without one.
-            if !self.files_lost && (urgent || idle) {
+            // The next group may come late: delete acked deliveries without waiting for it.
+            if !self.files_lost && (urgent || housekeeping) {
                 self.delete_acked(acked);
                 if matches!(event, Event::Due) {
                     self.probe();

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_overwritten_file_is_a_fault_without_an_invented_size() {
+    async fn an_overwritten_file_is_reported_without_a_size() {
         let zeros = |path: &Path| fs::write(path, vec![0; fs::read(path).unwrap().len()]).unwrap();
         for name in ["spool.db", "spool.db-wal"] {
             let dir = tempfile::tempdir().unwrap();
