@@ -281,7 +281,7 @@ async fn a_row_with_an_altered_number_is_saved_with_all_others() {
         let is_cell = |at: &usize| {
             let cell = &bytes[*at..bytes.len().min(at + 70)];
             cell[0] == from
-                && (7..=9).contains(&cell[1])
+                && (9..=11).contains(&cell[1])
                 && cell[2] == 0
                 && cell.windows(body.len()).any(|window| window == body)
         };
