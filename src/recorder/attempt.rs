@@ -157,7 +157,7 @@ impl Recorder {
         match recorded {
             Ok(dispositions) => {
                 self.recovered(failed_canaries);
-                self.events.publish(items, &dispositions);
+                self.sequencer.committed.notify_one();
                 self.log_dispositions(items, &dispositions);
                 Ok(())
             }

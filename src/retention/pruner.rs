@@ -193,7 +193,7 @@ impl Pruner {
             }
             Round::Done { removed, .. } => {
                 self.metrics.prune_finished(OffsetDateTime::now_utc());
-                let [executions, payloads, bulks, conflicts, quarantine] = *removed;
+                let [executions, payloads, bulks, conflicts, quarantine, changes] = *removed;
                 if removed.iter().any(|removed| *removed > 0) {
                     tracing::info!(
                         executions,
@@ -201,6 +201,7 @@ impl Pruner {
                         bulks,
                         conflicts,
                         quarantine,
+                        changes,
                         "removed expired rows"
                     );
                 }

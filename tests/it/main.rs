@@ -14,6 +14,7 @@ mod authentication;
 mod blame;
 mod bounds;
 mod bulks;
+mod changes;
 mod clock_skew;
 mod commands;
 mod cookbook;

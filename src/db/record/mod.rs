@@ -1,5 +1,6 @@
 //! Records a batch in one transaction.
 
+mod changes;
 mod columns;
 mod insert_new;
 pub(super) mod item;
@@ -12,6 +13,7 @@ use std::collections::HashSet;
 
 use sqlx::{Connection, PgConnection};
 
+use self::changes::insert_changes;
 use self::insert_new::insert_new;
 use self::item::RecordItem;
 pub(super) use self::quarantine::insert_quarantined;
@@ -73,6 +75,8 @@ pub(super) async fn record(
             resolve_duplicates(connection, &known, conflicts, &mut rollups, &mut dispositions).await?;
         }
     }
+    // Before the rollups: a bulk completes after the change of its last execution.
+    insert_changes(connection, items, &dispositions).await?;
     rollups.apply(connection).await?;
     Ok(dispositions)
 }

@@ -51,6 +51,13 @@ impl Problem {
                 (404, "not-recorded", format!("There is no {kind} with this identifier.").into())
             }
             Self::MethodNotAllowed { allowed } => (405, "method-not-allowed", (*allowed).into()),
+            Self::ChangesRemoved => (
+                410,
+                "changes-removed",
+                "The change after this number is not stored: it was removed (retention.changes), or the database was \
+                 restored from a backup. Reload the lists, then continue with after=latest."
+                    .into(),
+            ),
             Self::TooSlow => (
                 408,
                 "too-slow",

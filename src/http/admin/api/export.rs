@@ -43,7 +43,7 @@ enum Format {
 ///
 /// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/executions", tag = "Events and exports",
+    get, path = "/api/v1/export/executions", tag = "Changes and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         executions::Filter, TimeRange,
@@ -61,7 +61,7 @@ pub(super) async fn executions(State(api): ApiState, uri: Uri) -> Result<Respons
 ///
 /// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/results", tag = "Events and exports",
+    get, path = "/api/v1/export/results", tag = "Changes and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         results::Filter, TimeRange,

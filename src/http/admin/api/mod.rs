@@ -5,6 +5,7 @@
 //! cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
+mod changes;
 mod conflicts;
 mod csv;
 mod docs;
@@ -61,8 +62,12 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(quarantine::quarantine),
         routes!(quarantine::quarantined),
     ]);
-    let streams =
-        documented([routes!(events::events), routes!(export::executions), routes!(export::results)]);
+    let streams = documented([
+        routes!(changes::changes),
+        routes!(events::events),
+        routes!(export::executions),
+        routes!(export::results),
+    ]);
     let (v1, document) = bounded
         .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))
         .merge(streams)

@@ -5,9 +5,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Document, ServerBuilder};
 
+use crate::db::queries::changes::Change;
 use crate::http::problem;
 use crate::http::webhook::{WEBHOOK_PATH, handler};
-use crate::recorder::events::ChangeEvent;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,7 +17,7 @@ use crate::recorder::events::ChangeEvent;
                        (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
                        following page. Items that exist when the first page is read are neither skipped nor repeated."
     ),
-    components(schemas(problem::ProblemBody, ChangeEvent)),
+    components(schemas(problem::ProblemBody, Change)),
     security(("token" = []), ("password" = [])),
     servers((url = "/", description = "The admin port (admin.listen)"))
 )]

@@ -1,0 +1,88 @@
+//! Numbers the committed changes: see `migrations/0004_changes.sql`.
+
+use sqlx::Connection;
+
+use super::{DbConnection, DbError};
+
+/// Maximum batches of one transaction.
+const MAX_BATCHES: i64 = 1_000;
+
+/// The result of [`Numbering::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbered {
+    /// Every batch that was committed before the call has a number. The last number; 0 before the first change.
+    All(i64),
+    /// There may be more batches to number: the limit was reached, or another receiver numbers at the same time.
+    Some,
+}
+
+/// Finds and numbers batches without a number.
+///
+/// The index of such batches contains an entry of each numbered batch until vacuum removes it. During a long transaction,
+/// such as a backup, vacuum removes nothing. `floor` excludes these entries.
+#[derive(Debug, Default)]
+pub(crate) struct Numbering {
+    /// All batches up to this `batch_id` are numbered or rolled back.
+    floor: i64,
+    /// The next `floor`, once all transactions with lower ids than the second value have ended.
+    next_floor: Option<(i64, i64)>,
+}
+
+impl Numbering {
+    /// Numbers committed batches in the order of `batch_id`.
+    pub(crate) async fn run(&mut self, connection: &mut DbConnection) -> Result<Numbered, DbError> {
+        let connection = &mut connection.connection;
+        let state = sqlx::query!(
+            r#"SELECT
+                   EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1) AS "unnumbered!",
+                   coalesce((SELECT max(last_change) FROM change_batches), 0) AS "last!""#,
+            self.floor
+        );
+        let state = state.fetch_one(&mut *connection).await?;
+        if !state.unnumbered {
+            return Ok(Numbered::All(state.last));
+        }
+        // Each statement has a snapshot of its own: the second one sees all numbers of the previous holder of the lock.
+        let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let lock = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_xact_lock(hashtextextended('workflow-receiver changes', 0)) AS "locked!""#
+        );
+        if !lock.fetch_one(&mut *transaction).await? {
+            transaction.rollback().await?;
+            return Ok(Numbered::Some);
+        }
+        let numbered = sqlx::query!(
+            r#"WITH unnumbered AS (
+                   SELECT batch_id, size FROM change_batches
+                   WHERE last_change IS NULL AND batch_id > $1 ORDER BY batch_id LIMIT $2
+               ),
+               numbered AS (
+                   SELECT batch_id, last + sum(size) OVER (ORDER BY batch_id) AS last_change
+                   FROM unnumbered
+                   CROSS JOIN (SELECT coalesce(max(last_change), 0) AS last FROM change_batches) AS previous
+               )
+               UPDATE change_batches AS b SET last_change = n.last_change
+               FROM numbered AS n
+               WHERE b.batch_id = n.batch_id
+               RETURNING b.batch_id, b.last_change AS "last_change!",
+                   pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "oldest_transaction!",
+                   pg_current_xact_id()::text::bigint AS "transaction!""#,
+            self.floor,
+            MAX_BATCHES
+        );
+        let numbered = numbered.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        let is_full = i64::try_from(numbered.len()).is_ok_and(|batches| batches == MAX_BATCHES);
+        let Some(last) = numbered.into_iter().max_by_key(|row| row.batch_id) else {
+            return Ok(Numbered::Some);
+        };
+        // The batches up to `floor` were visible to this transaction, so it numbered them: they are the first ones.
+        if let Some((floor, _)) = self.next_floor.take_if(|(_, until)| last.oldest_transaction >= *until) {
+            self.floor = floor;
+        }
+        // A batch_id is assigned after the id of its transaction. So the transactions with batches up to `batch_id` have
+        // lower ids than this one.
+        self.next_floor.get_or_insert((last.batch_id, last.transaction));
+        Ok(if is_full { Numbered::Some } else { Numbered::All(last.last_change) })
+    }
+}
