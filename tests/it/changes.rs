@@ -14,19 +14,9 @@ use crate::support::fixtures::{execution, with};
 use crate::support::http::get_json;
 use crate::support::postgres::{execute, execute_when_recorded, new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end};
-use crate::support::receiver::TestReceiver;
+use crate::support::receiver::{TestReceiver, two_receivers};
 use crate::support::retention::{age_by_three_days, pruned};
-use crate::support::wait::{until, within};
-
-/// Two receivers on one database.
-async fn two_receivers() -> [TestReceiver; 2] {
-    let database = new_database().await;
-    let one = TestReceiver::start_on(database.clone(), |_| {}).await;
-    within(one.progress.clone().recording()).await;
-    let other = TestReceiver::start_on(database, |_| {}).await;
-    within(other.progress.clone().recording()).await;
-    [one, other]
-}
+use crate::support::wait::{pause, until, within};
 
 /// Inserts changes as recording does: in an open transaction.
 async fn insert_change(writer: &mut PgConnection, id: &str) {
@@ -88,8 +78,7 @@ async fn a_reader_sees_each_change_of_writers_that_commit_in_any_order() {
             writers.shuffle(&mut rand::rng());
             for writer in &mut writers {
                 run(writer, "COMMIT").await;
-                let pause = Duration::from_micros(rand::rng().random_range(0..5_000));
-                tokio::time::sleep(pause).await;
+                pause().await;
             }
         }
     };
@@ -142,7 +131,8 @@ async fn two_receivers_share_one_sequence_and_keep_the_order_of_an_execution() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_changes_of_a_killed_receiver_are_numbered_by_another_one() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    let mut process = Process::start(program(dir.path()).env("DATABASE_URL", url(&database)));
+    process.wait_for("recording to PostgreSQL");
     process.accept(execution("numbered", "completed")).await;
     let numbered = "SELECT change, execution_id FROM changes ORDER BY change";
     until_rows(&database, numbered, 1).await;

@@ -10,6 +10,7 @@
 
 mod answers;
 mod api;
+mod applications;
 mod authentication;
 mod blame;
 mod bounds;

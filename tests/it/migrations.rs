@@ -15,22 +15,26 @@ use crate::support::receiver::TestReceiver;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 4] = [
+const CHECKSUMS: [(&str, &str); 5] = [
     (
         "0001_executions.sql",
         "b7c6b1291d14a3712c144e3a7c22504aaf3a258faa4374147731b041d48eb220caac56891a6092cec9ee7290cf529993",
     ),
     (
         "0002_rollups.sql",
-        "cf930abad148f7867b055b920220320a12056f9d31f8b065a25b76225fd23f83c0defacd53bc41cde9248e790e174272",
+        "e3bd7f894242f6b207c317d2518c76c559608fdee6c478568f6f948e5b21e16aeaadecf3b7b4eb6ba4adcd24efcbaa15",
     ),
     (
         "0003_quarantine.sql",
         "6f41345c0767c2b48e9ce07ba5827c9e58fe1cd1d40dbb1b3d40c87223cbad6426d86408715746df4416475fcad095e8",
     ),
     (
-        "0004_views.sql",
-        "a1b721354ac24036cf1ac83619d9944cdea3d4e2a8472a8b8d28b09af406ebecd7b4c1e2284596490e09da327d4dd6bd",
+        "0004_changes.sql",
+        "04502b3185ed0e7d7b3a5725ce384e02a55466c582bb6184a2b3a3f117bbce15cff55403c9ed3750e02060ad19ed0f5e",
+    ),
+    (
+        "0005_views.sql",
+        "30ca9f9490280e8f26dba4baebd9df7570d16e29da56146bc7577b026d1f939e310ad434c65d74f8ad76ad92f74e3987",
     ),
 ];
 
