@@ -167,13 +167,13 @@ impl Server {
         };
 
         let recording_pool = Arc::new(recording_pool(&settings.database, database.clone()));
-        let (last_change, last_change_rx) = watch::channel(0);
+        let (numbered, numbered_rx) = watch::channel(());
         let sequencer = Sequencer {
             pool: recording_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             committed: Arc::default(),
             recording: recorder_health_rx.clone(),
-            last_change,
+            numbered,
         };
         let recorder = Recorder {
             pool: recording_pool,
@@ -241,7 +241,7 @@ impl Server {
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);
-        background_tasks.spawn(feed.run(last_change_rx).map(|never| match never {}));
+        background_tasks.spawn(feed.run(numbered_rx).map(|never| match never {}));
         let (webhook, admin) = (http::webhook_router(webhook), http::admin_router(admin));
         let webhook = http::serve(webhook_listener, webhook, webhook_limits, metrics.clone(), stop.clone());
         let admin = http::serve(admin_listener, admin, admin_limits, metrics, give_up.clone());

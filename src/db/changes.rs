@@ -10,8 +10,8 @@ const MAX_BATCHES: i64 = 1_000;
 /// The result of [`Numbering::run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbered {
-    /// Every batch that was committed before the call has a number. The last number; 0 before the first change.
-    All(i64),
+    /// Every batch that was committed before the call has a number.
+    All,
     /// There may be more batches to number: the limit was reached, or another receiver numbers at the same time.
     Some,
 }
@@ -29,19 +29,18 @@ pub(crate) struct Numbering {
 }
 
 impl Numbering {
+    /// Whether a committed batch has no number.
+    pub(crate) async fn is_due(&self, connection: &mut DbConnection) -> Result<bool, DbError> {
+        let due = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1) AS "due!""#,
+            self.floor
+        );
+        Ok(due.fetch_one(&mut connection.connection).await?)
+    }
+
     /// Numbers committed batches in the order of `batch_id`.
     pub(crate) async fn run(&mut self, connection: &mut DbConnection) -> Result<Numbered, DbError> {
         let connection = &mut connection.connection;
-        let state = sqlx::query!(
-            r#"SELECT
-                   EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1) AS "unnumbered!",
-                   coalesce((SELECT max(last_change) FROM change_batches), 0) AS "last!""#,
-            self.floor
-        );
-        let state = state.fetch_one(&mut *connection).await?;
-        if !state.unnumbered {
-            return Ok(Numbered::All(state.last));
-        }
         // Each statement has a snapshot of its own: the second one sees all numbers of the previous holder of the lock.
         let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         let lock = sqlx::query_scalar!(
@@ -64,7 +63,7 @@ impl Numbering {
                UPDATE change_batches AS b SET last_change = n.last_change
                FROM numbered AS n
                WHERE b.batch_id = n.batch_id
-               RETURNING b.batch_id, b.last_change AS "last_change!",
+               RETURNING b.batch_id,
                    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "oldest_transaction!",
                    pg_current_xact_id()::text::bigint AS "transaction!""#,
             self.floor,
@@ -74,15 +73,16 @@ impl Numbering {
         transaction.commit().await?;
         let is_full = i64::try_from(numbered.len()).is_ok_and(|batches| batches == MAX_BATCHES);
         let Some(last) = numbered.into_iter().max_by_key(|row| row.batch_id) else {
-            return Ok(Numbered::Some);
+            return Ok(Numbered::All);
         };
-        // The batches up to `floor` were visible to this transaction, so it numbered them: they are the first ones.
-        if let Some((floor, _)) = self.next_floor.take_if(|(_, until)| last.oldest_transaction >= *until) {
+        // The batches up to `floor` were visible to this transaction, which numbers in the order of batch_id.
+        let is_reached = |next: &mut (i64, i64)| last.oldest_transaction >= next.1 && last.batch_id >= next.0;
+        if let Some((floor, _)) = self.next_floor.take_if(is_reached) {
             self.floor = floor;
         }
-        // A batch_id is assigned after the id of its transaction. So the transactions with batches up to `batch_id` have
-        // lower ids than this one.
+        // Recording writes executions or bulks first, so a batch_id is assigned after the id of its transaction. So the
+        // transactions with batches up to `batch_id` have lower ids than this one.
         self.next_floor.get_or_insert((last.batch_id, last.transaction));
-        Ok(if is_full { Numbered::Some } else { Numbered::All(last.last_change) })
+        Ok(if is_full { Numbered::Some } else { Numbered::All })
     }
 }

@@ -11,7 +11,7 @@ use super::RecorderHealth;
 use crate::db::{ConnectionPool, DbError, Numbered, Numbering};
 
 /// Minimum time between two runs: a run costs PostgreSQL as much for one batch as for many.
-const MIN_INTERVAL: Duration = Duration::from_millis(50);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time between two runs: numbers the batches of a receiver that was killed.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -24,19 +24,19 @@ pub(crate) struct Sequencer {
     pub(crate) committed: Arc<Notify>,
     /// Nothing is numbered while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
-    /// Set to the last number after each run.
-    pub(crate) last_change: watch::Sender<i64>,
+    /// Marked as changed after each run that may have assigned numbers.
+    pub(crate) numbered: watch::Sender<()>,
 }
 
 impl Sequencer {
     /// Runs until dropped. An error of PostgreSQL never ends it.
     pub(super) async fn run(&self) -> Infallible {
         let (mut numbering, mut recording) = (Numbering::default(), self.recording.clone());
-        let mut failing = false;
+        let (mut failing, mut check) = (false, true);
         loop {
             // The channel closes only when the process ends.
             let _ = recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
-            let numbered = self.number(&mut numbering).await;
+            let numbered = self.number(&mut numbering, check).await;
             match &numbered {
                 Ok(_) if failing => tracing::info!("changes are numbered again"),
                 Err(error) if !failing => {
@@ -49,7 +49,7 @@ impl Sequencer {
             failing = numbered.is_err();
             sleep(MIN_INTERVAL).await;
             if !matches!(numbered, Ok(Numbered::Some)) {
-                let _ = timeout(MAX_INTERVAL, self.committed.notified()).await;
+                check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();
             }
         }
     }
@@ -58,19 +58,25 @@ impl Sequencer {
     /// them.
     pub(super) async fn finish(&self) {
         let mut numbering = Numbering::default();
-        while let Ok(Numbered::Some) = self.number(&mut numbering).await {
+        while let Ok(Numbered::Some) = self.number(&mut numbering, true).await {
             sleep(MIN_INTERVAL).await;
         }
     }
 
-    async fn number(&self, numbering: &mut Numbering) -> Result<Numbered, DbError> {
+    /// With `check`, writes nothing if every change has a number.
+    async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
         let mut connection = self.pool.get().await?;
-        let run = timeout(self.statement_timeout, numbering.run(&mut connection.db));
-        let numbered = run.await.unwrap_or(Err(DbError::TimedOut)).inspect_err(|_| self.pool.close_idle());
-        let numbered = numbered.map_err(DbError::without_row_blame)?;
+        let run = timeout(self.statement_timeout, async {
+            if check && !numbering.is_due(&mut connection.db).await? {
+                return Ok((Numbered::All, false));
+            }
+            Ok((numbering.run(&mut connection.db).await?, true))
+        });
+        let run = run.await.unwrap_or(Err(DbError::TimedOut)).inspect_err(|_| self.pool.close_idle());
+        let (numbered, has_run) = run.map_err(DbError::without_row_blame)?;
         connection.release();
-        if let Numbered::All(last) = numbered {
-            self.last_change.send_replace(last);
+        if has_run {
+            self.numbered.send_replace(());
         }
         Ok(numbered)
     }

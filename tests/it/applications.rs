@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -10,14 +11,14 @@ use private_postgres::Postgres;
 use rand::RngExt;
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection};
 use tempfile::TempDir;
 
 use crate::support::fixtures::{execution, with};
-use crate::support::postgres::{execute, execute_when_recorded, rows, until_rows};
+use crate::support::postgres::{execute, execute_when_recorded, programs, rows, until_rows};
 use crate::support::receiver::{TestReceiver, two_receivers};
 use crate::support::retention::{age_by_three_days, pruned};
-use crate::support::wait::{until, within};
+use crate::support::wait::{pause, until, within};
 
 /// The block of the page that begins with this comment.
 fn code(comment: &str) -> String {
@@ -108,13 +109,27 @@ async fn is_killed_at_random_and_sees_each_final_status_once(program: &'static s
         receivers[n % 2].accept(execution(&n.to_string(), "running")).await;
         receivers[(n / 2) % 2].accept(execution(&n.to_string(), final_status(n))).await;
     };
-    let posts = stream::iter(0..count).map(post).buffer_unordered(16).for_each(async |()| {});
+    // A part is posted when the application has results of the part before, so it is killed several times.
+    let size = (count / 10).clamp(1, 1_000);
+    let posts = async {
+        for from in (0..count).step_by(size) {
+            application.until(from.saturating_sub(size / 2)).await;
+            let part = stream::iter(from..(from + size).min(count)).map(post).buffer_unordered(16);
+            part.for_each(async |()| {}).await;
+        }
+    };
     let kills = async {
         let mut kills = 0;
         while application.results() < count {
-            let more = rand::rng().random_range(0..=count / 10);
+            let before = application.results();
             let running = application.start();
-            application.until((application.results() + more).min(count)).await;
+            // Every second time it is killed after a random time, perhaps before it has done anything.
+            if kills % 2 == 0 {
+                application.until((before + 1).min(count)).await;
+            }
+            for _ in 0..rand::rng().random_range(0..40) {
+                pause().await;
+            }
             drop(running);
             kills += 1;
         }
@@ -208,6 +223,14 @@ async fn an_application_in_sql_is_woken_up_and_applies_each_change_once() {
     assert!(error.contains("reload from executions"), "{error}");
 }
 
+/// Runs each statement in a transaction of its own.
+fn psql(url: &str, statements: &str) {
+    let mut psql = Command::new(programs().join("psql"));
+    let mut psql = psql.args(["-qX", "-v", "ON_ERROR_STOP=1", url]).stdin(Stdio::piped()).spawn().unwrap();
+    psql.stdin.take().unwrap().write_all(statements.as_bytes()).unwrap();
+    assert!(psql.wait().unwrap().success(), "{statements}");
+}
+
 /// A PostgreSQL with `wal_level = logical`.
 async fn logical_postgres(dir: &Path) -> Postgres {
     let place = dir.join("postgres");
@@ -232,20 +255,14 @@ async fn logical_replication_copies_each_ended_execution_once() {
     let receiver = TestReceiver::start_on(database, |_| {}).await;
     within(receiver.progress.clone().recording()).await;
     receiver.accept(execution("before", "failed")).await;
-    execute_when_recorded(&receiver, &code("-- publisher.sql")).await;
-
-    let url = server.url();
-    let host = url.split("host=").nth(1).and_then(|rest| rest.split('&').next()).unwrap();
-    let subscriber = code("-- subscriber.sql").replace(
-        "host=receiver-db.example.com dbname=receiver user=replicator",
-        &format!("host={} dbname=receiver user=postgres", host.replace("%2F", "/")),
-    );
-    let mut connection = PgConnection::connect_with(&own).await.unwrap();
-    // Each statement on its own: CREATE SUBSCRIPTION cannot run in a transaction with others.
-    let (tables, subscription) = subscriber.split_once("CREATE SUBSCRIPTION").unwrap();
-    for statement in [tables.to_owned(), format!("CREATE SUBSCRIPTION{subscription}")] {
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    }
+    receiver.wait_until_recorded().await;
+    let url = |name: &str| server.url().replace("/workflow_receiver?", &format!("/{name}?"));
+    let host = server.url().split("host=").nth(1).and_then(|rest| rest.split('&').next()).unwrap().to_owned();
+    let connection = format!("host={host} dbname=receiver user=postgres");
+    let subscriber = code("-- subscriber.sql")
+        .replace("host=receiver-db.example.com dbname=receiver user=replicator", &connection);
+    psql(&url("receiver"), &code("-- publisher.sql"));
+    psql(&url("application"), &subscriber);
     let results = "SELECT execution_id, status, output FROM results ORDER BY execution_id";
     until_rows(&own, results, 1).await;
     let output = json!({ "output": { "seconds": 8 } });

@@ -22,16 +22,11 @@ enum ChangeType {
 }
 
 impl ChangeType {
-    /// `None` if the delivery was only counted, or is not an execution.
-    fn of(disposition: Disposition, status: &str) -> Option<Self> {
+    fn of(disposition: Disposition, status: &str) -> Self {
         match disposition {
-            Disposition::New | Disposition::Replacement if is_terminal(status) => Some(Self::Ended),
-            Disposition::New | Disposition::Replacement => Some(Self::Updated),
-            Disposition::Conflict => Some(Self::Conflict),
-            Disposition::Duplicate
-            | Disposition::ConflictDropped
-            | Disposition::Quarantined
-            | Disposition::Dropped => None,
+            Disposition::Conflict => Self::Conflict,
+            _ if is_terminal(status) => Self::Ended,
+            _ => Self::Updated,
         }
     }
 }
@@ -43,8 +38,8 @@ pub(super) async fn insert_changes(
     dispositions: &[Disposition],
 ) -> Result<(), sqlx::Error> {
     let changes = items.iter().zip(dispositions).filter_map(|(item, disposition)| {
-        let execution = item.execution()?;
-        Some((ChangeType::of(*disposition, &execution.status)?, execution))
+        let execution = item.execution().filter(|_| disposition.is_change())?;
+        Some((ChangeType::of(*disposition, &execution.status), execution))
     });
     let changes: Vec<_> = changes.collect();
     for changes in changes.chunks(MAX_ROW) {

@@ -69,13 +69,13 @@ impl Feed {
         Self { pool, tail: Arc::default(), subscribed: Arc::default() }
     }
 
-    /// Reads new changes until dropped. `last_change` changes when this receiver has numbered changes.
-    pub(crate) async fn run(self, mut last_change: watch::Receiver<i64>) -> Infallible {
+    /// Reads new changes until dropped. `numbered` changes when this receiver has numbered changes.
+    pub(crate) async fn run(self, mut numbered: watch::Receiver<()>) -> Infallible {
         loop {
             while self.subscribers() == 0 {
                 self.subscribed.notified().await;
             }
-            if let Err(error) = self.follow(&mut last_change).await {
+            if let Err(error) = self.follow(&mut numbered).await {
                 tracing::debug!(%error, "the change feed cannot be read");
                 sleep(POLL_INTERVAL).await;
             }
@@ -83,18 +83,18 @@ impl Feed {
     }
 
     /// Reads new changes while there are subscribers. Returns when the next change is missing, too.
-    async fn follow(&self, last_change: &mut watch::Receiver<i64>) -> Result<(), QueryError> {
+    async fn follow(&self, numbered: &mut watch::Receiver<()>) -> Result<(), QueryError> {
         let mut last = self.pool.run(&LastChange).await?;
         self.tail.send_modify(|tail| *tail = Tail { last, recent: VecDeque::new() });
         while self.subscribers() > 0 {
-            last_change.mark_unchanged();
+            numbered.mark_unchanged();
             let changes = self.pool.run(&ChangesAfter { after: last, limit: PAGE }).await?;
             let Some(changes) = changes else { return Ok(()) };
             if let Some(newest) = changes.last() {
                 last = newest.change;
                 self.tail.send_modify(|tail| tail.push(changes));
             } else {
-                let _ = timeout(POLL_INTERVAL, last_change.changed()).await;
+                let _ = timeout(POLL_INTERVAL, numbered.changed()).await;
             }
         }
         Ok(())
