@@ -315,7 +315,7 @@ async fn a_waiting_request_ends_when_the_receiver_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retention_removes_the_oldest_changes_and_a_reader_that_needs_them_is_told_to_reload() {
+async fn retention_removes_the_oldest_changes_and_a_reader_that_needs_them_is_answered_410() {
     let receiver = TestReceiver::start().await;
     let mut poller = Poller::default();
     for n in 1..=4 {

@@ -32,7 +32,7 @@ pub(crate) struct Change {
 }
 
 /// Reads the changes with numbers above `after`, at most `limit`. `None` if `after` is not the number before a stored change
-/// or the last number: retention has removed the next change, or the database was restored from a backup.
+/// or the last number: retention has removed the next change, or `after` is higher than the last number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChangesAfter {
     pub(crate) after: i64,

@@ -11,6 +11,7 @@ use crate::execution::InvalidPayload;
 
 impl Problem {
     /// The status, the last part of `type`, and `detail`.
+    #[expect(clippy::too_many_lines, reason = "the list of all problems")]
     pub(super) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         let (status, kind, detail): (_, _, Cow<'static, str>) = match self {
             Self::NotAnObject(error) => {
@@ -54,8 +55,8 @@ impl Problem {
             Self::ChangesRemoved => (
                 410,
                 "changes-removed",
-                "The change after this number is not stored: it was removed (retention.changes), or the database was \
-                 restored from a backup. Reload the lists, then continue with after=latest."
+                "The change after this number is not stored: it was removed (retention.changes), or the number is \
+                 higher than the last one. Reload the lists, then continue with after=latest."
                     .into(),
             ),
             Self::TooSlow => (
