@@ -7,8 +7,8 @@
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, bulks and conflicts, which
--- retention.executions and retention.conflicts need. Without it, that privilege is revoked.
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, conflicts and changes, which
+-- retention.executions, retention.conflicts and retention.changes need. Without it, that privilege is revoked.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on
@@ -33,7 +33,7 @@ FROM (
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
-            failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
+            change_batches, changes, failures, failed_steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
             failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
@@ -43,7 +43,7 @@ FROM (
         'failure_class', 'rfc3339_time')
 ) AS ours (kind, name) \gexec
 
--- Executions, bulks and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
+-- Executions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
 -- delete rows of quarantine. Removing a payload is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
@@ -54,6 +54,7 @@ FROM (VALUES
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
+    ('change_batches', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('results', 'SELECT'),
     ('failed_steps', 'SELECT'),
@@ -69,7 +70,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, change_batches}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

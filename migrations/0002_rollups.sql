@@ -19,6 +19,7 @@ CREATE TABLE bulks (
     other             integer NOT NULL DEFAULT 0,
     first_received_at timestamptz,
     last_received_at  timestamptz,
+    completed_at      timestamptz,
     CONSTRAINT bulks_counts_add_up CHECK (received = completed + failed + cancelled + other)
 ) WITH (fillfactor = 50);
 
@@ -42,6 +43,8 @@ COMMENT ON COLUMN bulks.first_received_at IS
     'When the first delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulks.last_received_at IS
     'When the latest delivery that changed a count was received; null if there is none.';
+COMMENT ON COLUMN bulks.completed_at IS
+    'When at least `expected` executions had ended for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
 
 -- Latest bulks, and retention. The first time rarely changes, so updates of a bulk stay heap-only; an index on
 -- last_received_at would prevent this.

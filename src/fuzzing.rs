@@ -83,9 +83,18 @@ impl FuzzServer {
             header_timeout: settings.http.header_timeout,
             body_timeout: settings.http.body_timeout,
             idle_timeout: settings.http.idle_timeout,
+            half_close: true,
         };
         let connections = Limiter::new(limits.connections);
-        Self { routes, protocol: http::protocol(), limits, connections, requests, memory, pending }
+        Self {
+            routes,
+            protocol: http::protocol(limits.half_close),
+            limits,
+            connections,
+            requests,
+            memory,
+            pending,
+        }
     }
 
     /// Serves one connection until it has released all resources. Returns the stored deliveries.

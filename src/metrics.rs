@@ -117,7 +117,7 @@ metrics! {
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
-        "Rows removed because of retention.*, by kind: executions, payloads, bulks, conflicts, quarantine";
+        "Rows removed because of retention.*, by kind: executions, payloads, bulks, conflicts, quarantine, changes (in batches)";
     prune_failing: Gauge,
         "1 while old rows cannot be removed, 0 otherwise";
     prune_success_timestamp [Seconds]: Gauge,
@@ -129,9 +129,7 @@ metrics! {
     api_read [Seconds]: Histogram = seconds(),
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
     event_listeners: Gauge,
-        "Subscribers of /api/v1/events";
-    events_missed: Counter,
-        "Events that a subscriber did not receive because it read too slowly";
+        "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,
         "Spans that the collector of traces accepted";
     spans_dropped: Counter,
@@ -367,10 +365,6 @@ impl Metrics {
 
     pub(crate) fn api_read(&self, took: Duration) {
         self.api_read.observe(took.as_secs_f64());
-    }
-
-    pub(crate) fn events_missed(&self, changes: u64) {
-        self.events_missed.inc_by(changes);
     }
 
     pub(crate) fn panicked(&self) {

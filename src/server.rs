@@ -19,11 +19,10 @@ use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
-use crate::http::{self, AdminState, Limiter, PortShutdown, WebhookState};
+use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::recorder::events::EventBus;
-use crate::recorder::{self, Recorder, RecorderHealth, StuckStatus};
+use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
@@ -101,8 +100,8 @@ pub struct Server {
     /// Ends after the parts, to export their last spans.
     exporter: JoinSet<()>,
     end_export: CancellationToken,
-    /// Tasks that measure for health checks.
-    _health_tasks: JoinSet<()>,
+    /// Tasks that measure for health checks, and the one that reads the change feed.
+    _background_tasks: JoinSet<()>,
 }
 
 /// Shows which deliveries are in the spool and which are in PostgreSQL.
@@ -156,7 +155,6 @@ impl Server {
         let database = credentials.database.clone();
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let events = EventBus::new();
         let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
 
         // Channels with the latest state of a part.
@@ -171,8 +169,17 @@ impl Server {
             recorder: recorder_health_rx.clone(),
         };
 
+        let recording_pool = Arc::new(recording_pool(&settings.database, database.clone()));
+        let (numbered, numbered_rx) = watch::channel(());
+        let sequencer = Sequencer {
+            pool: recording_pool.clone(),
+            statement_timeout: settings.database.statement_timeout,
+            committed: Arc::default(),
+            recording: recorder_health_rx.clone(),
+            numbered,
+        };
         let recorder = Recorder {
-            pool: recording_pool(&settings.database, database.clone()),
+            pool: recording_pool,
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -184,7 +191,7 @@ impl Server {
             acks,
             health: recorder_health,
             stuck,
-            events: events.clone(),
+            sequencer,
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
@@ -206,10 +213,12 @@ impl Server {
             retention: retention_rx,
         };
         let health_pool = query_pool(settings, database.clone(), "workflow-receiver health", 1);
-        let (health, health_tasks) =
+        let (health, mut background_tasks) =
             Monitor::start(settings, health_pool, metrics.clone(), observed, leaving.clone());
         let read_connections = settings.admin.read_connections;
-        let read_pool = query_pool(settings, database, "workflow-receiver reading", read_connections);
+        let read_pool =
+            Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
+        let feed = Feed::new(read_pool.clone());
         let admin = AdminState {
             requests: requests.clone(),
             memory: memory.clone(),
@@ -219,8 +228,8 @@ impl Server {
             health: health.clone(),
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
-            pool: Arc::new(read_pool),
-            events,
+            pool: read_pool,
+            feed: feed.clone(),
             webhook_port: webhook_address.port(),
             credentials: credentials.clone(),
         };
@@ -235,6 +244,7 @@ impl Server {
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);
+        background_tasks.spawn(feed.run(numbered_rx).map(|never| match never {}));
         let public_health = settings.http.health.then_some(health);
         let (webhook, admin) = (http::webhook_router(webhook, public_health), http::admin_router(admin));
         let stops = PortShutdown { leaving: leaving.clone(), stop: stop.clone() };
@@ -264,7 +274,7 @@ impl Server {
             give_up,
             exporter,
             end_export,
-            _health_tasks: health_tasks,
+            _background_tasks: background_tasks,
         })
     }
 
@@ -411,9 +421,15 @@ fn connection_limits(settings: &config::Http) -> (http::ConnectionLimits, http::
             "the limit of open files (ulimit -n) is too low for http.max_connections: using fewer connections"
         );
     }
-    let limits =
-        |connections| http::ConnectionLimits { connections, header_timeout, body_timeout, idle_timeout };
-    (limits(connections), limits(ADMIN_CONNECTIONS))
+    let limits = |connections, half_close| http::ConnectionLimits {
+        connections,
+        header_timeout,
+        body_timeout,
+        idle_timeout,
+        half_close,
+    };
+    // On the admin port, a closed event stream ends at once.
+    (limits(connections, true), limits(ADMIN_CONNECTIONS, false))
 }
 
 /// Raises the limit of open files to `wanted` or to the hard limit. Returns the limit in force.

@@ -24,6 +24,8 @@ pub struct Retention {
     pub conflicts: Option<Duration>,
     #[serde(deserialize_with = "duration_or_forever")]
     pub quarantine: Option<Duration>,
+    #[serde(deserialize_with = "duration_or_forever")]
+    pub changes: Option<Duration>,
 }
 
 fn duration_or_forever<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -38,8 +40,8 @@ fn duration_or_forever<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
 impl Retention {
     #[must_use]
     pub fn removes_something(&self) -> bool {
-        let Self { payloads, executions, conflicts, quarantine } = self;
-        [payloads, executions, conflicts, quarantine].into_iter().any(Option::is_some)
+        let Self { payloads, executions, conflicts, quarantine, changes } = self;
+        [payloads, executions, conflicts, quarantine, changes].into_iter().any(Option::is_some)
     }
 
     pub(super) fn check(&self) -> Result<(), SettingsError> {
@@ -53,6 +55,7 @@ impl Retention {
             ("retention.executions", self.executions, &bounds_of_executions),
             ("retention.conflicts", self.conflicts, bounds),
             ("retention.quarantine", self.quarantine, bounds),
+            ("retention.changes", self.changes, bounds),
         ] {
             match duration {
                 Some(duration) if !(DAY..=MAX).contains(&duration) => {

@@ -5,6 +5,7 @@
 //! execution that is already recorded.
 
 mod canary;
+mod changes;
 mod database;
 mod error;
 mod migrations;
@@ -22,6 +23,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 pub(crate) use canary::CanaryRows;
+pub(crate) use changes::{Numbered, Numbering};
 pub use database::Database;
 pub(crate) use error::DbError;
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};

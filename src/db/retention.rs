@@ -27,6 +27,8 @@ pub(crate) enum RetentionTarget {
     Conflicts,
     /// Quarantined webhooks that were answered 422.
     Quarantine,
+    /// Batches of changes, in the order of their numbers: the stored numbers have no gaps.
+    Changes,
 }
 
 impl RetentionTarget {
@@ -43,6 +45,7 @@ pub(crate) struct Cutoffs {
     payloads: Option<OffsetDateTime>,
     conflicts: Option<OffsetDateTime>,
     quarantine: Option<OffsetDateTime>,
+    changes: Option<OffsetDateTime>,
 }
 
 impl Cutoffs {
@@ -53,6 +56,7 @@ impl Cutoffs {
             payloads: before(retention.payloads),
             conflicts: before(retention.conflicts),
             quarantine: before(retention.quarantine),
+            changes: before(retention.changes),
         }
     }
 
@@ -62,6 +66,7 @@ impl Cutoffs {
             RetentionTarget::Payloads => self.payloads,
             RetentionTarget::Conflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
+            RetentionTarget::Changes => self.changes,
         }
     }
 }
@@ -140,16 +145,20 @@ impl Transaction<'_> {
     ) -> Result<Vec<Visited>, DbError> {
         let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(target));
         macro_rules! walk {
-            ($file:literal $(, $also:expr)?) => {
-                sqlx::query_file_as!(Visited, $file, at, id, limit, before $(, $also)?).fetch_all(self).await
+            ($file:literal, $($value:expr),*) => {
+                sqlx::query_file_as!(Visited, $file, $($value),*).fetch_all(self).await
             };
+            ($file:literal) => { walk!($file, at, id, limit, before) };
         }
         Ok(match target {
             RetentionTarget::Executions => walk!("src/db/retention/walk_executions.sql"),
-            RetentionTarget::Payloads => walk!("src/db/retention/walk_payloads.sql", cutoffs.executions),
+            RetentionTarget::Payloads => {
+                walk!("src/db/retention/walk_payloads.sql", at, id, limit, before, cutoffs.executions)
+            }
             RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
             RetentionTarget::Conflicts => walk!("src/db/retention/walk_conflicts.sql"),
             RetentionTarget::Quarantine => walk!("src/db/retention/walk_quarantine.sql"),
+            RetentionTarget::Changes => walk!("src/db/retention/walk_changes.sql", id, limit, before),
         }?)
     }
 
@@ -172,6 +181,7 @@ impl Transaction<'_> {
             RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),
             RetentionTarget::Conflicts => remove!("src/db/retention/remove_conflicts.sql"),
             RetentionTarget::Quarantine => remove!("src/db/retention/remove_quarantine.sql"),
+            RetentionTarget::Changes => remove!("src/db/retention/remove_changes.sql"),
         }?)
     }
 }

@@ -73,10 +73,9 @@ impl TransactionSettings {
 
     /// The statements that begin a transaction, sent together.
     fn begin(self) -> String {
-        let mut sql = "BEGIN".to_owned();
-        if self.read_only {
-            sql += " ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        }
+        // Recording needs READ COMMITTED: a statement that has waited for a lock reads the latest row.
+        let level = if self.read_only { "REPEATABLE READ READ ONLY" } else { "READ COMMITTED" };
+        let mut sql = format!("BEGIN ISOLATION LEVEL {level}");
         let mut set = |name, limit: Option<Duration>| {
             if let Some(limit) = limit {
                 // Zero means no limit.
@@ -195,7 +194,7 @@ mod tests {
     #[test]
     fn settings_apply_to_the_transaction_only() {
         let recording = TransactionSettings::recording(Duration::from_secs(8)).begin();
-        let expected = "BEGIN; SET LOCAL statement_timeout = 8000; \
+        let expected = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 8000; \
             SET LOCAL idle_in_transaction_session_timeout = 8000; SET LOCAL lock_timeout = 2000; \
             SELECT set_config('synchronous_commit', 'on', true)";
         assert!(recording.starts_with(expected), "{recording}");

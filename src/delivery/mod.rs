@@ -69,6 +69,11 @@ pub(crate) enum Disposition {
 }
 
 impl Disposition {
+    /// Whether the delivery is a change in the change feed.
+    pub(crate) fn is_change(self) -> bool {
+        matches!(self, Self::New | Self::Replacement | Self::Conflict)
+    }
+
     /// The name in logs, metrics and events.
     pub(crate) fn as_str(self) -> &'static str {
         self.into()

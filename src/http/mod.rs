@@ -7,7 +7,7 @@ mod problem;
 mod server;
 mod webhook;
 
-pub(crate) use admin::{AdminState, router as admin_router};
+pub(crate) use admin::{AdminState, Feed, router as admin_router};
 pub(crate) use server::limiter::Limiter;
 pub(crate) use server::{ConnectionLimits, PortShutdown, serve};
 #[cfg(fuzzing)]

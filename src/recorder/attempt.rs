@@ -157,7 +157,9 @@ impl Recorder {
         match recorded {
             Ok(dispositions) => {
                 self.recovered(failed_canaries);
-                self.events.publish(items, &dispositions);
+                if dispositions.iter().any(|disposition| disposition.is_change()) {
+                    self.sequencer.committed.notify_one();
+                }
                 self.log_dispositions(items, &dispositions);
                 Ok(())
             }

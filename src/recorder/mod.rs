@@ -9,10 +9,10 @@ mod attempt;
 mod batch_part;
 mod batches;
 mod canary;
-pub(crate) mod events;
 mod in_flight;
 mod log;
 mod retry;
+mod sequencer;
 mod stuck;
 mod throttle;
 mod trace;
@@ -30,12 +30,12 @@ use tokio_util::sync::CancellationToken;
 use self::batch_part::BatchPart;
 use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
+pub(crate) use self::sequencer::Sequencer;
 pub(crate) use self::stuck::StuckStatus;
 use self::stuck::{Progress, StuckList};
 use self::throttle::should_throttle;
 use crate::db::{Bounds, ConnectionPool, DbError};
 use crate::metrics::Metrics;
-use crate::recorder::events::EventBus;
 use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};
 use crate::traces::Traces;
 
@@ -52,7 +52,7 @@ pub(crate) enum RecorderHealth {
 }
 
 pub(crate) struct Recorder {
-    pub(crate) pool: ConnectionPool,
+    pub(crate) pool: Arc<ConnectionPool>,
     /// Time limit of an attempt, once it has a connection.
     pub(crate) statement_timeout: Duration,
     pub(crate) limits: BatchLimits,
@@ -68,7 +68,7 @@ pub(crate) struct Recorder {
     pub(crate) acks: AckHandle,
     pub(crate) health: watch::Sender<RecorderHealth>,
     pub(crate) stuck: watch::Sender<StuckStatus>,
-    pub(crate) events: EventBus,
+    pub(crate) sequencer: Sequencer,
     /// Cancelled when the time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
     pub(crate) shared: SharedState,
@@ -112,7 +112,12 @@ impl Recorder {
         let result = tokio::select! {
             result = record => result.map(|_| ()),
             () = self.give_up.cancelled() => Ok(()),
+            never = self.sequencer.run() => match never {},
         };
+        tokio::select! {
+            () = self.sequencer.finish() => {}
+            () = self.give_up.cancelled() => {}
+        }
         reader.close().await;
         result
     }

@@ -184,9 +184,17 @@ impl Pruner {
         } else {
             self.metrics.prune_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
         }
-        let [executions, payloads, bulks, conflicts, quarantine] = removed;
+        let [executions, payloads, bulks, conflicts, quarantine, changes] = removed;
         if removed.iter().any(|removed| *removed > 0) {
-            tracing::info!(executions, payloads, bulks, conflicts, quarantine, "removed expired rows");
+            tracing::info!(
+                executions,
+                payloads,
+                bulks,
+                conflicts,
+                quarantine,
+                changes,
+                "removed expired rows"
+            );
         }
     }
 

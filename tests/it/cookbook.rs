@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Column, PgConnection, Row, TypeInfo, ValueRef};
 
 use crate::support::fixtures::{STOPPED_CLOCK, cookbook_page, cookbook_pieces, cookbook_queries, example};
-use crate::support::postgres::url;
+use crate::support::postgres::{until_rows, url};
 use crate::support::process::run_to_end;
 use crate::support::receiver::TestReceiver;
 use crate::support::rollups::recount_rollups;
@@ -43,6 +43,7 @@ async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {
     recount_rollups(&receiver).await;
     sqlx::raw_sql(STOPPED_CLOCK).execute(&mut connection).await.unwrap();
     until(async || receiver.ready().await.1["spooled"] == 0).await;
+    until_rows(&receiver.database, "SELECT FROM change_batches WHERE last_change IS NULL", 0).await;
     let shown = cookbook_pieces();
     let mut real = shown.clone();
     for n in 0..shown.len() {

@@ -2,56 +2,15 @@
 
 use std::time::Duration;
 
-use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
+use crate::support::events::Listener;
 use crate::support::fixtures::{execution, with};
+use crate::support::postgres::new_database;
 use crate::support::receiver::TestReceiver;
 use crate::support::wait::{until, within};
-
-/// Reads server-sent events, one by one.
-struct Listener {
-    answer: Response,
-    text: String,
-}
-
-impl Listener {
-    /// Returns once the listener is subscribed.
-    async fn start(receiver: &TestReceiver, query: &str) -> Self {
-        let answer = receiver.get(&format!("/api/v1/events{query}")).await;
-        assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        let mut listener = Self { answer, text: String::new() };
-        assert_eq!(listener.next().await.unwrap(), ": subscribed");
-        listener
-    }
-
-    /// The text of the next event or comment; `None` at the end of the stream.
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            if let Some((event, rest)) = self.text.split_once("\n\n") {
-                let (event, rest) = (event.to_owned(), rest.to_owned());
-                self.text = rest;
-                return Some(event);
-            }
-            let chunk = within(self.answer.chunk()).await.unwrap()?;
-            self.text += std::str::from_utf8(&chunk).unwrap();
-        }
-    }
-
-    /// The data of the next event. Panics if it is of another kind.
-    async fn event(&mut self, kind: &str) -> Value {
-        loop {
-            let event = self.next().await.expect("the stream ended");
-            if !event.starts_with(':') {
-                let (event, data) = event.split_once('\n').unwrap();
-                assert_eq!(event, format!("event: {kind}"));
-                return serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_published_after_their_commit() {
@@ -60,38 +19,35 @@ async fn changes_are_published_after_their_commit() {
     let mut of_bulk = Listener::start(&receiver, "?bulk=b&status=completed").await;
     let mut of_workflow = Listener::start(&receiver, "?workflow=v").await;
     let body = |status| with(execution("e", status), json!({ "bulk_id": "b" }));
-    let mut expect_change = async |outcome: &str, status: Value| {
-        let event = all.event("recorded").await;
-        assert_eq!((&event["outcome"], &event["status"]), (&json!(outcome), &status));
-        assert!(event["received_at"].as_str().unwrap().ends_with('Z'));
-        event
+    let mut expect_change = async |number: i64, kind: &str, status: &str| {
+        let change = all.change().await;
+        assert_eq!(
+            (&change["change"], &change["type"], &change["status"]),
+            (&json!(number), &json!(kind), &json!(status))
+        );
+        assert!(change["recorded_at"].as_str().unwrap().ends_with('Z'));
+        change
     };
     receiver.accept(body("running")).await;
-    let event = expect_change("new", json!("running")).await;
+    let change = expect_change(1, "execution.updated", "running").await;
     assert_eq!(
-        (&event["execution_id"], &event["workflow_id"], &event["bulk_id"]),
+        (&change["execution_id"], &change["workflow_id"], &change["bulk_id"]),
         (&json!("e"), &json!("w"), &json!("b"))
     );
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1);
     receiver.accept(body("completed")).await;
-    expect_change("replacement", json!("completed")).await;
+    expect_change(2, "execution.ended", "completed").await;
     receiver.accept(body("completed")).await;
     receiver.accept(body("failed")).await;
-    expect_change("conflict", json!("failed")).await;
-    assert_eq!(receiver.post("{}").await.status(), 422);
-    let event = expect_change("quarantined", json!(null)).await;
-    assert_eq!(event["execution_id"], Value::Null);
+    expect_change(3, "execution.conflict", "failed").await;
     receiver.accept(with(execution("f", "completed"), json!({ "workflow_id": "v" }))).await;
-    expect_change("new", json!("completed")).await;
-    assert_eq!(
-        of_bulk.event("recorded").await["outcome"],
-        "replacement",
-        "no earlier event matches its filter"
-    );
-    assert_eq!(of_workflow.event("recorded").await["execution_id"], "f");
+    expect_change(4, "execution.ended", "completed").await;
+    assert_eq!(of_bulk.change().await["type"], "execution.ended", "no earlier event matches its filter");
+    assert_eq!(of_workflow.change().await["execution_id"], "f");
     assert_eq!(receiver.metric("event_listeners").await, 3.0);
     // A silent stream has heartbeats.
     assert_eq!(all.next().await.unwrap(), ": heartbeat");
+    assert_eq!(all.id, "4");
     drop((all, of_bulk, of_workflow));
     until(async || receiver.metric("event_listeners").await == 0.0).await;
 }
@@ -110,6 +66,7 @@ async fn a_stream_whose_filter_drops_all_changes_has_heartbeats() {
         comment = listener.next() => assert_eq!(comment.unwrap(), ": heartbeat"),
         () = others => {}
     }
+    assert_ne!(listener.id, "0", "the heartbeat has the number of a change that was filtered out");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,18 +77,64 @@ async fn at_shutdown_a_stream_ends_after_the_last_change() {
     receiver.accept(execution("last", "completed")).await;
     let (stopped, ()) = tokio::join!(receiver.stop(), held.release());
     drop(stopped);
-    assert_eq!(listener.event("recorded").await["execution_id"], "held");
-    assert_eq!(listener.event("recorded").await["execution_id"], "last");
+    assert_eq!(listener.change().await["execution_id"], "held");
+    assert_eq!(listener.change().await["execution_id"], "last");
     while let Some(comment) = listener.next().await {
         assert!(comment.starts_with(':'), "{comment}");
     }
 }
 
-/// More than the capacity of the event bus and of the socket buffers together.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reconnect_to_another_receiver_a_stream_resumes_after_its_last_event() {
+    let database = new_database().await;
+    let one = TestReceiver::start_on(database.clone(), |_| {}).await;
+    within(one.progress.clone().recording()).await;
+    let other = TestReceiver::start_on(database, |_| {}).await;
+    let mut listener = Listener::start(&one, "").await;
+    one.accept(execution("1", "completed")).await;
+    assert_eq!(listener.change().await["execution_id"], "1");
+    let id = listener.id.clone();
+    drop(listener);
+    for n in 2..=5 {
+        let receiver = if n % 2 == 0 { &one } else { &other };
+        receiver.accept(execution(&n.to_string(), "completed")).await;
+        receiver.wait_until_recorded().await;
+    }
+    let mut listener = Listener::resume(&other, &id).await;
+    for n in 2..=4 {
+        assert_eq!(listener.change().await["execution_id"], n.to_string());
+    }
+    // A change that another receiver records while the stream is open.
+    let mut listener = Listener::resume(&one, &listener.id).await;
+    other.accept(execution("6", "completed")).await;
+    for n in 5..=6 {
+        assert_eq!(listener.change().await["execution_id"], n.to_string());
+    }
+    let mut by_parameter = Listener::start(&one, "?after=5").await;
+    assert_eq!(by_parameter.change().await["change"], 6);
+    for id in ["7", "-1", "x", ""] {
+        let url = format!("{}/api/v1/events?after=1", one.admin);
+        let answer = one.client.get(url).header("Last-Event-ID", id).send().await.unwrap();
+        assert_eq!(answer.status(), if id == "7" { 410 } else { 400 }, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reconnects_before_its_first_event_misses_nothing() {
+    let receiver = TestReceiver::start().await;
+    let listener = Listener::start(&receiver, "").await;
+    let id = listener.id.clone();
+    drop(listener);
+    receiver.accept(execution("e", "completed")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(Listener::resume(&receiver, &id).await.change().await["execution_id"], "e");
+}
+
+/// More than the changes in memory and in the socket buffers together.
 const MANY: usize = 24_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_gets_missed_events_and_does_not_delay_recording() {
+async fn a_slow_reader_misses_nothing_and_does_not_delay_recording() {
     let receiver = TestReceiver::start().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -154,23 +157,21 @@ async fn a_slow_reader_gets_missed_events_and_does_not_delay_recording() {
     futures_util::future::join_all(posts).await;
     receiver.wait_until_recorded().await;
 
-    let (mut events, mut missed, mut text) = (0, 0, String::new());
+    let (mut events, mut text) = (0, String::new());
     let mut piece = vec![0; 64 << 10];
-    while events + missed < MANY {
+    while events < MANY {
         let size = within(stream.read(&mut piece)).await.unwrap();
-        assert!(size > 0, "the stream ended after {events} events and {missed} missed ones");
+        assert!(size > 0, "the stream ended after {events} events");
         text += std::str::from_utf8(&piece[..size]).unwrap();
         while let Some((event, rest)) = text.split_once("\n\n") {
-            if event.starts_with("event: recorded") {
+            if let Some((id, data)) = event.split_once("\ndata: ") {
                 events += 1;
-            } else if let Some(number) = event.strip_prefix("event: missed\ndata: {\"missed\":") {
-                missed += number.trim_end_matches('}').parse::<usize>().unwrap();
+                assert!(id.ends_with(&format!("id: {events}")), "{id}");
+                assert_eq!(serde_json::from_str::<Value>(data).unwrap()["change"], events);
             }
             text = rest.to_owned();
         }
     }
-    assert!(events + missed == MANY && missed > 0, "{events} events, {missed} missed");
-    assert_eq!(receiver.metric("events_missed_total").await, missed as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,4 +186,23 @@ async fn the_number_of_event_streams_is_limited_and_health_is_still_answered() {
     assert_eq!(receiver.ready().await.0, 200);
     listeners.pop();
     until(async || receiver.get("/api/v1/events").await.status() == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_the_client_has_closed_ends_before_the_next_heartbeat() {
+    let receiver = TestReceiver::start_with(|s| s.admin.heartbeat = Duration::from_hours(1)).await;
+    let listener = Listener::start(&receiver, "").await;
+    assert_eq!(receiver.metric("event_listeners").await, 1.0);
+    drop(listener);
+    until(async || receiver.metric("event_listeners").await == 0.0).await;
+    // A client that only closes its sending direction is disconnected, too.
+    let address = receiver.admin.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(format!("GET /api/v1/events HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    until(async || receiver.metric("event_listeners").await == 1.0).await;
+    stream.shutdown().await.unwrap();
+    until(async || receiver.metric("event_listeners").await == 0.0).await;
 }

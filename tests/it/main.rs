@@ -10,11 +10,13 @@
 
 mod answers;
 mod api;
+mod applications;
 mod authentication;
 mod backup;
 mod blame;
 mod bounds;
 mod bulks;
+mod changes;
 mod clock_skew;
 mod commands;
 mod cookbook;

@@ -17,22 +17,26 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 4] = [
+const CHECKSUMS: [(&str, &str); 5] = [
     (
         "0001_executions.sql",
         "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
     ),
     (
         "0002_rollups.sql",
-        "cf930abad148f7867b055b920220320a12056f9d31f8b065a25b76225fd23f83c0defacd53bc41cde9248e790e174272",
+        "e3bd7f894242f6b207c317d2518c76c559608fdee6c478568f6f948e5b21e16aeaadecf3b7b4eb6ba4adcd24efcbaa15",
     ),
     (
         "0003_quarantine.sql",
         "8efe29d8ed5c434e272416b8e5ee46c597fac03d7738f6c0119a0d28d9cacfbc304e0f74508547470fadb0de4231d80d",
     ),
     (
-        "0004_views.sql",
-        "0086e13d72dba6852c39f094b6b9e517530dec5f5bb73c3b1e74d3ecb98509c702282efa827386708c8c6e8ee5d5dd64",
+        "0004_changes.sql",
+        "04502b3185ed0e7d7b3a5725ce384e02a55466c582bb6184a2b3a3f117bbce15cff55403c9ed3750e02060ad19ed0f5e",
+    ),
+    (
+        "0005_views.sql",
+        "c4fac87c187b897cc1d39a6e21a053d0ec952fb2b0fe0d81e9d6d3fada14f1d01940ce277689e2642e4798181694f1eb",
     ),
 ];
 

@@ -151,6 +151,8 @@ async fn no_query_scans_a_whole_table() {
             "workflow_hours_pkey",
         ),
         ("workflows?days=1", "workflow_days_pkey"),
+        ("changes?after=250000", "change_batches_last_change"),
+        ("changes?after=latest", "change_batches_last_change"),
     ] {
         let mut all = Vec::new();
         for sent in sent(&receiver, &format!("/api/v1/{path}")).await {

@@ -65,6 +65,7 @@ async fn api_answers(process: &Process) {
         "quarantine",
         "overview",
         "workflows",
+        "changes",
     ] {
         let (status, text) = get(path).await;
         assert_eq!(status, 200, "{path}: {text}");
@@ -135,6 +136,7 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
     for statement in [
         "DELETE FROM executions",
         "DELETE FROM execution_conflicts",
+        "DELETE FROM change_batches",
         "DELETE FROM workflow_hours",
         "TRUNCATE bulks",
         "DROP TABLE bulks",
@@ -166,7 +168,7 @@ async fn pruning_needs_a_privilege_of_its_own(database: &PgConnectOptions) {
     let dir = TempDir::new().unwrap();
     let prune = |role, arguments: &[&str]| {
         let mut prune = program(dir.path());
-        for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE"] {
+        for kind in ["PAYLOADS", "EXECUTIONS", "CONFLICTS", "QUARANTINE", "CHANGES"] {
             prune.env(format!("RECEIVER__RETENTION__{kind}"), "1d");
         }
         run_to_end(prune.arg("prune").args(arguments).env("DATABASE_URL", url_of(role, database)))

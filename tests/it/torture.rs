@@ -107,7 +107,7 @@ async fn acknowledged_deliveries_are_recorded_whatever_fails() {
         ("deliveries reported as lost", report.reported_as_lost()),
         ("interruptions", usize::try_from(report.interruptions).unwrap()),
         ("deliveries counted again", usize::try_from(report.verdict.counted_again.max(0)).unwrap()),
-        ("bulks and rollups that are wrong", report.wrong_counts.len()),
+        ("bulks, rollups, changes that are wrong", report.wrong_counts.len()),
         ("left in the spool", usize::try_from(report.left).unwrap()),
         ("seconds", usize::try_from(begun.elapsed().as_secs()).unwrap()),
     ] {

@@ -10,6 +10,7 @@
 #![expect(clippy::struct_field_names, reason = "fields have the names of the columns")]
 
 pub(crate) mod bulks;
+pub(crate) mod changes;
 pub(crate) mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod executions;

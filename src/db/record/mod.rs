@@ -1,5 +1,6 @@
 //! Records a batch in one transaction.
 
+mod changes;
 mod columns;
 mod insert_new;
 pub(super) mod item;
@@ -10,6 +11,7 @@ mod rounds;
 
 use std::collections::HashSet;
 
+use self::changes::insert_changes;
 use self::insert_new::insert_new;
 use self::item::RecordItem;
 pub(super) use self::quarantine::insert_quarantined;
@@ -68,6 +70,8 @@ pub(super) async fn record(
             resolve_duplicates(transaction, &known, conflicts, &mut rollups, &mut dispositions).await?;
         }
     }
+    // Before the rollups: a bulk completes after the change of its last execution.
+    insert_changes(transaction, items, &dispositions).await?;
     rollups.apply(transaction).await?;
     Ok(dispositions)
 }

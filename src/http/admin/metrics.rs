@@ -26,7 +26,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap)
         spool_bytes: spool.bytes,
         spool_wal_bytes: spool.wal_bytes,
         spool_oldest_received_at: spool.oldest_received_at,
-        event_listeners: admin.events.subscribers(),
+        event_listeners: admin.feed.subscribers(),
         ready: health.accepts_webhooks(),
         recording_stalled: health.parts.recording.stalled(),
         stuck: health.parts.recording.stuck,

@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod feed;
 mod health;
 mod metrics;
 mod state;
@@ -14,6 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::health::health_routes;
 use super::problem::{self, Problem};
 use super::server::activity;
+pub(crate) use feed::Feed;
 pub(crate) use state::AdminState;
 
 pub(crate) fn router(state: AdminState) -> Router {

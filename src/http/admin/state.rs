@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::feed::Feed;
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::recorder::events::EventBus;
 use crate::spool::{IntakeDepth, SpoolStatus};
 
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(crate) struct AdminState {
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
-    pub(crate) events: EventBus,
+    pub(crate) feed: Feed,
     /// Interval between heartbeats on event streams.
     pub(crate) heartbeat: Duration,
     /// The TCP port of `http.listen`.

@@ -55,6 +55,8 @@ pub(super) enum Problem {
     NotFound { hint: &'static str },
     /// 404: no such row. `kind` is "execution", for example.
     NotRecorded { kind: &'static str },
+    /// 410: the change after the given number is not stored.
+    ChangesRemoved,
     /// 405
     MethodNotAllowed { allowed: &'static str },
     /// 408: the body was not complete within `http.body_timeout`.

@@ -11,6 +11,7 @@ use crate::execution::InvalidPayload;
 
 impl Problem {
     /// The status, the last part of `type`, and `detail`.
+    #[expect(clippy::too_many_lines, reason = "the list of all problems")]
     pub(super) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         let (status, kind, detail): (_, _, Cow<'static, str>) = match self {
             Self::NotAnObject(error) => {
@@ -50,6 +51,13 @@ impl Problem {
                 (404, "not-recorded", format!("There is no {kind} with this identifier.").into())
             }
             Self::MethodNotAllowed { allowed } => (405, "method-not-allowed", (*allowed).into()),
+            Self::ChangesRemoved => (
+                410,
+                "changes-removed",
+                "The change after this number is not stored: it was removed (retention.changes), or the number is \
+                 higher than the last one. Reload the lists, then continue with after=latest."
+                    .into(),
+            ),
             Self::TooSlow => (
                 408,
                 "too-slow",

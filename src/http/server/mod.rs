@@ -63,6 +63,9 @@ pub(crate) struct ConnectionLimits {
     pub(crate) body_timeout: Duration,
     /// Time between requests.
     pub(crate) idle_timeout: Duration,
+    /// Whether a client that has closed its sending direction still gets its response. Otherwise its requests end at once:
+    /// a client that has closed the whole connection looks the same until data is sent to it.
+    pub(crate) half_close: bool,
 }
 
 /// When a port stops.
@@ -87,7 +90,7 @@ pub(crate) async fn serve(
     let endings = Arc::new(Endings::new(port, metrics.clone()));
     let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
-    let protocol = protocol();
+    let protocol = protocol(limits.half_close);
     let mut connections = JoinSet::new();
     let open = |stream: TcpStream, connections: &mut JoinSet<()>| {
         let Some(slot) = limiter.acquire() else {
@@ -177,14 +180,13 @@ where
     connection.await
 }
 
-pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
+pub(crate) fn protocol(half_close: bool) -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
-    // A client that has closed its sending direction still gets its response: `half_close`.
     protocol
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .half_close(true)
+        .half_close(half_close)
         .max_buf_size(MAX_HEAD_BYTES);
     protocol
         .http2()

@@ -50,7 +50,7 @@ pub(in crate::spool) fn adopt(
 /// or of different spools.
 fn content(path: &Path, database: &File) -> io::Result<Option<SequenceTable>> {
     let log = open_log(path)?;
-    let findings = match log.as_ref().map(Wal::read).transpose()?.flatten() {
+    let findings = match log.as_ref().map(Wal::open).transpose()?.flatten() {
         Some(wal) => wal.examine()?,
         None => Findings::default(),
     };

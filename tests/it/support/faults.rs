@@ -24,7 +24,7 @@ use super::load::{Counts, LOAD_SETTINGS, Load, now_micros};
 use super::oracle::{Finding, Sent, Verdict, compare};
 use super::postgres::{UNREACHABLE, new_database, rows, until_rows, url};
 use super::process::{Process, Unobserved, closed_pipe, full_device, program};
-use super::rollups::wrong_counts;
+use super::rollups::{wrong_changes, wrong_counts};
 use super::small_disk::SmallDisk;
 use super::spool::{spool_file, spool_holding};
 use super::wait::until;
@@ -544,7 +544,7 @@ impl Arena {
         let spool = rusqlite::Connection::open(self.spool_dir().join("spool.db")).unwrap();
         let left = spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0)).unwrap();
         let verdict = compare(&self.database, &self.sent, interruptions).await;
-        let wrong_counts = wrong_counts(&self.database).await;
+        let wrong_counts = [wrong_counts(&self.database).await, wrong_changes(&self.database).await].concat();
         let tables = "SELECT (SELECT count(*) FROM executions) AS executions,
             (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";
         let tables = rows(&self.database, tables).await.remove(0);
@@ -566,7 +566,7 @@ pub(crate) struct Report {
     pub(crate) interruptions: u32,
     pub(crate) verdict: Verdict,
     pub(crate) losses: Vec<Loss>,
-    /// Bulks and rollups.
+    /// Bulks, rollups and changes.
     pub(crate) wrong_counts: Vec<Value>,
     /// The number of rows of each table.
     pub(crate) tables: Value,

@@ -100,6 +100,10 @@ pub(crate) const A_MONTH: &str = "
     INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
     SELECT 'odd', execution_id::bytea, sha256(execution_id::bytea), 1, first_received_at, last_received_at
     FROM executions;
+    INSERT INTO change_batches (last_change, size, types, execution_ids, workflow_ids, bulk_ids, statuses)
+    SELECT 100 * n, 100, array_fill('execution.ended'::text, '{100}'), array_fill('e' || n, '{100}'),
+        array_fill('w'::text, '{100}'), array_fill(NULL::text, '{100}'), array_fill('completed'::text, '{100}')
+    FROM generate_series(1, 5000) AS n;
     ANALYZE";
 
 /// Stops the clock of PostgreSQL at 10:00 on 2 March 2026, the time of the examples in the cookbook.

@@ -1,6 +1,7 @@
 //! Helpers that tests share. A test file imports from here, never from another test file.
 
 pub(crate) mod collector;
+pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod fixtures;
 pub(crate) mod http;

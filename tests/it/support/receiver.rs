@@ -253,6 +253,16 @@ impl TestReceiver {
     }
 }
 
+/// Two receivers on one database.
+pub(crate) async fn two_receivers() -> [TestReceiver; 2] {
+    let database = new_database().await;
+    let one = TestReceiver::start_on(database.clone(), |_| {}).await;
+    within(one.progress.clone().recording()).await;
+    let other = TestReceiver::start_on(database, |_| {}).await;
+    within(other.progress.clone().recording()).await;
+    [one, other]
+}
+
 /// The lock that blocks recording.
 pub(crate) struct Held(PgConnection);
 

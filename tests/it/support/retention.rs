@@ -41,6 +41,8 @@ pub(crate) async fn age_by_three_days(receiver: &TestReceiver) {
         let earlier: Vec<_> = times.iter().map(|at| format!("{at} = {at} - interval '3 days'")).collect();
         execute_when_recorded(receiver, &format!("UPDATE {table} SET {}", earlier.join(", "))).await;
     }
+    let changes = "UPDATE change_batches SET recorded_at = recorded_at - interval '3 days'";
+    execute_when_recorded(receiver, changes).await;
 }
 
 /// A statement that inserts executions received three days ago, all at the same moment.

@@ -58,6 +58,28 @@ pub(crate) async fn wrong_counts(database: &PgConnectOptions) -> Vec<Value> {
     wrong
 }
 
+/// Executions that did not end once in the change feed, and gaps in its numbers.
+pub(crate) async fn wrong_changes(database: &PgConnectOptions) -> Vec<Value> {
+    let mut wrong = rows(
+        database,
+        "SELECT execution_id, e.status, c.ended
+         FROM executions AS e
+         FULL JOIN (
+             SELECT execution_id, count(*) FILTER (WHERE type = 'execution.ended') AS ended
+             FROM change_batches CROSS JOIN LATERAL unnest(types, execution_ids) AS c (type, execution_id)
+             WHERE execution_id IS NOT NULL GROUP BY execution_id
+         ) AS c USING (execution_id)
+         WHERE ended IS DISTINCT FROM CASE WHEN is_terminal_status(e.status) THEN 1 ELSE 0 END",
+    )
+    .await;
+    let gaps = "SELECT * FROM (
+            SELECT last_change - size AS before, lag(last_change, 1, 0::bigint) OVER (ORDER BY last_change) AS previous
+            FROM change_batches WHERE last_change IS NOT NULL
+        ) AS numbered WHERE before <> previous";
+    wrong.extend(rows(database, gaps).await);
+    wrong
+}
+
 /// Checks the counts of bulks and the rollups after all acknowledged deliveries are recorded.
 pub(crate) async fn assert_counts_are_right(receiver: &TestReceiver) {
     receiver.wait_until_recorded().await;

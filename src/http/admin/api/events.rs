@@ -1,28 +1,32 @@
-//! `/api/v1/events`: recorded changes as server-sent events.
+//! `/api/v1/events`: the change feed as server-sent events.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Sse;
-use axum::response::sse::{Event, KeepAlive};
+use axum::response::sse::Event;
 use futures_util::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::time::sleep;
 
-use super::query::Parameters;
+use super::query::{ChangePosition, Parameters};
 use super::state::{Api, ApiState};
+use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
+use crate::db::queries::page::MAX_LIMIT;
 use crate::execution::identifier::Identifier;
-use crate::http::problem::{ApiProblems, Problem};
-use crate::recorder::events::ChangeEvent;
+use crate::http::admin::feed::Subscriber;
+use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+
+/// Sent by browsers and other clients when they reconnect: the `id` of the last event.
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// The beginning of a stream, for `/openapi.json`.
-const EXAMPLE: &str = r#": subscribed
-
-event: recorded
-data: {"outcome":"new","execution_id":"exec-104","workflow_id":"product-photos","bulk_id":null,"status":"completed","received_at":"2026-03-02T09:58:02Z"}
+const EXAMPLE: &str = r#"id: 4711
+event: execution.ended
+data: {"change":4711,"type":"execution.ended","execution_id":"exec-104","workflow_id":"product-photos","bulk_id":null,"status":"completed","recorded_at":"2026-03-02T09:58:02Z"}
 "#;
 
 struct Filter {
@@ -32,7 +36,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, change: &ChangeEvent) -> bool {
+    fn matches(&self, change: &Change) -> bool {
         let matches = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
         matches(&self.status, &change.status)
             && matches(&self.workflow, &change.workflow_id)
@@ -40,77 +44,116 @@ impl Filter {
     }
 }
 
-/// Follow recorded changes as server-sent events
+/// Follow changes of executions and bulks as server-sent events
 ///
-/// `recorded`: a delivery that changed something, sent after the commit; its data is a `ChangeEvent`. `missed`: the
-/// client read too slowly and this many changes were dropped. Events are not replayed: after `missed` or a reconnect,
-/// reload the lists. Each receiver publishes its own changes only. The stream ends when the receiver stops.
+/// The data of an event is a `Change`, its `id` is the number of the change. Changes of all receivers of the database are
+/// sent. After a reconnect with the header `Last-Event-ID`, to any receiver, the stream continues after that event. A
+/// client that reads slowly misses nothing. Heartbeats have an `id`, too. The stream ends when the receiver stops, or when
+/// retention has removed the next change.
 #[utoipa::path(
-    get, path = "/api/v1/events", tag = "Events and exports",
+    get, path = "/api/v1/events", tag = "Changes and exports",
     params(
-        ("status" = inline(Option<Identifier>), Query, description = "Only deliveries with this status, also one that no execution has yet."),
-        ("workflow" = inline(Option<Identifier>), Query, description = "Only deliveries of this workflow."),
-        ("bulk" = inline(Option<Identifier>), Query, description = "Only deliveries of this bulk."),
+        ("after" = inline(Option<String>), Query, description = "Only changes with a higher number. The default is `latest`: only changes after this request. `Last-Event-ID` overrides it.", pattern = "^([0-9]{1,18}|latest)$"),
+        ("status" = inline(Option<Identifier>), Query, description = "Only changes with this status."),
+        ("workflow" = inline(Option<Identifier>), Query, description = "Only changes of this workflow."),
+        ("bulk" = inline(Option<Identifier>), Query, description = "Only changes of this bulk."),
     ),
     responses(
         (
             status = 200, body = String, content_type = "text/event-stream",
             description = "Events, until the receiver stops.", example = json!(EXAMPLE)
         ),
+        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "The next change was removed, or the number is higher than the last one. Reload the lists and continue with `after=latest`."),
         ApiProblems,
     )
 )]
 pub(super) async fn follow_events(
     State(api): ApiState,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let mut p = Parameters::of(&uri);
+    let after = p.position("after")?;
     let filter = Filter { status: p.text("status")?, workflow: p.text("workflow")?, bulk: p.text("bulk")? };
     p.finish()?;
-    let (permit, heartbeat) = (api.event_stream_permit()?, api.admin.heartbeat);
-    let changes = api.admin.events.subscribe();
-    let subscription = Subscription { api, filter, changes, greeted: false, _permit: permit };
+    let position = match last_event_id(&headers)?.or(after).unwrap_or(ChangePosition::Latest) {
+        ChangePosition::Latest => api.run(&LastChange).await?,
+        ChangePosition::Number(number) => {
+            let known = api.run(&ChangesAfter { after: number, limit: 1 }).await?;
+            known.map(|_| number).ok_or(Problem::ChangesRemoved)?
+        }
+    };
+    let permit = api.event_stream_permit()?;
+    let subscriber = api.admin.feed.subscribe();
+    let (waiting, greeted, closing) = (VecDeque::new(), false, false);
+    let subscription =
+        Subscription { api, filter, subscriber, position, waiting, greeted, closing, _permit: permit };
     let events = stream::unfold(subscription, |mut subscription| async {
         let event = subscription.next().await?;
         Some((Ok(event), subscription))
     });
-    // Only events restart the interval: a stream whose filter drops all changes still gets heartbeats.
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("heartbeat")))
+    Ok(Sse::new(events))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<ChangePosition>, Problem> {
+    let Some(id) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let position = id.to_str().ok().and_then(ChangePosition::parse);
+    let problem =
+        || Problem::Parameter { name: LAST_EVENT_ID.into(), allowed: "must be the id of an event".into() };
+    position.map(Some).ok_or_else(problem)
 }
 
 struct Subscription {
     api: Arc<Api>,
     filter: Filter,
-    changes: Receiver<Arc<ChangeEvent>>,
+    subscriber: Subscriber,
+    /// The number of the last change that was sent or filtered out.
+    position: i64,
+    /// The changes after `position`.
+    waiting: VecDeque<Arc<Change>>,
     greeted: bool,
+    /// The receiver stops.
+    closing: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Subscription {
-    /// `None` when the receiver stops and all changes were sent.
+    /// `None` when the receiver stops and all changes were sent, or when the next change was removed.
     async fn next(&mut self) -> Option<Event> {
         if !std::mem::replace(&mut self.greeted, true) {
-            // Sent at once, so that the client knows when its subscription begins.
-            return Some(Event::default().comment("subscribed"));
+            // Sent at once, so that a client that reconnects before the first change misses nothing.
+            return Some(self.comment("subscribed"));
         }
+        // Only events restart the interval: a stream whose filter drops all changes still gets heartbeats.
+        let mut heartbeat = std::pin::pin!(sleep(self.api.admin.heartbeat));
         loop {
-            let change = tokio::select! {
-                biased;
-                change = self.changes.recv() => change,
-                () = self.api.admin.closing.cancelled() => return None,
-            };
-            match change {
-                Ok(change) if self.filter.matches(&change) => {
+            while let Some(change) = self.waiting.pop_front() {
+                self.position = change.change;
+                if self.filter.matches(&change) {
                     let data = serde_json::to_string(&*change).unwrap_or_default();
-                    return Some(Event::default().event("recorded").data(data));
+                    return Some(Event::default().id(self.position.to_string()).data(data));
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    self.api.admin.metrics.events_missed(missed);
-                    return Some(Event::default().event("missed").data(format!("{{\"missed\":{missed}}}")));
+            }
+            if self.closing {
+                let rest = ChangesAfter { after: self.position, limit: MAX_LIMIT };
+                let rest = self.api.run(&rest).await.ok()??;
+                if rest.is_empty() {
+                    return None;
                 }
-                Err(RecvError::Closed) => return None,
+                self.waiting = rest.into_iter().map(Arc::new).collect();
+                continue;
+            }
+            tokio::select! {
+                biased;
+                changes = self.subscriber.after(self.position) => self.waiting = changes?.into(),
+                () = self.api.admin.closing.cancelled() => self.closing = true,
+                () = &mut heartbeat => return Some(self.comment("heartbeat")),
             }
         }
+    }
+
+    /// A comment with the position. Browsers store the `id`, and show no event.
+    fn comment(&self, text: &str) -> Event {
+        Event::default().id(self.position.to_string()).comment(text)
     }
 }

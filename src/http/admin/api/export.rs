@@ -48,7 +48,7 @@ enum Format {
 ///
 /// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/executions", tag = "Events and exports",
+    get, path = "/api/v1/export/executions", tag = "Changes and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         executions::Filter, Scope, TimeRange,
@@ -69,7 +69,7 @@ pub(super) async fn export_executions(State(api): ApiState, uri: Uri) -> Result<
 ///
 /// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(
-    get, path = "/api/v1/export/results", tag = "Events and exports",
+    get, path = "/api/v1/export/results", tag = "Changes and exports",
     params(
         ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
         results::Filter, Scope, TimeRange,

@@ -5,6 +5,7 @@
 //! cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
+mod changes;
 mod conflicts;
 mod csv;
 mod docs;
@@ -62,6 +63,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(quarantine::get_quarantined),
     ]);
     let streams = documented([
+        routes!(changes::list_changes),
         routes!(events::follow_events),
         routes!(export::export_executions),
         routes!(export::export_results),

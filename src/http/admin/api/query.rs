@@ -111,9 +111,19 @@ impl Parameters {
 
     /// A number from 1 to `max`.
     pub(super) fn number(&mut self, name: &'static str, default: i64, max: i64) -> Result<i64, Problem> {
+        Ok(self.optional_number(name, max)?.unwrap_or(default))
+    }
+
+    /// A number from 1 to `max`, or none.
+    pub(super) fn optional_number(&mut self, name: &'static str, max: i64) -> Result<Option<i64>, Problem> {
         let number = |value: &str| value.parse().ok().filter(|number| (1..=max).contains(number));
-        let allowed = || format!("must be a whole number from 1 to {max}");
-        Ok(self.parsed(name, number, allowed)?.unwrap_or(default))
+        self.parsed(name, number, || format!("must be a whole number from 1 to {max}"))
+    }
+
+    /// A position in the change feed.
+    pub(super) fn position(&mut self, name: &'static str) -> Result<Option<ChangePosition>, Problem> {
+        let allowed = "must be the number of a change, 0 or latest";
+        self.parsed(name, ChangePosition::parse, || allowed.to_owned())
     }
 
     pub(super) fn choice<C: Choice>(&mut self, name: &'static str) -> Result<Option<C>, Problem> {
@@ -155,6 +165,23 @@ impl Parameters {
             format!("is unknown. The parameters are: {}", self.known.join(", "))
         };
         Err(Problem::parameter(name, allowed))
+    }
+}
+
+/// A position in the change feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChangePosition {
+    Number(i64),
+    Latest,
+}
+
+impl ChangePosition {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text == "latest" {
+            return Some(Self::Latest);
+        }
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|_| is_number).map(Self::Number)
     }
 }
 

@@ -8,9 +8,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Document, ServerBuilder};
 
+use crate::db::queries::changes::Change;
 use crate::http::problem;
 use crate::http::webhook::{WEBHOOK_PATH, handler};
-use crate::recorder::events::ChangeEvent;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,7 +32,7 @@ use crate::recorder::events::ChangeEvent;
         (name = "Events and exports", description = "Changes when they are recorded, and whole lists as files."),
         (name = "Webhooks", description = "The path for each::labs, on the public port.")
     ),
-    components(schemas(problem::ProblemBody, ChangeEvent)),
+    components(schemas(problem::ProblemBody, Change)),
     security(("token" = []), ("password" = [])),
     servers((url = "/", description = "The admin port (admin.listen)"))
 )]

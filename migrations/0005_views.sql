@@ -522,7 +522,8 @@ SELECT
     last_received_at,
     CASE
         WHEN last_received_at IS NOT NULL THEN greatest(date_part('epoch', now() - last_received_at), 0)::bigint
-    END AS seconds_since_last
+    END AS seconds_since_last,
+    completed_at
 FROM bulks;
 
 COMMENT ON VIEW bulk_progress IS
@@ -549,6 +550,8 @@ COMMENT ON COLUMN bulk_progress.last_received_at IS
     'When the latest delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulk_progress.seconds_since_last IS
     'Seconds since last_received_at, at least 0; null if last_received_at is null.';
+COMMENT ON COLUMN bulk_progress.completed_at IS
+    'When at least `expected` executions had ended for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
 
 -- Costs ---------------------------------------------------------------------------------------
 
@@ -706,3 +709,61 @@ COMMENT ON COLUMN quarantined.last_received_at IS
     'When this body was last received, by the receiver''s clock.';
 COMMENT ON COLUMN quarantined.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any.';
+
+-- Changes -------------------------------------------------------------------------------------
+
+CREATE VIEW changes AS
+SELECT
+    b.last_change - b.size + c.position AS change,
+    c.type,
+    c.execution_id,
+    c.workflow_id,
+    c.bulk_id,
+    c.status,
+    b.recorded_at
+FROM change_batches AS b
+CROSS JOIN LATERAL
+    unnest(b.types, b.execution_ids, b.workflow_ids, b.bulk_ids, b.statuses)
+        WITH ORDINALITY AS c (type, execution_id, workflow_id, bulk_id, status, position)
+WHERE b.last_change IS NOT NULL
+ORDER BY b.last_change DESC, c.position DESC;
+
+COMMENT ON VIEW changes IS
+    'One row per change of an execution or bulk, latest first. Use LIMIT. To read the changes after a number, use changes_after.';
+COMMENT ON COLUMN changes.change IS
+    'Number of the change. The numbers have no gaps. A change with a lower number is visible earlier.';
+COMMENT ON COLUMN changes.type IS
+    'execution.updated: the execution has a new status that is not terminal; execution.ended: it has a terminal status (once per execution); execution.conflict: a delivery contradicts an ended execution; bulk.completed: at least `expected` executions of the bulk have ended (once per bulk).';
+COMMENT ON COLUMN changes.execution_id IS
+    'Identifier of the execution, as sent; null for bulk.completed.';
+COMMENT ON COLUMN changes.workflow_id IS
+    'Workflow in the delivery; null for bulk.completed.';
+COMMENT ON COLUMN changes.bulk_id IS
+    'Bulk in the delivery; null without a bulk.';
+COMMENT ON COLUMN changes.status IS
+    'Status in the delivery; null for bulk.completed.';
+COMMENT ON COLUMN changes.recorded_at IS
+    'When the transaction that made the change began, by PostgreSQL''s clock.';
+
+-- The number is computed, so a filter on changes.change cannot use the index on last_change.
+CREATE FUNCTION changes_after(after bigint) RETURNS SETOF changes
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT
+            b.last_change - b.size + c.position,
+            c.type,
+            c.execution_id,
+            c.workflow_id,
+            c.bulk_id,
+            c.status,
+            b.recorded_at
+        FROM change_batches AS b
+        CROSS JOIN LATERAL
+            unnest(b.types, b.execution_ids, b.workflow_ids, b.bulk_ids, b.statuses)
+                WITH ORDINALITY AS c (type, execution_id, workflow_id, bulk_id, status, position)
+        WHERE b.last_change > after AND b.last_change - b.size + c.position > after
+        ORDER BY b.last_change, c.position;
+    END;
+
+COMMENT ON FUNCTION changes_after(bigint) IS
+    'The rows of changes with a higher number, lowest first. Use LIMIT, without ORDER BY. Needs SELECT on change_batches.';

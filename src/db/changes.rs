@@ -1,0 +1,85 @@
+//! Numbers the committed changes: see `migrations/0004_changes.sql`.
+
+use super::{DbConnection, DbError};
+
+/// Maximum batches of one transaction.
+const MAX_BATCHES: i64 = 1_000;
+
+/// The result of [`Numbering::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbered {
+    /// Every batch that was committed before the call has a number.
+    All,
+    /// There may be more batches to number: the limit was reached, or another receiver numbers at the same time.
+    Some,
+}
+
+/// Finds and numbers batches without a number.
+///
+/// The index of such batches contains an entry of each numbered batch until vacuum removes it. During a long transaction,
+/// such as a backup, vacuum removes nothing. `floor` excludes these entries.
+#[derive(Debug, Default)]
+pub(crate) struct Numbering {
+    /// All batches up to this `batch_id` are numbered or rolled back.
+    floor: i64,
+    /// The next `floor`, once all transactions with lower ids than the second value have ended.
+    next_floor: Option<(i64, i64)>,
+}
+
+impl Numbering {
+    /// Whether a committed batch has no number.
+    pub(crate) async fn is_due(&self, connection: &mut DbConnection) -> Result<bool, DbError> {
+        let due = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1) AS "due!""#,
+            self.floor
+        );
+        connection.transact(async |transaction| due.fetch_one(transaction).await).await
+    }
+
+    /// Numbers committed batches in the order of `batch_id`.
+    pub(crate) async fn run(&mut self, connection: &mut DbConnection) -> Result<Numbered, DbError> {
+        // Each statement has a snapshot of its own: the second one sees all numbers of the previous holder of the lock.
+        let mut transaction = connection.begin().await?;
+        let lock = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_xact_lock(hashtextextended('workflow-receiver changes', 0)) AS "locked!""#
+        );
+        if !lock.fetch_one(&mut transaction).await? {
+            transaction.rollback().await?;
+            return Ok(Numbered::Some);
+        }
+        let numbered = sqlx::query!(
+            r#"WITH unnumbered AS (
+                   SELECT batch_id, size FROM change_batches
+                   WHERE last_change IS NULL AND batch_id > $1 ORDER BY batch_id LIMIT $2
+               ),
+               numbered AS (
+                   SELECT batch_id, last + sum(size) OVER (ORDER BY batch_id) AS last_change
+                   FROM unnumbered
+                   CROSS JOIN (SELECT coalesce(max(last_change), 0) AS last FROM change_batches) AS previous
+               )
+               UPDATE change_batches AS b SET last_change = n.last_change
+               FROM numbered AS n
+               WHERE b.batch_id = n.batch_id
+               RETURNING b.batch_id,
+                   pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "oldest_transaction!",
+                   pg_current_xact_id()::text::bigint AS "transaction!""#,
+            self.floor,
+            MAX_BATCHES
+        );
+        let numbered = numbered.fetch_all(&mut transaction).await?;
+        transaction.commit().await?;
+        let is_full = i64::try_from(numbered.len()).is_ok_and(|batches| batches == MAX_BATCHES);
+        let Some(last) = numbered.into_iter().max_by_key(|row| row.batch_id) else {
+            return Ok(Numbered::All);
+        };
+        // The batches up to `floor` were visible to this transaction, which numbers in the order of batch_id.
+        let is_reached = |next: &mut (i64, i64)| last.oldest_transaction >= next.1 && last.batch_id >= next.0;
+        if let Some((floor, _)) = self.next_floor.take_if(is_reached) {
+            self.floor = floor;
+        }
+        // Recording writes executions or bulks first, so a batch_id is assigned after the id of its transaction. So the
+        // transactions with batches up to `batch_id` have lower ids than this one.
+        self.next_floor.get_or_insert((last.batch_id, last.transaction));
+        Ok(if is_full { Numbered::Some } else { Numbered::All })
+    }
+}

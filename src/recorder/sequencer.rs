@@ -1,0 +1,84 @@
+//! Numbers the committed changes (`migrations/0004_changes.sql`), beside recording.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use super::RecorderHealth;
+use crate::db::{ConnectionPool, DbError, Numbered, Numbering};
+
+/// Minimum time between two runs: a run costs PostgreSQL as much for one batch as for many.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum time between two runs: numbers the batches of a receiver that was killed.
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Sequencer {
+    /// The recorder's pool: if PostgreSQL grants few connections, each waits for the other.
+    pub(crate) pool: Arc<ConnectionPool>,
+    /// Time limit of a run.
+    pub(crate) statement_timeout: Duration,
+    /// Notified after a commit with changes.
+    pub(crate) committed: Arc<Notify>,
+    /// Nothing is numbered while recording fails.
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
+    /// Marked as changed after each run that may have assigned numbers.
+    pub(crate) numbered: watch::Sender<()>,
+}
+
+impl Sequencer {
+    /// Runs until dropped. An error of PostgreSQL never ends it.
+    pub(super) async fn run(&self) -> Infallible {
+        let (mut numbering, mut recording) = (Numbering::default(), self.recording.clone());
+        let (mut failing, mut check) = (false, true);
+        loop {
+            // The channel closes only when the process ends.
+            let _ = recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await;
+            let numbered = self.number(&mut numbering, check).await;
+            match &numbered {
+                Ok(_) if failing => tracing::info!("changes are numbered again"),
+                Err(error) if !failing => {
+                    tracing::warn!(
+                        "changes cannot be numbered, so /api/v1/changes and /api/v1/events are late: {error}"
+                    );
+                }
+                _ => {}
+            }
+            failing = numbered.is_err();
+            sleep(MIN_INTERVAL).await;
+            if !matches!(numbered, Ok(Numbered::Some)) {
+                check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();
+            }
+        }
+    }
+
+    /// Numbers the changes that were committed before the call. After an error, another receiver or the next start numbers
+    /// them.
+    pub(super) async fn finish(&self) {
+        let mut numbering = Numbering::default();
+        while let Ok(Numbered::Some) = self.number(&mut numbering, true).await {
+            sleep(MIN_INTERVAL).await;
+        }
+    }
+
+    /// With `check`, writes nothing if every change has a number.
+    async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
+        let mut connection = self.pool.get().await?;
+        let run = timeout(self.statement_timeout, async {
+            if check && !numbering.is_due(&mut connection.db).await? {
+                return Ok((Numbered::All, false));
+            }
+            Ok((numbering.run(&mut connection.db).await?, true))
+        });
+        // After an error, the connection is closed.
+        let run = run.await.unwrap_or(Err(DbError::TimedOut));
+        let (numbered, has_run) = run.map_err(DbError::without_row_blame)?;
+        connection.release();
+        if has_run {
+            self.numbered.send_replace(());
+        }
+        Ok(numbered)
+    }
+}
