@@ -25,7 +25,9 @@ COPY --from=build /workflow-receiver.cdx.json /usr/share/sbom/workflow-receiver.
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data
-ENV RECEIVER__HTTP__LISTEN=0.0.0.0:8080 \
+# Cloud Run, Heroku and others set another PORT.
+ENV PORT=8080 \
+    RECEIVER__SHUTDOWN__GRACE=5s \
     RECEIVER__SPOOL__DIR=/data/spool
 EXPOSE 8080
 VOLUME /data

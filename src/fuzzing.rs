@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::AuthMethod;
 use crate::config::Settings;
@@ -66,7 +67,7 @@ impl FuzzServer {
         let (spool, pending) = SpoolHandle::new(settings.intake.capacity);
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
-        let routes = http::webhook_router(WebhookState {
+        let state = WebhookState {
             spool,
             metrics: Arc::new(Metrics::new()),
             credentials: Credentials::new(settings, PgConnectOptions::new_without_pgpass()),
@@ -75,7 +76,8 @@ impl FuzzServer {
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
             traces: None,
-        });
+        };
+        let routes = http::webhook_router(state, None);
         let limits = ConnectionLimits {
             connections: settings.http.max_connections,
             header_timeout: settings.http.header_timeout,
@@ -96,7 +98,8 @@ impl FuzzServer {
     {
         let slot = Arc::new(self.connections.acquire().expect("a slot for one connection"));
         let routes = self.routes.clone();
-        let connection = http::connection(&self.protocol, stream, routes, &slot, self.limits);
+        let connection =
+            http::connection(&self.protocol, stream, routes, &slot, self.limits, CancellationToken::new());
         tokio::spawn(async move {
             tokio::select! {
                 _ = connection => {}

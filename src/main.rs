@@ -62,6 +62,8 @@ enum Command {
     Prune(cli::prune::Prune),
     /// Generate a token for auth.url_tokens or admin.token
     NewToken,
+    /// Print the token of the admin port (admin.token or admin.token_file)
+    AdminToken,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -117,6 +119,10 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
             print_line(cli::new_token::new_token());
             Ok(())
         }
+        Command::AdminToken => {
+            print_line(cli::admin_token::admin_token(&settings()?.admin)?);
+            Ok(())
+        }
         Command::Healthcheck => {
             print_line(cli::healthcheck::healthcheck(&settings()?.admin).await?);
             Ok(())
@@ -144,8 +150,12 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
             Ok(())
         }
         Command::Serve => {
-            let settings = settings()?;
+            let settings = Settings::load_to_serve(arguments.config.as_deref())?;
             logging::init(&settings.log)?;
+            if settings.admin.token_created {
+                let file = settings.admin.token_file.display();
+                tracing::info!(%file, "created admin.token_file; `workflow-receiver admin-token` prints the token");
+            }
             settings.require_auth_off_loopback()?;
             serve(&settings, shutdown).await
         }
@@ -177,7 +187,7 @@ async fn receive(
     tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
     log_authentication(settings);
     if let Some(psql) = psql_line {
-        print_first_steps(settings.auth.is_open(), &webhooks, &admin.to_string(), &psql);
+        print_first_steps(!settings.auth.is_configured(), &webhooks, &admin.to_string(), &psql);
     }
     server.run(shutdown).await?;
     tracing::info!("stopped");
@@ -191,12 +201,10 @@ fn log_authentication(settings: &Settings) {
             "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
              auth.url_tokens."
         );
-    } else if auth.allow_unauthenticated {
-        tracing::warn!(
-            "Anyone who can reach this port can post webhooks (also through a proxy), although auth.webhook_secrets or \
-             auth.url_tokens are set. Set auth.allow_unauthenticated = false."
-        );
     } else {
+        if auth.allow_unauthenticated {
+            tracing::info!("auth.allow_unauthenticated is ignored, because a secret or a token is set");
+        }
         let (secrets, tokens) = (auth.webhook_secrets.0.len(), auth.url_tokens.0.len());
         tracing::info!(secrets, tokens, secret_header = auth.secret_header, "webhooks are authenticated");
         if auth.webhook_secrets.shortest() < 16 {

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Settings, SettingsError};
@@ -21,7 +21,7 @@ use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
-use crate::http::{self, AdminState, Limiter, WebhookState};
+use crate::http::{self, AdminState, Limiter, PortShutdown, WebhookState};
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
 use crate::recorder::events::EventBus;
@@ -88,13 +88,15 @@ type PartResult = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
 pub struct Server {
     webhook_address: SocketAddr,
     admin_address: SocketAddr,
-    drain_timeout: Duration,
+    shutdown: config::Shutdown,
     progress: Progress,
     credentials: Arc<Credentials>,
     /// The admin port is the last one to end.
     parts: JoinSet<PartResult>,
-    /// Ends the webhook port, the pruner and the health checks. The writer ends after the webhook port, and the recorder
-    /// once the spool is empty.
+    /// Readiness fails, and responses close their connections. Webhooks are still accepted.
+    leaving: CancellationToken,
+    /// Ends the webhook port and the pruner. The writer ends after the webhook port, and the recorder once the spool is
+    /// empty.
     stop: CancellationToken,
     /// Ends the recorder, whether the spool is empty or not, and the admin port.
     give_up: CancellationToken,
@@ -154,7 +156,7 @@ impl Server {
         let requests = Limiter::new(settings.http.max_requests);
         let memory = MemoryBudget::new(settings.http.max_bytes_in_flight);
         let events = EventBus::new();
-        let [stop, give_up, end_export] = <[CancellationToken; 3]>::default();
+        let [leaving, stop, give_up, end_export] = <[CancellationToken; 4]>::default();
 
         // Channels with the latest state of a part.
         let acked_seq = acks.subscribe();
@@ -204,7 +206,7 @@ impl Server {
         };
         let health_pool = query_pool(settings, database.clone(), "workflow-receiver health", 1);
         let (health, health_tasks) =
-            Monitor::start(settings, health_pool, metrics.clone(), observed, stop.clone());
+            Monitor::start(settings, health_pool, metrics.clone(), observed, leaving.clone());
         let read_connections = settings.admin.read_connections;
         let read_pool = query_pool(settings, database, "workflow-receiver reading", read_connections);
         let admin = AdminState {
@@ -213,7 +215,7 @@ impl Server {
             intake: spool.depth(),
             metrics: metrics.clone(),
             spool: spool_status,
-            health,
+            health: health.clone(),
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
             pool: Arc::new(read_pool),
@@ -232,16 +234,13 @@ impl Server {
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);
-        let (webhook, admin) = (http::webhook_router(webhook), http::admin_router(admin));
-        let webhook = http::serve(
-            webhook_listener,
-            webhook,
-            webhook_limits,
-            Port::Webhooks,
-            metrics.clone(),
-            stop.clone(),
-        );
-        let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, give_up.clone());
+        let public_health = settings.http.health.then_some(health);
+        let (webhook, admin) = (http::webhook_router(webhook, public_health), http::admin_router(admin));
+        let stops = PortShutdown { leaving: leaving.clone(), stop: stop.clone() };
+        let webhook =
+            http::serve(webhook_listener, webhook, webhook_limits, Port::Webhooks, metrics.clone(), stops);
+        let stops = PortShutdown { leaving: give_up.clone(), stop: give_up.clone() };
+        let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         let runtime = Handle::current();
         let mut parts = JoinSet::new();
@@ -256,10 +255,11 @@ impl Server {
         Ok(Self {
             webhook_address,
             admin_address,
-            drain_timeout: settings.shutdown.drain_timeout,
+            shutdown: settings.shutdown.clone(),
             progress,
             credentials,
             parts,
+            leaving,
             stop,
             give_up,
             exporter,
@@ -286,8 +286,9 @@ impl Server {
         self.progress.clone()
     }
 
-    /// Runs until `shutdown`, then stops in the order of a webhook's path: the webhook port answers the requests in
-    /// flight, the spool is recorded, and the admin port closes last.
+    /// Runs until `shutdown`. Then readiness fails, and webhooks are accepted for `shutdown.grace`. After that the parts
+    /// stop in the order of a webhook's path: the webhook port answers the requests in flight, the spool is recorded, and
+    /// the admin port closes last.
     ///
     /// # Errors
     /// [`RunError`] if a part ended by itself, or after a request to stop immediately.
@@ -316,8 +317,18 @@ impl Server {
             () = shutdown.graceful.cancelled() => {}
             Some(ended) = self.parts.join_next() => return Err(part_ended(ended)),
         }
+        let config::Shutdown { grace, drain_timeout } = self.shutdown;
+        self.leaving.cancel();
+        if !grace.is_zero() {
+            tracing::info!(?grace, "/health/ready fails; webhooks are still accepted for shutdown.grace");
+        }
+        tokio::select! {
+            () = sleep(grace) => {}
+            Some(ended) = self.parts.join_next() => return Err(part_ended(ended)),
+            () = shutdown.immediate.cancelled() => return Err(RunError::StoppedImmediately),
+        }
         self.stop.cancel();
-        let deadline = Instant::now() + self.drain_timeout;
+        let deadline = Instant::now() + drain_timeout;
         tokio::select! {
             drained = self.only_admin_left() => drained,
             () = sleep_until(deadline) => {

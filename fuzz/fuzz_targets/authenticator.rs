@@ -132,7 +132,7 @@ impl<'a> Request<'a> {
 
     /// The second implementation.
     fn expected(&self, configured: Configured, now: OffsetDateTime) -> Option<AuthMethod> {
-        let Configured { secrets, secret_header, tokens, open } = configured;
+        let Configured { secrets, secret_header, tokens, open: _ } = configured;
         if secrets && self.is_signed(now) {
             return Some(AuthMethod::Signature);
         }
@@ -143,7 +143,7 @@ impl<'a> Request<'a> {
         if tokens && self.tokens.iter().any(|token| TOKENS.contains(token)) {
             return Some(AuthMethod::UrlToken);
         }
-        (open || !secrets && !tokens).then_some(AuthMethod::None)
+        (!secrets && !tokens).then_some(AuthMethod::None)
     }
 
     fn is_signed(&self, now: OffsetDateTime) -> bool {

@@ -21,9 +21,9 @@ pub struct Authenticator {
     secrets: Vec<Fingerprint>,
     tokens: Vec<Fingerprint>,
     tolerance: Duration,
-    /// Accepts requests without authentication.
+    /// No method is configured: accepts every request.
     open: bool,
-    /// Open because no method is configured.
+    /// [`Self::open`], and the port listens on loopback only.
     local_only: bool,
 }
 
@@ -43,7 +43,8 @@ pub struct PendingAuth {
 }
 
 impl Authenticator {
-    /// Accepts every request if no method is configured. The check of the settings allows that on loopback only.
+    /// Accepts every request if no method is configured. The check of the settings allows that on loopback only, unless
+    /// `auth.allow_unauthenticated` is set.
     #[must_use]
     pub fn new(settings: &config::Auth) -> Self {
         let secrets = &settings.webhook_secrets.0;
@@ -53,12 +54,12 @@ impl Authenticator {
             secrets: in_header.iter().map(fingerprint).collect(),
             tokens: settings.url_tokens.0.iter().map(fingerprint).collect(),
             tolerance: settings.timestamp_tolerance,
-            open: settings.is_open(),
-            local_only: !settings.allow_unauthenticated && !settings.is_configured(),
+            open: !settings.is_configured(),
+            local_only: !settings.is_configured() && !settings.allow_unauthenticated,
         }
     }
 
-    /// Whether every request is accepted because no method is configured. The port then listens on loopback only.
+    /// Whether every request is accepted, and the port listens on loopback only.
     #[must_use]
     pub fn is_local_only(&self) -> bool {
         self.local_only
@@ -225,14 +226,16 @@ mod tests {
         // A wrong signature and a right secret: one method is enough.
         let both = [(SIGNATURE, VECTOR), (TIMESTAMP, "1"), secret[0]];
         assert_eq!(attempt(&by_header, &both, BODY, NOW), Ok(AuthMethod::SecretHeader));
-        let open = authenticator(|s| s.allow_unauthenticated = true);
-        assert_eq!(attempt(&open, &[], BODY, NOW), Ok(AuthMethod::None));
-        let stamp = NOW.to_string();
-        let signed = [(SIGNATURE, VECTOR), (TIMESTAMP, stamp.as_str())];
-        assert_eq!(
-            attempt(&open, &signed, BODY, NOW),
-            Ok(AuthMethod::Signature),
-            "the strongest method is recorded"
-        );
+    }
+
+    #[test]
+    fn allow_unauthenticated_is_ignored_if_a_secret_or_a_token_is_configured() {
+        let mut open = config::Settings::defaults().auth;
+        open.allow_unauthenticated = true;
+        assert_eq!(attempt(&Authenticator::new(&open), &[], BODY, NOW), Ok(AuthMethod::None));
+        let with_secret = authenticator(|s| s.allow_unauthenticated = true);
+        assert_eq!(attempt(&with_secret, &[], BODY, NOW), Err(AuthError::NoCredentials));
+        open.url_tokens = config::Secrets::of(&["kMzTgn5Yp0OQx3vB7wEa"]);
+        assert_eq!(attempt(&Authenticator::new(&open), &[], BODY, NOW), Err(AuthError::NoCredentials));
     }
 }

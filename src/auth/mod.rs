@@ -23,7 +23,7 @@ pub enum AuthMethod {
     SecretHeader,
     /// One of the tokens in the URL.
     UrlToken,
-    /// Not authenticated: `auth.allow_unauthenticated`, or nothing is configured (loopback only).
+    /// Not authenticated: no method is configured.
     None,
 }
 

@@ -12,7 +12,7 @@ use crate::{config, http_client};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Requests `/health/ready` and returns its body.
+/// Requests `/health/ready` and returns its body, which has no details if the receiver has another `admin.token`.
 ///
 /// # Errors
 /// If webhooks are not accepted (the body is the error), or there is no response within three seconds.
@@ -22,13 +22,7 @@ pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
         .await
         .map_err(|_| format!("no answer from {address} within 3 s"))?
         .map_err(|e| format!("no answer from {address}: {e}"))?;
-    match status {
-        StatusCode::UNAUTHORIZED => {
-            Err(format!("{address} requires admin.token: set RECEIVER__ADMIN__TOKEN"))
-        }
-        status if status.is_success() => Ok(text),
-        _ => Err(text),
-    }
+    if status.is_success() { Ok(text) } else { Err(text) }
 }
 
 /// Replaces "all addresses" with loopback.

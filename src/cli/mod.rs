@@ -3,6 +3,7 @@
 //! Commands that read recorded data use the queries of the read API ([`crate::db::queries`]) on a connection of their own:
 //! they also work while the receiver is stopped.
 
+pub mod admin_token;
 mod args;
 pub mod bulks;
 pub mod executions;

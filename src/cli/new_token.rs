@@ -1,17 +1,12 @@
 //! `workflow-receiver new-token`
 
-use rand::RngExt;
-use rand::distr::Alphanumeric;
-
+use crate::config::random_token;
 use crate::http::WEBHOOK_PATH;
-
-/// 43 of 62 characters: 256 bits.
-const LENGTH: usize = 43;
 
 /// A token on the first line, followed by its use.
 #[must_use]
 pub fn new_token() -> String {
-    let token: String = rand::rng().sample_iter(Alphanumeric).take(LENGTH).map(char::from).collect();
+    let token = random_token();
     format!(
         "{token}\n\n\
          To accept webhooks with this token in their URL:\n  \

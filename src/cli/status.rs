@@ -32,15 +32,16 @@ struct State {
 struct Receiver {
     /// The response of `/health/ready`; null if there is none.
     health: Option<Health>,
-    /// Why `health` is null.
+    /// Why `health` is null, or has no details.
     problem: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Health {
     status: String,
-    problems: Vec<String>,
-    spooled: i64,
+    /// Null without the token, as the following fields.
+    problems: Option<Vec<String>>,
+    spooled: Option<i64>,
     /// The state of each part.
     #[serde(default)]
     parts: Value,
@@ -66,8 +67,12 @@ struct Database {
 impl Receiver {
     async fn query(settings: &Settings) -> Self {
         let (Ok(text) | Err(text)) = healthcheck(&settings.admin).await;
-        match serde_json::from_str(&text) {
-            Ok(health) => Self { health: Some(health), problem: None },
+        match serde_json::from_str::<Health>(&text) {
+            Ok(health) => {
+                let hidden = health.problems.is_none();
+                let problem = hidden.then(|| "set RECEIVER__ADMIN__TOKEN to see the details".to_owned());
+                Self { health: Some(health), problem }
+            }
             Err(_) => Self { health: None, problem: Some(text) },
         }
     }
@@ -77,8 +82,10 @@ impl Receiver {
     }
 
     fn sentence(&self) -> String {
-        let Some(Health { status, problems, spooled, .. }) = &self.health else {
-            return self.problem.clone().unwrap_or_default();
+        let problem = self.problem.clone().unwrap_or_default();
+        let Some(Health { status, problems, spooled, .. }) = &self.health else { return problem };
+        let (Some(problems), Some(spooled)) = (problems, spooled) else {
+            return format!("{status}: {problem}");
         };
         let problems = problems.join("; ");
         let meaning = match &**status {

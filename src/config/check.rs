@@ -16,7 +16,7 @@ impl Settings {
         check_range("http.max_connections", self.http.max_connections, 16, 1_000_000)?;
         check_range("http.max_requests", self.http.max_requests, 1, 65_536)?;
         check_duration("http.header_timeout", self.http.header_timeout, min, max)?;
-        check_duration("http.idle_timeout", self.http.idle_timeout, min, max)?;
+        check_duration("http.idle_timeout", self.http.idle_timeout, min, 6 * max)?;
         check_duration("http.body_timeout", self.http.body_timeout, min, max)?;
         self.auth.check()?;
         self.admin.check()?;
@@ -36,6 +36,7 @@ impl Settings {
         check_duration("recorder.max_backoff", self.recorder.max_backoff, min, max)?;
         check_duration("database.connect_timeout", self.database.connect_timeout, min, max)?;
         check_duration("database.statement_timeout", self.database.statement_timeout, min, max)?;
+        check_duration("shutdown.grace", self.shutdown.grace, Duration::ZERO, max)?;
         check_duration("shutdown.drain_timeout", self.shutdown.drain_timeout, Duration::ZERO, 6 * max)?;
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             return not_allowed(

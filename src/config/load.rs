@@ -7,17 +7,33 @@ use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_reason};
-use super::secrets::{Sources, read_file, read_list, read_one};
+use super::secrets::{Sources, create_token, read_file, read_list, read_one};
 use super::{DEFAULTS, Settings};
 
 impl Settings {
-    /// Reads the defaults, then `file`, then the environment, and checks the result.
+    /// Reads the defaults, then `PORT`, then `file`, then the environment, and checks the result.
     ///
     /// # Errors
     /// [`SettingsError`] for a file that cannot be read, an unknown key, or an invalid value.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        Self::from_environment(file)?.complete(file)
+    }
+
+    /// As [`Settings::load`], but first creates `admin.token_file` if it does not exist.
+    ///
+    /// # Errors
+    /// As [`Settings::load`], and if the file cannot be created.
+    pub fn load_to_serve(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let mut settings = Self::from_environment(file)?;
+        let admin = &mut settings.admin;
+        admin.token_created = create_token("admin.token_file", &admin.token_file)?;
+        settings.complete(file)
+    }
+
+    fn from_environment(file: Option<&Path>) -> Result<Self, SettingsError> {
         reject_misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        Self::layered(file, Environment::default(), std::env::var("DATABASE_URL").ok())
+        let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        Self::layered(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))
     }
 
     /// The defaults, without a file and without the environment.
@@ -27,15 +43,20 @@ impl Settings {
     #[must_use]
     pub fn defaults() -> Self {
         let empty = Environment::default().source(Some(std::collections::HashMap::default()));
-        Self::layered(None, empty, None).expect("the defaults are valid")
+        let settings = Self::layered(None, empty, None, None).and_then(|settings| settings.complete(None));
+        settings.expect("the defaults are valid")
     }
 
     fn layered(
         file: Option<&Path>,
         environment: Environment,
         database_url: Option<String>,
+        port: Option<String>,
     ) -> Result<Self, SettingsError> {
         let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(port) = port.filter(|port| !port.is_empty()) {
+            layers = layers.add_source(File::from_str(&listen_on(&port)?, FileFormat::Toml));
+        }
         if let Some(path) = file {
             layers = layers.add_source(File::from_str(&read_toml(path)?, FileFormat::Toml));
         }
@@ -46,10 +67,14 @@ impl Settings {
             .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
             .and_then(ConfigBuilder::<DefaultState>::build)
             .map_err(|error| unreadable(error, file))?;
-        let mut settings: Self = layers.clone().try_deserialize().map_err(|error| explain(error, &layers))?;
-        settings.read_files(file)?;
-        settings.check()?;
-        Ok(settings)
+        layers.clone().try_deserialize().map_err(|error| explain(error, &layers))
+    }
+
+    /// Reads the files of secrets, and checks the settings.
+    fn complete(mut self, config: Option<&Path>) -> Result<Self, SettingsError> {
+        self.read_files(config)?;
+        self.check()?;
+        Ok(self)
     }
 
     /// Reads all settings again, from the same file and environment.
@@ -71,6 +96,14 @@ impl Settings {
         read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
         read_one("admin.token_file", &admin.token_file, &mut admin.token)?;
         read_one("database.url_file", &database.url_file, &mut database.url)
+    }
+}
+
+/// The settings that `PORT` implies.
+fn listen_on(port: &str) -> Result<String, SettingsError> {
+    match port.parse::<u16>() {
+        Ok(port @ 1..) => Ok(format!("[http]\nlisten = \"0.0.0.0:{port}\"\n")),
+        _ => not_allowed("PORT", port, "must be a port from 1 to 65535, or not set"),
     }
 }
 
@@ -139,7 +172,7 @@ mod tests {
 
     fn with(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Settings::layered(None, Environment::default().source(Some(variables)), None)
+        Settings::layered(None, Environment::default().source(Some(variables)), None, None)?.complete(None)
     }
 
     fn error(key: &str, value: &str) -> String {
@@ -201,6 +234,36 @@ mod tests {
         assert_eq!(settings.retention.payloads, Some(Duration::from_hours(90 * 24)));
         assert_eq!(settings.retention.conflicts, None);
         settings.require_auth_off_loopback().unwrap();
+    }
+
+    #[test]
+    fn port_wins_over_the_defaults_only() {
+        let listen = |port: &str, file: Option<&Path>, pairs: &[(&str, &str)]| {
+            let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let environment = Environment::default().source(Some(variables));
+            Settings::layered(file, environment, None, Some(port.to_owned()))
+                .map(|settings| settings.http.listen.to_string())
+                .map_err(|error| error.to_string())
+        };
+        let (file, other) =
+            (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(&file, "[http]\nlisten = \"127.0.0.1:1\"\n").unwrap();
+        std::fs::write(&other, "[http]\nmax_requests = 9\n").unwrap();
+        let variable = [("RECEIVER__HTTP__LISTEN", "127.0.0.1:2")];
+        for (port, file, pairs, expected) in [
+            ("10000", None, &[][..], "0.0.0.0:10000"),
+            ("10000", Some(other.path()), &[], "0.0.0.0:10000"),
+            ("10000", Some(file.path()), &[], "127.0.0.1:1"),
+            ("10000", None, &variable, "127.0.0.1:2"),
+            ("10000", Some(file.path()), &variable, "127.0.0.1:2"),
+            ("", None, &[], "127.0.0.1:8080"),
+        ] {
+            assert_eq!(listen(port, file, pairs).unwrap(), expected, "{port} {file:?} {pairs:?}");
+        }
+        for port in ["0", "65536", "-1", "http", "0.0.0.0:80", " "] {
+            let error = listen(port, None, &[]).unwrap_err();
+            assert_eq!(error, format!("PORT = {port}: must be a port from 1 to 65535, or not set"));
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ use serde::{Deserialize, Deserializer};
 
 pub use error::SettingsError;
 pub use retention::Retention;
-pub(crate) use secrets::Sources;
 pub use secrets::{Secret, Secrets};
+pub(crate) use secrets::{Sources, random_token};
 pub(crate) use traces::Collector;
 pub use traces::Traces;
 
@@ -57,6 +57,7 @@ pub struct Settings {
 pub struct Http {
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
+    pub health: bool,
     pub max_body_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -76,6 +77,9 @@ pub struct Admin {
     pub listen: SocketAddr,
     pub token: Secret,
     pub token_file: PathBuf,
+    /// Whether [`Settings::load_to_serve`] has created `token_file`.
+    #[serde(skip)]
+    pub token_created: bool,
     pub read_connections: usize,
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
@@ -158,9 +162,11 @@ impl Conflicts {
     pub const UNLIMITED: Self = Self { max_per_execution: i64::MAX, max_bytes_per_execution: i64::MAX };
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rand::RngExt;
+use rand::distr::Alphanumeric;
 use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
@@ -130,6 +132,36 @@ pub(super) fn read_one(key: &str, file: &Path, secret: &mut Secret) -> Result<()
     }
     *secret = first.as_str().into();
     Ok(())
+}
+
+/// 43 of 62 characters: 256 bits.
+const RANDOM_TOKEN_LENGTH: usize = 43;
+
+pub(crate) fn random_token() -> String {
+    rand::rng().sample_iter(Alphanumeric).take(RANDOM_TOKEN_LENGTH).map(char::from).collect()
+}
+
+/// Writes a random token into `file`, unless the file exists. Only the owner can read it. Returns whether it was created.
+/// A relative path is not used: it may be the token itself, set here by mistake.
+pub(super) fn create_token(key: &str, file: &Path) -> Result<bool, SettingsError> {
+    if !file.is_absolute() || file.symlink_metadata().is_ok() {
+        return Ok(false);
+    }
+    // After a crash the file is complete, or does not exist.
+    let unfinished = file.with_extension("new");
+    let write = || {
+        let mut new =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        new.write_all(format!("{}\n", random_token()).as_bytes())?;
+        new.sync_all()?;
+        std::fs::rename(&unfinished, file)
+    };
+    match write() {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            not_allowed(key, shown(file), format!("the file does not exist and cannot be created: {error}"))
+        }
+    }
 }
 
 /// The largest file of secrets or settings, in bytes.

@@ -42,7 +42,7 @@ pub(crate) struct Health {
 #[schema(as = Health)]
 pub(crate) struct Summary {
     /// `ok`: no part has a problem; `degraded`: webhooks are accepted, but see `problems`; `unavailable`: webhooks are
-    /// answered 503.
+    /// answered 503, or the receiver is stopping.
     status: &'static str,
     /// A sentence for each problem.
     problems: Vec<String>,
@@ -51,8 +51,13 @@ pub(crate) struct Summary {
 }
 
 impl Health {
+    /// False also while the receiver is stopping.
     pub(crate) fn accepts_webhooks(&self) -> bool {
         self.summary.status != "unavailable"
+    }
+
+    pub(crate) fn status(&self) -> &'static str {
+        self.summary.status
     }
 }
 

@@ -1,6 +1,7 @@
 //! The two HTTP ports: webhooks on the public port; health, metrics and the read API on the admin port.
 
 mod admin;
+mod health;
 mod origin;
 mod problem;
 mod server;
@@ -8,7 +9,7 @@ mod webhook;
 
 pub(crate) use admin::{AdminState, router as admin_router};
 pub(crate) use server::limiter::Limiter;
-pub(crate) use server::{ConnectionLimits, serve};
+pub(crate) use server::{ConnectionLimits, PortShutdown, serve};
 #[cfg(fuzzing)]
 pub(crate) use server::{connection, protocol};
 pub(crate) use webhook::{WEBHOOK_PATH, WebhookState, router as webhook_router};

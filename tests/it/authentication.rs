@@ -1,5 +1,7 @@
 //! Authentication of webhooks and of the admin port.
 
+use std::os::unix::fs::PermissionsExt;
+
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -11,6 +13,7 @@ use crate::support::http::{problem, signed};
 use crate::support::postgres::{count_rows, new_database, rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 const SECRET: &str = "whsec_your_secret_key";
 const TOKEN: &str = "kMzTgn5Yp0OQx3vB7wEa";
@@ -155,13 +158,18 @@ async fn conflicts_and_replacements_record_their_method() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unauthenticated_webhooks_are_accepted_only_if_allowed_and_signatures_are_still_recorded() {
+async fn a_secret_ends_unauthenticated_access_also_if_it_is_allowed() {
+    let open = TestReceiver::start_with(|settings| settings.auth.allow_unauthenticated = true).await;
+    open.accept(execution("e", "completed")).await;
+    let row = open.row("SELECT authenticated_by FROM executions").await;
+    assert_eq!(row, json!({ "authenticated_by": "none" }));
+
     let receiver = start(|settings| settings.auth.allow_unauthenticated = true).await;
-    let body = |id: &str| execution(id, "completed").to_string();
-    accepted(receiver.client.post(&receiver.url).body(body("none"))).await;
-    accepted(signed(receiver.client.post(&receiver.url), SECRET, now(), &body("signature"))).await;
-    let kept = receiver.rows("SELECT execution_id AS a, authenticated_by AS b FROM executions").await;
-    assert!(kept.len() == 2 && kept.iter().all(|row| row["a"] == row["b"]), "{kept:?}");
+    let body = execution("e", "completed").to_string();
+    refused(receiver.client.post(&receiver.url).body(body.clone())).await;
+    accepted(signed(receiver.client.post(&receiver.url), SECRET, now(), &body)).await;
+    let row = receiver.row("SELECT authenticated_by FROM executions").await;
+    assert_eq!(row, json!({ "authenticated_by": "signature" }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +266,7 @@ fn new_token_prints_a_valid_token_and_the_webhook_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_requires_its_token_and_healthcheck_sends_it() {
+async fn the_admin_port_requires_its_token_and_health_without_it_has_no_details() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
     let process = Process::start(
         program(dir.path())
@@ -269,13 +277,27 @@ async fn the_admin_port_requires_its_token_and_healthcheck_sends_it() {
     let port = process.admin.rsplit(':').next().unwrap().to_owned();
     let client = reqwest::Client::new();
     let get = |path: &str| client.get(format!("http://127.0.0.1:{port}{path}"));
-    for path in ["/metrics", "/health/live", "/health/ready", "/elsewhere"] {
-        for request in [get(path), get(path).bearer_auth("x"), get(path).header("authorization", TOKEN)] {
+    let without_token =
+        |path: &str| [get(path), get(path).bearer_auth("x"), get(path).header("authorization", TOKEN)];
+    for path in ["/metrics", "/api/v1/executions", "/docs", "/elsewhere", "/health"] {
+        for request in without_token(path) {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.headers()["www-authenticate"], "Bearer");
             assert_eq!(problem(answer, 401).await.0, "no-token");
         }
     }
+    let body = async |request: RequestBuilder| {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json::<Value>().await.unwrap()
+    };
+    until(async || body(get("/health/ready").bearer_auth(TOKEN)).await["status"] == "ok").await;
+    for path in ["/health/live", "/health/ready"] {
+        for request in without_token(path) {
+            assert_eq!(body(request).await, json!({ "status": "ok" }), "{path}");
+        }
+    }
+    assert!(body(get("/health/ready").bearer_auth(TOKEN)).await["parts"].is_object());
     assert_eq!(get("/metrics").bearer_auth(TOKEN).send().await.unwrap().status(), 200);
     let healthcheck = |token: &str| {
         run_to_end(
@@ -285,7 +307,47 @@ async fn the_admin_port_requires_its_token_and_healthcheck_sends_it() {
                 .env("RECEIVER__ADMIN__TOKEN", token),
         )
     };
-    assert_eq!(healthcheck(TOKEN).1, Some(0));
-    assert_eq!(healthcheck("another-token-of-enough-length").1, Some(1));
+    let (text, code) = healthcheck(TOKEN);
+    assert!(code == Some(0) && text.contains("parts"), "{text}");
+    let other = healthcheck("another-token-of-enough-length");
+    assert_eq!(other, ("{\"status\":\"ok\"}\n".to_owned(), Some(0)));
     process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_admin_token_file_is_created_with_a_random_token() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let file = dir.path().join("admin-token");
+    let command = |arguments: &[&str]| {
+        let mut command = program(dir.path());
+        command.args(arguments).env("DATABASE_URL", url(&database)).env("RECEIVER__ADMIN__TOKEN_FILE", &file);
+        command
+    };
+    let (text, code) = run_to_end(&mut command(&["admin-token"]));
+    assert!(code == Some(1) && text.contains("admin.token_file") && !file.exists(), "{text}");
+    let mut tokens = Vec::new();
+    for start in 0..2 {
+        let process = Process::start(&mut command(&[]));
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let (token, code) = run_to_end(&mut command(&["admin-token"]));
+        assert_eq!(code, Some(0), "{token}");
+        let metrics = reqwest::Client::new().get(format!("http://{}/metrics", process.admin));
+        let without_token = metrics.try_clone().unwrap().send().await.unwrap();
+        assert_eq!(without_token.status(), 401);
+        assert_eq!(metrics.bearer_auth(token.trim_end()).send().await.unwrap().status(), 200);
+        let log = process.terminate();
+        let created = log.iter().any(|line| line.contains("created admin.token_file"));
+        assert_eq!(created, start == 0, "{log:#?}");
+        assert!(!log.iter().any(|line| line.contains(token.trim_end())), "{log:#?}");
+        tokens.push(token);
+    }
+    assert!(tokens[0] == tokens[1] && tokens[0].trim_end().len() >= 43, "{tokens:?}");
+
+    for (path, why) in
+        [("/absent/admin-token", "cannot be created"), ("a-token-set-by-mistake", "(not shown)")]
+    {
+        let (text, code) = run_to_end(command(&[]).env("RECEIVER__ADMIN__TOKEN_FILE", path));
+        assert!(code == Some(1) && text.contains("admin.token_file") && text.contains(why), "{text}");
+    }
+    assert!(!dir.path().join("a-token-set-by-mistake").exists());
 }

@@ -413,7 +413,9 @@ async fn status_sends_the_token_and_shows_waiting_deliveries() {
     assert_eq!(output["receiver"]["health"]["spooled"], 1);
     let wrong_token = status("another-token-that-is-long");
     let problem = wrong_token["receiver"]["problem"].as_str().unwrap();
-    assert!(problem.contains("requires admin.token") && !problem.contains("another"), "{problem}");
+    assert!(problem.contains("RECEIVER__ADMIN__TOKEN") && !problem.contains("another"), "{problem}");
+    let health = json!({ "status": "degraded", "problems": null, "spooled": null, "parts": null });
+    assert_eq!(wrong_token["receiver"]["health"], health);
 }
 
 #[test]

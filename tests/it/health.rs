@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use workflow_receiver::config::Secrets;
 
 use crate::support::fixtures::{execution, with};
+use crate::support::http::problem;
 use crate::support::postgres::{execute_when_recorded, no_database, url};
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
@@ -133,6 +134,57 @@ async fn a_receiver_that_cannot_accept_webhooks_is_not_ready_in_health_metrics_a
     assert_eq!(receiver.metric("ready").await, 0.0);
     let (text, code) = status(&receiver);
     assert!(code == Some(1) && text.contains("unavailable: webhooks are answered 503"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_port_serves_health_without_details_if_configured() {
+    let receiver = TestReceiver::start_on(no_database(), |settings| {
+        settings.http.health = true;
+        settings.http.max_body_bytes = 256 << 10;
+        settings.spool.max_bytes = 1 << 20;
+    })
+    .await;
+    let url = |path: &str| receiver.url.replace("/webhooks/workflow-completed", path);
+    let get = async |path: &str| {
+        let answer = receiver.client.get(url(path)).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    assert_eq!(get("/health/live").await, (200, json!({ "status": "ok" })));
+    // PostgreSQL cannot be reached.
+    assert_eq!(get("/health/ready").await, (200, json!({ "status": "degraded" })));
+    let body = with(execution("large", "completed"), json!({ "output": "x".repeat(200 << 10) })).to_string();
+    until(async || receiver.post(body.clone()).await.status() == 503).await;
+    assert_eq!(get("/health/ready").await, (503, json!({ "status": "unavailable" })));
+    assert_eq!(get("/health/live").await.0, 200);
+    assert_eq!(get("/metrics").await.0, 404);
+    let (_, detail) = problem(receiver.client.post(url("/health/live")).send().await.unwrap(), 405).await;
+    assert!(detail.contains("Use GET"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_in_the_text_format_unless_openmetrics_is_requested() {
+    let receiver = TestReceiver::start().await;
+    let get = async |accept: &str| {
+        let request = receiver.client.get(format!("{}/metrics", receiver.admin)).header("accept", accept);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{accept}");
+        (answer.headers()["content-type"].to_str().unwrap().to_owned(), answer.text().await.unwrap())
+    };
+    for accept in
+        ["application/openmetrics-text;version=1.0.0", "application/openmetrics-text, text/plain;q=0.5"]
+    {
+        let (content_type, page) = get(accept).await;
+        assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        assert!(page.contains("# TYPE workflow_receiver_webhooks_answered counter\n"), "{page}");
+        assert!(page.ends_with("\n# EOF\n"), "{page}");
+    }
+    for accept in ["text/plain;version=0.0.4", "*/*", "image/png", "application/openmetrics-text;q=0"] {
+        let (content_type, page) = get(accept).await;
+        assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8", "{accept}");
+        assert!(page.contains("# TYPE workflow_receiver_webhooks_answered_total counter\n"), "{page}");
+        assert!(page.contains("\nworkflow_receiver_webhooks_answered_total{status=\"200\"} 0\n"), "{page}");
+        assert!(!page.contains("# EOF") && !page.contains("# UNIT"), "{page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

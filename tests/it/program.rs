@@ -40,6 +40,29 @@ async fn without_authentication_the_program_refuses_to_listen_beyond_loopback() 
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_listens_on_the_port_of_the_platform() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let command = |port: &str| {
+        let mut command = program(dir.path());
+        command.env_remove("RECEIVER__HTTP__LISTEN").env("PORT", port).env("DATABASE_URL", url(&database));
+        command
+    };
+    let (text, code) = run_to_end(&mut command("8080"));
+    assert!(code == Some(1) && text.contains("overrides PORT"), "without authentication: {text}");
+    let (text, code) = run_to_end(&mut command("http"));
+    assert!(code == Some(1) && text.contains("PORT = http: must be a port from 1 to 65535"), "{text}");
+
+    let token = "kMzTgn5Yp0OQx3vB7wEa";
+    let process = Process::start(command(&port.to_string()).env("RECEIVER__AUTH__URL_TOKENS", token));
+    assert_eq!(process.url, format!("http://0.0.0.0:{port}/webhooks/workflow-completed"));
+    let url = format!("http://127.0.0.1:{port}/webhooks/workflow-completed/{token}");
+    let answer = Client::new().post(url).body(execution("e", "completed").to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    process.terminate();
+}
+
 #[test]
 fn an_invalid_setting_ends_the_program_with_an_error_that_names_it() {
     let dir = TempDir::new().unwrap();

@@ -13,21 +13,32 @@ use crate::credentials::{Credentials, Current};
 use crate::http::origin::{all_hosts_are, is_address, is_local};
 use crate::http::problem::Problem;
 
-/// Requires `admin.token`, if it is set: as `Authorization: Bearer TOKEN`, or as the password of `Basic` (browsers).
+/// Requires `admin.token`, if it is set.
 pub(super) async fn require_token(
     State(credentials): State<Arc<Credentials>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let presented = presented_token(request.headers());
+    if is_authorized(&credentials, request.headers()).await {
+        next.run(request).await
+    } else {
+        Problem::NoToken.into_response()
+    }
+}
+
+/// Whether the request has `admin.token`, or none is set. The token is sent as `Authorization: Bearer TOKEN`, or as the
+/// password of `Basic` (browsers).
+pub(super) async fn is_authorized(credentials: &Arc<Credentials>, headers: &HeaderMap) -> bool {
+    let current = credentials.current();
+    if !headers.contains_key(header::AUTHORIZATION) {
+        return current.admin_token.is_none();
+    }
+    let presented = presented_token(headers);
     let check = |current: &Current| {
         let matches = current.admin_token.is_none_or(|token| token.matches(&presented));
-        matches.then_some(()).ok_or(Problem::NoToken)
+        matches.then_some(()).ok_or(())
     };
-    match credentials.check(credentials.current(), check).await.1 {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
+    credentials.check(current, check).await.1.is_ok()
 }
 
 fn presented_token(headers: &HeaderMap) -> Vec<u8> {

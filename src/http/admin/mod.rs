@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod health;
+mod metrics;
 mod state;
 
 use axum::Router;
@@ -10,22 +11,25 @@ use axum::middleware;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::health::health_routes;
 use super::problem::{self, Problem};
 use super::server::activity;
 pub(crate) use state::AdminState;
 
 pub(crate) fn router(state: AdminState) -> Router {
-    let (credentials, metrics) = (state.credentials.clone(), state.metrics.clone());
+    let (credentials, counters) = (state.credentials.clone(), state.metrics.clone());
+    let reject_public_host = middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host);
+    // Load balancers send no token.
+    let health = health_routes(health::ready).layer(reject_public_host.clone()).with_state(state.clone());
     Router::new()
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .layer(middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host))
+        .route("/metrics", get(metrics::metrics))
+        .layer(reject_public_host)
         .with_state(state.clone())
         .merge(api::routes(state))
         .fallback(async || Problem::NotFound { hint: "See /docs." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))
-        .layer(CatchPanicLayer::custom(move |_| problem::panicked(&metrics)))
+        .merge(health)
+        .layer(CatchPanicLayer::custom(move |_| problem::panicked(&counters)))
         .layer(middleware::from_fn(activity::track_response))
 }

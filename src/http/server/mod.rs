@@ -7,26 +7,29 @@ mod stream;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use futures_util::FutureExt;
+use futures_util::future::Map;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::Service;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::ended::{Ended, Endings};
-use self::limiter::{AfterHead, Limiter, Slot};
+use self::ended::{ConnectionResult, Ended, Endings};
+use self::limiter::{AfterHead, Limiter, Received, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::{Metrics, Port};
 
@@ -44,6 +47,10 @@ const RESPONSE_GRACE: Duration = Duration::from_secs(2);
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after a failed `accept`, for example because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After the stop, the time for the first request of a connection that has sent nothing yet.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
+/// The largest number of connections that are accepted after the stop. The kernel queues fewer.
+const MAX_QUEUED: usize = 4096;
 
 /// Limits of a port's connections.
 #[derive(Debug, Clone, Copy)]
@@ -58,50 +65,60 @@ pub(crate) struct ConnectionLimits {
     pub(crate) idle_timeout: Duration,
 }
 
-/// Serves `routes` until `stop`, then answers the requests in flight. Dropping the future closes all connections.
-/// A failed `accept` is retried.
+/// When a port stops.
+#[derive(Debug, Clone)]
+pub(crate) struct PortShutdown {
+    /// From then on, each HTTP/1 response closes its connection, so that proxies reuse none.
+    pub(crate) leaving: CancellationToken,
+    /// From then on, no connection is accepted. Cancelled together with `leaving` or later.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Serves `routes` until `shutdown.stop`, then answers the requests in flight, and the first request of each new
+/// connection. Dropping the future closes all connections. A failed `accept` is retried.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
     limits: ConnectionLimits,
     port: Port,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    shutdown: PortShutdown,
 ) {
     let endings = Arc::new(Endings::new(port, metrics.clone()));
     let limiter = Limiter::new(limits.connections);
     let large_heads = Limiter::new(LARGE_HEADS);
     let protocol = protocol();
-    let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
+    let open = |stream: TcpStream, connections: &mut JoinSet<()>| {
+        let Some(slot) = limiter.acquire() else {
+            metrics.connection_rejected();
+            return;
+        };
+        // A response is one small packet: do not delay it.
+        let _ = stream.set_nodelay(true);
+        let slot = Arc::new(slot);
+        let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
+        let connection =
+            connection(&protocol, stream, routes.clone(), &slot, limits, shutdown.leaving.clone());
+        let stop = shutdown.stop.clone();
+        let endings = endings.clone();
+        connections.spawn(async move {
+            let ended = tokio::select! {
+                closed = run(connection, &slot, &stop) => Ended::Closed(closed),
+                () = slot.evicted() => Ended::Evicted,
+            };
+            endings.count(&slot, &ended);
+        });
+    };
     let mut evict = interval(EVICT_INTERVAL);
     evict.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = shutdown.stop.cancelled() => break,
             _ = evict.tick() => limiter.evict_expired(),
             Some(ended) = connections.join_next() => ended.unwrap_or_else(|_| metrics.panicked()),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let Some(slot) = limiter.acquire() else {
-                        metrics.connection_rejected();
-                        continue;
-                    };
-                    // A response is one small packet: do not delay it.
-                    let _ = stream.set_nodelay(true);
-                    let slot = Arc::new(slot);
-                    let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
-                    let connection = connection(&protocol, stream, routes.clone(), &slot, limits);
-                    let connection = graceful.watch(connection);
-                    let endings = endings.clone();
-                    connections.spawn(async move {
-                        let ended = tokio::select! {
-                            closed = connection => Ended::Closed(closed),
-                            () = slot.evicted() => Ended::Evicted,
-                        };
-                        endings.count(&slot, &ended);
-                    });
-                }
+                Ok((stream, _)) => open(stream, &mut connections),
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
@@ -111,14 +128,50 @@ pub(crate) async fn serve(
             }
         }
     }
-    drop(listener);
-    let mut done = std::pin::pin!(graceful.shutdown());
+    for stream in queued(listener) {
+        open(stream, &mut connections);
+    }
     loop {
         tokio::select! {
-            () = &mut done => return,
+            ended = connections.join_next() => match ended {
+                Some(ended) => ended.unwrap_or_else(|_| metrics.panicked()),
+                None => return,
+            },
             _ = evict.tick() => limiter.evict_expired(),
         }
     }
+}
+
+/// Closes the listener. Returns the connections in the kernel's queue, which would be reset otherwise.
+fn queued(listener: TcpListener) -> Vec<TcpStream> {
+    let accept = |listener: &std::net::TcpListener| {
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    std::iter::from_fn(|| accept(&listener)).take(MAX_QUEUED).collect()
+}
+
+/// Serves a connection until its end. After `stop`, answers the request in flight, if there is one.
+async fn run<S>(connection: ServedConnection<S>, slot: &Slot, stop: &CancellationToken) -> ConnectionResult
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = pin!(connection);
+    let stopped = async {
+        stop.cancelled().await;
+        // A peer that has just connected sends its request now, and may not send it again. The response closes the
+        // connection.
+        if slot.received() == Received::Nothing {
+            sleep(FIRST_REQUEST).await;
+        }
+    };
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stopped => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
@@ -140,13 +193,16 @@ pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
+pub(crate) type ServedConnection<S> = auto::Connection<'static, TokioIo<S>, TrackedService, TokioExecutor>;
+
 pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     protocol: &auto::Builder<TokioExecutor>,
     stream: S,
     routes: Router,
     slot: &Arc<Slot>,
     limits: ConnectionLimits,
-) -> auto::Connection<'static, TokioIo<S>, TrackedService, TokioExecutor> {
+    leaving: CancellationToken,
+) -> ServedConnection<S> {
     slot.set_waiting(Instant::now() + limits.header_timeout);
     let service = TrackedService {
         routes: TowerToHyperService::new(routes),
@@ -155,6 +211,7 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             idle_timeout: limits.idle_timeout,
             body_timeout: limits.body_timeout + RESPONSE_GRACE,
         },
+        leaving,
     };
     protocol.serve_connection(TokioIo::new(stream), service).into_owned()
 }
@@ -202,12 +259,19 @@ impl Drop for BusyGuard {
 pub(crate) struct TrackedService {
     routes: TowerToHyperService<Router>,
     connection: Connection,
+    /// See [`PortShutdown::leaving`].
+    leaving: CancellationToken,
 }
+
+type ServiceResult = Result<Response<Body>, Infallible>;
 
 impl Service<Request<Incoming>> for TrackedService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Future = Map<
+        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
+        fn(ServiceResult) -> ServiceResult,
+    >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         // The head is complete: the receiver now waits for the body.
@@ -219,9 +283,18 @@ impl Service<Request<Incoming>> for TrackedService {
             _ => AfterHead::Body,
         };
         slot.head_complete(after);
+        // HTTP/2 has no such header: its connections end with GOAWAY at `PortShutdown::stop`.
+        let closes = self.leaving.is_cancelled() && request.version() != Version::HTTP_2;
         request.extensions_mut().insert(self.connection.clone());
-        self.routes.call(request)
+        self.routes.call(request).map(if closes { close_connection } else { std::convert::identity })
     }
+}
+
+fn close_connection(response: ServiceResult) -> ServiceResult {
+    response.map(|mut response| {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    })
 }
 
 /// Whether an error of `accept` concerns one connection and not the listener.

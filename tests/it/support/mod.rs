@@ -9,6 +9,7 @@ pub(crate) mod oracle;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod property;
+pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod retention;
 pub(crate) mod rollups;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeWriter};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -20,7 +21,7 @@ use super::wait::{PATIENCE, pause, within};
 /// The program, on free ports. Settings in the environment of the test process are removed.
 pub(crate) fn program(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workflow-receiver"));
-    command.current_dir(dir).env_remove("DATABASE_URL");
+    command.current_dir(dir).env_remove("DATABASE_URL").env_remove("PORT");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RECEIVER__") {
             command.env_remove(name);
@@ -162,6 +163,13 @@ pub(crate) fn running_postgres(dir: &Path) -> Option<PgConnectOptions> {
     private_postgres::running(&dir.join("data/postgres")).ok()
 }
 
+/// A loopback address that no other test uses.
+pub(crate) fn unused_host() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + COUNT.fetch_add(1, Ordering::Relaxed) % 150, high, low)
+}
+
 /// A receiver whose log is not read. Its addresses are therefore chosen before its start.
 pub(crate) struct Unobserved {
     child: Child,
@@ -179,9 +187,7 @@ impl Unobserved {
     }
 
     pub(crate) fn spawn(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
-        static COUNT: AtomicU8 = AtomicU8::new(1);
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        let host = format!("127.{}.{high}.{low}", 100 + COUNT.fetch_add(1, Ordering::Relaxed) % 150);
+        let host = unused_host();
         let (url, admin) = (format!("{host}:18080"), format!("{host}:19090"));
         command.env("RECEIVER__HTTP__LISTEN", &url).env("RECEIVER__ADMIN__LISTEN", &admin);
         let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();

@@ -1,0 +1,14 @@
+//! `workflow-receiver admin-token`
+
+use secrecy::ExposeSecret;
+
+use crate::config;
+
+/// # Errors
+/// If no token is set.
+pub fn admin_token(admin: &config::Admin) -> Result<String, &'static str> {
+    match admin.token.expose_secret() {
+        "" => Err("admin.token is not set: the admin port requires no token"),
+        token => Ok(token.to_owned()),
+    }
+}

@@ -1,0 +1,46 @@
+//! Health of both ports.
+
+use axum::extract::State;
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+
+use super::problem::Problem;
+use crate::health::{Health, Monitor};
+
+/// `ready` is the handler of `/health/ready`.
+pub(super) fn health_routes<S, H, T>(ready: H) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    H: Handler<T, S>,
+    T: 'static,
+{
+    Router::new()
+        .route("/health/live", get(async || Json(StatusOnly { status: "ok" })))
+        .route("/health/ready", get(ready))
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
+}
+
+/// For the public port.
+pub(super) fn public_routes(health: Monitor) -> Router {
+    health_routes(async |State(health): State<Monitor>| ready(&health.health(), false)).with_state(health)
+}
+
+/// [`Health`] without details.
+#[derive(Serialize)]
+struct StatusOnly {
+    status: &'static str,
+}
+
+/// 200 while webhooks are accepted, with or without PostgreSQL; 503 otherwise, and while the receiver is stopping.
+pub(super) fn ready(health: &Health, with_details: bool) -> Response {
+    let code = if health.accepts_webhooks() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if with_details {
+        (code, Json(health)).into_response()
+    } else {
+        (code, Json(StatusOnly { status: health.status() })).into_response()
+    }
+}
