@@ -196,12 +196,7 @@ async fn receive(
 
 fn log_authentication(settings: &Settings) {
     let auth = &settings.auth;
-    if !auth.is_configured() {
-        tracing::warn!(
-            "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
-             auth.url_tokens."
-        );
-    } else {
+    if auth.is_configured() {
         if auth.allow_unauthenticated {
             tracing::info!("auth.allow_unauthenticated is ignored, because a secret or a token is set");
         }
@@ -212,6 +207,11 @@ fn log_authentication(settings: &Settings) {
                 "A webhook secret has fewer than 16 characters: it can be guessed. Use a longer one."
             );
         }
+    } else {
+        tracing::warn!(
+            "Anyone who can reach this port can post webhooks (also through a proxy). Set auth.webhook_secrets or \
+             auth.url_tokens."
+        );
     }
 }
 

@@ -255,7 +255,7 @@ impl Server {
         Ok(Self {
             webhook_address,
             admin_address,
-            shutdown: settings.shutdown.clone(),
+            shutdown: settings.shutdown,
             progress,
             credentials,
             parts,

@@ -225,6 +225,7 @@ mod tests {
             ("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "2m"),
             ("RECEIVER__RETENTION__PAYLOADS", "90d"),
             ("RECEIVER__RETENTION__CONFLICTS", "forever"),
+            ("RECEIVER__HTTP__IDLE_TIMEOUT", "1h"),
         ])
         .unwrap();
         assert_eq!(settings.http.listen.port(), 1);
@@ -234,6 +235,15 @@ mod tests {
         assert_eq!(settings.retention.payloads, Some(Duration::from_hours(90 * 24)));
         assert_eq!(settings.retention.conflicts, None);
         settings.require_auth_off_loopback().unwrap();
+    }
+
+    #[test]
+    fn the_example_for_compose_contains_valid_settings() {
+        let example = include_str!("../../.env.example");
+        let lines = example.lines().filter_map(|line| line.strip_prefix("# ")?.split_once('='));
+        let settings: Vec<_> = lines.filter(|(name, _)| name.starts_with("RECEIVER__")).collect();
+        assert!(settings.len() > 5);
+        with(&settings).unwrap();
     }
 
     #[test]
@@ -292,6 +302,7 @@ mod tests {
                 "90",
                 ["retention.payloads = 90", "must be \"forever\" or a duration in days, like 90d"],
             ),
+            ("RECEIVER__HTTP__IDLE_TIMEOUT", "61m", ["http.idle_timeout = 3660s", "to 3600s"]),
             ("RECEIVER__RETENTION__PAYLOADS", "90m", ["retention.payloads = 1h 30m: ", "from 1d to 100y"]),
             ("RECEIVER__RETENTION__QUARANTINE", "900y", ["retention.quarantine = 900years: ", "to 100y"]),
             (
