@@ -40,9 +40,11 @@ impl From<OtherProtocol> for io::Error {
     }
 }
 
+pub(super) type ConnectionResult = Result<(), Box<dyn Error + Send + Sync>>;
+
 /// How a connection ended. `Evicted` includes timeouts.
 pub(super) enum Ended {
-    Closed(Result<(), Box<dyn Error + Send + Sync>>),
+    Closed(ConnectionResult),
     Evicted,
 }
 

@@ -11,9 +11,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
-use axum::{BoxError, Router};
 use futures_util::FutureExt;
 use futures_util::future::Map;
 use hyper::body::{Body as _, Incoming};
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::ended::{Ended, Endings};
+use self::ended::{ConnectionResult, Ended, Endings};
 use self::limiter::{AfterHead, Limiter, Received, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::{Metrics, Port};
@@ -156,11 +156,7 @@ fn queued(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 /// Serves a connection until its end. After `stop`, answers the request in flight, if there is one.
-async fn run<S>(
-    connection: ServedConnection<S>,
-    slot: &Slot,
-    stop: &CancellationToken,
-) -> Result<(), BoxError>
+async fn run<S>(connection: ServedConnection<S>, slot: &Slot, stop: &CancellationToken) -> ConnectionResult
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -169,12 +165,12 @@ where
         stop.cancelled().await;
         // A peer that has just connected sends its request now, and may not send it again. The response closes the
         // connection.
-        if matches!(slot.received(), Received::Nothing) {
+        if slot.received() == Received::Nothing {
             sleep(FIRST_REQUEST).await;
         }
     };
     tokio::select! {
-        closed = connection.as_mut() => return closed,
+        ended = connection.as_mut() => return ended,
         () = stopped => connection.as_mut().graceful_shutdown(),
     }
     connection.await

@@ -28,9 +28,9 @@ use unrouted::UnroutedRequests;
 /// (`http.health`).
 pub(crate) fn router(state: WebhookState, health: Option<Monitor>) -> Router {
     let metrics = state.metrics.clone();
-    let health = health.map(health::public_routes).unwrap_or_default();
     let unrouted = Arc::new(UnroutedRequests::new(metrics.clone()));
     let also_unrouted = unrouted.clone();
+    let health = health.map(health::public_routes).unwrap_or_default();
     Router::new()
         .route(WEBHOOK_PATH, post(handler::handle))
         .route(&format!("{WEBHOOK_PATH}/"), post(handler::handle))
