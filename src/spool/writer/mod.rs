@@ -138,7 +138,7 @@ impl Writer {
     /// [`SpoolError::Damaged`], and [`SpoolError::InUse`] when another receiver uses the directory. A disk that is full or
     /// fails is not an error: deliveries are rejected until writes succeed again.
     pub(crate) fn run(mut self) -> Result<(), SpoolError> {
-        // Of its own: the timers of the other parts' runtime end before the writer.
+        // A runtime of its own: polling a timer of the main runtime panics while that runtime shuts down.
         let runtime = runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(SpoolError::at(&self.dir))?;
         let mut waiting = Vec::with_capacity(MAX_GROUP);
