@@ -40,13 +40,13 @@ pub const NO_DATABASE: &str =
 /// If none is configured and no private PostgreSQL runs.
 pub fn database(settings: &Settings) -> Result<Database, CommandError> {
     let servers = match settings.database.servers()? {
-        Some(servers) => servers,
+        Some(servers) => Ok(servers),
         #[cfg(feature = "embedded-postgres")]
-        None => private_postgres::running(&settings.database.embedded_dir)?.into(),
+        None => private_postgres::running(&settings.database.embedded_dir).map(Into::into),
         #[cfg(not(feature = "embedded-postgres"))]
-        None => return Err(NO_DATABASE.into()),
+        None => Err(NO_DATABASE),
     };
-    Ok(Database::new(servers, settings.database.connect_timeout))
+    Ok(Database::new(servers?, settings.database.connect_timeout))
 }
 
 /// One connection is enough: a command runs its queries one after the other.
