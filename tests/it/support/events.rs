@@ -39,9 +39,8 @@ impl Listener {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let (id, event) = event.split_once('\n').unwrap();
-                self.id = id.strip_prefix("id: ").unwrap().to_owned();
-                let event = event.to_owned();
-                self.text = rest.to_owned();
+                let [id, event, rest] = [id.strip_prefix("id: ").unwrap(), event, rest].map(str::to_owned);
+                (self.id, self.text) = (id, rest);
                 return Some(event);
             }
             let chunk = within(self.answer.chunk()).await.unwrap()?;
