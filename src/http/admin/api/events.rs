@@ -25,7 +25,6 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// The beginning of a stream, for `/openapi.json`.
 const EXAMPLE: &str = r#"id: 4711
-event: execution.ended
 data: {"change":4711,"type":"execution.ended","execution_id":"exec-104","workflow_id":"product-photos","bulk_id":null,"status":"completed","recorded_at":"2026-03-02T09:58:02Z"}
 "#;
 
