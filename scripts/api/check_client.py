@@ -92,8 +92,8 @@ def follow(operation, client, webhook, public):
             if line == ": subscribed":
                 webhook.succeeds(public, body=body)
             if line.startswith("data: "):
-                event = models.ChangeEvent.from_dict(json.loads(line.removeprefix("data: ")))
-                if conforms(event, models.ChangeEvent) and event.execution_id == "from-python":
+                event = models.Change.from_dict(json.loads(line.removeprefix("data: ")))
+                if conforms(event, models.Change) and event.execution_id == "from-python":
                     return
                 sys.exit(f"an unexpected event: {line}")
     sys.exit("the event stream ended")

@@ -54,8 +54,8 @@ async function follow(): Promise<void> {
     }
     const data = /^data: (.*)\n/m.exec(text)?.[1];
     if (data) {
-      const event: Schemas["ChangeEvent"] = JSON.parse(data);
-      assert(ajv.validate("api#/components/schemas/ChangeEvent", event), `${data}: ${ajv.errorsText()}`);
+      const event: Schemas["Change"] = JSON.parse(data);
+      assert(ajv.validate("api#/components/schemas/Change", event), `${data}: ${ajv.errorsText()}`);
       assert(event.execution_id === "from-typescript", data);
       return reader.cancel();
     }
@@ -94,6 +94,7 @@ const calls: Record<OperationId, () => Promise<unknown>> = {
   get_conflict: () => ok(client.GET("/api/v1/conflicts/{conflict_id}", { params: { path: { conflict_id } } })),
   list_quarantine: async () => quarantine,
   get_quarantined: () => ok(client.GET("/api/v1/quarantine/{quarantine_id}", { params: { path: { quarantine_id } } })),
+  list_changes: () => ok(client.GET("/api/v1/changes", { params: { query: { after: "0", limit: 1, wait: 1 } } })),
   follow_events: follow,
   export_executions: async () => {
     const query = { format: "csv" } as const;

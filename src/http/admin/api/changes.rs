@@ -34,7 +34,7 @@ pub(super) struct ChangePage {
     get, path = "/api/v1/changes", tag = "Changes and exports",
     params(
         ("after" = inline(Option<String>), Query, description = "Only changes with a higher number. `latest`: only changes after this request. The default is 0.", pattern = "^([0-9]{1,18}|latest)$"),
-        ("limit" = inline(Option<i64>), Query, description = "Maximum number of items.", minimum = 1, maximum = 1000, example = 50),
+        ("limit" = inline(Option<i64>), Query, description = "Maximum number of items.", minimum = 1, maximum = 1000),
         ("wait" = inline(Option<i64>), Query, description = "If there is no item, wait up to this many seconds for one. Such a request counts as an event stream; 16 are open at most.", minimum = 1, maximum = 30),
     ),
     responses(

@@ -22,6 +22,9 @@ impl<'d> Examples<'d> {
             "limit" => json!(100),
             "days" => json!(7),
             "to" => json!("today"),
+            "reference" => json!("order=1234"),
+            "after" => json!("0"),
+            "wait" => json!(1),
             _ => self.of(name, schema),
         }
     }
@@ -96,6 +99,12 @@ fn of_name(name: &str) -> Option<Value> {
         "reason" => json!("`workflow_id` is missing or null"),
         "authenticated_by" | "recorded_authenticated_by" | "delivered_authenticated_by" => json!("signature"),
         "step_id" | "key" => json!("animate"),
+        "model" => json!("kling-v2"),
+        "model_version" => json!("1.6"),
+        "failure_class" => json!("execution_timeout"),
+        "reference" => json!({ "order": "1234", "user": "42" }),
+        "change" | "next_after" => json!(4711),
+        "type" => json!("execution.ended"),
         "kind" => json!("url"),
         "value" => json!("https://storage.example.com/garden.png"),
         "cursor" => json!("ZTE3NzI0NDU0ODIwMDAwMDAuMC5hYjEyLmV4ZWMtMTA5"),
@@ -112,7 +121,7 @@ fn of_name(name: &str) -> Option<Value> {
         "started_at" => json!("2026-03-02T09:57:49Z"),
         "completed_at" => json!("2026-03-02T09:58:01.5Z"),
         "at" | "since" | "from" | "earliest_received_at" => json!("2026-03-02T09:00:00Z"),
-        "first_received_at" | "last_received_at" | "latest_received_at" | "received_at" => {
+        "first_received_at" | "last_received_at" | "latest_received_at" | "received_at" | "recorded_at" => {
             json!("2026-03-02T09:58:02Z")
         }
         "to" => json!("2026-03-02T10:00:00Z"),

@@ -29,7 +29,7 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
             name = "Conflicts and quarantine",
             description = "Webhooks that contradict a recorded execution, and webhooks that cannot be recorded."
         ),
-        (name = "Events and exports", description = "Changes when they are recorded, and whole lists as files."),
+        (name = "Changes and exports", description = "Changes in the order in which they are recorded, and whole lists as files."),
         (name = "Webhooks", description = "The path for each::labs, on the public port.")
     ),
     components(schemas(problem::ProblemBody, Change)),
