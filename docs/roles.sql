@@ -33,14 +33,13 @@ FROM (
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
-            change_batches, changes, failures, failed_steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
+            change_batches, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
             failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256',
-        'latest_of_workflow', 'count_quarantine',
-        'failure_class', 'rfc3339_time')
+        'latest_of_workflow', 'count_quarantine', 'complete_bulk', 'changes_after', 'failure_class', 'rfc3339_time')
 ) AS ours (kind, name) \gexec
 
 -- Executions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
@@ -56,8 +55,6 @@ FROM (VALUES
     ('quarantine_usage', 'SELECT, UPDATE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
-    ('results', 'SELECT'),
-    ('failed_steps', 'SELECT'),
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),
     ('conflicts', 'SELECT')

@@ -70,14 +70,14 @@ async fn invalid_parameters_are_problems_that_name_the_allowed_values() {
     for (query, known) in [
         (
             "executions?a=failed",
-            "`a` is unknown. The parameters are: status, workflow, bulk, cause, from, to, limit, cursor.",
+            "`a` is unknown. The parameters are: status, workflow, bulk, cause, reference, from, to, limit, cursor.",
         ),
         ("executions/plain?a=1", "`a` is unknown: this path has no parameters."),
         (
             "export/results?a=1",
-            "`a` is unknown. The parameters are: format, execution, workflow, bulk, from, to.",
+            "`a` is unknown. The parameters are: format, execution, workflow, bulk, reference, from, to.",
         ),
-        ("events?a=2026-03-02T10:00:00Z", "`a` is unknown. The parameters are: status, workflow, bulk."),
+        ("events?a=2026-03-02T10:00:00Z", "`a` is unknown. The parameters are: after, status, workflow, bulk."),
     ] {
         let (status, problem) = problem(&receiver, &format!("/api/v1/{query}")).await;
         assert_eq!((status, &problem["detail"]), (400, &json!(known)), "{query}");

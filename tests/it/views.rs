@@ -359,7 +359,7 @@ async fn no_view_fails_for_undocumented_values() {
             VALUES ('not recorded any more', 'w', 'failed', 'null', '', 1, now(), now())";
     sqlx::raw_sql(odd).execute(&mut receiver.connection().await).await.unwrap();
     let views = receiver.rows("SELECT viewname FROM pg_views WHERE schemaname = 'public'").await;
-    assert_eq!(views.len(), 12);
+    assert_eq!(views.len(), 13);
     for view in views {
         let view = view["viewname"].as_str().unwrap();
         let rows = receiver.row(&format!("SELECT count(v::text) AS rows FROM {view} AS v")).await;
