@@ -77,7 +77,10 @@ async fn invalid_parameters_are_problems_that_name_the_allowed_values() {
             "export/results?a=1",
             "`a` is unknown. The parameters are: format, execution, workflow, bulk, reference, from, to.",
         ),
-        ("events?a=2026-03-02T10:00:00Z", "`a` is unknown. The parameters are: after, status, workflow, bulk."),
+        (
+            "events?a=2026-03-02T10:00:00Z",
+            "`a` is unknown. The parameters are: after, status, workflow, bulk.",
+        ),
     ] {
         let (status, problem) = problem(&receiver, &format!("/api/v1/{query}")).await;
         assert_eq!((status, &problem["detail"]), (400, &json!(known)), "{query}");
