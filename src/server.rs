@@ -161,8 +161,8 @@ impl Server {
         let acked_seq = acks.subscribe();
         let (recorder_health, recorder_health_rx) = watch::channel(RecorderHealth::default());
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
-        let prunes = settings.retention.removes_something();
-        let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(prunes));
+        let has_retention = settings.retention.removes_something();
+        let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(has_retention));
         let progress = Progress {
             spool: spool_status.clone(),
             acked: acked_seq.clone(),
@@ -195,7 +195,7 @@ impl Server {
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
-        let pruner = prunes.then(|| Pruner {
+        let pruner = has_retention.then(|| Pruner {
             database: database.clone(),
             settings: settings.database.clone(),
             retention: settings.retention,

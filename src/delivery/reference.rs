@@ -1,6 +1,6 @@
 //! The caller's reference: the query parameters of `webhook_url`.
 //!
-//! No call of each::labs that triggers a workflow accepts data of the caller. A caller can only add parameters to
+//! No call of `each::labs` that triggers a workflow accepts data of the caller. A caller can only add parameters to
 //! `webhook_url`, such as `?order=1234&user=42`. The sender's signature does not cover them.
 
 use axum::http::Uri;

@@ -1,4 +1,4 @@
-//! Removes API keys from bodies. The bodies of legacy flows contain the caller's key of each::labs in clear.
+//! Removes API keys from bodies. The bodies of legacy flows contain the caller's key of `each::labs` in clear.
 
 use std::fmt;
 
