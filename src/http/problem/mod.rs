@@ -18,7 +18,7 @@ use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
 
-pub(super) use responses::{ApiProblems, DetailProblems, WebhookProblems};
+pub(super) use responses::{ApiProblems, DetailProblems, FeedProblems, WebhookProblems};
 
 /// Seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");

@@ -61,6 +61,21 @@ impl IntoResponses for DetailProblems {
     }
 }
 
+/// The problems of a path that reads the change feed.
+pub(in crate::http) struct FeedProblems;
+
+impl IntoResponses for FeedProblems {
+    fn responses() -> Responses {
+        let mut responses = ApiProblems::responses();
+        responses.extend(problems([(
+            "The next change was removed, or the number is higher than the last one. Reload the lists and continue with \
+             `after=latest`.",
+            Problem::ChangesRemoved,
+        )]));
+        responses
+    }
+}
+
 /// The problems of a webhook.
 pub(in crate::http) struct WebhookProblems;
 

@@ -13,7 +13,7 @@ use super::query::{ChangePosition, Parameters};
 use super::state::{Api, ApiState, JsonResult};
 use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
 use crate::db::queries::page::{DEFAULT_LIMIT, MAX_LIMIT};
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::http::problem::{FeedProblems, Problem};
 
 /// Maximum of `wait`, in seconds. Shorter than the time after which proxies close a silent connection.
 const MAX_WAIT: i64 = 30;
@@ -39,8 +39,7 @@ pub(super) struct ChangePage {
     ),
     responses(
         (status = 200, body = ChangePage, description = "The changes."),
-        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "The change after `after` was removed, or `after` is higher than the last number. Reload the lists and continue with `after=latest`."),
-        ApiProblems,
+        FeedProblems,
     )
 )]
 pub(super) async fn list_changes(State(api): ApiState, uri: Uri) -> JsonResult<ChangePage> {

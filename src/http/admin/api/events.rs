@@ -18,7 +18,7 @@ use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
 use crate::db::queries::page::MAX_LIMIT;
 use crate::execution::identifier::Identifier;
 use crate::http::admin::feed::Subscriber;
-use crate::http::problem::{ApiProblems, Problem, ProblemBody};
+use crate::http::problem::{FeedProblems, Problem};
 
 /// Sent by browsers and other clients when they reconnect: the `id` of the last event.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
@@ -62,8 +62,7 @@ impl Filter {
             status = 200, body = String, content_type = "text/event-stream",
             description = "Events, until the receiver stops.", example = json!(EXAMPLE)
         ),
-        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "The next change was removed, or the number is higher than the last one. Reload the lists and continue with `after=latest`."),
-        ApiProblems,
+        FeedProblems,
     )
 )]
 pub(super) async fn follow_events(
