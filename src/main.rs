@@ -229,7 +229,7 @@ fn print_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
     }
     let _ = writeln!(
         text,
-        "Show the recorded executions with SELECT * FROM executions;\n  {psql}\n\
+        "Open the database, and run SELECT * FROM executions;\n  {psql}\n\
          or over HTTP: http://{admin}/docs\n\
          Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
     );

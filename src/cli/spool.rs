@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 
 use super::CommandError;
-use super::output::Output;
+use super::output::{Output, note};
 use super::table::{Column, number, or_empty, text, timestamp};
 use crate::config::Settings;
 use crate::spool::{Inspector, ListedDelivery};
@@ -72,14 +72,18 @@ impl List {
         let mut output = Output::new();
         let mut table = output.table(COLUMNS);
         let mut left = if self.all { usize::MAX } else { usize::try_from(self.limit).unwrap_or(usize::MAX) };
-        let mut after = 0;
+        let (mut after, mut empty) = (0, true);
         while left > 0 {
             let page = spool.page(after, PAGE.min(left))?;
             let Some(last) = page.last() else { break };
-            after = last.seq;
+            (after, empty) = (last.seq, false);
             left -= page.len();
             output.items(self.json, &mut table, &page)?;
         }
-        Ok(output.flush()?)
+        output.flush()?;
+        if empty && !self.json {
+            note("The spool is empty: every delivery is recorded.");
+        }
+        Ok(())
     }
 }

@@ -204,7 +204,7 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
     // An empty list would leave webhooks unauthenticated.
     if lines.is_empty() {
-        return invalid("the file is empty: write one secret per line");
+        return invalid("the file is empty: write one value per line");
     }
     if lines.iter().any(|line| is_quoted(line)) {
         return invalid(&format!("a line {QUOTED}"));
