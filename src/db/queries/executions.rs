@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
-use super::reference::{Reference, ReferenceFilter};
+use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
     EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
@@ -131,7 +131,7 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) cause: Option<String>,
     /// Only executions whose webhook URL has this query parameter, such as `order=1234`.
-    #[param(inline, value_type = Option<Identifier>, example = "order=1234")]
+    #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::columns::Cell;
 use super::json::Json;
@@ -35,7 +36,15 @@ impl<'r> From<&'r Reference> for Cell<'r> {
     }
 }
 
-/// A filter by one parameter, given as `name=value`.
+/// Maximum length of a filter in characters. A reference has at most 2,048 bytes.
+const MAX_CHARS: usize = 2_048;
+
+// No doc comment: it would become the description of every parameter.
+#[derive(ToSchema)]
+#[schema(min_length = 2, max_length = 2048, pattern = r"^[^=\x00]+=[^\x00]*$")]
+pub(crate) struct ReferenceText(#[expect(dead_code, reason = "for the OpenAPI document only")] String);
+
+/// A filter by one parameter, given as [`ReferenceText`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReferenceFilter {
     /// A JSON object that the reference must contain.
@@ -58,7 +67,7 @@ impl FromStr for ReferenceFilter {
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
         let (name, value) = text.split_once('=').ok_or(InvalidReference)?;
-        if name.is_empty() || text.contains('\0') {
+        if name.is_empty() || text.contains('\0') || text.chars().nth(MAX_CHARS).is_some() {
             return Err(InvalidReference);
         }
         Ok(Self { json: json!({ name: value }).to_string() })

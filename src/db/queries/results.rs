@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
-use super::reference::{Reference, ReferenceFilter};
+use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
@@ -67,7 +67,7 @@ pub(crate) struct Filter {
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execution: Option<String>,
     /// Only results of executions whose webhook URL has this query parameter, such as `order=1234`.
-    #[param(inline, value_type = Option<Identifier>, example = "order=1234")]
+    #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
 }
