@@ -127,7 +127,7 @@ SELECT
     m.metadata ->> 'version' AS model_version,
     coalesce(
         CASE WHEN t.completed_at >= t.started_at THEN date_part('epoch', t.completed_at - t.started_at) END,
-        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN abs(m.seconds::numeric) < 1e9 THEN m.seconds::float8 END END
+        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN abs(m.seconds::numeric) < 1e9 THEN round(m.seconds::numeric, 9)::float8 END END
     ) AS duration_seconds,
     CASE jsonb_typeof(m.cost) WHEN 'number' THEN sensible_cost(m.cost::numeric) END AS cost,
     coalesce(m.metadata ->> 'fallback_used' = 'true' OR jsonb_typeof(s.step -> 'fallback') = 'object', false) AS is_fallback,

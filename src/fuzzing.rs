@@ -75,6 +75,7 @@ impl FuzzServer {
             memory: memory.clone(),
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
+            long_references: crate::logging::LineLimit::default(),
             traces: None,
         };
         let routes = http::webhook_router(state, None);

@@ -20,6 +20,7 @@ use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
+use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
@@ -241,6 +242,7 @@ impl Server {
             memory,
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
+            long_references: LineLimit::default(),
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);

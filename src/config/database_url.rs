@@ -78,9 +78,18 @@ impl ParsedUrl {
                 given.pass_on(name, &decode(value)?);
             }
         }
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let mut pairs: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+        // The ports belong to the hosts.
+        pairs.sort_by_key(|pair| !pair.starts_with("host="));
+        let has_password = pairs.iter().any(|pair| pair.starts_with("password="));
+        for pair in pairs {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            given.read(&decode(name)?, &decode(value)?)?;
+            let read = given.read(&decode(name)?, &decode(value)?);
+            // An unknown name may be a part of a password with an unescaped `&`.
+            let may_be_secret = has_password || !pair.contains('=');
+            read.map_err(
+                |error| if may_be_secret && error.ends_with(UNKNOWN) { FORM.to_owned() } else { error },
+            )?;
         }
         given.set_tls()?;
         let hosts = given.hosts.iter().map(|host| given.options(host)).collect::<Result<Vec<_>, _>>()?;
@@ -251,6 +260,9 @@ const HARMLESS_VALUES: &[(&str, &str)] = &[
     ("sslsni", "1"),
 ];
 
+/// The end of the error for an unknown parameter.
+const UNKNOWN: &str = "it is unknown; remove it";
+
 /// The error for a parameter, or a value of it, that is not supported.
 fn refusal(name: &str) -> Error {
     let remedy = match name {
@@ -283,9 +295,7 @@ fn refusal(name: &str) -> Error {
         name if name.starts_with("keepalives") => {
             "remove it: time limits find lost connections (database.statement_timeout)"
         }
-        name if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte)) => {
-            "it is unknown; remove it"
-        }
+        name if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte)) => UNKNOWN,
         _ => return FORM.to_owned(),
     };
     format!("parameter {name}: {remedy}")
@@ -323,6 +333,7 @@ mod tests {
         );
         assert_eq!(addresses("postgres://u@/d?host=h1,h2&port=1,2"), [at("h1", 1), at("h2", 2)]);
         assert_eq!(addresses("postgres://u@h1,h2/d?port=7"), [at("h1", 7), at("h2", 7)]);
+        assert_eq!(addresses("postgres://u@/d?port=1,2&host=h1,h2"), [at("h1", 1), at("h2", 2)]);
         for url in [
             "postgres://u:p@/d?host=/cloudsql/p:r:i",
             "postgres:///d?user=u&host=/cloudsql/p:r:i",
@@ -418,6 +429,9 @@ mod tests {
             "postgres://u:hunter2@[::1/d",
             "mysql://u:hunter2@h/d",
             "postgres://u:hunter2@h1,,h2/d",
+            "postgres://u@h/d?password=abc&hunter2",
+            "postgres://u@h/d?password=abc&hunter2=x",
+            "postgres://u@h/d?hunter2",
         ] {
             assert_eq!(ParsedUrl::parse(url).unwrap_err(), FORM, "{url}");
             assert!(!format!("{:?}", ParsedUrl::parse("postgres://u:hunter2@h/d")).contains("hunter2"));

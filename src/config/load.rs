@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
+use secrecy::ExposeSecret;
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_reason};
 use super::secrets::{Sources, create_token, read_file, read_list, read_one};
@@ -26,7 +27,9 @@ impl Settings {
     pub fn load_to_serve(file: Option<&Path>) -> Result<Self, SettingsError> {
         let mut settings = Self::from_environment(file)?;
         let admin = &mut settings.admin;
-        admin.token_created = create_token("admin.token_file", &admin.token_file)?;
+        if admin.token.expose_secret().is_empty() {
+            admin.token_created = create_token("admin.token_file", &admin.token_file)?;
+        }
         settings.complete(file)
     }
 

@@ -150,8 +150,9 @@ pub(super) fn create_token(key: &str, file: &Path) -> Result<bool, SettingsError
     // After a crash the file is complete, or does not exist.
     let unfinished = file.with_extension("new");
     let write = || {
-        let mut new =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        // A file that exists may have other permissions.
+        let _ = std::fs::remove_file(&unfinished);
+        let mut new = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         new.write_all(format!("{}\n", random_token()).as_bytes())?;
         new.sync_all()?;
         std::fs::rename(&unfinished, file)

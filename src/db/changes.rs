@@ -30,7 +30,8 @@ impl Numbering {
     /// Whether a committed batch has no number.
     pub(crate) async fn is_due(&self, connection: &mut DbConnection) -> Result<bool, DbError> {
         let due = sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1) AS "due!""#,
+            r#"SELECT EXISTS (SELECT FROM change_batches WHERE last_change IS NULL AND batch_id > $1)
+                   OR coalesce((SELECT max(batch_id) FROM change_batches), 0) < $1 AS "due!""#,
             self.floor
         );
         connection.transact(async |transaction| due.fetch_one(transaction).await).await
@@ -46,6 +47,11 @@ impl Numbering {
         if !lock.fetch_one(&mut transaction).await? {
             transaction.rollback().await?;
             return Ok(Numbered::Some);
+        }
+        let last = sqlx::query_scalar!(r#"SELECT coalesce(max(batch_id), 0) AS "last!" FROM change_batches"#);
+        if last.fetch_one(&mut transaction).await? < self.floor {
+            // The database was replaced: `floor` is a number of the previous one.
+            *self = Self::default();
         }
         let numbered = sqlx::query!(
             r#"WITH unnumbered AS (

@@ -12,13 +12,25 @@ pub(crate) const MAX_REFERENCE_BYTES: usize = 2_048;
 /// The parameter of a URL token, in any case: it is never stored.
 const TOKEN: &str = "token";
 
+/// Shorter texts after `token=` are not secrets.
+const MIN_TOKEN_LENGTH: usize = 8;
+
 /// The query parameters of `uri` as a JSON object of strings; `None` without parameters. The first value of a repeated
-/// name counts. Parameters are added in their order while the object has at most [`MAX_REFERENCE_BYTES`] bytes.
-pub(crate) fn of_uri(uri: &Uri) -> Option<String> {
+/// name counts. Parameters are added in their order while the object has at most [`MAX_REFERENCE_BYTES`] bytes; `cut` is
+/// called if some are left out. A parameter that contains one of `tokens`, for example after a misspelt `&amp;token=`, is
+/// left out, too.
+pub(crate) fn of_uri<'u>(
+    uri: &Uri,
+    tokens: impl Iterator<Item = &'u str>,
+    cut: impl FnOnce(),
+) -> Option<String> {
+    let tokens: Vec<_> = tokens.filter(|token| token.len() >= MIN_TOKEN_LENGTH).collect();
     let mut reference = Map::new();
     let mut bytes = "{}".len();
     for (name, value) in form_urlencoded::parse(uri.query()?.as_bytes()) {
-        if name.is_empty() || name.eq_ignore_ascii_case(TOKEN) || reference.contains_key(&*name) {
+        let has_token = tokens.iter().any(|token| name.contains(token) || value.contains(token));
+        if name.is_empty() || name.eq_ignore_ascii_case(TOKEN) || has_token || reference.contains_key(&*name)
+        {
             continue;
         }
         // jsonb cannot hold U+0000.
@@ -26,10 +38,7 @@ pub(crate) fn of_uri(uri: &Uri) -> Option<String> {
         let value = Value::from(value);
         bytes += Value::from(&*name).to_string().len() + value.to_string().len() + ":,".len();
         if bytes > MAX_REFERENCE_BYTES {
-            tracing::warn!(
-                "a webhook has query parameters of more than {MAX_REFERENCE_BYTES} bytes: some are not recorded in \
-                 `reference`. Shorten `webhook_url`"
-            );
+            cut();
             break;
         }
         reference.insert(name, value);
@@ -42,7 +51,8 @@ mod tests {
     use super::*;
 
     fn reference(query: &str) -> Option<String> {
-        of_uri(&format!("http://host/webhooks/workflow-completed?{query}").parse().unwrap())
+        let uri = format!("http://host/webhooks/workflow-completed?{query}").parse().unwrap();
+        of_uri(&uri, ["a_valid_token"].into_iter(), || {})
     }
 
     #[test]
@@ -51,6 +61,10 @@ mod tests {
             ("order=1234&user=42", Some(r#"{"order":"1234","user":"42"}"#)),
             ("order=1234&token=secret&%74oken=secret&Token=secret", Some(r#"{"order":"1234"}"#)),
             ("token=secret", None),
+            (
+                "amp;token=a_valid_token&token[]=a_valid_token&ref=x/a_valid_token&a=1;token=a_valid_token",
+                None,
+            ),
             ("", None),
             ("&&=1", None),
             ("flag", Some(r#"{"flag":""}"#)),

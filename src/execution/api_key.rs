@@ -13,7 +13,8 @@ const NAME: &str = "api_key";
 /// The body with `null` as the value of each `api_key`; `None` if it has none. Only the fields of the body itself, or of the
 /// elements of an array, are replaced. A body that is not JSON is left as it is: it is not stored.
 pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
-    memmem::find(body, NAME.as_bytes())?;
+    // An escaped name contains \u00.
+    memmem::find(body, NAME.as_bytes()).or_else(|| memmem::find(body, b"\\u00"))?;
     let text = super::text(body).ok()?;
     let mut values: Vec<&str> = Vec::new();
     let mut parser = serde_json::Deserializer::from_str(text);
@@ -81,6 +82,7 @@ mod tests {
                 Some(r#"{"api_key":null,"api_key":null,"b":2}"#),
             ),
             (r#"{"api_key":"s","api\u005fkey":"t"}"#, Some(r#"{"api_key":null,"api\u005fkey":null}"#)),
+            (r#"{"\u0061pi_key":"s"}"#, Some(r#"{"\u0061pi_key":null}"#)),
             (r#"[1,{"api_key":"s"},{"api_key":null}]"#, Some(r#"[1,{"api_key":null},{"api_key":null}]"#)),
             (r#"{"api_key":null}"#, None),
             (r#"{"inputs":"the api_key"}"#, None),

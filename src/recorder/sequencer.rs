@@ -66,6 +66,10 @@ impl Sequencer {
     /// With `check`, writes nothing if every change has a number.
     async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
         let mut connection = self.pool.get().await?;
+        if !connection.was_idle {
+            // The server may be another one than before.
+            *numbering = Numbering::default();
+        }
         let run = timeout(self.statement_timeout, async {
             if check && !numbering.is_due(&mut connection.db).await? {
                 return Ok((Numbered::All, false));

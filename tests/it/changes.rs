@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::events::Poller;
 use crate::support::fixtures::{execution, with};
-use crate::support::http::get_json;
+use crate::support::http::{get_json, item_fields};
 use crate::support::postgres::{execute, execute_when_recorded, new_database, rows, until_rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::{TestReceiver, two_receivers};
@@ -349,4 +349,37 @@ async fn retention_removes_the_oldest_changes_and_a_reader_that_needs_them_is_an
     );
     receiver.accept(execution("6", "completed")).await;
     poller.until(&receiver, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_database_is_replaced_open_streams_end_and_the_feed_begins_again() {
+    let receiver = TestReceiver::start().await;
+    let numbers = async |after: i64| {
+        let page = get_json(&receiver, &format!("/api/v1/changes?after={after}&wait=30")).await;
+        item_fields(&page, "change").into_iter().map(|change| change.as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    // One by one, so that each has a batch of its own.
+    for n in 0..8 {
+        receiver.accept(execution(&format!("old{n}"), "completed")).await;
+        assert_eq!(numbers(n).await, [n + 1]);
+    }
+    let mut stream = receiver.get("/api/v1/events?after=latest").await;
+    assert_eq!(stream.status(), 200);
+
+    let name = receiver.database.get_database().unwrap();
+    let mut admin =
+        PgConnection::connect_with(&receiver.database.clone().database("postgres")).await.unwrap();
+    for statement in [format!("DROP DATABASE {name} WITH (FORCE)"), format!("CREATE DATABASE {name}")] {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+    }
+    receiver.accept(execution("new", "completed")).await;
+    receiver.wait_until_recorded().await;
+    until(async || {
+        let answer = receiver.get("/api/v1/changes?after=0").await;
+        answer.status() == 200 && answer.text().await.unwrap().contains(r#""execution_id":"new""#)
+    })
+    .await;
+    assert_eq!(receiver.get("/api/v1/changes?after=8").await.status(), 410);
+    // Heartbeats, and then the end.
+    within(async { while stream.chunk().await.unwrap().is_some() {} }).await;
 }

@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "c4fac87c187b897cc1d39a6e21a053d0ec952fb2b0fe0d81e9d6d3fada14f1d01940ce277689e2642e4798181694f1eb",
+        "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
     ),
 ];
 

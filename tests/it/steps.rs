@@ -77,18 +77,20 @@ async fn odd_steps_are_shown_without_the_values_that_cannot_be_read() {
             "status": { "deep": [1] }, "metadata": [1], "fallback": 7, "cost": "much", "error": ["a", 1],
             "started_at": "2026-02-30T00:00:00Z", "completed_at": 5, "selected": {}
         },
+        "small": { "metadata": { "execution_time": "SMALL" } },
         "large": { "cost": 1e300, "metadata": { "elapsed_seconds": 1e300, "model": 1, "fallback_used": "true" } },
         "backwards": { "started_at": "2026-03-02T00:00:00Z", "completed_at": "2026-03-01T00:00:00Z" }
     });
-    receiver
-        .accept(with(execution("e", "failed"), json!({ "step_outputs": steps, "error_cause": { "a": 1 } })))
-        .await;
+    let body = with(execution("e", "failed"), json!({ "step_outputs": steps, "error_cause": { "a": 1 } }));
+    // Smaller than a double can be.
+    receiver.accept(body.to_string().replace("\"SMALL\"", "1e-400")).await;
     receiver.accept(with(execution("f", "failed"), json!({ "step_outputs": ["no object"] }))).await;
     receiver.wait_until_recorded().await;
     let rows = receiver.rows("SELECT key, duration_seconds, cost, is_fallback FROM steps ORDER BY key").await;
     let row = |key: &str, fallback: bool| json!({ "key": key, "duration_seconds": null, "cost": null, "is_fallback": fallback });
-    assert_eq!(rows, [row("backwards", false), row("large", true), row("odd", false)]);
-    assert_eq!(get_json(&receiver, "/api/v1/executions/e").await["steps"].as_array().unwrap().len(), 3);
+    let small = with(row("small", false), json!({ "duration_seconds": 0 }));
+    assert_eq!(rows, [row("backwards", false), row("large", true), row("odd", false), small]);
+    assert_eq!(get_json(&receiver, "/api/v1/executions/e").await["steps"].as_array().unwrap().len(), 4);
     let classes = receiver.rows("SELECT failure_class FROM failures").await;
     assert_eq!(classes, [json!({ "failure_class": "unknown" }), json!({ "failure_class": "unknown" })]);
 }

@@ -42,13 +42,20 @@ enum Recent {
     Changes(Vec<Arc<Change>>),
     /// There is no change after the position yet.
     None,
+    /// The position is higher than the last number in memory. That number may be out of date, or the database may have been
+    /// replaced.
+    Ahead,
     /// The next change is older than the changes in memory.
     TooOld,
 }
 
 impl Tail {
     fn after(&self, position: i64) -> Recent {
-        let Ok(missing @ 1..) = usize::try_from(self.last - position) else { return Recent::None };
+        let missing = match usize::try_from(self.last.saturating_sub(position)) {
+            Ok(0) => return Recent::None,
+            Ok(missing) => missing,
+            Err(_) => return Recent::Ahead,
+        };
         let Some(skipped) = self.recent.len().checked_sub(missing) else { return Recent::TooOld };
         let page = usize::try_from(PAGE).unwrap_or(usize::MAX);
         Recent::Changes(self.recent.iter().skip(skipped).take(page).cloned().collect())
@@ -79,6 +86,8 @@ impl Feed {
                 tracing::debug!(%error, "the change feed cannot be read");
                 sleep(POLL_INTERVAL).await;
             }
+            // The next subscriber may find another database.
+            self.tail.send_modify(|tail| *tail = Tail::default());
         }
     }
 
@@ -127,10 +136,15 @@ impl Subscriber {
                     // Fails only when the process ends.
                     let _ = self.tail.changed().await;
                 }
-                Recent::TooOld => match self.pool.run(&ChangesAfter { after: position, limit: PAGE }).await {
-                    Ok(changes) => return Some(changes?.into_iter().map(Arc::new).collect()),
-                    Err(_) => sleep(POLL_INTERVAL).await,
-                },
+                Recent::Ahead | Recent::TooOld => {
+                    match self.pool.run(&ChangesAfter { after: position, limit: PAGE }).await {
+                        Ok(Some(changes)) if changes.is_empty() => {
+                            let _ = self.tail.changed().await;
+                        }
+                        Ok(changes) => return Some(changes?.into_iter().map(Arc::new).collect()),
+                        Err(_) => sleep(POLL_INTERVAL).await,
+                    }
+                }
             }
         }
     }
@@ -160,12 +174,14 @@ mod tests {
             Recent::Changes(changes) => changes.iter().map(|change| change.change).collect(),
             Recent::None => Vec::new(),
             Recent::TooOld => vec![-1],
+            Recent::Ahead => vec![-2],
         };
         assert_eq!(numbers(10), [-1]);
         assert_eq!(numbers(11), (12..12 + PAGE).collect::<Vec<_>>());
         assert_eq!(numbers(10 + capacity), [11 + capacity]);
         assert_eq!(numbers(11 + capacity), Vec::<i64>::new());
-        assert_eq!(numbers(i64::MAX), Vec::<i64>::new());
+        assert_eq!(numbers(12 + capacity), [-2]);
+        assert_eq!(numbers(i64::MAX), [-2]);
         assert_eq!(numbers(0), [-1]);
     }
 }

@@ -43,6 +43,9 @@ const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
 const MAX_STREAMS: u32 = 32;
 /// After `body_timeout`, the time to answer 408 before the connection is closed.
 const RESPONSE_GRACE: Duration = Duration::from_secs(2);
+/// How long a peer may leave sent data unread.
+#[cfg(target_os = "linux")]
+const UNREAD_MILLIS: u32 = 30_000;
 /// How often expired connections are evicted.
 const EVICT_INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after a failed `accept`, for example because no file descriptor is free.
@@ -99,6 +102,7 @@ pub(crate) async fn serve(
         };
         // A response is one small packet: do not delay it.
         let _ = stream.set_nodelay(true);
+        limit_unread(&stream);
         let slot = Arc::new(slot);
         let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
         let connection =
@@ -142,6 +146,13 @@ pub(crate) async fn serve(
             _ = evict.tick() => limiter.evict_expired(),
         }
     }
+}
+
+/// Ends a connection whose peer does not read what it was sent: the data may fit into the kernel's buffers, so the receiver
+/// would not notice.
+fn limit_unread(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, UNREAD_MILLIS);
 }
 
 /// Closes the listener. Returns the connections in the kernel's queue, which would be reset otherwise.

@@ -11,7 +11,7 @@ use super::path::tokens;
 use super::state::WebhookState;
 use crate::auth::{AuthError, PendingAuth};
 use crate::credentials::Current;
-use crate::delivery::reference;
+use crate::delivery::reference::{self, MAX_REFERENCE_BYTES};
 use crate::http::origin::{has_public_host, is_from_a_web_page};
 use crate::http::problem::Problem;
 use crate::http::server::Connection;
@@ -44,6 +44,16 @@ impl Head {
         let (secrets, auth) = state.credentials.check(state.credentials.current(), check).await;
         let anonymous = auth.as_ref().is_ok_and(PendingAuth::is_anonymous);
         let local_only = secrets.authenticator.is_local_only();
+        let cut = || {
+            if let Some(count) = state.long_references.count() {
+                tracing::warn!(
+                    count,
+                    "webhooks have query parameters of more than {MAX_REFERENCE_BYTES} bytes: some are not recorded in \
+                     `reference`. Shorten webhook_url"
+                );
+            }
+        };
+        let reference = auth.is_ok().then(|| reference::of_uri(&head.uri, tokens(&head.uri), cut)).flatten();
         Self {
             secrets,
             auth,
@@ -52,7 +62,7 @@ impl Head {
             content_length: headers.get(CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse().ok()),
             encoding: body::encoding(headers),
             connection: head.extensions.get().cloned(),
-            reference: reference::of_uri(&head.uri),
+            reference,
             is_redelivery: headers
                 .get(REDELIVERY)
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true")),

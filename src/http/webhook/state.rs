@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::credentials::Credentials;
 use crate::http::server::limiter::Limiter;
+use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::SpoolHandle;
@@ -18,6 +19,7 @@ pub(crate) struct WebhookState {
     pub(crate) memory: MemoryBudget,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
+    pub(crate) long_references: LineLimit,
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,
 }
