@@ -97,7 +97,9 @@ fn every_start_up_error_in_the_documentation_is_an_error_of_the_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut known = source(&root.join("src")) + &source(&root.join("crates/private-postgres/src"));
     // The operating system's texts, and one of the library for settings.
-    for error in [Errno::ADDRINUSE, Errno::ACCESS, Errno::ADDRNOTAVAIL, Errno::ROFS] {
+    let errors =
+        [Errno::ADDRINUSE, Errno::ACCESS, Errno::ADDRNOTAVAIL, Errno::ROFS, Errno::NOENT, Errno::EXIST];
+    for error in errors {
         known += &std::io::Error::from(error).to_string();
     }
     known += "unknown field";

@@ -164,6 +164,10 @@ async fn recording_works_with_fewer_connections_than_configured() {
 async fn rows_deleted_from_the_spool_do_not_delay_the_next_delivery() {
     let database = new_database().await;
     let later = database.clone().database("made_later");
+    // Left by an earlier run.
+    let drop = "DROP DATABASE IF EXISTS made_later WITH (FORCE)";
+    let mut connection = PgConnection::connect_with(&database).await.unwrap();
+    sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
     let receiver = TestReceiver::start_on(later.clone(), fast_retries).await;
     for body in numbered_executions(3) {
         receiver.accept(body).await;

@@ -46,7 +46,9 @@ pub(crate) async fn new_database() -> PgConnectOptions {
     let database = cluster.database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     workflow_receiver::db::create_database(&database).await.unwrap();
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
-    sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(&mut connection).await.unwrap();
+    // `app` belongs to an example of docs/applications.md.
+    let empty = "DROP SCHEMA IF EXISTS app, public CASCADE; CREATE SCHEMA public";
+    sqlx::raw_sql(empty).execute(&mut connection).await.unwrap();
     database
 }
 
