@@ -1,7 +1,7 @@
 //! A delivery as a row of the table `deliveries`.
 
 use bytes::Bytes;
-use rusqlite::{Row, Statement, ToSql};
+use rusqlite::{Row, Statement, ToSql, params};
 use strum::VariantArray;
 use time::OffsetDateTime;
 
@@ -51,27 +51,17 @@ pub(super) struct SpoolRow<B> {
 impl<B: ToSql> SpoolRow<B> {
     /// Adds the row at `seq`, or after all others, with the statement [`INSERT`].
     pub(super) fn insert(&self, insert: &mut Statement, seq: Option<Seq>) -> rusqlite::Result<()> {
-        let Self {
-            received_at,
-            authenticated_by,
-            acknowledged,
-            checksum,
-            body,
-            trace,
-            reference,
-            is_redelivery,
-        } = self;
-        insert.execute((
+        insert.execute(params![
             seq,
-            received_at,
-            authenticated_by,
-            acknowledged,
-            checksum,
-            body,
-            trace,
-            reference,
-            is_redelivery,
-        ))?;
+            self.received_at,
+            self.authenticated_by,
+            self.acknowledged,
+            self.checksum,
+            self.body,
+            self.trace,
+            self.reference,
+            self.is_redelivery,
+        ])?;
         Ok(())
     }
 }

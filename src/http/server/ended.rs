@@ -58,6 +58,13 @@ pub(super) struct Endings {
     large: LineLimit,
 }
 
+/// Logs a warning about connections of `port`, if `limit` allows it.
+fn warn(limit: &LineLimit, port: &str, message: &str) {
+    if let Some(count) = limit.count() {
+        tracing::warn!(port, count, "{message}");
+    }
+}
+
 impl Endings {
     pub(super) fn new(port: Port, metrics: Arc<Metrics>) -> Self {
         let [tls, proxy, malformed, large] = <[LineLimit; 4]>::default();
@@ -74,48 +81,40 @@ impl Endings {
         match error.and_then(OtherProtocol::of_error) {
             Some(OtherProtocol::Tls) => {
                 self.metrics.unanswered(self.port, Unanswered::TlsOnPlainPort);
-                if let Some(count) = self.tls.count() {
-                    tracing::warn!(
-                        port,
-                        count,
-                        "a TLS handshake arrived on a port without TLS: use https only through a proxy that \
-                         terminates TLS (docs/public.md), or use an http:// URL"
-                    );
-                }
+                warn(
+                    &self.tls,
+                    port,
+                    "a TLS handshake arrived on a port without TLS: use https only through a proxy that \
+                     terminates TLS (docs/public.md), or use an http:// URL",
+                );
             }
             Some(OtherProtocol::Proxy) => {
                 self.metrics.unanswered(self.port, Unanswered::ProxyProtocol);
-                if let Some(count) = self.proxy.count() {
-                    tracing::warn!(
-                        port,
-                        count,
-                        "a connection began with a PROXY protocol header, which the receiver does not read: turn \
-                         the PROXY protocol off for this port in the load balancer"
-                    );
-                }
+                warn(
+                    &self.proxy,
+                    port,
+                    "a connection began with a PROXY protocol header, which the receiver does not read: turn \
+                     the PROXY protocol off for this port in the load balancer",
+                );
             }
             // The HTTP library answers both.
             None if http_error.is_some_and(hyper::Error::is_parse_too_large) => {
                 self.answered(431);
-                if let Some(count) = self.large.count() {
-                    tracing::warn!(
-                        port,
-                        count,
-                        "the head of a request is larger than 16 KiB and was answered 431: shorten the URL, or \
-                         remove headers that a proxy adds"
-                    );
-                }
+                warn(
+                    &self.large,
+                    port,
+                    "the head of a request is larger than 16 KiB and was answered 431: shorten the URL, or \
+                     remove headers that a proxy adds",
+                );
             }
             None if http_error.is_some_and(hyper::Error::is_parse) => {
                 self.answered(400);
-                if let Some(count) = self.malformed.count() {
-                    tracing::warn!(
-                        port,
-                        count,
-                        "a connection sent a request that is not HTTP and was answered 400: find out which client \
-                         connects to this port"
-                    );
-                }
+                warn(
+                    &self.malformed,
+                    port,
+                    "a connection sent a request that is not HTTP and was answered 400: find out which client \
+                     connects to this port",
+                );
             }
             None => match (slot.received(), ended) {
                 (Received::Nothing, _) => self.metrics.unanswered(self.port, Unanswered::NoRequest),
