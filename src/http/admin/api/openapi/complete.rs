@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::path::{Operation, ParameterBuilder};
 use utoipa::openapi::schema::ArrayItems;
-use utoipa::openapi::{OpenApi as Document, RefOr, Schema};
+use utoipa::openapi::{OpenApi as Document, RefOr, ResponseBuilder, Schema};
 
 use super::example::Examples;
 
@@ -23,6 +23,7 @@ pub(super) fn complete(document: &mut Document) {
     for item in document.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             add_examples(operation, &examples);
+            add_too_large_head(operation);
         }
     }
 }
@@ -72,4 +73,11 @@ fn add_examples(operation: &mut Operation, examples: &Examples<'_>) {
             }
         }
     }
+}
+
+/// The HTTP library sends this response before a handler runs.
+fn add_too_large_head(operation: &mut Operation) {
+    let response = ResponseBuilder::new()
+        .description("The URL and the headers are larger than 16 KiB. The response has no body.");
+    operation.responses.responses.insert("431".to_owned(), response.build().into());
 }
