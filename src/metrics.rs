@@ -128,6 +128,8 @@ metrics! {
         "Requests to /api/v1 on the admin port, by HTTP status of the response";
     api_read [Seconds]: Histogram = seconds(),
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
+    changes_numbered_timestamp [Seconds]: Gauge,
+        "Unix time at which this receiver last found that every committed change has a number; 0 before the first";
     event_listeners: Gauge,
         "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,

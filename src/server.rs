@@ -178,6 +178,7 @@ impl Server {
             committed: Arc::default(),
             recording: recorder_health_rx.clone(),
             numbered,
+            metrics: metrics.clone(),
         };
         let recorder = Recorder {
             pool: recording_pool,

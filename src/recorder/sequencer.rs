@@ -4,11 +4,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::RecorderHealth;
 use crate::db::{ConnectionPool, DbError, Numbered, Numbering};
+use crate::metrics::Metrics;
 
 /// Minimum time between two runs: a run costs PostgreSQL as much for one batch as for many.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,6 +28,7 @@ pub(crate) struct Sequencer {
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     /// Marked as changed after each run that may have assigned numbers.
     pub(crate) numbered: watch::Sender<()>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Sequencer {
@@ -47,6 +50,9 @@ impl Sequencer {
                 _ => {}
             }
             failing = numbered.is_err();
+            if matches!(numbered, Ok(Numbered::All)) {
+                self.metrics.changes_numbered_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
+            }
             sleep(MIN_INTERVAL).await;
             if !matches!(numbered, Ok(Numbered::Some)) {
                 check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();

@@ -145,8 +145,12 @@ async fn the_changes_of_a_killed_receiver_are_numbered_by_another_one() {
     assert_eq!(rows(&database, numbered).await.len(), 1);
     let other = TestReceiver::start_on(database.clone(), |_| {}).await;
     within(other.progress.clone().recording()).await;
+    other.accept(execution("recorded", "completed")).await;
+    other.wait_until_recorded().await;
+    assert_eq!(other.metric("changes_numbered_timestamp_seconds").await, 0.0);
     run(&mut connection, "SELECT pg_advisory_unlock_all()").await;
-    until_rows(&database, numbered, 2).await;
+    until_rows(&database, numbered, 3).await;
+    until(async || other.metric("changes_numbered_timestamp_seconds").await > 0.0).await;
     assert_eq!(rows(&database, numbered).await[1], json!({ "change": 2, "execution_id": "killed" }));
 }
 
