@@ -98,7 +98,7 @@ impl ConnectionPool {
                         state.refused_at = Some(Instant::now());
                         if !std::mem::replace(&mut state.logged_refusal, true) {
                             tracing::warn!(
-                                "PostgreSQL grants fewer connections than `recorder.connections`: {error}"
+                                "no further connection can be opened, so fewer than `recorder.connections` are used: {error}"
                             );
                         }
                         // A connection may have been released meanwhile.

@@ -147,7 +147,7 @@ async fn behind_haproxy_a_rolling_restart_fails_no_request() {
         ("receiver-1:8080", &*first),
         ("receiver-2:8080", &second),
         (":8443 ssl crt /etc/haproxy/webhooks.pem", "LISTEN"),
-        ("gt 1000 }", "gt 1000000 }"),
+        ("ge 1000 }", "ge 1000000 }"),
     ];
     let proxy = Proxy::start("haproxy", &["-db", "-f"], "haproxy.cfg", &changes).await;
     restart_each(&proxy, &mut receivers, &database).await;
