@@ -492,7 +492,10 @@ mod tests {
             |id: &str, workflow: Option<&str>| (Kind::Prediction, id.to_owned(), workflow.map(str::to_owned));
         for (body, expected) in [
             (r#"{"execution_id":"e","flow_id":"w","status":"s"}"#, workflow("e")),
-            (r#"{"execution_id":"e","workflow_id":"w","flow_id":"f","exec_id":"p","status":"s"}"#, workflow("e")),
+            (
+                r#"{"execution_id":"e","workflow_id":"w","flow_id":"f","exec_id":"p","status":"s"}"#,
+                workflow("e"),
+            ),
             (r#"{"exec_id":"p","flow_id":null,"status":"s"}"#, prediction("p", None)),
             (r#"{"exec_id":7,"flow_id":"","status":"s"}"#, prediction("7", None)),
             (r#"{"exec_id":"p","flow_id":"w","id":"q","status":"s"}"#, prediction("p", Some("w"))),

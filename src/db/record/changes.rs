@@ -47,7 +47,8 @@ pub(super) async fn insert_changes(
     for changes in changes.chunks(MAX_ROW) {
         let types: Vec<&str> = changes.iter().map(|(kind, _)| (*kind).into()).collect();
         let executions: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.execution_id).collect();
-        let workflows: Vec<_> = changes.iter().map(|(_, execution)| execution.workflow_id.as_deref()).collect();
+        let workflows: Vec<_> =
+            changes.iter().map(|(_, execution)| execution.workflow_id.as_deref()).collect();
         let bulks: Vec<_> = changes.iter().map(|(_, execution)| execution.bulk_id.as_deref()).collect();
         let statuses: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.status).collect();
         sqlx::query!(

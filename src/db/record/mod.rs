@@ -71,7 +71,8 @@ pub(super) async fn record(
                 }
             }
             if !known.is_empty() {
-                resolve_duplicates(transaction, kind, &known, conflicts, &mut rollups, &mut dispositions).await?;
+                resolve_duplicates(transaction, kind, &known, conflicts, &mut rollups, &mut dispositions)
+                    .await?;
             }
         }
     }
