@@ -114,7 +114,7 @@ metrics! {
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
         "Age of the oldest stuck delivery; 0 when there is none";
     executions_degraded: Counter,
-        "Executions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
+        "Executions and predictions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
     quarantine_dropped: Counter,
         "Deliveries answered 422 that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
@@ -314,7 +314,7 @@ impl Metrics {
         self.connections_unanswered.get_or_create(&label).inc();
     }
 
-    /// An execution is new, or has replaced a non-terminal status with `status`.
+    /// An execution or prediction is new, or has replaced a non-terminal status with `status`.
     pub(crate) fn execution_recorded(&self, kind: Kind, status: &str) {
         let counters = match kind {
             Kind::Workflow => &self.executions_recorded,

@@ -1,8 +1,9 @@
 //! Parses the body of a webhook.
 //!
-//! The sender documents the body as "the same structure as the answer to Get Execution". Eleven top-level fields are
-//! parsed; the others are skipped without building them, and stay in the payload. Three fields are required. The others
-//! are lenient: missing and null are the same, and an unusable value is left out of its column (the payload still has it).
+//! The sender documents the body as "the same structure as the answer to Get Execution". The top-level fields that become
+//! columns are parsed; the others are skipped without building them, and stay in the payload. Three fields are required.
+//! The others are lenient: missing and null are the same, and an unusable value is left out of its column (the payload
+//! still has it).
 //!
 //! The sender posts other bodies to the same URL. Their fields show which one it is:
 //!

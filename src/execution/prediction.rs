@@ -73,13 +73,13 @@ mod tests {
 
     #[test]
     fn the_failure_is_read_from_error_or_from_output() {
+        const OBJECT: &str = r#"{"error_code":"NETWORK_ERROR","error_message":"reset"}"#;
+        const OUTPUT: &str =
+            r#"[1,{"id":""},{"error":""},{"error":{"error_code":"WORKER_LOST"}},{"error":"later"}]"#;
         let read = |error: Option<&'static str>, output| {
             let Failure { code, message } = failure(error, output, "failed");
             (code.unwrap_or_default(), message.unwrap_or_default())
         };
-        const OBJECT: &str = r#"{"error_code":"NETWORK_ERROR","error_message":"reset"}"#;
-        const OUTPUT: &str =
-            r#"[1,{"id":""},{"error":""},{"error":{"error_code":"WORKER_LOST"}},{"error":"later"}]"#;
         for (error, output, expected) in [
             (Some(r#""text""#), Some(OUTPUT), ("", "text")),
             (Some(OBJECT), None, ("NETWORK_ERROR", "reset")),

@@ -59,7 +59,8 @@ impl Recorder {
                 Disposition::Conflict => tracing::warn!(
                     execution_id,
                     trace_id,
-                    "a delivery contradicts the recorded result; it is stored as a conflict"
+                    "a delivery contradicts the recorded result; it is stored in execution_conflicts, or for a prediction in \
+                     prediction_conflicts"
                 ),
                 Disposition::Quarantined { quarantine_id } => tracing::warn!(
                     quarantine_id,
