@@ -71,7 +71,8 @@ fn agree(parsed: &Result<Execution, InvalidPayload>, json: &str, value: &Value) 
             Some((Kind::Workflow, id("execution_id")?, Some(id(workflow)?), text("status")?))
         }
     };
-    let found = parsed.as_ref().ok().map(|e| (e.kind, &*e.execution_id, e.workflow_id.as_deref(), &*e.status));
+    let found =
+        parsed.as_ref().ok().map(|e| (e.kind, &*e.execution_id, e.workflow_id.as_deref(), &*e.status));
     assert_eq!(found, expected(), "{value}");
     if let Ok(execution) = parsed {
         let output = execution.output.map(|output| serde_json::from_str(output).unwrap());
