@@ -7,7 +7,7 @@
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, conflicts and changes, which
+-- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, predictions, conflicts and changes, which
 -- retention.executions, retention.conflicts and retention.changes need. Without it, that privilege is revoked.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
@@ -34,21 +34,24 @@ FROM (
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
-            failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
+            failure_causes, costs, conflicts, quarantined, predictions, prediction_conflicts, latest_predictions,
+            _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
-    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256',
+    WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'is_successful_status', 'steps_of', 'sensible_cost', 'utf8_text', 'json_sha256',
         'latest_of_workflow', 'count_quarantine', 'complete_bulk', 'changes_after', 'failure_class', 'rfc3339_time')
 ) AS ours (kind, name) \gexec
 
--- Executions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
+-- Executions, predictions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
 -- delete rows of quarantine. Removing a payload is an update.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),
     ('bulks', 'SELECT, INSERT, UPDATE'),
     ('execution_conflicts', 'SELECT, INSERT, UPDATE'),
+    ('predictions', 'SELECT, INSERT, UPDATE'),
+    ('prediction_conflicts', 'SELECT, INSERT, UPDATE'),
     ('workflow_hours', 'SELECT, INSERT, UPDATE'),
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
@@ -67,7 +70,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts, change_batches}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

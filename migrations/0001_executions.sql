@@ -3,13 +3,20 @@
 -- Identifiers are opaque and compared byte by byte: COLLATE "C" makes comparisons cheap, and gives all receivers the
 -- same order for row locks.
 
--- The only definition of "terminal" in SQL.
+-- The only definition of "terminal" in SQL. Legacy flows and predictions send succeeded or success instead of completed.
 CREATE FUNCTION is_terminal_status(status text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN status IN ('completed', 'failed', 'cancelled');
+    RETURN status IN ('completed', 'succeeded', 'success', 'failed', 'cancelled');
 
 COMMENT ON FUNCTION is_terminal_status(text) IS
-    'Whether an execution with this status has ended: completed, failed or cancelled.';
+    'Whether an execution or prediction with this status has ended: completed (also succeeded, success), failed or cancelled.';
+
+CREATE FUNCTION is_successful_status(status text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN status IN ('completed', 'succeeded', 'success');
+
+COMMENT ON FUNCTION is_successful_status(text) IS
+    'Whether the status is completed, or a word for it in predictions and legacy flows: succeeded, success.';
 
 -- Equal values have equal hashes. jsonb keeps the trailing zeros of 1.0 and 2.50, which are removed here. The first branch
 -- of the pattern skips strings.
@@ -64,15 +71,15 @@ COMMENT ON TABLE executions IS
 COMMENT ON COLUMN executions.execution_id IS
     'Identifier of the execution, as sent. Deliveries with the same execution_id belong to the same row.';
 COMMENT ON COLUMN executions.workflow_id IS
-    'Identifier of the workflow, as sent.';
+    'Identifier of the workflow, as sent: workflow_id, or flow_id in a legacy flow.';
 COMMENT ON COLUMN executions.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN executions.status IS
-    'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
+    'Status, as sent. completed, failed and cancelled are terminal, and succeeded in a legacy flow; any other status, such as running, is not.';
 COMMENT ON COLUMN executions.started_at IS
     'Start of the execution, by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
 COMMENT ON COLUMN executions.completed_at IS
-    'End of the execution, by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
+    'End of the execution (ended_at in a legacy flow), by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
 COMMENT ON COLUMN executions.output IS
     'Output of the execution, any JSON; null if not sent, if jsonb cannot store it (see payload_bytes), or if removed (see payload_removed_at).';
 COMMENT ON COLUMN executions.error IS
@@ -82,7 +89,7 @@ COMMENT ON COLUMN executions.error_cause IS
 COMMENT ON COLUMN executions.total_cost IS
     'Cost of the execution, in the sender''s unit; null if not sent or not a number.';
 COMMENT ON COLUMN executions.payload IS
-    'Whole webhook body, including unknown fields; null if jsonb cannot store it (see payload_bytes) or if removed (see payload_removed_at).';
+    'Whole webhook body, including unknown fields, with null in place of an api_key; null if jsonb cannot store it (see payload_bytes) or if removed (see payload_removed_at).';
 COMMENT ON COLUMN executions.payload_bytes IS
     'Exact bytes of the body, if jsonb cannot store it without loss (U+0000, lone surrogates, numbers out of range, deep nesting, duplicate keys); otherwise null, also after removal.';
 COMMENT ON COLUMN executions.payload_removed_at IS
@@ -92,7 +99,7 @@ COMMENT ON COLUMN executions.output_sha256 IS
 COMMENT ON COLUMN executions.payload_sha256 IS
     'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
 COMMENT ON COLUMN executions.step_failed IS
-    'Whether a step in step_outputs failed, also in a completed execution. See the view failed_steps.';
+    'Whether a step failed, also in a completed execution. See the view failed_steps.';
 COMMENT ON COLUMN executions.authenticated_by IS
     'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN executions.deliveries IS

@@ -32,7 +32,7 @@ COMMENT ON COLUMN bulks.expected IS
 COMMENT ON COLUMN bulks.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulks.completed IS
-    'Executions with status completed.';
+    'Executions with status completed, or succeeded or success in a legacy flow.';
 COMMENT ON COLUMN bulks.failed IS
     'Executions with status failed.';
 COMMENT ON COLUMN bulks.cancelled IS
@@ -72,7 +72,7 @@ COMMENT ON COLUMN workflow_hours.workflow_id IS
 COMMENT ON COLUMN workflow_hours.executions IS
     'Number of executions: completed + failed + cancelled + other. 0 if all of them moved to another workflow or hour.';
 COMMENT ON COLUMN workflow_hours.completed IS
-    'Executions with status completed.';
+    'Executions with status completed, or succeeded or success in a legacy flow.';
 COMMENT ON COLUMN workflow_hours.failed IS
     'Executions with status failed.';
 COMMENT ON COLUMN workflow_hours.cancelled IS

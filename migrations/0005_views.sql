@@ -68,6 +68,27 @@ CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
 COMMENT ON FUNCTION failure_class(text[]) IS
     'Class of a failure from the first text that shows it: content_moderation, execution_timeout, invalid_user_input, invalid_model_config, provider_auth, provider_error, provider_rate_limit, provider_unavailable, internal_error, or unknown. Example: failure_class(error_cause, error).';
 
+-- Legacy flows send an array, step_results, instead of the object step_outputs.
+CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    BEGIN ATOMIC
+        SELECT s.key, s.step
+        -- OFFSET 0: the payload is decompressed once.
+        FROM (
+            SELECT coalesce(nullif(payload -> 'step_outputs', 'null'), payload -> 'step_results') AS steps OFFSET 0
+        ) AS p
+        CROSS JOIN LATERAL (
+            SELECT o.key, o.value AS step
+            FROM jsonb_each(CASE jsonb_typeof(p.steps) WHEN 'object' THEN p.steps END) AS o
+            UNION ALL
+            SELECT coalesce(a.value ->> 'step_id', a.position::text), a.value
+            FROM jsonb_array_elements(CASE jsonb_typeof(p.steps) WHEN 'array' THEN p.steps END)
+                WITH ORDINALITY AS a (value, position)
+        ) AS s;
+    END;
+
+COMMENT ON FUNCTION steps_of(jsonb) IS
+    'The steps in a payload, with their keys: the fields of step_outputs or, in a legacy flow, the elements of step_results.';
 
 CREATE VIEW failed_steps AS
 SELECT
@@ -83,9 +104,7 @@ SELECT
     e.first_received_at,
     e.reference
 FROM executions AS e
-CROSS JOIN LATERAL jsonb_each(
-    CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
-) AS s (key, step)
+CROSS JOIN LATERAL steps_of(e.payload) AS s (key, step)
 WHERE (e.status = 'failed' OR e.step_failed) AND s.step ->> 'status' = 'failed';
 
 COMMENT ON VIEW failed_steps IS
@@ -141,9 +160,7 @@ SELECT
     e.first_received_at,
     e.reference
 FROM executions AS e
-CROSS JOIN LATERAL jsonb_each(
-    CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
-) AS s (key, step)
+CROSS JOIN LATERAL steps_of(e.payload) AS s (key, step)
 CROSS JOIN LATERAL (
     SELECT
         s.step -> 'metadata' AS metadata,
@@ -170,7 +187,7 @@ COMMENT ON COLUMN steps.bulk_id IS
 COMMENT ON COLUMN steps.execution_status IS
     'Status of the execution. A completed execution can contain a failed step.';
 COMMENT ON COLUMN steps.key IS
-    'Key of the step in the payload''s step_outputs.';
+    'Key of the step in the payload''s step_outputs; in a legacy flow its step_id, or its position in step_results.';
 COMMENT ON COLUMN steps.step_id IS
     'Identifier of the step; the key if not sent.';
 COMMENT ON COLUMN steps.status IS
@@ -213,9 +230,7 @@ SELECT
     e.error_cause,
     (
         SELECT array_agg(coalesce(s.step ->> 'step_id', s.key) ORDER BY s.key)
-        FROM jsonb_each(
-            CASE jsonb_typeof(e.payload -> 'step_outputs') WHEN 'object' THEN e.payload -> 'step_outputs' END
-        ) AS s (key, step)
+        FROM steps_of(e.payload) AS s (key, step)
         WHERE s.step ->> 'status' = 'failed'
     ) AS failed_steps,
     e.started_at,
@@ -284,7 +299,7 @@ COMMENT ON COLUMN failure_rates.workflow_id IS
 COMMENT ON COLUMN failure_rates.executions IS
     'Number of executions: completed + failed + cancelled + other.';
 COMMENT ON COLUMN failure_rates.completed IS
-    'Executions with status completed.';
+    'Executions with status completed, or succeeded or success in a legacy flow.';
 COMMENT ON COLUMN failure_rates.failed IS
     'Executions with status failed.';
 COMMENT ON COLUMN failure_rates.cancelled IS
@@ -537,7 +552,7 @@ COMMENT ON COLUMN bulk_progress.expected IS
 COMMENT ON COLUMN bulk_progress.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulk_progress.completed IS
-    'Executions with status completed.';
+    'Executions with status completed, or succeeded or success in a legacy flow.';
 COMMENT ON COLUMN bulk_progress.failed IS
     'Executions with status failed.';
 COMMENT ON COLUMN bulk_progress.cancelled IS

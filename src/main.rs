@@ -45,6 +45,8 @@ enum Command {
     Executions(cli::executions::Executions),
     /// List the outputs of executions, newest executions first
     Results(cli::results::Results),
+    /// List predictions (executions of a single model), newest first, or show one
+    Predictions(cli::predictions::Predictions),
     /// List bulks and their progress, newest first, or show one
     Bulks(cli::bulks::Bulks),
     /// Count failures by cause, step or model
@@ -132,6 +134,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Executions(executions) => executions.run(&settings()?).await,
         Command::Bulks(bulks) => bulks.run(&settings()?).await,
         Command::Results(results) => results.run(&settings()?).await,
+        Command::Predictions(predictions) => predictions.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,
         Command::Workflows(workflows) => workflows.run(&settings()?).await,
         Command::Completions { shell } => cli::packaging::completions(*shell, Arguments::command()),

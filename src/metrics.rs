@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 
 use crate::auth::AuthError;
 use crate::delivery::Disposition;
+use crate::execution::{Kind, status};
 use crate::logging;
 
 /// Declares [`Metrics`]: `name [unit]: type (= initial value), help;`. The name gets the prefix `workflow_receiver_` and
@@ -97,7 +98,9 @@ metrics! {
     deliveries_recorded: Family<OutcomeLabel, Counter>,
         "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, dropped";
     executions_recorded: Family<ExecutionLabel, Counter>,
-        "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed, failed, cancelled, other (any other status, which is not terminal)";
+        "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed (also succeeded and success), failed, cancelled, other (any other status, which is not terminal)";
+    predictions_recorded: Family<ExecutionLabel, Counter>,
+        "The same for predictions, which executions_recorded does not count";
     record_batch_rows: Histogram = rows(),
         "Deliveries in one transaction in PostgreSQL";
     record_delay [Seconds]: Histogram = delays(),
@@ -111,13 +114,13 @@ metrics! {
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
         "Age of the oldest stuck delivery; 0 when there is none";
     executions_degraded: Counter,
-        "Executions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
+        "Executions and predictions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
     quarantine_dropped: Counter,
         "Deliveries answered 422 that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
-        "Rows removed because of retention.*, by kind: executions, payloads, bulks, conflicts, quarantine, changes (in batches)";
+        "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, bulks, conflicts, prediction_conflicts, quarantine, changes (in batches)";
     prune_failing: Gauge,
         "1 while old rows cannot be removed, 0 otherwise";
     prune_success_timestamp [Seconds]: Gauge,
@@ -172,15 +175,11 @@ pub(crate) struct UnansweredLabel {
     reason: &'static str,
 }
 
-/// A status of an execution. Senders can send any status, so the label is one of [`STATUSES`] or `other`.
+/// The class of a status: see [`status::class`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ExecutionLabel {
     status: &'static str,
 }
-
-/// The terminal statuses of executions.
-const STATUSES: [&str; 3] = ["completed", "failed", "cancelled"];
-const OTHER_STATUS: &str = "other";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabel {
@@ -283,8 +282,9 @@ impl Metrics {
             let label = UnansweredLabel { port: port.as_str(), reason: reason.as_str() };
             let _ = metrics.connections_unanswered.get_or_create(&label);
         }
-        for status in STATUSES.into_iter().chain([OTHER_STATUS]) {
+        for status in status::CLASSES {
             let _ = metrics.executions_recorded.get_or_create(&ExecutionLabel { status });
+            let _ = metrics.predictions_recorded.get_or_create(&ExecutionLabel { status });
         }
         for status in [200, 503] {
             let _ = metrics.api_answered.get_or_create(&StatusLabel { status });
@@ -316,10 +316,13 @@ impl Metrics {
         self.connections_unanswered.get_or_create(&label).inc();
     }
 
-    /// An execution is new, or has replaced a non-terminal status with `status`.
-    pub(crate) fn execution_recorded(&self, status: &str) {
-        let status = STATUSES.into_iter().find(|known| *known == status).unwrap_or(OTHER_STATUS);
-        self.executions_recorded.get_or_create(&ExecutionLabel { status }).inc();
+    /// An execution or prediction is new, or has replaced a non-terminal status with `status`.
+    pub(crate) fn execution_recorded(&self, kind: Kind, status: &str) {
+        let counters = match kind {
+            Kind::Workflow => &self.executions_recorded,
+            Kind::Prediction => &self.predictions_recorded,
+        };
+        counters.get_or_create(&ExecutionLabel { status: status::class(status) }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

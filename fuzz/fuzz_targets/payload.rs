@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use workflow_receiver::execution::{Execution, InvalidPayload, MAX_ID_BYTES, text};
+use workflow_receiver::execution::{Execution, InvalidPayload, Kind, MAX_ID_BYTES, text};
 use workflow_receiver::fuzzing::{expands, fit};
 
 fuzz_target!(|body: &[u8]| {
@@ -31,7 +31,7 @@ fuzz_target!(|body: &[u8]| {
 /// The documented limits of an execution's fields.
 fn limits(execution: &Execution) {
     let Execution { execution_id, workflow_id, status, bulk_id, .. } = execution;
-    for id in [execution_id, workflow_id, status].into_iter().chain(bulk_id) {
+    for id in [execution_id, status].into_iter().chain(workflow_id).chain(bulk_id) {
         assert!(!id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains('\0'), "{id:?}");
     }
     for text in [&execution.error, &execution.error_cause].into_iter().flatten() {
@@ -43,9 +43,10 @@ fn limits(execution: &Execution) {
     if let Some(cost) = execution.total_cost {
         assert!(cost.parse().is_ok_and(f64::is_finite), "{cost}");
     }
+    assert!(execution.duration_seconds.is_none_or(f64::is_finite), "{execution:?}");
 }
 
-/// Exactly the objects with valid identifiers are executions.
+/// Exactly the objects with valid identifiers are executions or predictions.
 fn agree(parsed: &Result<Execution, InvalidPayload>, json: &str, value: &Value) {
     let short = |id: &str| !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains('\0');
     let text = |field: &str| value.get(field).and_then(Value::as_str).filter(|text| short(text));
@@ -56,8 +57,22 @@ fn agree(parsed: &Result<Execution, InvalidPayload>, json: &str, value: &Value) 
         raw.strip_prefix('-').unwrap_or(raw).bytes().all(|byte| byte.is_ascii_digit()).then_some(raw)
     };
     let id = |field: &str| text(field).or_else(|| integer(field));
-    let expected = || Some([id("execution_id")?, id("workflow_id")?, text("status")?]);
-    let found = parsed.as_ref().ok().map(|e| [&*e.execution_id, &*e.workflow_id, &*e.status]);
+    let sent = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
+    let prediction_id = match (sent("exec_id"), sent("input") || sent("metrics")) {
+        _ if sent("execution_id") || sent("workflow_id") => None,
+        (true, _) => Some("exec_id"),
+        (false, true) if sent("id") => Some("id"),
+        _ => None,
+    };
+    let expected = || match prediction_id {
+        Some(field) => Some((Kind::Prediction, id(field)?, id("flow_id"), text("status")?)),
+        None => {
+            let workflow = if sent("workflow_id") { "workflow_id" } else { "flow_id" };
+            Some((Kind::Workflow, id("execution_id")?, Some(id(workflow)?), text("status")?))
+        }
+    };
+    let found =
+        parsed.as_ref().ok().map(|e| (e.kind, &*e.execution_id, e.workflow_id.as_deref(), &*e.status));
     assert_eq!(found, expected(), "{value}");
     if let Ok(execution) = parsed {
         let output = execution.output.map(|output| serde_json::from_str(output).unwrap());

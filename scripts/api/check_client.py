@@ -20,6 +20,7 @@ from workflow_receiver_client.types import Unset
 # The list whose first item has the value of a path's parameter.
 LISTS = {
     "execution_id": "list_executions",
+    "prediction_id": "list_predictions",
     "bulk_id": "list_bulks",
     "conflict_id": "list_conflicts",
     "quarantine_id": "list_quarantine",

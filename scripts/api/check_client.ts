@@ -67,10 +67,12 @@ const lines = (text: string) => assert(text.split("\n").length > 2, `too few lin
 
 const bulks = await ok(client.GET("/api/v1/bulks", { params: { query: { from: "yesterday" } } }));
 const executions = await ok(client.GET("/api/v1/executions", { params: { query: { from: "1h", status: "failed" } } }));
+const predictions = await ok(client.GET("/api/v1/predictions", { params: { query: { status: "failed" } } }));
 const conflicts = await ok(client.GET("/api/v1/conflicts", { params: { query: { limit: 1 } } }));
 const quarantine = await ok(client.GET("/api/v1/quarantine"));
 const { bulk_id } = bulks.items[0]!;
 const { execution_id } = executions.items[0]!;
+const { prediction_id } = predictions.items[0]!;
 const { conflict_id } = conflicts.items[0]!;
 const { quarantine_id } = quarantine.items[0]!;
 
@@ -87,6 +89,8 @@ const calls: Record<OperationId, () => Promise<unknown>> = {
   },
   get_execution: () => ok(client.GET("/api/v1/executions/{execution_id}", { params: { path: { execution_id } } })),
   list_results: () => ok(client.GET("/api/v1/results", { params: { query: { to: new Date().toISOString() } } })),
+  list_predictions: async () => predictions,
+  get_prediction: () => ok(client.GET("/api/v1/predictions/{prediction_id}", { params: { path: { prediction_id } } })),
   list_failures: () => ok(client.GET("/api/v1/failures", { params: { query: { by: "step" } } })),
   list_bulks: async () => bulks,
   get_bulk: () => ok(client.GET("/api/v1/bulks/{bulk_id}", { params: { path: { bulk_id } } })),

@@ -12,6 +12,7 @@ pub mod healthcheck;
 pub mod new_token;
 mod output;
 pub mod packaging;
+pub mod predictions;
 pub mod prune;
 pub mod quarantine;
 pub mod repair;

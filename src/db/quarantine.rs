@@ -12,14 +12,14 @@ use crate::execution::Execution;
 /// The result of a retry.
 #[derive(Debug)]
 pub(crate) enum Retried {
-    /// The entry was recorded and deleted: its executions with their dispositions.
+    /// The entry was recorded and deleted: its executions and predictions with their dispositions.
     Recorded(Vec<(String, Disposition)>),
     /// The entry stays in quarantine, for this reason.
     Retained(String),
     Absent,
 }
 
-/// An execution in a quarantined body.
+/// An execution or a prediction in a quarantined body.
 #[derive(Debug)]
 pub(crate) struct Extracted {
     /// The body with the operator's mappings applied, which is parsed.

@@ -1,4 +1,4 @@
-//! Fills in the columns of degraded executions.
+//! Fills in the columns of degraded executions and predictions.
 
 use std::borrow::Cow;
 
@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 use super::record::item::Storable;
 use super::record::rollups::{CountedExecution, Rollups};
 use super::{DbConnection, DbError};
-use crate::execution::Execution;
+use crate::execution::{Execution, Kind};
 
-/// The result for an execution with `payload_bytes`.
+/// The result for a row with `payload_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Repaired {
     Filled,
@@ -19,43 +19,111 @@ pub(crate) enum Repaired {
     Refused(String),
 }
 
+/// A row with `payload_bytes`, locked.
+struct Degraded {
+    /// `None` only for a prediction.
+    workflow_id: Option<String>,
+    status: String,
+    total_cost: Option<String>,
+    first_received_at: OffsetDateTime,
+    has_payload: bool,
+    has_output: bool,
+    bytes: Vec<u8>,
+}
+
+/// Calls a macro with the table and the key of a kind, and returns the result.
+macro_rules! for_kind {
+    ($kind:expr, $then:ident! ($($argument:expr),*)) => {
+        match $kind {
+            Kind::Workflow => $then!("executions" "execution_id", $($argument),*),
+            Kind::Prediction => $then!("predictions" "prediction_id", $($argument),*),
+        }
+    };
+}
+
+macro_rules! select_ids {
+    ($table:literal $id:literal, $connection:expr, $after:expr, $limit:expr) => {{
+        let ids = sqlx::query_scalar!(
+            "SELECT "
+                + $id
+                + " FROM "
+                + $table
+                + " WHERE payload_bytes IS NOT NULL AND "
+                + $id
+                + " > $1
+             ORDER BY "
+                + $id
+                + " LIMIT $2",
+            $after,
+            $limit
+        );
+        $connection.transact(async |transaction| ids.fetch_all(transaction).await).await
+    }};
+}
+
+macro_rules! lock_row {
+    ($table:literal $id:literal, $transaction:expr, $value:expr) => {
+        sqlx::query_as!(
+            Degraded,
+            r#"SELECT workflow_id AS "workflow_id?", status, total_cost::text AS total_cost, first_received_at,
+                   payload IS NOT NULL AS "has_payload!", output IS NOT NULL AS "has_output!",
+                   payload_bytes AS "bytes!"
+               FROM "# + $table + " WHERE " + $id + " = $1 AND payload_bytes IS NOT NULL FOR UPDATE",
+            $value
+        )
+        .fetch_optional(&mut $transaction)
+        .await?
+    };
+}
+
+macro_rules! fill_columns {
+    ($table:literal $id:literal, $transaction:expr, $value:expr, $payload:expr, $output:expr, $cost:expr, $is_whole:expr) => {
+        sqlx::query!(
+            "UPDATE "
+                + $table
+                + " SET
+                 payload = coalesce($2::text::jsonb, payload),
+                 output = coalesce($3::text::jsonb, output),
+                 total_cost = coalesce($4::text::numeric, total_cost),
+                 payload_bytes = CASE WHEN NOT $5 THEN payload_bytes END
+             WHERE "
+                + $id
+                + " = $1",
+            $value,
+            $payload,
+            $output,
+            $cost,
+            $is_whole
+        )
+        .execute(&mut $transaction)
+        .await?
+    };
+}
+
 impl DbConnection {
-    /// The next identifiers after `after` of executions with `payload_bytes`, in order.
+    /// The next identifiers after `after` of rows with `payload_bytes`, in order.
     pub(crate) async fn with_payload_bytes(
         &mut self,
+        kind: Kind,
         after: &str,
         limit: i64,
     ) -> Result<Vec<String>, DbError> {
-        let ids = sqlx::query_scalar!(
-            "SELECT execution_id FROM executions
-             WHERE payload_bytes IS NOT NULL AND execution_id > $1 ORDER BY execution_id LIMIT $2",
-            after,
-            limit
-        );
-        self.transact(async |transaction| ids.fetch_all(transaction).await).await
+        for_kind!(kind, select_ids!(self, after, limit))
     }
 
-    /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost to its day. A second call
-    /// changes nothing. `None` when there is no such execution with `payload_bytes`.
-    pub(crate) async fn repair(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
-        let repaired =
-            self.retry_contention(async |connection| connection.fill_in(execution_id).await).await?;
+    /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost of an execution to its day. A
+    /// second call changes nothing. `None` when there is no such row with `payload_bytes`.
+    pub(crate) async fn repair(&mut self, kind: Kind, id: &str) -> Result<Option<Repaired>, DbError> {
+        let repaired = self.retry_contention(async |connection| connection.fill_in(kind, id).await).await?;
         Ok(repaired.unwrap_or_else(|error| Some(Repaired::Refused(error.to_string()))))
     }
 
-    async fn fill_in(&mut self, execution_id: &str) -> Result<Option<Repaired>, DbError> {
+    async fn fill_in(&mut self, kind: Kind, id: &str) -> Result<Option<Repaired>, DbError> {
         let mut transaction = self.begin().await?;
-        let row = sqlx::query!(
-            r#"SELECT workflow_id, status, total_cost::text AS total_cost, first_received_at,
-                      payload IS NOT NULL AS "has_payload!", output IS NOT NULL AS "has_output!",
-                      payload_bytes AS "bytes!"
-               FROM executions WHERE execution_id = $1 AND payload_bytes IS NOT NULL FOR UPDATE"#,
-            execution_id
-        );
-        let Some(row) = row.fetch_optional(&mut transaction).await? else { return Ok(None) };
+        let Some(row) = for_kind!(kind, lock_row!(transaction, id)) else { return Ok(None) };
         // A body that was recorded with a mapping (`quarantine retry --map`) does not match the columns.
-        let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.execution_id == execution_id);
-        let parsed = parsed.filter(|parsed| parsed.status == row.status);
+        let parsed = Execution::parse(&row.bytes).ok().filter(|parsed| parsed.kind == kind);
+        let parsed = parsed.filter(|parsed| parsed.execution_id == id && parsed.status == row.status);
         // payload_bytes stays unless the payload is the whole body.
         let Storable { payload, is_whole, output, total_cost } = Storable::of(&row.bytes, parsed.as_ref());
         let payload = payload.filter(|_| !row.has_payload);
@@ -64,25 +132,11 @@ impl DbConnection {
         if payload.is_none() && output.is_none() && cost.is_none() && !is_whole {
             return Ok(Some(Repaired::Unchanged));
         }
-        sqlx::query!(
-            "UPDATE executions SET
-                 payload = coalesce($2::text::jsonb, payload),
-                 output = coalesce($3::text::jsonb, output),
-                 total_cost = coalesce($4::text::numeric, total_cost),
-                 payload_bytes = CASE WHEN NOT $5 THEN payload_bytes END
-             WHERE execution_id = $1",
-            execution_id,
-            payload,
-            output,
-            cost,
-            is_whole
-        )
-        .execute(&mut transaction)
-        .await?;
-        if let Some(cost) = cost {
+        for_kind!(kind, fill_columns!(transaction, id, payload, output, cost, is_whole));
+        if let (Kind::Workflow, Some(cost)) = (kind, cost) {
             let mut rollups = Rollups::default();
             let counted = |total_cost| CountedExecution {
-                workflow_id: Cow::Borrowed(&*row.workflow_id),
+                workflow_id: Cow::Borrowed(row.workflow_id.as_deref().unwrap_or_default()),
                 bulk_id: None,
                 status: Cow::Borrowed(&*row.status),
                 total_cost,

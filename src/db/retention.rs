@@ -16,15 +16,22 @@ use crate::config;
 
 /// The kinds of rows that retention removes, in this order: a bulk after its executions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "lowercase")]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum RetentionTarget {
     /// Whole executions.
     Executions,
     /// Payloads and outputs of executions that stay.
     Payloads,
+    /// Whole predictions.
+    Predictions,
+    /// Payloads and outputs of predictions that stay.
+    PredictionPayloads,
     /// Bulks without executions.
     Bulks,
+    /// Conflicts of executions.
     Conflicts,
+    /// Conflicts of predictions.
+    PredictionConflicts,
     /// Quarantined webhooks that were answered 422.
     Quarantine,
     /// Batches of changes, in the order of their numbers: the stored numbers have no gaps.
@@ -62,9 +69,11 @@ impl Cutoffs {
 
     pub(crate) fn of(&self, target: RetentionTarget) -> Option<OffsetDateTime> {
         match target {
-            RetentionTarget::Executions | RetentionTarget::Bulks => self.executions,
-            RetentionTarget::Payloads => self.payloads,
-            RetentionTarget::Conflicts => self.conflicts,
+            RetentionTarget::Executions | RetentionTarget::Predictions | RetentionTarget::Bulks => {
+                self.executions
+            }
+            RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => self.payloads,
+            RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
             RetentionTarget::Changes => self.changes,
         }
@@ -129,6 +138,8 @@ impl Transaction<'_> {
             "SELECT greatest(
                    (SELECT max(first_received_at) FROM executions),
                    (SELECT max(first_received_at) FROM execution_conflicts),
+                   (SELECT max(first_received_at) FROM predictions),
+                   (SELECT max(first_received_at) FROM prediction_conflicts),
                    (SELECT max(first_received_at) FROM quarantine)
                ) AS newest"
         );
@@ -155,8 +166,22 @@ impl Transaction<'_> {
             RetentionTarget::Payloads => {
                 walk!("src/db/retention/walk_payloads.sql", at, id, limit, before, cutoffs.executions)
             }
+            RetentionTarget::Predictions => walk!("src/db/retention/walk_predictions.sql"),
+            RetentionTarget::PredictionPayloads => {
+                walk!(
+                    "src/db/retention/walk_prediction_payloads.sql",
+                    at,
+                    id,
+                    limit,
+                    before,
+                    cutoffs.executions
+                )
+            }
             RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
             RetentionTarget::Conflicts => walk!("src/db/retention/walk_conflicts.sql"),
+            RetentionTarget::PredictionConflicts => {
+                walk!("src/db/retention/walk_prediction_conflicts.sql")
+            }
             RetentionTarget::Quarantine => walk!("src/db/retention/walk_quarantine.sql"),
             RetentionTarget::Changes => walk!("src/db/retention/walk_changes.sql", id, limit, before),
         }?)
@@ -178,8 +203,13 @@ impl Transaction<'_> {
         Ok(match target {
             RetentionTarget::Executions => remove!("src/db/retention/remove_executions.sql"),
             RetentionTarget::Payloads => remove!("src/db/retention/remove_payloads.sql"),
+            RetentionTarget::Predictions => remove!("src/db/retention/remove_predictions.sql"),
+            RetentionTarget::PredictionPayloads => remove!("src/db/retention/remove_prediction_payloads.sql"),
             RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),
             RetentionTarget::Conflicts => remove!("src/db/retention/remove_conflicts.sql"),
+            RetentionTarget::PredictionConflicts => {
+                remove!("src/db/retention/remove_prediction_conflicts.sql")
+            }
             RetentionTarget::Quarantine => remove!("src/db/retention/remove_quarantine.sql"),
             RetentionTarget::Changes => remove!("src/db/retention/remove_changes.sql"),
         }?)

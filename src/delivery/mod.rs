@@ -49,7 +49,7 @@ pub(crate) enum RejectReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Disposition {
-    /// Created the execution.
+    /// Created the row of the execution or prediction.
     New,
     /// Replaced a non-terminal status.
     Replacement,
@@ -59,17 +59,17 @@ pub(crate) enum Disposition {
     Conflict,
     /// Contradicts the recorded result, and was dropped: the execution has reached a limit of `conflicts.*`.
     ConflictDropped,
-    /// Is not an execution, or was refused by PostgreSQL, and was stored in quarantine.
+    /// Is neither an execution nor a prediction, or was refused by PostgreSQL, and was stored in quarantine.
     Quarantined {
         /// The number of the entry.
         quarantine_id: i64,
     },
-    /// Is not an execution, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
+    /// Is neither an execution nor a prediction, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
     Dropped,
 }
 
 impl Disposition {
-    /// Whether the delivery is a change in the change feed.
+    /// Whether the delivery is a change in the change feed, if it reports an execution of a workflow.
     pub(crate) fn is_change(self) -> bool {
         matches!(self, Self::New | Self::Replacement | Self::Conflict)
     }

@@ -1,8 +1,20 @@
 //! Parses the body of a webhook.
 //!
-//! The sender documents the body as "the same structure as the answer to Get Execution". Eleven top-level fields are
-//! parsed; the others are skipped without building them, and stay in the payload. Three fields are required. The others
-//! are lenient: missing and null are the same, and an unusable value is left out of its column (the payload still has it).
+//! The sender documents the body as "the same structure as the answer to Get Execution". The top-level fields that become
+//! columns are parsed; the others are skipped without building them, and stay in the payload. Three fields are required.
+//! The others are lenient: missing and null are the same, and an unusable value is left out of its column (the payload
+//! still has it).
+//!
+//! The sender posts other bodies to the same URL. Their fields show which one it is:
+//!
+//! | fields | body |
+//! |---|---|
+//! | `execution_id`, `workflow_id` | an execution of a workflow |
+//! | `execution_id`, `flow_id` | an execution of a workflow, in the form of legacy flows |
+//! | `exec_id` | a prediction |
+//! | `id`, and `input` or `metrics` | a prediction in its oldest form |
+//!
+//! A body with other fields is not recorded.
 //!
 //! The same function parses a body in the webhook handler, where it decides the answer, and again in the recorder, where
 //! it decides the row. The spool therefore stores the body only.
@@ -11,6 +23,8 @@ pub(crate) mod api_key;
 pub(crate) mod cost;
 pub(crate) mod identifier;
 pub(crate) mod jsonb;
+mod prediction;
+pub(crate) mod status;
 pub(crate) mod steps;
 
 use std::borrow::Cow;
@@ -27,10 +41,10 @@ use time::{OffsetDateTime, UtcOffset};
 pub const MAX_ID_BYTES: usize = 255;
 const TOO_LONG: &str = "is longer than 255 bytes";
 
-/// Maximum length of `total_cost` in characters.
-const MAX_COST_CHARS: usize = 64;
+/// Maximum length of a cost or duration in characters.
+const MAX_NUMBER_CHARS: usize = 64;
 
-/// The keys of the parsed fields. `step_outputs` is the last.
+/// The keys of the parsed fields of a workflow's execution. `step_outputs` is the last.
 pub(crate) const FIELDS: [&str; 11] = [
     "execution_id",
     "workflow_id",
@@ -45,13 +59,27 @@ pub(crate) const FIELDS: [&str; 11] = [
     "step_outputs",
 ];
 
+/// The keys of the parsed fields that only legacy flows and predictions have.
+const OTHER_FIELDS: [&str; 7] = ["flow_id", "ended_at", "step_results", "exec_id", "id", "input", "metrics"];
+
+/// What was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A workflow.
+    Workflow,
+    /// A single model, on its own or as a step of a workflow.
+    Prediction,
+}
+
 /// The parsed fields. Borrows from the body.
 #[derive(Debug)]
 pub struct Execution<'a> {
+    /// A prediction has only the fields that the sender sends for one: no bulk, times or steps.
+    pub kind: Kind,
     /// Opaque, never empty, at most [`MAX_ID_BYTES`]. The identifiers can also be sent as JSON integers.
     pub execution_id: Cow<'a, str>,
-    /// Opaque, never empty, at most [`MAX_ID_BYTES`].
-    pub workflow_id: Cow<'a, str>,
+    /// Opaque, never empty, at most [`MAX_ID_BYTES`]. `None` only for a prediction that is not a step of a workflow.
+    pub workflow_id: Option<Cow<'a, str>>,
     /// As sent, never empty: `completed`, `failed`, `cancelled`, `running` or any other text.
     pub status: Cow<'a, str>,
     /// `None` outside of a bulk.
@@ -62,12 +90,14 @@ pub struct Execution<'a> {
     pub completed_at: Option<OffsetDateTime>,
     /// The JSON text of the output.
     pub output: Option<&'a str>,
-    /// The kind of failure.
+    /// The kind of failure: for a prediction its `error_code`.
     pub error: Option<Cow<'a, str>>,
-    /// The reason for the failure.
+    /// The reason for the failure: for a prediction its `error_message`, or `error` as text.
     pub error_cause: Option<Cow<'a, str>>,
     /// A JSON number, as written.
     pub total_cost: Option<&'a str>,
+    /// How long the model of a prediction ran. `None` for a workflow.
+    pub duration_seconds: Option<f64>,
     /// The JSON text of the steps and their outputs.
     pub step_outputs: Option<&'a str>,
 }
@@ -93,36 +123,66 @@ pub enum InvalidPayload {
 
 impl<'a> Execution<'a> {
     /// # Errors
-    /// [`InvalidPayload`] if the body is not a JSON object with a usable `execution_id`, `workflow_id` and `status`.
+    /// [`InvalidPayload`] if the body is not a JSON object with the usable identifiers and the status of an execution or
+    /// of a prediction.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
-        let Fields(fields) = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
-        let [
-            execution_id,
-            workflow_id,
-            status,
-            bulk,
-            started,
-            completed,
-            output,
-            error,
-            cause,
-            total_cost,
-            steps,
-        ] = fields;
+        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
+        match fields.prediction_id() {
+            Some((name, id)) => Self::of_prediction(&fields, name, id),
+            None => Self::of_workflow(&fields),
+        }
+    }
+
+    fn of_workflow(fields: &Fields<'a>) -> Result<Self, InvalidPayload> {
+        let [execution_id, workflow, status, bulk, started, completed, output, error, cause, cost, steps] =
+            fields.documented;
+        let [flow, ended, step_results, ..] = fields.other;
+        let (workflow_field, workflow) = match (workflow, flow) {
+            (None, Some(_)) => ("flow_id", flow),
+            _ => ("workflow_id", workflow),
+        };
         Ok(Self {
+            kind: Kind::Workflow,
             execution_id: required("execution_id", execution_id, identifier)?,
-            workflow_id: required("workflow_id", workflow_id, identifier)?,
+            workflow_id: Some(required(workflow_field, workflow, identifier)?),
             status: required("status", status, short_text)?,
             // The execution can be recorded without it.
             bulk_id: bulk.and_then(|raw| identifier(raw).ok()),
             started_at: started.and_then(timestamp),
-            completed_at: completed.and_then(timestamp),
+            completed_at: completed.or(ended).and_then(timestamp),
             output,
             error: error.map(lossy_text),
             error_cause: cause.map(lossy_text),
-            total_cost: total_cost.and_then(cost),
-            step_outputs: steps,
+            total_cost: cost.and_then(number),
+            duration_seconds: None,
+            step_outputs: steps.or(step_results),
+        })
+    }
+
+    /// `name` is the field of the identifier `id`.
+    fn of_prediction(fields: &Fields<'a>, name: &'static str, id: &'a str) -> Result<Self, InvalidPayload> {
+        let [_, _, status, _, _, _, output, error, ..] = fields.documented;
+        let [flow, .., metrics] = fields.other;
+        let execution_id = required(name, Some(id), identifier)?;
+        let status = required("status", status, short_text)?;
+        let failure = prediction::failure(error, output, &status);
+        let metrics = metrics.map(prediction::metrics).unwrap_or_default();
+        Ok(Self {
+            kind: Kind::Prediction,
+            execution_id,
+            // Null or empty if the prediction is not a step of a workflow.
+            workflow_id: flow.and_then(|raw| identifier(raw).ok()),
+            status,
+            bulk_id: None,
+            started_at: None,
+            completed_at: None,
+            output,
+            error: failure.code,
+            error_cause: failure.message,
+            total_cost: metrics.cost,
+            duration_seconds: metrics.predict_seconds,
+            step_outputs: None,
         })
     }
 }
@@ -246,15 +306,42 @@ fn lossy_text(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// Accepts a finite number of at most [`MAX_COST_CHARS`].
-fn cost(raw: &str) -> Option<&str> {
+/// Accepts a finite number of at most [`MAX_NUMBER_CHARS`].
+fn number(raw: &str) -> Option<&str> {
     let number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    (number && raw.len() <= MAX_COST_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
+    (number && raw.len() <= MAX_NUMBER_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
 }
 
-/// The JSON texts of [`FIELDS`]. The last value of a repeated key counts, as in jsonb and in most parsers.
+/// The JSON texts of the fields. The last value of a repeated key counts, as in jsonb and in most parsers.
 #[derive(Default)]
-struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
+struct Fields<'a> {
+    /// In the order of [`FIELDS`].
+    documented: [Option<&'a str>; FIELDS.len()],
+    /// In the order of [`OTHER_FIELDS`].
+    other: [Option<&'a str>; OTHER_FIELDS.len()],
+}
+
+impl<'a> Fields<'a> {
+    fn field(&mut self, key: &[u8]) -> Option<&mut Option<&'a str>> {
+        let position = |names: &[&str]| names.iter().position(|name| name.as_bytes() == key);
+        match position(&FIELDS) {
+            Some(n) => Some(&mut self.documented[n]),
+            None => position(&OTHER_FIELDS).map(|n| &mut self.other[n]),
+        }
+    }
+
+    /// The identifier of a prediction with the name of its field; `None` for other bodies.
+    fn prediction_id(&self) -> Option<(&'static str, &'a str)> {
+        let [execution_id, workflow_id, ..] = self.documented;
+        let [_, _, _, exec_id, id, input, metrics] = self.other;
+        if execution_id.or(workflow_id).is_some() {
+            return None;
+        }
+        // `id` and `status` alone are too common: other objects have them, too.
+        let oldest_form = || id.filter(|_| input.or(metrics).is_some()).map(|id| ("id", id));
+        exec_id.map(|id| ("exec_id", id)).or_else(oldest_form)
+    }
+}
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -268,10 +355,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 let mut fields = Fields::default();
                 // RawValue rejects control characters in keys; reading keys as bytes would not.
                 while let Some(key) = map.next_key::<&RawValue>()? {
-                    let key = unescaped(key.get());
-                    if let Some(field) = FIELDS.iter().position(|field| field.as_bytes() == &*key) {
+                    if let Some(field) = fields.field(&unescaped(key.get())) {
                         let raw = map.next_value::<&RawValue>()?.get();
-                        fields.0[field] = (raw != "null").then_some(raw);
+                        *field = (raw != "null").then_some(raw);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -341,7 +427,7 @@ mod tests {
             let body =
                 format!(r#"{{"execution_id":{id},"workflow_id":{id},"bulk_id":{id},"status":"completed"}}"#);
             let execution = Execution::parse(body.as_bytes()).ok()?;
-            let ids = [execution.execution_id, execution.workflow_id, execution.bulk_id?];
+            let ids = [execution.execution_id, execution.workflow_id?, execution.bulk_id?];
             ids.iter().all(|id| *id == ids[0]).then(|| ids[0].to_string())
         };
         let (longest, longer) = ("9".repeat(MAX_ID_BYTES), "9".repeat(MAX_ID_BYTES + 1));
@@ -392,6 +478,44 @@ mod tests {
         ] {
             let body = minimal(&format!(r#","started_at":"{written}""#));
             assert_eq!(Execution::parse(body.as_bytes()).unwrap().started_at.is_some(), usable, "{written}");
+        }
+    }
+
+    #[test]
+    fn the_fields_show_which_body_it_is() {
+        let parse = |body: &str| {
+            let execution = Execution::parse(body.as_bytes()).map_err(|why| why.to_string())?;
+            let workflow_id = execution.workflow_id.map(Cow::into_owned);
+            Ok::<_, String>((execution.kind, execution.execution_id.into_owned(), workflow_id))
+        };
+        let workflow = |id: &str| (Kind::Workflow, id.to_owned(), Some("w".to_owned()));
+        let prediction =
+            |id: &str, workflow: Option<&str>| (Kind::Prediction, id.to_owned(), workflow.map(str::to_owned));
+        for (body, expected) in [
+            (r#"{"execution_id":"e","flow_id":"w","status":"s"}"#, workflow("e")),
+            (
+                r#"{"execution_id":"e","workflow_id":"w","flow_id":"f","exec_id":"p","status":"s"}"#,
+                workflow("e"),
+            ),
+            (r#"{"exec_id":"p","flow_id":null,"status":"s"}"#, prediction("p", None)),
+            (r#"{"exec_id":7,"flow_id":"","status":"s"}"#, prediction("7", None)),
+            (r#"{"exec_id":"p","flow_id":"w","id":"q","status":"s"}"#, prediction("p", Some("w"))),
+            (r#"{"id":"p","status":"s","input":{}}"#, prediction("p", None)),
+            (r#"{"id":"p","status":"s","metrics":{}}"#, prediction("p", None)),
+        ] {
+            assert_eq!(parse(body), Ok(expected), "{body}");
+        }
+        for (body, why) in [
+            (r#"{"id":"p","status":"s"}"#, "`execution_id` is missing or null"),
+            (r#"{"id":"p","status":"s","output":"o","input":null}"#, "`execution_id` is missing or null"),
+            (r#"{"id":"p","workflow_id":"w","status":"s","input":1}"#, "`execution_id` is missing or null"),
+            (r#"{"exec_id":"p","workflow_id":"w","status":"s"}"#, "`execution_id` is missing or null"),
+            (r#"{"execution_id":"e","exec_id":"p","status":"s"}"#, "`workflow_id` is missing or null"),
+            (r#"{"execution_id":"e","flow_id":"","status":"s"}"#, "`flow_id` is empty"),
+            (r#"{"exec_id":"p"}"#, "`status` is missing or null"),
+            (r#"{"exec_id":{},"status":"s"}"#, "`exec_id` is neither a string nor an integer"),
+        ] {
+            assert_eq!(parse(body), Err(why.to_owned()), "{body}");
         }
     }
 

@@ -8,28 +8,33 @@ use serde_json::value::RawValue;
 
 use crate::execution::unescaped;
 
-/// Whether one of the steps in `step_outputs` has the status `failed`. Values in an undocumented shape are no steps. The
-/// view `failed_steps` has the same rule.
-pub(crate) fn any_failed(step_outputs: &str) -> bool {
+/// Whether one of the steps has the status `failed`. `steps` is an object of steps or, in legacy flows, an array of them.
+/// Values in another shape are no steps. The view `failed_steps` has the same rule.
+pub(crate) fn any_failed(steps: &str) -> bool {
     // A fast path for most executions. A backslash may hide the word in an escape.
-    if !step_outputs.contains("failed") && !step_outputs.contains('\\') {
+    if !steps.contains("failed") && !steps.contains('\\') {
         return false;
     }
+    if let Ok(steps) = serde_json::from_str::<Vec<&RawValue>>(steps) {
+        return steps.iter().any(|step| has_failed(step.get()));
+    }
     let mut failed = false;
-    each_field(step_outputs, |_, step| {
-        let mut status = "";
-        each_field(step, |key, text| {
-            if key == b"status" {
-                status = text;
-            }
-        });
-        failed |= serde_json::from_str::<Cow<'_, str>>(status).is_ok_and(|status| status == "failed");
-    });
+    each_field(steps, |_, step| failed |= has_failed(step));
     failed
 }
 
+fn has_failed(step: &str) -> bool {
+    let mut status = "";
+    each_field(step, |key, text| {
+        if key == b"status" {
+            status = text;
+        }
+    });
+    serde_json::from_str::<Cow<'_, str>>(status).is_ok_and(|status| status == "failed")
+}
+
 /// Calls `visit` with each field of an object and its JSON text; not at all for other values.
-fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
+pub(super) fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
     // An error ends the visit: the rest has no failed step.
     let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(visit));
 }
@@ -60,6 +65,7 @@ mod tests {
             r#"{"\ud800":{"status":"failed","x":"\u0000\udfff"}}"#,
             r#"{"a":{"stat\u0075s":"\u0066ailed"}}"#,
             r#"{"a":{"status":"completed","status":"failed"}}"#,
+            r#"[{"step_id":"a","status":"succeeded"},1,{"step_id":"b","status":"failed"}]"#,
         ] {
             assert!(any_failed(failed), "{failed}");
         }
@@ -68,7 +74,7 @@ mod tests {
             "null",
             r#""failed""#,
             r#"["failed"]"#,
-            r#"[{"status":"failed"}]"#,
+            r#"[[{"status":"failed"}]]"#,
             r#"{"status":"failed"}"#,
             r#"{"a":"failed","b":["failed"],"c":null,"d":1e400}"#,
             r#"{"a":{"status":["failed"]},"b":{"status":"\udfff failed"},"c":{"error":"failed"}}"#,

@@ -51,7 +51,7 @@ impl Recorder {
             if let Some(execution) = item.execution()
                 && matches!(disposition, Disposition::New | Disposition::Replacement)
             {
-                self.metrics.execution_recorded(&execution.status);
+                self.metrics.execution_recorded(execution.kind, &execution.status);
             }
             let execution_id = item.execution_id();
             let trace_id = item.trace().map(|trace| display(trace.trace_id));
@@ -59,7 +59,8 @@ impl Recorder {
                 Disposition::Conflict => tracing::warn!(
                     execution_id,
                     trace_id,
-                    "a delivery contradicts the recorded result; it is stored in execution_conflicts"
+                    "a delivery contradicts the recorded result; it is stored in execution_conflicts, or for a prediction in \
+                     prediction_conflicts"
                 ),
                 Disposition::Quarantined { quarantine_id } => tracing::warn!(
                     quarantine_id,

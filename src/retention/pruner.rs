@@ -184,15 +184,18 @@ impl Pruner {
         } else {
             self.metrics.prune_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
         }
-        let [executions, payloads, bulks, conflicts, quarantine, changes] = removed;
+        let removed_of = |target: RetentionTarget| removed[target as usize];
         if removed.iter().any(|removed| *removed > 0) {
             tracing::info!(
-                executions,
-                payloads,
-                bulks,
-                conflicts,
-                quarantine,
-                changes,
+                executions = removed_of(RetentionTarget::Executions),
+                payloads = removed_of(RetentionTarget::Payloads),
+                predictions = removed_of(RetentionTarget::Predictions),
+                prediction_payloads = removed_of(RetentionTarget::PredictionPayloads),
+                bulks = removed_of(RetentionTarget::Bulks),
+                conflicts = removed_of(RetentionTarget::Conflicts),
+                prediction_conflicts = removed_of(RetentionTarget::PredictionConflicts),
+                quarantine = removed_of(RetentionTarget::Quarantine),
+                changes = removed_of(RetentionTarget::Changes),
                 "removed expired rows"
             );
         }

@@ -25,6 +25,9 @@ const TIMES: &str = "
     ) AS e WHERE e.bulk_id = bulks.bulk_id;
     UPDATE execution_conflicts SET
         first_received_at = '2026-03-02 09:15:21Z', last_received_at = '2026-03-02 09:15:21Z';
+    UPDATE predictions SET
+        first_received_at = timestamptz '2026-03-02 09:50Z' + right(prediction_id, 1)::integer * interval '1 minute',
+        last_received_at = timestamptz '2026-03-02 09:50Z' + right(prediction_id, 1)::integer * interval '1 minute';
     UPDATE quarantine SET
         first_received_at = '2026-03-02 09:50:00Z', last_received_at = '2026-03-02 09:50:10Z'";
 

@@ -40,6 +40,7 @@ mod outcomes;
 mod paging;
 mod plans;
 mod pooler;
+mod predictions;
 mod program;
 mod properties;
 mod pruner;

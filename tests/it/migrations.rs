@@ -17,14 +17,14 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 5] = [
+const CHECKSUMS: [(&str, &str); 6] = [
     (
         "0001_executions.sql",
-        "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
+        "da0f3ba7c89a2b1760c9dbad9b921bef14b52e62776e6f6957dca1252d6396997f71198612c38d52f634f2d68f5ce26e",
     ),
     (
         "0002_rollups.sql",
-        "e3bd7f894242f6b207c317d2518c76c559608fdee6c478568f6f948e5b21e16aeaadecf3b7b4eb6ba4adcd24efcbaa15",
+        "ddc2a2eb6faa131edb51c6f1c15fc9c41b8a7960c3e8f3f5f788a89b496125a11587713bdcd6f390e6ff121ee4e82202",
     ),
     (
         "0003_quarantine.sql",
@@ -36,7 +36,11 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
+        "5cceeffdc8bf09cb922071a8c8774fa7b566287a61914b66bd8437566d71a3b1e41a18aa54095cd6ae1c4311777e95ba",
+    ),
+    (
+        "0006_predictions.sql",
+        "eb868ad267e56439b6cad2aa5f92476704343000fe592107cf74a8d0dae4c4fa4785d967f6802a7b3c330820eb8d4c3a",
     ),
 ];
 

@@ -77,7 +77,9 @@ async fn a_month() -> (TestReceiver, PgConnection) {
         UPDATE executions SET status = 'cancelled' WHERE execution_id LIKE 'e%77';
         UPDATE executions SET reference = jsonb_build_object('order', substr(execution_id, 2));
         UPDATE executions SET status = 'paused' WHERE execution_id = 'e1';
-        ANALYZE executions;
+        UPDATE predictions SET workflow_id = 'formerly' WHERE first_received_at < '2026-02-10';
+        UPDATE predictions SET reference = jsonb_build_object('order', substr(prediction_id, 2));
+        ANALYZE executions, predictions;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
         SET plan_cache_mode = force_custom_plan";
     sqlx::raw_sql(odd).execute(&mut connection).await.unwrap();
@@ -104,6 +106,11 @@ async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
         ("results?limit=50", "executions_first_received_at"),
         ("results?workflow=w1", "executions_workflow_id"),
         ("results?workflow=formerly", "executions_workflow_id"),
+        ("predictions?limit=50", "predictions_first_received_at"),
+        ("predictions?status=succeeded", "predictions_first_received_at"),
+        ("predictions?status=failed", "predictions_failed"),
+        ("predictions?workflow=w1", "predictions_workflow_id"),
+        ("predictions?workflow=formerly&status=failed", "predictions_workflow_id"),
         ("bulks?limit=50", "bulks_first_received_at"),
         ("bulks?complete=unknown", "bulks_first_received_at"),
         ("conflicts?limit=50", "execution_conflicts_first_received_at"),
@@ -137,6 +144,10 @@ async fn no_query_scans_a_whole_table() {
         ("results?execution=e7", "executions_pkey"),
         ("conflicts?execution=e7", "execution_conflicts_once_by_content"),
         ("executions/e7", "executions_pkey"),
+        ("predictions?reference=order=7", "predictions_reference"),
+        ("predictions?reference=order=7&status=failed&workflow=w1", "predictions_reference"),
+        ("predictions/e7", "predictions_pkey"),
+        ("predictions/e7", "prediction_conflicts_once_by_content"),
         ("bulks/b7", "bulks_pkey"),
         (&format!("conflicts/{}", numbers["conflict"]), "execution_conflicts_pkey"),
         (&format!("quarantine/{}", numbers["quarantined"]), "quarantine_pkey"),

@@ -195,13 +195,19 @@ fn statements() -> Vec<(&'static str, String)> {
     vec![
         ("executions_first_received_at", walk(file!("walk_executions"))),
         ("executions_first_received_at", walk(file!("walk_payloads"))),
+        ("predictions_first_received_at", walk(file!("walk_predictions"))),
+        ("predictions_first_received_at", walk(file!("walk_prediction_payloads"))),
         ("bulks_first_received_at", walk(file!("walk_bulks"))),
         ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
+        ("prediction_conflicts_first_received_at", walk(file!("walk_prediction_conflicts"))),
         ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
         ("executions_pkey", remove(file!("remove_executions"), "e")),
         ("executions_pkey", remove(file!("remove_payloads"), "e")),
+        ("predictions_pkey", remove(file!("remove_predictions"), "e")),
+        ("predictions_pkey", remove(file!("remove_prediction_payloads"), "e")),
         ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
         ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
+        ("prediction_conflicts_pkey", remove(file!("remove_prediction_conflicts"), "")),
         ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
     ]
 }

@@ -56,6 +56,8 @@ async fn api_answers(process: &Process) {
         "executions",
         "executions/e",
         "results",
+        "predictions",
+        "predictions/p",
         "bulks",
         "bulks/b",
         "failures",
@@ -103,6 +105,8 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
         with(execution("e", "running"), bulk.clone()),
         with(execution("e", "completed"), bulk.clone()),
         with(execution("e", "failed"), bulk),
+        json!({ "exec_id": "p", "status": "succeeded", "output": 1 }),
+        json!({ "exec_id": "p", "status": "failed" }),
         json!({ "mend": "me" }),
         json!({ "drop": "me" }),
     ] {

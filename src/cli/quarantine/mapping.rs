@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::db::Extracted;
-use crate::execution;
+use crate::execution::{self, api_key};
 
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(super) const FIELDS: &[&str] = execution::FIELDS.split_last().expect("eleven fields").1;
@@ -29,9 +29,11 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// The executions in a body: the body itself, or the elements of an array.
+    /// The executions and predictions in a body: the body itself, or the elements of an array. API keys are removed.
     pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
-        let text = execution::text(body).map_err(|why| why.to_string())?.trim();
+        let without_key = api_key::remove(body);
+        let text =
+            execution::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
             let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
             elements.iter().map(|element| element.get()).collect()

@@ -20,6 +20,7 @@ pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod period;
 pub(crate) mod pool;
+pub(crate) mod predictions;
 pub(crate) mod quarantine;
 pub(crate) mod reference;
 pub(crate) mod results;

@@ -72,6 +72,8 @@ pub(crate) enum List {
     Executions,
     #[strum(serialize = "r")]
     Results,
+    #[strum(serialize = "p")]
+    Predictions,
     #[strum(serialize = "b")]
     Bulks,
     #[strum(serialize = "c")]

@@ -3,9 +3,10 @@
 use strum::IntoStaticStr;
 
 use super::item::RecordItem;
-use super::rounds::is_terminal;
 use crate::db::Transaction;
 use crate::delivery::Disposition;
+use crate::execution::Kind;
+use crate::execution::status::is_terminal;
 
 /// Maximum changes of a row. Readers unpack whole rows.
 const MAX_ROW: usize = 500;
@@ -31,21 +32,23 @@ impl ChangeType {
     }
 }
 
-/// Inserts the changes of `items`, after the rows of the executions are locked: see the migration.
+/// Inserts the changes of executions of workflows, after the rows of the executions are locked: see the migration.
 pub(super) async fn insert_changes(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     dispositions: &[Disposition],
 ) -> Result<(), sqlx::Error> {
     let changes = items.iter().zip(dispositions).filter_map(|(item, disposition)| {
-        let execution = item.execution().filter(|_| disposition.is_change())?;
-        Some((ChangeType::of(*disposition, &execution.status), execution))
+        let execution = item.execution().filter(|execution| execution.kind == Kind::Workflow)?;
+        let change = ChangeType::of(*disposition, &execution.status);
+        disposition.is_change().then_some((change, execution))
     });
     let changes: Vec<_> = changes.collect();
     for changes in changes.chunks(MAX_ROW) {
         let types: Vec<&str> = changes.iter().map(|(kind, _)| (*kind).into()).collect();
         let executions: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.execution_id).collect();
-        let workflows: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.workflow_id).collect();
+        let workflows: Vec<_> =
+            changes.iter().map(|(_, execution)| execution.workflow_id.as_deref()).collect();
         let bulks: Vec<_> = changes.iter().map(|(_, execution)| execution.bulk_id.as_deref()).collect();
         let statuses: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.status).collect();
         sqlx::query!(

@@ -19,7 +19,7 @@ pub(crate) enum RecordItem<'a> {
     Quarantined(QuarantineRow<'a>),
 }
 
-/// A delivery that reports an execution.
+/// A delivery that reports an execution of a workflow, or a prediction.
 #[derive(Debug)]
 pub(crate) struct ExecutionRow<'a> {
     pub(super) execution: Execution<'a>,

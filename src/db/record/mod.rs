@@ -21,6 +21,7 @@ use self::rounds::split_rounds;
 use super::{DbConnection, DbError, TimeLimits, Transaction};
 use crate::config;
 use crate::delivery::Disposition;
+use crate::execution::Kind;
 
 /// The limits of conflicts and quarantine.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +47,8 @@ impl DbConnection {
     }
 }
 
-/// Records the executions among `items`. The caller stores the quarantined items afterwards: every transaction locks
-/// rows in the order executions, bulks, rollups, quarantine.
+/// Records the executions and predictions among `items`. The caller stores the quarantined items afterwards: every
+/// transaction locks rows in the order executions, predictions, bulks, rollups, quarantine.
 pub(super) async fn record(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
@@ -55,19 +56,24 @@ pub(super) async fn record(
 ) -> Result<Vec<Disposition>, sqlx::Error> {
     let mut dispositions = vec![Disposition::Dropped; items.len()];
     let mut rollups = Rollups::default();
-    for (n, mut round) in split_rounds(items).into_iter().enumerate() {
-        // A stable sort: the groups of one execution keep their order.
-        round.sort_by_key(|group| &group.row.execution.execution_id);
-        // After the first round, every execution of the batch is recorded.
-        let new = if n == 0 { insert_new(transaction, &round).await? } else { HashSet::new() };
-        let (new, known): (Vec<_>, Vec<_>) =
-            round.into_iter().partition(|group| new.contains(&*group.row.execution.execution_id));
-        for group in &new {
-            rollups.added(CountedExecution::from(group), group.row.delivery.received_at);
-            group.set_disposition(&mut dispositions, Disposition::New, None);
-        }
-        if !known.is_empty() {
-            resolve_duplicates(transaction, &known, conflicts, &mut rollups, &mut dispositions).await?;
+    for kind in [Kind::Workflow, Kind::Prediction] {
+        for (n, mut round) in split_rounds(items, kind).into_iter().enumerate() {
+            // A stable sort: the groups of one execution keep their order.
+            round.sort_by_key(|group| &group.row.execution.execution_id);
+            // After the first round, every execution of the batch is recorded.
+            let new = if n == 0 { insert_new(transaction, kind, &round).await? } else { HashSet::new() };
+            let (new, known): (Vec<_>, Vec<_>) =
+                round.into_iter().partition(|group| new.contains(&*group.row.execution.execution_id));
+            for group in &new {
+                group.set_disposition(&mut dispositions, Disposition::New, None);
+                if kind == Kind::Workflow {
+                    rollups.added(CountedExecution::from(group), group.row.delivery.received_at);
+                }
+            }
+            if !known.is_empty() {
+                resolve_duplicates(transaction, kind, &known, conflicts, &mut rollups, &mut dispositions)
+                    .await?;
+            }
         }
     }
     // Before the rollups: a bulk completes after the change of its last execution.

@@ -1,4 +1,4 @@
-//! The rule for duplicates: applies deliveries of executions that are already recorded.
+//! The rule for duplicates: applies deliveries of executions and predictions that are already recorded.
 //!
 //! Two deliveries have the same result if their bodies are equal, or if their workflow, bulk, status, output, error and
 //! cause are equal. If jsonb cannot hold the recorded body, only an equal body has the same result.
@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | terminal | not terminal | duplicate | a late status: only counted |
 //! | terminal | terminal, the same result | duplicate | only counted |
-//! | terminal | terminal, another result | conflict | stored in `execution_conflicts`, never applied |
+//! | terminal | terminal, another result | conflict | stored in the table of conflicts, never applied |
 //! | | | `conflict_dropped` | a conflict after a limit of `conflicts.*` is reached: only counted |
 //! | not terminal | terminal, or another status | replacement | every column is replaced |
 //! | not terminal | the same status | duplicate | only counted |
@@ -17,31 +17,46 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
-use super::columns::{ColumnArrays, with_columns};
+use super::columns::{ExecutionArrays, PredictionArrays, with_execution_columns, with_prediction_columns};
 use super::rollups::{CountedExecution, Rollups};
 use super::rounds::Group;
 use crate::config;
 use crate::db::Transaction;
 use crate::delivery::Disposition;
+use crate::execution::Kind;
 
-/// In the last round, an `execution_id` can be in the arrays more than once (`rounds.rs`). Such an execution has ended.
+/// The disposition of a row, and what was recorded before.
+struct Resolved {
+    /// The position of the row in the arrays, from 1.
+    n: i32,
+    disposition: String,
+    previous_workflow_id: Option<String>,
+    previous_bulk_id: Option<String>,
+    previous_status: String,
+    previous_total_cost: Option<String>,
+    previous_first_received_at: OffsetDateTime,
+}
+
+/// In the last round, an identifier can be in the arrays more than once (`rounds.rs`). Such an execution has ended.
 macro_rules! resolve_duplicates {
     (
         ($arrays:expr, $limits:expr)
+        $Arrays:ident $table:literal $id:literal $conflicts:literal $bulk:literal [$($compared:literal),*];
         $($column:ident $name:literal $sql:literal ($Element:ty) $element:expr;)*
         => $redeliveries:literal $reference:literal $max_conflicts:literal $max_bytes:literal
     ) => {
-        sqlx::query!(
+        sqlx::query_as!(
+            Resolved,
             r#"WITH incoming AS (
     SELECT
-        i.n, i.execution_id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
+        i.n, i.id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
         "# $(+ "i." + $name + ", ")* + r#"
         sha256(coalesce(i.payload_bytes, convert_to(i.payload_text, 'UTF8'))) AS body_sha256,
         coalesce(octet_length(i.payload_bytes), octet_length(i.payload_text)) AS body_size
     FROM (
         SELECT
             generate_series(1, cardinality($1::text[])) AS n,
-            unnest($1::text[]) AS execution_id,
+            unnest($1::text[]) AS id,
             unnest($2::integer[]) AS deliveries,
             unnest($3::timestamptz[]) AS first_received_at,
             unnest($4::timestamptz[]) AS last_received_at,
@@ -50,7 +65,7 @@ macro_rules! resolve_duplicates {
             unnest($5::text[]) AS payload_text"# $(+ ", " + $sql + " AS " + $name)* + r#"
     ) AS i
 ),
--- The rows are locked in the order of execution_id, as in the insert. So several receivers cannot deadlock.
+-- The rows are locked in the order of the key, as in the insert. So several receivers cannot deadlock.
 resolved AS (
     SELECT
         i.n,
@@ -58,9 +73,9 @@ resolved AS (
         i.body_size,
         coalesce(e.conflicts, 0) AS conflicts,
         coalesce(e.conflict_bytes, 0) AS conflict_bytes,
-        e.execution_id,
+        i.id,
         e.workflow_id AS previous_workflow_id,
-        e.bulk_id AS previous_bulk_id,
+        "# + $bulk + r#" AS previous_bulk_id,
         e.status AS previous_status,
         e.total_cost::text AS previous_total_cost,
         e.first_received_at AS previous_first_received_at,
@@ -71,9 +86,9 @@ resolved AS (
                     -- The same bytes: a degraded row lacks columns (RecordItem::degrade).
                     WHEN sha256(e.payload_bytes) = i.body_sha256 OR e.payload_sha256 = i.body_sha256
                         THEN 'duplicate'
-                    WHEN (e.workflow_id, e.bulk_id, e.status, e.error, e.error_cause)
+                    WHEN (e.status"# $(+ ", e." + $compared)* + r#")
                         IS DISTINCT FROM
-                        (i.workflow_id, i.bulk_id, i.status, i.error, i.error_cause)
+                        (i.status"# $(+ ", i." + $compared)* + r#")
                         THEN 'conflict'
                     -- Retention removed the payload and kept the hashes.
                     WHEN e.payload_removed_at IS NOT NULL THEN
@@ -91,19 +106,19 @@ resolved AS (
             WHEN i.status = e.status THEN 'duplicate'
             ELSE 'replacement'
         END AS disposition
-    FROM executions AS e
-    INNER JOIN incoming AS i ON e.execution_id = i.execution_id
-    ORDER BY e.execution_id
+    FROM "# + $table + r#" AS e
+    INNER JOIN incoming AS i ON e."# + $id + r#" = i.id
+    ORDER BY e."# + $id + r#"
     FOR UPDATE OF e
 ),
 -- Known conflicts are counted. New ones are stored in their order while the limits allow. A body that is larger than the
 -- free space is skipped: smaller bodies after it can be stored.
 conflicting AS (
     SELECT
-        s.n, s.execution_id, s.body_sha256, s.body_size, s.conflicts, s.conflict_bytes,
+        s.n, s.id, s.body_sha256, s.body_size, s.conflicts, s.conflict_bytes,
         EXISTS (
-            SELECT FROM execution_conflicts AS c
-            WHERE c.execution_id = s.execution_id AND c.body_sha256 = s.body_sha256
+            SELECT FROM "# + $conflicts + r#" AS c
+            WHERE c."# + $id + r#" = s.id AND c.body_sha256 = s.body_sha256
         ) AS is_known
     FROM resolved AS s
     WHERE s.disposition = 'conflict'
@@ -115,42 +130,42 @@ placed AS (
         c.conflict_bytes + sum(c.body_size) OVER earlier AS conflict_bytes
     FROM conflicting AS c
     WHERE NOT c.is_known AND c.conflict_bytes + c.body_size <= "# + $max_bytes + r#"::bigint
-    WINDOW earlier AS (PARTITION BY c.execution_id ORDER BY c.n)
+    WINDOW earlier AS (PARTITION BY c.id ORDER BY c.n)
 ),
 stored AS (
-    INSERT INTO execution_conflicts AS c (
-        execution_id, workflow_id, bulk_id, status, output, error, error_cause, payload, payload_bytes,
-        body_sha256, authenticated_by, deliveries, first_received_at, last_received_at
+    INSERT INTO "# + $conflicts + r#" AS c (
+        "# + $id + r#", status"# $(+ ", " + $compared)* + r#", output, payload, payload_bytes, body_sha256,
+        authenticated_by, deliveries, first_received_at, last_received_at
     )
     SELECT
-        i.execution_id, i.workflow_id, i.bulk_id, i.status, i.output, i.error, i.error_cause, i.payload,
-        i.payload_bytes, i.body_sha256, i.authenticated_by, i.deliveries, i.first_received_at, i.last_received_at
+        i.id, i.status"# $(+ ", i." + $compared)* + r#", i.output, i.payload, i.payload_bytes, i.body_sha256,
+        i.authenticated_by, i.deliveries, i.first_received_at, i.last_received_at
     FROM incoming AS i
     WHERE i.n IN (SELECT k.n FROM conflicting AS k WHERE k.is_known)
         OR i.n IN (
             SELECT p.n FROM placed AS p WHERE p.conflicts <= "# + $max_conflicts + r#"::bigint AND p.conflict_bytes <= "# + $max_bytes + r#"::bigint
         )
-    ON CONFLICT (execution_id, body_sha256) DO UPDATE SET
+    ON CONFLICT ("# + $id + r#", body_sha256) DO UPDATE SET
         deliveries = c.deliveries + excluded.deliveries,
         first_received_at = least(c.first_received_at, excluded.first_received_at),
         last_received_at = greatest(c.last_received_at, excluded.last_received_at),
         recorded_at = greatest(c.recorded_at, excluded.recorded_at)
     -- The xmax of an updated row is this transaction, and that of a new row is 0.
-    RETURNING c.execution_id, c.body_sha256, c.xmax = 0 AS is_new
+    RETURNING c."# + $id + r#" AS id, c.body_sha256, c.xmax = 0 AS is_new
 ),
 not_replaced AS (
     SELECT
-        s.n, s.execution_id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
+        s.n, s.id, i.deliveries, i.redeliveries, i.reference, i.first_received_at, i.last_received_at,
         CASE WHEN k.is_new THEN s.body_size END AS new_bytes,
         s.disposition = 'conflict' AND k.is_new IS NULL AS is_dropped
     FROM resolved AS s
     INNER JOIN incoming AS i ON s.n = i.n
-    LEFT JOIN stored AS k ON s.execution_id = k.execution_id AND s.body_sha256 = k.body_sha256
+    LEFT JOIN stored AS k ON s.id = k.id AND s.body_sha256 = k.body_sha256
         AND s.disposition = 'conflict'
     WHERE s.disposition <> 'replacement'
 ),
 counted AS (
-    UPDATE executions AS e
+    UPDATE "# + $table + r#" AS e
     SET
         deliveries = e.deliveries + m.deliveries,
         redeliveries = e.redeliveries + m.redeliveries,
@@ -165,7 +180,7 @@ counted AS (
         conflicts_dropped = nullif(coalesce(e.conflicts_dropped, 0) + m.dropped, 0)
     FROM (
         SELECT
-            n.execution_id,
+            n.id,
             sum(n.deliveries)::integer AS deliveries,
             sum(n.redeliveries)::integer AS redeliveries,
             (array_agg(n.reference ORDER BY n.n) FILTER (WHERE n.reference IS NOT NULL))[1] AS reference,
@@ -175,12 +190,12 @@ counted AS (
             coalesce(sum(n.new_bytes), 0) AS new_bytes,
             coalesce(sum(n.deliveries) FILTER (WHERE n.is_dropped), 0)::integer AS dropped
         FROM not_replaced AS n
-        GROUP BY n.execution_id
+        GROUP BY n.id
     ) AS m
-    WHERE e.execution_id = m.execution_id
+    WHERE e."# + $id + r#" = m.id
 ),
 replaced AS (
-    UPDATE executions AS e
+    UPDATE "# + $table + r#" AS e
     SET
         ("# $(+ $name + ", ")* + r#"payload_removed_at, output_sha256, payload_sha256)
             = ROW("# $(+ "i." + $name + ", ")* + r#"NULL, NULL, NULL),
@@ -192,19 +207,19 @@ replaced AS (
         recorded_at = greatest(e.recorded_at, now())
     FROM resolved AS s
     INNER JOIN incoming AS i ON s.n = i.n
-    WHERE e.execution_id = s.execution_id AND s.disposition = 'replacement'
+    WHERE e."# + $id + r#" = s.id AND s.disposition = 'replacement'
 )
 SELECT
     s.n AS "n!",
     CASE WHEN d.is_dropped THEN 'conflict_dropped' ELSE s.disposition END AS "disposition!",
-    s.previous_workflow_id,
-    s.previous_bulk_id,
-    s.previous_status,
-    s.previous_total_cost,
-    s.previous_first_received_at
+    s.previous_workflow_id AS "previous_workflow_id?",
+    s.previous_bulk_id AS "previous_bulk_id?",
+    s.previous_status AS "previous_status!",
+    s.previous_total_cost AS "previous_total_cost?",
+    s.previous_first_received_at AS "previous_first_received_at!"
 FROM resolved AS s
 LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
-            &$arrays.execution_id as _,
+            &$arrays.id as _,
             &$arrays.deliveries,
             &$arrays.first_received_at,
             &$arrays.last_received_at,
@@ -217,15 +232,25 @@ LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
     };
 }
 
+/// All rows of `known` are of this kind.
 pub(super) async fn resolve_duplicates<'r>(
     transaction: &mut Transaction<'_>,
+    kind: Kind,
     known: &[Group<'r>],
     conflicts: config::Conflicts,
     rollups: &mut Rollups<'r>,
     dispositions: &mut [Disposition],
 ) -> Result<(), sqlx::Error> {
-    let arrays = ColumnArrays::new(known);
-    let resolved = with_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(transaction).await?;
+    let resolved = match kind {
+        Kind::Workflow => {
+            let arrays = ExecutionArrays::new(known);
+            with_execution_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(transaction).await?
+        }
+        Kind::Prediction => {
+            let arrays = PredictionArrays::new(known);
+            with_prediction_columns!(resolve_duplicates!(arrays, conflicts)).fetch_all(transaction).await?
+        }
+    };
     let mut resolved: HashMap<_, _> = resolved.into_iter().map(|row| (row.n, row)).collect();
     let mut earliest: HashMap<&str, OffsetDateTime> = HashMap::new();
     for (n, group) in (1..).zip(known) {
@@ -238,11 +263,14 @@ pub(super) async fn resolve_duplicates<'r>(
             _ => Disposition::Duplicate,
         };
         group.set_disposition(dispositions, disposition, Some(&previous.previous_status));
+        if kind == Kind::Prediction {
+            continue;
+        }
         // Another group of the same execution may already have moved the time.
         let earliest = earliest.entry(&*group.row.execution.execution_id);
         let earliest = earliest.or_insert(previous.previous_first_received_at);
         let before = CountedExecution {
-            workflow_id: Cow::Owned(previous.previous_workflow_id),
+            workflow_id: Cow::Owned(previous.previous_workflow_id.unwrap_or_default()),
             bulk_id: previous.previous_bulk_id.map(Cow::Owned),
             status: Cow::Owned(previous.previous_status),
             total_cost: previous.previous_total_cost.map(Cow::Owned),

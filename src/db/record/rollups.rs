@@ -37,7 +37,8 @@ impl<'r> From<&Group<'r>> for CountedExecution<'r> {
     fn from(group: &Group<'r>) -> Self {
         let execution = &group.row.execution;
         Self {
-            workflow_id: Cow::Borrowed(&execution.workflow_id),
+            // Every execution of a workflow has one.
+            workflow_id: Cow::Borrowed(execution.workflow_id.as_deref().unwrap_or_default()),
             bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
             status: Cow::Borrowed(&execution.status),
             total_cost: execution.total_cost.map(Cow::Borrowed),

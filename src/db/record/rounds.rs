@@ -15,6 +15,8 @@ use time::OffsetDateTime;
 
 use super::item::{ExecutionRow, RecordItem};
 use crate::delivery::Disposition;
+use crate::execution::Kind;
+use crate::execution::status::is_terminal;
 
 /// Deliveries of one execution that are recorded as one.
 pub(super) struct Group<'r> {
@@ -29,11 +31,6 @@ pub(super) struct Group<'r> {
     pub(super) reference: Option<&'r str>,
     pub(super) first_received_at: OffsetDateTime,
     pub(super) last_received_at: OffsetDateTime,
-}
-
-/// The same as `is_terminal_status` in SQL.
-pub(super) fn is_terminal(status: &str) -> bool {
-    matches!(status, "completed" | "failed" | "cancelled")
 }
 
 impl<'r> Group<'r> {
@@ -88,14 +85,18 @@ impl<'r> Group<'r> {
     }
 }
 
-/// Splits the executions among `items` into rounds. Each round has an execution once; the last round may have an ended
-/// execution several times.
-pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>]) -> Vec<Vec<Group<'r>>> {
-    let mut first_round: Vec<Group<'r>> = Vec::with_capacity(items.len());
-    let mut index_in_first: HashMap<&str, usize> = HashMap::with_capacity(items.len());
+/// Splits the executions of one kind among `items` into rounds. Each round has an execution once; the last round may have
+/// an ended execution several times.
+pub(super) fn split_rounds<'r>(items: &'r [RecordItem<'r>], kind: Kind) -> Vec<Vec<Group<'r>>> {
+    let rows = items.iter().enumerate().filter_map(|(index, item)| match item {
+        RecordItem::Execution(row) if row.execution.kind == kind => Some((index, row)),
+        _ => None,
+    });
+    let count = rows.clone().count();
+    let mut first_round: Vec<Group<'r>> = Vec::with_capacity(count);
+    let mut index_in_first: HashMap<&str, usize> = HashMap::with_capacity(count);
     let mut further: HashMap<usize, Vec<Group<'r>>> = HashMap::new();
-    for (index, item) in items.iter().enumerate() {
-        let RecordItem::Execution(row) = item else { continue };
+    for (index, row) in rows {
         let group = Group::new(row, index);
         match index_in_first.get(&*row.execution.execution_id) {
             None => {

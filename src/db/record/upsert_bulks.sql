@@ -6,7 +6,7 @@ INSERT INTO bulks AS b (
 SELECT
     i.bulk_id,
     sum(i.change),
-    coalesce(sum(i.change) FILTER (WHERE i.status = 'completed'), 0),
+    coalesce(sum(i.change) FILTER (WHERE is_successful_status(i.status)), 0),
     coalesce(sum(i.change) FILTER (WHERE i.status = 'failed'), 0),
     coalesce(sum(i.change) FILTER (WHERE i.status = 'cancelled'), 0),
     coalesce(sum(i.change) FILTER (WHERE NOT is_terminal_status(i.status)), 0),

@@ -102,7 +102,7 @@ impl IntoResponses for WebhookProblems {
             ),
             ("The Content-Encoding is neither gzip nor identity.", Problem::UnknownEncoding),
             (
-                "JSON without a valid execution_id, workflow_id or status. The webhook goes to quarantine.",
+                "JSON that is neither an execution nor a prediction. The webhook goes to quarantine.",
                 Problem::NotAnExecution(no_workflow),
             ),
             (

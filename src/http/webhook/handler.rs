@@ -39,6 +39,9 @@ type Trace = Option<Box<RequestTrace>>;
 ///
 /// Answers 200 when the webhook is on disk: a later crash cannot lose it. Content-Type is ignored. Fields that are
 /// not listed here are stored, too. The body may be compressed with gzip.
+///
+/// Predictions and legacy flows are accepted, too: a prediction has `exec_id` and `status`, a legacy flow has `flow_id`
+/// instead of `workflow_id`.
 #[utoipa::path(
     post, path = WEBHOOK_PATH, operation_id = "receive_webhook", tag = "Webhooks",
     request_body(

@@ -97,6 +97,13 @@ pub(crate) const A_MONTH: &str = "
         first_received_at, last_received_at)
     SELECT execution_id, workflow_id, 'cancelled', '{}', '', 1, first_received_at, last_received_at
     FROM executions WHERE status = 'completed';
+    INSERT INTO predictions (prediction_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
+    SELECT execution_id, CASE WHEN bulk_id IS NULL THEN workflow_id END,
+        CASE status WHEN 'failed' THEN 'failed' ELSE 'succeeded' END, '{}', 1, first_received_at, last_received_at
+    FROM executions;
+    INSERT INTO prediction_conflicts (prediction_id, status, payload, body_sha256, deliveries, first_received_at,
+        last_received_at)
+    SELECT prediction_id, 'cancelled', '{}', '', 1, first_received_at, last_received_at FROM predictions;
     INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
     SELECT 'odd', execution_id::bytea, sha256(execution_id::bytea), 1, first_received_at, last_received_at
     FROM executions;

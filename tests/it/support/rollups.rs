@@ -10,10 +10,10 @@ use super::receiver::TestReceiver;
 const WRONG_BULKS: &str = "
     SELECT * FROM (
         SELECT bulk_id, count(*) AS received,
-            count(*) FILTER (WHERE status = 'completed') AS completed,
+            count(*) FILTER (WHERE status IN ('completed', 'succeeded', 'success')) AS completed,
             count(*) FILTER (WHERE status = 'failed') AS failed,
             count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-            count(*) FILTER (WHERE status NOT IN ('completed', 'failed', 'cancelled')) AS other
+            count(*) FILTER (WHERE status NOT IN ('completed', 'succeeded', 'success', 'failed', 'cancelled')) AS other
         FROM executions WHERE bulk_id IS NOT NULL GROUP BY bulk_id
     ) AS recount FULL JOIN bulks USING (bulk_id)
     WHERE (recount.received, recount.completed, recount.failed, recount.cancelled, recount.other)
@@ -22,10 +22,10 @@ const WRONG_BULKS: &str = "
 /// The rollups by hour, recounted.
 const HOURS: &str = "SELECT date_trunc('hour', first_received_at, 'UTC') AS hour, workflow_id,
         count(*) AS executions,
-        count(*) FILTER (WHERE status = 'completed') AS completed,
+        count(*) FILTER (WHERE status IN ('completed', 'succeeded', 'success')) AS completed,
         count(*) FILTER (WHERE status = 'failed') AS failed,
         count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE status NOT IN ('completed', 'failed', 'cancelled')) AS other
+        count(*) FILTER (WHERE status NOT IN ('completed', 'succeeded', 'success', 'failed', 'cancelled')) AS other
     FROM executions GROUP BY 1, 2";
 
 /// The rollups by day, recounted.

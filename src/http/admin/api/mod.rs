@@ -15,6 +15,7 @@ mod export;
 mod failures;
 mod openapi;
 mod overview;
+mod predictions;
 mod quarantine;
 mod query;
 mod results;
@@ -54,6 +55,8 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(executions::list_executions),
         routes!(executions::get_execution),
         routes!(results::list_results),
+        routes!(predictions::list_predictions),
+        routes!(predictions::get_prediction),
         routes!(failures::list_failures),
         routes!(bulks::list_bulks),
         routes!(bulks::get_bulk),

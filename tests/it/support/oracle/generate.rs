@@ -118,7 +118,7 @@ fn fill(rng: &mut ThreadRng) -> usize {
 
 /// A new execution, or another result of an execution that was sent before.
 pub(crate) fn execution(rng: &mut ThreadRng, id: &str, bulk: &str, result_number: u64) -> Body {
-    let status = *["completed", "completed", "failed", "cancelled", "running", "paused"].choose(rng).unwrap();
+    let status = *["completed", "succeeded", "failed", "cancelled", "running", "paused"].choose(rng).unwrap();
     let unique = format!("{id}/{result_number}");
     let mut fields: Vec<(&str, String)> = Vec::new();
     let workflow = rng.random_range(0..5);

@@ -112,7 +112,7 @@ pub(crate) struct Model {
 }
 
 fn is_terminal(status: &str) -> bool {
-    ["completed", "failed", "cancelled"].contains(&status)
+    ["completed", "succeeded", "failed", "cancelled"].contains(&status)
 }
 
 /// Whether a delivery repeats the recorded terminal result: the rule of `db/record/resolve_duplicates.rs`, implemented

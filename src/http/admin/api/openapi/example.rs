@@ -89,6 +89,7 @@ impl<'d> Examples<'d> {
 fn of_name(name: &str) -> Option<Value> {
     Some(match name {
         "execution" | "execution_id" | "latest_execution_id" => json!("exec-104"),
+        "prediction_id" => json!("pred-7"),
         "workflow" | "workflow_id" => json!("product-photos"),
         "bulk" | "bulk_id" => json!("spring-catalogue"),
         "status" | "delivered_status" => json!("failed"),

@@ -23,6 +23,7 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
     ),
     tags(
         (name = "Executions", description = "Recorded executions, their results and their failures."),
+        (name = "Predictions", description = "Executions of a single model."),
         (name = "Bulks", description = "Groups of executions that were triggered together, and their progress."),
         (name = "Statistics", description = "Counts, failure rates and costs."),
         (

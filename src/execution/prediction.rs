@@ -1,0 +1,108 @@
+//! The fields of predictions that no workflow's execution has.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::steps::each_field;
+use super::{lossy_text, number, status};
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Failure<'a> {
+    /// Such as `PROVIDER_REJECTED`.
+    pub(super) code: Option<Cow<'a, str>>,
+    pub(super) message: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Metrics<'a> {
+    pub(super) cost: Option<&'a str>,
+    pub(super) predict_seconds: Option<f64>,
+}
+
+/// Reads why a prediction failed: from `error`, or from the first element of `output` with an `error`. The output of a
+/// successful prediction can be any JSON, so it is not searched.
+pub(super) fn failure<'a>(error: Option<&'a str>, output: Option<&'a str>, status: &str) -> Failure<'a> {
+    let output = output.filter(|output| output.starts_with('[') && !status::is_successful(status));
+    let in_output = || {
+        let elements: Vec<&RawValue> = serde_json::from_str(output?).ok()?;
+        elements.into_iter().find_map(|element| {
+            let mut error = None;
+            each_field(element.get(), |key, value| {
+                if key == b"error" {
+                    error = Some(value);
+                }
+            });
+            Failure::of(error?)
+        })
+    };
+    error.and_then(Failure::of).or_else(in_output).unwrap_or_default()
+}
+
+impl<'a> Failure<'a> {
+    /// Reads a text, or an object with `error_code` and `error_message`. `None` for null and an empty text.
+    fn of(error: &'a str) -> Option<Self> {
+        let text = |raw: &'a str| Some(lossy_text(raw)).filter(|text| raw != "null" && !text.is_empty());
+        let mut failure = Self::default();
+        each_field(error, |key, value| match key {
+            b"error_code" => failure.code = text(value),
+            b"error_message" => failure.message = text(value),
+            _ => {}
+        });
+        if failure == Self::default() {
+            failure.message = text(error);
+        }
+        (failure != Self::default()).then_some(failure)
+    }
+}
+
+/// Reads `metrics`. Values that are not numbers are ignored.
+pub(super) fn metrics(metrics: &str) -> Metrics<'_> {
+    let mut found = Metrics::default();
+    each_field(metrics, |key, value| match key {
+        b"cost" => found.cost = number(value),
+        b"predict_time" => found.predict_seconds = number(value).and_then(|seconds| seconds.parse().ok()),
+        _ => {}
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_is_read_from_error_or_from_output() {
+        const OBJECT: &str = r#"{"error_code":"NETWORK_ERROR","error_message":"reset"}"#;
+        const OUTPUT: &str =
+            r#"[1,{"id":""},{"error":""},{"error":{"error_code":"WORKER_LOST"}},{"error":"later"}]"#;
+        let read = |error: Option<&'static str>, output| {
+            let Failure { code, message } = failure(error, output, "failed");
+            (code.unwrap_or_default(), message.unwrap_or_default())
+        };
+        for (error, output, expected) in [
+            (Some(r#""text""#), Some(OUTPUT), ("", "text")),
+            (Some(OBJECT), None, ("NETWORK_ERROR", "reset")),
+            (Some(r#""""#), Some(OUTPUT), ("WORKER_LOST", "")),
+            (Some(r#"{"error_code":null}"#), None, ("", r#"{"error_code":null}"#)),
+            (None, Some(r#"[{"error":"text"}]"#), ("", "text")),
+            (None, Some(r#"{"error":"text"}"#), ("", "")),
+            (None, None, ("", "")),
+        ] {
+            assert_eq!(read(error, output), (expected.0.into(), expected.1.into()), "{error:?} {output:?}");
+        }
+        assert_eq!(failure(None, Some(OUTPUT), "succeeded"), Failure::default());
+    }
+
+    #[test]
+    fn metrics_of_another_type_are_ignored() {
+        let read = |text| {
+            let Metrics { cost, predict_seconds } = metrics(text);
+            (cost, predict_seconds)
+        };
+        assert_eq!(read(r#"{"predict_time":6.2,"cost":0.012}"#), (Some("0.012"), Some(6.2)));
+        for other in ["1", "null", r#"{"predict_time":"6","cost":1e400}"#, r#"[{"cost":1}]"#] {
+            assert_eq!(read(other), (None, None), "{other}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The meaning of statuses.
+
+/// Whether an execution with this status has ended. The same as `is_terminal_status` in SQL.
+pub(crate) fn is_terminal(status: &str) -> bool {
+    class(status) != OTHER
+}
+
+/// Whether the status is `completed`, or the word for it in predictions and legacy flows. The same as
+/// `is_successful_status` in SQL.
+pub(crate) fn is_successful(status: &str) -> bool {
+    matches!(status, "completed" | "succeeded" | "success")
+}
+
+/// The results of [`class`].
+pub(crate) const CLASSES: [&str; 4] = ["completed", "failed", "cancelled", OTHER];
+const OTHER: &str = "other";
+
+/// The class in which a status is counted. Senders can send any status.
+pub(crate) fn class(status: &str) -> &'static str {
+    match status {
+        status if is_successful(status) => "completed",
+        "failed" => "failed",
+        "cancelled" => "cancelled",
+        _ => OTHER,
+    }
+}
