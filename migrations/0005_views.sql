@@ -595,7 +595,7 @@ COMMENT ON FUNCTION path_of_key(text) IS
 -- objects, arrays, URLs and texts with a meaning count as values. A path is cut after 1,000 characters.
 CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     RETURNS TABLE (
-        "position" integer, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
+        "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
     )
     LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
     -- Compilation takes longer than the query. SET also keeps PostgreSQL from planning the query for each caller.
@@ -736,7 +736,7 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
             OFFSET 0
         )
         SELECT
-            row_number() OVER (ORDER BY t.place)::integer,
+            row_number() OVER (ORDER BY t.place),
             t.path,
             t.step_id,
             t.place[1] < 3,

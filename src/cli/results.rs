@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::args::{OutputArgs, TimeArgs, choice_parser};
-use super::table::{Column, number, or_empty, text};
+use super::table::{Column, text};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::results::{Filter, Kind, ResultItem, ResultsQuery};
@@ -17,6 +17,9 @@ pub struct Results {
     kind: Option<Kind>,
     #[command(flatten)]
     filter: Filter,
+    /// Print only the URLs, one per line, without data URLs
+    #[arg(long, conflicts_with = "json")]
+    urls: bool,
     #[command(flatten)]
     time: TimeArgs,
     #[command(flatten)]
@@ -51,6 +54,10 @@ impl Results {
         let filter = Filter { kind: self.kind, ..self.filter.clone() };
         let period = self.time.period();
         let query = ResultsQuery { filter, period, page: PageRequest::default() };
-        self.output.print_list(&query_pool(settings)?, query, RESULTS).await
+        let pool = query_pool(settings)?;
+        if self.urls {
+            return self.output.print_lines(&pool, query, ResultItem::whole_url).await;
+        }
+        self.output.print_list(&pool, query, RESULTS).await
     }
 }

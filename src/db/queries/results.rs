@@ -255,6 +255,11 @@ impl ListRow for ResultItem {
 }
 
 impl ResultItem {
+    /// Its URL; `None` for a data URL, of which only the beginning is known.
+    pub(crate) fn whole_url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|_| !self.truncated)
+    }
+
     fn bytes(&self) -> i64 {
         let value = self.url.as_ref().or(self.text.as_ref());
         value.map_or(0, |value| i64::try_from(value.len()).unwrap_or(i64::MAX))

@@ -22,7 +22,7 @@ FROM (
     FROM (
         SELECT
             s.n,
-            r.position::bigint AS position,
+            r.position,
             r.path,
             r.step_id,
             r.is_final,

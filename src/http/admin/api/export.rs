@@ -80,10 +80,10 @@ fn csv<T: Columns>() -> Encoding<T> {
     }
 }
 
-/// A line for each URL. A URL contains no white space. Data URLs are left out, because they are not complete.
+/// A line for each URL, without data URLs. A URL contains no white space.
 fn urls() -> Encoding<ResultItem> {
     let write = |item: &ResultItem, text: &mut String| {
-        if let Some(url) = item.url.as_ref().filter(|_| !item.truncated) {
+        if let Some(url) = item.whole_url() {
             text.push_str(url);
             text.push('\n');
         }
