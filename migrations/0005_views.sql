@@ -482,9 +482,12 @@ COMMENT ON FUNCTION json_in_text(text) IS
 
 CREATE FUNCTION media_type_of_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE lower(substring(
-        left(url, 8192) FROM '^[A-Za-z0-9+.-]+://[^/?#]+/[^?#]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?$'
-    ))
+    RETURN CASE
+        -- After the last dot, without query and fragment. The name of a host has no extension.
+        CASE
+            WHEN split_part(split_part(url, '#', 1), '?', 1) LIKE '%://%/%'
+                THEN lower(split_part(split_part(split_part(url, '#', 1), '?', 1), '.', -1))
+        END
         WHEN 'png' THEN 'image/png'
         WHEN 'jpg' THEN 'image/jpeg'
         WHEN 'jpeg' THEN 'image/jpeg'

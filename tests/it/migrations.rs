@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "29491fc7cdb0626f13ef7630658041b6abbb079fc050ae8d8ab63480db11ca0b8a571b6ac3dd3d944c2f96e21e3ba421",
+        "e717ff4368f45bd323c2f8690a20c8b19f6547ee5d262ca9c3b7397b1e0601b0bc5075cd2ef55509949e07042eb4862a",
     ),
 ];
 
