@@ -466,7 +466,7 @@ AS $$
 BEGIN
     IF value !~ '^\s*(\{.*\}|\[.*\])\s*$'
         OR octet_length(value) > 1048576
-        OR value ~ '[[:,\s]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
+        OR value ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
     THEN
         RETURN NULL;
     END IF;

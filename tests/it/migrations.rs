@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "e717ff4368f45bd323c2f8690a20c8b19f6547ee5d262ca9c3b7397b1e0601b0bc5075cd2ef55509949e07042eb4862a",
+        "7f399d329ed0d8f2d44073f3606e06bd52cf7cedeccf6a3f739c270b1a32193227d30a4bb7b7911972077ecf39ba6e86",
     ),
 ];
 
