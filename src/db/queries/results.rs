@@ -165,13 +165,13 @@ pub(crate) struct ResultsQuery {
 
 impl ResultsQuery {
     /// The first page of the results of an execution.
-    pub(super) fn of_execution(execution_id: &str) -> Self {
+    pub(crate) fn of_execution(execution_id: &str) -> Self {
         let filter = Filter { execution: Some(execution_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 
     /// The first page of the results of a bulk.
-    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+    pub(crate) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
