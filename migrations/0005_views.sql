@@ -579,7 +579,7 @@ COMMENT ON FUNCTION result_kind(text, text) IS
 
 CREATE FUNCTION is_result_url(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://\S+$|^data:[A-Za-z]+/[^,\s]+,';
+    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$|^data:[A-Za-z]+/[^,\s[:cntrl:]]{1,200},';
 
 COMMENT ON FUNCTION is_result_url(text) IS
     'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';

@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "7f399d329ed0d8f2d44073f3606e06bd52cf7cedeccf6a3f739c270b1a32193227d30a4bb7b7911972077ecf39ba6e86",
+        "509662b38d886fdaad927df05f8c4994348a06c38d7dec7efa7778d962084366c529b8b48f5ab5c44fb8e6bbb480b86c",
     ),
 ];
 
