@@ -60,148 +60,159 @@ fn producing(id: &str, output: Value) -> Value {
     with(execution(id, "completed"), json!({ "output": output }))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn results_are_found_in_outputs_of_any_shape() {
+/// Records each output and checks the path, the kind and the value of its results.
+async fn check_outputs<const N: usize>(cases: [(&str, Value, Value); N]) {
     let receiver = TestReceiver::start().await;
-    let png = "https://example.com/a.png";
-    for (id, output, expected) in [
-        ("url", json!(png), json!([["output", "image", png]])),
+    for (id, output, expected) in cases {
+        receiver.accept(producing(id, output)).await;
+        assert_eq!(results(&receiver, id, "path, kind, coalesce(url, text)").await, expected, "{id}");
+    }
+}
+
+const PNG: &str = "https://example.com/a.png";
+/// A URL without an extension.
+const BARE: &str = "https://example.com/v";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urls_are_found_at_any_depth_except_in_echoed_requests() {
+    check_outputs([
+        ("url", json!(PNG), json!([["output", "image", PNG]])),
+        ("array", json!([PNG, null, PNG, { "c": [1] }]), json!([["output[0]", "image", PNG]])),
+        ("object", json!({ "url": PNG }), json!([["output.url", "image", PNG]])),
         (
-            "upper case",
-            json!("HTTPS://example.com/a.PNG?x=1.mp4"),
-            json!([["output", "image", "HTTPS://example.com/a.PNG?x=1.mp4"]]),
-        ),
-        ("bucket", json!("gs://bucket/a.mp3"), json!([["output", "audio", "gs://bucket/a.mp3"]])),
-        ("text", json!("see https://example.com"), json!([["output", "text", "see https://example.com"]])),
-        ("lines", json!("https://a\nb"), json!([["output", "text", "https://a\nb"]])),
-        ("number", json!(4.5), json!([["output", "data", "4.5"]])),
-        ("yes", json!(true), json!([["output", "data", "true"]])),
-        ("no text", json!(""), json!([])),
-        ("no elements", json!([]), json!([])),
-        ("no fields", json!({}), json!([])),
-        ("null", json!(null), json!([])),
-        (
-            "array",
-            json!([png, "b", null, png, { "c": [1] }]),
-            json!([["output[0]", "image", png], ["output[1]", "text", "b"]]),
-        ),
-        ("numbers", json!([1, { "c": [2] }]), json!([["output", "data", "[1, {\"c\": [2]}]"]])),
-        ("url object", json!({ "url": png }), json!([["output.url", "image", png]])),
-        (
-            "named url",
-            json!({ "video_url": "https://example.com/v" }),
-            json!([["output.video_url", "video", "https://example.com/v"]]),
-        ),
-        (
-            "nested",
-            json!({ "audio": { "url": "https://example.com/v" }, "seconds": 8 }),
-            json!([["output.audio.url", "audio", "https://example.com/v"]]),
+            "number beside",
+            json!({ "audio": { "url": BARE }, "seconds": 8 }),
+            json!([["output.audio.url", "audio", BARE]]),
         ),
         (
             "odd key",
-            json!({ "my images": [{ "url": "https://example.com/v" }] }),
-            json!([["output.\"my images\"[0].url", "image", "https://example.com/v"]]),
+            json!({ "my images": [{ "url": BARE }] }),
+            json!([["output.\"my images\"[0].url", "image", BARE]]),
         ),
         (
+            "http step",
+            json!({ "status_code": 200, "headers": { "location": BARE }, "body": { "result": PNG } }),
+            json!([["output.body.result", "image", PNG]]),
+        ),
+        (
+            "echo",
+            json!({ "input": { "image": BARE }, "webhook_url": BARE, "output": [PNG] }),
+            json!([["output.output[0]", "image", PNG]]),
+        ),
+        ("two lines", json!("https://a\nb"), json!([["output", "text", "https://a\nb"]])),
+        ("control character", json!("https://a\u{1b}"), json!([["output", "text", "https://a\u{1b}"]])),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kind_of_a_url_comes_from_its_media_type_or_its_path() {
+    let (upper, pdf) = ("HTTPS://example.com/a.PNG?x=1.mp4", "https://example.com/a.pdf");
+    check_outputs([
+        ("upper case", json!(upper), json!([["output", "image", upper]])),
+        ("bucket", json!("gs://bucket/a.mp3"), json!([["output", "audio", "gs://bucket/a.mp3"]])),
+        ("named", json!({ "video_url": BARE }), json!([["output.video_url", "video", BARE]])),
+        (
             "last word",
-            json!({ "video": { "thumbnail": "https://example.com/v" } }),
-            json!([["output.video.thumbnail", "image", "https://example.com/v"]]),
+            json!({ "video": { "thumbnail": BARE } }),
+            json!([["output.video.thumbnail", "image", BARE]]),
         ),
         (
             "declared",
-            json!({ "url": "https://example.com/v", "content_type": "audio/wav; x=1" }),
-            json!([["output.url", "audio", "https://example.com/v"]]),
+            json!({ "url": BARE, "content_type": "audio/wav; x=1" }),
+            json!([["output.url", "audio", BARE]]),
         ),
         (
-            "declared nothing",
-            json!({ "image": "https://example.com/v", "mime_type": "application/octet-stream" }),
-            json!([["output.image", "image", "https://example.com/v"]]),
+            "declared as unknown",
+            json!({ "image": BARE, "mime_type": "application/octet-stream" }),
+            json!([["output.image", "image", BARE]]),
         ),
         (
-            "document",
-            json!(["https://example.com/a.pdf", "https://example.com/unknown", "https://example.com"]),
+            "documents",
+            json!([pdf, BARE, "https://example.mov"]),
             json!([
-                ["output[0]", "document", "https://example.com/a.pdf"],
-                ["output[1]", "document", "https://example.com/unknown"],
-                ["output[2]", "document", "https://example.com"]
+                ["output[0]", "document", pdf],
+                ["output[1]", "document", BARE],
+                ["output[2]", "document", "https://example.mov"]
             ]),
         ),
+        ("csv", json!("https://example.com/a.csv"), json!([["output", "data", "https://example.com/a.csv"]])),
         (
-            "data file",
-            json!(["https://example.com/a.csv", "https://example.com/a.glb", "https://example.com/a.txt"]),
-            json!([
-                ["output[0]", "data", "https://example.com/a.csv"],
-                ["output[1]", "data", "https://example.com/a.glb"],
-                ["output[2]", "text", "https://example.com/a.txt"]
-            ]),
+            "text file",
+            json!("https://example.com/a.txt"),
+            json!([["output", "text", "https://example.com/a.txt"]]),
         ),
         (
-            "data url",
+            "data urls",
             json!({ "a": "data:image/PNG;base64,QUJD", "b": "data:image/PNG;base64,QUJE" }),
             json!([
                 ["output.a", "image", "data:image/PNG;base64,"],
                 ["output.b", "image", "data:image/PNG;base64,"]
             ]),
         ),
-        (
-            "language model",
-            json!({ "id": "chatcmpl-1", "model": "gpt", "choices": [{ "index": 0, "finish_reason": "stop", "message": { "role": "assistant", "content": "Hello" } }] }),
-            json!([["output.choices[0].message.content", "text", "Hello"]]),
-        ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_outputs_or_have_a_key_of_a_text_and_other_outputs_are_data() {
+    let message = |content: &str| {
+        json!({ "id": "chatcmpl-1", "model": "gpt", "choices": [{ "index": 0, "finish_reason": "stop",
+                "message": { "role": "assistant", "content": content } }] })
+    };
+    check_outputs([
+        ("text", json!("see https://example.com"), json!([["output", "text", "see https://example.com"]])),
+        ("texts", json!(["a", null, "b"]), json!([["output[0]", "text", "a"], ["output[2]", "text", "b"]])),
+        ("language model", message("Hello"), json!([["output.choices[0].message.content", "text", "Hello"]])),
         (
             "parts",
-            json!({ "content": [{ "type": "text", "text": "Hello" }, { "type": "image_url", "image_url": { "url": png } }] }),
+            json!({ "content": [{ "type": "text", "text": "Hello" }, { "type": "image_url", "image_url": { "url": PNG } }] }),
             json!([
                 ["output.content[0].text", "text", "Hello"],
-                ["output.content[1].image_url.url", "image", png]
+                ["output.content[1].image_url.url", "image", PNG]
             ]),
         ),
+        ("http step", json!({ "status_code": 200, "body": "done" }), json!([["output.body", "text", "done"]])),
+        ("number", json!(4.5), json!([["output", "data", "4.5"]])),
+        ("yes", json!(true), json!([["output", "data", "true"]])),
+        ("numbers", json!([1, { "c": [2] }]), json!([["output", "data", "[1, {\"c\": [2]}]"]])),
+        ("fields", json!({ "id": "x", "score": 0.5 }), json!([["output", "data", "{\"id\": \"x\", \"score\": 0.5}"]])),
+        ("no text", json!(""), json!([])),
+        ("no elements", json!([]), json!([])),
+        ("no fields", json!({}), json!([])),
+        ("null", json!(null), json!([])),
         (
-            "http",
-            json!({ "status_code": 200, "headers": { "location": "https://example.com/x" }, "body": { "result": png } }),
-            json!([["output.body.result", "image", png]]),
+            "answer in json",
+            message("{\"title\":\"A\"}"),
+            json!([["output.choices[0].message.content", "data", "{\"title\": \"A\"}"]]),
         ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_in_a_text_is_read() {
+    check_outputs([
         (
-            "http text",
-            json!({ "status_code": 200, "body": "done" }),
-            json!([["output.body", "text", "done"]]),
-        ),
-        (
-            "echo",
-            json!({ "input": { "image": "https://example.com/in.png" }, "webhook_url": "https://example.com/hook", "output": [png] }),
-            json!([["output.output[0]", "image", png]]),
-        ),
-        (
-            "json in a string",
+            "object",
             json!("{\"images\": [\"https://example.com/a.png\"]}"),
-            json!([["output.images[0]", "image", png]]),
+            json!([["output.images[0]", "image", PNG]]),
         ),
         (
             "json in json",
-            json!({ "body": "[\"{\\\"url\\\": \\\"https://example.com/a.png\\\"}\"]" }),
-            json!([["output.body[0].url", "image", png]]),
-        ),
-        (
-            "answer in json",
-            json!({ "id": "x", "choices": [{ "message": { "content": "{\"title\":\"A\"}" } }] }),
-            json!([["output.choices[0].message.content", "data", "{\"title\": \"A\"}"]]),
+            json!({ "body": json!([json!({ "url": PNG }).to_string()]).to_string() }),
+            json!([["output.body[0].url", "image", PNG]]),
         ),
         ("no json", json!("[not json]"), json!([["output", "text", "[not json]"]])),
         ("huge number", json!("[1e131071]"), json!([["output", "text", "[1e131071]"]])),
-        ("nul", json!(r#"{"a": "\u0000"}"#), json!([["output", "text", "{\"a\": \"\\u0000\"}"]])),
         (
-            "other fields",
-            json!({ "id": "x", "status": "ok", "label": "cat", "score": 0.5 }),
-            json!([[
-                "output",
-                "data",
-                "{\"id\": \"x\", \"label\": \"cat\", \"score\": 0.5, \"status\": \"ok\"}"
-            ]]),
+            "digits in a url",
+            json!("[\"https://example.com/5e123.png\"]"),
+            json!([["output[0]", "image", "https://example.com/5e123.png"]]),
         ),
-    ] {
-        receiver.accept(producing(id, output)).await;
-        assert_eq!(results(&receiver, id, "path, kind, coalesce(url, text)").await, expected, "{id}");
-    }
+        ("nul", json!(r#"{"a": "\u0000"}"#), json!([["output", "text", "{\"a\": \"\\u0000\"}"]])),
+    ])
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
