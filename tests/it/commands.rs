@@ -148,13 +148,15 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     for part in [
         "status            completed\n",
         "cost              0.25\n",
-        "  url   https://example.com/a.png\n",
+        "  image  output[0]  https://example.com/a.png\n",
         "it changed",
     ] {
         assert!(plain.contains(part), "{plain}");
     }
     let step = run(&receiver, &["executions", "step"]).stdout;
-    for part in ["seconds           7.5\n", "too large\n", "video    url   https://example.com/v.mp4\n"] {
+    for part in
+        ["seconds           7.5\n", "too large\n", "  video  output.video  https://example.com/v.mp4\n"]
+    {
         assert!(step.contains(part), "{step}");
     }
 
@@ -206,7 +208,7 @@ async fn receiver_with_many_rows() -> TestReceiver {
     let many =
         "INSERT INTO executions (execution_id, workflow_id, status, bulk_id, output, payload, deliveries,
             first_received_at, last_received_at)
-        SELECT 'e' || n, 'w', 'completed', 'b', '[1, 2]', '{}', 1, t, t
+        SELECT 'e' || n, 'w', 'completed', 'b', '[\"1\", \"2\"]', '{}', 1, t, t
         FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - interval '1 s' * (n / 3)) AS x (t)";
     sqlx::query(many)
         .bind(i64::try_from(MANY).unwrap())

@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 6] = [
     ),
     (
         "0005_views.sql",
-        "5cceeffdc8bf09cb922071a8c8774fa7b566287a61914b66bd8437566d71a3b1e41a18aa54095cd6ae1c4311777e95ba",
+        "50f2e4d7403c3d5ef743841abf5b6b26c9de543908a671b42f269d88647dd46e72d0394e8252281570339627c76beba2",
     ),
     (
         "0006_predictions.sql",

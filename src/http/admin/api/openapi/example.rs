@@ -106,8 +106,9 @@ fn of_name(name: &str) -> Option<Value> {
         "reference" => json!({ "order": "1234", "user": "42" }),
         "change" | "next_after" => json!(4711),
         "type" => json!("execution.ended"),
-        "kind" => json!("url"),
-        "value" => json!("https://storage.example.com/garden.png"),
+        "path" => json!("output[0]"),
+        "media_type" => json!("image/png"),
+        "url" => json!("https://storage.example.com/garden.png"),
         "cursor" => json!("ZTE3NzI0NDU0ODIwMDAwMDAuMC5hYjEyLmV4ZWMtMTA5"),
         "payload" => {
             json!({ "execution_id": "exec-104", "workflow_id": "product-photos", "status": "failed" })
@@ -115,7 +116,7 @@ fn of_name(name: &str) -> Option<Value> {
         "body_text" => json!(r#"{"execution_id":"exec-104"}"#),
         "body_bytes" => json!(27),
         "executions" | "received" | "expected" => json!(4),
-        "complete" | "intact" => json!(true),
+        "complete" | "intact" | "is_final" => json!(true),
         "completed" => json!(3),
         "cancelled" | "other" | "spooled" => json!(0),
         "duration_seconds" => json!(12.5),
