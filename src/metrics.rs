@@ -128,6 +128,8 @@ metrics! {
         "Requests to /api/v1 on the admin port, by HTTP status of the response";
     api_read [Seconds]: Histogram = seconds(),
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
+    eachlabs_requests: Family<ResultLabel, Counter>,
+        "Requests to the API of each::labs, by result: ok, not_found, denied (the key was rejected), throttled (429), rejected (other 4xx), failed (5xx), unreachable (no complete response), unusable (too large, or not the documented JSON)";
     event_listeners: Gauge,
         "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,
@@ -190,6 +192,29 @@ pub(crate) struct KindLabel {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ResultLabel {
+    result: &'static str,
+}
+
+/// How a request to the API of `each::labs` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum ApiResult {
+    Ok,
+    NotFound,
+    /// The key was rejected.
+    Denied,
+    Throttled,
+    /// Another 4xx.
+    Rejected,
+    /// 5xx
+    Failed,
+    Unreachable,
+    /// Too large, or not the documented JSON.
+    Unusable,
+}
+
 /// A port of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -235,6 +260,12 @@ impl Port {
 }
 
 impl Unrouted {
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl ApiResult {
     pub(crate) fn as_str(self) -> &'static str {
         self.into()
     }
@@ -290,6 +321,9 @@ impl Metrics {
         for error in AuthError::VARIANTS {
             let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
         }
+        for result in ApiResult::VARIANTS {
+            let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
+        }
         for disposition in Disposition::iter() {
             let _ =
                 metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
@@ -318,6 +352,10 @@ impl Metrics {
     pub(crate) fn execution_recorded(&self, status: &str) {
         let status = STATUSES.into_iter().find(|known| *known == status).unwrap_or(OTHER_STATUS);
         self.executions_recorded.get_or_create(&ExecutionLabel { status }).inc();
+    }
+
+    pub(crate) fn api_requested(&self, result: ApiResult) {
+        self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

@@ -47,6 +47,7 @@ impl Settings {
         }
         self.database.servers()?;
         self.traces.collector()?;
+        self.eachlabs.access()?;
         Ok(())
     }
 }
