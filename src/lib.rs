@@ -21,7 +21,7 @@
 //!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
 //! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
-//! - [`eachlabs`] is the client of the sender's API.
+//! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -40,6 +40,7 @@ mod http_client;
 pub mod logging;
 mod memory;
 mod metrics;
+mod reconcile;
 mod recorder;
 mod retention;
 pub mod server;

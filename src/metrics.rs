@@ -14,7 +14,7 @@ use strum::{IntoEnumIterator, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
-use crate::delivery::Disposition;
+use crate::delivery::{Disposition, RepairSource};
 use crate::logging;
 
 /// Declares [`Metrics`]: `name [unit]: type (= initial value), help;`. The name gets the prefix `workflow_receiver_` and
@@ -130,6 +130,12 @@ metrics! {
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
     eachlabs_requests: Family<ResultLabel, Counter>,
         "Requests to the API of each::labs, by result: ok, not_found, denied (the key was rejected), throttled (429), rejected (other 4xx), failed (5xx), unreachable (no complete response), unusable (too large, or not the documented JSON)";
+    executions_repaired: Family<SourceLabel, Counter>,
+        "Executions read from the API of each::labs because their webhook did not arrive, by source: delivery_log, list, execution";
+    reconcile_failing: Gauge,
+        "1 while missed webhooks cannot be fetched in the background, 0 otherwise";
+    reconcile_success_timestamp [Seconds]: Gauge,
+        "Unix time at which this receiver last completed a comparison with each::labs in the background; 0 before the first";
     event_listeners: Gauge,
         "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,
@@ -195,6 +201,11 @@ pub(crate) struct KindLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SourceLabel {
+    source: &'static str,
 }
 
 /// How a request to the API of `each::labs` ended.
@@ -324,6 +335,9 @@ impl Metrics {
         for result in ApiResult::VARIANTS {
             let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
         }
+        for source in RepairSource::VARIANTS {
+            let _ = metrics.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() });
+        }
         for disposition in Disposition::iter() {
             let _ =
                 metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
@@ -356,6 +370,10 @@ impl Metrics {
 
     pub(crate) fn api_requested(&self, result: ApiResult) {
         self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
+    }
+
+    pub(crate) fn repaired(&self, source: RepairSource) {
+        self.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

@@ -49,6 +49,7 @@ pub struct Settings {
     pub spool: Spool,
     pub database: Database,
     pub recorder: Recorder,
+    pub reconcile: Reconcile,
     pub quarantine: Quarantine,
     pub conflicts: Conflicts,
     pub retention: Retention,
@@ -157,6 +158,16 @@ pub struct Recorder {
     pub batch_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub max_backoff: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconcile {
+    pub enabled: bool,
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub running_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

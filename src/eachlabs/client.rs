@@ -142,7 +142,7 @@ impl Client {
         }
         paged(&mut url, offset, limit);
         let body = found(self.send(Method::GET, url, None).await)?;
-        body.map(|body| responses::executions(&body, limit)).transpose()
+        body.map(|body| responses::executions(&body, workflow, limit)).transpose()
     }
 
     /// Reads a page of the delivery log.
@@ -167,15 +167,6 @@ impl Client {
         let url = self.current_url("delivery log", &["v1", "webhooks", execution_id])?;
         let body = found(self.send(Method::GET, url, None).await)?;
         body.map(|body| responses::delivery(&body)).transpose()
-    }
-
-    /// Reads the identifiers of the organisation's workflows.
-    ///
-    /// # Errors
-    /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.
-    pub(crate) async fn workflows(&self) -> Result<Vec<String>, ApiError> {
-        let url = self.current_url("list of workflows", &["v1", "workflows"])?;
-        responses::workflows(&self.send(Method::GET, url, None).await?)
     }
 
     fn current_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {

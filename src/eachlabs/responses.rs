@@ -23,7 +23,9 @@ pub(crate) struct Page<T> {
 #[derive(Debug)]
 pub(crate) struct ExecutionRow {
     pub(crate) execution_id: String,
-    pub(crate) status: String,
+    pub(crate) bulk_id: Option<String>,
+    /// completed, failed or cancelled.
+    pub(crate) has_ended: bool,
     /// The end, or the start if the row has no end.
     pub(crate) time: Option<OffsetDateTime>,
     /// The row as the body of a webhook, without `api_key`.
@@ -42,7 +44,7 @@ pub(crate) struct LoggedDelivery {
 
 #[derive(Deserialize)]
 struct Rows {
-    #[serde(alias = "webhooks", alias = "workflows", alias = "data")]
+    #[serde(alias = "webhooks")]
     executions: Option<Vec<Box<RawValue>>>,
     limit: Option<serde_json::Value>,
 }
@@ -59,8 +61,8 @@ fn page<T>(body: &[u8], limit: usize, parse: impl Fn(&RawValue) -> Option<T>) ->
     Ok(Page { rows: rows.iter().filter_map(|row| parse(row)).collect(), size, is_last: size < limit })
 }
 
-pub(super) fn executions(body: &[u8], limit: usize) -> Result<Page<ExecutionRow>, ApiError> {
-    page(body, limit, execution_row)
+pub(super) fn executions(body: &[u8], workflow: &str, limit: usize) -> Result<Page<ExecutionRow>, ApiError> {
+    page(body, limit, |row| execution_row(row, workflow))
 }
 
 pub(super) fn deliveries(body: &[u8], limit: usize) -> Result<Page<LoggedDelivery>, ApiError> {
@@ -70,16 +72,6 @@ pub(super) fn deliveries(body: &[u8], limit: usize) -> Result<Page<LoggedDeliver
 pub(super) fn delivery(body: &[u8]) -> Result<LoggedDelivery, ApiError> {
     let entry: &RawValue = serde_json::from_slice(body).map_err(|_| ApiError::Malformed("not JSON"))?;
     logged_delivery(entry).ok_or(ApiError::Malformed("a delivery without a URL or a body"))
-}
-
-pub(super) fn workflows(body: &[u8]) -> Result<Vec<String>, ApiError> {
-    let list = serde_json::from_slice::<Vec<Fields>>(body);
-    let rows = match list {
-        Ok(rows) => rows,
-        Err(_) => page(body, usize::MAX, |row| serde_json::from_str::<Fields>(row.get()).ok())?.rows,
-    };
-    let id = |row: &Fields| ["id", "workflow_id"].iter().find_map(|name| string(row, name));
-    Ok(rows.iter().filter_map(id).collect())
 }
 
 /// A string of a row.
@@ -110,7 +102,8 @@ const RENAMED: [(&str, &str); 4] = [
     ("cost", "total_cost"),
 ];
 
-fn execution_row(row: &RawValue) -> Option<ExecutionRow> {
+/// `workflow` is the workflow of the list.
+fn execution_row(row: &RawValue, workflow: &str) -> Option<ExecutionRow> {
     let mut row: Fields = serde_json::from_str(row.get()).ok()?;
     // Secrets.
     row.remove("api_key");
@@ -123,12 +116,16 @@ fn execution_row(row: &RawValue) -> Option<ExecutionRow> {
             row.insert(webhook_name.to_owned(), value);
         }
     }
+    if is_null(row.get("workflow_id")) {
+        row.insert("workflow_id".to_owned(), serde_json::value::to_raw_value(workflow).ok()?);
+    }
     // In a row, an empty text means that there is no value.
     row.retain(|_, value| value.get() != "\"\"");
     let time = ["completed_at", "started_at", "created_at"].iter().find_map(|name| timestamp(&row, name));
     Some(ExecutionRow {
         execution_id: string(&row, "execution_id").or_else(|| string(&row, "id"))?,
-        status: string(&row, "status")?,
+        bulk_id: string(&row, "bulk_id"),
+        has_ended: matches!(&*string(&row, "status")?, "completed" | "failed" | "cancelled"),
         time,
         body: serde_json::to_vec(&row).ok()?.into(),
     })
@@ -146,7 +143,7 @@ mod tests {
              "started_at": "2026-10-01T10:00:00Z", "ended_at": "2026-10-01T10:00:09Z", "cost": 0.1, "error": "",
              "api_key": "secret", "deleted_at": null},
             7, {"flow_id": "w"}], "limit": 50, "total_count": 10}"#;
-        let page = executions(list, 100).unwrap();
+        let page = executions(list, "v", 100).unwrap();
         assert_eq!((page.rows.len(), page.size, page.is_last), (1, 3, true));
         let row = &page.rows[0];
         assert!(!String::from_utf8_lossy(&row.body).contains("secret"));
@@ -162,14 +159,14 @@ mod tests {
         let list = |rows: usize, limit: &str| {
             let rows = vec![r#"{"execution_id":"e","status":"failed"}"#; rows].join(",");
             let list = format!(r#"{{"executions":[{rows}],"limit":{limit},"total_count":2}}"#);
-            executions(list.as_bytes(), 3).unwrap().is_last
+            executions(list.as_bytes(), "w", 3).unwrap().is_last
         };
         assert!(list(2, "3"));
         assert!(!list(3, "3"));
         assert!(!list(2, "2"), "the API uses a smaller limit");
         assert!(list(2, "100"));
         assert!(list(2, "null"));
-        assert!(executions(b"[]", 3).is_err());
+        assert!(executions(b"[]", "w", 3).is_err());
     }
 
     #[test]
