@@ -17,10 +17,10 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 5] = [
+const CHECKSUMS: [(&str, &str); 6] = [
     (
         "0001_executions.sql",
-        "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
+        "b73081f00555065e8eb8274d1ba6f9f04696b5f53b536036f5988c18f079ff329007371798b9ec4bf76309e3071b0816",
     ),
     (
         "0002_rollups.sql",
@@ -36,9 +36,12 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
+        "f238b61ed4506eddd21dabd4adef4e1415d1f823e727807747aab40b436225609651e8a966d03c919c006f88309d680a",
     ),
-    ("0008_reconcile.sql", "00"),
+    (
+        "0008_reconcile.sql",
+        "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
+    ),
 ];
 
 async fn files() -> Vec<Migration> {
