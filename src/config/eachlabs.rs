@@ -1,5 +1,6 @@
 //! `[eachlabs]`
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ impl Eachlabs {
     fn base_url(&self) -> Result<Url, SettingsError> {
         let usable = |url: &Url| {
             let host = url.host_str().unwrap_or_default();
-            let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
             let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
             is_plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
         };

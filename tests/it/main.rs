@@ -44,6 +44,7 @@ mod program;
 mod properties;
 mod pruner;
 mod quarantine;
+mod reconcile;
 mod recorder;
 mod references;
 mod refusals;
