@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use url::Url;
 
 use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
 use super::secrets::{QUOTED, Secret, is_quoted};
