@@ -188,7 +188,7 @@ impl Client {
     fn url(&self, path: &[&str]) -> Result<Url, ApiError> {
         // `Url` leaves out these segments, so the request would be another one.
         if path.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
-            return Err(ApiError::Status { status: 404, text: ": the identifier is not usable".to_owned() });
+            return Err(not_usable());
         }
         let mut url = self.access.base_url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -233,8 +233,7 @@ impl Client {
     async fn try_attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
         let mut request = Request::new(Full::from(body.clone().unwrap_or_default()));
         *request.method_mut() = method;
-        *request.uri_mut() =
-            url.as_str().parse().map_err(|_| ApiError::Malformed("a URL that is too long"))?;
+        *request.uri_mut() = url.as_str().parse().map_err(|_| not_usable())?;
         let headers = request.headers_mut();
         headers.insert(&self.access.header.0, self.access.header.1.clone());
         headers.insert(ACCEPT, JSON);
@@ -252,6 +251,11 @@ impl Client {
         let body = collect(body, MAX_ERROR_BYTES).await.unwrap_or_default();
         Err(Failure { error: ApiError::from_status(status, &body, &self.access.key), retry_after })
     }
+}
+
+/// An identifier that cannot be in a URL does not exist.
+fn not_usable() -> ApiError {
+    ApiError::Status { status: 404, text: ": the identifier cannot be in a URL".to_owned() }
 }
 
 fn paged(url: &mut Url, offset: usize, limit: usize) {

@@ -17,6 +17,9 @@ use crate::execution::{Execution, api_key};
 /// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
 const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a run waits for a client to read an event.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The state of a run.
 pub(super) struct Repair<'r> {
     pub(super) reconciler: &'r Reconciler,
@@ -154,9 +157,11 @@ impl<'r> Repair<'r> {
     }
 
     async fn send(&mut self, event: Event) {
-        if let Some(events) = &self.events {
-            // The client has gone: its task ends.
-            let _ = events.send(event).await;
+        if let Some(events) = &self.events
+            && events.send_timeout(event, READ_TIMEOUT).await.is_err()
+        {
+            // The client does not read. The run continues, because other runs wait for its end.
+            self.events = None;
         }
     }
 }
