@@ -18,6 +18,7 @@ CREATE TABLE predictions (
     output_sha256      bytea,
     payload_sha256     bytea,
     authenticated_by   text COLLATE "C",
+    repaired_from      text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
     redeliveries       integer     NOT NULL DEFAULT 0,
     reference          jsonb,
@@ -62,6 +63,8 @@ COMMENT ON COLUMN predictions.payload_sha256 IS
     'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
 COMMENT ON COLUMN predictions.authenticated_by IS
     'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
+COMMENT ON COLUMN predictions.repaired_from IS
+    'delivery_log if the webhook did not arrive and its body was read from the sender''s log of deliveries; otherwise null.';
 COMMENT ON COLUMN predictions.deliveries IS
     'Number of deliveries of this prediction, including duplicates and conflicts. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN predictions.redeliveries IS

@@ -21,6 +21,7 @@
 //!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
 //! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
+//! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -29,6 +30,7 @@ pub mod config;
 mod credentials;
 pub mod db;
 mod delivery;
+mod eachlabs;
 pub mod execution;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -38,6 +40,7 @@ mod http_client;
 pub mod logging;
 mod memory;
 mod metrics;
+mod reconcile;
 mod recorder;
 mod retention;
 pub mod server;

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +18,13 @@ use crate::config::{self, DatabaseServers, Settings, SettingsError};
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
+use crate::eachlabs::Client;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
+use crate::reconcile::{Background, CompleteUntil, Gap, OwnUrl, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
@@ -164,6 +166,7 @@ impl Server {
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
         let has_retention = settings.retention.removes_something();
         let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(has_retention));
+        let weak_spool = spool.downgrade();
         let progress = Progress {
             spool: spool_status.clone(),
             acked: acked_seq.clone(),
@@ -180,6 +183,7 @@ impl Server {
             numbered,
             metrics: metrics.clone(),
         };
+        let reconcile_pool = recording_pool.clone();
         let recorder = Recorder {
             pool: recording_pool,
             statement_timeout: settings.database.statement_timeout,
@@ -207,6 +211,23 @@ impl Server {
             state: retention,
             stop: stop.clone(),
         });
+        let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
+        let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
+        let reconciler = client.map(|client| {
+            Arc::new(Reconciler {
+                client,
+                own_url,
+                spool: weak_spool,
+                spool_status: spool_status.clone(),
+                acked: acked_seq.clone(),
+                memory: memory.clone(),
+                pool: reconcile_pool,
+                statement_timeout: settings.database.statement_timeout,
+                metrics: metrics.clone(),
+                running: Mutex::default(),
+            })
+        });
+        let recording = recorder_health_rx.clone();
         let observed = Observed {
             spool: spool_status.clone(),
             acked: acked_seq,
@@ -234,7 +255,17 @@ impl Server {
             feed: feed.clone(),
             webhook_port: webhook_address.port(),
             credentials: credentials.clone(),
+            reconciler: reconciler.clone(),
         };
+        let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {
+            reconciler,
+            settings: settings.reconcile,
+            complete_until: CompleteUntil::new(&settings.spool.dir),
+            health: health.clone(),
+            recording,
+            stop: stop.clone(),
+            gap: Gap::default(),
+        });
         let webhook = WebhookState {
             spool,
             metrics: metrics.clone(),
@@ -263,6 +294,9 @@ impl Server {
         parts.spawn(admin.map(|()| ("the admin port", Ok(()))));
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
+        }
+        if let Some(background) = background {
+            parts.spawn(background.run().map(|()| ("the reconciliation", Ok(()))));
         }
         let exporter = exporter.map(|exporter| exporter.run(end_export.clone())).into_iter().collect();
         Ok(Self {

@@ -15,6 +15,7 @@ pub mod packaging;
 pub mod predictions;
 pub mod prune;
 pub mod quarantine;
+pub mod reconcile;
 pub mod repair;
 pub mod results;
 pub mod spool;

@@ -17,10 +17,10 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 6] = [
+const CHECKSUMS: [(&str, &str); 7] = [
     (
         "0001_executions.sql",
-        "da0f3ba7c89a2b1760c9dbad9b921bef14b52e62776e6f6957dca1252d6396997f71198612c38d52f634f2d68f5ce26e",
+        "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
     ),
     (
         "0002_rollups.sql",
@@ -36,11 +36,15 @@ const CHECKSUMS: [(&str, &str); 6] = [
     ),
     (
         "0005_views.sql",
-        "50f2e4d7403c3d5ef743841abf5b6b26c9de543908a671b42f269d88647dd46e72d0394e8252281570339627c76beba2",
+        "50029461e167089a0f0d138408305a32497b6fb266e966ee6beb5d7d9a62664eb8eb3a268d7dcbe7d322fd211d8c28ae",
     ),
     (
         "0006_predictions.sql",
-        "eb868ad267e56439b6cad2aa5f92476704343000fe592107cf74a8d0dae4c4fa4785d967f6802a7b3c330820eb8d4c3a",
+        "814be831749e9848a502b3ddc680f5d2257a4b5b806fd77083a65afc57128dd41f2e530ad2232c5422198edfb54b7255",
+    ),
+    (
+        "0008_reconcile.sql",
+        "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
     ),
 ];
 

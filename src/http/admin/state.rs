@@ -13,6 +13,7 @@ use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
+use crate::reconcile::Reconciler;
 use crate::spool::{IntakeDepth, SpoolStatus};
 
 #[derive(Clone)]
@@ -34,4 +35,6 @@ pub(crate) struct AdminState {
     /// The TCP port of `http.listen`.
     pub(crate) webhook_port: u16,
     pub(crate) credentials: Arc<Credentials>,
+    /// `None` without `eachlabs.api_key`.
+    pub(crate) reconciler: Option<Arc<Reconciler>>,
 }
