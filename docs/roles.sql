@@ -34,7 +34,7 @@ FROM (
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
-            failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
+            failure_causes, costs, conflicts, quarantined, expected_executions, missing_executions, overdue_executions, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -54,10 +54,12 @@ FROM (VALUES
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
+    ('expected_executions', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),
-    ('conflicts', 'SELECT')
+    ('conflicts', 'SELECT'),
+    ('overdue_executions', 'SELECT')
 ) AS wanted (name, privileges)
 WHERE to_regclass(name) IS NOT NULL \gexec
 
@@ -67,7 +69,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts, change_batches}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, change_batches, expected_executions}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

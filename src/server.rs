@@ -18,6 +18,7 @@ use crate::config::{self, DatabaseServers, Settings, SettingsError};
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
+use crate::expected::ExpectedWatcher;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
@@ -206,6 +207,7 @@ impl Server {
             state: retention,
             stop: stop.clone(),
         });
+        let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
         let observed = Observed {
             spool: spool_status.clone(),
             acked: acked_seq,
@@ -218,7 +220,16 @@ impl Server {
             Monitor::start(settings, health_pool, metrics.clone(), observed, leaving.clone());
         let read_connections = settings.admin.read_connections;
         let read_pool =
-            Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
+            Arc::new(query_pool(settings, database.clone(), "workflow-receiver reading", read_connections));
+        let writing = Arc::new(writing_pool(&settings.database, database));
+        let watcher = ExpectedWatcher {
+            pool: writing.clone(),
+            statement_timeout: settings.database.statement_timeout,
+            metrics: metrics.clone(),
+            acked: acks_for_watcher,
+            recording: recording_for_watcher,
+        };
+        background_tasks.spawn(watcher.run());
         let feed = Feed::new(read_pool.clone());
         let admin = AdminState {
             requests: requests.clone(),
@@ -230,6 +241,8 @@ impl Server {
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
             pool: read_pool,
+            writing,
+            overdue_after: settings.expected.overdue_after,
             feed: feed.clone(),
             webhook_port: webhook_address.port(),
             credentials: credentials.clone(),
@@ -395,6 +408,11 @@ async fn open_spool(
 fn recording_pool(settings: &config::Database, database: Database) -> ConnectionPool {
     let config::Database { migrate, statement_timeout, .. } = *settings;
     ConnectionPool::new(database, Session::Recording { migrate }, statement_timeout)
+}
+
+/// The schema is migrated by the recorder's connections.
+fn writing_pool(settings: &config::Database, database: Database) -> ConnectionPool {
+    ConnectionPool::new(database, Session::Recording { migrate: false }, settings.statement_timeout)
 }
 
 fn query_pool(settings: &Settings, database: Database, name: &'static str, connections: usize) -> QueryPool {

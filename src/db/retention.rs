@@ -22,6 +22,8 @@ pub(crate) enum RetentionTarget {
     Executions,
     /// Payloads and outputs of executions that stay.
     Payloads,
+    /// Expected executions that are not recorded. The others are removed with their execution.
+    Expected,
     /// Bulks without executions.
     Bulks,
     Conflicts,
@@ -62,7 +64,9 @@ impl Cutoffs {
 
     pub(crate) fn of(&self, target: RetentionTarget) -> Option<OffsetDateTime> {
         match target {
-            RetentionTarget::Executions | RetentionTarget::Bulks => self.executions,
+            RetentionTarget::Executions | RetentionTarget::Expected | RetentionTarget::Bulks => {
+                self.executions
+            }
             RetentionTarget::Payloads => self.payloads,
             RetentionTarget::Conflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
@@ -155,6 +159,7 @@ impl Transaction<'_> {
             RetentionTarget::Payloads => {
                 walk!("src/db/retention/walk_payloads.sql", at, id, limit, before, cutoffs.executions)
             }
+            RetentionTarget::Expected => walk!("src/db/retention/walk_expected.sql"),
             RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
             RetentionTarget::Conflicts => walk!("src/db/retention/walk_conflicts.sql"),
             RetentionTarget::Quarantine => walk!("src/db/retention/walk_quarantine.sql"),
@@ -178,6 +183,7 @@ impl Transaction<'_> {
         Ok(match target {
             RetentionTarget::Executions => remove!("src/db/retention/remove_executions.sql"),
             RetentionTarget::Payloads => remove!("src/db/retention/remove_payloads.sql"),
+            RetentionTarget::Expected => remove!("src/db/retention/remove_expected.sql"),
             RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),
             RetentionTarget::Conflicts => remove!("src/db/retention/remove_conflicts.sql"),
             RetentionTarget::Quarantine => remove!("src/db/retention/remove_quarantine.sql"),

@@ -184,11 +184,12 @@ impl Pruner {
         } else {
             self.metrics.prune_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
         }
-        let [executions, payloads, bulks, conflicts, quarantine, changes] = removed;
+        let [executions, payloads, expected, bulks, conflicts, quarantine, changes] = removed;
         if removed.iter().any(|removed| *removed > 0) {
             tracing::info!(
                 executions,
                 payloads,
+                expected,
                 bulks,
                 conflicts,
                 quarantine,

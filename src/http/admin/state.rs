@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
 use crate::credentials::Credentials;
+use crate::db::ConnectionPool;
 use crate::db::queries::QueryPool;
 use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
@@ -28,6 +29,10 @@ pub(crate) struct AdminState {
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
+    /// Connections that write, for `POST /api/v1/expected`.
+    pub(crate) writing: Arc<ConnectionPool>,
+    /// `expected.overdue_after`
+    pub(crate) overdue_after: Duration,
     pub(crate) feed: Feed,
     /// Interval between heartbeats on event streams.
     pub(crate) heartbeat: Duration,

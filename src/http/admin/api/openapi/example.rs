@@ -88,6 +88,12 @@ impl<'d> Examples<'d> {
 
 fn of_name(name: &str) -> Option<Value> {
     Some(match name {
+        "position" => json!(1),
+        "message" => json!("The input has no prompt."),
+        "due_at" => json!("2026-03-02T09:20:00Z"),
+        "registered_at" => json!("2026-03-02T09:00:00Z"),
+        "missing" | "rejected" => json!(0),
+        "is_new" => json!(true),
         "execution" | "execution_id" | "latest_execution_id" => json!("exec-104"),
         "workflow" | "workflow_id" => json!("product-photos"),
         "bulk" | "bulk_id" => json!("spring-catalogue"),
