@@ -33,7 +33,7 @@ FROM (
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
-            change_batches, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
+            change_batches, reconcile_checks, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
             failure_causes, costs, conflicts, quarantined, expected_executions, missing_executions, overdue_executions, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
@@ -55,6 +55,7 @@ FROM (VALUES
     ('quarantine_usage', 'SELECT, UPDATE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
     ('expected_executions', 'SELECT, INSERT, UPDATE'),
+    ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

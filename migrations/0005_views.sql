@@ -348,7 +348,8 @@ SELECT
     first_received_at,
     last_received_at,
     payload_removed_at,
-    reference
+    reference,
+    repaired_from
 FROM executions
 ORDER BY first_received_at DESC;
 
@@ -384,6 +385,8 @@ COMMENT ON COLUMN latest_executions.payload_removed_at IS
     'When retention removed payload and output; null if they were not removed.';
 COMMENT ON COLUMN latest_executions.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+COMMENT ON COLUMN latest_executions.repaired_from IS
+    'Part of the sender''s API that the execution was read from because its webhook did not arrive: delivery_log, list or execution; null for a webhook.';
 
 -- With `latest_executions WHERE workflow_id = ...`, PostgreSQL may scan the latest executions of all workflows. This is
 -- slow for a workflow that has not run for months. The row comparisons below match executions_workflow_id only.
@@ -407,7 +410,8 @@ CREATE FUNCTION latest_of_workflow(workflow text) RETURNS SETOF latest_execution
             e.first_received_at,
             e.last_received_at,
             e.payload_removed_at,
-            e.reference
+            e.reference,
+            e.repaired_from
         FROM executions AS e
         WHERE (e.workflow_id, e.first_received_at) >= (workflow, '-infinity'::timestamptz)
             AND (e.workflow_id, e.first_received_at) <= (workflow, 'infinity'::timestamptz)

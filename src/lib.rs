@@ -22,6 +22,7 @@
 //! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
 //! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions that they announce.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
+//! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -30,6 +31,7 @@ pub mod config;
 mod credentials;
 pub mod db;
 mod delivery;
+mod eachlabs;
 pub mod execution;
 mod expected;
 #[cfg(fuzzing)]
@@ -40,6 +42,7 @@ mod http_client;
 pub mod logging;
 mod memory;
 mod metrics;
+mod reconcile;
 mod recorder;
 mod retention;
 pub mod server;

@@ -56,6 +56,8 @@ enum Command {
     Quarantine(cli::quarantine::Quarantine),
     /// Fill in columns that PostgreSQL refused earlier, from payload_bytes
     Repair(cli::repair::Repair),
+    /// Fetch executions whose webhook did not arrive from each::labs (needs eachlabs.api_key). The receiver must be running
+    Reconcile(cli::reconcile::Reconcile),
     /// List or show deliveries in the spool that are not in PostgreSQL yet
     #[command(subcommand)]
     Spool(cli::spool::Spool),
@@ -138,6 +140,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Man { directory } => cli::packaging::manual(directory, Arguments::command()),
         Command::Quarantine(quarantine) => quarantine.run(&cli::database(&settings()?)?).await,
         Command::Repair(repair) => repair.run(&cli::database(&settings()?)?).await,
+        Command::Reconcile(reconcile) => reconcile.run(&settings()?).await,
         Command::Spool(spool) => spool.run(&settings()?),
         Command::Prune(prune) => {
             let settings = settings()?;

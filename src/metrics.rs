@@ -14,7 +14,7 @@ use strum::{IntoEnumIterator, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
-use crate::delivery::Disposition;
+use crate::delivery::{Disposition, RepairSource};
 use crate::logging;
 
 /// Declares [`Metrics`]: `name [unit]: type (= initial value), help;`. The name gets the prefix `workflow_receiver_` and
@@ -130,6 +130,14 @@ metrics! {
         "Requests to /api/v1 on the admin port, by HTTP status of the response";
     api_read [Seconds]: Histogram = seconds(),
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
+    eachlabs_requests: Family<ResultLabel, Counter>,
+        "Requests to the API of each::labs, by result: ok, not_found, denied (the key was rejected), throttled (429), rejected (other 4xx), failed (5xx), unreachable (no complete response), unusable (too large, or not the documented JSON)";
+    executions_repaired: Family<SourceLabel, Counter>,
+        "Executions read from the API of each::labs because their webhook did not arrive, by source: delivery_log, list, execution";
+    reconcile_failing: Gauge,
+        "1 while missed webhooks cannot be fetched in the background, 0 otherwise";
+    reconcile_success_timestamp [Seconds]: Gauge,
+        "Unix time at which this receiver last completed a comparison with each::labs in the background; 0 before the first";
     event_listeners: Gauge,
         "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,
@@ -192,6 +200,34 @@ pub(crate) struct KindLabel {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SourceLabel {
+    source: &'static str,
+}
+
+/// How a request to the API of `each::labs` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum ApiResult {
+    Ok,
+    NotFound,
+    /// The key was rejected.
+    Denied,
+    Throttled,
+    /// Another 4xx.
+    Rejected,
+    /// 5xx
+    Failed,
+    Unreachable,
+    /// Too large, or not the documented JSON.
+    Unusable,
+}
+
 /// A port of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -237,6 +273,12 @@ impl Port {
 }
 
 impl Unrouted {
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl ApiResult {
     pub(crate) fn as_str(self) -> &'static str {
         self.into()
     }
@@ -292,6 +334,12 @@ impl Metrics {
         for error in AuthError::VARIANTS {
             let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
         }
+        for result in ApiResult::VARIANTS {
+            let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
+        }
+        for source in RepairSource::VARIANTS {
+            let _ = metrics.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() });
+        }
         for disposition in Disposition::iter() {
             let _ =
                 metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
@@ -320,6 +368,14 @@ impl Metrics {
     pub(crate) fn execution_recorded(&self, status: &str) {
         let status = STATUSES.into_iter().find(|known| *known == status).unwrap_or(OTHER_STATUS);
         self.executions_recorded.get_or_create(&ExecutionLabel { status }).inc();
+    }
+
+    pub(crate) fn api_requested(&self, result: ApiResult) {
+        self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
+    }
+
+    pub(crate) fn repaired(&self, source: RepairSource) {
+        self.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

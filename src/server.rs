@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,12 +18,14 @@ use crate::config::{self, DatabaseServers, Settings, SettingsError};
 use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
+use crate::eachlabs::Client;
 use crate::expected::ExpectedWatcher;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
+use crate::reconcile::{Background, CompleteUntil, Gap, OwnUrl, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
@@ -165,6 +167,7 @@ impl Server {
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
         let has_retention = settings.retention.removes_something();
         let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(has_retention));
+        let weak_spool = spool.downgrade();
         let progress = Progress {
             spool: spool_status.clone(),
             acked: acked_seq.clone(),
@@ -180,6 +183,7 @@ impl Server {
             recording: recorder_health_rx.clone(),
             numbered,
         };
+        let (reconcile_pool, registration_pool) = (recording_pool.clone(), recording_pool.clone());
         let recorder = Recorder {
             pool: recording_pool,
             statement_timeout: settings.database.statement_timeout,
@@ -208,6 +212,23 @@ impl Server {
             stop: stop.clone(),
         });
         let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
+        let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
+        let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
+        let reconciler = client.map(|client| {
+            Arc::new(Reconciler {
+                client,
+                own_url,
+                spool: weak_spool,
+                spool_status: spool_status.clone(),
+                acked: acked_seq.clone(),
+                memory: memory.clone(),
+                pool: reconcile_pool,
+                statement_timeout: settings.database.statement_timeout,
+                metrics: metrics.clone(),
+                running: Mutex::default(),
+            })
+        });
+        let recording = recorder_health_rx.clone();
         let observed = Observed {
             spool: spool_status.clone(),
             acked: acked_seq,
@@ -220,10 +241,9 @@ impl Server {
             Monitor::start(settings, health_pool, metrics.clone(), observed, leaving.clone());
         let read_connections = settings.admin.read_connections;
         let read_pool =
-            Arc::new(query_pool(settings, database.clone(), "workflow-receiver reading", read_connections));
-        let writing = Arc::new(writing_pool(&settings.database, database));
+            Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
         let watcher = ExpectedWatcher {
-            pool: writing.clone(),
+            pool: registration_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             metrics: metrics.clone(),
             acked: acks_for_watcher,
@@ -241,12 +261,22 @@ impl Server {
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
             pool: read_pool,
-            writing,
+            registration_pool,
             overdue_after: settings.expected.overdue_after,
             feed: feed.clone(),
             webhook_port: webhook_address.port(),
             credentials: credentials.clone(),
+            reconciler: reconciler.clone(),
         };
+        let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {
+            reconciler,
+            settings: settings.reconcile,
+            complete_until: CompleteUntil::new(&settings.spool.dir),
+            health: health.clone(),
+            recording,
+            stop: stop.clone(),
+            gap: Gap::default(),
+        });
         let webhook = WebhookState {
             spool,
             metrics: metrics.clone(),
@@ -275,6 +305,9 @@ impl Server {
         parts.spawn(admin.map(|()| ("the admin port", Ok(()))));
         if let Some(pruner) = pruner {
             parts.spawn(pruner.run().map(|()| ("the pruner", Ok(()))));
+        }
+        if let Some(background) = background {
+            parts.spawn(background.run().map(|()| ("the reconciliation", Ok(()))));
         }
         let exporter = exporter.map(|exporter| exporter.run(end_export.clone())).into_iter().collect();
         Ok(Self {
@@ -408,11 +441,6 @@ async fn open_spool(
 fn recording_pool(settings: &config::Database, database: Database) -> ConnectionPool {
     let config::Database { migrate, statement_timeout, .. } = *settings;
     ConnectionPool::new(database, Session::Recording { migrate }, statement_timeout)
-}
-
-/// The schema is migrated by the recorder's connections.
-fn writing_pool(settings: &config::Database, database: Database) -> ConnectionPool {
-    ConnectionPool::new(database, Session::Recording { migrate: false }, settings.statement_timeout)
 }
 
 fn query_pool(settings: &Settings, database: Database, name: &'static str, connections: usize) -> QueryPool {

@@ -26,7 +26,7 @@ pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
 }
 
 /// Replaces "all addresses" with loopback.
-fn reachable(mut admin: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut admin: SocketAddr) -> SocketAddr {
     if admin.ip().is_unspecified() {
         admin.set_ip(match admin {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -14,6 +14,7 @@ mod output;
 pub mod packaging;
 pub mod prune;
 pub mod quarantine;
+pub mod reconcile;
 pub mod repair;
 pub mod results;
 pub mod spool;

@@ -36,6 +36,8 @@ impl Settings {
         check_range("recorder.batch_rows", self.recorder.batch_rows, 1, 100_000)?;
         check_range("recorder.batch_bytes", self.recorder.batch_bytes, 64 * KIB, 256 * MIB)?;
         check_duration("recorder.max_backoff", self.recorder.max_backoff, min, max)?;
+        check_duration("reconcile.interval", self.reconcile.interval, min, 144 * max)?;
+        check_duration("reconcile.running_after", self.reconcile.running_after, min, 144 * max)?;
         check_duration("database.connect_timeout", self.database.connect_timeout, min, max)?;
         check_duration("database.statement_timeout", self.database.statement_timeout, min, max)?;
         check_duration("shutdown.grace", self.shutdown.grace, Duration::ZERO, max)?;
@@ -49,6 +51,7 @@ impl Settings {
         }
         self.database.servers()?;
         self.traces.collector()?;
+        self.eachlabs.access()?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod auth;
 mod check;
 mod database;
 mod database_url;
+mod eachlabs;
 mod error;
 mod load;
 mod retention;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Deserializer};
 
 pub use database_url::DatabaseServers;
 pub(crate) use database_url::ServerRole;
+pub(crate) use eachlabs::ApiAccess;
+pub use eachlabs::{ApiPaths, Eachlabs, KeyHeader};
 pub use error::SettingsError;
 pub use retention::Retention;
 pub use secrets::{Secret, Secrets};
@@ -41,10 +44,12 @@ pub struct Settings {
     pub http: Http,
     pub admin: Admin,
     pub auth: Auth,
+    pub eachlabs: Eachlabs,
     pub intake: Intake,
     pub spool: Spool,
     pub database: Database,
     pub recorder: Recorder,
+    pub reconcile: Reconcile,
     pub quarantine: Quarantine,
     pub conflicts: Conflicts,
     pub expected: Expected,
@@ -154,6 +159,16 @@ pub struct Recorder {
     pub batch_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub max_backoff: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconcile {
+    pub enabled: bool,
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub running_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -221,8 +221,8 @@ fn shown(file: &Path) -> String {
     if file.is_absolute() || file.exists() { file.display().to_string() } else { NOT_SHOWN.to_owned() }
 }
 
-/// The files that the secrets were read from, with their state at that time. Without the headers for traces, which need a
-/// restart.
+/// The files that the secrets were read from, with their state at that time. Without the headers for traces and the key of the API,
+/// which need a restart.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// The file of `--config`.

@@ -13,6 +13,7 @@ mod migrations;
 mod pool;
 mod quarantine;
 pub(crate) mod queries;
+mod reconcile;
 mod record;
 mod repair;
 mod retention;

@@ -82,6 +82,7 @@ impl DbConnection {
         let delivery = |extracted: &Extracted| Delivery {
             trace: None,
             reference: entry.reference.clone(),
+            repaired_from: None,
             is_redelivery: false,
             body: extracted.original.clone(),
             received_at: entry.first_received_at,

@@ -4,21 +4,23 @@ pub(crate) mod reference;
 pub(crate) mod trace_context;
 
 use bytes::Bytes;
-use strum::{EnumIter, IntoStaticStr};
+use strum::{EnumIter, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthMethod;
 pub(crate) use trace_context::TraceContext;
 
-/// An accepted webhook.
+/// An accepted webhook, or an execution that was read from the sender's API because its webhook did not arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     /// The exact bytes of the body.
     pub(crate) body: Bytes,
     /// When the whole body had been received, by this machine's clock.
     pub(crate) received_at: OffsetDateTime,
-    /// `None` when the spool's row is damaged.
+    /// `None` when the spool's row is damaged, and for a repaired delivery.
     pub(crate) authenticated_by: Option<AuthMethod>,
+    /// Where the body was read; `None` for a webhook.
+    pub(crate) repaired_from: Option<RepairSource>,
     /// Answered 200: the delivery must not be lost. Otherwise it was answered 422.
     pub(crate) acknowledged: bool,
     /// The query parameters of the URL, as a JSON object of strings (`reference.rs`); `None` without any.
@@ -27,6 +29,25 @@ pub(crate) struct Delivery {
     pub(crate) is_redelivery: bool,
     /// `None` when the trace is not sampled.
     pub(crate) trace: Option<TraceContext>,
+}
+
+/// The part of the sender's API that a repaired delivery was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum RepairSource {
+    /// The sender's log of deliveries, which has the body of the webhook.
+    DeliveryLog,
+    /// The list of a workflow's executions. Its rows lack fields of the webhook.
+    List,
+    /// The execution by its identifier, in the form of the webhook.
+    Execution,
+}
+
+impl RepairSource {
+    /// The name in PostgreSQL, in metrics and in the API.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Why a webhook was answered 503. Nothing of it is stored: the sender has to try again.

@@ -43,9 +43,29 @@ impl SpoolHandle {
         written.await.unwrap_or(Err(RejectReason::ShuttingDown))
     }
 
+    /// A handle that does not keep the channel open.
+    pub(crate) fn downgrade(&self) -> WeakSpoolHandle {
+        WeakSpoolHandle(self.pending.downgrade())
+    }
+
     /// A view of the channel that does not keep it open.
     pub(crate) fn depth(&self) -> IntakeDepth {
         IntakeDepth(self.pending.downgrade())
+    }
+}
+
+/// Appends deliveries while another handle keeps the channel open.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakSpoolHandle(mpsc::WeakSender<PendingDelivery>);
+
+impl WeakSpoolHandle {
+    /// As [`SpoolHandle::append`].
+    ///
+    /// # Errors
+    /// [`RejectReason`]; [`RejectReason::ShuttingDown`] when no other handle is left.
+    pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
+        let pending = self.0.upgrade().ok_or(RejectReason::ShuttingDown)?;
+        SpoolHandle { pending }.append(delivery, memory).await
     }
 }
 

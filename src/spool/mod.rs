@@ -43,7 +43,7 @@ use crate::delivery::RejectReason;
 
 #[cfg(fuzzing)]
 pub(crate) use handle::PendingDelivery;
-pub(crate) use handle::{AckHandle, IntakeDepth, SpoolHandle};
+pub(crate) use handle::{AckHandle, IntakeDepth, SpoolHandle, WeakSpoolHandle};
 pub(crate) use inspect::{Inspector, ListedDelivery};
 pub(crate) use open::{Spool, open};
 pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};

@@ -6,7 +6,6 @@ use strum::VariantArray;
 use time::OffsetDateTime;
 
 use super::Seq;
-use crate::auth::AuthMethod;
 use crate::delivery::{Delivery, TraceContext};
 
 macro_rules! select {
@@ -34,7 +33,7 @@ pub(super) const INSERT: &str = "INSERT INTO deliveries
 pub(super) struct SpoolRow<B> {
     /// Microseconds since 1970.
     pub(super) received_at: i64,
-    /// [`auth_code`]; 0 when it is unknown.
+    /// [`origin_code`]; 0 when it is unknown.
     pub(super) authenticated_by: i64,
     /// 0 or 1.
     pub(super) acknowledged: i64,
@@ -70,7 +69,7 @@ impl<'a> SpoolRow<&'a [u8]> {
     pub(super) fn new(delivery: &'a Delivery) -> Self {
         let mut row = Self {
             received_at: to_micros(delivery.received_at),
-            authenticated_by: auth_code(delivery.authenticated_by),
+            authenticated_by: origin_code(delivery),
             acknowledged: delivery.acknowledged.into(),
             checksum: 0,
             body: &delivery.body,
@@ -103,7 +102,8 @@ impl<'a> SpoolRow<&'a [u8]> {
         let delivery = Delivery {
             body: Bytes::copy_from_slice(self.body),
             received_at: from_micros(self.received_at),
-            authenticated_by: from_auth_code(self.authenticated_by),
+            authenticated_by: variant(self.authenticated_by, 1),
+            repaired_from: variant(self.authenticated_by, FIRST_REPAIR_CODE),
             acknowledged: self.acknowledged != 0,
             trace: self.trace.map(TraceContext::from_bytes),
             reference: self.reference.and_then(|text| String::from_utf8(text.to_vec()).ok()),
@@ -123,13 +123,22 @@ impl<'a> SpoolRow<&'a [u8]> {
     }
 }
 
-/// The position of the method in its list, from 1.
-fn auth_code(method: Option<AuthMethod>) -> i64 {
-    method.map_or(0, |method| method as i64 + 1)
+/// The code of the first source of a repair.
+const FIRST_REPAIR_CODE: i64 = 101;
+
+/// The position of the authentication method in its list, from 1. For a repaired delivery, the position of its source, from
+/// [`FIRST_REPAIR_CODE`].
+fn origin_code(delivery: &Delivery) -> i64 {
+    match (delivery.authenticated_by, delivery.repaired_from) {
+        (_, Some(source)) => source as i64 + FIRST_REPAIR_CODE,
+        (Some(method), None) => method as i64 + 1,
+        (None, None) => 0,
+    }
 }
 
-fn from_auth_code(code: i64) -> Option<AuthMethod> {
-    AuthMethod::VARIANTS.get(usize::try_from(code.checked_sub(1)?).ok()?).copied()
+/// The variant with this code. `first` is the code of the first variant.
+fn variant<T: VariantArray + Copy>(code: i64, first: i64) -> Option<T> {
+    T::VARIANTS.get(usize::try_from(code.checked_sub(first)?).ok()?).copied()
 }
 
 /// Microseconds since 1970.
@@ -147,6 +156,8 @@ pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::AuthMethod;
+    use crate::delivery::RepairSource;
 
     #[test]
     fn the_checksum_covers_every_column_except_the_trace() {
@@ -154,6 +165,7 @@ mod tests {
             body: Bytes::from_static(b"body"),
             received_at: from_micros(1),
             authenticated_by: Some(AuthMethod::Signature),
+            repaired_from: None,
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
             reference: Some(r#"{"order":"1"}"#.to_owned()),
@@ -174,5 +186,26 @@ mod tests {
             assert!(!altered.delivery().1, "{altered:?}");
         }
         assert!(SpoolRow { trace: None, ..row }.delivery().1, "the trace is not covered");
+    }
+
+    #[test]
+    fn a_row_has_the_authentication_method_or_the_source_of_a_repair() {
+        let origins = AuthMethod::VARIANTS.iter().map(|method| (Some(*method), None));
+        let repairs = RepairSource::VARIANTS.iter().map(|source| (None, Some(*source)));
+        for (authenticated_by, repaired_from) in origins.chain(repairs).chain([(None, None)]) {
+            let delivery = Delivery {
+                body: Bytes::from_static(b"body"),
+                received_at: from_micros(1),
+                authenticated_by,
+                repaired_from,
+                acknowledged: true,
+                trace: None,
+                reference: None,
+                is_redelivery: false,
+            };
+            let (read, intact) = SpoolRow::new(&delivery).delivery();
+            assert_eq!((read.authenticated_by, read.repaired_from), (authenticated_by, repaired_from));
+            assert!(intact);
+        }
     }
 }

@@ -38,6 +38,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
         "0005_views.sql",
         "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
     ),
+    ("0008_reconcile.sql", "00"),
 ];
 
 async fn files() -> Vec<Migration> {

@@ -52,6 +52,9 @@ columns! {
         pub(crate) completed_at: Option<OffsetDateTime>,
         /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, or none; null if unknown.
         pub(crate) authenticated_by: Option<String>,
+        /// The part of the sender's API that the execution was read from because its webhook did not arrive:
+        /// `delivery_log`, `list` or `execution`; null for a webhook.
+        pub(crate) repaired_from: Option<String>,
         /// The number of deliveries, including duplicates and conflicts.
         pub(crate) deliveries: i32,
         /// How many of them have the header `X-Webhook-Redelivery`.
@@ -90,6 +93,7 @@ macro_rules! select_executions {
     started_at,
     completed_at,
     authenticated_by,
+    repaired_from,
     deliveries,
     redeliveries,
     first_received_at,

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use super::item::ExecutionRow;
 use super::rounds::Group;
 use crate::auth::AuthMethod;
+use crate::delivery::RepairSource;
 
 /// Calls a macro with the list. A line consists of: the field in [`ColumnArrays`], the name of the column in SQL, the SQL
 /// expression that unnests the parameter, the Rust type of an element, and a closure that reads the element from a row.
@@ -36,7 +37,9 @@ macro_rules! with_columns {
             step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
             authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
                 |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
-            => "$18" "$19" "$20" "$21"
+            repaired_from "repaired_from" "unnest($18::text[])" (Option<&'static str>)
+                |row| row.delivery.repaired_from.map(RepairSource::as_str);
+            => "$19" "$20" "$21" "$22"
         }
     };
 }

@@ -3,6 +3,10 @@
 //! Two deliveries have the same result if their bodies are equal, or if their workflow, bulk, status, output, error and
 //! cause are equal. If jsonb cannot hold the recorded body, only an equal body has the same result.
 //!
+//! The sender's API may leave out fields. If one of the two was read from there (not from its log of deliveries, which has
+//! the webhook's body), a field that the other one lacks is not compared. Of a row of a list, only workflow and status are
+//! compared: the other fields have another form.
+//!
 //! | recorded | delivered | disposition | |
 //! |---|---|---|---|
 //! | terminal | not terminal | duplicate | a late status: only counted |
@@ -71,6 +75,14 @@ resolved AS (
                     -- The same bytes: a degraded row lacks columns (RecordItem::degrade).
                     WHEN sha256(e.payload_bytes) = i.body_sha256 OR e.payload_sha256 = i.body_sha256
                         THEN 'duplicate'
+                    WHEN e.repaired_from IN ('list', 'execution') OR i.repaired_from IN ('list', 'execution') THEN
+                        CASE
+                            WHEN (e.workflow_id, e.status) <> (i.workflow_id, i.status) THEN 'conflict'
+                            WHEN e.repaired_from = 'list' OR i.repaired_from = 'list' THEN 'duplicate'
+                            WHEN e.bulk_id <> i.bulk_id OR e.error <> i.error OR e.error_cause <> i.error_cause
+                                OR e.output <> i.output THEN 'conflict'
+                            ELSE 'duplicate'
+                        END
                     WHEN (e.workflow_id, e.bulk_id, e.status, e.error, e.error_cause)
                         IS DISTINCT FROM
                         (i.workflow_id, i.bulk_id, i.status, i.error, i.error_cause)

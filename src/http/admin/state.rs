@@ -14,6 +14,7 @@ use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
+use crate::reconcile::Reconciler;
 use crate::spool::{IntakeDepth, SpoolStatus};
 
 #[derive(Clone)]
@@ -29,8 +30,8 @@ pub(crate) struct AdminState {
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
-    /// Connections that write, for `POST /api/v1/expected`.
-    pub(crate) writing: Arc<ConnectionPool>,
+    /// The recorder's pool, for `POST /api/v1/expected`.
+    pub(crate) registration_pool: Arc<ConnectionPool>,
     /// `expected.overdue_after`
     pub(crate) overdue_after: Duration,
     pub(crate) feed: Feed,
@@ -39,4 +40,6 @@ pub(crate) struct AdminState {
     /// The TCP port of `http.listen`.
     pub(crate) webhook_port: u16,
     pub(crate) credentials: Arc<Credentials>,
+    /// `None` without `eachlabs.api_key`.
+    pub(crate) reconciler: Option<Arc<Reconciler>>,
 }

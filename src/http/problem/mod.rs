@@ -57,12 +57,16 @@ pub(super) enum Problem {
     Unauthenticated(AuthError),
     /// 401 on the admin port.
     NoToken,
+    /// 403: a web page may have sent the request to the admin port.
+    CrossSite,
     /// 403: the request may come from a web page, and senders are not authenticated.
     FromWebPage,
     /// 404: no such path.
     NotFound { hint: &'static str },
     /// 404: no such row. `kind` is "execution", for example.
     NotRecorded { kind: &'static str },
+    /// 409: `eachlabs.api_key` is not set.
+    NoApiKey,
     /// 410: the change after the given number is not stored.
     ChangesRemoved,
     /// 405

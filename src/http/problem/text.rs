@@ -58,6 +58,17 @@ impl Problem {
                  auth.webhook_secrets to authenticate senders."
                     .into(),
             ),
+            Self::CrossSite => (
+                403,
+                "cross-site",
+                "A web page may have sent this request: it has an Origin header. Send it with a program such as curl."
+                    .into(),
+            ),
+            Self::NoApiKey => (
+                409,
+                "no-api-key",
+                "The receiver has no key for the API of each::labs. Set eachlabs.api_key, and start it again.".into(),
+            ),
             Self::NotFound { hint } => (404, "not-found", format!("Not found. {hint}").into()),
             Self::NotRecorded { kind } => {
                 (404, "not-recorded", format!("There is no {kind} with this identifier.").into())

@@ -19,6 +19,7 @@ mod openapi;
 mod overview;
 mod quarantine;
 mod query;
+mod reconcile;
 mod results;
 mod state;
 mod workflows;
@@ -70,6 +71,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(events::follow_events),
         routes!(export::export_executions),
         routes!(export::export_results),
+        routes!(reconcile::reconcile),
     ]);
     let (v1, document) = bounded
         .layer(middleware::from_fn_with_state(api.clone(), limit_large_responses))

@@ -101,8 +101,14 @@ impl Parameters {
         self.parsed("reference", |value| value.parse().ok(), || InvalidReference.to_string())
     }
 
-    fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
+    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
         self.parsed(name, |text| parse_time(text).ok(), || format!("{TIME_FORMS}; encode + as %2B"))
+    }
+
+    /// False if it is not given.
+    pub(super) fn boolean(&mut self, name: &'static str) -> Result<bool, Problem> {
+        let value = self.parsed(name, |text| text.parse().ok(), || "must be true or false".to_owned())?;
+        Ok(value.unwrap_or(false))
     }
 
     pub(super) fn scope(&mut self) -> Result<Scope, Problem> {

@@ -19,6 +19,8 @@ use crate::http::problem::Problem;
 const MAX_EVENT_STREAMS: usize = 16;
 /// Limit of concurrent exports.
 const MAX_EXPORTS: usize = 4;
+/// Limit of requests that run a reconciliation or wait for the running one.
+const MAX_RECONCILIATIONS: usize = 4;
 /// Limit of responses in memory, in addition to one for each connection to PostgreSQL.
 const EXTRA_RESPONSES: usize = 2;
 
@@ -27,6 +29,7 @@ pub(super) struct Api {
     pub(super) responses: Arc<Semaphore>,
     event_streams: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    reconciliations: Arc<Semaphore>,
 }
 
 pub(super) type ApiState = State<Arc<Api>>;
@@ -35,9 +38,10 @@ pub(super) type JsonResult<T> = Result<Json<T>, Problem>;
 impl Api {
     pub(super) fn new(admin: AdminState) -> Arc<Self> {
         let responses = admin.pool.connections() + EXTRA_RESPONSES;
-        let [responses, event_streams, exports] =
-            [responses, MAX_EVENT_STREAMS, MAX_EXPORTS].map(|permits| Arc::new(Semaphore::new(permits)));
-        Arc::new(Self { admin, responses, event_streams, exports })
+        let [responses, event_streams, exports, reconciliations] =
+            [responses, MAX_EVENT_STREAMS, MAX_EXPORTS, MAX_RECONCILIATIONS]
+                .map(|permits| Arc::new(Semaphore::new(permits)));
+        Arc::new(Self { admin, responses, event_streams, exports, reconciliations })
     }
 
     /// Runs a query and measures its duration.
@@ -84,6 +88,12 @@ impl Api {
     /// [`Problem::TooMany`]
     pub(super) fn export_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
         permit(&self.exports, "exports")
+    }
+
+    /// # Errors
+    /// [`Problem::TooMany`]
+    pub(super) fn reconcile_permit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        permit(&self.reconciliations, "reconciliations")
     }
 }
 

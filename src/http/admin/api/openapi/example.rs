@@ -18,6 +18,7 @@ impl<'d> Examples<'d> {
     pub(super) fn of_parameter(&self, name: &str, schema: &RefOr<Schema>) -> Value {
         match name {
             "from" => json!("7d"),
+            "since" => json!("2h"),
             "cause" => json!("timeout"),
             "limit" => json!(100),
             "days" => json!(7),
@@ -98,6 +99,7 @@ fn of_name(name: &str) -> Option<Value> {
         "workflow" | "workflow_id" => json!("product-photos"),
         "bulk" | "bulk_id" => json!("spring-catalogue"),
         "status" | "delivered_status" => json!("failed"),
+        "repaired_from" => json!(null),
         "differs_in" => json!("status"),
         "recorded_status" => json!("completed"),
         "error" => json!("ExecutionFailed"),

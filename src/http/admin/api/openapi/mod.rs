@@ -30,6 +30,7 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
             description = "Webhooks that contradict a recorded execution, and webhooks that cannot be recorded."
         ),
         (name = "Changes and exports", description = "Changes in the order in which they are recorded, and whole lists as files."),
+        (name = "Missed webhooks", description = "Executions of each::labs whose webhook did not arrive."),
         (name = "Webhooks", description = "The path for each::labs, on the public port.")
     ),
     components(schemas(problem::ProblemBody, Change)),

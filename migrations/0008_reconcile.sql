@@ -1,0 +1,16 @@
+-- Reconciliation with the sender's API (docs/missed-webhooks.md).
+
+CREATE TABLE reconcile_checks (
+    execution_id text COLLATE "C" PRIMARY KEY,
+    checked_at   timestamptz NOT NULL,
+    unavailable  boolean     NOT NULL
+);
+
+COMMENT ON TABLE reconcile_checks IS
+    'Executions without a terminal status that the receiver requested from the sender''s API, and did not find ended there.';
+COMMENT ON COLUMN reconcile_checks.execution_id IS
+    'Identifier of the execution.';
+COMMENT ON COLUMN reconcile_checks.checked_at IS
+    'When the execution was last requested, by PostgreSQL''s clock.';
+COMMENT ON COLUMN reconcile_checks.unavailable IS
+    'Whether the sender no longer has the execution. Then the receiver does not request it again by itself. False: it had not ended.';

@@ -1,0 +1,142 @@
+//! `workflow-receiver reconcile`
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use hyper::header::AUTHORIZATION;
+use reqwest::{Response, Url};
+use secrecy::ExposeSecret;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::CommandError;
+use super::healthcheck::reachable;
+use super::output::{note, print_line};
+use crate::config::Settings;
+use crate::db::queries::period::parse_time;
+use crate::logging::{escape_json, printable};
+use crate::reconcile::{Counts, Event};
+
+/// Arguments of `reconcile`.
+#[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
+pub struct Reconcile {
+    /// Only these executions
+    #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new(),
+        required_unless_present_any = ["bulk", "workflow", "since"], conflicts_with_all = ["bulk", "workflow", "since"])]
+    executions: Vec<String>,
+    /// Only this bulk. Add --workflow if none of its executions is recorded
+    #[arg(long, value_parser = NonEmptyStringValueParser::new(), conflicts_with = "since")]
+    bulk: Option<String>,
+    /// Only this workflow
+    #[arg(long, value_parser = NonEmptyStringValueParser::new(), conflicts_with = "since")]
+    workflow: Option<String>,
+    /// Everything that ended at this time or later: 2026-03-02T10:00:00Z (RFC 3339), how long ago (2h, 7d), today or
+    /// yesterday (UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<OffsetDateTime>,
+    /// Only show what is missing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object per line, as POST /api/v1/reconcile
+    #[arg(long)]
+    json: bool,
+}
+
+impl Reconcile {
+    /// Runs the command. The running receiver does the work; if the command is interrupted, it ends.
+    ///
+    /// # Errors
+    /// If the receiver does not answer or rejects the request, or the run fails.
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+        let url = format!("http://{}/api/v1/reconcile", reachable(settings.admin.listen));
+        let mut url = Url::parse(&url)?;
+        {
+            let mut query = url.query_pairs_mut();
+            let since = self.since.map(|since| since.format(&Rfc3339)).transpose()?;
+            for (name, value) in [("bulk", &self.bulk), ("workflow", &self.workflow), ("since", &since)] {
+                if let Some(value) = value {
+                    query.append_pair(name, value);
+                }
+            }
+            if self.dry_run {
+                query.append_pair("dry_run", "true");
+            }
+        }
+        if self.executions.is_empty() {
+            return self.request(settings, url).await;
+        }
+        for execution in &self.executions {
+            let mut url = url.clone();
+            url.query_pairs_mut().append_pair("execution", execution);
+            self.request(settings, url).await?;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, settings: &Settings, url: Url) -> Result<(), CommandError> {
+        let address = reachable(settings.admin.listen);
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let mut request = client.post(url);
+        let token = settings.admin.token.expose_secret();
+        if !token.is_empty() {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let response = request.send().await.map_err(|error| {
+            format!("no answer from {address}: {}. Is the receiver running?", error.without_url())
+        })?;
+        if !response.status().is_success() {
+            let problem: serde_json::Value = serde_json::from_slice(&response.bytes().await?)?;
+            return Err(problem["detail"].as_str().unwrap_or("the receiver rejected the request").into());
+        }
+        self.follow(response).await
+    }
+
+    /// Prints the lines of the response as they arrive.
+    async fn follow(&self, mut response: Response) -> Result<(), CommandError> {
+        let mut waiting = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+            waiting.extend_from_slice(&chunk);
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                let event: Event = serde_json::from_slice(&line)?;
+                if self.json {
+                    print_line(escape_json(String::from_utf8_lossy(&line).trim_end()));
+                }
+                match event {
+                    Event::Execution { execution_id, result } if !self.json => {
+                        let result: &str = result.into();
+                        print_line(format_args!("{}: {result}", printable(&execution_id)));
+                    }
+                    Event::Progress(counts) if !self.json => note(&sentence(&counts)),
+                    Event::Done(counts) => {
+                        if !self.json {
+                            print_line(sentence(&counts));
+                        }
+                        return Ok(());
+                    }
+                    Event::Failed { error, counts } => {
+                        return Err(format!("{error} ({}). Run the command again", sentence(&counts)).into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err("the receiver stopped: run the command again after its start".into())
+    }
+}
+
+fn sentence(counts: &Counts) -> String {
+    let Counts { checked, recorded, repaired, missing, running, unavailable, unusable } = counts;
+    let mut parts = vec![format!("checked {checked}, already recorded {recorded}, repaired {repaired}")];
+    for (number, name) in [
+        (missing, "missing"),
+        (running, "still running"),
+        (unavailable, "not available at the sender"),
+        (unusable, "unusable"),
+    ] {
+        if *number > 0 {
+            parts.push(format!("{name} {number}"));
+        }
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,203 @@
+//! `[eachlabs]`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::Url;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+
+use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
+use super::secrets::{QUOTED, Secret, is_quoted};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eachlabs {
+    pub api_key: Secret,
+    pub api_key_file: PathBuf,
+    pub base_url: String,
+    pub paths: ApiPaths,
+    pub key_header: KeyHeader,
+    pub webhook_url: String,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    pub max_requests: usize,
+}
+
+/// The paths of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ApiPaths {
+    /// `Older` if the path of `base_url` ends with `/api/v1`, otherwise `Current`.
+    Auto,
+    /// `/v1/workflows/…`
+    Current,
+    /// `/{workflow}/trigger`, `/executions/…`
+    Older,
+}
+
+/// The header with the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum KeyHeader {
+    /// `X-API-Key: KEY`
+    XApiKey,
+    /// `Authorization: Bearer KEY`
+    Authorization,
+}
+
+impl TryFrom<String> for ApiPaths {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        match &*name {
+            "auto" => Ok(Self::Auto),
+            "current" => Ok(Self::Current),
+            "older" => Ok(Self::Older),
+            _ => Err("must be auto, current or older"),
+        }
+    }
+}
+
+impl TryFrom<String> for KeyHeader {
+    type Error = &'static str;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        match &*name {
+            "X-API-Key" => Ok(Self::XApiKey),
+            "Authorization" => Ok(Self::Authorization),
+            _ => Err("must be X-API-Key or Authorization"),
+        }
+    }
+}
+
+/// The address of the API and the key for it.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiAccess {
+    pub(crate) base_url: Url,
+    pub(crate) is_older: bool,
+    pub(crate) header: (HeaderName, HeaderValue),
+    pub(crate) key: Secret,
+}
+
+impl Eachlabs {
+    /// `None` without a key: then nothing is requested from the API.
+    ///
+    /// # Errors
+    /// [`SettingsError::NotAllowed`]
+    pub(crate) fn access(&self) -> Result<Option<ApiAccess>, SettingsError> {
+        let second = Duration::from_secs(1);
+        check_duration("eachlabs.timeout", self.timeout, second, 300 * second)?;
+        check_range("eachlabs.max_requests", self.max_requests, 1, 64)?;
+        self.public_url()?;
+        let base_url = self.base_url()?;
+        let key = self.api_key.expose_secret();
+        if key.is_empty() {
+            return Ok(None);
+        }
+        if is_quoted(key) {
+            return not_allowed("eachlabs.api_key", NOT_SHOWN, QUOTED);
+        }
+        let value = match self.key_header {
+            KeyHeader::XApiKey => HeaderValue::from_str(key),
+            KeyHeader::Authorization => HeaderValue::from_str(&format!("Bearer {key}")),
+        };
+        let Ok(mut value) = value else {
+            return not_allowed("eachlabs.api_key", NOT_SHOWN, "contains a control character");
+        };
+        value.set_sensitive(true);
+        let name = match self.key_header {
+            KeyHeader::XApiKey => HeaderName::from_static("x-api-key"),
+            KeyHeader::Authorization => AUTHORIZATION,
+        };
+        let is_older = match self.paths {
+            ApiPaths::Auto => base_url.path().trim_end_matches('/').ends_with("/api/v1"),
+            ApiPaths::Current => false,
+            ApiPaths::Older => true,
+        };
+        Ok(Some(ApiAccess { base_url, is_older, header: (name, value), key: self.api_key.clone() }))
+    }
+
+    fn base_url(&self) -> Result<Url, SettingsError> {
+        let usable = |url: &Url| {
+            let host = url.host_str().unwrap_or_default();
+            let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+            let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+            is_plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
+        };
+        if let Some(url) = Url::parse(&self.base_url).ok().filter(usable) {
+            return Ok(url);
+        }
+        // The text before an @ may be a password.
+        let shown = if self.base_url.contains('@') { NOT_SHOWN } else { &self.base_url };
+        let why = "must be like https://api.eachlabs.ai, without user and query; http only on loopback";
+        not_allowed("eachlabs.base_url", shown, why)
+    }
+
+    /// The public URL of the webhook port; `None` if it is not set.
+    ///
+    /// # Errors
+    /// [`SettingsError::NotAllowed`]
+    pub(crate) fn public_url(&self) -> Result<Option<Url>, SettingsError> {
+        if self.webhook_url.is_empty() {
+            return Ok(None);
+        }
+        let usable = |url: &Url| matches!(url.scheme(), "http" | "https") && url.host().is_some();
+        if let Some(url) = Url::parse(&self.webhook_url).ok().filter(usable) {
+            return Ok(Some(url));
+        }
+        // It may contain a token.
+        let why = "must be like https://hooks.example.com/webhooks/workflow-completed";
+        not_allowed("eachlabs.webhook_url", NOT_SHOWN, why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn access(change: impl FnOnce(&mut Eachlabs)) -> Result<Option<ApiAccess>, String> {
+        let mut eachlabs = Settings::defaults().eachlabs;
+        eachlabs.api_key = "a-key".into();
+        change(&mut eachlabs);
+        eachlabs.access().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_api_is_not_used_without_a_key() {
+        assert!(access(|e| e.api_key = "".into()).unwrap().is_none());
+    }
+
+    #[test]
+    fn one_setting_switches_between_the_hosts() {
+        for (base_url, is_older) in [
+            ("https://api.eachlabs.ai", false),
+            ("https://workflows.eachlabs.run/api/v1", true),
+            ("https://workflows.eachlabs.run/api/v1/", true),
+            ("http://127.0.0.1:1", false),
+        ] {
+            let access = access(|e| e.base_url = base_url.to_owned()).unwrap().unwrap();
+            assert_eq!(access.is_older, is_older, "{base_url}");
+            assert_eq!(access.header.0, "x-api-key");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_setting_and_show_no_secret() {
+        for base_url in
+            ["http://api.eachlabs.ai", "api.eachlabs.ai", "https://u:hunter2@a/", "https://a/?k=v", ""]
+        {
+            let why = access(|e| e.base_url = base_url.to_owned()).unwrap_err();
+            assert!(why.starts_with("eachlabs.base_url = ") && !why.contains("hunter2"), "{why}");
+        }
+        for key in ["\"hunter2\"", "hun\nter2"] {
+            let why = access(|e| e.api_key = key.into()).unwrap_err();
+            assert!(why.starts_with("eachlabs.api_key = (not shown)"), "{why}");
+        }
+        let why = access(|e| e.webhook_url = "hunter2".to_owned()).unwrap_err();
+        assert!(why.starts_with("eachlabs.webhook_url = (not shown)"), "{why}");
+        let header = access(|e| e.key_header = KeyHeader::Authorization).unwrap().unwrap().header;
+        assert_eq!(header.1, "Bearer a-key");
+        assert!(!format!("{header:?}").contains("a-key"));
+    }
+}

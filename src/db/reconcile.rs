@@ -1,0 +1,69 @@
+//! Statements of [`crate::reconcile`]. They find what is missing; the recorder records what is found.
+
+use time::OffsetDateTime;
+
+use super::{DbConnection, DbError};
+
+impl DbConnection {
+    /// Those of `execution_ids` that are recorded with a terminal status.
+    pub(crate) async fn ended(&mut self, execution_ids: &[String]) -> Result<Vec<String>, DbError> {
+        let ended = sqlx::query_scalar!(
+            "SELECT execution_id FROM executions
+             WHERE execution_id = ANY ($1) AND is_terminal_status(status)",
+            execution_ids
+        );
+        self.transact(async |transaction| ended.fetch_all(transaction).await).await
+    }
+
+    /// Up to `limit` executions that have not ended and were first received before `before`, newest first. Without those
+    /// that the sender no longer has, and those checked since `before`.
+    pub(crate) async fn still_running(
+        &mut self,
+        before: OffsetDateTime,
+        limit: i64,
+    ) -> Result<Vec<String>, DbError> {
+        let running = sqlx::query_scalar!(
+            "SELECT e.execution_id FROM executions AS e
+             WHERE e.status NOT IN ('completed', 'failed') AND NOT is_terminal_status(e.status)
+                 AND e.first_received_at < $1
+                 AND NOT EXISTS (
+                     SELECT FROM reconcile_checks AS c
+                     WHERE c.execution_id = e.execution_id AND (c.unavailable OR c.checked_at >= $1)
+                 )
+             ORDER BY e.first_received_at DESC LIMIT $2",
+            before,
+            limit
+        );
+        self.transact(async |transaction| running.fetch_all(transaction).await).await
+    }
+
+    /// The workflows with recorded executions since the day of `since`.
+    pub(crate) async fn workflows_since(&mut self, since: OffsetDateTime) -> Result<Vec<String>, DbError> {
+        let workflows = sqlx::query_scalar!(
+            "SELECT workflow_id FROM workflow_days
+             WHERE day >= ($1 AT TIME ZONE 'UTC')::date GROUP BY workflow_id ORDER BY workflow_id",
+            since
+        );
+        self.transact(async |transaction| workflows.fetch_all(transaction).await).await
+    }
+
+    /// The workflow of a bulk with a recorded execution.
+    pub(crate) async fn workflow_of_bulk(&mut self, bulk_id: &str) -> Result<Option<String>, DbError> {
+        let workflow =
+            sqlx::query_scalar!("SELECT workflow_id FROM executions WHERE bulk_id = $1 LIMIT 1", bulk_id);
+        self.transact(async |transaction| workflow.fetch_optional(transaction).await).await
+    }
+
+    /// Stores that the sender does not have the execution (`unavailable`), or that it has not ended there.
+    pub(crate) async fn checked(&mut self, execution_id: &str, unavailable: bool) -> Result<(), DbError> {
+        let insert = sqlx::query!(
+            "INSERT INTO reconcile_checks (execution_id, checked_at, unavailable) VALUES ($1, now(), $2)
+             ON CONFLICT (execution_id) DO UPDATE SET
+                 checked_at = excluded.checked_at, unavailable = excluded.unavailable",
+            execution_id,
+            unavailable
+        );
+        self.transact(async |transaction| insert.execute(transaction).await).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! Sends requests to the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Request, Response, Url};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::error::ApiError;
+use super::responses::{self, ExecutionRow, LoggedDelivery, Page};
+use super::retry::{MAX_ATTEMPTS, backoff, retry_after};
+use crate::config::{ApiAccess, Eachlabs, SettingsError};
+use crate::metrics::{ApiResult, Metrics};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The largest body of an error that is read, in bytes.
+const MAX_ERROR_BYTES: usize = 16 << 10;
+/// Idle connections are closed before the server or a proxy closes them.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A client of the API.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    access: ApiAccess,
+    requests: Semaphore,
+    /// The largest accepted response, in bytes.
+    max_response_bytes: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// A failed attempt.
+struct Failure {
+    error: ApiError,
+    retry_after: Option<Duration>,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self { error, retry_after: None }
+    }
+}
+
+impl Client {
+    /// `None` without a key. `max_body_bytes` is the size of the largest webhook.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for invalid settings, or if the system has no certificates.
+    pub(crate) fn new(
+        settings: &Eachlabs,
+        max_body_bytes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Option<Self>, SettingsError> {
+        let Some(access) = settings.access()? else { return Ok(None) };
+        // The TLS implementation that sqlx uses, too. An error means that it is already installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("workflow-receiver/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(settings.timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build()
+            .map_err(|error| SettingsError::Unreadable(format!("TLS is not available: {error}")))?;
+        let requests = Semaphore::new(settings.max_requests);
+        // The delivery log has bodies as JSON strings, in which quotation marks are escaped.
+        let max_response_bytes = 2 * max_body_bytes + (1 << 20);
+        Ok(Some(Self { http, access, requests, max_response_bytes, metrics }))
+    }
+
+    /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
+    ///
+    /// Sent again only if each::labs has certainly not processed the request.
+    ///
+    /// # Errors
+    /// [`ApiError`]
+    pub(crate) async fn trigger(
+        &self,
+        workflow: &str,
+        version: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ApiError> {
+        let url = if self.access.is_older {
+            self.url(&[workflow, "trigger"])
+        } else {
+            self.url(&["v1", "workflows", "trigger", workflow, version])
+        }?;
+        self.send(Method::POST, url, Some(body)).await
+    }
+
+    /// Triggers a bulk: as [`Client::trigger`].
+    ///
+    /// # Errors
+    /// [`ApiError`]
+    pub(crate) async fn bulk_trigger(
+        &self,
+        workflow: &str,
+        version: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ApiError> {
+        let url = if self.access.is_older {
+            self.url(&[workflow, "bulk-trigger"])
+        } else {
+            self.url(&["v1", "workflows", "bulk-trigger", workflow, version])
+        }?;
+        self.send(Method::POST, url, Some(body)).await
+    }
+
+    /// Reads an execution, in the form of a webhook's body. `None` if each::labs does not have it.
+    ///
+    /// # Errors
+    /// [`ApiError`]
+    pub(crate) async fn execution(&self, execution_id: &str) -> Result<Option<Bytes>, ApiError> {
+        let url = if self.access.is_older {
+            self.url(&["executions", execution_id])
+        } else {
+            self.url(&["v1", "workflows", "executions", execution_id])
+        }?;
+        found(self.send(Method::GET, url, None).await)
+    }
+
+    /// Reads a page of a workflow's executions, or of one of its bulks. `None` if each::labs does not have the workflow.
+    ///
+    /// # Errors
+    /// [`ApiError`]
+    pub(crate) async fn executions(
+        &self,
+        workflow: &str,
+        bulk: Option<&str>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Option<Page<ExecutionRow>>, ApiError> {
+        let mut url = if self.access.is_older {
+            self.url(&[workflow, "executions"])
+        } else {
+            self.url(&["v1", "workflows", workflow, "executions"])
+        }?;
+        if let Some(bulk) = bulk {
+            url.query_pairs_mut().append_pair("bulk_id", bulk);
+        }
+        paged(&mut url, offset, limit);
+        let body = found(self.send(Method::GET, url, None).await)?;
+        body.map(|body| responses::executions(&body, workflow, limit)).transpose()
+    }
+
+    /// Reads a page of the delivery log.
+    ///
+    /// # Errors
+    /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.
+    pub(crate) async fn deliveries(
+        &self,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Page<LoggedDelivery>, ApiError> {
+        let mut url = self.current_url("delivery log", &["v1", "webhooks"])?;
+        paged(&mut url, offset, limit);
+        responses::deliveries(&self.send(Method::GET, url, None).await?, limit)
+    }
+
+    /// Reads the latest delivery of an execution. `None` if each::labs does not have one.
+    ///
+    /// # Errors
+    /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.
+    pub(crate) async fn delivery(&self, execution_id: &str) -> Result<Option<LoggedDelivery>, ApiError> {
+        let url = self.current_url("delivery log", &["v1", "webhooks", execution_id])?;
+        let body = found(self.send(Method::GET, url, None).await)?;
+        body.map(|body| responses::delivery(&body)).transpose()
+    }
+
+    fn current_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {
+        if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
+    }
+
+    /// Appends the segments of `path`, percent-encoded, to the base address.
+    fn url(&self, path: &[&str]) -> Result<Url, ApiError> {
+        // `Url` leaves out these segments, so the request would be another one.
+        if path.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            return Err(ApiError::Status { status: 404, text: ": the identifier is not usable".to_owned() });
+        }
+        let mut url = self.access.base_url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Ok(url)
+    }
+
+    /// Sends a request, and again after temporary errors. Returns the body of a 2xx response.
+    async fn send(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, ApiError> {
+        let is_repeatable = method == Method::GET;
+        let mut attempt = 0;
+        loop {
+            let failure = match self.attempt(method.clone(), url.clone(), body.clone()).await {
+                Ok(body) => return Ok(body),
+                Err(failure) => failure,
+            };
+            let error = failure.error;
+            attempt += 1;
+            let may_repeat = is_repeatable || error.is_unprocessed();
+            if attempt == MAX_ATTEMPTS || !error.is_temporary() || !may_repeat {
+                return Err(error);
+            }
+            tracing::debug!(attempt, "a request to each::labs failed and is sent again: {error}");
+            let was_reset = matches!(error, ApiError::Unreachable { not_sent: false, .. });
+            // The connections of each::labs are reset at times.
+            if !(was_reset && attempt == 1) {
+                sleep(failure.retry_after.unwrap_or_else(|| backoff(attempt))).await;
+            }
+        }
+    }
+
+    async fn attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
+        let _permit = self.requests.acquire().await;
+        let result = self.try_attempt(method, url, body).await;
+        let label = result.as_ref().map_or_else(|failure| failure.error.result(), |_| ApiResult::Ok);
+        self.metrics.api_requested(label);
+        result
+    }
+
+    async fn try_attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
+        let mut request = Request::new(method, url);
+        let headers = request.headers_mut();
+        headers.insert(&self.access.header.0, self.access.header.1.clone());
+        headers.insert(ACCEPT, JSON);
+        if let Some(body) = body {
+            headers.insert(CONTENT_TYPE, JSON);
+            *request.body_mut() = Some(body.into());
+        }
+        let response = self.http.execute(request).await.map_err(ApiError::from_transport)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(collect(response, self.max_response_bytes).await?);
+        }
+        let retry_after = retry_after(response.headers());
+        let body = collect(response, MAX_ERROR_BYTES).await.unwrap_or_default();
+        Err(Failure { error: ApiError::from_status(status, &body, &self.access.key), retry_after })
+    }
+}
+
+fn paged(url: &mut Url, offset: usize, limit: usize) {
+    url.query_pairs_mut().append_pair("offset", &offset.to_string()).append_pair("limit", &limit.to_string());
+}
+
+/// `None` for 404.
+fn found<T>(result: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+async fn collect(mut response: Response, max_bytes: usize) -> Result<Bytes, ApiError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(ApiError::from_transport)? {
+        if body.len() + chunk.len() > max_bytes {
+            return Err(ApiError::TooLarge { max_bytes });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}

@@ -1,0 +1,117 @@
+//! Errors of the API. No text contains the key.
+
+use std::error::Error;
+
+use reqwest::StatusCode;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+
+use crate::config::Secret;
+use crate::logging::printable;
+use crate::metrics::ApiResult;
+
+/// The longest text of the API in an error, in characters.
+const MAX_TEXT: usize = 200;
+
+/// Why a request to the API failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The connection failed or ended before the response.
+    #[error("each::labs cannot be reached: {reason}")]
+    Unreachable {
+        reason: String,
+        /// No byte of the request was sent.
+        not_sent: bool,
+    },
+    #[error("each::labs did not answer within eachlabs.timeout")]
+    TimedOut,
+    #[error(
+        "each::labs rejected the key (HTTP {status}): check eachlabs.api_key and eachlabs.base_url{text}"
+    )]
+    Denied { status: u16, text: String },
+    #[error("each::labs answered HTTP {status}{text}")]
+    Status { status: u16, text: String },
+    /// The response is larger than the limit.
+    #[error("the response of each::labs is larger than {max_bytes} bytes")]
+    TooLarge { max_bytes: usize },
+    #[error("the response of each::labs is not the documented JSON: {0}")]
+    Malformed(&'static str),
+    /// The older host lacks the call.
+    #[error(
+        "eachlabs.base_url is the older host, which has no {0}: set eachlabs.base_url to the current host"
+    )]
+    Unsupported(&'static str),
+}
+
+impl ApiError {
+    /// Describes `error` without the URL: it contains identifiers.
+    pub(super) fn from_transport(error: reqwest::Error) -> Self {
+        if error.is_timeout() {
+            return Self::TimedOut;
+        }
+        let not_sent = error.is_connect();
+        let error = error.without_url();
+        // The last cause is the specific one, such as "Connection refused".
+        let mut cause: &dyn Error = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        Self::Unreachable { reason: printable(&cause.to_string()).to_string(), not_sent }
+    }
+
+    /// Describes a response that is not 2xx. `body` may repeat the key.
+    pub(super) fn from_status(status: StatusCode, body: &[u8], key: &Secret) -> Self {
+        let text = String::from_utf8_lossy(body).replace(key.expose_secret(), "(key)");
+        let text = message(&text).map(|text| printable(&text).to_string());
+        let text = text.map(|text| format!(": {}", text.chars().take(MAX_TEXT).collect::<String>()));
+        let (status, text) = (status.as_u16(), text.unwrap_or_default());
+        match status {
+            401 | 403 => Self::Denied { status, text },
+            _ => Self::Status { status, text },
+        }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { status: 404, .. })
+    }
+
+    /// Whether the same request may succeed later.
+    pub(super) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+
+    /// Whether each::labs has certainly not processed the request.
+    pub(super) fn is_unprocessed(&self) -> bool {
+        matches!(self, Self::Unreachable { not_sent: true, .. } | Self::Status { status: 429, .. })
+    }
+
+    pub(super) fn result(&self) -> ApiResult {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut => ApiResult::Unreachable,
+            Self::Denied { .. } => ApiResult::Denied,
+            Self::Status { status: 404, .. } => ApiResult::NotFound,
+            Self::Status { status: 429, .. } => ApiResult::Throttled,
+            Self::Status { status: 500..=599, .. } => ApiResult::Failed,
+            Self::Status { .. } | Self::Unsupported(_) => ApiResult::Rejected,
+            Self::TooLarge { .. } | Self::Malformed(_) => ApiResult::Unusable,
+        }
+    }
+}
+
+/// The sentence in an error's body.
+fn message(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Option<serde_json::Value>,
+        details: Option<serde_json::Value>,
+        message: Option<serde_json::Value>,
+    }
+    let Body { error, details, message } = serde_json::from_str(body).ok()?;
+    let text = |value: serde_json::Value| value.as_str().map(str::to_owned);
+    let parts: Vec<_> = [error, message, details].into_iter().flatten().filter_map(text).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

@@ -1,0 +1,117 @@
+//! `POST /api/v1/reconcile`: fetches missed webhooks, and streams the progress.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::query::Parameters;
+use super::state::ApiState;
+use crate::db::queries::period::Time;
+use crate::execution::identifier::Identifier;
+use crate::http::origin::is_from_a_web_page;
+use crate::http::problem::{ApiProblems, Problem};
+use crate::reconcile::{Event, Reconciler, Scope};
+
+/// Events that a slow client may not have read. Then the run waits.
+const QUEUE: usize = 64;
+
+/// A response, for `/openapi.json`.
+const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":"repaired"}
+{"type":"done","checked":120,"recorded":119,"repaired":1,"missing":0,"running":0,"unavailable":0,"unusable":0}
+"#;
+
+/// Fetch missed webhooks from each::labs
+///
+/// Compares executions of each::labs with the recorded ones, and records those whose webhook did not arrive. Exactly one of
+/// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. The response is a line for
+/// each execution that is not recorded, `progress` lines, and at the end a line `done` or `failed`. If the client closes the
+/// connection, the run ends. It can be repeated. Needs `eachlabs.api_key`.
+#[utoipa::path(
+    post, path = "/api/v1/reconcile", tag = "Missed webhooks",
+    params(
+        ("execution" = inline(Option<Identifier>), Query, description = "Only this execution."),
+        ("bulk" = inline(Option<Identifier>), Query, description = "Only this bulk."),
+        ("workflow" = inline(Option<Identifier>), Query, description = "Only this workflow, or the workflow of the bulk: required if no execution of the bulk is recorded."),
+        ("since" = inline(Option<Time>), Query, description = "Everything that ended at this time or later: an RFC 3339 time, how long ago (30m, 1h, 7d), today or yesterday (UTC)."),
+        ("dry_run" = inline(Option<bool>), Query, description = "Only report what is missing."),
+    ),
+    responses(
+        (status = 200, body = String, content_type = "application/jsonl", description = "The progress.", example = json!(EXAMPLE)),
+        ApiProblems,
+    )
+)]
+pub(super) async fn reconcile(
+    State(api): ApiState,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    // A web page could send this request without reading the response.
+    if is_from_a_web_page(&headers) {
+        return Err(Problem::CrossSite);
+    }
+    let mut p = Parameters::of(&uri);
+    let (execution, bulk, workflow) = (p.text("execution")?, p.text("bulk")?, p.text("workflow")?);
+    let (since, dry_run) = (p.time("since")?, p.boolean("dry_run")?);
+    p.finish()?;
+    let scope = match (execution, bulk, workflow, since) {
+        (Some(execution), None, None, None) => Scope::Executions(vec![execution]),
+        (None, Some(bulk), workflow, None) => Scope::Bulk { bulk, workflow },
+        (None, None, Some(workflow), None) => Scope::Workflow(workflow),
+        (None, None, None, Some(since)) => Scope::Since(since),
+        _ => {
+            let why = "or one of execution, bulk and workflow must be given, and not together";
+            return Err(Problem::parameter("since", why));
+        }
+    };
+    let reconciler = api.admin.reconciler.clone().ok_or(Problem::NoApiKey)?;
+    let permit = api.reconcile_permit()?;
+    let run = Run::start(reconciler, scope, dry_run, api.admin.closing.clone(), permit);
+    let lines = stream::unfold(run, |mut run| async {
+        let event = run.events.recv().await?;
+        let line = serde_json::to_string(&event).unwrap_or_default() + "\n";
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), run))
+    });
+    let mut response = Body::from_stream(lines).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    Ok(response)
+}
+
+/// A run whose events the client reads. Dropped, it ends.
+struct Run {
+    events: mpsc::Receiver<Event>,
+    _task: JoinSet<()>,
+}
+
+impl Run {
+    fn start(
+        reconciler: Arc<Reconciler>,
+        scope: Scope,
+        dry_run: bool,
+        closing: CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let (to, events) = mpsc::channel(QUEUE);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let _permit = permit;
+            let run = reconciler.run(&scope, dry_run, Some(to.clone()));
+            let last = tokio::select! {
+                (counts, result) = run => match result {
+                    Ok(()) => Event::Done(counts),
+                    Err(error) => Event::Failed { error: error.to_string(), counts },
+                },
+                () = closing.cancelled() => return,
+            };
+            let _ = to.send(last).await;
+        });
+        Self { events, _task: task }
+    }
+}

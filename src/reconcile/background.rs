@@ -1,0 +1,176 @@
+//! Reconciles without a request: after each time in which webhooks were not accepted, and executions that should have ended.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{CompleteUntil, Counts, ReconcileError, Reconciler, Scope};
+use crate::config;
+use crate::health::Monitor;
+use crate::recorder::RecorderHealth;
+
+/// How often readiness is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the time is stored while webhooks are accepted.
+const STORE_INTERVAL: Duration = Duration::from_secs(10);
+/// A run begins this much before the receiver was last ready: the sender's clock may differ, and its retries of earlier
+/// webhooks may have failed.
+const MARGIN: Duration = Duration::from_mins(5);
+/// Executions that are requested in one round.
+const ROUND: i64 = 500;
+
+pub(crate) struct Background {
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) settings: config::Reconcile,
+    pub(crate) complete_until: CompleteUntil,
+    pub(crate) health: Monitor,
+    /// Nothing is requested while recording fails.
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) gap: Gap,
+}
+
+/// The time in which webhooks may have been lost.
+#[derive(Debug, Default)]
+pub(crate) struct Gap(Mutex<GapState>);
+
+#[derive(Debug, Default)]
+struct GapState {
+    /// The begin; `None` when there is no gap.
+    since: Option<OffsetDateTime>,
+    /// How often the receiver was not ready.
+    interruptions: u64,
+}
+
+impl Gap {
+    fn state(&self) -> MutexGuard<'_, GapState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Background {
+    /// Runs until `stop`, then ends at once. An error of the API or of PostgreSQL never ends it.
+    pub(crate) async fn run(self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.watch_readiness() => {}
+            () = self.reconcile() => {}
+        }
+    }
+
+    /// Follows readiness. Stores the time while webhooks are accepted and there is no gap.
+    async fn watch_readiness(&self) {
+        let mut ready_at = self.complete_until.read();
+        // The time before the start is a gap, unless this is the first start.
+        self.gap.state().since = ready_at;
+        let mut stored_at = None;
+        loop {
+            let now = OffsetDateTime::now_utc();
+            if self.health.health().accepts_webhooks() {
+                ready_at = Some(now);
+                let is_due = stored_at.is_none_or(|at| now - at >= STORE_INTERVAL || now < at);
+                if is_due && self.gap.state().since.is_none() {
+                    self.store(now);
+                    stored_at = Some(now);
+                }
+            } else if let Some(ready_at) = ready_at {
+                let mut gap = self.gap.state();
+                gap.interruptions += 1;
+                gap.since.get_or_insert(ready_at);
+            }
+            sleep(CHECK_INTERVAL).await;
+        }
+    }
+
+    fn store(&self, time: OffsetDateTime) {
+        if let Err(error) = self.complete_until.write(time) {
+            tracing::debug!("the time until which all webhooks were received cannot be stored: {error}");
+        }
+    }
+
+    async fn reconcile(&self) {
+        let mut recording = self.recording.clone();
+        let mut failing = false;
+        // The channel closes only when the process ends.
+        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+            let result = match self.close_gap().await {
+                Ok(()) => self.check_running().await,
+                error => error,
+            };
+            let metrics = &self.reconciler.metrics;
+            metrics.reconcile_failing.set(result.is_err().into());
+            match &result {
+                Ok(()) => {
+                    metrics.reconcile_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
+                    if failing {
+                        tracing::info!("missed webhooks are fetched again");
+                    }
+                }
+                Err(error) if !failing => tracing::error!("missed webhooks cannot be fetched: {error}"),
+                Err(_) => {}
+            }
+            failing = result.is_err();
+            tokio::select! {
+                () = sleep(self.settings.interval) => {}
+                () = self.until_gap(), if !failing => {}
+            }
+        }
+    }
+
+    /// Returns once webhooks are accepted after a gap.
+    async fn until_gap(&self) {
+        while self.gap.state().since.is_none() || !self.health.health().accepts_webhooks() {
+            sleep(CHECK_INTERVAL).await;
+        }
+    }
+
+    async fn close_gap(&self) -> Result<(), ReconcileError> {
+        let (since, interruptions) = {
+            let gap = self.gap.state();
+            (gap.since, gap.interruptions)
+        };
+        let Some(since) = since.filter(|_| self.health.health().accepts_webhooks()) else { return Ok(()) };
+        let begun = OffsetDateTime::now_utc();
+        tracing::info!(%since, "webhooks may have been missed: comparing with each::labs");
+        let (counts, result) = self.reconciler.run(&Scope::Since(since - MARGIN), false, None).await;
+        result?;
+        {
+            let mut gap = self.gap.state();
+            // If the receiver was not ready meanwhile, the next run begins where this one began.
+            gap.since = (gap.interruptions != interruptions).then_some(begun);
+        }
+        self.store(begun);
+        log(&counts, "all webhooks since then are recorded");
+        Ok(())
+    }
+
+    /// Requests executions that should have ended.
+    async fn check_running(&self) -> Result<(), ReconcileError> {
+        let due = self.due().await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let (counts, result) = self.reconciler.run(&Scope::Executions(due), false, None).await;
+        result?;
+        log(&counts, "executions that should have ended were requested");
+        Ok(())
+    }
+
+    /// The executions that should have ended, and were not requested recently.
+    async fn due(&self) -> Result<Vec<String>, ReconcileError> {
+        let before = OffsetDateTime::now_utc() - self.settings.running_after;
+        let mut connection = self.reconciler.connection().await?;
+        let due = self.reconciler.within(connection.db.still_running(before, ROUND)).await?;
+        connection.release();
+        Ok(due)
+    }
+}
+
+fn log(counts: &Counts, message: &str) {
+    let Counts { checked, repaired, running, unavailable, unusable, .. } = counts;
+    tracing::info!(checked, repaired, running, unavailable, unusable, "{message}");
+}

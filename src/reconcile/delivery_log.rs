@@ -1,0 +1,92 @@
+//! The sender's delivery log: every body that it tried to deliver, for all webhooks of the organisation.
+
+use time::{Duration, OffsetDateTime};
+
+use super::repair::{Fetched, Repair};
+use super::{ReconcileError, Reconciler};
+use crate::delivery::RepairSource;
+use crate::eachlabs::{ApiError, LoggedDelivery, Page};
+
+/// The largest page of the API.
+pub(super) const PAGE: usize = 100;
+
+impl Repair<'_> {
+    /// Checks everything that ended at `since` or later: in the delivery log or, if that cannot be used, in the lists of the
+    /// workflows that this receiver knows.
+    pub(super) async fn everything_since(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
+        if self.reconciler.own_url.is_some() {
+            match self.delivery_log(since).await {
+                Err(ReconcileError::Api(error @ ApiError::Unsupported(_))) => {
+                    tracing::debug!("the lists of workflows are read instead of the delivery log: {error}");
+                }
+                result => return result,
+            }
+        }
+        self.known_workflows(since).await
+    }
+
+    async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
+        let (mut offset, mut limit) = (0, PAGE);
+        loop {
+            let Page { rows, size, is_last } = match self.reconciler.client.deliveries(offset, limit).await {
+                Err(ApiError::TooLarge { .. }) if limit > 1 => {
+                    limit = limit.div_ceil(4);
+                    continue;
+                }
+                Err(error @ ApiError::TooLarge { .. }) => {
+                    tracing::warn!("an entry of the delivery log is left out: {error}");
+                    (offset, limit) = (offset + 1, PAGE);
+                    self.counts.unusable += 1;
+                    continue;
+                }
+                page => page?,
+            };
+            let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
+            let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
+            // Predictions, and webhooks for other receivers, are left out.
+            let ended: Vec<_> = rows
+                .filter_map(|row| match self.reconciler.read_logged(None, row)? {
+                    Fetched::Ended(ended) => Some(ended),
+                    _ => None,
+                })
+                .collect();
+            let mut missing = self.not_ended(ended.iter().map(|ended| ended.execution_id.clone())).await?;
+            for ended in ended {
+                // The log can have several deliveries of an execution.
+                if missing.remove(&ended.execution_id) {
+                    self.append(ended).await?;
+                }
+            }
+            self.progress().await;
+            if is_last || is_older {
+                return Ok(());
+            }
+            (offset, limit) = (offset + size, PAGE);
+        }
+    }
+}
+
+impl Reconciler {
+    /// `None` for a delivery to another URL.
+    pub(super) fn read_logged(&self, execution_id: Option<&str>, logged: LoggedDelivery) -> Option<Fetched> {
+        let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url))?;
+        let reference = own_url.reference(&logged.url);
+        Some(Fetched::read(execution_id, logged.body, RepairSource::DeliveryLog, reference))
+    }
+}
+
+/// Whether a page and all later ones are before `since`. False if the rows are not in descending order: then the API does
+/// not return the latest first.
+pub(super) fn is_older_than(
+    since: OffsetDateTime,
+    times: impl DoubleEndedIterator<Item = Option<OffsetDateTime>> + Clone,
+) -> bool {
+    let (first, last) = (times.clone().flatten().next(), times.rev().flatten().next());
+    match (first, last) {
+        (Some(first), Some(last)) => first >= last && last < since - SLACK,
+        _ => false,
+    }
+}
+
+/// Rows are expected to be ordered by another time than the compared one: an execution takes up to 15 minutes.
+const SLACK: Duration = Duration::HOUR;

@@ -1,0 +1,64 @@
+//! What a run reports.
+
+use serde::{Deserialize, Serialize};
+
+/// A line of the response of `POST /api/v1/reconcile`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// An execution that is not recorded with a terminal status.
+    Execution { execution_id: String, result: Result },
+    /// The counts so far.
+    Progress(Counts),
+    /// The run is complete.
+    Done(Counts),
+    /// The run ended early.
+    Failed {
+        error: String,
+        #[serde(flatten)]
+        counts: Counts,
+    },
+}
+
+/// The result for an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Result {
+    /// Appended to the spool.
+    Repaired,
+    /// It would be appended without `dry_run`.
+    Missing,
+    /// It has not ended at the sender.
+    Running,
+    /// The sender does not have it.
+    Unavailable,
+    /// The sender's answer is not an execution.
+    Unusable,
+}
+
+/// The number of executions with each result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// All that were compared with PostgreSQL.
+    pub(crate) checked: u64,
+    /// Recorded with a terminal status before the run.
+    pub(crate) recorded: u64,
+    pub(crate) repaired: u64,
+    pub(crate) missing: u64,
+    pub(crate) running: u64,
+    pub(crate) unavailable: u64,
+    pub(crate) unusable: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, result: Result) {
+        *match result {
+            Result::Repaired => &mut self.repaired,
+            Result::Missing => &mut self.missing,
+            Result::Running => &mut self.running,
+            Result::Unavailable => &mut self.unavailable,
+            Result::Unusable => &mut self.unusable,
+        } += 1;
+    }
+}

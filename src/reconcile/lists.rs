@@ -1,0 +1,119 @@
+//! The lists of executions by workflow. They have no webhook URLs, so they also contain executions that were triggered
+//! without a webhook to this receiver.
+
+use futures_util::{StreamExt, stream};
+use time::{Duration, OffsetDateTime};
+
+use super::ReconcileError;
+use super::delivery_log::{PAGE, is_older_than};
+use super::events::Result as Outcome;
+use super::repair::{Fetched, Repair};
+use super::single::CONCURRENT;
+use crate::delivery::RepairSource;
+use crate::eachlabs::{ApiError, ExecutionRow, Page};
+
+/// Workflows count as known if one of their executions was recorded this long before the run's begin.
+const KNOWN: Duration = Duration::days(30);
+
+impl Repair<'_> {
+    /// Checks the lists of the workflows that PostgreSQL knows.
+    pub(super) async fn known_workflows(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
+        let mut connection = self.reconciler.connection().await?;
+        let workflows = connection.db.workflows_since(since.saturating_sub(KNOWN));
+        let workflows = self.reconciler.within(workflows).await?;
+        connection.release();
+        for workflow in workflows {
+            match self.list(&workflow, None, Some(since)).await {
+                // It was deleted.
+                Err(ReconcileError::NoWorkflow) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn bulk(&mut self, bulk: &str, workflow: Option<&str>) -> Result<(), ReconcileError> {
+        let known = match workflow {
+            Some(_) => None,
+            None => {
+                let mut connection = self.reconciler.connection().await?;
+                let known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
+                connection.release();
+                known
+            }
+        };
+        let workflow = workflow.or(known.as_deref()).ok_or(ReconcileError::UnknownWorkflow)?;
+        self.list(workflow, Some(bulk), None).await
+    }
+
+    /// Checks the executions of a workflow, or of one of its bulks.
+    pub(super) async fn list(
+        &mut self,
+        workflow: &str,
+        bulk: Option<&str>,
+        since: Option<OffsetDateTime>,
+    ) -> Result<(), ReconcileError> {
+        let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (mut offset, mut limit, mut filter) = (0, PAGE, bulk);
+        loop {
+            let page = self.reconciler.client.executions(workflow, filter, offset, limit).await;
+            let Page { rows, size, is_last } = match page {
+                Err(ApiError::TooLarge { .. }) if limit > 1 => {
+                    limit = limit.div_ceil(4);
+                    continue;
+                }
+                Err(error @ ApiError::TooLarge { .. }) => {
+                    tracing::warn!("a row of the list of a workflow is left out: {error}");
+                    (offset, limit) = (offset + 1, PAGE);
+                    self.counts.unusable += 1;
+                    continue;
+                }
+                // The API filters by UUIDs only.
+                Err(ApiError::Status { status: 400, .. }) if filter.is_some() => {
+                    filter = None;
+                    continue;
+                }
+                page => page?.ok_or(ReconcileError::NoWorkflow)?,
+            };
+            let is_older = is_older_than(since, rows.iter().map(|row| row.time));
+            let rows = rows.into_iter().filter(|row| {
+                row.has_ended
+                    && row.time.is_none_or(|time| time >= since)
+                    && (filter.is_some() || bulk.is_none_or(|bulk| row.bulk_id.as_deref() == Some(bulk)))
+            });
+            self.rows(rows.collect()).await?;
+            self.progress().await;
+            if is_last || is_older {
+                return Ok(());
+            }
+            (offset, limit) = (offset + size, PAGE);
+        }
+    }
+
+    /// Requests the missing executions one by one: a row lacks fields of the webhook.
+    async fn rows(&mut self, rows: Vec<ExecutionRow>) -> Result<(), ReconcileError> {
+        let mut missing = self.not_ended(rows.iter().map(|row| row.execution_id.clone())).await?;
+        let reconciler = self.reconciler;
+        let mut fetched = stream::iter(rows)
+            .filter(|row| std::future::ready(missing.remove(&row.execution_id)))
+            .map(async |row| (reconciler.fetch(&row.execution_id).await, row))
+            .buffer_unordered(CONCURRENT);
+        while let Some((fetched, row)) = fetched.next().await {
+            let ExecutionRow { execution_id, body, .. } = row;
+            let fetched = match fetched? {
+                Fetched::Unavailable | Fetched::Unusable => {
+                    Fetched::read(Some(&execution_id), body, RepairSource::List, None)
+                }
+                fetched => fetched,
+            };
+            match fetched {
+                Fetched::Ended(ended) => self.append(ended).await?,
+                Fetched::Running => self.report(execution_id, Outcome::Running).await,
+                Fetched::Unavailable | Fetched::Unusable => {
+                    self.report(execution_id, Outcome::Unusable).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Which deliveries of the sender's log were for this receiver.
+
+use axum::http::Uri;
+use reqwest::Url;
+
+use crate::delivery::reference;
+
+/// The last segment of the path before a token.
+const ROUTE: &str = "/workflow-completed";
+
+/// `eachlabs.webhook_url`, without its query and a token after the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnUrl {
+    host: String,
+    port: Option<u16>,
+    path: String,
+}
+
+impl OwnUrl {
+    pub(crate) fn new(url: &Url) -> Self {
+        let path = url.path().trim_end_matches('/');
+        let end = path.find(ROUTE).map_or(path.len(), |at| at + ROUTE.len());
+        Self {
+            host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
+            port: url.port_or_known_default(),
+            path: path[..end].to_owned(),
+        }
+    }
+
+    /// Whether `url` has the same host, port and path. A token after the path and the query are not compared.
+    pub(super) fn matches(&self, url: &str) -> bool {
+        let Ok(url) = Url::parse(url) else { return false };
+        let path = url.path();
+        let rest = path.strip_prefix(&*self.path);
+        url.host_str().is_some_and(|host| host.eq_ignore_ascii_case(&self.host))
+            && url.port_or_known_default() == self.port
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The caller's reference in the query of `url`, without its tokens.
+    pub(super) fn reference(&self, url: &str) -> Option<String> {
+        let uri: Uri = url.parse().ok()?;
+        let after_path = uri.path().strip_prefix(&*self.path).map(|rest| rest.trim_matches('/'));
+        let in_query =
+            uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
+        reference::of_uri(&uri, after_path.into_iter().chain(in_query), || {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_no_token() {
+        let own = OwnUrl::new(&Url::parse("https://h/webhooks/workflow-completed").unwrap());
+        let url =
+            "https://h/webhooks/workflow-completed/a_token_of_this?order=1&token=another&x=a_token_of_this";
+        assert_eq!(own.reference(url).as_deref(), Some(r#"{"order":"1"}"#));
+        assert_eq!(own.reference("https://h/webhooks/workflow-completed"), None);
+    }
+
+    #[test]
+    fn query_and_token_are_not_compared() {
+        let own = |url: &str| OwnUrl::new(&Url::parse(url).unwrap());
+        let plain = own("https://Hooks.example.com/webhooks/workflow-completed");
+        assert_eq!(plain, own("https://hooks.example.com/webhooks/workflow-completed/a_token_of_this?x=1"));
+        for url in [
+            "https://hooks.example.com/webhooks/workflow-completed",
+            "https://hooks.example.com:443/webhooks/workflow-completed/",
+            "https://hooks.example.com/webhooks/workflow-completed/a_token?order=1",
+            "https://hooks.example.com/webhooks/workflow-completed?token=a_token",
+        ] {
+            assert!(plain.matches(url), "{url}");
+        }
+        for url in [
+            "https://hooks.example.com/webhooks/workflow-completed-2",
+            "https://hooks.example.com:8443/webhooks/workflow-completed",
+            "http://hooks.example.com/webhooks/workflow-completed",
+            "https://example.com/webhooks/workflow-completed",
+            "https://hooks.example.com/other?/webhooks/workflow-completed",
+            "not a URL",
+        ] {
+            assert!(!plain.matches(url), "{url}");
+        }
+    }
+}

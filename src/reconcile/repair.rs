@@ -1,0 +1,162 @@
+//! One run: compares executions of the API with PostgreSQL, and appends the missing ones to the spool.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep;
+
+use super::events::{Counts, Event, Result as Outcome};
+use super::{ReconcileError, Reconciler};
+use crate::delivery::{Delivery, RejectReason, RepairSource};
+use crate::execution::{Execution, api_key};
+
+/// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
+const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The state of a run.
+pub(super) struct Repair<'r> {
+    pub(super) reconciler: &'r Reconciler,
+    dry_run: bool,
+    events: Option<mpsc::Sender<Event>>,
+    pub(super) counts: Counts,
+}
+
+/// An execution that has ended, as the API returned it.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) execution_id: String,
+    body: Bytes,
+    source: RepairSource,
+    reference: Option<String>,
+}
+
+/// How an execution of the API can be used.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    Ended(Ended),
+    Running,
+    Unavailable,
+    Unusable,
+}
+
+impl Fetched {
+    /// Reads a body in the form of a webhook. `execution_id` is the expected one.
+    pub(super) fn read(
+        execution_id: Option<&str>,
+        body: Bytes,
+        source: RepairSource,
+        reference: Option<String>,
+    ) -> Self {
+        let body = api_key::remove(&body).map_or(body, Bytes::from);
+        let Ok(execution) = Execution::parse(&body) else { return Self::Unusable };
+        if execution_id.is_some_and(|id| id != execution.execution_id) {
+            return Self::Unusable;
+        }
+        if !matches!(&*execution.status, "completed" | "failed" | "cancelled") {
+            return Self::Running;
+        }
+        let execution_id = execution.execution_id.into_owned();
+        Self::Ended(Ended { execution_id, body, source, reference })
+    }
+}
+
+impl<'r> Repair<'r> {
+    pub(super) fn new(
+        reconciler: &'r Reconciler,
+        dry_run: bool,
+        events: Option<mpsc::Sender<Event>>,
+    ) -> Self {
+        Self { reconciler, dry_run, events, counts: Counts::default() }
+    }
+
+    /// Those of `execution_ids` that are not recorded with a terminal status, each once. Waits for deliveries that are in
+    /// the spool, so that they are not appended a second time, and a run is not faster than recording.
+    pub(super) async fn not_ended(
+        &mut self,
+        execution_ids: impl IntoIterator<Item = String>,
+    ) -> Result<HashSet<String>, ReconcileError> {
+        let ids: HashSet<_> = execution_ids.into_iter().collect();
+        let checked = ids.len() as u64;
+        let ids: Vec<_> = ids.into_iter().collect();
+        self.reconciler.wait_until_recorded().await;
+        let mut connection = self.reconciler.connection().await?;
+        let ended = self.reconciler.within(connection.db.ended(&ids)).await?;
+        connection.release();
+        self.counts.checked += checked;
+        self.counts.recorded += ended.len() as u64;
+        let mut missing: HashSet<_> = ids.into_iter().collect();
+        for id in &ended {
+            missing.remove(id);
+        }
+        Ok(missing)
+    }
+
+    /// Appends an execution to the spool.
+    pub(super) async fn append(&mut self, ended: Ended) -> Result<(), ReconcileError> {
+        let Ended { execution_id, body, source, reference } = ended;
+        if self.dry_run {
+            self.report(execution_id, Outcome::Missing).await;
+            return Ok(());
+        }
+        let delivery = Delivery {
+            body,
+            received_at: OffsetDateTime::now_utc(),
+            authenticated_by: None,
+            repaired_from: Some(source),
+            acknowledged: true,
+            reference,
+            is_redelivery: false,
+            trace: None,
+        };
+        loop {
+            // The body is in memory already, as a part of a response whose size is limited.
+            let memory = self.reconciler.memory.permit(true, &Arc::new(Notify::new()));
+            match self.reconciler.spool.append(delivery.clone(), memory).await {
+                Ok(()) => break,
+                Err(reason @ RejectReason::ShuttingDown) => return Err(reason.into()),
+                Err(_) => sleep(APPEND_RETRY_PAUSE).await,
+            }
+        }
+        self.reconciler.metrics.repaired(source);
+        tracing::debug!(%execution_id, source = source.as_str(), "repaired");
+        self.report(execution_id, Outcome::Repaired).await;
+        Ok(())
+    }
+
+    /// Stores that the sender does not have the execution, or that it has not ended there.
+    pub(super) async fn checked(
+        &mut self,
+        execution_id: String,
+        unavailable: bool,
+    ) -> Result<(), ReconcileError> {
+        if !self.dry_run {
+            let mut connection = self.reconciler.connection().await?;
+            self.reconciler.within(connection.db.checked(&execution_id, unavailable)).await?;
+            connection.release();
+        }
+        let outcome = if unavailable { Outcome::Unavailable } else { Outcome::Running };
+        self.report(execution_id, outcome).await;
+        Ok(())
+    }
+
+    pub(super) async fn report(&mut self, execution_id: String, result: Outcome) {
+        self.counts.add(result);
+        self.send(Event::Execution { execution_id, result }).await;
+    }
+
+    /// Reports the counts after a page.
+    pub(super) async fn progress(&mut self) {
+        self.send(Event::Progress(self.counts)).await;
+    }
+
+    async fn send(&mut self, event: Event) {
+        if let Some(events) = &self.events {
+            // The client has gone: its task ends.
+            let _ = events.send(event).await;
+        }
+    }
+}

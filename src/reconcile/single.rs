@@ -1,0 +1,65 @@
+//! Executions by their identifier: from the delivery log, which has the webhook's body, otherwise the execution itself.
+
+use futures_util::{StreamExt, stream};
+
+use super::events::Result as Outcome;
+use super::repair::{Fetched, Repair};
+use super::{ReconcileError, Reconciler};
+use crate::delivery::RepairSource;
+use crate::eachlabs::ApiError;
+
+/// Executions that are compared with PostgreSQL at once.
+const CHUNK: usize = 100;
+/// Executions that are requested at the same time. `eachlabs.max_requests` limits the requests.
+pub(super) const CONCURRENT: usize = 16;
+
+impl Repair<'_> {
+    /// Checks executions by their identifier.
+    pub(super) async fn executions(&mut self, ids: &[String]) -> Result<(), ReconcileError> {
+        for ids in ids.chunks(CHUNK) {
+            let missing = self.not_ended(ids.iter().cloned()).await?;
+            let reconciler = self.reconciler;
+            let mut fetched = stream::iter(missing)
+                .map(async |id| (reconciler.fetch(&id).await, id))
+                .buffer_unordered(CONCURRENT);
+            while let Some((fetched, id)) = fetched.next().await {
+                match fetched? {
+                    Fetched::Ended(ended) => self.append(ended).await?,
+                    Fetched::Running => self.checked(id, false).await?,
+                    Fetched::Unavailable => self.checked(id, true).await?,
+                    Fetched::Unusable => self.report(id, Outcome::Unusable).await,
+                }
+            }
+            self.progress().await;
+        }
+        Ok(())
+    }
+}
+
+impl Reconciler {
+    /// Requests an execution.
+    pub(super) async fn fetch(&self, execution_id: &str) -> Result<Fetched, ReconcileError> {
+        if let Some(ended) = self.fetch_logged(execution_id).await? {
+            return Ok(ended);
+        }
+        Ok(match self.client.execution(execution_id).await? {
+            Some(body) => Fetched::read(Some(execution_id), body, RepairSource::Execution, None),
+            None => Fetched::Unavailable,
+        })
+    }
+
+    /// `None` if the delivery log has no usable delivery of the execution to this receiver.
+    async fn fetch_logged(&self, execution_id: &str) -> Result<Option<Fetched>, ReconcileError> {
+        if self.own_url.is_none() {
+            return Ok(None);
+        }
+        let logged = match self.client.delivery(execution_id).await {
+            Ok(logged) => logged,
+            // The older host, or an entry in another form.
+            Err(ApiError::Unsupported(_) | ApiError::Malformed(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let fetched = logged.and_then(|logged| self.read_logged(Some(execution_id), logged));
+        Ok(fetched.filter(|fetched| matches!(fetched, Fetched::Ended(_))))
+    }
+}
