@@ -18,6 +18,8 @@ const RUN_INTERVAL: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a run is this many times as long as the run took.
 const PAUSE_FACTOR: u32 = 20;
+/// The failure in a row that is logged: the recorder reports short outages of PostgreSQL.
+const REPORTED_FAILURE: u32 = 2;
 
 pub(crate) struct ExpectedWatcher {
     pub(crate) pool: Arc<ConnectionPool>,
@@ -32,22 +34,28 @@ pub(crate) struct ExpectedWatcher {
 impl ExpectedWatcher {
     /// Runs until the recorder ends. An error of PostgreSQL never ends it; the metric keeps its last value meanwhile.
     pub(crate) async fn run(mut self) {
-        let mut failing = false;
+        let mut failures: u32 = 0;
         while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
         {
             let begun = Instant::now();
             let _ = self.acked.borrow_and_update();
             let result = self.settle_and_count().await;
             match &result {
-                Ok(_) if failing => tracing::info!("expected executions are counted again"),
-                Err(error) if !failing => {
-                    tracing::warn!(
-                        "expected executions cannot be counted, so executions_overdue is out of date: {error}"
-                    );
+                Ok(_) => {
+                    if failures >= REPORTED_FAILURE {
+                        tracing::info!("expected executions are counted again");
+                    }
+                    failures = 0;
                 }
-                _ => {}
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    if failures == REPORTED_FAILURE {
+                        tracing::warn!(
+                            "expected executions cannot be counted, so executions_overdue is out of date: {error}"
+                        );
+                    }
+                }
             }
-            failing = result.is_err();
             sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
             if !matches!(result, Ok(true))
                 && let Ok(Err(_)) = timeout(RUN_INTERVAL, self.acked.changed()).await
@@ -62,6 +70,10 @@ impl ExpectedWatcher {
     async fn settle_and_count(&self) -> Result<bool, DbError> {
         let mut connection = self.pool.get().await?;
         let run = timeout(self.statement_timeout, async {
+            // The statements that write would wait for locks of the whole table, even without a row to write.
+            if !connection.db.has_unsettled().await? {
+                return Ok((false, 0));
+            }
             let more = connection.db.settle_expected().await?;
             Ok((more, connection.db.count_overdue().await?))
         });

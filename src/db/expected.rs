@@ -141,6 +141,16 @@ impl DbConnection {
         Ok(Ok(Registered { bulk_id: bulk_id.map(str::to_owned), expected, rejected, is_new }))
     }
 
+    /// Whether an expected execution is not settled.
+    pub(crate) async fn has_unsettled(&mut self) -> Result<bool, DbError> {
+        let exists = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                   SELECT FROM expected_executions WHERE NOT settled AND execution_id IS NOT NULL
+               ) AS "exists!""#
+        );
+        self.transact(async |transaction| exists.fetch_one(transaction).await).await
+    }
+
     /// Copies references to recorded executions that have none, and settles expected executions that have ended. Returns
     /// true if there may be more of them.
     pub(crate) async fn settle_expected(&mut self) -> Result<bool, DbError> {

@@ -120,7 +120,7 @@ impl DbConnection {
         .await?;
         if expected.is_none() {
             sqlx::query!(
-                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0",
+                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0 AND rejected IS NULL",
                 bulk_id
             )
             .execute(&mut transaction)

@@ -17,14 +17,14 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 5] = [
+const CHECKSUMS: [(&str, &str); 7] = [
     (
         "0001_executions.sql",
-        "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
+        "b73081f00555065e8eb8274d1ba6f9f04696b5f53b536036f5988c18f079ff329007371798b9ec4bf76309e3071b0816",
     ),
     (
         "0002_rollups.sql",
-        "e3bd7f894242f6b207c317d2518c76c559608fdee6c478568f6f948e5b21e16aeaadecf3b7b4eb6ba4adcd24efcbaa15",
+        "e47f875ef7b0870f3164d428c369c3282d6568fb61da61aeb0656580da8f60e085581f49762ac5aef0fd2292c92e18b5",
     ),
     (
         "0003_quarantine.sql",
@@ -36,9 +36,16 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
+        "7638092a771fff43e254f9c65f37541633a3bc6e00d1d3bf67c1c781369bf2cef95e0f84cb7ab83e3167490225499e2c",
     ),
-    ("0008_reconcile.sql", "00"),
+    (
+        "0007_expected.sql",
+        "b9d994482cd0644fd144623fcf790d1777f3054449be86494c8a041df684552c669f42fbdf40f8c0d2261bf698f28d91",
+    ),
+    (
+        "0008_reconcile.sql",
+        "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
+    ),
 ];
 
 async fn files() -> Vec<Migration> {

@@ -63,7 +63,7 @@ fn time_at(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
 }
 
 /// The schema of a time in `/openapi.json`.
-struct Time;
+pub(crate) struct Time;
 
 impl PartialSchema for Time {
     fn schema() -> RefOr<Schema> {
