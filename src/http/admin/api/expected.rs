@@ -16,7 +16,7 @@ use super::state::{ApiState, JsonResult};
 use crate::db::queries::expected::{Expected, ExpectedQuery, ExpectedState, Filter};
 use crate::db::queries::{Page, QueryError};
 use crate::db::{ConnectionPool, DbError, Registered, RegistrationConflict};
-use crate::execution::identifier::Identifier;
+use crate::execution::identifier::{Identifier, IdentifierOrInteger};
 use crate::http::problem::{ApiProblems, Problem, RegistrationProblems};
 use crate::trigger::Triggered;
 
@@ -42,22 +42,22 @@ impl FromQuery for ExpectedQuery {
 pub(super) struct TriggerResponse {
     /// The execution of a single trigger.
     #[schema(required = false)]
-    execution_id: Identifier,
+    execution_id: Option<IdentifierOrInteger>,
     /// The bulk of a bulk-trigger.
     #[schema(required = false)]
-    bulk_id: Identifier,
+    bulk_id: Option<IdentifierOrInteger>,
     /// One item for each input of a bulk-trigger, in the order of the inputs.
     #[schema(required = false)]
-    executions: Vec<TriggeredInput>,
+    executions: Option<Vec<TriggeredInput>>,
     /// The workflow that was triggered.
     #[schema(required = false)]
-    workflow_id: Identifier,
+    workflow_id: Option<IdentifierOrInteger>,
     /// For a single trigger: the reference of the caller, an object of strings, numbers or booleans.
     #[schema(required = false)]
     reference: serde_json::Value,
     /// For a bulk-trigger: one reference for each input, in the order of the inputs; null for none.
     #[schema(required = false)]
-    references: Vec<serde_json::Value>,
+    references: Option<Vec<serde_json::Value>>,
 }
 
 /// An item of a bulk-trigger's response.
@@ -66,13 +66,13 @@ pub(super) struct TriggerResponse {
 pub(super) struct TriggeredInput {
     /// The execution. Missing if the input was rejected.
     #[schema(required = false)]
-    execution_id: Identifier,
-    /// queued, or failed if the input was rejected.
+    execution_id: Option<IdentifierOrInteger>,
+    /// queued, or failed if the input was rejected: a string.
     #[schema(required = false)]
-    status: String,
-    /// Why the input was rejected.
+    status: serde_json::Value,
+    /// Why the input was rejected: a string.
     #[schema(required = false)]
-    message: String,
+    message: serde_json::Value,
     /// The reference of the caller for this input. Overrides the item in `references`.
     #[schema(required = false)]
     reference: serde_json::Value,
