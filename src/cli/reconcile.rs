@@ -2,11 +2,16 @@
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use hyper::header::AUTHORIZATION;
-use reqwest::{Response, Url};
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use url::Url;
 
 use super::CommandError;
 use super::healthcheck::reachable;
@@ -75,27 +80,29 @@ impl Reconcile {
 
     async fn request(&self, settings: &Settings, url: Url) -> Result<(), CommandError> {
         let address = reachable(settings.admin.listen);
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let mut request = client.post(url);
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let mut request = Request::post(url.as_str()).body(Empty::<Bytes>::new())?;
         let token = settings.admin.token.expose_secret();
         if !token.is_empty() {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
         }
-        let response = request.send().await.map_err(|error| {
-            format!("no answer from {address}: {}. Is the receiver running?", error.without_url())
-        })?;
-        if !response.status().is_success() {
-            let problem: serde_json::Value = serde_json::from_slice(&response.bytes().await?)?;
+        let response = client.request(request).await;
+        let response = response.map_err(|_| format!("no answer from {address}. Is the receiver running?"))?;
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            let problem: serde_json::Value = serde_json::from_slice(&body.collect().await?.to_bytes())?;
             return Err(problem["detail"].as_str().unwrap_or("the receiver rejected the request").into());
         }
-        self.follow(response).await
+        self.follow(body).await
     }
 
     /// Prints the lines of the response as they arrive.
-    async fn follow(&self, mut response: Response) -> Result<(), CommandError> {
+    async fn follow(&self, mut body: Incoming) -> Result<(), CommandError> {
         let mut waiting = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            waiting.extend_from_slice(&chunk);
+        while let Some(frame) = body.frame().await {
+            waiting.extend_from_slice(&frame?.into_data().unwrap_or_default());
             while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = waiting.drain(..=end).collect();
                 let event: Event = serde_json::from_slice(&line)?;

@@ -1,12 +1,13 @@
 //! `[eachlabs]`
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use url::Url;
 
 use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
 use super::secrets::{QUOTED, Secret, is_quoted};
@@ -120,7 +121,8 @@ impl Eachlabs {
     fn base_url(&self) -> Result<Url, SettingsError> {
         let usable = |url: &Url| {
             let host = url.host_str().unwrap_or_default();
-            let is_loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
             let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
             is_plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback)
         };

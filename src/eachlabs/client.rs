@@ -4,10 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Request, Response, Url};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use url::Url;
 
 use super::error::ApiError;
 use super::responses::{self, ExecutionRow, LoggedDelivery, Page};
@@ -15,6 +21,7 @@ use super::retry::{MAX_ATTEMPTS, backoff, retry_after};
 use crate::config::{ApiAccess, Eachlabs, SettingsError};
 use crate::metrics::{ApiResult, Metrics};
 
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("workflow-receiver/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The largest body of an error that is read, in bytes.
 const MAX_ERROR_BYTES: usize = 16 << 10;
@@ -24,9 +31,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A client of the API.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     access: ApiAccess,
     requests: Semaphore,
+    /// Time limit of a request.
+    timeout: Duration,
     /// The largest accepted response, in bytes.
     max_response_bytes: usize,
     metrics: Arc<Metrics>,
@@ -55,19 +64,21 @@ impl Client {
         metrics: Arc<Metrics>,
     ) -> Result<Option<Self>, SettingsError> {
         let Some(access) = settings.access()? else { return Ok(None) };
-        // The TLS implementation that sqlx uses, too. An error means that it is already installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("workflow-receiver/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(settings.timeout)
+        let connector = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|error| SettingsError::Unreadable(format!("the system has no certificates: {error}")))?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        // It follows no redirects and stores no cookies.
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build()
-            .map_err(|error| SettingsError::Unreadable(format!("TLS is not available: {error}")))?;
+            .build(connector);
         let requests = Semaphore::new(settings.max_requests);
         // The delivery log has bodies as JSON strings, in which quotation marks are escaped.
         let max_response_bytes = 2 * max_body_bytes + (1 << 20);
-        Ok(Some(Self { http, access, requests, max_response_bytes, metrics }))
+        Ok(Some(Self { http, access, requests, timeout: settings.timeout, max_response_bytes, metrics }))
     }
 
     /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
@@ -212,28 +223,33 @@ impl Client {
 
     async fn attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
         let _permit = self.requests.acquire().await;
-        let result = self.try_attempt(method, url, body).await;
+        let attempt = timeout(self.timeout, self.try_attempt(method, url, body)).await;
+        let result = attempt.unwrap_or_else(|_| Err(ApiError::TimedOut.into()));
         let label = result.as_ref().map_or_else(|failure| failure.error.result(), |_| ApiResult::Ok);
         self.metrics.api_requested(label);
         result
     }
 
     async fn try_attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
-        let mut request = Request::new(method, url);
+        let mut request = Request::new(Full::from(body.clone().unwrap_or_default()));
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            url.as_str().parse().map_err(|_| ApiError::Malformed("a URL that is too long"))?;
         let headers = request.headers_mut();
         headers.insert(&self.access.header.0, self.access.header.1.clone());
         headers.insert(ACCEPT, JSON);
-        if let Some(body) = body {
+        headers.insert(USER_AGENT, AGENT);
+        if body.is_some() {
             headers.insert(CONTENT_TYPE, JSON);
-            *request.body_mut() = Some(body.into());
         }
-        let response = self.http.execute(request).await.map_err(ApiError::from_transport)?;
-        let status = response.status();
+        let response = self.http.request(request).await;
+        let (head, body) = response.map_err(|error| ApiError::from_client(&error))?.into_parts();
+        let status = head.status;
         if status.is_success() {
-            return Ok(collect(response, self.max_response_bytes).await?);
+            return Ok(collect(body, self.max_response_bytes).await?);
         }
-        let retry_after = retry_after(response.headers());
-        let body = collect(response, MAX_ERROR_BYTES).await.unwrap_or_default();
+        let retry_after = retry_after(&head.headers);
+        let body = collect(body, MAX_ERROR_BYTES).await.unwrap_or_default();
         Err(Failure { error: ApiError::from_status(status, &body, &self.access.key), retry_after })
     }
 }
@@ -250,13 +266,13 @@ fn found<T>(result: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
     }
 }
 
-async fn collect(mut response: Response, max_bytes: usize) -> Result<Bytes, ApiError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(ApiError::from_transport)? {
-        if body.len() + chunk.len() > max_bytes {
-            return Err(ApiError::TooLarge { max_bytes });
+async fn collect(body: Incoming, max_bytes: usize) -> Result<Bytes, ApiError> {
+    let collected = Limited::new(body, max_bytes).collect().await;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            ApiError::TooLarge { max_bytes }
+        } else {
+            ApiError::interrupted(&*error)
         }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.into())
+    })
 }

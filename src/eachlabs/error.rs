@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use reqwest::StatusCode;
+use hyper::StatusCode;
+use hyper_util::client::legacy;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
@@ -44,25 +45,28 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// Describes `error` without the URL: it contains identifiers.
-    pub(super) fn from_transport(error: reqwest::Error) -> Self {
-        if error.is_timeout() {
-            return Self::TimedOut;
-        }
-        let not_sent = error.is_connect();
-        let error = error.without_url();
+    pub(super) fn from_client(error: &legacy::Error) -> Self {
+        Self::unreachable(error, error.is_connect())
+    }
+
+    /// The connection ended, or the response broke off.
+    pub(super) fn interrupted(error: &(dyn Error + 'static)) -> Self {
+        Self::unreachable(error, false)
+    }
+
+    fn unreachable(error: &(dyn Error + 'static), not_sent: bool) -> Self {
         // The last cause is the specific one, such as "Connection refused".
-        let mut cause: &dyn Error = &error;
+        let mut cause = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
-        Self::Unreachable { reason: printable(&cause.to_string()).to_string(), not_sent }
+        Self::Unreachable { reason: printable(&cause.to_string()), not_sent }
     }
 
     /// Describes a response that is not 2xx. `body` may repeat the key.
     pub(super) fn from_status(status: StatusCode, body: &[u8], key: &Secret) -> Self {
         let text = String::from_utf8_lossy(body).replace(key.expose_secret(), "(key)");
-        let text = message(&text).map(|text| printable(&text).to_string());
+        let text = message(&text).map(|text| printable(&text));
         let text = text.map(|text| format!(": {}", text.chars().take(MAX_TEXT).collect::<String>()));
         let (status, text) = (status.as_u16(), text.unwrap_or_default());
         match status {

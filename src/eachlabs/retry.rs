@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use rand::RngExt;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 

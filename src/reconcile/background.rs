@@ -8,7 +8,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{CompleteUntil, Counts, ReconcileError, Reconciler, Scope};
+use super::complete_until::CompleteUntil;
+use super::events::Counts;
+use super::reconciler::{ReconcileError, Reconciler};
+use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
 use crate::recorder::RecorderHealth;

@@ -2,8 +2,8 @@
 
 use time::{Duration, OffsetDateTime};
 
+use super::reconciler::{ReconcileError, Reconciler};
 use super::repair::{Fetched, Repair};
-use super::{ReconcileError, Reconciler};
 use crate::delivery::RepairSource;
 use crate::eachlabs::{ApiError, LoggedDelivery, Page};
 

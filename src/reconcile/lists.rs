@@ -4,9 +4,9 @@
 use futures_util::{StreamExt, stream};
 use time::{Duration, OffsetDateTime};
 
-use super::ReconcileError;
 use super::delivery_log::{PAGE, is_older_than};
 use super::events::Result as Outcome;
+use super::reconciler::ReconcileError;
 use super::repair::{Fetched, Repair};
 use super::single::CONCURRENT;
 use crate::delivery::RepairSource;

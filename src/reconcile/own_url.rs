@@ -1,7 +1,7 @@
 //! Which deliveries of the sender's log were for this receiver.
 
 use axum::http::Uri;
-use reqwest::Url;
+use url::Url;
 
 use crate::delivery::reference;
 

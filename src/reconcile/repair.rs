@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::events::{Counts, Event, Result as Outcome};
-use super::{ReconcileError, Reconciler};
+use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::{Delivery, RejectReason, RepairSource};
 use crate::execution::{Execution, api_key};
 

@@ -3,8 +3,8 @@
 use futures_util::{StreamExt, stream};
 
 use super::events::Result as Outcome;
+use super::reconciler::{ReconcileError, Reconciler};
 use super::repair::{Fetched, Repair};
-use super::{ReconcileError, Reconciler};
 use crate::delivery::RepairSource;
 use crate::eachlabs::ApiError;
 

@@ -45,6 +45,7 @@ mod program;
 mod properties;
 mod pruner;
 mod quarantine;
+mod reconcile;
 mod recorder;
 mod references;
 mod refusals;

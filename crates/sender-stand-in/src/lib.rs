@@ -1,0 +1,177 @@
+//! Behaves like `each::labs`, for tests and demonstrations: the API in both generations ([`api`]), and webhooks with
+//! signatures and retries ([`webhook`]). Executions run no model: each ends at once with an output made from its inputs.
+//!
+//! An input with `"fail": true` fails. In a bulk, an input with `"reject": true` is rejected.
+
+mod api;
+mod store;
+mod webhook;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use store::Store;
+pub use store::Trigger;
+
+/// How the stand-in behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The key that requests must have.
+    pub api_key: String,
+    /// The number of attempts to deliver a webhook.
+    pub attempts: u32,
+    /// The pause before the next attempt.
+    pub attempt_interval: Duration,
+    /// The largest `total_count` of a list.
+    pub max_total: usize,
+    /// Every request with a number that this divides is answered 429; 0 is never.
+    pub throttle_every: usize,
+    /// `Retry-After` of a 429, in seconds.
+    pub retry_after: u64,
+    /// The connection of every request with a number that this divides is cut; 0 is never.
+    pub reset_every: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            api_key: "stand-in-key".to_owned(),
+            attempts: 3,
+            attempt_interval: Duration::from_secs(10),
+            max_total: 10_000,
+            throttle_every: 0,
+            retry_after: 1,
+            reset_every: 0,
+        }
+    }
+}
+
+/// A running stand-in. Dropped, it stops.
+#[derive(Debug)]
+pub struct StandIn {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    store: Mutex<Store>,
+    http: reqwest::Client,
+    requests: AtomicUsize,
+    /// The number of webhooks that are still being delivered.
+    delivering: watch::Sender<usize>,
+}
+
+impl Shared {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StandIn {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    pub async fn start(address: SocketAddr, options: Options) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            options,
+            store: Mutex::default(),
+            http: reqwest::Client::new(),
+            requests: AtomicUsize::new(0),
+            delivering: watch::Sender::new(0),
+        });
+        let router = api::router(shared.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        Ok(Self { address, shared, server })
+    }
+
+    /// The base address of the current API.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The base address of the older API.
+    #[must_use]
+    pub fn older_base_url(&self) -> String {
+        format!("http://{}/api/v1", self.address)
+    }
+
+    /// Ends an execution, and delivers its webhook in the background. Returns its identifier.
+    pub fn execute(&self, trigger: &Trigger) -> String {
+        let id = self.shared.store().execute(trigger);
+        webhook::deliver(&self.shared, &id);
+        id
+    }
+
+    /// Starts an execution that runs until [`StandIn::end`].
+    pub fn begin(&self, trigger: &Trigger) -> String {
+        self.shared.store().begin(trigger)
+    }
+
+    /// Ends an execution. Its webhook is not sent, but the delivery log has it.
+    pub fn end(&self, execution_id: &str) {
+        self.shared.store().end(execution_id);
+    }
+
+    /// Adds a prediction to the delivery log, which is not an execution of a workflow.
+    pub fn predict(&self, webhook_url: &str) {
+        self.shared.store().predict(webhook_url);
+    }
+
+    /// Sends the webhook of an execution again, as an operator can in the dashboard of `each::labs`.
+    pub fn redeliver(&self, execution_id: &str) {
+        webhook::redeliver(&self.shared, execution_id);
+    }
+
+    /// Removes an execution and its deliveries, as retention does.
+    pub fn remove(&self, execution_id: &str) {
+        self.shared.store().remove(execution_id);
+    }
+
+    /// Removes the deliveries of an execution from the log.
+    pub fn remove_deliveries(&self, execution_id: &str) {
+        self.shared.store().remove_deliveries(execution_id);
+    }
+
+    /// Removes an execution, but neither its row in the list nor its deliveries.
+    pub fn hide(&self, execution_id: &str) {
+        self.shared.store().hide(execution_id);
+    }
+
+    /// The body of an execution's webhook.
+    #[must_use]
+    pub fn body(&self, execution_id: &str) -> Option<Value> {
+        self.shared.store().find(execution_id).map(|execution| execution.body.clone())
+    }
+
+    /// Waits until every webhook was acknowledged or given up.
+    pub async fn deliveries_finished(&self) {
+        let _ = self.shared.delivering.subscribe().wait_for(|delivering| *delivering == 0).await;
+    }
+
+    /// The number of requests to the API so far.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,81 @@
+//! The parts of the receiver that a run uses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+
+use super::own_url::OwnUrl;
+use crate::db::{ConnectionPool, DbError, PooledConnection};
+use crate::delivery::RejectReason;
+use crate::eachlabs::{ApiError, Client};
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::spool::{Seq, SpoolStatus, WeakSpoolHandle};
+
+/// How long a page waits until earlier deliveries are recorded. While a delivery is stuck, this never happens.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("PostgreSQL: {0}")]
+    Database(#[from] DbError),
+    #[error(
+        "the workflow of the bulk is not known, because none of its executions is recorded: add the workflow"
+    )]
+    UnknownWorkflow,
+    #[error("each::labs has no workflow with this identifier")]
+    NoWorkflow,
+    #[error("the receiver is stopping")]
+    Stopping,
+}
+
+/// What a run needs.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    pub(crate) client: Client,
+    /// `None` when `eachlabs.webhook_url` is not set: then the delivery log is not read.
+    pub(crate) own_url: Option<OwnUrl>,
+    pub(crate) spool: WeakSpoolHandle,
+    pub(crate) spool_status: watch::Receiver<SpoolStatus>,
+    pub(crate) acked: watch::Receiver<Seq>,
+    pub(crate) memory: MemoryBudget,
+    /// The recorder's pool: if PostgreSQL grants few connections, each waits for the other.
+    pub(crate) pool: Arc<ConnectionPool>,
+    pub(crate) statement_timeout: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Locked by the run: there is one at a time.
+    pub(crate) running: Mutex<()>,
+}
+
+impl Reconciler {
+    /// Returns once the deliveries that are in the spool now are recorded, or after a time limit.
+    pub(super) async fn wait_until_recorded(&self) {
+        let last_seq = self.spool_status.borrow().last_seq;
+        let mut acked = self.acked.clone();
+        let _ = timeout(RECORD_TIMEOUT, acked.wait_for(|acked| *acked >= last_seq)).await;
+    }
+
+    pub(super) async fn connection(&self) -> Result<PooledConnection<'_>, DbError> {
+        self.pool.get().await
+    }
+
+    /// Ends a statement on a server that does not answer.
+    pub(super) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        let result = timeout(self.statement_timeout, call).await.unwrap_or(Err(DbError::TimedOut));
+        result.map_err(DbError::without_row_blame)
+    }
+}
+
+impl From<RejectReason> for ReconcileError {
+    /// Other reasons pass: the append is tried again.
+    fn from(_: RejectReason) -> Self {
+        Self::Stopping
+    }
+}

@@ -1,0 +1,43 @@
+//! A run.
+
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::events::{Counts, Event};
+use super::reconciler::{ReconcileError, Reconciler};
+use super::repair::Repair;
+
+/// The executions that a run checks.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    Executions(Vec<String>),
+    /// `workflow` is required if no execution of the bulk is recorded.
+    Bulk {
+        bulk: String,
+        workflow: Option<String>,
+    },
+    Workflow(String),
+    /// Everything that ended at this time or later.
+    Since(OffsetDateTime),
+}
+
+impl Reconciler {
+    /// Runs a reconciliation, after the one that is running. It can be cancelled at any time and repeated. `events` gets
+    /// each execution that is missing, and the counts after each page. With `dry_run`, nothing is appended.
+    pub(crate) async fn run(
+        &self,
+        scope: &Scope,
+        dry_run: bool,
+        events: Option<mpsc::Sender<Event>>,
+    ) -> (Counts, Result<(), ReconcileError>) {
+        let _running = self.running.lock().await;
+        let mut repair = Repair::new(self, dry_run, events);
+        let result = match scope {
+            Scope::Executions(ids) => repair.executions(ids).await,
+            Scope::Bulk { bulk, workflow } => repair.bulk(bulk, workflow.as_deref()).await,
+            Scope::Workflow(workflow) => repair.list(workflow, None, None).await,
+            Scope::Since(since) => repair.everything_since(*since).await,
+        };
+        (repair.counts, result)
+    }
+}

@@ -1,0 +1,356 @@
+//! Executions whose webhook did not arrive, fetched from the sender's API. `crates/sender-stand-in` is the sender.
+
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::{Client, Response};
+use sender_stand_in::{Options, StandIn, Trigger};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use workflow_receiver::config::Settings;
+
+use crate::support::fixtures::{execution, with};
+use crate::support::http::problem;
+use crate::support::postgres::{new_database, rows, url};
+use crate::support::process::{Process, program, run_to_end, unused_host};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::{pause, until, within};
+
+const KEY: &str = "an-api-key-of-the-test";
+const SECRET: &str = "a-webhook-secret-of-the-test";
+
+/// An impatient stand-in.
+async fn stand_in(change: impl FnOnce(&mut Options)) -> StandIn {
+    let mut options = Options {
+        api_key: KEY.to_owned(),
+        attempt_interval: Duration::from_millis(20),
+        ..Options::default()
+    };
+    change(&mut options);
+    StandIn::start("127.0.0.1:0".parse().unwrap(), options).await.unwrap()
+}
+
+fn trigger(workflow: &str, webhook_url: &str, inputs: Value) -> Trigger {
+    Trigger {
+        workflow: workflow.to_owned(),
+        bulk: None,
+        inputs,
+        webhook_url: Some(webhook_url.to_owned()),
+        webhook_secret: Some(SECRET.to_owned()),
+    }
+}
+
+/// Settings of a receiver at `address` that uses the stand-in.
+fn with_api(settings: &mut Settings, address: &str, base_url: String) {
+    settings.http.listen = address.parse().unwrap();
+    settings.eachlabs.api_key = KEY.into();
+    settings.eachlabs.base_url = base_url;
+    settings.eachlabs.webhook_url = webhook_url(address);
+    settings.reconcile.enabled = false;
+}
+
+fn webhook_url(address: &str) -> String {
+    format!("http://{address}/webhooks/workflow-completed")
+}
+
+fn unused_address() -> String {
+    format!("{}:18080", unused_host())
+}
+
+async fn post(receiver: &TestReceiver, query: &str) -> Response {
+    let url = format!("{}/api/v1/reconcile?{query}", receiver.admin);
+    within(receiver.client.post(url).send()).await.unwrap()
+}
+
+/// The last line of a complete run.
+async fn reconcile(receiver: &TestReceiver, query: &str) -> Value {
+    let text = post(receiver, query).await.text().await.unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["type"], "done", "{text}");
+    last
+}
+
+/// `workflow-receiver reconcile`
+fn command(receiver: &TestReceiver, dir: &TempDir) -> Command {
+    let mut command = program(dir.path());
+    command.env("RECEIVER__ADMIN__LISTEN", receiver.admin.strip_prefix("http://").unwrap()).arg("reconcile");
+    command
+}
+
+/// 1,000 executions of three workflows, single and in bulks. Every seventh failed.
+fn execute_a_thousand(stand_in: &StandIn, webhook_url: &str) -> Vec<String> {
+    let ids = (0..1000).map(|n| {
+        let url = format!("{webhook_url}?order={n}");
+        let inputs = json!({ "prompt": format!("\"garden\" {n} é"), "fail": n % 7 == 0 });
+        let bulk = (n % 3 == 0).then(|| format!("b0000000-0000-4000-8000-{:012}", n / 30));
+        stand_in.execute(&Trigger { bulk, ..trigger(["w1", "w2", "w3"][n % 3], &url, inputs) })
+    });
+    ids.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_repair_is_killed() {
+    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
+    let stand_in = stand_in(|options| (options.throttle_every, options.reset_every) = (7, 5)).await;
+    let start = || {
+        Process::start(
+            program(dir.path())
+                .env("DATABASE_URL", url(&database))
+                .env("RECEIVER__HTTP__LISTEN", &address)
+                .env("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET)
+                .env("RECEIVER__EACHLABS__API_KEY", KEY)
+                .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
+                .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
+                .env("RECEIVER__LOG__FILTER", "debug"),
+        )
+    };
+    let receiver = start();
+    until(async || dir.path().join("data/spool/complete-until").exists()).await;
+    receiver.terminate();
+
+    let ids = execute_a_thousand(&stand_in, &webhook_url(&address));
+    stand_in.predict(&webhook_url(&address));
+    stand_in.execute(&trigger("w1", "http://127.0.0.1:1/webhooks/workflow-completed", json!({})));
+    within(stand_in.deliveries_finished()).await;
+
+    let mut log = Vec::new();
+    let recorded = async || {
+        let count = rows(&database, "SELECT count(*) AS n FROM executions").await;
+        usize::try_from(count[0]["n"].as_u64().unwrap()).unwrap()
+    };
+    for n in 1..=10 {
+        let receiver = start();
+        until(async || recorded().await >= 90 * n).await;
+        receiver.signal(rustix::process::Signal::KILL);
+        log.extend(receiver.ended().1);
+    }
+    let mut receiver = start();
+    receiver.wait_for("all webhooks since then are recorded");
+    until(async || recorded().await == ids.len()).await;
+
+    let row = "SELECT execution_id, payload, workflow_id, bulk_id, status, output, error, error_cause, repaired_from,
+                   authenticated_by, reference->>'order' AS order_number, conflicts
+               FROM executions ORDER BY execution_id";
+    for (n, (row, id)) in rows(&database, row).await.into_iter().zip(&ids).enumerate() {
+        let body = stand_in.body(id).unwrap();
+        let expected = json!({
+            "execution_id": id, "payload": body, "workflow_id": body["workflow_id"], "bulk_id": body["bulk_id"],
+            "status": body["status"], "output": body["output"], "error": body["error"],
+            "error_cause": body["error_cause"], "repaired_from": "delivery_log", "authenticated_by": null,
+            "order_number": n.to_string(), "conflicts": null
+        });
+        assert_eq!(row, expected);
+    }
+    let metrics = reqwest::get(format!("http://{}/metrics", receiver.admin)).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    log.extend(receiver.terminate());
+    let spool = std::fs::read(dir.path().join("data/spool/spool.db")).unwrap();
+    let dump = "SELECT to_jsonb(e)::text || to_jsonb(b)::text AS row FROM executions AS e, change_batches AS b LIMIT 2000";
+    let dump = format!("{:?}", rows(&database, dump).await);
+    for secret in [KEY, SECRET] {
+        for text in [&*log.join("\n"), &*metrics, &*dump, &*String::from_utf8_lossy(&spool)] {
+            assert!(!text.contains(secret));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_wrong_secret_everything_since_a_time_is_fetched() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let wrong = TestReceiver::start_with(|settings| {
+        with_api(settings, &address, stand_in.base_url());
+        settings.auth.webhook_secrets = workflow_receiver::config::Secrets::of(&["another-webhook-secret"]);
+    })
+    .await;
+    let execute = |count: usize| {
+        let trigger = trigger("w", &webhook_url(&address), json!({ "prompt": "garden" }));
+        (0..count).map(|_| stand_in.execute(&trigger)).collect::<Vec<_>>()
+    };
+    let ids = execute(120);
+    within(stand_in.deliveries_finished()).await;
+    assert_eq!(wrong.row("SELECT count(*) AS n FROM executions").await["n"], 0);
+    assert!(wrong.metric("webhooks_answered_total{status=\"401\"}").await >= 360.0);
+
+    let (dir, database) = wrong.stop().await;
+    let receiver = TestReceiver::start_in(dir, database, |settings| {
+        with_api(settings, &address, stand_in.base_url());
+        settings.auth.webhook_secrets = workflow_receiver::config::Secrets::of(&[SECRET]);
+    })
+    .await;
+    let dry = reconcile(&receiver, "since=2h&dry_run=true").await;
+    assert_eq!((&dry["missing"], &dry["repaired"]), (&json!(120), &json!(0)));
+
+    let command_dir = TempDir::new().unwrap();
+    let run = || run_to_end(command(&receiver, &command_dir).args(["--since", "2h"]));
+    let (text, code) = tokio::task::block_in_place(run);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&format!("{}: repaired", ids[0])), "{text}");
+    assert!(text.contains("checked 120, already recorded 0, repaired 120"), "{text}");
+    assert_eq!(receiver.row("SELECT count(*) AS n FROM executions").await["n"], 120);
+    assert!(receiver.metric("executions_repaired_total{source=\"delivery_log\"}").await == 120.0);
+
+    let again = reconcile(&receiver, "since=2h").await;
+    assert_eq!((&again["recorded"], &again["repaired"]), (&json!(120), &json!(0)));
+
+    // A webhook that arrives after its repair is a duplicate, and another one is recorded as usual.
+    stand_in.redeliver(&ids[0]);
+    let later = execute(1);
+    within(stand_in.deliveries_finished()).await;
+    let row = async |id: &str| {
+        let query =
+            "SELECT deliveries, redeliveries, conflicts, repaired_from, authenticated_by FROM executions";
+        receiver.row(&format!("{query} WHERE execution_id = '{id}'")).await
+    };
+    assert_eq!(
+        row(&ids[0]).await,
+        json!({ "deliveries": 2, "redeliveries": 1, "conflicts": null, "repaired_from": "delivery_log", "authenticated_by": null })
+    );
+    assert_eq!(
+        row(&later[0]).await,
+        json!({ "deliveries": 1, "redeliveries": 0, "conflicts": null, "repaired_from": null, "authenticated_by": "signature" })
+    );
+    let shown = receiver.get(&format!("/api/v1/executions/{}", ids[0])).await.json::<Value>().await.unwrap();
+    assert_eq!(shown["repaired_from"], "delivery_log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_host_is_read_by_lists_and_single_executions() {
+    let (address, stand_in) = (unused_address(), stand_in(|options| options.max_total = 10).await);
+    let receiver =
+        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.older_base_url())).await;
+    // The workflow becomes known by a webhook.
+    let known = stand_in.execute(&trigger("w", &webhook_url(&address), json!({})));
+    within(stand_in.deliveries_finished()).await;
+    let unsent = |workflow: &str, bulk: Option<&str>, inputs: Value| {
+        let bulk = bulk.map(str::to_owned);
+        stand_in.execute(&Trigger { bulk, webhook_url: None, ..trigger(workflow, "", inputs) })
+    };
+    for n in 0..150 {
+        unsent("w", None, json!({ "fail": n % 2 == 0 }));
+    }
+    let hidden = [unsent("w", None, json!({})), unsent("w", None, json!({ "fail": true }))];
+    hidden.iter().for_each(|id| stand_in.hide(id));
+    let done = reconcile(&receiver, "since=1h").await;
+    assert_eq!(
+        (&done["checked"], &done["recorded"], &done["repaired"]),
+        (&json!(153), &json!(1), &json!(152))
+    );
+    let sources = "SELECT repaired_from, count(*) AS n FROM executions GROUP BY 1 ORDER BY 1";
+    let sources = receiver.rows(sources).await;
+    let expected = [(json!("execution"), 150), (json!("list"), 2), (Value::Null, 1)];
+    let expected = expected.map(|(source, n)| json!({ "repaired_from": source, "n": n }));
+    assert_eq!(sources, expected);
+
+    // A row of the list lacks fields, but a later webhook with the same status is a duplicate.
+    for (id, status) in hidden.iter().zip(["completed", "failed"]) {
+        let body = with(execution(id, status), json!({ "output": "another form", "bulk_id": "b" }));
+        receiver.accept(body).await;
+    }
+    receiver.accept(execution(&hidden[0], "failed")).await;
+    let query =
+        "SELECT deliveries, conflicts FROM executions WHERE repaired_from = 'list' ORDER BY execution_id";
+    let expected =
+        [json!({ "deliveries": 3, "conflicts": 1 }), json!({ "deliveries": 2, "conflicts": null })];
+    assert_eq!(receiver.rows(query).await, expected);
+    let query = format!("SELECT repaired_from FROM executions WHERE execution_id = '{known}'");
+    assert_eq!(receiver.row(&query).await["repaired_from"], Value::Null);
+
+    // Bulks of a workflow that is not known, with an identifier that the API filters by, and with another one.
+    let uuid = "b0000000-0000-4000-8000-000000000001";
+    for bulk in [uuid, "spring", "other"] {
+        (0..3).for_each(|_| drop(unsent("v", Some(bulk), json!({}))));
+    }
+    let answer = post(&receiver, &format!("bulk={uuid}")).await.text().await.unwrap();
+    assert!(answer.contains("\"failed\"") && answer.contains("add the workflow"), "{answer}");
+    for (query, repaired) in [
+        (format!("bulk={uuid}&workflow=v"), 3),
+        ("bulk=spring&workflow=v".to_owned(), 3),
+        ("workflow=v".to_owned(), 3),
+        (format!("bulk={uuid}"), 0),
+        (format!("execution={known}"), 0),
+    ] {
+        assert_eq!(reconcile(&receiver, &query).await["repaired"], repaired, "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lost_is_not_requested_again() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        with_api(settings, &address, stand_in.base_url());
+        settings.reconcile.enabled = true;
+        settings.reconcile.interval = Duration::from_millis(100);
+        settings.reconcile.running_after = Duration::from_millis(100);
+    })
+    .await;
+    let trigger = trigger("w", &webhook_url(&address), json!({}));
+    let [logged, unlogged] = [(), ()].map(|()| stand_in.begin(&trigger));
+    for id in [&*logged, &*unlogged, "lost"] {
+        receiver.accept(execution(id, "running")).await;
+    }
+    stand_in.end(&logged);
+    stand_in.end(&unlogged);
+    stand_in.remove_deliveries(&unlogged);
+    let query =
+        "SELECT e.execution_id, e.status, e.repaired_from, coalesce(c.unavailable, false) AS unavailable
+        FROM executions AS e LEFT JOIN reconcile_checks AS c USING (execution_id) ORDER BY 1";
+    let row = |id: &str, status: &str, from: Option<&str>, unavailable: bool| json!({ "execution_id": id, "status": status, "repaired_from": from, "unavailable": unavailable });
+    let expected = [
+        row(&logged, "completed", Some("delivery_log"), false),
+        row(&unlogged, "completed", Some("execution"), false),
+        row("lost", "running", None, true),
+    ];
+    until(async || {
+        let rows = receiver.rows(query).await;
+        rows.iter().zip(&expected).all(|(row, expected)| {
+            ["status", "repaired_from"].iter().all(|field| row[*field] == expected[*field])
+                && (row["execution_id"] != "lost" || row["unavailable"] == true)
+        })
+    })
+    .await;
+
+    let (requests, success) =
+        (stand_in.requests(), receiver.metric("reconcile_success_timestamp_seconds").await);
+    while receiver.metric("reconcile_success_timestamp_seconds").await < success + 2.0 {
+        pause().await;
+    }
+    assert_eq!(stand_in.requests(), requests, "nothing is due");
+    assert_eq!(receiver.metric("reconcile_failing").await, 0.0);
+    let done = reconcile(&receiver, "execution=lost").await;
+    assert_eq!(done["unavailable"], 1, "an operator can request it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_api_is_reported_without_the_key() {
+    let (address, stand_in) =
+        (unused_address(), stand_in(|options| options.api_key = "the-other-key".into()).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        with_api(settings, &address, stand_in.base_url());
+    })
+    .await;
+    let answer = post(&receiver, "since=1h").await.text().await.unwrap();
+    let failed: Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
+    assert_eq!(failed["type"], "failed");
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.contains("rejected the key (HTTP 401): check eachlabs.api_key"), "{error}");
+    assert!(error.ends_with("invalid api key (key)"), "{error}");
+    assert!(receiver.metric("eachlabs_requests_total{result=\"denied\"}").await == 1.0);
+    let dir = TempDir::new().unwrap();
+    let run = || run_to_end(command(&receiver, &dir).args(["e1", "e2"]));
+    let (text, code) = tokio::task::block_in_place(run);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("rejected the key") && !text.contains(KEY), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconciliation_needs_a_key_and_is_rejected_from_a_web_page() {
+    let receiver = TestReceiver::start().await;
+    assert_eq!(problem(post(&receiver, "since=1h").await, 409).await.0, "no-api-key");
+    for query in ["", "since=1h&workflow=w", "execution=e&bulk=b"] {
+        let (kind, detail) = problem(post(&receiver, query).await, 400).await;
+        assert!(kind == "bad-parameter" && detail.contains("must be given, and not together"), "{detail}");
+    }
+    let url = format!("{}/api/v1/reconcile?since=1h", receiver.admin);
+    let answer = Client::new().post(url).header("Origin", "https://evil.example").send().await.unwrap();
+    assert_eq!(problem(answer, 403).await.0, "cross-site");
+}
