@@ -529,7 +529,7 @@ SELECT
     END AS seconds_since_last,
     completed_at,
     rejected,
-    greatest(expected - completed - failed - cancelled, 0) AS missing
+    CASE WHEN expected IS NOT NULL THEN greatest(expected - completed - failed - cancelled, 0) END AS missing
 FROM bulks;
 
 COMMENT ON VIEW bulk_progress IS

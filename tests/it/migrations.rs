@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 7] = [
     ),
     (
         "0005_views.sql",
-        "7638092a771fff43e254f9c65f37541633a3bc6e00d1d3bf67c1c781369bf2cef95e0f84cb7ab83e3167490225499e2c",
+        "8107cb3c57b7180dafff8182d2f99629beca193a8f97633ccc28a84b91e41980f3333d53688cec9d5f20766ed8873edf",
     ),
     (
         "0007_expected.sql",

@@ -195,11 +195,13 @@ fn statements() -> Vec<(&'static str, String)> {
     vec![
         ("executions_first_received_at", walk(file!("walk_executions"))),
         ("executions_first_received_at", walk(file!("walk_payloads"))),
+        ("expected_executions_registered_at", walk(file!("walk_expected"))),
         ("bulks_first_received_at", walk(file!("walk_bulks"))),
         ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
         ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
         ("executions_pkey", remove(file!("remove_executions"), "e")),
         ("executions_pkey", remove(file!("remove_payloads"), "e")),
+        ("expected_executions_pkey", remove(file!("remove_expected"), "")),
         ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
         ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
         ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
@@ -213,7 +215,10 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
     let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
         SELECT 'other-' || n, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
-        ANALYZE bulks";
+        INSERT INTO expected_executions (execution_id, registered_at, due_at)
+        SELECT 'e' || n, at, at
+        FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
+        ANALYZE bulks, expected_executions";
     execute_when_recorded(&receiver, bulks).await;
     let mut connection = receiver.connection().await;
     for (index, statement) in statements() {

@@ -7,7 +7,7 @@ SELECT
     bulk_id,
     position AS "position!",
     state AS "state!",
-    status,
+    status AS "status?",
     left(message, 1000) AS message,
     reference::text AS "reference: Reference",
     registered_at AS "registered_at!",
