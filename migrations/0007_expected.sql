@@ -46,9 +46,6 @@ CREATE INDEX expected_executions_registered_at ON expected_executions (registere
 -- Missing and overdue executions. Small: settled rows are not in it.
 CREATE INDEX expected_executions_unsettled ON expected_executions (registered_at, expected_id)
 WHERE NOT settled AND execution_id IS NOT NULL;
--- Rejected inputs.
-CREATE INDEX expected_executions_rejected ON expected_executions (registered_at, expected_id)
-WHERE execution_id IS NULL;
 
 CREATE VIEW missing_executions AS
 SELECT

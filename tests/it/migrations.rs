@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 7] = [
     ),
     (
         "0007_expected.sql",
-        "b9d994482cd0644fd144623fcf790d1777f3054449be86494c8a041df684552c669f42fbdf40f8c0d2261bf698f28d91",
+        "309d901e633816b69a933761c0297555682a89f1ce08c3c013b3fffbfca0abf9493448d2fcfb2f6699f00cdc05d26070",
     ),
     (
         "0008_reconcile.sql",

@@ -159,7 +159,7 @@ async fn no_query_scans_a_whole_table() {
         ("expected?state=arrived", "expected_executions_registered_at"),
         ("expected?state=missing", "expected_executions_unsettled"),
         ("expected?state=overdue", "expected_executions_unsettled"),
-        ("expected?state=rejected", "expected_executions_rejected"),
+        ("expected?state=rejected", "expected_executions_execution_id_key"),
         ("expected?bulk=b7", "expected_executions_once_in_bulk"),
         ("changes?after=250000", "change_batches_last_change"),
         ("changes?after=latest", "change_batches_last_change"),
