@@ -93,10 +93,7 @@ fn complete_with_reason(bulk: &Bulk) -> String {
     if other > 0 {
         reasons.push(format!("{other} not ended"));
     }
-    match reasons.is_empty() {
-        true => complete(bulk),
-        false => format!("{}: {}", complete(bulk), reasons.join(", ")),
-    }
+    if reasons.is_empty() { complete(bulk) } else { format!("{}: {}", complete(bulk), reasons.join(", ")) }
 }
 
 fn received(bulk: &Bulk) -> String {

@@ -30,6 +30,7 @@ pub struct Trigger {
 
 /// Arguments of `bulk-trigger`.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 pub struct BulkTrigger {
     /// File with the inputs: a JSON array of objects, or objects one after the other; - for standard input. each::labs
     /// accepts up to 10
@@ -56,7 +57,7 @@ impl Trigger {
     /// Triggers an execution whose webhook is sent to this receiver, prints the response, and registers it.
     ///
     /// # Errors
-    /// If a setting is missing, each::labs rejects the request, or the response cannot be registered.
+    /// If a setting is missing, `each::labs` rejects the request, or the response cannot be registered.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let inputs = inputs(&self.inputs)?;
         let [inputs @ Value::Object(_)] = &*inputs else {

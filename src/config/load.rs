@@ -1,6 +1,6 @@
 //! Loads the settings.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
@@ -54,12 +54,12 @@ impl Settings {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = name;
                 let blank = if text.is_empty() { "" } else { "\n" };
-                text += &format!("{blank}[{section}]\n");
+                let _ = writeln!(text, "{blank}[{section}]");
             } else if let Some((name, _)) = line.split_once(" = ") {
                 let key = format!("{section}.{name}");
                 let (value, default) = (shown(&in_force, &key), shown(&defaults, &key));
                 let comment = if value == default { String::new() } else { format!(" # default: {default}") };
-                text += &format!("{name} = {value}{comment}\n");
+                let _ = writeln!(text, "{name} = {value}{comment}");
             }
         }
         Ok(text)

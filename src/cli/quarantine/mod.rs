@@ -59,7 +59,7 @@ pub struct ListArgs {
 
 /// The entries with the same reason.
 #[derive(Serialize)]
-struct Reason {
+struct ReasonGroup {
     reason: String,
     entries: u64,
     deliveries: i64,
@@ -68,7 +68,7 @@ struct Reason {
     latest_quarantine_id: i64,
 }
 
-const REASONS: &[Column<Reason>] = &[
+const REASONS: &[Column<ReasonGroup>] = &[
     number("entries", |r| r.entries.to_string()),
     number("deliveries", |r| r.deliveries.to_string()),
     text("latest", |r| timestamp(r.latest_received_at)),
@@ -123,10 +123,10 @@ impl ListArgs {
         if !self.by_reason {
             return self.output.print_list(&pool, query, ENTRIES).await;
         }
-        let mut reasons: HashMap<String, Reason> = HashMap::new();
+        let mut reasons: HashMap<String, ReasonGroup> = HashMap::new();
         for entry in OutputArgs::every_row().read_list(&pool, query).await?.items {
             // Newest first.
-            let reason = reasons.entry(entry.reason.clone()).or_insert_with(|| Reason {
+            let reason = reasons.entry(entry.reason.clone()).or_insert_with(|| ReasonGroup {
                 reason: entry.reason.clone(),
                 entries: 0,
                 deliveries: 0,

@@ -15,6 +15,8 @@ use crate::logging::printable;
 
 /// Arguments of `quarantine retry`.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command")]
 pub struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
