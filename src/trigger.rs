@@ -1,6 +1,6 @@
 //! The responses of trigger and bulk-trigger: the executions that will send webhooks.
 //!
-//! A response is accepted as each::labs sends it, in the forms of both hosts. A caller can add a reference for each input,
+//! A response is accepted as `each::labs` sends it, in the forms of both hosts. A caller can add a reference for each input,
 //! because the order of the inputs is the only link between an input and its execution.
 
 use std::collections::HashSet;

@@ -41,7 +41,6 @@ pub struct BulkTrigger {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 struct TriggerArgs {
     /// The workflow to trigger
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]

@@ -136,7 +136,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn read(body: Body) -> Result<Bytes, Problem> {
     let read = timeout(BODY_TIMEOUT, to_bytes(body, MAX_BYTES)).await.map_err(|_| Problem::Interrupted)?;
     read.map_err(|error| {
-        let too_large = error.source().is_some_and(|source| source.is::<LengthLimitError>());
+        let too_large = error.source().is_some_and(<dyn Error>::is::<LengthLimitError>);
         if too_large { Problem::RegistrationTooLarge { max_bytes: MAX_BYTES } } else { Problem::Interrupted }
     })
 }
