@@ -35,7 +35,7 @@ FROM (
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, reconcile_checks, changes, failures, failed_steps, steps, latest_executions, slow_executions, results,
             bulk_progress, failure_rates, failure_causes, costs, conflicts, quarantined, predictions, prediction_conflicts,
-            latest_predictions, _sqlx_migrations}')
+            latest_predictions, expected_executions, missing_executions, overdue_executions, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -58,11 +58,13 @@ FROM (VALUES
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
+    ('expected_executions', 'SELECT, INSERT, UPDATE'),
     ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),
-    ('conflicts', 'SELECT')
+    ('conflicts', 'SELECT'),
+    ('overdue_executions', 'SELECT')
 ) AS wanted (name, privileges)
 WHERE to_regclass(name) IS NOT NULL \gexec
 
@@ -72,7 +74,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches, expected_executions}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

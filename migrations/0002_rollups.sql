@@ -11,7 +11,8 @@
 
 CREATE TABLE bulks (
     bulk_id           text COLLATE "C" PRIMARY KEY,
-    expected          integer CHECK (expected > 0),
+    expected          integer CHECK (expected >= 0),
+    rejected          integer,
     received          integer NOT NULL DEFAULT 0,
     completed         integer NOT NULL DEFAULT 0,
     failed            integer NOT NULL DEFAULT 0,
@@ -28,7 +29,9 @@ COMMENT ON TABLE bulks IS
 COMMENT ON COLUMN bulks.bulk_id IS
     'Identifier of the bulk, as sent.';
 COMMENT ON COLUMN bulks.expected IS
-    'Expected number of executions, set with `workflow-receiver bulks`; null if not set. Webhooks do not contain it.';
+    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks expect`; null if unknown. Webhooks do not contain it.';
+COMMENT ON COLUMN bulks.rejected IS
+    'Inputs that bulk-trigger rejected: they have no execution. Null unless the response of bulk-trigger is registered.';
 COMMENT ON COLUMN bulks.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulks.completed IS
@@ -40,7 +43,7 @@ COMMENT ON COLUMN bulks.cancelled IS
 COMMENT ON COLUMN bulks.other IS
     'Executions with any other status, which is not terminal.';
 COMMENT ON COLUMN bulks.first_received_at IS
-    'When the first delivery that changed a count was received; null if there is none.';
+    'When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if neither happened.';
 COMMENT ON COLUMN bulks.last_received_at IS
     'When the latest delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulks.completed_at IS

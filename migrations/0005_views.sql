@@ -845,7 +845,9 @@ SELECT
     CASE
         WHEN last_received_at IS NOT NULL THEN greatest(date_part('epoch', now() - last_received_at), 0)::bigint
     END AS seconds_since_last,
-    completed_at
+    completed_at,
+    rejected,
+    CASE WHEN expected IS NOT NULL THEN greatest(expected - completed - failed - cancelled, 0) END AS missing
 FROM bulks;
 
 COMMENT ON VIEW bulk_progress IS
@@ -855,7 +857,7 @@ COMMENT ON COLUMN bulk_progress.bulk_id IS
 COMMENT ON COLUMN bulk_progress.complete IS
     'Whether at least `expected` executions have a terminal status; null if expected is null.';
 COMMENT ON COLUMN bulk_progress.expected IS
-    'Expected number of executions, set with `workflow-receiver bulks`; null if not set.';
+    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks expect`; null if unknown.';
 COMMENT ON COLUMN bulk_progress.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulk_progress.completed IS
@@ -867,13 +869,17 @@ COMMENT ON COLUMN bulk_progress.cancelled IS
 COMMENT ON COLUMN bulk_progress.other IS
     'Executions with any other status, which is not terminal.';
 COMMENT ON COLUMN bulk_progress.first_received_at IS
-    'When the first delivery that changed a count was received; null if there is none.';
+    'When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if neither happened.';
 COMMENT ON COLUMN bulk_progress.last_received_at IS
     'When the latest delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulk_progress.seconds_since_last IS
     'Seconds since last_received_at, at least 0; null if last_received_at is null.';
 COMMENT ON COLUMN bulk_progress.completed_at IS
     'When at least `expected` executions had ended for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
+COMMENT ON COLUMN bulk_progress.rejected IS
+    'Inputs that bulk-trigger rejected; null unless its response is registered.';
+COMMENT ON COLUMN bulk_progress.missing IS
+    'Expected executions without a terminal status; null if expected is null. The view missing_executions lists those of a registered bulk.';
 
 -- Costs ---------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@
 //! - [`server`] builds the parts and stops them in the order above; [`config`] reads the settings, [`credentials`] the
 //!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
 //! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
+//! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions that they announce.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
@@ -32,6 +33,7 @@ pub mod db;
 mod delivery;
 mod eachlabs;
 pub mod execution;
+mod expected;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
@@ -47,3 +49,4 @@ pub mod server;
 pub mod shutdown;
 mod spool;
 mod traces;
+mod trigger;

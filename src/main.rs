@@ -24,7 +24,7 @@ use workflow_receiver::{db, logging};
 #[command(version)]
 struct Arguments {
     /// TOML file with settings. Environment variables (RECEIVER__SECTION__KEY, DATABASE_URL) override it
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Global options", display_order = 1000)]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -40,31 +40,62 @@ enum Command {
     /// Check whether the running receiver accepts webhooks: exit code 0 or 1
     Healthcheck,
     /// Show the health of receiver and database, and today's counts: exit code 1 if there are problems
+    #[command(after_long_help = cli::examples::STATUS)]
     Status(cli::status::Status),
     /// List executions, newest first, or show one
+    #[command(after_long_help = cli::examples::EXECUTIONS)]
     Executions(cli::executions::Executions),
     /// List the outputs of executions, newest executions first
+    #[command(after_long_help = cli::examples::RESULTS)]
     Results(cli::results::Results),
     /// List predictions (executions of a single model), newest first, or show one
     Predictions(cli::predictions::Predictions),
     /// List bulks and their progress, newest first, or show one
+    #[command(after_long_help = cli::examples::BULKS)]
     Bulks(cli::bulks::Bulks),
+    /// List executions that were triggered and registered: arrived, missing, overdue or rejected
+    #[command(after_long_help = cli::examples::EXPECTED)]
+    Expected(cli::expected::Expected),
+    /// Register the responses of trigger and bulk-trigger: bulks get their size, and missing executions are listed
+    #[command(after_long_help = cli::examples::EXPECT)]
+    Expect(cli::expect::Expect),
+    /// Trigger an execution through the API of each::labs, and register it
+    #[command(after_long_help = cli::examples::TRIGGER)]
+    Trigger(cli::trigger::Trigger),
+    /// Trigger several executions through the API of each::labs, and register the bulk
+    #[command(after_long_help = cli::examples::BULK_TRIGGER)]
+    BulkTrigger(cli::trigger::BulkTrigger),
+    /// Print changes of executions and bulks as they are recorded
+    #[command(after_long_help = cli::examples::FOLLOW)]
+    Follow(cli::follow::Follow),
     /// Count failures by cause, step or model
+    #[command(after_long_help = cli::examples::FAILURES)]
     Failures(cli::failures::Failures),
     /// List workflows by cost, failures or executions
+    #[command(after_long_help = cli::examples::WORKFLOWS)]
     Workflows(cli::workflows::Workflows),
+    /// List webhooks that contradict a recorded execution, newest first
+    #[command(after_long_help = cli::examples::CONFLICTS)]
+    Conflicts(cli::conflicts::Conflicts),
     /// List, show, replay or delete webhooks that could not be recorded
-    #[command(subcommand)]
+    #[command(subcommand, after_long_help = cli::examples::QUARANTINE)]
     Quarantine(cli::quarantine::Quarantine),
     /// Fill in columns that PostgreSQL refused earlier, from payload_bytes
     Repair(cli::repair::Repair),
     /// Fetch executions whose webhook did not arrive from each::labs (needs eachlabs.api_key). The receiver must be running
+    #[command(after_long_help = cli::examples::RECONCILE)]
     Reconcile(cli::reconcile::Reconcile),
     /// List or show deliveries in the spool that are not in PostgreSQL yet
     #[command(subcommand)]
     Spool(cli::spool::Spool),
     /// Remove rows that are older than the retention.* settings
     Prune(cli::prune::Prune),
+    /// Send a test webhook to the running receiver, authenticated with the first secret or token
+    #[command(after_long_help = cli::examples::SEND_TEST)]
+    SendTest(cli::send_test::SendTest),
+    /// Show the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Generate a token for auth.url_tokens or admin.token
     NewToken,
     /// Print the token of the admin port (admin.token or admin.token_file)
@@ -80,6 +111,12 @@ enum Command {
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print the settings in force as TOML, without secrets
+    Show,
 }
 
 fn main() -> ExitCode {
@@ -137,11 +174,22 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Bulks(bulks) => bulks.run(&settings()?).await,
         Command::Results(results) => results.run(&settings()?).await,
         Command::Predictions(predictions) => predictions.run(&settings()?).await,
+        Command::Expected(expected) => expected.run(&settings()?).await,
+        Command::Expect(expect) => expect.run(&settings()?).await,
+        Command::Trigger(trigger) => trigger.run(&settings()?).await,
+        Command::BulkTrigger(trigger) => trigger.run(&settings()?).await,
+        Command::Follow(follow) => follow.run(&settings()?).await,
+        Command::Conflicts(conflicts) => conflicts.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,
         Command::Workflows(workflows) => workflows.run(&settings()?).await,
         Command::Completions { shell } => cli::packaging::completions(*shell, Arguments::command()),
         Command::Man { directory } => cli::packaging::manual(directory, Arguments::command()),
-        Command::Quarantine(quarantine) => quarantine.run(&cli::database(&settings()?)?).await,
+        Command::Quarantine(quarantine) => quarantine.run(&settings()?).await,
+        Command::SendTest(send) => send.run(&settings()?).await,
+        Command::Config(ConfigCommand::Show) => {
+            print_line(Settings::show(arguments.config.as_deref())?.trim_end());
+            Ok(())
+        }
         Command::Repair(repair) => repair.run(&cli::database(&settings()?)?).await,
         Command::Reconcile(reconcile) => reconcile.run(&settings()?).await,
         Command::Spool(spool) => spool.run(&settings()?),

@@ -113,6 +113,8 @@ metrics! {
         "Deliveries that fail alone while others are recorded, and later deliveries of the same executions";
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
         "Age of the oldest stuck delivery; 0 when there is none";
+    executions_overdue: Gauge,
+        "Expected executions without a terminal status after expected.overdue_after, by the latest count in PostgreSQL";
     executions_degraded: Counter,
         "Executions and predictions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
     quarantine_dropped: Counter,
@@ -120,7 +122,7 @@ metrics! {
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
-        "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, bulks, conflicts, prediction_conflicts, quarantine, changes (in batches)";
+        "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, expected, bulks, conflicts, prediction_conflicts, quarantine, changes (in batches)";
     prune_failing: Gauge,
         "1 while old rows cannot be removed, 0 otherwise";
     prune_success_timestamp [Seconds]: Gauge,

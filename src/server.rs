@@ -19,6 +19,7 @@ use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::eachlabs::Client;
+use crate::expected::ExpectedWatcher;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
@@ -183,7 +184,7 @@ impl Server {
             numbered,
             metrics: metrics.clone(),
         };
-        let reconcile_pool = recording_pool.clone();
+        let (reconcile_pool, registration_pool) = (recording_pool.clone(), recording_pool.clone());
         let recorder = Recorder {
             pool: recording_pool,
             statement_timeout: settings.database.statement_timeout,
@@ -211,6 +212,7 @@ impl Server {
             state: retention,
             stop: stop.clone(),
         });
+        let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let reconciler = client.map(|client| {
@@ -241,6 +243,14 @@ impl Server {
         let read_connections = settings.admin.read_connections;
         let read_pool =
             Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
+        let watcher = ExpectedWatcher {
+            pool: registration_pool.clone(),
+            statement_timeout: settings.database.statement_timeout,
+            metrics: metrics.clone(),
+            acked: acks_for_watcher,
+            recording: recording_for_watcher,
+        };
+        background_tasks.spawn(watcher.run());
         let feed = Feed::new(read_pool.clone());
         let admin = AdminState {
             requests: requests.clone(),
@@ -252,6 +262,8 @@ impl Server {
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
             pool: read_pool,
+            registration_pool,
+            overdue_after: settings.expected.overdue_after,
             feed: feed.clone(),
             webhook_port: webhook_address.port(),
             credentials: credentials.clone(),

@@ -109,7 +109,15 @@ def main(file, admin, webhooks, token):
     operations = [Operation(path, item[method]) for path, item in paths.items() for method in ("get", "post") if method in item]
     by_name = {operation.name: operation for operation in operations}
     webhook = by_name["receive_webhook"]
+    response = {"bulk_id": "b-python", "executions": [{"execution_id": "p-1", "status": "queued"}, {"status": "failed", "message": "no"}]}
+    register = by_name["register_expected"]
+    registered = register.succeeds(client, body=models.TriggerResponse.from_dict(response))
+    if (registered.expected, registered.rejected) != (1, 1):
+        sys.exit(f"register_expected: {registered}")
+    register.fails(client, 400, body=models.TriggerResponse.from_dict({"bulk_id": "b-python"}))
     for operation in operations:
+        if operation is register:
+            continue
         if operation is webhook:
             for number, identifier in enumerate(("text", 12345)):
                 body = models.Webhook(execution_id=identifier, workflow_id="w", status="completed", output=[number])

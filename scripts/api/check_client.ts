@@ -94,6 +94,14 @@ const calls: Record<OperationId, () => Promise<unknown>> = {
   list_failures: () => ok(client.GET("/api/v1/failures", { params: { query: { by: "step" } } })),
   list_bulks: async () => bulks,
   get_bulk: () => ok(client.GET("/api/v1/bulks/{bulk_id}", { params: { path: { bulk_id } } })),
+  list_expected: () => ok(client.GET("/api/v1/expected", { params: { query: { state: "missing", limit: 1 } } })),
+  register_expected: async () => {
+    const body = { bulk_id: "b-typescript", executions: [{ execution_id: "t-1", status: "queued" }, { status: "failed" }] };
+    const registered = await ok(client.POST("/api/v1/expected", { body }));
+    assert(registered.expected === 1 && registered.rejected === 1, JSON.stringify(registered));
+    await problem(409, client.POST("/api/v1/expected", { body: { ...body, bulk_id: "other" } }));
+    return registered;
+  },
   list_conflicts: async () => conflicts,
   get_conflict: () => ok(client.GET("/api/v1/conflicts/{conflict_id}", { params: { path: { conflict_id } } })),
   list_quarantine: async () => quarantine,

@@ -15,6 +15,7 @@ use strum::{EnumString, IntoStaticStr, VariantArray};
 
 pub use authenticator::{Authenticator, PendingAuth};
 pub(crate) use fingerprint::AdminToken;
+pub(crate) use signature::{SIGNATURE, TIMESTAMP, sign};
 
 /// How a delivery was authenticated. Recorded with it: in the database under its name, in the spool under its position in
 /// this list, which therefore never changes.

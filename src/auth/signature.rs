@@ -11,15 +11,24 @@ use time::OffsetDateTime;
 
 use super::AuthError;
 
-pub(super) const SIGNATURE: &str = "x-webhook-signature";
+pub(crate) const SIGNATURE: &str = "x-webhook-signature";
 /// Unix seconds.
-pub(super) const TIMESTAMP: &str = "x-webhook-timestamp";
+pub(crate) const TIMESTAMP: &str = "x-webhook-timestamp";
 const MAX_TIMESTAMP_DIGITS: usize = 20;
 
 pub(super) type Key = Hmac<Sha256>;
 
 pub(super) fn key(secret: &SecretString) -> Key {
     Key::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC keys have any length")
+}
+
+/// The value of the header [`SIGNATURE`] for a body that is sent at `timestamp` (Unix seconds).
+pub(crate) fn sign(secret: &SecretString, timestamp: i64, body: &[u8]) -> String {
+    let mut mac = key(secret);
+    mac.update(format!("{timestamp}.").as_bytes());
+    mac.update(body);
+    let mac = mac.finalize().into_bytes();
+    mac.iter().fold("sha256=".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// A signature whose timestamp is valid.

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
-use crate::db::queries::page::MAX_LIMIT;
+use crate::db::queries::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::db::queries::period::parse_time;
 use crate::db::queries::{Choice, ListQuery, Page, QueryPool, TimeRange};
 
@@ -38,7 +38,7 @@ pub(super) fn choice_parser<C: Choice + Send + Sync>() -> impl TypedValueParser<
 #[derive(Debug, Args)]
 pub(super) struct OutputArgs {
     /// Maximum number of rows of each list
-    #[arg(long, value_name = "ROWS", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
     /// Show all rows
     #[arg(long, conflicts_with = "limit")]
@@ -49,6 +49,16 @@ pub(super) struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// The default limit.
+    pub(super) fn default_limit(json: bool) -> Self {
+        Self { limit: DEFAULT_LIMIT, all: false, json }
+    }
+
+    /// All rows.
+    pub(super) fn every_row() -> Self {
+        Self { limit: DEFAULT_LIMIT, all: true, json: false }
+    }
+
     /// Prints a list while it is read.
     pub(super) async fn print_list<Q: ListQuery<Row: Serialize>>(
         &self,

@@ -1,9 +1,10 @@
 //! `workflow-receiver bulks`
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::args::{OutputArgs, TimeArgs, choice_parser};
+use super::expected::EXPECTED;
 use super::failures::CAUSES;
 use super::output::{Output, note};
 use super::results::RESULTS;
@@ -13,19 +14,20 @@ use crate::config::Settings;
 use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::{self, Executions};
+use crate::db::queries::expected::ExpectedQuery;
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::{PageRequest, QueryPool, Scope};
 
 /// Arguments of `bulks`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bulks {
-    /// Show this bulk with its failures and results
+    #[command(subcommand)]
+    command: Option<BulkCommand>,
+    /// Show this bulk with its missing executions, failures and results
     #[arg(value_name = "BULK", conflicts_with_all = ["complete", "period"])]
     id: Option<String>,
-    /// Set the expected number of executions of BULK, and show it; 0 makes it unknown again
-    #[arg(long, value_name = "EXECUTIONS", requires = "id", value_parser = clap::value_parser!(i32).range(0..))]
-    expect: Option<i32>,
     /// Only bulks that are complete, incomplete, or of unknown size
     #[arg(long, value_parser = choice_parser::<Complete>())]
     complete: Option<Complete>,
@@ -35,9 +37,35 @@ pub struct Bulks {
     output: OutputArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum BulkCommand {
+    /// Set the expected number of executions of a bulk. If you have the response of bulk-trigger, use `workflow-receiver
+    /// expect` instead
+    Expect(ExpectArgs),
+}
+
+#[derive(Debug, Args)]
+struct ExpectArgs {
+    /// The bulk
+    #[arg(value_name = "BULK")]
+    id: String,
+    /// The expected number of executions
+    #[arg(value_name = "EXECUTIONS", required_unless_present = "unset", value_parser = clap::value_parser!(i32).range(1..))]
+    executions: Option<i32>,
+    /// Make the number unknown again. A bulk without executions is removed
+    #[arg(long, conflicts_with = "executions")]
+    unset: bool,
+    /// Also for a bulk without executions, or one whose response is registered
+    #[arg(long)]
+    force: bool,
+    /// Print JSON as in the read API
+    #[arg(long)]
+    json: bool,
+}
+
 const BULKS: &[Column<Bulk>] = &[
     text("bulk", |b| b.bulk_id.clone()),
-    text("complete", complete),
+    text("complete", complete_with_reason),
     text("received", received),
     text("by status", by_status),
     text("last received", |b| timestamp_or_empty(b.last_received_at)),
@@ -50,6 +78,22 @@ fn complete(bulk: &Bulk) -> String {
         None => "unknown",
     }
     .to_owned()
+}
+
+/// Whether the bulk is complete, and if not, why.
+fn complete_with_reason(bulk: &Bulk) -> String {
+    let Bulk { expected: Some(expected), received, other, .. } = *bulk else { return complete(bulk) };
+    let mut reasons = Vec::new();
+    if received < expected {
+        reasons.push(format!("{} without a webhook", expected - received));
+    }
+    if received > expected {
+        reasons.push(format!("{} more than expected", received - expected));
+    }
+    if other > 0 {
+        reasons.push(format!("{other} not ended"));
+    }
+    if reasons.is_empty() { complete(bulk) } else { format!("{}: {}", complete(bulk), reasons.join(", ")) }
 }
 
 fn received(bulk: &Bulk) -> String {
@@ -81,56 +125,94 @@ impl Bulks {
     /// If PostgreSQL does not answer, or the bulk is unknown.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
-        if let Some(id) = &self.id {
-            if let Some(expected) = self.expect {
-                let expected = Some(expected).filter(|expected| *expected > 0);
-                DbConnection::for_command(&database(settings)?).await?.expect(id, expected).await?;
+        if let Some(BulkCommand::Expect(expect)) = &self.command {
+            expect.run(settings, &pool).await?;
+            let get = GetBulk { bulk_id: expect.id.clone() };
+            if expect.unset && pool.run(&get).await?.is_none() {
+                note("The bulk had no executions and is removed.");
+                return Ok(());
             }
-            return self.show(&pool, id).await;
+            let output = OutputArgs::default_limit(expect.json);
+            return show(&pool, &expect.id, &output).await;
+        }
+        if let Some(id) = &self.id {
+            return show(&pool, id, &self.output).await;
         }
         let (complete, period) = (self.complete, self.time.period());
         let query = bulks::Bulks { complete, period, page: PageRequest::default() };
         self.output.print_list(&pool, query, BULKS).await
     }
+}
 
-    async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
-        let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
-            return Err(format!("unknown bulk {id:?}").into());
-        };
-        let scope = Scope::of_bulk(id);
-        bulk.results = self.output.read_list(pool, ResultsQuery::of_bulk(id)).await?;
-        if self.output.json {
-            let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
-            bulk.executions =
-                self.output.read_list(pool, Executions { filter, ..Executions::default() }).await?;
-        }
-        let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
-        let more = bulk.results.next.is_some() || self.output.json && bulk.executions.next.is_some();
-        let is_new = bulk.bulk.received == 0;
-        let mut output = Output::new();
-        if self.output.json {
-            output.json(&BulkJson { bulk, failures })?;
-        } else {
-            print(&mut output, &bulk, &failures)?;
-        }
-        output.flush()?;
-        if more {
-            self.output.note_more();
-        }
-        if is_new {
-            note(&format!("No execution of {id:?} is recorded yet. To remove the bulk, use --expect 0."));
-        }
-        Ok(())
+async fn show(pool: &QueryPool, id: &str, output_args: &OutputArgs) -> Result<(), CommandError> {
+    let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
+        return Err(unknown(id));
+    };
+    let scope = Scope::of_bulk(id);
+    bulk.results = output_args.read_list(pool, ResultsQuery::of_bulk(id)).await?;
+    if output_args.json {
+        let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
+        bulk.executions = output_args.read_list(pool, Executions { filter, ..Executions::default() }).await?;
     }
+    let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
+    bulk.missing_executions = output_args.read_list(pool, ExpectedQuery::missing_of_bulk(id)).await?;
+    let more = bulk.missing_executions.next.is_some()
+        || bulk.results.next.is_some()
+        || output_args.json && bulk.executions.next.is_some();
+    let is_new = bulk.bulk.received == 0;
+    let mut output = Output::new();
+    if output_args.json {
+        output.json(&BulkJson { bulk, failures })?;
+    } else {
+        print(&mut output, &bulk, &failures)?;
+    }
+    output.flush()?;
+    if more {
+        output_args.note_more();
+    }
+    if is_new {
+        note(&format!("No execution of {id:?} is recorded yet."));
+    }
+    Ok(())
+}
+
+impl ExpectArgs {
+    async fn run(&self, settings: &Settings, pool: &QueryPool) -> Result<(), CommandError> {
+        let id = &self.id;
+        match pool.run(&GetBulk { bulk_id: id.clone() }).await? {
+            None if self.unset => return Err(unknown(id)),
+            None if !self.force => {
+                return Err(format!(
+                    "no execution of bulk {id:?} is recorded. If the identifier is right, set its size with --force"
+                )
+                .into());
+            }
+            Some(BulkDetail { bulk: Bulk { expected: Some(expected), rejected: Some(_), .. }, .. })
+                if !self.force =>
+            {
+                return Err(format!(
+                    "the response of bulk-trigger is registered for bulk {id:?}: {expected} executions. To change the number, \
+                     use --force"
+                )
+                .into());
+            }
+            _ => {}
+        }
+        Ok(DbConnection::for_command(&database(settings)?).await?.expect(id, self.executions).await?)
+    }
+}
+
+fn unknown(id: &str) -> CommandError {
+    format!("unknown bulk {id:?}").into()
 }
 
 fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::io::Result<()> {
     let bulk = &detail.bulk;
     let complete = match bulk.complete {
-        Some(_) => complete(bulk),
+        Some(_) => complete_with_reason(bulk),
         None => {
             format!(
-                "unknown. Set the size: workflow-receiver bulks {} --expect EXECUTIONS",
+                "unknown. Set the size: workflow-receiver bulks expect {} EXECUTIONS",
                 shell_argument(&bulk.bulk_id)
             )
         }
@@ -140,9 +222,14 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
         ("complete", complete),
         ("received", received(bulk)),
         ("by status", by_status(bulk)),
+        (
+            "rejected",
+            bulk.rejected.filter(|rejected| *rejected > 0).map(|n| format!("{n} inputs")).unwrap_or_default(),
+        ),
         ("first received", timestamp_or_empty(bulk.first_received_at)),
         ("last received", timestamp_or_empty(bulk.last_received_at)),
     ])?;
+    output.section("Missing executions", output.table(EXPECTED), &detail.missing_executions.items)?;
     output.section("Failures", output.table(CAUSES), &failures.groups)?;
     output.section("Results", Table::new(RESULTS, None), &detail.results.items)
 }

@@ -6,8 +6,13 @@
 pub mod admin_token;
 mod args;
 pub mod bulks;
+pub mod conflicts;
+pub mod examples;
 pub mod executions;
+pub mod expect;
+pub mod expected;
 pub mod failures;
+pub mod follow;
 pub mod healthcheck;
 pub mod new_token;
 mod output;
@@ -18,9 +23,11 @@ pub mod quarantine;
 pub mod reconcile;
 pub mod repair;
 pub mod results;
+pub mod send_test;
 pub mod spool;
 pub mod status;
 mod table;
+pub mod trigger;
 pub mod workflows;
 
 use crate::config::Settings;

@@ -36,7 +36,7 @@ impl Output {
         Ok(())
     }
 
-    /// Prints a line.
+    /// Prints a line of text.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "{}", printable(text))
     }

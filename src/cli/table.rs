@@ -1,4 +1,5 @@
-//! Aligned tables. On a terminal, columns of prose are cut to its width.
+//! Aligned tables. On a terminal, columns of prose are cut to its width. On a terminal that is too narrow for that, each row
+//! is a block with a line for each cell.
 
 use std::fmt::Display;
 
@@ -9,9 +10,9 @@ use unicode_width::UnicodeWidthChar;
 use crate::logging::printable;
 
 const GAP: &str = "  ";
-/// The smallest width of a prose column. If a line is still too wide, the terminal wraps it: identifiers are never cut, so
-/// that they can be copied.
-const MIN_PROSE: usize = 20;
+/// The smallest width of a prose column. If a line would still be too wide, the rows become blocks: identifiers are never
+/// cut, so that they can be copied.
+const MIN_PROSE: usize = 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -61,14 +62,16 @@ pub(super) struct Table<T: 'static> {
     /// The width of the terminal.
     limit: Option<usize>,
     widths: Vec<usize>,
+    /// Each row is a block. The first page decides.
+    blocks: bool,
 }
 
 impl<T> Table<T> {
     pub(super) fn new(columns: &'static [Column<T>], limit: Option<usize>) -> Self {
-        Self { columns, limit, widths: Vec::new() }
+        Self { columns, limit, widths: Vec::new(), blocks: false }
     }
 
-    /// Formats `items`. The first call also returns the heading.
+    /// Formats `items`. The first call also returns the heading of a table.
     pub(super) fn lines(&mut self, items: &[T]) -> (Option<String>, Vec<String>) {
         let cells = |item| self.columns.iter().map(|column| printable(&(column.cell)(item))).collect();
         let rows: Vec<Vec<String>> = items.iter().map(cells).collect();
@@ -82,6 +85,12 @@ impl<T> Table<T> {
             }
         }
         let widths = self.fitting();
+        if is_first {
+            self.blocks = self.is_too_narrow(&widths);
+        }
+        if self.blocks {
+            return (None, rows.iter().flat_map(|row| self.block(row)).collect());
+        }
         let names = || self.columns.iter().map(|column| column.name.to_owned()).collect();
         let heading = is_first.then(|| self.line(names(), &widths));
         (heading, rows.into_iter().map(|row| self.line(row, &widths)).collect())
@@ -98,6 +107,21 @@ impl<T> Table<T> {
             *widest -= 1;
         }
         widths
+    }
+
+    /// Whether lines with these widths are wider than the terminal, and a column of prose was narrowed.
+    fn is_too_narrow(&self, widths: &[usize]) -> bool {
+        let needed = widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1);
+        let has_prose = self.columns.iter().any(|column| column.kind == Kind::Prose);
+        has_prose && self.limit.is_some_and(|limit| needed > limit)
+    }
+
+    /// A line for each cell that is not empty, and an empty line.
+    fn block(&self, row: &[String]) -> Vec<String> {
+        let names = self.columns.iter().map(|column| width(column.name)).max().unwrap_or_default();
+        let cells = row.iter().zip(self.columns).filter(|(cell, _)| !cell.is_empty());
+        let lines = cells.map(|(cell, column)| format!("{:names$}{GAP}{cell}", column.name));
+        lines.chain([String::new()]).collect()
     }
 
     fn line(&self, row: Vec<String>, widths: &[usize]) -> String {
@@ -162,12 +186,33 @@ mod tests {
     fn prose_is_cut_to_fit_the_terminal_and_identifiers_never() {
         let rows =
             [("an-identifier-that-is-long", "模型 timed out, and a long sentence tells why"), ("b", "x")];
-        for limit in 1..90 {
+        for limit in 62..90 {
             let lines = lines(Some(limit), &rows);
-            assert!(lines.iter().all(|line| width(line) <= limit.max(52)), "{limit}: {lines:#?}");
+            assert!(lines.iter().all(|line| width(line) <= limit), "{limit}: {lines:#?}");
             assert!(lines[1].starts_with("an-identifier-that-is-long  17  模型 timed out"), "{lines:#?}");
         }
-        assert_eq!(lines(Some(54), &rows)[1], "an-identifier-that-is-long  17  模型 timed out, and a…");
-        assert_eq!(lines(Some(40), &rows)[1], lines(Some(52), &rows)[1]);
+        assert_eq!(
+            lines(Some(64), &rows)[1],
+            "an-identifier-that-is-long  17  模型 timed out, and a long sen…"
+        );
+    }
+
+    #[test]
+    fn a_row_is_a_block_on_a_terminal_that_is_too_narrow() {
+        let rows =
+            [("an-identifier-that-is-long", "模型 timed out, and a long sentence tells why"), ("b", "")];
+        let expected = [
+            "id     an-identifier-that-is-long",
+            "n      17",
+            "cause  模型 timed out, and a long sentence tells why",
+            "",
+            "id     b",
+            "n      17",
+            "",
+        ];
+        for limit in [1, 40, 61] {
+            assert_eq!(lines(Some(limit), &rows), expected);
+        }
+        assert_eq!(lines(Some(62), &rows).len(), 3);
     }
 }

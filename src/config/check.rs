@@ -26,6 +26,8 @@ impl Settings {
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
         check_range("conflicts.max_per_execution", max_per_execution, 0, 1_000_000)?;
         check_range("conflicts.max_bytes_per_execution", max_bytes_per_execution, 0, 1 << 40)?;
+        let week = Duration::from_hours(7 * 24);
+        check_duration("expected.overdue_after", self.expected.overdue_after, Duration::from_mins(1), week)?;
         self.retention.check()?;
         check_range("intake.capacity", self.intake.capacity, 1, 65_536)?;
         // Room for one body and SQLite's overhead.

@@ -1,10 +1,10 @@
 //! Loads the settings.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
-use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
+use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::ExposeSecret;
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_reason};
@@ -39,6 +39,32 @@ impl Settings {
         Self::layered(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))
     }
 
+    /// The settings in force as TOML, with the default of each changed value. Secrets are not shown.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn show(file: Option<&Path>) -> Result<String, SettingsError> {
+        Self::load(file)?;
+        let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let in_force = layers(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))?;
+        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let defaults = defaults.build().map_err(|error| unreadable(error, None))?;
+        let (mut section, mut text) = ("", String::new());
+        for line in DEFAULTS.lines().filter(|line| !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name;
+                let blank = if text.is_empty() { "" } else { "\n" };
+                let _ = writeln!(text, "{blank}[{section}]");
+            } else if let Some((name, _)) = line.split_once(" = ") {
+                let key = format!("{section}.{name}");
+                let (value, default) = (shown(&in_force, &key), shown(&defaults, &key));
+                let comment = if value == default { String::new() } else { format!(" # default: {default}") };
+                let _ = writeln!(text, "{name} = {value}{comment}");
+            }
+        }
+        Ok(text)
+    }
+
     /// The defaults, without a file and without the environment.
     ///
     /// # Panics
@@ -56,20 +82,7 @@ impl Settings {
         database_url: Option<String>,
         port: Option<String>,
     ) -> Result<Self, SettingsError> {
-        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        if let Some(port) = port.filter(|port| !port.is_empty()) {
-            layers = layers.add_source(File::from_str(&listen_on(&port)?, FileFormat::Toml));
-        }
-        if let Some(path) = file {
-            layers = layers.add_source(File::from_str(&read_toml(path)?, FileFormat::Toml));
-        }
-        let layers = layers
-            .add_source(
-                environment.prefix("RECEIVER").prefix_separator("__").separator("__").ignore_empty(true),
-            )
-            .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
-            .and_then(ConfigBuilder::<DefaultState>::build)
-            .map_err(|error| unreadable(error, file))?;
+        let layers = layers(file, environment, database_url, port)?;
         layers.clone().try_deserialize().map_err(|error| explain(error, &layers))
     }
 
@@ -102,6 +115,66 @@ impl Settings {
         read_one("admin.token_file", &admin.token_file, &mut admin.token)?;
         read_one("database.url_file", &database.url_file, &mut database.url)
     }
+}
+
+/// The merged values: the defaults, then `port`, then `file`, then the environment.
+fn layers(
+    file: Option<&Path>,
+    environment: Environment,
+    database_url: Option<String>,
+    port: Option<String>,
+) -> Result<Config, SettingsError> {
+    let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(port) = port.filter(|port| !port.is_empty()) {
+        layers = layers.add_source(File::from_str(&listen_on(&port)?, FileFormat::Toml));
+    }
+    if let Some(path) = file {
+        layers = layers.add_source(File::from_str(&read_toml(path)?, FileFormat::Toml));
+    }
+    layers
+        .add_source(environment.prefix("RECEIVER").prefix_separator("__").separator("__").ignore_empty(true))
+        .set_override_option("database.url", database_url.filter(|url| !url.is_empty()))
+        .and_then(ConfigBuilder::<DefaultState>::build)
+        .map_err(|error| unreadable(error, file))
+}
+
+/// Settings that can contain a secret.
+const SECRETS: [&str; 7] = [
+    "admin.token",
+    "auth.webhook_secrets",
+    "auth.url_tokens",
+    "database.url",
+    "eachlabs.api_key",
+    "eachlabs.webhook_url",
+    "traces.otlp_headers",
+];
+
+/// A value as TOML; a secret as `"(not shown)"`.
+fn shown(layers: &Config, key: &str) -> String {
+    let Ok(value) = layers.get::<Value>(key) else { return "\"\"".to_owned() };
+    let is_empty = match &value.kind {
+        ValueKind::String(text) => text.is_empty(),
+        ValueKind::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    if SECRETS.contains(&key) && !is_empty {
+        return "\"(not shown)\"".to_owned();
+    }
+    match value.kind {
+        ValueKind::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
+            format!("[{}]", items.join(", "))
+        }
+        // The environment has every value as a text.
+        ValueKind::String(text) if text.parse::<f64>().is_ok() || text == "true" || text == "false" => text,
+        ValueKind::String(text) => quoted(&text),
+        other => other.to_string(),
+    }
+}
+
+/// A TOML string. JSON's escapes are valid in TOML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// The settings that `PORT` implies.

@@ -52,6 +52,7 @@ pub struct Settings {
     pub reconcile: Reconcile,
     pub quarantine: Quarantine,
     pub conflicts: Conflicts,
+    pub expected: Expected,
     pub retention: Retention,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -186,6 +187,13 @@ pub struct Conflicts {
 
 impl Conflicts {
     pub const UNLIMITED: Self = Self { max_per_execution: i64::MAX, max_bytes_per_execution: i64::MAX };
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    #[serde(with = "humantime_serde")]
+    pub overdue_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

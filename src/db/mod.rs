@@ -8,6 +8,7 @@ mod canary;
 mod changes;
 mod database;
 mod error;
+mod expected;
 mod migrations;
 mod pool;
 mod quarantine;
@@ -27,6 +28,7 @@ pub(crate) use canary::CanaryRows;
 pub(crate) use changes::{Numbered, Numbering};
 pub use database::Database;
 pub(crate) use error::DbError;
+pub(crate) use expected::{Registered, RegistrationConflict};
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
 pub(crate) use quarantine::{Extracted, Retried};
 pub(crate) use record::Bounds;
@@ -118,7 +120,7 @@ impl DbConnection {
         .await?;
         if expected.is_none() {
             sqlx::query!(
-                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0",
+                "DELETE FROM bulks WHERE bulk_id = $1 AND expected IS NULL AND received = 0 AND rejected IS NULL",
                 bulk_id
             )
             .execute(&mut transaction)

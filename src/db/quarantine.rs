@@ -49,21 +49,25 @@ impl DbConnection {
         self.transact(async |transaction| dropped.fetch_all(transaction).await).await
     }
 
-    /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing.
+    /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing. With
+    /// `dry_run`, everything is rolled back.
     ///
     /// All conflicts among them are stored without a limit, because the entry's size is bounded.
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
+        dry_run: bool,
         extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
-        let retried = self.retry_contention(async |connection| connection.retry(id, &extract).await).await?;
+        let retried =
+            self.retry_contention(async |connection| connection.retry(id, dry_run, &extract).await).await?;
         Ok(retried.unwrap_or_else(|error| Retried::Retained(error.to_string())))
     }
 
     async fn retry(
         &mut self,
         id: i64,
+        dry_run: bool,
         extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query!(
@@ -104,7 +108,7 @@ impl DbConnection {
         let id_of = |item: &RecordItem<'_>| item.execution_id().unwrap_or_default().to_owned();
         let ids: Vec<_> = items.iter().map(id_of).collect();
         loop {
-            match self.move_out(id, entry.deliveries, &items).await {
+            match self.move_out(id, entry.deliveries, &items, dry_run).await {
                 Ok(Some(dispositions)) => {
                     return Ok(Retried::Recorded(ids.into_iter().zip(dispositions).collect()));
                 }
@@ -130,6 +134,7 @@ impl DbConnection {
         id: i64,
         deliveries: i32,
         items: &[RecordItem<'_>],
+        dry_run: bool,
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.begin().await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
@@ -141,7 +146,11 @@ impl DbConnection {
         if delete.execute(&mut transaction).await?.rows_affected() == 0 {
             return Ok(None);
         }
-        transaction.commit().await?;
+        if dry_run {
+            transaction.rollback().await?;
+        } else {
+            transaction.commit().await?;
+        }
         Ok(Some(dispositions))
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum RetentionTarget {
     Predictions,
     /// Payloads and outputs of predictions that stay.
     PredictionPayloads,
+    /// Expected executions that are not recorded. The others are removed with their execution.
+    Expected,
     /// Bulks without executions.
     Bulks,
     /// Conflicts of executions.
@@ -69,9 +71,10 @@ impl Cutoffs {
 
     pub(crate) fn of(&self, target: RetentionTarget) -> Option<OffsetDateTime> {
         match target {
-            RetentionTarget::Executions | RetentionTarget::Predictions | RetentionTarget::Bulks => {
-                self.executions
-            }
+            RetentionTarget::Executions
+            | RetentionTarget::Predictions
+            | RetentionTarget::Expected
+            | RetentionTarget::Bulks => self.executions,
             RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => self.payloads,
             RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
@@ -177,6 +180,7 @@ impl Transaction<'_> {
                     cutoffs.executions
                 )
             }
+            RetentionTarget::Expected => walk!("src/db/retention/walk_expected.sql"),
             RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
             RetentionTarget::Conflicts => walk!("src/db/retention/walk_conflicts.sql"),
             RetentionTarget::PredictionConflicts => {
@@ -205,6 +209,7 @@ impl Transaction<'_> {
             RetentionTarget::Payloads => remove!("src/db/retention/remove_payloads.sql"),
             RetentionTarget::Predictions => remove!("src/db/retention/remove_predictions.sql"),
             RetentionTarget::PredictionPayloads => remove!("src/db/retention/remove_prediction_payloads.sql"),
+            RetentionTarget::Expected => remove!("src/db/retention/remove_expected.sql"),
             RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),
             RetentionTarget::Conflicts => remove!("src/db/retention/remove_conflicts.sql"),
             RetentionTarget::PredictionConflicts => {

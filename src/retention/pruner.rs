@@ -191,6 +191,7 @@ impl Pruner {
                 payloads = removed_of(RetentionTarget::Payloads),
                 predictions = removed_of(RetentionTarget::Predictions),
                 prediction_payloads = removed_of(RetentionTarget::PredictionPayloads),
+                expected = removed_of(RetentionTarget::Expected),
                 bulks = removed_of(RetentionTarget::Bulks),
                 conflicts = removed_of(RetentionTarget::Conflicts),
                 prediction_conflicts = removed_of(RetentionTarget::PredictionConflicts),

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workflow_receiver::config::Secrets;
 
 use crate::support::fixtures::{execution, sample_receiver, with};
 use crate::support::http::get_json;
@@ -166,7 +167,7 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     assert_eq!(without_age(json!([output])), without_age(json!([whole])));
     let bulk = run(&receiver, &["bulks", "b/1 é"]).stdout;
     for part in [
-        "complete        unknown. Set the size: workflow-receiver bulks BULK --expect EXECUTIONS\n",
+        "complete        unknown. Set the size: workflow-receiver bulks expect BULK EXECUTIONS\n",
         "by status       1 completed, 1 failed\n",
         "Model Timeout",
         "/v.mp4\n",
@@ -174,21 +175,22 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
         assert!(bulk.contains(part), "{bulk}");
     }
 
-    let complete = run(&receiver, &["bulks", "b/1 é", "--expect", "2"]).stdout;
+    let complete = run(&receiver, &["bulks", "expect", "b/1 é", "2"]).stdout;
     assert!(
         complete.contains("complete        yes\n") && complete.contains("received        2 of 2\n"),
         "{complete}"
     );
-    let announced = run(&receiver, &["bulks", "announced", "--expect", "3", "--json"]).json().remove(0);
+    let announced =
+        run(&receiver, &["bulks", "expect", "announced", "3", "--force", "--json"]).json().remove(0);
     assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
-    let mistyped = run(&receiver, &["bulks", "announced", "--expect", "3"]);
-    assert!(mistyped.success && mistyped.stderr.contains("use --expect 0"), "{}", mistyped.stderr);
-    let removed = run(&receiver, &["bulks", "announced", "--expect", "0"]);
-    assert!(!removed.success && removed.stderr.contains("unknown bulk \"announced\""), "{}", removed.stderr);
-    let unknown = run(&receiver, &["bulks", "b/1 é", "--expect", "0", "--json"]).json().remove(0);
+    let mistyped = run(&receiver, &["bulks", "expect", "mistyped", "3"]);
+    assert!(!mistyped.success && mistyped.stderr.contains("--force"), "{}", mistyped.stderr);
+    let removed = run(&receiver, &["bulks", "expect", "announced", "--unset"]);
+    assert!(removed.success && removed.stderr.contains("is removed"), "{}", removed.stderr);
+    let unknown = run(&receiver, &["bulks", "expect", "b/1 é", "--unset", "--json"]).json().remove(0);
     assert_eq!((&unknown["expected"], &unknown["received"]), (&json!(null), &json!(2)));
-    let refused = run(&receiver, &["bulks", "b/1 é", "--expect=-1"]);
-    assert!(!refused.success && refused.stderr.contains("--expect"), "{}", refused.stderr);
+    let refused = run(&receiver, &["bulks", "expect", "b/1 é", "0"]);
+    assert!(!refused.success && refused.stderr.contains("1.."), "{}", refused.stderr);
 
     for arguments in [["executions", "absent"], ["bulks", "absent"]] {
         let output = run(&receiver, &arguments);
@@ -500,4 +502,124 @@ fn completions_and_manual_pages_contain_every_command() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     let (text, code) = run_to_end(program(dir.path()).args(["man", "file/man1"]));
     assert!(code == Some(1) && text.contains("file/man1 cannot be written to"), "{text}");
+}
+
+#[test]
+fn the_settings_in_force_are_shown_without_secrets() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("my.toml");
+    std::fs::write(&file, "[retention]\npayloads = \"90d\"\n").unwrap();
+    let mut show = program(dir.path());
+    show.args(["config", "show", "--config"]).arg(&file);
+    show.env("DATABASE_URL", "postgres://user:hidden-password@host/name");
+    let secrets = [
+        ("ADMIN__TOKEN", "hidden-admin-token-12345"),
+        ("AUTH__WEBHOOK_SECRETS", "hidden-webhook-secret-1,hidden-webhook-secret-2"),
+        ("AUTH__URL_TOKENS", "hidden-url-token-1234567"),
+        ("EACHLABS__API_KEY", "hidden-api-key"),
+        ("EACHLABS__WEBHOOK_URL", "https://h.example/webhooks/workflow-completed/hidden-token"),
+        ("TRACES__OTLP_HEADERS", "api-key=hidden-header"),
+        ("HTTP__MAX_REQUESTS", "77"),
+    ];
+    for (name, value) in secrets {
+        show.env(format!("RECEIVER__{name}"), value);
+    }
+    let (text, code) = run_to_end(&mut show);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains("hidden"), "{text}");
+    for line in [
+        "[retention]\npayloads = \"90d\" # default: \"forever\"\n",
+        "max_requests = 77 # default: 2048\n",
+        "token = \"(not shown)\" # default: \"\"\n",
+        "[expected]\noverdue_after = \"20m\"\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let keys = |text: &str| {
+        let is_key = |line: &&str| line.starts_with('[') || line.contains(" = ") && !line.starts_with('#');
+        let name = |line: &str| line.split(" = ").next().unwrap().to_owned();
+        text.lines().filter(is_key).map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&text), keys(workflow_receiver::config::DEFAULTS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_webhook_is_signed_recorded_and_followed() {
+    let secret = "a-webhook-secret-of-this-receiver";
+    let receiver =
+        TestReceiver::start_with(|settings| settings.auth.webhook_secrets = Secrets::of(&[secret])).await;
+    let mut follow = command(&receiver.dir, &receiver, &["follow", "--json", "--after", "0"]);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().unwrap()));
+
+    let address = receiver.url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let send = |secret: &str| {
+        let mut command = command(&receiver.dir, &receiver, &["send-test", "--status", "failed"]);
+        command.env("RECEIVER__HTTP__LISTEN", &address).env("RECEIVER__AUTH__WEBHOOK_SECRETS", secret);
+        tokio::task::spawn_blocking(move || CommandOutput::of(command))
+    };
+    let sent = send(secret).await.unwrap();
+    assert!(sent.success && sent.stdout.contains("answered 200"), "{} {}", sent.stdout, sent.stderr);
+    let rejected = send("another-secret-than-the-receiver's").await.unwrap();
+    assert!(!rejected.success && rejected.stderr.contains("answered 401"), "{}", rejected.stderr);
+    let row = receiver.row("SELECT execution_id, authenticated_by, status FROM executions").await;
+    assert_eq!((&row["authenticated_by"], &row["status"]), (&json!("signature"), &json!("failed")));
+    assert!(sent.stdout.contains(row["execution_id"].as_str().unwrap()), "{}", sent.stdout);
+
+    let first =
+        tokio::task::spawn_blocking(move || lines.into_iter().next().unwrap().unwrap()).await.unwrap();
+    let change: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((&change["change"], &change["execution_id"]), (&json!(1), &row["execution_id"]));
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_are_listed() {
+    let receiver = sample_receiver().await;
+    let page = get_json(&receiver, "/api/v1/conflicts").await;
+    for arguments in [&["conflicts", "--json"][..], &["conflicts", "plain", "--since", "1h", "--json"]] {
+        assert_eq!(json!(run(&receiver, arguments).json()), page["items"], "{arguments:?}");
+    }
+    let table = run(&receiver, &["conflicts"]).stdout;
+    assert!(table.contains("plain") && table.contains("error_cause"), "{table}");
+    assert_eq!(run(&receiver, &["conflicts", "failed"]).stderr, "No rows.\n");
+}
+
+#[test]
+fn the_short_help_has_no_examples_and_the_long_help_has_valid_ones() {
+    let dir = TempDir::new().unwrap();
+    let help = |arguments: &[&str]| run_to_end(program(dir.path()).args(arguments)).0;
+    let commands = [
+        "status",
+        "executions",
+        "results",
+        "bulks",
+        "expected",
+        "expect",
+        "trigger",
+        "bulk-trigger",
+        "failures",
+        "workflows",
+        "conflicts",
+        "follow",
+        "send-test",
+        "quarantine",
+        "reconcile",
+    ];
+    for name in commands {
+        let (short, long) = (help(&[name, "-h"]), help(&[name, "--help"]));
+        assert!(!short.contains("Examples:") && short.contains("Global options:"), "{short}");
+        let examples = long.split("Examples:\n").nth(1).unwrap_or_else(|| panic!("{name}: {long}"));
+        let lines: Vec<_> = examples.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        assert!(!lines.is_empty(), "{long}");
+        for line in lines {
+            let line = line.split([' ']).take_while(|word| !matches!(*word, "<" | ">"));
+            let words: Vec<_> = line.skip(1).collect();
+            assert_eq!(words[0], name);
+            // An unknown argument is reported before the database is needed.
+            let (text, code) = run_to_end(program(dir.path()).args(&words).stdin(Stdio::null()));
+            assert_ne!(code, Some(2), "{words:?}: {text}");
+        }
+    }
 }

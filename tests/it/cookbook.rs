@@ -29,7 +29,11 @@ const TIMES: &str = "
         first_received_at = timestamptz '2026-03-02 09:50Z' + right(prediction_id, 1)::integer * interval '1 minute',
         last_received_at = timestamptz '2026-03-02 09:50Z' + right(prediction_id, 1)::integer * interval '1 minute';
     UPDATE quarantine SET
-        first_received_at = '2026-03-02 09:50:00Z', last_received_at = '2026-03-02 09:50:10Z'";
+        first_received_at = '2026-03-02 09:50:00Z', last_received_at = '2026-03-02 09:50:10Z';
+    INSERT INTO expected_executions
+        (execution_id, workflow_id, bulk_id, position, reference, registered_at, due_at)
+    VALUES
+        ('exec-112', 'product-photos', 'summer-catalogue', 3, '{\"order\": \"1240\"}', '2026-03-02 09:20Z', '2026-03-02 09:40Z')";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {

@@ -24,6 +24,7 @@ mod damage;
 mod dashboard;
 mod documented_examples;
 mod encodings;
+mod expected;
 mod export;
 mod failover;
 mod health;

@@ -17,14 +17,14 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 7] = [
+const CHECKSUMS: [(&str, &str); 8] = [
     (
         "0001_executions.sql",
         "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
     ),
     (
         "0002_rollups.sql",
-        "ddc2a2eb6faa131edb51c6f1c15fc9c41b8a7960c3e8f3f5f788a89b496125a11587713bdcd6f390e6ff121ee4e82202",
+        "41b2122c95af78e6a543c84be4fcafdf0b1e101317136b3ad0a1612f938daf735a2c7bd70f9bf0dae6e047d56df859ef",
     ),
     (
         "0003_quarantine.sql",
@@ -36,11 +36,15 @@ const CHECKSUMS: [(&str, &str); 7] = [
     ),
     (
         "0005_views.sql",
-        "50029461e167089a0f0d138408305a32497b6fb266e966ee6beb5d7d9a62664eb8eb3a268d7dcbe7d322fd211d8c28ae",
+        "bbdad02484f8d6a639855e3ccb0d8168732e239f9c2fd7c4c76b5b281db90cc1e6673e23a5793ff716c78a489c465fa2",
     ),
     (
         "0006_predictions.sql",
         "814be831749e9848a502b3ddc680f5d2257a4b5b806fd77083a65afc57128dd41f2e530ad2232c5422198edfb54b7255",
+    ),
+    (
+        "0007_expected.sql",
+        "309d901e633816b69a933761c0297555682a89f1ce08c3c013b3fffbfca0abf9493448d2fcfb2f6699f00cdc05d26070",
     ),
     (
         "0008_reconcile.sql",

@@ -79,7 +79,11 @@ async fn a_month() -> (TestReceiver, PgConnection) {
         UPDATE executions SET status = 'paused' WHERE execution_id = 'e1';
         UPDATE predictions SET workflow_id = 'formerly' WHERE first_received_at < '2026-02-10';
         UPDATE predictions SET reference = jsonb_build_object('order', substr(prediction_id, 2));
-        ANALYZE executions, predictions;
+        INSERT INTO expected_executions (execution_id, bulk_id, position, settled, registered_at, due_at)
+        SELECT CASE WHEN n % 100 <> 0 THEN 'e' || n END, 'b' || n / 30, n % 30 + 1, n % 99 <> 0, at, at
+        FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' AS at
+              FROM generate_series(1, 20000) AS n) AS n;
+        ANALYZE executions, predictions, expected_executions;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = ''all''', current_database()); END $$;
         SET plan_cache_mode = force_custom_plan";
     sqlx::raw_sql(odd).execute(&mut connection).await.unwrap();
@@ -165,6 +169,12 @@ async fn no_query_scans_a_whole_table() {
             "workflow_hours_pkey",
         ),
         ("workflows?days=1", "workflow_days_pkey"),
+        ("expected?limit=50", "expected_executions_registered_at"),
+        ("expected?state=arrived", "expected_executions_registered_at"),
+        ("expected?state=missing", "expected_executions_unsettled"),
+        ("expected?state=overdue", "expected_executions_unsettled"),
+        ("expected?state=rejected", "expected_executions_execution_id_key"),
+        ("expected?bulk=b7", "expected_executions_once_in_bulk"),
         ("changes?after=250000", "change_batches_last_change"),
         ("changes?after=latest", "change_batches_last_change"),
     ] {

@@ -197,6 +197,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("executions_first_received_at", walk(file!("walk_payloads"))),
         ("predictions_first_received_at", walk(file!("walk_predictions"))),
         ("predictions_first_received_at", walk(file!("walk_prediction_payloads"))),
+        ("expected_executions_registered_at", walk(file!("walk_expected"))),
         ("bulks_first_received_at", walk(file!("walk_bulks"))),
         ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
         ("prediction_conflicts_first_received_at", walk(file!("walk_prediction_conflicts"))),
@@ -205,6 +206,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("executions_pkey", remove(file!("remove_payloads"), "e")),
         ("predictions_pkey", remove(file!("remove_predictions"), "e")),
         ("predictions_pkey", remove(file!("remove_prediction_payloads"), "e")),
+        ("expected_executions_pkey", remove(file!("remove_expected"), "")),
         ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
         ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
         ("prediction_conflicts_pkey", remove(file!("remove_prediction_conflicts"), "")),
@@ -219,7 +221,10 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
     let bulks = "INSERT INTO bulks (bulk_id, first_received_at, last_received_at)
         SELECT 'other-' || n, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
-        ANALYZE bulks";
+        INSERT INTO expected_executions (execution_id, registered_at, due_at)
+        SELECT 'e' || n, at, at
+        FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
+        ANALYZE bulks, expected_executions";
     execute_when_recorded(&receiver, bulks).await;
     let mut connection = receiver.connection().await;
     for (index, statement) in statements() {

@@ -34,8 +34,9 @@ async fn webhooks_in_a_changed_format_are_recorded_with_a_mapping() {
     assert_eq!((code, text.lines().count()), (Some(0), 4), "{text}");
     assert!(text.contains(" 422 ") && text.contains("`execution_id` is missing or null"), "{text}");
     let (json, _) = quarantine(&receiver, &["list", "--json"]);
-    let entries: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(entries[0]["deliveries"], 2);
+    let mut entries: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    entries.reverse();
+    assert_eq!(entries[0]["deliveries"], 2, "newest first");
     let ids: Vec<String> = entries.iter().map(|entry| entry["quarantine_id"].to_string()).collect();
     assert_eq!(quarantine(&receiver, &["show", &ids[0]]), (changed("one").to_string(), Some(0)));
 
@@ -69,6 +70,60 @@ async fn webhooks_in_a_changed_format_are_recorded_with_a_mapping() {
     ];
     assert_eq!(quarantine(&receiver, &mapped).1, Some(0));
     assert_eq!(receiver.rows("SELECT * FROM quarantine").await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_ignores_the_bulk_or_the_output_is_refused_and_a_dry_run_changes_nothing() {
+    let receiver = TestReceiver::start().await;
+    let body = json!({ "id": "e", "workflow_id": "w", "status": "completed", "bulkId": "b", "result": 1, "extra": 2 });
+    assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+    receiver.wait_until_recorded().await;
+    let retry = |more: &[&str]| {
+        quarantine(&receiver, &[&["retry", "--all", "--map", "execution_id=id"], more].concat())
+    };
+    let (text, code) = retry(&[]);
+    let refused = "`bulkId` is not read, and the execution would have no `bulk_id`. Add --map bulk_id=bulkId, or use --force";
+    assert!(code == Some(1) && text.contains(refused), "{text}");
+    let (text, code) = retry(&["--map", "bulk_id=bulkId"]);
+    assert!(code == Some(1) && text.contains("`result` is not read"), "{text}");
+    let complete = ["--map", "bulk_id=bulkId", "--map", "output=result"];
+    let (text, code) = retry(&[&complete[..], &["--dry-run"]].concat());
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["would be recorded as e (new)", "not read, only in the payload: extra", "would record 1"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let counts =
+        "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
+        (SELECT count(*) FROM change_batches) AS changes, (SELECT count(*) FROM quarantine) AS quarantine";
+    let nothing = json!({ "executions": 0, "bulks": 0, "changes": 0, "quarantine": 1 });
+    assert_eq!(receiver.row(counts).await, nothing);
+    assert_eq!(retry(&["--force"]).1, Some(0));
+    assert_eq!(receiver.row("SELECT bulk_id FROM executions").await["bulk_id"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quarantine_is_listed_by_reason_and_by_period() {
+    let receiver = TestReceiver::start().await;
+    assert_eq!(quarantine(&receiver, &["list"]).0, "No rows.\n");
+    assert_eq!(quarantine(&receiver, &["list", "--by-reason"]).0, "No rows.\n");
+    for body in [json!({ "n": 1 }), json!({ "n": 2 }), json!({ "execution_id": "e", "workflow_id": "w" })] {
+        assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+    }
+    receiver.wait_until_recorded().await;
+    let json_lines = |arguments: &[&str]| -> Vec<Value> {
+        let (text, _) = quarantine(&receiver, arguments);
+        text.lines()
+            .filter(|line| line.starts_with('{'))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let reasons = json_lines(&["list", "--by-reason", "--json"]);
+    let counts: Vec<_> = reasons.iter().map(|reason| &reason["entries"]).collect();
+    assert_eq!(counts, [2, 1], "{reasons:?}");
+    let (text, _) = quarantine(&receiver, &["list", "--by-reason", "--since", "1h"]);
+    assert!(text.lines().nth(1).unwrap().ends_with("`execution_id` is missing or null"), "{text}");
+    assert_eq!(json_lines(&["list", "--json", "--limit", "2"]).len(), 2);
+    assert_eq!(quarantine(&receiver, &["list", "--until", "1h"]).0, "No rows.\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +295,7 @@ async fn the_quarantine_command_reaches_a_running_private_postgresql() {
     let mut process = Process::start(&mut program(dir.path()));
     process.wait_for("recording to PostgreSQL");
     let (text, code) = list();
-    assert!(code == Some(0) && text.contains("The quarantine is empty"), "{text}");
+    assert!(code == Some(0) && text.contains("No rows."), "{text}");
     process.terminate();
     assert_eq!(list().1, Some(1));
 }

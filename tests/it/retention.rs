@@ -250,8 +250,9 @@ async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     assert_eq!(lines[1][..3], ["executions", "3", "2026-01-02T03:04:05Z"], "{text}");
     assert_eq!(lines[2][..2], ["payloads", "0"], "{text}: payloads are removed with their executions");
     assert_eq!((lines[3][0], lines[4][0]), ("predictions", "prediction_payloads"), "{text}");
-    assert_eq!(lines[5][..2], ["bulks", "1"], "{text}");
-    assert_eq!((lines[6][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 7), "{text}");
+    assert_eq!(lines[5][..2], ["expected", "0"], "{text}");
+    assert_eq!(lines[6][..2], ["bulks", "1"], "{text}");
+    assert_eq!((lines[7][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 8), "{text}");
 
     let (json, _) = prune(&receiver, &limits, &["--dry-run", "--json"]);
     let first: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();

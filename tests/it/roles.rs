@@ -68,6 +68,7 @@ async fn api_answers(process: &Process) {
         "overview",
         "workflows",
         "changes",
+        "expected",
     ] {
         let (status, text) = get(path).await;
         assert_eq!(status, 200, "{path}: {text}");
@@ -112,6 +113,9 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
     ] {
         Client::new().post(&process.url).body(body.to_string()).send().await.unwrap();
     }
+    let response = json!({ "bulk_id": "b", "executions": [{ "execution_id": "e", "status": "queued" }] });
+    let register = Client::new().post(format!("http://{}/api/v1/expected", process.admin)).json(&response);
+    assert_eq!(register.send().await.unwrap().status(), 200);
     api_answers(&process).await;
     let log = process.terminate();
     assert!(!log.iter().any(|line| line.contains("privilege")), "{log:#?}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::db::Extracted;
@@ -10,6 +11,9 @@ use crate::execution::{self, api_key};
 
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(super) const FIELDS: &[&str] = execution::FIELDS.split_last().expect("eleven fields").1;
+
+/// Fields of the documented body that become no column.
+const OTHER_FIELDS: [&str; 4] = ["step_outputs", "version_id", "inputs", "workflow_output"];
 
 /// Parses an argument of `--map` or `--set`.
 pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
@@ -47,21 +51,33 @@ impl Mapping<'_> {
         parts.iter().map(extract_part).collect()
     }
 
+    /// The keys of a body that neither the mapping nor the receiver reads, as JSON pointers or names. Empty without a
+    /// mapping, and for a body that is not an object.
+    pub(super) fn ignored_keys(&self, text: &[u8]) -> Vec<String> {
+        let mut ignored = Vec::new();
+        if let (false, Ok(Value::Object(body))) = (self.is_empty(), serde_json::from_slice(text)) {
+            let pointers: Vec<_> = self.maps.iter().map(|(_, source)| pointer(source)).collect();
+            let known = |name: &str| FIELDS.contains(&name) || OTHER_FIELDS.contains(&name);
+            let other = body.iter().filter(|(name, _)| !known(name));
+            other.for_each(|(name, value)| collect_ignored(&pointer(name), value, &pointers, &mut ignored));
+        }
+        ignored
+    }
+
+    fn is_empty(&self) -> bool {
+        self.maps.is_empty() && self.sets.is_empty()
+    }
+
     /// `text` with the mapped and set fields.
     fn apply(&self, text: &str) -> Result<Bytes, String> {
-        if self.maps.is_empty() && self.sets.is_empty() {
+        if self.is_empty() {
             return Ok(Bytes::copy_from_slice(text.as_bytes()));
         }
         let raw = |text: &str| RawValue::from_string(text.to_owned()).map_err(|e| e.to_string());
         let not_object = |e| format!("only a JSON object can be mapped: {e}");
         let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(not_object)?;
         for (field, source) in self.maps {
-            let pointer = if source.starts_with('/') {
-                source.clone()
-            } else {
-                format!("/{}", source.replace('~', "~0").replace('/', "~1"))
-            };
-            if let Some(value) = at(text, &pointer) {
+            if let Some(value) = at(text, &pointer(source)) {
                 fields.insert(field.clone(), raw(value)?);
             }
         }
@@ -73,6 +89,33 @@ impl Mapping<'_> {
             }
         }
         serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| e.to_string())
+    }
+}
+
+/// The JSON pointer of a source: the source itself, or the pointer of a key.
+fn pointer(source: &str) -> String {
+    if source.starts_with('/') {
+        source.to_owned()
+    } else {
+        format!("/{}", source.replace('~', "~0").replace('/', "~1"))
+    }
+}
+
+/// Adds `path`, or the keys below it that no pointer reads.
+fn collect_ignored(path: &str, value: &Value, pointers: &[String], ignored: &mut Vec<String>) {
+    if pointers.iter().any(|pointer| pointer == path) {
+        return;
+    }
+    let below = format!("{path}/");
+    match value {
+        Value::Object(fields) if pointers.iter().any(|pointer| pointer.starts_with(&below)) => {
+            for (name, value) in fields {
+                let name = pointer(name);
+                collect_ignored(&format!("{path}{name}"), value, pointers, ignored);
+            }
+        }
+        _ if pointers.iter().any(|pointer| pointer.starts_with(&below)) => {}
+        _ => ignored.push(path.trim_start_matches('/').replace("~1", "/").replace("~0", "~")),
     }
 }
 
@@ -93,6 +136,15 @@ fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_a_mapping_does_not_read_are_listed() {
+        let maps = [parse_pair("execution_id=/data/id").unwrap(), parse_pair("output=a/b").unwrap()];
+        let body = br#"{"data":{"id":"x","bulk":"b","more":{"c":1}},"a/b":1,"status":"failed","inputs":{},"other":[]}"#;
+        let ignored = Mapping { maps: &maps, sets: &[] }.ignored_keys(body);
+        assert_eq!(ignored, ["data/bulk", "data/more", "other"]);
+        assert!(Mapping { maps: &[], sets: &[] }.ignored_keys(body).is_empty(), "nothing is mapped");
+    }
 
     #[test]
     fn a_mapping_reads_fields_from_their_sources_unchanged() {

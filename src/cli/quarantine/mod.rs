@@ -3,15 +3,22 @@
 mod mapping;
 mod retry;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::serde::rfc3339;
 
-use super::CommandError;
+use super::args::{OutputArgs, TimeArgs};
 use super::output::{Output, note, print_line};
 use super::table::{Column, number, prose, text, timestamp};
-use crate::db::queries::quarantine::Quarantined;
-use crate::db::{Database, DbConnection};
+use super::{CommandError, database, query_pool};
+use crate::config::Settings;
+use crate::db::DbConnection;
+use crate::db::queries::PageRequest;
+use crate::db::queries::quarantine::{Quarantine as EntriesQuery, Quarantined};
 
 /// Entries per query.
 const PAGE: i64 = 1_000;
@@ -19,12 +26,8 @@ const PAGE: i64 = 1_000;
 /// Arguments of `quarantine`.
 #[derive(Debug, Subcommand)]
 pub enum Quarantine {
-    /// List the entries, oldest first
-    List {
-        /// Print one JSON object per line, with the fields of the read API
-        #[arg(long)]
-        json: bool,
-    },
+    /// List the entries, newest first
+    List(ListArgs),
     /// Write the unchanged body of an entry to standard output
     Show {
         /// The number of the entry
@@ -32,7 +35,7 @@ pub enum Quarantine {
         id: i64,
     },
     /// Replay entries: record those that can be read now (after an upgrade, or with --map/--set) and remove them from
-    /// quarantine. Arrays are split
+    /// quarantine. Arrays are split. It cannot be undone: use --dry-run first
     Retry(retry::Retry),
     /// Delete entries permanently. Do not drop entries answered 200: the sender does not send them again
     Drop {
@@ -41,6 +44,37 @@ pub enum Quarantine {
         ids: Vec<i64>,
     },
 }
+
+/// Arguments of `quarantine list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Count the entries by reason instead
+    #[arg(long, conflicts_with_all = ["limit", "all"])]
+    by_reason: bool,
+    #[command(flatten)]
+    time: TimeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The entries with the same reason.
+#[derive(Serialize)]
+struct ReasonGroup {
+    reason: String,
+    entries: u64,
+    deliveries: i64,
+    #[serde(with = "rfc3339")]
+    latest_received_at: OffsetDateTime,
+    latest_quarantine_id: i64,
+}
+
+const REASONS: &[Column<ReasonGroup>] = &[
+    number("entries", |r| r.entries.to_string()),
+    number("deliveries", |r| r.deliveries.to_string()),
+    text("latest", |r| timestamp(r.latest_received_at)),
+    number("latest number", |r| r.latest_quarantine_id.to_string()),
+    prose("reason", |r| r.reason.clone()),
+];
 
 const ENTRIES: &[Column<Quarantined>] = &[
     number("number", |e| e.quarantine_id.to_string()),
@@ -56,17 +90,18 @@ impl Quarantine {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, an entry does not exist, or an entry stays in quarantine after `retry`.
-    pub async fn run(&self, database: &Database) -> Result<(), CommandError> {
-        let mut connection = DbConnection::for_command(database).await?;
+    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+        let connect =
+            async || DbConnection::for_command(&database(settings)?).await.map_err(CommandError::from);
         match self {
-            Self::List { json } => list(&mut connection, *json).await,
+            Self::List(list) => list.run(settings).await,
             Self::Show { id } => {
-                let body = connection.quarantined_body(*id).await?.ok_or_else(|| absent(*id))?;
+                let body = connect().await?.quarantined_body(*id).await?.ok_or_else(|| absent(*id))?;
                 Ok(io::stdout().write_all(&body)?)
             }
-            Self::Retry(retry) => retry.run(&mut connection).await,
+            Self::Retry(retry) => retry.run(&mut connect().await?).await,
             Self::Drop { ids } => {
-                let dropped = connection.drop_quarantined(ids).await?;
+                let dropped = connect().await?.drop_quarantined(ids).await?;
                 print_line(format_args!("dropped {}", dropped.len()));
                 match ids.iter().find(|id| !dropped.contains(id)) {
                     Some(id) => Err(absent(*id).into()),
@@ -81,19 +116,34 @@ fn absent(id: i64) -> String {
     format!("there is no entry {id} in quarantine: `workflow-receiver quarantine list` lists all entries")
 }
 
-async fn list(connection: &mut DbConnection, json: bool) -> Result<(), CommandError> {
-    let mut output = Output::new();
-    let mut table = output.table(ENTRIES);
-    let mut after = 0;
-    loop {
-        let page = connection.quarantined(after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = last.quarantine_id;
-        output.items(json, &mut table, &page)?;
+impl ListArgs {
+    async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+        let pool = query_pool(settings)?;
+        let query = EntriesQuery { period: self.time.period(), page: PageRequest::default() };
+        if !self.by_reason {
+            return self.output.print_list(&pool, query, ENTRIES).await;
+        }
+        let mut reasons: HashMap<String, ReasonGroup> = HashMap::new();
+        for entry in OutputArgs::every_row().read_list(&pool, query).await?.items {
+            // Newest first.
+            let reason = reasons.entry(entry.reason.clone()).or_insert_with(|| ReasonGroup {
+                reason: entry.reason.clone(),
+                entries: 0,
+                deliveries: 0,
+                latest_received_at: entry.first_received_at,
+                latest_quarantine_id: entry.quarantine_id,
+            });
+            reason.entries += 1;
+            reason.deliveries += i64::from(entry.deliveries);
+        }
+        let mut reasons: Vec<_> = reasons.into_values().collect();
+        reasons.sort_by(|a, b| (b.entries, &a.reason).cmp(&(a.entries, &b.reason)));
+        let mut output = Output::new();
+        output.items(self.output.json, &mut output.table(REASONS), &reasons)?;
+        output.flush()?;
+        if reasons.is_empty() && !self.output.json {
+            note("No rows.");
+        }
+        Ok(())
     }
-    output.flush()?;
-    if after == 0 && !json {
-        note("The quarantine is empty.");
-    }
-    Ok(())
 }

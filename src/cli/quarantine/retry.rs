@@ -1,16 +1,22 @@
 //! `workflow-receiver quarantine retry`
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::mapping::{FIELDS, Mapping, parse_pair};
 use super::{PAGE, absent};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
-use crate::db::{DbConnection, Retried};
+use crate::db::{DbConnection, Extracted, Retried};
+use crate::execution::Execution;
 use crate::logging::printable;
 
 /// Arguments of `quarantine retry`.
 #[derive(Debug, Args)]
+#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command")]
 pub struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
@@ -18,6 +24,12 @@ pub struct Retry {
     /// Retry all entries, except those damaged on the spool's disk
     #[arg(long, conflicts_with = "ids")]
     all: bool,
+    /// Show what would be recorded, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Also record executions whose bulk_id or output the mapping does not read
+    #[arg(long)]
+    force: bool,
     /// Retry all entries answered 200 (executions that PostgreSQL refused), except damaged ones
     #[arg(long, conflicts_with = "ids")]
     acknowledged: bool,
@@ -58,40 +70,91 @@ impl Retry {
                     .collect();
             }
             for id in &ids {
-                retry(connection, *id, &mapping, &mut tally).await?;
+                self.retry(connection, *id, &mapping, &mut tally).await?;
             }
             if !self.all && !self.acknowledged {
                 break;
             }
         }
         let Tally { recorded, not_recorded } = tally;
-        print_line(format_args!("recorded {recorded}, not recorded {not_recorded}"));
+        if self.dry_run {
+            print_line(format_args!(
+                "would record {recorded}, would not record {not_recorded}. Nothing is changed"
+            ));
+        } else {
+            print_line(format_args!("recorded {recorded}, not recorded {not_recorded}"));
+        }
         if not_recorded == 0 { Ok(()) } else { Err(format!("{not_recorded} could not be recorded").into()) }
+    }
+
+    /// The executions in a body. Adds the keys that the mapping does not read to `ignored`.
+    fn extract(
+        &self,
+        mapping: &Mapping<'_>,
+        body: &[u8],
+        ignored: &RefCell<BTreeSet<String>>,
+    ) -> Result<Vec<Extracted>, String> {
+        let extracted = mapping.extract(body)?;
+        for part in &extracted {
+            let keys = mapping.ignored_keys(&part.original);
+            if let Ok(execution) = Execution::parse(&part.repaired)
+                && !self.force
+            {
+                check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], &keys)?;
+                check_lost("output", execution.output.is_some(), &["output", "result"], &keys)?;
+            }
+            ignored.borrow_mut().extend(keys);
+        }
+        Ok(extracted)
+    }
+
+    async fn retry(
+        &self,
+        connection: &mut DbConnection,
+        id: i64,
+        mapping: &Mapping<'_>,
+        tally: &mut Tally,
+    ) -> Result<(), CommandError> {
+        let ignored = RefCell::default();
+        let extract = |body: &[u8]| self.extract(mapping, body, &ignored);
+        match connection.retry_quarantined(id, self.dry_run, extract).await? {
+            Retried::Recorded(executions) => {
+                tally.recorded += 1;
+                let verb = if self.dry_run { "would be recorded" } else { "recorded" };
+                for (execution_id, disposition) in executions {
+                    let (execution, disposition) = (printable(&execution_id), disposition.as_str());
+                    print_line(format_args!("{id}: {verb} as {execution} ({disposition})"));
+                }
+                let ignored: Vec<_> = ignored.into_inner().into_iter().collect();
+                if !ignored.is_empty() {
+                    let keys = ignored.join(", ");
+                    print_line(format_args!("{id}: not read, only in the payload: {}", printable(&keys)));
+                }
+            }
+            Retried::Retained(why) => {
+                tally.not_recorded += 1;
+                print_line(format_args!("{id}: stays in quarantine: {}", printable(&why)));
+            }
+            Retried::Absent => {
+                tally.not_recorded += 1;
+                print_line(absent(id));
+            }
+        }
+        Ok(())
     }
 }
 
-async fn retry(
-    connection: &mut DbConnection,
-    id: i64,
-    mapping: &Mapping<'_>,
-    tally: &mut Tally,
-) -> Result<(), CommandError> {
-    match connection.retry_quarantined(id, |body| mapping.extract(body)).await? {
-        Retried::Recorded(executions) => {
-            tally.recorded += 1;
-            for (execution_id, disposition) in executions {
-                let (execution, disposition) = (printable(&execution_id), disposition.as_str());
-                print_line(format_args!("{id}: recorded as {execution} ({disposition})"));
-            }
+/// Fails if the execution lacks `field`, and a key that the mapping does not read may have it: its name contains one of
+/// `parts`.
+fn check_lost(field: &str, is_present: bool, parts: &[&str], ignored: &[String]) -> Result<(), String> {
+    let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
+    match ignored.iter().find(may_have) {
+        Some(key) if !is_present => {
+            let source = if key.contains('/') { format!("/{key}") } else { key.clone() };
+            Err(format!(
+                "`{key}` is not read, and the execution would have no `{field}`. Add --map {field}={source}, or use --force"
+            ))
         }
-        Retried::Retained(why) => {
-            tally.not_recorded += 1;
-            print_line(format_args!("{id}: stays in quarantine: {}", printable(&why)));
-        }
-        Retried::Absent => {
-            tally.not_recorded += 1;
-            print_line(absent(id));
-        }
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::executions::{Execution, Executions};
+use super::expected::{Expected, ExpectedQuery};
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
 use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
@@ -21,7 +22,8 @@ pub(crate) struct Bulk {
     pub(crate) bulk_id: String,
     /// Whether all expected executions have ended; null if `expected` is null.
     pub(crate) complete: Option<bool>,
-    /// The expected number of executions; null until it is set with `workflow-receiver bulks ID --expect N`.
+    /// The expected number of executions: the accepted inputs of a registered bulk, or the number set with
+    /// `workflow-receiver bulks expect`; null if unknown.
     pub(crate) expected: Option<i32>,
     /// The number of recorded executions: completed + failed + cancelled + other.
     pub(crate) received: i32,
@@ -33,7 +35,12 @@ pub(crate) struct Bulk {
     pub(crate) cancelled: i32,
     /// Executions with any other status: they have not ended yet.
     pub(crate) other: i32,
-    /// When the first delivery that changed a count was received; null before that.
+    /// Expected executions without a terminal status; null if `expected` is null.
+    pub(crate) missing: Option<i32>,
+    /// Inputs that bulk-trigger rejected: they have no execution. Null unless its response is registered.
+    pub(crate) rejected: Option<i32>,
+    /// When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if
+    /// neither happened.
     #[serde(with = "rfc3339::option")]
     pub(crate) first_received_at: Option<OffsetDateTime>,
     /// When the latest delivery that changed a count was received; null before that.
@@ -75,7 +82,7 @@ pub(crate) enum Complete {
     Unknown,
 }
 
-/// Lists bulks with at least one execution, newest first.
+/// Lists bulks with at least one execution, and registered ones, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bulks {
     pub(crate) complete: Option<Complete>,
@@ -119,6 +126,9 @@ pub(crate) struct BulkDetail {
     /// As in the list.
     #[serde(flatten)]
     pub(crate) bulk: Bulk,
+    /// The first page of its registered executions without a terminal status. `/api/v1/expected?state=missing&bulk=…`
+    /// continues at `next`. Empty if the response of bulk-trigger is not registered.
+    pub(crate) missing_executions: Page<Expected>,
     /// The first page of its executions. `/api/v1/executions?bulk=…` continues at `next`.
     pub(crate) executions: Page<Execution>,
     /// The first page of their results. `/api/v1/results?bulk=…` continues at `next`.
@@ -138,7 +148,7 @@ impl Query for GetBulk {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
-                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", first_received_at,
+                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", missing, rejected, first_received_at,
                    last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
                FROM bulk_progress WHERE bulk_id = $1"#,
             self.bulk_id
@@ -146,6 +156,7 @@ impl Query for GetBulk {
         let Some(bulk) = bulk.fetch_optional(&mut *transaction).await? else { return Ok(None) };
         let executions = Executions::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
         let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
-        Ok(Some(BulkDetail { bulk, executions, results }))
+        let missing_executions = ExpectedQuery::missing_of_bulk(&self.bulk_id).run(&mut *transaction).await?;
+        Ok(Some(BulkDetail { bulk, missing_executions, executions, results }))
     }
 }

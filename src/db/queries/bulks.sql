@@ -8,6 +8,8 @@ SELECT
     failed AS "failed!",
     cancelled AS "cancelled!",
     other AS "other!",
+    missing,
+    rejected,
     first_received_at,
     last_received_at,
     seconds_since_last,

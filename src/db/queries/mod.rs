@@ -14,6 +14,7 @@ pub(crate) mod changes;
 pub(crate) mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod executions;
+pub(crate) mod expected;
 pub(crate) mod failures;
 pub(crate) mod json;
 pub(crate) mod overview;

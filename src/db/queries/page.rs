@@ -80,6 +80,8 @@ pub(crate) enum List {
     Conflicts,
     #[strum(serialize = "q")]
     Quarantine,
+    #[strum(serialize = "x")]
+    Expected,
 }
 
 impl List {
@@ -90,7 +92,7 @@ impl List {
 
     /// Whether its rows have numbers instead of the sender's identifiers.
     fn is_numbered(self) -> bool {
-        matches!(self, Self::Conflicts | Self::Quarantine)
+        matches!(self, Self::Conflicts | Self::Quarantine | Self::Expected)
     }
 }
 

@@ -2,7 +2,7 @@
 WITH due AS (
     SELECT b.bulk_id FROM bulks AS b
     WHERE
-        b.bulk_id = ANY ($1) AND b.last_received_at < $2
+        b.bulk_id = ANY ($1) AND coalesce(b.last_received_at, b.first_received_at) < $2
         AND NOT EXISTS (SELECT FROM executions AS e WHERE e.bulk_id = b.bulk_id)
     FOR UPDATE SKIP LOCKED
 )

@@ -3,7 +3,7 @@
 SELECT
     b.bulk_id AS id,
     b.first_received_at AS "first_received_at!",
-    b.last_received_at < $4 AND (
+    coalesce(b.last_received_at, b.first_received_at) < $4 AND (
         SELECT e.execution_id FROM executions AS e
         WHERE
             e.bulk_id = b.bulk_id

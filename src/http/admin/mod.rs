@@ -29,7 +29,9 @@ pub(crate) fn router(state: AdminState) -> Router {
         .with_state(state.clone())
         .merge(api::routes(state))
         .fallback(async || Problem::NotFound { hint: "See /docs." })
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
+            allowed: "See /docs for the methods of this path.",
+        })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))
         .merge(health)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&counters)))

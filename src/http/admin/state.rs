@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
 use crate::credentials::Credentials;
+use crate::db::ConnectionPool;
 use crate::db::queries::QueryPool;
 use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
@@ -29,6 +30,10 @@ pub(crate) struct AdminState {
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
+    /// The recorder's pool, for `POST /api/v1/expected`.
+    pub(crate) registration_pool: Arc<ConnectionPool>,
+    /// `expected.overdue_after`
+    pub(crate) overdue_after: Duration,
     pub(crate) feed: Feed,
     /// Interval between heartbeats on event streams.
     pub(crate) heartbeat: Duration,

@@ -13,12 +13,16 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::AuthError;
+use crate::db::RegistrationConflict;
 use crate::db::queries::QueryError;
 use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
 use crate::metrics::Metrics;
+use crate::trigger::InvalidResponse;
 
-pub(super) use responses::{ApiProblems, DetailProblems, FeedProblems, WebhookProblems};
+pub(super) use responses::{
+    ApiProblems, DetailProblems, FeedProblems, RegistrationProblems, WebhookProblems,
+};
 
 /// Seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -45,6 +49,10 @@ pub(super) enum Problem {
         /// The rest of the sentence after the name, such as "must be …".
         allowed: String,
     },
+    /// 400: the body cannot be registered. The text quotes no value of it.
+    NotATriggerResponse(InvalidResponse),
+    /// 409: another response is registered.
+    AlreadyRegistered(RegistrationConflict),
     /// 401 on the public port. The response is the same for every [`AuthError`].
     Unauthenticated(AuthError),
     /// 401 on the admin port.
@@ -67,6 +75,10 @@ pub(super) enum Problem {
     TooSlow,
     /// 413
     TooLarge { max_body_bytes: usize },
+    /// 413 on the admin port.
+    RegistrationTooLarge { max_bytes: usize },
+    /// 415 on the admin port: the `Content-Type` is not `application/json`.
+    NotJsonType,
     /// 415: an unknown `Content-Encoding`.
     UnknownEncoding,
     /// 421: `admin.token` is not set, and `Host` is not `localhost`, an IP address or, for health and metrics, a name

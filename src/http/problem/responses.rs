@@ -7,9 +7,11 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::{Problem, ProblemBody};
 use crate::auth::AuthError;
+use crate::db::RegistrationConflict;
 use crate::db::queries::QueryError;
 use crate::delivery::RejectReason;
 use crate::execution::InvalidPayload;
+use crate::trigger::Triggered;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
@@ -57,6 +59,29 @@ impl IntoResponses for DetailProblems {
         let mut responses = ApiProblems::responses();
         let absent = Problem::NotRecorded { kind: "execution" };
         responses.extend(problems([("Nothing is recorded with this identifier.", absent)]));
+        responses
+    }
+}
+
+/// The problems of `POST /api/v1/expected`.
+pub(in crate::http) struct RegistrationProblems;
+
+impl IntoResponses for RegistrationProblems {
+    fn responses() -> Responses {
+        let mut responses = ApiProblems::responses();
+        let not_json = Triggered::parse(b"{").expect_err("the text is cut");
+        responses.extend(problems([
+            (
+                "The body is not a response of trigger or bulk-trigger. `detail` says what is wrong. Nothing is registered.",
+                Problem::NotATriggerResponse(not_json),
+            ),
+            (
+                "Another response is registered for this bulk or execution. Nothing is changed.",
+                Problem::AlreadyRegistered(RegistrationConflict::OtherResponse),
+            ),
+            ("The body is larger than 1 MiB.", Problem::RegistrationTooLarge { max_bytes: 1 << 20 }),
+            ("The Content-Type is not application/json.", Problem::NotJsonType),
+        ]));
         responses
     }
 }

@@ -26,6 +26,18 @@ impl Problem {
             Self::Parameter { name, allowed } => {
                 (400, "bad-parameter", format!("`{name}` {allowed}.").into())
             }
+            Self::NotATriggerResponse(error) => {
+                (400, "not-a-trigger-response", format!("The body cannot be registered: {error}.").into())
+            }
+            Self::AlreadyRegistered(conflict) => {
+                (409, "already-registered", format!("Not registered: {conflict}.").into())
+            }
+            Self::RegistrationTooLarge { max_bytes } => {
+                (413, "too-large", format!("The body is larger than {max_bytes} bytes.").into())
+            }
+            Self::NotJsonType => {
+                (415, "not-json-type", "Send JSON with Content-Type: application/json.".into())
+            }
             Self::Unauthenticated(_) => (
                 401,
                 "unauthenticated",

@@ -18,7 +18,8 @@ impl FromQuery for Bulks {
 
 /// List bulks and their progress, newest first
 ///
-/// A bulk is listed as soon as it has an execution. A bulk with only an expected size is not listed.
+/// A bulk is listed as soon as it has an execution, or the response of its bulk-trigger is registered. A bulk with only an
+/// expected size is not listed.
 #[utoipa::path(
     get, path = "/api/v1/bulks", tag = "Bulks",
     params(

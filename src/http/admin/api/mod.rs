@@ -1,4 +1,5 @@
-//! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
+//! The API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`. All of it reads, except `POST
+//! /api/v1/expected`.
 //!
 //! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
 //! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
@@ -11,6 +12,7 @@ mod csv;
 mod docs;
 mod events;
 mod executions;
+mod expected;
 mod export;
 mod failures;
 mod openapi;
@@ -61,6 +63,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(failures::list_failures),
         routes!(bulks::list_bulks),
         routes!(bulks::get_bulk),
+        routes!(expected::list_expected, expected::register_expected),
         routes!(conflicts::list_conflicts),
         routes!(conflicts::get_conflict),
         routes!(quarantine::list_quarantine),

@@ -14,8 +14,8 @@ pub(super) fn complete(document: &mut Document) {
     let schemas = &mut document.components.get_or_insert_default().schemas;
     refer_to_items(schemas);
     for (name, schema) in schemas.iter_mut() {
-        // The body of a webhook has optional fields, and a problem may have a parameter.
-        if !matches!(&**name, "Webhook" | "Problem") {
+        // Bodies of requests have optional fields, and a problem may have a parameter.
+        if !matches!(&**name, "Webhook" | "Problem" | "TriggerResponse" | "TriggeredInput") {
             require_all_fields(schema);
         }
     }

@@ -89,6 +89,9 @@ impl<'d> Examples<'d> {
 
 fn of_name(name: &str) -> Option<Value> {
     Some(match name {
+        "position" => json!(1),
+        "message" => json!("The input has no prompt."),
+        "due_at" => json!("2026-03-02T09:20:00Z"),
         "execution" | "execution_id" | "latest_execution_id" => json!("exec-104"),
         "prediction_id" => json!("pred-7"),
         "workflow" | "workflow_id" => json!("product-photos"),
@@ -118,13 +121,13 @@ fn of_name(name: &str) -> Option<Value> {
         "body_text" => json!(r#"{"execution_id":"exec-104"}"#),
         "body_bytes" => json!(27),
         "executions" | "received" | "expected" => json!(4),
-        "complete" | "intact" | "is_final" => json!(true),
+        "complete" | "intact" | "is_final" | "is_new" => json!(true),
         "completed" => json!(3),
-        "cancelled" | "other" | "spooled" => json!(0),
+        "cancelled" | "missing" | "other" | "rejected" | "spooled" => json!(0),
         "duration_seconds" => json!(12.5),
         "started_at" => json!("2026-03-02T09:57:49Z"),
         "completed_at" => json!("2026-03-02T09:58:01.5Z"),
-        "at" | "since" | "from" | "earliest_received_at" => json!("2026-03-02T09:00:00Z"),
+        "at" | "since" | "from" | "earliest_received_at" | "registered_at" => json!("2026-03-02T09:00:00Z"),
         "first_received_at" | "last_received_at" | "latest_received_at" | "received_at" | "recorded_at" => {
             json!("2026-03-02T09:58:02Z")
         }

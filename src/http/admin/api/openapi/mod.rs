@@ -16,7 +16,7 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
 #[openapi(
     info(
         title = "workflow-receiver",
-        description = "Read access to recorded workflow executions (admin port), and the endpoint for their webhooks \
+        description = "Read access to recorded workflow executions and registration of expected ones (admin port), and the endpoint for their webhooks \
                        (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
                        following page. Items that exist when the first page is read are neither skipped nor repeated.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
@@ -24,7 +24,7 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
     tags(
         (name = "Executions", description = "Recorded executions, their results and their failures."),
         (name = "Predictions", description = "Executions of a single model."),
-        (name = "Bulks", description = "Groups of executions that were triggered together, and their progress."),
+        (name = "Bulks", description = "Groups of executions that were triggered together, their progress, and the executions that are expected."),
         (name = "Statistics", description = "Counts, failure rates and costs."),
         (
             name = "Conflicts and quarantine",

@@ -1,0 +1,116 @@
+-- Executions that are expected, because their workflow was triggered: the responses of trigger and bulk-trigger.
+--
+-- An expected execution has arrived when `executions` has it with a terminal status. The recorder does not write here, so
+-- recording costs nothing more, and registration and webhooks can be in any order. A transaction that locks rows of
+-- several tables locks them in the order executions, expected_executions, bulks.
+
+CREATE TABLE expected_executions (
+    expected_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    execution_id  text COLLATE "C" UNIQUE,
+    workflow_id   text COLLATE "C",
+    bulk_id       text COLLATE "C",
+    position      integer NOT NULL DEFAULT 1 CHECK (position > 0),
+    message       text,
+    reference     jsonb,
+    settled       boolean NOT NULL DEFAULT false,
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    due_at        timestamptz NOT NULL,
+    CONSTRAINT expected_executions_once_in_bulk UNIQUE (bulk_id, position)
+);
+
+COMMENT ON TABLE expected_executions IS
+    'One row per entry of a registered response of trigger or bulk-trigger. Removed together with the execution by retention.executions.';
+COMMENT ON COLUMN expected_executions.expected_id IS
+    'Number of the row, ascending in the order of registration.';
+COMMENT ON COLUMN expected_executions.execution_id IS
+    'Execution that will send a webhook; null if the input was rejected.';
+COMMENT ON COLUMN expected_executions.workflow_id IS
+    'Workflow that was triggered; null if not given.';
+COMMENT ON COLUMN expected_executions.bulk_id IS
+    'Bulk of the response; null for a single trigger.';
+COMMENT ON COLUMN expected_executions.position IS
+    'Position of the input in the request of bulk-trigger, from 1. The response has the same order.';
+COMMENT ON COLUMN expected_executions.message IS
+    'Why the input was rejected, as in the response; null if not given.';
+COMMENT ON COLUMN expected_executions.reference IS
+    'Reference of the caller for this input, a JSON object of strings; null if not given. Copied to executions.reference if that is null.';
+COMMENT ON COLUMN expected_executions.settled IS
+    'True once the receiver has seen the terminal status of the execution. It follows within seconds; use the views for the current state.';
+COMMENT ON COLUMN expected_executions.registered_at IS
+    'When the response was registered, by PostgreSQL''s clock.';
+COMMENT ON COLUMN expected_executions.due_at IS
+    'When the execution becomes overdue: registered_at plus expected.overdue_after.';
+
+-- The list, and retention.
+CREATE INDEX expected_executions_registered_at ON expected_executions (registered_at, expected_id);
+-- Missing and overdue executions. Small: settled rows are not in it.
+CREATE INDEX expected_executions_unsettled ON expected_executions (registered_at, expected_id)
+WHERE NOT settled AND execution_id IS NOT NULL;
+
+CREATE VIEW missing_executions AS
+SELECT
+    x.bulk_id,
+    x.position,
+    x.execution_id,
+    x.workflow_id,
+    x.reference,
+    e.status,
+    x.registered_at,
+    x.due_at,
+    x.due_at <= now() AS overdue
+FROM expected_executions AS x
+LEFT JOIN executions AS e ON e.execution_id = x.execution_id
+WHERE NOT x.settled AND x.execution_id IS NOT NULL AND is_terminal_status(e.status) IS NOT TRUE;
+
+COMMENT ON VIEW missing_executions IS
+    'One row per registered execution without a terminal status. Filter by bulk_id or overdue.';
+COMMENT ON COLUMN missing_executions.bulk_id IS
+    'Bulk of the execution; null for a single trigger.';
+COMMENT ON COLUMN missing_executions.position IS
+    'Position of the input in the request of bulk-trigger, from 1.';
+COMMENT ON COLUMN missing_executions.execution_id IS
+    'Identifier of the execution, as in the response of the trigger.';
+COMMENT ON COLUMN missing_executions.workflow_id IS
+    'Workflow that was triggered; null if not given.';
+COMMENT ON COLUMN missing_executions.reference IS
+    'Reference of the caller, a JSON object of strings; null if not given.';
+COMMENT ON COLUMN missing_executions.status IS
+    'Recorded status, which is not terminal; null if no webhook is recorded.';
+COMMENT ON COLUMN missing_executions.registered_at IS
+    'When the response of the trigger was registered.';
+COMMENT ON COLUMN missing_executions.due_at IS
+    'When the execution becomes overdue.';
+COMMENT ON COLUMN missing_executions.overdue IS
+    'Whether due_at has passed. A workflow ends within 15 minutes, so the webhook is probably lost.';
+
+CREATE VIEW overdue_executions AS
+SELECT
+    bulk_id,
+    position,
+    execution_id,
+    workflow_id,
+    reference,
+    status,
+    registered_at,
+    due_at
+FROM missing_executions
+WHERE overdue;
+
+COMMENT ON VIEW overdue_executions IS
+    'One row per missing execution whose due_at has passed.';
+COMMENT ON COLUMN overdue_executions.bulk_id IS
+    'Bulk of the execution; null for a single trigger.';
+COMMENT ON COLUMN overdue_executions.position IS
+    'Position of the input in the request of bulk-trigger, from 1.';
+COMMENT ON COLUMN overdue_executions.execution_id IS
+    'Identifier of the execution, as in the response of the trigger.';
+COMMENT ON COLUMN overdue_executions.workflow_id IS
+    'Workflow that was triggered; null if not given.';
+COMMENT ON COLUMN overdue_executions.reference IS
+    'Reference of the caller, a JSON object of strings; null if not given.';
+COMMENT ON COLUMN overdue_executions.status IS
+    'Recorded status, which is not terminal; null if no webhook is recorded.';
+COMMENT ON COLUMN overdue_executions.registered_at IS
+    'When the response of the trigger was registered.';
+COMMENT ON COLUMN overdue_executions.due_at IS
+    'When the execution became overdue.';
