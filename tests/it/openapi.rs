@@ -149,7 +149,11 @@ async fn every_route_of_the_read_api_is_in_the_document_and_answers() {
     let detail = async |answer: Response| answer.json::<Value>().await.unwrap()["detail"].to_string();
     assert!(detail(receiver.get("/api/v1/absent").await).await.contains("See /docs."));
     for (path, method) in &documented {
-        assert_eq!(method, "get", "{path}");
+        let accepts_post = ["/api/v1/expected", "/api/v1/reconcile"].contains(&&**path);
+        assert!(method == "get" || accepts_post, "{path}");
+        if method == "post" {
+            continue;
+        }
         let url = path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
         let url = format!("{}{}", receiver.admin, url.collect::<Vec<_>>().join("/"));
         let answer = receiver.client.get(&url).send().await.unwrap();
@@ -162,6 +166,9 @@ async fn every_route_of_the_read_api_is_in_the_document_and_answers() {
             other => panic!("{path}: {other}"),
         }
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            if accepts_post && method == Method::POST {
+                continue;
+            }
             let answer = receiver.client.request(method, &url).send().await.unwrap();
             assert_eq!(answer.status(), 405, "{path}");
         }
