@@ -87,6 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`]
+    #[allow(dead_code, reason = "for the trigger commands")]
     pub(crate) async fn trigger(
         &self,
         workflow: &str,
@@ -105,6 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`]
+    #[allow(dead_code, reason = "for the trigger commands")]
     pub(crate) async fn bulk_trigger(
         &self,
         workflow: &str,
