@@ -148,7 +148,7 @@ mod tests {
         let row = &page.rows[0];
         assert!(!String::from_utf8_lossy(&row.body).contains("secret"));
         let execution = Execution::parse(&row.body).unwrap();
-        assert_eq!((&*execution.execution_id, &*execution.workflow_id), ("e1", "w"));
+        assert_eq!((&*execution.execution_id, execution.workflow_id.as_deref()), ("e1", Some("w")));
         assert_eq!((execution.output, execution.total_cost), (Some(r#"["u"]"#), Some("0.1")));
         assert_eq!(execution.completed_at, row.time);
         assert!(execution.error.is_none());
