@@ -23,7 +23,6 @@ use crate::reconcile::{Counts, Event};
 
 /// Arguments of `reconcile`.
 #[derive(Debug, Args)]
-#[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 pub struct Reconcile {
     /// Only these executions
     #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new(),

@@ -83,7 +83,7 @@ impl Client {
 
     /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
     ///
-    /// Sent again only if each::labs has certainly not processed the request.
+    /// Sent again only if `each::labs` has certainly not processed the request.
     ///
     /// # Errors
     /// [`ApiError`]
@@ -121,7 +121,7 @@ impl Client {
         self.send(Method::POST, url, Some(body)).await
     }
 
-    /// Reads an execution, in the form of a webhook's body. `None` if each::labs does not have it.
+    /// Reads an execution, in the form of a webhook's body. `None` if `each::labs` does not have it.
     ///
     /// # Errors
     /// [`ApiError`]
@@ -134,7 +134,7 @@ impl Client {
         found(self.send(Method::GET, url, None).await)
     }
 
-    /// Reads a page of a workflow's executions, or of one of its bulks. `None` if each::labs does not have the workflow.
+    /// Reads a page of a workflow's executions, or of one of its bulks. `None` if `each::labs` does not have the workflow.
     ///
     /// # Errors
     /// [`ApiError`]
@@ -172,7 +172,7 @@ impl Client {
         responses::deliveries(&self.send(Method::GET, url, None).await?, limit)
     }
 
-    /// Reads the latest delivery of an execution. `None` if each::labs does not have one.
+    /// Reads the latest delivery of an execution. `None` if `each::labs` does not have one.
     ///
     /// # Errors
     /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.

@@ -88,7 +88,7 @@ impl ApiError {
         }
     }
 
-    /// Whether each::labs has certainly not processed the request.
+    /// Whether `each::labs` has certainly not processed the request.
     pub(super) fn is_unprocessed(&self) -> bool {
         matches!(self, Self::Unreachable { not_sent: true, .. } | Self::Status { status: 429, .. })
     }

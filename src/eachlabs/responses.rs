@@ -35,7 +35,7 @@ pub(crate) struct ExecutionRow {
 /// An entry of the delivery log. The field `headers` is not read: it may contain the webhook secret.
 #[derive(Debug)]
 pub(crate) struct LoggedDelivery {
-    /// The URL that each::labs sent the webhook to. Its query and its path may contain a token.
+    /// The URL that `each::labs` sent the webhook to. Its query and its path may contain a token.
     pub(crate) url: String,
     pub(crate) created_at: Option<OffsetDateTime>,
     /// The body as it was sent.

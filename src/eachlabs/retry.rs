@@ -25,12 +25,11 @@ pub(super) fn backoff(attempt: u32) -> Duration {
 /// The pause that the response requests, in seconds or until a date.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
-            (date - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
-        }
+    let pause = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
+        (date - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
     };
     Some(pause.min(MAX_RETRY_AFTER))
 }

@@ -33,15 +33,12 @@ impl Repair<'_> {
     }
 
     pub(super) async fn bulk(&mut self, bulk: &str, workflow: Option<&str>) -> Result<(), ReconcileError> {
-        let known = match workflow {
-            Some(_) => None,
-            None => {
-                let mut connection = self.reconciler.connection().await?;
-                let known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
-                connection.release();
-                known
-            }
-        };
+        let mut known = None;
+        if workflow.is_none() {
+            let mut connection = self.reconciler.connection().await?;
+            known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
+            connection.release();
+        }
         let workflow = workflow.or(known.as_deref()).ok_or(ReconcileError::UnknownWorkflow)?;
         self.list(workflow, Some(bulk), None).await
     }

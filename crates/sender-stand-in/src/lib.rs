@@ -111,6 +111,7 @@ impl StandIn {
     }
 
     /// Ends an execution, and delivers its webhook in the background. Returns its identifier.
+    #[expect(clippy::must_use_candidate, reason = "a caller may not need the identifier")]
     pub fn execute(&self, trigger: &Trigger) -> String {
         let id = self.shared.store().execute(trigger);
         webhook::deliver(&self.shared, &id);
@@ -118,6 +119,7 @@ impl StandIn {
     }
 
     /// Starts an execution that runs until [`StandIn::end`].
+    #[must_use]
     pub fn begin(&self, trigger: &Trigger) -> String {
         self.shared.store().begin(trigger)
     }

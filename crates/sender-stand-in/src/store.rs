@@ -169,8 +169,9 @@ impl Store {
     }
 
     pub(crate) fn hide(&mut self, id: &str) {
-        let execution = self.executions.iter_mut().find(|execution| execution.id() == id);
-        execution.into_iter().for_each(|execution| execution.hidden = true);
+        if let Some(execution) = self.executions.iter_mut().find(|execution| execution.id() == id) {
+            execution.hidden = true;
+        }
     }
 
     /// The rows of a workflow, the latest first; `None` for an unknown workflow.

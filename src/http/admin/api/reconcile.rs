@@ -28,9 +28,9 @@ const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":
 {"type":"done","checked":120,"recorded":119,"repaired":1,"missing":0,"running":0,"unavailable":0,"unusable":0}
 "#;
 
-/// Fetch missed webhooks from each::labs
+/// Fetch missed webhooks from the sender
 ///
-/// Compares executions of each::labs with the recorded ones, and records those whose webhook did not arrive. Exactly one of
+/// Compares executions of `each::labs` with the recorded ones, and records those whose webhook did not arrive. Exactly one of
 /// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. The response is a line for
 /// each execution that is not recorded, `progress` lines, and at the end a line `done` or `failed`. If the client closes the
 /// connection, the run ends. It can be repeated. Needs `eachlabs.api_key`.
