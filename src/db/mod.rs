@@ -27,7 +27,7 @@ pub(crate) use changes::{Numbered, Numbering};
 pub use database::Database;
 pub(crate) use error::DbError;
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
-pub(crate) use quarantine::{Extracted, Retried};
+pub(crate) use quarantine::{Retried, RetryMode};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;

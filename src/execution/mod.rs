@@ -11,6 +11,7 @@ pub(crate) mod api_key;
 pub(crate) mod cost;
 pub(crate) mod identifier;
 pub(crate) mod jsonb;
+pub(crate) mod mapping;
 pub(crate) mod steps;
 
 use std::borrow::Cow;

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::mapping::{FIELDS, Mapping, parse_pair};
 use super::{PAGE, absent};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
-use crate::db::{DbConnection, Retried};
+use crate::db::{DbConnection, Retried, RetryMode};
+use crate::execution::mapping::{FIELDS, Mapping, parse_pair};
 use crate::logging::printable;
 
 /// Arguments of `quarantine retry`.
@@ -76,7 +76,7 @@ async fn retry(
     mapping: &Mapping<'_>,
     tally: &mut Tally,
 ) -> Result<(), CommandError> {
-    match connection.retry_quarantined(id, |body| mapping.extract(body)).await? {
+    match connection.retry_quarantined(id, RetryMode::Record, |body| mapping.extract(body)).await? {
         Retried::Recorded(executions) => {
             tally.recorded += 1;
             for (execution_id, disposition) in executions {

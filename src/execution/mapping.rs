@@ -1,18 +1,30 @@
-//! Extracts executions from a quarantined body, and applies `--map` and `--set`.
+//! Extracts executions from a quarantined body, and applies a mapping of an operator to them.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::db::Extracted;
-use crate::execution;
-
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
-pub(super) const FIELDS: &[&str] = execution::FIELDS.split_last().expect("eleven fields").1;
+pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
+
+/// Other fields of the sender. Views and pages read them from the unchanged payload.
+const PAYLOAD_FIELDS: [&str; 4] = ["inputs", "step_outputs", "version_id", "workflow_output"];
+
+/// An execution in a quarantined body.
+#[derive(Debug)]
+pub(crate) struct Extracted {
+    /// The body with the operator's mapping applied, which is parsed.
+    pub(crate) repaired: Bytes,
+    /// The original part of the body, which becomes the payload.
+    pub(crate) original: Bytes,
+    /// The top-level keys that neither the receiver nor the mapping reads.
+    pub(crate) ignored: Vec<String>,
+}
 
 /// Parses an argument of `--map` or `--set`.
-pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_pair(argument: &str) -> Result<(String, String), String> {
     let (field, value) =
         argument.split_once('=').ok_or("must be FIELD=SOURCE for --map, FIELD=VALUE for --set")?;
     if FIELDS.contains(&field) {
@@ -22,16 +34,19 @@ pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Pairs of field and source, and of field and value.
-pub(super) struct Mapping<'a> {
-    pub(super) maps: &'a [(String, String)],
-    pub(super) sets: &'a [(String, String)],
+/// Pairs of field and source (a key, or a JSON pointer), and of field and value.
+pub(crate) struct Mapping<'a> {
+    pub(crate) maps: &'a [(String, String)],
+    pub(crate) sets: &'a [(String, String)],
 }
 
 impl Mapping<'_> {
     /// The executions in a body: the body itself, or the elements of an array.
-    pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
-        let text = execution::text(body).map_err(|why| why.to_string())?.trim();
+    ///
+    /// # Errors
+    /// A sentence without its full stop.
+    pub(crate) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
+        let text = super::text(body).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
             let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
             elements.iter().map(|element| element.get()).collect()
@@ -40,9 +55,20 @@ impl Mapping<'_> {
         };
         let extract_part = |part: &&str| {
             let repaired = self.apply(part)?;
-            Ok(Extracted { repaired, original: Bytes::copy_from_slice(part.as_bytes()) })
+            let original = Bytes::copy_from_slice(part.as_bytes());
+            Ok(Extracted { repaired, original, ignored: self.ignored(part) })
         };
         parts.iter().map(extract_part).collect()
+    }
+
+    /// The keys of a JSON object that are not read; none if `text` is not an object.
+    fn ignored(&self, text: &str) -> Vec<String> {
+        let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text).unwrap_or_default();
+        let mapped: Vec<_> = self.maps.iter().map(|(_, source)| first_key(&pointer(source))).collect();
+        let is_read = |key: &String| {
+            FIELDS.contains(&key.as_str()) || PAYLOAD_FIELDS.contains(&key.as_str()) || mapped.contains(key)
+        };
+        keys.into_keys().filter(|key| !is_read(key)).collect()
     }
 
     /// `text` with the mapped and set fields.
@@ -54,12 +80,7 @@ impl Mapping<'_> {
         let not_object = |e| format!("only a JSON object can be mapped: {e}");
         let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(not_object)?;
         for (field, source) in self.maps {
-            let pointer = if source.starts_with('/') {
-                source.clone()
-            } else {
-                format!("/{}", source.replace('~', "~0").replace('/', "~1"))
-            };
-            if let Some(value) = at(text, &pointer) {
+            if let Some(value) = at(text, &pointer(source)) {
                 fields.insert(field.clone(), raw(value)?);
             }
         }
@@ -72,6 +93,21 @@ impl Mapping<'_> {
         }
         serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| e.to_string())
     }
+}
+
+/// The JSON pointer of a source.
+fn pointer(source: &str) -> String {
+    if source.starts_with('/') {
+        source.to_owned()
+    } else {
+        format!("/{}", source.replace('~', "~0").replace('/', "~1"))
+    }
+}
+
+/// The first key of a pointer.
+fn first_key(pointer: &str) -> String {
+    let key = pointer.split('/').nth(1).unwrap_or_default();
+    key.replace("~1", "/").replace("~0", "~")
 }
 
 /// The unchanged JSON text at a pointer (RFC 6901).
@@ -90,7 +126,21 @@ fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Execution;
     use super::*;
+
+    #[test]
+    fn keys_that_are_not_read_are_listed() {
+        let body =
+            br#"{"executionId":"x","workflow_id":"w","inputs":{},"result":[1],"meta/data":{"bulk":"b"}}"#;
+        let ignored = |maps: &[(&str, &str)]| {
+            let maps: Vec<_> = maps.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect();
+            Mapping { maps: &maps, sets: &[] }.extract(body).unwrap().remove(0).ignored
+        };
+        assert_eq!(ignored(&[]), ["executionId", "meta/data", "result"]);
+        let maps = [("execution_id", "executionId"), ("bulk_id", "/meta~1data/bulk")];
+        assert_eq!(ignored(&maps), ["result"]);
+    }
 
     #[test]
     fn a_mapping_reads_fields_from_their_sources_unchanged() {
@@ -99,14 +149,14 @@ mod tests {
         let maps = pairs(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"]);
         let sets = pairs(&["workflow_id=w", "status=completed", "execution_id=no"]);
         let mapped = Mapping { maps: &maps, sets: &sets }.apply(body).unwrap();
-        let execution = execution::Execution::parse(&mapped).unwrap();
+        let execution = Execution::parse(&mapped).unwrap();
         assert_eq!((&*execution.execution_id, &*execution.status), ("x", "failed"));
         assert_eq!(execution.total_cost, Some("1.10"));
         let (maps, sets) = (pairs(&["execution_id=id"]), pairs(&["workflow_id=w", "status=completed"]));
         let each = Mapping { maps: &maps, sets: &sets };
         let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
         assert_eq!(extracted.len(), 2);
-        assert_eq!(execution::Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
         assert_eq!(&*extracted[1].original, br#"{"id":"z"}"#);
         assert!(each.extract(b"[1]").is_err() && each.extract(b"7").is_err());
         assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());
