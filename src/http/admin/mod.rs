@@ -1,7 +1,8 @@
-//! The admin port: health, metrics and the read API.
+//! The admin port: health, metrics, the read API and the console.
 
 mod api;
 mod auth;
+mod console;
 mod feed;
 mod health;
 mod metrics;
@@ -27,7 +28,8 @@ pub(crate) fn router(state: AdminState) -> Router {
         .route("/metrics", get(metrics::metrics))
         .layer(reject_public_host)
         .with_state(state.clone())
-        .merge(api::routes(state))
+        .merge(api::routes(state.clone()))
+        .merge(console::routes(state))
         .fallback(async || Problem::NotFound { hint: "See /docs." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))

@@ -12,7 +12,7 @@ use crate::execution::InvalidPayload;
 impl Problem {
     /// The status, the last part of `type`, and `detail`.
     #[expect(clippy::too_many_lines, reason = "the list of all problems")]
-    pub(super) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
+    pub(in crate::http) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         let (status, kind, detail): (_, _, Cow<'static, str>) = match self {
             Self::NotAnObject(error) => {
                 let not_json = matches!(error, InvalidPayload::NotJson(_));

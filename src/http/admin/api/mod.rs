@@ -16,7 +16,7 @@ mod failures;
 mod openapi;
 mod overview;
 mod quarantine;
-mod query;
+pub(super) mod query;
 mod results;
 mod state;
 mod workflows;
