@@ -9,14 +9,20 @@ mod assets;
 mod bulk;
 mod bulks;
 mod components;
+mod diff;
 mod execution;
 mod executions;
+mod json_view;
 mod layout;
+mod media;
 mod overview;
+mod params;
 mod quarantine;
+mod results;
 mod settings;
 mod state;
 mod text;
+mod units;
 mod view;
 
 use axum::Router;
@@ -34,6 +40,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         .route("/", get(overview::page))
         .route("/executions", get(executions::page))
         .route("/executions/{execution_id}", get(execution::page))
+        .route("/executions/{execution_id}/payload", get(execution::payload))
         .route("/bulks", get(bulks::page))
         .route("/bulks/{bulk_id}", get(bulk::page))
         .route("/quarantine", get(quarantine::page))
