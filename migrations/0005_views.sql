@@ -456,37 +456,329 @@ COMMENT ON COLUMN slow_executions.hour IS
 COMMENT ON COLUMN slow_executions.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
+-- Results -------------------------------------------------------------------------------------
+
+-- PostgreSQL 15 has no test for valid JSON that does not raise an error. Two kinds of text count as text: larger than
+-- 1 MiB, and with a number whose exponent has three digits, because jsonb writes such a number with all its zeros.
+CREATE FUNCTION json_in_text(value text) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+BEGIN
+    IF value !~ '^\s*(\{.*\}|\[.*\])\s*$'
+        OR octet_length(value) > 1048576
+        OR value ~ '[[:,\s]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
+    THEN
+        RETURN NULL;
+    END IF;
+    RETURN value::jsonb;
+EXCEPTION
+    WHEN data_exception OR program_limit_exceeded THEN
+        RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION json_in_text(text) IS
+    'The JSON object or array that the text contains; null for any other text.';
+
+CREATE FUNCTION media_type_of_url(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE lower(substring(
+        left(url, 8192) FROM '^[A-Za-z0-9+.-]+://[^/?#]+/[^?#]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?$'
+    ))
+        WHEN 'png' THEN 'image/png'
+        WHEN 'jpg' THEN 'image/jpeg'
+        WHEN 'jpeg' THEN 'image/jpeg'
+        WHEN 'webp' THEN 'image/webp'
+        WHEN 'gif' THEN 'image/gif'
+        WHEN 'avif' THEN 'image/avif'
+        WHEN 'heic' THEN 'image/heic'
+        WHEN 'bmp' THEN 'image/bmp'
+        WHEN 'tif' THEN 'image/tiff'
+        WHEN 'tiff' THEN 'image/tiff'
+        WHEN 'svg' THEN 'image/svg+xml'
+        WHEN 'psd' THEN 'image/vnd.adobe.photoshop'
+        WHEN 'mp4' THEN 'video/mp4'
+        WHEN 'm4v' THEN 'video/mp4'
+        WHEN 'webm' THEN 'video/webm'
+        WHEN 'mov' THEN 'video/quicktime'
+        WHEN 'mkv' THEN 'video/matroska'
+        WHEN 'avi' THEN 'video/x-msvideo'
+        WHEN 'mp3' THEN 'audio/mpeg'
+        WHEN 'wav' THEN 'audio/wav'
+        WHEN 'flac' THEN 'audio/flac'
+        WHEN 'ogg' THEN 'audio/ogg'
+        WHEN 'opus' THEN 'audio/ogg'
+        WHEN 'm4a' THEN 'audio/mp4'
+        WHEN 'aac' THEN 'audio/aac'
+        WHEN 'txt' THEN 'text/plain'
+        WHEN 'md' THEN 'text/markdown'
+        WHEN 'srt' THEN 'text/srt'
+        WHEN 'vtt' THEN 'text/vtt'
+        WHEN 'html' THEN 'text/html'
+        WHEN 'htm' THEN 'text/html'
+        WHEN 'pdf' THEN 'application/pdf'
+        WHEN 'rtf' THEN 'application/rtf'
+        WHEN 'epub' THEN 'application/epub+zip'
+        WHEN 'doc' THEN 'application/msword'
+        WHEN 'docx' THEN 'application/vnd.openxmlformats-officedocument.wordprocessingml.document'
+        WHEN 'xlsx' THEN 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet'
+        WHEN 'pptx' THEN 'application/vnd.openxmlformats-officedocument.presentationml.presentation'
+        WHEN 'csv' THEN 'text/csv'
+        WHEN 'json' THEN 'application/json'
+        WHEN 'jsonl' THEN 'application/jsonl'
+        WHEN 'xml' THEN 'application/xml'
+        WHEN 'zip' THEN 'application/zip'
+        WHEN 'glb' THEN 'model/gltf-binary'
+        WHEN 'gltf' THEN 'model/gltf+json'
+        WHEN 'obj' THEN 'model/obj'
+        WHEN 'stl' THEN 'model/stl'
+        WHEN 'usdz' THEN 'model/vnd.usdz+zip'
+    END;
+
+COMMENT ON FUNCTION media_type_of_url(text) IS
+    'Media type by the extension of the URL''s path; null if the extension is unknown.';
+
+CREATE FUNCTION result_kind(media_type text, path text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN coalesce(
+        CASE
+            WHEN media_type ~ '^(image|video|audio)/' THEN split_part(media_type, '/', 1)
+            WHEN media_type ~ '^text/(html|rtf)$|^application/(pdf|rtf|msword|epub|vnd\.(openxmlformats|oasis|ms-))'
+                THEN 'document'
+            WHEN media_type ~ '^text/' AND media_type NOT IN ('text/csv', 'text/xml') THEN 'text'
+            WHEN media_type <> 'application/octet-stream' THEN 'data'
+        END,
+        -- The last of these words in the path.
+        CASE substring(
+            lower(path) FROM '.*(thumb|poster|image|img|picture|photo|video|movie|clip|audio|speech|voice|music|song|sound)'
+        )
+            WHEN 'video' THEN 'video'
+            WHEN 'movie' THEN 'video'
+            WHEN 'clip' THEN 'video'
+            WHEN 'audio' THEN 'audio'
+            WHEN 'speech' THEN 'audio'
+            WHEN 'voice' THEN 'audio'
+            WHEN 'music' THEN 'audio'
+            WHEN 'song' THEN 'audio'
+            WHEN 'sound' THEN 'audio'
+            WHEN 'thumb' THEN 'image'
+            WHEN 'poster' THEN 'image'
+            WHEN 'image' THEN 'image'
+            WHEN 'img' THEN 'image'
+            WHEN 'picture' THEN 'image'
+            WHEN 'photo' THEN 'image'
+        END,
+        'document'
+    );
+
+COMMENT ON FUNCTION result_kind(text, text) IS
+    'Kind of a URL: image, video, audio, text, document or data. By its media type; if that is unknown, by the keys of its path; otherwise document.';
+
+CREATE FUNCTION is_result_url(value text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://\S+$|^data:[A-Za-z]+/[^,\s]+,';
+
+COMMENT ON FUNCTION is_result_url(text) IS
+    'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';
+
+CREATE FUNCTION path_of_key(key text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN '.' || CASE WHEN key ~ '^[A-Za-z_][A-Za-z0-9_]*$' THEN key ELSE to_json(key)::text END;
+
+COMMENT ON FUNCTION path_of_key(text) IS
+    'A key as a part of a path, in the form of jsonpath and jq.';
+
+-- The values are read level by level, from these: each field of workflow_output, output, the output of each step. Each of
+-- them, and each text that contains JSON, is a `whole`: if it contains no result, it is one result of the kind data.
+--
+-- The costs are bounded for any payload: 10,000 values are read, 16 levels deep, and of each array 10,000 elements. Only
+-- objects, arrays, URLs and texts with a meaning count as values. A path is cut after 1,000 characters.
+CREATE FUNCTION execution_results(output jsonb, payload jsonb)
+    RETURNS TABLE (
+        "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
+    )
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
+    -- Compilation takes longer than the query. SET also keeps PostgreSQL from planning the query for each caller.
+    SET jit = off
+    BEGIN ATOMIC
+        WITH RECURSIVE found AS (
+            SELECT
+                ARRAY[w.origin, w.n::integer] AS place,
+                left(w.path, 1000) AS path,
+                w.step_id,
+                coalesce(
+                    json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
+                ) AS value,
+                NULL AS media_type,
+                -- Whether a text at this place is a result.
+                true AS has_text,
+                true AS is_whole
+            FROM (
+                SELECT 1 AS origin, o.n, 'workflow_output' || path_of_key(o.key) AS path, NULL AS step_id, o.value
+                FROM jsonb_each(
+                    CASE jsonb_typeof(payload -> 'workflow_output') WHEN 'object' THEN payload -> 'workflow_output' END
+                ) WITH ORDINALITY AS o (key, value, n)
+                UNION ALL
+                SELECT 1, 1, 'workflow_output', NULL, payload -> 'workflow_output'
+                WHERE jsonb_typeof(payload -> 'workflow_output') <> 'object'
+                UNION ALL
+                SELECT 2, 1, 'output', NULL, output
+                UNION ALL
+                SELECT
+                    3,
+                    row_number() OVER (ORDER BY s.step ->> 'started_at', s.n),
+                    s.path || '.output',
+                    s.step_id,
+                    s.step -> 'output'
+                FROM (
+                    SELECT
+                        o.n,
+                        'step_outputs' || path_of_key(o.key) AS path,
+                        coalesce(o.step ->> 'step_id', o.key) AS step_id,
+                        o.step
+                    FROM jsonb_each(
+                        CASE jsonb_typeof(payload -> 'step_outputs') WHEN 'object' THEN payload -> 'step_outputs' END
+                    ) WITH ORDINALITY AS o (key, step, n)
+                    UNION ALL
+                    SELECT a.n, format('step_results[%s]', a.n - 1), a.step ->> 'step_id', a.step
+                    FROM jsonb_array_elements(
+                        CASE jsonb_typeof(payload -> 'step_results') WHEN 'array' THEN payload -> 'step_results' END
+                    ) WITH ORDINALITY AS a (step, n)
+                ) AS s
+                WHERE coalesce(s.step ->> 'status', '') NOT IN ('failed', 'cancelled', 'skipped')
+            ) AS w
+            WHERE w.value NOT IN ('null', '""', '[]', '{}')
+            UNION ALL
+            SELECT
+                p.place || c.n::integer,
+                left(p.path || coalesce(path_of_key(c.key), format('[%s]', c.n - 1)), 1000),
+                p.step_id,
+                coalesce(t.json, c.value),
+                CASE
+                    WHEN t.is_url THEN lower(substring(
+                        coalesce(
+                            p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
+                            p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'
+                        ) FROM '^[A-Za-z]+/[A-Za-z0-9.+-]{1,100}'
+                    ))
+                END,
+                t.has_text,
+                t.json IS NOT NULL
+            FROM found AS p
+            CROSS JOIN LATERAL (
+                SELECT o.key, o.value, o.n
+                FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
+                    WITH ORDINALITY AS o (key, value, n)
+                -- What was sent to the model or service, or belongs to the call.
+                WHERE lower(o.key) <> ALL ('{input, inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url}')
+                UNION ALL
+                SELECT NULL, a.value, a.n
+                FROM jsonb_array_elements(
+                    CASE jsonb_typeof(p.value) WHEN 'array' THEN jsonb_path_query_array(p.value, '$[0 to 9999]') END
+                ) WITH ORDINALITY AS a (value, n)
+            ) AS c
+            CROSS JOIN LATERAL (
+                SELECT
+                    v.value,
+                    v.has_text,
+                    coalesce(is_result_url(v.value), false) AS is_url,
+                    json_in_text(CASE WHEN v.has_text THEN v.value END) AS json
+                FROM (
+                    SELECT
+                        CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
+                        CASE
+                            WHEN c.key IS NULL THEN p.has_text
+                            ELSE lower(c.key) = ANY ('{text, texts, content, caption, captions, transcript, transcription, translation, translations, summary, description, descriptions, answer, answers, response, responses, completion, completions, result, results, output, outputs, output_text, generated_text, body, markdown, html, lyrics}')
+                        END AS has_text
+                    OFFSET 0
+                ) AS v
+                OFFSET 0
+            ) AS t
+            WHERE cardinality(p.place) < 17 AND jsonb_typeof(p.value) IN ('object', 'array')
+                AND (jsonb_typeof(c.value) IN ('object', 'array') OR t.is_url OR t.has_text AND t.value <> '')
+        ),
+        ordered AS (
+            SELECT
+                f.*,
+                jsonb_typeof(f.value) = 'string' AS is_text,
+                -- In this order, the results in a whole follow it.
+                lead(f.place) OVER (ORDER BY f.place) AS next
+            FROM (SELECT * FROM found LIMIT 10000) AS f
+            WHERE f.is_whole OR jsonb_typeof(f.value) = 'string'
+        ),
+        -- A value that is found several times is one result, at its first place.
+        grouped AS (
+            SELECT
+                o.is_text,
+                t.value,
+                min(o.place) AS place,
+                (array_agg(o.path ORDER BY o.place))[1] AS path,
+                (array_agg(o.step_id ORDER BY o.place) FILTER (WHERE o.step_id IS NOT NULL))[1] AS step_id,
+                max(o.media_type) AS media_type
+            FROM ordered AS o
+            CROSS JOIN LATERAL (SELECT o.value #>> '{}' AS value OFFSET 0) AS t
+            WHERE o.is_text OR o.next IS NULL OR o.next[1:cardinality(o.place)] <> o.place
+            GROUP BY o.is_text, t.value
+        ),
+        typed AS (
+            SELECT
+                g.*,
+                u.is_url,
+                CASE
+                    WHEN u.is_url THEN coalesce(
+                        lower(substring(left(g.value, 200) FROM '^data:([A-Za-z]+/[A-Za-z0-9.+-]+)')),
+                        media_type_of_url(g.value),
+                        g.media_type
+                    )
+                END AS known_type
+            FROM grouped AS g
+            CROSS JOIN LATERAL (SELECT g.is_text AND is_result_url(g.value) AS is_url OFFSET 0) AS u
+            OFFSET 0
+        )
+        SELECT
+            row_number() OVER (ORDER BY t.place),
+            t.path,
+            t.step_id,
+            t.place[1] < 3,
+            CASE
+                WHEN t.is_url THEN result_kind(t.known_type, t.path)
+                WHEN t.is_text THEN 'text'
+                ELSE 'data'
+            END,
+            t.known_type,
+            CASE
+                WHEN NOT t.is_url THEN NULL
+                WHEN t.value ~ '^data:' THEN substring(t.value FROM '^data:[^,\s]+,')
+                ELSE t.value
+            END,
+            CASE WHEN NOT t.is_url THEN t.value END
+        FROM typed AS t
+        ORDER BY t.place;
+    END;
+
+COMMENT ON FUNCTION execution_results(jsonb, jsonb) IS
+    'The results in the output and the payload of an execution: see the view results.';
+
 CREATE VIEW results AS
 SELECT
     e.execution_id,
     e.workflow_id,
     e.bulk_id,
-    r.position,
-    r.name,
-    CASE
-        WHEN jsonb_typeof(r.value) <> 'string' THEN 'json'
-        WHEN r.value #>> '{}' ~ '^[A-Za-z][A-Za-z0-9+.-]*://\S+$' THEN 'url'
-        ELSE 'text'
-    END AS kind,
-    r.value #>> '{}' AS value,
+    r."position",
+    r.path,
+    r.step_id,
+    r.is_final,
+    r.kind,
+    r.media_type,
+    r.url,
+    r.text,
     e.first_received_at,
     e.reference
 FROM executions AS e
-CROSS JOIN LATERAL (
-    SELECT a.position, NULL AS name, a.value
-    FROM jsonb_array_elements(CASE jsonb_typeof(e.output) WHEN 'array' THEN e.output END)
-        WITH ORDINALITY AS a (value, position)
-    UNION ALL
-    SELECT o.position, o.name, o.value
-    FROM jsonb_each(CASE jsonb_typeof(e.output) WHEN 'object' THEN e.output END)
-        WITH ORDINALITY AS o (name, value, position)
-    UNION ALL
-    SELECT 1, NULL, e.output
-    WHERE jsonb_typeof(e.output) NOT IN ('array', 'object', 'null')
-) AS r;
+CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r;
 
 COMMENT ON VIEW results IS
-    'One row per array element, object field or single value of an output. No rows for removed payloads. Filter by bulk_id, execution_id, workflow_id or first_received_at.';
+    'One row per result: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for removed payloads. Filter by bulk_id, execution_id, workflow_id, reference or first_received_at.';
 COMMENT ON COLUMN results.execution_id IS
     'Identifier of the execution, as sent.';
 COMMENT ON COLUMN results.workflow_id IS
@@ -494,13 +786,21 @@ COMMENT ON COLUMN results.workflow_id IS
 COMMENT ON COLUMN results.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN results.position IS
-    'Position in the output, from 1.';
-COMMENT ON COLUMN results.name IS
-    'Name of the field if the output is an object; otherwise null.';
+    'Position among the results of the execution, from 1: workflow_output, output, then the steps by their start.';
+COMMENT ON COLUMN results.path IS
+    'Where the payload contains it, in the form of jsonpath and jq: workflow_output.clip, step_outputs.stills.output.images[0]. The first place if there are several. Inside of a text that is JSON, the path continues. At most 1,000 characters.';
+COMMENT ON COLUMN results.step_id IS
+    'Identifier of the first step whose output contains it; null if there is none.';
+COMMENT ON COLUMN results.is_final IS
+    'Whether workflow_output or output contains it; false if only a step does. Failed, cancelled and skipped steps are ignored.';
 COMMENT ON COLUMN results.kind IS
-    'url: a string such as https://...; text: any other string; json: any other value.';
-COMMENT ON COLUMN results.value IS
-    'The string, or the value as JSON text.';
+    'image, video, audio, text, document or data. Of a URL: by the media type of a data URL, the extension, a media type beside the URL (content_type, mime_type), a word in the path (video_url, images), otherwise document. data is also an output without a URL or text.';
+COMMENT ON COLUMN results.media_type IS
+    'Media type of the URL, such as video/mp4; null if unknown or not a URL. URLs are never fetched.';
+COMMENT ON COLUMN results.url IS
+    'The URL; null for a value that is not a URL. Of a data URL, the part before the data: the payload contains the rest.';
+COMMENT ON COLUMN results.text IS
+    'The text, or an output without a URL or text as JSON; null for a URL.';
 COMMENT ON COLUMN results.first_received_at IS
     'When the first delivery of the execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN results.reference IS

@@ -74,6 +74,26 @@ impl OutputArgs {
         Ok(())
     }
 
+    /// Prints the line of each row that has one, while the list is read.
+    pub(super) async fn print_lines<Q: ListQuery>(
+        &self,
+        pool: &QueryPool,
+        query: Q,
+        line: fn(&Q::Row) -> Option<&str>,
+    ) -> Result<(), CommandError> {
+        let mut output = Output::new();
+        let next = self
+            .read_pages(pool, query, |items| {
+                items.iter().filter_map(line).try_for_each(|line| output.line(line))?;
+                Ok(output.flush()?)
+            })
+            .await?;
+        if next.is_some() {
+            self.note_more();
+        }
+        Ok(())
+    }
+
     /// Reads a list up to the limit.
     pub(super) async fn read_list<Q: ListQuery>(
         &self,

@@ -36,6 +36,11 @@ impl Output {
         Ok(())
     }
 
+    /// Prints a line.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{}", printable(text))
+    }
+
     /// A table as wide as the terminal, to be printed with [`Self::rows`].
     pub(super) fn table<T>(&self, columns: &'static [Column<T>]) -> Table<T> {
         Table::new(columns, self.width)

@@ -2,18 +2,24 @@
 
 use clap::Args;
 
-use super::args::{OutputArgs, TimeArgs};
-use super::table::{Column, number, or_empty, text};
+use super::args::{OutputArgs, TimeArgs, choice_parser};
+use super::table::{Column, text};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
+use crate::db::queries::results::{Filter, Kind, ResultItem, ResultsQuery};
 use crate::db::queries::{EXCERPT_CHARS, PageRequest};
 
 /// Arguments of `results`.
 #[derive(Debug, Args)]
 pub struct Results {
+    /// Only results of this kind
+    #[arg(long, value_parser = choice_parser::<Kind>())]
+    kind: Option<Kind>,
     #[command(flatten)]
     filter: Filter,
+    /// Print only the URLs, one per line, without data URLs
+    #[arg(long, conflicts_with = "json")]
+    urls: bool,
     #[command(flatten)]
     time: TimeArgs,
     #[command(flatten)]
@@ -23,10 +29,12 @@ pub struct Results {
 /// The values are not prose, so they are not cut to the terminal's width: half a URL is useless.
 pub(super) const RESULTS: &[Column<ResultItem>] = &[
     text("execution", |r| r.execution_id.clone()),
-    number("position", |r| r.position.to_string()),
-    text("name", |r| or_empty(r.name.as_ref())),
     text("kind", |r| r.kind.clone()),
-    text("value", |r| excerpt(r.value.as_deref().unwrap_or("null"))),
+    text("path", |r| r.path.clone()),
+    text("value", |r| {
+        let value = excerpt(r.url.as_ref().or(r.text.as_ref()).map_or("", String::as_str));
+        if r.truncated && r.url.is_some() { value + "…" } else { value }
+    }),
 ];
 
 fn excerpt(value: &str) -> String {
@@ -43,8 +51,13 @@ impl Results {
     /// # Errors
     /// If PostgreSQL does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let (filter, period) = (self.filter.clone(), self.time.period());
+        let filter = Filter { kind: self.kind, ..self.filter.clone() };
+        let period = self.time.period();
         let query = ResultsQuery { filter, period, page: PageRequest::default() };
-        self.output.print_list(&query_pool(settings)?, query, RESULTS).await
+        let pool = query_pool(settings)?;
+        if self.urls {
+            return self.output.print_lines(&pool, query, ResultItem::whole_url).await;
+        }
+        self.output.print_list(&pool, query, RESULTS).await
     }
 }

@@ -79,8 +79,8 @@ async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     let steps =
         json!([step("draw", "d", "failed", json!("too large")), step("x", "x", "completed", json!(null))]);
     assert_eq!(detail["steps"], steps);
-    assert_eq!(item_fields(&detail["results"], "name"), ["video", "seconds"]);
-    assert_eq!(item_fields(&detail["results"], "kind"), ["url", "json"]);
+    assert_eq!(item_fields(&detail["results"], "path"), ["output.video"]);
+    assert_eq!(item_fields(&detail["results"], "kind"), ["video"]);
     assert_eq!(detail["payload"]["step_outputs"]["draw"]["status"], "failed");
     assert_eq!((&detail["payload_text"], &detail["conflicts"]), (&json!(null), &json!(0)));
 
@@ -112,7 +112,7 @@ async fn a_bulk_has_its_progress_executions_and_results() {
     let receiver = sample_receiver().await;
     let bulk = get_json(&receiver, "/api/v1/bulks/b%2F1%20%C3%A9").await;
     assert_eq!(item_fields(&bulk["executions"], "execution_id"), ["step", "failed"]);
-    assert_eq!(item_fields(&bulk["results"], "value"), ["https://example.com/v.mp4", "8"]);
+    assert_eq!(item_fields(&bulk["results"], "url"), ["https://example.com/v.mp4"]);
     assert_eq!((&bulk["received"], &bulk["failed"], &bulk["complete"]), (&json!(2), &json!(1), &json!(null)));
     let expect = "INSERT INTO bulks (bulk_id, expected) VALUES ('announced', 4)";
     sqlx::raw_sql(expect).execute(&mut receiver.connection().await).await.unwrap();

@@ -206,7 +206,7 @@ async fn receiver_with_many_rows() -> TestReceiver {
     let many =
         "INSERT INTO executions (execution_id, workflow_id, status, bulk_id, output, payload, deliveries,
             first_received_at, last_received_at)
-        SELECT 'e' || n, 'w', 'completed', 'b', '[1, 2]', '{}', 1, t, t
+        SELECT 'e' || n, 'w', 'completed', 'b', '[\"1\", \"2\"]', '{}', 1, t, t
         FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - interval '1 s' * (n / 3)) AS x (t)";
     sqlx::query(many)
         .bind(i64::try_from(MANY).unwrap())

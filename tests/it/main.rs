@@ -48,6 +48,7 @@ mod recorder;
 mod references;
 mod refusals;
 mod repair;
+mod results;
 mod retention;
 mod roles;
 mod rollups;

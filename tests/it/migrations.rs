@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 5] = [
     ),
     (
         "0005_views.sql",
-        "c8b39e6031af57161978fe34f2bc5d52eafd8cae188a7a2f252846e46a598211ef09339519af3cdf2305a0c3ab3508eb",
+        "29491fc7cdb0626f13ef7630658041b6abbb079fc050ae8d8ab63480db11ca0b8a571b6ac3dd3d944c2f96e21e3ba421",
     ),
 ];
 

@@ -32,7 +32,7 @@ async fn paging_neither_skips_nor_repeats_rows_while_new_ones_are_recorded() {
         INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
             first_received_at, last_received_at)
         SELECT format('%s.%s', n % 7, n), 'w', 'b', CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'completed' END,
-            '[1, 2, 3]', '{}', 1, at, at
+            '[\"1\", \"2\", \"3\"]', '{}', 1, at, at
         FROM (SELECT n, timestamptz '2026-03-02' - n / 10 * interval '1 hour' AS at FROM generate_series(1, 60) AS n) AS n;
         INSERT INTO bulks (bulk_id, first_received_at)
         SELECT execution_id, first_received_at FROM executions;
@@ -131,10 +131,13 @@ async fn results_continue_within_an_execution_with_many_outputs_and_after_one_wi
     // Text that PostgreSQL cannot compress.
     let words = (0_u64..400_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
     let noise = words.map(|word| format!("{word:016x}")).collect::<Vec<_>>().concat();
-    receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null] }))).await;
+    receiver.accept(with(execution("few", "completed"), json!({ "output": ["x", null, "z"] }))).await;
     receiver.accept(with(execution("much", "completed"), json!({ "output": [noise, "y"] }))).await;
     receiver
-        .accept(with(execution("many", "completed"), json!({ "output": (1..=25).collect::<Vec<_>>() })))
+        .accept(with(
+            execution("many", "completed"),
+            json!({ "output": (1..=25).map(|n| n.to_string()).collect::<Vec<_>>() }),
+        ))
         .await;
     receiver.wait_until_recorded().await;
     for limit in [1, 10, 1000] {
@@ -151,7 +154,7 @@ async fn results_continue_within_an_execution_with_many_outputs_and_after_one_wi
     let page = get_json(&receiver, "/api/v1/results?limit=1000").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 26, "a page ends after 4 MiB of values");
     let one = get_json(&receiver, "/api/v1/executions/much").await;
-    assert_eq!(one["results"]["items"][0]["value"].as_str().map(str::len), Some(6_400_000));
+    assert_eq!(one["results"]["items"][0]["text"].as_str().map(str::len), Some(6_400_000));
 }
 
 /// PostgreSQL compresses these outputs to a hundredth.
@@ -159,7 +162,7 @@ async fn results_continue_within_an_execution_with_many_outputs_and_after_one_wi
 async fn a_page_of_results_is_limited_in_bytes() {
     let receiver = TestReceiver::start().await;
     for n in 0..12 {
-        let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n] });
+        let output = json!({ "workflow_id": "w", "output": ["a".repeat(1 << 20), n.to_string()] });
         receiver.accept(with(execution(&n.to_string(), "completed"), output)).await;
     }
     receiver.wait_until_recorded().await;
@@ -170,7 +173,7 @@ async fn a_page_of_results_is_limited_in_bytes() {
             let page = get_json(&receiver, &path).await;
             let items = page["items"].as_array().unwrap();
             assert!(items.len() <= 9, "{}", items.len());
-            values.extend(items.iter().map(|item| item["value"].as_str().unwrap().to_owned()));
+            values.extend(items.iter().map(|item| item["text"].as_str().unwrap().to_owned()));
             let Some(next) = page["next"].as_str() else { break };
             cursor = format!("&cursor={next}");
         }
@@ -186,7 +189,7 @@ async fn a_page_of_results_is_limited_in_bytes() {
 async fn a_cursor_is_valid_for_the_same_filter_only_also_from_a_detail() {
     let receiver = TestReceiver::start().await;
     for n in 0..60 {
-        let fields = json!({ "bulk_id": "b", "output": [n, n] });
+        let fields = json!({ "bulk_id": "b", "output": [n.to_string(), "x"] });
         receiver.accept(with(execution(&format!("e{n}"), "completed"), fields)).await;
     }
     receiver.wait_until_recorded().await;

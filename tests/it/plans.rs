@@ -46,8 +46,8 @@ async fn prepare(connection: &mut PgConnection, sent: &Sent) {
 async fn assert_uses_index(receiver: &TestReceiver, connection: &mut PgConnection, path: &str, index: &str) {
     for sent in sent(receiver, path).await {
         prepare(connection, &sent).await;
-        // The outputs are read by the primary key of the executions.
-        let by_key = sent.prepare.contains("jsonb_path_query_array");
+        // The results are read by the primary key of the executions.
+        let by_key = sent.prepare.contains("execution_results");
         let index = if by_key { "executions_pkey" } else { index };
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {}", sent.query));
         let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut *connection).await.unwrap();
@@ -104,6 +104,8 @@ async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
         ("results?limit=50", "executions_first_received_at"),
         ("results?workflow=w1", "executions_workflow_id"),
         ("results?workflow=formerly", "executions_workflow_id"),
+        ("results?kind=image&final=true", "executions_first_received_at"),
+        ("results?kind=video&workflow=w1", "executions_workflow_id"),
         ("bulks?limit=50", "bulks_first_received_at"),
         ("bulks?complete=unknown", "bulks_first_received_at"),
         ("conflicts?limit=50", "execution_conflicts_first_received_at"),
@@ -130,6 +132,7 @@ async fn no_query_scans_a_whole_table() {
         ("executions?reference=order=7", "executions_reference"),
         ("executions?reference=order=7&status=failed&workflow=w1", "executions_reference"),
         ("results?reference=order=7", "executions_reference"),
+        ("results?reference=order=7&kind=image", "executions_reference"),
         // Also checks whether the status is in use.
         ("executions?status=paused", "executions_rare_status"),
         ("executions?bulk=b7&status=failed&workflow=w1&cause=late", "executions_bulk_id"),

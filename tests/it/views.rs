@@ -84,49 +84,6 @@ async fn step_failed_belongs_to_the_recorded_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_have_a_row_for_each_output_of_any_shape() {
-    let receiver = TestReceiver::start().await;
-    for (id, output, expected) in [
-        (
-            "address",
-            json!("https://example.com/a.png"),
-            json!([[1, null, "url", "https://example.com/a.png"]]),
-        ),
-        ("bucket", json!("gs://bucket/a.png"), json!([[1, null, "url", "gs://bucket/a.png"]])),
-        ("text", json!("see https://example.com"), json!([[1, null, "text", "see https://example.com"]])),
-        ("lines", json!("https://a\nb"), json!([[1, null, "text", "https://a\nb"]])),
-        ("empty text", json!(""), json!([[1, null, "text", ""]])),
-        ("number", json!(4.5), json!([[1, null, "json", "4.5"]])),
-        ("yes", json!(true), json!([[1, null, "json", "true"]])),
-        (
-            "array",
-            json!(["HTTPS://example.com/a", "b", null, { "c": [1] }]),
-            json!([
-                [1, null, "url", "HTTPS://example.com/a"],
-                [2, null, "text", "b"],
-                [3, null, "json", null],
-                [4, null, "json", "{\"c\": [1]}"]
-            ]),
-        ),
-        (
-            "object",
-            json!({ "seconds": 8, "video": "https://example.com/v.mp4" }),
-            json!([[1, "video", "url", "https://example.com/v.mp4"], [2, "seconds", "json", "8"]]),
-        ),
-        ("empty array", json!([]), json!(null)),
-        ("empty object", json!({}), json!(null)),
-        ("none", json!(null), json!(null)),
-    ] {
-        receiver.accept(with(execution(id, "completed"), json!({ "output": output }))).await;
-        let rows = format!(
-            "SELECT json_agg(json_build_array(position, name, kind, value) ORDER BY position) AS rows
-             FROM results WHERE execution_id = '{id}'"
-        );
-        assert_eq!(receiver.row(&rows).await["rows"], expected, "{id}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bulk_progress_knows_whether_a_bulk_is_complete() {
     let receiver = TestReceiver::start().await;
     for (id, status) in [("1", "completed"), ("2", "failed"), ("3", "cancelled"), ("4", "running")] {

@@ -1,10 +1,14 @@
-//! The list of results: a row for each output of an execution.
+//! The list of results: the files, texts and other values that executions produced.
+//!
+//! The function `execution_results` of the database finds them. For one execution or one bulk:
+//! [`ResultsQuery::of_execution`], [`ResultsQuery::of_bulk`].
 
 use std::fmt::Debug;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 use tokio::time::{Duration, Instant};
@@ -13,36 +17,61 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
-use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
+use super::{Choice, ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
-/// A page ends once its outputs have this many bytes as text. PostgreSQL also decompresses at most this much at once.
-const OUTPUT_BYTES: i64 = 4 << 20;
+/// A page ends once its results have this many bytes. PostgreSQL also decompresses at most this much at once.
+const PAGE_BYTES: i64 = 4 << 20;
 /// A page ends early after this time; the next page continues there.
 const PAGE_TIME: Duration = Duration::from_secs(1);
-/// No output has more elements.
+/// More than the results of any execution.
 const MAX_POSITION: i64 = 1 << 30;
 
+/// What a result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
+#[schema(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum Kind {
+    Image,
+    Video,
+    Audio,
+    Text,
+    /// A PDF, an office document, a web page, or a file of unknown type.
+    Document,
+    /// JSON, CSV, an archive, a 3D model.
+    Data,
+}
+
 columns! {
-    /// An output of an execution: an element of an array, a field of an object, or a single value.
+    /// A result of an execution: a file, a text, or an output without any of them. Each value is listed once.
     #[derive(Debug, Clone, Serialize, ToSchema)]
     pub(crate) struct ResultItem {
-        /// The execution of the output.
+        /// The execution that produced it.
         pub(crate) execution_id: String,
         /// The workflow that ran.
         pub(crate) workflow_id: String,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,
-        /// The position in the execution's output, from 1.
+        /// The position among the results of the execution, from 1.
         pub(crate) position: i64,
-        /// The name of the field, if the output is an object; otherwise null.
-        pub(crate) name: Option<String>,
-        /// url: such as https://…; text: any other string; json: any other value.
+        /// Where the payload contains it, such as `workflow_output.clip` or `step_outputs.stills.output.images[0]`.
+        pub(crate) path: String,
+        /// The first step whose output contains it; null if there is none.
+        pub(crate) step_id: Option<String>,
+        /// Whether `workflow_output` or `output` contains it; false if only a step does.
+        pub(crate) is_final: bool,
+        /// Of a URL: by its media type, or by a word in its path. Text, or JSON (`data`), are in `text`.
+        #[schema(value_type = Kind, inline)]
         pub(crate) kind: String,
-        /// The URL, the text, or the JSON as text; null for JSON's null.
-        pub(crate) value: Option<String>,
-        /// Whether `value` is cut off because it is larger than 16 MiB. Read all of it with psql.
+        /// The media type of the URL; null if unknown. URLs are never fetched.
+        pub(crate) media_type: Option<String>,
+        /// The URL; null for a value that is not a URL. Of a data URL, only the part before the data.
+        pub(crate) url: Option<String>,
+        /// The text, or the JSON as text; null for a URL.
+        pub(crate) text: Option<String>,
+        /// Whether a part is missing: the data of a data URL, or the end of a `text` of more than 16 MiB. The payload
+        /// contains all of it.
         pub(crate) truncated: bool,
         /// When the first delivery of the execution was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
@@ -62,6 +91,14 @@ pub(crate) struct Filter {
     #[param(ignore)]
     #[command(flatten)]
     pub(crate) scope: Scope,
+    /// Only results of this kind.
+    #[param(inline)]
+    #[arg(skip)]
+    pub(crate) kind: Option<Kind>,
+    /// Only results of `workflow_output` and `output`, without those that only a step has.
+    #[param(rename = "final", value_type = Option<bool>)]
+    #[arg(long = "final")]
+    pub(crate) is_final: bool,
     /// Only results of this execution.
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
@@ -79,9 +116,9 @@ struct Source {
     bulk_id: Option<String>,
     first_received_at: OffsetDateTime,
     reference: Option<Reference>,
-    /// It matches the filter and has an output.
+    /// It matches the filter and has a payload.
     matches: bool,
-    /// An upper bound for the size of its decompressed output, from the size of the compressed one.
+    /// An upper bound for the size of its decompressed payload and output, from the size of the compressed ones.
     bytes: i64,
 }
 
@@ -93,10 +130,13 @@ macro_rules! sources {
             r#"SELECT
                    execution_id, workflow_id, bulk_id, first_received_at,
                    reference::text AS "reference: Reference",
-                   output IS NOT NULL AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
-                   -- The maximum compression ratio of each method.
+                   num_nonnulls(output, payload) > 0 AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
+                   -- The maximum compression ratio of each method. Values that are not compressed count several times,
+                   -- because many small ones take longer than a large one.
                    coalesce(pg_column_size(output)::bigint * CASE pg_column_compression(output)
-                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 1 END, 0) AS "bytes!"
+                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 4 END, 0)
+                   + coalesce(pg_column_size(payload)::bigint * CASE pg_column_compression(payload)
+                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 4 END, 0) AS "bytes!"
                FROM executions
                WHERE
                    ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
@@ -137,7 +177,7 @@ impl ResultsQuery {
 
 impl ListQuery for ResultsQuery {
     type Row = ResultItem;
-    /// Larger than for other lists, because PostgreSQL reads an output again for each page.
+    /// Larger than for other lists, because PostgreSQL reads a payload again for each page.
     const EXPORT_LIMIT: i64 = 5_000;
 
     fn page(&mut self) -> &mut PageRequest {
@@ -166,14 +206,15 @@ impl Query for ResultsQuery {
                 let (group, after) = rest.split_at(fitting(rest));
                 rest = after;
                 let wanted = (limit + 1).saturating_sub(items.len());
-                let found = outputs(&mut *transaction, group, &reached, wanted, OUTPUT_BYTES - bytes).await?;
+                let found =
+                    self.results_of(&mut *transaction, group, &reached, wanted, PAGE_BYTES - bytes).await?;
                 bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
                 if items.len() > limit {
                     items.truncate(limit);
                     return Ok(self.page_with_next(items, None));
                 }
-                if bytes >= OUTPUT_BYTES {
+                if bytes >= PAGE_BYTES {
                     return Ok(self.page_with_next(items, None));
                 }
                 if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
@@ -200,43 +241,9 @@ fn fitting(sources: &[Source]) -> usize {
     let mut bytes = 0_i64;
     let fits = |source: &&Source| {
         bytes = bytes.saturating_add(source.bytes);
-        bytes <= OUTPUT_BYTES
+        bytes <= PAGE_BYTES
     };
     sources.iter().take_while(fits).count().max(1)
-}
-
-/// The outputs of `sources` after `reached`.
-async fn outputs(
-    transaction: &mut Transaction<'_>,
-    sources: &[Source],
-    reached: &Position,
-    limit: usize,
-    bytes: i64,
-) -> Result<Vec<ResultItem>, sqlx::Error> {
-    let matching: Vec<_> = sources.iter().filter(|source| source.matches).collect();
-    let Some(first) = matching.first() else { return Ok(Vec::new()) };
-    let is_reached = (first.first_received_at, &*first.execution_id) == (reached.at, &*reached.id);
-    let after = if is_reached { reached.place.clamp(0, MAX_POSITION) } else { 0 };
-    let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = sqlx::query_file!("src/db/queries/results.sql", &ids, after, limit, bytes, MAX_TEXT);
-    let rows = rows.fetch_all(transaction).await?.into_iter();
-    let output = rows.filter_map(|row| {
-        let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
-        Some(ResultItem {
-            execution_id: source.execution_id.clone(),
-            workflow_id: source.workflow_id.clone(),
-            bulk_id: source.bulk_id.clone(),
-            position: row.position,
-            name: row.name,
-            kind: row.kind,
-            value: row.value,
-            truncated: row.truncated,
-            first_received_at: source.first_received_at,
-            reference: source.reference.clone(),
-        })
-    });
-    Ok(output.collect())
 }
 
 impl ListRow for ResultItem {
@@ -248,8 +255,14 @@ impl ListRow for ResultItem {
 }
 
 impl ResultItem {
+    /// Its URL; `None` for a data URL, of which only the beginning is known.
+    pub(crate) fn whole_url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|_| !self.truncated)
+    }
+
     fn bytes(&self) -> i64 {
-        self.value.as_ref().map_or(0, |value| i64::try_from(value.len()).unwrap_or(i64::MAX))
+        let value = self.url.as_ref().or(self.text.as_ref());
+        value.map_or(0, |value| i64::try_from(value.len()).unwrap_or(i64::MAX))
     }
 }
 
@@ -261,6 +274,53 @@ impl ResultsQuery {
         Page { items, next }
     }
 
+    /// The results of `sources` after `reached`.
+    async fn results_of(
+        &self,
+        transaction: &mut Transaction<'_>,
+        sources: &[Source],
+        reached: &Position,
+        limit: usize,
+        bytes: i64,
+    ) -> Result<Vec<ResultItem>, sqlx::Error> {
+        let matching: Vec<_> = sources.iter().filter(|source| source.matches).collect();
+        let Some(first) = matching.first() else { return Ok(Vec::new()) };
+        let is_reached = (first.first_received_at, &*first.execution_id) == (reached.at, &*reached.id);
+        let after = if is_reached { reached.place.clamp(0, MAX_POSITION) } else { 0 };
+        let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
+        let rows = sqlx::query_file!(
+            "src/db/queries/results.sql",
+            &ids,
+            after,
+            i64::try_from(limit).unwrap_or(i64::MAX),
+            bytes,
+            MAX_TEXT,
+            self.filter.kind.map(Choice::as_str),
+            self.filter.is_final
+        );
+        let rows = rows.fetch_all(transaction).await?.into_iter();
+        let results = rows.filter_map(|row| {
+            let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
+            Some(ResultItem {
+                execution_id: source.execution_id.clone(),
+                workflow_id: source.workflow_id.clone(),
+                bulk_id: source.bulk_id.clone(),
+                position: row.position,
+                path: row.path,
+                step_id: row.step_id,
+                is_final: row.is_final,
+                kind: row.kind,
+                media_type: row.media_type,
+                url: row.url,
+                text: row.text,
+                truncated: row.truncated,
+                first_received_at: source.first_received_at,
+                reference: source.reference.clone(),
+            })
+        });
+        Ok(results.collect())
+    }
+
     /// The next executions, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
@@ -268,7 +328,7 @@ impl ResultsQuery {
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
-        let Filter { execution, scope: Scope { workflow, bulk }, reference } = &self.filter;
+        let Filter { execution, scope: Scope { workflow, bulk }, reference, .. } = &self.filter;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {

@@ -1,60 +1,44 @@
--- At most $3 outputs of the executions $1, in this order. Of the first execution, only outputs after the position $2.
--- The list ends once its texts have $4 bytes. A text of more than $5 bytes is cut off.
+-- At most $3 results of the executions $1, in this order; of the first execution, only results after the position $2. Only
+-- results of the kind $6 (null for all), and if $7 only final ones. The list ends once it has $4 bytes. A text of more than
+-- $5 bytes is cut off.
 SELECT
     n AS "n!",
     position AS "position!",
-    name,
+    path AS "path!",
+    step_id,
+    is_final AS "is_final!",
     kind AS "kind!",
-    CASE WHEN truncated THEN left(value, $5::integer / 8) ELSE value END AS value,
-    truncated AS "truncated!"
+    media_type,
+    url,
+    CASE WHEN is_cut THEN left(text, $5::integer / 8) ELSE text END AS text,
+    coalesce(is_cut OR url ~ '^data:', false) AS "truncated!"
 FROM (
     SELECT
-        r.n,
-        r.position,
-        r.name,
-        CASE
-            WHEN r.value IS NULL OR jsonb_typeof(r.value) <> 'string' THEN 'json'
-            WHEN t.value ~ '^[A-Za-z][A-Za-z0-9+.-]*://\S+$' THEN 'url'
-            ELSE 'text'
-        END AS kind,
-        t.value,
-        coalesce(octet_length(t.value) > $5, false) AS truncated,
-        coalesce(sum(octet_length(t.value)) OVER (
+        r.*,
+        octet_length(r.text) > $5 AS is_cut,
+        coalesce(sum(octet_length(coalesce(r.url, r.text))) OVER (
             ORDER BY r.n, r.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ), 0) AS shown_before
+        ), 0) AS bytes_before
     FROM (
-        SELECT s.n, o.position, o.name, o.value
+        SELECT
+            s.n,
+            r.position,
+            r.path,
+            r.step_id,
+            r.is_final,
+            r.kind,
+            r.media_type,
+            r.url,
+            r.text
         FROM unnest($1::text[]) WITH ORDINALITY AS s (execution_id, n)
         INNER JOIN executions AS e ON s.execution_id = e.execution_id
-        CROSS JOIN LATERAL (SELECT CASE s.n WHEN 1 THEN $2::bigint ELSE 0 END AS position) AS p
-        CROSS JOIN LATERAL (
-            -- PostgreSQL finds a part of an array without reading the elements before it.
-            (
-                SELECT p.position + a.position AS position, NULL AS name, a.value
-                FROM jsonb_array_elements(
-                    CASE jsonb_typeof(e.output) WHEN 'array' THEN jsonb_path_query_array(
-                        e.output, '$[$first to $last]',
-                        jsonb_build_object('first', p.position, 'last', p.position + $3::bigint - 1)
-                    ) END
-                ) WITH ORDINALITY AS a (value, position)
-            )
-            UNION ALL
-            (
-                SELECT f.position, f.name, f.value
-                FROM jsonb_each(CASE jsonb_typeof(e.output) WHEN 'object' THEN e.output END)
-                    WITH ORDINALITY AS f (name, value, position)
-                WHERE f.position > p.position
-                ORDER BY f.position
-                LIMIT $3
-            )
-            UNION ALL
-            SELECT 1, NULL, e.output
-            WHERE jsonb_typeof(e.output) NOT IN ('array', 'object', 'null') AND p.position < 1
-        ) AS o
-        ORDER BY s.n, o.position
-        LIMIT $3
+        CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r
+        WHERE (s.n > 1 OR r.position > $2::bigint)
+            AND ($6::text IS NULL OR r.kind = $6)
+            AND (NOT $7::boolean OR r.is_final)
+        ORDER BY s.n, r.position
+        LIMIT $3::bigint
     ) AS r
-    CROSS JOIN LATERAL (SELECT r.value #>> '{}' AS value OFFSET 0) AS t
 ) AS shown
-WHERE shown_before < $4::bigint
+WHERE bytes_before < $4::bigint
 ORDER BY n, position

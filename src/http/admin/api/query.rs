@@ -138,6 +138,12 @@ impl Parameters {
         self.parsed(name, ChangePosition::parse, || allowed.to_owned())
     }
 
+    /// true or false; false if not given.
+    pub(super) fn flag(&mut self, name: &'static str) -> Result<bool, Problem> {
+        let flag = self.parsed(name, |text| text.parse().ok(), || "must be true or false".to_owned())?;
+        Ok(flag.unwrap_or_default())
+    }
+
     pub(in crate::http::admin) fn choice<C: Choice>(
         &mut self,
         name: &'static str,

@@ -11,14 +11,21 @@ use crate::http::problem::{ApiProblems, Problem};
 
 impl FromQuery for ResultsQuery {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter = Filter { execution: p.text("execution")?, scope: p.scope()?, reference: p.reference()? };
+        let filter = Filter {
+            kind: p.choice("kind")?,
+            is_final: p.flag("final")?,
+            execution: p.text("execution")?,
+            scope: p.scope()?,
+            reference: p.reference()?,
+        };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
 
-/// List results: one item for each output of an execution
+/// List results: the files, texts and other values that executions produced
 ///
-/// Newest executions first. The outputs of one execution keep their order.
+/// Newest executions first. The results of one execution are in the order of `workflow_output`, `output`, and the steps by
+/// their start. At most 10,000 values of an execution are examined.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
     params(Filter, Scope, TimeRange, Paging),

@@ -8,7 +8,6 @@ use super::bulks::{progress, received};
 use super::components::{ago, chip, copy_button, count, empty, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::layout::{self, PageError, Tab};
-use super::media::ResultHosts;
 use super::params::{Params, url};
 use super::results::{Size, gallery};
 use super::state::{Console, ConsoleState};
@@ -26,6 +25,15 @@ use crate::http::admin::api::query::{PathId, path_identifier};
 const GALLERY: i64 = 48;
 /// Groups of failures.
 const MAX_CAUSES: i64 = 10;
+
+/// List, format and title of each download.
+const EXPORTS: [(&str, &str, &str); 5] = [
+    ("results", "urls", "URLs of results"),
+    ("results", "csv", "Results as CSV"),
+    ("results", "jsonl", "Results as JSON Lines"),
+    ("executions", "csv", "Executions as CSV"),
+    ("executions", "jsonl", "Executions as JSON Lines"),
+];
 
 /// What is listed below the progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,18 +146,14 @@ fn exports(bulk_id: &str) -> Markup {
         details.menu {
             summary.button { "Export" }
             ul {
-                @for (list, title) in [("results", "Results"), ("executions", "Executions")] {
-                    @for (format, name) in [("csv", "CSV"), ("jsonl", "JSON Lines")] {
-                        li { a href=(export(list, format)) download { (title) " as " (name) } }
-                    }
-                }
+                @for (list, format, name) in EXPORTS { li { a href=(export(list, format)) download { (name) } } }
             }
         }
     }
 }
 
 async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
-    let filter = Filter { scope: Scope::of_bulk(&bulk.bulk_id), ..Filter::default() };
+    let filter = Filter { scope: Scope::of_bulk(&bulk.bulk_id), is_final: true, ..Filter::default() };
     let page = PageRequest { limit: GALLERY, ..params.page::<ResultsQuery>(&filter) };
     let page = console.run(&ResultsQuery { filter, period: TimeRange::default(), page }).await?;
     if page.items.is_empty() && page.next.is_none() {
@@ -168,7 +172,7 @@ async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mark
         excerpt(prompt.unwrap_or(execution_id), 200).0.to_owned()
     };
     Ok(html! {
-        (gallery(ResultHosts::of(console), Size::Small, &page.items, |result| label(&result.execution_id)))
+        (gallery(&console.result_hosts, Size::Small, &page.items, |result| label(&result.execution_id)))
         (next_page(params, page.next.as_deref(), "More results"))
     })
 }
@@ -222,7 +226,7 @@ async fn executions(
                     Some("running") => (empty("No execution is running", html! { "All received executions of this bulk have ended." })),
                     _ => (empty("No execution", html! { "No webhook of this bulk is recorded yet." })),
                 }
-            } @else { (table(ResultHosts::of(console), &page.items, &previews)) }
+            } @else { (table(&console.result_hosts, &page.items, &previews)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
     })

@@ -14,7 +14,7 @@ use super::components::{ago, badge, copy_button, notice, plural, status};
 use super::diff;
 use super::json_view::{indented, tree};
 use super::layout::{self, PageError, Tab};
-use super::media::ResultHosts;
+use super::hosts::ResultHosts;
 use super::params::{path, url};
 use super::results::{Size, gallery};
 use super::state::{Console, ConsoleState};
@@ -24,6 +24,7 @@ use super::view::View;
 use crate::db::queries::PageRequest;
 use crate::db::queries::conflicts::{self, ConflictDetail, Conflicts, GetConflict};
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
+use crate::db::queries::results::ResultItem;
 use crate::http::admin::api::query::{PathId, path_identifier};
 use crate::logging::escape_json;
 
@@ -94,7 +95,7 @@ fn content(console: &Console, detail: &ExecutionDetail, conflicts: &[ConflictDet
     html! {
         (head(execution, prompt.as_deref()))
         (failure(detail))
-        (results(ResultHosts::of(console), detail, prompt.as_deref()))
+        (results(&console.result_hosts, detail, prompt.as_deref()))
         div.cards {
             (steps(&detail.steps, detail.payload_removed_at.is_some()))
             div.stack {
@@ -176,8 +177,11 @@ fn similar(cause: &str) -> String {
     url("/executions", "status", "failed") + "&" + &url("", "q", excerpt(cause, 200).0)[1..]
 }
 
-fn results(hosts: ResultHosts<'_>, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
+fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
     let page = &detail.results;
+    let (finals, of_steps): (Vec<_>, Vec<_>) = page.items.iter().partition(|result| result.is_final);
+    let has_finals = !finals.is_empty();
+    let label = |result: &ResultItem| prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).to_owned();
     html! {
         section.card aria-labelledby="results" {
             h2 #results { "Results" }
@@ -190,10 +194,13 @@ fn results(hosts: ResultHosts<'_>, detail: &ExecutionDetail, prompt: Option<&str
                     @else { "The webhook has no results." }
                 }
             } @else {
-                (gallery(hosts, Size::Large, &page.items, |result| {
-                    let name = result.name.clone().unwrap_or_else(|| format!("Result {}", result.position));
-                    prompt.map_or(name, |prompt| excerpt(prompt, 300).0.to_owned())
-                }))
+                (gallery(hosts, Size::Large, finals, label))
+                @if !of_steps.is_empty() {
+                    details open[!has_finals] {
+                        summary { (plural(i64::try_from(of_steps.len()).unwrap_or_default(), "result", "results")) " of steps" }
+                        (gallery(hosts, Size::Large, of_steps, label))
+                    }
+                }
                 @if page.next.is_some() {
                     p.soft { "These are the first " (page.items.len()) " results. "
                         a href=(url("/api/v1/export/results", "execution", &detail.execution.execution_id)) { "Download all" } }

@@ -9,7 +9,8 @@ use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, status};
 use super::layout::{self, PageError, Tab};
-use super::media::{ResultHosts, thumbnail};
+use super::hosts::ResultHosts;
+use super::media::thumbnail;
 use super::params::{Params, path};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
@@ -99,7 +100,7 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         }
         section.card.flush aria-label="Executions" {
             @if page.items.is_empty() { (none(params, is_search, page.next.is_some())) }
-            @else { (table(ResultHosts::of(console), &page.items, &previews)) }
+            @else { (table(&console.result_hosts, &page.items, &previews)) }
         }
         (pager(params, &page, is_search))
     })
@@ -216,7 +217,7 @@ fn none(params: &Params, is_search: bool, has_more: bool) -> Markup {
 
 /// The rows of a list of executions.
 pub(super) fn table(
-    hosts: ResultHosts<'_>,
+    hosts: &ResultHosts,
     executions: &[Execution],
     previews: &HashMap<String, Preview>,
 ) -> Markup {
@@ -238,7 +239,7 @@ pub(super) fn table(
     }
 }
 
-fn row(hosts: ResultHosts<'_>, execution: &Execution, preview: Option<&Preview>) -> Markup {
+fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) -> Markup {
     let href = path("executions", &execution.execution_id);
     let url = preview.and_then(|preview| preview.urls.first());
     let prompt = preview.and_then(|preview| preview.prompt.as_deref());

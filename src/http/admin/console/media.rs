@@ -3,7 +3,7 @@
 use axum::http::Uri;
 use maud::{Markup, html};
 
-use super::state::Console;
+use super::hosts::ResultHosts;
 use super::text::{visible, visible_attribute};
 
 /// What a result is shown as.
@@ -21,34 +21,15 @@ const IMAGES: &[&str] = &["avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"];
 const VIDEOS: &[&str] = &["m4v", "mov", "mp4", "webm"];
 const SOUNDS: &[&str] = &["aac", "flac", "m4a", "mp3", "oga", "ogg", "opus", "wav"];
 
-/// The hosts that results are loaded from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ResultHosts<'h>(pub(super) &'h [String]);
-
-impl<'h> ResultHosts<'h> {
-    pub(super) fn of(console: &'h Console) -> Self {
-        Self(&console.result_hosts)
-    }
-
-    /// How `url` is shown. `kind` is the kind of the result, if known: it decides for a URL without a known extension.
-    pub(super) fn media(&self, url: &str, kind: Option<&str>) -> Media {
-        let Some(uri) = web_url(url) else { return Media::Link };
-        if !self.allow(&uri) {
-            return Media::Link;
-        }
-        media_of_path(uri.path()).unwrap_or(match kind {
-            Some("image") => Media::Image,
-            Some("video") => Media::Video,
-            Some("audio") => Media::Audio,
-            _ => Media::Link,
-        })
-    }
-
-    /// A host without a port stands for the default port, as in a Content-Security-Policy.
-    fn allow(&self, uri: &Uri) -> bool {
-        let Some(authority) = uri.authority() else { return false };
-        self.0.iter().any(|host| host.eq_ignore_ascii_case(authority.as_str()))
-    }
+/// How `url` is shown. `kind` is the kind of the result, if known: it decides for a URL without a known extension.
+pub(super) fn media(hosts: &ResultHosts, url: &str, kind: Option<&str>) -> Media {
+    let Some(uri) = web_url(url).filter(|_| hosts.allow(url)) else { return Media::Link };
+    media_of_path(uri.path()).unwrap_or(match kind {
+        Some("image") => Media::Image,
+        Some("video") => Media::Video,
+        Some("audio") => Media::Audio,
+        _ => Media::Link,
+    })
 }
 
 /// `None` if `url` is not an absolute `http` or `https` URL.
@@ -82,10 +63,10 @@ pub(super) fn link(url: &str) -> Markup {
 }
 
 /// A small picture for a row of a list: the image, or a symbol. `href` is the page of the execution.
-pub(super) fn thumbnail(hosts: ResultHosts<'_>, url: &str, href: &str) -> Markup {
+pub(super) fn thumbnail(hosts: &ResultHosts, url: &str, href: &str) -> Markup {
     html! {
         a.thumb href=(href) tabindex="-1" aria-hidden="true" {
-            @match hosts.media(url, None) {
+            @match media(hosts, url, None) {
                 Media::Image => img src=(url) alt="" loading="lazy" decoding="async" referrerpolicy="no-referrer";,
                 Media::Video => span.thumb-symbol { "\u{25b6}" },
                 Media::Audio => span.thumb-symbol { "\u{266a}" },
@@ -115,12 +96,13 @@ pub(super) fn player(media: Media, url: &str, label: &str) -> Option<Markup> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Hosts;
 
     #[test]
     fn only_media_of_allowed_hosts_are_loaded() {
-        let allowed = ["cdn.example.com".to_owned(), "127.0.0.1:9000".to_owned()];
-        let hosts = ResultHosts(&allowed);
-        for (url, media) in [
+        let names = ["cdn.example.com", "http://127.0.0.1:9000"];
+        let hosts = ResultHosts::new(&Hosts(names.map(str::to_owned).to_vec()));
+        for (url, expected) in [
             ("https://cdn.example.com/a.PNG?x=.svg", Media::Image),
             ("https://CDN.example.com/a.webp#x", Media::Image),
             ("http://127.0.0.1:9000/v.mp4", Media::Video),
@@ -136,10 +118,10 @@ mod tests {
             ("data:image/png;base64,AAAA", Media::Link),
             ("//cdn.example.com/a.png", Media::Link),
         ] {
-            assert_eq!(hosts.media(url, None), media, "{url}");
+            assert_eq!(media(&hosts, url, None), expected, "{url}");
         }
-        assert_eq!(hosts.media("https://cdn.example.com/a", Some("image")), Media::Image);
-        assert_eq!(hosts.media("https://cdn.example.com/a.svg", Some("image")), Media::Link);
+        assert_eq!(media(&hosts, "https://cdn.example.com/a", Some("image")), Media::Image);
+        assert_eq!(media(&hosts, "https://cdn.example.com/a.svg", Some("image")), Media::Link);
     }
 
     #[test]

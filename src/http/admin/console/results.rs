@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
+use super::hosts::ResultHosts;
 use super::json_view::tree;
-use super::media::{Media, ResultHosts, link, player};
+use super::media::{Media, link, media, player};
 use super::params::path;
 use super::text::{excerpt, visible};
 use crate::db::queries::results::ResultItem;
@@ -21,11 +22,11 @@ pub(super) enum Size {
     Small,
 }
 
-/// A gallery. `label` describes the media to screen readers, such as the prompt.
-pub(super) fn gallery(
-    hosts: ResultHosts<'_>,
+/// A gallery. `label` describes a result to screen readers, such as the prompt.
+pub(super) fn gallery<'r>(
+    hosts: &ResultHosts,
     size: Size,
-    results: &[ResultItem],
+    results: impl IntoIterator<Item = &'r ResultItem>,
     label: impl Fn(&ResultItem) -> String,
 ) -> Markup {
     let class = if size == Size::Large { "gallery large" } else { "gallery" };
@@ -41,40 +42,33 @@ pub(super) fn gallery(
     }
 }
 
-/// The URL of a result, and whether the kind is known better than by the URL.
-fn url(result: &ResultItem) -> Option<&str> {
-    result.value.as_deref().filter(|_| result.kind == "url")
-}
-
-fn content(hosts: ResultHosts<'_>, size: Size, result: &ResultItem, label: &str) -> Markup {
-    let value = result.value.as_deref().unwrap_or("null");
-    if let Some(url) = url(result) {
-        let media = hosts.media(url, None);
+fn content(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
+    if let Some(url) = &result.url {
+        let media = media(hosts, url, Some(&result.kind));
         return player(media, url, label).unwrap_or_else(|| html! { div.media.other { (link(url)) } });
     }
+    let text = result.text.as_deref().unwrap_or("null");
     match (&*result.kind, size) {
-        ("text", Size::Small) => text(value, GALLERY_TEXT),
-        ("text", Size::Large) => text(value, LARGE_TEXT),
-        (_, Size::Small) => text(value, GALLERY_TEXT),
-        _ => html! { div.media.value { (tree(value)) } },
+        ("data", Size::Large) => html! { div.media.value { (tree(text)) } },
+        (_, Size::Large) => excerpt_of(text, LARGE_TEXT),
+        (_, Size::Small) => excerpt_of(text, GALLERY_TEXT),
     }
 }
 
-fn text(value: &str, limit: usize) -> Markup {
-    let (shown, more) = excerpt(value, limit);
+fn excerpt_of(text: &str, limit: usize) -> Markup {
+    let (shown, more) = excerpt(text, limit);
     html! { div.media.value { p.text { (visible(shown)) @if more { "\u{2026}" } } } }
 }
 
-fn caption(hosts: ResultHosts<'_>, size: Size, result: &ResultItem, label: &str) -> Markup {
-    let name = result.name.clone().unwrap_or_else(|| format!("Result {}", result.position));
+fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
     html! {
         @match size {
             Size::Large => {
-                strong { (visible(&name)) }
-                @if let Some(url) = url(result).filter(|url| hosts.media(url, None) != Media::Link) {
-                    " " (link(url))
+                span.id { (visible(&result.path)) }
+                @if let Some(url) = &result.url {
+                    @if media(hosts, url, Some(&result.kind)) != Media::Link { br; (link(url)) }
                 }
-                @if result.truncated { " The value is cut off. Download the payload for all of it." }
+                @if result.truncated { " The value is cut off. The payload has all of it." }
             }
             Size::Small => a.row-link.cut href=(path("executions", &result.execution_id)) { (visible(label)) },
         }

@@ -10,15 +10,13 @@ use crate::http::admin::state::AdminState;
 
 pub(super) struct Console {
     pub(super) admin: AdminState,
-    pub(super) result_hosts: Vec<String>,
 }
 
 pub(super) type ConsoleState = State<Arc<Console>>;
 
 impl Console {
     pub(super) fn new(admin: AdminState) -> Arc<Self> {
-        let result_hosts = ["cdn-us.eachlabs.ai", "storage.googleapis.com"].map(str::to_owned).to_vec();
-        Arc::new(Self { admin, result_hosts })
+        Arc::new(Self { admin })
     }
 
     /// Runs a query and measures its duration.

@@ -1,0 +1,376 @@
+//! The results of executions: which values count, their kinds, and where they are found.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::fixtures::{example, execution, with};
+use crate::support::http::{get_json, item_fields, problem};
+use crate::support::postgres::{execute, url};
+use crate::support::process::{program, run_to_end};
+use crate::support::receiver::TestReceiver;
+
+/// The execution of deep-outputs.json.
+const DEEP: &str = "c2b9d6de-5f2a-44f5-9a8e-3d6f0f6b7a21";
+
+/// The results of an execution in the view, each as an array of `columns`.
+async fn results(receiver: &TestReceiver, id: &str, columns: &str) -> Value {
+    let query = format!(
+        "SELECT coalesce(json_agg(json_build_array({columns}) ORDER BY position), '[]') AS rows FROM results
+         WHERE execution_id = '{id}'"
+    );
+    receiver.row(&query).await["rows"].take()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_output_of_a_workflow_with_steps_is_listed_once_with_its_kind() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(example("deep-outputs.json")).await;
+    receiver.accept(example("full-execution.json")).await;
+    let columns = "path, step_id, is_final, kind, media_type, url, text";
+    let cdn = |file: &str| format!("https://cdn-us.eachlabs.ai/uploads/{file}");
+    let expected = json!([
+        ["workflow_output.clip", "animate", true, "video", "video/mp4", cdn("a1.mp4"), null],
+        ["workflow_output.caption", "draft", true, "text", null, null, "A fox at dawn"],
+        ["step_outputs.stills.output.images[0]", "stills", false, "image", "image/png", cdn("s1.png"), null],
+        [
+            "step_outputs.stills.output.images[1].url",
+            "stills",
+            false,
+            "image",
+            "image/webp",
+            cdn("s2.webp"),
+            null
+        ],
+    ]);
+    assert_eq!(results(&receiver, DEEP, columns).await, expected);
+    let of_one_step = results(&receiver, "e2dba2bb-bc1d-4651-b6bf-fbbbebdee104", "path, step_id, text").await;
+    assert_eq!(of_one_step, json!([["output", "step1", "A breathtaking panoramic view..."]]));
+    // The path finds the value in the payload.
+    let read = "SELECT count(*) FROM results AS r INNER JOIN executions AS e ON r.execution_id = e.execution_id
+        WHERE coalesce(r.url, r.text) = jsonb_path_query_first(e.payload, ('$.' || r.path)::jsonpath) #>> '{}'";
+    assert_eq!(receiver.row(read).await["count"], 5);
+
+    let page = get_json(&receiver, &format!("/api/v1/executions/{DEEP}")).await;
+    assert_eq!(item_fields(&page["results"], "path").len(), 4);
+    assert_eq!(item_fields(&page["results"], "position"), [1, 2, 3, 4]);
+}
+
+/// An execution with this output.
+fn producing(id: &str, output: Value) -> Value {
+    with(execution(id, "completed"), json!({ "output": output }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_found_in_outputs_of_any_shape() {
+    let receiver = TestReceiver::start().await;
+    let png = "https://example.com/a.png";
+    for (id, output, expected) in [
+        ("url", json!(png), json!([["output", "image", png]])),
+        (
+            "upper case",
+            json!("HTTPS://example.com/a.PNG?x=1.mp4"),
+            json!([["output", "image", "HTTPS://example.com/a.PNG?x=1.mp4"]]),
+        ),
+        ("bucket", json!("gs://bucket/a.mp3"), json!([["output", "audio", "gs://bucket/a.mp3"]])),
+        ("text", json!("see https://example.com"), json!([["output", "text", "see https://example.com"]])),
+        ("lines", json!("https://a\nb"), json!([["output", "text", "https://a\nb"]])),
+        ("number", json!(4.5), json!([["output", "data", "4.5"]])),
+        ("yes", json!(true), json!([["output", "data", "true"]])),
+        ("no text", json!(""), json!([])),
+        ("no elements", json!([]), json!([])),
+        ("no fields", json!({}), json!([])),
+        ("null", json!(null), json!([])),
+        (
+            "array",
+            json!([png, "b", null, png, { "c": [1] }]),
+            json!([["output[0]", "image", png], ["output[1]", "text", "b"]]),
+        ),
+        ("numbers", json!([1, { "c": [2] }]), json!([["output", "data", "[1, {\"c\": [2]}]"]])),
+        ("url object", json!({ "url": png }), json!([["output.url", "image", png]])),
+        (
+            "named url",
+            json!({ "video_url": "https://example.com/v" }),
+            json!([["output.video_url", "video", "https://example.com/v"]]),
+        ),
+        (
+            "nested",
+            json!({ "audio": { "url": "https://example.com/v" }, "seconds": 8 }),
+            json!([["output.audio.url", "audio", "https://example.com/v"]]),
+        ),
+        (
+            "odd key",
+            json!({ "my images": [{ "url": "https://example.com/v" }] }),
+            json!([["output.\"my images\"[0].url", "image", "https://example.com/v"]]),
+        ),
+        (
+            "last word",
+            json!({ "video": { "thumbnail": "https://example.com/v" } }),
+            json!([["output.video.thumbnail", "image", "https://example.com/v"]]),
+        ),
+        (
+            "declared",
+            json!({ "url": "https://example.com/v", "content_type": "audio/wav; x=1" }),
+            json!([["output.url", "audio", "https://example.com/v"]]),
+        ),
+        (
+            "declared nothing",
+            json!({ "image": "https://example.com/v", "mime_type": "application/octet-stream" }),
+            json!([["output.image", "image", "https://example.com/v"]]),
+        ),
+        (
+            "document",
+            json!(["https://example.com/a.pdf", "https://example.com/unknown", "https://example.com"]),
+            json!([
+                ["output[0]", "document", "https://example.com/a.pdf"],
+                ["output[1]", "document", "https://example.com/unknown"],
+                ["output[2]", "document", "https://example.com"]
+            ]),
+        ),
+        (
+            "data file",
+            json!(["https://example.com/a.csv", "https://example.com/a.glb", "https://example.com/a.txt"]),
+            json!([
+                ["output[0]", "data", "https://example.com/a.csv"],
+                ["output[1]", "data", "https://example.com/a.glb"],
+                ["output[2]", "text", "https://example.com/a.txt"]
+            ]),
+        ),
+        (
+            "data url",
+            json!({ "a": "data:image/PNG;base64,QUJD", "b": "data:image/PNG;base64,QUJE" }),
+            json!([
+                ["output.a", "image", "data:image/PNG;base64,"],
+                ["output.b", "image", "data:image/PNG;base64,"]
+            ]),
+        ),
+        (
+            "language model",
+            json!({ "id": "chatcmpl-1", "model": "gpt", "choices": [{ "index": 0, "finish_reason": "stop", "message": { "role": "assistant", "content": "Hello" } }] }),
+            json!([["output.choices[0].message.content", "text", "Hello"]]),
+        ),
+        (
+            "parts",
+            json!({ "content": [{ "type": "text", "text": "Hello" }, { "type": "image_url", "image_url": { "url": png } }] }),
+            json!([
+                ["output.content[0].text", "text", "Hello"],
+                ["output.content[1].image_url.url", "image", png]
+            ]),
+        ),
+        (
+            "http",
+            json!({ "status_code": 200, "headers": { "location": "https://example.com/x" }, "body": { "result": png } }),
+            json!([["output.body.result", "image", png]]),
+        ),
+        (
+            "http text",
+            json!({ "status_code": 200, "body": "done" }),
+            json!([["output.body", "text", "done"]]),
+        ),
+        (
+            "echo",
+            json!({ "input": { "image": "https://example.com/in.png" }, "webhook_url": "https://example.com/hook", "output": [png] }),
+            json!([["output.output[0]", "image", png]]),
+        ),
+        (
+            "json in a string",
+            json!("{\"images\": [\"https://example.com/a.png\"]}"),
+            json!([["output.images[0]", "image", png]]),
+        ),
+        (
+            "json in json",
+            json!({ "body": "[\"{\\\"url\\\": \\\"https://example.com/a.png\\\"}\"]" }),
+            json!([["output.body[0].url", "image", png]]),
+        ),
+        (
+            "answer in json",
+            json!({ "id": "x", "choices": [{ "message": { "content": "{\"title\":\"A\"}" } }] }),
+            json!([["output.choices[0].message.content", "data", "{\"title\": \"A\"}"]]),
+        ),
+        ("no json", json!("[not json]"), json!([["output", "text", "[not json]"]])),
+        ("huge number", json!("[1e131071]"), json!([["output", "text", "[1e131071]"]])),
+        ("nul", json!(r#"{"a": "\u0000"}"#), json!([["output", "text", "{\"a\": \"\\u0000\"}"]])),
+        (
+            "other fields",
+            json!({ "id": "x", "status": "ok", "label": "cat", "score": 0.5 }),
+            json!([[
+                "output",
+                "data",
+                "{\"id\": \"x\", \"label\": \"cat\", \"score\": 0.5, \"status\": \"ok\"}"
+            ]]),
+        ),
+    ] {
+        receiver.accept(producing(id, output)).await;
+        assert_eq!(results(&receiver, id, "path, kind, coalesce(url, text)").await, expected, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_come_from_named_outputs_the_output_and_successful_steps() {
+    let receiver = TestReceiver::start().await;
+    let step = |status: &str, at: u8, output: &str| json!({ "status": status, "started_at": format!("2026-03-02T09:00:0{at}Z"), "output": output });
+    let fields = json!({
+        "workflow_output": { "count": 3, "title": "A", "empty": null, "model_card": { "x": 1 } },
+        "output": ["A", "B"],
+        "step_outputs": {
+            "a": with(step("completed", 3, "late"), json!({ "step_id": "own id" })), "bb": step("completed", 1, "B"),
+            "ccc": step("completed", 2, "B"), "d": step("failed", 1, "lost"), "e": step("skipped", 1, "none"),
+            "f": step("cancelled", 1, "stopped"), "g": { "output": "unknown" }, "h": "text", "i": null
+        }
+    });
+    receiver.accept(with(execution("e", "failed"), fields)).await;
+    let expected = json!([
+        ["workflow_output.count", null, true, "data", "3"],
+        ["workflow_output.title", null, true, "text", "A"],
+        ["workflow_output.model_card", null, true, "data", "{\"x\": 1}"],
+        ["output[1]", "bb", true, "text", "B"],
+        ["step_outputs.a.output", "own id", false, "text", "late"],
+        ["step_outputs.g.output", "g", false, "text", "unknown"]
+    ]);
+    assert_eq!(results(&receiver, "e", "path, step_id, is_final, kind, text").await, expected);
+    // Other shapes of the fields.
+    for (id, fields, expected) in [
+        (
+            "odd",
+            json!({ "workflow_output": ["A"], "step_outputs": ["B"] }),
+            json!([["workflow_output[0]", null, "A"]]),
+        ),
+        (
+            "flow",
+            json!({ "step_results": [{ "step_id": "s", "output": "A" }, { "output": "B", "status": "failed" }, 7] }),
+            json!([["step_results[0].output", "s", "A"]]),
+        ),
+        (
+            "none",
+            json!({ "step_results": {}, "workflow_output": 1 }),
+            json!([["workflow_output", null, "1"]]),
+        ),
+    ] {
+        receiver.accept(with(execution(id, "completed"), fields)).await;
+        assert_eq!(results(&receiver, id, "path, step_id, text").await, expected, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_is_read_if_the_payload_is_stored_as_bytes_only() {
+    let receiver = TestReceiver::start().await;
+    let body = with(producing("e", json!(["https://example.com/a.png"])), json!({ "inputs": "NUL" }));
+    receiver.accept(body.to_string().replace("NUL", "\\u0000")).await;
+    let row = receiver.row("SELECT payload IS NULL AS bytes_only FROM executions").await;
+    assert_eq!(row["bytes_only"], true);
+    assert_eq!(results(&receiver, "e", "path, kind").await, json!([["output[0]", "image"]]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_payloads_are_read_within_limits() {
+    let receiver = TestReceiver::start().await;
+    let nested = (0..20_000).map(|n| json!({ "a": { "url": format!("https://example.com/{n}") } }));
+    let keys: serde_json::Map<_, _> =
+        [("k ".repeat(200_000), json!(vec!["https://example.com/a.png"; 10_000]))].into();
+    let mut deep = json!("https://example.com/deep.png");
+    for _ in 0..100 {
+        deep = json!({ "a": deep });
+    }
+    for (id, output, count) in [
+        ("nested", json!(nested.collect::<Vec<_>>()), 1),
+        ("long key", json!(keys), 1),
+        ("deep", deep, 1),
+        ("no json", json!((0..20_000).map(|n| format!("[{n}, x]")).collect::<Vec<_>>()), 9_999),
+        (
+            "large data url",
+            json!({ "image": format!("data:image/png;base64,{}", "QUJD".repeat(1_000_000)) }),
+            1,
+        ),
+        (
+            "escaped json",
+            json!(json!(json!(json!(json!(["deep"]).to_string()).to_string()).to_string()).to_string()),
+            1,
+        ),
+    ] {
+        receiver.accept(producing(id, output)).await;
+        let query = format!(
+            "SELECT count(*), max(length(path)) AS path, max(length(url)) AS url FROM results WHERE execution_id = '{id}'"
+        );
+        let row = receiver.row(&query).await;
+        assert_eq!(row["count"], count, "{id}");
+        assert!(row["path"].as_i64() <= Some(1_000) && row["url"].as_i64() <= Some(40), "{id}: {row}");
+    }
+}
+
+fn workflow_receiver(receiver: &TestReceiver, arguments: &[&str]) -> String {
+    let dir = TempDir::new().unwrap();
+    let mut command = program(dir.path());
+    let (text, code) = run_to_end(command.args(arguments).env("DATABASE_URL", url(&receiver.database)));
+    assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_filtered_by_kind_and_exported_as_urls() {
+    let receiver = TestReceiver::start().await;
+    receiver
+        .accept(with(serde_json::from_str(&example("deep-outputs.json")).unwrap(), json!({ "bulk_id": "b" })))
+        .await;
+    receiver
+        .accept(with(producing("inline", json!(["data:image/png;base64,QUJD"])), json!({ "bulk_id": "b" })))
+        .await;
+    receiver.accept(producing("other", json!(["https://example.com/x.png"]))).await;
+    receiver.wait_until_recorded().await;
+    let images = get_json(&receiver, "/api/v1/results?bulk=b&kind=image").await;
+    let stills = ["https://cdn-us.eachlabs.ai/uploads/s1.png", "https://cdn-us.eachlabs.ai/uploads/s2.webp"];
+    assert_eq!(item_fields(&images, "url"), ["data:image/png;base64,", stills[0], stills[1]]);
+    assert_eq!(item_fields(&images, "truncated"), [true, false, false]);
+    let finals = get_json(&receiver, "/api/v1/results?bulk=b&final=true&limit=1").await;
+    let next = finals["next"].as_str().unwrap();
+    let page = get_json(&receiver, &format!("/api/v1/results?bulk=b&final=true&cursor={next}")).await;
+    assert_eq!(item_fields(&page, "kind"), ["video", "text"]);
+    for (parameter, allowed) in
+        [("kind=url", "image, video, audio, text, document, data"), ("final=1", "true or false")]
+    {
+        let (kind, detail) = problem(receiver.get(&format!("/api/v1/results?{parameter}")).await, 400).await;
+        assert_eq!(kind, "bad-parameter");
+        assert!(detail.contains(allowed), "{detail}");
+    }
+
+    let urls = receiver.get("/api/v1/export/results?bulk=b&format=urls").await;
+    assert_eq!(urls.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(urls.headers()["content-disposition"], "attachment; filename=\"results.txt\"");
+    let video = "https://cdn-us.eachlabs.ai/uploads/a1.mp4";
+    assert_eq!(urls.text().await.unwrap().lines().collect::<Vec<_>>(), [video, stills[0], stills[1]]);
+    let (_, detail) = problem(receiver.get("/api/v1/export/executions?format=urls").await, 400).await;
+    assert!(detail.contains("jsonl, csv"), "{detail}");
+
+    let lines = workflow_receiver(&receiver, &["results", "--bulk", "b", "--final", "--urls", "--all"]);
+    assert_eq!(lines.lines().collect::<Vec<_>>(), [video]);
+    let table = workflow_receiver(&receiver, &["results", "--kind", "image", "--since", "7d"]);
+    assert!(
+        table.contains("data:image/png;base64,…") && table.contains(stills[0]) && !table.contains(video),
+        "{table}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_a_rare_kind_neither_skip_nor_repeat_results() {
+    let receiver = TestReceiver::start().await;
+    execute(
+        &receiver,
+        "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT 'e' || n, 'w', 'completed',
+            jsonb_build_array('text', format('https://example.com/%s.%s', n, CASE n % 1000 WHEN 7 THEN 'mp4' ELSE 'png' END)),
+            '{}', 1, at, at
+        FROM (SELECT n, timestamptz '2026-03-02' - n / 10 * interval '1 second' AS at FROM generate_series(1, 6000) AS n) AS n",
+    )
+    .await;
+    for limit in [1, 4, 1000] {
+        let (mut urls, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page =
+                get_json(&receiver, &format!("/api/v1/results?kind=video&limit={limit}{cursor}")).await;
+            urls.extend(item_fields(&page, "url").into_iter().cloned());
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        let expected = [7, 1007, 2007, 3007, 4007, 5007].map(|n| format!("https://example.com/{n}.mp4"));
+        assert_eq!(urls, expected, "by {limit}");
+    }
+}
