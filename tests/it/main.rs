@@ -19,6 +19,7 @@ mod bulks;
 mod changes;
 mod clock_skew;
 mod commands;
+mod console_pages;
 mod cookbook;
 mod damage;
 mod dashboard;

@@ -15,7 +15,9 @@ struct Sent {
 
 async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
     let before = server_log().len();
-    let answer = get_json(receiver, path).await;
+    let answer = receiver.get(path).await;
+    assert_eq!(answer.status(), 200, "{path}");
+    let answer = answer.text().await.unwrap();
     let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
     let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
@@ -118,6 +120,36 @@ async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
         if let Some(next) = get_json(&receiver, &path).await["next"].as_str() {
             assert_uses_index(&receiver, &mut connection, &format!("{path}&cursor={next}"), index).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_of_the_console_use_indexes() {
+    let (receiver, mut connection) = a_month().await;
+    for (path, index) in [
+        ("/executions", "executions_first_received_at"),
+        ("/executions?q=two+words", "executions_first_received_at"),
+        ("/executions?q=two+words&status=failed", "executions_with_failure"),
+        ("/executions?q=two+words&workflow=formerly", "executions_workflow_id"),
+        ("/executions?q=two+words&since=2026-03-01T00:00:00Z", "executions_first_received_at"),
+        ("/executions?q=order=7", "executions_reference"),
+        // Looks the word up as an identifier first.
+        ("/executions?q=unknown", "executions_workflow_id"),
+        ("/executions/e7", "executions_pkey"),
+        ("/bulks", "bulks_first_received_at"),
+        ("/bulks/b7", "executions_bulk_id"),
+        ("/bulks/b7?show=failures", "executions_bulk_id"),
+    ] {
+        let mut all = Vec::new();
+        for sent in sent(&receiver, path).await {
+            prepare(&mut connection, &sent).await;
+            all.extend(scans(&mut connection, &sent.query).await);
+        }
+        assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
+        assert!(
+            all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+            "{path}: not by {index}\n{all:#?}"
+        );
     }
 }
 
