@@ -94,14 +94,28 @@ impl DbConnection {
         let mut retries = 0;
         loop {
             match attempt(self).await {
-                Err(error) if error.is_contention() && retries < COMMAND_RETRIES => {
-                    retries += 1;
-                    tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
-                }
-                Err(error) if self.connection.ping().await.is_err() => return Err(error),
+                Err(error) => match self.after_contention(error, &mut retries).await? {
+                    None => {}
+                    Some(error) => return Ok(Err(error)),
+                },
                 done => return Ok(done),
             }
         }
+    }
+
+    /// Pauses after contention and returns `None`: the caller then tries again. Otherwise returns the error, if it is
+    /// about the row, or fails with it, if it is about the connection.
+    async fn after_contention(
+        &mut self,
+        error: DbError,
+        retries: &mut u32,
+    ) -> Result<Option<DbError>, DbError> {
+        if error.is_contention() && *retries < COMMAND_RETRIES {
+            *retries += 1;
+            tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
+            return Ok(None);
+        }
+        if self.connection.ping().await.is_err() { Err(error) } else { Ok(Some(error)) }
     }
 
     /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.

@@ -83,9 +83,18 @@ impl DbConnection {
         mode: RetryMode,
         extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
-        let retried =
-            self.retry_contention(async |connection| connection.retry(id, mode, &extract).await).await?;
-        Ok(retried.unwrap_or_else(|error| Retried::Retained(error.to_string())))
+        let mut retries = 0;
+        // Not an async closure: the console needs a future that is Send.
+        loop {
+            match self.retry(id, mode, &extract).await {
+                Ok(retried) => return Ok(retried),
+                Err(error) => {
+                    if let Some(error) = self.after_contention(error, &mut retries).await? {
+                        return Ok(Retried::Retained(error.to_string()));
+                    }
+                }
+            }
+        }
     }
 
     async fn retry(
