@@ -34,7 +34,7 @@ FROM (
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, changes, failures, failed_steps, steps, latest_executions, slow_executions, results, bulk_progress, failure_rates,
-            failure_causes, costs, conflicts, quarantined, _sqlx_migrations}')
+            failure_causes, costs, conflicts, quarantined, audit, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -54,6 +54,7 @@ FROM (VALUES
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
+    ('audit', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

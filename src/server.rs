@@ -231,7 +231,8 @@ impl Server {
             heartbeat: settings.admin.heartbeat,
             pool: read_pool,
             feed: feed.clone(),
-            webhook_port: webhook_address.port(),
+            settings: Arc::new(settings.clone()),
+            webhook_address,
             credentials: credentials.clone(),
         };
         let webhook = WebhookState {

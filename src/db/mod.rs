@@ -4,6 +4,7 @@
 //! [`DbConnection::record`] writes one batch in one transaction. `record/resolve_duplicates.rs` has the rule for an
 //! execution that is already recorded.
 
+mod audit;
 mod canary;
 mod changes;
 mod database;

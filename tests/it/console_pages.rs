@@ -61,7 +61,8 @@ async fn submit(receiver: &TestReceiver, page_path: &str, action: &str, fields: 
     let mut values: Vec<(String, String)> =
         hidden.filter_map(|input| Some((value(input, "name")?, value(input, "value")?))).collect();
     values.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let answer = receiver.client.post(format!("{}{action}", receiver.admin)).form(&values).send().await.unwrap();
+    let answer =
+        receiver.client.post(format!("{}{action}", receiver.admin)).form(&values).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{action}");
     answer.text().await.unwrap()
 }
@@ -87,7 +88,10 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
     }
     assert_eq!(location(&receiver, "/executions?q=two").await, "/executions/two");
     assert_eq!(location(&receiver, "/executions?q=bulk/1").await, "/bulks/bulk%2F1");
-    assert_eq!(location(&receiver, "/executions?q=w&status=failed").await, "/executions?status=failed&workflow=w");
+    assert_eq!(
+        location(&receiver, "/executions?q=w&status=failed").await,
+        "/executions?status=failed&workflow=w"
+    );
     for (query, found) in [
         ("q=order=three", &["three"][..]),
         ("q=order=four", &[]),
@@ -218,7 +222,10 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     }
     assert!(page(&receiver, "/bulks?complete=yes").await.contains("No bulk matches"));
     let html = page(&receiver, "/bulks/b%201").await;
-    assert!(html.contains("src=\"https://cdn-us.eachlabs.ai/a.png\"") && html.contains("Prompt of a"), "{html}");
+    assert!(
+        html.contains("src=\"https://cdn-us.eachlabs.ai/a.png\"") && html.contains("Prompt of a"),
+        "{html}"
+    );
     for (list, format) in [("results", "urls"), ("results", "csv"), ("executions", "jsonl")] {
         let link = format!("/api/v1/export/{list}?bulk=b+1&amp;format={format}");
         assert!(html.contains(&link), "{link}");
@@ -295,7 +302,8 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(done.contains("dropped 1") && done.contains("The quarantine is empty"), "{done}");
     let audit = receiver.rows("SELECT action, target, succeeded FROM audit ORDER BY audit_id").await;
     let actions: Vec<_> = audit.iter().map(|row| row["action"].as_str().unwrap()).collect();
-    let expected = ["quarantine.retry", "quarantine.retry_reason", "quarantine.drop", "quarantine.drop_reason"];
+    let expected =
+        ["quarantine.retry", "quarantine.retry_reason", "quarantine.drop", "quarantine.drop_reason"];
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
@@ -324,14 +332,21 @@ async fn hostile_text_in_every_field_stays_text() {
             "step_outputs": { *hostile: { "step_id": hostile, "status": "failed", "error": hostile, "error_cause": hostile,
                 "selected": hostile, "fallback": { "reason": hostile }, "metadata": { "model": hostile, "version": hostile } } },
         });
-        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair(hostile, hostile).finish();
-        let post = |body: Value| receiver.client.post(format!("{}?{query}", receiver.url)).body(body.to_string()).send();
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair(hostile, hostile).finish();
+        let post = |body: Value| {
+            receiver.client.post(format!("{}?{query}", receiver.url)).body(body.to_string()).send()
+        };
         assert_eq!(post(body.clone()).await.unwrap().status(), 200);
         receiver.wait_until_recorded().await;
         post(with(body.clone(), json!({ "status": hostile, "output": hostile }))).await.unwrap();
-        post(with(body.clone(), json!({ "status": "completed", "output": { *hostile: hostile } }))).await.unwrap();
+        post(with(body.clone(), json!({ "status": "completed", "output": { *hostile: hostile } })))
+            .await
+            .unwrap();
         post(json!({ *hostile: hostile, "workflow_id": hostile })).await.unwrap();
-        receiver.accept(with(execution(&format!("running{n}"), hostile), json!({ "bulk_id": id("b") }))).await;
+        receiver
+            .accept(with(execution(&format!("running{n}"), hostile), json!({ "bulk_id": id("b") })))
+            .await;
         receiver.wait_until_recorded().await;
         let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let segment = |text: &str| encode(text).replace('+', "%20");
@@ -340,7 +355,12 @@ async fn hostile_text_in_every_field_stays_text() {
             format!("/bulks/{}", segment(&id("b"))),
             format!("/bulks/{}?show=failures", segment(&id("b"))),
             format!("/executions?q={}%20x", encode(hostile)),
-            format!("/executions?workflow={}&status={}&since={}", encode(hostile), encode(hostile), encode(hostile)),
+            format!(
+                "/executions?workflow={}&status={}&since={}",
+                encode(hostile),
+                encode(hostile),
+                encode(hostile)
+            ),
             format!("/quarantine?reason={}", encode(hostile)),
         ]);
     }
@@ -352,7 +372,16 @@ async fn hostile_text_in_every_field_stays_text() {
     for path in &paths {
         let html = receiver.get(path).await.text().await.unwrap();
         let body = html.split("<body").nth(1).expect(path);
-        for raw in ["<script", "<img src=x", "<svg onload", "<b>", "\"onclick", "onerror=alert(1)>", "\u{202e}", "\u{1b}"] {
+        for raw in [
+            "<script",
+            "<img src=x",
+            "<svg onload",
+            "<b>",
+            "\"onclick",
+            "onerror=alert(1)>",
+            "\u{202e}",
+            "\u{1b}",
+        ] {
             assert!(!body.contains(raw), "{path} contains {raw}\n{body}");
         }
         // Within a tag, a quotation mark of the text would end the attribute. Maud quotes with ".

@@ -17,7 +17,7 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 5] = [
+const CHECKSUMS: [(&str, &str); 6] = [
     (
         "0001_executions.sql",
         "606be1c77ce02acfcab6cd5c8e01e86a842b59be2a588fe3ebfa8ff6221cc183dc7aba2b3c955568468f727a1718531c",
@@ -37,6 +37,10 @@ const CHECKSUMS: [(&str, &str); 5] = [
     (
         "0005_views.sql",
         "29491fc7cdb0626f13ef7630658041b6abbb079fc050ae8d8ab63480db11ca0b8a571b6ac3dd3d944c2f96e21e3ba421",
+    ),
+    (
+        "0009_audit.sql",
+        "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
     ),
 ];
 

@@ -22,18 +22,20 @@ pub(crate) use state::AdminState;
 pub(crate) fn router(state: AdminState) -> Router {
     let (credentials, counters) = (state.credentials.clone(), state.metrics.clone());
     let reject_public_host = middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host);
+    let (pages, login) = console::routes(state.clone());
     // Load balancers send no token.
     let health = health_routes(health::ready).layer(reject_public_host.clone()).with_state(state.clone());
     Router::new()
         .route("/metrics", get(metrics::metrics))
         .layer(reject_public_host)
         .with_state(state.clone())
-        .merge(api::routes(state.clone()))
-        .merge(console::routes(state))
-        .fallback(async || Problem::NotFound { hint: "See /docs." })
+        .merge(api::routes(state))
+        .merge(pages)
+        .fallback(async || Problem::NotFound { hint: "See / or /docs." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))
         .merge(health)
+        .merge(login)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&counters)))
         .layer(middleware::from_fn(activity::track_response))
 }

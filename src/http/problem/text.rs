@@ -36,7 +36,7 @@ impl Problem {
             Self::NoToken => (
                 401,
                 "no-token",
-                "Send admin.token as Authorization: Bearer TOKEN, or as the password in a browser.".into(),
+                "Send admin.token or one of admin.tokens as Authorization: Bearer TOKEN, or log in at /login.".into(),
             ),
             Self::FromWebPage => (
                 403,
@@ -46,6 +46,9 @@ impl Problem {
                  auth.webhook_secrets to authenticate senders."
                     .into(),
             ),
+            Self::ReadOnly => {
+                (403, "read-only", "This token has the role read. Actions need the role operate.".into())
+            }
             Self::NotFound { hint } => (404, "not-found", format!("Not found. {hint}").into()),
             Self::NotRecorded { kind } => {
                 (404, "not-recorded", format!("There is no {kind} with this identifier.").into())

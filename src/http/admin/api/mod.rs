@@ -46,7 +46,7 @@ use crate::http::problem::Problem;
 const SMALL_RESPONSE: u64 = 1 << 20;
 
 pub(super) fn routes(admin: AdminState) -> Router {
-    let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
+    let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_address.port());
     let api = Api::new(admin);
     let bounded = documented([
         routes!(overview::get_overview),
@@ -76,6 +76,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
     let document = openapi::document(document, webhook_port);
     v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
         .merge(docs::routes())
+        .layer(middleware::from_fn(auth::require_operate))
         .layer(middleware::map_response(no_store))
         .layer(middleware::from_fn_with_state(credentials, auth::reject_foreign_host))
         .with_state(api)

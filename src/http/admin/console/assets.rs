@@ -32,10 +32,20 @@ impl Asset {
 }
 
 pub(super) static STYLE: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("console", "css", "text/css; charset=utf-8", concat!(include_str!("assets/console.css"), include_str!("assets/pages.css")))
+    Asset::new(
+        "console",
+        "css",
+        "text/css; charset=utf-8",
+        concat!(include_str!("assets/console.css"), include_str!("assets/pages.css")),
+    )
 });
 pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("console", "js", "text/javascript; charset=utf-8", concat!(include_str!("assets/console.js"), include_str!("assets/pages.js")))
+    Asset::new(
+        "console",
+        "js",
+        "text/javascript; charset=utf-8",
+        concat!(include_str!("assets/console.js"), include_str!("assets/pages.js")),
+    )
 });
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_str!("assets/icon.svg")));

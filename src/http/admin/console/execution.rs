@@ -12,9 +12,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::components::{ago, badge, copy_button, notice, plural, status};
 use super::diff;
+use super::hosts::ResultHosts;
 use super::json_view::{indented, tree};
 use super::layout::{self, PageError, Tab};
-use super::hosts::ResultHosts;
 use super::params::{path, url};
 use super::results::{Size, gallery};
 use super::state::{Console, ConsoleState};
@@ -181,7 +181,8 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
     let page = &detail.results;
     let (finals, of_steps): (Vec<_>, Vec<_>) = page.items.iter().partition(|result| result.is_final);
     let has_finals = !finals.is_empty();
-    let label = |result: &ResultItem| prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).to_owned();
+    let label =
+        |result: &ResultItem| prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).to_owned();
     html! {
         section.card aria-labelledby="results" {
             h2 #results { "Results" }

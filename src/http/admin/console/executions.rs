@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, status};
-use super::layout::{self, PageError, Tab};
 use super::hosts::ResultHosts;
+use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
 use super::params::{Params, path};
 use super::state::{Console, ConsoleState};

@@ -6,7 +6,8 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::components::notice;
-use super::text::visible_attribute;
+use super::form;
+use super::text::{visible, visible_attribute};
 use super::view::View;
 use crate::db::queries::QueryError;
 use crate::http::problem::Problem;
@@ -38,6 +39,8 @@ pub(super) enum PageError {
     Query(QueryError),
     /// 404. `kind` is "execution", for example.
     NotFound { kind: &'static str },
+    /// 403: the form is not accepted, for this reason.
+    Refused(&'static str),
     /// Any other problem, such as an invalid parameter.
     Problem(Problem),
 }
@@ -59,6 +62,7 @@ impl PageError {
         match self {
             Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::Problem(problem) => problem.parts().0,
         }
     }
@@ -72,6 +76,7 @@ impl PageError {
                     p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
                 }
             },
+            Self::Refused(why) => notice("bad", html! { (why) }),
             Self::Problem(problem) => notice("bad", html! { (problem.parts().2) }),
         }
     }
@@ -86,6 +91,15 @@ pub(super) fn database_error(error: &QueryError) -> Markup {
             (error.to_string()) ". Webhooks are accepted as long as the spool has space."
         },
     )
+}
+
+fn log_out(view: &View) -> Markup {
+    html! {
+        form method="post" action="/logout" {
+            (form::key(&view.operator))
+            button.plain { "Log out" }
+        }
+    }
 }
 
 /// Renders a page. `title` is also the title of the browser's tab. An error sets the status of the response.
@@ -122,8 +136,19 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                     a.health.(view.health) href="/" title={ "Receiver: " (view.health) } {
                         span.dot {} span { (view.health) }
                     }
+                    @if view.operator.has_session {
+                        div.viewer { span title={ "Role: " (<&str>::from(view.operator.role)) } { (view.operator.name) } (log_out(view)) }
+                    }
                 }
-                main #content tabindex="-1" { (content) }
+                main #content tabindex="-1" {
+                    @if let Some(done) = &view.done {
+                        (notice(
+                            match done.succeeded { Some(true) => "ok", Some(false) => "bad", None => "warn" },
+                            html! { (visible(done.result.as_deref().unwrap_or("The action has not finished."))) },
+                        ))
+                    }
+                    (content)
+                }
                 footer {
                     span { "workflow-receiver " (env!("CARGO_PKG_VERSION")) }
                     a href="/docs" { "API" }

@@ -194,7 +194,8 @@ pub(super) async fn drop_all(State(console): ConsoleState, view: View, form: For
 }
 
 pub(super) fn finish(view: &View, response: Result<Response, PageError>) -> Response {
-    response.unwrap_or_else(|error| layout::page(view, Tab::Quarantine, "Not done", Err(error)).into_response())
+    response
+        .unwrap_or_else(|error| layout::page(view, Tab::Quarantine, "Not done", Err(error)).into_response())
 }
 
 /// The newest intact entries with a reason.
@@ -212,7 +213,8 @@ async fn retry_all(
 ) -> Result<String, String> {
     let (mut recorded, mut retained, mut last_reason) = (0_usize, 0_usize, None);
     for id in ids {
-        let retried = connection.retry_quarantined(*id, RetryMode::Record, |body| mapping.extract(body)).await;
+        let retried =
+            connection.retry_quarantined(*id, RetryMode::Record, |body| mapping.extract(body)).await;
         match retried.map_err(|error| error.to_string())? {
             Retried::Recorded(_) => recorded += 1,
             Retried::Retained(why) => {

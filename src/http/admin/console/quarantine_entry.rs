@@ -136,12 +136,7 @@ struct Preview {
 }
 
 impl Preview {
-    async fn read(
-        console: &Console,
-        id: i64,
-        body: &str,
-        mapping: &MappingForm,
-    ) -> Result<Self, PageError> {
+    async fn read(console: &Console, id: i64, body: &str, mapping: &MappingForm) -> Result<Self, PageError> {
         let retry = async {
             let mut connection = DbConnection::for_command(&console.admin.credentials.database).await?;
             connection.retry_quarantined(id, RetryMode::Preview, |body| mapping.extract(body)).await
@@ -230,7 +225,9 @@ fn disposition_badge(disposition: Disposition, execution_id: &str) -> Markup {
         Disposition::New => ("ok", "new execution"),
         Disposition::Replacement => ("ok", "replaces a status that is not final"),
         Disposition::Duplicate => ("muted", "duplicate of a recorded execution"),
-        Disposition::Conflict | Disposition::ConflictDropped => ("warn", "conflict with a recorded execution"),
+        Disposition::Conflict | Disposition::ConflictDropped => {
+            ("warn", "conflict with a recorded execution")
+        }
         Disposition::Quarantined { .. } | Disposition::Dropped => ("bad", "not recorded"),
     };
     html! {
@@ -264,10 +261,13 @@ pub(super) async fn retry(
     let action = async {
         let id = path_number(id, "quarantine_id")?;
         let run = async |connection: &mut DbConnection| {
-            let retried = connection.retry_quarantined(id, RetryMode::Record, |body| mapping.extract(body)).await;
+            let retried =
+                connection.retry_quarantined(id, RetryMode::Record, |body| mapping.extract(body)).await;
             match retried.map_err(|error| error.to_string())? {
                 Retried::Recorded(executions) => {
-                    let recorded = |(id, disposition): &(String, Disposition)| format!("{id} ({})", disposition.as_str());
+                    let recorded = |(id, disposition): &(String, Disposition)| {
+                        format!("{id} ({})", disposition.as_str())
+                    };
                     let executions: Vec<_> = executions.iter().take(MAX_PREVIEWED).map(recorded).collect();
                     Ok(format!("recorded {}", executions.join(", ")))
                 }
@@ -275,7 +275,8 @@ pub(super) async fn retry(
                 Retried::Absent => Err("the entry does not exist".to_owned()),
             }
         };
-        let action = console.act(&view.operator, "quarantine.retry", &mapping.describe(&id.to_string()), run).await;
+        let action =
+            console.act(&view.operator, "quarantine.retry", &mapping.describe(&id.to_string()), run).await;
         done("/quarantine", action)
     };
     finish(&view, action.await)
@@ -287,7 +288,11 @@ pub(super) async fn drop_entry(State(console): ConsoleState, view: View, id: Pat
         let id = path_number(id, "quarantine_id")?;
         let run = async |connection: &mut DbConnection| {
             let dropped = connection.drop_quarantined(&[id]).await.map_err(|error| error.to_string())?;
-            if dropped.is_empty() { Err("the entry does not exist".to_owned()) } else { Ok("dropped 1".to_owned()) }
+            if dropped.is_empty() {
+                Err("the entry does not exist".to_owned())
+            } else {
+                Ok("dropped 1".to_owned())
+            }
         };
         done("/quarantine", console.act(&view.operator, "quarantine.drop", &id.to_string(), run).await)
     };

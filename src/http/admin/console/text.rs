@@ -48,6 +48,13 @@ pub(super) fn excerpt(text: &str, max: usize) -> (&str, bool) {
     }
 }
 
+/// `text` as a segment of a path or a value of a query.
+pub(super) fn url_part(text: &str) -> String {
+    let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    // A plus sign in a path is not a space.
+    encoded.replace('+', "%20")
+}
+
 /// Joiners stay: emoji and several scripts need them.
 fn is_shown_by_code(character: char) -> bool {
     let invisible = matches!(
@@ -75,6 +82,11 @@ mod tests {
         assert_eq!(shown, expected);
         assert_eq!(visible_attribute("a\u{202e}b\u{7}"), "a[U+202E]b[U+0007]");
         assert_eq!(visible("").into_string(), "<bdi></bdi>");
+    }
+
+    #[test]
+    fn a_part_of_a_url_is_encoded() {
+        assert_eq!(url_part("a b/c?d=é&\"<+"), "a%20b%2Fc%3Fd%3D%C3%A9%26%22%3C%2B");
     }
 
     #[test]
