@@ -39,7 +39,8 @@ FROM (
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'sensible_cost', 'utf8_text', 'json_sha256',
-        'latest_of_workflow', 'count_quarantine', 'complete_bulk', 'changes_after', 'failure_class', 'rfc3339_time')
+        'latest_of_workflow', 'count_quarantine', 'complete_bulk', 'changes_after', 'failure_class', 'rfc3339_time',
+        'execution_results', 'json_in_text', 'media_type_of_url', 'result_kind', 'is_result_url', 'path_of_key')
 ) AS ours (kind, name) \gexec
 
 -- Executions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`

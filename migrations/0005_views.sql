@@ -466,7 +466,7 @@ AS $$
 BEGIN
     IF value !~ '^\s*(\{.*\}|\[.*\])\s*$'
         OR octet_length(value) > 1048576
-        OR value ~ '[[:,\s]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
+        OR value ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
     THEN
         RETURN NULL;
     END IF;
@@ -482,9 +482,12 @@ COMMENT ON FUNCTION json_in_text(text) IS
 
 CREATE FUNCTION media_type_of_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE lower(substring(
-        left(url, 8192) FROM '^[A-Za-z0-9+.-]+://[^/?#]+/[^?#]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?$'
-    ))
+    RETURN CASE
+        -- After the last dot, without query and fragment. The name of a host has no extension.
+        CASE
+            WHEN split_part(split_part(url, '#', 1), '?', 1) LIKE '%://%/%'
+                THEN lower(split_part(split_part(split_part(url, '#', 1), '?', 1), '.', -1))
+        END
         WHEN 'png' THEN 'image/png'
         WHEN 'jpg' THEN 'image/jpeg'
         WHEN 'jpeg' THEN 'image/jpeg'
@@ -576,7 +579,7 @@ COMMENT ON FUNCTION result_kind(text, text) IS
 
 CREATE FUNCTION is_result_url(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://\S+$|^data:[A-Za-z]+/[^,\s]+,';
+    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$|^data:[A-Za-z]+/[^,\s[:cntrl:]]{1,200},';
 
 COMMENT ON FUNCTION is_result_url(text) IS
     'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';

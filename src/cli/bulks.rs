@@ -14,7 +14,7 @@ use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
 use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::failures::{FailureQuery, Failures};
-use crate::db::queries::results::{self, ResultsQuery};
+use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::{PageRequest, QueryPool, Scope};
 
 /// Arguments of `bulks`.
@@ -98,9 +98,7 @@ impl Bulks {
             return Err(format!("unknown bulk {id:?}").into());
         };
         let scope = Scope::of_bulk(id);
-        let filter = results::Filter { scope: scope.clone(), ..results::Filter::default() };
-        bulk.results =
-            self.output.read_list(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
+        bulk.results = self.output.read_list(pool, ResultsQuery::of_bulk(id)).await?;
         if self.output.json {
             let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
             bulk.executions =

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{self, Execution, ExecutionDetail, Filter, GetExecution, Step};
 use crate::db::queries::reference::Reference;
-use crate::db::queries::results::{self, ResultsQuery};
+use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::status::check_status;
 use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 
@@ -90,9 +90,7 @@ impl Executions {
             .into());
         };
         if execution.results.next.is_some() {
-            let filter = results::Filter { execution: Some(id.to_owned()), ..results::Filter::default() };
-            execution.results =
-                self.output.read_list(pool, ResultsQuery { filter, ..ResultsQuery::default() }).await?;
+            execution.results = self.output.read_list(pool, ResultsQuery::of_execution(id)).await?;
         }
         let filter = conflicts::Filter { execution: Some(id.to_owned()) };
         let conflicts = Conflicts { filter, period: TimeRange::default(), page: PageRequest::default() };

@@ -61,8 +61,8 @@ async fn submit(receiver: &TestReceiver, page_path: &str, action: &str, fields: 
     let mut values: Vec<(String, String)> =
         hidden.filter_map(|input| Some((value(input, "name")?, value(input, "value")?))).collect();
     values.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let answer =
-        receiver.client.post(format!("{}{action}", receiver.admin)).form(&values).send().await.unwrap();
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(values).finish();
+    let answer = receiver.client.post(format!("{}{action}", receiver.admin)).body(body).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{action}");
     answer.text().await.unwrap()
 }

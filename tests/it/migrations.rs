@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 6] = [
     ),
     (
         "0005_views.sql",
-        "29491fc7cdb0626f13ef7630658041b6abbb079fc050ae8d8ab63480db11ca0b8a571b6ac3dd3d944c2f96e21e3ba421",
+        "509662b38d886fdaad927df05f8c4994348a06c38d7dec7efa7778d962084366c529b8b48f5ab5c44fb8e6bbb480b86c",
     ),
     (
         "0009_audit.sql",

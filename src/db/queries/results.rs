@@ -23,6 +23,8 @@ use crate::execution::identifier::Identifier;
 
 /// A page ends once its results have this many bytes. PostgreSQL also decompresses at most this much at once.
 const PAGE_BYTES: i64 = 4 << 20;
+/// Maximum executions of a statement, so that it ends long before the statement timeout.
+const GROUP_ROWS: usize = 200;
 /// A page ends early after this time; the next page continues there.
 const PAGE_TIME: Duration = Duration::from_secs(1);
 /// More than the results of any execution.
@@ -163,13 +165,13 @@ pub(crate) struct ResultsQuery {
 
 impl ResultsQuery {
     /// The first page of the results of an execution.
-    pub(super) fn of_execution(execution_id: &str) -> Self {
+    pub(crate) fn of_execution(execution_id: &str) -> Self {
         let filter = Filter { execution: Some(execution_id.to_owned()), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
 
     /// The first page of the results of a bulk.
-    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+    pub(crate) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
@@ -243,7 +245,7 @@ fn fitting(sources: &[Source]) -> usize {
         bytes = bytes.saturating_add(source.bytes);
         bytes <= PAGE_BYTES
     };
-    sources.iter().take_while(fits).count().max(1)
+    sources.iter().take(GROUP_ROWS).take_while(fits).count().max(1)
 }
 
 impl ListRow for ResultItem {

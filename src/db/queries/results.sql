@@ -10,12 +10,11 @@ SELECT
     kind AS "kind!",
     media_type,
     url,
-    CASE WHEN is_cut THEN left(text, $5::integer / 8) ELSE text END AS text,
+    text,
     coalesce(is_cut OR url ~ '^data:', false) AS "truncated!"
 FROM (
     SELECT
         r.*,
-        octet_length(r.text) > $5 AS is_cut,
         coalesce(sum(octet_length(coalesce(r.url, r.text))) OVER (
             ORDER BY r.n, r.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ), 0) AS bytes_before
@@ -29,7 +28,8 @@ FROM (
             r.kind,
             r.media_type,
             r.url,
-            r.text
+            CASE WHEN octet_length(r.text) > $5 THEN left(r.text, $5::integer / 8) ELSE r.text END AS text,
+            octet_length(r.text) > $5 AS is_cut
         FROM unnest($1::text[]) WITH ORDINALITY AS s (execution_id, n)
         INNER JOIN executions AS e ON s.execution_id = e.execution_id
         CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r
