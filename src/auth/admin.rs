@@ -17,6 +17,8 @@ use super::fingerprint::{Fingerprint, fingerprint};
 use super::signature::{Key, key};
 use crate::config::{NamedToken, Role, random_token};
 
+/// The cookie of a session.
+pub(crate) const SESSION_COOKIE: &str = "workflow_receiver_session";
 /// How long a session lasts.
 pub(crate) const SESSION: Duration = Duration::hours(12);
 /// Before the values that a session key signs, so that no value counts as one of another kind.

@@ -203,3 +203,33 @@ async fn no_query_scans_a_whole_table() {
     let whole = scans(&mut connection, "SELECT * FROM executions").await;
     assert_eq!(whole, ["Seq Scan on executions"], "a sequential scan is recognised");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_of_the_console_scans_a_whole_table() {
+    let (receiver, mut connection) = a_month().await;
+    let actions = "INSERT INTO audit (actor, action, target)
+        SELECT 'olga', 'quarantine.drop', n::text FROM generate_series(1, 20000) AS n;
+        ANALYZE audit";
+    sqlx::raw_sql(actions).execute(&mut connection).await.unwrap();
+    for (path, indexes) in [
+        ("/?period=1h", &["executions_first_received_at", "executions_with_failure"][..]),
+        ("/", &["workflow_hours_pkey", "executions_with_failure"]),
+        ("/?period=30d", &["workflow_hours_pkey", "workflow_days_pkey"]),
+        ("/audit", &["audit_pkey"]),
+        ("/audit?before=500", &["audit_pkey"]),
+        ("/settings?done=7", &["audit_pkey"]),
+    ] {
+        let mut all = Vec::new();
+        for sent in sent(&receiver, path).await {
+            prepare(&mut connection, &sent).await;
+            all.extend(scans(&mut connection, &sent.query).await);
+        }
+        assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
+        for index in indexes {
+            assert!(
+                all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+                "{path}: not by {index}\n{all:#?}"
+            );
+        }
+    }
+}

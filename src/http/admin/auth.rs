@@ -11,13 +11,10 @@ use base64::prelude::BASE64_STANDARD;
 use time::OffsetDateTime;
 
 use super::console::login;
-use crate::auth::Operator;
+use crate::auth::{Operator, SESSION_COOKIE};
 use crate::credentials::{Credentials, Current};
 use crate::http::origin::{all_hosts_are, is_address, is_local};
 use crate::http::problem::Problem;
-
-/// The cookie of a session.
-pub(super) const SESSION_COOKIE: &str = "workflow_receiver_session";
 
 /// Requires a token or a session, if a token is set, and adds the [`Operator`] to the request. A browser is sent to the
 /// login page.

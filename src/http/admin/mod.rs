@@ -31,7 +31,7 @@ pub(crate) fn router(state: AdminState) -> Router {
         .with_state(state.clone())
         .merge(api::routes(state))
         .merge(pages)
-        .fallback(async || Problem::NotFound { hint: "See / or /docs." })
+        .fallback(async || Problem::NotFound { hint: "See /docs." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))
         .merge(health)

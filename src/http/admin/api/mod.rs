@@ -1,4 +1,4 @@
-//! The read API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`.
+//! The read API: `/api/v1` on the admin port, with `/openapi.json`.
 //!
 //! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
 //! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
@@ -8,7 +8,6 @@ mod bulks;
 mod changes;
 mod conflicts;
 mod csv;
-mod docs;
 mod events;
 mod executions;
 mod export;
@@ -75,7 +74,6 @@ pub(super) fn routes(admin: AdminState) -> Router {
         .split_for_parts();
     let document = openapi::document(document, webhook_port);
     v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
-        .merge(docs::routes())
         .layer(middleware::from_fn(auth::require_operate))
         .layer(middleware::map_response(no_store))
         .layer(middleware::from_fn_with_state(credentials, auth::reject_foreign_host))

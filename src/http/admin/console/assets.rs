@@ -47,9 +47,13 @@ pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
         concat!(include_str!("assets/console.js"), include_str!("assets/pages.js")),
     )
 });
+/// The script of `/docs`.
+pub(super) static DOCS: LazyLock<Asset> = LazyLock::new(|| {
+    Asset::new("docs", "js", "text/javascript; charset=utf-8", include_str!("assets/docs.js"))
+});
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_str!("assets/icon.svg")));
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    [&*STYLE, &*SCRIPT, &*ICON].into_iter().fold(Router::new(), |router, asset| asset.route(router))
+    [&*STYLE, &*SCRIPT, &*DOCS, &*ICON].into_iter().fold(Router::new(), |router, asset| asset.route(router))
 }

@@ -1,30 +1,22 @@
-//! Forms of actions. Each needs the role `operate` and the form key of its operator; [`Console::act`] writes the action to
-//! the table `audit`.
+//! Forms of actions. [`Console::act`] runs an action and writes it to the table `audit`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-use http_body_util::{BodyExt, Limited};
 use maud::{Markup, html};
 use tokio::time::timeout;
 
-use super::layout::{PageError, Tab, page};
+use super::error::PageError;
 use super::state::Console;
-use super::view::View;
 use crate::auth::Operator;
 use crate::db::queries::QueryError;
 use crate::db::{DbConnection, DbError};
 
 /// The field with [`Operator::form_key`].
-const KEY: &str = "form_key";
-/// The largest form, in bytes.
-const MAX_FORM: usize = 1 << 20;
+pub(super) const KEY: &str = "form_key";
 /// Time limit of an action.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -33,6 +25,10 @@ const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct FormData(Arc<Vec<(String, String)>>);
 
 impl FormData {
+    pub(super) fn parse(body: &[u8]) -> Self {
+        Self(Arc::new(form_urlencoded::parse(body).into_owned().collect()))
+    }
+
     /// The value of a field; empty if there is none.
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(given, _)| given == name).map_or("", |(_, value)| value)
@@ -66,52 +62,9 @@ pub(super) fn action(operator: &Operator, path: &str, confirm: &str, fields: Mar
     }
 }
 
-/// The field that [`check`] requires in each form.
+/// The field that each form needs.
 pub(super) fn key(operator: &Operator) -> Markup {
     html! { input type="hidden" name=(KEY) value=(operator.form_key); }
-}
-
-/// Reads the form of a POST request for [`FormData`].
-pub(super) async fn read(mut request: Request, next: Next) -> Response {
-    if request.method() == Method::POST {
-        let body = std::mem::replace(request.body_mut(), Body::empty());
-        let Ok(body) = Limited::new(body, MAX_FORM).collect().await else {
-            return (StatusCode::PAYLOAD_TOO_LARGE, "The form is too large or incomplete.").into_response();
-        };
-        let fields = form_urlencoded::parse(&body.to_bytes()).into_owned().collect();
-        request.extensions_mut().insert(FormData(Arc::new(fields)));
-    }
-    next.run(request).await
-}
-
-/// Rejects a POST request without the role `operate` or without the form key of its operator.
-pub(super) async fn check(
-    State(_): State<Arc<Console>>,
-    view: View,
-    request: Request,
-    next: Next,
-) -> Response {
-    if *request.method() == Method::GET || *request.method() == Method::HEAD {
-        return next.run(request).await;
-    }
-    let form = request.extensions().get::<FormData>().cloned().unwrap_or_default();
-    if !view.operator.owns_form(form.get(KEY)) {
-        return page(
-            &view,
-            Tab::Overview,
-            "Not done",
-            Err(PageError::Refused(
-                "The form is out of date: the session has changed, or another web page sent it. Go back, reload the page and \
-             try again.",
-            )),
-        );
-    }
-    // Each operator may log out.
-    if !view.operator.may_operate() && request.uri().path() != "/logout" {
-        let why = "Your token has the role read. Actions need the role operate.";
-        return page(&view, Tab::Overview, "Not done", Err(PageError::Refused(why)));
-    }
-    next.run(request).await
 }
 
 impl Console {

@@ -12,9 +12,8 @@ use super::assets::{ICON, STYLE};
 use super::components::notice;
 use super::form::FormData;
 use super::state::{Console, ConsoleState};
-use crate::auth::SESSION;
+use crate::auth::{SESSION, SESSION_COOKIE};
 use crate::credentials::Current;
-use crate::http::admin::auth::SESSION_COOKIE;
 use crate::http::origin::has_foreign_origin;
 
 /// Sends a browser without a session to the login page.

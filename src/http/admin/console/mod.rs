@@ -2,15 +2,19 @@
 //!
 //! A file has the handlers of one page. Pages run the queries in [`crate::db::queries`] and never contain SQL.
 //! [`layout::page`] renders the frame around the content, [`components`] has the parts that pages share, and
-//! [`text::visible`] escapes text from webhooks. Actions are POST forms: [`form`] checks and audits them. The pages work
+//! [`text::visible`] escapes text from webhooks. Actions are POST forms: [`check`] checks them, and
+//! [`form`] runs and audits them. The pages work
 //! without JavaScript.
 
 mod assets;
 mod audit;
 mod bulk;
 mod bulks;
+mod check;
 mod components;
 mod diff;
+mod docs;
+mod error;
 mod execution;
 mod executions;
 mod form;
@@ -60,13 +64,14 @@ pub(super) fn routes(admin: AdminState) -> (Router, Router) {
         .route("/quarantine/{quarantine_id}/drop", post(quarantine_entry::drop_entry))
         .route("/settings", get(settings::page))
         .route("/audit", get(audit::page))
+        .route("/docs", get(docs::page))
         .route("/logout", post(login::log_out))
         .route("/test-webhook", post(overview::welcome::send))
-        .layer(middleware::from_fn_with_state(console.clone(), form::check));
+        .layer(middleware::from_fn_with_state(console.clone(), check::check_form));
     let login = Router::new().route("/login", get(login::show).post(login::log_in));
     let [pages, login] = [pages, login].map(|routes| {
         routes
-            .layer(middleware::from_fn(form::read))
+            .layer(middleware::from_fn(check::read_form))
             .layer(secure.clone())
             .layer(reject_foreign_host.clone())
             .with_state(console.clone())

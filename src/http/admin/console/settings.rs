@@ -29,7 +29,7 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
     let role: &str = view.operator.role.into();
     Ok(html! {
         div.head { h1 { "Settings" } a.button href="/audit" { "Audit log" } }
-        section.card {
+        div.cards { section.card {
             h2 { "This receiver" }
             dl.pairs {
                 dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
@@ -37,7 +37,7 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
                 dt { "You" } dd { (visible(&view.operator.name)) " " (badge("muted", html! { (role) })) }
             }
         }
-        (test_button(&view.operator))
+        (test_button(&view.operator)) }
         section.card.flush {
             div.head {
                 h2 { "Settings in force" }

@@ -7,13 +7,11 @@ use time::format_description::well_known::Rfc3339;
 use crate::db::queries::overview::{Counts, Point};
 use crate::http::admin::console::components::{count, plural};
 
-/// Units of the drawing: the SVG is scaled to the width of the page.
+/// Units of the drawing. The browser stretches it to the size of the page; labels are HTML and keep their size.
 const WIDTH: i64 = 1_200;
 const HEIGHT: i64 = 180;
-/// Below the columns.
-const AXIS: i64 = 22;
-/// Right of the columns, for the numbers of the axis.
-const NUMBERS: i64 = 52;
+/// Labels below the columns.
+const TICKS: usize = 8;
 
 /// The width of a column in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,32 +36,29 @@ pub(super) fn chart(series: &[Point], step: Step) -> Markup {
     let columns = i64::try_from(series.len()).unwrap_or(1).max(1);
     let top = series.iter().map(|point| point.counts.executions).max().unwrap_or_default();
     let scale = rounded_up(top);
-    let plot = WIDTH - NUMBERS;
-    let labels_every = (columns / 8).max(1);
     let total: i64 = series.iter().map(|point| point.counts.executions).sum();
     let failed: i64 = series.iter().map(|point| point.counts.failed).sum();
     let label = format!("{}, {} of them failed", plural(total, "execution", "executions"), count(failed));
+    let viewbox = format!("0 0 {WIDTH} {HEIGHT}");
     html! {
-        svg.chart viewBox={ "0 0 " (WIDTH) " " (HEIGHT + AXIS) } role="img" aria-label=(label) {
-            @for (line, value) in [(0, scale), (HEIGHT / 2, scale / 2), (HEIGHT, 0)] {
-                @if value > 0 || line == HEIGHT {
-                    line.grid x1="0" x2=(plot) y1=(line) y2=(line) {}
-                    text x=(plot + 8) y=(line + if line == 0 { 12 } else { 4 }) { (short(value)) }
-                }
-            }
-            @for (at, point) in (0..).zip(series) {
-                @let left = at * plot / columns;
-                @let width = ((at + 1) * plot / columns - left).max(2);
-                g.column {
-                    rect.hit x=(left) y="0" width=(width) height=(HEIGHT) { title { (describe(point)) } }
-                    @for (kind, y, height) in stacked(&point.counts, scale) {
-                        rect.(kind) x=(left + 1) y=(y) width=((width - 2).max(1)) height=(height) {}
+        div.plot {
+            svg.chart viewBox=(viewbox) preserveAspectRatio="none" role="img" aria-label=(label) {
+                @for y in [1, HEIGHT / 2, HEIGHT - 1] { line.grid x1="0" x2=(WIDTH) y1=(y) y2=(y) {} }
+                @for (at, point) in (0..).zip(series) {
+                    @let left = at * WIDTH / columns;
+                    @let width = ((at + 1) * WIDTH / columns - left).max(2);
+                    g.column {
+                        rect.hit x=(left) y="0" width=(width) height=(HEIGHT) { title { (describe(point)) } }
+                        @for (kind, y, height) in stacked(&point.counts, scale) {
+                            rect.(kind) x=(left + 1) y=(y) width=((width - 2).max(1)) height=(height) {}
+                        }
                     }
                 }
-                @if at % labels_every == 0 && at + labels_every / 2 < columns {
-                    text.axis x=(left) y=(HEIGHT + AXIS - 5) { (step.label(point.at)) }
-                }
             }
+            div.scale aria-hidden="true" { span { (short(scale)) } span { (short(scale / 2)) } span { "0" } }
+        }
+        div.ticks aria-hidden="true" {
+            @for point in series.iter().step_by(series.len().div_ceil(TICKS).max(1)) { span { (step.label(point.at)) } }
         }
     }
 }

@@ -277,17 +277,22 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
             }
         }
         div.cards {
-            section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
+            div.stack {
+                section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
+                (parts(health))
+            }
             section.card.flush {
                 div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&from=" (period.as_str()) } { "All failures" } }
                 (failures(data))
             }
         }
-        (parts(health))
         section.card.flush {
             div.head {
                 h2 { "Workflows by cost" }
-                small.soft { "the last " (plural(period.days(), "day", "days")) ", UTC" }
+                small.soft {
+                    @if period.days() == 1 { "today" } @else { "the last " (plural(period.days(), "day", "days")) }
+                    ", UTC"
+                }
             }
             (workflows(&data.workflows))
         }
@@ -325,8 +330,8 @@ fn failures(data: &Data) -> Markup {
                                 a.cut href={ "/executions/" (url_part(&group.latest_execution_id)) } { (cause(group)) }
                                 small.soft {
                                     @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
-                                    (visible(&group.failure_class))
-                                    @if let Some(workflow) = &group.workflow_id { " · " (visible(excerpt(workflow, 80).0)) }
+                                    @if group.failure_class != "unknown" { (visible(&group.failure_class)) " · " }
+                                    @if let Some(workflow) = &group.workflow_id { (visible(excerpt(workflow, 60).0)) }
                                 }
                             }
                             td.num data-label="Failed" { (count(group.failed)) }
@@ -348,13 +353,14 @@ fn cause(group: &Group) -> Markup {
     html! { (visible(text)) @if more { "…" } }
 }
 
-/// Whether no earlier failure has this cause. Unknown, and not marked, if there were too many earlier failures.
+/// Whether no earlier failure has this cause. Not marked if there are no earlier failures, or too many to compare.
 fn is_new(group: &Group, data: &Data) -> bool {
     let same = |earlier: &&Group| {
         (&earlier.workflow_id, &earlier.error, &earlier.error_cause)
             == (&group.workflow_id, &group.error, &group.error_cause)
     };
-    data.earlier_failures.complete && !data.earlier_failures.groups.iter().any(|earlier| same(&earlier))
+    let earlier = &data.earlier_failures;
+    earlier.complete && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
 }
 
 fn workflows(workflows: &[Workflow]) -> Markup {
@@ -370,8 +376,8 @@ fn workflows(workflows: &[Workflow]) -> Markup {
                     @for workflow in workflows {
                         @let counts = &workflow.counts;
                         tr data-row {
-                            td { a href={ "/executions?workflow=" (url_part(&workflow.workflow_id)) } { (visible(&workflow.workflow_id)) } }
-                            td.num data-label="Cost" { (amount(&workflow.total_cost.0)) }
+                            td { a.cut href={ "/executions?workflow=" (url_part(&workflow.workflow_id)) } { (visible(&workflow.workflow_id)) } }
+                            td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (amount(&workflow.total_cost.0)) } }
                             td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (amount(&cost.0)) } }
                             td.num data-label="Executions" { (count(counts.executions)) }
                             td.num data-label="Failed" {
