@@ -17,8 +17,8 @@ async fn filled() -> TestReceiver {
     ];
     for number in 0..60_usize {
         let id = format!("exec-{number:03}");
-        let workflow =
-            ["product-photos", "video-teasers", &"a-workflow-with-a-long-name-".repeat(7)][number % 3];
+        let long = "a-workflow-with-a-long-name-".repeat(7);
+        let workflow = ["product-photos", "video-teasers", &*long][number % 3];
         let mut body = with(execution(&id, "completed"), json!({ "workflow_id": workflow }));
         if number % 5 == 0 {
             let cause = causes[number / 5 % causes.len()];

@@ -2,15 +2,12 @@
 
 use std::io::Write;
 
-use axum::Router;
-use axum::extract::Path;
-use axum::http::header;
-use axum::routing::get;
 use fantoccini::Locator;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::browser::Chromium;
 use crate::support::fixtures::{example, execution, with};
@@ -53,18 +50,33 @@ fn png(number: u8) -> Vec<u8> {
 
 /// A server of images. Other files are empty.
 async fn files() -> String {
-    let file = async |Path(name): Path<String>| {
-        let number = name.split('.').next().and_then(|number| number.parse().ok());
-        match number {
-            Some(number) if name.ends_with(".png") => ([(header::CONTENT_TYPE, "image/png")], png(number)),
-            _ => ([(header::CONTENT_TYPE, "video/mp4")], Vec::new()),
-        }
-    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = axum::serve(listener, Router::new().route("/{name}", get(file)));
-    tokio::spawn(async move { server.await.unwrap() });
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
     url
+}
+
+/// Answers one request: `/7.png` is the image 7.
+async fn serve(mut stream: TcpStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let name = request.split(|byte| matches!(byte, b' ' | b'/' | b'.')).nth(2).unwrap_or_default();
+    let number = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+    let (kind, body) = number.map_or(("video/mp4", Vec::new()), |number| ("image/png", png(number)));
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
 }
 
 /// A receiver that shows results of the returned server.
