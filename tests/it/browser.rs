@@ -15,10 +15,10 @@ async fn filled() -> TestReceiver {
         "<script>alert(1)</script>\u{202e}txt.exe",
         "انتهت المهلة قبل أن يرد النموذج",
     ];
+    let long_name = "a-workflow-with-a-long-name-".repeat(7);
     for number in 0..60_usize {
         let id = format!("exec-{number:03}");
-        let workflow =
-            ["product-photos", "video-teasers", &"a-workflow-with-a-long-name-".repeat(7)][number % 3];
+        let workflow = ["product-photos", "video-teasers", &long_name][number % 3];
         let mut body = with(execution(&id, "completed"), json!({ "workflow_id": workflow }));
         if number % 5 == 0 {
             let cause = causes[number / 5 % causes.len()];
