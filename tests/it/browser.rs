@@ -29,16 +29,18 @@ async fn filled() -> TestReceiver {
         }
         receiver.accept(body).await;
     }
-    receiver.accept("{}".to_owned()).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    receiver.accept(execution("exec-001", "failed")).await;
     receiver.wait_until_recorded().await;
     receiver
 }
 
 /// Pages, with their names in the screenshots.
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 6] = [
     ("/", "overview"),
     ("/?period=1h", "overview-hour"),
     ("/settings", "settings"),
+    ("/conflicts", "conflicts"),
     ("/audit", "audit"),
     ("/docs#list_executions", "docs"),
 ];

@@ -12,6 +12,7 @@ mod bulk;
 mod bulks;
 mod check;
 mod components;
+mod conflicts;
 mod docs;
 mod error;
 mod execution;
@@ -48,6 +49,7 @@ pub(super) fn routes(admin: AdminState) -> (Router, Router) {
         .route("/bulks", get(bulks::page))
         .route("/bulks/{bulk_id}", get(bulk::page))
         .route("/quarantine", get(quarantine::page))
+        .route("/conflicts", get(conflicts::page))
         .route("/settings", get(settings::page))
         .route("/audit", get(audit::page))
         .route("/docs", get(docs::page))
