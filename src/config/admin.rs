@@ -99,3 +99,50 @@ fn parse(text: &str) -> Option<NamedToken> {
 fn is_usable(token: &str) -> bool {
     token.len() >= MIN_TOKEN && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, Secrets, Settings};
+
+    fn names(token: &str, tokens: &[&str]) -> Result<Vec<(String, Role)>, String> {
+        let mut admin = Settings::defaults().admin;
+        (admin.token, admin.tokens) = (Secret::from(token), Secrets::of(tokens));
+        admin.check().map_err(|error| error.to_string())?;
+        let tokens = admin.named_tokens().map_err(|error| error.to_string())?;
+        Ok(tokens.into_iter().map(|token| (token.name, token.role)).collect())
+    }
+
+    #[test]
+    fn each_token_has_a_name_and_a_role() {
+        assert_eq!(names("", &[]).unwrap(), []);
+        let all = names(
+            "the-single-admin-token",
+            &["anna:operate:a:token:with:colons", "ben.b@x:read:0123456789abcdef"],
+        );
+        let named = |name: &str, role| (name.to_owned(), role);
+        let expected =
+            [named("admin", Role::Operate), named("anna", Role::Operate), named("ben.b@x", Role::Read)];
+        assert_eq!(all.unwrap(), expected);
+    }
+
+    #[test]
+    fn an_invalid_token_is_not_shown() {
+        for hush in [
+            "hush-0123456789abcdef",
+            "anna:hush-0123456789abcdef",
+            "anna:admin:hush-0123456789abcdef",
+            "anna:read:hush",
+            "an na:read:hush-0123456789abcdef",
+            ":read:hush-0123456789abcdef",
+            "anna:read:hush 0123456789abcdef",
+        ] {
+            let error = names("", &[hush]).unwrap_err();
+            assert!(error.contains("NAME:ROLE:TOKEN") && !error.contains("hush"), "{error}");
+        }
+        let twice = names("", &["anna:read:0123456789abcdef", "anna:operate:hush-0123456789"]).unwrap_err();
+        assert!(twice.contains("two tokens have the name \"anna\"") && !twice.contains("hush"), "{twice}");
+        let admin = names("the-single-admin-token", &["admin:read:0123456789abcdef"]).unwrap_err();
+        assert!(admin.contains("two tokens have the name \"admin\""), "{admin}");
+    }
+}

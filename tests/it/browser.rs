@@ -15,10 +15,10 @@ async fn filled() -> TestReceiver {
         "<script>alert(1)</script>\u{202e}txt.exe",
         "انتهت المهلة قبل أن يرد النموذج",
     ];
+    let long_name = "a-workflow-with-a-long-name-".repeat(7);
     for number in 0..60_usize {
         let id = format!("exec-{number:03}");
-        let long = "a-workflow-with-a-long-name-".repeat(7);
-        let workflow = ["product-photos", "video-teasers", &*long][number % 3];
+        let workflow = ["product-photos", "video-teasers", &long_name][number % 3];
         let mut body = with(execution(&id, "completed"), json!({ "workflow_id": workflow }));
         if number % 5 == 0 {
             let cause = causes[number / 5 % causes.len()];
@@ -29,16 +29,18 @@ async fn filled() -> TestReceiver {
         }
         receiver.accept(body).await;
     }
-    receiver.accept("{}".to_owned()).await;
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    receiver.accept(execution("exec-001", "failed")).await;
     receiver.wait_until_recorded().await;
     receiver
 }
 
 /// Pages, with their names in the screenshots.
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 6] = [
     ("/", "overview"),
     ("/?period=1h", "overview-hour"),
     ("/settings", "settings"),
+    ("/conflicts", "conflicts"),
     ("/audit", "audit"),
     ("/docs#list_executions", "docs"),
 ];

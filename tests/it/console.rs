@@ -214,7 +214,16 @@ async fn pages_have_strict_headers_and_load_nothing_from_other_hosts() {
     })
     .await;
     let browser = Browser::new(&receiver.admin);
-    for path in ["/", "/executions", "/bulks", "/quarantine", "/settings", "/audit", "/executions/unknown"] {
+    for path in [
+        "/",
+        "/executions",
+        "/bulks",
+        "/quarantine",
+        "/conflicts",
+        "/settings",
+        "/audit",
+        "/executions/unknown",
+    ] {
         let page = browser.get(path).await;
         let header = |name: &str| page.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(header("content-type"), "text/html; charset=utf-8");
@@ -273,6 +282,11 @@ async fn the_overview_escapes_the_text_of_webhooks() {
         // The earlier failure is in the 7 days before this period only.
         assert_eq!(page.contains(">new</span>"), path == "/?period=30d", "{path}: {page}");
     }
+    receiver.accept(execution(hostile, "cancelled")).await;
+    receiver.wait_until_recorded().await;
+    let page = browser.text("/conflicts").await;
+    assert!(page.contains("&lt;script&gt;alert(1)") && page.contains("status, "), "{page}");
+    assert!(!page.contains("<script>alert") && !page.contains('\u{202e}'), "{page}");
     let answer = browser.get("/?period=9h").await;
     assert_eq!(answer.status(), 400);
     assert!(answer.text().await.unwrap().contains("must be one of 1h, 24h, 7d, 30d"));

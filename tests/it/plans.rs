@@ -215,6 +215,7 @@ async fn no_page_of_the_console_scans_a_whole_table() {
         ("/?period=1h", &["executions_first_received_at", "executions_with_failure"][..]),
         ("/", &["workflow_hours_pkey", "executions_with_failure"]),
         ("/?period=30d", &["workflow_hours_pkey", "workflow_days_pkey"]),
+        ("/conflicts?from=2026-02-20T00:00:00Z", &["execution_conflicts_first_received_at"]),
         ("/audit", &["audit_pkey"]),
         ("/audit?before=500", &["audit_pkey"]),
         ("/settings?done=7", &["audit_pkey"]),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,7 @@ use super::form::{self, FormData};
 use super::layout::{PageError, Tab, page};
 use super::state::Console;
 use super::view::View;
+use crate::auth::Operator;
 
 /// The largest form, in bytes.
 const MAX_FORM: usize = 1 << 20;
@@ -31,30 +32,34 @@ pub(super) async fn read_form(mut request: Request, next: Next) -> Response {
 
 /// Rejects a POST request without the role `operate` or without the form key of its operator.
 pub(super) async fn check_form(
-    State(_): State<Arc<Console>>,
-    view: View,
+    State(console): State<Arc<Console>>,
     request: Request,
     next: Next,
 ) -> Response {
     if *request.method() == Method::GET || *request.method() == Method::HEAD {
         return next.run(request).await;
     }
-    let fields = request.extensions().get::<FormData>().cloned().unwrap_or_default();
-    if !view.operator.owns_form(fields.get(form::KEY)) {
-        return page(
-            &view,
-            Tab::Overview,
-            "Not done",
-            Err(PageError::Refused(
-                "The form is out of date: the session has changed, or another web page sent it. Go back, reload the page and \
+    match refusal(&request) {
+        None => next.run(request).await,
+        Some(why) => {
+            let (mut parts, _) = request.into_parts();
+            let Ok(view) = View::from_request_parts(&mut parts, &console).await;
+            page(&view, Tab::Overview, "Not done", Err(PageError::Refused(why)))
+        }
+    }
+}
+
+/// Why a form is not accepted.
+fn refusal(request: &Request) -> Option<&'static str> {
+    let operator = request.extensions().get::<Operator>();
+    let form_key = request.extensions().get::<FormData>().map_or("", |fields| fields.get(form::KEY));
+    if !operator.is_some_and(|operator| operator.owns_form(form_key)) {
+        return Some(
+            "The form is out of date: the session has changed, or another web page sent it. Go back, reload the page and \
              try again.",
-            )),
         );
     }
     // Each operator may log out.
-    if !view.operator.may_operate() && request.uri().path() != "/logout" {
-        let why = "Your token has the role read. Actions need the role operate.";
-        return page(&view, Tab::Overview, "Not done", Err(PageError::Refused(why)));
-    }
-    next.run(request).await
+    let allowed = request.uri().path() == "/logout" || operator.is_some_and(Operator::may_operate);
+    (!allowed).then_some("Your token has the role read. Actions need the role operate.")
 }

@@ -12,6 +12,7 @@ mod bulk;
 mod bulks;
 mod check;
 mod components;
+mod conflicts;
 mod diff;
 mod docs;
 mod error;
@@ -57,11 +58,12 @@ pub(super) fn routes(admin: AdminState) -> (Router, Router) {
         .route("/bulks", get(bulks::page))
         .route("/bulks/{bulk_id}", get(bulk::page))
         .route("/quarantine", get(quarantine::page))
-        .route("/quarantine/retry", post(quarantine::retry))
+        .route("/conflicts", get(conflicts::page))
         .route("/quarantine/drop", post(quarantine::drop_all))
+        .route("/quarantine/retry", post(quarantine::retry))
         .route("/quarantine/{quarantine_id}", get(quarantine_entry::page))
-        .route("/quarantine/{quarantine_id}/retry", post(quarantine_entry::retry))
         .route("/quarantine/{quarantine_id}/drop", post(quarantine_entry::drop_entry))
+        .route("/quarantine/{quarantine_id}/retry", post(quarantine_entry::retry))
         .route("/settings", get(settings::page))
         .route("/audit", get(audit::page))
         .route("/docs", get(docs::page))

@@ -74,8 +74,10 @@ document.addEventListener("keydown", (event) => {
   }
   afterG = 0;
   const search = document.querySelector("input[type=search]");
-  if (event.key === "/" && search) search.select();
-  else if (event.key === "j") select(1);
+  if (event.key === "/" && search) {
+    search.focus();
+    search.select();
+  } else if (event.key === "j") select(1);
   else if (event.key === "k") select(-1);
   else if (event.key === "?") showShortcuts();
   else if (event.key === "g") afterG = Date.now();

@@ -51,7 +51,7 @@ async fn conflicts(console: &Console) -> Result<Item, QueryError> {
     let period = TimeRange { from: Some(from), to: None };
     let page = console.run(&Conflicts { period, page: first_rows(), ..Conflicts::default() }).await?;
     let text = "webhooks contradict a recorded result (24 h)";
-    Ok(Item { kind: "warn", number: counted(&page), text, href: "/api/v1/conflicts?from=24h" })
+    Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?from=24h" })
 }
 
 fn first_rows() -> PageRequest {

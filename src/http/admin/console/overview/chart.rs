@@ -10,7 +10,7 @@ use crate::http::admin::console::components::{count, plural};
 /// Units of the drawing. The browser stretches it to the size of the page; labels are HTML and keep their size.
 const WIDTH: i64 = 1_200;
 const HEIGHT: i64 = 180;
-/// Labels below the columns.
+/// Maximum labels below the columns.
 const TICKS: usize = 8;
 
 /// The width of a column in time.
@@ -58,9 +58,15 @@ pub(super) fn chart(series: &[Point], step: Step) -> Markup {
             div.scale aria-hidden="true" { span { (short(scale)) } span { (short(scale / 2)) } span { "0" } }
         }
         div.ticks aria-hidden="true" {
-            @for point in series.iter().step_by(series.len().div_ceil(TICKS).max(1)) { span { (step.label(point.at)) } }
+            @for point in series.iter().step_by(tick_step(series.len())) { span { (step.label(point.at)) } }
         }
     }
+}
+
+/// Columns between two labels: a divisor of their number, so that all labels have the same width.
+fn tick_step(columns: usize) -> usize {
+    let divides = |step: &usize| columns.is_multiple_of(*step) && columns / step <= TICKS;
+    (1..=columns).find(divides).unwrap_or(1)
 }
 
 /// The parts of a column from the bottom: kind, top and height.
@@ -129,6 +135,11 @@ mod tests {
         let scales = [0, 1, 2, 3, 5, 11, 21, 99, 101].map(rounded_up);
         assert_eq!(scales, [2, 2, 2, 4, 10, 20, 40, 100, 200]);
         assert_eq!([short(9_999), short(40_000), short(20_000_000)], ["9\u{202f}999", "40k", "20M"]);
+    }
+
+    #[test]
+    fn labels_are_at_the_start_of_their_columns() {
+        assert_eq!([0, 7, 24, 30, 60].map(tick_step), [1, 1, 3, 5, 10]);
     }
 
     #[test]
