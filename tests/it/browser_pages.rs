@@ -261,6 +261,7 @@ async fn a_mapping_is_previewed_and_recorded_in_the_browser() {
     click(&browser, "button[name=preview]").await;
     until(async || text(&browser).await.contains("A retry would record 1 execution")).await;
     click(&browser, "form[action$='/retry'] button.primary").await;
+    browser.screenshot("debug-retry").await;
     until(async || text(&browser).await.contains("recorded q0 (new)")).await;
     assert_eq!(
         receiver.row("SELECT bulk_id FROM executions WHERE execution_id = 'q0'").await["bulk_id"],

@@ -99,7 +99,7 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
         ("q=fox", &["two", "one"]),
         ("q=snow%20FOX", &["one"]),
         ("q=fox&status=failed", &["two"]),
-        ("q=0%25%20f_n", &[]),
+        ("q=5%25f%20o_f", &[]),
         ("q=50%25%20off_now", &["three"]),
         ("q=fox&since=1h", &["two", "one"]),
         ("q=fox&to=2026-01-01T00:00", &[]),
@@ -183,8 +183,8 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
     let text = text(&html);
     for part in [
         "kling-v2",
-        "The first model failed : Model timeout after 300s",
-        "took 1 min 12 s",
+        "The first model failed: Model timeout after 300s",
+        "took 72.5 s",
         "cost 0.4125",
         "3 deliveries",
         "1 conflict",
@@ -390,7 +390,9 @@ async fn hostile_text_in_every_field_stays_text() {
                 let outside: String = tag.split('"').step_by(2).collect();
                 assert!(!outside.contains(handler), "{path}: <{tag}>");
             }
-            assert!(!tag.contains("=\"javascript:"), "{path}: <{tag}>");
+            for attribute in ["href", "src", "action"] {
+                assert!(!tag.contains(&format!("{attribute}=\"javascript:")), "{path}: <{tag}>");
+            }
         }
     }
 }

@@ -255,12 +255,12 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
-                @if prompt.is_some() { div.id { (visible(&execution.execution_id)) } }
+                @if prompt.is_some() { div.id.cut { (visible(&execution.execution_id)) } }
                 @if let Some(bulk) = &execution.bulk_id {
-                    div.id { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
+                    div.id.cut { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
                 }
                 @if let Some(reference) = &execution.reference {
-                    div.id { (visible(&reference.to_line())) }
+                    div.id.cut { (visible(&reference.to_line())) }
                 }
             }
             td {
@@ -270,7 +270,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
                 }
             }
             td.workflow data-label="Workflow" {
-                a.quiet href=(super::params::url("/executions", "workflow", &execution.workflow_id)) {
+                a.quiet.cut href=(super::params::url("/executions", "workflow", &execution.workflow_id)) {
                     (visible(&execution.workflow_id))
                 }
             }

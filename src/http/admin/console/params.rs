@@ -6,6 +6,7 @@ use axum::http::Uri;
 use form_urlencoded::Serializer;
 use time::OffsetDateTime;
 
+use super::text::url_part;
 use crate::db::queries::page::Position;
 use crate::db::queries::period::parse_time;
 use crate::db::queries::{ListQuery, ListRow, PageRequest, TimeRange};
@@ -79,9 +80,7 @@ impl Params {
 
 /// The path of a page about one row, such as `/executions/ID`.
 pub(super) fn path(kind: &str, id: &str) -> String {
-    let encoded: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
-    // In a path, + stands for itself.
-    format!("/{kind}/{}", encoded.replace('+', "%20"))
+    format!("/{kind}/{}", url_part(id))
 }
 
 /// A URL with one parameter.
