@@ -184,7 +184,7 @@ mod tests {
 
         for altered in [
             cookie.replace("ben", "anna"),
-            cookie.replacen(":", ":9", 1),
+            cookie.replacen(':', ":9", 1),
             format!("{cookie}x"),
             cookie.replace(':', ""),
             String::new(),

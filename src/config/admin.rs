@@ -140,7 +140,8 @@ mod tests {
             let error = names("", &[hush]).unwrap_err();
             assert!(error.contains("NAME:ROLE:TOKEN") && !error.contains("hush"), "{error}");
         }
-        let twice = names("", &["anna:read:0123456789abcdef", "anna:operate:hush-0123456789"]).unwrap_err();
+        let twice =
+            names("", &["anna:read:0123456789abcdef", "anna:operate:hush-0123456789abcdef"]).unwrap_err();
         assert!(twice.contains("two tokens have the name \"anna\"") && !twice.contains("hush"), "{twice}");
         let admin = names("the-single-admin-token", &["admin:read:0123456789abcdef"]).unwrap_err();
         assert!(admin.contains("two tokens have the name \"admin\""), "{admin}");

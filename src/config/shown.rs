@@ -27,7 +27,7 @@ impl Settings {
             if let Some(text) = line.strip_prefix('#') {
                 comment.push(text.trim());
             } else if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-                section = name.to_owned();
+                name.clone_into(&mut section);
                 comment.clear();
             } else if let Some((key, _)) = line.split_once(" = ") {
                 let [value, default] = [&values, &defaults].map(|values| text(&values[&section][key]));

@@ -1,5 +1,7 @@
 //! Parts that pages share. The classes are those of `assets/console.css`.
 
+#![expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
+
 use maud::{Markup, html};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
@@ -43,9 +45,9 @@ fn relative(age: Duration) -> String {
     let seconds = age.whole_seconds();
     match seconds {
         ..5 => "now".to_owned(),
-        ..60 => format!("{seconds} s ago"),
-        ..3_600 => format!("{} min ago", seconds / 60),
-        ..172_800 => format!("{} h ago", seconds / 3_600),
+        5..60 => format!("{seconds} s ago"),
+        60..3_600 => format!("{} min ago", seconds / 60),
+        3_600..172_800 => format!("{} h ago", seconds / 3_600),
         _ => format!("{} d ago", seconds / 86_400),
     }
 }
@@ -54,8 +56,8 @@ fn relative(age: Duration) -> String {
 pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),
-        ..7_200 => format!("{} min", seconds / 60),
-        ..172_800 => format!("{} h", seconds / 3_600),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     }
 }

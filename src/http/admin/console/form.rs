@@ -50,6 +50,7 @@ impl<S: Sync> FromRequestParts<S> for FormData {
 
 /// A form whose button runs an action. `confirm` is a question for actions that cannot be undone; empty for others. An
 /// operator with the role `read` sees disabled buttons.
+#[expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
 pub(super) fn action(operator: &Operator, path: &str, confirm: &str, fields: Markup) -> Markup {
     html! {
         form.actions method="post" action=(path) data-confirm=[(!confirm.is_empty()).then_some(confirm)] {

@@ -34,10 +34,11 @@ impl ResultHosts {
 
     /// The Content-Security-Policy of all pages.
     pub(super) fn policy(&self) -> HeaderValue {
-        let sources: String = self.0.iter().map(|origin| format!(" {}", origin.source())).collect();
+        let sources = ["'self'".to_owned()].into_iter().chain(self.0.iter().map(Origin::source));
+        let sources = sources.collect::<Vec<_>>().join(" ");
         let policy = format!(
-            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'{sources}; \
-             media-src 'self'{sources}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src {sources}; \
+             media-src {sources}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         );
         // The settings allow only characters of host names.
         HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))

@@ -63,18 +63,14 @@ pub(super) async fn log_in(
     if has_foreign_origin(&headers) {
         return form(StatusCode::FORBIDDEN, next, notice("bad", html! { "Log in on this page." }));
     }
-    match session(&console, form_data.get("token").trim()).await {
-        Some(session) => {
-            let mut response = Redirect::to(next).into_response();
-            set_cookie(&mut response, &headers, &session, SESSION.whole_seconds());
-            response
-        }
-        None => {
-            tracing::warn!("a login to the console was refused: unknown token");
-            let message = html! { "This token is not valid. It may have been replaced." };
-            form(StatusCode::UNAUTHORIZED, next, notice("bad", message))
-        }
+    if let Some(session) = session(&console, form_data.get("token").trim()).await {
+        let mut response = Redirect::to(next).into_response();
+        set_cookie(&mut response, &headers, &session, SESSION.whole_seconds());
+        return response;
     }
+    tracing::warn!("a login to the console was refused: unknown token");
+    let message = html! { "This token is not valid. It may have been replaced." };
+    form(StatusCode::UNAUTHORIZED, next, notice("bad", message))
 }
 
 /// Begins a session. Reads the files of tokens again if the token is unknown and a file has changed.
@@ -111,6 +107,7 @@ fn local(next: &str) -> &str {
     if is_path && !next.contains(char::is_control) && !next.starts_with("/login") { next } else { "/" }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
 fn form(status: StatusCode, next: &str, message: Markup) -> Response {
     let page = html! {
         (DOCTYPE)

@@ -121,7 +121,7 @@ fn rounded_up(top: i64) -> i64 {
 fn short(number: i64) -> String {
     match number {
         ..10_000 => count(number),
-        ..10_000_000 => format!("{}k", number / 1_000),
+        10_000..10_000_000 => format!("{}k", number / 1_000),
         _ => format!("{}M", number / 1_000_000),
     }
 }

@@ -102,7 +102,7 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
 async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
     let period = period(&view.uri)?;
     let health = console.admin.health.health();
-    let data = timeout(TIMEOUT, data(console, period)).await.unwrap_or(Err(QueryError::TimedOut));
+    let data = timeout(TIMEOUT, Box::pin(data(console, period))).await.unwrap_or(Err(QueryError::TimedOut));
     Ok(html! {
         (state(&health))
         @match data {

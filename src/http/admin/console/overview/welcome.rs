@@ -95,7 +95,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Sends a webhook through the public port, like each::labs.
+/// Sends a webhook through the public port, as the sender does.
 async fn send_test(console: &Console) -> Result<String, String> {
     let now = OffsetDateTime::now_utc();
     let execution_id = format!("test-{}", now.unix_timestamp_nanos() / 1_000_000);
