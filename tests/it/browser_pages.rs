@@ -157,8 +157,11 @@ async fn filled() -> (TestReceiver, String) {
     (receiver, files)
 }
 
+/// The entry of `q0`, or the only one.
 async fn first_entry(receiver: &TestReceiver) -> i64 {
-    receiver.row("SELECT min(quarantine_id) AS id FROM quarantine").await["id"].as_i64().unwrap()
+    let first = "SELECT min(quarantine_id) AS id FROM quarantine
+        WHERE convert_from(body, 'UTF8') LIKE '%q0%' OR (SELECT count(*) FROM quarantine) = 1";
+    receiver.row(first).await["id"].as_i64().unwrap()
 }
 
 /// The visible text of the page.
@@ -261,7 +264,6 @@ async fn a_mapping_is_previewed_and_recorded_in_the_browser() {
     click(&browser, "button[name=preview]").await;
     until(async || text(&browser).await.contains("A retry would record 1 execution")).await;
     click(&browser, "form[action$='/retry'] button.primary").await;
-    browser.screenshot("debug-retry").await;
     until(async || text(&browser).await.contains("recorded q0 (new)")).await;
     assert_eq!(
         receiver.row("SELECT bulk_id FROM executions WHERE execution_id = 'q0'").await["bulk_id"],
