@@ -27,6 +27,9 @@ use crate::execution::identifier;
 const EXCERPT: usize = 220;
 
 const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
+/// Filters that are shown with their value, and removed by a click.
+const FILTERS: [(&str, &str); 5] =
+    [("workflow", "Workflow"), ("bulk", "Bulk"), ("q", "Search"), ("from", "From"), ("to", "To")];
 const PERIODS: [(&str, &str); 3] = [("1h", "1 h"), ("24h", "24 h"), ("7d", "7 d")];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
@@ -152,7 +155,7 @@ fn filters(params: &Params) -> Markup {
                 @for (value, name) in PERIODS {
                     (chip(&params.with(&since_only(Some(value))), name, since == Some(value)))
                 }
-                details.range open[is_range] {
+                details.range {
                     summary.chip aria-current=[is_range.then_some("true")] { "Range" }
                     form {
                         @for name in ["q", "status", "workflow", "bulk"] {
@@ -166,9 +169,9 @@ fn filters(params: &Params) -> Markup {
                     }
                 }
             }
-            @if params.get("workflow").is_some() || params.get("bulk").is_some() || params.get("q").is_some() {
+            @if FILTERS.iter().any(|(name, _)| params.get(name).is_some()) {
                 div.chips role="group" aria-label="Filters" {
-                    @for (name, title) in [("workflow", "Workflow"), ("bulk", "Bulk"), ("q", "Search")] {
+                    @for (name, title) in FILTERS {
                         @if let Some(value) = params.get(name) {
                             a.chip aria-current="true" href=(params.with(&[(name, None)]))
                                 title={ "Remove the filter " (visible_attribute(value)) } {
