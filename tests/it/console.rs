@@ -64,7 +64,7 @@ impl Browser {
             assert!(cookie.contains(part), "{cookie}");
         }
         assert!(!cookie.contains("Secure") && !cookie.contains(token), "{cookie}");
-        self.cookie = cookie.split(';').next().unwrap().to_owned();
+        cookie.split(';').next().unwrap().clone_into(&mut self.cookie);
     }
 
     /// The form key of a page.
