@@ -33,11 +33,6 @@ impl FormData {
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(given, _)| given == name).map_or("", |(_, value)| value)
     }
-
-    /// The values of a field that occurs several times.
-    pub(super) fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
-        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| &**value)
-    }
 }
 
 impl<S: Sync> FromRequestParts<S> for FormData {
