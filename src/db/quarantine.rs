@@ -87,7 +87,7 @@ impl DbConnection {
         // Not an async closure: the console needs a future that is Send.
         loop {
             match self.retry(id, mode, &extract).await {
-                Ok(retried) => return Ok(retried),
+                Ok(result) => return Ok(result),
                 Err(error) => {
                     if let Some(error) = self.after_contention(error, &mut retries).await? {
                         return Ok(Retried::Retained(error.to_string()));

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
@@ -63,7 +62,7 @@ impl Mapping<'_> {
 
     /// The keys of a JSON object that are not read; none if `text` is not an object.
     fn ignored(&self, text: &str) -> Vec<String> {
-        let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text).unwrap_or_default();
+        let keys: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
         let mapped: Vec<_> = self.maps.iter().map(|(_, source)| first_key(&pointer(source))).collect();
         let is_read = |key: &String| {
             FIELDS.contains(&key.as_str()) || PAYLOAD_FIELDS.contains(&key.as_str()) || mapped.contains(key)

@@ -34,29 +34,27 @@ fn node(json: &str, depth: usize, nodes: &mut usize) -> Markup {
     }
     *nodes -= 1;
     match json.as_bytes().first() {
-        Some(b'{') => match serde_json::from_str::<BTreeMap<String, &RawValue>>(json) {
-            Ok(fields) => children(
-                "{\u{2026}}",
-                fields.len(),
-                fields.iter().map(|(key, value)| (Some(&**key), value.get())),
-                depth,
-                nodes,
-            ),
-            Err(_) => html! { (visible(json)) },
-        },
-        Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(json) {
-            Ok(items) => {
-                children("[\u{2026}]", items.len(), items.iter().map(|item| (None, item.get())), depth, nodes)
+        Some(b'{') => {
+            if let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(json) {
+                let items = fields.iter().map(|(key, value)| (Some(&**key), value.get()));
+                return children("{\u{2026}}", fields.len(), items, depth, nodes);
             }
-            Err(_) => html! { (visible(json)) },
-        },
+        }
+        Some(b'[') => {
+            if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(json) {
+                let count = items.len();
+                let items = items.iter().map(|item| (None, item.get()));
+                return children("[\u{2026}]", count, items, depth, nodes);
+            }
+        }
         Some(b'"') => {
             let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
             let (shown, more) = excerpt(&text, MAX_STRING);
-            html! { span.string { (visible(shown)) @if more { "\u{2026}" } } }
+            return html! { span.string { (visible(shown)) @if more { "\u{2026}" } } };
         }
-        _ => html! { span.plain { (visible(json)) } },
+        _ => {}
     }
+    html! { span.plain { (visible(json)) } }
 }
 
 fn children<'j>(

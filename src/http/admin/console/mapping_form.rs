@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::text::visible_attribute;
 use crate::execution;
@@ -40,7 +40,7 @@ impl MappingForm {
         let mut text = target.to_owned();
         for (option, pairs) in [("--map", &self.maps), ("--set", &self.sets)] {
             for (field, value) in pairs {
-                text += &format!(" {option} {field}={value}");
+                text.extend([" ", option, " ", field, "=", value]);
             }
         }
         text
@@ -92,8 +92,8 @@ impl MappingForm {
 /// The top-level keys of a body, or of the first element of an array.
 pub(super) fn keys(body: &str) -> Vec<String> {
     let Ok(text) = execution::text(body.as_bytes()) else { return Vec::new() };
-    let keys = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text).or_else(|_| {
-        serde_json::from_str::<Vec<BTreeMap<String, IgnoredAny>>>(text)
+    let keys = serde_json::from_str::<BTreeMap<String, &RawValue>>(text).or_else(|_| {
+        serde_json::from_str::<Vec<BTreeMap<String, &RawValue>>>(text)
             .map(|elements| elements.into_iter().next().unwrap_or_default())
     });
     keys.unwrap_or_default().into_keys().take(100).map(|key| visible_attribute(&key)).collect()
