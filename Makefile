@@ -15,7 +15,7 @@ help: ## show this list
 run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
 	cargo run --profile quick --locked -- $(ARGS)
 
-test: tools proxies ## run all tests, with a private PostgreSQL
+test: tools proxies browser ## run all tests, with a private PostgreSQL
 	cargo test --locked --workspace
 
 torture: tools ## inject each fault 100 times (TORTURE_TIMES) under load, then check that no delivery was lost
@@ -41,12 +41,15 @@ check: tools ## run all checks of CI except the tests
 sqlx: tools ## update .sqlx after a change of a query or a migration
 	scripts/sqlx-prepare
 
-.PHONY: tools proxies
+.PHONY: tools proxies browser
 tools:
 	@scripts/install-tools
 
 proxies:
 	@scripts/install-tools proxies
+
+browser:
+	@scripts/install-tools browser
 
 clean: ## remove build output; recorded data and the spool are kept
 	cargo clean

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::auth::{AdminToken, Authenticator};
+use crate::auth::{AdminTokens, Authenticator, sign};
 use crate::config::{DatabaseServers, Settings, SettingsError};
 use crate::db::Database;
 
@@ -43,15 +44,22 @@ pub(crate) struct Current {
     /// Increases with each change.
     generation: u64,
     pub(crate) authenticator: Authenticator,
-    /// `None` if the admin port requires no token.
-    pub(crate) admin_token: Option<AdminToken>,
+    pub(crate) admin_tokens: AdminTokens,
 }
 
 impl Current {
     fn new(generation: u64, settings: &Settings) -> Arc<Self> {
         let authenticator = Authenticator::new(&settings.auth);
-        Arc::new(Self { generation, authenticator, admin_token: AdminToken::new(&settings.admin.token) })
+        // The settings are checked, so the tokens are valid.
+        let admin_tokens = AdminTokens::new(&settings.admin.named_tokens().unwrap_or_default());
+        Arc::new(Self { generation, authenticator, admin_tokens })
     }
+}
+
+/// [`Credentials::for_test_webhook`]. Empty if senders are not authenticated.
+pub(crate) struct TestCredentials {
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) token: Option<String>,
 }
 
 /// Why re-read secrets are not used.
@@ -103,6 +111,15 @@ impl Credentials {
             return (current, checked);
         }
         (current, checked)
+    }
+
+    /// What a webhook needs to be accepted: the headers of its signature, or a token for its URL.
+    pub(crate) fn for_test_webhook(&self, body: &[u8], now: OffsetDateTime) -> TestCredentials {
+        let auth = &lock(&self.settings).auth;
+        let headers = auth.webhook_secrets.0.first().map(|secret| sign(secret, body, now).to_vec());
+        let token = auth.url_tokens.0.first().filter(|_| headers.is_none());
+        let token = token.map(|token| token.expose_secret().to_owned());
+        TestCredentials { headers: headers.unwrap_or_default(), token }
     }
 
     /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed; looks for changes at most
@@ -159,11 +176,11 @@ impl Credentials {
         if settings.auth.is_configured() && !new.auth.is_configured() {
             return Err(ReloadError::Unauthenticated("auth.webhook_secrets and auth.url_tokens"));
         }
-        let (before, now) = (settings.admin.token.expose_secret(), new.admin.token.expose_secret());
-        if !before.is_empty() && now.is_empty() {
-            return Err(ReloadError::Unauthenticated("admin.token"));
+        if settings.admin.has_tokens() && !new.admin.has_tokens() {
+            return Err(ReloadError::Unauthenticated("admin.token and admin.tokens"));
         }
-        let admin_token_changed = before != now;
+        let admin_token_changed = settings.admin.token.expose_secret() != new.admin.token.expose_secret()
+            || !settings.admin.tokens.same_as(&new.admin.tokens);
         let database_changed = settings.database.url.expose_secret() != new.database.url.expose_secret();
         // The private PostgreSQL cannot be replaced by `database.url` without a restart.
         let private = settings.database.servers()?.is_none();
@@ -177,6 +194,7 @@ impl Credentials {
         settings.auth.webhook_secrets = new.auth.webhook_secrets;
         settings.auth.url_tokens = new.auth.url_tokens;
         settings.admin.token = new.admin.token;
+        settings.admin.tokens = new.admin.tokens;
         settings.sources = new.sources;
         if admin_token_changed || secrets_changed || tokens_changed {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);

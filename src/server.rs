@@ -265,7 +265,8 @@ impl Server {
             registration_pool,
             overdue_after: settings.expected.overdue_after,
             feed: feed.clone(),
-            webhook_port: webhook_address.port(),
+            settings: Arc::new(settings.clone()),
+            webhook_address,
             credentials: credentials.clone(),
             reconciler: reconciler.clone(),
         };

@@ -16,18 +16,3 @@ pub(super) fn is_one_of(candidate: &[u8], known: &[Fingerprint]) -> bool {
     let candidate: Fingerprint = Sha256::digest(candidate).into();
     known.iter().fold(Choice::from(0), |found, known| found | candidate.ct_eq(known)).into()
 }
-
-/// The token of the admin port.
-#[derive(Clone, Copy)]
-pub(crate) struct AdminToken(Fingerprint);
-
-impl AdminToken {
-    /// `None` for an empty token.
-    pub(crate) fn new(token: &SecretString) -> Option<Self> {
-        (!token.expose_secret().is_empty()).then(|| Self(fingerprint(token)))
-    }
-
-    pub(crate) fn matches(&self, presented: &[u8]) -> bool {
-        is_one_of(presented, &[self.0])
-    }
-}

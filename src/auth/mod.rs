@@ -7,15 +7,16 @@
 //! A repeated signature is accepted within the tolerance of its timestamp: retries of the sender keep the signature of
 //! the first attempt, and recording deduplicates.
 
+mod admin;
 mod authenticator;
 mod fingerprint;
 mod signature;
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
+pub(crate) use admin::{AdminTokens, Operator, SESSION, SESSION_COOKIE};
 pub use authenticator::{Authenticator, PendingAuth};
-pub(crate) use fingerprint::AdminToken;
-pub(crate) use signature::{SIGNATURE, TIMESTAMP, sign};
+pub(crate) use signature::sign;
 
 /// How a delivery was authenticated. Recorded with it: in the database under its name, in the spool under its position in
 /// this list, which therefore never changes.

@@ -1,5 +1,6 @@
 //! Signatures: `sha256=` and the lowercase hex of the HMAC-SHA256 of `<timestamp>.<raw body>`.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -22,13 +23,19 @@ pub(super) fn key(secret: &SecretString) -> Key {
     Key::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC keys have any length")
 }
 
-/// The value of the header [`SIGNATURE`] for a body that is sent at `timestamp` (Unix seconds).
-pub(crate) fn sign(secret: &SecretString, timestamp: i64, body: &[u8]) -> String {
+/// The headers of a webhook signed with `secret`.
+pub(crate) fn sign(secret: &SecretString, body: &[u8], now: OffsetDateTime) -> [(&'static str, String); 2] {
+    let timestamp = now.unix_timestamp().to_string();
     let mut mac = key(secret);
-    mac.update(format!("{timestamp}.").as_bytes());
+    mac.update(timestamp.as_bytes());
+    mac.update(b".");
     mac.update(body);
-    let mac = mac.finalize().into_bytes();
-    mac.iter().fold("sha256=".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
+    let digits = mac.finalize().into_bytes();
+    let mut signature = "sha256=".to_owned();
+    for byte in digits {
+        let _ = write!(signature, "{byte:02x}");
+    }
+    [(TIMESTAMP, timestamp), (SIGNATURE, signature)]
 }
 
 /// A signature whose timestamp is valid.

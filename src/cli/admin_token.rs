@@ -8,7 +8,8 @@ use crate::config;
 /// If no token is set.
 pub fn admin_token(admin: &config::Admin) -> Result<String, &'static str> {
     match admin.token.expose_secret() {
-        "" => Err("admin.token is not set: the admin port requires no token"),
+        "" if admin.tokens.0.is_empty() => Err("admin.token is not set: the admin port requires no token"),
+        "" => Err("admin.token is not set: the admin port requires one of admin.tokens"),
         token => Ok(token.to_owned()),
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::CommandError;
 use super::healthcheck::reachable;
 use super::output::print_line;
-use crate::auth::{SIGNATURE, TIMESTAMP, sign};
+use crate::auth::sign;
 use crate::config::Settings;
 use crate::http::WEBHOOK_PATH;
 use crate::http_client;
@@ -52,10 +52,9 @@ impl SendTest {
         let mut request = Request::post(format!("{WEBHOOK_PATH}{}", token.unwrap_or_default()))
             .header(CONTENT_TYPE, "application/json");
         if let Some(secret) = auth.webhook_secrets.0.first() {
-            let timestamp = now.unix_timestamp();
-            request = request
-                .header(TIMESTAMP, timestamp)
-                .header(SIGNATURE, sign(secret, timestamp, body.as_bytes()));
+            for (name, value) in sign(secret, body.as_bytes(), now) {
+                request = request.header(name, value);
+            }
         }
         let address = reachable(settings.http.listen).to_string();
         let send = http_client::send(&address, request.body(Full::from(body))?);

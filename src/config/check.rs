@@ -20,6 +20,7 @@ impl Settings {
         check_duration("http.body_timeout", self.http.body_timeout, min, max)?;
         self.auth.check()?;
         self.admin.check()?;
+        self.console.check()?;
         let Quarantine { max_rows, max_bytes } = self.quarantine;
         check_range("quarantine.max_rows", max_rows, 0, 1_000_000)?;
         check_range("quarantine.max_bytes", max_bytes, 0, 1 << 40)?;

@@ -105,13 +105,19 @@ impl Settings {
     /// Reads the files of secrets, such as those that container engines provide.
     fn read_files(&mut self, config: Option<&Path>) -> Result<(), SettingsError> {
         let Self { auth, eachlabs, admin, database, traces, sources, .. } = self;
-        let files =
-            [&auth.webhook_secrets_file, &auth.url_tokens_file, &admin.token_file, &database.url_file];
+        let files = [
+            &auth.webhook_secrets_file,
+            &auth.url_tokens_file,
+            &admin.token_file,
+            &admin.tokens_file,
+            &database.url_file,
+        ];
         *sources = Sources::of(config, files.map(PathBuf::as_path));
         read_list("auth.webhook_secrets_file", &auth.webhook_secrets_file, &mut auth.webhook_secrets)?;
         read_list("auth.url_tokens_file", &auth.url_tokens_file, &mut auth.url_tokens)?;
         read_list("traces.otlp_headers_file", &traces.otlp_headers_file, &mut traces.otlp_headers)?;
         read_one("eachlabs.api_key_file", &eachlabs.api_key_file, &mut eachlabs.api_key)?;
+        read_list("admin.tokens_file", &admin.tokens_file, &mut admin.tokens)?;
         read_one("admin.token_file", &admin.token_file, &mut admin.token)?;
         read_one("database.url_file", &database.url_file, &mut database.url)
     }

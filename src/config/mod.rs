@@ -5,8 +5,10 @@
 
 #![expect(missing_docs, reason = "config/default.toml documents every key")]
 
+mod admin;
 mod auth;
 mod check;
+mod console;
 mod database;
 mod database_url;
 mod eachlabs;
@@ -14,6 +16,7 @@ mod error;
 mod load;
 mod retention;
 mod secrets;
+mod shown;
 mod traces;
 
 use std::net::SocketAddr;
@@ -21,8 +24,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
+pub(crate) use admin::NamedToken;
+pub use admin::Role;
+pub use console::{Console, Hosts};
 pub use database_url::DatabaseServers;
 pub(crate) use database_url::ServerRole;
 pub(crate) use eachlabs::ApiAccess;
@@ -31,6 +37,7 @@ pub use error::SettingsError;
 pub use retention::Retention;
 pub use secrets::{Secret, Secrets};
 pub(crate) use secrets::{Sources, random_token};
+pub(crate) use shown::Shown;
 pub(crate) use traces::Collector;
 pub use traces::Traces;
 
@@ -38,11 +45,12 @@ pub use traces::Traces;
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// All settings. `config/default.toml` documents keys and limits.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub http: Http,
     pub admin: Admin,
+    pub console: Console,
     pub auth: Auth,
     pub eachlabs: Eachlabs,
     pub intake: Intake,
@@ -61,7 +69,7 @@ pub struct Settings {
     pub(crate) sources: Sources,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     #[serde(deserialize_with = "address")]
@@ -79,13 +87,15 @@ pub struct Http {
     pub max_bytes_in_flight: usize,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     pub token: Secret,
     pub token_file: PathBuf,
+    pub tokens: Secrets,
+    pub tokens_file: PathBuf,
     /// Whether [`Settings::load_to_serve`] has created `token_file`.
     #[serde(skip)]
     pub token_created: bool,
@@ -104,7 +114,7 @@ fn heartbeat() -> Duration {
     Duration::from_secs(10)
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     pub webhook_secrets: Secrets,
@@ -117,13 +127,13 @@ pub struct Auth {
     pub allow_unauthenticated: bool,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intake {
     pub capacity: usize,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spool {
     pub dir: PathBuf,
@@ -138,7 +148,7 @@ fn spool_lock_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
     pub url: Secret,
@@ -151,7 +161,7 @@ pub struct Database {
     pub statement_timeout: Duration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorder {
     pub connections: usize,
@@ -161,7 +171,7 @@ pub struct Recorder {
     pub max_backoff: Duration,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reconcile {
     pub enabled: bool,
@@ -178,7 +188,7 @@ pub struct Quarantine {
     pub max_bytes: i64,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conflicts {
     pub max_per_execution: i64,
@@ -189,7 +199,7 @@ impl Conflicts {
     pub const UNLIMITED: Self = Self { max_per_execution: i64::MAX, max_bytes_per_execution: i64::MAX };
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
     #[serde(with = "humantime_serde")]
@@ -205,15 +215,15 @@ pub struct Shutdown {
     pub drain_timeout: Duration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     pub format: LogFormat,
     pub filter: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", rename_all(serialize = "lowercase"))]
 pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,

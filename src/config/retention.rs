@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::{format_duration, parse_duration};
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{SettingsError, not_allowed};
 
@@ -13,18 +13,18 @@ const DAY: Duration = Duration::from_hours(24);
 const MAX: Duration = Duration::from_hours(24 * 36_525);
 
 /// How long rows stay in PostgreSQL; `None` is forever.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
-    #[serde(deserialize_with = "duration_or_forever")]
+    #[serde(deserialize_with = "duration_or_forever", serialize_with = "or_forever")]
     pub payloads: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_forever")]
+    #[serde(deserialize_with = "duration_or_forever", serialize_with = "or_forever")]
     pub executions: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_forever")]
+    #[serde(deserialize_with = "duration_or_forever", serialize_with = "or_forever")]
     pub conflicts: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_forever")]
+    #[serde(deserialize_with = "duration_or_forever", serialize_with = "or_forever")]
     pub quarantine: Option<Duration>,
-    #[serde(deserialize_with = "duration_or_forever")]
+    #[serde(deserialize_with = "duration_or_forever", serialize_with = "or_forever")]
     pub changes: Option<Duration>,
 }
 
@@ -35,6 +35,14 @@ fn duration_or_forever<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     }
     let duration = parse_duration(&text);
     duration.map(Some).map_err(|_| D::Error::custom("must be \"forever\" or a duration in days, like 90d"))
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn or_forever<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serializer.collect_str(&format_duration(*duration)),
+        None => serializer.serialize_str("forever"),
+    }
 }
 
 impl Retention {

@@ -12,6 +12,7 @@ use rand::distr::Alphanumeric;
 use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_error};
 
@@ -48,6 +49,23 @@ impl<'de> Deserialize<'de> for Secret {
         // The error's text may contain the secret.
         let secret = String::deserialize(deserializer).map_err(|_| secret_error("must be a string"))?;
         Ok(Self(secret.into()))
+    }
+}
+
+/// Shows whether a secret is set, and not the secret.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.expose_secret().is_empty() { "" } else { "(set, not shown)" })
+    }
+}
+
+/// Shows the number of secrets.
+impl Serialize for Secrets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.len() {
+            0 => serializer.serialize_str(""),
+            set => serializer.collect_str(&format_args!("({set} set, not shown)")),
+        }
     }
 }
 

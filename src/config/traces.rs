@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed};
 use super::secrets::Secrets;
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Traces {
     pub otlp_endpoint: String,

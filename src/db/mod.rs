@@ -4,6 +4,7 @@
 //! [`DbConnection::record`] writes one batch in one transaction. `record/resolve_duplicates.rs` has the rule for an
 //! execution that is already recorded.
 
+mod audit;
 mod canary;
 mod changes;
 mod database;
@@ -30,7 +31,7 @@ pub use database::Database;
 pub(crate) use error::DbError;
 pub(crate) use expected::{Registered, RegistrationConflict};
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
-pub(crate) use quarantine::{Extracted, Retried};
+pub(crate) use quarantine::{Retried, RetryMode};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;
@@ -97,14 +98,28 @@ impl DbConnection {
         let mut retries = 0;
         loop {
             match attempt(self).await {
-                Err(error) if error.is_contention() && retries < COMMAND_RETRIES => {
-                    retries += 1;
-                    tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
-                }
-                Err(error) if self.connection.ping().await.is_err() => return Err(error),
+                Err(error) => match self.after_contention(error, &mut retries).await? {
+                    None => {}
+                    Some(error) => return Ok(Err(error)),
+                },
                 done => return Ok(done),
             }
         }
+    }
+
+    /// Pauses after contention and returns `None`: the caller then tries again. Otherwise returns the error, if it is
+    /// about the row, or fails with it, if it is about the connection.
+    async fn after_contention(
+        &mut self,
+        error: DbError,
+        retries: &mut u32,
+    ) -> Result<Option<DbError>, DbError> {
+        if error.is_contention() && *retries < COMMAND_RETRIES {
+            *retries += 1;
+            tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
+            return Ok(None);
+        }
+        if self.connection.ping().await.is_err() { Err(error) } else { Ok(Some(error)) }
     }
 
     /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.

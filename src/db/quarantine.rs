@@ -1,6 +1,6 @@
 //! Commands for quarantined webhooks: list, retry, drop.
 
-use bytes::Bytes;
+use time::OffsetDateTime;
 
 use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::RecordItem;
@@ -8,24 +8,50 @@ use super::{DbConnection, DbError, record};
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
 use crate::execution::Execution;
+use crate::execution::mapping::Extracted;
+
+/// What a retry changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryMode {
+    Record,
+    /// Records in a transaction and rolls it back: shows the dispositions and changes nothing.
+    Preview,
+}
 
 /// The result of a retry.
 #[derive(Debug)]
 pub(crate) enum Retried {
-    /// The entry was recorded and deleted: its executions and predictions with their dispositions.
+    /// The entry was recorded and deleted (or would be): its executions and predictions with their dispositions.
     Recorded(Vec<(String, Disposition)>),
     /// The entry stays in quarantine, for this reason.
     Retained(String),
     Absent,
 }
 
-/// An execution or a prediction in a quarantined body.
-#[derive(Debug)]
-pub(crate) struct Extracted {
-    /// The body with the operator's mappings applied, which is parsed.
-    pub(crate) repaired: Bytes,
-    /// The original part of the body, which becomes the payload.
-    pub(crate) original: Bytes,
+/// A row of `quarantine`.
+struct Entry {
+    body: Vec<u8>,
+    authenticated_by: Option<String>,
+    deliveries: i32,
+    redeliveries: i32,
+    reference: Option<String>,
+    first_received_at: OffsetDateTime,
+    last_received_at: OffsetDateTime,
+}
+
+impl Entry {
+    fn delivery(&self, extracted: &Extracted) -> Delivery {
+        Delivery {
+            trace: None,
+            reference: self.reference.clone(),
+            repaired_from: None,
+            is_redelivery: false,
+            body: extracted.original.clone(),
+            received_at: self.first_received_at,
+            authenticated_by: self.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
+            acknowledged: true,
+        }
+    }
 }
 
 impl DbConnection {
@@ -56,21 +82,31 @@ impl DbConnection {
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
-        dry_run: bool,
+        mode: RetryMode,
         extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
-        let retried =
-            self.retry_contention(async |connection| connection.retry(id, dry_run, &extract).await).await?;
-        Ok(retried.unwrap_or_else(|error| Retried::Retained(error.to_string())))
+        let mut retries = 0;
+        // Not an async closure: the console needs a future that is Send.
+        loop {
+            match self.retry(id, mode, &extract).await {
+                Ok(result) => return Ok(result),
+                Err(error) => {
+                    if let Some(error) = self.after_contention(error, &mut retries).await? {
+                        return Ok(Retried::Retained(error.to_string()));
+                    }
+                }
+            }
+        }
     }
 
     async fn retry(
         &mut self,
         id: i64,
-        dry_run: bool,
+        mode: RetryMode,
         extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
     ) -> Result<Retried, DbError> {
-        let entry = sqlx::query!(
+        let entry = sqlx::query_as!(
+            Entry,
             "SELECT body, authenticated_by, deliveries, redeliveries, reference::text, first_received_at, last_received_at
              FROM quarantine WHERE quarantine_id = $1",
             id
@@ -83,17 +119,7 @@ impl DbConnection {
             Ok(extracted) => extracted,
             Err(why) => return Ok(Retried::Retained(why)),
         };
-        let delivery = |extracted: &Extracted| Delivery {
-            trace: None,
-            reference: entry.reference.clone(),
-            repaired_from: None,
-            is_redelivery: false,
-            body: extracted.original.clone(),
-            received_at: entry.first_received_at,
-            authenticated_by: entry.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
-            acknowledged: true,
-        };
-        let deliveries: Vec<_> = extracted.iter().map(delivery).collect();
+        let deliveries: Vec<_> = extracted.iter().map(|extracted| entry.delivery(extracted)).collect();
         let mut items = Vec::with_capacity(extracted.len());
         for (extracted, delivery) in extracted.iter().zip(&deliveries) {
             match Execution::parse(&extracted.repaired) {
@@ -108,7 +134,7 @@ impl DbConnection {
         let id_of = |item: &RecordItem<'_>| item.execution_id().unwrap_or_default().to_owned();
         let ids: Vec<_> = items.iter().map(id_of).collect();
         loop {
-            match self.move_out(id, entry.deliveries, &items, dry_run).await {
+            match self.move_out(id, entry.deliveries, mode, &items).await {
                 Ok(Some(dispositions)) => {
                     return Ok(Retried::Recorded(ids.into_iter().zip(dispositions).collect()));
                 }
@@ -133,8 +159,8 @@ impl DbConnection {
         &mut self,
         id: i64,
         deliveries: i32,
+        mode: RetryMode,
         items: &[RecordItem<'_>],
-        dry_run: bool,
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.begin().await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
@@ -146,10 +172,9 @@ impl DbConnection {
         if delete.execute(&mut transaction).await?.rows_affected() == 0 {
             return Ok(None);
         }
-        if dry_run {
-            transaction.rollback().await?;
-        } else {
-            transaction.commit().await?;
+        match mode {
+            RetryMode::Record => transaction.commit().await?,
+            RetryMode::Preview => transaction.rollback().await?,
         }
         Ok(Some(dispositions))
     }

@@ -23,6 +23,7 @@ pub(crate) mod api_key;
 pub(crate) mod cost;
 pub(crate) mod identifier;
 pub(crate) mod jsonb;
+pub(crate) mod mapping;
 mod prediction;
 pub(crate) mod status;
 pub(crate) mod steps;

@@ -51,6 +51,12 @@ pub(crate) struct Summary {
     spooled: i64,
 }
 
+impl Summary {
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
 impl Health {
     /// False also while the receiver is stopping.
     pub(crate) fn accepts_webhooks(&self) -> bool {

@@ -32,9 +32,9 @@ pub(crate) struct SpoolHealth {
     /// The state in a sentence.
     pub(crate) detail: String,
     /// Used disk space.
-    used_bytes: u64,
+    pub(crate) used_bytes: u64,
     /// Allowed disk space: `spool.max_bytes`.
-    max_bytes: u64,
+    pub(crate) max_bytes: u64,
 }
 
 impl SpoolHealth {
@@ -64,7 +64,7 @@ pub(crate) struct RecordingHealth {
     /// The state in a sentence.
     pub(crate) detail: String,
     /// Deliveries on disk that are not recorded yet.
-    waiting: i64,
+    pub(crate) waiting: i64,
     /// Age of the oldest waiting delivery; null if none waits.
     pub(crate) oldest_age_seconds: Option<u64>,
     /// Waiting deliveries that fail alone while others are recorded, and later ones of their executions.

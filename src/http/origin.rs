@@ -13,6 +13,16 @@ pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
         || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
 }
 
+/// Whether the browser's headers show that a page of another origin sent a form of the console.
+pub(super) fn has_foreign_origin(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return site != "same-origin" && site != "none";
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, origin)| origin != host))
+}
+
 /// Whether the request may be the result of DNS rebinding: the host is neither an address nor a local name.
 pub(super) fn has_public_host(headers: &HeaderMap, uri: &Uri) -> bool {
     !all_hosts_are(headers, uri, is_local)

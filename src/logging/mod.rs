@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::config::{Log, LogFormat};
-pub(crate) use escape::{escape_json, printable};
+pub(crate) use escape::{escape_json, is_terminal_control, printable};
 pub(crate) use limit::LineLimit;
 use queue::STDERR;
 

@@ -17,7 +17,7 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 8] = [
+const CHECKSUMS: [(&str, &str); 9] = [
     (
         "0001_executions.sql",
         "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
@@ -49,6 +49,10 @@ const CHECKSUMS: [(&str, &str); 8] = [
     (
         "0008_reconcile.sql",
         "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
+    ),
+    (
+        "0009_audit.sql",
+        "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
     ),
 ];
 

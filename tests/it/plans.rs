@@ -15,7 +15,9 @@ struct Sent {
 
 async fn sent(receiver: &TestReceiver, path: &str) -> Vec<Sent> {
     let before = server_log().len();
-    let answer = get_json(receiver, path).await;
+    let answer = receiver.get(path).await;
+    assert_eq!(answer.status(), 200, "{path}");
+    let answer = answer.text().await.unwrap();
     let reading = "SELECT format('[%s] ', pid) AS pid FROM pg_stat_activity
         WHERE application_name = 'workflow-receiver reading' AND datname = current_database()";
     let pid = receiver.row(reading).await["pid"].as_str().unwrap().to_owned();
@@ -133,6 +135,36 @@ async fn every_filter_of_every_list_uses_an_index_in_the_order_of_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pages_of_the_console_use_indexes() {
+    let (receiver, mut connection) = a_month().await;
+    for (path, index) in [
+        ("/executions", "executions_first_received_at"),
+        ("/executions?q=two+words", "executions_first_received_at"),
+        ("/executions?q=two+words&status=failed", "executions_with_failure"),
+        ("/executions?q=two+words&workflow=formerly", "executions_workflow_id"),
+        ("/executions?q=two+words&since=2026-03-01T00:00:00Z", "executions_first_received_at"),
+        ("/executions?q=order=7", "executions_reference"),
+        // Looks the word up as an identifier first.
+        ("/executions?q=unknown", "executions_workflow_id"),
+        ("/executions/e7", "executions_pkey"),
+        ("/bulks", "bulks_first_received_at"),
+        ("/bulks/b7", "executions_bulk_id"),
+        ("/bulks/b7?show=failures", "executions_bulk_id"),
+    ] {
+        let mut all = Vec::new();
+        for sent in sent(&receiver, path).await {
+            prepare(&mut connection, &sent).await;
+            all.extend(scans(&mut connection, &sent.query).await);
+        }
+        assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
+        assert!(
+            all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+            "{path}: not by {index}\n{all:#?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_query_scans_a_whole_table() {
     let (receiver, mut connection) = a_month().await;
     let numbers = "SELECT (SELECT min(conflict_id) FROM execution_conflicts) AS conflict,
@@ -191,4 +223,35 @@ async fn no_query_scans_a_whole_table() {
     }
     let whole = scans(&mut connection, "SELECT * FROM executions").await;
     assert_eq!(whole, ["Seq Scan on executions"], "a sequential scan is recognised");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_of_the_console_scans_a_whole_table() {
+    let (receiver, mut connection) = a_month().await;
+    let actions = "INSERT INTO audit (actor, action, target)
+        SELECT 'olga', 'quarantine.drop', n::text FROM generate_series(1, 20000) AS n;
+        ANALYZE audit";
+    sqlx::raw_sql(actions).execute(&mut connection).await.unwrap();
+    for (path, indexes) in [
+        ("/?period=1h", &["executions_first_received_at", "executions_with_failure"][..]),
+        ("/", &["workflow_hours_pkey", "executions_with_failure"]),
+        ("/?period=30d", &["workflow_hours_pkey", "workflow_days_pkey"]),
+        ("/conflicts?from=2026-02-20T00:00:00Z", &["execution_conflicts_first_received_at"]),
+        ("/audit", &["audit_pkey"]),
+        ("/audit?before=500", &["audit_pkey"]),
+        ("/settings?done=7", &["audit_pkey"]),
+    ] {
+        let mut all = Vec::new();
+        for sent in sent(&receiver, path).await {
+            prepare(&mut connection, &sent).await;
+            all.extend(scans(&mut connection, &sent.query).await);
+        }
+        assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
+        for index in indexes {
+            assert!(
+                all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
+                "{path}: not by {index}\n{all:#?}"
+            );
+        }
+    }
 }

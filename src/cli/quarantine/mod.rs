@@ -1,6 +1,5 @@
 //! `workflow-receiver quarantine`
 
-mod mapping;
 mod retry;
 
 use std::collections::HashMap;

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::mapping::{FIELDS, Mapping, parse_pair};
 use super::{PAGE, absent};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
-use crate::db::{DbConnection, Extracted, Retried};
+use crate::db::{DbConnection, Retried, RetryMode};
 use crate::execution::Execution;
+use crate::execution::mapping::{Extracted, FIELDS, Mapping, parse_pair};
 use crate::logging::printable;
 
 /// Arguments of `quarantine retry`.
@@ -96,14 +96,18 @@ impl Retry {
     ) -> Result<Vec<Extracted>, String> {
         let extracted = mapping.extract(body)?;
         for part in &extracted {
-            let keys = mapping.ignored_keys(&part.original);
+            // Without a mapping, the body is recorded as it was received.
+            if mapping.is_empty() {
+                continue;
+            }
+            let keys = &part.ignored;
             if let Ok(execution) = Execution::parse(&part.repaired)
                 && !self.force
             {
-                check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], &keys)?;
-                check_lost("output", execution.output.is_some(), &["output", "result"], &keys)?;
+                check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], keys)?;
+                check_lost("output", execution.output.is_some(), &["output", "result"], keys)?;
             }
-            ignored.borrow_mut().extend(keys);
+            ignored.borrow_mut().extend(keys.iter().cloned());
         }
         Ok(extracted)
     }
@@ -117,7 +121,8 @@ impl Retry {
     ) -> Result<(), CommandError> {
         let ignored = RefCell::default();
         let extract = |body: &[u8]| self.extract(mapping, body, &ignored);
-        match connection.retry_quarantined(id, self.dry_run, extract).await? {
+        let mode = if self.dry_run { RetryMode::Preview } else { RetryMode::Record };
+        match connection.retry_quarantined(id, mode, extract).await? {
             Retried::Recorded(executions) => {
                 tally.recorded += 1;
                 let verb = if self.dry_run { "would be recorded" } else { "recorded" };

@@ -135,7 +135,29 @@ pub(crate) struct BulkDetail {
     pub(crate) results: Page<ResultItem>,
 }
 
-/// Reads one bulk; `None` if it has no execution and no expected number.
+/// Reads the progress of one bulk; `None` if it has no execution and no expected number.
+#[derive(Debug, Clone)]
+pub(crate) struct GetBulkProgress {
+    pub(crate) bulk_id: String,
+}
+
+impl Query for GetBulkProgress {
+    type Answer = Option<Bulk>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<Bulk>, sqlx::Error> {
+        let bulk = sqlx::query_as!(
+            Bulk,
+            r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
+                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", first_received_at,
+                   last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
+               FROM bulk_progress WHERE bulk_id = $1"#,
+            self.bulk_id
+        );
+        bulk.fetch_optional(transaction).await
+    }
+}
+
+/// Reads one bulk in full; `None` if it has no execution and no expected number.
 #[derive(Debug, Clone)]
 pub(crate) struct GetBulk {
     pub(crate) bulk_id: String,
@@ -145,18 +167,34 @@ impl Query for GetBulk {
     type Answer = Option<BulkDetail>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<BulkDetail>, sqlx::Error> {
-        let bulk = sqlx::query_as!(
-            Bulk,
-            r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
-                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", missing, rejected, first_received_at,
-                   last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
-               FROM bulk_progress WHERE bulk_id = $1"#,
-            self.bulk_id
-        );
-        let Some(bulk) = bulk.fetch_optional(&mut *transaction).await? else { return Ok(None) };
+        let bulk = GetBulkProgress { bulk_id: self.bulk_id.clone() };
+        let Some(bulk) = bulk.run(&mut *transaction).await? else { return Ok(None) };
         let executions = Executions::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
         let results = ResultsQuery::of_bulk(&self.bulk_id).run(&mut *transaction).await?;
         let missing_executions = ExpectedQuery::missing_of_bulk(&self.bulk_id).run(&mut *transaction).await?;
         Ok(Some(BulkDetail { bulk, missing_executions, executions, results }))
+    }
+}
+
+#[cfg(test)]
+impl Bulk {
+    /// A bulk with these counts: received, completed, failed, other.
+    pub(crate) fn sample(expected: Option<i32>, complete: Option<bool>, counts: [i32; 4]) -> Self {
+        let [received, completed, failed, other] = counts;
+        Self {
+            bulk_id: "b".to_owned(),
+            complete,
+            expected,
+            received,
+            completed,
+            failed,
+            cancelled: 0,
+            other,
+            first_received_at: None,
+            last_received_at: None,
+            seconds_since_last: None,
+            matches: true,
+            is_last_scanned: false,
+        }
     }
 }

@@ -138,7 +138,38 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
+    /// The console's search.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) words: Option<Words>,
 }
+
+/// Words of a search, in any case: an execution matches if its error, its cause or its inputs contain all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Words {
+    /// Patterns of LIKE, in lower case.
+    patterns: Vec<String>,
+}
+
+/// Maximum words of a search.
+const MAX_WORDS: usize = 8;
+
+impl Words {
+    /// `None` without a word.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let pattern = |word: &str| {
+            let escaped = word.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+            format!("%{escaped}%")
+        };
+        let patterns: Vec<_> = text.split_whitespace().take(MAX_WORDS).map(pattern).collect();
+        (!patterns.is_empty()).then_some(Self { patterns })
+    }
+}
+
+/// Maximum rows that a page of a search scans. It is lower than [`SCAN_LIMIT`], because payloads are decompressed.
+pub(crate) const SEARCH_SCAN_LIMIT: i64 = 1_000;
+/// A search does not read the inputs in a larger payload (compressed size).
+const MAX_SEARCHED_PAYLOAD: i32 = 64 << 10;
 
 impl Filter {
     /// `failed` for a filter by cause without a status.
@@ -149,6 +180,7 @@ impl Filter {
 
 /// A page of executions. One index finds the candidates in the order of the list. For a workflow, only its own index can
 /// satisfy the row comparison: with `workflow_id = …`, PostgreSQL might scan the newest executions of all workflows.
+/// A search by words checks the scanned rows; it has no index.
 ///
 /// The statement scans at most `$10` rows. It returns the last scanned row even if it does not match, because the next
 /// page begins after it.
@@ -163,7 +195,10 @@ FROM (
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, execution_id DESC) AS n,
         ($7::text IS NULL OR status = $7)
         AND ($8::text IS NULL OR workflow_id = $8)
-        AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false)) AS matches
+        AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false))
+        AND ($13::text[] IS NULL OR lower(concat_ws(
+            ' ', error, error_cause, CASE WHEN pg_column_size(payload) <= $14 THEN payload ->> 'inputs' END
+        )) LIKE ALL ($13)) AS matches
     FROM executions AS e
     WHERE
         ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
@@ -219,7 +254,8 @@ impl Query for Executions {
     type Answer = Page<Execution>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Execution>, sqlx::Error> {
-        let Filter { scope: Scope { workflow, bulk }, cause, reference, .. } = &self.filter;
+        let Filter { scope: Scope { workflow, bulk }, cause, reference, words, .. } = &self.filter;
+        let scan_limit = if words.is_some() { SEARCH_SCAN_LIMIT } else { SCAN_LIMIT };
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status {
             None | Some("completed") => None,
@@ -233,8 +269,9 @@ impl Query for Executions {
             ($($variant:tt)+) => {
                 page_of_executions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
-                    partial_index, status, workflow.as_deref(), cause.as_deref(), SCAN_LIMIT, self.page.rows(),
-                    reference.as_ref().map(ReferenceFilter::as_json)
+                    partial_index, status, workflow.as_deref(), cause.as_deref(), scan_limit, self.page.rows(),
+                    reference.as_ref().map(ReferenceFilter::as_json),
+                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD
                 )
                 .fetch_all(transaction)
                 .await?

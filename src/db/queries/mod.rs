@@ -9,6 +9,7 @@
 
 #![expect(clippy::struct_field_names, reason = "fields have the names of the columns")]
 
+pub(crate) mod audit;
 pub(crate) mod bulks;
 pub(crate) mod changes;
 pub(crate) mod columns;
@@ -17,11 +18,14 @@ pub(crate) mod executions;
 pub(crate) mod expected;
 pub(crate) mod failures;
 pub(crate) mod json;
+pub(crate) mod lookup;
+pub(crate) mod minutes;
 pub(crate) mod overview;
 pub(crate) mod page;
 pub(crate) mod period;
 pub(crate) mod pool;
 pub(crate) mod predictions;
+pub(crate) mod previews;
 pub(crate) mod quarantine;
 pub(crate) mod reference;
 pub(crate) mod results;

@@ -78,6 +78,8 @@ impl ListRow for Quarantined {
 /// Lists quarantined webhooks, newest first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Quarantine {
+    /// Only entries with this reason.
+    pub(crate) reason: Option<String>,
     pub(crate) period: TimeRange,
     pub(crate) page: PageRequest,
 }
@@ -89,7 +91,7 @@ impl ListQuery for Quarantine {
         &mut self.page
     }
     fn filter(&self) -> &dyn Debug {
-        &()
+        &self.reason
     }
 }
 
@@ -102,14 +104,61 @@ impl Query for Quarantine {
             "first_received_at >= $1
     AND first_received_at <= $2
     AND (first_received_at, quarantine_id) < ($2, $3::bigint)
+    AND ($5::text IS NULL OR reason = $5)
 ORDER BY first_received_at DESC, quarantine_id DESC
 LIMIT $4",
             self.period.start(),
             after.at,
             after.number(),
-            self.page.rows()
+            self.page.rows(),
+            self.reason.as_deref()
         );
         Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
+    }
+}
+
+/// Maximum groups, and the newest entries that are grouped.
+const MAX_GROUPS: i64 = 100;
+const MAX_GROUPED: i64 = 20_000;
+
+/// The entries with one reason.
+#[derive(Debug, Clone)]
+pub(crate) struct ReasonGroup {
+    pub(crate) reason: String,
+    pub(crate) entries: i64,
+    /// How many of them were answered 200.
+    pub(crate) acknowledged: i64,
+    pub(crate) latest_received_at: OffsetDateTime,
+}
+
+/// Groups the newest [`MAX_GROUPED`] entries by their reason, the largest group first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QuarantineReasons;
+
+impl Query for QuarantineReasons {
+    type Answer = Vec<ReasonGroup>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<ReasonGroup>, sqlx::Error> {
+        let groups = sqlx::query_as!(
+            ReasonGroup,
+            r#"SELECT
+                   reason,
+                   count(*) AS "entries!",
+                   count(*) FILTER (WHERE acknowledged) AS "acknowledged!",
+                   max(first_received_at) AS "latest_received_at!"
+               FROM (
+                   SELECT reason, acknowledged, first_received_at
+                   FROM quarantine
+                   ORDER BY first_received_at DESC
+                   LIMIT $1
+               ) AS latest
+               GROUP BY reason
+               ORDER BY count(*) DESC, reason
+               LIMIT $2"#,
+            MAX_GROUPED,
+            MAX_GROUPS
+        );
+        groups.fetch_all(transaction).await
     }
 }
 

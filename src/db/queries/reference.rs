@@ -15,12 +15,17 @@ use super::json::Json;
 pub(crate) struct Reference(String);
 
 impl Reference {
+    /// The names and values.
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        let parameters: Map<String, Value> = serde_json::from_str(&self.0).unwrap_or_default();
+        let pair = |(name, value): (String, Value)| (name, value.as_str().unwrap_or_default().to_owned());
+        parameters.into_iter().map(pair).collect()
+    }
+
     /// Such as `order=1234 user=42`.
     pub(crate) fn to_line(&self) -> String {
-        let parameters: Map<String, Value> = serde_json::from_str(&self.0).unwrap_or_default();
-        let pair =
-            |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or_default());
-        parameters.iter().map(pair).collect::<Vec<_>>().join(" ")
+        let pair = |(name, value): &(String, String)| format!("{name}={value}");
+        self.pairs().iter().map(pair).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -1,44 +1,72 @@
-//! Access to the admin port: the token, or without one a check of the `Host` header.
+//! Access to the admin port: a token or a session, or without tokens a check of the `Host` header.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use time::OffsetDateTime;
 
+use super::console::login;
+use crate::auth::{Operator, SESSION_COOKIE};
 use crate::credentials::{Credentials, Current};
 use crate::http::origin::{all_hosts_are, is_address, is_local};
 use crate::http::problem::Problem;
 
-/// Requires `admin.token`, if it is set.
+/// Requires a token or a session, if a token is set, and adds the [`Operator`] to the request. A browser is sent to the
+/// login page.
 pub(super) async fn require_token(
     State(credentials): State<Arc<Credentials>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    if is_authorized(&credentials, request.headers()).await {
-        next.run(request).await
-    } else {
-        Problem::NoToken.into_response()
+    match identify(&credentials, request.headers()).await {
+        Some(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
+        }
+        None if accepts_html(request.headers()) => login::redirect(request.uri(), request.headers()),
+        None => Problem::NoToken.into_response(),
     }
 }
 
-/// Whether the request has `admin.token`, or none is set. The token is sent as `Authorization: Bearer TOKEN`, or as the
-/// password of `Basic` (browsers).
-pub(super) async fn is_authorized(credentials: &Arc<Credentials>, headers: &HeaderMap) -> bool {
+/// Requires the role `operate` for every method but GET and HEAD.
+pub(super) async fn require_operate(request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let may_operate = request.extensions().get().is_some_and(Operator::may_operate);
+    if reads || may_operate { next.run(request).await } else { Problem::ReadOnly.into_response() }
+}
+
+/// The sender of the request: by the token in `Authorization: Bearer TOKEN`, by the password of `Basic`, or by the cookie of
+/// a session. Without any token in the settings, every sender is accepted.
+pub(super) async fn identify(credentials: &Arc<Credentials>, headers: &HeaderMap) -> Option<Operator> {
     let current = credentials.current();
-    if !headers.contains_key(header::AUTHORIZATION) {
-        return current.admin_token.is_none();
+    if let Some(anyone) = current.admin_tokens.anyone() {
+        return Some(anyone);
     }
-    let presented = presented_token(headers);
-    let check = |current: &Current| {
-        let matches = current.admin_token.is_none_or(|token| token.matches(&presented));
-        matches.then_some(()).ok_or(())
-    };
-    credentials.check(current, check).await.1.is_ok()
+    if headers.contains_key(header::AUTHORIZATION) {
+        let presented = presented_token(headers);
+        let check = |current: &Current| current.admin_tokens.by_token(&presented).ok_or(());
+        return credentials.check(current, check).await.1.ok();
+    }
+    let session = session_cookie(headers)?;
+    current.admin_tokens.by_session(session, OffsetDateTime::now_utc())
+}
+
+fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs =
+        cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value)
+}
+
+/// Browsers that open a page name `text/html`; scripts and command-line clients do not.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 fn presented_token(headers: &HeaderMap) -> Vec<u8> {
@@ -80,7 +108,7 @@ async fn check_host(
     next: Next,
     accepted: fn(&str) -> bool,
 ) -> Response {
-    let has_token = credentials.current().admin_token.is_some();
+    let has_token = credentials.current().admin_tokens.are_required();
     if has_token || all_hosts_are(request.headers(), request.uri(), accepted) {
         next.run(request).await
     } else {

@@ -8,8 +8,8 @@ use super::auth;
 use super::state::AdminState;
 use crate::http::health;
 
-/// The details need the token, if one is set.
+/// The details need a token or a session, if a token is set.
 pub(super) async fn ready(State(admin): State<AdminState>, headers: HeaderMap) -> Response {
-    let with_details = auth::is_authorized(&admin.credentials, &headers).await;
+    let with_details = auth::identify(&admin.credentials, &headers).await.is_some();
     health::ready(&admin.health.health(), with_details)
 }

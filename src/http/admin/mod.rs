@@ -1,7 +1,8 @@
-//! The admin port: health, metrics and the read API.
+//! The admin port: health, metrics, the read API and the console.
 
 mod api;
 mod auth;
+mod console;
 mod feed;
 mod health;
 mod metrics;
@@ -21,6 +22,7 @@ pub(crate) use state::AdminState;
 pub(crate) fn router(state: AdminState) -> Router {
     let (credentials, counters) = (state.credentials.clone(), state.metrics.clone());
     let reject_public_host = middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host);
+    let (pages, login) = console::routes(state.clone());
     // Load balancers send no token.
     let health = health_routes(health::ready).layer(reject_public_host.clone()).with_state(state.clone());
     Router::new()
@@ -28,12 +30,14 @@ pub(crate) fn router(state: AdminState) -> Router {
         .layer(reject_public_host)
         .with_state(state.clone())
         .merge(api::routes(state))
+        .merge(pages)
         .fallback(async || Problem::NotFound { hint: "See /docs." })
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "See /docs for the methods of this path.",
         })
         .layer(middleware::from_fn_with_state(credentials, auth::require_token))
         .merge(health)
+        .merge(login)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&counters)))
         .layer(middleware::from_fn(activity::track_response))
 }

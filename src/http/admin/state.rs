@@ -1,5 +1,6 @@
 //! State of the admin port.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
+use crate::config::Settings;
 use crate::credentials::Credentials;
 use crate::db::ConnectionPool;
 use crate::db::queries::QueryPool;
@@ -37,8 +39,10 @@ pub(crate) struct AdminState {
     pub(crate) feed: Feed,
     /// Interval between heartbeats on event streams.
     pub(crate) heartbeat: Duration,
-    /// The TCP port of `http.listen`.
-    pub(crate) webhook_port: u16,
+    /// The settings at the start. Secrets that were read again later are in `credentials`.
+    pub(crate) settings: Arc<Settings>,
+    /// The address of the public port.
+    pub(crate) webhook_address: SocketAddr,
     pub(crate) credentials: Arc<Credentials>,
     /// `None` without `eachlabs.api_key`.
     pub(crate) reconciler: Option<Arc<Reconciler>>,

@@ -61,6 +61,8 @@ pub(super) enum Problem {
     CrossSite,
     /// 403: the request may come from a web page, and senders are not authenticated.
     FromWebPage,
+    /// 403 on the admin port: the token has the role `read`.
+    ReadOnly,
     /// 404: no such path.
     NotFound { hint: &'static str },
     /// 404: no such row. `kind` is "execution", for example.
@@ -81,7 +83,7 @@ pub(super) enum Problem {
     NotJsonType,
     /// 415: an unknown `Content-Encoding`.
     UnknownEncoding,
-    /// 421: `admin.token` is not set, and `Host` is not `localhost`, an IP address or, for health and metrics, a name
+    /// 421: no token of the admin port is set, and `Host` is not `localhost`, an IP address or, for health and metrics, a name
     /// without a dot.
     Misdirected,
     /// 422: JSON without a valid `execution_id`, `workflow_id` or `status`. The delivery goes to quarantine.

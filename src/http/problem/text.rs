@@ -12,7 +12,7 @@ use crate::execution::InvalidPayload;
 impl Problem {
     /// The status, the last part of `type`, and `detail`.
     #[expect(clippy::too_many_lines, reason = "the list of all problems")]
-    pub(super) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
+    pub(in crate::http) fn parts(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         let (status, kind, detail): (_, _, Cow<'static, str>) = match self {
             Self::NotAnObject(error) => {
                 let not_json = matches!(error, InvalidPayload::NotJson(_));
@@ -48,7 +48,7 @@ impl Problem {
             Self::NoToken => (
                 401,
                 "no-token",
-                "Send admin.token as Authorization: Bearer TOKEN, or as the password in a browser.".into(),
+                "Send admin.token or one of admin.tokens as Authorization: Bearer TOKEN, or log in at /login.".into(),
             ),
             Self::FromWebPage => (
                 403,
@@ -69,6 +69,9 @@ impl Problem {
                 "no-api-key",
                 "The receiver has no key for the API of each::labs. Set eachlabs.api_key, and start it again.".into(),
             ),
+            Self::ReadOnly => {
+                (403, "read-only", "This token has the role read. Actions need the role operate.".into())
+            }
             Self::NotFound { hint } => (404, "not-found", format!("Not found. {hint}").into()),
             Self::NotRecorded { kind } => {
                 (404, "not-recorded", format!("There is no {kind} with this identifier.").into())

@@ -1,5 +1,6 @@
 //! Helpers that tests share. A test file imports from here, never from another test file.
 
+pub(crate) mod browser;
 pub(crate) mod collector;
 pub(crate) mod events;
 pub(crate) mod faults;

@@ -9,7 +9,6 @@ mod bulks;
 mod changes;
 mod conflicts;
 mod csv;
-mod docs;
 mod events;
 mod executions;
 mod expected;
@@ -19,7 +18,7 @@ mod openapi;
 mod overview;
 mod predictions;
 mod quarantine;
-mod query;
+pub(super) mod query;
 mod reconcile;
 mod results;
 mod state;
@@ -50,7 +49,7 @@ use crate::http::problem::Problem;
 const SMALL_RESPONSE: u64 = 1 << 20;
 
 pub(super) fn routes(admin: AdminState) -> Router {
-    let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_port);
+    let (credentials, webhook_port) = (admin.credentials.clone(), admin.webhook_address.port());
     let api = Api::new(admin);
     let bounded = documented([
         routes!(overview::get_overview),
@@ -83,7 +82,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         .split_for_parts();
     let document = openapi::document(document, webhook_port);
     v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
-        .merge(docs::routes())
+        .layer(middleware::from_fn(auth::require_operate))
         .layer(middleware::map_response(no_store))
         .layer(middleware::from_fn_with_state(credentials, auth::reject_foreign_host))
         .with_state(api)

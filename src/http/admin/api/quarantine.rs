@@ -11,7 +11,7 @@ use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Quarantine {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        Ok(Self { period: p.period()?, page: p.page::<Self>(&())? })
+        Ok(Self { reason: None, period: p.period()?, page: p.page::<Self>(&None::<String>)? })
     }
 }
 

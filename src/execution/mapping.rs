@@ -1,4 +1,4 @@
-//! Extracts executions from a quarantined body, and applies `--map` and `--set`.
+//! Extracts executions from a quarantined body, and applies a mapping of an operator to them.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,27 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::db::Extracted;
-use crate::execution::{self, api_key};
+use super::api_key;
 
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
-pub(super) const FIELDS: &[&str] = execution::FIELDS.split_last().expect("eleven fields").1;
+pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
 
-/// Fields of the documented body that become no column.
-const OTHER_FIELDS: [&str; 4] = ["step_outputs", "version_id", "inputs", "workflow_output"];
+/// Other fields of the sender. Views and pages read them from the unchanged payload.
+const PAYLOAD_FIELDS: [&str; 4] = ["inputs", "step_outputs", "version_id", "workflow_output"];
+
+/// An execution in a quarantined body.
+#[derive(Debug)]
+pub(crate) struct Extracted {
+    /// The body with the operator's mapping applied, which is parsed.
+    pub(crate) repaired: Bytes,
+    /// The original part of the body, which becomes the payload.
+    pub(crate) original: Bytes,
+    /// The keys that neither the receiver nor the mapping reads. Those within other objects have the form `data/bulk`.
+    pub(crate) ignored: Vec<String>,
+}
 
 /// Parses an argument of `--map` or `--set`.
-pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_pair(argument: &str) -> Result<(String, String), String> {
     let (field, value) =
         argument.split_once('=').ok_or("must be FIELD=SOURCE for --map, FIELD=VALUE for --set")?;
     if FIELDS.contains(&field) {
@@ -26,18 +36,20 @@ pub(super) fn parse_pair(argument: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Pairs of field and source, and of field and value.
-pub(super) struct Mapping<'a> {
-    pub(super) maps: &'a [(String, String)],
-    pub(super) sets: &'a [(String, String)],
+/// Pairs of field and source (a key, or a JSON pointer), and of field and value.
+pub(crate) struct Mapping<'a> {
+    pub(crate) maps: &'a [(String, String)],
+    pub(crate) sets: &'a [(String, String)],
 }
 
 impl Mapping<'_> {
     /// The executions and predictions in a body: the body itself, or the elements of an array. API keys are removed.
-    pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
+    ///
+    /// # Errors
+    /// A sentence without its full stop.
+    pub(crate) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
         let without_key = api_key::remove(body);
-        let text =
-            execution::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();
+        let text = super::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
             let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
             elements.iter().map(|element| element.get()).collect()
@@ -46,25 +58,25 @@ impl Mapping<'_> {
         };
         let extract_part = |part: &&str| {
             let repaired = self.apply(part)?;
-            Ok(Extracted { repaired, original: Bytes::copy_from_slice(part.as_bytes()) })
+            let original = Bytes::copy_from_slice(part.as_bytes());
+            Ok(Extracted { repaired, original, ignored: self.ignored(part) })
         };
         parts.iter().map(extract_part).collect()
     }
 
-    /// The keys of a body that neither the mapping nor the receiver reads, as JSON pointers or names. Empty without a
-    /// mapping, and for a body that is not an object.
-    pub(super) fn ignored_keys(&self, text: &[u8]) -> Vec<String> {
+    /// The keys of an object that neither the receiver nor the mapping reads; none if `text` is not an object.
+    fn ignored(&self, text: &str) -> Vec<String> {
         let mut ignored = Vec::new();
-        if let (false, Ok(Value::Object(body))) = (self.is_empty(), serde_json::from_slice(text)) {
+        if let Ok(Value::Object(body)) = serde_json::from_str(text) {
             let pointers: Vec<_> = self.maps.iter().map(|(_, source)| pointer(source)).collect();
-            let known = |name: &str| FIELDS.contains(&name) || OTHER_FIELDS.contains(&name);
-            let other = body.iter().filter(|(name, _)| !known(name));
-            other.for_each(|(name, value)| collect_ignored(&pointer(name), value, &pointers, &mut ignored));
+            let is_read = |name: &str| FIELDS.contains(&name) || PAYLOAD_FIELDS.contains(&name);
+            let others = body.iter().filter(|(name, _)| !is_read(name));
+            others.for_each(|(name, value)| collect_ignored(&pointer(name), value, &pointers, &mut ignored));
         }
         ignored
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.maps.is_empty() && self.sets.is_empty()
     }
 
@@ -135,15 +147,24 @@ fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Execution;
     use super::*;
 
     #[test]
-    fn keys_that_a_mapping_does_not_read_are_listed() {
-        let maps = [parse_pair("execution_id=/data/id").unwrap(), parse_pair("output=a/b").unwrap()];
-        let body = br#"{"data":{"id":"x","bulk":"b","more":{"c":1}},"a/b":1,"status":"failed","inputs":{},"other":[]}"#;
-        let ignored = Mapping { maps: &maps, sets: &[] }.ignored_keys(body);
-        assert_eq!(ignored, ["data/bulk", "data/more", "other"]);
-        assert!(Mapping { maps: &[], sets: &[] }.ignored_keys(body).is_empty(), "nothing is mapped");
+    fn keys_that_are_not_read_are_listed() {
+        let body =
+            br#"{"executionId":"x","workflow_id":"w","inputs":{},"result":[1],"meta/data":{"bulk":"b"}}"#;
+        let ignored = |maps: &[(&str, &str)]| {
+            let maps: Vec<_> = maps.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect();
+            Mapping { maps: &maps, sets: &[] }.extract(body).unwrap().remove(0).ignored
+        };
+        assert_eq!(ignored(&[]), ["executionId", "meta/data", "result"]);
+        let maps = [("execution_id", "executionId"), ("bulk_id", "/meta~1data/bulk")];
+        assert_eq!(ignored(&maps), ["result"]);
+        let body = br#"{"data":{"id":"x","bulk":"b","more":{"c":1}}}"#;
+        let maps = [parse_pair("execution_id=/data/id").unwrap()];
+        let extracted = Mapping { maps: &maps, sets: &[] }.extract(body).unwrap().remove(0);
+        assert_eq!(extracted.ignored, ["data/bulk", "data/more"]);
     }
 
     #[test]
@@ -153,14 +174,14 @@ mod tests {
         let maps = pairs(&["execution_id=/data/0/a~1b~0c/id", "total_cost=cost"]);
         let sets = pairs(&["workflow_id=w", "status=completed", "execution_id=no"]);
         let mapped = Mapping { maps: &maps, sets: &sets }.apply(body).unwrap();
-        let execution = execution::Execution::parse(&mapped).unwrap();
+        let execution = Execution::parse(&mapped).unwrap();
         assert_eq!((&*execution.execution_id, &*execution.status), ("x", "failed"));
         assert_eq!(execution.total_cost, Some("1.10"));
         let (maps, sets) = (pairs(&["execution_id=id"]), pairs(&["workflow_id=w", "status=completed"]));
         let each = Mapping { maps: &maps, sets: &sets };
         let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
         assert_eq!(extracted.len(), 2);
-        assert_eq!(execution::Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
         assert_eq!(&*extracted[1].original, br#"{"id":"z"}"#);
         assert!(each.extract(b"[1]").is_err() && each.extract(b"7").is_err());
         assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());

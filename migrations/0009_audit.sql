@@ -1,0 +1,28 @@
+-- Actions of operators.
+
+CREATE TABLE audit (
+    audit_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at        timestamptz NOT NULL DEFAULT now(),
+    actor     text        NOT NULL,
+    action    text        NOT NULL,
+    target    text        NOT NULL,
+    succeeded boolean,
+    result    text
+);
+
+COMMENT ON TABLE audit IS
+    'One row per action of an operator in the console. Rows are only added; nothing removes them.';
+COMMENT ON COLUMN audit.audit_id IS
+    'Number of the action.';
+COMMENT ON COLUMN audit.at IS
+    'When the action began, by PostgreSQL''s clock.';
+COMMENT ON COLUMN audit.actor IS
+    'Name of the operator''s token: admin for admin.token, a name in admin.tokens, or anyone if the admin port needs no token.';
+COMMENT ON COLUMN audit.action IS
+    'What was done, such as quarantine.drop.';
+COMMENT ON COLUMN audit.target IS
+    'Identifier of the row that the action concerns; empty if it concerns none.';
+COMMENT ON COLUMN audit.succeeded IS
+    'Whether the action succeeded; null while it runs, and if the receiver ended during the action.';
+COMMENT ON COLUMN audit.result IS
+    'What the action changed, or why it failed; null with succeeded.';

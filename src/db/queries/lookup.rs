@@ -1,0 +1,40 @@
+//! Finds what an identifier belongs to.
+
+use super::Query;
+use crate::db::Transaction;
+
+/// What an identifier belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Execution,
+    Bulk,
+    Workflow,
+    Nothing,
+}
+
+/// Looks up an identifier: an execution, else a bulk, else a workflow.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub(crate) id: String,
+}
+
+impl Query for Lookup {
+    type Answer = Found;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Found, sqlx::Error> {
+        let found = sqlx::query!(
+            r#"SELECT
+                   EXISTS (SELECT FROM executions WHERE execution_id = $1) AS "execution!",
+                   EXISTS (SELECT FROM bulks WHERE bulk_id = $1) AS "bulk!",
+                   EXISTS (SELECT FROM executions WHERE workflow_id = $1) AS "workflow!""#,
+            self.id
+        );
+        let found = found.fetch_one(transaction).await?;
+        Ok(match (found.execution, found.bulk, found.workflow) {
+            (true, _, _) => Found::Execution,
+            (_, true, _) => Found::Bulk,
+            (_, _, true) => Found::Workflow,
+            _ => Found::Nothing,
+        })
+    }
+}

@@ -1,0 +1,114 @@
+"use strict";
+// Comfort for the pages of the console; each page works without it.
+
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+// Times: "3 min ago" stays true while the page is open.
+const relative = (seconds) => {
+  if (seconds < 5) return "now";
+  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} d ago`;
+};
+const updateTimes = () => {
+  for (const time of all("time[datetime]")) {
+    const at = Date.parse(time.dateTime);
+    if (!Number.isNaN(at) && time.title === time.dateTime) time.textContent = relative((Date.now() - at) / 1000);
+  }
+};
+setInterval(updateTimes, 15000);
+
+// Copy buttons: data-copy is the text.
+if (navigator.clipboard) {
+  for (const button of all("[data-copy]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const name = button.textContent;
+      try {
+        await navigator.clipboard.writeText(button.dataset.copy);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Not copied";
+      }
+      setTimeout(() => { button.textContent = name; }, 1500);
+    });
+  }
+}
+
+// Forms with data-confirm ask before they send an action that cannot be undone.
+for (const form of all("form[data-confirm]")) {
+  form.addEventListener("submit", (event) => {
+    if (!window.confirm(form.dataset.confirm)) event.preventDefault();
+  });
+}
+
+// Keyboard. Rows are elements with data-row; the first link of a row opens it.
+const dialog = document.getElementById("shortcuts");
+const showShortcuts = () => dialog?.showModal();
+for (const button of all("[data-shortcuts]")) {
+  button.hidden = false;
+  button.addEventListener("click", showShortcuts);
+}
+let selected = -1;
+const select = (step) => {
+  const rows = all("[data-row]");
+  if (!rows.length) return;
+  rows[selected]?.classList.remove("selected");
+  selected = Math.min(Math.max(selected + step, 0), rows.length - 1);
+  rows[selected].classList.add("selected");
+  rows[selected].scrollIntoView({ block: "nearest" });
+  rows[selected].querySelector("a")?.focus({ preventScroll: true });
+};
+const pages = { o: "/", e: "/executions", b: "/bulks", q: "/quarantine", s: "/settings" };
+let afterG = 0;
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || dialog?.open) return;
+  if (event.target.closest("input, textarea, select")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (Date.now() - afterG < 1000 && pages[event.key]) {
+    location.assign(pages[event.key]);
+    return;
+  }
+  afterG = 0;
+  const search = document.querySelector("input[type=search]");
+  if (event.key === "/" && search) {
+    search.focus();
+    search.select();
+  } else if (event.key === "j") select(1);
+  else if (event.key === "k") select(-1);
+  else if (event.key === "?") showShortcuts();
+  else if (event.key === "g") afterG = Date.now();
+  else return;
+  if (event.key !== "g") event.preventDefault();
+});
+
+// New rows: an element with data-new-rows counts changes since the page was rendered and links to the page again. The list
+// does not move. data-status, data-workflow and data-bulk count only matching changes.
+for (const notice of all("[data-new-rows]")) {
+  const { status, workflow, bulk } = notice.dataset;
+  let after = "latest";
+  const seen = new Set();
+  const matches = (change) => (!status || change.status === status)
+    && (!workflow || change.workflow_id === workflow) && (!bulk || change.bulk_id === bulk);
+  const poll = async () => {
+    if (document.hidden || seen.size > 999) return;
+    try {
+      const limit = after === "latest" ? 1 : 1000;
+      const answer = await fetch(`/api/v1/changes?after=${after}&limit=${limit}`, { headers: { accept: "application/json" } });
+      if (!answer.ok) return;
+      const page = await answer.json();
+      after = page.next_after;
+      for (const change of page.items) if (change.execution_id && matches(change)) seen.add(change.execution_id);
+    } catch {
+      return; // The receiver restarts, or the network is away: the next poll tries again.
+    }
+    if (!seen.size) return;
+    notice.hidden = false;
+    notice.textContent = seen.size > 999 ? "More than 999 new or changed: show" : `${seen.size} new or changed: show`;
+  };
+  poll();
+  setInterval(poll, 5000);
+}

@@ -1,0 +1,52 @@
+
+// Copy buttons with data-copy-from copy the text of the element with this id.
+if (navigator.clipboard) {
+  for (const button of all("[data-copy-from]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const name = button.textContent;
+      try {
+        await navigator.clipboard.writeText(document.getElementById(button.dataset.copyFrom).textContent);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Not copied";
+      }
+      setTimeout(() => { button.textContent = name; }, 1500);
+    });
+  }
+}
+
+// Live parts: elements with data-live are replaced by those of a fresh page after a change. Nothing else moves.
+// data-bulk limits this to changes of a bulk.
+const live = all("[data-live]");
+if (live.length) {
+  const bulk = live[0].dataset.bulk;
+  let after = "latest";
+  const refresh = async () => {
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (!answer.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const parts = new Map(all("[data-live]", fresh).map((part) => [part.dataset.live, part]));
+    for (const part of all("[data-live]")) {
+      const other = parts.get(part.dataset.live);
+      if (other && other.innerHTML !== part.innerHTML) part.replaceChildren(...other.childNodes);
+    }
+    updateTimes();
+  };
+  const poll = async () => {
+    if (document.hidden) return;
+    try {
+      const first = after === "latest";
+      const answer = await fetch(`/api/v1/changes?after=${after}&limit=${first ? 1 : 1000}`, { headers: { accept: "application/json" } });
+      if (!answer.ok) return;
+      const page = await answer.json();
+      after = page.next_after;
+      // At first, the page may be older than this position.
+      if (first || page.items.some((change) => !bulk || change.bulk_id === bulk)) await refresh();
+    } catch {
+      return; // The receiver restarts, or the network is away: the next poll tries again.
+    }
+  };
+  poll();
+  setInterval(poll, 3000);
+}

@@ -1,0 +1,233 @@
+//! `/bulks/{bulk_id}`: progress, results, failures and exports of one bulk.
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::bulks::{progress, received};
+use super::components::{ago, chip, copy_button, count, empty, plural};
+use super::executions::{next_page, of_bulk, previews, table};
+use super::layout::{self, PageError, Tab};
+use super::params::{Params, url};
+use super::results::{Size, gallery};
+use super::state::{Console, ConsoleState};
+use super::text::{excerpt, visible};
+use super::view::View;
+use crate::db::queries::Scope;
+use crate::db::queries::bulks::{Bulk, GetBulkProgress};
+use crate::db::queries::failures::{FailureQuery, Failures};
+use crate::db::queries::previews::Previews;
+use crate::db::queries::results::{Filter, ResultsQuery};
+use crate::db::queries::{PageRequest, TimeRange};
+use crate::http::admin::api::query::{PathId, path_identifier};
+
+/// Results of a page of the gallery.
+const GALLERY: i64 = 48;
+/// Groups of failures.
+const MAX_CAUSES: i64 = 10;
+
+/// List, format and title of each download.
+const EXPORTS: [(&str, &str, &str); 5] = [
+    ("results", "urls", "URLs of results"),
+    ("results", "csv", "Results as CSV"),
+    ("results", "jsonl", "Results as JSON Lines"),
+    ("executions", "csv", "Executions as CSV"),
+    ("executions", "jsonl", "Executions as JSON Lines"),
+];
+
+/// What is listed below the progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Results,
+    Failures,
+    Running,
+    Executions,
+}
+
+impl Show {
+    const ALL: [(Self, &'static str, &'static str); 4] = [
+        (Self::Results, "results", "Results"),
+        (Self::Failures, "failures", "Failures"),
+        (Self::Running, "running", "Running"),
+        (Self::Executions, "executions", "All executions"),
+    ];
+
+    fn of(params: &Params) -> Self {
+        let name = params.get("show").unwrap_or_default();
+        Self::ALL.iter().find(|(_, known, _)| *known == name).map_or(Self::Results, |(show, _, _)| *show)
+    }
+}
+
+pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    let params = Params::of(&view.uri);
+    match read(&console, id).await {
+        Ok(bulk) => {
+            let content = content(&console, &params, &bulk).await;
+            layout::page(&view, Tab::Bulks, &bulk.bulk_id, content)
+        }
+        Err(error) => layout::page(&view, Tab::Bulks, "Bulk", Err(error)),
+    }
+}
+
+async fn read(console: &Console, id: PathId<String>) -> Result<Bulk, PageError> {
+    let bulk_id = path_identifier(id, "bulk")?;
+    console.run(&GetBulkProgress { bulk_id }).await?.ok_or(PageError::NotFound { kind: "bulk" })
+}
+
+async fn content(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
+    let show = Show::of(params);
+    let list = match show {
+        Show::Results => results(console, params, bulk).await?,
+        Show::Failures => failures(console, params, bulk).await?,
+        Show::Running => executions(console, params, bulk, Some("running")).await?,
+        Show::Executions => executions(console, params, bulk, None).await?,
+    };
+    Ok(html! {
+        div.page-head {
+            p.crumbs { a href="/bulks" { "Bulks" } " / " span.id { (visible(&bulk.bulk_id)) } (copy_button(&bulk.bulk_id)) }
+            div.head {
+                h1 { (visible(&bulk.bulk_id)) }
+                (exports(&bulk.bulk_id))
+            }
+        }
+        section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk)) }
+        nav.chips aria-label="Lists of the bulk" {
+            @for (this, name, title) in Show::ALL {
+                @let number = match this {
+                    Show::Failures => bulk.failed,
+                    Show::Running => bulk.other,
+                    Show::Executions => bulk.received,
+                    Show::Results => 0,
+                };
+                @let title = if number > 0 { format!("{title} {}", count(number.into())) } else { title.to_owned() };
+                (chip(&params.with(&[("show", Some(name))]), &title, this == show))
+            }
+        }
+        @if !params.is_continued() {
+            a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-bulk=(bulk.bulk_id) {}
+        }
+        (list)
+    })
+}
+
+fn summary(bulk: &Bulk) -> Markup {
+    html! {
+        (progress(bulk))
+        dl.pairs.wide {
+            dt { "Received" } dd { (received(bulk)) " " @if bulk.expected.is_none() { "(the expected number is not set)" } }
+            @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
+            @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
+        }
+        (missing(bulk))
+    }
+}
+
+/// What is known about the executions that were not received.
+fn missing(bulk: &Bulk) -> Markup {
+    let missing = bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received));
+    html! {
+        @if missing > 0 {
+            p.soft { "No webhook was received for " (plural(missing, "expected execution", "expected executions")) "." }
+        }
+        @if bulk.expected.is_none() {
+            p.soft {
+                "Set the expected number with " code { "workflow-receiver bulks" } " to see whether the bulk is complete."
+            }
+        }
+    }
+}
+
+/// Downloads of the read API.
+fn exports(bulk_id: &str) -> Markup {
+    let export = |list: &str, format: &str| {
+        format!("{}&format={format}", url(&format!("/api/v1/export/{list}"), "bulk", bulk_id))
+    };
+    html! {
+        details.menu {
+            summary.button { "Export" }
+            ul {
+                @for (list, format, name) in EXPORTS { li { a href=(export(list, format)) download { (name) } } }
+            }
+        }
+    }
+}
+
+async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
+    let filter = Filter { scope: Scope::of_bulk(&bulk.bulk_id), is_final: true, ..Filter::default() };
+    let page = PageRequest { limit: GALLERY, ..params.page::<ResultsQuery>(&filter) };
+    let page = console.run(&ResultsQuery { filter, period: TimeRange::default(), page }).await?;
+    if page.items.is_empty() && page.next.is_none() {
+        return Ok(html! {
+            section.card {
+                (empty("No results yet", html! { "Results are shown as soon as an execution of the bulk completes." }))
+            }
+        });
+    }
+    let mut execution_ids: Vec<_> = page.items.iter().map(|result| result.execution_id.clone()).collect();
+    execution_ids.dedup();
+    let previews = console.run(&Previews { execution_ids }).await?;
+    let label = |execution_id: &str| {
+        let prompt = previews.iter().find(|preview| preview.execution_id == execution_id);
+        let prompt = prompt.and_then(|preview| preview.prompt.as_deref());
+        excerpt(prompt.unwrap_or(execution_id), 200).0.to_owned()
+    };
+    Ok(html! {
+        (gallery(&console.result_hosts, Size::Small, &page.items, |result| label(&result.execution_id)))
+        (next_page(params, page.next.as_deref(), "More results"))
+    })
+}
+
+async fn failures(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
+    let causes = if params.is_continued() || bulk.failed == 0 {
+        None
+    } else {
+        let scope = Scope::of_bulk(&bulk.bulk_id);
+        Some(console.run(&FailureQuery { scope, limit: MAX_CAUSES, ..FailureQuery::default() }).await?)
+    };
+    let list = executions(console, params, bulk, Some("failed")).await?;
+    Ok(html! { @if let Some(causes) = causes { (cause_table(&causes)) } (list) })
+}
+
+fn cause_table(failures: &Failures) -> Markup {
+    html! {
+        @if failures.groups.len() > 1 {
+            section.card.flush aria-labelledby="causes" {
+                h2 #causes { "Causes" }
+                table.rows {
+                    thead { tr { th scope="col" { "Cause" } th scope="col" { "Class" } th.num scope="col" { "Failed" } } }
+                    tbody {
+                        @for group in &failures.groups {
+                            tr {
+                                td { (visible(group.error_cause.as_deref().or(group.error.as_deref()).unwrap_or("not sent"))) }
+                                td data-label="Class" { (visible(&group.failure_class)) }
+                                td.num data-label="Failed" { (count(group.failed)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn executions(
+    console: &Console,
+    params: &Params,
+    bulk: &Bulk,
+    status: Option<&str>,
+) -> Result<Markup, PageError> {
+    let page = console.run(&of_bulk(&bulk.bulk_id, status, params)).await?;
+    let previews = previews(console, &page.items).await?;
+    Ok(html! {
+        section.card.flush aria-label="Executions" {
+            @if page.items.is_empty() {
+                @match status {
+                    Some("failed") => (empty("No execution failed", html! { "Failures of this bulk are listed here with their prompt and cause." })),
+                    Some("running") => (empty("No execution is running", html! { "All received executions of this bulk have ended." })),
+                    _ => (empty("No execution", html! { "No webhook of this bulk is recorded yet." })),
+                }
+            } @else { (table(&console.result_hosts, &page.items, &previews)) }
+        }
+        (next_page(params, page.next.as_deref(), "Older"))
+    })
+}

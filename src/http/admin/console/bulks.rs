@@ -1,0 +1,210 @@
+//! `/bulks`: bulks with their progress.
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::components::{ago, badge, bar, chip, count, empty, notice, plural};
+use super::executions::next_page;
+use super::layout::{self, PageError, Tab};
+use super::params::{Params, path};
+use super::state::{Console, ConsoleState};
+use super::text::visible;
+use super::view::View;
+use crate::db::queries::bulks::{Bulk, Bulks, Complete};
+use crate::db::queries::{Choice, TimeRange};
+
+pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
+    let params = Params::of(&view.uri);
+    layout::page(&view, Tab::Bulks, "Bulks", content(&console, &params).await)
+}
+
+async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
+    let complete = params.get("complete").and_then(Complete::named);
+    let (period, error) = match params.period() {
+        Ok(period) => (period, None),
+        Err(error) => (TimeRange::default(), Some(error)),
+    };
+    let page = params.page::<Bulks>(&complete);
+    let page = console.run(&Bulks { complete, period, page }).await?;
+    Ok(html! {
+        div.head { h1 { "Bulks" } }
+        form.search role="search" action="/executions" {
+            input type="search" name="q" aria-label="Open a bulk by its id" placeholder="Open a bulk by its id"
+                autocomplete="off" spellcheck="false" required;
+            button { "Open" }
+        }
+        div.chips role="group" aria-label="Completeness" {
+            (chip(&params.with(&[("complete", None)]), "All", complete.is_none()))
+            @for (value, name) in [(Complete::No, "Incomplete"), (Complete::Yes, "Complete"), (Complete::Unknown, "Size not set")] {
+                (chip(&params.with(&[("complete", Some(value.as_str()))]), name, complete == Some(value)))
+            }
+        }
+        @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
+        section.card.flush aria-label="Bulks" {
+            @if page.items.is_empty() { (none(complete, page.next.is_some())) }
+            @else { (table(&page.items)) }
+        }
+        (next_page(params, page.next.as_deref(), "Older"))
+    })
+}
+
+fn none(complete: Option<Complete>, has_more: bool) -> Markup {
+    match complete {
+        _ if has_more => empty(
+            "No match yet",
+            html! { "Older bulks were not searched yet: use " em { "Older" } " below." },
+        ),
+        Some(Complete::No) => {
+            empty("No bulk is incomplete", html! { "All bulks with a known size are complete." })
+        }
+        Some(_) => empty("No bulk matches", html! { a href="/bulks" { "Show all bulks" } "." }),
+        None => empty(
+            "No bulk is recorded yet",
+            html! { "Executions of one bulk-trigger call have the same " code { "bulk_id" } ". Their progress is shown here \
+            as soon as the first webhook of the bulk is recorded." },
+        ),
+    }
+}
+
+fn table(bulks: &[Bulk]) -> Markup {
+    html! {
+        table.rows.bulks {
+            thead {
+                tr {
+                    th scope="col" { "Bulk" }
+                    th scope="col" { "Progress" }
+                    th.num scope="col" { "Received" }
+                    th scope="col" { "Latest change" }
+                }
+            }
+            tbody {
+                @for bulk in bulks {
+                    tr data-row {
+                        td.main { a.row-link.cut href=(path("bulks", &bulk.bulk_id)) { (visible(&bulk.bulk_id)) } }
+                        td.progress data-live={ "progress " (bulk.bulk_id) } { (progress(bulk)) }
+                        td.num data-label="Received" { (received(bulk)) }
+                        td.time { @if let Some(at) = bulk.last_received_at { (ago(at)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `117 of 120`
+pub(super) fn received(bulk: &Bulk) -> Markup {
+    html! {
+        (count(bulk.received.into()))
+        @if let Some(expected) = bulk.expected { " of " (count(expected.into())) }
+    }
+}
+
+/// The executions that have not been received, and those beyond the expected number.
+struct Gap {
+    missing: i64,
+    extra: i64,
+}
+
+fn gap(bulk: &Bulk) -> Gap {
+    let difference = bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received));
+    Gap { missing: difference.max(0), extra: (-difference).max(0) }
+}
+
+/// The state of a bulk as a badge, and the reasons in words.
+pub(super) fn state(bulk: &Bulk) -> Markup {
+    let Gap { missing, extra } = gap(bulk);
+    let running = i64::from(bulk.other);
+    let mut reasons = Vec::new();
+    if running > 0 {
+        reasons.push(format!("{} still running", count(running)));
+    }
+    if missing > 0 {
+        reasons.push(format!("{} missing", count(missing)));
+    }
+    if extra > 0 {
+        reasons.push(format!("{} more than expected", count(extra)));
+    }
+    if bulk.expected.is_none() {
+        reasons.push("the size is not set".to_owned());
+    }
+    let (kind, name) = match bulk.complete {
+        Some(true) if bulk.failed > 0 || extra > 0 => ("warn", "complete"),
+        Some(true) => ("ok", "complete"),
+        Some(false) => ("run", "incomplete"),
+        None if running > 0 => ("run", "running"),
+        None => ("muted", "received"),
+    };
+    html! { (badge(kind, html! { (name) })) " " span.reasons { (reasons.join(", ")) } }
+}
+
+/// The bar with its legend.
+pub(super) fn progress(bulk: &Bulk) -> Markup {
+    let parts = [
+        ("ok", i64::from(bulk.completed), "completed"),
+        ("bad", i64::from(bulk.failed), "failed"),
+        ("muted", i64::from(bulk.cancelled), "cancelled"),
+        ("run", i64::from(bulk.other), "running"),
+    ];
+    let total = bulk.expected.map_or(0, i64::from).max(i64::from(bulk.received));
+    let words: Vec<_> = parts
+        .iter()
+        .filter(|(_, count, _)| *count > 0)
+        .map(|(_, number, name)| format!("{} {name}", count(*number)))
+        .collect();
+    let label = format!("{}, of {}", words.join(", "), plural(total, "execution", "executions"));
+    let missing = gap(bulk).missing;
+    html! {
+        div.state-line { (state(bulk)) }
+        (bar(&parts.map(|(kind, count, _)| (kind, count)), total, &label))
+        ul.legend {
+            @for (kind, number, name) in parts {
+                @if number > 0 { li.(kind) { span.dot {} (count(number)) " " (name) } }
+            }
+            @if missing > 0 { li.missing { span.dot {} (count(missing)) " missing" } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(expected: Option<i32>, completed: i32, failed: i32, other: i32) -> Bulk {
+        let received = completed + failed + other;
+        Bulk::sample(
+            expected,
+            expected.map(|expected| completed + failed >= expected),
+            [received, completed, failed, other],
+        )
+    }
+
+    fn text(bulk: &Bulk) -> String {
+        let html = state(bulk).into_string();
+        let mut text = String::new();
+        let mut in_tag = false;
+        for character in html.chars() {
+            match character {
+                '<' => in_tag = true,
+                '>' => in_tag = false,
+                character if !in_tag => text.push(character),
+                _ => {}
+            }
+        }
+        text.trim().to_owned()
+    }
+
+    #[test]
+    fn the_state_of_a_bulk_says_why_it_is_incomplete() {
+        for (bulk, expected) in [
+            (bulk(Some(10), 10, 0, 0), "complete"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 still running"),
+            (bulk(Some(10), 5, 0, 2), "incomplete 2 still running, 3 missing"),
+            (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
+            (bulk(None, 2, 0, 1), "running 1 still running, the size is not set"),
+            (bulk(None, 2, 0, 0), "received the size is not set"),
+        ] {
+            assert_eq!(text(&bulk), expected);
+        }
+    }
+}

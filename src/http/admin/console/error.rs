@@ -1,0 +1,68 @@
+//! Why a page has no content.
+
+use axum::http::StatusCode;
+use maud::{Markup, html};
+
+use super::components::notice;
+use crate::db::queries::QueryError;
+use crate::http::problem::Problem;
+
+#[derive(Debug)]
+pub(super) enum PageError {
+    /// 503: the query failed.
+    Query(QueryError),
+    /// 404. `kind` is "execution", for example.
+    NotFound { kind: &'static str },
+    /// 403: the form is not accepted, for this reason.
+    Refused(&'static str),
+    /// Any other problem, such as an invalid parameter.
+    Problem(Problem),
+}
+
+impl From<QueryError> for PageError {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
+    }
+}
+
+impl From<Problem> for PageError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl PageError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Refused(_) => StatusCode::FORBIDDEN,
+            Self::Problem(problem) => problem.parts().0,
+        }
+    }
+
+    pub(super) fn content(&self) -> Markup {
+        match self {
+            Self::Query(error) => database_error(error),
+            Self::NotFound { kind } => html! {
+                div.empty {
+                    h1 { "Unknown " (kind) }
+                    p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
+                }
+            },
+            Self::Refused(why) => notice("bad", html! { (why) }),
+            Self::Problem(problem) => notice("bad", html! { (problem.parts().2) }),
+        }
+    }
+}
+
+/// The notice of a part of a page whose query failed.
+pub(super) fn database_error(error: &QueryError) -> Markup {
+    notice(
+        "warn",
+        html! {
+            strong { "The database cannot be read. " }
+            (error.to_string()) ". Webhooks are accepted as long as the spool has space."
+        },
+    )
+}

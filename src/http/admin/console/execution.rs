@@ -1,0 +1,435 @@
+//! `/executions/{execution_id}`, and the download of the payload.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use maud::{Markup, html};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::components::{ago, badge, copy_button, notice, plural, status};
+use super::diff;
+use super::hosts::ResultHosts;
+use super::json_view::{indented, tree};
+use super::layout::{self, PageError, Tab};
+use super::params::{path, url};
+use super::results::{Size, gallery};
+use super::state::{Console, ConsoleState};
+use super::text::{excerpt, visible, visible_attribute};
+use super::units;
+use super::view::View;
+use crate::db::queries::PageRequest;
+use crate::db::queries::conflicts::{self, ConflictDetail, Conflicts, GetConflict};
+use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
+use crate::db::queries::results::ResultItem;
+use crate::http::admin::api::query::{PathId, path_identifier};
+use crate::logging::escape_json;
+
+/// Conflicts that are compared on the page.
+const MAX_CONFLICTS: i64 = 5;
+/// Characters of the payload on the page. The download has all of it.
+const MAX_PAYLOAD: usize = 200_000;
+/// Characters of an error or a cause.
+const MAX_CAUSE: usize = 10_000;
+
+pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    match read(&console, id).await {
+        Ok((execution, conflicts)) => {
+            let title = execution.execution.execution_id.clone();
+            let content = content(&console, &execution, &conflicts);
+            layout::page(&view, Tab::Executions, &title, Ok(content))
+        }
+        Err(error) => layout::page(&view, Tab::Executions, "Execution", Err(error)),
+    }
+}
+
+async fn read(
+    console: &Console,
+    id: PathId<String>,
+) -> Result<(ExecutionDetail, Vec<ConflictDetail>), PageError> {
+    let execution_id = path_identifier(id, "execution")?;
+    let execution = console.run(&GetExecution { execution_id: execution_id.clone() }).await?;
+    let execution = execution.ok_or(PageError::NotFound { kind: "execution" })?;
+    let mut details = Vec::new();
+    if execution.conflicts > 0 {
+        let filter = conflicts::Filter { execution: Some(execution_id) };
+        let page = PageRequest { limit: MAX_CONFLICTS, after: None };
+        let list = console.run(&Conflicts { filter, page, ..Conflicts::default() }).await?;
+        for conflict in list.items {
+            details.extend(console.run(&GetConflict { conflict_id: conflict.conflict_id }).await?);
+        }
+    }
+    Ok((execution, details))
+}
+
+/// `/executions/{execution_id}/payload`: the webhook's body as a file.
+pub(super) async fn payload(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    match read(&console, id).await {
+        Ok((execution, _)) => match payload_text(&execution) {
+            Some(text) => {
+                let headers = [
+                    (header::CONTENT_TYPE, "application/json"),
+                    (header::CONTENT_DISPOSITION, "attachment; filename=\"payload.json\""),
+                ];
+                (headers, text.to_owned()).into_response()
+            }
+            None => {
+                layout::page(&view, Tab::Executions, "Payload", Err(PageError::NotFound { kind: "payload" }))
+            }
+        },
+        Err(error) => layout::page(&view, Tab::Executions, "Payload", Err(error)),
+    }
+}
+
+fn payload_text(execution: &ExecutionDetail) -> Option<&str> {
+    execution.payload_text.as_deref().or(execution.payload.as_ref().map(|payload| &*payload.0))
+}
+
+fn content(console: &Console, detail: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
+    let execution = &detail.execution;
+    let inputs = inputs(detail);
+    let prompt = inputs.and_then(prompt);
+    html! {
+        (head(execution, prompt.as_deref()))
+        (failure(detail))
+        (results(&console.result_hosts, detail, prompt.as_deref()))
+        div.cards {
+            (steps(&detail.steps, detail.payload_removed_at.is_some()))
+            div.stack {
+                @if let Some(inputs) = inputs {
+                    section.card aria-labelledby="inputs" { h2 #inputs { "Inputs" } (tree(inputs)) }
+                }
+                (facts(execution))
+            }
+        }
+        @if detail.conflicts > 0 { (conflict_section(execution, detail.conflicts, conflicts)) }
+        (raw(detail))
+    }
+}
+
+/// The JSON text of the field `inputs`.
+fn inputs(detail: &ExecutionDetail) -> Option<&str> {
+    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(payload_text(detail)?).ok()?;
+    fields.get("inputs").map(|inputs| inputs.get()).filter(|inputs| *inputs != "null")
+}
+
+fn prompt(inputs: &str) -> Option<String> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(inputs).ok()?;
+    serde_json::from_str(fields.get("prompt")?.get()).ok()
+}
+
+fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
+    html! {
+        div.page-head {
+            p.crumbs { a href="/executions" { "Executions" } " / " span.id { (visible(&execution.execution_id)) }
+                (copy_button(&execution.execution_id)) }
+            h1 {
+                @match prompt {
+                    Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
+                    None => span.id { (visible(&execution.execution_id)) },
+                }
+            }
+            ul.facts {
+                li { (status(&execution.status)) }
+                @if execution.step_failed && execution.status != "failed" { li { (badge("warn", html! { "step failed" })) } }
+                @if let Some(seconds) = execution.duration_seconds { li { "took " (units::seconds(seconds)) } }
+                @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
+                li { "received " (ago(execution.first_received_at)) }
+                li { "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) } }
+                @if let Some(bulk) = &execution.bulk_id {
+                    li { "bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
+                }
+            }
+        }
+    }
+}
+
+fn failure(detail: &ExecutionDetail) -> Markup {
+    let execution = &detail.execution;
+    let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
+    let is_failed = execution.status == "failed";
+    let class = detail.steps.iter().find_map(|step| step.failure_class.as_deref());
+    html! {
+        @if is_failed || error.is_some() || cause.is_some() {
+            (notice("bad", html! {
+                h2 { "Why it failed" }
+                @match cause.or(error) {
+                    Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
+                    None => p { "The sender gave no reason." },
+                }
+                p.soft {
+                    @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
+                    @if let Some(class) = class { "Class: " (class) ". " }
+                    @if let Some(cause) = cause.or(error) {
+                        a href=(similar(cause)) { "Executions with the same cause" }
+                    }
+                }
+            }))
+        }
+    }
+}
+
+/// The list of failed executions with the words of a cause.
+fn similar(cause: &str) -> String {
+    url("/executions", "status", "failed") + "&" + &url("", "q", excerpt(cause, 200).0)[1..]
+}
+
+fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
+    let page = &detail.results;
+    let (finals, of_steps): (Vec<_>, Vec<_>) = page.items.iter().partition(|result| result.is_final);
+    let has_finals = !finals.is_empty();
+    let label =
+        |result: &ResultItem| prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).to_owned();
+    html! {
+        section.card aria-labelledby="results" {
+            h2 #results { "Results" }
+            @if page.items.is_empty() {
+                p.soft {
+                    @if detail.payload_removed_at.is_some() { "The results were removed with the payload (retention.payloads)." }
+                    @else if !matches!(&*detail.execution.status, "completed" | "failed" | "cancelled") {
+                        "The execution has not ended yet. Its results are shown here after the next webhook."
+                    }
+                    @else { "The webhook has no results." }
+                }
+            } @else {
+                (gallery(hosts, Size::Large, finals, label))
+                @if !of_steps.is_empty() {
+                    details open[!has_finals] {
+                        summary { (plural(i64::try_from(of_steps.len()).unwrap_or_default(), "result", "results")) " of steps" }
+                        (gallery(hosts, Size::Large, of_steps, label))
+                    }
+                }
+                @if page.next.is_some() {
+                    p.soft { "These are the first " (page.items.len()) " results. "
+                        a href=(url("/api/v1/export/results", "execution", &detail.execution.execution_id)) { "Download all" } }
+                }
+            }
+        }
+    }
+}
+
+fn steps(steps: &[Step], is_removed: bool) -> Markup {
+    let scale = Scale::of(steps);
+    html! {
+        section.card aria-labelledby="steps" {
+            h2 #steps { "Steps" }
+            @if steps.is_empty() {
+                p.soft {
+                    @if is_removed { "The steps were removed with the payload (retention.payloads)." }
+                    @else { "The webhook has no steps." }
+                }
+            } @else {
+                ol.timeline { @for step in steps { (step_item(step, scale.as_ref())) } }
+            }
+        }
+    }
+}
+
+fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
+    let kind = match step.status.as_deref() {
+        Some("completed") if step.is_fallback => "warn",
+        Some("completed") => "ok",
+        Some("failed") => "bad",
+        Some("running" | "queued") => "run",
+        _ => "muted",
+    };
+    let text = |text: &str| visible(excerpt(text, MAX_CAUSE).0);
+    html! {
+        li.(kind) {
+            div.head {
+                strong { (text(&step.step_id)) }
+                span.soft.nowrap {
+                    @if let Some(seconds) = step.duration_seconds { (units::seconds(seconds)) }
+                    @if let Some(cost) = &step.cost { " \u{b7} cost " (units::cost(&cost.0)) }
+                }
+            }
+            div.soft {
+                (step.status.as_deref().map_or_else(|| html! { "status unknown" }, text))
+                @if let Some(model) = &step.model {
+                    " \u{b7} " (text(model))
+                    @if let Some(version) = &step.model_version { " " (text(version)) }
+                }
+                @if let Some(selected) = &step.selected { " \u{b7} chose " (text(selected)) }
+            }
+            @if let Some((x, width)) = scale.and_then(|scale| scale.place(step)) {
+                svg.bar viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" {
+                    rect.(kind) x=(x) y="0" width=(width) height="10" {}
+                }
+            }
+            @if step.is_fallback {
+                p { (badge("warn", html! { "fallback" })) " The first model failed"
+                    @if let Some(error) = &step.first_error { ": " (text(error)) } @else { "." } }
+            }
+            @if let Some(cause) = step.error_cause.as_ref().or(step.error.as_ref()) {
+                p.cause.text { (text(cause))
+                    @if let Some(class) = &step.failure_class { " " span.soft { "(" (class) ")" } } }
+            }
+        }
+    }
+}
+
+/// The period of all steps that have times.
+struct Scale {
+    start: OffsetDateTime,
+    seconds: f64,
+}
+
+fn times(step: &Step) -> Option<(OffsetDateTime, OffsetDateTime)> {
+    let time = |text: &Option<String>| OffsetDateTime::parse(text.as_deref()?, &Rfc3339).ok();
+    let (start, end) = (time(&step.started_at)?, time(&step.completed_at)?);
+    (start <= end).then_some((start, end))
+}
+
+impl Scale {
+    /// `None` for fewer than two steps with times: a single bar shows nothing.
+    fn of(steps: &[Step]) -> Option<Self> {
+        let times: Vec<_> = steps.iter().filter_map(times).collect();
+        let start = times.iter().map(|(start, _)| *start).min()?;
+        let end = times.iter().map(|(_, end)| *end).max()?;
+        let seconds = (end - start).as_seconds_f64();
+        (times.len() > 1 && seconds > 0.0).then_some(Self { start, seconds })
+    }
+
+    /// Position and width of a step, in thousandths.
+    fn place(&self, step: &Step) -> Option<(String, String)> {
+        let (start, end) = times(step)?;
+        let thousandths = |seconds: f64| seconds / self.seconds * 1_000.0;
+        let width = thousandths((end - start).as_seconds_f64()).max(6.0);
+        let x = thousandths((start - self.start).as_seconds_f64()).min(1_000.0 - width);
+        Some((format!("{x:.0}"), format!("{width:.0}")))
+    }
+}
+
+fn authentication(method: Option<&str>) -> &'static str {
+    match method {
+        Some("signature") => "signature",
+        Some("secret_header") => "secret header",
+        Some("url_token") => "token in the URL",
+        Some("none") => "none (no authentication is configured)",
+        _ => "unknown",
+    }
+}
+
+fn facts(execution: &Execution) -> Markup {
+    let time = |at: Option<OffsetDateTime>| {
+        at.map(|at| html! { (ago(at)) " " small.exact { (at.truncate_to_second().format(&Rfc3339).unwrap_or_default()) } })
+    };
+    html! {
+        section.card aria-labelledby="deliveries" {
+            h2 #deliveries { "Deliveries" }
+            dl.pairs {
+                dt { "Webhooks" }
+                dd {
+                    (plural(execution.deliveries.into(), "delivery", "deliveries"))
+                    @if execution.redeliveries > 0 { ", " (execution.redeliveries) " sent again on request" }
+                }
+                dt { "First" } dd { @if let Some(time) = time(Some(execution.first_received_at)) { (time) } }
+                @if execution.deliveries > 1 {
+                    dt { "Latest" } dd { @if let Some(time) = time(Some(execution.last_received_at)) { (time) } }
+                }
+                dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) }
+                @if let Some(started) = time(execution.started_at) { dt { "Started" } dd { (started) } }
+                @if let Some(completed) = time(execution.completed_at) { dt { "Ended" } dd { (completed) } }
+            }
+        }
+        @if let Some(reference) = &execution.reference {
+            section.card aria-labelledby="references" {
+                h2 #references { "References" }
+                dl.pairs {
+                    @for (name, value) in reference.pairs() {
+                        dt { (visible(&name)) }
+                        dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
+                    }
+                }
+                p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
+            }
+        }
+    }
+}
+
+fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDetail]) -> Markup {
+    html! {
+        section.card aria-labelledby="conflicts" {
+            h2 #conflicts { (plural(count, "conflict", "conflicts")) }
+            p.soft { "Later webhooks contradict the recorded result. The recorded result stays." }
+            @for detail in conflicts {
+                @let conflict = &detail.conflict;
+                article.conflict {
+                    h3 {
+                        "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
+                        ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
+                    }
+                    (conflict_fields(execution, detail))
+                }
+            }
+            @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
+                p.soft { (more) " more: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+            }
+        }
+    }
+}
+
+fn conflict_fields(execution: &Execution, detail: &ConflictDetail) -> Markup {
+    let conflict = &detail.conflict;
+    let differs = conflict.differs_in.clone().unwrap_or_default();
+    let output = |output: &Option<crate::db::queries::json::Json>| {
+        output.as_ref().map(|output| indented(&escape_json(&output.0)))
+    };
+    let values = |field: &str| match field {
+        "status" => (conflict.recorded_status.clone(), Some(conflict.delivered_status.clone())),
+        "workflow_id" => (Some(execution.workflow_id.clone()), Some(conflict.workflow_id.clone())),
+        "bulk_id" => (execution.bulk_id.clone(), conflict.bulk_id.clone()),
+        "error_cause" => (conflict.recorded_error_cause.clone(), conflict.delivered_error_cause.clone()),
+        "output" => (output(&detail.recorded_output), output(&detail.delivered_output)),
+        _ => (None, None),
+    };
+    html! {
+        @if differs.is_empty() { p.soft { "The webhooks differ in bytes that PostgreSQL cannot compare." } }
+        @for field in &differs {
+            @let (recorded, delivered) = values(field);
+            h4 { code { (visible(field)) } }
+            @if recorded.is_none() && delivered.is_none() { p.soft { "See the payload of the conflict." } }
+            @else { (diff::lines(recorded.as_deref().unwrap_or(""), delivered.as_deref().unwrap_or(""))) }
+        }
+        p { a href=(format!("/api/v1/conflicts/{}", conflict.conflict_id)) { "The whole conflicting webhook as JSON" } }
+    }
+}
+
+fn raw(detail: &ExecutionDetail) -> Markup {
+    let href = path("executions", &detail.execution.execution_id) + "/payload";
+    html! {
+        section.card aria-labelledby="raw" {
+            @if let Some(text) = payload_text(detail) {
+                @let text = indented(&escape_json(text));
+                @let (shown, more) = excerpt(&text, MAX_PAYLOAD);
+                div.head {
+                    h2 #raw { "Payload" }
+                    div.actions {
+                        button type="button" data-copy-from="payload" hidden { "Copy" }
+                        a.button href=(href) download { "Download" }
+                    }
+                }
+                @if detail.payload_text.is_some() {
+                    p.soft { "PostgreSQL's jsonb cannot hold this body without a loss. These are its exact bytes." }
+                }
+                details {
+                    summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
+                    pre.block #payload tabindex="0" { (visible(shown)) }
+                    @if more { p.soft { "The rest is not shown. Download the payload for all of it." } }
+                }
+            } @else {
+                h2 #raw { "Payload" }
+                p.soft {
+                    @match detail.payload_removed_at {
+                        Some(at) => { "The payload was removed " (ago(at)) " (retention.payloads)." }
+                        None if !detail.omitted.is_empty() => { "The payload is larger than 16 MiB. Read it with psql." }
+                        None => { "The payload is not text. Read it with psql: " code { (visible_attribute("SELECT payload_bytes FROM executions")) } }
+                    }
+                }
+            }
+        }
+    }
+}

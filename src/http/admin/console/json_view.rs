@@ -1,0 +1,171 @@
+//! Shows JSON from webhooks: as a tree that can be folded, and as indented text. Numbers keep all their digits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use maud::{Markup, html};
+use serde_json::value::RawValue;
+
+use super::text::{excerpt, visible};
+
+/// Values of a tree. Deeper or further ones are only counted: the raw payload has them.
+const MAX_NODES: usize = 1_500;
+const MAX_DEPTH: usize = 16;
+/// A tree of a larger text is not rendered.
+const MAX_TREE_BYTES: usize = 1 << 20;
+/// Characters of a string in a tree.
+const MAX_STRING: usize = 2_000;
+/// Levels of a tree that are open at first.
+const OPEN_LEVELS: usize = 2;
+
+/// A tree. A text that is too large or is not JSON is shown as text.
+pub(super) fn tree(json: &str) -> Markup {
+    if json.len() > MAX_TREE_BYTES {
+        return html! { p.soft { "This value is too large to be shown here. Download the payload." } };
+    }
+    let mut nodes = MAX_NODES;
+    html! { div.json { (node(json, 0, &mut nodes)) } }
+}
+
+fn node(json: &str, depth: usize, nodes: &mut usize) -> Markup {
+    let json = json.trim();
+    if *nodes == 0 || depth > MAX_DEPTH {
+        return html! { span.soft { "\u{2026}" } };
+    }
+    *nodes -= 1;
+    match json.as_bytes().first() {
+        Some(b'{') => {
+            if let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(json) {
+                let items = fields.iter().map(|(key, value)| (Some(&**key), value.get()));
+                return children("{\u{2026}}", fields.len(), items, depth, nodes);
+            }
+        }
+        Some(b'[') => {
+            if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(json) {
+                let count = items.len();
+                let items = items.iter().map(|item| (None, item.get()));
+                return children("[\u{2026}]", count, items, depth, nodes);
+            }
+        }
+        Some(b'"') => {
+            let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
+            let (shown, more) = excerpt(&text, MAX_STRING);
+            return html! { span.string { (visible(shown)) @if more { "\u{2026}" } } };
+        }
+        _ => {}
+    }
+    html! { span.plain { (visible(json)) } }
+}
+
+fn children<'j>(
+    folded: &str,
+    count: usize,
+    items: impl Iterator<Item = (Option<&'j str>, &'j str)>,
+    depth: usize,
+    nodes: &mut usize,
+) -> Markup {
+    if count == 0 {
+        return html! { span.plain { @if folded.starts_with('{') { "{}" } @else { "[]" } } };
+    }
+    let mut shown = Vec::new();
+    for (n, (key, value)) in items.enumerate() {
+        if *nodes == 0 {
+            shown.push(html! { div.soft { "\u{2026} " (count - n) " more: see the raw payload" } });
+            break;
+        }
+        shown.push(html! {
+            div {
+                @if let Some(key) = key { span.key { (visible(key)) ": " } } @else { span.soft { (n) ": " } }
+                (node(value, depth + 1, nodes))
+            }
+        });
+    }
+    html! {
+        details open[depth < OPEN_LEVELS] {
+            summary { (folded) " " span.soft { (plural(count)) } }
+            @for item in &shown { (item) }
+        }
+    }
+}
+
+fn plural(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "entry" } else { "entries" })
+}
+
+/// JSON text with a line for each value. Text that is not JSON is returned unchanged.
+pub(super) fn indented(json: &str) -> String {
+    if serde_json::from_str::<&RawValue>(json).is_err() {
+        return json.to_owned();
+    }
+    let mut text = String::with_capacity(json.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    let mut characters = json.chars().peekable();
+    while let Some(character) = characters.next() {
+        if in_string {
+            text.push(character);
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+            continue;
+        }
+        match character {
+            '"' => {
+                in_string = true;
+                text.push('"');
+            }
+            '{' | '[' => {
+                text.push(character);
+                while characters.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(close) = characters.next_if(|next| matches!(next, '}' | ']')) {
+                    text.push(close);
+                } else {
+                    depth += 1;
+                    line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut text, depth);
+                text.push(character);
+            }
+            ',' => {
+                text.push(',');
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            space if space.is_ascii_whitespace() => {}
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, depth: usize) {
+    let _ = write!(text, "\n{:width$}", "", width = depth * 2);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indented_json_keeps_its_numbers_and_strings() {
+        let json = r#"{"a": [1.10,2e400, {}, [ ]],"b{,":"x\\\"},{","c":{"d":null}}"#;
+        let expected = "{\n  \"a\": [\n    1.10,\n    2e400,\n    {},\n    []\n  ],\n  \"b{,\": \"x\\\\\\\"},{\",\n  \"c\": {\n    \"d\": null\n  }\n}";
+        assert_eq!(indented(json), expected);
+        assert_eq!(indented("not {json"), "not {json");
+    }
+
+    #[test]
+    fn a_tree_is_bounded_and_escaped() {
+        let many = format!("[{}]", vec!["0"; 5_000].join(","));
+        let html = tree(&many).into_string();
+        assert!(html.contains("3501 more: see the raw payload") && html.len() < 200_000, "{}", html.len());
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        assert!(tree(&deep).into_string().len() < 5_000);
+        let html = tree(r#"{"<b>":"</ul><script>"}"#).into_string();
+        assert!(
+            !html.contains("<b>") && !html.contains("<script>") && html.contains("&lt;script&gt;"),
+            "{html}"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! The frame of all pages: head, navigation and footer.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use maud::{DOCTYPE, Markup, html};
+
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::components::notice;
+pub(super) use super::error::{PageError, database_error};
+use super::form;
+use super::text::{visible, visible_attribute};
+use super::view::View;
+
+/// An entry of the navigation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tab {
+    Overview,
+    Executions,
+    Bulks,
+    Quarantine,
+    Settings,
+    /// `/docs`, which the footer links.
+    Docs,
+}
+
+impl Tab {
+    const ALL: [(Self, &'static str, &'static str); 5] = [
+        (Self::Overview, "/", "Overview"),
+        (Self::Executions, "/executions", "Executions"),
+        (Self::Bulks, "/bulks", "Bulks"),
+        (Self::Quarantine, "/quarantine", "Quarantine"),
+        (Self::Settings, "/settings", "Settings"),
+    ];
+}
+
+fn log_out(view: &View) -> Markup {
+    html! {
+        form method="post" action="/logout" {
+            (form::key(&view.operator))
+            button.plain { "Log out" }
+        }
+    }
+}
+
+/// Renders a page. `title` is also the title of the browser's tab. An error sets the status of the response.
+pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, PageError>) -> Response {
+    let (status, content) = match content {
+        Ok(content) => (StatusCode::OK, content),
+        Err(error) => (error.status(), error.content()),
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="referrer" content="no-referrer";
+                title { (visible_attribute(title)) " · workflow-receiver" }
+                link rel="icon" href=(ICON.path) type="image/svg+xml";
+                link rel="stylesheet" href=(STYLE.path);
+                script src=(SCRIPT.path) defer {}
+            }
+            body {
+                a.skip href="#content" { "Skip to content" }
+                header.top {
+                    a.brand href="/" title="Overview" {
+                        img src=(ICON.path) alt="" width="22" height="22";
+                        span { "workflow-receiver" }
+                    }
+                    nav aria-label="Pages" {
+                        @for (this, href, name) in Tab::ALL {
+                            a href=(href) aria-current=[(this == tab).then_some("page")] { (name) }
+                        }
+                    }
+                    a.health.(view.health) href="/" title={ "Receiver: " (view.health) } {
+                        span.dot {} span { (view.health) }
+                    }
+                    @if view.operator.has_session {
+                        div.viewer { span title={ "Role: " (<&str>::from(view.operator.role)) } { (view.operator.name) } (log_out(view)) }
+                    }
+                }
+                main #content tabindex="-1" {
+                    @if let Some(done) = &view.done {
+                        (notice(
+                            match done.succeeded { Some(true) => "ok", Some(false) => "bad", None => "warn" },
+                            html! { (visible(done.result.as_deref().unwrap_or("The action has not finished."))) },
+                        ))
+                    }
+                    (content)
+                }
+                footer {
+                    span { "workflow-receiver " (env!("CARGO_PKG_VERSION")) }
+                    a href="/docs" { "API" }
+                    a href="/metrics" { "Metrics" }
+                    button.plain type="button" data-shortcuts hidden { "Keyboard shortcuts " kbd { "?" } }
+                }
+                dialog #shortcuts aria-labelledby="shortcuts-title" {
+                    h2 #shortcuts-title { "Keyboard shortcuts" }
+                    dl.pairs {
+                        dt { kbd { "/" } } dd { "Search" }
+                        dt { kbd { "j" } " " kbd { "k" } } dd { "Next or previous row" }
+                        dt { kbd { "Enter" } } dd { "Open the row" }
+                        dt { kbd { "g" } " then " kbd { "o" } kbd { "e" } kbd { "b" } kbd { "q" } kbd { "s" } }
+                        dd { "Overview, Executions, Bulks, Quarantine, Settings" }
+                        dt { kbd { "?" } } dd { "This list" }
+                    }
+                    form method="dialog" { button { "Close" } }
+                }
+            }
+        }
+    };
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
+}

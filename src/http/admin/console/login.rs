@@ -1,0 +1,171 @@
+//! `/login` and `/logout`: sessions of browsers.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::{DOCTYPE, Markup, html};
+use time::OffsetDateTime;
+
+use super::assets::{ICON, STYLE};
+use super::components::notice;
+use super::form::FormData;
+use super::state::{Console, ConsoleState};
+use crate::auth::{SESSION, SESSION_COOKIE};
+use crate::credentials::Current;
+use crate::http::origin::has_foreign_origin;
+
+/// Sends a browser without a session to the login page.
+///
+/// A browser does not send the cookie (`SameSite=Strict`) when it follows a link of another site. Such a request is
+/// answered with a page that opens the same URL again, now from this site.
+pub(in crate::http::admin) fn redirect(uri: &Uri, headers: &HeaderMap) -> Response {
+    let here = uri.path_and_query().map_or("/", |path| path.as_str());
+    let no_store = [(header::CACHE_CONTROL, "no-store"), (header::REFERRER_POLICY, "no-referrer")];
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site") {
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head { title { "workflow-receiver" } meta http-equiv="refresh" content={ "0;url=" (here) }; }
+                body { a href=(here) { "Continue" } }
+            }
+        };
+        let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        ];
+        return (no_store, headers, page.into_string()).into_response();
+    }
+    let next: String = form_urlencoded::byte_serialize(here.as_bytes()).collect();
+    let login = if here == "/" { "/login".to_owned() } else { format!("/login?next={next}") };
+    (no_store, Redirect::to(&login)).into_response()
+}
+
+/// `GET /login`
+pub(super) async fn show(State(console): ConsoleState, uri: Uri) -> Response {
+    if !console.admin.credentials.current().admin_tokens.are_required() {
+        return Redirect::to("/").into_response();
+    }
+    let query = uri.query().unwrap_or_default();
+    let next = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
+    let next = next.map(|(_, next)| next.into_owned()).unwrap_or_default();
+    form(StatusCode::OK, local(&next), html! {})
+}
+
+/// `POST /login`
+pub(super) async fn log_in(
+    State(console): ConsoleState,
+    headers: HeaderMap,
+    form_data: FormData,
+) -> Response {
+    let next = local(form_data.get("next"));
+    if has_foreign_origin(&headers) {
+        return form(StatusCode::FORBIDDEN, next, notice("bad", html! { "Log in on this page." }));
+    }
+    if let Some(session) = session(&console, form_data.get("token").trim()).await {
+        let mut response = Redirect::to(next).into_response();
+        set_cookie(&mut response, &headers, &session, SESSION.whole_seconds());
+        return response;
+    }
+    tracing::warn!("a login to the console was refused: unknown token");
+    let message = html! { "This token is not valid. It may have been replaced." };
+    form(StatusCode::UNAUTHORIZED, next, notice("bad", message))
+}
+
+/// Begins a session. Reads the files of tokens again if the token is unknown and a file has changed.
+async fn session(console: &Arc<Console>, token: &str) -> Option<String> {
+    let credentials = &console.admin.credentials;
+    let begin = |current: &Current| {
+        current.admin_tokens.begin_session(token.as_bytes(), OffsetDateTime::now_utc()).ok_or(())
+    };
+    credentials.check(credentials.current(), begin).await.1.ok()
+}
+
+/// `POST /logout`
+pub(super) async fn log_out(headers: HeaderMap) -> Response {
+    let mut response = Redirect::to("/login").into_response();
+    set_cookie(&mut response, &headers, "", 0);
+    response
+}
+
+/// The cookie is `Secure` if a proxy has received the request over https.
+fn set_cookie(response: &mut Response, headers: &HeaderMap, value: &str, max_age: i64) {
+    let is_https = headers.get("x-forwarded-proto").is_some_and(|protocol| protocol == "https");
+    let secure = if is_https { "; Secure" } else { "" };
+    let cookie =
+        format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age}{secure}");
+    if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+        cookie.set_sensitive(true);
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+}
+
+/// A path on this server. Browsers read `//host` and `/\host` as another server.
+fn local(next: &str) -> &str {
+    let is_path = next.starts_with('/') && !next[1..].starts_with(['/', '\\']);
+    if is_path && !next.contains(char::is_control) && !next.starts_with("/login") { next } else { "/" }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
+fn form(status: StatusCode, next: &str, message: Markup) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { "Log in · workflow-receiver" }
+                link rel="icon" href=(ICON.path) type="image/svg+xml";
+                link rel="stylesheet" href=(STYLE.path);
+            }
+            body.login {
+                main {
+                    form.card method="post" action="/login" {
+                        p.brand { img src=(ICON.path) alt="" width="28" height="28"; span { "workflow-receiver" } }
+                        h1 { "Log in" }
+                        (message)
+                        input type="hidden" name="next" value=(next);
+                        // Password managers need a user name.
+                        input.visually-hidden type="text" name="username" value="workflow-receiver"
+                            autocomplete="username" tabindex="-1" aria-hidden="true" readonly;
+                        label {
+                            span { "Token" }
+                            input type="password" name="token" required autofocus autocomplete="current-password"
+                                maxlength="1000";
+                        }
+                        button.primary { "Log in" }
+                        p.soft {
+                            small {
+                                "On the server, " code { "workflow-receiver admin-token" } " prints the token."
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page.into_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::local;
+
+    #[test]
+    fn only_paths_of_this_server_follow_a_login() {
+        assert_eq!(local("/executions?status=failed"), "/executions?status=failed");
+        for next in [
+            "",
+            "https://evil.example",
+            "//evil.example",
+            "/\\evil.example",
+            "javascript:x",
+            "/a\nb",
+            "/login",
+        ] {
+            assert_eq!(local(next), "/", "{next:?}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What needs an operator's attention, each item with a link.
+
+use maud::{Markup, html};
+use time::{Duration, OffsetDateTime};
+
+use crate::db::queries::bulks::{Bulks, Complete};
+use crate::db::queries::conflicts::Conflicts;
+use crate::db::queries::quarantine::Quarantine;
+use crate::db::queries::{Page, PageRequest, QueryError, TimeRange};
+use crate::http::admin::console::components::{badge, count};
+use crate::http::admin::console::state::Console;
+
+/// Rows that are counted. More are shown as `20+`.
+const MAX_COUNTED: i64 = 20;
+
+/// An item of the list. To add one, add a function that returns it, and call it in [`items`].
+pub(super) struct Item {
+    kind: &'static str,
+    /// The number and whether there are more.
+    number: (i64, bool),
+    text: &'static str,
+    href: &'static str,
+}
+
+/// The items with at least one row.
+pub(super) async fn items(console: &Console) -> Result<Vec<Item>, QueryError> {
+    let (quarantine, bulks, conflicts) =
+        tokio::join!(quarantine(console), incomplete_bulks(console), conflicts(console));
+    let items = [quarantine?, bulks?, conflicts?];
+    Ok(items.into_iter().filter(|item| item.number.0 > 0).collect())
+}
+
+async fn quarantine(console: &Console) -> Result<Item, QueryError> {
+    let page = console.run(&Quarantine { page: first_rows(), ..Quarantine::default() }).await?;
+    Ok(Item { kind: "bad", number: counted(&page), text: "webhooks in quarantine", href: "/quarantine" })
+}
+
+async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {
+    let query = Bulks { complete: Some(Complete::No), period: TimeRange::default(), page: first_rows() };
+    let page = console.run(&query).await?;
+    Ok(Item {
+        kind: "warn",
+        number: counted(&page),
+        text: "bulks are incomplete",
+        href: "/bulks?complete=no",
+    })
+}
+
+async fn conflicts(console: &Console) -> Result<Item, QueryError> {
+    let from = OffsetDateTime::now_utc() - Duration::DAY;
+    let period = TimeRange { from: Some(from), to: None };
+    let page = console.run(&Conflicts { period, page: first_rows(), ..Conflicts::default() }).await?;
+    let text = "webhooks contradict a recorded result (24 h)";
+    Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?from=24h" })
+}
+
+fn first_rows() -> PageRequest {
+    PageRequest { limit: MAX_COUNTED, after: None }
+}
+
+fn counted<T>(page: &Page<T>) -> (i64, bool) {
+    (i64::try_from(page.items.len()).unwrap_or(i64::MAX), page.next.is_some())
+}
+
+pub(super) fn list(items: &[Item]) -> Markup {
+    html! {
+        @if items.is_empty() {
+            p.soft { "Nothing needs attention." }
+        } @else {
+            ul.attention {
+                @for item in items {
+                    li {
+                        a href=(item.href) {
+                            (badge(item.kind, html! { (count(item.number.0)) @if item.number.1 { "+" } }))
+                            " " (item.text)
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! `/`
+
+mod attention;
+mod chart;
+pub(super) mod welcome;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use maud::{Markup, html};
+use time::{Duration, OffsetDateTime};
+use tokio::time::timeout;
+
+use self::chart::{Step, chart};
+use super::components::{ago, badge, bar, bytes, chip, count, duration, percent, plural};
+use super::layout::{self, PageError, Tab, database_error};
+use super::state::{Console, ConsoleState};
+use super::text::{excerpt, url_part, visible};
+use super::view::View;
+use crate::db::queries::executions::Executions;
+use crate::db::queries::failures::{FailureQuery, Failures, Group};
+use crate::db::queries::minutes::Minutes;
+use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
+use crate::db::queries::workflows::{Order, Workflow, Workflows};
+use crate::db::queries::{Choice, PageRequest, QueryError, TimeRange};
+use crate::health::Health;
+use crate::http::admin::api::query::Parameters;
+use crate::http::problem::Problem;
+
+/// Time limit for the data of PostgreSQL. After it, the page shows the state of the receiver alone.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// Groups of failures, and workflows.
+const ROWS: i64 = 8;
+/// Characters of a cause.
+const CAUSE_CHARS: usize = 220;
+/// A cause is new if it did not occur in this time before the period.
+const KNOWN_CAUSES: Duration = Duration::days(7);
+
+/// The period of the page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+enum Period {
+    #[strum(serialize = "1h")]
+    Hour,
+    #[default]
+    #[strum(serialize = "24h")]
+    Day,
+    #[strum(serialize = "7d")]
+    Week,
+    #[strum(serialize = "30d")]
+    Month,
+}
+
+impl Period {
+    fn length(self) -> Duration {
+        match self {
+            Self::Hour => Duration::HOUR,
+            Self::Day => Duration::DAY,
+            Self::Week => Duration::days(7),
+            Self::Month => Duration::days(30),
+        }
+    }
+
+    fn days(self) -> i64 {
+        self.length().whole_days().max(1)
+    }
+
+    fn step(self) -> Step {
+        match self {
+            Self::Hour => Step::Minute,
+            Self::Day => Step::Hour,
+            Self::Week | Self::Month => Step::Day,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "last hour",
+            Self::Day => "last 24 hours",
+            Self::Week => "last 7 days",
+            Self::Month => "last 30 days",
+        }
+    }
+}
+
+/// What the page shows of PostgreSQL.
+struct Data {
+    overview: Overview,
+    /// Not all executions of the period are counted: those since this time are.
+    counted_since: Option<OffsetDateTime>,
+    failures: Failures,
+    earlier_failures: Failures,
+    workflows: Vec<Workflow>,
+    attention: Vec<attention::Item>,
+    /// Whether any execution is recorded.
+    any: bool,
+}
+
+pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
+    layout::page(&view, Tab::Overview, "Overview", content(&console, &view).await)
+}
+
+async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
+    let period = period(&view.uri)?;
+    let health = console.admin.health.health();
+    let data = timeout(TIMEOUT, Box::pin(data(console, period))).await.unwrap_or(Err(QueryError::TimedOut));
+    Ok(html! {
+        (state(&health))
+        @match data {
+            Err(error) => { (parts(&health)) (database_error(&error)) },
+            Ok(data) if !data.any && data.attention.is_empty() => { (parts(&health)) (welcome::welcome(&view.operator)) },
+            Ok(data) => { (loaded(&data, period, &health)) },
+        }
+    })
+}
+
+fn period(uri: &Uri) -> Result<Period, Problem> {
+    let mut parameters = Parameters::of(uri);
+    let period = parameters.choice("period")?.unwrap_or_default();
+    parameters.finish()?;
+    Ok(period)
+}
+
+async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
+    let now = OffsetDateTime::now_utc();
+    let from = now - period.length();
+    // If PostgreSQL does not answer, the other queries are not run.
+    let (overview, counted_since) = counts(console, period, now).await?;
+    let failures = |from, to| FailureQuery {
+        period: TimeRange { from: Some(from), to: Some(to) },
+        limit: if to == now { ROWS } else { crate::db::queries::page::MAX_LIMIT },
+        ..FailureQuery::default()
+    };
+    let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
+    let workflows = Workflows { days: period.days(), order: Order::Cost, limit: ROWS };
+    let latest = Executions { page: PageRequest { limit: 1, after: None }, ..Executions::default() };
+    let (recent, earlier, workflows, attention, any) = tokio::join!(
+        console.run(&recent),
+        console.run(&earlier),
+        console.run(&workflows),
+        attention::items(console),
+        any_recorded(console, &overview, &latest)
+    );
+    Ok(Data {
+        overview,
+        counted_since,
+        failures: recent?,
+        earlier_failures: earlier?,
+        workflows: workflows?.items,
+        attention: attention?,
+        any: any?,
+    })
+}
+
+async fn any_recorded(
+    console: &Console,
+    overview: &Overview,
+    latest: &Executions,
+) -> Result<bool, QueryError> {
+    if overview.total.executions > 0 {
+        return Ok(true);
+    }
+    Ok(!console.run(latest).await?.items.is_empty())
+}
+
+async fn counts(
+    console: &Console,
+    period: Period,
+    now: OffsetDateTime,
+) -> Result<(Overview, Option<OffsetDateTime>), QueryError> {
+    let by = match period {
+        Period::Hour => {
+            let counted = console.run(&Minutes { now, minutes: 60 }).await?;
+            return Ok((counted.overview, counted.counted_since));
+        }
+        Period::Day => By::Hour,
+        Period::Week | Period::Month => By::Day,
+    };
+    // The last point is not over yet.
+    let from = now - period.length() + by.length();
+    let query = OverviewQuery::new(by, TimeRange { from: Some(from), to: None }, None, now);
+    Ok((console.run(&query).await?, None))
+}
+
+/// The state of the receiver in one sentence.
+fn state(health: &Health) -> Markup {
+    let sentence = match health.status() {
+        "ok" => "Webhooks are accepted and recorded.",
+        "degraded" => "Webhooks are accepted, but something needs attention.",
+        _ => "Webhooks are not accepted.",
+    };
+    html! {
+        section.card.state.(health.status()) aria-label="State of the receiver" {
+            div {
+                h1 { (sentence) }
+                @if !health.summary.problems().is_empty() {
+                    ul { @for problem in health.summary.problems() { li { (visible(problem)) } } }
+                }
+            }
+        }
+    }
+}
+
+/// Spool, database and the oldest waiting delivery.
+fn parts(health: &Health) -> Markup {
+    let parts = &health.parts;
+    let share = |part: u64, whole: u64| {
+        i64::try_from(u128::from(part) * 1_000 / u128::from(whole.max(1))).unwrap_or(1_000)
+    };
+    let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
+    html! {
+        section.cards.small aria-label="Parts" {
+            div.card.stat {
+                span { "Waiting for PostgreSQL" }
+                strong { (count(parts.recording.waiting)) }
+                small.soft {
+                    @match parts.recording.oldest_age_seconds {
+                        Some(age) => { "the oldest for " (duration(age)) }
+                        None => { "all deliveries are recorded" }
+                    }
+                }
+            }
+            div.card.stat {
+                span { "Database" }
+                strong { (part_state(parts.database.state)) }
+                small.soft { (visible(&parts.database.detail)) }
+            }
+            div.card.stat {
+                span { "Spool" }
+                strong { (bytes(parts.spool.used_bytes)) }
+                (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
+                small.soft { "of " (bytes(parts.spool.max_bytes)) }
+            }
+            div.card.stat {
+                span { "Recording" }
+                strong { (part_state(parts.recording.state)) }
+                small.soft { (visible(&parts.recording.detail)) }
+            }
+        }
+    }
+}
+
+fn part_state(state: &str) -> Markup {
+    let kind = match state {
+        "ok" => "ok",
+        "starting" | "behind" | "stuck" | "stopping" => "warn",
+        _ => "bad",
+    };
+    badge(kind, html! { (state) })
+}
+
+fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
+    let total = &data.overview.total;
+    html! {
+        section.card {
+            div.head {
+                h2 { "Executions, " (period.name()) }
+                nav.chips aria-label="Period" {
+                    @for choice in Period::ALL {
+                        (chip(&format!("/?period={}", choice.as_str()), choice.as_str(), *choice == period))
+                    }
+                }
+            }
+            (numbers(total, period))
+            (chart(&data.overview.series, period.step()))
+            div.head {
+                ul.legend {
+                    @for (kind, name) in [("ok", "completed"), ("bad", "failed"), ("muted", "cancelled"), ("run", "not ended")] {
+                        li.(kind) { span.dot {} (name) }
+                    }
+                }
+                small.soft {
+                    @if let Some(since) = data.counted_since {
+                        "Too many executions to count: those first received before " (ago(since)) " are missing. "
+                    }
+                    "Times in UTC"
+                }
+            }
+        }
+        div.cards {
+            div.stack {
+                section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
+                (parts(health))
+            }
+            section.card.flush {
+                div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&from=" (period.as_str()) } { "All failures" } }
+                (failures(data))
+            }
+        }
+        section.card.flush {
+            div.head {
+                h2 { "Workflows by cost" }
+                small.soft {
+                    @if period.days() == 1 { "today" } @else { "the last " (plural(period.days(), "day", "days")) }
+                    ", UTC"
+                }
+            }
+            (workflows(&data.workflows))
+        }
+    }
+}
+
+fn numbers(total: &Counts, period: Period) -> Markup {
+    let of = |status: &str| format!("/executions?status={status}&from={}", period.as_str());
+    html! {
+        dl.numbers {
+            div { dt { "received" } dd { a href={ "/executions?from=" (period.as_str()) } { (count(total.executions)) } } }
+            div { dt { "completed" } dd { a href=(of("completed")) { (count(total.completed)) } } }
+            div { dt { "failed" } dd {
+                a href=(of("failed")) { (count(total.failed)) }
+                @if let Some(rate) = total.failure_rate.filter(|rate| *rate > 0.0) { small { " " (percent(rate)) } }
+            } }
+            @if total.cancelled > 0 { div { dt { "cancelled" } dd { a href=(of("cancelled")) { (count(total.cancelled)) } } } }
+            @if total.other > 0 { div { dt { "not ended" } dd { (count(total.other)) } } }
+        }
+    }
+}
+
+fn failures(data: &Data) -> Markup {
+    let groups = &data.failures.groups;
+    html! {
+        @if groups.is_empty() {
+            div.empty { p { "No failures in this period." } }
+        } @else {
+            table.rows {
+                thead { tr { th { "Cause" } th.num { "Failed" } th.num { "Latest" } } }
+                tbody {
+                    @for group in groups {
+                        tr data-row {
+                            td {
+                                a.cut href={ "/executions/" (url_part(&group.latest_execution_id)) } { (cause(group)) }
+                                small.soft {
+                                    @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
+                                    @if group.failure_class != "unknown" { (visible(&group.failure_class)) " · " }
+                                    @if let Some(workflow) = &group.workflow_id { (visible(excerpt(workflow, 60).0)) }
+                                }
+                            }
+                            td.num data-label="Failed" { (count(group.failed)) }
+                            td.num data-label="Latest" { (ago(group.latest_received_at)) }
+                        }
+                    }
+                }
+            }
+            @if !data.failures.complete {
+                p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
+            }
+        }
+    }
+}
+
+fn cause(group: &Group) -> Markup {
+    let text = group.error_cause.as_deref().or(group.error.as_deref());
+    let (text, more) = excerpt(text.unwrap_or("no cause was sent"), CAUSE_CHARS);
+    html! { (visible(text)) @if more { "…" } }
+}
+
+/// Whether no earlier failure has this cause. Not marked if there are no earlier failures, or too many to compare.
+fn is_new(group: &Group, data: &Data) -> bool {
+    let same = |earlier: &&Group| {
+        (&earlier.workflow_id, &earlier.error, &earlier.error_cause)
+            == (&group.workflow_id, &group.error, &group.error_cause)
+    };
+    let earlier = &data.earlier_failures;
+    earlier.complete && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
+}
+
+fn workflows(workflows: &[Workflow]) -> Markup {
+    html! {
+        @if workflows.is_empty() {
+            div.empty { p { "No executions in this period." } }
+        } @else {
+            table.rows {
+                thead { tr {
+                    th { "Workflow" } th.num { "Cost" } th.num { "Average" } th.num { "Executions" } th.num { "Failed" } th {}
+                } }
+                tbody {
+                    @for workflow in workflows {
+                        @let counts = &workflow.counts;
+                        tr data-row {
+                            td { a.cut href={ "/executions?workflow=" (url_part(&workflow.workflow_id)) } { (visible(&workflow.workflow_id)) } }
+                            td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (amount(&workflow.total_cost.0)) } }
+                            td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (amount(&cost.0)) } }
+                            td.num data-label="Executions" { (count(counts.executions)) }
+                            td.num data-label="Failed" {
+                                (count(counts.failed))
+                                @if let Some(rate) = counts.failure_rate.filter(|rate| *rate > 0.0) { small.soft { " " (percent(rate)) } }
+                            }
+                            td.wide {
+                                (bar(
+                                    &[("ok", counts.completed), ("bad", counts.failed), ("muted", counts.cancelled), ("run", counts.other)],
+                                    counts.executions,
+                                    "Executions by status",
+                                ))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A cost with at most four decimals.
+fn amount(cost: &str) -> String {
+    cost.parse::<f64>().map_or_else(
+        |_| cost.to_owned(),
+        |cost| {
+            let text = format!("{cost:.4}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        },
+    )
+}

@@ -1,0 +1,230 @@
+//! `/quarantine`: entries grouped by reason, and the actions on all entries with one reason.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use maud::{Markup, html};
+
+use super::components::{ago, badge, bytes, count, empty, notice, plural};
+use super::executions::next_page;
+use super::form::{self, FormData, done};
+use super::layout::{self, PageError, Tab};
+use super::mapping_form::MappingForm;
+use super::params::{Params, url};
+use super::state::{Console, ConsoleState};
+use super::text::visible;
+use super::view::View;
+use crate::auth::Operator;
+use crate::db::queries::page::MAX_LIMIT;
+use crate::db::queries::quarantine::{Quarantine, QuarantineReasons, Quarantined, ReasonGroup};
+use crate::db::queries::{Page, PageRequest, TimeRange};
+use crate::db::{DbConnection, Retried, RetryMode};
+
+/// Entries that one action changes. The page then offers the action for the rest.
+const MAX_ENTRIES: i64 = MAX_LIMIT;
+
+pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
+    let params = Params::of(&view.uri);
+    let content = content(&console, &view.operator, &params).await;
+    layout::page(&view, Tab::Quarantine, "Quarantine", content)
+}
+
+async fn content(console: &Console, operator: &Operator, params: &Params) -> Result<Markup, PageError> {
+    let reason = params.get("reason").map(str::to_owned);
+    let (period, error) = match params.period() {
+        Ok(period) => (period, None),
+        Err(error) => (TimeRange::default(), Some(error)),
+    };
+    let groups = console.run(&QuarantineReasons).await?;
+    let page = params.page::<Quarantine>(&reason);
+    let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
+    let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
+    Ok(html! {
+        div.head { h1 { "Quarantine" } }
+        p.soft { "Webhooks that could not be read as an execution. Their bodies are stored unchanged." }
+        @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
+        @if groups.is_empty() {
+            section.card { (empty("The quarantine is empty", html! { "All webhooks could be read. Nothing to do." })) }
+        } @else {
+            @match &reason {
+                None => (groups_table(&groups)),
+                Some(reason) => (group_card(operator, reason, group, &page)),
+            }
+            (entries(&page))
+            (next_page(params, page.next.as_deref(), "Older"))
+        }
+    })
+}
+
+fn groups_table(groups: &[ReasonGroup]) -> Markup {
+    html! {
+        section.card.flush aria-labelledby="reasons" {
+            h2 #reasons { "Reasons" }
+            table.rows {
+                thead {
+                    tr {
+                        th scope="col" { "Reason" }
+                        th.num scope="col" { "Entries" }
+                        th scope="col" { "Latest" }
+                    }
+                }
+                tbody {
+                    @for group in groups {
+                        tr data-row {
+                            td.main {
+                                a.row-link href=(url("/quarantine", "reason", &group.reason)) { (visible(&group.reason)) }
+                                @if group.acknowledged > 0 {
+                                    " " (badge("bad", html! { (count(group.acknowledged)) " answered 200" }))
+                                }
+                            }
+                            td.num data-label="Entries" { (count(group.entries)) }
+                            td.time { (ago(group.latest_received_at)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn group_card(
+    operator: &Operator,
+    reason: &str,
+    group: Option<&ReasonGroup>,
+    page: &Page<Quarantined>,
+) -> Markup {
+    let entries = group.map_or(0, |group| group.entries);
+    html! {
+        section.card aria-labelledby="group" {
+            p.crumbs { a href="/quarantine" { "All reasons" } }
+            h2 #group { (visible(reason)) }
+            p.soft { (plural(entries, "entry", "entries")) }
+            div.actions {
+                @if let Some(newest) = page.items.first() {
+                    a.button.primary href=(format!("/quarantine/{}", newest.quarantine_id)) { "Map the newest entry" }
+                }
+                (form::action(operator, "/quarantine/retry", "", html! {
+                    input type="hidden" name="reason" value=(reason);
+                    button title="Records the entries that this version can read" { "Retry all" }
+                }))
+                (form::action(
+                    operator, "/quarantine/drop",
+                    "Delete these entries permanently? The sender does not send webhooks again that were answered 200.",
+                    html! {
+                        input type="hidden" name="reason" value=(reason);
+                        button.danger { "Drop all" }
+                    },
+                ))
+            }
+        }
+    }
+}
+
+fn entries(page: &Page<Quarantined>) -> Markup {
+    html! {
+        section.card.flush aria-labelledby="entries" {
+            h2 #entries { "Entries" }
+            @if page.items.is_empty() {
+                (empty("No entry", html! { a href="/quarantine" { "Show the whole quarantine" } "." }))
+            } @else {
+                table.rows {
+                    thead {
+                        tr {
+                            th.num scope="col" { "Number" }
+                            th scope="col" { "Reason" }
+                            th scope="col" { "Answered" }
+                            th.num scope="col" { "Deliveries" }
+                            th.num scope="col" { "Size" }
+                            th scope="col" { "Received" }
+                        }
+                    }
+                    tbody {
+                        @for entry in &page.items {
+                            tr data-row {
+                                td.num data-label="Number" {
+                                    a.row-link href=(format!("/quarantine/{}", entry.quarantine_id)) { (entry.quarantine_id) }
+                                }
+                                td.main {
+                                    (visible(&entry.reason))
+                                    @if !entry.intact { " " (badge("bad", html! { "damaged" })) }
+                                    @if let Some(reference) = &entry.reference { div.id { (visible(&reference.to_line())) } }
+                                }
+                                td data-label="Answered" { (answered(entry)) }
+                                td.num data-label="Deliveries" { (count(entry.deliveries.into())) }
+                                td.num data-label="Size" { (bytes(u64::try_from(entry.body_bytes).unwrap_or_default())) }
+                                td.time { (ago(entry.first_received_at)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn answered(entry: &Quarantined) -> Markup {
+    if entry.acknowledged { badge("bad", html! { "200" }) } else { badge("muted", html! { "422" }) }
+}
+
+/// `POST /quarantine/retry`: retries the entries with a reason, with the mapping of the form.
+pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormData) -> Response {
+    let reason = form.get("reason").to_owned();
+    let mapping = MappingForm::of(|name| Some(form.get(name)));
+    let target = url("/quarantine", "reason", &reason);
+    let action = async {
+        let ids = ids(&console, &reason).await?;
+        let run = async |connection: &mut DbConnection| retry_all(connection, &ids, &mapping).await;
+        let name = "quarantine.retry_reason";
+        done(&target, console.act(&view.operator, name, &mapping.describe(&reason), run).await)
+    };
+    finish(&view, action.await)
+}
+
+/// `POST /quarantine/drop`: deletes the entries with a reason.
+pub(super) async fn drop_all(State(console): ConsoleState, view: View, form: FormData) -> Response {
+    let reason = form.get("reason").to_owned();
+    let action = async {
+        let ids = ids(&console, &reason).await?;
+        let run = async |connection: &mut DbConnection| {
+            let dropped = connection.drop_quarantined(&ids).await.map_err(|error| error.to_string())?;
+            Ok(format!("dropped {}", dropped.len()))
+        };
+        done("/quarantine", console.act(&view.operator, "quarantine.drop_reason", &reason, run).await)
+    };
+    finish(&view, action.await)
+}
+
+pub(super) fn finish(view: &View, response: Result<Response, PageError>) -> Response {
+    response
+        .unwrap_or_else(|error| layout::page(view, Tab::Quarantine, "Not done", Err(error)).into_response())
+}
+
+/// The newest intact entries with a reason.
+async fn ids(console: &Console, reason: &str) -> Result<Vec<i64>, PageError> {
+    let page = PageRequest { limit: MAX_ENTRIES, after: None };
+    let reason = Some(reason.to_owned());
+    let page = console.run(&Quarantine { reason, period: TimeRange::default(), page }).await?;
+    Ok(page.items.iter().filter(|entry| entry.intact).map(|entry| entry.quarantine_id).collect())
+}
+
+async fn retry_all(
+    connection: &mut DbConnection,
+    ids: &[i64],
+    mapping: &MappingForm,
+) -> Result<String, String> {
+    let (mut recorded, mut retained, mut last_reason) = (0_usize, 0_usize, None);
+    for id in ids {
+        let retried =
+            connection.retry_quarantined(*id, RetryMode::Record, |body| mapping.extract(body)).await;
+        match retried.map_err(|error| error.to_string())? {
+            Retried::Recorded(_) => recorded += 1,
+            Retried::Retained(why) => {
+                retained += 1;
+                last_reason = Some(why);
+            }
+            Retried::Absent => {}
+        }
+    }
+    let why = last_reason.map(|why| format!("; {retained} stay in quarantine: {why}")).unwrap_or_default();
+    let text = format!("recorded {recorded}{why}");
+    if recorded == 0 && retained > 0 { Err(text) } else { Ok(text) }
+}

@@ -1,0 +1,76 @@
+//! Results of executions as a gallery.
+
+use maud::{Markup, html};
+
+use super::hosts::ResultHosts;
+use super::json_view::tree;
+use super::media::{Media, link, media, player};
+use super::params::path;
+use super::text::{excerpt, visible};
+use crate::db::queries::results::ResultItem;
+
+/// Characters of a text in a gallery; the page of the execution shows more.
+const GALLERY_TEXT: usize = 400;
+const LARGE_TEXT: usize = 20_000;
+
+/// Where the results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// The page of the execution.
+    Large,
+    /// The gallery of a bulk: each result links to its execution.
+    Small,
+}
+
+/// A gallery. `label` describes a result to screen readers, such as the prompt.
+pub(super) fn gallery<'r>(
+    hosts: &ResultHosts,
+    size: Size,
+    results: impl IntoIterator<Item = &'r ResultItem>,
+    label: impl Fn(&ResultItem) -> String,
+) -> Markup {
+    let class = if size == Size::Large { "gallery large" } else { "gallery" };
+    html! {
+        div class=(class) {
+            @for result in results {
+                figure data-row[size == Size::Small] {
+                    (content(hosts, size, result, &label(result)))
+                    figcaption { (caption(hosts, size, result, &label(result))) }
+                }
+            }
+        }
+    }
+}
+
+fn content(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
+    if let Some(url) = &result.url {
+        let media = media(hosts, url, Some(&result.kind));
+        return player(media, url, label).unwrap_or_else(|| html! { div.media.other { (link(url)) } });
+    }
+    let text = result.text.as_deref().unwrap_or("null");
+    match (&*result.kind, size) {
+        ("data", Size::Large) => html! { div.media.value { (tree(text)) } },
+        (_, Size::Large) => excerpt_of(text, LARGE_TEXT),
+        (_, Size::Small) => excerpt_of(text, GALLERY_TEXT),
+    }
+}
+
+fn excerpt_of(text: &str, limit: usize) -> Markup {
+    let (shown, more) = excerpt(text, limit);
+    html! { div.media.value { p.text { (visible(shown)) @if more { "\u{2026}" } } } }
+}
+
+fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
+    html! {
+        @match size {
+            Size::Large => {
+                span.id { (visible(&result.path)) }
+                @if let Some(url) = &result.url {
+                    @if media(hosts, url, Some(&result.kind)) != Media::Link { br; (link(url)) }
+                }
+                @if result.truncated { " The value is cut off. The payload has all of it." }
+            }
+            Size::Small => a.row-link.cut href=(path("executions", &result.execution_id)) { (visible(label)) },
+        }
+    }
+}

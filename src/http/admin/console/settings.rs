@@ -1,0 +1,82 @@
+//! `/settings`: the settings in force, the version and the licences.
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::components::badge;
+use super::layout::{self, PageError, Tab};
+use super::overview::welcome::test_button;
+use super::state::{Console, ConsoleState};
+use super::text::visible;
+use super::view::View;
+use crate::config::Shown;
+use crate::http::admin::api::query::Parameters;
+
+const LICENCES: [(&str, &str); 2] = [
+    ("MIT", include_str!("../../../../LICENSE-MIT")),
+    ("Apache 2.0", include_str!("../../../../LICENSE-APACHE")),
+];
+
+pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
+    layout::page(&view, Tab::Settings, "Settings", content(&console, &view))
+}
+
+fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
+    Parameters::of(&view.uri).finish()?;
+    let settings = console.admin.settings.shown();
+    let sections = settings.chunk_by(|one, next| one.section == next.section);
+    let role: &str = view.operator.role.into();
+    Ok(html! {
+        div.head { h1 { "Settings" } a.button href="/audit" { "Audit log" } }
+        div.cards { section.card {
+            h2 { "This receiver" }
+            dl.pairs {
+                dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { "Webhooks" } dd { code { (console.admin.webhook_address) } }
+                dt { "You" } dd { (visible(&view.operator.name)) " " (badge("muted", html! { (role) })) }
+            }
+        }
+        (test_button(&view.operator)) }
+        section.card.flush {
+            div.head {
+                h2 { "Settings in force" }
+                small.soft { "Values of the file of " code { "--config" } " and the environment, otherwise the defaults. Secrets are not shown." }
+            }
+            table.rows.settings {
+                thead.visually-hidden { tr { th { "Key" } th { "Value" } } }
+                @for section in sections {
+                    tbody {
+                        tr.section { th colspan="2" scope="rowgroup" { (section[0].section) } }
+                        @for setting in section { (row(setting)) }
+                    }
+                }
+            }
+        }
+        section.card {
+            h2 { "Licences" }
+            p {
+                "workflow-receiver is licensed under MIT or Apache 2.0, at your option. The container image lists its \
+                 components and their licences in " code { "/usr/share/sbom/workflow-receiver.cdx.json" } "."
+            }
+            @for (name, text) in LICENCES {
+                details { summary { (name) } pre.block { (text) } }
+            }
+        }
+    })
+}
+
+fn row(setting: &Shown) -> Markup {
+    html! {
+        tr {
+            td {
+                @if setting.comment.is_empty() {
+                    code { (setting.key) }
+                } @else {
+                    details { summary { code { (setting.key) } } small.soft { (setting.comment) } }
+                }
+            }
+            td.id { (visible(&setting.value)) @if setting.changed { " " (badge("run", html! { "changed" })) } }
+        }
+    }
+}

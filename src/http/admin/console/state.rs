@@ -1,0 +1,36 @@
+//! State that the pages share.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderValue;
+use tokio::time::Instant;
+
+use super::hosts::ResultHosts;
+use crate::db::queries::{Query, QueryError};
+use crate::http::admin::state::AdminState;
+
+pub(super) struct Console {
+    pub(super) admin: AdminState,
+    pub(super) result_hosts: ResultHosts,
+    /// The Content-Security-Policy of all pages.
+    pub(super) policy: HeaderValue,
+}
+
+pub(super) type ConsoleState = State<Arc<Console>>;
+
+impl Console {
+    pub(super) fn new(admin: AdminState) -> Arc<Self> {
+        let result_hosts = ResultHosts::new(&admin.settings.console.result_hosts);
+        let policy = result_hosts.policy();
+        Arc::new(Self { admin, result_hosts, policy })
+    }
+
+    /// Runs a query and measures its duration.
+    pub(super) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
+        let start = Instant::now();
+        let answer = self.admin.pool.run(query).await;
+        self.admin.metrics.api_read(start.elapsed());
+        answer
+    }
+}

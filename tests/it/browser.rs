@@ -1,0 +1,84 @@
+//! The console in a browser.
+
+use serde_json::json;
+
+use crate::support::browser::Chromium;
+use crate::support::fixtures::{execution, with};
+use crate::support::receiver::TestReceiver;
+
+/// Executions of several statuses, with long names, hostile text and right-to-left text.
+async fn filled() -> TestReceiver {
+    let receiver = TestReceiver::start().await;
+    let causes = [
+        "The model did not answer within 300 seconds",
+        "Content policy violation: the prompt was rejected by the safety filter of the model",
+        "<script>alert(1)</script>\u{202e}txt.exe",
+        "انتهت المهلة قبل أن يرد النموذج",
+    ];
+    let long_name = "a-workflow-with-a-long-name-".repeat(7);
+    for number in 0..60_usize {
+        let id = format!("exec-{number:03}");
+        let workflow = ["product-photos", "video-teasers", &long_name][number % 3];
+        let mut body = with(execution(&id, "completed"), json!({ "workflow_id": workflow }));
+        if number % 5 == 0 {
+            let cause = causes[number / 5 % causes.len()];
+            body = with(
+                execution(&id, "failed"),
+                json!({ "workflow_id": workflow, "error": "ExecutionFailed", "error_cause": cause }),
+            );
+        }
+        receiver.accept(body).await;
+    }
+    assert_eq!(receiver.post("{}").await.status(), 422);
+    receiver.accept(execution("exec-001", "failed")).await;
+    receiver.wait_until_recorded().await;
+    receiver
+}
+
+/// Pages, with their names in the screenshots.
+const PAGES: [(&str, &str); 6] = [
+    ("/", "overview"),
+    ("/?period=1h", "overview-hour"),
+    ("/settings", "settings"),
+    ("/conflicts", "conflicts"),
+    ("/audit", "audit"),
+    ("/docs#list_executions", "docs"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_have_no_error_and_fit_phones_and_desktops_in_light_and_dark() {
+    let (receiver, browser) = (filled().await, Chromium::start().await);
+    for (width, height) in [(1_280, 900), (360, 800)] {
+        for scheme in ["light", "dark"] {
+            browser.look(width, height, scheme).await;
+            for (path, name) in PAGES {
+                browser.open(&format!("{}{path}", receiver.admin)).await;
+                browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_select_rows_and_show_the_list_of_keys() {
+    let (receiver, browser) = (filled().await, Chromium::start().await);
+    browser.look(1_280, 900, "light").await;
+    browser.open(&format!("{}/", receiver.admin)).await;
+    let press = async |key: &str| {
+        let script =
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0], bubbles: true }))";
+        browser.client.execute(script, vec![json!(key)]).await.unwrap();
+    };
+    let selected = async || {
+        let script = "return [...document.querySelectorAll('[data-row]')].findIndex((row) => row.matches('.selected'))";
+        browser.client.execute(script, Vec::new()).await.unwrap()
+    };
+    assert_eq!(selected().await, json!(-1));
+    for (key, row) in [("j", 0), ("j", 1), ("k", 0), ("k", 0)] {
+        press(key).await;
+        assert_eq!(selected().await, json!(row), "{key}");
+    }
+    press("?").await;
+    let open = "return document.getElementById('shortcuts').open";
+    assert_eq!(browser.client.execute(open, Vec::new()).await.unwrap(), json!(true));
+}

@@ -1,0 +1,310 @@
+//! The pages Executions, Execution, Bulks and Quarantine in a browser.
+
+use std::io::Write;
+
+use fantoccini::Locator;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::browser::Chromium;
+use crate::support::fixtures::{example, execution, with};
+use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
+
+const PROMPTS: [&str; 6] = [
+    "Product photo of a ceramic teapot on a linen table, soft morning light",
+    "A red fox in fresh snow, shallow depth of field",
+    "Poster for a jazz evening, two colours, bold type",
+    "ثعلب أحمر في الثلج عند الفجر",
+    "Isometric illustration of a small harbour with boats",
+    "Portrait of an astronaut in a field of sunflowers, 85 mm",
+];
+
+/// A PNG with a gradient in the colour of its number.
+fn png(number: u8) -> Vec<u8> {
+    const SIZE: u16 = 96;
+    let mut pixels = Vec::new();
+    for y in 0..SIZE {
+        pixels.push(0);
+        for x in 0..SIZE {
+            let (x, y) = (u8::try_from(x).unwrap(), u8::try_from(y).unwrap());
+            pixels.extend([number.wrapping_mul(47).wrapping_add(x), 90 + y, 160_u8.wrapping_sub(x / 2)]);
+        }
+    }
+    let mut deflate = ZlibEncoder::new(Vec::new(), Compression::fast());
+    deflate.write_all(&pixels).unwrap();
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut header = [u32::from(SIZE).to_be_bytes(), u32::from(SIZE).to_be_bytes()].concat();
+    header.extend([8, 2, 0, 0, 0]);
+    for (kind, data) in [(b"IHDR", header), (b"IDAT", deflate.finish().unwrap()), (b"IEND", Vec::new())] {
+        let chunk = [&kind[..], &data].concat();
+        file.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+        file.extend(&chunk);
+        file.extend(crc32fast::hash(&chunk).to_be_bytes());
+    }
+    file
+}
+
+/// A server of images. Other files are empty.
+async fn files() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    url
+}
+
+/// Answers one request: `/7.png` is the image 7.
+async fn serve(mut stream: TcpStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let name = request.split(|byte| matches!(byte, b' ' | b'/' | b'.')).nth(2).unwrap_or_default();
+    let number = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+    let (kind, body) = number.map_or(("video/mp4", Vec::new()), |number| ("image/png", png(number)));
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+}
+
+/// A receiver that shows results of the returned server.
+async fn start() -> (TestReceiver, String) {
+    let files = files().await;
+    let host = files.clone();
+    let receiver = TestReceiver::start_with(|settings| settings.console.result_hosts.0 = vec![host]).await;
+    (receiver, files)
+}
+
+/// An execution of the bulk `spring-catalogue`.
+fn photo(files: &str, number: usize, status: &str) -> Value {
+    let second = number % 50;
+    with(
+        execution(&format!("69ae8c7b-7500-4a45-b7c0-{number:012}"), status),
+        json!({
+            "workflow_id": "product-photos", "bulk_id": "spring-catalogue", "total_cost": 0.0421,
+            "started_at": "2026-03-02T10:00:00Z", "completed_at": format!("2026-03-02T10:00:{second:02}.5Z"),
+            "inputs": { "prompt": PROMPTS[number % PROMPTS.len()], "seed": number, "size": { "width": 1024, "height": 1024 } },
+            "output": (status == "completed").then(|| [format!("{files}/{number}.png")]),
+            "error": (status == "failed").then_some("ExecutionFailed"),
+            "error_cause": (status == "failed").then_some("Step 'upscale' failed: the prompt was rejected by the safety filter of the model"),
+            "step_outputs": {
+                "draft": { "step_id": "draft", "status": "completed", "started_at": "2026-03-02T10:00:00Z",
+                    "completed_at": "2026-03-02T10:00:02Z", "metadata": { "model": "openai-chatgpt-5", "version": "0.0.1" } },
+                "upscale": { "step_id": "upscale", "status": status, "started_at": "2026-03-02T10:00:02Z",
+                    "completed_at": format!("2026-03-02T10:00:{second:02}.5Z"), "metadata": { "model": "flux-1-1-pro", "fallback_used": number == 1 } },
+            },
+        }),
+    )
+}
+
+/// A bulk with one execution that is missing, and rows that are hard to show.
+async fn filled() -> (TestReceiver, String) {
+    let (receiver, files) = start().await;
+    for number in 0..14 {
+        let status = match number {
+            3 | 9 => "failed",
+            12 => "running",
+            13 => "cancelled",
+            _ => "completed",
+        };
+        let url = format!("{}?order={}&user=42", receiver.url, 1200 + number);
+        let body = photo(&files, number, status).to_string();
+        assert_eq!(receiver.client.post(url).body(body).send().await.unwrap().status(), 200);
+    }
+    let expected = "UPDATE bulks SET expected = 15";
+    receiver.wait_until_recorded().await;
+    sqlx::query(expected).execute(&mut receiver.connection().await).await.unwrap();
+    let mut deep: Value = serde_json::from_str(&example("deep-outputs.json")).unwrap();
+    let text =
+        deep.to_string().replace("https://cdn-us.eachlabs.ai/uploads/s1.png", &format!("{files}/5.png"));
+    deep = serde_json::from_str(
+        &text.replace("https://cdn-us.eachlabs.ai/uploads/a1.mp4", &format!("{files}/a1.mp4")),
+    )
+    .unwrap();
+    deep["execution_id"] = "deep".into();
+    receiver.accept(&deep).await;
+    receiver.wait_until_recorded().await;
+    deep["status"] = "failed".into();
+    deep["error_cause"] = "Model timeout after 300s".into();
+    receiver.accept(&deep).await;
+    let long = "a-name-without-a-single-space".repeat(7);
+    receiver
+        .accept(with(
+            execution(&long, "completed"),
+            json!({ "workflow_id": long, "bulk_id": long, "inputs": { "prompt": "word ".repeat(400) },
+                    "output": { "text": "שלום עולם ".repeat(30), "caption": "A fox at dawn" } }),
+        ))
+        .await;
+    for number in 0..4 {
+        let body = json!({ "executionId": format!("q{number}"), "workflow_id": "product-photos", "status": "completed",
+                           "bulkId": "spring-catalogue", "output": [format!("{files}/{number}.png")] });
+        assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+    }
+    receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
+    receiver.wait_until_recorded().await;
+    (receiver, files)
+}
+
+/// The entry of `q0`, or the only one.
+async fn first_entry(receiver: &TestReceiver) -> i64 {
+    let first = "SELECT min(quarantine_id) AS id FROM quarantine
+        WHERE convert_from(body, 'UTF8') LIKE '%q0%' OR (SELECT count(*) FROM quarantine) = 1";
+    receiver.row(first).await["id"].as_i64().unwrap()
+}
+
+/// The visible text of the page.
+async fn text(browser: &Chromium) -> String {
+    let text = browser.client.execute("return document.body.innerText", Vec::new()).await.unwrap();
+    text.as_str().unwrap().to_owned()
+}
+
+async fn click(browser: &Chromium, selector: &str) {
+    browser.client.find(Locator::Css(selector)).await.expect(selector).click().await.unwrap();
+}
+
+async fn fill(browser: &Chromium, selector: &str, value: &str) {
+    browser.client.find(Locator::Css(selector)).await.expect(selector).send_keys(value).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_details_fit_phones_and_desktops_in_light_and_dark() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    let entry = first_entry(&receiver).await;
+    let long = "a-name-without-a-single-space".repeat(7);
+    let pages = [
+        ("/executions".to_owned(), "executions"),
+        (
+            "/executions?status=failed&q=no+such+words&workflow=product-photos&from=2026-01-01T00:00"
+                .to_owned(),
+            "executions-empty",
+        ),
+        ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001".to_owned(), "execution"),
+        ("/executions/69ae8c7b-7500-4a45-b7c0-000000000003".to_owned(), "execution-failed"),
+        ("/executions/deep".to_owned(), "execution-deep"),
+        (format!("/executions/{long}"), "execution-long"),
+        ("/bulks".to_owned(), "bulks"),
+        ("/bulks/spring-catalogue".to_owned(), "bulk"),
+        ("/bulks/spring-catalogue?show=failures".to_owned(), "bulk-failures"),
+        (format!("/bulks/{long}"), "bulk-long"),
+        ("/quarantine".to_owned(), "quarantine"),
+        ("/quarantine?reason=%60execution_id%60+is+missing+or+null".to_owned(), "quarantine-reason"),
+        (
+            format!("/quarantine/{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1"),
+            "quarantine-entry",
+        ),
+    ];
+    for (width, height) in [(1_280, 1_600), (360, 1_600)] {
+        for scheme in ["light", "dark"] {
+            browser.look(width, height, scheme).await;
+            for (path, name) in &pages {
+                browser.open(&format!("{}{path}", receiver.admin)).await;
+                browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_execution_is_found_with_its_cause() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    browser.look(1_280, 900, "light").await;
+    browser.open(&format!("{}/executions", receiver.admin)).await;
+    fill(&browser, "input[type=search]", "Safety FILTER\u{e007}").await;
+    until(async || browser.client.current_url().await.unwrap().query() == Some("q=Safety+FILTER")).await;
+    let shown = text(&browser).await;
+    assert!(shown.contains("Product photo") || shown.contains("ثعلب"), "{shown}");
+    click(&browser, "tbody .row-link").await;
+    until(async || text(&browser).await.contains("Why it failed")).await;
+    let shown = text(&browser).await;
+    assert!(shown.contains("the prompt was rejected by the safety filter of the model"), "{shown}");
+    assert_eq!(browser.console_messages().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_completes_on_the_page_without_a_reload() {
+    let ((receiver, files), browser) = (filled().await, Chromium::start().await);
+    browser.look(1_280, 900, "light").await;
+    browser.open(&format!("{}/bulks/spring-catalogue", receiver.admin)).await;
+    let shown = text(&browser).await;
+    assert!(shown.contains("1 still running, 1 missing"), "{shown}");
+    browser.client.execute("window.sameDocument = true", Vec::new()).await.unwrap();
+    receiver.accept(photo(&files, 12, "completed")).await;
+    until(async || text(&browser).await.contains("incomplete 1 missing")).await;
+    receiver.accept(photo(&files, 14, "completed")).await;
+    until(async || {
+        text(&browser).await.contains("complete\n\n") || text(&browser).await.contains("15 of 15")
+    })
+    .await;
+    let shown = text(&browser).await;
+    assert!(!shown.contains("missing") && !shown.contains("incomplete"), "{shown}");
+    let same = browser.client.execute("return window.sameDocument", Vec::new()).await.unwrap();
+    assert_eq!(same, json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_is_previewed_and_recorded_in_the_browser() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    browser.look(1_280, 900, "light").await;
+    let entry = first_entry(&receiver).await;
+    browser.open(&format!("{}/quarantine/{entry}", receiver.admin)).await;
+    fill(&browser, "input[name='map.execution_id']", "executionId").await;
+    fill(&browser, "input[name='map.bulk_id']", "bulkId").await;
+    click(&browser, "button[name=preview]").await;
+    until(async || text(&browser).await.contains("A retry would record 1 execution")).await;
+    click(&browser, "form[action$='/retry'] button.primary").await;
+    until(async || text(&browser).await.contains("recorded q0 (new)")).await;
+    assert_eq!(
+        receiver.row("SELECT bulk_id FROM executions WHERE execution_id = 'q0'").await["bulk_id"],
+        "spring-catalogue"
+    );
+    assert_eq!(browser.console_messages().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_text_runs_no_script_and_loads_nothing() {
+    let ((receiver, _), browser) = (start().await, Chromium::start().await);
+    let hostile = "\"'><img src=//evil.example/x.png onerror=document.title='owned'><svg onload=document.title='owned'><script>document.title='owned'</script>";
+    let body = json!({
+        "execution_id": "hostile", "workflow_id": hostile, "bulk_id": "hostile", "status": "failed", "error_cause": hostile,
+        "output": [hostile, "https://evil.example/x.png", "https://evil.example/x.svg", "javascript:document.title='owned'"],
+        "inputs": { "prompt": hostile, *hostile: hostile },
+        "step_outputs": { *hostile: { "status": "failed", "error": hostile, "metadata": { "model": hostile } } },
+    });
+    receiver.accept(&body).await;
+    receiver.wait_until_recorded().await;
+    receiver.accept(with(body, json!({ "status": "completed", "output": hostile }))).await;
+    receiver.post(json!({ *hostile: hostile }).to_string()).await;
+    receiver.wait_until_recorded().await;
+    browser.look(1_280, 900, "light").await;
+    let entry = first_entry(&receiver).await;
+    let mapping = format!(
+        "/quarantine/{entry}?preview=1&set.execution_id=%22%3E%3Cscript%3E&set.workflow_id=w&set.status=x"
+    );
+    for path in [
+        "/executions",
+        "/executions/hostile",
+        "/bulks/hostile",
+        "/bulks/hostile?show=failures",
+        "/quarantine",
+        &*mapping,
+    ] {
+        // Also fails if a resource of another host was blocked or loaded: both are messages.
+        browser.open(&format!("{}{path}", receiver.admin)).await;
+        let script = "return document.querySelectorAll('main script, main [onerror], main [onload], main svg:not(.bar, .chart)').length
+            + performance.getEntriesByType('resource').filter((one) => !one.name.startsWith(location.origin)).length
+            + (document.title === 'owned')";
+        assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), json!(0), "{path}");
+    }
+}

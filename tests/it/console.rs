@@ -1,0 +1,328 @@
+//! The operator console: login, roles, forms, the audit log, headers and escaping.
+
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response};
+use rustix::process::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+use workflow_receiver::config::{Secret, Secrets};
+
+use crate::support::fixtures::{execution, with};
+use crate::support::postgres::{execute, new_database, no_database, url};
+use crate::support::process::{Process, program};
+use crate::support::receiver::TestReceiver;
+
+const OPERATOR: &str = "the-token-of-an-operator";
+const READER: &str = "the-token-of-a-reader-1";
+
+/// A browser: it sends `Accept: text/html`, keeps one cookie, and follows no redirect.
+struct Browser {
+    client: Client,
+    admin: String,
+    cookie: String,
+}
+
+impl Browser {
+    fn new(admin: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert("accept", HeaderValue::from_static("text/html,application/xhtml+xml"));
+        let client = Client::builder().redirect(Policy::none()).default_headers(headers).build().unwrap();
+        Self { client, admin: admin.to_owned(), cookie: String::new() }
+    }
+
+    fn request(&self, request: RequestBuilder) -> RequestBuilder {
+        if self.cookie.is_empty() { request } else { request.header("cookie", &self.cookie) }
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.request(self.client.get(format!("{}{path}", self.admin))).send().await.unwrap()
+    }
+
+    async fn text(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 200, "{path}: {text}");
+        text
+    }
+
+    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        let body = form(fields);
+        let request = self.client.post(format!("{}{path}", self.admin)).body(body);
+        self.request(request.header("content-type", "application/x-www-form-urlencoded"))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Logs in, and keeps the cookie.
+    async fn log_in(&mut self, token: &str) {
+        let answer = self.post("/login", &[("token", token), ("next", "/settings")]).await;
+        assert_eq!((answer.status().as_u16(), location(&answer)), (303, "/settings"));
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        for part in ["; Path=/", "; HttpOnly", "; SameSite=Strict", "; Max-Age=43200"] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        assert!(!cookie.contains("Secure") && !cookie.contains(token), "{cookie}");
+        cookie.split(';').next().unwrap().clone_into(&mut self.cookie);
+    }
+
+    /// The form key of a page.
+    async fn form_key(&self, path: &str) -> String {
+        let page = self.text(path).await;
+        let (_, rest) = page.split_once("name=\"form_key\" value=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    }
+}
+
+fn form(fields: &[(&str, &str)]) -> String {
+    let mut form = reqwest::Url::parse("http://x/").unwrap();
+    form.query_pairs_mut().extend_pairs(fields);
+    form.query().unwrap_or_default().to_owned()
+}
+
+fn location(answer: &Response) -> &str {
+    answer.headers()["location"].to_str().unwrap()
+}
+
+async fn with_tokens() -> TestReceiver {
+    let tokens = [format!("olga:operate:{OPERATOR}"), format!("rita:read:{READER}")];
+    TestReceiver::start_with(|settings| {
+        settings.admin.tokens = Secrets::of(&[&tokens[0], &tokens[1]]);
+        settings.admin.token = Secret::from("the-single-admin-token");
+        settings.auth.webhook_secrets = Secrets::of(&["whsec_of_the_console"]);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_logs_in_with_a_token_and_out_again() {
+    let receiver = with_tokens().await;
+    let mut browser = Browser::new(&receiver.admin);
+    let answer = browser.get("/executions?status=failed").await;
+    assert_eq!(
+        (answer.status().as_u16(), location(&answer)),
+        (303, "/login?next=%2Fexecutions%3Fstatus%3Dfailed")
+    );
+    // A client that is not a browser gets a problem, as before.
+    assert_eq!(receiver.get("/executions").await.status(), 401);
+    assert!(browser.text("/login?next=%2Fbulks").await.contains("value=\"/bulks\""));
+
+    for wrong in ["", "wrong", READER.trim_end_matches('1')] {
+        let answer = browser.post("/login", &[("token", wrong)]).await;
+        assert_eq!(answer.status(), 401, "{wrong}");
+        assert!(!answer.headers().contains_key("set-cookie"));
+    }
+    let foreign = browser.client.post(format!("{}/login", receiver.admin)).body(form(&[("token", READER)]));
+    assert_eq!(foreign.header("sec-fetch-site", "cross-site").send().await.unwrap().status(), 403);
+    let foreign = browser.client.post(format!("{}/login", receiver.admin)).body(form(&[("token", READER)]));
+    assert_eq!(foreign.header("origin", "https://evil.example").send().await.unwrap().status(), 403);
+
+    browser.log_in(READER).await;
+    let settings = browser.text("/settings").await;
+    assert!(settings.contains("rita"), "{settings}");
+    for secret in [READER, OPERATOR, "the-single-admin-token", "whsec_of_the_console"] {
+        assert!(!settings.contains(secret));
+    }
+    // The session is also valid for the API, which the pages use.
+    assert_eq!(browser.get("/api/v1/executions").await.status(), 200);
+    let key = browser.form_key("/settings").await;
+    let answer = browser.post("/logout", &[("form_key", &key)]).await;
+    assert_eq!(location(&answer), "/login");
+    assert!(answer.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+
+    // Behind a proxy with TLS, the cookie is sent over TLS only.
+    let https = browser.client.post(format!("{}/login", receiver.admin)).body(form(&[("token", READER)]));
+    let answer = https.header("x-forwarded-proto", "https").send().await.unwrap();
+    assert!(answer.headers()["set-cookie"].to_str().unwrap().ends_with("; Secure"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_from_another_site_opens_the_page_of_a_session() {
+    let receiver = with_tokens().await;
+    let browser = Browser::new(&receiver.admin);
+    // The browser does not send the cookie with such a request. The answer opens the same page from this site.
+    let request = browser.client.get(format!("{}/bulks?x=%22%3E%3Cb%3E", receiver.admin));
+    let answer = request.header("sec-fetch-site", "cross-site").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("http-equiv=\"refresh\" content=\"0;url=/bulks?x=%22%3E%3Cb%3E\""), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_needs_the_role_operate_and_the_form_key_and_is_audited() {
+    let receiver = with_tokens().await;
+    let [mut olga, mut rita] = [(); 2].map(|()| Browser::new(&receiver.admin));
+    olga.log_in(OPERATOR).await;
+    rita.log_in(READER).await;
+    let [olgas_key, ritas_key] = [olga.form_key("/settings").await, rita.form_key("/settings").await];
+
+    // A reader sees the button, but it is disabled.
+    assert!(rita.text("/settings").await.contains("<fieldset class=\"plain\" disabled"));
+    assert_eq!(rita.post("/test-webhook", &[("form_key", &ritas_key)]).await.status(), 403);
+    // A form of another page, or of another session.
+    for key in ["", "wrong", &ritas_key] {
+        let answer = olga.post("/test-webhook", &[("form_key", key)]).await;
+        assert_eq!(answer.status(), 403);
+        assert!(answer.text().await.unwrap().contains("out of date"));
+    }
+    // A token in a header needs the form key, too: browsers repeat a password by themselves.
+    let basic = olga.client.post(format!("{}/test-webhook", receiver.admin)).basic_auth("x", Some(OPERATOR));
+    assert_eq!(basic.send().await.unwrap().status(), 403);
+    assert_eq!(receiver.rows("SELECT * FROM audit").await.len(), 0);
+
+    let answer = olga.post("/test-webhook", &[("form_key", &olgas_key)]).await;
+    assert_eq!((answer.status().as_u16(), location(&answer)), (303, "/?done=1"));
+    assert!(olga.text("/?done=1").await.contains("was answered 200"));
+    let audit = receiver.row("SELECT actor, action, target, succeeded FROM audit").await;
+    assert_eq!(audit, json!({ "actor": "olga", "action": "webhook.test", "target": "", "succeeded": true }));
+    let log = rita.text("/audit").await;
+    assert!(log.contains("olga") && log.contains("webhook.test"), "{log}");
+    let recorded = receiver.row("SELECT workflow_id, status, authenticated_by FROM executions").await;
+    assert_eq!(
+        recorded,
+        json!({ "workflow_id": "workflow-receiver-test", "status": "completed", "authenticated_by": "signature" })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changing_a_token_ends_its_sessions() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let file = dir.path().join("tokens");
+    std::fs::write(&file, format!("olga:operate:{OPERATOR}\nrita:read:{READER}\n")).unwrap();
+    let mut process = Process::start(
+        program(dir.path()).env("DATABASE_URL", url(&database)).env("RECEIVER__ADMIN__TOKENS_FILE", &file),
+    );
+    let admin = format!("http://{}", process.admin);
+    let [mut olga, mut rita] = [(); 2].map(|()| Browser::new(&admin));
+    olga.log_in(OPERATOR).await;
+    rita.log_in(READER).await;
+    std::fs::write(&file, format!("olga:operate:a-new-token-of-olga\nrita:read:{READER}\n")).unwrap();
+    process.signal(Signal::HUP);
+    process.wait_for("secrets re-read");
+    assert_eq!(olga.get("/settings").await.status(), 303);
+    assert_eq!(rita.get("/settings").await.status(), 200);
+    olga.log_in("a-new-token-of-olga").await;
+    assert_eq!(olga.get("/settings").await.status(), 200);
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_have_strict_headers_and_load_nothing_from_other_hosts() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.console.result_hosts.0 = vec!["cdn.example.com".to_owned()];
+    })
+    .await;
+    let browser = Browser::new(&receiver.admin);
+    for path in [
+        "/",
+        "/executions",
+        "/bulks",
+        "/quarantine",
+        "/conflicts",
+        "/settings",
+        "/audit",
+        "/executions/unknown",
+    ] {
+        let page = browser.get(path).await;
+        let header = |name: &str| page.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(header("cache-control"), "no-store");
+        assert_eq!(header("referrer-policy"), "no-referrer");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        let policy = header("content-security-policy");
+        let directives: Vec<_> = policy.split(';').map(str::trim).collect();
+        for directive in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' https://cdn.example.com",
+            "media-src 'self' https://cdn.example.com",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        ] {
+            assert!(directives.contains(&directive), "{directive}: {policy}");
+        }
+        let text = page.text().await.unwrap();
+        assert!(
+            !text.contains("style=") && !text.contains(" onclick") && !text.contains("<script>"),
+            "{text}"
+        );
+        for asset in text.split('"').filter(|part| part.starts_with("/console/")) {
+            let answer = receiver.get(asset).await;
+            assert_eq!(answer.status(), 200, "{asset}");
+            assert_eq!(answer.headers()["cache-control"], "public, max-age=31536000, immutable");
+        }
+    }
+    // DNS rebinding.
+    let rebound = browser.client.get(format!("{}/", receiver.admin)).header("host", "evil.example");
+    assert_eq!(rebound.send().await.unwrap().status(), 421);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_escapes_the_text_of_webhooks() {
+    let receiver = TestReceiver::start().await;
+    let hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u{202e}evil\u{7}";
+    let body = json!({ "workflow_id": hostile, "error": hostile, "error_cause": hostile });
+    receiver.accept(with(execution(hostile, "failed"), body)).await;
+    receiver.accept(execution("earlier", "failed")).await;
+    receiver.wait_until_recorded().await;
+    let before =
+        "UPDATE executions SET first_received_at = now() - interval '31 days' WHERE execution_id = 'earlier'";
+    execute(&receiver, before).await;
+    let browser = Browser::new(&receiver.admin);
+    for path in ["/", "/?period=1h", "/?period=7d", "/?period=30d"] {
+        let page = browser.text(path).await;
+        assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
+        assert!(page.contains("<span class=\"code-point\">U+202E</span>"), "{page}");
+        for raw in ["<script>alert", "<img src=x", "\u{202e}", "\u{7}", "\"'><"] {
+            assert!(!page.contains(raw), "{path}: {raw:?} in {page}");
+        }
+        // The earlier failure is in the 7 days before this period only.
+        assert_eq!(page.contains(">new</span>"), path == "/?period=30d", "{path}: {page}");
+    }
+    receiver.accept(execution(hostile, "cancelled")).await;
+    receiver.wait_until_recorded().await;
+    let page = browser.text("/conflicts").await;
+    assert!(page.contains("&lt;script&gt;alert(1)") && page.contains("status, "), "{page}");
+    assert!(!page.contains("<script>alert") && !page.contains('\u{202e}'), "{page}");
+    let answer = browser.get("/?period=9h").await;
+    assert_eq!(answer.status(), 400);
+    assert!(answer.text().await.unwrap().contains("must be one of 1h, 24h, 7d, 30d"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_says_how_to_send_a_webhook_and_sends_one() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.auth.url_tokens = Secrets::of(&["a-token-for-the-url-1"]);
+    })
+    .await;
+    let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/").await;
+    assert!(page.contains("No webhook yet") && page.contains("webhook_url"), "{page}");
+    assert!(!page.contains("a-token-for-the-url-1"));
+    let key = browser.form_key("/").await;
+    let answer = browser.post("/test-webhook", &[("form_key", &key)]).await;
+    assert_eq!(answer.status(), 303);
+    let recorded = receiver.row("SELECT authenticated_by FROM executions").await;
+    assert_eq!(recorded, json!({ "authenticated_by": "url_token" }));
+    let audit = receiver.row("SELECT actor FROM audit").await;
+    assert_eq!(audit, json!({ "actor": "anyone" }));
+    assert!(!browser.text("/").await.contains("No webhook yet"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
+    let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
+    receiver.accept(execution("waiting", "completed")).await;
+    let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/").await;
+    assert!(page.contains("The database cannot be read"), "{page}");
+    assert!(page.contains("Waiting for PostgreSQL") && page.contains("<strong>1</strong>"), "{page}");
+    assert_eq!(browser.get("/audit").await.status(), 503);
+    let key = browser.form_key("/settings").await;
+    let answer = browser.post("/test-webhook", &[("form_key", &key)]).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await.unwrap().contains("The database cannot be read"));
+}

@@ -1,0 +1,428 @@
+//! The pages Executions, Execution, Bulks and Quarantine of the console, over HTTP.
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::fixtures::{example, execution, sample_receiver, with};
+use crate::support::receiver::TestReceiver;
+
+/// The HTML of a page.
+async fn page(receiver: &TestReceiver, path: &str) -> String {
+    let answer = receiver.get(path).await;
+    assert_eq!(answer.status(), 200, "{path}");
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/html"), "{path}");
+    answer.text().await.unwrap()
+}
+
+/// Where a request without a body redirects to.
+async fn location(receiver: &TestReceiver, path: &str) -> String {
+    let client = Client::builder().redirect(Policy::none()).build().unwrap();
+    let answer = client.get(format!("{}{path}", receiver.admin)).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{path}");
+    answer.headers()["location"].to_str().unwrap().to_owned()
+}
+
+/// The visible text of a page, with single spaces.
+fn text(html: &str) -> String {
+    let mut text = String::new();
+    let mut in_tag = false;
+    for character in html.split("<body").nth(1).unwrap_or(html).chars() {
+        match character {
+            '<' => in_tag = true,
+            '>' => {
+                in_tag = false;
+                text.push(' ');
+            }
+            character if !in_tag => text.push(character),
+            _ => {}
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The links of a page to executions.
+fn executions(html: &str) -> Vec<String> {
+    let links = html.split("href=\"/executions/").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut links: Vec<_> = links.map(str::to_owned).collect();
+    links.dedup();
+    links
+}
+
+/// Submits a form of a page.
+async fn submit(receiver: &TestReceiver, page_path: &str, action: &str, fields: &[(&str, &str)]) -> String {
+    let html = page(receiver, page_path).await;
+    let form = html.split("<form").find(|form| form.contains(&format!("action=\"{action}\""))).expect(action);
+    let form = form.split("</form>").next().unwrap();
+    let value = |input: &str, name: &str| {
+        input.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).map(unescape)
+    };
+    let hidden = form.split("<input").skip(1).filter(|input| input.contains("type=\"hidden\""));
+    let mut values: Vec<(String, String)> =
+        hidden.filter_map(|input| Some((value(input, "name")?, value(input, "value")?))).collect();
+    values.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(values).finish();
+    let answer = receiver.client.post(format!("{}{action}", receiver.admin)).body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{action}");
+    answer.text().await.unwrap()
+}
+
+fn unescape(text: &str) -> String {
+    text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_box_finds_ids_references_causes_and_prompts() {
+    let receiver = TestReceiver::start().await;
+    for (id, prompt, cause) in [
+        ("one", "A fox in the Morning snow", None),
+        ("two", "A red fox", Some("Model timeout after 30s")),
+        ("three", "50% off_now", None),
+    ] {
+        let body = json!({ "bulk_id": "bulk/1", "inputs": { "prompt": prompt }, "error_cause": cause,
+                           "status": if cause.is_some() { "failed" } else { "completed" } });
+        let body = with(execution(id, "completed"), body).to_string();
+        let url = format!("{}?order={id}", receiver.url);
+        assert_eq!(receiver.client.post(url).body(body).send().await.unwrap().status(), 200);
+        receiver.wait_until_recorded().await;
+    }
+    assert_eq!(location(&receiver, "/executions?q=two").await, "/executions/two");
+    assert_eq!(location(&receiver, "/executions?q=bulk/1").await, "/bulks/bulk%2F1");
+    assert_eq!(
+        location(&receiver, "/executions?q=w&status=failed").await,
+        "/executions?status=failed&workflow=w"
+    );
+    for (query, found) in [
+        ("q=order=three", &["three"][..]),
+        ("q=order=four", &[]),
+        ("q=TIMEOUT", &["two"]),
+        ("q=fox", &["two", "one"]),
+        ("q=snow%20FOX", &["one"]),
+        ("q=fox&status=failed", &["two"]),
+        ("q=5%25f%20o_f", &[]),
+        ("q=50%25%20off_now", &["three"]),
+        ("q=fox&since=1h", &["two", "one"]),
+        ("q=fox&to=2026-01-01T00:00", &[]),
+        ("status=failed", &["two"]),
+        ("bulk=bulk/1&status=completed", &["three", "one"]),
+        ("workflow=other", &[]),
+    ] {
+        let html = page(&receiver, &format!("/executions?{query}")).await;
+        assert_eq!(executions(&html), found, "{query}\n{}", text(&html));
+        assert_eq!(html.contains("No execution matches"), found.is_empty(), "{query}");
+    }
+    let html = page(&receiver, "/executions?from=tomorrow").await;
+    assert!(html.contains("tomorrow") && html.contains("must be a time like"), "{}", text(&html));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_is_read_page_by_page_with_its_filters() {
+    let receiver = TestReceiver::start().await;
+    let insert = "INSERT INTO executions (execution_id, workflow_id, status, payload, deliveries, first_received_at, last_received_at)
+        SELECT 'e' || lpad(n::text, 4, '0'), 'w', 'completed', jsonb_build_object('inputs', jsonb_build_object('prompt',
+            CASE WHEN n % 1100 = 0 THEN 'needle' ELSE 'hay' END)), 1, at, at
+        FROM (SELECT n, now() - n * interval '1 second' AS at FROM generate_series(1, 2250) AS n) AS n";
+    sqlx::raw_sql(insert).execute(&mut receiver.connection().await).await.unwrap();
+    let next = |html: &str| {
+        let link = html.split("rel=\"next\" href=\"").nth(1)?.split('"').next()?;
+        Some(unescape(link))
+    };
+    let mut seen = Vec::new();
+    let mut path = Some("/executions?status=completed".to_owned());
+    while let Some(current) = path {
+        let html = page(&receiver, &current).await;
+        seen.extend(executions(&html));
+        path = next(&html);
+    }
+    let expected: Vec<_> = (1..=2250).map(|n| format!("e{n:04}")).collect();
+    assert_eq!(seen, expected);
+    // A search scans 1,000 executions at a time.
+    let mut path = "/executions?q=needle&workflow=w".to_owned();
+    let mut found = Vec::new();
+    for expected in [&["No match among the newest 1\u{202f}000"][..], &["e1100"], &["e2200"]] {
+        let html = page(&receiver, &path).await;
+        assert!(html.contains(expected[0]), "{}", text(&html));
+        found.extend(executions(&html));
+        path = next(&html).unwrap_or_default();
+    }
+    assert_eq!((found, path), (vec!["e1100".to_owned(), "e2200".to_owned()], String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.console.result_hosts.0 = vec!["cdn-us.eachlabs.ai".to_owned()];
+    })
+    .await;
+    let mut body: Value = serde_json::from_str(&example("deep-outputs.json")).unwrap();
+    body["execution_id"] = "deep".into();
+    body["inputs"] = json!({ "prompt": "A fox at dawn", "seed": 1.50 });
+    body["output"]["elsewhere"] = "https://elsewhere.example/x.png".into();
+    let url = format!("{}?order=1234", receiver.url);
+    assert_eq!(receiver.client.post(url).body(body.to_string()).send().await.unwrap().status(), 200);
+    receiver.wait_until_recorded().await;
+    let mut changed = body.clone();
+    (changed["status"], changed["error_cause"]) = ("failed".into(), "it changed".into());
+    changed["output"] = "other".into();
+    receiver.accept(&changed).await;
+    receiver.accept(&body).await;
+    receiver.wait_until_recorded().await;
+
+    let html = page(&receiver, "/executions/deep").await;
+    for part in [
+        "<video class=\"media\" src=\"https://cdn-us.eachlabs.ai/uploads/a1.mp4\"",
+        "<img src=\"https://cdn-us.eachlabs.ai/uploads/s1.png\"",
+        "href=\"https://elsewhere.example/x.png\"",
+        "referrerpolicy=\"no-referrer\"",
+        "href=\"/executions?q=order%3D1234\"",
+        "href=\"/executions/deep/payload\"",
+    ] {
+        assert!(html.contains(part), "{part}\n{html}");
+    }
+    assert!(!html.contains("src=\"https://elsewhere"), "other hosts are links");
+    let text = text(&html);
+    for part in [
+        "kling-v2",
+        "The first model failed: Model timeout after 300s",
+        "took 72.5 s",
+        "cost 0.4125",
+        "3 deliveries",
+        "1 conflict",
+        "recorded: completed",
+        "delivered: failed",
+        "seed : 1.5",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let payload = receiver.get("/executions/deep/payload").await;
+    assert_eq!(payload.headers()["content-disposition"], "attachment; filename=\"payload.json\"");
+    assert_eq!(payload.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(payload.json::<Value>().await.unwrap(), body);
+    assert_eq!(receiver.get("/executions/none").await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
+    let receiver = TestReceiver::start().await;
+    let bulk = |id: &str, status: &str| {
+        let body = json!({ "bulk_id": "b 1", "output": [format!("https://cdn-us.eachlabs.ai/{id}.png")],
+                           "inputs": { "prompt": format!("Prompt of {id}") },
+                           "error_cause": if status == "failed" { "no GPU" } else { "" } });
+        with(execution(id, status), body)
+    };
+    for (id, status) in [("a", "completed"), ("b", "failed"), ("c", "running")] {
+        receiver.accept(bulk(id, status)).await;
+    }
+    receiver.wait_until_recorded().await;
+    sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
+    for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
+        let text = text(&page(&receiver, path).await);
+        assert!(text.contains("incomplete 1 still running, 17 missing"), "{path}: {text}");
+        assert!(text.contains("1 completed 1 failed 1 running 17 missing"), "{path}: {text}");
+    }
+    assert!(page(&receiver, "/bulks?complete=yes").await.contains("No bulk matches"));
+    let html = page(&receiver, "/bulks/b%201").await;
+    assert!(
+        html.contains("src=\"https://cdn-us.eachlabs.ai/a.png\"") && html.contains("Prompt of a"),
+        "{html}"
+    );
+    for (list, format) in [("results", "urls"), ("results", "csv"), ("executions", "jsonl")] {
+        let link = format!("/api/v1/export/{list}?bulk=b+1&amp;format={format}");
+        assert!(html.contains(&link), "{link}");
+        assert_eq!(receiver.get(&unescape(&link)).await.status(), 200, "{link}");
+    }
+    let html = page(&receiver, "/bulks/b%201?show=failures").await;
+    assert_eq!(executions(&html), ["b"]);
+    assert!(text(&html).contains("Prompt of b no GPU"), "{}", text(&html));
+    assert_eq!(executions(&page(&receiver, "/bulks/b%201?show=running").await), ["c"]);
+    assert_eq!(executions(&page(&receiver, "/bulks/b%201?show=executions").await).len(), 3);
+    sqlx::query("UPDATE bulks SET expected = 1").execute(&mut receiver.connection().await).await.unwrap();
+    let text = text(&page(&receiver, "/bulks/b%201").await);
+    assert!(text.contains("2 more than expected"), "{text}");
+    assert_eq!(receiver.get("/bulks/none").await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_is_previewed_and_then_recorded() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(execution("known", "completed")).await;
+    for id in ["one", "two", "known"] {
+        let body = json!({ "executionId": id, "workflow_id": "w", "status": "completed", "bulkId": "b", "output": [1.50] });
+        assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+        receiver.wait_until_recorded().await;
+    }
+    assert_eq!(receiver.post(r#"{"other":"body"}"#).await.status(), 422);
+    receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
+    receiver.wait_until_recorded().await;
+    let entries = "SELECT quarantine_id FROM quarantine ORDER BY quarantine_id";
+    let ids: Vec<i64> =
+        receiver.rows(entries).await.iter().map(|row| row["quarantine_id"].as_i64().unwrap()).collect();
+    let html = page(&receiver, "/quarantine").await;
+    let shown = text(&html);
+    assert!(shown.contains("`execution_id` is missing or null 4"), "{shown}");
+    let reason = "/quarantine?reason=%60execution_id%60+is+missing+or+null";
+    assert!(html.contains(reason), "{html}");
+    assert!(text(&page(&receiver, reason).await).contains("4 entries"));
+
+    let entry = format!("/quarantine/{}", ids[0]);
+    let preview = text(&page(&receiver, &format!("{entry}?preview=1")).await);
+    assert!(preview.contains("would stay in quarantine: `execution_id` is missing or null"), "{preview}");
+    let mapped = format!("{entry}?map.execution_id=executionId&preview=1");
+    let preview = text(&page(&receiver, &mapped).await);
+    for part in [
+        "A retry would record 1 execution",
+        "new execution",
+        "execution_id one",
+        "output [1.5",
+        "bulk_id none",
+        "These keys are not read: bulkId",
+    ] {
+        assert!(preview.contains(part), "{part}\n{preview}");
+    }
+    let known = format!("/quarantine/{}?map.execution_id=executionId&preview=1", ids[2]);
+    assert!(text(&page(&receiver, &known).await).contains("conflict with a recorded execution"));
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "a preview records nothing");
+    assert_eq!(receiver.rows(entries).await.len(), 5);
+
+    let mapped = format!("{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1");
+    let done = text(&submit(&receiver, &mapped, &format!("{entry}/retry"), &[]).await);
+    assert!(done.contains("recorded one (new)"), "{done}");
+    assert_eq!(receiver.row("SELECT received FROM bulks WHERE bulk_id = 'b'").await["received"], 1);
+    // All entries with the reason: the known execution is a conflict, and one body has no executionId.
+    let mapped = format!("/quarantine/{}?map.execution_id=executionId&preview=1", ids[1]);
+    let done = text(&submit(&receiver, &mapped, "/quarantine/retry", &[]).await);
+    assert!(done.contains("recorded 2; 1 stay in quarantine"), "{done}");
+    assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
+
+    let drop = format!("/quarantine/{}", ids[3]);
+    let done = text(&submit(&receiver, &drop, &format!("{drop}/drop"), &[]).await);
+    assert!(done.contains("dropped 1"), "{done}");
+    let reason = "/quarantine?reason=%60status%60+is+missing+or+null";
+    let done = text(&submit(&receiver, reason, "/quarantine/drop", &[]).await);
+    assert!(done.contains("dropped 1") && done.contains("The quarantine is empty"), "{done}");
+    let audit = receiver.rows("SELECT action, target, succeeded FROM audit ORDER BY audit_id").await;
+    let actions: Vec<_> = audit.iter().map(|row| row["action"].as_str().unwrap()).collect();
+    let expected =
+        ["quarantine.retry", "quarantine.retry_reason", "quarantine.drop", "quarantine.drop_reason"];
+    assert_eq!(actions, expected);
+    let target = audit[0]["target"].as_str().unwrap();
+    assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_text_in_every_field_stays_text() {
+    const HOSTILE: [&str; 6] = [
+        "<script>alert(1)</script>",
+        "\"><img src=x onerror=alert(1)>",
+        "' onmouseover='alert(1)' x='",
+        "</textarea></pre></details><svg onload=alert(1)>",
+        "javascript:alert(1)//\"onclick=\"alert(1)",
+        "\u{202e}gnp.exe\u{2066}<b>\u{1b}[31m",
+    ];
+    let receiver = TestReceiver::start().await;
+    let mut paths = Vec::new();
+    for (n, hostile) in HOSTILE.iter().enumerate() {
+        let id = |field: &str| format!("{field}{n}{hostile}");
+        let body = json!({
+            "execution_id": id("e"), "workflow_id": id("w"), "bulk_id": id("b"), "status": "failed",
+            "error": hostile, "error_cause": hostile, "total_cost": 1,
+            "output": { *hostile: [hostile, format!("https://cdn-us.eachlabs.ai/{hostile}.png")] },
+            "workflow_output": { *hostile: hostile },
+            "inputs": { "prompt": hostile, *hostile: { *hostile: [hostile] } },
+            "step_outputs": { *hostile: { "step_id": hostile, "status": "failed", "error": hostile, "error_cause": hostile,
+                "selected": hostile, "fallback": { "reason": hostile }, "metadata": { "model": hostile, "version": hostile } } },
+        });
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).append_pair(hostile, hostile).finish();
+        let post = |body: Value| {
+            receiver.client.post(format!("{}?{query}", receiver.url)).body(body.to_string()).send()
+        };
+        assert_eq!(post(body.clone()).await.unwrap().status(), 200);
+        receiver.wait_until_recorded().await;
+        post(with(body.clone(), json!({ "status": hostile, "output": hostile }))).await.unwrap();
+        post(with(body.clone(), json!({ "status": "completed", "output": { *hostile: hostile } })))
+            .await
+            .unwrap();
+        post(json!({ *hostile: hostile, "workflow_id": hostile })).await.unwrap();
+        receiver
+            .accept(with(execution(&format!("running{n}"), hostile), json!({ "bulk_id": id("b") })))
+            .await;
+        receiver.wait_until_recorded().await;
+        let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let segment = |text: &str| encode(text).replace('+', "%20");
+        paths.extend([
+            format!("/executions/{}", segment(&id("e"))),
+            format!("/bulks/{}", segment(&id("b"))),
+            format!("/bulks/{}?show=failures", segment(&id("b"))),
+            format!("/executions?q={}%20x", encode(hostile)),
+            format!(
+                "/executions?workflow={}&status={}&since={}",
+                encode(hostile),
+                encode(hostile),
+                encode(hostile)
+            ),
+            format!("/quarantine?reason={}", encode(hostile)),
+        ]);
+    }
+    for row in receiver.rows("SELECT quarantine_id FROM quarantine").await {
+        let entry = format!("/quarantine/{}", row["quarantine_id"]);
+        paths.push(format!("{entry}?map.execution_id=%22%3E%3Cscript%3E&set.execution_id=%22%3E%3Cscript%3E&set.status=x&preview=1"));
+    }
+    paths.extend(["/executions", "/bulks", "/quarantine"].map(str::to_owned));
+    for path in &paths {
+        let html = receiver.get(path).await.text().await.unwrap();
+        let body = html.split("<body").nth(1).expect(path);
+        for raw in ["<script", "<img src=x", "<svg onload", "<b>", "\"onclick", "onerror=alert(1)>"] {
+            assert!(!body.contains(raw), "{path} contains {raw}\n{body}");
+        }
+        // Attributes such as `data-copy` and `value` keep the exact text.
+        let shown = text(&html);
+        assert!(!shown.contains(['\u{202e}', '\u{1b}']), "{path} shows control characters\n{shown}");
+        // Within a tag, a quotation mark of the text would end the attribute. Maud quotes with ".
+        for tag in body.split('<').filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag) {
+            for handler in [" onmouseover=", " onload=", " onerror=", " onclick="] {
+                let outside: String = tag.split('"').step_by(2).collect();
+                assert!(!outside.contains(handler), "{path}: <{tag}>");
+            }
+            for attribute in ["href", "src", "action"] {
+                assert!(!tag.contains(&format!("{attribute}=\"javascript:")), "{path}: <{tag}>");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_without_rows_say_what_to_do() {
+    let receiver = TestReceiver::start().await;
+    for (path, expected) in [
+        ("/executions", "No execution is recorded yet"),
+        ("/bulks", "No bulk is recorded yet"),
+        ("/quarantine", "The quarantine is empty"),
+    ] {
+        let shown = text(&page(&receiver, path).await);
+        assert!(shown.contains(expected), "{path}: {shown}");
+    }
+    for path in ["/executions/none", "/bulks/none", "/quarantine/1"] {
+        assert_eq!(receiver.get(path).await.status(), 404, "{path}");
+    }
+    assert_eq!(receiver.get("/quarantine/x").await.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_and_bulks_make_small_pages() {
+    let receiver = sample_receiver().await;
+    let insert = "INSERT INTO executions (execution_id, workflow_id, bulk_id, status, output, payload, deliveries,
+            first_received_at, last_received_at)
+        SELECT repeat('x', 190) || n, 'w', 'large', 'completed', output,
+            jsonb_build_object('output', output, 'inputs', jsonb_build_object('prompt', repeat('word ', 5000))), 1, now(), now()
+        FROM generate_series(1, 10000) AS n, to_jsonb(ARRAY['https://cdn-us.eachlabs.ai/a.png']) AS output;
+        INSERT INTO bulks (bulk_id, expected, received, completed, first_received_at, last_received_at)
+        VALUES ('large', 10017, 10000, 10000, now(), now())";
+    sqlx::raw_sql(insert).execute(&mut receiver.connection().await).await.unwrap();
+    for path in ["/bulks/large", "/bulks/large?show=executions", "/executions?bulk=large", "/executions"] {
+        let html = page(&receiver, path).await;
+        assert!(html.len() < 200_000, "{path}: {}", html.len());
+        assert!(html.contains("rel=\"next\""), "{path}");
+    }
+    assert!(text(&page(&receiver, "/bulks/large").await).contains("incomplete 17 missing"));
+}
