@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
 use super::secrets::{QUOTED, Secret, is_quoted};
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Eachlabs {
     pub api_key: Secret,
@@ -27,8 +27,8 @@ pub struct Eachlabs {
 }
 
 /// The paths of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", rename_all = "snake_case")]
 pub enum ApiPaths {
     /// `Older` if the path of `base_url` ends with `/api/v1`, otherwise `Current`.
     Auto,
@@ -39,12 +39,14 @@ pub enum ApiPaths {
 }
 
 /// The header with the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", rename_all = "snake_case")]
 pub enum KeyHeader {
     /// `X-API-Key: KEY`
+    #[serde(rename = "X-API-Key")]
     XApiKey,
     /// `Authorization: Bearer KEY`
+    #[serde(rename = "Authorization")]
     Authorization,
 }
 

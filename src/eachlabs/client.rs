@@ -87,7 +87,6 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`]
-    #[allow(dead_code, reason = "for the trigger commands")]
     pub(crate) async fn trigger(
         &self,
         workflow: &str,
@@ -106,7 +105,6 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`]
-    #[allow(dead_code, reason = "for the trigger commands")]
     pub(crate) async fn bulk_trigger(
         &self,
         workflow: &str,

@@ -16,7 +16,6 @@ use super::table::{Column, number, prose, text, timestamp};
 use super::{CommandError, database, query_pool};
 use crate::config::Settings;
 use crate::db::DbConnection;
-use crate::db::queries::PageRequest;
 use crate::db::queries::quarantine::{Quarantine as EntriesQuery, Quarantined};
 
 /// Entries per query.
@@ -118,7 +117,7 @@ fn absent(id: i64) -> String {
 impl ListArgs {
     async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
-        let query = EntriesQuery { period: self.time.period(), page: PageRequest::default() };
+        let query = EntriesQuery { period: self.time.period(), ..EntriesQuery::default() };
         if !self.by_reason {
             return self.output.print_list(&pool, query, ENTRIES).await;
         }

@@ -148,7 +148,7 @@ impl Query for GetBulkProgress {
         let bulk = sqlx::query_as!(
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
-                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", first_received_at,
+                   failed AS "failed!", cancelled AS "cancelled!", other AS "other!", missing, rejected, first_received_at,
                    last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
                FROM bulk_progress WHERE bulk_id = $1"#,
             self.bulk_id

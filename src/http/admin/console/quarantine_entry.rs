@@ -191,7 +191,7 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
     let time = |at: Option<time::OffsetDateTime>| at.map(|at| at.to_string());
     let rows = [
         ("execution_id", Some(execution.execution_id.to_string())),
-        ("workflow_id", Some(execution.workflow_id.to_string())),
+        ("workflow_id", execution.workflow_id.as_ref().map(ToString::to_string)),
         ("status", Some(execution.status.to_string())),
         ("bulk_id", execution.bulk_id.as_ref().map(ToString::to_string)),
         ("output", execution.output.map(str::to_owned)),
