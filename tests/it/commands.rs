@@ -553,14 +553,14 @@ async fn a_test_webhook_is_signed_recorded_and_followed() {
     let lines = std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().unwrap()));
 
     let address = receiver.url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    let send = |secret: &str| {
+    let send_with = |secret: &str| {
         let mut command = command(&receiver.dir, &receiver, &["send-test", "--status", "failed"]);
         command.env("RECEIVER__HTTP__LISTEN", &address).env("RECEIVER__AUTH__WEBHOOK_SECRETS", secret);
         tokio::task::spawn_blocking(move || CommandOutput::of(command))
     };
-    let sent = send(secret).await.unwrap();
+    let sent = send_with(secret).await.unwrap();
     assert!(sent.success && sent.stdout.contains("answered 200"), "{} {}", sent.stdout, sent.stderr);
-    let rejected = send("another-secret-than-the-receiver's").await.unwrap();
+    let rejected = send_with("another-secret-than-the-receiver's").await.unwrap();
     assert!(!rejected.success && rejected.stderr.contains("answered 401"), "{}", rejected.stderr);
     let row = receiver.row("SELECT execution_id, authenticated_by, status FROM executions").await;
     assert_eq!((&row["authenticated_by"], &row["status"]), (&json!("signature"), &json!("failed")));

@@ -233,7 +233,9 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
         unsent("w", None, json!({ "fail": n % 2 == 0 }));
     }
     let hidden = [unsent("w", None, json!({})), unsent("w", None, json!({ "fail": true }))];
-    hidden.iter().for_each(|id| stand_in.hide(id));
+    for id in &hidden {
+        stand_in.hide(id);
+    }
     let done = reconcile(&receiver, "since=1h").await;
     assert_eq!(
         (&done["checked"], &done["recorded"], &done["repaired"]),

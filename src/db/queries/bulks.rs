@@ -190,6 +190,8 @@ impl Bulk {
             failed,
             cancelled: 0,
             other,
+            missing: None,
+            rejected: None,
             first_received_at: None,
             last_received_at: None,
             seconds_since_last: None,
