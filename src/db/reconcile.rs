@@ -37,6 +37,36 @@ impl DbConnection {
         self.transact(async |transaction| running.fetch_all(transaction).await).await
     }
 
+    /// Up to `limit` overdue executions, in the order in which they became due. Without those that the sender no longer has,
+    /// and those checked since `before`.
+    pub(crate) async fn overdue(
+        &mut self,
+        before: OffsetDateTime,
+        limit: i64,
+    ) -> Result<Vec<String>, DbError> {
+        let overdue = sqlx::query_scalar!(
+            r#"SELECT o.execution_id AS "execution_id!" FROM overdue_executions AS o
+               WHERE NOT EXISTS (
+                   SELECT FROM reconcile_checks AS c
+                   WHERE c.execution_id = o.execution_id AND (c.unavailable OR c.checked_at >= $1)
+               )
+               ORDER BY o.due_at LIMIT $2"#,
+            before,
+            limit
+        );
+        self.transact(async |transaction| overdue.fetch_all(transaction).await).await
+    }
+
+    /// The executions of a bulk whose response of bulk-trigger is registered; empty if it is not.
+    pub(crate) async fn registered_of_bulk(&mut self, bulk_id: &str) -> Result<Vec<String>, DbError> {
+        let registered = sqlx::query_scalar!(
+            r#"SELECT execution_id AS "execution_id!" FROM expected_executions
+               WHERE bulk_id = $1 AND execution_id IS NOT NULL ORDER BY position"#,
+            bulk_id
+        );
+        self.transact(async |transaction| registered.fetch_all(transaction).await).await
+    }
+
     /// The workflows with recorded executions since the day of `since`.
     pub(crate) async fn workflows_since(&mut self, since: OffsetDateTime) -> Result<Vec<String>, DbError> {
         let workflows = sqlx::query_scalar!(

@@ -167,8 +167,12 @@ impl Background {
     async fn due(&self) -> Result<Vec<String>, ReconcileError> {
         let before = OffsetDateTime::now_utc() - self.settings.running_after;
         let mut connection = self.reconciler.connection().await?;
-        let due = self.reconciler.within(connection.db.still_running(before, ROUND)).await?;
+        let mut due = self.reconciler.within(connection.db.still_running(before, ROUND)).await?;
+        let overdue = self.reconciler.within(connection.db.overdue(before, ROUND)).await?;
         connection.release();
+        // An execution that stays `running` can be in both.
+        due.retain(|id| !overdue.contains(id));
+        due.extend(overdue);
         Ok(due)
     }
 }

@@ -32,12 +32,14 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// Checks the executions of a bulk: those of the registered response, otherwise those in the list of the workflow.
     pub(super) async fn bulk(&mut self, bulk: &str, workflow: Option<&str>) -> Result<(), ReconcileError> {
-        let mut known = None;
-        if workflow.is_none() {
-            let mut connection = self.reconciler.connection().await?;
-            known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
-            connection.release();
+        let mut connection = self.reconciler.connection().await?;
+        let registered = self.reconciler.within(connection.db.registered_of_bulk(bulk)).await?;
+        let known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
+        connection.release();
+        if !registered.is_empty() {
+            return self.executions(&registered).await;
         }
         let workflow = workflow.or(known.as_deref()).ok_or(ReconcileError::UnknownWorkflow)?;
         self.list(workflow, Some(bulk), None).await

@@ -279,6 +279,78 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
     }
 }
 
+/// Triggers a bulk of 10 through the stand-in: two inputs are rejected, and the webhook of one is lost. Registers the
+/// response. Returns the bulk, and the executions with a webhook and without one.
+async fn bulk_of_ten(
+    receiver: &TestReceiver,
+    stand_in: &StandIn,
+    address: &str,
+) -> (String, Vec<String>, String) {
+    let inputs: Vec<_> =
+        (0..10).map(|n| json!({ "reject": n == 2 || n == 7, "lose": n == 4, "fail": n == 5 })).collect();
+    let body = json!({ "inputs": inputs, "webhook_url": webhook_url(address), "webhook_secret": SECRET });
+    let url = format!("{}/v1/workflows/bulk-trigger/w/1", stand_in.base_url());
+    let answer = receiver.client.post(url).header("X-API-Key", KEY).json(&body).send().await.unwrap();
+    let response: Value = answer.json().await.unwrap();
+    within(stand_in.deliveries_finished()).await;
+    let expected = format!("{}/api/v1/expected", receiver.admin);
+    assert_eq!(receiver.client.post(expected).json(&response).send().await.unwrap().status(), 200);
+    let mut ids: Vec<_> = response["executions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|e| e["execution_id"].as_str())
+        .map(str::to_owned)
+        .collect();
+    // One of the two rejected inputs is before the lost one.
+    let lost = ids.remove(3);
+    (response["bulk_id"].as_str().unwrap().to_owned(), ids, lost)
+}
+
+/// Complete, expected, received, missing, rejected.
+async fn progress(receiver: &TestReceiver, bulk: &str) -> Value {
+    let detail: Value = receiver.get(&format!("/api/v1/bulks/{bulk}")).await.json().await.unwrap();
+    json!([detail["complete"], detail["expected"], detail["received"], detail["missing"], detail["rejected"]])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_repaired() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver =
+        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
+    let (bulk, received, lost) = bulk_of_ten(&receiver, &stand_in, &address).await;
+    stand_in.redeliver(&received[0]);
+    within(stand_in.deliveries_finished()).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(progress(&receiver, &bulk).await, json!([false, 8, 7, 1, 2]));
+
+    let done = reconcile(&receiver, &format!("bulk={bulk}")).await;
+    assert_eq!((&done["checked"], &done["repaired"]), (&json!(8), &json!(1)), "{done}");
+    receiver.wait_until_recorded().await;
+    assert_eq!(progress(&receiver, &bulk).await, json!([true, 8, 8, 0, 2]));
+    let query = "SELECT execution_id, repaired_from FROM executions WHERE repaired_from IS NOT NULL";
+    assert_eq!(
+        receiver.rows(query).await,
+        [json!({ "execution_id": lost, "repaired_from": "delivery_log" })]
+    );
+    let query = format!("SELECT deliveries FROM executions WHERE execution_id = '{}'", received[0]);
+    assert_eq!(receiver.row(&query).await["deliveries"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overdue_execution_is_requested_in_the_background() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        with_api(settings, &address, stand_in.base_url());
+        settings.reconcile.enabled = true;
+        settings.reconcile.interval = Duration::from_millis(100);
+        settings.expected.overdue_after = Duration::from_millis(1);
+    })
+    .await;
+    let (bulk, ..) = bulk_of_ten(&receiver, &stand_in, &address).await;
+    until(async || progress(&receiver, &bulk).await == json!([true, 8, 8, 0, 2])).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lost_is_not_requested_again() {
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);

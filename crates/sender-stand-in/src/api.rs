@@ -113,7 +113,9 @@ fn start(shared: &Arc<Shared>, workflow: String, body: &TriggerBody) -> Response
 
 fn execute(shared: &Arc<Shared>, trigger: &Trigger) -> String {
     let id = shared.store().execute(trigger);
-    webhook::deliver(shared, &id);
+    if trigger.inputs["lose"] != true {
+        webhook::deliver(shared, &id);
+    }
     id
 }
 

@@ -1,7 +1,7 @@
 //! Behaves like `each::labs`, for tests and demonstrations: the API in both generations ([`api`]), and webhooks with
 //! signatures and retries ([`webhook`]). Executions run no model: each ends at once with an output made from its inputs.
 //!
-//! An input with `"fail": true` fails. In a bulk, an input with `"reject": true` is rejected.
+//! An input with `"fail": true` fails. The webhook of an input with `"lose": true` is not sent. In a bulk, an input with `"reject": true` is rejected.
 
 mod api;
 mod store;
