@@ -193,7 +193,7 @@ mod tests {
         }
         assert_eq!(
             lines(Some(64), &rows)[1],
-            "an-identifier-that-is-long  17  模型 timed out, and a long sen…"
+            "an-identifier-that-is-long  17  模型 timed out, and a long sent…"
         );
     }
 

@@ -177,7 +177,8 @@ async fn rows_received_by_a_slow_clock_expire_by_the_time_when_postgresql_record
     };
     let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
     let all = json!({ "executions": 1, "payloads": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
-    let none = json!({ "executions": 0, "payloads": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
+    let none =
+        json!({ "executions": 0, "payloads": 0, "expected": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
 
     deliver().await;
     behind().await;
@@ -206,5 +207,8 @@ async fn a_replacement_expires_by_the_time_when_postgresql_recorded_it() {
     )
     .await;
     let limits = [("EXECUTIONS", "2d"), ("PAYLOADS", "1d")];
-    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 0, "payloads": 0, "bulks": 0 }));
+    assert_eq!(
+        pruned(&receiver, &limits),
+        json!({ "executions": 0, "payloads": 0, "expected": 0, "bulks": 0 })
+    );
 }

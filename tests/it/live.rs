@@ -145,20 +145,25 @@ async fn a_slow_reader_misses_nothing_and_does_not_delay_recording() {
     until(async || receiver.metric("event_listeners").await == 1.0).await;
 
     let bulk = "b".repeat(250);
-    let posts = (0..16).map(|part| {
-        let (receiver, bulk) = (&receiver, &bulk);
-        async move {
-            for n in 0..MANY / 16 {
-                let body = with(execution(&format!("{part}-{n}"), "completed"), json!({ "bulk_id": bulk }));
-                receiver.accept(body).await;
-            }
-        }
-    });
-    futures_util::future::join_all(posts).await;
-    receiver.wait_until_recorded().await;
-
     let (mut events, mut text) = (0, String::new());
     let mut piece = vec![0; 64 << 10];
+    for round in 0..MANY / 1_500 {
+        let posts = (0..15).map(|part| {
+            let (receiver, bulk) = (&receiver, &bulk);
+            async move {
+                for n in 0..100 {
+                    let id = format!("{round}-{part}-{n}");
+                    receiver.accept(with(execution(&id, "completed"), json!({ "bulk_id": bulk }))).await;
+                }
+            }
+        });
+        futures_util::future::join_all(posts).await;
+        // A stream that is not read at all is closed.
+        let size = within(stream.read(&mut piece)).await.unwrap();
+        text += std::str::from_utf8(&piece[..size]).unwrap();
+    }
+    receiver.wait_until_recorded().await;
+
     while events < MANY {
         let size = within(stream.read(&mut piece)).await.unwrap();
         assert!(size > 0, "the stream ended after {events} events");
