@@ -75,7 +75,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches, expected_executions}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches, expected_executions, reconcile_checks}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

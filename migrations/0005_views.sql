@@ -677,7 +677,8 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 p.step_id,
                 coalesce(t.json, c.value),
                 CASE
-                    WHEN t.is_url THEN lower(substring(
+                    -- An element of an array has no media type beside it.
+                    WHEN t.is_url AND c.key IS NOT NULL THEN lower(substring(
                         coalesce(
                             p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
                             p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
 use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
@@ -20,10 +20,17 @@ pub struct Eachlabs {
     pub base_url: String,
     pub paths: ApiPaths,
     pub key_header: KeyHeader,
+    #[serde(serialize_with = "as_secret")]
     pub webhook_url: String,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     pub max_requests: usize,
+}
+
+/// The URL may end with a URL token.
+#[expect(clippy::ptr_arg, reason = "serde calls it with the field's type")]
+fn as_secret<S: Serializer>(text: &String, serializer: S) -> Result<S::Ok, S::Error> {
+    Secret::from(text.as_str()).serialize(serializer)
 }
 
 /// The paths of the API.

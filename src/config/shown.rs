@@ -70,6 +70,8 @@ mod tests {
         settings.auth.url_tokens = Secrets::of(&[secret]);
         settings.database.url = Secret::from("postgres://u:hush-this-is-a-secret@h/d");
         settings.traces.otlp_headers = Secrets::of(&["authorization=hush-this-is-a-secret"]);
+        settings.eachlabs.api_key = Secret::from(secret);
+        settings.eachlabs.webhook_url = format!("https://h/webhooks/workflow-completed/{secret}");
         settings.http.max_requests = 7;
         let shown = settings.shown();
         assert!(!format!("{shown:?}").contains("hush"), "{shown:?}");

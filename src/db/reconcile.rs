@@ -5,18 +5,21 @@ use time::OffsetDateTime;
 use super::{DbConnection, DbError};
 
 impl DbConnection {
-    /// Those of `execution_ids` that are recorded with a terminal status.
+    /// Those of `execution_ids` that are recorded with a terminal status, as an execution or as a prediction.
     pub(crate) async fn ended(&mut self, execution_ids: &[String]) -> Result<Vec<String>, DbError> {
         let ended = sqlx::query_scalar!(
-            "SELECT execution_id FROM executions
-             WHERE execution_id = ANY ($1) AND is_terminal_status(status)",
+            r#"SELECT execution_id AS "execution_id!" FROM executions
+               WHERE execution_id = ANY ($1) AND is_terminal_status(status)
+               UNION
+               SELECT prediction_id FROM predictions
+               WHERE prediction_id = ANY ($1) AND is_terminal_status(status)"#,
             execution_ids
         );
         self.transact(async |transaction| ended.fetch_all(transaction).await).await
     }
 
     /// Up to `limit` executions that have not ended and were first received before `before`, newest first. Without those
-    /// that the sender no longer has, and those checked since `before`.
+    /// that the sender did not have within the last 7 days, and those checked since `before`.
     pub(crate) async fn still_running(
         &mut self,
         before: OffsetDateTime,
@@ -28,7 +31,7 @@ impl DbConnection {
                  AND e.first_received_at < $1
                  AND NOT EXISTS (
                      SELECT FROM reconcile_checks AS c
-                     WHERE c.execution_id = e.execution_id AND (c.unavailable OR c.checked_at >= $1)
+                     WHERE c.execution_id = e.execution_id AND (c.unavailable AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
                  )
              ORDER BY e.first_received_at DESC LIMIT $2",
             before,
@@ -37,8 +40,8 @@ impl DbConnection {
         self.transact(async |transaction| running.fetch_all(transaction).await).await
     }
 
-    /// Up to `limit` overdue executions, in the order in which they became due. Without those that the sender no longer has,
-    /// and those checked since `before`.
+    /// Up to `limit` overdue executions, in the order in which they became due. Without those that the sender did not
+    /// have within the last 7 days, and those checked since `before`.
     pub(crate) async fn overdue(
         &mut self,
         before: OffsetDateTime,
@@ -48,7 +51,7 @@ impl DbConnection {
             r#"SELECT o.execution_id AS "execution_id!" FROM overdue_executions AS o
                WHERE NOT EXISTS (
                    SELECT FROM reconcile_checks AS c
-                   WHERE c.execution_id = o.execution_id AND (c.unavailable OR c.checked_at >= $1)
+                   WHERE c.execution_id = o.execution_id AND (c.unavailable AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
                )
                ORDER BY o.due_at LIMIT $2"#,
             before,

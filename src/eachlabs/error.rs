@@ -65,8 +65,8 @@ impl ApiError {
 
     /// Describes a response that is not 2xx. `body` may repeat the key.
     pub(super) fn from_status(status: StatusCode, body: &[u8], key: &Secret) -> Self {
-        let text = String::from_utf8_lossy(body).replace(key.expose_secret(), "(key)");
-        let text = message(&text).map(|text| printable(&text));
+        let text = message(&String::from_utf8_lossy(body));
+        let text = text.map(|text| printable(&text.replace(key.expose_secret(), "(key)")));
         let text = text.map(|text| format!(": {}", text.chars().take(MAX_TEXT).collect::<String>()));
         let (status, text) = (status.as_u16(), text.unwrap_or_default());
         match status {

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::ApiError;
+use crate::execution::status;
 
 /// A page of a list.
 #[derive(Debug)]
@@ -125,7 +126,7 @@ fn execution_row(row: &RawValue, workflow: &str) -> Option<ExecutionRow> {
     Some(ExecutionRow {
         execution_id: string(&row, "execution_id").or_else(|| string(&row, "id"))?,
         bulk_id: string(&row, "bulk_id"),
-        has_ended: matches!(&*string(&row, "status")?, "completed" | "failed" | "cancelled"),
+        has_ended: status::is_terminal(&string(&row, "status")?),
         time,
         body: serde_json::to_vec(&row).ok()?.into(),
     })

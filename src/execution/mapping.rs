@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::api_key;
+use super::{Execution, api_key};
 
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
@@ -23,6 +23,29 @@ pub(crate) struct Extracted {
     pub(crate) original: Bytes,
     /// The keys that neither the receiver nor the mapping reads. Those within other objects have the form `data/bulk`.
     pub(crate) ignored: Vec<String>,
+}
+
+impl Extracted {
+    fn check_lost(&self) -> Result<(), String> {
+        let Ok(execution) = Execution::parse(&self.repaired) else { return Ok(()) };
+        check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], &self.ignored)?;
+        check_lost("output", execution.output.is_some(), &["output", "result"], &self.ignored)
+    }
+}
+
+/// Fails if the execution lacks `field`, and a key that the mapping does not read may have it: its name contains one of
+/// `parts`.
+fn check_lost(field: &str, is_present: bool, parts: &[&str], ignored: &[String]) -> Result<(), String> {
+    let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
+    match ignored.iter().find(may_have) {
+        Some(key) if !is_present => {
+            let source = if key.contains('/') { format!("/{key}") } else { key.clone() };
+            Err(format!(
+                "`{key}` is not read, and the execution would have no `{field}`. Add {field}={source} to the mapping, or use --force"
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Parses an argument of `--map` or `--set`.
@@ -46,8 +69,9 @@ impl Mapping<'_> {
     /// The executions and predictions in a body: the body itself, or the elements of an array. API keys are removed.
     ///
     /// # Errors
-    /// A sentence without its full stop.
-    pub(crate) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
+    /// A sentence without its full stop. Unless `force` is set, also if a mapping does not read the key that probably has
+    /// the output or the bulk.
+    pub(crate) fn extract(&self, body: &[u8], force: bool) -> Result<Vec<Extracted>, String> {
         let without_key = api_key::remove(body);
         let text = super::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();
         let parts = if text.starts_with('[') {
@@ -59,7 +83,11 @@ impl Mapping<'_> {
         let extract_part = |part: &&str| {
             let repaired = self.apply(part)?;
             let original = Bytes::copy_from_slice(part.as_bytes());
-            Ok(Extracted { repaired, original, ignored: self.ignored(part) })
+            let extracted = Extracted { repaired, original, ignored: self.ignored(part) };
+            if !force && !self.is_empty() {
+                extracted.check_lost()?;
+            }
+            Ok(extracted)
         };
         parts.iter().map(extract_part).collect()
     }
@@ -147,7 +175,6 @@ fn at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Execution;
     use super::*;
 
     #[test]
@@ -156,14 +183,14 @@ mod tests {
             br#"{"executionId":"x","workflow_id":"w","inputs":{},"result":[1],"meta/data":{"bulk":"b"}}"#;
         let ignored = |maps: &[(&str, &str)]| {
             let maps: Vec<_> = maps.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect();
-            Mapping { maps: &maps, sets: &[] }.extract(body).unwrap().remove(0).ignored
+            Mapping { maps: &maps, sets: &[] }.extract(body, true).unwrap().remove(0).ignored
         };
         assert_eq!(ignored(&[]), ["executionId", "meta/data", "result"]);
         let maps = [("execution_id", "executionId"), ("bulk_id", "/meta~1data/bulk")];
         assert_eq!(ignored(&maps), ["result"]);
         let body = br#"{"data":{"id":"x","bulk":"b","more":{"c":1}}}"#;
         let maps = [parse_pair("execution_id=/data/id").unwrap()];
-        let extracted = Mapping { maps: &maps, sets: &[] }.extract(body).unwrap().remove(0);
+        let extracted = Mapping { maps: &maps, sets: &[] }.extract(body, true).unwrap().remove(0);
         assert_eq!(extracted.ignored, ["data/bulk", "data/more"]);
     }
 

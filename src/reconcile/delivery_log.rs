@@ -2,7 +2,7 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::reconciler::{ReconcileError, Reconciler};
+use super::reconciler::{PageCount, ReconcileError, Reconciler};
 use super::repair::{Fetched, Repair};
 use crate::delivery::RepairSource;
 use crate::eachlabs::{ApiError, LoggedDelivery, Page};
@@ -26,8 +26,9 @@ impl Repair<'_> {
     }
 
     async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let (mut offset, mut limit) = (0, PAGE);
+        let (mut offset, mut limit, mut pages) = (0, PAGE, PageCount::default());
         loop {
+            pages.next()?;
             let Page { rows, size, is_last } = match self.reconciler.client.deliveries(offset, limit).await {
                 Err(ApiError::TooLarge { .. }) if limit > 1 => {
                     limit = limit.div_ceil(4);
@@ -43,13 +44,15 @@ impl Repair<'_> {
             };
             let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
             let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
-            // Predictions, and webhooks for other receivers, are left out.
-            let ended: Vec<_> = rows
-                .filter_map(|row| match self.reconciler.read_logged(None, row)? {
-                    Fetched::Ended(ended) => Some(ended),
-                    _ => None,
-                })
-                .collect();
+            let mut ended = Vec::new();
+            // Webhooks for other receivers are left out.
+            for fetched in rows.filter_map(|row| self.reconciler.read_logged(None, row)) {
+                match fetched {
+                    Fetched::Ended(execution) => ended.push(execution),
+                    Fetched::Running | Fetched::Unavailable => {}
+                    Fetched::Unusable => self.counts.unusable += 1,
+                }
+            }
             let mut missing = self.not_ended(ended.iter().map(|ended| ended.execution_id.clone())).await?;
             for ended in ended {
                 // The log can have several deliveries of an execution.

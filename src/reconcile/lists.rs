@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::delivery_log::{PAGE, is_older_than};
 use super::events::Result as Outcome;
-use super::reconciler::ReconcileError;
+use super::reconciler::{PageCount, ReconcileError};
 use super::repair::{Fetched, Repair};
 use super::single::CONCURRENT;
 use crate::delivery::RepairSource;
@@ -22,14 +22,18 @@ impl Repair<'_> {
         let workflows = connection.db.workflows_since(since.saturating_sub(KNOWN));
         let workflows = self.reconciler.within(workflows).await?;
         connection.release();
+        let mut none_exists = !workflows.is_empty();
         for workflow in workflows {
             match self.list(&workflow, None, Some(since)).await {
                 // It was deleted.
                 Err(ReconcileError::NoWorkflow) => {}
-                result => result?,
+                result => {
+                    result?;
+                    none_exists = false;
+                }
             }
         }
-        Ok(())
+        if none_exists { Err(ReconcileError::NoWorkflows) } else { Ok(()) }
     }
 
     /// Checks the executions of a bulk: those of the registered response, otherwise those in the list of the workflow.
@@ -53,8 +57,9 @@ impl Repair<'_> {
         since: Option<OffsetDateTime>,
     ) -> Result<(), ReconcileError> {
         let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (mut offset, mut limit, mut filter) = (0, PAGE, bulk);
+        let (mut offset, mut limit, mut filter, mut pages) = (0, PAGE, bulk, PageCount::default());
         loop {
+            pages.next()?;
             let page = self.reconciler.client.executions(workflow, filter, offset, limit).await;
             let Page { rows, size, is_last } = match page {
                 Err(ApiError::TooLarge { .. }) if limit > 1 => {

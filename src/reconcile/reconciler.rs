@@ -29,8 +29,30 @@ pub(crate) enum ReconcileError {
     UnknownWorkflow,
     #[error("each::labs has no workflow with this identifier")]
     NoWorkflow,
+    #[error(
+        "each::labs has none of the recorded workflows: check eachlabs.base_url and the organisation of the key"
+    )]
+    NoWorkflows,
+    #[error("each::labs returned more than {MAX_PAGES} pages: reconcile a shorter time")]
+    TooManyPages,
     #[error("the receiver is stopping")]
     Stopping,
+}
+
+/// Maximum pages of a list or of the delivery log in a run.
+const MAX_PAGES: usize = 10_000;
+
+/// Counts the requested pages of a list.
+#[derive(Debug, Default)]
+pub(super) struct PageCount(usize);
+
+impl PageCount {
+    /// # Errors
+    /// [`ReconcileError::TooManyPages`]
+    pub(super) fn next(&mut self) -> Result<(), ReconcileError> {
+        self.0 += 1;
+        if self.0 > MAX_PAGES { Err(ReconcileError::TooManyPages) } else { Ok(()) }
+    }
 }
 
 /// What a run needs.

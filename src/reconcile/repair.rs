@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::events::{Counts, Event, Result as Outcome};
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::{Delivery, RejectReason, RepairSource};
-use crate::execution::{Execution, api_key};
+use crate::execution::{Execution, Kind, api_key, status};
 
 /// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
 const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -59,7 +59,11 @@ impl Fetched {
         if execution_id.is_some_and(|id| id != execution.execution_id) {
             return Self::Unusable;
         }
-        if !matches!(&*execution.status, "completed" | "failed" | "cancelled") {
+        // A requested execution is one of a workflow: predictions have other identifiers.
+        if execution_id.is_some() && execution.kind != Kind::Workflow {
+            return Self::Unusable;
+        }
+        if !status::is_terminal(&execution.status) {
             return Self::Running;
         }
         let execution_id = execution.execution_id.into_owned();

@@ -269,6 +269,9 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(preview.contains("would stay in quarantine: `execution_id` is missing or null"), "{preview}");
     let mapped = format!("{entry}?map.execution_id=executionId&preview=1");
     let preview = text(&page(&receiver, &mapped).await);
+    let lost = "would stay in quarantine: `bulkId` is not read, and the execution would have no `bulk_id`";
+    assert!(preview.contains(lost), "{preview}");
+    let preview = text(&page(&receiver, &format!("{mapped}&force=on")).await);
     for part in [
         "A retry would record 1 execution",
         "new execution",
@@ -279,7 +282,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     ] {
         assert!(preview.contains(part), "{part}\n{preview}");
     }
-    let known = format!("/quarantine/{}?map.execution_id=executionId&preview=1", ids[2]);
+    let known = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[2]);
     assert!(text(&page(&receiver, &known).await).contains("conflict with a recorded execution"));
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "a preview records nothing");
     assert_eq!(receiver.rows(entries).await.len(), 5);
@@ -289,7 +292,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(done.contains("recorded one (new)"), "{done}");
     assert_eq!(receiver.row("SELECT received FROM bulks WHERE bulk_id = 'b'").await["received"], 1);
     // All entries with the reason: the known execution is a conflict, and one body has no executionId.
-    let mapped = format!("/quarantine/{}?map.execution_id=executionId&preview=1", ids[1]);
+    let mapped = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[1]);
     let done = text(&submit(&receiver, &mapped, "/quarantine/retry", &[]).await);
     assert!(done.contains("recorded 2; 1 stay in quarantine"), "{done}");
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);

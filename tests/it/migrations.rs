@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0005_views.sql",
-        "bbdad02484f8d6a639855e3ccb0d8168732e239f9c2fd7c4c76b5b281db90cc1e6673e23a5793ff716c78a489c465fa2",
+        "c3155208e3f0ee6605fd902aa3df68875b02755c2c93e1597ba46c4ab30d5300a1403f042002a4aa9ae0c0c02dcfebe1",
     ),
     (
         "0006_predictions.sql",

@@ -82,7 +82,7 @@ async fn a_mapping_that_ignores_the_bulk_or_the_output_is_refused_and_a_dry_run_
         quarantine(&receiver, &[&["retry", "--all", "--map", "execution_id=id"], more].concat())
     };
     let (text, code) = retry(&[]);
-    let refused = "`bulkId` is not read, and the execution would have no `bulk_id`. Add --map bulk_id=bulkId, or use --force";
+    let refused = "`bulkId` is not read, and the execution would have no `bulk_id`. Add bulk_id=bulkId to the mapping, or use --force";
     assert!(code == Some(1) && text.contains(refused), "{text}");
     let (text, code) = retry(&["--map", "bulk_id=bulkId"]);
     assert!(code == Some(1) && text.contains("`result` is not read"), "{text}");

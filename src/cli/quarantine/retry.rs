@@ -9,7 +9,6 @@ use super::{PAGE, absent};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
 use crate::db::{DbConnection, Retried, RetryMode};
-use crate::execution::Execution;
 use crate::execution::mapping::{Extracted, FIELDS, Mapping, parse_pair};
 use crate::logging::printable;
 
@@ -94,20 +93,10 @@ impl Retry {
         body: &[u8],
         ignored: &RefCell<BTreeSet<String>>,
     ) -> Result<Vec<Extracted>, String> {
-        let extracted = mapping.extract(body)?;
-        for part in &extracted {
-            // Without a mapping, the body is recorded as it was received.
-            if mapping.is_empty() {
-                continue;
-            }
-            let keys = &part.ignored;
-            if let Ok(execution) = Execution::parse(&part.repaired)
-                && !self.force
-            {
-                check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], keys)?;
-                check_lost("output", execution.output.is_some(), &["output", "result"], keys)?;
-            }
-            ignored.borrow_mut().extend(keys.iter().cloned());
+        let extracted = mapping.extract(body, self.force)?;
+        // Without a mapping, the body is recorded as it was received.
+        for part in extracted.iter().filter(|_| !mapping.is_empty()) {
+            ignored.borrow_mut().extend(part.ignored.iter().cloned());
         }
         Ok(extracted)
     }
@@ -146,20 +135,5 @@ impl Retry {
             }
         }
         Ok(())
-    }
-}
-
-/// Fails if the execution lacks `field`, and a key that the mapping does not read may have it: its name contains one of
-/// `parts`.
-fn check_lost(field: &str, is_present: bool, parts: &[&str], ignored: &[String]) -> Result<(), String> {
-    let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
-    match ignored.iter().find(may_have) {
-        Some(key) if !is_present => {
-            let source = if key.contains('/') { format!("/{key}") } else { key.clone() };
-            Err(format!(
-                "`{key}` is not read, and the execution would have no `{field}`. Add --map {field}={source}, or use --force"
-            ))
-        }
-        _ => Ok(()),
     }
 }

@@ -35,7 +35,7 @@ impl Query for Minutes {
             r#"SELECT
                    date_trunc('minute', first_received_at, 'UTC') AS "at!",
                    count(*) AS "executions!",
-                   count(*) FILTER (WHERE status = 'completed') AS "completed!",
+                   count(*) FILTER (WHERE is_successful_status(status)) AS "completed!",
                    count(*) FILTER (WHERE status = 'failed') AS "failed!",
                    count(*) FILTER (WHERE status = 'cancelled') AS "cancelled!"
                FROM (

@@ -17,5 +17,10 @@ arrived AS (
     DELETE FROM expected_executions AS x
     USING removed
     WHERE x.execution_id = removed.execution_id
+),
+checked AS (
+    DELETE FROM reconcile_checks AS c
+    USING removed
+    WHERE c.execution_id = removed.execution_id
 )
 SELECT first_received_at AS "first_received_at!" FROM removed

@@ -13,6 +13,10 @@ const MAX_NODES: usize = 1_500;
 const MAX_DEPTH: usize = 16;
 /// A tree of a larger text is not rendered.
 const MAX_TREE_BYTES: usize = 1 << 20;
+/// Bytes of an indented text. The rest of a larger one is left out.
+const MAX_INDENTED_BYTES: usize = 1 << 20;
+/// Deeper lines of an indented text have the indentation of this level.
+const MAX_INDENTED_LEVELS: usize = 32;
 /// Characters of a string in a tree.
 const MAX_STRING: usize = 2_000;
 /// Levels of a tree that are open at first.
@@ -92,15 +96,17 @@ fn plural(count: usize) -> String {
     format!("{count} {}", if count == 1 { "entry" } else { "entries" })
 }
 
-/// JSON text with a line for each value. Text that is not JSON is returned unchanged.
+/// JSON text with a line for each value, up to [`MAX_INDENTED_BYTES`]. Text that is not JSON is returned unchanged.
 pub(super) fn indented(json: &str) -> String {
     if serde_json::from_str::<&RawValue>(json).is_err() {
         return json.to_owned();
     }
-    let mut text = String::with_capacity(json.len() * 2);
+    let mut text = String::new();
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     let mut characters = json.chars().peekable();
-    while let Some(character) = characters.next() {
+    while text.len() < MAX_INDENTED_BYTES
+        && let Some(character) = characters.next()
+    {
         if in_string {
             text.push(character);
             in_string = escaped || character != '"';
@@ -140,7 +146,7 @@ pub(super) fn indented(json: &str) -> String {
 }
 
 fn line(text: &mut String, depth: usize) {
-    let _ = write!(text, "\n{:width$}", "", width = depth * 2);
+    let _ = write!(text, "\n{:width$}", "", width = depth.min(MAX_INDENTED_LEVELS) * 2);
 }
 
 #[cfg(test)]
@@ -153,6 +159,14 @@ mod tests {
         let expected = "{\n  \"a\": [\n    1.10,\n    2e400,\n    {},\n    []\n  ],\n  \"b{,\": \"x\\\\\\\"},{\",\n  \"c\": {\n    \"d\": null\n  }\n}";
         assert_eq!(indented(json), expected);
         assert_eq!(indented("not {json"), "not {json");
+    }
+
+    #[test]
+    fn deep_and_wide_json_is_indented_within_bounds() {
+        for (depth, width) in [(100_000, 1), (32_000, 100_000)] {
+            let json = format!("{}{}1{}", "[".repeat(depth), "1,".repeat(width), "]".repeat(depth));
+            assert!(indented(&json).len() < MAX_INDENTED_BYTES + 100, "{depth} {width}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::http::origin::has_foreign_origin;
 /// A browser does not send the cookie (`SameSite=Strict`) when it follows a link of another site. Such a request is
 /// answered with a page that opens the same URL again, now from this site.
 pub(in crate::http::admin) fn redirect(uri: &Uri, headers: &HeaderMap) -> Response {
-    let here = uri.path_and_query().map_or("/", |path| path.as_str());
+    let here = local(uri.path_and_query().map_or("/", |path| path.as_str()));
     let no_store = [(header::CACHE_CONTROL, "no-store"), (header::REFERRER_POLICY, "no-referrer")];
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site") {
         let page = html! {

@@ -16,6 +16,8 @@ const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
 pub(super) struct MappingForm {
     maps: Vec<(String, String)>,
     sets: Vec<(String, String)>,
+    /// Also record executions without the output or the bulk that an unread key probably has.
+    force: bool,
 }
 
 impl MappingForm {
@@ -28,11 +30,15 @@ impl MappingForm {
             };
             FIELDS.iter().filter_map(pair).collect()
         };
-        Self { maps: pairs("map"), sets: pairs("set") }
+        Self {
+            maps: pairs("map"),
+            sets: pairs("set"),
+            force: get("force").is_some_and(|value| !value.is_empty()),
+        }
     }
 
     pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
-        Mapping { maps: &self.maps, sets: &self.sets }.extract(body)
+        Mapping { maps: &self.maps, sets: &self.sets }.extract(body, self.force)
     }
 
     /// `target` with the mapping in the form of the command line, for the audit log.
@@ -43,6 +49,9 @@ impl MappingForm {
                 text.extend([" ", option, " ", field, "=", value]);
             }
         }
+        if self.force {
+            text.push_str(" --force");
+        }
         text
     }
 
@@ -52,6 +61,7 @@ impl MappingForm {
             @for (kind, pairs) in [("map", &self.maps), ("set", &self.sets)] {
                 @for (field, value) in pairs { input type="hidden" name={ (kind) "." (field) } value=(value); }
             }
+            @if self.force { input type="hidden" name="force" value="on"; }
         }
     }
 
@@ -84,6 +94,10 @@ impl MappingForm {
                         }
                     }
                 }
+            }
+            label.check {
+                input type="checkbox" name="force" value="on" checked[self.force];
+                " Record even if an unread key probably has the output or the bulk (--force)"
             }
         }
     }
