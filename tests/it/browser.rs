@@ -80,6 +80,8 @@ async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
         assert_eq!(heading.text().await.unwrap(), "Page not found");
         browser.screenshot(&format!("absent-{scheme}")).await;
         violations.extend(browser.violations("absent").await);
+        // The status 404 is a message.
+        browser.console_messages().await;
     }
     assert!(violations.is_empty(), "{violations:#?}");
 }
