@@ -12,13 +12,14 @@ pub(crate) fn is_successful(status: &str) -> bool {
 }
 
 /// The results of [`class`].
-pub(crate) const CLASSES: [&str; 4] = ["completed", "failed", "cancelled", OTHER];
-const OTHER: &str = "other";
+pub(crate) const CLASSES: [&str; 4] = [COMPLETED, "failed", "cancelled", OTHER];
+pub(crate) const COMPLETED: &str = "completed";
+pub(crate) const OTHER: &str = "other";
 
 /// The class in which a status is counted. Senders can send any status.
 pub(crate) fn class(status: &str) -> &'static str {
     match status {
-        status if is_successful(status) => "completed",
+        status if is_successful(status) => COMPLETED,
         "failed" => "failed",
         "cancelled" => "cancelled",
         _ => OTHER,

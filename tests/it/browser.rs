@@ -1,5 +1,6 @@
 //! The console in a browser.
 
+use fantoccini::Locator;
 use serde_json::json;
 
 use crate::support::browser::Chromium;
@@ -46,7 +47,8 @@ const PAGES: [(&str, &str); 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_have_no_error_and_fit_phones_and_desktops_in_light_and_dark() {
+async fn pages_are_accessible_have_no_error_and_fit_phones_and_desktops_in_light_and_dark() {
+    let mut violations = Vec::new();
     let (receiver, browser) = (filled().await, Chromium::start().await);
     for (width, height) in [(1_280, 900), (360, 800)] {
         for scheme in ["light", "dark"] {
@@ -54,9 +56,34 @@ async fn pages_have_no_error_and_fit_phones_and_desktops_in_light_and_dark() {
             for (path, name) in PAGES {
                 browser.open(&format!("{}{path}", receiver.admin)).await;
                 browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
+                violations.extend(browser.violations(&format!("{name}-{width}-{scheme}")).await);
             }
         }
     }
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
+    let receiver =
+        TestReceiver::start_with(|settings| settings.admin.token = "a-long-token-of-the-test".into()).await;
+    let browser = Chromium::start().await;
+    let mut violations = Vec::new();
+    for scheme in ["light", "dark"] {
+        browser.look(360, 800, scheme).await;
+        browser.client.delete_all_cookies().await.unwrap();
+        browser.open(&format!("{}/absent", receiver.admin)).await;
+        violations.extend(browser.violations("login").await);
+        let token = browser.client.find(Locator::Css("input[name=token]")).await.unwrap();
+        token.send_keys("a-long-token-of-the-test\u{e007}").await.unwrap();
+        let heading = browser.client.wait().for_element(Locator::Css(".empty h1")).await.unwrap();
+        assert_eq!(heading.text().await.unwrap(), "Page not found");
+        browser.screenshot(&format!("absent-{scheme}")).await;
+        violations.extend(browser.violations("absent").await);
+        // The status 404 is a message.
+        browser.console_messages().await;
+    }
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

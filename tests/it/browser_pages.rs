@@ -153,7 +153,30 @@ async fn filled() -> (TestReceiver, String) {
         assert_eq!(receiver.post(body.to_string()).await.status(), 422);
     }
     receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
+    for body in [
+        json!({ "exec_id": "p0", "flow_id": "product-photos", "status": "succeeded", "output": format!("{files}/7.png"), "error": "" }),
+        serde_json::from_str(&example("prediction-failed.json")).unwrap(),
+        with(
+            execution("autumn-1", "completed"),
+            json!({ "bulk_id": "autumn", "output": [format!("{files}/8.png")] }),
+        ),
+    ] {
+        receiver.accept(&body).await;
+    }
+    let response = json!({
+        "bulk_id": "autumn",
+        "executions": [{ "execution_id": "autumn-1", "status": "queued" }, { "execution_id": "autumn-2", "status": "queued" },
+            { "execution_id": "autumn-3", "status": "queued" }, { "status": "failed", "message": "The input has no prompt." }],
+        "references": [{ "order": "1" }, { "order": "2" }, { "order": "3" }, { "order": "4" }],
+    });
+    let url = format!("{}/api/v1/expected", receiver.admin);
+    assert_eq!(receiver.client.post(url).json(&response).send().await.unwrap().status(), 200);
     receiver.wait_until_recorded().await;
+    let change =
+        "UPDATE expected_executions SET due_at = now() - interval '1 minute' WHERE execution_id = 'autumn-2';
+        UPDATE executions SET repaired_from = 'delivery_log', authenticated_by = NULL
+        WHERE execution_id LIKE '%7-b7c0-000000000005' OR execution_id LIKE '%000000000001'";
+    sqlx::raw_sql(change).execute(&mut receiver.connection().await).await.unwrap();
     (receiver, files)
 }
 
@@ -179,7 +202,8 @@ async fn fill(browser: &Chromium, selector: &str, value: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_and_details_fit_phones_and_desktops_in_light_and_dark() {
+async fn lists_and_details_are_accessible_and_fit_phones_and_desktops_in_light_and_dark() {
+    let mut violations = Vec::new();
     let ((receiver, _), browser) = (filled().await, Chromium::start().await);
     let entry = first_entry(&receiver).await;
     let long = "a-name-without-a-single-space".repeat(7);
@@ -198,6 +222,12 @@ async fn lists_and_details_fit_phones_and_desktops_in_light_and_dark() {
         ("/bulks/spring-catalogue".to_owned(), "bulk"),
         ("/bulks/spring-catalogue?show=failures".to_owned(), "bulk-failures"),
         (format!("/bulks/{long}"), "bulk-long"),
+        ("/bulks/autumn".to_owned(), "bulk-registered"),
+        ("/bulks/autumn?show=missing".to_owned(), "bulk-missing"),
+        ("/expected".to_owned(), "expected"),
+        ("/predictions".to_owned(), "predictions"),
+        ("/predictions/p0".to_owned(), "prediction"),
+        ("/predictions/7c9a1b52-1f0e-4a44-8a83-0a9a6a4bb0f3".to_owned(), "prediction-failed"),
         ("/quarantine".to_owned(), "quarantine"),
         ("/quarantine?reason=%60execution_id%60+is+missing+or+null".to_owned(), "quarantine-reason"),
         (
@@ -211,9 +241,11 @@ async fn lists_and_details_fit_phones_and_desktops_in_light_and_dark() {
             for (path, name) in &pages {
                 browser.open(&format!("{}{path}", receiver.admin)).await;
                 browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
+                violations.extend(browser.violations(&format!("{name}-{width}-{scheme}")).await);
             }
         }
     }
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

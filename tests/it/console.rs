@@ -313,6 +313,19 @@ async fn the_first_page_says_how_to_send_a_webhook_and_sends_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_path_is_a_page_for_browsers_and_a_problem_for_programs() {
+    let receiver = TestReceiver::start().await;
+    let answer = Browser::new(&receiver.admin).get("/absent?x=<script>").await;
+    assert_eq!(answer.status(), 404);
+    assert!(answer.headers().contains_key("content-security-policy"));
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("Page not found") && page.contains("aria-label=\"Pages\""), "{page}");
+    let answer = receiver.get("/absent").await;
+    assert_eq!(answer.status(), 404);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
     let receiver = TestReceiver::start_on(no_database(), |_| {}).await;
     receiver.accept(execution("waiting", "completed")).await;

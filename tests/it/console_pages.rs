@@ -2,10 +2,12 @@
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode};
+use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::{Value, json};
 
 use crate::support::fixtures::{example, execution, sample_receiver, with};
 use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 /// The HTML of a page.
 async fn page(receiver: &TestReceiver, path: &str) -> String {
@@ -428,4 +430,154 @@ async fn large_rows_and_bulks_make_small_pages() {
         assert!(html.contains("rel=\"next\""), "{path}");
     }
     assert!(text(&page(&receiver, "/bulks/large").await).contains("incomplete 17 missing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_words_for_completed_count_as_completed() {
+    let receiver = TestReceiver::start().await;
+    for status in ["completed", "succeeded", "success", "failed", "queued"] {
+        receiver.accept(execution(status, status)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let html = page(&receiver, "/executions?status=completed").await;
+    assert_eq!(executions(&html), ["success", "succeeded", "completed"]);
+    assert!(html.contains("<span class=\"badge ok\"><bdi>succeeded</bdi>"), "{html}");
+    assert_eq!(executions(&page(&receiver, "/executions?status=running").await), ["queued"]);
+    assert_eq!(executions(&page(&receiver, "/executions?status=succeeded").await), ["succeeded"]);
+    let html = page(&receiver, "/executions/success").await;
+    assert!(!html.contains("has not ended yet") && !html.contains("/executions/success/reconcile"), "{html}");
+}
+
+/// Registers a response of bulk-trigger for the bulk `b`.
+async fn register(receiver: &TestReceiver, executions: Value) {
+    let url = format!("{}/api/v1/expected", receiver.admin);
+    let response = json!({ "bulk_id": "b", "executions": executions });
+    assert_eq!(receiver.client.post(url).json(&response).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
+    let receiver = TestReceiver::start().await;
+    let empty = page(&receiver, "/expected").await;
+    assert!(empty.contains("No response is registered"), "{empty}");
+    let executions = json!([
+        { "execution_id": "one", "status": "queued", "reference": { "order": "1" } },
+        { "execution_id": "two", "status": "queued", "reference": { "order": "<2>" } },
+        { "status": "failed", "message": "no <prompt>" },
+        { "execution_id": "three", "status": "queued" },
+        { "status": "failed", "message": "no <prompt>" },
+    ]);
+    register(&receiver, executions).await;
+    receiver.accept(with(execution("one", "completed"), json!({ "bulk_id": "b" }))).await;
+    receiver.wait_until_recorded().await;
+    assert!(!page(&receiver, "/").await.contains("overdue"));
+    let due =
+        "UPDATE expected_executions SET due_at = now() - interval '1 minute' WHERE execution_id = 'two'";
+    sqlx::raw_sql(due).execute(&mut receiver.connection().await).await.unwrap();
+
+    let html = page(&receiver, "/bulks/b").await;
+    let shown = text(&html);
+    for part in [
+        "1 of 3 , 2 rejected",
+        "2 missing",
+        "no &lt;prompt&gt; (inputs 3, 5)",
+        "Set eachlabs.api_key",
+        "Missing 2",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(html.contains("disabled title=\"Set eachlabs.api_key"), "{html}");
+    let shown = text(&page(&receiver, "/bulks/b?show=missing").await);
+    assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three missing"), "{shown}");
+    assert!(!shown.contains("1 one"), "{shown}");
+    let overview = page(&receiver, "/").await;
+    assert!(
+        overview.contains("href=\"/expected?state=overdue\"") && overview.contains("executions are overdue")
+    );
+    let shown = text(&page(&receiver, "/expected?state=overdue").await);
+    assert!(shown.contains("two overdue") || shown.contains("two Bulk b overdue"), "{shown}");
+    assert!(!shown.contains("three"), "{shown}");
+    let shown = text(&page(&receiver, "/expected?state=rejected&bulk=b").await);
+    assert!(shown.contains("no execution no &lt;prompt&gt; rejected"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
+    let options = Options { api_key: "a-key-of-the-test".to_owned(), ..Options::default() };
+    let stand_in = StandIn::start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
+    let base_url = stand_in.base_url();
+    let receiver = TestReceiver::start_with(move |settings| {
+        settings.eachlabs.api_key = "a-key-of-the-test".into();
+        settings.eachlabs.base_url = base_url;
+        settings.reconcile.enabled = false;
+    })
+    .await;
+    let trigger = Trigger {
+        workflow: "w".to_owned(),
+        bulk: None,
+        inputs: json!({ "prompt": "A garden" }),
+        webhook_url: None,
+        webhook_secret: None,
+    };
+    let [one, two] = [(), ()].map(|()| stand_in.execute(&trigger));
+    register(
+        &receiver,
+        json!([
+            { "execution_id": one, "status": "queued" },
+            { "execution_id": "unknown", "status": "queued" },
+            { "execution_id": two, "status": "queued" },
+        ]),
+    )
+    .await;
+    let ended = async |number: i64| {
+        let ended = format!(
+            "SELECT count(*) AS n FROM audit WHERE succeeded AND action = 'reconcile' AND audit_id = {number}"
+        );
+        receiver.row(&ended).await["n"] == 1
+    };
+    let path = format!("/executions/{one}/reconcile");
+    let html = submit(&receiver, "/bulks/b?show=missing", &path, &[]).await;
+    assert!(html.contains("The action has started") || html.contains("1 fetched"), "{}", text(&html));
+    assert!(
+        html.contains("data-live=\"action\"") && html.contains("aria-current=\"true\">Missing"),
+        "{html}"
+    );
+    until(async || ended(1).await).await;
+    receiver.wait_until_recorded().await;
+    let html = page(&receiver, &format!("/executions/{one}?done=1")).await;
+    let shown = text(&html);
+    assert!(shown.contains("Compared 1 executions with each::labs: 1 fetched"), "{shown}");
+    assert!(shown.contains("The webhook did not arrive. Read from the sender's"), "{shown}");
+    assert!(page(&receiver, "/executions").await.contains(">fetched</span>"));
+
+    submit(&receiver, "/bulks/b", "/bulks/b/reconcile", &[]).await;
+    until(async || ended(2).await).await;
+    let shown = text(&page(&receiver, "/bulks/b?done=2").await);
+    assert!(shown.contains("1 fetched, 1 unknown to each::labs"), "{shown}");
+    let audit = receiver.rows("SELECT actor, action, target FROM audit ORDER BY audit_id").await;
+    let expected =
+        [&*one, "b"].map(|target| json!({ "actor": "anyone", "action": "reconcile", "target": target }));
+    assert_eq!(audit, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_are_listed_and_shown_with_their_result() {
+    let receiver = TestReceiver::start().await;
+    assert!(page(&receiver, "/predictions").await.contains("No prediction is recorded yet"));
+    for name in ["prediction-succeeded.json", "prediction-failed.json"] {
+        receiver.accept(serde_json::from_str::<Value>(&example(name)).unwrap()).await;
+    }
+    receiver.wait_until_recorded().await;
+    let (succeeded, failed) =
+        ("2f0d4c1e-6a35-4f0a-9a53-7d1f5f7f9c10", "7c9a1b52-1f0e-4a44-8a83-0a9a6a4bb0f3");
+    let html = page(&receiver, "/predictions").await;
+    assert!(html.contains(&format!("/predictions/{succeeded}")) && html.contains("badge ok"), "{html}");
+    let html = page(&receiver, "/predictions?status=failed").await;
+    assert!(html.contains(failed) && !html.contains(succeeded), "{html}");
+    let html = page(&receiver, &format!("/predictions/{succeeded}")).await;
+    assert!(html.contains("<img src=\"https://cdn-us.eachlabs.ai/uploads/2f0d4c1e.png\""), "{html}");
+    let html = page(&receiver, &format!("/predictions/{failed}")).await;
+    assert!(html.contains("href=\"/executions?workflow=50741f40-8621-4d46-8a91-dff4d873be98\""), "{html}");
+    assert!(text(&html).contains("Prompt refused by the provider"), "{}", text(&html));
+    assert_eq!(receiver.get("/predictions/none").await.status(), 404);
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
+use crate::execution::status;
 
 columns! {
     /// An execution in a list.
@@ -138,6 +139,10 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
+    /// The console's filter by the meaning of the status: a result of [`status::class`].
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) class: Option<&'static str>,
     /// The console's search.
     #[param(ignore)]
     #[arg(skip)]
@@ -172,6 +177,17 @@ pub(crate) const SEARCH_SCAN_LIMIT: i64 = 1_000;
 const MAX_SEARCHED_PAYLOAD: i32 = 64 << 10;
 
 impl Filter {
+    /// Filters by a status of the console: `completed` also finds other words for it, and `running` finds all executions
+    /// that have not ended.
+    #[must_use]
+    pub(crate) fn with_status(self, status: Option<String>) -> Self {
+        match status.as_deref() {
+            Some("completed") => Self { class: Some(status::COMPLETED), ..self },
+            Some("running") => Self { class: Some(status::OTHER), ..self },
+            _ => Self { status, ..self },
+        }
+    }
+
     /// `failed` for a filter by cause without a status.
     fn status(&self) -> Option<&str> {
         self.status.as_deref().or(self.cause.is_some().then_some("failed"))
@@ -194,6 +210,11 @@ FROM (
         e.*,
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, execution_id DESC) AS n,
         ($7::text IS NULL OR status = $7)
+        AND ($15::text IS NULL OR $15 = CASE
+            WHEN is_successful_status(status) THEN 'completed'
+            WHEN is_terminal_status(status) THEN status
+            ELSE 'other'
+        END)
         AND ($8::text IS NULL OR workflow_id = $8)
         AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false))
         AND ($13::text[] IS NULL OR lower(concat_ws(
@@ -257,7 +278,7 @@ impl Query for Executions {
         let Filter { scope: Scope { workflow, bulk }, cause, reference, words, .. } = &self.filter;
         let scan_limit = if words.is_some() { SEARCH_SCAN_LIMIT } else { SCAN_LIMIT };
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
-        let partial_index = match status {
+        let partial_index = match status.or(self.filter.class) {
             None | Some("completed") => None,
             // Their own indexes are enough.
             _ if bulk.is_some() || reference.is_some() => None,
@@ -271,7 +292,7 @@ impl Query for Executions {
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
                     partial_index, status, workflow.as_deref(), cause.as_deref(), scan_limit, self.page.rows(),
                     reference.as_ref().map(ReferenceFilter::as_json),
-                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD
+                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, self.filter.class
                 )
                 .fetch_all(transaction)
                 .await?

@@ -64,7 +64,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Browsers that open a page name `text/html`; scripts and command-line clients do not.
-fn accepts_html(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }

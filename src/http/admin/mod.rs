@@ -22,7 +22,7 @@ pub(crate) use state::AdminState;
 pub(crate) fn router(state: AdminState) -> Router {
     let (credentials, counters) = (state.credentials.clone(), state.metrics.clone());
     let reject_public_host = middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host);
-    let (pages, login) = console::routes(state.clone());
+    let console::Routes { pages, not_found, login } = console::routes(state.clone());
     // Load balancers send no token.
     let health = health_routes(health::ready).layer(reject_public_host.clone()).with_state(state.clone());
     Router::new()
@@ -31,7 +31,7 @@ pub(crate) fn router(state: AdminState) -> Router {
         .with_state(state.clone())
         .merge(api::routes(state))
         .merge(pages)
-        .fallback(async || Problem::NotFound { hint: "See /docs." })
+        .fallback_service(not_found)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "See /docs for the methods of this path.",
         })

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use url::{ParseError, Url};
 
+/// The version is in `scripts/install-tools`.
+const AXE: &str = "target/tools/axe-core/node_modules/axe-core/axe.min.js";
+
 /// A browser with one window. It stops when dropped.
 pub(crate) struct Chromium {
     pub(crate) client: Client,
@@ -103,6 +106,18 @@ impl Chromium {
                 .concat(document.documentElement.scrollWidth > width ? ['the page is ' + document.documentElement.scrollWidth] : []);";
         let wide = self.client.execute(overflow, Vec::new()).await.unwrap();
         assert_eq!(wide, json!([]), "{url} is wider than the window");
+    }
+
+    /// The serious and critical violations that axe finds on the open page.
+    pub(crate) async fn violations(&self, page: &str) -> Vec<String> {
+        let axe = std::fs::read_to_string(AXE).expect("axe is missing: run scripts/install-tools browser");
+        let run = "const done = arguments[arguments.length - 1];
+            axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => done(violations
+                .filter((one) => ['serious', 'critical'].includes(one.impact))
+                .flatMap((one) => one.nodes.slice(0, 3).map((node) => `${one.id}: ${node.html.slice(0, 160)} ${node.failureSummary}`))),
+                (error) => done([String(error)]))";
+        let found = self.client.execute_async(&format!("{axe}\n;{run}"), Vec::new()).await.unwrap();
+        found.as_array().unwrap().iter().map(|one| format!("{page}: {}", one.as_str().unwrap())).collect()
     }
 
     /// Writes a PNG of the whole page into the directory `SCREENSHOTS` of the environment, if it is set.

@@ -1,4 +1,6 @@
-//! `/bulks/{bulk_id}`: progress, results, failures and exports of one bulk.
+//! `/bulks/{bulk_id}`: progress, results, failures, missing executions and exports of one bulk.
+
+use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -7,14 +9,17 @@ use maud::{Markup, html};
 use super::bulks::{progress, received};
 use super::components::{ago, chip, copy_button, count, empty, plural};
 use super::executions::{next_page, of_bulk, previews, table};
+use super::expected as expected_page;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, url};
+use super::reconcile;
 use super::results::{Size, gallery};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible};
 use super::view::View;
 use crate::db::queries::Scope;
 use crate::db::queries::bulks::{Bulk, GetBulkProgress};
+use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::previews::Previews;
 use crate::db::queries::results::{Filter, ResultsQuery};
@@ -23,6 +28,12 @@ use crate::http::admin::api::query::{PathId, path_identifier};
 
 /// Results of a page of the gallery.
 const GALLERY: i64 = 48;
+/// Rejected inputs that are read.
+const MAX_REJECTED: i64 = 1_000;
+/// Positions that are shown for a message.
+const MAX_POSITIONS: usize = 20;
+/// Characters of a message.
+const MAX_MESSAGE: usize = 300;
 /// Groups of failures.
 const MAX_CAUSES: i64 = 10;
 
@@ -41,14 +52,16 @@ enum Show {
     Results,
     Failures,
     Running,
+    Missing,
     Executions,
 }
 
 impl Show {
-    const ALL: [(Self, &'static str, &'static str); 4] = [
+    const ALL: [(Self, &'static str, &'static str); 5] = [
         (Self::Results, "results", "Results"),
         (Self::Failures, "failures", "Failures"),
         (Self::Running, "running", "Running"),
+        (Self::Missing, "missing", "Missing"),
         (Self::Executions, "executions", "All executions"),
     ];
 
@@ -62,7 +75,7 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
     let params = Params::of(&view.uri);
     match read(&console, id).await {
         Ok(bulk) => {
-            let content = content(&console, &params, &bulk).await;
+            let content = content(&console, &view, &params, &bulk).await;
             layout::page(&view, Tab::Bulks, &bulk.bulk_id, content)
         }
         Err(error) => layout::page(&view, Tab::Bulks, "Bulk", Err(error)),
@@ -74,29 +87,35 @@ async fn read(console: &Console, id: PathId<String>) -> Result<Bulk, PageError> 
     console.run(&GetBulkProgress { bulk_id }).await?.ok_or(PageError::NotFound { kind: "bulk" })
 }
 
-async fn content(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
+async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
     let show = Show::of(params);
     let list = match show {
         Show::Results => results(console, params, bulk).await?,
         Show::Failures => failures(console, params, bulk).await?,
         Show::Running => executions(console, params, bulk, Some("running")).await?,
+        Show::Missing => missing_executions(console, view, params, bulk).await?,
         Show::Executions => executions(console, params, bulk, None).await?,
     };
+    let rejected = rejected(console, bulk).await?;
     Ok(html! {
         div.page-head {
             p.crumbs { a href="/bulks" { "Bulks" } " / " span.id { (visible(&bulk.bulk_id)) } (copy_button(&bulk.bulk_id)) }
             div.head {
                 h1 { (visible(&bulk.bulk_id)) }
-                (exports(&bulk.bulk_id))
+                div.actions {
+                    @if bulk.complete != Some(true) { (reconcile::button(console, view, "bulks", &bulk.bulk_id)) }
+                    (exports(&bulk.bulk_id))
+                }
             }
         }
-        section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk)) }
+        section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk, &rejected, console.admin.reconciler.is_some())) }
         nav.chips aria-label="Lists of the bulk" {
             @for (this, name, title) in Show::ALL {
                 @let number = match this {
                     Show::Failures => bulk.failed,
                     Show::Running => bulk.other,
                     Show::Executions => bulk.received,
+                    Show::Missing => missing_number(bulk),
                     Show::Results => 0,
                 };
                 @let title = if number > 0 { format!("{title} {}", count(number.into())) } else { title.to_owned() };
@@ -110,7 +129,7 @@ async fn content(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mark
     })
 }
 
-fn summary(bulk: &Bulk) -> Markup {
+fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
     html! {
         (progress(bulk))
         dl.pairs.wide {
@@ -118,16 +137,73 @@ fn summary(bulk: &Bulk) -> Markup {
             @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
-        (missing(bulk))
+        (missing(bulk, has_api_key))
+        @if !rejected.is_empty() {
+            p.soft { "each::labs rejected inputs of the bulk. No webhook will arrive for them:" }
+            ul.soft {
+                @for (message, positions) in rejected {
+                    li {
+                        (visible(message)) " (input"
+                        @if positions.len() > 1 { "s" } " "
+                        (positions.iter().take(MAX_POSITIONS).map(ToString::to_string).collect::<Vec<_>>().join(", "))
+                        @if positions.len() > MAX_POSITIONS { ", and " (positions.len() - MAX_POSITIONS) " more" } ")"
+                    }
+                }
+            }
+        }
     }
 }
 
+/// The positions of rejected inputs, by the message of the response.
+type Rejected = BTreeMap<String, Vec<i32>>;
+
+async fn rejected(console: &Console, bulk: &Bulk) -> Result<Rejected, PageError> {
+    let mut rejected = Rejected::new();
+    if bulk.rejected.is_none_or(|rejected| rejected == 0) {
+        return Ok(rejected);
+    }
+    let filter = expected::Filter { bulk: Some(bulk.bulk_id.clone()), state: Some(ExpectedState::Rejected) };
+    let page = PageRequest { limit: MAX_REJECTED, after: None };
+    for input in console.run(&ExpectedQuery { filter, page }).await?.items {
+        let message = input.message.unwrap_or_else(|| "no reason was sent".to_owned());
+        rejected.entry(excerpt(&message, MAX_MESSAGE).0.to_owned()).or_default().push(input.position);
+    }
+    Ok(rejected)
+}
+
+/// Expected executions without any webhook.
+fn missing_number(bulk: &Bulk) -> i32 {
+    bulk.expected.map_or(0, |expected| (expected - bulk.received).max(0))
+}
+
+/// The registered executions that have not ended. Only a registered bulk has their identifiers.
+async fn missing_executions(
+    console: &Console,
+    view: &View,
+    params: &Params,
+    bulk: &Bulk,
+) -> Result<Markup, PageError> {
+    if bulk.rejected.is_none() {
+        return Ok(html! {
+            section.card {
+                (empty("The expected executions are not known", html! {
+                    "Register the response of bulk-trigger with " code { "workflow-receiver expect" }
+                    ". Then the missing executions are listed here."
+                }))
+            }
+        });
+    }
+    let filter = expected::Filter { bulk: Some(bulk.bulk_id.clone()), state: Some(ExpectedState::Missing) };
+    expected_page::list(console, view, params, filter).await
+}
+
 /// What is known about the executions that were not received.
-fn missing(bulk: &Bulk) -> Markup {
-    let missing = bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received));
+fn missing(bulk: &Bulk, has_api_key: bool) -> Markup {
+    let missing = i64::from(missing_number(bulk));
     html! {
         @if missing > 0 {
             p.soft { "No webhook was received for " (plural(missing, "expected execution", "expected executions")) "." }
+            @if !has_api_key { p.soft { (reconcile::NO_KEY) } }
         }
         @if bulk.expected.is_none() {
             p.soft {

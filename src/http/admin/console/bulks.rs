@@ -28,7 +28,7 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     let page = params.page::<Bulks>(&complete);
     let page = console.run(&Bulks { complete, period, page }).await?;
     Ok(html! {
-        div.head { h1 { "Bulks" } }
+        div.head { h1 { "Bulks" } a.button href="/expected" { "Expected executions" } }
         form.search role="search" action="/executions" {
             input type="search" name="q" aria-label="Open a bulk by its id" placeholder="Open a bulk by its id"
                 autocomplete="off" spellcheck="false" required;
@@ -92,11 +92,12 @@ fn table(bulks: &[Bulk]) -> Markup {
     }
 }
 
-/// `117 of 120`
+/// `117 of 120, 2 rejected`
 pub(super) fn received(bulk: &Bulk) -> Markup {
     html! {
         (count(bulk.received.into()))
         @if let Some(expected) = bulk.expected { " of " (count(expected.into())) }
+        @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) { ", " (count(rejected.into())) " rejected" }
     }
 }
 

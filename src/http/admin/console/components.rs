@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::text::visible;
+use crate::execution::status::{COMPLETED, class};
 
 /// A message in a box. `kind` is `info`, `ok`, `warn` or `bad`.
 pub(super) fn notice(kind: &str, content: Markup) -> Markup {
@@ -20,8 +21,8 @@ pub(super) fn empty(title: &str, next: Markup) -> Markup {
 
 /// The status of an execution, in its colour.
 pub(super) fn status(status: &str) -> Markup {
-    let kind = match status {
-        "completed" => "ok",
+    let kind = match class(status) {
+        COMPLETED => "ok",
         "failed" => "bad",
         "cancelled" => "muted",
         _ => "run",

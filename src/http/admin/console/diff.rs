@@ -21,7 +21,7 @@ pub(super) fn lines(recorded: &str, delivered: &str) -> Markup {
     let after = &old_rest[old_rest.len() - end..][..end.min(CONTEXT)];
     let line = |line: &str| visible(excerpt(line, MAX_LINE).0);
     html! {
-        pre.block.diff {
+        pre.block.diff tabindex="0" {
             @for text in before { span.same { (line(text)) } }
             @for text in removed.iter().take(MAX_LINES) { del { span.visually-hidden { "recorded: " } (line(text)) } }
             @if removed.is_empty() && old.is_empty() { del.soft { "nothing" } }

@@ -21,5 +21,5 @@ pub(super) async fn page(State(_): ConsoleState, view: View) -> Response {
         div #operations {}
         script src=(DOCS.path) defer {}
     };
-    layout::page(&view, Tab::Docs, "API", Ok(content))
+    layout::page(&view, Tab::Other, "API", Ok(content))
 }

@@ -13,6 +13,8 @@ pub(super) enum PageError {
     Query(QueryError),
     /// 404. `kind` is "execution", for example.
     NotFound { kind: &'static str },
+    /// 404: no page has this path.
+    NoPage,
     /// 403: the form is not accepted, for this reason.
     Refused(&'static str),
     /// Any other problem, such as an invalid parameter.
@@ -35,7 +37,7 @@ impl PageError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } | Self::NoPage => StatusCode::NOT_FOUND,
             Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::Problem(problem) => problem.parts().0,
         }
@@ -48,6 +50,12 @@ impl PageError {
                 div.empty {
                     h1 { "Unknown " (kind) }
                     p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
+                }
+            },
+            Self::NoPage => html! {
+                div.empty {
+                    h1 { "Page not found" }
+                    p { "No page has this address. Go to the " a href="/" { "overview" } " or search the " a href="/executions" { "executions" } "." }
                 }
             },
             Self::Refused(why) => notice("bad", html! { (why) }),

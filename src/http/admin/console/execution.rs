@@ -16,6 +16,7 @@ use super::hosts::ResultHosts;
 use super::json_view::{indented, tree};
 use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
+use super::reconcile;
 use super::results::{Size, gallery};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
@@ -24,7 +25,9 @@ use super::view::View;
 use crate::db::queries::PageRequest;
 use crate::db::queries::conflicts::{self, ConflictDetail, Conflicts, GetConflict};
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
+use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultItem;
+use crate::execution::status::{is_successful, is_terminal};
 use crate::http::admin::api::query::{PathId, path_identifier};
 use crate::logging::escape_json;
 
@@ -39,7 +42,7 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
     match read(&console, id).await {
         Ok((execution, conflicts)) => {
             let title = execution.execution.execution_id.clone();
-            let content = content(&console, &execution, &conflicts);
+            let content = content(&console, &view, &execution, &conflicts);
             layout::page(&view, Tab::Executions, &title, Ok(content))
         }
         Err(error) => layout::page(&view, Tab::Executions, "Execution", Err(error)),
@@ -88,12 +91,15 @@ fn payload_text(execution: &ExecutionDetail) -> Option<&str> {
     execution.payload_text.as_deref().or(execution.payload.as_ref().map(|payload| &*payload.0))
 }
 
-fn content(console: &Console, detail: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
+fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
     let execution = &detail.execution;
     let inputs = inputs(detail);
     let prompt = inputs.and_then(prompt);
     html! {
         (head(execution, prompt.as_deref()))
+        @if !is_terminal(&execution.status) {
+            div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
+        }
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
         div.cards {
@@ -138,6 +144,7 @@ fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
                 @if let Some(seconds) = execution.duration_seconds { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(execution.first_received_at)) }
+                @if let Some(source) = &execution.repaired_from { li { (fetched(source)) } }
                 li { "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) } }
                 @if let Some(bulk) = &execution.bulk_id {
                     li { "bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
@@ -189,7 +196,7 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
             @if page.items.is_empty() {
                 p.soft {
                     @if detail.payload_removed_at.is_some() { "The results were removed with the payload (retention.payloads)." }
-                    @else if !matches!(&*detail.execution.status, "completed" | "failed" | "cancelled") {
+                    @else if !is_terminal(&detail.execution.status) {
                         "The execution has not ended yet. Its results are shown here after the next webhook."
                     }
                     @else { "The webhook has no results." }
@@ -230,8 +237,13 @@ fn steps(steps: &[Step], is_removed: bool) -> Markup {
 
 fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
     let kind = match step.status.as_deref() {
-        Some("completed") if step.is_fallback => "warn",
-        Some("completed") => "ok",
+        Some(status) if is_successful(status) => {
+            if step.is_fallback {
+                "warn"
+            } else {
+                "ok"
+            }
+        }
         Some("failed") => "bad",
         Some("running" | "queued") => "run",
         _ => "muted",
@@ -303,7 +315,7 @@ impl Scale {
     }
 }
 
-fn authentication(method: Option<&str>) -> &'static str {
+pub(super) fn authentication(method: Option<&str>) -> &'static str {
     match method {
         Some("signature") => "signature",
         Some("secret_header") => "secret header",
@@ -330,24 +342,45 @@ fn facts(execution: &Execution) -> Markup {
                 @if execution.deliveries > 1 {
                     dt { "Latest" } dd { @if let Some(time) = time(Some(execution.last_received_at)) { (time) } }
                 }
-                dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) }
+                @match &execution.repaired_from {
+                    None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
+                    Some(source) => { dt { "Fetched" } dd { (repaired(source)) } },
+                }
                 @if let Some(started) = time(execution.started_at) { dt { "Started" } dd { (started) } }
                 @if let Some(completed) = time(execution.completed_at) { dt { "Ended" } dd { (completed) } }
             }
         }
-        @if let Some(reference) = &execution.reference {
-            section.card aria-labelledby="references" {
-                h2 #references { "References" }
-                dl.pairs {
-                    @for (name, value) in reference.pairs() {
-                        dt { (visible(&name)) }
-                        dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
-                    }
+        @if let Some(reference) = &execution.reference { (references(reference)) }
+    }
+}
+
+pub(super) fn references(reference: &Reference) -> Markup {
+    html! {
+        section.card aria-labelledby="references" {
+            h2 #references { "References" }
+            dl.pairs {
+                @for (name, value) in reference.pairs() {
+                    dt { (visible(&name)) }
+                    dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
                 }
-                p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
             }
+            p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
         }
     }
+}
+
+/// Where an execution was read from. `source` is `repaired_from`.
+fn repaired(source: &str) -> &'static str {
+    match source {
+        "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
+        "list" => "The webhook did not arrive. Read from the sender's list of executions.",
+        _ => "The webhook did not arrive. Read from the sender's API.",
+    }
+}
+
+/// The mark of an execution whose webhook did not arrive.
+pub(super) fn fetched(source: &str) -> Markup {
+    html! { span.badge.muted title=(repaired(source)) { "fetched" } }
 }
 
 fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDetail]) -> Markup {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, status};
+use super::execution::fetched;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
@@ -22,6 +23,7 @@ use crate::db::queries::previews::{Preview, Previews};
 use crate::db::queries::reference::ReferenceFilter;
 use crate::db::queries::{Page, QueryError, Scope, TimeRange};
 use crate::execution::identifier;
+use crate::execution::status::is_successful;
 
 /// Characters of a cause or a prompt in a row.
 const EXCERPT: usize = 220;
@@ -88,7 +90,8 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     };
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
-    let filter = Filter { scope, status: params.identifier("status"), cause: None, reference, words };
+    let filter = Filter { scope, reference, words, ..Filter::default() };
+    let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
     let page = console.run(&Executions { filter, period, page }).await?;
     let previews = previews(console, &page.items).await?;
@@ -268,9 +271,10 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
             }
             td {
                 (status(&execution.status))
-                @if execution.step_failed && execution.status == "completed" {
+                @if execution.step_failed && is_successful(&execution.status) {
                     " " span.badge.warn title="A step failed; the execution completed" { "step failed" }
                 }
+                @if let Some(source) = &execution.repaired_from { " " (fetched(source)) }
             }
             td.workflow data-label="Workflow" {
                 a.quiet.cut href=(super::params::url("/executions", "workflow", &execution.workflow_id)) {
@@ -316,8 +320,8 @@ pub(super) fn next_page(params: &Params, next: Option<&str>, older: &str) -> Mar
 
 /// The executions of a bulk, with a page of them.
 pub(super) fn of_bulk(bulk_id: &str, status: Option<&str>, params: &Params) -> Executions {
-    let filter =
-        Filter { scope: Scope::of_bulk(bulk_id), status: status.map(str::to_owned), ..Filter::default() };
+    let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
+    let filter = filter.with_status(status.map(str::to_owned));
     let page = params.page::<Executions>(&filter);
     Executions { filter, period: TimeRange::default(), page }
 }

@@ -100,6 +100,21 @@ impl Console {
         let done = timeout(ACTION_TIMEOUT, action).await.unwrap_or(Err(DbError::TimedOut));
         done.map_err(|error| PageError::Query(QueryError::from(error)))
     }
+
+    /// Writes to the table `audit` that an action begins, for actions that end after the response.
+    pub(super) async fn begin(
+        &self,
+        operator: &Operator,
+        name: &'static str,
+        target: &str,
+    ) -> Result<i64, PageError> {
+        let begin = async {
+            let mut connection = DbConnection::for_command(&self.admin.credentials.database).await?;
+            connection.begin_audit(&operator.name, name, &target.replace('\0', "")).await
+        };
+        let begun = timeout(ACTION_TIMEOUT, begin).await.unwrap_or(Err(DbError::TimedOut));
+        begun.map_err(|error| PageError::Query(QueryError::from(error)))
+    }
 }
 
 /// Shows `path` with the result of an action.

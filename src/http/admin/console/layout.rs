@@ -17,21 +17,26 @@ pub(super) enum Tab {
     Overview,
     Executions,
     Bulks,
+    Predictions,
     Quarantine,
     Settings,
-    /// `/docs`, which the footer links.
-    Docs,
+    /// A page that the navigation does not have, such as `/docs`.
+    Other,
 }
 
 impl Tab {
-    const ALL: [(Self, &'static str, &'static str); 5] = [
+    const ALL: [(Self, &'static str, &'static str); 6] = [
         (Self::Overview, "/", "Overview"),
         (Self::Executions, "/executions", "Executions"),
         (Self::Bulks, "/bulks", "Bulks"),
+        (Self::Predictions, "/predictions", "Predictions"),
         (Self::Quarantine, "/quarantine", "Quarantine"),
         (Self::Settings, "/settings", "Settings"),
     ];
 }
+
+/// The notice of an action that has no result yet.
+const RUNNING: &str = "The action has started. Reload the page to see its result.";
 
 fn log_out(view: &View) -> Markup {
     html! {
@@ -82,10 +87,12 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                 }
                 main #content tabindex="-1" {
                     @if let Some(done) = &view.done {
-                        (notice(
-                            match done.succeeded { Some(true) => "ok", Some(false) => "bad", None => "warn" },
-                            html! { (visible(done.result.as_deref().unwrap_or("The action has not finished."))) },
-                        ))
+                        div data-live=[(done.action == "reconcile").then_some("action")] data-pending[done.succeeded.is_none()] {
+                            (notice(
+                                match done.succeeded { Some(true) => "ok", Some(false) => "bad", None => "info" },
+                                html! { (visible(done.result.as_deref().unwrap_or(RUNNING))) },
+                            ))
+                        }
                     }
                     (content)
                 }
@@ -101,8 +108,8 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                         dt { kbd { "/" } } dd { "Search" }
                         dt { kbd { "j" } " " kbd { "k" } } dd { "Next or previous row" }
                         dt { kbd { "Enter" } } dd { "Open the row" }
-                        dt { kbd { "g" } " then " kbd { "o" } kbd { "e" } kbd { "b" } kbd { "q" } kbd { "s" } }
-                        dd { "Overview, Executions, Bulks, Quarantine, Settings" }
+                        dt { kbd { "g" } " then " kbd { "o" } kbd { "e" } kbd { "b" } kbd { "p" } kbd { "q" } kbd { "s" } }
+                        dd { "Overview, Executions, Bulks, Predictions, Quarantine, Settings" }
                         dt { kbd { "?" } } dd { "This list" }
                     }
                     form method="dialog" { button { "Close" } }

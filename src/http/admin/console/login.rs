@@ -102,7 +102,7 @@ fn set_cookie(response: &mut Response, headers: &HeaderMap, value: &str, max_age
 }
 
 /// A path on this server. Browsers read `//host` and `/\host` as another server.
-fn local(next: &str) -> &str {
+pub(super) fn local(next: &str) -> &str {
     let is_path = next.starts_with('/') && !next[1..].starts_with(['/', '\\']);
     if is_path && !next.contains(char::is_control) && !next.starts_with("/login") { next } else { "/" }
 }

@@ -18,6 +18,7 @@ mod docs;
 mod error;
 mod execution;
 mod executions;
+mod expected;
 mod form;
 mod hosts;
 mod json_view;
@@ -25,10 +26,14 @@ mod layout;
 pub(super) mod login;
 mod mapping_form;
 mod media;
+mod not_found;
 mod overview;
 mod params;
+mod prediction;
+mod predictions;
 mod quarantine;
 mod quarantine_entry;
+mod reconcile;
 mod results;
 mod settings;
 mod state;
@@ -44,8 +49,16 @@ use self::state::Console;
 use super::auth;
 use super::state::AdminState;
 
-/// The routes that need a token or a session, and those that do not: the login page and the files of all pages.
-pub(super) fn routes(admin: AdminState) -> (Router, Router) {
+pub(super) struct Routes {
+    /// They need a token or a session.
+    pub(super) pages: Router,
+    /// The answer to an unknown path. It needs a token or a session.
+    pub(super) not_found: Router,
+    /// The login page and the files of all pages.
+    pub(super) login: Router,
+}
+
+pub(super) fn routes(admin: AdminState) -> Routes {
     let reject_foreign_host =
         middleware::from_fn_with_state(admin.credentials.clone(), auth::reject_foreign_host);
     let console = Console::new(admin);
@@ -55,8 +68,13 @@ pub(super) fn routes(admin: AdminState) -> (Router, Router) {
         .route("/executions", get(executions::page))
         .route("/executions/{execution_id}", get(execution::page))
         .route("/executions/{execution_id}/payload", get(execution::payload))
+        .route("/executions/{execution_id}/reconcile", post(reconcile::execution))
         .route("/bulks", get(bulks::page))
         .route("/bulks/{bulk_id}", get(bulk::page))
+        .route("/bulks/{bulk_id}/reconcile", post(reconcile::bulk))
+        .route("/expected", get(expected::page))
+        .route("/predictions", get(predictions::page))
+        .route("/predictions/{prediction_id}", get(prediction::page))
         .route("/quarantine", get(quarantine::page))
         .route("/conflicts", get(conflicts::page))
         .route("/quarantine/drop", post(quarantine::drop_all))
@@ -78,5 +96,10 @@ pub(super) fn routes(admin: AdminState) -> (Router, Router) {
             .layer(reject_foreign_host.clone())
             .with_state(console.clone())
     });
-    (pages, login.merge(assets::routes().layer(reject_foreign_host)))
+    let not_found = Router::new()
+        .fallback(not_found::answer)
+        .layer(secure)
+        .layer(reject_foreign_host.clone())
+        .with_state(console);
+    Routes { pages, not_found, login: login.merge(assets::routes().layer(reject_foreign_host)) }
 }

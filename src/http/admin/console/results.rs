@@ -49,7 +49,7 @@ fn content(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) ->
     }
     let text = result.text.as_deref().unwrap_or("null");
     match (&*result.kind, size) {
-        ("data", Size::Large) => html! { div.media.value { (tree(text)) } },
+        ("data", Size::Large) => html! { div.media.value tabindex="0" { (tree(text)) } },
         (_, Size::Large) => excerpt_of(text, LARGE_TEXT),
         (_, Size::Small) => excerpt_of(text, GALLERY_TEXT),
     }
@@ -57,7 +57,7 @@ fn content(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) ->
 
 fn excerpt_of(text: &str, limit: usize) -> Markup {
     let (shown, more) = excerpt(text, limit);
-    html! { div.media.value { p.text { (visible(shown)) @if more { "\u{2026}" } } } }
+    html! { div.media.value tabindex=[(limit == LARGE_TEXT).then_some("0")] { p.text { (visible(shown)) @if more { "\u{2026}" } } } }
 }
 
 fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {

@@ -60,7 +60,7 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
                  components and their licences in " code { "/usr/share/sbom/workflow-receiver.cdx.json" } "."
             }
             @for (name, text) in LICENCES {
-                details { summary { (name) } pre.block { (text) } }
+                details { summary { (name) } pre.block tabindex="0" { (text) } }
             }
         }
     })

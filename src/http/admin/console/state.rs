@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::HeaderValue;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::hosts::ResultHosts;
@@ -15,6 +16,8 @@ pub(super) struct Console {
     pub(super) result_hosts: ResultHosts,
     /// The Content-Security-Policy of all pages.
     pub(super) policy: HeaderValue,
+    /// One permit, for the reconciliation that an operator has started.
+    pub(super) reconciling: Arc<Semaphore>,
 }
 
 pub(super) type ConsoleState = State<Arc<Console>>;
@@ -23,7 +26,7 @@ impl Console {
     pub(super) fn new(admin: AdminState) -> Arc<Self> {
         let result_hosts = ResultHosts::new(&admin.settings.console.result_hosts);
         let policy = result_hosts.policy();
-        Arc::new(Self { admin, result_hosts, policy })
+        Arc::new(Self { admin, result_hosts, policy, reconciling: Arc::new(Semaphore::new(1)) })
     }
 
     /// Runs a query and measures its duration.

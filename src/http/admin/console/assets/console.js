@@ -60,7 +60,7 @@ const select = (step) => {
   rows[selected].scrollIntoView({ block: "nearest" });
   rows[selected].querySelector("a")?.focus({ preventScroll: true });
 };
-const pages = { o: "/", e: "/executions", b: "/bulks", q: "/quarantine", s: "/settings" };
+const pages = { o: "/", e: "/executions", b: "/bulks", p: "/predictions", q: "/quarantine", s: "/settings" };
 let afterG = 0;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || dialog?.open) return;
@@ -91,7 +91,10 @@ for (const notice of all("[data-new-rows]")) {
   const { status, workflow, bulk } = notice.dataset;
   let after = "latest";
   const seen = new Set();
-  const matches = (change) => (!status || change.status === status)
+  const classes = { completed: ["completed", "succeeded", "success"] };
+  const hasEnded = ["completed", "succeeded", "success", "failed", "cancelled"];
+  const hasStatus = (given) => (status === "running" ? !hasEnded.includes(given) : (classes[status] ?? [status]).includes(given));
+  const matches = (change) => (!status || hasStatus(change.status))
     && (!workflow || change.workflow_id === workflow) && (!bulk || change.bulk_id === bulk);
   const poll = async () => {
     if (document.hidden || seen.size > 999) return;

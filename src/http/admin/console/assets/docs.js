@@ -186,7 +186,7 @@ function showOperation(api, parent, path, method, operation, server) {
       if (example) {
         const folded = add(row, "details");
         add(folded, "summary", "Example");
-        add(folded, "pre", typeof example === "string" ? example : JSON.stringify(example, null, 2), { class: "block" });
+        add(folded, "pre", typeof example === "string" ? example : JSON.stringify(example, null, 2), { class: "block", tabindex: "0" });
       }
     }
   });

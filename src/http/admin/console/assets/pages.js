@@ -17,10 +17,10 @@ if (navigator.clipboard) {
 }
 
 // Live parts: elements with data-live are replaced by those of a fresh page after a change. Nothing else moves.
-// data-bulk limits this to changes of a bulk.
+// data-bulk limits this to changes of a bulk. A part with data-pending waits for the result of an action.
 const live = all("[data-live]");
 if (live.length) {
-  const bulk = live[0].dataset.bulk;
+  const bulk = live.find((part) => part.dataset.bulk)?.dataset.bulk;
   let after = "latest";
   const refresh = async () => {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -29,6 +29,7 @@ if (live.length) {
     const parts = new Map(all("[data-live]", fresh).map((part) => [part.dataset.live, part]));
     for (const part of all("[data-live]")) {
       const other = parts.get(part.dataset.live);
+      if (other) part.toggleAttribute("data-pending", other.hasAttribute("data-pending"));
       if (other && other.innerHTML !== part.innerHTML) part.replaceChildren(...other.childNodes);
     }
     updateTimes();
@@ -42,7 +43,7 @@ if (live.length) {
       const page = await answer.json();
       after = page.next_after;
       // At first, the page may be older than this position.
-      if (first || page.items.some((change) => !bulk || change.bulk_id === bulk)) await refresh();
+      if (first || document.querySelector("[data-pending]") || page.items.some((change) => !bulk || change.bulk_id === bulk)) await refresh();
     } catch {
       return; // The receiver restarts, or the network is away: the next poll tries again.
     }

@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::db::queries::bulks::{Bulks, Complete};
 use crate::db::queries::conflicts::Conflicts;
+use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::quarantine::Quarantine;
 use crate::db::queries::{Page, PageRequest, QueryError, TimeRange};
 use crate::http::admin::console::components::{badge, count};
@@ -24,15 +25,26 @@ pub(super) struct Item {
 
 /// The items with at least one row.
 pub(super) async fn items(console: &Console) -> Result<Vec<Item>, QueryError> {
-    let (quarantine, bulks, conflicts) =
-        tokio::join!(quarantine(console), incomplete_bulks(console), conflicts(console));
-    let items = [quarantine?, bulks?, conflicts?];
+    let (quarantine, overdue, bulks, conflicts) = tokio::join!(
+        quarantine(console),
+        overdue_executions(console),
+        incomplete_bulks(console),
+        conflicts(console)
+    );
+    let items = [quarantine?, overdue?, bulks?, conflicts?];
     Ok(items.into_iter().filter(|item| item.number.0 > 0).collect())
 }
 
 async fn quarantine(console: &Console) -> Result<Item, QueryError> {
     let page = console.run(&Quarantine { page: first_rows(), ..Quarantine::default() }).await?;
     Ok(Item { kind: "bad", number: counted(&page), text: "webhooks in quarantine", href: "/quarantine" })
+}
+
+async fn overdue_executions(console: &Console) -> Result<Item, QueryError> {
+    let filter = expected::Filter { bulk: None, state: Some(ExpectedState::Overdue) };
+    let page = console.run(&ExpectedQuery { filter, page: first_rows() }).await?;
+    let text = "executions are overdue";
+    Ok(Item { kind: "bad", number: counted(&page), text, href: "/expected?state=overdue" })
 }
 
 async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {

@@ -310,7 +310,7 @@ fn numbers(total: &Counts, period: Period) -> Markup {
                 @if let Some(rate) = total.failure_rate.filter(|rate| *rate > 0.0) { small { " " (percent(rate)) } }
             } }
             @if total.cancelled > 0 { div { dt { "cancelled" } dd { a href=(of("cancelled")) { (count(total.cancelled)) } } } }
-            @if total.other > 0 { div { dt { "not ended" } dd { (count(total.other)) } } }
+            @if total.other > 0 { div { dt { "not ended" } dd { a href=(of("running")) { (count(total.other)) } } } }
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn welcome(operator: &Operator) -> Markup {
         section.card {
             h2 { "No webhook yet" }
             p { "Trigger a workflow with the public URL of this receiver. each::labs sends a webhook there when it ends." }
-            div.with-copy { pre.block { (TRIGGER) } (copy_button(TRIGGER)) }
+            div.with-copy { pre.block tabindex="0" { (TRIGGER) } (copy_button(TRIGGER)) }
             p.soft {
                 code { "YOUR-HOST" } " is the name under which your proxy publishes this receiver. " code { "YOUR-SECRET" }
                 " is one of " code { "auth.webhook_secrets" } "."

@@ -1,0 +1,198 @@
+//! `/predictions/{prediction_id}`
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::components::{ago, copy_button, notice, plural, status};
+use super::execution::{authentication, references};
+use super::hosts::ResultHosts;
+use super::json_view::{indented, tree};
+use super::layout::{self, PageError, Tab};
+use super::media::{media, player};
+use super::params::url;
+use super::state::{Console, ConsoleState};
+use super::text::{excerpt, visible};
+use super::units;
+use super::view::View;
+use crate::db::queries::predictions::{GetPrediction, Prediction, PredictionDetail};
+use crate::http::admin::api::query::{PathId, path_identifier};
+use crate::logging::escape_json;
+
+/// Characters of an error or a cause.
+const MAX_CAUSE: usize = 10_000;
+/// Characters of the payload on the page.
+const MAX_PAYLOAD: usize = 200_000;
+/// Results that are shown as media.
+const MAX_MEDIA: usize = 24;
+
+pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    match read(&console, id).await {
+        Ok(detail) => {
+            let content = content(&console, &detail);
+            layout::page(&view, Tab::Predictions, &detail.prediction.prediction_id, Ok(content))
+        }
+        Err(error) => layout::page(&view, Tab::Predictions, "Prediction", Err(error)),
+    }
+}
+
+async fn read(console: &Console, id: PathId<String>) -> Result<PredictionDetail, PageError> {
+    let prediction_id = path_identifier(id, "prediction")?;
+    console.run(&GetPrediction { prediction_id }).await?.ok_or(PageError::NotFound { kind: "prediction" })
+}
+
+fn content(console: &Console, detail: &PredictionDetail) -> Markup {
+    let prediction = &detail.prediction;
+    html! {
+        (head(prediction))
+        (failure(prediction))
+        (result(&console.result_hosts, detail))
+        div.cards {
+            (facts(prediction))
+            @if let Some(reference) = &prediction.reference { (references(reference)) }
+        }
+        @if !detail.contradicted_by.is_empty() { (conflicts(detail)) }
+        (raw(detail))
+    }
+}
+
+fn head(prediction: &Prediction) -> Markup {
+    html! {
+        div.page-head {
+            p.crumbs { a href="/predictions" { "Predictions" } " / " span.id { (visible(&prediction.prediction_id)) }
+                (copy_button(&prediction.prediction_id)) }
+            h1 { span.id { (visible(&prediction.prediction_id)) } }
+            ul.facts {
+                li { (status(&prediction.status)) }
+                @if let Some(seconds) = prediction.duration_seconds { li { "took " (units::seconds(seconds)) } }
+                @if let Some(cost) = &prediction.total_cost { li { "cost " (units::cost(&cost.0)) } }
+                li { "received " (ago(prediction.first_received_at)) }
+                @if let Some(workflow) = &prediction.workflow_id {
+                    li { "step of the workflow " a href=(url("/executions", "workflow", workflow)) { (visible(workflow)) } }
+                }
+            }
+        }
+    }
+}
+
+fn failure(prediction: &Prediction) -> Markup {
+    let (error, cause) = (prediction.error.as_deref(), prediction.error_cause.as_deref());
+    html! {
+        @if prediction.status == "failed" || error.is_some() || cause.is_some() {
+            (notice("bad", html! {
+                h2 { "Why it failed" }
+                @match cause.or(error) {
+                    Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
+                    None => p { "The sender gave no reason." },
+                }
+                p.soft {
+                    @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
+                    @if let Some(class) = &prediction.failure_class { "Class: " (visible(class)) ". " }
+                }
+            }))
+        }
+    }
+}
+
+fn result(hosts: &ResultHosts, detail: &PredictionDetail) -> Markup {
+    let output = detail.output.as_ref().map(|output| &*output.0).filter(|output| *output != "null");
+    let mut urls = Vec::new();
+    if let Some(output) = output.and_then(|output| serde_json::from_str(output).ok()) {
+        texts(&output, &mut urls);
+    }
+    let label = &detail.prediction.prediction_id;
+    let players: Vec<_> =
+        urls.iter().filter_map(|url| player(media(hosts, url, None), url, label)).take(MAX_MEDIA).collect();
+    html! {
+        section.card aria-labelledby="result" {
+            h2 #result { "Result" }
+            @if !players.is_empty() { div.gallery.large { @for player in players { figure { (player) } } } }
+            @match output {
+                Some(output) => (tree(output)),
+                None if detail.omitted.contains(&"output") => p.soft { "The output is larger than 16 MiB. Read it with psql." },
+                None if detail.payload_removed_at.is_some() => p.soft { "The result was removed with the payload (retention.payloads)." },
+                None => p.soft { "The webhook has no result." },
+            }
+        }
+    }
+}
+
+/// The strings in a JSON value.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| texts(field, found)),
+        _ => {}
+    }
+}
+
+fn facts(prediction: &Prediction) -> Markup {
+    html! {
+        section.card aria-labelledby="deliveries" {
+            h2 #deliveries { "Deliveries" }
+            dl.pairs {
+                dt { "Webhooks" }
+                dd {
+                    (plural(prediction.deliveries.into(), "delivery", "deliveries"))
+                    @if prediction.redeliveries > 0 { ", " (prediction.redeliveries) " sent again on request" }
+                }
+                dt { "First" } dd { (ago(prediction.first_received_at)) }
+                @if prediction.deliveries > 1 { dt { "Latest" } dd { (ago(prediction.last_received_at)) } }
+                dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) }
+            }
+        }
+    }
+}
+
+fn conflicts(detail: &PredictionDetail) -> Markup {
+    html! {
+        section.card.flush aria-labelledby="conflicts" {
+            h2 #conflicts { (plural(detail.prediction.conflicts.into(), "conflict", "conflicts")) }
+            table.rows {
+                thead { tr {
+                    th scope="col" { "Status in the webhook" }
+                    th scope="col" { "Cause" }
+                    th scope="col" { "Received" }
+                } }
+                tbody {
+                    @for conflict in &detail.contradicted_by {
+                        tr {
+                            td { (status(&conflict.status)) }
+                            td { (visible(conflict.error_cause.as_deref().or(conflict.error.as_deref()).unwrap_or_default())) }
+                            td { (ago(conflict.first_received_at)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn raw(detail: &PredictionDetail) -> Markup {
+    let payload = detail.payload_text.as_deref().or(detail.payload.as_ref().map(|payload| &*payload.0));
+    html! {
+        section.card aria-labelledby="raw" {
+            div.head {
+                h2 #raw { "Payload" }
+                @if payload.is_some() { button type="button" data-copy-from="payload" hidden { "Copy" } }
+            }
+            @match payload {
+                Some(payload) => {
+                    @let text = indented(&escape_json(payload));
+                    @let (shown, more) = excerpt(&text, MAX_PAYLOAD);
+                    details {
+                        summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
+                        pre.block #payload tabindex="0" { (visible(shown)) }
+                        @if more { p.soft { "The rest is not shown. Read it with the API." } }
+                    }
+                },
+                None => p.soft {
+                    @if detail.payload_removed_at.is_some() { "The payload was removed (retention.payloads)." }
+                    @else { "The payload is not text or is larger than 16 MiB. Read it with psql." }
+                },
+            }
+        }
+    }
+}

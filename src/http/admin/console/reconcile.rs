@@ -1,0 +1,141 @@
+//! The action *Reconcile*: fetches executions whose webhook did not arrive, in the background.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::form::{self, FormData};
+use super::layout::{self, PageError, Tab};
+use super::login::local;
+use super::params::path;
+use super::state::{Console, ConsoleState};
+use super::view::View;
+use crate::auth::Operator;
+use crate::db::DbConnection;
+use crate::db::queries::PageRequest;
+use crate::db::queries::expected::ExpectedQuery;
+use crate::db::queries::page::MAX_LIMIT;
+use crate::http::admin::api::query::{PathId, path_identifier};
+use crate::reconcile::{Counts, Scope};
+
+/// The field with the page that shows the result.
+const BACK: &str = "back";
+/// Why the button is disabled.
+pub(super) const NO_KEY: &str = "Set eachlabs.api_key to fetch executions from each::labs.";
+
+/// The button for one row: `kind` is `executions` or `bulks`. `view` is the page that shows the result.
+pub(super) fn button(console: &Console, view: &View, kind: &str, id: &str) -> Markup {
+    html! {
+        @if console.admin.reconciler.is_some() {
+            (form::action(&view.operator, &(path(kind, id) + "/reconcile"), "", html! {
+                input type="hidden" name=(BACK) value=(view.uri);
+                button { "Reconcile" }
+            }))
+        } @else {
+            button type="button" disabled title=(NO_KEY) { "Reconcile" }
+        }
+    }
+}
+
+/// `POST /executions/{execution_id}/reconcile`
+pub(super) async fn execution(
+    State(console): ConsoleState,
+    view: View,
+    fields: FormData,
+    id: PathId<String>,
+) -> Response {
+    let started = async {
+        let execution_id = path_identifier(id, "execution")?;
+        let scope = Scope::Executions(vec![execution_id.clone()]);
+        start(&console, &view.operator, execution_id, scope).await
+    };
+    shown(&view, &fields, started.await)
+}
+
+/// `POST /bulks/{bulk_id}/reconcile`
+pub(super) async fn bulk(
+    State(console): ConsoleState,
+    view: View,
+    fields: FormData,
+    id: PathId<String>,
+) -> Response {
+    let started = async {
+        let bulk_id = path_identifier(id, "bulk")?;
+        let scope = scope_of_bulk(&console, &bulk_id).await?;
+        start(&console, &view.operator, bulk_id, scope).await
+    };
+    shown(&view, &fields, started.await)
+}
+
+/// The first 1,000 missing executions of a registered bulk: their identifiers are known. Otherwise the whole bulk.
+async fn scope_of_bulk(console: &Console, bulk_id: &str) -> Result<Scope, PageError> {
+    let mut query = ExpectedQuery::missing_of_bulk(bulk_id);
+    query.page = PageRequest { limit: MAX_LIMIT, after: None };
+    let missing = console.run(&query).await?.items;
+    let ids: Vec<_> = missing.into_iter().filter_map(|expected| expected.execution_id).collect();
+    Ok(if ids.is_empty() {
+        Scope::Bulk { bulk: bulk_id.to_owned(), workflow: None }
+    } else {
+        Scope::Executions(ids)
+    })
+}
+
+fn shown(view: &View, fields: &FormData, started: Result<i64, PageError>) -> Response {
+    form::done(local(fields.get(BACK)), started)
+        .unwrap_or_else(|error| layout::page(view, Tab::Bulks, "Not started", Err(error)))
+}
+
+/// Writes the action to the table `audit` and starts the run. The result is written at its end. Returns the number of the
+/// action.
+async fn start(
+    console: &Arc<Console>,
+    operator: &Operator,
+    target: String,
+    scope: Scope,
+) -> Result<i64, PageError> {
+    let reconciler = console.admin.reconciler.clone().ok_or(PageError::Refused(NO_KEY))?;
+    let busy =
+        PageError::Refused("A reconciliation that was started here is still running. Try again later.");
+    let permit = console.reconciling.clone().try_acquire_owned().map_err(|_| busy)?;
+    let audit_id = console.begin(operator, "reconcile", &target).await?;
+    let (console, actor) = (console.clone(), operator.name.clone());
+    tokio::spawn(async move {
+        let _permit = permit;
+        let closing = console.admin.closing.clone();
+        let (succeeded, result) = tokio::select! {
+            (counts, ended) = reconciler.run(&scope, false, None) => match ended {
+                Ok(()) => (true, sentence(&counts)),
+                Err(error) => (false, format!("{}: {error}", sentence(&counts))),
+            },
+            () = closing.cancelled() => return,
+        };
+        tracing::info!(actor, action = "reconcile", target, succeeded, result, "action of an operator");
+        let end = async {
+            let mut connection = DbConnection::for_command(&console.admin.credentials.database).await?;
+            connection.end_audit(audit_id, succeeded, &result).await
+        };
+        if let Err(error) = end.await {
+            tracing::warn!(audit_id, %error, "the result of an action is not in the table audit");
+        }
+    });
+    Ok(audit_id)
+}
+
+/// The result of a run.
+fn sentence(counts: &Counts) -> String {
+    let Counts { checked, recorded, repaired, missing: _, running, unavailable, unusable } = counts;
+    let mut text = format!("Compared {checked} executions with each::labs: {repaired} fetched");
+    for (number, what) in [
+        (recorded, "recorded before"),
+        (running, "still running"),
+        (unavailable, "unknown to each::labs"),
+        (unusable, "not readable"),
+    ] {
+        if *number > 0 {
+            text += &format!(", {number} {what}");
+        }
+    }
+    text
+}
