@@ -1,16 +1,13 @@
-//! The webhooks of `make demo`, and its program.
+//! The webhooks of `make demo`. `crates/sender-stand-in/tests` tests the program.
 
-use std::net::TcpListener;
-use std::process::Command;
 use std::time::Duration;
 
 use sender_stand_in::demo::{self, Demo};
 use sender_stand_in::{Options, StandIn};
-use serde_json::{Value, json};
 use workflow_receiver::config::Secrets;
 
 use crate::support::receiver::TestReceiver;
-use crate::support::wait::{until, within};
+use crate::support::wait::until;
 
 const SECRET: &str = "webhook-secret-of-the-test";
 
@@ -64,7 +61,11 @@ async fn the_demo_fills_every_page_of_the_console() {
         let url = receiver.row(&query).await["url"].as_str().unwrap().to_owned();
         let get = || receiver.client.get(&url);
         let answer = get().send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"] == kind), (200, true), "{url}");
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["content-type"] == kind),
+            (200, true),
+            "{url}"
+        );
         let whole = answer.bytes().await.unwrap();
         assert!(whole.len() > 1_000, "{url}");
         assert_eq!(get().send().await.unwrap().bytes().await.unwrap(), whole, "the same content");
@@ -74,9 +75,4 @@ async fn the_demo_fills_every_page_of_the_console() {
             assert_eq!(part.bytes().await.unwrap(), whole[4..8]);
         }
     }
-}
-
-/// The address of a port that is free now.
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

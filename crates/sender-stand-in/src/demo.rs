@@ -28,18 +28,18 @@ pub struct Demo {
 /// The number of inputs in a bulk.
 const BULK: usize = 12;
 const PRODUCTS: [&str; BULK] = [
-    "teapot",
+    "glass paperweight",
+    "soap",
+    "wooden bead",
+    "polished pebble",
+    "paper lantern",
+    "ceramic tile",
+    "photo frame",
     "vase",
-    "reading lamp",
-    "running shoe",
-    "wrist watch",
-    "headphones",
-    "backpack",
-    "coffee mug",
-    "perfume bottle",
-    "desk chair",
-    "sunglasses",
+    "balloon",
     "candle",
+    "glass ornament",
+    "button",
 ];
 const SCENES: [&str; 5] = [
     "A sailing boat passes a lighthouse at dusk",
@@ -190,6 +190,11 @@ impl Script<'_> {
         format!("{}/media/{}.{extension}", self.stand_in.base_url(), run.id)
     }
 
+    fn caption_inputs(&self) -> Value {
+        let image = format!("{}/media/{}.png", self.stand_in.base_url(), self.stand_in.new_id());
+        json!({ "prompt": "Describe this picture in one sentence", "image": image })
+    }
+
     fn end_photo(&self, run: &Running, cause: Option<&str>) {
         self.end(run, PHOTO, &json!([self.media(run, "png")]), cause, false);
     }
@@ -223,7 +228,7 @@ impl Script<'_> {
             let mut run = match number % 3 {
                 0 => self.begin_photo(number, None),
                 1 => self.begin("voice-messages", None, speech_inputs(number)),
-                _ => self.begin("alt-texts", None, json!({ "image": "https://example.com/photo.jpg" })),
+                _ => self.begin("alt-texts", None, self.caption_inputs()),
             };
             run.started -= Duration::from_millis(2_000 + 731 * (number as u64 % 11));
             match number % 3 {
@@ -314,7 +319,7 @@ impl Script<'_> {
 
     async fn captions(&self) {
         for number in 0_usize.. {
-            let run = self.begin("alt-texts", None, json!({ "image": "https://example.com/photo.jpg" }));
+            let run = self.begin("alt-texts", None, self.caption_inputs());
             self.seconds(2).await;
             self.end(&run, CAPTION, &caption(number), cause(number), false);
             self.deliver(&run);
@@ -385,7 +390,7 @@ fn intermediate() -> Value {
 }
 
 fn speech_inputs(number: usize) -> Value {
-    json!({ "text": SENTENCES[number % SENTENCES.len()], "voice": "Aria" })
+    json!({ "prompt": SENTENCES[number % SENTENCES.len()], "voice": "Aria" })
 }
 
 fn caption(number: usize) -> Value {
