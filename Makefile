@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # These targets start their own PostgreSQL and ignore DATABASE_URL.
 test torture siege check sqlx bench bench-growth: export DATABASE_URL :=
 
-.PHONY: help run test torture siege fuzz bench bench-growth check sqlx clean remove-data
+.PHONY: help run demo test torture siege fuzz bench bench-growth check sqlx clean remove-data
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -14,6 +14,10 @@ help: ## show this list
 
 run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
 	cargo run --profile quick --locked -- $(ARGS)
+
+demo: tools ## start a receiver with data of its own, and a stand-in that sends webhooks; prints the console's URL
+	cargo build --profile quick --locked -p workflow-receiver -p sender-stand-in
+	@target/quick/sender-stand-in demo target/quick/workflow-receiver
 
 test: tools proxies browser ## run all tests, with a private PostgreSQL
 	cargo test --locked --workspace
@@ -55,5 +59,5 @@ clean: ## remove build output; recorded data and the spool are kept
 	cargo clean
 	rm -rf .postgresql
 
-remove-data: ## delete the spool and the private PostgreSQL of `make run`, after a confirmation
+remove-data: ## delete the data of `make run` and `make demo`, after a confirmation
 	@scripts/remove-data

@@ -26,6 +26,7 @@ mod console_pages;
 mod cookbook;
 mod damage;
 mod dashboard;
+mod demo;
 mod documented_examples;
 mod encodings;
 mod expected;

@@ -69,6 +69,14 @@ fn make_remove_data_names_what_would_be_lost_and_deletes_only_after_yes() {
 }
 
 #[test]
+fn make_demo_builds_and_starts_the_receiver_and_the_stand_in() {
+    let dir = checkout();
+    let (success, text) = make(dir.path(), "-n demo", "");
+    assert!(success && text.contains("-p workflow-receiver -p sender-stand-in"), "{text}");
+    assert!(text.contains("target/quick/sender-stand-in demo target/quick/workflow-receiver"), "{text}");
+}
+
+#[test]
 fn the_profile_of_make_run_exists_and_the_documents_name_its_program() {
     let dir = checkout();
     let (success, text) = make(dir.path(), "-n run", "");

@@ -1,9 +1,14 @@
 //! Behaves like `each::labs`, for tests and demonstrations: the API in both generations ([`api`]), and webhooks with
 //! signatures and retries ([`webhook`]). Executions run no model: each ends at once with an output made from its inputs.
 //!
-//! An input with `"fail": true` fails. The webhook of an input with `"lose": true` is not sent. In a bulk, an input with `"reject": true` is rejected.
+//! An input with `"fail": true` fails. The webhook of an input with `"lose": true` is not sent. In a bulk, an input with
+//! `"reject": true` is rejected.
+//!
+//! [`demo`] sends webhooks of many kinds by itself, whose results [`media`] serves.
 
 mod api;
+pub mod demo;
+mod media;
 mod store;
 mod webhook;
 
@@ -38,6 +43,8 @@ pub struct Options {
     pub retry_after: u64,
     /// The connection of every request with a number that this divides is cut; 0 is never.
     pub reset_every: usize,
+    /// Makes identifiers random, so that a later run has others. `None` for a sequence from 1.
+    pub seed: Option<u64>,
 }
 
 impl Default for Options {
@@ -50,6 +57,7 @@ impl Default for Options {
             throttle_every: 0,
             retry_after: 1,
             reset_every: 0,
+            seed: None,
         }
     }
 }
@@ -87,13 +95,13 @@ impl StandIn {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
+            store: Mutex::new(Store::new(options.seed)),
             options,
-            store: Mutex::default(),
             http: reqwest::Client::new(),
             requests: AtomicUsize::new(0),
             delivering: watch::Sender::new(0),
         });
-        let router = api::router(shared.clone());
+        let router = api::router(shared.clone()).merge(media::router());
         let server = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
         Ok(Self { address, shared, server })
     }
@@ -127,6 +135,27 @@ impl StandIn {
     /// Ends an execution. Its webhook is not sent, but the delivery log has it.
     pub fn end(&self, execution_id: &str) {
         self.shared.store().end(execution_id);
+    }
+
+    /// Ends an execution with these fields of its body. Its webhook is not sent, but the delivery log has it.
+    pub fn end_with(&self, execution_id: &str, fields: Value) {
+        self.shared.store().end_with(execution_id, fields);
+    }
+
+    /// Delivers the webhook of an execution in the background, in its current state.
+    pub fn deliver(&self, execution_id: &str) {
+        webhook::deliver(&self.shared, execution_id);
+    }
+
+    /// Posts a body once, signed with `secret`. Returns the status of the response; `None` without a response.
+    pub async fn post(&self, url: &str, secret: Option<&str>, body: &Value) -> Option<u16> {
+        webhook::post(&self.shared, url, secret, &body.to_string()).await
+    }
+
+    /// A new identifier.
+    #[must_use]
+    pub fn new_id(&self) -> String {
+        self.shared.store().new_id()
     }
 
     /// Adds a prediction to the delivery log, which is not an execution of a workflow.

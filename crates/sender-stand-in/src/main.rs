@@ -1,4 +1,8 @@
 //! `sender-stand-in [ADDRESS]`: runs the stand-in until Ctrl-C. The key is `stand-in-key`.
+//!
+//! `sender-stand-in demo PROGRAM`: also starts the receiver `PROGRAM`, and sends webhooks to it ([`demonstration`]).
+
+mod demonstration;
 
 use std::error::Error;
 use std::io::Write;
@@ -7,7 +11,17 @@ use sender_stand_in::{Options, StandIn};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8090".to_owned()).parse()?;
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [command, program] = &*arguments
+        && command == "demo"
+    {
+        if let Err(error) = demonstration::run(program).await {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+        return Ok(());
+    }
+    let address = arguments.first().map_or("127.0.0.1:8090", String::as_str).parse()?;
     let options = Options::default();
     let key = options.api_key.clone();
     let stand_in = StandIn::start(address, options).await?;

@@ -1,6 +1,9 @@
 //! The executions and the delivery log, in memory.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -25,6 +28,8 @@ pub(crate) struct Store {
     log: Vec<Delivery>,
     /// The number of identifiers so far.
     ids: u64,
+    /// Makes the identifiers random; `None` for a sequence.
+    seed: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -87,11 +92,31 @@ pub(crate) fn now() -> String {
     OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
 }
 
+/// The store removes the oldest executions above this number, and the oldest entries of the log.
+const MAX_ROWS: usize = 20_000;
+
+fn push<T>(rows: &mut Vec<T>, row: T) {
+    if rows.len() >= MAX_ROWS {
+        rows.drain(..MAX_ROWS / 10);
+    }
+    rows.push(row);
+}
+
 impl Store {
+    pub(crate) fn new(seed: Option<u64>) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
     /// An identifier in the form of a UUID.
     pub(crate) fn new_id(&mut self) -> String {
         self.ids += 1;
-        format!("00000000-0000-4000-8000-{:012x}", self.ids)
+        let Some(seed) = self.seed else { return format!("00000000-0000-4000-8000-{:012x}", self.ids) };
+        let digest = Sha256::digest([seed.to_be_bytes(), self.ids.to_be_bytes()].concat());
+        let mut hex = String::new();
+        for byte in &digest[..16] {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
     }
 
     pub(crate) fn begin(&mut self, trigger: &Trigger) -> String {
@@ -101,24 +126,33 @@ impl Store {
             "started_at": now(), "inputs": trigger.inputs
         });
         let (webhook_url, webhook_secret) = (trigger.webhook_url.clone(), trigger.webhook_secret.clone());
-        self.executions.push(Execution { body, webhook_url, webhook_secret, hidden: false });
+        push(&mut self.executions, Execution { body, webhook_url, webhook_secret, hidden: false });
         id
     }
 
     pub(crate) fn end(&mut self, id: &str) {
+        let fails = self.find(id).is_some_and(|execution| execution.body["inputs"]["fail"] == true);
+        let fields = if fails {
+            json!({
+                "status": "failed", "total_cost": 0.25, "error": "ExecutionFailed",
+                "error_cause": "Step 'draw' failed: the prompt was rejected"
+            })
+        } else {
+            let output = [format!("https://cdn.example.com/uploads/{id}.png")];
+            json!({ "status": "completed", "total_cost": 0.25, "output": output })
+        };
+        self.end_with(id, fields);
+    }
+
+    /// Sets `fields` of the body, which must be an object.
+    pub(crate) fn end_with(&mut self, id: &str, fields: Value) {
         let Some(execution) = self.executions.iter_mut().find(|execution| execution.id() == id) else {
             return;
         };
         let body = &mut execution.body;
         body["completed_at"] = json!(now());
-        body["total_cost"] = json!(0.25);
-        if body["inputs"]["fail"] == true {
-            body["status"] = json!("failed");
-            body["error"] = json!("ExecutionFailed");
-            body["error_cause"] = json!("Step 'draw' failed: the prompt was rejected");
-        } else {
-            body["status"] = json!("completed");
-            body["output"] = json!([format!("https://cdn.example.com/uploads/{id}.png")]);
+        if let (Value::Object(body), Value::Object(fields)) = (body, fields) {
+            body.extend(fields);
         }
         if let Some(url) = execution.webhook_url.clone() {
             let request = execution.body.to_string();
@@ -127,7 +161,7 @@ impl Store {
             let execution_id = Some(id.to_owned());
             let entry =
                 Delivery { execution_id, url, request, headers, created_at: now(), attempts: Vec::new() };
-            self.log.push(entry);
+            push(&mut self.log, entry);
         }
     }
 

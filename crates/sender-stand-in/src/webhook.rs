@@ -40,14 +40,7 @@ async fn send(shared: &Shared, id: &str, is_redelivery: bool) {
     // All attempts have the same timestamp and signature.
     let timestamp = OffsetDateTime::now_utc().unix_timestamp().to_string();
     for attempt in 1..=shared.options.attempts {
-        let mut request =
-            shared.http.post(&url).header("Content-Type", "application/json").body(body.clone());
-        if let Some(secret) = &execution.webhook_secret {
-            request = request
-                .header("X-Webhook-Timestamp", &timestamp)
-                .header("X-Webhook-Signature", signature(secret, &timestamp, &body))
-                .header("X-Webhook-Secret", secret);
-        }
+        let mut request = request(shared, &url, execution.webhook_secret.as_deref(), &timestamp, &body);
         if is_redelivery {
             request = request.header("X-Webhook-Redelivery", "true");
         }
@@ -65,6 +58,30 @@ async fn send(shared: &Shared, id: &str, is_redelivery: bool) {
         if attempt < shared.options.attempts {
             sleep(shared.options.attempt_interval).await;
         }
+    }
+}
+
+/// Sends `body` once, without an entry in the delivery log. Returns the status of the response.
+pub(crate) async fn post(shared: &Shared, url: &str, secret: Option<&str>, body: &str) -> Option<u16> {
+    let timestamp = OffsetDateTime::now_utc().unix_timestamp().to_string();
+    let response = request(shared, url, secret, &timestamp, body).send().await.ok()?;
+    Some(response.status().as_u16())
+}
+
+fn request(
+    shared: &Shared,
+    url: &str,
+    secret: Option<&str>,
+    timestamp: &str,
+    body: &str,
+) -> reqwest::RequestBuilder {
+    let request = shared.http.post(url).header("Content-Type", "application/json").body(body.to_owned());
+    match secret {
+        None => request,
+        Some(secret) => request
+            .header("X-Webhook-Timestamp", timestamp)
+            .header("X-Webhook-Signature", signature(secret, timestamp, body))
+            .header("X-Webhook-Secret", secret),
     }
 }
 
