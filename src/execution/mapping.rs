@@ -206,11 +206,11 @@ mod tests {
         assert_eq!(execution.total_cost, Some("1.10"));
         let (maps, sets) = (pairs(&["execution_id=id"]), pairs(&["workflow_id=w", "status=completed"]));
         let each = Mapping { maps: &maps, sets: &sets };
-        let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#).unwrap();
+        let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#, true).unwrap();
         assert_eq!(extracted.len(), 2);
         assert_eq!(Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
         assert_eq!(&*extracted[1].original, br#"{"id":"z"}"#);
-        assert!(each.extract(b"[1]").is_err() && each.extract(b"7").is_err());
+        assert!(each.extract(b"[1]", true).is_err() && each.extract(b"7", true).is_err());
         assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());
     }
 }
