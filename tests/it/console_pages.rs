@@ -543,7 +543,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     receiver.wait_until_recorded().await;
     let html = page(&receiver, &format!("/executions/{one}?done=1")).await;
     let shown = text(&html);
-    assert!(shown.contains("Compared 1 executions with each::labs: 1 fetched"), "{shown}");
+    assert!(shown.contains("Compared 1 execution with each::labs: 1 fetched"), "{shown}");
     assert!(shown.contains("The webhook did not arrive. Read from the sender's"), "{shown}");
     assert!(page(&receiver, "/executions").await.contains(">fetched</span>"));
 
