@@ -449,7 +449,7 @@ async fn other_words_for_completed_count_as_completed() {
 }
 
 /// Registers a response of bulk-trigger for the bulk `b`.
-async fn register(receiver: &TestReceiver, executions: Value) {
+async fn register(receiver: &TestReceiver, executions: &Value) {
     let url = format!("{}/api/v1/expected", receiver.admin);
     let response = json!({ "bulk_id": "b", "executions": executions });
     assert_eq!(receiver.client.post(url).json(&response).send().await.unwrap().status(), 200);
@@ -467,7 +467,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
         { "execution_id": "three", "status": "queued" },
         { "status": "failed", "message": "no <prompt>" },
     ]);
-    register(&receiver, executions).await;
+    register(&receiver, &executions).await;
     receiver.accept(with(execution("one", "completed"), json!({ "bulk_id": "b" }))).await;
     receiver.wait_until_recorded().await;
     assert!(!page(&receiver, "/").await.contains("overdue"));
@@ -478,7 +478,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     let html = page(&receiver, "/bulks/b").await;
     let shown = text(&html);
     for part in [
-        "1 of 3 , 2 rejected",
+        "1 of 3, 2 rejected",
         "2 missing",
         "no &lt;prompt&gt; (inputs 3, 5)",
         "Set eachlabs.api_key",
@@ -522,7 +522,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     let [one, two] = [(), ()].map(|()| stand_in.execute(&trigger));
     register(
         &receiver,
-        json!([
+        &json!([
             { "execution_id": one, "status": "queued" },
             { "execution_id": "unknown", "status": "queued" },
             { "execution_id": two, "status": "queued" },
@@ -546,7 +546,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     receiver.wait_until_recorded().await;
     let html = page(&receiver, &format!("/executions/{one}?done=1")).await;
     let shown = text(&html);
-    assert!(shown.contains("Compared 1 executions with each::labs: 1 fetched"), "{shown}");
+    assert!(shown.contains("Compared 1 execution with each::labs: 1 fetched"), "{shown}");
     assert!(shown.contains("The webhook did not arrive. Read from the sender's"), "{shown}");
     assert!(page(&receiver, "/executions").await.contains(">fetched</span>"));
 

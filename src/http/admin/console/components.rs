@@ -41,6 +41,16 @@ pub(super) fn ago(at: OffsetDateTime) -> Markup {
     html! { time datetime=(exact) title=(exact) { (relative(OffsetDateTime::now_utc() - at)) } }
 }
 
+/// A time that may be in the future, such as `in 20 min`.
+pub(super) fn due(at: OffsetDateTime) -> Markup {
+    let left = u64::try_from((at - OffsetDateTime::now_utc()).whole_seconds()).unwrap_or_default();
+    if left == 0 {
+        return ago(at);
+    }
+    let exact = at.truncate_to_second().format(&Rfc3339).unwrap_or_default();
+    html! { time datetime=(exact) title={ "Due at " (exact) } { "in " (duration(left)) } }
+}
+
 /// `12 s ago`. A time in the future counts as now.
 fn relative(age: Duration) -> String {
     let seconds = age.whole_seconds();

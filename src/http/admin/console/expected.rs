@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{ago, badge, chip, count, empty, status};
+use super::components::{badge, chip, count, due, empty, status};
 use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, path};
@@ -134,7 +134,7 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
             td.id data-label="Reference" {
                 @if let Some(reference) = &expected.reference { span.cut { (visible(&reference.to_line())) } }
             }
-            td.time data-label="Due" { @if let Some(due) = expected.due_at { (ago(due)) } }
+            td.time data-label="Due" { @if let Some(at) = expected.due_at { (due(at)) } }
             td.num {
                 @if let Some(id) = expected.execution_id.as_ref().filter(|_| is_missing) {
                     (reconcile::button(console, view, "executions", id))

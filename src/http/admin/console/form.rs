@@ -112,8 +112,8 @@ impl Console {
             let mut connection = DbConnection::for_command(&self.admin.credentials.database).await?;
             connection.begin_audit(&operator.name, name, &target.replace('\0', "")).await
         };
-        let begun = timeout(ACTION_TIMEOUT, begin).await.unwrap_or(Err(DbError::TimedOut));
-        begun.map_err(|error| PageError::Query(QueryError::from(error)))
+        let audit_id = timeout(ACTION_TIMEOUT, begin).await.unwrap_or(Err(DbError::TimedOut));
+        audit_id.map_err(|error| PageError::Query(QueryError::from(error)))
     }
 }
 

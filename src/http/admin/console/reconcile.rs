@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::components::plural;
 use super::form::{self, FormData};
 use super::layout::{self, PageError, Tab};
 use super::login::local;
@@ -126,16 +127,14 @@ async fn start(
 /// The result of a run.
 fn sentence(counts: &Counts) -> String {
     let Counts { checked, recorded, repaired, missing: _, running, unavailable, unusable } = counts;
-    let mut text = format!("Compared {checked} executions with each::labs: {repaired} fetched");
-    for (number, what) in [
+    let compared = plural(i64::try_from(*checked).unwrap_or(i64::MAX), "execution", "executions");
+    let parts = [
         (recorded, "recorded before"),
         (running, "still running"),
         (unavailable, "unknown to each::labs"),
         (unusable, "not readable"),
-    ] {
-        if *number > 0 {
-            text += &format!(", {number} {what}");
-        }
-    }
-    text
+    ];
+    let parts = parts.into_iter().filter(|(number, _)| **number > 0);
+    let parts: String = parts.map(|(number, what)| [", ", &number.to_string(), " ", what].concat()).collect();
+    format!("Compared {compared} with each::labs: {repaired} fetched{parts}")
 }
