@@ -55,7 +55,7 @@ fn outline(document: &Value) -> String {
                     let referred = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next());
                     format!("{kind} {}", referred.or(schema["type"].as_str()).unwrap())
                 });
-                format!("  {status} {}", kinds.collect::<Vec<_>>().join(", "))
+                format!("  {status} {}", kinds.collect::<Vec<_>>().join(", ")).trim_end().to_owned()
             });
             lines.push(format!("{} {path} ({})", method.to_uppercase(), parameters.join(", ")));
             lines.extend(answers.filter(|answer| !answer.ends_with(" Problem")));

@@ -151,16 +151,13 @@ impl Script<'_> {
                 "step_id": name, "started_at": text(started), "completed_at": text(completed),
                 "metadata": { "model": model, "version": "0.0.1", "cost": f64::from(*step_cost) / 10_000.0 }
             });
-            match cause {
-                Some(cause) => {
-                    step["status"] = json!("failed");
-                    step["error"] = json!("ExecutionFailed");
-                    step["error_cause"] = json!(cause);
-                }
-                None => {
-                    step["status"] = json!("completed");
-                    step["output"] = if is_last { output.clone() } else { intermediate() };
-                }
+            if let Some(cause) = cause {
+                step["status"] = json!("failed");
+                step["error"] = json!("ExecutionFailed");
+                step["error_cause"] = json!(cause);
+            } else {
+                step["status"] = json!("completed");
+                step["output"] = if is_last { output.clone() } else { intermediate() };
             }
             if is_last && fallback {
                 step["metadata"]["model"] = json!("kling-v1-6");
