@@ -176,7 +176,8 @@ async fn rows_received_by_a_slow_clock_expire_by_the_time_when_postgresql_record
         }
     };
     let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
-    let all = json!({ "executions": 1, "payloads": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
+    let all =
+        json!({ "executions": 1, "payloads": 0, "expected": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
     let none =
         json!({ "executions": 0, "payloads": 0, "expected": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
 

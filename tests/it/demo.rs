@@ -62,7 +62,7 @@ async fn the_demo_fills_every_page_of_the_console() {
         let get = || receiver.client.get(&url);
         let answer = get().send().await.unwrap();
         assert_eq!(
-            (answer.status().as_u16(), &answer.headers()["content-type"] == kind),
+            (answer.status().as_u16(), answer.headers()["content-type"] == kind),
             (200, true),
             "{url}"
         );

@@ -318,8 +318,8 @@ async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_repai
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
     let receiver =
         TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
-    let (bulk, received, lost) = bulk_of_ten(&receiver, &stand_in, &address).await;
-    stand_in.redeliver(&received[0]);
+    let (bulk, delivered, lost) = bulk_of_ten(&receiver, &stand_in, &address).await;
+    stand_in.redeliver(&delivered[0]);
     within(stand_in.deliveries_finished()).await;
     receiver.wait_until_recorded().await;
     assert_eq!(progress(&receiver, &bulk).await, json!([false, 8, 7, 1, 2]));
@@ -333,7 +333,7 @@ async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_repai
         receiver.rows(query).await,
         [json!({ "execution_id": lost, "repaired_from": "delivery_log" })]
     );
-    let query = format!("SELECT deliveries FROM executions WHERE execution_id = '{}'", received[0]);
+    let query = format!("SELECT deliveries FROM executions WHERE execution_id = '{}'", delivered[0]);
     assert_eq!(receiver.row(&query).await["deliveries"], 2);
 }
 
