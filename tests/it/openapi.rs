@@ -67,7 +67,7 @@ fn outline(document: &Value) -> String {
             Some(other) => vec![format!("all of {}", other.rsplit('/').next().unwrap())],
             None => names(&part["properties"]),
         });
-        lines.push(format!("{name}: {}", fields.collect::<Vec<_>>().join(", ")));
+        lines.push(format!("{name}: {}", fields.collect::<Vec<_>>().join(", ")).trim_end().to_owned());
     }
     lines.join("\n") + "\n"
 }

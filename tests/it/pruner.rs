@@ -227,7 +227,9 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
         INSERT INTO expected_executions (execution_id, registered_at, due_at)
         SELECT 'e' || n, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
-        ANALYZE bulks, expected_executions";
+        INSERT INTO reconcile_checks (execution_id, checked_at, unavailable)
+        SELECT 'e' || n, timestamptz '2026-03-02 10:00Z', true FROM generate_series(1, 40000) AS n;
+        ANALYZE bulks, expected_executions, reconcile_checks";
     execute_when_recorded(&receiver, bulks).await;
     let mut connection = receiver.connection().await;
     for (index, statement) in statements() {
