@@ -32,7 +32,7 @@ const MAX_POSITION: i64 = 1 << 30;
 
 /// What a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema, IntoStaticStr, VariantArray)]
-#[schema(rename_all = "lowercase")]
+#[schema(rename_all = "lowercase", as = ResultKind)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Kind {
     Image,
@@ -64,7 +64,7 @@ columns! {
         /// Whether `workflow_output` or `output` contains it; false if only a step does.
         pub(crate) is_final: bool,
         /// Of a URL: by its media type, or by a word in its path. Text, or JSON (`data`), are in `text`.
-        #[schema(value_type = Kind, inline)]
+        #[schema(value_type = Kind)]
         pub(crate) kind: String,
         /// The media type of the URL; null if unknown. URLs are never fetched.
         pub(crate) media_type: Option<String>,

@@ -41,8 +41,6 @@ impl<'d> Examples<'d> {
             }
         };
         match schema {
-            // A reference with a description.
-            Schema::AllOf(parts) if parts.items.len() == 1 => self.of(name, &parts.items[0]),
             Schema::AllOf(parts) => {
                 let parts = parts.items.iter().map(|part| self.of(name, part));
                 let fields = parts
