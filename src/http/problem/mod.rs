@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::trigger::InvalidResponse;
 
 pub(super) use responses::{
-    ApiProblems, DetailProblems, FeedProblems, RegistrationProblems, WebhookProblems,
+    ApiProblems, DetailProblems, FeedProblems, ReconcileProblems, RegistrationProblems, WebhookProblems,
 };
 
 /// Seconds.

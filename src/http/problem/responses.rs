@@ -86,6 +86,20 @@ impl IntoResponses for RegistrationProblems {
     }
 }
 
+/// The problems of a reconciliation.
+pub(in crate::http) struct ReconcileProblems;
+
+impl IntoResponses for ReconcileProblems {
+    fn responses() -> Responses {
+        let mut responses = ApiProblems::responses();
+        responses.extend(problems([
+            ("The token has the role read, or a web page may have sent the request.", Problem::ReadOnly),
+            ("eachlabs.api_key is not set.", Problem::NoApiKey),
+        ]));
+        responses
+    }
+}
+
 /// The problems of a path that reads the change feed.
 pub(in crate::http) struct FeedProblems;
 

@@ -17,7 +17,7 @@ use super::state::ApiState;
 use crate::db::queries::period::Time;
 use crate::execution::identifier::Identifier;
 use crate::http::origin::is_from_a_web_page;
-use crate::http::problem::{ApiProblems, Problem};
+use crate::http::problem::{Problem, ReconcileProblems};
 use crate::reconcile::{Event, Reconciler, Scope};
 
 /// Events that a slow client may not have read. Then the run waits.
@@ -45,7 +45,7 @@ const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":
     ),
     responses(
         (status = 200, body = String, content_type = "application/jsonl", description = "The progress.", example = json!(EXAMPLE)),
-        ApiProblems,
+        ReconcileProblems,
     )
 )]
 pub(super) async fn reconcile(
