@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_session_is_valid_until_it_expires_and_is_not_transferable() {
         let both = tokens(&[("anna", Role::Operate, "token of anna"), ("ben", Role::Read, "token of ben")]);
-        assert!(both.begin_session(b"token of nobody", NOW).is_none());
+        assert!(both.begin_session(b"an unknown token", NOW).is_none());
         let cookie = both.begin_session(b"token of ben", NOW).unwrap();
         assert!(!cookie.contains("token of"), "{cookie}");
         let ben = both.by_session(&cookie, NOW + SESSION - Duration::SECOND).unwrap();

@@ -33,7 +33,7 @@ impl FromRequestParts<Arc<Console>> for View {
 
     async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self, Infallible> {
         let health = console.admin.health.health().status();
-        let operator = parts.extensions.get().cloned().unwrap_or_else(nobody);
+        let operator = parts.extensions.get().cloned().unwrap_or_else(unnamed_operator);
         let (uri, audit_id) = without_done(&parts.uri);
         let done = match audit_id {
             Some(audit_id) => {
@@ -47,7 +47,7 @@ impl FromRequestParts<Arc<Console>> for View {
 }
 
 /// The middleware of the admin port adds an operator to each request. Without it, no form is accepted.
-fn nobody() -> Operator {
+fn unnamed_operator() -> Operator {
     Operator { name: String::new(), role: Role::Read, form_key: String::new(), has_session: false }
 }
 
