@@ -64,12 +64,12 @@ fn agree(parsed: &Result<Execution, InvalidPayload>, json: &str, value: &Value) 
         (false, true) if sent("id") => Some("id"),
         _ => None,
     };
-    let expected = || match prediction_id {
-        Some(field) => Some((Kind::Prediction, id(field)?, id("flow_id"), text("status")?)),
-        None => {
-            let workflow = if sent("workflow_id") { "workflow_id" } else { "flow_id" };
-            Some((Kind::Workflow, id("execution_id")?, Some(id(workflow)?), text("status")?))
+    let expected = || {
+        if let Some(field) = prediction_id {
+            return Some((Kind::Prediction, id(field)?, id("flow_id"), text("status")?));
         }
+        let workflow = if sent("workflow_id") { "workflow_id" } else { "flow_id" };
+        Some((Kind::Workflow, id("execution_id")?, Some(id(workflow)?), text("status")?))
     };
     let found =
         parsed.as_ref().ok().map(|e| (e.kind, &*e.execution_id, e.workflow_id.as_deref(), &*e.status));
