@@ -56,6 +56,9 @@ impl Triggered {
         };
         let workflow_id = identifier(response, "workflow_id", "")?;
         let bulk_id = identifier(response, "bulk_id", "")?;
+        // The older host may name the execution `trigger_id`.
+        let (execution_id, trigger_id) =
+            (identifier(response, "execution_id", "")?, identifier(response, "trigger_id", "")?);
         let inputs = match (present(response, "executions"), &bulk_id) {
             (Some(Value::Array(executions)), Some(_)) => bulk_inputs(executions, response)?,
             (Some(Value::Array(_)), None) => {
@@ -65,7 +68,7 @@ impl Triggered {
             (None, Some(_)) => {
                 return invalid("`executions` is missing. Send the response of bulk-trigger unchanged");
             }
-            (None, None) => vec![single_input(response)?],
+            (None, None) => vec![single_input(response, execution_id.or(trigger_id))?],
         };
         Ok(Self { bulk_id, workflow_id, inputs })
     }
@@ -83,23 +86,22 @@ impl Triggered {
     }
 }
 
-/// The response of a single trigger. The older host may name the execution `trigger_id`.
-fn single_input(response: &Map<String, Value>) -> Result<TriggeredInput, InvalidResponse> {
+/// The response of a single trigger.
+fn single_input(
+    response: &Map<String, Value>,
+    execution_id: Option<String>,
+) -> Result<TriggeredInput, InvalidResponse> {
     if response.contains_key("references") {
         return invalid("`references` is for bulk-trigger. Use `reference` for a single execution");
     }
-    let id = match identifier(response, "execution_id", "")? {
-        None => identifier(response, "trigger_id", "")?,
-        id => id,
-    };
-    if id.is_none() {
+    if execution_id.is_none() {
         return invalid(
             "neither `execution_id` nor `executions` is present. Send the response of trigger or bulk-trigger; a trigger \
              that failed has no execution",
         );
     }
     let reference = reference_of(response.get("reference"), "reference")?;
-    Ok(TriggeredInput { execution_id: id, message: None, reference })
+    Ok(TriggeredInput { execution_id, message: None, reference })
 }
 
 fn bulk_inputs(
@@ -276,6 +278,10 @@ mod tests {
             ),
             (of(json!({ "execution_id": "e", "reference": { "a": "x".repeat(3_000) } })), "2048 bytes"),
             (json!({ "execution_id": [] }), "`execution_id` must be a string"),
+            (
+                json!({ "bulk_id": "b", "executions": [{ "execution_id": "e" }], "execution_id": 0.5 }),
+                "`execution_id` must be a string",
+            ),
             (json!({ "execution_id": "e", "references": [] }), "`references` is for bulk-trigger"),
             (
                 json!({ "bulk_id": "b", "executions": [{ "execution_id": "e" }, { "execution_id": "e" }] }),
