@@ -10,7 +10,8 @@ from pathlib import Path
 from process import ROOT, WORK, Process
 
 RECEIVER = ROOT / "target/release/workflow-receiver"
-TABLES = "executions, bulks, execution_conflicts, quarantine, workflow_hours, workflow_days"
+TABLES = ("executions, predictions, bulks, execution_conflicts, prediction_conflicts, quarantine, workflow_hours, "
+          "workflow_days, change_batches, expected_executions")
 
 
 class Postgres(Process):
@@ -67,7 +68,7 @@ class Postgres(Process):
         for first in range(0, executions, 500_000):
             self.sql(database, FILL.format(first, min(first + 500_000, executions) - 1, executions))
         if executions:
-            self.sql(database, *COUNT, "VACUUM ANALYZE")
+            self.sql(database, *COUNT, PREDICTIONS, "VACUUM ANALYZE")
         self.made[database] = self.sql(database, "SELECT now()")
 
     def empty(self, database):
@@ -77,7 +78,8 @@ class Postgres(Process):
     def as_made(self, database):
         """Removes the rows recorded since the database was created."""
         since = f"WHERE first_received_at > '{self.made[database]}'"
-        self.sql(database, f"DELETE FROM executions {since}", f"DELETE FROM bulks {since}", "VACUUM", "CHECKPOINT")
+        self.sql(database, f"DELETE FROM executions {since}", f"DELETE FROM bulks {since}",
+                 f"DELETE FROM change_batches WHERE recorded_at > '{self.made[database]}'", "VACUUM", "CHECKPOINT")
 
     def rows(self, database):
         return int(self.sql(database, "SELECT count(*) FROM executions"))
@@ -87,18 +89,20 @@ class Postgres(Process):
 
 
 # Executions with random ids, of 20 workflows, in bulks of 10, spread over the last 30 days; 5 % failed, and 1 % completed
-# with a failed step. Payloads are short, because the cost of a new row grows with the indexes and not with old payloads.
+# with a failed step; a tenth have a reference. Payloads are short, because the cost of a new row grows with the indexes and not with old payloads.
 FILL = """
     INSERT INTO executions (execution_id, workflow_id, bulk_id, status, error_cause, total_cost, output, payload,
-        step_failed, deliveries, started_at, completed_at, first_received_at, last_received_at)
+        reference, step_failed, deliveries, started_at, completed_at, first_received_at, last_received_at)
     SELECT gen_random_uuid(), '50741f40-8621-4d46-8a91-dff4d873be' || 80 + n % 20, md5((n / 10)::text)::uuid,
         CASE WHEN failed THEN 'failed' ELSE 'completed' END,
-        CASE WHEN failed THEN 'Step animate failed: cause ' || n % 50 END, 0.05, '["https://storage.googleapis.com/"]',
+        CASE WHEN failed THEN 'Step animate failed: cause ' || n % 50 END, 0.05,
+        CASE WHEN NOT failed THEN jsonb_build_array('https://storage.googleapis.com/' || n || '.png') END,
         CASE
             WHEN failed OR n % 100 = 1
                 THEN '{{"step_outputs":{{"animate":{{"status":"failed","error_cause":"timeout"}}}}}}'::jsonb
             ELSE '{{"filled":true}}'
         END,
+        CASE WHEN n % 10 = 0 THEN jsonb_build_object('order', n::text, 'user', (n % 10000)::text) END,
         failed OR n % 100 = 1, 1, at - random() * interval '5 minutes', at, at, at
     FROM (
         SELECT n, n % 20 = n / 20 % 20 AS failed, now() - interval '30 days' * (1 - n::float8 / {2}) AS at
@@ -116,3 +120,11 @@ COUNT = ("""
     INSERT INTO workflow_days (day, workflow_id, executions, executions_with_cost, total_cost)
     SELECT (first_received_at AT TIME ZONE 'UTC')::date, workflow_id, count(*), count(total_cost), sum(total_cost)
     FROM executions GROUP BY 1, 2""")
+# A prediction for each 20 executions.
+PREDICTIONS = """
+    INSERT INTO predictions (prediction_id, workflow_id, status, output, error, error_cause, total_cost, duration_seconds,
+        payload, deliveries, first_received_at, last_received_at)
+    SELECT gen_random_uuid(), workflow_id, CASE status WHEN 'completed' THEN 'succeeded' ELSE status END, output,
+        CASE status WHEN 'failed' THEN 'PROVIDER_REJECTED' END, error_cause, total_cost, 4.5, '{"model":"filled"}', 1,
+        first_received_at, last_received_at
+    FROM executions WHERE hashtext(execution_id) % 20 = 0"""

@@ -1,4 +1,4 @@
-"""Queries of operators: every query of docs/operators.md, and every list and item of the API."""
+"""Queries of operators: every query of docs/operators.md, every list and item of the API, and every page of the console."""
 
 import json
 import re
@@ -24,21 +24,28 @@ class Cookbook:
 class Api:
     """A query over HTTP. Its time ends with the complete response."""
 
-    kind = "API"
+    kind, prefix = "API", "/api/v1/"
 
     def __init__(self, name):
         self.name = name
 
     def ask(self, server):
         begun = time.perf_counter()
-        server.admin("/api/v1/" + self.name)
+        server.admin(self.prefix + self.name)
         return (time.perf_counter() - begun) * 1000
+
+
+class Page(Api):
+    """A page of the console, without the results that it shows."""
+
+    kind, prefix = "console", "/"
 
 
 def all_of(postgres, database):
     """All queries, with a workflow, a bulk, an execution and a cause of failure that exist in the database."""
     row = "SELECT workflow_id, bulk_id, execution_id, error_cause FROM failures ORDER BY first_received_at DESC LIMIT 1"
     workflow, bulk, execution, cause = postgres.sql(database, row).split("|")
+    prediction = postgres.sql(database, "SELECT prediction_id FROM latest_predictions LIMIT 1")
     cookbook = (ROOT / "docs/operators.md").read_text()
     blocks = re.findall(r"## ([^\n]+)|```sql\n(SELECT.*?);\n```", cookbook, re.DOTALL)
     heading, found = "", []
@@ -55,5 +62,10 @@ def all_of(postgres, database):
              f"executions?workflow={workflow}&status=failed", f"executions?bulk={bulk}", f"executions?cause={quoted}",
              "executions?status=running", f"executions/{execution}", "results", f"results?bulk={bulk}", "bulks",
              "bulks?complete=no", f"bulks/{bulk}", "failures", f"failures?workflow={workflow}", "failures?by=step",
-             "conflicts", "quarantine")
-    return found + [Api(name) for name in lists]
+             "conflicts", "quarantine",
+             "executions?reference=order%3D1230", "results?reference=user%3D1230", "failures?by=model", "predictions",
+             "predictions?status=failed", f"predictions/{prediction}", "expected", "changes")
+    pages = ("", "?period=7d", "executions", "executions?status=failed", f"executions?workflow={workflow}",
+             f"executions?q={quoted}", "executions?q=order%3D1230", f"executions/{execution}", "bulks", f"bulks/{bulk}",
+             "predictions", f"predictions/{prediction}", "expected", "conflicts", "quarantine", "settings", "audit", "docs")
+    return found + [Api(name) for name in lists] + [Page(name) for name in pages]

@@ -228,7 +228,7 @@ def questions(samples, get):
     during = {case: get("questions", RECEIVER, "p99", case) for case in ("none asked", "asked")}
     recorded = ratio(*(get("questions", RECEIVER, "recorded", case) for case in ("asked", "none asked")))
     return cases and [
-        *grid([((who, f"`{case}`" if who == "API" else case), who, case) for who, case in cases], {
+        *grid([((who, f"`{case}`" if who in ("API", "console") else case), who, case) for who, case in cases], {
             "ms": lambda who, case: get("questions", who, "ms", case)}), "",
         f"Recorded per second ÷ without queries: {spread(recorded)}; p99 of responses to webhooks, ms: "
         + "; ".join(f"{label} {spread(during[case])}" for label, case in (
