@@ -10,8 +10,6 @@ from pathlib import Path
 from process import ROOT, WORK, Process
 
 RECEIVER = ROOT / "target/release/workflow-receiver"
-TABLES = ("executions, predictions, bulks, execution_conflicts, prediction_conflicts, quarantine, workflow_hours, "
-          "workflow_days, change_batches, expected_executions")
 
 
 class Postgres(Process):
@@ -59,11 +57,11 @@ class Postgres(Process):
         if copying.returncode:
             raise SystemExit("COPY failed")
 
-    def make(self, database, executions=0):
-        """Creates a database with the receiver's schema and this many old executions."""
+    def make(self, database, executions=0, program=RECEIVER):
+        """Creates a database with the schema of this build of the receiver, and this many old executions."""
         self.sql("postgres", "SET client_min_messages = error", f"DROP DATABASE IF EXISTS {database}",
                  f"CREATE DATABASE {database}")
-        subprocess.run([RECEIVER, "migrate"], env={"DATABASE_URL": self.url(database)}, check=True,
+        subprocess.run([program, "migrate"], env={"DATABASE_URL": self.url(database)}, check=True,
                        stdout=subprocess.DEVNULL)
         for first in range(0, executions, 500_000):
             self.sql(database, FILL.format(first, min(first + 500_000, executions) - 1, executions))
@@ -73,7 +71,10 @@ class Postgres(Process):
 
     def empty(self, database):
         """Removes all rows, and runs the checkpoint that would follow later."""
-        self.sql(database, f"TRUNCATE {TABLES}", "CHECKPOINT")
+        # The table of migrations is needed, and quarantine_usage has exactly one row.
+        tables = self.sql(database, "SELECT string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = 'public' "
+                          "AND tablename !~ 'migrations|quarantine_usage'")
+        self.sql(database, f"TRUNCATE {tables}", "CHECKPOINT")
 
     def as_made(self, database):
         """Removes the rows recorded since the database was created."""

@@ -16,9 +16,9 @@ AWAY = "postgres://nobody@127.0.0.1:1/none"
 class Receiver(Process):
     """The receiver, with an empty spool or a copy of `backlog`."""
 
-    def __init__(self, url, backlog=None):
+    def __init__(self, url, backlog=None, program=RECEIVER):
         super().__init__(
-            [RECEIVER], 28010, DATABASE_URL=url, RECEIVER__HTTP__LISTEN="127.0.0.1:28010",
+            [program], 28010, DATABASE_URL=url, RECEIVER__HTTP__LISTEN="127.0.0.1:28010",
             RECEIVER__ADMIN__LISTEN="127.0.0.1:28011", RECEIVER__SPOOL__DIR=SPOOL,
             RECEIVER__SPOOL__MAX_BYTES=20_000_000_000, RECEIVER__SHUTDOWN__DRAIN_TIMEOUT="0s",
             RECEIVER__LOG__FILTER="error")
