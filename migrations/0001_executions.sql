@@ -50,8 +50,8 @@ CREATE TABLE executions (
     -- A column, because an index on an expression over the payload would decompress the payload for each duplicate.
     step_failed        boolean     NOT NULL DEFAULT false,
     authenticated_by   text COLLATE "C",
-    -- Null takes no space, and repairs are rare.
-    repaired_from      text COLLATE "C",
+    -- Null takes no space, and fetched executions are rare.
+    fetched_from      text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
     redeliveries       integer     NOT NULL DEFAULT 0,
     reference          jsonb,
@@ -104,7 +104,7 @@ COMMENT ON COLUMN executions.step_failed IS
     'Whether a step failed, also in a completed execution. See the view failed_steps.';
 COMMENT ON COLUMN executions.authenticated_by IS
     'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
-COMMENT ON COLUMN executions.repaired_from IS
+COMMENT ON COLUMN executions.fetched_from IS
     'Part of the sender''s API that the execution was read from because its webhook did not arrive: delivery_log, list or execution; null for a webhook.';
 COMMENT ON COLUMN executions.deliveries IS
     'Number of deliveries of this execution, including duplicates and conflicts. After a crash, a delivery can be counted twice.';

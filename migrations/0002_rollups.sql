@@ -29,7 +29,7 @@ COMMENT ON TABLE bulks IS
 COMMENT ON COLUMN bulks.bulk_id IS
     'Identifier of the bulk, as sent.';
 COMMENT ON COLUMN bulks.expected IS
-    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks expect`; null if unknown. Webhooks do not contain it.';
+    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks set-size`; null if unknown. Webhooks do not contain it.';
 COMMENT ON COLUMN bulks.rejected IS
     'Inputs that bulk-trigger rejected: they have no execution. Null unless the response of bulk-trigger is registered.';
 COMMENT ON COLUMN bulks.received IS

@@ -63,7 +63,7 @@ LEFT JOIN executions AS e ON e.execution_id = x.execution_id
 WHERE NOT x.settled AND x.execution_id IS NOT NULL AND is_terminal_status(e.status) IS NOT TRUE;
 
 COMMENT ON VIEW missing_executions IS
-    'One row per registered execution without a terminal status. Filter by bulk_id or overdue.';
+    'One row per expected execution whose webhook with a terminal status is not recorded. Filter by bulk_id or overdue.';
 COMMENT ON COLUMN missing_executions.bulk_id IS
     'Bulk of the execution; null for a single trigger.';
 COMMENT ON COLUMN missing_executions.position IS

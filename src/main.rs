@@ -45,7 +45,7 @@ enum Command {
     /// List executions, newest first, or show one
     #[command(after_long_help = cli::examples::EXECUTIONS)]
     Executions(cli::executions::Executions),
-    /// List the outputs of executions, newest executions first
+    /// List the outputs of executions and predictions, newest first
     #[command(after_long_help = cli::examples::RESULTS)]
     Results(cli::results::Results),
     /// List predictions (executions of a single model), newest first, or show one
@@ -57,8 +57,8 @@ enum Command {
     #[command(after_long_help = cli::examples::EXPECTED)]
     Expected(cli::expected::Expected),
     /// Register the responses of trigger and bulk-trigger: bulks get their size, and missing executions are listed
-    #[command(after_long_help = cli::examples::EXPECT)]
-    Expect(cli::expect::Expect),
+    #[command(after_long_help = cli::examples::REGISTER)]
+    Register(cli::register::Register),
     /// Trigger an execution through the API of each::labs, and register it
     #[command(after_long_help = cli::examples::TRIGGER)]
     Trigger(cli::trigger::Trigger),
@@ -175,7 +175,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Results(results) => results.run(&settings()?).await,
         Command::Predictions(predictions) => predictions.run(&settings()?).await,
         Command::Expected(expected) => expected.run(&settings()?).await,
-        Command::Expect(expect) => expect.run(&settings()?).await,
+        Command::Register(register) => register.run(&settings()?).await,
         Command::Trigger(trigger) => trigger.run(&settings()?).await,
         Command::BulkTrigger(trigger) => trigger.run(&settings()?).await,
         Command::Follow(follow) => follow.run(&settings()?).await,

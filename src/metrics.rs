@@ -14,7 +14,7 @@ use strum::{IntoEnumIterator, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
 use crate::auth::AuthError;
-use crate::delivery::{Disposition, RepairSource};
+use crate::delivery::{Disposition, FetchSource};
 use crate::execution::{Kind, status};
 use crate::logging;
 
@@ -137,7 +137,7 @@ metrics! {
         "Unix time at which this receiver last found that every committed change has a number; 0 before the first";
     eachlabs_requests: Family<ResultLabel, Counter>,
         "Requests to the API of each::labs, by result: ok, not_found, denied (the key was rejected), throttled (429), rejected (other 4xx), failed (5xx), unreachable (no complete response), unusable (too large, or not the documented JSON)";
-    executions_repaired: Family<SourceLabel, Counter>,
+    executions_fetched: Family<SourceLabel, Counter>,
         "Executions read from the API of each::labs because their webhook did not arrive, by source: delivery_log, list, execution";
     reconcile_failing: Gauge,
         "1 while missed webhooks cannot be fetched in the background, 0 otherwise";
@@ -339,8 +339,8 @@ impl Metrics {
         for result in ApiResult::VARIANTS {
             let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
         }
-        for source in RepairSource::VARIANTS {
-            let _ = metrics.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() });
+        for source in FetchSource::VARIANTS {
+            let _ = metrics.executions_fetched.get_or_create(&SourceLabel { source: source.as_str() });
         }
         for disposition in Disposition::iter() {
             let _ =
@@ -379,8 +379,8 @@ impl Metrics {
         self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
     }
 
-    pub(crate) fn repaired(&self, source: RepairSource) {
-        self.executions_repaired.get_or_create(&SourceLabel { source: source.as_str() }).inc();
+    pub(crate) fn fetched(&self, source: FetchSource) {
+        self.executions_fetched.get_or_create(&SourceLabel { source: source.as_str() }).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {

@@ -25,7 +25,7 @@ use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::reconcile::{Background, CompleteUntil, Gap, OwnUrl, Reconciler};
+use crate::reconcile::{Background, Gap, OwnUrl, ReconciledUntil, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
@@ -273,7 +273,7 @@ impl Server {
         let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {
             reconciler,
             settings: settings.reconcile,
-            complete_until: CompleteUntil::new(&settings.spool.dir),
+            reconciled_until: ReconciledUntil::new(&settings.spool.dir),
             health: health.clone(),
             recording,
             stop: stop.clone(),

@@ -41,11 +41,11 @@ pub struct Bulks {
 enum BulkCommand {
     /// Set the expected number of executions of a bulk. If you have the response of bulk-trigger, use `workflow-receiver
     /// expect` instead
-    Expect(ExpectArgs),
+    SetSize(SetSize),
 }
 
 #[derive(Debug, Args)]
-struct ExpectArgs {
+struct SetSize {
     /// The bulk
     #[arg(value_name = "BULK")]
     id: String,
@@ -82,16 +82,18 @@ fn complete(bulk: &Bulk) -> String {
 
 /// Whether the bulk is complete, and if not, why.
 fn complete_with_reason(bulk: &Bulk) -> String {
-    let Bulk { expected: Some(expected), received, other, .. } = *bulk else { return complete(bulk) };
+    let Bulk { expected: Some(expected), missing: Some(missing), received, other, .. } = *bulk else {
+        return complete(bulk);
+    };
     let mut reasons = Vec::new();
-    if received < expected {
-        reasons.push(format!("{} without a webhook", expected - received));
+    if missing > 0 {
+        reasons.push(format!("{missing} missing"));
     }
     if received > expected {
         reasons.push(format!("{} more than expected", received - expected));
     }
     if other > 0 {
-        reasons.push(format!("{other} not ended"));
+        reasons.push(format!("{other} still running"));
     }
     if reasons.is_empty() { complete(bulk) } else { format!("{}: {}", complete(bulk), reasons.join(", ")) }
 }
@@ -125,15 +127,15 @@ impl Bulks {
     /// If PostgreSQL does not answer, or the bulk is unknown.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
-        if let Some(BulkCommand::Expect(expect)) = &self.command {
-            expect.run(settings, &pool).await?;
-            let get = GetBulk { bulk_id: expect.id.clone() };
-            if expect.unset && pool.run(&get).await?.is_none() {
+        if let Some(BulkCommand::SetSize(set_size)) = &self.command {
+            set_size.run(settings, &pool).await?;
+            let get = GetBulk { bulk_id: set_size.id.clone() };
+            if set_size.unset && pool.run(&get).await?.is_none() {
                 note("The bulk had no executions and is removed.");
                 return Ok(());
             }
-            let output = OutputArgs::default_limit(expect.json);
-            return show(&pool, &expect.id, &output).await;
+            let output = OutputArgs::default_limit(set_size.json);
+            return show(&pool, &set_size.id, &output).await;
         }
         if let Some(id) = &self.id {
             return show(&pool, id, &self.output).await;
@@ -176,7 +178,7 @@ async fn show(pool: &QueryPool, id: &str, output_args: &OutputArgs) -> Result<()
     Ok(())
 }
 
-impl ExpectArgs {
+impl SetSize {
     async fn run(&self, settings: &Settings, pool: &QueryPool) -> Result<(), CommandError> {
         let id = &self.id;
         match pool.run(&GetBulk { bulk_id: id.clone() }).await? {
@@ -198,7 +200,7 @@ impl ExpectArgs {
             }
             _ => {}
         }
-        Ok(DbConnection::for_command(&database(settings)?).await?.expect(id, self.executions).await?)
+        Ok(DbConnection::for_command(&database(settings)?).await?.set_bulk_size(id, self.executions).await?)
     }
 }
 
@@ -212,7 +214,7 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
         Some(_) => complete_with_reason(bulk),
         None => {
             format!(
-                "unknown. Set the size: workflow-receiver bulks expect {} EXECUTIONS",
+                "unknown. Set the size: workflow-receiver bulks set-size {} EXECUTIONS",
                 shell_argument(&bulk.bulk_id)
             )
         }

@@ -16,10 +16,10 @@ examples! {
         "executions --reference order=1234"
         "executions exec-104";
     RESULTS "results --bulk spring-catalogue --all" "results --reference order=1234 --json";
-    BULKS "bulks --complete no" "bulks spring-catalogue" "bulks expect spring-catalogue 40"
-        "bulks expect spring-catalogue --unset";
+    BULKS "bulks --complete no" "bulks spring-catalogue" "bulks set-size spring-catalogue 40"
+        "bulks set-size spring-catalogue --unset";
     EXPECTED "expected --state overdue" "expected --bulk spring-catalogue --json";
-    EXPECT "expect response.json" "expect response.json --reference order=1234" "expect - < responses.jsonl";
+    REGISTER "register response.json" "register response.json --reference order=1234" "register - < responses.jsonl";
     TRIGGER "trigger inputs.json --workflow product-video --workflow-version 3 --reference order=1234";
     BULK_TRIGGER "bulk-trigger inputs.json --workflow product-video --workflow-version 3 > response.json";
     FAILURES "failures --since 1h" "failures --by model --since today --workflow product-video";

@@ -132,7 +132,7 @@ fn print(output: &mut Output, detail: &ExecutionDetail, conflicts: &[Conflict]) 
         ("redeliveries", e.redeliveries.to_string()),
         ("reference", e.reference.as_ref().map(Reference::to_line).unwrap_or_default()),
         ("authenticated by", or_empty(e.authenticated_by.as_ref())),
-        ("repaired from", or_empty(e.repaired_from.as_ref())),
+        ("fetched from", or_empty(e.fetched_from.as_ref())),
         ("payload", bytes.map_or(omitted.to_owned(), |bytes| format!("{bytes} bytes (show with --json)"))),
         ("payload removed", timestamp_or_empty(*payload_removed_at)),
     ])?;

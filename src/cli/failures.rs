@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::args::{TimeArgs, choice_parser};
 use super::output::{Output, note};
-use super::table::{Column, number, or_empty, prose, text, timestamp};
+use super::table::{Column, execution_or_prediction, number, or_empty, prose, text, timestamp};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::Scope;
@@ -14,7 +14,8 @@ use crate::db::queries::page::MAX_LIMIT;
 /// Arguments of `failures`.
 #[derive(Debug, Args)]
 pub struct Failures {
-    /// Group failed executions by cause, or failed steps (also of completed executions) by step or by model
+    /// Group failed executions and predictions by cause, or failed steps (also of completed executions) by step or by
+    /// model
     #[arg(long, default_value = "cause", value_parser = choice_parser::<By>())]
     by: By,
     #[command(flatten)]
@@ -35,7 +36,9 @@ pub(super) const CAUSES: &[Column<Group>] = &[
     text("class", |g| g.failure_class.clone()),
     prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest execution", |g| g.latest_execution_id.clone()),
+    text("latest failure", |g| {
+        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
+    }),
 ];
 
 const STEPS: &[Column<Group>] = &[
@@ -45,7 +48,9 @@ const STEPS: &[Column<Group>] = &[
     text("class", |g| g.failure_class.clone()),
     prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest execution", |g| g.latest_execution_id.clone()),
+    text("latest failure", |g| {
+        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
+    }),
 ];
 
 const MODELS: &[Column<Group>] = &[
@@ -54,7 +59,9 @@ const MODELS: &[Column<Group>] = &[
     text("class", |g| g.failure_class.clone()),
     prose("cause", cause),
     text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest execution", |g| g.latest_execution_id.clone()),
+    text("latest failure", |g| {
+        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
+    }),
 ];
 
 fn cause(group: &Group) -> String {
@@ -82,7 +89,7 @@ impl Failures {
             output.rows(&mut output.table(columns), &failures.groups)?;
         }
         output.flush()?;
-        if let Some(since) = failures.since.filter(|_| !failures.complete) {
+        if let Some(since) = failures.since.filter(|_| failures.partial) {
             note(&format!(
                 "These are the latest failures, since {}. For older ones, use --since and --until.",
                 timestamp(since)

@@ -132,8 +132,8 @@ impl Reconcile {
 }
 
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, repaired, missing, running, unavailable, unusable } = counts;
-    let mut parts = vec![format!("checked {checked}, already recorded {recorded}, repaired {repaired}")];
+    let Counts { checked, recorded, fetched, missing, running, unavailable, unusable } = counts;
+    let mut parts = vec![format!("checked {checked}, already recorded {recorded}, fetched {fetched}")];
     for (number, name) in [
         (missing, "missing"),
         (running, "still running"),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::args::{OutputArgs, TimeArgs, choice_parser};
-use super::table::{Column, text};
+use super::table::{Column, execution_or_prediction, text};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::results::{Filter, Kind, ResultItem, ResultsQuery};
@@ -28,7 +28,7 @@ pub struct Results {
 
 /// The values are not prose, so they are not cut to the terminal's width: half a URL is useless.
 pub(super) const RESULTS: &[Column<ResultItem>] = &[
-    text("execution", |r| r.execution_id.clone()),
+    text("execution", |r| execution_or_prediction(r.execution_id.as_ref(), r.prediction_id.as_ref())),
     text("kind", |r| r.kind.clone()),
     text("path", |r| r.path.clone()),
     text("value", |r| {

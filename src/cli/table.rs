@@ -46,6 +46,11 @@ pub(super) fn or_empty(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
+/// Such as `exec-1` or `prediction p-1`.
+pub(super) fn execution_or_prediction(execution: Option<&String>, prediction: Option<&String>) -> String {
+    prediction.map_or_else(|| or_empty(execution), |prediction| format!("prediction {prediction}"))
+}
+
 /// RFC 3339 in UTC, without fractions of a second.
 pub(super) fn timestamp(at: OffsetDateTime) -> String {
     let at = at.to_offset(UtcOffset::UTC).truncate_to_second();

@@ -8,8 +8,8 @@ use clap::builder::NonEmptyStringValueParser;
 use secrecy::ExposeSecret;
 use serde_json::{Deserializer, Value, json};
 
-use super::expect::{CallerArgs, read, sentence};
 use super::output::{note, print_line};
+use super::register::{CallerArgs, read, sentence};
 use super::{CommandError, database};
 use crate::config::Settings;
 use crate::db::DbConnection;
@@ -124,7 +124,7 @@ impl TriggerArgs {
         let not_registered = |error: &dyn std::fmt::Display| {
             format!(
                 "triggered, but not registered: {error}. Save the response above in a file and run: workflow-receiver \
-                 expect FILE"
+                 register FILE"
             )
         };
         let mut triggered = Triggered::parse(&response).map_err(|error| not_registered(&error))?;

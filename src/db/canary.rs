@@ -40,7 +40,7 @@ impl DbConnection {
             authenticated_by: None,
             acknowledged: true,
             reference: Some(r#"{"canary":""}"#.to_owned()),
-            repaired_from: None,
+            fetched_from: None,
             is_redelivery: false,
             trace: None,
         };

@@ -123,7 +123,11 @@ impl DbConnection {
     }
 
     /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.
-    pub(crate) async fn expect(&mut self, bulk_id: &str, expected: Option<i32>) -> Result<(), DbError> {
+    pub(crate) async fn set_bulk_size(
+        &mut self,
+        bulk_id: &str,
+        expected: Option<i32>,
+    ) -> Result<(), DbError> {
         let mut transaction = self.begin().await?;
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)

@@ -44,7 +44,7 @@ impl Entry {
         Delivery {
             trace: None,
             reference: self.reference.clone(),
-            repaired_from: None,
+            fetched_from: None,
             is_redelivery: false,
             body: extracted.original.clone(),
             received_at: self.first_received_at,
@@ -122,7 +122,7 @@ impl DbConnection {
         let deliveries: Vec<_> = extracted.iter().map(|extracted| entry.delivery(extracted)).collect();
         let mut items = Vec::with_capacity(extracted.len());
         for (extracted, delivery) in extracted.iter().zip(&deliveries) {
-            match Execution::parse(&extracted.repaired) {
+            match Execution::parse(&extracted.mapped) {
                 Ok(execution) => items.push(RecordItem::from_execution(execution, delivery).with_deliveries(
                     entry.deliveries,
                     entry.redeliveries,

@@ -17,10 +17,10 @@ pub(crate) struct Delivery {
     pub(crate) body: Bytes,
     /// When the whole body had been received, by this machine's clock.
     pub(crate) received_at: OffsetDateTime,
-    /// `None` when the spool's row is damaged, and for a repaired delivery.
+    /// `None` when the spool's row is damaged, and for a fetched execution.
     pub(crate) authenticated_by: Option<AuthMethod>,
     /// Where the body was read; `None` for a webhook.
-    pub(crate) repaired_from: Option<RepairSource>,
+    pub(crate) fetched_from: Option<FetchSource>,
     /// Answered 200: the delivery must not be lost. Otherwise it was answered 422.
     pub(crate) acknowledged: bool,
     /// The query parameters of the URL, as a JSON object of strings (`reference.rs`); `None` without any.
@@ -31,10 +31,10 @@ pub(crate) struct Delivery {
     pub(crate) trace: Option<TraceContext>,
 }
 
-/// The part of the sender's API that a repaired delivery was read from.
+/// The part of the sender's API that an execution was fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum RepairSource {
+pub(crate) enum FetchSource {
     /// The sender's log of deliveries, which has the body of the webhook.
     DeliveryLog,
     /// The list of a workflow's executions. Its rows lack fields of the webhook.
@@ -43,7 +43,7 @@ pub(crate) enum RepairSource {
     Execution,
 }
 
-impl RepairSource {
+impl FetchSource {
     /// The name in PostgreSQL, in metrics and in the API.
     pub(crate) fn as_str(self) -> &'static str {
         self.into()

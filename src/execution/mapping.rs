@@ -18,7 +18,7 @@ const PAYLOAD_FIELDS: [&str; 4] = ["inputs", "step_outputs", "version_id", "work
 #[derive(Debug)]
 pub(crate) struct Extracted {
     /// The body with the operator's mapping applied, which is parsed.
-    pub(crate) repaired: Bytes,
+    pub(crate) mapped: Bytes,
     /// The original part of the body, which becomes the payload.
     pub(crate) original: Bytes,
     /// The keys that neither the receiver nor the mapping reads. Those within other objects have the form `data/bulk`.
@@ -27,7 +27,7 @@ pub(crate) struct Extracted {
 
 impl Extracted {
     fn check_lost(&self) -> Result<(), String> {
-        let Ok(execution) = Execution::parse(&self.repaired) else { return Ok(()) };
+        let Ok(execution) = Execution::parse(&self.mapped) else { return Ok(()) };
         check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], &self.ignored)?;
         check_lost("output", execution.output.is_some(), &["output", "result"], &self.ignored)
     }
@@ -81,9 +81,9 @@ impl Mapping<'_> {
             vec![text]
         };
         let extract_part = |part: &&str| {
-            let repaired = self.apply(part)?;
+            let mapped = self.apply(part)?;
             let original = Bytes::copy_from_slice(part.as_bytes());
-            let extracted = Extracted { repaired, original, ignored: self.ignored(part) };
+            let extracted = Extracted { mapped, original, ignored: self.ignored(part) };
             if !force && !self.is_empty() {
                 extracted.check_lost()?;
             }
@@ -208,7 +208,7 @@ mod tests {
         let each = Mapping { maps: &maps, sets: &sets };
         let extracted = each.extract(br#" [{"id":"y"}, {"id":"z"}]"#, true).unwrap();
         assert_eq!(extracted.len(), 2);
-        assert_eq!(Execution::parse(&extracted[1].repaired).unwrap().execution_id, "z");
+        assert_eq!(Execution::parse(&extracted[1].mapped).unwrap().execution_id, "z");
         assert_eq!(&*extracted[1].original, br#"{"id":"z"}"#);
         assert!(each.extract(b"[1]", true).is_err() && each.extract(b"7", true).is_err());
         assert!(parse_pair("executionId=x").is_err() && parse_pair("status").is_err());

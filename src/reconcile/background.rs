@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::complete_until::CompleteUntil;
 use super::events::Counts;
+use super::reconciled_until::ReconciledUntil;
 use super::reconciler::{ReconcileError, Reconciler};
 use super::run::Scope;
 use crate::config;
@@ -29,7 +29,7 @@ const ROUND: i64 = 500;
 pub(crate) struct Background {
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) settings: config::Reconcile,
-    pub(crate) complete_until: CompleteUntil,
+    pub(crate) reconciled_until: ReconciledUntil,
     pub(crate) health: Monitor,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
@@ -67,7 +67,7 @@ impl Background {
 
     /// Follows readiness. Stores the time while webhooks are accepted and there is no gap.
     async fn watch_readiness(&self) {
-        let mut ready_at = self.complete_until.read();
+        let mut ready_at = self.reconciled_until.read();
         // The time before the start is a gap, unless this is the first start.
         self.gap.state().since = ready_at;
         let mut stored_at = None;
@@ -90,7 +90,7 @@ impl Background {
     }
 
     fn store(&self, time: OffsetDateTime) {
-        if let Err(error) = self.complete_until.write(time) {
+        if let Err(error) = self.reconciled_until.write(time) {
             tracing::debug!("the time until which all webhooks were received cannot be stored: {error}");
         }
     }
@@ -178,6 +178,6 @@ impl Background {
 }
 
 fn log(counts: &Counts, message: &str) {
-    let Counts { checked, repaired, running, unavailable, unusable, .. } = counts;
-    tracing::info!(checked, repaired, running, unavailable, unusable, "{message}");
+    let Counts { checked, fetched, running, unavailable, unusable, .. } = counts;
+    tracing::info!(checked, fetched, running, unavailable, unusable, "{message}");
 }

@@ -2,15 +2,15 @@
 
 use time::{Duration, OffsetDateTime};
 
+use super::comparison::{Comparison, Fetched};
 use super::reconciler::{PageCount, ReconcileError, Reconciler};
-use super::repair::{Fetched, Repair};
-use crate::delivery::RepairSource;
+use crate::delivery::FetchSource;
 use crate::eachlabs::{ApiError, LoggedDelivery, Page};
 
 /// The largest page of the API.
 pub(super) const PAGE: usize = 100;
 
-impl Repair<'_> {
+impl Comparison<'_> {
     /// Checks everything that ended at `since` or later: in the delivery log or, if that cannot be used, in the lists of the
     /// workflows that this receiver knows.
     pub(super) async fn everything_since(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
@@ -74,7 +74,7 @@ impl Reconciler {
     pub(super) fn read_logged(&self, execution_id: Option<&str>, logged: LoggedDelivery) -> Option<Fetched> {
         let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url))?;
         let reference = own_url.reference(&logged.url);
-        Some(Fetched::read(execution_id, logged.body, RepairSource::DeliveryLog, reference))
+        Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, reference))
     }
 }
 

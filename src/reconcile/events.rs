@@ -10,7 +10,7 @@ pub(crate) enum Event {
     Execution { execution_id: String, result: Result },
     /// The counts so far.
     Progress(Counts),
-    /// The run is complete.
+    /// The run has ended.
     Done(Counts),
     /// The run ended early.
     Failed {
@@ -26,7 +26,7 @@ pub(crate) enum Event {
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Result {
     /// Appended to the spool.
-    Repaired,
+    Fetched,
     /// It would be appended without `dry_run`.
     Missing,
     /// It has not ended at the sender.
@@ -44,7 +44,7 @@ pub(crate) struct Counts {
     pub(crate) checked: u64,
     /// Recorded with a terminal status before the run.
     pub(crate) recorded: u64,
-    pub(crate) repaired: u64,
+    pub(crate) fetched: u64,
     pub(crate) missing: u64,
     pub(crate) running: u64,
     pub(crate) unavailable: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Counts {
 impl Counts {
     pub(super) fn add(&mut self, result: Result) {
         *match result {
-            Result::Repaired => &mut self.repaired,
+            Result::Fetched => &mut self.fetched,
             Result::Missing => &mut self.missing,
             Result::Running => &mut self.running,
             Result::Unavailable => &mut self.unavailable,

@@ -4,18 +4,18 @@
 use futures_util::{StreamExt, stream};
 use time::{Duration, OffsetDateTime};
 
+use super::comparison::{Comparison, Fetched};
 use super::delivery_log::{PAGE, is_older_than};
 use super::events::Result as Outcome;
 use super::reconciler::{PageCount, ReconcileError};
-use super::repair::{Fetched, Repair};
 use super::single::CONCURRENT;
-use crate::delivery::RepairSource;
+use crate::delivery::FetchSource;
 use crate::eachlabs::{ApiError, ExecutionRow, Page};
 
 /// Workflows count as known if one of their executions was recorded this long before the run's begin.
 const KNOWN: Duration = Duration::days(30);
 
-impl Repair<'_> {
+impl Comparison<'_> {
     /// Checks the lists of the workflows that PostgreSQL knows.
     pub(super) async fn known_workflows(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
         let mut connection = self.reconciler.connection().await?;
@@ -106,7 +106,7 @@ impl Repair<'_> {
             let ExecutionRow { execution_id, body, .. } = row;
             let fetched = match fetched? {
                 Fetched::Unavailable | Fetched::Unusable => {
-                    Fetched::read(Some(&execution_id), body, RepairSource::List, None)
+                    Fetched::read(Some(&execution_id), body, FetchSource::List, None)
                 }
                 fetched => fetched,
             };

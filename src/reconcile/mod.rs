@@ -7,19 +7,19 @@
 //! [`background`] decides when the receiver starts a run by itself.
 
 mod background;
-mod complete_until;
+mod comparison;
 mod delivery_log;
 mod events;
 mod lists;
 mod own_url;
+mod reconciled_until;
 mod reconciler;
-mod repair;
 mod run;
 mod single;
 
 pub(crate) use background::{Background, Gap};
-pub(crate) use complete_until::CompleteUntil;
 pub(crate) use events::{Counts, Event};
 pub(crate) use own_url::OwnUrl;
+pub(crate) use reconciled_until::ReconciledUntil;
 pub(crate) use reconciler::Reconciler;
 pub(crate) use run::Scope;

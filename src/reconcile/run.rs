@@ -3,9 +3,9 @@
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+use super::comparison::Comparison;
 use super::events::{Counts, Event};
 use super::reconciler::{ReconcileError, Reconciler};
-use super::repair::Repair;
 
 /// The executions that a run checks.
 #[derive(Debug, Clone)]
@@ -31,13 +31,13 @@ impl Reconciler {
         events: Option<mpsc::Sender<Event>>,
     ) -> (Counts, Result<(), ReconcileError>) {
         let _running = self.running.lock().await;
-        let mut repair = Repair::new(self, dry_run, events);
+        let mut comparison = Comparison::new(self, dry_run, events);
         let result = match scope {
-            Scope::Executions(ids) => repair.executions(ids).await,
-            Scope::Bulk { bulk, workflow } => repair.bulk(bulk, workflow.as_deref()).await,
-            Scope::Workflow(workflow) => repair.list(workflow, None, None).await,
-            Scope::Since(since) => repair.everything_since(*since).await,
+            Scope::Executions(ids) => comparison.executions(ids).await,
+            Scope::Bulk { bulk, workflow } => comparison.bulk(bulk, workflow.as_deref()).await,
+            Scope::Workflow(workflow) => comparison.list(workflow, None, None).await,
+            Scope::Since(since) => comparison.everything_since(*since).await,
         };
-        (repair.counts, result)
+        (comparison.counts, result)
     }
 }

@@ -2,10 +2,10 @@
 
 use futures_util::{StreamExt, stream};
 
+use super::comparison::{Comparison, Fetched};
 use super::events::Result as Outcome;
 use super::reconciler::{ReconcileError, Reconciler};
-use super::repair::{Fetched, Repair};
-use crate::delivery::RepairSource;
+use crate::delivery::FetchSource;
 use crate::eachlabs::ApiError;
 
 /// Executions that are compared with PostgreSQL at once.
@@ -13,7 +13,7 @@ const CHUNK: usize = 100;
 /// Executions that are requested at the same time. `eachlabs.max_requests` limits the requests.
 pub(super) const CONCURRENT: usize = 16;
 
-impl Repair<'_> {
+impl Comparison<'_> {
     /// Checks executions by their identifier.
     pub(super) async fn executions(&mut self, ids: &[String]) -> Result<(), ReconcileError> {
         for ids in ids.chunks(CHUNK) {
@@ -43,7 +43,7 @@ impl Reconciler {
             return Ok(ended);
         }
         Ok(match self.client.execution(execution_id).await? {
-            Some(body) => Fetched::read(Some(execution_id), body, RepairSource::Execution, None),
+            Some(body) => Fetched::read(Some(execution_id), body, FetchSource::Execution, None),
             None => Fetched::Unavailable,
         })
     }

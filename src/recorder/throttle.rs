@@ -49,7 +49,7 @@ mod tests {
                 authenticated_by: None,
                 acknowledged: true,
                 reference: None,
-                repaired_from: None,
+                fetched_from: None,
                 is_redelivery: false,
                 trace: None,
             };

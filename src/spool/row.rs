@@ -103,7 +103,7 @@ impl<'a> SpoolRow<&'a [u8]> {
             body: Bytes::copy_from_slice(self.body),
             received_at: from_micros(self.received_at),
             authenticated_by: variant(self.authenticated_by, 1),
-            repaired_from: variant(self.authenticated_by, FIRST_REPAIR_CODE),
+            fetched_from: variant(self.authenticated_by, FIRST_FETCH_CODE),
             acknowledged: self.acknowledged != 0,
             trace: self.trace.map(TraceContext::from_bytes),
             reference: self.reference.and_then(|text| String::from_utf8(text.to_vec()).ok()),
@@ -123,14 +123,14 @@ impl<'a> SpoolRow<&'a [u8]> {
     }
 }
 
-/// The code of the first source of a repair.
-const FIRST_REPAIR_CODE: i64 = 101;
+/// The code of the first source of a fetched execution.
+const FIRST_FETCH_CODE: i64 = 101;
 
-/// The position of the authentication method in its list, from 1. For a repaired delivery, the position of its source, from
-/// [`FIRST_REPAIR_CODE`].
+/// The position of the authentication method in its list, from 1. For a fetched execution, the position of its source, from
+/// [`FIRST_FETCH_CODE`].
 fn origin_code(delivery: &Delivery) -> i64 {
-    match (delivery.authenticated_by, delivery.repaired_from) {
-        (_, Some(source)) => source as i64 + FIRST_REPAIR_CODE,
+    match (delivery.authenticated_by, delivery.fetched_from) {
+        (_, Some(source)) => source as i64 + FIRST_FETCH_CODE,
         (Some(method), None) => method as i64 + 1,
         (None, None) => 0,
     }
@@ -157,7 +157,7 @@ pub(super) fn from_micros(micros: i64) -> OffsetDateTime {
 mod tests {
     use super::*;
     use crate::auth::AuthMethod;
-    use crate::delivery::RepairSource;
+    use crate::delivery::FetchSource;
 
     #[test]
     fn the_checksum_covers_every_column_except_the_trace() {
@@ -165,7 +165,7 @@ mod tests {
             body: Bytes::from_static(b"body"),
             received_at: from_micros(1),
             authenticated_by: Some(AuthMethod::Signature),
-            repaired_from: None,
+            fetched_from: None,
             acknowledged: true,
             trace: Some(TraceContext::from_bytes([7; 24])),
             reference: Some(r#"{"order":"1"}"#.to_owned()),
@@ -189,22 +189,22 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_authentication_method_or_the_source_of_a_repair() {
+    fn a_row_has_the_authentication_method_or_the_source_of_a_fetched_execution() {
         let origins = AuthMethod::VARIANTS.iter().map(|method| (Some(*method), None));
-        let repairs = RepairSource::VARIANTS.iter().map(|source| (None, Some(*source)));
-        for (authenticated_by, repaired_from) in origins.chain(repairs).chain([(None, None)]) {
+        let fetched = FetchSource::VARIANTS.iter().map(|source| (None, Some(*source)));
+        for (authenticated_by, fetched_from) in origins.chain(fetched).chain([(None, None)]) {
             let delivery = Delivery {
                 body: Bytes::from_static(b"body"),
                 received_at: from_micros(1),
                 authenticated_by,
-                repaired_from,
+                fetched_from,
                 acknowledged: true,
                 trace: None,
                 reference: None,
                 is_redelivery: false,
             };
             let (read, intact) = SpoolRow::new(&delivery).delivery();
-            assert_eq!((read.authenticated_by, read.repaired_from), (authenticated_by, repaired_from));
+            assert_eq!((read.authenticated_by, read.fetched_from), (authenticated_by, fetched_from));
             assert!(intact);
         }
     }

@@ -27,7 +27,7 @@ const TABLES: &str = "
         seq              INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
         received_at      INTEGER NOT NULL, -- microseconds since 1970, UTC
         authenticated_by INTEGER NOT NULL, -- 1 signature, 2 secret header, 3 URL token, 4 none;
-                                           -- repaired: 101 delivery log, 102 list, 103 execution
+                                           -- fetched: 101 delivery log, 102 list, 103 execution
         acknowledged     INTEGER NOT NULL, -- 1 answered 200, 0 answered 422
         checksum         INTEGER NOT NULL, -- CRC-32 (row.rs)
         body             BLOB    NOT NULL, -- the exact bytes of the webhook

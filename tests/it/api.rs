@@ -50,7 +50,7 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
                 "execution_id": "failed", "workflow_id": "v", "bulk_id": "b/1 é", "status": "failed",
                 "error": "ExecutionFailed", "error_cause": "Model Timeout after 30s", "step_failed": false,
                 "total_cost": null, "duration_seconds": null, "started_at": null, "completed_at": null,
-                "authenticated_by": "none", "repaired_from": null, "deliveries": 1, "redeliveries": 0, "reference": null
+                "authenticated_by": "none", "fetched_from": null, "deliveries": 1, "redeliveries": 0, "reference": null
             }),
             times
         )

@@ -174,7 +174,7 @@ async fn filled() -> (TestReceiver, String) {
     receiver.wait_until_recorded().await;
     let change =
         "UPDATE expected_executions SET due_at = now() - interval '1 minute' WHERE execution_id = 'autumn-2';
-        UPDATE executions SET repaired_from = 'delivery_log', authenticated_by = NULL
+        UPDATE executions SET fetched_from = 'delivery_log', authenticated_by = NULL
         WHERE execution_id LIKE '%7-b7c0-000000000005' OR execution_id LIKE '%000000000001'";
     sqlx::raw_sql(change).execute(&mut receiver.connection().await).await.unwrap();
     (receiver, files)

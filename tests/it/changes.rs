@@ -200,7 +200,7 @@ async fn a_bulk_also_completes_when_its_size_is_set_later_and_not_again_when_it_
     let dir = TempDir::new().unwrap();
     let expect = |size: &str| {
         let mut command = program(dir.path());
-        command.args(["bulks", "expect", "b", size]).env("DATABASE_URL", url(&receiver.database));
+        command.args(["bulks", "set-size", "b", size]).env("DATABASE_URL", url(&receiver.database));
         assert_eq!(run_to_end(&mut command).1, Some(0));
     };
     let accept = async |id: &str| {

@@ -167,7 +167,7 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
     assert_eq!(without_age(json!([output])), without_age(json!([whole])));
     let bulk = run(&receiver, &["bulks", "b/1 é"]).stdout;
     for part in [
-        "complete        unknown. Set the size: workflow-receiver bulks expect BULK EXECUTIONS\n",
+        "complete        unknown. Set the size: workflow-receiver bulks set-size BULK EXECUTIONS\n",
         "by status       1 completed, 1 failed\n",
         "Model Timeout",
         "/v.mp4\n",
@@ -175,21 +175,21 @@ async fn an_execution_and_a_bulk_are_shown_with_all_details() {
         assert!(bulk.contains(part), "{bulk}");
     }
 
-    let complete = run(&receiver, &["bulks", "expect", "b/1 é", "2"]).stdout;
+    let complete = run(&receiver, &["bulks", "set-size", "b/1 é", "2"]).stdout;
     assert!(
         complete.contains("complete        yes\n") && complete.contains("received        2 of 2\n"),
         "{complete}"
     );
     let announced =
-        run(&receiver, &["bulks", "expect", "announced", "3", "--force", "--json"]).json().remove(0);
+        run(&receiver, &["bulks", "set-size", "announced", "3", "--force", "--json"]).json().remove(0);
     assert_eq!((&announced["complete"], &announced["expected"]), (&json!(false), &json!(3)));
-    let mistyped = run(&receiver, &["bulks", "expect", "mistyped", "3"]);
+    let mistyped = run(&receiver, &["bulks", "set-size", "mistyped", "3"]);
     assert!(!mistyped.success && mistyped.stderr.contains("--force"), "{}", mistyped.stderr);
-    let removed = run(&receiver, &["bulks", "expect", "announced", "--unset"]);
+    let removed = run(&receiver, &["bulks", "set-size", "announced", "--unset"]);
     assert!(removed.success && removed.stderr.contains("is removed"), "{}", removed.stderr);
-    let unknown = run(&receiver, &["bulks", "expect", "b/1 é", "--unset", "--json"]).json().remove(0);
+    let unknown = run(&receiver, &["bulks", "set-size", "b/1 é", "--unset", "--json"]).json().remove(0);
     assert_eq!((&unknown["expected"], &unknown["received"]), (&json!(null), &json!(2)));
-    let refused = run(&receiver, &["bulks", "expect", "b/1 é", "0"]);
+    let refused = run(&receiver, &["bulks", "set-size", "b/1 é", "0"]);
     assert!(!refused.success && refused.stderr.contains("1.."), "{}", refused.stderr);
 
     for arguments in [["executions", "absent"], ["bulks", "absent"]] {
@@ -596,7 +596,7 @@ fn the_short_help_has_no_examples_and_the_long_help_has_valid_ones() {
         "results",
         "bulks",
         "expected",
-        "expect",
+        "register",
         "trigger",
         "bulk-trigger",
         "failures",

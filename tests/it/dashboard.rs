@@ -44,7 +44,7 @@ async fn every_query_of_the_dashboard_returns_rows_to_the_read_only_role() {
     receiver.wait_until_recorded().await;
     let mut expect = program(receiver.dir.path());
     let (text, code) = run_to_end(
-        expect.args(["bulks", "expect", "b/1 é", "9"]).env("DATABASE_URL", url(&receiver.database)),
+        expect.args(["bulks", "set-size", "b/1 é", "9"]).env("DATABASE_URL", url(&receiver.database)),
     );
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(grant(&receiver.database, &[]), (String::new(), Some(0)));

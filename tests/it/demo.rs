@@ -17,14 +17,14 @@ const SHOWN: &str = "SELECT
     (SELECT count(DISTINCT status) FROM executions WHERE status IN ('completed', 'failed')) = 2 AS ended,
     (SELECT count(DISTINCT failure_class(error_cause)) FROM executions WHERE status = 'failed') >= 4 AS classes,
     NOT EXISTS (SELECT FROM executions WHERE failure_class(error_cause) = 'unknown' AND status = 'failed') AS known,
-    EXISTS (SELECT FROM executions WHERE deliveries = 2 AND conflicts IS NULL AND repaired_from IS NULL) AS duplicate,
+    EXISTS (SELECT FROM executions WHERE deliveries = 2 AND conflicts IS NULL AND fetched_from IS NULL) AS duplicate,
     EXISTS (SELECT FROM execution_conflicts) AS conflict,
     EXISTS (SELECT FROM steps WHERE is_fallback) AS fallback,
     (SELECT count(DISTINCT status) FROM predictions) = 2 AS predictions,
     EXISTS (SELECT FROM quarantine) AS quarantine,
     EXISTS (SELECT FROM changes WHERE type = 'bulk.completed') AS bulk,
     EXISTS (SELECT FROM expected_executions WHERE execution_id IS NULL) AS rejected,
-    EXISTS (SELECT FROM executions WHERE repaired_from IS NOT NULL) AS repaired,
+    EXISTS (SELECT FROM executions WHERE fetched_from IS NOT NULL) AS fetched,
     EXISTS (SELECT FROM executions WHERE reference ? 'order' AND reference ? 'user') AS reference";
 
 #[tokio::test(flavor = "multi_thread")]

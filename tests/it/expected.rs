@@ -264,12 +264,12 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
         format!("{}\n{}", bulk_response(3, 1), json!({ "execution_id": "single", "status": "queued" }));
     std::fs::write(&file, &responses).unwrap();
     let (text, code) =
-        run(&receiver, &["expect", "responses", "--reference", "order=1234", "--workflow", "w"]);
+        run(&receiver, &["register", "responses", "--reference", "order=1234", "--workflow", "w"]);
     assert_eq!(
         (&*text, code),
         ("registered  bulk b: 3 expected, 1 rejected\nregistered  1 expected\n", Some(0))
     );
-    let mut again = command(&receiver, &["expect", "-", "--json"]);
+    let mut again = command(&receiver, &["register", "-", "--json"]);
     let again = again.stdin(Stdio::from(std::fs::File::open(&file).unwrap())).output().unwrap();
     let again = String::from_utf8(again.stdout).unwrap();
     let is_new = again.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["is_new"].clone());
@@ -280,12 +280,12 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     receiver.wait_until_recorded().await;
     let (bulk, _) = run(&receiver, &["bulks", "b"]);
     for part in
-        ["complete        no: 1 without a webhook, 1 not ended\n", "rejected        1 inputs\n", "order=1234"]
+        ["complete        no: 2 missing, 1 still running\n", "rejected        1 inputs\n", "order=1234"]
     {
         assert!(bulk.contains(part), "{part}: {bulk}");
     }
     let (bulks, _) = run(&receiver, &["bulks", "--complete", "no"]);
-    assert!(bulks.contains("no: 1 without a webhook, 1 not ended"), "{bulks}");
+    assert!(bulks.contains("no: 2 missing, 1 still running"), "{bulks}");
     let (missing, _) = run(&receiver, &["expected", "--state", "missing", "--json"]);
     let ids =
         missing.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["execution_id"].clone());
@@ -295,22 +295,22 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
 
     for (arguments, part) in [
         (
-            &["bulks", "expect", "b", "7"][..],
+            &["bulks", "set-size", "b", "7"][..],
             "the response of bulk-trigger is registered for bulk \"b\": 3 executions",
         ),
-        (&["bulks", "expect", "mistyped", "7"], "set its size with --force"),
-        (&["bulks", "expect", "mistyped", "--unset"], "unknown bulk \"mistyped\""),
-        (&["expect", "absent"], "absent: No such file"),
+        (&["bulks", "set-size", "mistyped", "7"], "set its size with --force"),
+        (&["bulks", "set-size", "mistyped", "--unset"], "unknown bulk \"mistyped\""),
+        (&["register", "absent"], "absent: No such file"),
     ] {
         let (text, code) = run(&receiver, arguments);
         assert!(code == Some(1) && text.contains(part), "{text}");
     }
     std::fs::write(&file, r#"{"execution_id":"x"} {"bulk_id":"y"}"#).unwrap();
-    let (text, code) = run(&receiver, &["expect", "responses"]);
+    let (text, code) = run(&receiver, &["register", "responses"]);
     assert!(code == Some(1) && text.contains("response 2: `executions` is missing"), "{text}");
-    let (text, code) = run(&receiver, &["bulks", "expect", "b", "1", "--force"]);
+    let (text, code) = run(&receiver, &["bulks", "set-size", "b", "1", "--force"]);
     assert!(
-        code == Some(0) && text.contains("complete        yes: 1 more than expected, 1 not ended\n"),
+        code == Some(0) && text.contains("complete        yes: 1 more than expected, 1 still running\n"),
         "{text}"
     );
 }

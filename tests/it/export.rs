@@ -101,7 +101,7 @@ async fn csv_contains_any_text_and_no_formula() {
         let failed = json!({ "error_cause": cause, "total_cost": -0.5, "output": [cause] });
         receiver.accept(with(execution(id, "failed"), failed)).await;
         receiver.wait_until_recorded().await;
-        for (list, column) in [("executions", 5), ("results", 10)] {
+        for (list, column) in [("executions", 5), ("results", 11)] {
             let text = receiver.get(&format!("/api/v1/export/{list}?format=csv")).await.text().await.unwrap();
             let mut reader = csv::Reader::from_reader(text.as_bytes());
             let newest = reader.records().next().unwrap().unwrap();

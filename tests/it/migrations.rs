@@ -20,11 +20,11 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 9] = [
     (
         "0001_executions.sql",
-        "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
+        "42633affcdc3f46ed10ae3fda151d3bedad18e57d810fc4776d6997091fcdd26280bafc757968b9649ec93a3d2bed9d1",
     ),
     (
         "0002_rollups.sql",
-        "41b2122c95af78e6a543c84be4fcafdf0b1e101317136b3ad0a1612f938daf735a2c7bd70f9bf0dae6e047d56df859ef",
+        "b7cbb09ce19ef38594ba38eb6190d5c07c137403d4e27ff41e6b2260741b60ad5ad7706aa394b449dbcf3be383208b44",
     ),
     (
         "0003_quarantine.sql",
@@ -35,16 +35,16 @@ const CHECKSUMS: [(&str, &str); 9] = [
         "04502b3185ed0e7d7b3a5725ce384e02a55466c582bb6184a2b3a3f117bbce15cff55403c9ed3750e02060ad19ed0f5e",
     ),
     (
-        "0005_views.sql",
-        "c3155208e3f0ee6605fd902aa3df68875b02755c2c93e1597ba46c4ab30d5300a1403f042002a4aa9ae0c0c02dcfebe1",
+        "0005_predictions.sql",
+        "3d66c957d230eca421be865f56730407bd0117e6e3c0a907ea44aef3db2cbc2e3e255211e4568bf344a14e12e54ebafd",
     ),
     (
-        "0006_predictions.sql",
-        "814be831749e9848a502b3ddc680f5d2257a4b5b806fd77083a65afc57128dd41f2e530ad2232c5422198edfb54b7255",
+        "0006_views.sql",
+        "6a0fac7e68255eafe4247c2964dde2c027737239160c450d06d44531e8132780ecde2bdf87962545c9638396d5148f82",
     ),
     (
         "0007_expected.sql",
-        "309d901e633816b69a933761c0297555682a89f1ce08c3c013b3fffbfca0abf9493448d2fcfb2f6699f00cdc05d26070",
+        "6df170332420e959eda19daabd77a66817d389a79d3dffe927b7c669bea751ebd80c138cfaa367bea2dfe8054683550c",
     ),
     (
         "0008_reconcile.sql",

@@ -61,7 +61,7 @@ async fn the_oracle_notices_a_change_of_every_column_and_a_lost_row() {
         ("executions", "conflicts_dropped = 1"),
         ("executions", "redeliveries = redeliveries + 1"),
         ("executions", "reference = '{}'"),
-        ("executions", "repaired_from = 'list'"),
+        ("executions", "fetched_from = 'list'"),
         ("execution_conflicts", "workflow_id = 'other'"),
         ("execution_conflicts", "bulk_id = 'other'"),
         ("execution_conflicts", "status = 'other'"),

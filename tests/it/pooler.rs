@@ -124,7 +124,7 @@ async fn records_reads_and_prunes(mode: &str, connections: u32) {
 
     assert!(command(&bouncer, &["migrate"]).contains("up to date"));
     assert!(command(&bouncer, &["executions", "e1"]).contains("e1"));
-    assert!(command(&bouncer, &["bulks", "expect", "b", "300", "--force"]).contains("300"));
+    assert!(command(&bouncer, &["bulks", "set-size", "b", "300", "--force"]).contains("300"));
     command(&bouncer, &["repair", "--all"]);
     let retry = [
         "quarantine",

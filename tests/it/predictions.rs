@@ -424,3 +424,101 @@ async fn a_prediction_that_postgresql_rejects_is_degraded_and_repaired_or_quaran
     let (text, code) = command(&receiver, &["quarantine", "retry", "--acknowledged"]);
     assert!(code == Some(0) && text.contains("recorded as refused (new)"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_and_results_contain_predictions_which_are_never_counted_as_executions() {
+    let receiver = TestReceiver::start().await;
+    let error = json!({ "error_code": "EXECUTION_TIMEOUT", "error_message": "too slow" });
+    let image = |id: &str| json!([format!("https://example.com/{id}.png")]);
+    // An execution and a prediction have the same identifier.
+    for (body, reference) in [
+        (with(execution("same", "completed"), json!({ "output": image("same") })), "?order=1"),
+        (with(execution("e", "failed"), json!({ "error_cause": "too slow", "bulk_id": "b" })), ""),
+        (with(prediction("same", "succeeded"), json!({ "output": image("prediction") })), "?order=1"),
+        (with(prediction("f", "failed"), json!({ "flow_id": "w", "error": error })), "?order=2"),
+        (with(prediction("g", "failed"), json!({ "error": error })), ""),
+    ] {
+        let request = receiver.client.post(format!("{}{reference}", receiver.url)).body(body.to_string());
+        assert_eq!(request.send().await.unwrap().status(), 200);
+        receiver.wait_until_recorded().await;
+    }
+    let failures = receiver
+        .rows(
+            "SELECT execution_id, prediction_id, workflow_id, bulk_id, error_cause, failure_class, reference
+             FROM failures ORDER BY first_received_at",
+        )
+        .await;
+    let row = |execution: Value, prediction: Value, workflow: Value, bulk: Value, reference: Value| {
+        json!({ "execution_id": execution, "prediction_id": prediction, "workflow_id": workflow, "bulk_id": bulk,
+                "error_cause": "too slow", "reference": reference,
+                "failure_class": if prediction.is_null() { "unknown" } else { "execution_timeout" } })
+    };
+    let expected = [
+        row(json!("e"), Value::Null, json!("w"), json!("b"), Value::Null),
+        row(Value::Null, json!("f"), json!("w"), Value::Null, json!({ "order": "2" })),
+        row(Value::Null, json!("g"), Value::Null, Value::Null, Value::Null),
+    ];
+    assert_eq!(failures, expected);
+    let counted = receiver
+        .row("SELECT count(execution_id), (SELECT sum(executions) FROM failure_rates) AS all FROM failures");
+    assert_eq!(counted.await, json!({ "count": 1, "all": 2 }));
+
+    let groups = async |filter: &str| {
+        let answer = get_json(&receiver, &format!("/api/v1/failures{filter}")).await;
+        let groups = answer["groups"].as_array().unwrap().iter();
+        groups
+            .map(|g| {
+                json!([g["workflow_id"], g["latest_execution_id"], g["latest_prediction_id"], g["failed"]])
+            })
+            .collect::<Vec<_>>()
+    };
+    let (of_e, of_f) = (json!(["w", "e", null, 1]), json!(["w", null, "f", 1]));
+    assert_eq!(groups("").await, [json!([null, null, "g", 1]), of_f.clone(), of_e.clone()]);
+    assert_eq!(groups("?workflow=w").await, [of_f, of_e.clone()]);
+    assert_eq!(groups("?bulk=b").await, [of_e]);
+    assert_eq!(groups("?by=step").await, Vec::<Value>::new());
+
+    let of_prediction = json!([null, "same", "output[0]", "https://example.com/prediction.png"]);
+    let of_execution = json!(["same", null, "output[0]", "https://example.com/same.png"]);
+    let rows = receiver
+        .rows("SELECT json_build_array(execution_id, prediction_id, path, url) AS row FROM results WHERE reference @> '{\"order\": \"1\"}' ORDER BY first_received_at DESC")
+        .await;
+    assert_eq!(rows, [json!({ "row": of_prediction }), json!({ "row": of_execution })]);
+    let results = async |filter: &str| {
+        let page = get_json(&receiver, &format!("/api/v1/results?{filter}")).await;
+        let items = page["items"].as_array().unwrap().iter();
+        let items = items.map(|r| json!([r["execution_id"], r["prediction_id"], r["path"], r["url"]]));
+        (items.collect::<Vec<_>>(), page["next"].as_str().map(str::to_owned))
+    };
+    for (filter, expected) in [
+        ("reference=order=1", vec![of_prediction.clone(), of_execution.clone()]),
+        ("execution=same", vec![of_execution.clone()]),
+        ("prediction=same", vec![of_prediction.clone()]),
+        ("workflow=w&kind=image", vec![of_execution.clone()]),
+        ("execution=same&prediction=same", vec![]),
+    ] {
+        assert_eq!(results(filter).await.0, expected, "{filter}");
+    }
+    // Also at the same time, each of the two results is on one page.
+    let same_time = "UPDATE executions SET first_received_at = '2026-01-01Z';
+        UPDATE predictions SET first_received_at = '2026-01-01Z'";
+    sqlx::raw_sql(same_time).execute(&mut receiver.connection().await).await.unwrap();
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (items, next) = results(&format!("kind=image&limit=1{cursor}")).await;
+        paged.extend(items);
+        let Some(next) = next else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(paged, [of_prediction, of_execution]);
+    let exported = receiver.get("/api/v1/export/results?format=urls&kind=image").await.text().await.unwrap();
+    assert_eq!(exported, "https://example.com/prediction.png\nhttps://example.com/same.png\n");
+    let (text, code) = command(&receiver, &["results", "--kind", "image"]);
+    assert!(code == Some(0) && text.contains("prediction same") && text.contains("\nsame "), "{text}");
+    let (text, code) = command(&receiver, &["results", "--prediction", "same", "--urls"]);
+    assert_eq!((&*text, code), ("https://example.com/prediction.png\n", Some(0)));
+    let (text, code) = command(&receiver, &["failures"]);
+    assert!(code == Some(0) && text.contains("prediction g") && text.contains(" e\n"), "{text}");
+    // The console opens a prediction by its identifier, as an execution.
+    assert_eq!(receiver.get("/executions?q=g").await.url().path(), "/predictions/g");
+}

@@ -89,7 +89,7 @@ fn execute_a_thousand(stand_in: &StandIn, webhook_url: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_repair_is_killed() {
+async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_run_is_killed() {
     let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
     let stand_in = stand_in(|options| (options.throttle_every, options.reset_every) = (7, 5)).await;
     let start = || {
@@ -105,7 +105,7 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
         )
     };
     let receiver = start();
-    until(async || dir.path().join("data/spool/complete-until").exists()).await;
+    until(async || dir.path().join("data/spool/reconciled-until").exists()).await;
     receiver.terminate();
 
     let ids = execute_a_thousand(&stand_in, &webhook_url(&address));
@@ -127,12 +127,12 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
             usize::from(!lines.iter().any(|line| line.contains("all webhooks since then are recorded")));
         log.extend(lines);
     }
-    assert!(interrupted >= 3, "the repair was killed {interrupted} times");
+    assert!(interrupted >= 3, "the run was killed {interrupted} times");
     let mut receiver = start();
     receiver.wait_for("all webhooks since then are recorded");
     until(async || recorded().await == ids.len()).await;
 
-    let row = "SELECT execution_id, payload, workflow_id, bulk_id, status, output, error, error_cause, repaired_from,
+    let row = "SELECT execution_id, payload, workflow_id, bulk_id, status, output, error, error_cause, fetched_from,
                    authenticated_by, reference->>'order' AS order_number, conflicts
                FROM executions ORDER BY execution_id";
     for (n, (row, id)) in rows(&database, row).await.into_iter().zip(&ids).enumerate() {
@@ -140,7 +140,7 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
         let expected = json!({
             "execution_id": id, "payload": body, "workflow_id": body["workflow_id"], "bulk_id": body["bulk_id"],
             "status": body["status"], "output": body["output"], "error": body["error"],
-            "error_cause": body["error_cause"], "repaired_from": "delivery_log", "authenticated_by": null,
+            "error_cause": body["error_cause"], "fetched_from": "delivery_log", "authenticated_by": null,
             "order_number": n.to_string(), "conflicts": null
         });
         assert_eq!(row, expected);
@@ -182,39 +182,39 @@ async fn after_a_wrong_secret_everything_since_a_time_is_fetched() {
     })
     .await;
     let dry = reconcile(&receiver, "since=2h&dry_run=true").await;
-    assert_eq!((&dry["missing"], &dry["repaired"]), (&json!(120), &json!(0)));
+    assert_eq!((&dry["missing"], &dry["fetched"]), (&json!(120), &json!(0)));
 
     let command_dir = TempDir::new().unwrap();
     let run = || run_to_end(command(&receiver, &command_dir).args(["--since", "2h"]));
     let (text, code) = tokio::task::block_in_place(run);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains(&format!("{}: repaired", ids[0])), "{text}");
-    assert!(text.contains("checked 120, already recorded 0, repaired 120"), "{text}");
+    assert!(text.contains(&format!("{}: fetched", ids[0])), "{text}");
+    assert!(text.contains("checked 120, already recorded 0, fetched 120"), "{text}");
     assert_eq!(receiver.row("SELECT count(*) AS n FROM executions").await["n"], 120);
-    assert!(receiver.metric("executions_repaired_total{source=\"delivery_log\"}").await == 120.0);
+    assert!(receiver.metric("executions_fetched_total{source=\"delivery_log\"}").await == 120.0);
 
     let again = reconcile(&receiver, "since=2h").await;
-    assert_eq!((&again["recorded"], &again["repaired"]), (&json!(120), &json!(0)));
+    assert_eq!((&again["recorded"], &again["fetched"]), (&json!(120), &json!(0)));
 
-    // A webhook that arrives after its repair is a duplicate, and another one is recorded as usual.
+    // A webhook that arrives after the fetch is a duplicate, and another one is recorded as usual.
     stand_in.redeliver(&ids[0]);
     let later = execute(1);
     within(stand_in.deliveries_finished()).await;
     let row = async |id: &str| {
         let query =
-            "SELECT deliveries, redeliveries, conflicts, repaired_from, authenticated_by FROM executions";
+            "SELECT deliveries, redeliveries, conflicts, fetched_from, authenticated_by FROM executions";
         receiver.row(&format!("{query} WHERE execution_id = '{id}'")).await
     };
     assert_eq!(
         row(&ids[0]).await,
-        json!({ "deliveries": 2, "redeliveries": 1, "conflicts": null, "repaired_from": "delivery_log", "authenticated_by": null })
+        json!({ "deliveries": 2, "redeliveries": 1, "conflicts": null, "fetched_from": "delivery_log", "authenticated_by": null })
     );
     assert_eq!(
         row(&later[0]).await,
-        json!({ "deliveries": 1, "redeliveries": 0, "conflicts": null, "repaired_from": null, "authenticated_by": "signature" })
+        json!({ "deliveries": 1, "redeliveries": 0, "conflicts": null, "fetched_from": null, "authenticated_by": "signature" })
     );
     let shown = receiver.get(&format!("/api/v1/executions/{}", ids[0])).await.json::<Value>().await.unwrap();
-    assert_eq!(shown["repaired_from"], "delivery_log");
+    assert_eq!(shown["fetched_from"], "delivery_log");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,13 +238,13 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
     }
     let done = reconcile(&receiver, "since=1h").await;
     assert_eq!(
-        (&done["checked"], &done["recorded"], &done["repaired"]),
+        (&done["checked"], &done["recorded"], &done["fetched"]),
         (&json!(153), &json!(1), &json!(152))
     );
-    let sources = "SELECT repaired_from, count(*) AS n FROM executions GROUP BY 1 ORDER BY 1";
+    let sources = "SELECT fetched_from, count(*) AS n FROM executions GROUP BY 1 ORDER BY 1";
     let sources = receiver.rows(sources).await;
     let expected = [(json!("execution"), 150), (json!("list"), 2), (Value::Null, 1)];
-    let expected = expected.map(|(source, n)| json!({ "repaired_from": source, "n": n }));
+    let expected = expected.map(|(source, n)| json!({ "fetched_from": source, "n": n }));
     assert_eq!(sources, expected);
 
     // A row of the list lacks fields, but a later webhook with the same status is a duplicate.
@@ -254,12 +254,12 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
     }
     receiver.accept(execution(&hidden[0], "failed")).await;
     let query =
-        "SELECT deliveries, conflicts FROM executions WHERE repaired_from = 'list' ORDER BY execution_id";
+        "SELECT deliveries, conflicts FROM executions WHERE fetched_from = 'list' ORDER BY execution_id";
     let expected =
         [json!({ "deliveries": 3, "conflicts": 1 }), json!({ "deliveries": 2, "conflicts": null })];
     assert_eq!(receiver.rows(query).await, expected);
-    let query = format!("SELECT repaired_from FROM executions WHERE execution_id = '{known}'");
-    assert_eq!(receiver.row(&query).await["repaired_from"], Value::Null);
+    let query = format!("SELECT fetched_from FROM executions WHERE execution_id = '{known}'");
+    assert_eq!(receiver.row(&query).await["fetched_from"], Value::Null);
 
     // Bulks of a workflow that is not known, with an identifier that the API filters by, and with another one.
     let uuid = "b0000000-0000-4000-8000-000000000001";
@@ -268,14 +268,14 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
     }
     let answer = post(&receiver, &format!("bulk={uuid}")).await.text().await.unwrap();
     assert!(answer.contains("\"failed\"") && answer.contains("add the workflow"), "{answer}");
-    for (query, repaired) in [
+    for (query, fetched) in [
         (format!("bulk={uuid}&workflow=v"), 3),
         ("bulk=spring&workflow=v".to_owned(), 3),
         ("workflow=v".to_owned(), 3),
         (format!("bulk={uuid}"), 0),
         (format!("execution={known}"), 0),
     ] {
-        assert_eq!(reconcile(&receiver, &query).await["repaired"], repaired, "{query}");
+        assert_eq!(reconcile(&receiver, &query).await["fetched"], fetched, "{query}");
     }
 }
 
@@ -314,7 +314,7 @@ async fn progress(receiver: &TestReceiver, bulk: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_repaired() {
+async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_fetched() {
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
     let receiver =
         TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
@@ -325,14 +325,11 @@ async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_repai
     assert_eq!(progress(&receiver, &bulk).await, json!([false, 8, 7, 1, 2]));
 
     let done = reconcile(&receiver, &format!("bulk={bulk}")).await;
-    assert_eq!((&done["checked"], &done["repaired"]), (&json!(8), &json!(1)), "{done}");
+    assert_eq!((&done["checked"], &done["fetched"]), (&json!(8), &json!(1)), "{done}");
     receiver.wait_until_recorded().await;
     assert_eq!(progress(&receiver, &bulk).await, json!([true, 8, 8, 0, 2]));
-    let query = "SELECT execution_id, repaired_from FROM executions WHERE repaired_from IS NOT NULL";
-    assert_eq!(
-        receiver.rows(query).await,
-        [json!({ "execution_id": lost, "repaired_from": "delivery_log" })]
-    );
+    let query = "SELECT execution_id, fetched_from FROM executions WHERE fetched_from IS NOT NULL";
+    assert_eq!(receiver.rows(query).await, [json!({ "execution_id": lost, "fetched_from": "delivery_log" })]);
     let query = format!("SELECT deliveries FROM executions WHERE execution_id = '{}'", delivered[0]);
     assert_eq!(receiver.row(&query).await["deliveries"], 2);
 }
@@ -370,9 +367,9 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
     stand_in.end(&unlogged);
     stand_in.remove_deliveries(&unlogged);
     let query =
-        "SELECT e.execution_id, e.status, e.repaired_from, coalesce(c.unavailable, false) AS unavailable
+        "SELECT e.execution_id, e.status, e.fetched_from, coalesce(c.unavailable, false) AS unavailable
         FROM executions AS e LEFT JOIN reconcile_checks AS c USING (execution_id) ORDER BY 1";
-    let row = |id: &str, status: &str, from: Option<&str>, unavailable: bool| json!({ "execution_id": id, "status": status, "repaired_from": from, "unavailable": unavailable });
+    let row = |id: &str, status: &str, from: Option<&str>, unavailable: bool| json!({ "execution_id": id, "status": status, "fetched_from": from, "unavailable": unavailable });
     let expected = [
         row(&logged, "completed", Some("delivery_log"), false),
         row(&unlogged, "completed", Some("execution"), false),
@@ -381,7 +378,7 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
     until(async || {
         let rows = receiver.rows(query).await;
         rows.iter().zip(&expected).all(|(row, expected)| {
-            ["status", "repaired_from"].iter().all(|field| row[*field] == expected[*field])
+            ["status", "fetched_from"].iter().all(|field| row[*field] == expected[*field])
                 && (row["execution_id"] != "lost" || row["unavailable"] == true)
         })
     })

@@ -23,7 +23,7 @@ pub(crate) struct Bulk {
     /// Whether all expected executions have ended; null if `expected` is null.
     pub(crate) complete: Option<bool>,
     /// The expected number of executions: the accepted inputs of a registered bulk, or the number set with
-    /// `workflow-receiver bulks expect`; null if unknown.
+    /// `workflow-receiver bulks set-size`; null if unknown.
     pub(crate) expected: Option<i32>,
     /// The number of recorded executions: completed + failed + cancelled + other.
     pub(crate) received: i32,
@@ -35,7 +35,7 @@ pub(crate) struct Bulk {
     pub(crate) cancelled: i32,
     /// Executions with any other status: they have not ended yet.
     pub(crate) other: i32,
-    /// Expected executions without a terminal status; null if `expected` is null.
+    /// Expected executions whose webhook with a terminal status is not recorded; null if `expected` is null.
     pub(crate) missing: Option<i32>,
     /// Inputs that bulk-trigger rejected: they have no execution. Null unless its response is registered.
     pub(crate) rejected: Option<i32>,
@@ -190,7 +190,7 @@ impl Bulk {
             failed,
             cancelled: 0,
             other,
-            missing: None,
+            missing: expected.map(|expected| (expected - completed - failed).max(0)),
             rejected: None,
             first_received_at: None,
             last_received_at: None,

@@ -55,7 +55,7 @@ columns! {
         pub(crate) authenticated_by: Option<String>,
         /// The part of the sender's API that the execution was read from because its webhook did not arrive:
         /// `delivery_log`, `list` or `execution`; null for a webhook.
-        pub(crate) repaired_from: Option<String>,
+        pub(crate) fetched_from: Option<String>,
         /// The number of deliveries, including duplicates and conflicts.
         pub(crate) deliveries: i32,
         /// How many of them have the header `X-Webhook-Redelivery`.
@@ -94,7 +94,7 @@ macro_rules! select_executions {
     started_at,
     completed_at,
     authenticated_by,
-    repaired_from,
+    fetched_from,
     deliveries,
     redeliveries,
     first_received_at,

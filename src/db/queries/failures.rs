@@ -1,4 +1,4 @@
-//! Failures grouped by their cause.
+//! Failures of executions and predictions, grouped by their cause.
 
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
@@ -9,15 +9,15 @@ use utoipa::ToSchema;
 use super::{EXCERPT_CHARS, Query, Scope, TimeRange};
 use crate::db::Transaction;
 
-/// Maximum executions that are scanned.
+/// Maximum executions and predictions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
 /// The same for failed steps. It is lower, because each payload is decompressed.
 const STEP_SCAN_LIMIT: i64 = 500;
 
-/// Failures with one cause.
+/// Failures with one cause: of executions or of predictions, never of both.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
-    /// The workflow that ran; null when models are grouped.
+    /// The workflow that ran; null when models are grouped, and for predictions on their own.
     pub(crate) workflow_id: Option<String>,
     /// The step that failed; null unless steps are grouped.
     pub(crate) step_id: Option<String>,
@@ -25,14 +25,17 @@ pub(crate) struct Group {
     pub(crate) model: Option<String>,
     /// One of the sender's classes of failures, such as `execution_timeout`; `unknown` if the texts do not show it.
     pub(crate) failure_class: String,
-    /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
+    /// The kind of failure, such as `ExecutionFailed`, or `PROVIDER_REJECTED` of predictions; null if not sent. The first
+    /// 1,000 characters.
     pub(crate) error: Option<String>,
     /// The sender's reason; null if not sent. The first 1,000 characters.
     pub(crate) error_cause: Option<String>,
     /// The number of failures in the group.
     pub(crate) failed: i64,
-    /// The latest execution in the group.
-    pub(crate) latest_execution_id: String,
+    /// The latest execution in the group; null for a group of predictions.
+    pub(crate) latest_execution_id: Option<String>,
+    /// The latest prediction in the group; null for a group of executions.
+    pub(crate) latest_prediction_id: Option<String>,
     /// When the first delivery of the earliest one was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) earliest_received_at: OffsetDateTime,
@@ -54,8 +57,8 @@ pub(crate) struct Failures {
     pub(crate) groups: Vec<Group>,
     /// The number of failures in all groups, including groups beyond `limit`.
     pub(crate) failed: i64,
-    /// False if there were too many failures: then only the failures since `since` are grouped.
-    pub(crate) complete: bool,
+    /// True if there were too many failures: then only the failures since `since` are grouped.
+    pub(crate) partial: bool,
     /// When the first delivery of the earliest grouped failure was received; null without failures.
     #[serde(with = "rfc3339::option")]
     pub(crate) since: Option<OffsetDateTime>,
@@ -66,7 +69,7 @@ pub(crate) struct Failures {
 #[schema(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum By {
-    /// Failed executions, by workflow, error and cause.
+    /// Failed executions and failed predictions, by workflow, error and cause.
     #[default]
     Cause,
     /// Failed steps, also of completed executions, by workflow, step, error and cause. Executions whose payload was
@@ -118,7 +121,7 @@ impl Query for FailureQuery {
         let first = groups.first();
         Ok(Failures {
             failed: first.map_or(0, |group| group.all_failed),
-            complete: first.is_none_or(|group| group.scanned < scan_limit),
+            partial: first.is_some_and(|group| group.scanned >= scan_limit),
             since: first.map(|group| group.earliest_scanned),
             groups,
         })

@@ -1,8 +1,8 @@
--- Groups failures: the latest $5 failed executions, or if $8 is step or model, the failed steps of the latest $5
--- executions that have one.
-WITH scanned AS (
+-- Groups failures: the latest $5 failed executions and predictions, or if $8 is step or model, the failed steps of the
+-- latest $5 executions that have one.
+WITH latest AS (
     (
-        SELECT workflow_id, error, error_cause, execution_id, first_received_at
+        SELECT workflow_id, error, error_cause, execution_id AS id, false AS is_prediction, first_received_at
         FROM executions
         WHERE
             (status = 'failed' OR step_failed)
@@ -18,7 +18,7 @@ WITH scanned AS (
     -- The executions of one workflow have their own index. coalesce hides the comparison from the planner. Otherwise
     -- the planner would count the rarity of failures twice, expect fewer rows than the limit, and read all failures.
     (
-        SELECT workflow_id, error, error_cause, execution_id, first_received_at
+        SELECT workflow_id, error, error_cause, execution_id, false, first_received_at
         FROM executions
         WHERE
             (status = 'failed' OR step_failed)
@@ -29,20 +29,57 @@ WITH scanned AS (
         ORDER BY workflow_id DESC, first_received_at DESC
         LIMIT $5::bigint
     )
+    UNION ALL
+    -- Predictions have no steps and no bulk.
+    (
+        SELECT workflow_id, error, error_cause, prediction_id, true, first_received_at
+        FROM predictions
+        WHERE
+            status = 'failed'
+            AND $8 = 'cause'
+            AND $3 IS NULL
+            AND $4 IS NULL
+            AND first_received_at >= $1
+            AND first_received_at < $2
+        ORDER BY first_received_at DESC
+        LIMIT $5::bigint
+    )
+    UNION ALL
+    (
+        SELECT workflow_id, error, error_cause, prediction_id, true, first_received_at
+        FROM predictions
+        WHERE
+            status = 'failed'
+            AND workflow_id IS NOT NULL
+            AND $8 = 'cause'
+            AND $4 IS NULL
+            AND (workflow_id, first_received_at) >= ($3, $1)
+            AND (workflow_id, first_received_at) < ($3, $2)
+        ORDER BY workflow_id DESC, first_received_at DESC
+        LIMIT $5::bigint
+    )
+),
+scanned AS (
+    SELECT * FROM latest
+    ORDER BY first_received_at DESC
+    LIMIT $5::bigint
 ),
 failed AS (
     SELECT
-        workflow_id, NULL AS step_id, NULL AS model, error, error_cause, execution_id, first_received_at,
-        failure_class(error_cause, error) AS failure_class
+        workflow_id, NULL AS step_id, NULL AS model, error, error_cause, id, is_prediction, first_received_at,
+        -- The error of a prediction is the sender's code.
+        CASE
+            WHEN is_prediction THEN failure_class(error, error_cause) ELSE failure_class(error_cause, error)
+        END AS failure_class
     FROM scanned
     WHERE $8 = 'cause'
     UNION ALL
     SELECT
         CASE $8 WHEN 'step' THEN l.workflow_id END, CASE $8 WHEN 'step' THEN s.step_id END,
-        CASE $8 WHEN 'model' THEN s.model END, s.error, s.error_cause, l.execution_id, l.first_received_at,
+        CASE $8 WHEN 'model' THEN s.model END, s.error, s.error_cause, l.id, false, l.first_received_at,
         s.failure_class
     FROM scanned AS l
-    INNER JOIN steps AS s ON l.execution_id = s.execution_id
+    INNER JOIN steps AS s ON l.id = s.execution_id
     WHERE $8 <> 'cause' AND s.status = 'failed'
 )
 SELECT
@@ -53,13 +90,14 @@ SELECT
     left(error, $6) AS error,
     left(error_cause, $6) AS error_cause,
     count(*) AS "failed!",
-    (array_agg(execution_id ORDER BY first_received_at DESC))[1] AS "latest_execution_id!",
+    CASE WHEN NOT is_prediction THEN (array_agg(id ORDER BY first_received_at DESC))[1] END AS latest_execution_id,
+    CASE WHEN is_prediction THEN (array_agg(id ORDER BY first_received_at DESC))[1] END AS latest_prediction_id,
     min(first_received_at) AS "earliest_received_at!",
     max(first_received_at) AS "latest_received_at!",
     (sum(count(*)) OVER ())::bigint AS "all_failed!",
     (SELECT count(*) FROM scanned) AS "scanned!",
     (SELECT min(l.first_received_at) FROM scanned AS l) AS "earliest_scanned!"
 FROM failed
-GROUP BY workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
+GROUP BY is_prediction, workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
 ORDER BY count(*) DESC, max(first_received_at) DESC
 LIMIT $7

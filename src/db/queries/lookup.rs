@@ -7,12 +7,13 @@ use crate::db::Transaction;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     Execution,
+    Prediction,
     Bulk,
     Workflow,
     Nothing,
 }
 
-/// Looks up an identifier: an execution, else a bulk, else a workflow.
+/// Looks up an identifier: an execution, else a prediction, else a bulk, else a workflow.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     pub(crate) id: String,
@@ -25,15 +26,17 @@ impl Query for Lookup {
         let found = sqlx::query!(
             r#"SELECT
                    EXISTS (SELECT FROM executions WHERE execution_id = $1) AS "execution!",
+                   EXISTS (SELECT FROM predictions WHERE prediction_id = $1) AS "prediction!",
                    EXISTS (SELECT FROM bulks WHERE bulk_id = $1) AS "bulk!",
                    EXISTS (SELECT FROM executions WHERE workflow_id = $1) AS "workflow!""#,
             self.id
         );
         let found = found.fetch_one(transaction).await?;
-        Ok(match (found.execution, found.bulk, found.workflow) {
-            (true, _, _) => Found::Execution,
-            (_, true, _) => Found::Bulk,
-            (_, _, true) => Found::Workflow,
+        Ok(match (found.execution, found.prediction, found.bulk, found.workflow) {
+            (true, ..) => Found::Execution,
+            (_, true, ..) => Found::Prediction,
+            (_, _, true, _) => Found::Bulk,
+            (.., true) => Found::Workflow,
             _ => Found::Nothing,
         })
     }

@@ -1,4 +1,4 @@
-//! The list of results: the files, texts and other values that executions produced.
+//! The list of results: the files, texts and other values that executions and predictions produced.
 //!
 //! The function `execution_results` of the database finds them. For one execution or one bulk:
 //! [`ResultsQuery::of_execution`], [`ResultsQuery::of_bulk`].
@@ -46,16 +46,20 @@ pub(crate) enum Kind {
 }
 
 columns! {
-    /// A result of an execution: a file, a text, or an output without any of them. Each value is listed once.
+    /// A result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed
+    /// once.
     #[derive(Debug, Clone, Serialize, ToSchema)]
     pub(crate) struct ResultItem {
-        /// The execution that produced it.
-        pub(crate) execution_id: String,
-        /// The workflow that ran.
-        pub(crate) workflow_id: String,
+        /// The execution that produced it; null if a prediction did.
+        pub(crate) execution_id: Option<String>,
+        /// The prediction that produced it; null if an execution did.
+        #[schema(example = json!(null))]
+        pub(crate) prediction_id: Option<String>,
+        /// The workflow that ran; null for a prediction on its own.
+        pub(crate) workflow_id: Option<String>,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,
-        /// The position among the results of the execution, from 1.
+        /// The position among the results of the execution or prediction, from 1.
         pub(crate) position: i64,
         /// Where the payload contains it, such as `workflow_output.clip` or `step_outputs.stills.output.images[0]`.
         pub(crate) path: String,
@@ -75,10 +79,10 @@ columns! {
         /// Whether a part is missing: the data of a data URL, or the end of a `text` of more than 16 MiB. The payload
         /// contains all of it.
         pub(crate) truncated: bool,
-        /// When the first delivery of the execution was received, by the receiver's clock.
+        /// When the first delivery of the execution or prediction was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
         pub(crate) first_received_at: OffsetDateTime,
-        /// The query parameters of the execution's webhook URL, as a JSON object of strings; null without any. Not signed.
+        /// The query parameters of the webhook's URL, as a JSON object of strings; null without any. Not signed.
         #[schema(value_type = Option<HashMap<String, String>>)]
         pub(crate) reference: Option<Reference>,
     }
@@ -105,16 +109,23 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execution: Option<String>,
-    /// Only results of executions whose webhook URL has this query parameter, such as `order=1234`.
+    /// Only results of this prediction.
+    #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) prediction: Option<String>,
+    /// Only results of executions and predictions whose webhook URL has this query parameter, such as `order=1234`.
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
 }
 
-/// An execution that a page scans.
+/// An execution or a prediction that a page scans.
 struct Source {
-    execution_id: String,
-    workflow_id: String,
+    id: String,
+    is_prediction: bool,
+    /// Orders the sources with the same time: `e` or `p`, and the identifier. Both tables can have the same identifier.
+    key: String,
+    workflow_id: Option<String>,
     bulk_id: Option<String>,
     first_received_at: OffsetDateTime,
     reference: Option<Reference>,
@@ -124,38 +135,54 @@ struct Source {
     bytes: i64,
 }
 
-/// The next executions by an index, as in `executions.rs`; at most `$8`.
+/// The next sources by an index of each table, as in `executions.rs`; at most `$8`.
 macro_rules! sources {
-    (prefix: $columns:literal, $values:literal, order: $order:literal, $($parameter:expr),+) => {
+    (prefix: $columns:literal, $values:literal, order: $order:literal, filter: $filter:literal, $($parameter:expr),+) => {
+        sources!(
+            @of ("" "executions" "execution_id" "'e' || execution_id" "bulk_id"
+                 "($5::text IS NULL OR execution_id = $5) AND ($6::text IS NULL OR bulk_id = $6) AND $10::text IS NULL")
+                (" UNION ALL " "predictions" "prediction_id" "'p' || prediction_id" "NULL"
+                 "($10::text IS NULL OR prediction_id = $10) AND $5::text IS NULL AND $6::text IS NULL");
+            $columns, $values, $order, $filter, $($parameter),+
+        )
+    };
+    (@of $(($union:literal $table:literal $id:literal $key:literal $bulk:literal $condition:literal))+;
+     $columns:literal, $values:literal, $order:literal, $filter:literal, $($parameter:expr),+) => {
         sqlx::query_as!(
             Source,
             r#"SELECT
-                   execution_id, workflow_id, bulk_id, first_received_at,
-                   reference::text AS "reference: Reference",
-                   num_nonnulls(output, payload) > 0 AND ($7::text IS NULL OR workflow_id = $7) AS "matches!",
+                   id AS "id!", key LIKE 'p%' AS "is_prediction!", key AS "key!", workflow_id, bulk_id,
+                   first_received_at AS "first_received_at!", reference::text AS "reference: Reference",
+                   matches AS "matches!", bytes AS "bytes!"
+               FROM ("#
+            $(+ $union + "(SELECT " + $id + " AS id, " + $key + " AS key, " + $bulk + r#" AS bulk_id,
+                   workflow_id, first_received_at, reference,
+                   num_nonnulls(output, payload) > 0 AND ($7::text IS NULL OR workflow_id = $7) AS matches,
                    -- The maximum compression ratio of each method. Values that are not compressed count several times,
                    -- because many small ones take longer than a large one.
                    coalesce(pg_column_size(output)::bigint * CASE pg_column_compression(output)
                        WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 4 END, 0)
                    + coalesce(pg_column_size(payload)::bigint * CASE pg_column_compression(payload)
-                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 4 END, 0) AS "bytes!"
-               FROM executions
+                       WHEN 'pglz' THEN 90 WHEN 'lz4' THEN 256 ELSE 4 END, 0) AS bytes
+               FROM "# + $table + r#"
                WHERE
                    ("# + $columns + r#"first_received_at) >= ("# + $values + r#"$1)
-                   AND ("# + $columns + r#"first_received_at, execution_id) <= ("# + $values + r#"$2, $3::text)
-                   -- After the last result of an execution, the next execution follows.
-                   AND ((first_received_at, execution_id) <> ($2, $3) OR $4::bigint < 9223372036854775807)
-                   AND ($5::text IS NULL OR execution_id = $5)
-                   AND ($6::text IS NULL OR bulk_id = $6)
+                   AND ("# + $columns + "first_received_at, " + $key + ") <= (" + $values + r#"$2, $3::text)
+                   -- After the last result of an execution, the next one follows.
+                   AND ((first_received_at, "# + $key + r#") <> ($2, $3) OR $4::bigint < 9223372036854775807)
                    AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
-               ORDER BY "# + $order + r#"first_received_at DESC, execution_id DESC
-               LIMIT $8::bigint"#,
+                   AND "# + $condition + $filter + r#"
+               ORDER BY "# + $order + r#"first_received_at DESC, key DESC
+               LIMIT $8::bigint)"#)+
+            + r#") AS s
+               ORDER BY "# + $order + r#"first_received_at DESC, key DESC
+               LIMIT $8"#,
             $($parameter),+
         )
     };
 }
 
-/// Lists results: the newest executions first, and the results of each in their order.
+/// Lists results: the newest executions and predictions first, and the results of each in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResultsQuery {
     pub(crate) filter: Filter,
@@ -219,8 +246,8 @@ impl Query for ResultsQuery {
                 if bytes >= PAGE_BYTES {
                     return Ok(self.page_with_next(items, None));
                 }
-                if let Some(Source { first_received_at, execution_id, .. }) = group.last() {
-                    reached = Position { at: *first_received_at, id: execution_id.clone(), place: i64::MAX };
+                if let Some(Source { first_received_at, key, .. }) = group.last() {
+                    reached = Position { at: *first_received_at, id: key.clone(), place: i64::MAX };
                 }
                 if begun.elapsed() > PAGE_TIME && !(last && rest.is_empty()) {
                     return Ok(self.page_with_next(items, Some(reached)));
@@ -252,7 +279,11 @@ impl ListRow for ResultItem {
     const LIST: List = List::Results;
 
     fn position(&self) -> Position {
-        Position { at: self.first_received_at, id: self.execution_id.clone(), place: self.position }
+        let key = match (&self.execution_id, &self.prediction_id) {
+            (Some(id), _) => format!("e{id}"),
+            (None, id) => format!("p{}", id.as_deref().unwrap_or_default()),
+        };
+        Position { at: self.first_received_at, id: key, place: self.position }
     }
 }
 
@@ -287,9 +318,10 @@ impl ResultsQuery {
     ) -> Result<Vec<ResultItem>, sqlx::Error> {
         let matching: Vec<_> = sources.iter().filter(|source| source.matches).collect();
         let Some(first) = matching.first() else { return Ok(Vec::new()) };
-        let is_reached = (first.first_received_at, &*first.execution_id) == (reached.at, &*reached.id);
+        let is_reached = (first.first_received_at, &*first.key) == (reached.at, &*reached.id);
         let after = if is_reached { reached.place.clamp(0, MAX_POSITION) } else { 0 };
-        let ids: Vec<_> = matching.iter().map(|source| source.execution_id.clone()).collect();
+        let (ids, are_predictions): (Vec<_>, Vec<_>) =
+            matching.iter().map(|source| (source.id.clone(), source.is_prediction)).unzip();
         let rows = sqlx::query_file!(
             "src/db/queries/results.sql",
             &ids,
@@ -298,13 +330,17 @@ impl ResultsQuery {
             bytes,
             MAX_TEXT,
             self.filter.kind.map(Choice::as_str),
-            self.filter.is_final
+            self.filter.is_final,
+            &are_predictions
         );
         let rows = rows.fetch_all(transaction).await?.into_iter();
         let results = rows.filter_map(|row| {
             let source = usize::try_from(row.n).ok().and_then(|n| matching.get(n.checked_sub(1)?))?;
+            let id = Some(source.id.clone());
+            let (execution_id, prediction_id) = if source.is_prediction { (None, id) } else { (id, None) };
             Some(ResultItem {
-                execution_id: source.execution_id.clone(),
+                execution_id,
+                prediction_id,
                 workflow_id: source.workflow_id.clone(),
                 bulk_id: source.bulk_id.clone(),
                 position: row.position,
@@ -323,30 +359,32 @@ impl ResultsQuery {
         Ok(results.collect())
     }
 
-    /// The next executions, beginning with the one at `reached` if it has further results.
+    /// The next sources, beginning with the one at `reached` if it has further results.
     async fn sources(
         &self,
         transaction: &mut Transaction<'_>,
         reached: &Position,
         limit: i64,
     ) -> Result<Vec<Source>, sqlx::Error> {
-        let Filter { execution, scope: Scope { workflow, bulk }, reference, .. } = &self.filter;
+        let Filter { execution, prediction, scope: Scope { workflow, bulk }, reference, .. } = &self.filter;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {
                 sources!(
                     $($variant)+, self.period.start(), reached.at, reached.id, reached.place, execution.as_deref(),
                     bulk.as_deref(), workflow.as_deref(), limit,
-                    reference.as_ref().map(ReferenceFilter::as_json)
+                    reference.as_ref().map(ReferenceFilter::as_json), prediction.as_deref()
                 )
                 .fetch_all(transaction)
                 .await
             };
         }
-        if workflow.is_some() && bulk.is_none() && execution.is_none() && reference.is_none() {
-            fetch!(prefix: "workflow_id, ", "$7, ", order: "workflow_id DESC, ")
+        let other_index =
+            execution.is_some() || prediction.is_some() || bulk.is_some() || reference.is_some();
+        if workflow.is_some() && !other_index {
+            fetch!(prefix: "workflow_id, ", "$7, ", order: "workflow_id DESC, ", filter: " AND workflow_id IS NOT NULL")
         } else {
-            fetch!(prefix: "", "", order: "")
+            fetch!(prefix: "", "", order: "", filter: "")
         }
     }
 }

@@ -1,6 +1,6 @@
--- At most $3 results of the executions $1, in this order; of the first execution, only results after the position $2. Only
--- results of the kind $6 (null for all), and if $7 only final ones. The list ends once it has $4 bytes. A text of more than
--- $5 bytes is cut off.
+-- At most $3 results of the executions $1, in this order; of the first execution, only results after the position $2. Where
+-- $8 is true, $1 is a prediction. Only results of the kind $6 (null for all), and if $7 only final ones. The list ends once
+-- it has $4 bytes. A text of more than $5 bytes is cut off.
 SELECT
     n AS "n!",
     position AS "position!",
@@ -30,8 +30,12 @@ FROM (
             r.url,
             CASE WHEN octet_length(r.text) > $5 THEN left(r.text, $5::integer / 8) ELSE r.text END AS text,
             octet_length(r.text) > $5 AS is_cut
-        FROM unnest($1::text[]) WITH ORDINALITY AS s (execution_id, n)
-        INNER JOIN executions AS e ON s.execution_id = e.execution_id
+        FROM unnest($1::text[], $8::boolean[]) WITH ORDINALITY AS s (id, is_prediction, n)
+        CROSS JOIN LATERAL (
+            SELECT output, payload FROM executions WHERE execution_id = s.id AND NOT s.is_prediction
+            UNION ALL
+            SELECT output, payload FROM predictions WHERE prediction_id = s.id AND s.is_prediction
+        ) AS e
         CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r
         WHERE (s.n > 1 OR r.position > $2::bigint)
             AND ($6::text IS NULL OR r.kind = $6)

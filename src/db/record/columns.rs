@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::item::ExecutionRow;
 use super::rounds::Group;
 use crate::auth::AuthMethod;
-use crate::delivery::RepairSource;
+use crate::delivery::FetchSource;
 
 /// Calls a macro with the list of `executions`. The first line has the name of the arrays, the table, its key, the table
 /// of its conflicts, the recorded bulk, and the columns besides status and output that are part of the result. Each
@@ -42,8 +42,8 @@ macro_rules! with_execution_columns {
             step_failed "step_failed" "unnest($16::boolean[])" (bool) |row| row.step_failed;
             authenticated_by "authenticated_by" "unnest($17::text[])" (Option<&'static str>)
                 |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
-            repaired_from "repaired_from" "unnest($18::text[])" (Option<&'static str>)
-                |row| row.delivery.repaired_from.map(RepairSource::as_str);
+            fetched_from "fetched_from" "unnest($18::text[])" (Option<&'static str>)
+                |row| row.delivery.fetched_from.map(FetchSource::as_str);
             => "$19" "$20" "$21" "$22"
         }
     };
@@ -71,8 +71,8 @@ macro_rules! with_prediction_columns {
                 |row| row.execution.duration_seconds;
             authenticated_by "authenticated_by" "unnest($14::text[])" (Option<&'static str>)
                 |row| row.delivery.authenticated_by.map(AuthMethod::as_str);
-            repaired_from "repaired_from" "unnest($15::text[])" (Option<&'static str>)
-                |row| row.delivery.repaired_from.map(RepairSource::as_str);
+            fetched_from "fetched_from" "unnest($15::text[])" (Option<&'static str>)
+                |row| row.delivery.fetched_from.map(FetchSource::as_str);
             => "$16" "$17" "$18" "$19"
         }
     };

@@ -90,10 +90,10 @@ resolved AS (
                     -- The same bytes: a degraded row lacks columns (RecordItem::degrade).
                     WHEN sha256(e.payload_bytes) = i.body_sha256 OR e.payload_sha256 = i.body_sha256
                         THEN 'duplicate'
-                    WHEN e.repaired_from IN ('list', 'execution') OR i.repaired_from IN ('list', 'execution') THEN
+                    WHEN e.fetched_from IN ('list', 'execution') OR i.fetched_from IN ('list', 'execution') THEN
                         CASE
                             WHEN (e.workflow_id, e.status) <> (i.workflow_id, i.status) THEN 'conflict'
-                            WHEN e.repaired_from = 'list' OR i.repaired_from = 'list' THEN 'duplicate'
+                            WHEN e.fetched_from = 'list' OR i.fetched_from = 'list' THEN 'duplicate'
                             WHEN "# $(+ "e." + $compared + " <> i." + $compared + " OR ")* + r#"e.output <> i.output
                                 THEN 'conflict'
                             ELSE 'duplicate'

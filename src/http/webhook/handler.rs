@@ -129,7 +129,7 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     let delivery = Delivery {
         received_at: OffsetDateTime::now_utc(),
         authenticated_by: Some(authenticated_by),
-        repaired_from: None,
+        fetched_from: None,
         acknowledged: parsed.is_ok(),
         reference: head.reference,
         is_redelivery: head.is_redelivery,

@@ -155,7 +155,7 @@ mod tests {
             authenticated_by: Some(AuthMethod::None),
             acknowledged: true,
             reference: None,
-            repaired_from: None,
+            fetched_from: None,
             is_redelivery: false,
             trace: None,
         };

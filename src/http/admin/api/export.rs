@@ -28,10 +28,8 @@ use crate::http::problem::{ApiProblems, Problem};
 const ATTEMPTS: u32 = 30;
 
 // The beginnings of lines, for `/openapi.json`.
-const JSONL: &str =
-    r#"{"execution_id":"exec-104","workflow_id":"product-photos","bulk_id":"spring-catalogue", …}"#;
-const CSV: &str =
-    "execution_id,workflow_id,bulk_id, …\r\n\"exec-104\",\"product-photos\",\"spring-catalogue\", …\r\n";
+const JSONL: &str = r#"{"execution_id":"exec-104", …}"#;
+const CSV: &str = "execution_id, …\r\n\"exec-104\", …\r\n";
 const URLS: &str = "https://storage.example.com/garden.png\n";
 
 /// The format of an export.
@@ -117,7 +115,7 @@ pub(super) async fn export_executions(State(api): ApiState, uri: Uri) -> Result<
     export::<Executions>(api, parameters, encoding, "executions").await
 }
 
-/// Export all results, newest executions first
+/// Export all results, newest executions and predictions first
 ///
 /// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
 #[utoipa::path(

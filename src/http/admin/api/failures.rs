@@ -22,12 +22,12 @@ impl FromQuery for FailureQuery {
 
 /// Count failures by cause, step or model, most frequent first
 ///
-/// Groups the latest 1,000 failed executions, or the failed steps of the latest 500 executions with a failed
-/// step. `complete` is false if there are more.
+/// Groups the latest 1,000 failed executions and predictions, or the failed steps of the latest 500 executions with a
+/// failed step. `partial` is true if there are more. A group contains executions or predictions, never both.
 #[utoipa::path(
     get, path = "/api/v1/failures", tag = "Executions",
     params(
-        ("by" = inline(Option<By>), Query, description = "Group failed executions by cause (the default), or failed steps by step or by model."),
+        ("by" = inline(Option<By>), Query, description = "Group failed executions and predictions by cause (the default), or failed steps by step or by model."),
         Scope, TimeRange,
         ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
     ),

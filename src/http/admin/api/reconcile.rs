@@ -24,8 +24,8 @@ use crate::reconcile::{Event, Reconciler, Scope};
 const QUEUE: usize = 64;
 
 /// A response, for `/openapi.json`.
-const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":"repaired"}
-{"type":"done","checked":120,"recorded":119,"repaired":1,"missing":0,"running":0,"unavailable":0,"unusable":0}
+const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":"fetched"}
+{"type":"done","checked":120,"recorded":119,"fetched":1,"missing":0,"running":0,"unavailable":0,"unusable":0}
 "#;
 
 /// Fetch missed webhooks from the sender

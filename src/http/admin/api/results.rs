@@ -15,6 +15,7 @@ impl FromQuery for ResultsQuery {
             kind: p.choice("kind")?,
             is_final: p.flag("final")?,
             execution: p.text("execution")?,
+            prediction: p.text("prediction")?,
             scope: p.scope()?,
             reference: p.reference()?,
         };
@@ -22,9 +23,9 @@ impl FromQuery for ResultsQuery {
     }
 }
 
-/// List results: the files, texts and other values that executions produced
+/// List results: the files, texts and other values that executions and predictions produced
 ///
-/// Newest executions first. The results of one execution are in the order of `workflow_output`, `output`, and the steps by
+/// Newest first. The results of one execution are in the order of `workflow_output`, `output`, and the steps by
 /// their start. At most 10,000 values of an execution are examined.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",

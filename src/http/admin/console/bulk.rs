@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::bulks::{progress, received};
+use super::bulks::{progress, received, without_webhook};
 use super::components::{ago, chip, copy_button, count, empty, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
@@ -22,7 +22,7 @@ use crate::db::queries::bulks::{Bulk, GetBulkProgress};
 use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::previews::Previews;
-use crate::db::queries::results::{Filter, ResultsQuery};
+use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
 use crate::db::queries::{PageRequest, TimeRange};
 use crate::http::admin::api::query::{PathId, path_identifier};
 
@@ -115,7 +115,7 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
                     Show::Failures => bulk.failed,
                     Show::Running => bulk.other,
                     Show::Executions => bulk.received,
-                    Show::Missing => missing_number(bulk),
+                    Show::Missing => bulk.missing.unwrap_or_default(),
                     Show::Results => 0,
                 };
                 @let title = if number > 0 { format!("{title} {}", count(number.into())) } else { title.to_owned() };
@@ -137,7 +137,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
             @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
-        (missing(bulk, has_api_key))
+        (unreceived(bulk, has_api_key))
         @if !rejected.is_empty() {
             p.soft { "each::labs rejected inputs of the bulk. No webhook will arrive for them:" }
             ul.soft {
@@ -171,11 +171,6 @@ async fn rejected(console: &Console, bulk: &Bulk) -> Result<Rejected, PageError>
     Ok(rejected)
 }
 
-/// Expected executions without any webhook.
-fn missing_number(bulk: &Bulk) -> i32 {
-    bulk.expected.map_or(0, |expected| (expected - bulk.received).max(0))
-}
-
 /// The registered executions that have not ended. Only a registered bulk has their identifiers.
 async fn missing_executions(
     console: &Console,
@@ -187,7 +182,7 @@ async fn missing_executions(
         return Ok(html! {
             section.card {
                 (empty("The expected executions are not known", html! {
-                    "Register the response of bulk-trigger with " code { "workflow-receiver expect" }
+                    "Register the response of bulk-trigger with " code { "workflow-receiver register" }
                     ". Then the missing executions are listed here."
                 }))
             }
@@ -197,17 +192,17 @@ async fn missing_executions(
     expected_page::list(console, view, params, filter).await
 }
 
-/// What is known about the executions that were not received.
-fn missing(bulk: &Bulk, has_api_key: bool) -> Markup {
-    let missing = i64::from(missing_number(bulk));
+/// What is known about the executions without a webhook.
+fn unreceived(bulk: &Bulk, has_api_key: bool) -> Markup {
+    let number = without_webhook(bulk);
     html! {
-        @if missing > 0 {
-            p.soft { "No webhook was received for " (plural(missing, "expected execution", "expected executions")) "." }
+        @if number > 0 {
+            p.soft { "No webhook was received for " (plural(number, "expected execution", "expected executions")) "." }
             @if !has_api_key { p.soft { (reconcile::NO_KEY) } }
         }
         @if bulk.expected.is_none() {
             p.soft {
-                "Set the expected number with " code { "workflow-receiver bulks" } " to see whether the bulk is complete."
+                "Set the size with " code { "workflow-receiver bulks set-size" } " to see whether the bulk is complete."
             }
         }
     }
@@ -239,16 +234,19 @@ async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mark
             }
         });
     }
-    let mut execution_ids: Vec<_> = page.items.iter().map(|result| result.execution_id.clone()).collect();
+    let mut execution_ids: Vec<_> =
+        page.items.iter().filter_map(|result| result.execution_id.clone()).collect();
     execution_ids.dedup();
     let previews = console.run(&Previews { execution_ids }).await?;
-    let label = |execution_id: &str| {
+    // Predictions have no bulk.
+    let label = |result: &ResultItem| {
+        let execution_id = result.execution_id.as_deref().unwrap_or_default();
         let prompt = previews.iter().find(|preview| preview.execution_id == execution_id);
         let prompt = prompt.and_then(|preview| preview.prompt.as_deref());
         excerpt(prompt.unwrap_or(execution_id), 200).0.to_owned()
     };
     Ok(html! {
-        (gallery(&console.result_hosts, Size::Small, &page.items, |result| label(&result.execution_id)))
+        (gallery(&console.result_hosts, Size::Small, &page.items, label))
         (next_page(params, page.next.as_deref(), "More results"))
     })
 }

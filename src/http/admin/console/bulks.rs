@@ -101,30 +101,24 @@ pub(super) fn received(bulk: &Bulk) -> Markup {
     }
 }
 
-/// The executions that have not been received, and those beyond the expected number.
-struct Gap {
-    missing: i64,
-    extra: i64,
-}
-
-fn gap(bulk: &Bulk) -> Gap {
-    let difference = bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received));
-    Gap { missing: difference.max(0), extra: (-difference).max(0) }
+/// The number of expected executions without any webhook. Negative if more executions than expected were received.
+pub(super) fn without_webhook(bulk: &Bulk) -> i64 {
+    bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received))
 }
 
 /// The state of a bulk as a badge, and the reasons in words.
 pub(super) fn state(bulk: &Bulk) -> Markup {
-    let Gap { missing, extra } = gap(bulk);
-    let running = i64::from(bulk.other);
+    let (running, missing) = (i64::from(bulk.other), bulk.missing.map_or(0, i64::from));
+    let extra = -without_webhook(bulk);
     let mut reasons = Vec::new();
-    if running > 0 {
-        reasons.push(format!("{} still running", count(running)));
-    }
     if missing > 0 {
         reasons.push(format!("{} missing", count(missing)));
     }
     if extra > 0 {
         reasons.push(format!("{} more than expected", count(extra)));
+    }
+    if running > 0 {
+        reasons.push(format!("{} still running", count(running)));
     }
     if bulk.expected.is_none() {
         reasons.push("the size is not set".to_owned());
@@ -154,7 +148,7 @@ pub(super) fn progress(bulk: &Bulk) -> Markup {
         .map(|(_, number, name)| format!("{} {name}", count(*number)))
         .collect();
     let label = format!("{}, of {}", words.join(", "), plural(total, "execution", "executions"));
-    let missing = gap(bulk).missing;
+    let waiting = without_webhook(bulk);
     html! {
         div.state-line { (state(bulk)) }
         (bar(&parts.map(|(kind, count, _)| (kind, count)), total, &label))
@@ -162,7 +156,7 @@ pub(super) fn progress(bulk: &Bulk) -> Markup {
             @for (kind, number, name) in parts {
                 @if number > 0 { li.(kind) { span.dot {} (count(number)) " " (name) } }
             }
-            @if missing > 0 { li.missing { span.dot {} (count(missing)) " missing" } }
+            @if waiting > 0 { li.missing { span.dot {} (count(waiting)) " without a webhook" } }
         }
     }
 }
@@ -199,8 +193,8 @@ mod tests {
     fn the_state_of_a_bulk_says_why_it_is_incomplete() {
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
-            (bulk(Some(10), 6, 1, 3), "incomplete 3 still running"),
-            (bulk(Some(10), 5, 0, 2), "incomplete 2 still running, 3 missing"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing, 3 still running"),
+            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing, 2 still running"),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(None, 2, 0, 1), "running 1 still running, the size is not set"),
             (bulk(None, 2, 0, 0), "received the size is not set"),

@@ -144,7 +144,7 @@ fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
                 @if let Some(seconds) = execution.duration_seconds { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(execution.first_received_at)) }
-                @if let Some(source) = &execution.repaired_from { li { (fetched(source)) } }
+                @if let Some(source) = &execution.fetched_from { li { (fetched(source)) } }
                 li { "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) } }
                 @if let Some(bulk) = &execution.bulk_id {
                     li { "bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
@@ -342,9 +342,9 @@ fn facts(execution: &Execution) -> Markup {
                 @if execution.deliveries > 1 {
                     dt { "Latest" } dd { @if let Some(time) = time(Some(execution.last_received_at)) { (time) } }
                 }
-                @match &execution.repaired_from {
+                @match &execution.fetched_from {
                     None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
-                    Some(source) => { dt { "Fetched" } dd { (repaired(source)) } },
+                    Some(source) => { dt { "Fetched" } dd { (source_of(source)) } },
                 }
                 @if let Some(started) = time(execution.started_at) { dt { "Started" } dd { (started) } }
                 @if let Some(completed) = time(execution.completed_at) { dt { "Ended" } dd { (completed) } }
@@ -369,8 +369,8 @@ pub(super) fn references(reference: &Reference) -> Markup {
     }
 }
 
-/// Where an execution was read from. `source` is `repaired_from`.
-fn repaired(source: &str) -> &'static str {
+/// Where an execution was read from. `source` is `fetched_from`.
+fn source_of(source: &str) -> &'static str {
     match source {
         "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
         "list" => "The webhook did not arrive. Read from the sender's list of executions.",
@@ -380,7 +380,7 @@ fn repaired(source: &str) -> &'static str {
 
 /// The mark of an execution whose webhook did not arrive.
 pub(super) fn fetched(source: &str) -> Markup {
-    html! { span.badge.muted title=(repaired(source)) { "fetched" } }
+    html! { span.badge.muted title=(source_of(source)) { "fetched" } }
 }
 
 fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDetail]) -> Markup {

@@ -72,6 +72,7 @@ async fn find(console: &Console, params: &Params) -> Result<Option<String>, Quer
     }
     Ok(match console.run(&Lookup { id: id.to_owned() }).await? {
         Found::Execution => Some(path("executions", id)),
+        Found::Prediction => Some(path("predictions", id)),
         Found::Bulk => Some(path("bulks", id)),
         Found::Workflow => Some(params.with(&[("q", None), ("workflow", Some(id))])),
         Found::Nothing => None,
@@ -274,7 +275,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
                 @if execution.step_failed && is_successful(&execution.status) {
                     " " span.badge.warn title="A step failed; the execution completed" { "step failed" }
                 }
-                @if let Some(source) = &execution.repaired_from { " " (fetched(source)) }
+                @if let Some(source) = &execution.fetched_from { " " (fetched(source)) }
             }
             td.workflow data-label="Workflow" {
                 a.quiet.cut href=(super::params::url("/executions", "workflow", &execution.workflow_id)) {

@@ -101,7 +101,7 @@ fn none(state: Option<ExpectedState>, has_more: bool) -> Markup {
         Some(_) => empty("No row matches", html! { a href="/expected" { "Show all" } "." }),
         None => empty(
             "No response is registered",
-            html! { "Register the responses of trigger and bulk-trigger with " code { "workflow-receiver expect" } " or "
+            html! { "Register the responses of trigger and bulk-trigger with " code { "workflow-receiver register" } " or "
             code { "POST /api/v1/expected" } ". Then missing executions are known." },
         ),
     }

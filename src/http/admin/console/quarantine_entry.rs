@@ -185,7 +185,7 @@ impl Preview {
 }
 
 fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup {
-    let Ok(execution) = Execution::parse(&extracted.repaired) else {
+    let Ok(execution) = Execution::parse(&extracted.mapped) else {
         return html! { (ignored(extracted)) };
     };
     let time = |at: Option<time::OffsetDateTime>| at.map(|at| at.to_string());

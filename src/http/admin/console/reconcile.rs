@@ -126,7 +126,7 @@ async fn start(
 
 /// The result of a run.
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, repaired, missing: _, running, unavailable, unusable } = counts;
+    let Counts { checked, recorded, fetched, missing: _, running, unavailable, unusable } = counts;
     let compared = plural(i64::try_from(*checked).unwrap_or(i64::MAX), "execution", "executions");
     let parts = [
         (recorded, "recorded before"),
@@ -136,5 +136,5 @@ fn sentence(counts: &Counts) -> String {
     ];
     let parts = parts.into_iter().filter(|(number, _)| **number > 0);
     let parts: String = parts.map(|(number, what)| [", ", &number.to_string(), " ", what].concat()).collect();
-    format!("Compared {compared} with each::labs: {repaired} fetched{parts}")
+    format!("Compared {compared} with each::labs: {fetched} fetched{parts}")
 }

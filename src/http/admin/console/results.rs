@@ -70,7 +70,7 @@ fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) ->
                 }
                 @if result.truncated { " The value is cut off. The payload has all of it." }
             }
-            Size::Small => a.row-link.cut href=(path("executions", &result.execution_id)) { (visible(label)) },
+            Size::Small => a.row-link.cut href=(path("executions", result.execution_id.as_deref().unwrap_or_default())) { (visible(label)) },
         }
     }
 }

@@ -59,7 +59,7 @@ const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
         "authenticated_by bulk_id completed_at conflict_bytes conflicts conflicts_dropped deliveries error error_cause \
-         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at redeliveries reference repaired_from started_at status \
+         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at redeliveries reference fetched_from started_at status \
          step_failed total_cost workflow_id",
     ),
     (
@@ -131,7 +131,7 @@ const EXECUTION: [&str; 13] = [
     // As in `load.rs`.
     "reference: r.reference IS DISTINCT FROM jsonb_build_object('execution', r.execution_id)",
     "redeliveries: r.redeliveries <> CASE WHEN r.execution_id LIKE '%7' THEN r.deliveries ELSE 0 END",
-    "repaired_from: r.repaired_from IS NOT NULL",
+    "fetched_from: r.fetched_from IS NOT NULL",
     "started_at",
     "completed_at",
     "total_cost",

@@ -97,7 +97,7 @@ fn of_name(name: &str) -> Option<Value> {
         "workflow" | "workflow_id" => json!("product-photos"),
         "bulk" | "bulk_id" => json!("spring-catalogue"),
         "status" | "delivered_status" => json!("failed"),
-        "repaired_from" => json!(null),
+        "fetched_from" => json!(null),
         "differs_in" => json!("status"),
         "recorded_status" => json!("completed"),
         "error" => json!("ExecutionFailed"),

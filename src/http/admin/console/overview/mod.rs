@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use self::chart::{Step, chart};
 use super::components::{ago, badge, bar, bytes, chip, count, duration, percent, plural};
 use super::layout::{self, PageError, Tab, database_error};
+use super::params::path;
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, url_part, visible};
 use super::view::View;
@@ -327,7 +328,7 @@ fn failures(data: &Data) -> Markup {
                     @for group in groups {
                         tr data-row {
                             td {
-                                a.cut href={ "/executions/" (url_part(&group.latest_execution_id)) } { (cause(group)) }
+                                a.cut href=(latest(group)) { (cause(group)) }
                                 small.soft {
                                     @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
                                     @if group.failure_class != "unknown" { (visible(&group.failure_class)) " · " }
@@ -340,10 +341,18 @@ fn failures(data: &Data) -> Markup {
                     }
                 }
             }
-            @if !data.failures.complete {
+            @if data.failures.partial {
                 p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
             }
         }
+    }
+}
+
+/// The address of the latest execution or prediction in the group.
+fn latest(group: &Group) -> String {
+    match (&group.latest_execution_id, &group.latest_prediction_id) {
+        (None, Some(id)) => path("predictions", id),
+        (id, _) => path("executions", id.as_deref().unwrap_or_default()),
     }
 }
 
@@ -360,7 +369,7 @@ fn is_new(group: &Group, data: &Data) -> bool {
             == (&group.workflow_id, &group.error, &group.error_cause)
     };
     let earlier = &data.earlier_failures;
-    earlier.complete && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
+    !earlier.partial && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
 }
 
 fn workflows(workflows: &[Workflow]) -> Markup {

@@ -1,4 +1,4 @@
-//! `workflow-receiver expect`
+//! `workflow-receiver register`
 
 use std::fs;
 use std::io::{self, Read};
@@ -15,9 +15,9 @@ use crate::db::{DbConnection, Registered};
 use crate::logging::printable;
 use crate::trigger::Triggered;
 
-/// Arguments of `expect`.
+/// Arguments of `register`.
 #[derive(Debug, Args)]
-pub struct Expect {
+pub struct Register {
     /// File with responses of trigger or bulk-trigger, one after the other; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -53,7 +53,7 @@ impl CallerArgs {
     }
 }
 
-impl Expect {
+impl Register {
     /// Registers the responses in their order. It also works while the receiver is stopped.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::events::{Counts, Event, Result as Outcome};
 use super::reconciler::{ReconcileError, Reconciler};
-use crate::delivery::{Delivery, RejectReason, RepairSource};
+use crate::delivery::{Delivery, FetchSource, RejectReason};
 use crate::execution::{Execution, Kind, api_key, status};
 
 /// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
@@ -21,7 +21,7 @@ const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of a run.
-pub(super) struct Repair<'r> {
+pub(super) struct Comparison<'r> {
     pub(super) reconciler: &'r Reconciler,
     dry_run: bool,
     events: Option<mpsc::Sender<Event>>,
@@ -33,7 +33,7 @@ pub(super) struct Repair<'r> {
 pub(super) struct Ended {
     pub(super) execution_id: String,
     body: Bytes,
-    source: RepairSource,
+    source: FetchSource,
     reference: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl Fetched {
     pub(super) fn read(
         execution_id: Option<&str>,
         body: Bytes,
-        source: RepairSource,
+        source: FetchSource,
         reference: Option<String>,
     ) -> Self {
         let body = api_key::remove(&body).map_or(body, Bytes::from);
@@ -71,7 +71,7 @@ impl Fetched {
     }
 }
 
-impl<'r> Repair<'r> {
+impl<'r> Comparison<'r> {
     pub(super) fn new(
         reconciler: &'r Reconciler,
         dry_run: bool,
@@ -113,7 +113,7 @@ impl<'r> Repair<'r> {
             body,
             received_at: OffsetDateTime::now_utc(),
             authenticated_by: None,
-            repaired_from: Some(source),
+            fetched_from: Some(source),
             acknowledged: true,
             reference,
             is_redelivery: false,
@@ -128,9 +128,9 @@ impl<'r> Repair<'r> {
                 Err(_) => sleep(APPEND_RETRY_PAUSE).await,
             }
         }
-        self.reconciler.metrics.repaired(source);
-        tracing::debug!(%execution_id, source = source.as_str(), "repaired");
-        self.report(execution_id, Outcome::Repaired).await;
+        self.reconciler.metrics.fetched(source);
+        tracing::debug!(%execution_id, source = source.as_str(), "fetched");
+        self.report(execution_id, Outcome::Fetched).await;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ CREATE TABLE predictions (
     output_sha256      bytea,
     payload_sha256     bytea,
     authenticated_by   text COLLATE "C",
-    repaired_from      text COLLATE "C",
+    fetched_from      text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
     redeliveries       integer     NOT NULL DEFAULT 0,
     reference          jsonb,
@@ -63,7 +63,7 @@ COMMENT ON COLUMN predictions.payload_sha256 IS
     'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
 COMMENT ON COLUMN predictions.authenticated_by IS
     'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
-COMMENT ON COLUMN predictions.repaired_from IS
+COMMENT ON COLUMN predictions.fetched_from IS
     'delivery_log if the webhook did not arrive and its body was read from the sender''s log of deliveries; otherwise null.';
 COMMENT ON COLUMN predictions.deliveries IS
     'Number of deliveries of this prediction, including duplicates and conflicts. After a crash, a delivery can be counted twice.';
@@ -90,6 +90,9 @@ CREATE INDEX predictions_first_received_at ON predictions (first_received_at);
 CREATE INDEX predictions_workflow_id ON predictions (workflow_id, first_received_at) WHERE workflow_id IS NOT NULL;
 -- Failed predictions.
 CREATE INDEX predictions_failed ON predictions (first_received_at) WHERE status = 'failed';
+-- The same for one workflow.
+CREATE INDEX predictions_workflow_failures ON predictions (workflow_id, first_received_at)
+WHERE status = 'failed' AND workflow_id IS NOT NULL;
 -- Predictions with a parameter of the caller: reference @> '{"order": "1234"}'.
 CREATE INDEX predictions_reference ON predictions USING gin (reference jsonb_path_ops) WHERE reference IS NOT NULL;
 -- Predictions that jsonb cannot store without loss, for `repair`.
@@ -150,59 +153,3 @@ COMMENT ON COLUMN prediction_conflicts.recorded_at IS
 
 -- Retention.
 CREATE INDEX prediction_conflicts_first_received_at ON prediction_conflicts (first_received_at);
-
-CREATE VIEW latest_predictions AS
-SELECT
-    prediction_id,
-    workflow_id,
-    status,
-    output,
-    error,
-    error_cause,
-    CASE WHEN status = 'failed' THEN failure_class(error, error_cause) END AS failure_class,
-    total_cost,
-    duration_seconds,
-    authenticated_by,
-    deliveries,
-    coalesce(conflicts, 0) AS conflicts,
-    first_received_at,
-    last_received_at,
-    payload_removed_at,
-    reference
-FROM predictions
-ORDER BY first_received_at DESC;
-
-COMMENT ON VIEW latest_predictions IS
-    'One row per prediction, latest first, without payload. Use LIMIT, or filter by first_received_at or prediction_id.';
-COMMENT ON COLUMN latest_predictions.prediction_id IS
-    'Identifier of the prediction, as sent.';
-COMMENT ON COLUMN latest_predictions.workflow_id IS
-    'Workflow of which the prediction is a step; null for a prediction on its own.';
-COMMENT ON COLUMN latest_predictions.status IS
-    'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
-COMMENT ON COLUMN latest_predictions.output IS
-    'Output of the prediction, any JSON; null if not sent or if removed (see payload_removed_at).';
-COMMENT ON COLUMN latest_predictions.error IS
-    'Kind of failure, such as PROVIDER_REJECTED; null if not sent.';
-COMMENT ON COLUMN latest_predictions.error_cause IS
-    'Cause of the failure, as sent; null if not sent.';
-COMMENT ON COLUMN latest_predictions.failure_class IS
-    'failure_class(error, error_cause) of a failed prediction; otherwise null.';
-COMMENT ON COLUMN latest_predictions.total_cost IS
-    'Cost of the prediction, in the sender''s unit; null if not sent or not a number.';
-COMMENT ON COLUMN latest_predictions.duration_seconds IS
-    'How long the model ran; null if not sent or not a number.';
-COMMENT ON COLUMN latest_predictions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
-COMMENT ON COLUMN latest_predictions.deliveries IS
-    'Number of deliveries of this prediction, including duplicates and conflicts.';
-COMMENT ON COLUMN latest_predictions.conflicts IS
-    'Number of conflicting deliveries in prediction_conflicts, including removed ones.';
-COMMENT ON COLUMN latest_predictions.first_received_at IS
-    'When the first delivery of this prediction was received, by the receiver''s clock.';
-COMMENT ON COLUMN latest_predictions.last_received_at IS
-    'When the latest delivery of this prediction was received, by the receiver''s clock.';
-COMMENT ON COLUMN latest_predictions.payload_removed_at IS
-    'When retention removed payload and output; null if they were not removed.';
-COMMENT ON COLUMN latest_predictions.reference IS
-    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';

@@ -224,6 +224,7 @@ COMMENT ON COLUMN steps.reference IS
 CREATE VIEW failures AS
 SELECT
     e.execution_id,
+    NULL AS prediction_id,
     e.workflow_id,
     e.bulk_id,
     e.error,
@@ -246,36 +247,56 @@ SELECT
         WHERE s.execution_id = e.execution_id AND s.status = 'failed'
     ) || e.error) AS failure_class
 FROM executions AS e
-WHERE e.status = 'failed';
+WHERE e.status = 'failed'
+UNION ALL
+SELECT
+    NULL,
+    p.prediction_id,
+    p.workflow_id,
+    NULL,
+    p.error,
+    p.error_cause,
+    NULL,
+    NULL,
+    NULL,
+    p.first_received_at,
+    p.last_received_at,
+    p.payload_removed_at,
+    p.reference,
+    failure_class(p.error, p.error_cause)
+FROM predictions AS p
+WHERE p.status = 'failed';
 
 COMMENT ON VIEW failures IS
-    'One row per failed execution: why it failed, and in which steps. Filter by first_received_at, workflow_id, bulk_id or execution_id.';
+    'One row per failed execution and per failed prediction: why it failed, and in which steps. count(execution_id) counts executions only. Filter by first_received_at, workflow_id, bulk_id, execution_id or prediction_id.';
 COMMENT ON COLUMN failures.execution_id IS
-    'Identifier of the execution, as sent.';
+    'Identifier of the execution, as sent; null for a prediction.';
+COMMENT ON COLUMN failures.prediction_id IS
+    'Identifier of the prediction, as sent; null for an execution.';
 COMMENT ON COLUMN failures.workflow_id IS
-    'Identifier of the workflow, as sent.';
+    'Identifier of the workflow, as sent; null for a prediction on its own.';
 COMMENT ON COLUMN failures.bulk_id IS
-    'Identifier of the bulk, as sent; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk, and for a prediction.';
 COMMENT ON COLUMN failures.error IS
-    'Kind of failure, such as ExecutionFailed; null if not sent.';
+    'Kind of failure, such as ExecutionFailed, or PROVIDER_REJECTED of a prediction; null if not sent.';
 COMMENT ON COLUMN failures.error_cause IS
     'Cause of the failure, as sent; null if not sent. See also failed_steps.';
 COMMENT ON COLUMN failures.failed_steps IS
-    'Identifiers of the steps with status failed; null if there are none, or if the payload was removed.';
+    'Identifiers of the steps with status failed; null if there are none, if the payload was removed, and for a prediction.';
 COMMENT ON COLUMN failures.started_at IS
-    'Start of the execution, by the sender''s clock; null if unknown.';
+    'Start of the execution, by the sender''s clock; null if unknown, and for a prediction.';
 COMMENT ON COLUMN failures.completed_at IS
-    'End of the execution, by the sender''s clock; null if unknown.';
+    'End of the execution, by the sender''s clock; null if unknown, and for a prediction.';
 COMMENT ON COLUMN failures.first_received_at IS
-    'When the first delivery of this execution was received, by the receiver''s clock.';
+    'When the first delivery was received, by the receiver''s clock.';
 COMMENT ON COLUMN failures.last_received_at IS
-    'When the latest delivery of this execution was received, by the receiver''s clock.';
+    'When the latest delivery was received, by the receiver''s clock.';
 COMMENT ON COLUMN failures.payload_removed_at IS
     'When retention removed the payload, and with it failed_steps; null if it was not removed.';
 COMMENT ON COLUMN failures.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 COMMENT ON COLUMN failures.failure_class IS
-    'One of the sender''s classes of failures, from error_cause, the failed steps and error: see the function failure_class.';
+    'One of the sender''s classes of failures: see the function failure_class. From error_cause, the failed steps and error; for a prediction from error and error_cause.';
 
 CREATE VIEW failure_rates AS
 SELECT
@@ -364,7 +385,7 @@ SELECT
     last_received_at,
     payload_removed_at,
     reference,
-    repaired_from
+    fetched_from
 FROM executions
 ORDER BY first_received_at DESC;
 
@@ -400,7 +421,7 @@ COMMENT ON COLUMN latest_executions.payload_removed_at IS
     'When retention removed payload and output; null if they were not removed.';
 COMMENT ON COLUMN latest_executions.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
-COMMENT ON COLUMN latest_executions.repaired_from IS
+COMMENT ON COLUMN latest_executions.fetched_from IS
     'Part of the sender''s API that the execution was read from because its webhook did not arrive: delivery_log, list or execution; null for a webhook.';
 
 -- With `latest_executions WHERE workflow_id = ...`, PostgreSQL may scan the latest executions of all workflows. This is
@@ -426,7 +447,7 @@ CREATE FUNCTION latest_of_workflow(workflow text) RETURNS SETOF latest_execution
             e.last_received_at,
             e.payload_removed_at,
             e.reference,
-            e.repaired_from
+            e.fetched_from
         FROM executions AS e
         WHERE (e.workflow_id, e.first_received_at) >= (workflow, '-infinity'::timestamptz)
             AND (e.workflow_id, e.first_received_at) <= (workflow, 'infinity'::timestamptz)
@@ -780,13 +801,14 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     END;
 
 COMMENT ON FUNCTION execution_results(jsonb, jsonb) IS
-    'The results in the output and the payload of an execution: see the view results.';
+    'The results in the output and the payload of an execution or a prediction: see the view results.';
 
 CREATE VIEW results AS
 SELECT
-    e.execution_id,
-    e.workflow_id,
-    e.bulk_id,
+    s.execution_id,
+    s.prediction_id,
+    s.workflow_id,
+    s.bulk_id,
     r."position",
     r.path,
     r.step_id,
@@ -795,19 +817,27 @@ SELECT
     r.media_type,
     r.url,
     r.text,
-    e.first_received_at,
-    e.reference
-FROM executions AS e
-CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r;
+    s.first_received_at,
+    s.reference
+FROM (
+    SELECT execution_id, NULL AS prediction_id, workflow_id, bulk_id, output, payload, first_received_at, reference
+    FROM executions
+    UNION ALL
+    SELECT NULL, prediction_id, workflow_id, NULL, output, payload, first_received_at, reference
+    FROM predictions
+) AS s
+CROSS JOIN LATERAL execution_results(s.output, s.payload) AS r;
 
 COMMENT ON VIEW results IS
-    'One row per result: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for removed payloads. Filter by bulk_id, execution_id, workflow_id, reference or first_received_at.';
+    'One row per result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for removed payloads. Filter by bulk_id, execution_id, prediction_id, workflow_id, reference or first_received_at.';
 COMMENT ON COLUMN results.execution_id IS
-    'Identifier of the execution, as sent.';
+    'Identifier of the execution, as sent; null for a prediction.';
+COMMENT ON COLUMN results.prediction_id IS
+    'Identifier of the prediction, as sent; null for an execution.';
 COMMENT ON COLUMN results.workflow_id IS
-    'Identifier of the workflow, as sent.';
+    'Identifier of the workflow, as sent; null for a prediction on its own.';
 COMMENT ON COLUMN results.bulk_id IS
-    'Identifier of the bulk, as sent; null without a bulk.';
+    'Identifier of the bulk, as sent; null without a bulk, and for a prediction.';
 COMMENT ON COLUMN results.position IS
     'Position among the results of the execution, from 1: workflow_output, output, then the steps by their start.';
 COMMENT ON COLUMN results.path IS
@@ -825,8 +855,66 @@ COMMENT ON COLUMN results.url IS
 COMMENT ON COLUMN results.text IS
     'The text, or an output without a URL or text as JSON; null for a URL.';
 COMMENT ON COLUMN results.first_received_at IS
-    'When the first delivery of the execution was received, by the receiver''s clock.';
+    'When the first delivery of the execution or prediction was received, by the receiver''s clock.';
 COMMENT ON COLUMN results.reference IS
+    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+
+-- Predictions ---------------------------------------------------------------------------------
+
+CREATE VIEW latest_predictions AS
+SELECT
+    prediction_id,
+    workflow_id,
+    status,
+    output,
+    error,
+    error_cause,
+    CASE WHEN status = 'failed' THEN failure_class(error, error_cause) END AS failure_class,
+    total_cost,
+    duration_seconds,
+    authenticated_by,
+    deliveries,
+    coalesce(conflicts, 0) AS conflicts,
+    first_received_at,
+    last_received_at,
+    payload_removed_at,
+    reference
+FROM predictions
+ORDER BY first_received_at DESC;
+
+COMMENT ON VIEW latest_predictions IS
+    'One row per prediction, latest first, without payload. Use LIMIT, or filter by first_received_at or prediction_id.';
+COMMENT ON COLUMN latest_predictions.prediction_id IS
+    'Identifier of the prediction, as sent.';
+COMMENT ON COLUMN latest_predictions.workflow_id IS
+    'Workflow of which the prediction is a step; null for a prediction on its own.';
+COMMENT ON COLUMN latest_predictions.status IS
+    'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
+COMMENT ON COLUMN latest_predictions.output IS
+    'Output of the prediction, any JSON; null if not sent or if removed (see payload_removed_at).';
+COMMENT ON COLUMN latest_predictions.error IS
+    'Kind of failure, such as PROVIDER_REJECTED; null if not sent.';
+COMMENT ON COLUMN latest_predictions.error_cause IS
+    'Cause of the failure, as sent; null if not sent.';
+COMMENT ON COLUMN latest_predictions.failure_class IS
+    'failure_class(error, error_cause) of a failed prediction; otherwise null.';
+COMMENT ON COLUMN latest_predictions.total_cost IS
+    'Cost of the prediction, in the sender''s unit; null if not sent or not a number.';
+COMMENT ON COLUMN latest_predictions.duration_seconds IS
+    'How long the model ran; null if not sent or not a number.';
+COMMENT ON COLUMN latest_predictions.authenticated_by IS
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
+COMMENT ON COLUMN latest_predictions.deliveries IS
+    'Number of deliveries of this prediction, including duplicates and conflicts.';
+COMMENT ON COLUMN latest_predictions.conflicts IS
+    'Number of conflicting deliveries in prediction_conflicts, including removed ones.';
+COMMENT ON COLUMN latest_predictions.first_received_at IS
+    'When the first delivery of this prediction was received, by the receiver''s clock.';
+COMMENT ON COLUMN latest_predictions.last_received_at IS
+    'When the latest delivery of this prediction was received, by the receiver''s clock.';
+COMMENT ON COLUMN latest_predictions.payload_removed_at IS
+    'When retention removed payload and output; null if they were not removed.';
+COMMENT ON COLUMN latest_predictions.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
 -- Bulks ---------------------------------------------------------------------------------------
@@ -858,7 +946,7 @@ COMMENT ON COLUMN bulk_progress.bulk_id IS
 COMMENT ON COLUMN bulk_progress.complete IS
     'Whether at least `expected` executions have a terminal status; null if expected is null.';
 COMMENT ON COLUMN bulk_progress.expected IS
-    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks expect`; null if unknown.';
+    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks set-size`; null if unknown.';
 COMMENT ON COLUMN bulk_progress.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulk_progress.completed IS
@@ -880,7 +968,7 @@ COMMENT ON COLUMN bulk_progress.completed_at IS
 COMMENT ON COLUMN bulk_progress.rejected IS
     'Inputs that bulk-trigger rejected; null unless its response is registered.';
 COMMENT ON COLUMN bulk_progress.missing IS
-    'Expected executions without a terminal status; null if expected is null. The view missing_executions lists those of a registered bulk.';
+    'Expected executions whose webhook with a terminal status is not recorded; null if expected is null. The view missing_executions lists those of a registered bulk.';
 
 -- Costs ---------------------------------------------------------------------------------------
 

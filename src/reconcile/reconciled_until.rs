@@ -1,4 +1,4 @@
-//! The file `complete-until` in the directory of the spool: all executions that ended before this time were received or
+//! The file `reconciled-until` in the directory of the spool: all executions that ended before this time were received or
 //! reconciled.
 
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-const NAME: &str = "complete-until";
+const NAME: &str = "reconciled-until";
 
 #[derive(Debug)]
-pub(crate) struct CompleteUntil {
+pub(crate) struct ReconciledUntil {
     file: PathBuf,
 }
 
-impl CompleteUntil {
+impl ReconciledUntil {
     pub(crate) fn new(spool_dir: &Path) -> Self {
         Self { file: spool_dir.join(NAME) }
     }
@@ -43,10 +43,10 @@ mod tests {
     fn the_time_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        assert_eq!(CompleteUntil::new(dir.path()).read(), None);
-        CompleteUntil::new(dir.path()).write(now).unwrap();
-        assert_eq!(CompleteUntil::new(dir.path()).read(), Some(now));
+        assert_eq!(ReconciledUntil::new(dir.path()).read(), None);
+        ReconciledUntil::new(dir.path()).write(now).unwrap();
+        assert_eq!(ReconciledUntil::new(dir.path()).read(), Some(now));
         std::fs::write(dir.path().join(NAME), "damaged").unwrap();
-        assert_eq!(CompleteUntil::new(dir.path()).read(), None);
+        assert_eq!(ReconciledUntil::new(dir.path()).read(), None);
     }
 }
