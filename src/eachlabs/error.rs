@@ -79,6 +79,15 @@ impl ApiError {
         matches!(self, Self::Status { status: 404, .. })
     }
 
+    /// Whether the API is available and the request has no usable answer, so that other requests may have one.
+    pub(crate) fn is_about_the_request(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 414 | 422),
+            Self::TooLarge { .. } | Self::Malformed(_) | Self::Unsupported(_) => true,
+            Self::Unreachable { .. } | Self::TimedOut | Self::Denied { .. } => false,
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
