@@ -17,10 +17,10 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 9] = [
+const CHECKSUMS: [(&str, &str); 10] = [
     (
         "0001_executions.sql",
-        "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
+        "c9d77e921c2642391fc6d78b1b48204fc8507baf836376b6b236d07cc31bdca8caf728af927e671ee61ce6fa5790e938",
     ),
     (
         "0002_rollups.sql",
@@ -28,7 +28,7 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0003_quarantine.sql",
-        "8efe29d8ed5c434e272416b8e5ee46c597fac03d7738f6c0119a0d28d9cacfbc304e0f74508547470fadb0de4231d80d",
+        "6a2ab2fdea52cd2eeb846b25c8444b552cde9a2330c01a802a354e99f24728707b5960530b6af0418b158398fbb72dae",
     ),
     (
         "0004_changes.sql",
@@ -36,11 +36,11 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0005_views.sql",
-        "c3155208e3f0ee6605fd902aa3df68875b02755c2c93e1597ba46c4ab30d5300a1403f042002a4aa9ae0c0c02dcfebe1",
+        "ace4d5dea412c51bdaefc87b29fb5b76fa0ac1340b00fc4f6cef99b3a0db28bd8783fd779b7fe6c3506fab3546af05e3",
     ),
     (
         "0006_predictions.sql",
-        "814be831749e9848a502b3ddc680f5d2257a4b5b806fd77083a65afc57128dd41f2e530ad2232c5422198edfb54b7255",
+        "f7ce327c509ff4e40a3e9eb4600227479f2c4792ff41c04386a846a9803950d8e0ac05e66f4ecb146fdf9fc1f620c604",
     ),
     (
         "0007_expected.sql",
@@ -48,11 +48,15 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0008_reconcile.sql",
-        "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
+        "4c0bf3f40af7c00bb4c623db376356aa787035877062de8c21c4df79037aec1c01e83e2007f058a8915377c487a3c8ee",
     ),
     (
         "0009_audit.sql",
         "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
+    ),
+    (
+        "0010_verification.sql",
+        "1575ce4b44bcfc92fe135330db0547b4d41383910b50d9d295cfe857efd5882e359790f7f31af954650330888a892b30",
     ),
 ];
 
