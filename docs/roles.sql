@@ -33,9 +33,9 @@ FROM (
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
-            change_batches, reconcile_checks, changes, failures, failed_steps, steps, latest_executions, slow_executions, results,
+            change_batches, reconcile_checks, absent_workflows, changes, failures, failed_steps, steps, latest_executions, slow_executions, results,
             bulk_progress, failure_rates, failure_causes, costs, conflicts, quarantined, predictions, prediction_conflicts,
-            latest_predictions, expected_executions, missing_executions, overdue_executions, audit, _sqlx_migrations}')
+            latest_predictions, expected_executions, missing_executions, overdue_executions, unverified_deliveries, unverified, audit, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -60,6 +60,8 @@ FROM (VALUES
     ('change_batches', 'SELECT, INSERT, UPDATE'),
     ('expected_executions', 'SELECT, INSERT, UPDATE'),
     ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
+    ('absent_workflows', 'SELECT, INSERT, UPDATE'),
+    ('unverified_deliveries', 'SELECT, INSERT, UPDATE, DELETE'),
     ('audit', 'SELECT, INSERT, UPDATE'),
     -- For the read API.
     ('steps', 'SELECT'),

@@ -11,31 +11,34 @@ CREATE TABLE quarantine (
     deliveries        integer     NOT NULL CHECK (deliveries > 0),
     redeliveries      integer     NOT NULL DEFAULT 0,
     reference         jsonb,
+    api_body          bytea,
     first_received_at timestamptz NOT NULL,
     last_received_at  timestamptz NOT NULL,
     recorded_at       timestamptz NOT NULL DEFAULT now()
 );
 
 COMMENT ON TABLE quarantine IS
-    'Bodies that cannot be recorded as an execution: the exact bytes and the reason. One row per body.';
+    'Bodies that cannot be recorded as an execution, or that the sender did not confirm: the exact bytes and the reason. One row per body.';
 COMMENT ON COLUMN quarantine.quarantine_id IS
     'Number of the entry, in the order of recording.';
 COMMENT ON COLUMN quarantine.reason IS
-    'Why the body is not an execution, or why PostgreSQL rejected it.';
+    'Why the body is not an execution, why PostgreSQL rejected it, or why an unsigned webhook was not confirmed.';
 COMMENT ON COLUMN quarantine.body IS
     'Exact bytes of the body. convert_from(body, ''UTF8'') shows them as text.';
 COMMENT ON COLUMN quarantine.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN quarantine.authenticated_by IS
-    'How the first delivery of this body was authenticated: signature, secret_header, url_token or none; null if unknown.';
+    'How the first delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown.';
 COMMENT ON COLUMN quarantine.acknowledged IS
-    'Whether a delivery of this body was answered 200. Such entries ignore quarantine.max_rows, quarantine.max_bytes and retention.quarantine.';
+    'Whether a delivery of this body was answered 200, other than an unsigned webhook that was not confirmed. Such entries ignore quarantine.max_rows, quarantine.max_bytes and retention.quarantine.';
 COMMENT ON COLUMN quarantine.intact IS
     'Whether the body is as received; false if it was damaged in the spool. Check a damaged body before you retry it.';
 COMMENT ON COLUMN quarantine.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN quarantine.reference IS
     'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
+COMMENT ON COLUMN quarantine.api_body IS
+    'The execution as the sender''s API has it, for an unsigned webhook that differs from it; otherwise null.';
 COMMENT ON COLUMN quarantine.redeliveries IS
     'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN quarantine.first_received_at IS
@@ -56,7 +59,7 @@ CREATE TABLE quarantine_usage (
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE quarantine_usage IS
-    'One row: the number and size of quarantined bodies that were answered 422. Triggers on quarantine update it.';
+    'One row: the number and size of quarantined bodies that are not acknowledged. Triggers on quarantine update it.';
 COMMENT ON COLUMN quarantine_usage.only_row IS
     'Always true: limits the table to one row.';
 COMMENT ON COLUMN quarantine_usage.bodies IS

@@ -62,7 +62,7 @@ COMMENT ON COLUMN predictions.output_sha256 IS
 COMMENT ON COLUMN predictions.payload_sha256 IS
     'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
 COMMENT ON COLUMN predictions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN predictions.fetched_from IS
     'delivery_log if the webhook did not arrive and its body was read from the sender''s log of deliveries; otherwise null.';
 COMMENT ON COLUMN predictions.deliveries IS
@@ -141,7 +141,7 @@ COMMENT ON COLUMN prediction_conflicts.payload_bytes IS
 COMMENT ON COLUMN prediction_conflicts.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN prediction_conflicts.authenticated_by IS
-    'How this delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
+    'How this delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
 COMMENT ON COLUMN prediction_conflicts.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN prediction_conflicts.first_received_at IS

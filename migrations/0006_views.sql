@@ -410,7 +410,7 @@ COMMENT ON COLUMN latest_executions.started_at IS
 COMMENT ON COLUMN latest_executions.completed_at IS
     'End of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN latest_executions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN latest_executions.deliveries IS
     'Number of deliveries of this execution, including duplicates and conflicts.';
 COMMENT ON COLUMN latest_executions.first_received_at IS
@@ -903,7 +903,7 @@ COMMENT ON COLUMN latest_predictions.total_cost IS
 COMMENT ON COLUMN latest_predictions.duration_seconds IS
     'How long the model ran; null if not sent or not a number.';
 COMMENT ON COLUMN latest_predictions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
 COMMENT ON COLUMN latest_predictions.deliveries IS
     'Number of deliveries of this prediction, including duplicates and conflicts.';
 COMMENT ON COLUMN latest_predictions.conflicts IS
@@ -1060,9 +1060,9 @@ COMMENT ON COLUMN conflicts.recorded_error_cause IS
 COMMENT ON COLUMN conflicts.delivered_error_cause IS
     'Cause of the failure in the delivery.';
 COMMENT ON COLUMN conflicts.recorded_authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
 COMMENT ON COLUMN conflicts.delivered_authenticated_by IS
-    'How the conflicting delivery was authenticated: signature, secret_header, url_token or none; null if unknown.';
+    'How the conflicting delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
 COMMENT ON COLUMN conflicts.deliveries IS
     'Number of deliveries with this body.';
 COMMENT ON COLUMN conflicts.first_received_at IS
@@ -1099,7 +1099,8 @@ SELECT
     deliveries,
     first_received_at,
     last_received_at,
-    reference
+    reference,
+    utf8_text(api_body) AS api_text
 FROM quarantine;
 
 COMMENT ON VIEW quarantined IS
@@ -1107,15 +1108,15 @@ COMMENT ON VIEW quarantined IS
 COMMENT ON COLUMN quarantined.quarantine_id IS
     'Number of the entry, in the order of recording.';
 COMMENT ON COLUMN quarantined.reason IS
-    'Why the body is not an execution, or why PostgreSQL rejected it.';
+    'Why the body is not an execution, why PostgreSQL rejected it, or why an unsigned webhook was not confirmed.';
 COMMENT ON COLUMN quarantined.body_text IS
     'Body as text; null if it is not UTF-8. For such a body: SELECT encode(body, ''escape'') FROM quarantine.';
 COMMENT ON COLUMN quarantined.body_bytes IS
     'Size of the body in bytes.';
 COMMENT ON COLUMN quarantined.authenticated_by IS
-    'How the first delivery of this body was authenticated: signature, secret_header, url_token or none; null if unknown.';
+    'How the first delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown.';
 COMMENT ON COLUMN quarantined.acknowledged IS
-    'Whether a delivery of this body was answered 200; otherwise the sender was answered 422.';
+    'Whether a delivery of this body was answered 200, other than an unsigned webhook that was not confirmed.';
 COMMENT ON COLUMN quarantined.intact IS
     'Whether the body is as received; false if it was damaged in the spool.';
 COMMENT ON COLUMN quarantined.deliveries IS
@@ -1126,6 +1127,8 @@ COMMENT ON COLUMN quarantined.last_received_at IS
     'When this body was last received, by the receiver''s clock.';
 COMMENT ON COLUMN quarantined.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any.';
+COMMENT ON COLUMN quarantined.api_text IS
+    'The execution as the sender''s API has it, for an unsigned webhook that differs from it; otherwise null.';
 
 -- Changes -------------------------------------------------------------------------------------
 

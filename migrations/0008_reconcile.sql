@@ -14,3 +14,15 @@ COMMENT ON COLUMN reconcile_checks.checked_at IS
     'When the execution was last requested, by PostgreSQL''s clock.';
 COMMENT ON COLUMN reconcile_checks.unavailable IS
     'Whether the sender no longer has the execution. Then the receiver does not request it again by itself. False: it had not ended.';
+
+CREATE TABLE absent_workflows (
+    workflow_id text COLLATE "C" PRIMARY KEY,
+    checked_at  timestamptz NOT NULL
+);
+
+COMMENT ON TABLE absent_workflows IS
+    'Recorded workflows that the sender did not have when the receiver read its lists. They are not requested again for 7 days.';
+COMMENT ON COLUMN absent_workflows.workflow_id IS
+    'Identifier of the workflow.';
+COMMENT ON COLUMN absent_workflows.checked_at IS
+    'When the workflow was last requested, by PostgreSQL''s clock.';

@@ -23,6 +23,7 @@
 //! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions that they announce.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
+//! - [`verification`] confirms unsigned deliveries with the same client.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -50,3 +51,4 @@ pub mod shutdown;
 mod spool;
 mod traces;
 mod trigger;
+mod verification;

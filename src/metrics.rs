@@ -96,7 +96,7 @@ metrics! {
     database_up: Gauge,
         "1 while PostgreSQL records deliveries, 0 while it is unreachable or refuses";
     deliveries_recorded: Family<OutcomeLabel, Counter>,
-        "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, dropped";
+        "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, unverified (unsigned: waits for its verification, not recorded yet), dropped";
     executions_recorded: Family<ExecutionLabel, Counter>,
         "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed (also succeeded and success), failed, cancelled, other (any other status, which is not terminal)";
     predictions_recorded: Family<ExecutionLabel, Counter>,
@@ -118,7 +118,7 @@ metrics! {
     executions_degraded: Counter,
         "Executions and predictions recorded without the columns that PostgreSQL refused; the body is stored as bytes";
     quarantine_dropped: Counter,
-        "Deliveries answered 422 that were not stored: the quarantine is full, or PostgreSQL refused the row";
+        "Deliveries answered 422, and unsigned ones that each::labs did not confirm, that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
@@ -143,6 +143,14 @@ metrics! {
         "1 while missed webhooks cannot be fetched in the background, 0 otherwise";
     reconcile_success_timestamp [Seconds]: Gauge,
         "Unix time at which this receiver last completed a comparison with each::labs in the background; 0 before the first";
+    verifications: Family<ResultLabel, Counter>,
+        "Unsigned webhooks (auth.verify_unsigned), by the result of their verification: confirmed (recorded), different and unknown (stored in quarantine)";
+    verification_failing: Gauge,
+        "1 while unsigned webhooks cannot be verified because the API of each::labs cannot be used, 0 otherwise";
+    unverified_waiting: Gauge,
+        "Unsigned webhooks that wait for their verification, by the latest count in PostgreSQL (limit: verification.max_rows)";
+    unverified_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
+        "Age of the oldest unsigned webhook that waits for its verification, at the latest count; 0 when there is none";
     event_listeners: Gauge,
         "Subscribers of /api/v1/events, and requests to /api/v1/changes that wait for a change";
     spans_sent: Counter,
@@ -227,6 +235,16 @@ pub(crate) enum ApiResult {
     Unreachable,
     /// Too large, or not the documented JSON.
     Unusable,
+}
+
+/// The result of verifying an unsigned webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Verification {
+    Confirmed,
+    Different,
+    /// The API does not have the execution, or not as ended.
+    Unknown,
 }
 
 /// A port of the receiver.
@@ -339,6 +357,9 @@ impl Metrics {
         for result in ApiResult::VARIANTS {
             let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
         }
+        for result in Verification::VARIANTS {
+            let _ = metrics.verifications.get_or_create(&ResultLabel { result: result.into() });
+        }
         for source in FetchSource::VARIANTS {
             let _ = metrics.executions_fetched.get_or_create(&SourceLabel { source: source.as_str() });
         }
@@ -377,6 +398,10 @@ impl Metrics {
 
     pub(crate) fn api_requested(&self, result: ApiResult) {
         self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
+    }
+
+    pub(crate) fn verified(&self, result: Verification) {
+        self.verifications.get_or_create(&ResultLabel { result: result.into() }).inc();
     }
 
     pub(crate) fn fetched(&self, source: FetchSource) {

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
+use crate::verification::{UnverifiedLimit, VerificationStatus, Verifier};
 
 /// Time limit for the parts to end by themselves after the drain. Then they are aborted, with the same time limit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -185,6 +186,9 @@ impl Server {
             metrics: metrics.clone(),
         };
         let (reconcile_pool, registration_pool) = (recording_pool.clone(), recording_pool.clone());
+        let (unverified, unverified_limit) =
+            (Arc::<Notify>::default(), UnverifiedLimit::new(settings.verification));
+        let unverified_limit = Arc::new(unverified_limit);
         let recorder = Recorder {
             pool: recording_pool,
             statement_timeout: settings.database.statement_timeout,
@@ -199,6 +203,7 @@ impl Server {
             health: recorder_health,
             stuck,
             sequencer,
+            unverified: unverified.clone(),
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
@@ -213,7 +218,27 @@ impl Server {
             stop: stop.clone(),
         });
         let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
-        let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?;
+        let client =
+            Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?.map(Arc::new);
+        let is_on = settings.auth.verify_unsigned;
+        let (verification, verification_rx) =
+            watch::channel(VerificationStatus { is_on, ..VerificationStatus::default() });
+        let verifier = client.clone().map(|client| Verifier {
+            client,
+            spool: weak_spool.clone(),
+            memory: memory.clone(),
+            pool: reconcile_pool.clone(),
+            statement_timeout: settings.database.statement_timeout,
+            metrics: metrics.clone(),
+            grace: settings.verification.grace,
+            quarantine: settings.quarantine,
+            limit: unverified_limit.clone(),
+            status: verification,
+            stored: unverified,
+            recording: recorder_health_rx.clone(),
+            stop: stop.clone(),
+            receiver: rand::random(),
+        });
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let reconciler = client.map(|client| {
             Arc::new(Reconciler {
@@ -236,6 +261,7 @@ impl Server {
             recording: recorder_health_rx,
             stuck: stuck_rx,
             retention: retention_rx,
+            verification: verification_rx,
         };
         let health_pool = query_pool(settings, database.clone(), "workflow-receiver health", 1);
         let (health, mut background_tasks) =
@@ -285,6 +311,7 @@ impl Server {
             credentials: credentials.clone(),
             requests,
             memory,
+            unverified: unverified_limit,
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
             long_references: LineLimit::default(),
@@ -310,6 +337,9 @@ impl Server {
         }
         if let Some(background) = background {
             parts.spawn(background.run().map(|()| ("the reconciliation", Ok(()))));
+        }
+        if let Some(verifier) = verifier {
+            parts.spawn(verifier.run().map(|()| ("the verification", Ok(()))));
         }
         let exporter = exporter.map(|exporter| exporter.run(end_export.clone())).into_iter().collect();
         Ok(Self {

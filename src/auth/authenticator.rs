@@ -25,6 +25,8 @@ pub struct Authenticator {
     open: bool,
     /// [`Self::open`], and the port listens on loopback only.
     local_only: bool,
+    /// Accepts requests without any credentials as [`AuthMethod::Unverified`].
+    verify_unsigned: bool,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -56,6 +58,7 @@ impl Authenticator {
             tolerance: settings.timestamp_tolerance,
             open: !settings.is_configured(),
             local_only: !settings.is_configured() && !settings.allow_unauthenticated,
+            verify_unsigned: settings.verify_unsigned,
         }
     }
 
@@ -82,6 +85,10 @@ impl Authenticator {
                 Ok(PendingAuth { signature: Some(signature), without_signature })
             }
             (_, Ok(method)) => Ok(PendingAuth { signature: None, without_signature: Ok(method) }),
+            // A wrong signature, secret or token is an error.
+            (None, Err(AuthError::NoCredentials)) if self.verify_unsigned => {
+                Ok(PendingAuth { signature: None, without_signature: Ok(AuthMethod::Unverified) })
+            }
             (Some(Err(error)), Err(_)) | (None, Err(error)) => Err(error),
         }
     }
@@ -111,16 +118,16 @@ impl Authenticator {
 }
 
 impl PendingAuth {
-    /// Whether the request is accepted with any body.
+    /// Whether the request is accepted with any body, without a later verification.
     #[must_use]
     pub fn is_verified(&self) -> bool {
-        self.without_signature.is_ok()
+        self.without_signature.is_ok_and(|method| method != AuthMethod::Unverified)
     }
 
     /// Whether the request is accepted without authentication.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        matches!(self.without_signature, Ok(AuthMethod::None))
+        self.without_signature.is_ok_and(AuthMethod::is_anonymous)
     }
 
     /// Checks the signature over the body as sent, with the secrets of `authenticator`.

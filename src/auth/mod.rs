@@ -31,6 +31,10 @@ pub enum AuthMethod {
     UrlToken,
     /// Not authenticated: no method is configured.
     None,
+    /// Not authenticated: the sender's API must confirm it before it is recorded (`auth.verify_unsigned`).
+    Unverified,
+    /// Confirmed by the sender's API.
+    Callback,
 }
 
 impl AuthMethod {
@@ -38,6 +42,12 @@ impl AuthMethod {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Whether the request contained nothing that was checked.
+    #[must_use]
+    pub fn is_anonymous(self) -> bool {
+        matches!(self, Self::None | Self::Unverified)
     }
 }
 

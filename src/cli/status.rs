@@ -174,6 +174,10 @@ impl Status {
                 ("today", today.unwrap_or_default()),
                 ("quarantine", quarantine.unwrap_or_default()),
                 ("retention", detail("retention")),
+                (
+                    "verification",
+                    if settings.auth.verify_unsigned { detail("verification") } else { String::new() },
+                ),
             ])?;
         }
         output.flush()?;

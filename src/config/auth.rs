@@ -28,10 +28,10 @@ impl Settings {
 }
 
 impl Auth {
-    /// Whether senders are authenticated. Without a secret or a token, every request is accepted.
+    /// Whether senders are authenticated. Otherwise every request is accepted and recorded.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        !self.webhook_secrets.0.is_empty() || !self.url_tokens.0.is_empty()
+        !self.webhook_secrets.0.is_empty() || !self.url_tokens.0.is_empty() || self.verify_unsigned
     }
 
     pub(super) fn check(&self) -> Result<(), SettingsError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::{SettingsError, check_duration, check_range, not_allowed};
-use super::{Conflicts, Quarantine, Settings};
+use super::{Conflicts, Quarantine, Settings, Verification};
 
 impl Settings {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
@@ -24,6 +24,10 @@ impl Settings {
         let Quarantine { max_rows, max_bytes } = self.quarantine;
         check_range("quarantine.max_rows", max_rows, 0, 1_000_000)?;
         check_range("quarantine.max_bytes", max_bytes, 0, 1 << 40)?;
+        let Verification { max_rows, max_bytes, grace } = self.verification;
+        check_range("verification.max_rows", max_rows, 1, 1_000_000)?;
+        check_range("verification.max_bytes", max_bytes, body, 1 << 40)?;
+        check_duration("verification.grace", grace, Duration::ZERO, 6 * max)?;
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
         check_range("conflicts.max_per_execution", max_per_execution, 0, 1_000_000)?;
         check_range("conflicts.max_bytes_per_execution", max_bytes_per_execution, 0, 1 << 40)?;
@@ -52,7 +56,10 @@ impl Settings {
         }
         self.database.servers()?;
         self.traces.collector()?;
-        self.eachlabs.access()?;
+        if self.eachlabs.access()?.is_none() && self.auth.verify_unsigned {
+            let why = "unsigned webhooks are verified with the API of each::labs: set eachlabs.api_key, too (it is empty)";
+            return not_allowed("auth.verify_unsigned", "true", why);
+        }
         Ok(())
     }
 }

@@ -58,6 +58,7 @@ pub struct Settings {
     pub database: Database,
     pub recorder: Recorder,
     pub reconcile: Reconcile,
+    pub verification: Verification,
     pub quarantine: Quarantine,
     pub conflicts: Conflicts,
     pub expected: Expected,
@@ -125,6 +126,7 @@ pub struct Auth {
     pub url_tokens: Secrets,
     pub url_tokens_file: PathBuf,
     pub allow_unauthenticated: bool,
+    pub verify_unsigned: bool,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -179,6 +181,15 @@ pub struct Reconcile {
     pub interval: Duration,
     #[serde(with = "humantime_serde")]
     pub running_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verification {
+    pub max_rows: i64,
+    pub max_bytes: i64,
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]

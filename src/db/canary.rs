@@ -16,13 +16,14 @@ use crate::execution::Execution;
 pub(crate) struct CanaryRows {
     pub(crate) executions: bool,
     pub(crate) quarantined: bool,
-    /// How many bytes are added to one execution and to the quarantined body.
+    pub(crate) unverified: bool,
+    /// How many bytes are added to one body of each kind.
     pub(crate) fill: usize,
 }
 
 impl DbConnection {
     /// Runs the statements of [`DbConnection::record`] with a synthetic execution in a bulk (a new one, its replacement
-    /// and a conflict) and a synthetic body for the quarantine.
+    /// and a conflict), a synthetic body for the quarantine and a synthetic unverified delivery.
     ///
     /// All rows are rolled back to a savepoint. The transaction that commits afterwards has written something, so its
     /// commit waits for the disk and for standbys like any other; deferred constraints are checked before.
@@ -63,10 +64,15 @@ impl DbConnection {
         if rows.quarantined {
             items.push(RecordItem::quarantined("canary".to_owned(), &body));
         }
+        if rows.unverified {
+            let execution = Execution::parse(&executions[0].body);
+            items.extend(execution.map(|execution| RecordItem::unverified(execution, &executions[0])));
+        }
         let mut transaction = self.begin().await?;
         sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
         let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;
         record::insert_quarantined(&mut transaction, &items, bounds.quarantine, &mut dispositions).await?;
+        record::insert_unverified(&mut transaction, &items, &mut dispositions).await?;
         let undo = "SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO SAVEPOINT canary";
         sqlx::raw_sql(undo).execute(&mut transaction).await?;
         transaction.commit().await?;

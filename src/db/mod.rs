@@ -19,6 +19,7 @@ mod record;
 mod repair;
 mod retention;
 mod transaction;
+mod verification;
 
 use std::time::Duration;
 
@@ -33,10 +34,11 @@ pub(crate) use expected::{Registered, RegistrationConflict};
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
 pub(crate) use quarantine::{Retried, RetryMode};
 pub(crate) use record::Bounds;
-pub(crate) use record::item::{Degraded, RecordItem};
+pub(crate) use record::item::{Degraded, ItemKind, RecordItem};
 pub(crate) use repair::Repaired;
 pub(crate) use retention::{Cutoffs, RetentionTarget, Visited};
 pub(crate) use transaction::{TimeLimits, Transaction, TransactionSettings};
+pub(crate) use verification::{Unverified, UnverifiedUsage};
 
 /// The `application_name` of connections that write.
 const RECORDING: &str = "workflow-receiver";

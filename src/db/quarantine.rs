@@ -1,10 +1,12 @@
 //! Commands for quarantined webhooks: list, retry, drop.
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::queries::quarantine::{Quarantined, select_quarantined};
-use super::record::item::RecordItem;
-use super::{DbConnection, DbError, record};
+use super::record::item::{ItemKind, RecordItem};
+use super::{DbConnection, DbError, Transaction, record};
+use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
 use crate::execution::Execution;
@@ -18,11 +20,22 @@ pub(crate) enum RetryMode {
     Preview,
 }
 
+impl RetryMode {
+    async fn end(self, transaction: Transaction<'_>) -> Result<(), DbError> {
+        match self {
+            Self::Record => transaction.commit().await,
+            Self::Preview => transaction.rollback().await,
+        }
+    }
+}
+
 /// The result of a retry.
 #[derive(Debug)]
 pub(crate) enum Retried {
     /// The entry was recorded and deleted (or would be): its executions and predictions with their dispositions.
     Recorded(Vec<(String, Disposition)>),
+    /// The entry was an unsigned delivery. It was deleted (or would be), and waits for its verification again.
+    Unverified,
     /// The entry stays in quarantine, for this reason.
     Retained(String),
     Absent,
@@ -40,13 +53,18 @@ struct Entry {
 }
 
 impl Entry {
-    fn delivery(&self, extracted: &Extracted) -> Delivery {
+    /// Only the sender's API can confirm an unsigned delivery.
+    fn is_unverified(&self) -> bool {
+        self.authenticated_by.as_deref() == Some(AuthMethod::Unverified.as_str())
+    }
+
+    fn delivery(&self, body: Bytes) -> Delivery {
         Delivery {
             trace: None,
             reference: self.reference.clone(),
             fetched_from: None,
             is_redelivery: false,
-            body: extracted.original.clone(),
+            body,
             received_at: self.first_received_at,
             authenticated_by: self.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
             acknowledged: true,
@@ -64,6 +82,13 @@ impl DbConnection {
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
         self.transact(async |transaction| body.fetch_optional(transaction).await).await
+    }
+
+    /// The execution as the sender's API has it; `None` if the entry has none.
+    pub(crate) async fn quarantined_api_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
+        let body = sqlx::query_scalar!("SELECT api_body FROM quarantine WHERE quarantine_id = $1", id);
+        let body = self.transact(async |transaction| body.fetch_optional(transaction).await).await?;
+        Ok(body.flatten())
     }
 
     /// Deletes entries. Returns the numbers of the deleted ones.
@@ -115,11 +140,15 @@ impl DbConnection {
         let Some(entry) = entry else {
             return Ok(Retried::Absent);
         };
+        if entry.is_unverified() {
+            return self.verify_again(id, &entry, mode).await;
+        }
         let extracted = match extract(&entry.body) {
             Ok(extracted) => extracted,
             Err(why) => return Ok(Retried::Retained(why)),
         };
-        let deliveries: Vec<_> = extracted.iter().map(|extracted| entry.delivery(extracted)).collect();
+        let deliveries: Vec<_> =
+            extracted.iter().map(|extracted| entry.delivery(extracted.original.clone())).collect();
         let mut items = Vec::with_capacity(extracted.len());
         for (extracted, delivery) in extracted.iter().zip(&deliveries) {
             match Execution::parse(&extracted.mapped) {
@@ -138,19 +167,36 @@ impl DbConnection {
                 Ok(Some(dispositions)) => {
                     return Ok(Retried::Recorded(ids.into_iter().zip(dispositions).collect()));
                 }
-                Ok(None) => return Ok(Retried::Retained("it has just changed: try again".to_owned())),
+                Ok(None) => return Ok(Retried::Retained(CHANGED.to_owned())),
                 // PostgreSQL may accept a degraded form.
                 Err(error) if error.is_repeatable() => {
                     for item in &mut items {
                         item.degrade(&error);
                     }
-                    if items.iter().any(RecordItem::is_quarantined) {
+                    if items.iter().any(|item| item.kind() == ItemKind::Quarantined) {
                         return Err(error);
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Moves an unsigned delivery back to the deliveries that wait for their verification.
+    async fn verify_again(&mut self, id: i64, entry: &Entry, mode: RetryMode) -> Result<Retried, DbError> {
+        let delivery = entry.delivery(entry.body.clone().into());
+        let execution = match Execution::parse(&delivery.body) {
+            Ok(execution) => execution,
+            Err(why) => return Ok(Retried::Retained(why.to_string())),
+        };
+        let items = [RecordItem::unverified(execution, &delivery)];
+        let mut transaction = self.begin().await?;
+        if delete(&mut transaction, id, entry.deliveries).await? {
+            record::insert_unverified(&mut transaction, &items, &mut [Disposition::Dropped]).await?;
+            mode.end(transaction).await?;
+            return Ok(Retried::Unverified);
+        }
+        Ok(Retried::Retained(CHANGED.to_owned()))
     }
 
     /// Records `items` and then deletes the entry: the order of locks is that of recording. `None`, without any change,
@@ -164,18 +210,20 @@ impl DbConnection {
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.begin().await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
-        let delete = sqlx::query!(
-            "DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2",
-            id,
-            deliveries
-        );
-        if delete.execute(&mut transaction).await?.rows_affected() == 0 {
+        if !delete(&mut transaction, id, deliveries).await? {
             return Ok(None);
         }
-        match mode {
-            RetryMode::Record => transaction.commit().await?,
-            RetryMode::Preview => transaction.rollback().await?,
-        }
+        mode.end(transaction).await?;
         Ok(Some(dispositions))
     }
+}
+
+/// Why an entry stays in quarantine: it was deleted or received again meanwhile.
+const CHANGED: &str = "it has just changed: try again";
+
+/// Deletes an entry. False if it was deleted or received again since `deliveries` was read.
+async fn delete(transaction: &mut Transaction<'_>, id: i64, deliveries: i32) -> Result<bool, sqlx::Error> {
+    let delete =
+        sqlx::query!("DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2", id, deliveries);
+    Ok(delete.execute(transaction).await?.rows_affected() > 0)
 }

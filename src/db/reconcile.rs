@@ -70,14 +70,32 @@ impl DbConnection {
         self.transact(async |transaction| registered.fetch_all(transaction).await).await
     }
 
-    /// The workflows with recorded executions since the day of `since`.
+    /// The workflows with recorded executions since the day of `since`. Without those that the sender did not have within
+    /// the last 7 days.
     pub(crate) async fn workflows_since(&mut self, since: OffsetDateTime) -> Result<Vec<String>, DbError> {
         let workflows = sqlx::query_scalar!(
             "SELECT workflow_id FROM workflow_days
-             WHERE day >= ($1 AT TIME ZONE 'UTC')::date GROUP BY workflow_id ORDER BY workflow_id",
+             WHERE day >= ($1 AT TIME ZONE 'UTC')::date
+                 AND workflow_id NOT IN (
+                     SELECT a.workflow_id FROM absent_workflows AS a
+                     WHERE a.checked_at >= now() - interval '7 days'
+                 )
+             GROUP BY workflow_id ORDER BY workflow_id",
             since
         );
         self.transact(async |transaction| workflows.fetch_all(transaction).await).await
+    }
+
+    /// Stores that the sender does not have these workflows.
+    pub(crate) async fn workflows_absent(&mut self, workflow_ids: &[String]) -> Result<(), DbError> {
+        let insert = sqlx::query!(
+            "INSERT INTO absent_workflows (workflow_id, checked_at)
+             SELECT w.workflow_id, now() FROM unnest($1::text[]) AS w (workflow_id) ORDER BY w.workflow_id
+             ON CONFLICT (workflow_id) DO UPDATE SET checked_at = excluded.checked_at",
+            workflow_ids
+        );
+        self.transact(async |transaction| insert.execute(transaction).await).await?;
+        Ok(())
     }
 
     /// The workflow of a bulk with a recorded execution.

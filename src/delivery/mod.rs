@@ -64,6 +64,9 @@ pub(crate) enum RejectReason {
     DiskError,
     #[error("the receiver is stopping")]
     ShuttingDown,
+    /// Unsigned, and `verification.max_rows` or `verification.max_bytes` is reached.
+    #[error("too many unsigned webhooks wait for their verification")]
+    VerificationFull,
 }
 
 /// What recording did with a delivery.
@@ -85,6 +88,8 @@ pub(crate) enum Disposition {
         /// The number of the entry.
         quarantine_id: i64,
     },
+    /// Unsigned: stored until the sender's API confirms it. Not recorded yet.
+    Unverified,
     /// Is neither an execution nor a prediction, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
     Dropped,
 }

@@ -24,6 +24,11 @@ pub(crate) enum ApiError {
         /// No byte of the request was sent.
         not_sent: bool,
     },
+    #[error(
+        "the certificate of eachlabs.base_url is not trusted ({reason}): check eachlabs.base_url, or set SSL_CERT_FILE to \
+         a file with the certificates of the trusted authorities"
+    )]
+    Untrusted { reason: String },
     #[error("each::labs did not answer within eachlabs.timeout")]
     TimedOut,
     #[error(
@@ -60,7 +65,12 @@ impl ApiError {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        Self::Unreachable { reason: printable(&cause.to_string()), not_sent }
+        let reason = printable(&cause.to_string());
+        // The text of rustls: its error type is not a dependency.
+        match reason.strip_prefix("invalid peer certificate: ") {
+            Some(reason) => Self::Untrusted { reason: reason.to_owned() },
+            None => Self::Unreachable { reason, not_sent },
+        }
     }
 
     /// Describes a response that is not 2xx. `body` may repeat the key.
@@ -79,6 +89,15 @@ impl ApiError {
         matches!(self, Self::Status { status: 404, .. })
     }
 
+    /// Whether the API is available and the request has no usable answer, so that other requests may have one.
+    pub(crate) fn is_about_the_request(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 414 | 422),
+            Self::TooLarge { .. } | Self::Malformed(_) | Self::Unsupported(_) => true,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::TimedOut | Self::Denied { .. } => false,
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
         match self {
@@ -95,7 +114,7 @@ impl ApiError {
 
     pub(super) fn result(&self) -> ApiResult {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut => ApiResult::Unreachable,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::TimedOut => ApiResult::Unreachable,
             Self::Denied { .. } => ApiResult::Denied,
             Self::Status { status: 404, .. } => ApiResult::NotFound,
             Self::Status { status: 429, .. } => ApiResult::Throttled,

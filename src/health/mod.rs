@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
 use crate::spool::{Seq, SpoolStatus};
+use crate::verification::VerificationStatus;
 
 /// The response of `/health/ready`.
 #[derive(Debug, Serialize)]
@@ -76,6 +77,7 @@ pub(crate) struct Observed {
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stuck: watch::Receiver<StuckStatus>,
     pub(crate) retention: watch::Receiver<RetentionState>,
+    pub(crate) verification: watch::Receiver<VerificationStatus>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +124,7 @@ impl Monitor {
             recording: self.observed.recording.borrow().clone(),
             stuck: self.observed.stuck.borrow().clone(),
             retention: self.observed.retention.borrow().clone(),
+            verification: self.observed.verification.borrow().clone(),
             idle: self.progress.idle(Instant::now()),
             acknowledged: self.acknowledged.borrow().clone(),
             stopping: self.stopping.is_cancelled(),

@@ -10,6 +10,7 @@ use super::acknowledged::Acknowledged;
 use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
 use crate::spool::SpoolStatus;
+use crate::verification::VerificationStatus;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Parts {
@@ -23,6 +24,8 @@ pub(crate) struct Parts {
     pub(crate) quarantine: QuarantineHealth,
     /// The removal of old rows.
     pub(crate) retention: RetentionHealth,
+    /// Unsigned webhooks that the API of `each::labs` has to confirm.
+    pub(crate) verification: VerificationHealth,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,12 +104,26 @@ pub(crate) struct RetentionHealth {
     clock_skew_seconds: Option<i64>,
 }
 
+#[derive(Debug, Serialize)]
+pub(crate) struct VerificationHealth {
+    /// `off`: `auth.verify_unsigned` is false and none waits; `ok`; `waiting`: the oldest waits longer than
+    /// `admin.stalled_after`; `full`: unsigned webhooks are answered 503; `unknown`: there was no count yet.
+    pub(crate) state: &'static str,
+    /// The state in a sentence.
+    pub(crate) detail: String,
+    /// Unsigned webhooks that wait; null if unknown.
+    waiting: Option<i64>,
+    /// Age of the oldest one; null if none waits.
+    oldest_age_seconds: Option<u64>,
+}
+
 /// The measurements of one moment.
 pub(super) struct Measurements {
     pub(super) spool: SpoolStatus,
     pub(super) recording: RecorderHealth,
     pub(super) stuck: StuckStatus,
     pub(super) retention: RetentionState,
+    pub(super) verification: VerificationStatus,
     /// Time since a delivery was recorded, or since the start.
     pub(super) idle: Duration,
     pub(super) acknowledged: Acknowledged,
@@ -125,7 +142,8 @@ impl Measurements {
         let recording = self.recording_health(&mut problems);
         let quarantine = self.quarantine(&mut problems);
         let retention = self.retention_health(&mut problems);
-        (Parts { spool, database, recording, quarantine, retention }, problems)
+        let verification = self.verification_health(&mut problems);
+        (Parts { spool, database, recording, quarantine, retention, verification }, problems)
     }
 
     /// Why the spool's writer cannot write a delivery now.
@@ -237,6 +255,38 @@ impl Measurements {
                 QuarantineHealth { state: "unknown", detail, acknowledged: None }
             }
         }
+    }
+
+    fn verification_health(&self, problems: &mut Vec<String>) -> VerificationHealth {
+        let VerificationStatus { is_on, usage, is_full, failing } = &self.verification;
+        let waiting = usage.map_or(0, |usage| usage.rows);
+        let oldest = usage.and_then(|usage| usage.oldest_received_at);
+        let age = oldest.map(|oldest| Duration::try_from(self.now - oldest).unwrap_or_default());
+        let why = failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let seconds = age.unwrap_or_default().as_secs();
+        let (state, detail) = if *is_full {
+            let detail = format!(
+                "unsigned webhooks are answered 503, because {waiting} others wait for their verification{why}"
+            );
+            ("full", detail)
+        } else if age.is_some_and(|age| age > self.stalled_after) {
+            let detail =
+                format!("{waiting} unsigned webhooks are not verified yet, the oldest for {seconds} s{why}");
+            ("waiting", detail)
+        } else if waiting > 0 {
+            ("ok", format!("{waiting} unsigned webhooks are not verified yet, the oldest for {seconds} s"))
+        } else if !is_on {
+            ("off", "unsigned webhooks are not verified (auth.verify_unsigned)".to_owned())
+        } else if usage.is_none() {
+            ("unknown", "the unsigned webhooks were not counted yet".to_owned())
+        } else {
+            ("ok", "no unsigned webhook waits for its verification".to_owned())
+        };
+        if matches!(state, "full" | "waiting") {
+            problems.push(detail.clone());
+        }
+        let oldest_age_seconds = age.map(|age| age.as_secs());
+        VerificationHealth { state, detail, waiting: usage.map(|usage| usage.rows), oldest_age_seconds }
     }
 
     fn retention_health(&self, problems: &mut Vec<String>) -> RetentionHealth {

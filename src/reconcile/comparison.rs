@@ -23,7 +23,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The state of a run.
 pub(super) struct Comparison<'r> {
     pub(super) reconciler: &'r Reconciler,
-    dry_run: bool,
+    pub(super) dry_run: bool,
     events: Option<mpsc::Sender<Event>>,
     pub(super) counts: Counts,
 }

@@ -22,18 +22,29 @@ impl Comparison<'_> {
         let workflows = connection.db.workflows_since(since.saturating_sub(KNOWN));
         let workflows = self.reconciler.within(workflows).await?;
         connection.release();
-        let mut none_exists = !workflows.is_empty();
+        let (count, mut absent) = (workflows.len(), Vec::new());
         for workflow in workflows {
             match self.list(&workflow, None, Some(since)).await {
-                // It was deleted.
-                Err(ReconcileError::NoWorkflow) => {}
-                result => {
-                    result?;
-                    none_exists = false;
-                }
+                Err(ReconcileError::NoWorkflow) => absent.push(workflow),
+                result => result?,
             }
         }
-        if none_exists { Err(ReconcileError::NoWorkflows) } else { Ok(()) }
+        // With the key of another organisation, every workflow is absent: none is marked.
+        if count > 0 && absent.len() == count {
+            return Err(ReconcileError::NoWorkflows);
+        }
+        self.workflows_absent(&absent).await
+    }
+
+    /// Marks workflows that were deleted at the sender: the background does not request them again for some days.
+    async fn workflows_absent(&self, workflows: &[String]) -> Result<(), ReconcileError> {
+        if self.dry_run || workflows.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.reconciler.connection().await?;
+        self.reconciler.within(connection.db.workflows_absent(workflows)).await?;
+        connection.release();
+        Ok(())
     }
 
     /// Checks the executions of a bulk: those of the registered response, otherwise those in the list of the workflow.

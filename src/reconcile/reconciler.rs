@@ -58,7 +58,7 @@ impl PageCount {
 /// What a run needs.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
-    pub(crate) client: Client,
+    pub(crate) client: Arc<Client>,
     /// `None` when `eachlabs.webhook_url` is not set: then the delivery log is not read.
     pub(crate) own_url: Option<OwnUrl>,
     pub(crate) spool: WeakSpoolHandle,

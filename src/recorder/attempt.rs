@@ -8,9 +8,9 @@
 //!
 //! | canary | the attempt held | consequence |
 //! |---|---|---|
-//! | any | executions and rows for the quarantine | each kind is tried on its own |
+//! | any | executions, rows for the quarantine and unverified deliveries | each kind is tried on its own |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | fails | rows for the quarantine, and executions can be recorded | they are stuck (`stuck.rs`) |
+//! | fails | rows for the quarantine or unverified deliveries, and executions can be recorded | they are stuck (`stuck.rs`) |
 //! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
 //! | succeeds | one delivery | it is stuck |
 //!
@@ -79,10 +79,11 @@ impl Recorder {
                 continue;
             };
             if part.is_mixed() {
-                // A canary with both kinds does not show which of them fails.
-                let (quarantined, executions) = part.partition(RecordItem::is_quarantined);
-                parts.push_front(quarantined);
-                parts.push_front(executions);
+                // A canary with several kinds does not show which of them fails. Executions are first.
+                let kind = part.first_kind();
+                let (first, others) = part.partition(|item| item.kind() == kind);
+                parts.push_front(others);
+                parts.push_front(first);
                 continue;
             }
             match canary {
@@ -91,7 +92,7 @@ impl Recorder {
                     parts.push_front(part);
                     continue;
                 }
-                Canary::QuarantineFails(error) => {
+                Canary::OnlyExecutions(error) => {
                     self.recovered(&mut failed_canaries);
                     self.shared.stuck.add(&part, Some(&error), &self.progress());
                     continue;

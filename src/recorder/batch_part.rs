@@ -1,6 +1,6 @@
 //! A batch, or a part of one after it was halved.
 
-use crate::db::RecordItem;
+use crate::db::{ItemKind, RecordItem};
 use crate::spool::{Seq, SpooledDelivery};
 
 /// Deliveries that are recorded in one transaction, each with its position in the spool.
@@ -48,9 +48,15 @@ impl<'i> BatchPart<'i> {
         (self, second)
     }
 
-    /// Whether it holds both executions and rows for the quarantine.
+    /// Whether it holds items of several kinds.
     pub(super) fn is_mixed(&self) -> bool {
-        let quarantined = self.items.iter().filter(|item| item.is_quarantined()).count();
-        quarantined > 0 && quarantined < self.items.len()
+        self.items.windows(2).any(|items| items[0].kind() != items[1].kind())
+    }
+
+    /// [`ItemKind::Execution`] if it holds an execution, otherwise the kind of the first item.
+    pub(super) fn first_kind(&self) -> ItemKind {
+        let mut kinds = self.items.iter().map(RecordItem::kind);
+        let first = kinds.next().unwrap_or(ItemKind::Execution);
+        if kinds.any(|kind| kind == ItemKind::Execution) { ItemKind::Execution } else { first }
     }
 }

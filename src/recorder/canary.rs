@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::{Recorder, RecorderHealth};
-use crate::db::{CanaryRows, DbError, PooledConnection, RecordItem};
+use crate::db::{CanaryRows, DbError, ItemKind, PooledConnection, RecordItem};
 
 /// How often an idle recorder runs a canary. An empty transaction shows only that PostgreSQL answers.
 const CANARY_INTERVAL: Duration = Duration::from_secs(30);
@@ -14,8 +14,8 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(30);
 /// The result of a canary after a failed attempt.
 pub(super) enum Canary {
     Succeeds,
-    /// Only the quarantine fails: executions can be recorded.
-    QuarantineFails(DbError),
+    /// Executions can be recorded, but nothing can be stored in the table of the items, which are no executions.
+    OnlyExecutions(DbError),
     /// Nothing can be recorded.
     Fails(DbError),
 }
@@ -31,17 +31,20 @@ impl Recorder {
     ) -> Canary {
         // A full disk may have room for a small row and none for a large one.
         let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
+        let has = |kind| items.iter().any(|item| item.kind() == kind);
         let rows = CanaryRows {
-            executions: items.iter().any(|item| !item.is_quarantined()),
-            quarantined: items.iter().any(RecordItem::is_quarantined),
+            executions: has(ItemKind::Execution),
+            quarantined: has(ItemKind::Quarantined),
+            unverified: has(ItemKind::Unverified),
             fill: if error.is_about_disk() { largest } else { 0 },
         };
         match self.run_canary(rows, connection).await {
             Ok(()) => Canary::Succeeds,
-            Err(error) if rows.quarantined && !rows.executions => {
-                let executions = CanaryRows { executions: true, quarantined: false, ..rows };
+            Err(error) if !rows.executions => {
+                let executions =
+                    CanaryRows { executions: true, quarantined: false, unverified: false, ..rows };
                 match self.run_canary(executions, None).await {
-                    Ok(()) => Canary::QuarantineFails(error),
+                    Ok(()) => Canary::OnlyExecutions(error),
                     Err(_) => Canary::Fails(error),
                 }
             }
@@ -90,7 +93,7 @@ impl Recorder {
         let pinged = match self.try_record(&[], None, true).await {
             Ok(_) if !due => Ok(()),
             Ok(_) => {
-                let rows = CanaryRows { executions: true, quarantined: false, fill: 0 };
+                let rows = CanaryRows { executions: true, quarantined: false, unverified: false, fill: 0 };
                 self.run_canary(rows, None).await
             }
             Err(failed) => Err(failed.into_error().of_every_row()),

@@ -68,6 +68,10 @@ impl Recorder {
                     trace_id,
                     "a webhook that cannot be recorded is stored in quarantine"
                 ),
+                Disposition::Unverified => {
+                    self.unverified.notify_one();
+                    tracing::debug!(trace_id, "an unsigned delivery waits for its verification");
+                }
                 // There may be many, so log_dropped logs them together.
                 Disposition::Dropped => dropped += 1,
                 Disposition::ConflictDropped => conflicts_dropped += 1,

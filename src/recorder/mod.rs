@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,8 @@ pub(crate) struct Recorder {
     pub(crate) health: watch::Sender<RecorderHealth>,
     pub(crate) stuck: watch::Sender<StuckStatus>,
     pub(crate) sequencer: Sequencer,
+    /// Notified after an unverified delivery was stored.
+    pub(crate) unverified: Arc<Notify>,
     /// Cancelled when the time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
     pub(crate) shared: SharedState,

@@ -45,7 +45,7 @@ impl Recorder {
                     self.wait(why, &mut failed_canaries).await;
                     continue;
                 }
-                Canary::QuarantineFails(why) => {
+                Canary::OnlyExecutions(why) => {
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     why

@@ -215,7 +215,7 @@ fn settings_that_would_disable_authentication_by_mistake_are_errors_without_the_
     std::fs::write(&empty, " \n").unwrap();
     let list = dir.path().join("list.toml");
     std::fs::write(&list, "[auth]\nwebhook_secrets = [\"HUSH-long-enough\", \"\"]\n").unwrap();
-    let cases: [(&str, &str, &[&str]); 13] = [
+    let cases: [(&str, &str, &[&str]); 14] = [
         ("RECEIVER__AUTH__WEBHOOK_SECRETS", ",", &["auth.webhook_secrets"]),
         ("RECEIVER__AUTH__URL_TOKENS", " ", &["auth.url_tokens"]),
         ("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", "whsec_HUSH", &["(not shown)", "cannot be read"]),
@@ -223,6 +223,7 @@ fn settings_that_would_disable_authentication_by_mistake_are_errors_without_the_
         ("RECEIVER_AUTH__WEBHOOK_SECRETS", "HUSH", &["RECEIVER_AUTH__WEBHOOK_SECRETS", "two underscores"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH", &["auth.url_tokens", "16 to 255", "new-token"]),
         ("RECEIVER__AUTH__URL_TOKENS", "HUSH with spaces, and more", &["auth.url_tokens", "A-Z a-z"]),
+        ("RECEIVER__AUTH__VERIFY_UNSIGNED", "true", &["auth.verify_unsigned", "set eachlabs.api_key, too"]),
         ("RECEIVER__AUTH__SECRET_HEADER", "true", &["auth.secret_header", "set auth.webhook_secrets"]),
         ("RECEIVER__AUTH__WEBHOOK_SECRETS_FILE", empty.to_str().unwrap(), &["_file", "the file is empty"]),
         (

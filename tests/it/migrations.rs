@@ -17,10 +17,10 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 9] = [
+const CHECKSUMS: [(&str, &str); 10] = [
     (
         "0001_executions.sql",
-        "42633affcdc3f46ed10ae3fda151d3bedad18e57d810fc4776d6997091fcdd26280bafc757968b9649ec93a3d2bed9d1",
+        "5ac2b49feb4c7e955b8b85166a719564e5ab8ee6af08255b23aaef29517243d0f92bd46c2011a28c6f20f3c0f4b9b734",
     ),
     (
         "0002_rollups.sql",
@@ -28,7 +28,7 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0003_quarantine.sql",
-        "8efe29d8ed5c434e272416b8e5ee46c597fac03d7738f6c0119a0d28d9cacfbc304e0f74508547470fadb0de4231d80d",
+        "6a2ab2fdea52cd2eeb846b25c8444b552cde9a2330c01a802a354e99f24728707b5960530b6af0418b158398fbb72dae",
     ),
     (
         "0004_changes.sql",
@@ -36,11 +36,11 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0005_predictions.sql",
-        "3d66c957d230eca421be865f56730407bd0117e6e3c0a907ea44aef3db2cbc2e3e255211e4568bf344a14e12e54ebafd",
+        "f2ff59da98a65b073dd6881f9af41aa0dee3bcdc4750dcb67e4edbbe743d4823bf23f4470bb23f9284b41518a9ae970f",
     ),
     (
         "0006_views.sql",
-        "6a0fac7e68255eafe4247c2964dde2c027737239160c450d06d44531e8132780ecde2bdf87962545c9638396d5148f82",
+        "b8fd486a9e8a263a541e096348894fdfbd4cd9637cda96f4924e2c0cc078476b1f84c2f55aa61c2f93199286d771c3fe",
     ),
     (
         "0007_expected.sql",
@@ -48,11 +48,15 @@ const CHECKSUMS: [(&str, &str); 9] = [
     ),
     (
         "0008_reconcile.sql",
-        "73d2e31b9cc9e6712889543f0f7bee413f64a21b9653b07e8f884b419ac23f33bb62c8d01fd90088c503b77b8db412db",
+        "4c0bf3f40af7c00bb4c623db376356aa787035877062de8c21c4df79037aec1c01e83e2007f058a8915377c487a3c8ee",
     ),
     (
         "0009_audit.sql",
         "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
+    ),
+    (
+        "0010_verification.sql",
+        "1575ce4b44bcfc92fe135330db0547b4d41383910b50d9d295cfe857efd5882e359790f7f31af954650330888a892b30",
     ),
 ];
 

@@ -4,58 +4,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use reqwest::{Client, Response};
-use sender_stand_in::{Options, StandIn, Trigger};
+use sender_stand_in::{StandIn, Trigger};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, with};
 use crate::support::http::problem;
 use crate::support::postgres::{new_database, rows, url};
-use crate::support::process::{Process, program, run_to_end, unused_host};
+use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
+use crate::support::sender::{KEY, SECRET, stand_in, trigger, unused_address, webhook_url, with_api};
 use crate::support::wait::{pause, until, within};
-
-const KEY: &str = "an-api-key-of-the-test";
-const SECRET: &str = "a-webhook-secret-of-the-test";
-
-/// An impatient stand-in.
-async fn stand_in(change: impl FnOnce(&mut Options)) -> StandIn {
-    let mut options = Options {
-        api_key: KEY.to_owned(),
-        attempt_interval: Duration::from_millis(20),
-        ..Options::default()
-    };
-    change(&mut options);
-    StandIn::start("127.0.0.1:0".parse().unwrap(), options).await.unwrap()
-}
-
-fn trigger(workflow: &str, webhook_url: &str, inputs: Value) -> Trigger {
-    Trigger {
-        workflow: workflow.to_owned(),
-        bulk: None,
-        inputs,
-        webhook_url: Some(webhook_url.to_owned()),
-        webhook_secret: Some(SECRET.to_owned()),
-    }
-}
-
-/// Settings of a receiver at `address` that uses the stand-in.
-fn with_api(settings: &mut Settings, address: &str, base_url: String) {
-    settings.http.listen = address.parse().unwrap();
-    settings.eachlabs.api_key = KEY.into();
-    settings.eachlabs.base_url = base_url;
-    settings.eachlabs.webhook_url = webhook_url(address);
-    settings.reconcile.enabled = false;
-}
-
-fn webhook_url(address: &str) -> String {
-    format!("http://{address}/webhooks/workflow-completed")
-}
-
-fn unused_address() -> String {
-    format!("{}:18080", unused_host())
-}
 
 async fn post(receiver: &TestReceiver, query: &str) -> Response {
     let url = format!("{}/api/v1/reconcile?{query}", receiver.admin);
@@ -393,6 +352,35 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
     assert_eq!(receiver.metric("reconcile_failing").await, 0.0);
     let done = reconcile(&receiver, "execution=lost").await;
     assert_eq!(done["unavailable"], 1, "an operator can request it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_that_the_sender_does_not_have_is_marked_and_not_requested_again() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver =
+        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.older_base_url())).await;
+    receiver.accept(with(execution("e", "completed"), json!({ "workflow_id": "gone" }))).await;
+    receiver.wait_until_recorded().await;
+    // If each::labs has no recorded workflow, the key is probably wrong: nothing is marked.
+    let failed = post(&receiver, "since=1h").await.text().await.unwrap();
+    assert!(failed.contains("none of the recorded workflows"), "{failed}");
+    let marked = "SELECT workflow_id FROM absent_workflows";
+    assert!(receiver.rows(marked).await.is_empty());
+
+    stand_in.execute(&trigger("w", &webhook_url(&address), json!({})));
+    within(stand_in.deliveries_finished()).await;
+    receiver.wait_until_recorded().await;
+    let requests = async || {
+        let before = stand_in.requests();
+        reconcile(&receiver, "since=1h").await;
+        stand_in.requests() - before
+    };
+    assert_eq!(requests().await, 2);
+    assert_eq!(receiver.rows(marked).await, [json!({ "workflow_id": "gone" })]);
+    assert_eq!(requests().await, 1, "only the list of w");
+    let by_hand = post(&receiver, "workflow=gone").await.text().await.unwrap();
+    assert!(by_hand.contains("no workflow with this identifier"), "{by_hand}");
+    assert_eq!(stand_in.requests(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

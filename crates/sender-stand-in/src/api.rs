@@ -41,6 +41,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 async fn disturb(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let is_due = |every: usize| every > 0 && number.is_multiple_of(every);
+    if let Ok(status) = StatusCode::from_u16(shared.outage.load(Ordering::Relaxed)) {
+        return problem(status, "outage");
+    }
     let key = key(request.headers());
     if key.as_deref() != Some(&*shared.options.api_key) {
         // A careless error repeats the key.

@@ -14,7 +14,7 @@ mod webhook;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ struct Shared {
     store: Mutex<Store>,
     http: reqwest::Client,
     requests: AtomicUsize,
+    /// Every request is answered with this status; 0 for the usual answers.
+    outage: AtomicU16,
     /// The number of webhooks that are still being delivered.
     delivering: watch::Sender<usize>,
 }
@@ -99,6 +101,7 @@ impl StandIn {
             options,
             http: reqwest::Client::new(),
             requests: AtomicUsize::new(0),
+            outage: AtomicU16::new(0),
             delivering: watch::Sender::new(0),
         });
         let router = api::router(shared.clone()).merge(media::router());
@@ -158,9 +161,10 @@ impl StandIn {
         self.shared.store().new_id()
     }
 
-    /// Adds a prediction to the delivery log, which is not an execution of a workflow.
-    pub fn predict(&self, webhook_url: &str) {
-        self.shared.store().predict(webhook_url);
+    /// Adds a prediction to the delivery log, which is not an execution of a workflow. Returns the body of its webhook.
+    #[expect(clippy::must_use_candidate, reason = "a caller may not need the body")]
+    pub fn predict(&self, webhook_url: &str) -> Value {
+        self.shared.store().predict(webhook_url)
     }
 
     /// Sends the webhook of an execution again, as an operator can in the dashboard of `each::labs`.
@@ -192,6 +196,11 @@ impl StandIn {
     /// Waits until every webhook was acknowledged or given up.
     pub async fn deliveries_finished(&self) {
         let _ = self.shared.delivering.subscribe().wait_for(|delivering| *delivering == 0).await;
+    }
+
+    /// Answers every request to the API with this error status, until it is called with `None`.
+    pub fn fail_with(&self, status: Option<u16>) {
+        self.shared.outage.store(status.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// The number of requests to the API so far.

@@ -171,10 +171,9 @@ impl Store {
         id
     }
 
-    pub(crate) fn predict(&mut self, url: &str) {
-        let request =
-            json!({ "exec_id": self.new_id(), "flow_id": null, "status": "succeeded", "output": "x" });
-        let (url, request, headers) = (url.to_owned(), request.to_string(), json!({}));
+    pub(crate) fn predict(&mut self, url: &str) -> Value {
+        let body = json!({ "exec_id": self.new_id(), "flow_id": null, "status": "succeeded", "output": "x" });
+        let (url, request, headers) = (url.to_owned(), body.to_string(), json!({}));
         self.log.push(Delivery {
             execution_id: None,
             url,
@@ -183,6 +182,7 @@ impl Store {
             created_at: now(),
             attempts: Vec::new(),
         });
+        body
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<&Execution> {

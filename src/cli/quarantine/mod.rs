@@ -31,6 +31,9 @@ pub enum Quarantine {
         /// The number of the entry
         #[arg(value_name = "NUMBER")]
         id: i64,
+        /// Write the execution as each::labs has it instead, for an unsigned webhook that differs from it
+        #[arg(long)]
+        api: bool,
     },
     /// Replay entries: record those that can be read now (after an upgrade, or with --map/--set) and remove them from
     /// quarantine. Arrays are split. It cannot be undone: use --dry-run first
@@ -77,7 +80,7 @@ const REASONS: &[Column<ReasonGroup>] = &[
 const ENTRIES: &[Column<Quarantined>] = &[
     number("number", |e| e.quarantine_id.to_string()),
     text("first received", |e| timestamp(e.first_received_at)),
-    number("answered", |e| if e.acknowledged { "200" } else { "422" }.to_owned()),
+    number("answered", |e| e.answered().to_owned()),
     number("deliveries", |e| e.deliveries.to_string()),
     number("bytes", |e| e.body_bytes.to_string()),
     prose("reason", |e| e.reason.clone()),
@@ -93,7 +96,12 @@ impl Quarantine {
             async || DbConnection::for_command(&database(settings)?).await.map_err(CommandError::from);
         match self {
             Self::List(list) => list.run(settings).await,
-            Self::Show { id } => {
+            Self::Show { id, api: true } => {
+                let body = connect().await?.quarantined_api_body(*id).await?;
+                let body = body.ok_or_else(|| format!("entry {id} has no execution of each::labs"))?;
+                Ok(io::stdout().write_all(&body)?)
+            }
+            Self::Show { id, api: false } => {
                 let body = connect().await?.quarantined_body(*id).await?.ok_or_else(|| absent(*id))?;
                 Ok(io::stdout().write_all(&body)?)
             }

@@ -49,6 +49,8 @@ fn help_of_map() -> String {
 #[derive(Default)]
 struct Tally {
     recorded: u64,
+    /// Unsigned deliveries that wait for their verification again.
+    unverified: u64,
     not_recorded: u64,
 }
 
@@ -75,7 +77,11 @@ impl Retry {
                 break;
             }
         }
-        let Tally { recorded, not_recorded } = tally;
+        let Tally { recorded, unverified, not_recorded } = tally;
+        if unverified > 0 {
+            let verb = if self.dry_run { "would wait" } else { "wait" };
+            print_line(format_args!("{unverified} unsigned webhooks {verb} until each::labs confirms them"));
+        }
         if self.dry_run {
             print_line(format_args!(
                 "would record {recorded}, would not record {not_recorded}. Nothing is changed"
@@ -125,6 +131,7 @@ impl Retry {
                     print_line(format_args!("{id}: not read, only in the payload: {}", printable(&keys)));
                 }
             }
+            Retried::Unverified => tally.unverified += 1,
             Retried::Retained(why) => {
                 tally.not_recorded += 1;
                 print_line(format_args!("{id}: stays in quarantine: {}", printable(&why)));

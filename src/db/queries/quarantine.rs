@@ -17,13 +17,16 @@ use crate::db::Transaction;
 pub(crate) struct Quarantined {
     /// The number of the entry; ascending in the order of recording.
     pub(crate) quarantine_id: i64,
-    /// Why the webhook cannot be recorded: what is wrong with the body, or why PostgreSQL rejected it.
+    /// Why the webhook cannot be recorded: what is wrong with the body, why PostgreSQL rejected it, or why an unsigned
+    /// webhook was not confirmed.
     pub(crate) reason: String,
     /// The size of the body in bytes.
     pub(crate) body_bytes: i32,
-    /// How it was authenticated when first received: `signature`, `secret_header`, `url_token`, none; null if unknown.
+    /// How it was authenticated when first received: `signature`, `secret_header`, `url_token`, `none`, or `unverified` for
+    /// an unsigned webhook (auth.verify_unsigned); null if unknown.
     pub(crate) authenticated_by: Option<String>,
-    /// Whether the webhook was answered 200 at least once; otherwise it was answered 422.
+    /// Whether the webhook was answered 200 at least once. False for a webhook that was answered 422, and for an unsigned
+    /// webhook that was not confirmed.
     pub(crate) acknowledged: bool,
     /// False if the body was damaged on the disk of the spool.
     pub(crate) intact: bool,
@@ -40,6 +43,17 @@ pub(crate) struct Quarantined {
     /// When it was last received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) last_received_at: OffsetDateTime,
+}
+
+impl Quarantined {
+    /// How the webhook was answered, or that it is unsigned and was not confirmed.
+    pub(crate) fn answered(&self) -> &'static str {
+        match (self.acknowledged, self.authenticated_by.as_deref()) {
+            (true, _) => "200",
+            (false, Some("unverified")) => "unsigned",
+            (false, _) => "422",
+        }
+    }
 }
 
 /// Selects [`Quarantined`]s. `octet_length` does not read the body.
@@ -206,6 +220,8 @@ pub(crate) struct QuarantineDetail {
     pub(crate) entry: Quarantined,
     /// The body; null if it is not UTF-8 text or larger than 16 MiB. `workflow-receiver quarantine show` prints any body.
     pub(crate) body_text: Option<String>,
+    /// The execution as each::labs has it, for an unsigned webhook that differs from it; otherwise null.
+    pub(crate) api_text: Option<String>,
 }
 
 /// Reads one entry; `None` if the number does not exist.
@@ -220,12 +236,15 @@ impl Query for GetQuarantined {
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<QuarantineDetail>, sqlx::Error> {
         let entry = select_quarantined!("quarantine_id = $1", self.quarantine_id);
         let Some(entry) = entry.fetch_optional(&mut *transaction).await? else { return Ok(None) };
-        let body_text = sqlx::query_scalar!(
-            "SELECT CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END FROM quarantine
-             WHERE quarantine_id = $1",
+        let texts = sqlx::query!(
+            "SELECT
+                 CASE WHEN octet_length(body) <= $2 THEN utf8_text(body) END AS body_text,
+                 CASE WHEN octet_length(api_body) <= $2 THEN utf8_text(api_body) END AS api_text
+             FROM quarantine WHERE quarantine_id = $1",
             self.quarantine_id,
             MAX_TEXT
         );
-        Ok(Some(QuarantineDetail { entry, body_text: body_text.fetch_one(transaction).await? }))
+        let texts = texts.fetch_one(transaction).await?;
+        Ok(Some(QuarantineDetail { entry, body_text: texts.body_text, api_text: texts.api_text }))
     }
 }

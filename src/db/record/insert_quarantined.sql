@@ -1,5 +1,5 @@
 -- Stores webhooks that cannot be recorded, each body once, in the order of the hash. An acknowledged one is always
--- stored; a new one that was answered 422 only while the limits allow ($8 rows, $9 bytes). Returns the hashes and
+-- stored; another new one only while the limits allow ($8 rows, $9 bytes). Returns the hashes and
 -- the numbers of all that are stored.
 WITH incoming AS (
     SELECT
@@ -12,11 +12,13 @@ WITH incoming AS (
         count(*) AS deliveries,
         sum(i.redeliveries) AS redeliveries,
         (array_agg(i.reference ORDER BY i.received_at) FILTER (WHERE i.reference IS NOT NULL))[1] AS reference,
+        (array_agg(i.api_body) FILTER (WHERE i.api_body IS NOT NULL))[1] AS api_body,
         min(i.received_at) AS first_received_at,
         max(i.received_at) AS last_received_at
     FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::boolean[], $6::boolean[], $7::timestamptz[],
-        $10::integer[], $11::text[])
-        AS i (body_sha256, body, reason, authenticated_by, acknowledged, intact, received_at, redeliveries, reference)
+        $10::integer[], $11::text[], $12::bytea[])
+        AS i (body_sha256, body, reason, authenticated_by, acknowledged, intact, received_at, redeliveries, reference,
+            api_body)
     GROUP BY i.body_sha256, i.body
 ),
 limited AS (
@@ -37,11 +39,11 @@ placed AS (
 )
 INSERT INTO quarantine AS q (
     reason, body, body_sha256, authenticated_by, acknowledged, intact, deliveries, redeliveries, reference,
-    first_received_at, last_received_at
+    api_body, first_received_at, last_received_at
 )
 SELECT
     i.reason, i.body, i.body_sha256, i.authenticated_by, i.acknowledged, i.intact, i.deliveries,
-    i.redeliveries, i.reference::jsonb, i.first_received_at, i.last_received_at
+    i.redeliveries, i.reference::jsonb, i.api_body, i.first_received_at, i.last_received_at
 FROM incoming AS i
 WHERE i.body_sha256 NOT IN (SELECT n.body_sha256 FROM limited AS n)
     OR i.body_sha256 IN (
@@ -53,6 +55,7 @@ ON CONFLICT (body_sha256) DO UPDATE SET
     deliveries = q.deliveries + excluded.deliveries,
     redeliveries = q.redeliveries + excluded.redeliveries,
     reference = coalesce(q.reference, excluded.reference),
+    api_body = coalesce(q.api_body, excluded.api_body),
     first_received_at = least(q.first_received_at, excluded.first_received_at),
     last_received_at = greatest(q.last_received_at, excluded.last_received_at),
     recorded_at = greatest(q.recorded_at, excluded.recorded_at)

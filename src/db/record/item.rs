@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use crate::auth::AuthMethod;
 use crate::db::DbError;
 use crate::delivery::{Delivery, TraceContext};
 use crate::execution::jsonb::{Fit, expansion, fit};
@@ -17,6 +18,17 @@ const MAX_COST_EXPANSION: usize = 400;
 pub(crate) enum RecordItem<'a> {
     Execution(Box<ExecutionRow<'a>>),
     Quarantined(QuarantineRow<'a>),
+    Unverified(UnverifiedRow<'a>),
+}
+
+/// Where a delivery is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemKind {
+    /// In `executions` or `predictions`.
+    Execution,
+    Quarantined,
+    /// In `unverified_deliveries`.
+    Unverified,
 }
 
 /// A delivery that reports an execution of a workflow, or a prediction.
@@ -70,6 +82,16 @@ pub(crate) struct QuarantineRow<'a> {
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
+    /// The execution as the sender's API has it, if it differs from the body.
+    pub(super) api_body: Option<&'a [u8]>,
+}
+
+/// An unsigned delivery that the sender's API has to confirm. It has no `execution_id()`: it is neither ordered after nor
+/// compared with other deliveries.
+#[derive(Debug)]
+pub(crate) struct UnverifiedRow<'a> {
+    pub(super) execution: Box<Execution<'a>>,
+    pub(super) delivery: &'a Delivery,
 }
 
 /// What the columns of an execution can hold.
@@ -103,10 +125,19 @@ impl<'a> RecordItem<'a> {
         if !intact {
             let reason = "damaged in the spool: the bytes are not those that were received".to_owned();
             // The stored flag may be damaged, too: the webhook may have been answered 200.
-            return Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact });
+            return Self::Quarantined(QuarantineRow {
+                reason,
+                delivery,
+                acknowledged: true,
+                intact,
+                api_body: None,
+            });
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
+            Ok(execution) if delivery.authenticated_by == Some(AuthMethod::Unverified) => {
+                Self::unverified(execution, delivery)
+            }
             Ok(execution) => Self::from_execution(execution, delivery),
         }
     }
@@ -130,6 +161,10 @@ impl<'a> RecordItem<'a> {
         }))
     }
 
+    pub(crate) fn unverified(execution: Execution<'a>, delivery: &'a Delivery) -> Self {
+        Self::Unverified(UnverifiedRow { execution: Box::new(execution), delivery })
+    }
+
     /// Makes the row stand for several deliveries.
     pub(crate) fn with_deliveries(
         mut self,
@@ -146,7 +181,16 @@ impl<'a> RecordItem<'a> {
 
     pub(in crate::db) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
         let acknowledged = delivery.acknowledged;
-        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged, intact: true })
+        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged, intact: true, api_body: None })
+    }
+
+    /// An unsigned delivery that the sender's API did not confirm. The limits of the quarantine apply to it.
+    pub(in crate::db) fn not_confirmed(
+        reason: String,
+        delivery: &'a Delivery,
+        api_body: Option<&'a [u8]>,
+    ) -> Self {
+        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: false, intact: true, api_body })
     }
 
     /// Switches to the next form that PostgreSQL may accept: first an execution with columns left out, and after all such
@@ -159,6 +203,10 @@ impl<'a> RecordItem<'a> {
         let row = match self {
             Self::Execution(row) => row,
             Self::Quarantined(row) => return (!row.acknowledged).then_some(Degraded::Dropped),
+            Self::Unverified(row) => {
+                *self = Self::refused(error, row.delivery);
+                return Some(Degraded::Reduced);
+            }
         };
         let columns = [row.payload, row.execution.output, row.execution.total_cost];
         let degradation = row
@@ -178,6 +226,12 @@ impl<'a> RecordItem<'a> {
             row.payload_bytes = Some(&row.delivery.body);
             return Some(Degraded::Reduced);
         }
+        *self = Self::refused(error, row.delivery);
+        Some(Degraded::Reduced)
+    }
+
+    /// A delivery that was answered 200 and that PostgreSQL rejects.
+    fn refused(error: &DbError, delivery: &'a Delivery) -> Self {
         let reason = match error {
             DbError::InvalidRow { code, message } => {
                 let message: String = message.chars().take(MAX_REASON_CHARS).collect();
@@ -185,35 +239,43 @@ impl<'a> RecordItem<'a> {
             }
             other => other.to_string(),
         };
-        let delivery = row.delivery;
-        *self = Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: true, intact: true });
-        Some(Degraded::Reduced)
+        Self::Quarantined(QuarantineRow {
+            reason,
+            delivery,
+            acknowledged: true,
+            intact: true,
+            api_body: None,
+        })
     }
 
     /// The error that columns were left out for.
     pub(crate) fn degraded_by(&self) -> Option<&DbError> {
         match self {
             Self::Execution(row) => row.degradation.as_ref().map(|degradation| &degradation.error),
-            Self::Quarantined(_) => None,
+            Self::Quarantined(_) | Self::Unverified(_) => None,
         }
     }
 
-    pub(crate) fn is_quarantined(&self) -> bool {
-        matches!(self, Self::Quarantined(_))
+    pub(crate) fn kind(&self) -> ItemKind {
+        match self {
+            Self::Execution(_) => ItemKind::Execution,
+            Self::Quarantined(_) => ItemKind::Quarantined,
+            Self::Unverified(_) => ItemKind::Unverified,
+        }
     }
 
-    /// `None` if the body could not be parsed, or after degrading to quarantine.
+    /// `None` if the body could not be parsed, after degrading to quarantine, and for an unverified delivery.
     pub(crate) fn execution(&self) -> Option<&Execution<'a>> {
         match self {
             Self::Execution(row) => Some(&row.execution),
-            Self::Quarantined(_) => None,
+            Self::Quarantined(_) | Self::Unverified(_) => None,
         }
     }
 
     /// Why the delivery goes to quarantine. A message of PostgreSQL in it may quote the row.
     pub(crate) fn quarantine_reason(&self) -> Option<&str> {
         match self {
-            Self::Execution(_) => None,
+            Self::Execution(_) | Self::Unverified(_) => None,
             Self::Quarantined(row) => Some(&row.reason),
         }
     }
@@ -226,6 +288,7 @@ impl<'a> RecordItem<'a> {
         match self {
             Self::Execution(row) => row.delivery,
             Self::Quarantined(row) => row.delivery,
+            Self::Unverified(row) => row.delivery,
         }
     }
 

@@ -8,6 +8,7 @@ mod quarantine;
 mod resolve_duplicates;
 pub(super) mod rollups;
 mod rounds;
+mod unverified;
 
 use std::collections::HashSet;
 
@@ -18,6 +19,7 @@ pub(super) use self::quarantine::insert_quarantined;
 use self::resolve_duplicates::resolve_duplicates;
 use self::rollups::{CountedExecution, Rollups};
 use self::rounds::split_rounds;
+pub(super) use self::unverified::insert_unverified;
 use super::{DbConnection, DbError, TimeLimits, Transaction};
 use crate::config;
 use crate::delivery::Disposition;
@@ -42,13 +44,14 @@ impl DbConnection {
         let mut transaction = self.begin_with(limits).await?;
         let mut dispositions = record(&mut transaction, items, bounds.conflicts).await?;
         insert_quarantined(&mut transaction, items, bounds.quarantine, &mut dispositions).await?;
+        insert_unverified(&mut transaction, items, &mut dispositions).await?;
         transaction.commit().await?;
         Ok(dispositions)
     }
 }
 
-/// Records the executions and predictions among `items`. The caller stores the quarantined items afterwards: every
-/// transaction locks rows in the order executions, predictions, bulks, rollups, quarantine.
+/// Records the executions and predictions among `items`. The caller stores the other items afterwards: every transaction
+/// locks rows in the order executions, predictions, bulks, rollups, quarantine, unverified deliveries.
 pub(super) async fn record(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],

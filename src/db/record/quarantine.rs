@@ -19,7 +19,7 @@ pub(in crate::db) async fn insert_quarantined(
 ) -> Result<(), sqlx::Error> {
     let rows = items.iter().enumerate().filter_map(|(index, item)| match item {
         RecordItem::Quarantined(row) => Some((index, row)),
-        RecordItem::Execution(_) => None,
+        RecordItem::Execution(_) | RecordItem::Unverified(_) => None,
     });
     let (indexes, rows): (Vec<usize>, Vec<&QuarantineRow<'_>>) = rows.unzip();
     if rows.is_empty() {
@@ -33,6 +33,7 @@ pub(in crate::db) async fn insert_quarantined(
     let acknowledged: Vec<_> = rows.iter().map(|row| row.acknowledged).collect();
     let intact: Vec<_> = rows.iter().map(|row| row.intact).collect();
     let references: Vec<_> = rows.iter().map(|row| row.delivery.reference.as_deref()).collect();
+    let api_bodies: Vec<_> = rows.iter().map(|row| row.api_body).collect();
     let redeliveries: Vec<_> = rows.iter().map(|row| i32::from(row.delivery.is_redelivery)).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     if acknowledged.contains(&false) {
@@ -53,7 +54,8 @@ pub(in crate::db) async fn insert_quarantined(
         limits.max_rows,
         limits.max_bytes,
         &redeliveries,
-        &references as _
+        &references as _,
+        &api_bodies as _
     );
     let stored = stored.fetch_all(transaction).await?.into_iter();
     let stored: HashMap<Vec<u8>, i64> = stored.map(|row| (row.body_sha256, row.quarantine_id)).collect();

@@ -129,6 +129,7 @@ impl Problem {
                     RejectReason::SpoolFull => "spool-full",
                     RejectReason::DiskError => "spool-failing",
                     RejectReason::ShuttingDown => "stopping",
+                    RejectReason::VerificationFull => "verification-full",
                 };
                 (503, kind, format!("Not stored: {reason}. Send it again.").into())
             }

@@ -115,10 +115,13 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     let check = |secrets: &Current| auth.check_body(&secrets.authenticator, &collected.bytes);
     let (_, authenticated_by) = state.credentials.check(head.secrets, check).await;
     let authenticated_by = authenticated_by?;
-    if authenticated_by == AuthMethod::None && head.may_be_from_a_web_page {
+    if authenticated_by.is_anonymous() && head.may_be_from_a_web_page {
         return Err(Problem::FromWebPage);
     }
-    collected.memory.verified();
+    let is_unverified = authenticated_by == AuthMethod::Unverified;
+    if !is_unverified {
+        collected.memory.verified();
+    }
     if let Some(trace) = trace {
         trace.authenticated();
     }
@@ -138,6 +141,9 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     };
     match parsed {
         Ok(execution) => {
+            if is_unverified && !state.unverified.admit(delivery.body.len()) {
+                return Err(RejectReason::VerificationFull.into());
+            }
             let Execution { execution_id, status, .. } = &execution;
             if let Some(trace) = trace {
                 trace.set_execution_id(execution_id);

@@ -10,6 +10,7 @@ use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::SpoolHandle;
 use crate::traces::Traces;
+use crate::verification::UnverifiedLimit;
 
 pub(crate) struct WebhookState {
     pub(crate) spool: SpoolHandle,
@@ -17,6 +18,7 @@ pub(crate) struct WebhookState {
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) requests: Arc<Limiter>,
     pub(crate) memory: MemoryBudget,
+    pub(crate) unverified: Arc<UnverifiedLimit>,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) long_references: LineLimit,

@@ -16,6 +16,7 @@ pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod retention;
 pub(crate) mod rollups;
+pub(crate) mod sender;
 pub(crate) mod small_disk;
 pub(crate) mod spool;
 pub(crate) mod terminal;

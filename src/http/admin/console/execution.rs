@@ -320,6 +320,7 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
         Some("signature") => "signature",
         Some("secret_header") => "secret header",
         Some("url_token") => "token in the URL",
+        Some("callback") => "confirmed by the API of each::labs",
         Some("none") => "none (no authentication is configured)",
         _ => "unknown",
     }

@@ -162,7 +162,7 @@ fn entries(page: &Page<Quarantined>) -> Markup {
 }
 
 pub(super) fn answered(entry: &Quarantined) -> Markup {
-    if entry.acknowledged { badge("bad", html! { "200" }) } else { badge("muted", html! { "422" }) }
+    badge(if entry.acknowledged { "bad" } else { "muted" }, html! { (entry.answered()) })
 }
 
 /// `POST /quarantine/retry`: retries the entries with a reason, with the mapping of the form.
@@ -216,7 +216,7 @@ async fn retry_all(
         let retried =
             connection.retry_quarantined(*id, RetryMode::Record, |body| mapping.extract(body)).await;
         match retried.map_err(|error| error.to_string())? {
-            Retried::Recorded(_) => recorded += 1,
+            Retried::Recorded(_) | Retried::Unverified => recorded += 1,
             Retried::Retained(why) => {
                 retained += 1;
                 last_reason = Some(why);

@@ -56,6 +56,7 @@ async fn content(
         div.cards {
             (body(&detail))
             div.stack {
+                @if let Some(text) = &detail.api_text { (api_body(text)) }
                 @if let Some(text) = &detail.body_text {
                     section.card aria-labelledby="mapping" {
                         h2 #mapping { "Mapping" }
@@ -72,6 +73,7 @@ async fn content(
                     h2 #drop { "Drop" }
                     p.soft {
                         @if detail.entry.acknowledged { "The webhook was answered 200, so the sender does not send it again." }
+                        @else if detail.entry.answered() == "unsigned" { "The webhook is unsigned." }
                         @else { "The webhook was answered 422, so the sender knows that it was not accepted." }
                     }
                     (form::action(
@@ -129,6 +131,19 @@ fn body(detail: &QuarantineDetail) -> Markup {
     }
 }
 
+/// The execution as `each::labs` has it.
+fn api_body(text: &str) -> Markup {
+    let text = indented(&escape_json(text));
+    let (shown, more) = excerpt(&text, MAX_BODY);
+    html! {
+        section.card aria-labelledby="api-body" {
+            h2 #api-body { "At each::labs" }
+            pre.block tabindex="0" { (visible(shown)) }
+            @if more { p.soft { "The rest is not shown." } }
+        }
+    }
+}
+
 /// What a retry with a mapping would record.
 struct Preview {
     extracted: Result<Vec<Extracted>, String>,
@@ -150,7 +165,7 @@ impl Preview {
         let extracted = self.extracted.as_deref().unwrap_or_default();
         let dispositions = match &self.retried {
             Retried::Recorded(executions) => &executions[..],
-            Retried::Retained(_) | Retried::Absent => &[],
+            Retried::Unverified | Retried::Retained(_) | Retried::Absent => &[],
         };
         html! {
             section.card aria-labelledby="preview" {
@@ -158,6 +173,15 @@ impl Preview {
                 @match &self.retried {
                     Retried::Recorded(_) => {
                         p { "A retry would record " (plural(i64::try_from(extracted.len()).unwrap_or_default(), "execution", "executions")) ":" }
+                    }
+                    Retried::Unverified => {
+                        p { "The webhook is unsigned. A retry would request its execution from each::labs again." }
+                        div.actions {
+                            (form::action(
+                                &view.operator, &format!("/quarantine/{}/retry", detail.entry.quarantine_id), "",
+                                html! { button.primary { "Verify again" } },
+                            ))
+                        }
                     }
                     Retried::Retained(why) => (notice("bad", html! { "The entry would stay in quarantine: " (visible(why)) "." })),
                     Retried::Absent => (notice("bad", html! { "The entry does not exist any more." })),
@@ -228,7 +252,9 @@ fn disposition_badge(disposition: Disposition, execution_id: &str) -> Markup {
         Disposition::Conflict | Disposition::ConflictDropped => {
             ("warn", "conflict with a recorded execution")
         }
-        Disposition::Quarantined { .. } | Disposition::Dropped => ("bad", "not recorded"),
+        Disposition::Quarantined { .. } | Disposition::Unverified | Disposition::Dropped => {
+            ("bad", "not recorded")
+        }
     };
     html! {
         (badge(kind, html! { (text) }))
@@ -271,6 +297,7 @@ pub(super) async fn retry(
                     let executions: Vec<_> = executions.iter().take(MAX_PREVIEWED).map(recorded).collect();
                     Ok(format!("recorded {}", executions.join(", ")))
                 }
+                Retried::Unverified => Ok("waits for its verification again".to_owned()),
                 Retried::Retained(why) => Err(format!("stays in quarantine: {why}")),
                 Retried::Absent => Err("the entry does not exist".to_owned()),
             }

@@ -1,0 +1,170 @@
+//! Statements of [`crate::verification`]: unsigned deliveries that the sender's API has to confirm.
+//!
+//! A receiver claims rows for a short time and renews the claim while it requests their executions. After a crash, the
+//! claim ends, and any receiver claims the rows again. No transaction is open during a request.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::record::insert_quarantined;
+use super::record::item::RecordItem;
+use super::{DbConnection, DbError};
+use crate::config;
+use crate::delivery::{Delivery, Disposition};
+
+/// A claimed row of `unverified_deliveries`.
+#[derive(Debug)]
+pub(crate) struct Unverified {
+    pub(crate) unverified_id: i64,
+    pub(crate) body: Vec<u8>,
+    pub(crate) reference: Option<String>,
+    pub(crate) is_redelivery: bool,
+    pub(crate) received_at: OffsetDateTime,
+    /// How often its execution was requested without a result.
+    pub(crate) attempts: i32,
+}
+
+/// The deliveries that wait for their verification.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UnverifiedUsage {
+    pub(crate) rows: i64,
+    /// The size of the bodies.
+    pub(crate) bytes: i64,
+    pub(crate) oldest_received_at: Option<OffsetDateTime>,
+}
+
+impl DbConnection {
+    /// Claims up to `limit` due rows for `receiver`, in the order in which they became due. The claim ends after
+    /// `claim_time`. Rows that another receiver claims at the same time are skipped.
+    pub(crate) async fn claim_unverified(
+        &mut self,
+        receiver: i64,
+        claim_time: Duration,
+        limit: i64,
+    ) -> Result<Vec<Unverified>, DbError> {
+        let claim = sqlx::query_as!(
+            Unverified,
+            "UPDATE unverified_deliveries AS u
+             SET claimed_by = $1, due_at = now() + make_interval(secs => $2)
+             WHERE u.unverified_id IN (
+                 SELECT d.unverified_id FROM unverified_deliveries AS d
+                 WHERE d.due_at <= now() ORDER BY d.due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+             )
+             RETURNING u.unverified_id, u.body, u.reference::text, u.is_redelivery, u.received_at, u.attempts",
+            receiver,
+            claim_time.as_secs_f64(),
+            limit
+        );
+        self.transact(async |transaction| claim.fetch_all(transaction).await).await
+    }
+
+    /// Renews the claims of `receiver`.
+    pub(crate) async fn renew_claims(&mut self, receiver: i64, claim_time: Duration) -> Result<(), DbError> {
+        let renew = sqlx::query!(
+            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $2) WHERE claimed_by = $1",
+            receiver,
+            claim_time.as_secs_f64()
+        );
+        self.transact(async |transaction| renew.execute(transaction).await).await?;
+        Ok(())
+    }
+
+    /// Ends the claims of `receiver`: another receiver can claim the rows at once.
+    pub(crate) async fn release_claims(&mut self, receiver: i64) -> Result<(), DbError> {
+        let release = sqlx::query!(
+            "UPDATE unverified_deliveries SET claimed_by = NULL, due_at = now() WHERE claimed_by = $1",
+            receiver
+        );
+        self.transact(async |transaction| release.execute(transaction).await).await?;
+        Ok(())
+    }
+
+    /// Whether `receiver` still has the claim of a row. Renews the claim.
+    pub(crate) async fn has_claim(
+        &mut self,
+        receiver: i64,
+        unverified_id: i64,
+        claim_time: Duration,
+    ) -> Result<bool, DbError> {
+        let renew = sqlx::query!(
+            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $3)
+             WHERE unverified_id = $1 AND claimed_by = $2",
+            unverified_id,
+            receiver,
+            claim_time.as_secs_f64()
+        );
+        let renewed = self.transact(async |transaction| renew.execute(transaction).await).await?;
+        Ok(renewed.rows_affected() > 0)
+    }
+
+    /// Ends the claim of a row without a result. The row is due again after `pause`.
+    pub(crate) async fn postpone_unverified(
+        &mut self,
+        receiver: i64,
+        unverified_id: i64,
+        error: &str,
+        pause: Duration,
+    ) -> Result<(), DbError> {
+        let postpone = sqlx::query!(
+            "UPDATE unverified_deliveries
+             SET claimed_by = NULL, attempts = attempts + 1, last_error = $3,
+                 due_at = now() + make_interval(secs => $4)
+             WHERE unverified_id = $1 AND claimed_by = $2",
+            unverified_id,
+            receiver,
+            error,
+            pause.as_secs_f64()
+        );
+        self.transact(async |transaction| postpone.execute(transaction).await).await?;
+        Ok(())
+    }
+
+    /// Deletes a row after its delivery was appended to the spool.
+    pub(crate) async fn remove_unverified(&mut self, unverified_id: i64) -> Result<(), DbError> {
+        let remove =
+            sqlx::query!("DELETE FROM unverified_deliveries WHERE unverified_id = $1", unverified_id);
+        self.transact(async |transaction| remove.execute(transaction).await).await?;
+        Ok(())
+    }
+
+    /// Moves a row to the quarantine while `limits` allow, or drops it. `api_body` is the execution as the sender's API has
+    /// it. `None` if `receiver` no longer has the claim: nothing is changed then.
+    pub(crate) async fn quarantine_unverified(
+        &mut self,
+        receiver: i64,
+        unverified_id: i64,
+        delivery: &Delivery,
+        reason: String,
+        api_body: Option<&[u8]>,
+        limits: config::Quarantine,
+    ) -> Result<Option<Disposition>, DbError> {
+        let items = [RecordItem::not_confirmed(reason, delivery, api_body)];
+        let mut dispositions = [Disposition::Dropped];
+        let mut transaction = self.begin().await?;
+        insert_quarantined(&mut transaction, &items, limits, &mut dispositions).await?;
+        let remove = sqlx::query!(
+            "DELETE FROM unverified_deliveries WHERE unverified_id = $1 AND claimed_by = $2",
+            unverified_id,
+            receiver
+        );
+        if remove.execute(&mut transaction).await?.rows_affected() == 0 {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        transaction.commit().await?;
+        Ok(Some(dispositions[0]))
+    }
+
+    pub(crate) async fn unverified_usage(&mut self) -> Result<UnverifiedUsage, DbError> {
+        let usage = sqlx::query_as!(
+            UnverifiedUsage,
+            r#"SELECT
+                   count(*) AS "rows!",
+                   coalesce(sum(octet_length(body)), 0)::bigint AS "bytes!",
+                   min(received_at) AS oldest_received_at
+               FROM unverified_deliveries"#
+        );
+        self.transact(async |transaction| usage.fetch_one(transaction).await).await
+    }
+}

@@ -1,0 +1,87 @@
+//! Limits the unsigned deliveries that wait for their verification. They were answered 200, so the recorder cannot drop
+//! them: the webhook handler has to reject further ones.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::config;
+use crate::db::UnverifiedUsage;
+
+#[derive(Debug)]
+pub(crate) struct UnverifiedLimit {
+    limits: config::Verification,
+    state: Mutex<State>,
+}
+
+/// The sum of the three sizes is an upper bound: a delivery of the last two may already be counted in the table.
+#[derive(Debug, Default)]
+struct State {
+    /// In `unverified_deliveries`, by the latest measurement.
+    table: Size,
+    /// Admitted between the last two measurements.
+    before: Size,
+    /// Admitted since the latest measurement.
+    since: Size,
+    /// Whether a delivery was rejected since the latest measurement.
+    has_rejected: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    rows: i64,
+    bytes: i64,
+}
+
+impl UnverifiedLimit {
+    pub(crate) fn new(limits: config::Verification) -> Self {
+        Self { limits, state: Mutex::default() }
+    }
+
+    /// Counts a delivery with a body of `bytes`. False at a limit: then it is not counted.
+    pub(crate) fn admit(&self, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let mut state = self.state();
+        let sizes = [state.table, state.before, state.since];
+        let rows = sizes.iter().fold(1, |rows: i64, size| rows.saturating_add(size.rows));
+        let total = sizes.iter().fold(bytes, |total, size| total.saturating_add(size.bytes));
+        let fits = rows <= self.limits.max_rows && total <= self.limits.max_bytes;
+        if fits {
+            state.since.rows += 1;
+            state.since.bytes += bytes;
+        } else {
+            state.has_rejected = true;
+        }
+        fits
+    }
+
+    /// Sets the measured size of the table. Returns whether a delivery was rejected since the last measurement.
+    pub(super) fn measured(&self, usage: &UnverifiedUsage) -> bool {
+        let mut state = self.state();
+        state.table = Size { rows: usage.rows, bytes: usage.bytes };
+        state.before = std::mem::take(&mut state.since);
+        std::mem::take(&mut state.has_rejected)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_in_the_table_and_on_their_way_to_it_count() {
+        let grace = std::time::Duration::ZERO;
+        let limit = UnverifiedLimit::new(config::Verification { max_rows: 3, max_bytes: 100, grace });
+        assert!(limit.admit(10) && !limit.admit(91), "bytes");
+        let usage = |rows| UnverifiedUsage { rows, bytes: 0, oldest_received_at: None };
+        assert!(limit.measured(&usage(0)), "one was rejected");
+        assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10), "the first may be in the spool");
+        assert!(limit.measured(&usage(1)));
+        assert!(!limit.admit(10));
+        assert!(limit.measured(&usage(2)));
+        assert!(limit.admit(10) && !limit.admit(10));
+        assert!(limit.measured(&usage(0)) && !limit.measured(&usage(0)));
+    }
+}

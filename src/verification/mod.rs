@@ -1,0 +1,17 @@
+//! Confirms unsigned deliveries with the sender's API (`auth.verify_unsigned`).
+//!
+//! The recorder stores such a delivery in `unverified_deliveries` and acks it, so it blocks no other delivery. The
+//! [`Verifier`] requests its execution from the API and compares the two ([`check`]). If they are equal, the API's version
+//! continues at the spool like a webhook, with `authenticated_by = callback`. So nothing of an unsigned body is recorded.
+//! If they differ, both versions go to quarantine. While the API is unavailable, the delivery waits.
+//!
+//! After a crash between append and removal, a delivery is verified and recorded again, as a duplicate.
+
+mod check;
+mod limit;
+mod status;
+mod verifier;
+
+pub(crate) use limit::UnverifiedLimit;
+pub(crate) use status::VerificationStatus;
+pub(crate) use verifier::Verifier;

@@ -1,0 +1,341 @@
+//! Unsigned webhooks, which the sender's API has to confirm (`auth.verify_unsigned`).
+
+use std::time::Duration;
+
+use sender_stand_in::{StandIn, Trigger};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use workflow_receiver::config::{Secrets, Settings};
+
+use crate::support::fixtures::{execution, with};
+use crate::support::http::{get_json, problem, signed};
+use crate::support::postgres::{new_database, rows, url};
+use crate::support::process::{Process, program, run_to_end};
+use crate::support::receiver::TestReceiver;
+use crate::support::sender::{KEY, SECRET, stand_in, trigger, unused_address, webhook_url, with_api};
+use crate::support::wait::{until, within};
+
+/// Settings of a receiver at `address` that verifies unsigned webhooks with the stand-in, and quarantines at once.
+fn verifying(settings: &mut Settings, address: &str, stand_in: &StandIn) {
+    with_api(settings, address, stand_in.base_url());
+    settings.auth.webhook_secrets = Secrets::of(&[SECRET]);
+    settings.auth.verify_unsigned = true;
+    settings.verification.grace = Duration::ZERO;
+}
+
+fn unsigned(url: &str, inputs: Value) -> Trigger {
+    Trigger { webhook_secret: None, ..trigger("w", url, inputs) }
+}
+
+/// Waits until no delivery waits for its verification, and all are recorded.
+async fn until_verified(receiver: &TestReceiver) {
+    let waiting = "SELECT FROM unverified_deliveries";
+    until(async || receiver.rows(waiting).await.is_empty()).await;
+    receiver.wait_until_recorded().await;
+}
+
+async fn verified(receiver: &TestReceiver, result: &str) -> f64 {
+    receiver.metric(&format!("verifications_total{{result=\"{result}\"}}")).await
+}
+
+const EXECUTIONS: &str =
+    "SELECT execution_id, status, authenticated_by, deliveries, conflicts FROM executions ORDER BY 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_with_both_versions() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let url = webhook_url(&address);
+
+    let genuine = stand_in.execute(&unsigned(&format!("{url}?order=7"), json!({ "prompt": "é" })));
+    within(stand_in.deliveries_finished()).await;
+    until_verified(&receiver).await;
+    let recorded = receiver.row(
+        "SELECT execution_id, payload, authenticated_by, fetched_from, reference, deliveries FROM executions",
+    );
+    let expected = json!({
+        "execution_id": genuine, "payload": stand_in.body(&genuine), "authenticated_by": "callback",
+        "fetched_from": null, "reference": { "order": "7" }, "deliveries": 1
+    });
+    assert_eq!(recorded.await, expected);
+
+    // A field that is not compared is recorded as each::labs has it.
+    let other = stand_in.begin(&unsigned(&url, json!({})));
+    stand_in.end(&other);
+    let altered =
+        with(stand_in.body(&other).unwrap(), json!({ "total_cost": 9, "step_outputs": { "s": {} } }));
+    receiver.accept(altered).await;
+    until_verified(&receiver).await;
+    let row = format!("SELECT payload, total_cost::text FROM executions WHERE execution_id = '{other}'");
+    let expected = json!({ "payload": stand_in.body(&other), "total_cost": "0.25" });
+    assert_eq!(receiver.row(&row).await, expected);
+
+    // Forged: unknown to the API, another output, and another status of an execution that is recorded with a signature.
+    let sent = stand_in.execute(&trigger("w", &url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    let before = receiver.rows(EXECUTIONS).await;
+    let hidden = stand_in.begin(&unsigned(&url, json!({})));
+    stand_in.end(&hidden);
+    let different =
+        with(stand_in.body(&hidden).unwrap(), json!({ "output": ["https://evil.example/x.png"] }));
+    receiver.accept(execution("unknown", "completed")).await;
+    receiver.accept(&different).await;
+    receiver.accept(with(stand_in.body(&sent).unwrap(), json!({ "status": "failed" }))).await;
+    until_verified(&receiver).await;
+    assert_eq!(receiver.rows(EXECUTIONS).await, before, "no outcome has changed");
+    assert_eq!(receiver.rows("SELECT FROM execution_conflicts").await.len(), 0);
+    let quarantine =
+        "SELECT reason, authenticated_by, acknowledged, api_text::jsonb AS api, body_text::jsonb AS body
+                      FROM quarantined ORDER BY reason";
+    let entry = |reason: &str, body: Value, api: Option<Value>| json!({ "reason": reason, "authenticated_by": "unverified", "acknowledged": false, "api": api, "body": body });
+    let other_status = with(stand_in.body(&sent).unwrap(), json!({ "status": "failed" }));
+    let expected = [
+        entry("differs from each::labs in output", different.clone(), stand_in.body(&hidden)),
+        entry("differs from each::labs in status", other_status, stand_in.body(&sent)),
+        entry(
+            "not confirmed: each::labs does not have the execution",
+            execution("unknown", "completed"),
+            None,
+        ),
+    ];
+    assert_eq!(receiver.rows(quarantine).await, expected);
+    for (result, count) in [("confirmed", 2.0), ("different", 2.0), ("unknown", 1.0)] {
+        assert!((verified(&receiver, result).await - count).abs() < 0.1, "{result}");
+    }
+
+    // Both versions in the API, the console and on the command line.
+    let id = "SELECT quarantine_id FROM quarantine WHERE reason LIKE '%output'";
+    let id = receiver.row(id).await["quarantine_id"].clone();
+    let detail = get_json(&receiver, &format!("/api/v1/quarantine/{id}")).await;
+    let parsed = |field: &str| serde_json::from_str::<Value>(detail[field].as_str().unwrap()).unwrap();
+    assert_eq!((parsed("body_text"), Some(parsed("api_text"))), (different, stand_in.body(&hidden)));
+    let page = receiver.get(&format!("/quarantine/{id}")).await.text().await.unwrap();
+    assert!(page.contains("At each::labs") && page.contains("evil.example"), "{page}");
+    let dir = TempDir::new().unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = program(dir.path());
+        command.env("DATABASE_URL", self::url(&receiver.database)).arg("quarantine").args(arguments);
+        tokio::task::block_in_place(|| run_to_end(&mut command))
+    };
+    let (text, code) = command(&["show", "--api", &id.to_string()]);
+    assert_eq!((serde_json::from_str(&text).ok(), code), (stand_in.body(&hidden), Some(0)));
+    let (text, _) = command(&["list"]);
+    assert_eq!(text.matches("unsigned").count(), 3, "{text}");
+
+    // A retry does not record a forged webhook: it is verified again.
+    let (text, code) = command(&["retry", "--all"]);
+    assert!(
+        code == Some(0) && text.contains("3 unsigned webhooks wait until each::labs confirms them"),
+        "{text}"
+    );
+    until(async || receiver.rows(quarantine).await.len() == 3).await;
+    until_verified(&receiver).await;
+    assert_eq!(receiver.rows(EXECUTIONS).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let genuine = stand_in.predict("http://elsewhere.example/");
+    (0..60).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
+    let forged = json!({ "exec_id": "forged", "flow_id": null, "status": "succeeded", "output": "x" });
+    let different = with(stand_in.predict("http://elsewhere.example/"), json!({ "output": "y" }));
+    for body in [&genuine, &forged, &different] {
+        receiver.accept(body).await;
+    }
+    until_verified(&receiver).await;
+    let row = receiver.row("SELECT prediction_id, payload, authenticated_by FROM predictions").await;
+    let expected =
+        json!({ "prediction_id": genuine["exec_id"], "payload": genuine, "authenticated_by": "callback" });
+    assert_eq!(row, expected);
+    let reasons = receiver.rows("SELECT reason FROM quarantine ORDER BY 1").await;
+    let expected = [
+        json!({ "reason": "differs from each::labs in output" }),
+        json!({ "reason": "not confirmed: the delivery log of each::labs does not have the prediction" }),
+    ];
+    assert_eq!(reasons, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accepted() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        verifying(settings, &address, &stand_in);
+        settings.auth.secret_header = true;
+        settings.auth.url_tokens = Secrets::of(&["a-token-of-the-test"]);
+    })
+    .await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let body = execution("e", "completed").to_string();
+    let post = |url: String| receiver.client.post(url);
+    for request in [
+        signed(post(receiver.url.clone()), "wrong", now, &body),
+        signed(post(receiver.url.clone()), SECRET, now - 400, &body),
+        post(receiver.url.clone()).header("X-Webhook-Secret", "wrong").body(body.clone()),
+        post(format!("{}?token=wrong", receiver.url)).body(body.clone()),
+        post(format!("{}/wrong", receiver.url)).body(body.clone()),
+    ] {
+        assert_eq!(problem(request.send().await.unwrap(), 401).await.0, "unauthenticated");
+    }
+    let web_page = post(receiver.url.clone()).header("Origin", "https://evil.example").body(body.clone());
+    assert_eq!(web_page.send().await.unwrap().status(), 403);
+    assert!(receiver.rows("SELECT FROM unverified_deliveries").await.is_empty());
+
+    // What is neither an execution nor a prediction is answered 422, and cannot be verified later.
+    assert_eq!(receiver.post(r#"{"execution_id":"odd"}"#).await.status(), 422);
+    let row = receiver.row("SELECT authenticated_by, acknowledged FROM quarantine").await;
+    assert_eq!(row, json!({ "authenticated_by": "unverified", "acknowledged": false }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_recorded() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        verifying(settings, &address, &stand_in);
+        settings.verification.max_rows = 4;
+        settings.admin.stalled_after = Duration::from_millis(100);
+    })
+    .await;
+    let url = webhook_url(&address);
+    // A rejected key fails at once; the client tries other errors again.
+    stand_in.fail_with(Some(401));
+    let genuine = stand_in.execute(&unsigned(&url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    receiver.accept(execution("forged", "completed")).await;
+    let sent = stand_in.execute(&trigger("w", &url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    let row = |id: &str, method: &str| json!({ "execution_id": id, "status": "completed", "authenticated_by": method, "deliveries": 1, "conflicts": null });
+    assert_eq!(receiver.rows(EXECUTIONS).await, [row(&sent, "signature")]);
+
+    let waiting = "SELECT execution_id, status, workflow_id FROM unverified
+                   WHERE attempts > 0 AND last_error LIKE '%rejected the key (HTTP 401)%' ORDER BY execution_id";
+    let wait = |id: &str| json!({ "execution_id": id, "status": "completed", "workflow_id": "w" });
+    until(async || receiver.rows(waiting).await == [wait(&genuine), wait("forged")]).await;
+    until(async || receiver.metric("unverified_waiting").await == 2.0).await;
+    assert!(receiver.metric("unverified_oldest_age_seconds").await > 0.0);
+    assert_eq!(receiver.metric("verification_failing").await, 1.0);
+    let (status, health) = receiver.ready().await;
+    let part = &health["parts"]["verification"];
+    assert_eq!((status, &part["state"], &part["waiting"]), (200, &json!("waiting"), &json!(2)), "{health}");
+    assert!(health["problems"][0].as_str().unwrap().contains("rejected the key"), "{health}");
+
+    // At the limit, unsigned webhooks are answered 503. Signed ones are not affected.
+    until(async || receiver.post(execution("further", "completed").to_string()).await.status() == 503).await;
+    let refused = receiver.post(execution("further", "completed").to_string()).await;
+    assert_eq!(problem(refused, 503).await.0, "verification-full");
+    until(async || receiver.ready().await.1["parts"]["verification"]["state"] == "full").await;
+    let also = stand_in.execute(&trigger("w", &url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    assert_eq!(receiver.rows(EXECUTIONS).await, [row(&sent, "signature"), row(&also, "signature")]);
+
+    stand_in.fail_with(None);
+    until_verified(&receiver).await;
+    let mut expected = [row(&genuine, "callback"), row(&sent, "signature"), row(&also, "signature")];
+    expected.sort_by_key(|row| row["execution_id"].to_string());
+    assert_eq!(receiver.rows(EXECUTIONS).await, expected);
+    until(async || receiver.metric("unverified_waiting").await == 0.0).await;
+    assert_eq!(receiver.metric("verification_failing").await, 0.0);
+    until(async || receiver.ready().await.1["parts"]["verification"]["state"] == "ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_each_labs_has_later_is_confirmed_within_the_grace() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        verifying(settings, &address, &stand_in);
+        settings.verification.grace = Duration::from_mins(10);
+    })
+    .await;
+    let id = stand_in.begin(&unsigned("", json!({})));
+    let output = json!({ "status": "completed", "output": ["u"] });
+    receiver.accept(with(execution(&id, "completed"), output.clone())).await;
+    let waiting = "SELECT last_error FROM unverified WHERE attempts = 1";
+    until(async || !receiver.rows(waiting).await.is_empty()).await;
+    let expected = json!({ "last_error": "not confirmed: the execution is running at each::labs" });
+    assert_eq!(receiver.row(waiting).await, expected);
+    stand_in.end_with(&id, output);
+    until_verified(&receiver).await;
+    assert_eq!(receiver.row(EXECUTIONS).await["authenticated_by"], "callback");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
+    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
+    let stand_in = stand_in(|_| {}).await;
+    let start = || {
+        Process::start(
+            program(dir.path())
+                .env("DATABASE_URL", url(&database))
+                .env("RECEIVER__HTTP__LISTEN", &address)
+                .env("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET)
+                .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
+                .env("RECEIVER__VERIFICATION__GRACE", "0s")
+                .env("RECEIVER__EACHLABS__API_KEY", KEY)
+                .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
+                .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
+                .env("RECEIVER__LOG__FILTER", "debug"),
+        )
+    };
+    let mut receiver = start();
+    receiver.wait_for("recording to PostgreSQL");
+    stand_in.fail_with(Some(401));
+    let mut ids: Vec<_> =
+        (0..3).map(|_| stand_in.execute(&unsigned(&webhook_url(&address), json!({})))).collect();
+    within(stand_in.deliveries_finished()).await;
+    receiver.accept(execution("forged", "completed")).await;
+    // Claimed rows, too.
+    let count = "SELECT FROM unverified_deliveries";
+    until(async || rows(&database, count).await.len() == 4).await;
+    stand_in.fail_with(Some(503));
+    let claimed = "SELECT FROM unverified_deliveries WHERE claimed_by IS NOT NULL";
+    until(async || !rows(&database, claimed).await.is_empty()).await;
+    receiver.signal(rustix::process::Signal::KILL);
+    let mut log = receiver.ended().1;
+    assert_eq!(rows(&database, count).await.len(), 4);
+
+    stand_in.fail_with(None);
+    let receiver = start();
+    until(async || rows(&database, count).await.is_empty()).await;
+    let recorded = "SELECT execution_id, authenticated_by, deliveries FROM executions ORDER BY execution_id";
+    until(async || rows(&database, recorded).await.len() == 3).await;
+    ids.sort();
+    let row = |id: &String| json!({ "execution_id": id, "authenticated_by": "callback", "deliveries": 1 });
+    assert_eq!(rows(&database, recorded).await, ids.iter().map(row).collect::<Vec<_>>());
+    assert_eq!(rows(&database, "SELECT FROM quarantine").await.len(), 1);
+
+    let metrics = reqwest::get(format!("http://{}/metrics", receiver.admin)).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let entries = reqwest::get(format!("http://{}/api/v1/quarantine", receiver.admin)).await.unwrap();
+    let entries = entries.text().await.unwrap();
+    log.extend(receiver.terminate());
+    let dump = "SELECT to_jsonb(e)::text || to_jsonb(q)::text AS row FROM executions AS e, quarantined AS q";
+    let dump = format!("{:?}", rows(&database, dump).await);
+    for secret in [KEY, SECRET] {
+        for text in [&*log.join("\n"), &*metrics, &*entries, &*dump] {
+            assert!(!text.contains(secret));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_receivers_request_each_unsigned_execution_once() {
+    let (addresses, stand_in) = ([unused_address(), unused_address()], stand_in(|_| {}).await);
+    let database = new_database().await;
+    let mut receivers = Vec::new();
+    for address in &addresses {
+        let change = |settings: &mut Settings| verifying(settings, address, &stand_in);
+        let receiver = TestReceiver::start_on(database.clone(), change).await;
+        within(receiver.progress.clone().recording()).await;
+        receivers.push(receiver);
+    }
+    for n in 0..60 {
+        stand_in.execute(&unsigned(&webhook_url(&addresses[n % 2]), json!({})));
+    }
+    within(stand_in.deliveries_finished()).await;
+    until_verified(&receivers[0]).await;
+    until_verified(&receivers[1]).await;
+    let row = "SELECT count(*) AS n, sum(deliveries) AS deliveries FROM executions WHERE authenticated_by = 'callback'";
+    assert_eq!(receivers[0].row(row).await, json!({ "n": 60, "deliveries": 60 }));
+    assert_eq!(stand_in.requests(), 60);
+}
