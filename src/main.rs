@@ -254,10 +254,11 @@ fn log_authentication(settings: &Settings) {
     let auth = &settings.auth;
     if auth.is_configured() {
         if auth.allow_unauthenticated {
-            tracing::info!("auth.allow_unauthenticated is ignored, because a secret or a token is set");
+            tracing::info!("auth.allow_unauthenticated is ignored, because webhooks are authenticated");
         }
         let (secrets, tokens) = (auth.webhook_secrets.0.len(), auth.url_tokens.0.len());
-        tracing::info!(secrets, tokens, secret_header = auth.secret_header, "webhooks are authenticated");
+        let (secret_header, verify_unsigned) = (auth.secret_header, auth.verify_unsigned);
+        tracing::info!(secrets, tokens, secret_header, verify_unsigned, "webhooks are authenticated");
         if auth.webhook_secrets.shortest() < 16 {
             tracing::warn!(
                 "A webhook secret has fewer than 16 characters: it can be guessed. Use a longer one."

@@ -139,7 +139,7 @@ fn quarantine_sentence(usage: &QuarantineUsage, limits: config::Quarantine) -> S
         parts.push(format!("{acknowledged} webhooks answered 200"));
     }
     if rejected > 0 {
-        parts.push(format!("{rejected} rejected webhooks ({used} % of the limit)"));
+        parts.push(format!("{rejected} rejected or unconfirmed webhooks ({used} % of the limit)"));
     }
     match bodies {
         0 => String::new(),

@@ -151,7 +151,7 @@ impl Measurements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::DbError;
+    use crate::db::{DbError, UnverifiedUsage};
     use crate::delivery::RejectReason;
     use crate::retention::ClockSkew;
     use crate::spool::Unwritable;
@@ -164,6 +164,7 @@ mod tests {
             recording: RecorderHealth::Working,
             stuck: StuckStatus { handled: 5, ..StuckStatus::default() },
             retention: RetentionState::Off,
+            verification: VerificationStatus::default(),
             idle: Duration::from_hours(9),
             acknowledged: Acknowledged::Counted(0),
             stopping: false,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     fn states(health: &Health) -> [&'static str; 5] {
-        let Parts { spool, database, recording, quarantine, retention } = &health.parts;
+        let Parts { spool, database, recording, quarantine, retention, verification: _ } = &health.parts;
         [spool.state, database.state, recording.state, quarantine.state, retention.state]
     }
 
@@ -274,6 +275,30 @@ mod tests {
                 "{health:?}"
             );
         }
+    }
+
+    #[test]
+    fn unsigned_webhooks_that_wait_for_long_are_a_problem() {
+        let verification = |rows: i64, age: Duration, is_full: bool| {
+            let mut measured = healthy();
+            let oldest_received_at = (rows > 0).then_some(measured.now - age);
+            let usage = Some(UnverifiedUsage { rows, bytes: 9, oldest_received_at });
+            let failing = Some("each::labs answered HTTP 500".to_owned());
+            measured.verification = VerificationStatus { is_on: true, usage, is_full, failing };
+            let health = measured.health();
+            (health.parts.verification.state, health.summary.status, health.summary.problems)
+        };
+        assert_eq!(verification(0, LIMIT, false).0, "ok");
+        assert_eq!(verification(3, LIMIT / 2, false).0, "ok");
+        let (state, status, problems) = verification(3, LIMIT * 2, false);
+        assert_eq!((state, status), ("waiting", "degraded"));
+        let problem =
+            "3 unsigned webhooks are not verified yet, the oldest for 240 s: each::labs answered HTTP 500";
+        assert_eq!(problems, [problem]);
+        let (state, status, problems) = verification(3, LIMIT / 2, true);
+        assert_eq!((state, status), ("full", "degraded"));
+        assert!(problems[0].contains("answered 503"), "{problems:?}");
+        assert_eq!(healthy().health().parts.verification.state, "off");
     }
 
     #[test]

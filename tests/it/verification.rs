@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use workflow_receiver::config::{Secrets, Settings};
 
+use crate::support::collector::Collector;
 use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, problem, signed};
 use crate::support::postgres::{new_database, rows, url};
@@ -262,7 +263,7 @@ async fn an_execution_that_each_labs_has_later_is_confirmed_within_the_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
-    let stand_in = stand_in(|_| {}).await;
+    let (stand_in, collector) = (stand_in(|_| {}).await, Collector::start().await);
     let start = || {
         Process::start(
             program(dir.path())
@@ -274,6 +275,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
                 .env("RECEIVER__EACHLABS__API_KEY", KEY)
                 .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
                 .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
+                .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint)
                 .env("RECEIVER__LOG__FILTER", "debug"),
         )
     };
@@ -311,8 +313,13 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     log.extend(receiver.terminate());
     let dump = "SELECT to_jsonb(e)::text || to_jsonb(q)::text AS row FROM executions AS e, quarantined AS q";
     let dump = format!("{:?}", rows(&database, dump).await);
+    let spool = std::fs::read(dir.path().join("data/spool/spool.db")).unwrap();
+    let spool = String::from_utf8_lossy(&spool);
+    let traces = collector.messages();
+    assert!(!traces.is_empty());
+    let traces: String = traces.iter().map(|(_, message)| String::from_utf8_lossy(message)).collect();
     for secret in [KEY, SECRET] {
-        for text in [&*log.join("\n"), &*metrics, &*entries, &*dump] {
+        for text in [&*log.join("\n"), &*metrics, &*entries, &*dump, &*spool, &*traces] {
             assert!(!text.contains(secret));
         }
     }

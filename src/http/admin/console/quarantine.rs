@@ -40,7 +40,7 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
     let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
     Ok(html! {
         div.head { h1 { "Quarantine" } }
-        p.soft { "Webhooks that could not be read as an execution. Their bodies are stored unchanged." }
+        p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
         @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
         @if groups.is_empty() {
             section.card { (empty("The quarantine is empty", html! { "All webhooks could be read. Nothing to do." })) }

@@ -69,7 +69,7 @@ const COLUMNS: [(&str, &str); 3] = [
     ),
     (
         "quarantine",
-        "acknowledged authenticated_by body body_sha256 deliveries first_received_at intact last_received_at \
+        "acknowledged api_body authenticated_by body body_sha256 deliveries first_received_at intact last_received_at \
          quarantine_id reason recorded_at redeliveries reference",
     ),
 ];
@@ -182,6 +182,7 @@ pub(crate) async fn compare(database: &PgConnectOptions, sent: &[Sent], interrup
             "body_sha256: r.body_sha256 <> sha256(r.body)",
             "acknowledged: r.acknowledged",
             "intact: NOT r.intact",
+            "api_body: r.api_body IS NOT NULL",
             "reference: r.reference IS NOT NULL",
             "redeliveries: r.redeliveries <> 0",
         ][..],
