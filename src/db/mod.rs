@@ -31,7 +31,7 @@ pub use database::Database;
 pub(crate) use error::DbError;
 pub(crate) use expected::{Registered, RegistrationConflict};
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
-pub(crate) use quarantine::{Retried, RetryMode};
+pub(crate) use quarantine::{Retried, RetryMode, Undone};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, RecordItem};
 pub(crate) use repair::Repaired;
