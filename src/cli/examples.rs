@@ -29,6 +29,6 @@ examples! {
     SEND_TEST "send-test" "send-test --status failed";
     QUARANTINE "quarantine list --by-reason" "quarantine show 17"
         "quarantine retry 17 --dry-run --map execution_id=executionId --map bulk_id=bulkId"
-        "quarantine drop 17";
+        "quarantine undo 17" "quarantine undo --since 10m" "quarantine drop 17";
     RECONCILE "reconcile --since yesterday" "reconcile --bulk spring-catalogue" "reconcile exec-104 --dry-run";
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::{PAGE, absent};
+use super::{ACTOR, PAGE, absent, list};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
 use crate::db::{DbConnection, Retried, RetryMode};
@@ -56,6 +56,16 @@ impl Retry {
     pub(super) async fn run(&self, connection: &mut DbConnection) -> Result<(), CommandError> {
         let mapping = Mapping { maps: &self.maps, sets: &self.sets };
         let mut tally = Tally::default();
+        let entries = match (self.all, self.acknowledged) {
+            (true, _) => "--all".to_owned(),
+            (_, true) => "--acknowledged".to_owned(),
+            _ => list(&self.ids),
+        };
+        let audit_id = if self.dry_run {
+            None
+        } else {
+            Some(connection.begin_audit(ACTOR, "quarantine.retry", &mapping.describe(&entries)).await?)
+        };
         let (mut after, mut ids) = (0, self.ids.clone());
         loop {
             if self.all || self.acknowledged {
@@ -76,12 +86,14 @@ impl Retry {
             }
         }
         let Tally { recorded, not_recorded } = tally;
-        if self.dry_run {
+        if let Some(audit_id) = audit_id {
+            let result = format!("recorded {recorded}, not recorded {not_recorded}");
+            connection.end_audit(audit_id, recorded > 0 || not_recorded == 0, &result).await?;
+            print_line(result);
+        } else {
             print_line(format_args!(
                 "would record {recorded}, would not record {not_recorded}. Nothing is changed"
             ));
-        } else {
-            print_line(format_args!("recorded {recorded}, not recorded {not_recorded}"));
         }
         if not_recorded == 0 { Ok(()) } else { Err(format!("{not_recorded} could not be recorded").into()) }
     }
