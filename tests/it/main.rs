@@ -75,5 +75,6 @@ mod stuck;
 mod support;
 mod torture;
 mod traces;
+mod undo;
 mod views;
 mod visibility;

@@ -32,11 +32,11 @@ const CHECKSUMS: [(&str, &str); 10] = [
     ),
     (
         "0004_changes.sql",
-        "04502b3185ed0e7d7b3a5725ce384e02a55466c582bb6184a2b3a3f117bbce15cff55403c9ed3750e02060ad19ed0f5e",
+        "7e00185ed5816e09e2d51701c795136c7439e7adf8de9d246e9677f12ea062325d32859ae7ea7a6752eb27363b0fac4a",
     ),
     (
         "0005_views.sql",
-        "c3155208e3f0ee6605fd902aa3df68875b02755c2c93e1597ba46c4ab30d5300a1403f042002a4aa9ae0c0c02dcfebe1",
+        "21b4f23f0a03df61123ec15ef8e3cdb49dbbdf5df478e18d8f964eecdcd4b793e370bc8603fb3564c0ed11ad881048ce",
     ),
     (
         "0006_predictions.sql",
@@ -52,7 +52,7 @@ const CHECKSUMS: [(&str, &str); 10] = [
     ),
     (
         "0009_audit.sql",
-        "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
+        "4119fff1531b05a01729a32ee9ca96ea7d5947a82a7ad8f55ea1694c9a1a008aa0718b54c9abe3f57a841543e760f5b2",
     ),
     (
         "0011_quarantine_retries.sql",
