@@ -23,6 +23,7 @@
 //! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions that they announce.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
+//! - `export` writes whole lists as JSON Lines, CSV or URLs.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -34,6 +35,7 @@ mod delivery;
 mod eachlabs;
 pub mod execution;
 mod expected;
+mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;

@@ -22,6 +22,9 @@ examples! {
     EXPECT "expect response.json" "expect response.json --reference order=1234" "expect - < responses.jsonl";
     TRIGGER "trigger inputs.json --workflow product-video --workflow-version 3 --reference order=1234";
     BULK_TRIGGER "bulk-trigger inputs.json --workflow product-video --workflow-version 3 > response.json";
+    EXPORT "export executions --status failed --since 7d --format csv -o failed.csv"
+        "export results --bulk spring-catalogue --format urls"
+        "export bulks --complete no | jq -r .bulk_id";
     FAILURES "failures --since 1h" "failures --by model --since today --workflow product-video";
     WORKFLOWS "workflows --days 7" "workflows --by failed";
     CONFLICTS "conflicts --since 1d" "conflicts exec-104";

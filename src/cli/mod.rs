@@ -11,6 +11,7 @@ pub mod examples;
 pub mod executions;
 pub mod expect;
 pub mod expected;
+pub mod export;
 pub mod failures;
 pub mod follow;
 pub mod healthcheck;

@@ -100,9 +100,10 @@ async fn a_retry_with_a_wrong_mapping_is_undone_and_leaves_the_counts_of_direct_
     let deliveries = receiver.row("SELECT deliveries FROM executions WHERE execution_id = 'two'").await;
     assert_eq!(deliveries["deliveries"], 2);
 
-    let feed = receiver
-        .rows("SELECT type, bulk_id, status FROM changes WHERE execution_id = 'two' ORDER BY change")
-        .await;
+    let feed = "SELECT c.type, c.bulk_id, c.status FROM change_batches
+        CROSS JOIN LATERAL unnest(types, execution_ids, bulk_ids, statuses) AS c (type, execution_id, bulk_id, status)
+        WHERE c.execution_id = 'two' ORDER BY batch_id";
+    let feed = receiver.rows(feed).await;
     let change =
         |kind: &str, bulk: &str, status: Value| json!({ "type": kind, "bulk_id": bulk, "status": status });
     assert_eq!(

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::hosts::ResultHosts;
 use crate::db::queries::{Query, QueryError};
@@ -29,11 +28,7 @@ impl Console {
         Arc::new(Self { admin, result_hosts, policy, reconciling: Arc::new(Semaphore::new(1)) })
     }
 
-    /// Runs a query and measures its duration.
     pub(super) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
-        let start = Instant::now();
-        let answer = self.admin.pool.run(query).await;
-        self.admin.metrics.api_read(start.elapsed());
-        answer
+        self.admin.run(query).await
     }
 }
