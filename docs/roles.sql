@@ -35,7 +35,7 @@ FROM (
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, reconcile_checks, changes, failures, failed_steps, steps, latest_executions, slow_executions, results,
             bulk_progress, failure_rates, failure_causes, costs, conflicts, quarantined, predictions, prediction_conflicts,
-            latest_predictions, expected_executions, missing_executions, overdue_executions, quarantine_retries, audit, _sqlx_migrations}')
+            latest_predictions, expected_executions, missing_executions, overdue_executions, quarantine_retries, ended_sessions, audit, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -62,6 +62,7 @@ FROM (VALUES
     ('expected_executions', 'SELECT, INSERT, UPDATE'),
     ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
     ('audit', 'SELECT, INSERT, UPDATE'),
+    ('ended_sessions', 'SELECT, INSERT, DELETE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

@@ -18,6 +18,7 @@ mod reconcile;
 mod record;
 mod repair;
 mod retention;
+mod sessions;
 mod transaction;
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 10] = [
+const CHECKSUMS: [(&str, &str); 11] = [
     (
         "0001_executions.sql",
         "17b101a7bba8595bc142bc5b39d02aba67ee9576d1841c9f397f2e035493f18cb663bd1bcc62da5eddf28fa7a6a15116",
@@ -57,6 +57,10 @@ const CHECKSUMS: [(&str, &str); 10] = [
     (
         "0011_quarantine_retries.sql",
         "c3196559b10727a9bce3472fef26f10dcf6a8486e8ab69be26171656b470c332c784cc7c68341474bc074ffc261f66af",
+    ),
+    (
+        "0012_sessions.sql",
+        "a419a3821a945db5d252daaaebe7670352e7abbf508d1f2be0d8bde8c10a80fa04757a3b030bceb328641b059bc88172",
     ),
 ];
 

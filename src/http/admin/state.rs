@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
+use super::sessions::EndedSessions;
 use crate::config::Settings;
 use crate::credentials::Credentials;
 use crate::db::ConnectionPool;
@@ -46,6 +47,7 @@ pub(crate) struct AdminState {
     /// The address of the public port.
     pub(crate) webhook_address: SocketAddr,
     pub(crate) credentials: Arc<Credentials>,
+    pub(crate) ended_sessions: Arc<EndedSessions>,
     /// `None` without `eachlabs.api_key`.
     pub(crate) reconciler: Option<Arc<Reconciler>>,
 }

@@ -24,6 +24,7 @@ mod hosts;
 mod json_view;
 mod layout;
 pub(super) mod login;
+mod login_limit;
 mod mapping_form;
 mod media;
 mod not_found;
