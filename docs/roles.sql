@@ -8,7 +8,7 @@
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
 -- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, predictions, conflicts and changes, which
--- retention.executions, retention.conflicts and retention.changes need. Without it, that privilege is revoked.
+-- retention.executions, retention.conflicts, retention.changes and `quarantine undo` need. Without it, that privilege is revoked.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on
@@ -35,7 +35,7 @@ FROM (
         AND c.relname = ANY ('{executions, bulks, execution_conflicts, quarantine, quarantine_usage, workflow_hours, workflow_days,
             change_batches, reconcile_checks, absent_workflows, changes, failures, failed_steps, steps, latest_executions, slow_executions, results,
             bulk_progress, failure_rates, failure_causes, costs, conflicts, quarantined, predictions, prediction_conflicts,
-            latest_predictions, expected_executions, missing_executions, overdue_executions, unverified_deliveries, unverified, audit, _sqlx_migrations}')
+            latest_predictions, expected_executions, missing_executions, overdue_executions, unverified_deliveries, unverified, quarantine_retries, ended_sessions, audit, _sqlx_migrations}')
     UNION ALL
     SELECT 'FUNCTION', p.oid::regprocedure::text
     FROM pg_proc AS p
@@ -57,12 +57,14 @@ FROM (VALUES
     ('workflow_days', 'SELECT, INSERT, UPDATE'),
     ('quarantine', 'SELECT, INSERT, UPDATE, DELETE'),
     ('quarantine_usage', 'SELECT, UPDATE'),
+    ('quarantine_retries', 'SELECT, INSERT, UPDATE, DELETE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
     ('expected_executions', 'SELECT, INSERT, UPDATE'),
     ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
     ('absent_workflows', 'SELECT, INSERT, UPDATE'),
     ('unverified_deliveries', 'SELECT, INSERT, UPDATE, DELETE'),
     ('audit', 'SELECT, INSERT, UPDATE'),
+    ('ended_sessions', 'SELECT, INSERT, DELETE'),
     -- For the read API.
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),

@@ -34,7 +34,7 @@ COMMENT ON COLUMN change_batches.last_change IS
 COMMENT ON COLUMN change_batches.size IS
     'Number of changes in the batch: the length of each array.';
 COMMENT ON COLUMN change_batches.types IS
-    'Type of each change: execution.updated, execution.ended, execution.conflict or bulk.completed.';
+    'Type of each change: execution.updated, execution.ended, execution.conflict, execution.undone or bulk.completed.';
 COMMENT ON COLUMN change_batches.execution_ids IS
     'Execution of each change; null for bulk.completed.';
 COMMENT ON COLUMN change_batches.workflow_ids IS
@@ -42,7 +42,7 @@ COMMENT ON COLUMN change_batches.workflow_ids IS
 COMMENT ON COLUMN change_batches.bulk_ids IS
     'Bulk of each change; null without a bulk.';
 COMMENT ON COLUMN change_batches.statuses IS
-    'Status in the delivery of each change; null for bulk.completed.';
+    'Status in the delivery of each change; for execution.undone the status that is recorded now; null for bulk.completed.';
 COMMENT ON COLUMN change_batches.recorded_at IS
     'When the transaction began, by PostgreSQL''s clock. retention.changes counts from it.';
 

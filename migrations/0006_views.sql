@@ -1153,7 +1153,7 @@ COMMENT ON VIEW changes IS
 COMMENT ON COLUMN changes.change IS
     'Number of the change. The numbers have no gaps. A change with a lower number is visible earlier.';
 COMMENT ON COLUMN changes.type IS
-    'execution.updated: the execution has a new status that is not terminal; execution.ended: it has a terminal status (once per execution); execution.conflict: a delivery contradicts an ended execution; bulk.completed: at least `expected` executions of the bulk have ended (once per bulk).';
+    'execution.updated: the execution has a new status that is not terminal; execution.ended: it has a terminal status (once per execution); execution.conflict: a delivery contradicts an ended execution; execution.undone: an operator has undone a retry of a quarantined webhook; bulk.completed: at least `expected` executions of the bulk have ended (once per bulk).';
 COMMENT ON COLUMN changes.execution_id IS
     'Identifier of the execution, as sent; null for bulk.completed.';
 COMMENT ON COLUMN changes.workflow_id IS
@@ -1161,7 +1161,7 @@ COMMENT ON COLUMN changes.workflow_id IS
 COMMENT ON COLUMN changes.bulk_id IS
     'Bulk in the delivery; null without a bulk.';
 COMMENT ON COLUMN changes.status IS
-    'Status in the delivery; null for bulk.completed.';
+    'Status in the delivery; for execution.undone the status that is recorded now, null if the execution is not recorded any more; null for bulk.completed.';
 COMMENT ON COLUMN changes.recorded_at IS
     'When the transaction that made the change began, by PostgreSQL''s clock.';
 

@@ -11,13 +11,13 @@ CREATE TABLE audit (
 );
 
 COMMENT ON TABLE audit IS
-    'One row per action of an operator in the console. Rows are only added; nothing removes them.';
+    'One row per action of an operator in the console, and per retry, undo or drop of quarantined webhooks on the command line. Rows are only added; nothing removes them.';
 COMMENT ON COLUMN audit.audit_id IS
     'Number of the action.';
 COMMENT ON COLUMN audit.at IS
     'When the action began, by PostgreSQL''s clock.';
 COMMENT ON COLUMN audit.actor IS
-    'Name of the operator''s token: admin for admin.token, a name in admin.tokens, or anyone if the admin port needs no token.';
+    'Name of the operator''s token: admin for admin.token, a name in admin.tokens, anyone if the admin port needs no token, or command line.';
 COMMENT ON COLUMN audit.action IS
     'What was done, such as quarantine.drop.';
 COMMENT ON COLUMN audit.target IS

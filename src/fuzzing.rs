@@ -108,8 +108,15 @@ impl FuzzServer {
     {
         let slot = Arc::new(self.connections.acquire().expect("a slot for one connection"));
         let routes = self.routes.clone();
-        let connection =
-            http::connection(&self.protocol, stream, routes, &slot, self.limits, CancellationToken::new());
+        let connection = http::connection(
+            &self.protocol,
+            stream,
+            None,
+            routes,
+            &slot,
+            self.limits,
+            CancellationToken::new(),
+        );
         tokio::spawn(async move {
             tokio::select! {
                 _ = connection => {}

@@ -24,6 +24,7 @@
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`verification`] confirms unsigned deliveries with the same client.
+//! - `export` writes whole lists as JSON Lines, CSV or URLs.
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
@@ -35,6 +36,7 @@ mod delivery;
 mod eachlabs;
 pub mod execution;
 mod expected;
+mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;

@@ -65,6 +65,9 @@ enum Command {
     /// Trigger several executions through the API of each::labs, and register the bulk
     #[command(after_long_help = cli::examples::BULK_TRIGGER)]
     BulkTrigger(cli::trigger::BulkTrigger),
+    /// Write all executions, results or bulks as JSON Lines, CSV or URLs
+    #[command(after_long_help = cli::examples::EXPORT)]
+    Export(cli::export::ExportArgs),
     /// Print changes of executions and bulks as they are recorded
     #[command(after_long_help = cli::examples::FOLLOW)]
     Follow(cli::follow::Follow),
@@ -178,6 +181,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Register(register) => register.run(&settings()?).await,
         Command::Trigger(trigger) => trigger.run(&settings()?).await,
         Command::BulkTrigger(trigger) => trigger.run(&settings()?).await,
+        Command::Export(export) => export.run(&settings()?).await,
         Command::Follow(follow) => follow.run(&settings()?).await,
         Command::Conflicts(conflicts) => conflicts.run(&settings()?).await,
         Command::Failures(failures) => failures.run(&settings()?).await,

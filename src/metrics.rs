@@ -122,7 +122,7 @@ metrics! {
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
-        "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, expected, bulks, conflicts, prediction_conflicts, quarantine, changes (in batches)";
+        "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, expected, bulks, conflicts, prediction_conflicts, quarantine, quarantine_retries, changes (in batches)";
     prune_failing: Gauge,
         "1 while old rows cannot be removed, 0 otherwise";
     prune_success_timestamp [Seconds]: Gauge,

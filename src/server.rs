@@ -294,6 +294,7 @@ impl Server {
             settings: Arc::new(settings.clone()),
             webhook_address,
             credentials: credentials.clone(),
+            ended_sessions: Arc::default(),
             reconciler: reconciler.clone(),
         };
         let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {

@@ -1,7 +1,7 @@
 //! Tokens and browser sessions of the admin port.
 //!
-//! A session is a cookie that this process signs, so nothing is stored. Its key is derived from the token that began it:
-//! removing or changing the token ends the session.
+//! A session is a signed cookie with an expiry, so nothing is stored while it lasts. Its key is derived from the token that
+//! began it: removing or changing the token ends the session. A log-out stores its [`SessionId`] as ended.
 
 use std::sync::LazyLock;
 
@@ -51,8 +51,15 @@ pub(crate) struct Operator {
     pub(crate) role: Role,
     /// A value that forms repeat. Other web pages do not know it (protection against cross-site request forgery).
     pub(crate) form_key: String,
-    /// Whether the request has a session, which a logout ends.
-    pub(crate) has_session: bool,
+    /// The session of the request, which a log-out ends; `None` with a token.
+    pub(crate) session: Option<SessionId>,
+}
+
+/// Identifies a session. Not a secret: a cookie cannot be made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SessionId {
+    pub(crate) sha256: [u8; 32],
+    pub(crate) expires_at: OffsetDateTime,
 }
 
 impl Operator {
@@ -88,12 +95,12 @@ impl AdminTokens {
             name: ANYONE.to_owned(),
             role: Role::Operate,
             form_key: signed(&OPEN_KEY, FORM, ""),
-            has_session: false,
+            session: None,
         })
     }
 
     pub(crate) fn by_token(&self, presented: &[u8]) -> Option<Operator> {
-        self.matching(presented).map(|token| token.operator("", false))
+        self.matching(presented).map(|token| token.operator("", None))
     }
 
     /// Compares with all tokens, so that the time does not depend on which one matches.
@@ -125,15 +132,16 @@ impl AdminTokens {
         let token = self.0.iter().find(|token| token.name == name)?;
         let expected = signed(&token.session_key, COOKIE, session);
         let is_signed: bool = expected.as_bytes().ct_eq(signature.as_bytes()).into();
-        let expires: i64 = expires.parse().ok()?;
-        (is_signed && now.unix_timestamp() < expires).then(|| token.operator(nonce, true))
+        let expires_at = OffsetDateTime::from_unix_timestamp(expires.parse().ok()?).ok()?;
+        let id = SessionId { sha256: Sha256::digest(session).into(), expires_at };
+        (is_signed && now < expires_at).then(|| token.operator(nonce, Some(id)))
     }
 }
 
 impl AdminToken {
-    fn operator(&self, nonce: &str, has_session: bool) -> Operator {
+    fn operator(&self, nonce: &str, session: Option<SessionId>) -> Operator {
         let form_key = signed(&self.session_key, FORM, nonce);
-        Operator { name: self.name.clone(), role: self.role, form_key, has_session }
+        Operator { name: self.name.clone(), role: self.role, form_key, session }
     }
 }
 
@@ -179,7 +187,7 @@ mod tests {
         let cookie = both.begin_session(b"token of ben", NOW).unwrap();
         assert!(!cookie.contains("token of"), "{cookie}");
         let ben = both.by_session(&cookie, NOW + SESSION - Duration::SECOND).unwrap();
-        assert_eq!((&*ben.name, ben.role, ben.has_session), ("ben", Role::Read, true));
+        assert_eq!((&*ben.name, ben.role, ben.session.is_some()), ("ben", Role::Read, true));
         assert!(both.by_session(&cookie, NOW + SESSION).is_none(), "it has expired");
 
         for altered in [

@@ -14,7 +14,7 @@ mod signature;
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
-pub(crate) use admin::{AdminTokens, Operator, SESSION, SESSION_COOKIE};
+pub(crate) use admin::{AdminTokens, Operator, SESSION, SESSION_COOKIE, SessionId};
 pub use authenticator::{Authenticator, PendingAuth};
 pub(crate) use signature::sign;
 

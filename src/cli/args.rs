@@ -59,6 +59,10 @@ impl OutputArgs {
         Self { limit: DEFAULT_LIMIT, all: true, json: false }
     }
 
+    pub(super) fn max_rows(&self) -> i64 {
+        if self.all { i64::from(i32::MAX) } else { self.limit }
+    }
+
     /// Prints a list while it is read.
     pub(super) async fn print_list<Q: ListQuery<Row: Serialize>>(
         &self,

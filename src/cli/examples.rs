@@ -22,6 +22,9 @@ examples! {
     REGISTER "register response.json" "register response.json --reference order=1234" "register - < responses.jsonl";
     TRIGGER "trigger inputs.json --workflow product-video --workflow-version 3 --reference order=1234";
     BULK_TRIGGER "bulk-trigger inputs.json --workflow product-video --workflow-version 3 > response.json";
+    EXPORT "export executions --status failed --since 7d --format csv -o failed.csv"
+        "export results --bulk spring-catalogue --format urls"
+        "export bulks --complete no | jq -r .bulk_id";
     FAILURES "failures --since 1h" "failures --by model --since today --workflow product-video";
     WORKFLOWS "workflows --days 7" "workflows --by failed";
     CONFLICTS "conflicts --since 1d" "conflicts exec-104";
@@ -29,6 +32,6 @@ examples! {
     SEND_TEST "send-test" "send-test --status failed";
     QUARANTINE "quarantine list --by-reason" "quarantine show 17"
         "quarantine retry 17 --dry-run --map execution_id=executionId --map bulk_id=bulkId"
-        "quarantine drop 17";
+        "quarantine undo 17" "quarantine undo --since 10m" "quarantine drop 17";
     RECONCILE "reconcile --since yesterday" "reconcile --bulk spring-catalogue" "reconcile exec-104 --dry-run";
 }

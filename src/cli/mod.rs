@@ -10,6 +10,7 @@ pub mod conflicts;
 pub mod examples;
 pub mod executions;
 pub mod expected;
+pub mod export;
 pub mod failures;
 pub mod follow;
 pub mod healthcheck;

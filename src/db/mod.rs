@@ -18,6 +18,7 @@ mod reconcile;
 mod record;
 mod repair;
 mod retention;
+mod sessions;
 mod transaction;
 mod verification;
 
@@ -32,7 +33,7 @@ pub use database::Database;
 pub(crate) use error::DbError;
 pub(crate) use expected::{Registered, RegistrationConflict};
 pub(crate) use pool::{ConnectionPool, PooledConnection, Session};
-pub(crate) use quarantine::{Retried, RetryMode};
+pub(crate) use quarantine::{Retried, RetryMode, Undone};
 pub(crate) use record::Bounds;
 pub(crate) use record::item::{Degraded, ItemKind, RecordItem};
 pub(crate) use repair::Repaired;

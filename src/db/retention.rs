@@ -36,6 +36,8 @@ pub(crate) enum RetentionTarget {
     PredictionConflicts,
     /// Quarantined webhooks that were answered 422.
     Quarantine,
+    /// Retries of quarantined webhooks, which can be undone until then. They contain payloads.
+    QuarantineRetries,
     /// Batches of changes, in the order of their numbers: the stored numbers have no gaps.
     Changes,
 }
@@ -78,6 +80,7 @@ impl Cutoffs {
             RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => self.payloads,
             RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
+            RetentionTarget::QuarantineRetries => self.quarantine.max(self.payloads).max(self.executions),
             RetentionTarget::Changes => self.changes,
         }
     }
@@ -187,6 +190,7 @@ impl Transaction<'_> {
                 walk!("src/db/retention/walk_prediction_conflicts.sql")
             }
             RetentionTarget::Quarantine => walk!("src/db/retention/walk_quarantine.sql"),
+            RetentionTarget::QuarantineRetries => walk!("src/db/retention/walk_quarantine_retries.sql"),
             RetentionTarget::Changes => walk!("src/db/retention/walk_changes.sql", id, limit, before),
         }?)
     }
@@ -216,6 +220,7 @@ impl Transaction<'_> {
                 remove!("src/db/retention/remove_prediction_conflicts.sql")
             }
             RetentionTarget::Quarantine => remove!("src/db/retention/remove_quarantine.sql"),
+            RetentionTarget::QuarantineRetries => remove!("src/db/retention/remove_quarantine_retries.sql"),
             RetentionTarget::Changes => remove!("src/db/retention/remove_changes.sql"),
         }?)
     }

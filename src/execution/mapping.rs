@@ -66,6 +66,17 @@ pub(crate) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
+    /// `target` with the mapping in the form of the command line, for the audit log.
+    pub(crate) fn describe(&self, target: &str) -> String {
+        let mut text = target.to_owned();
+        for (option, pairs) in [("--map", self.maps), ("--set", self.sets)] {
+            for (field, value) in pairs {
+                text.extend([" ", option, " ", field, "=", value]);
+            }
+        }
+        text
+    }
+
     /// The executions and predictions in a body: the body itself, or the elements of an array. API keys are removed.
     ///
     /// # Errors

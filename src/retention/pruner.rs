@@ -196,6 +196,7 @@ impl Pruner {
                 conflicts = removed_of(RetentionTarget::Conflicts),
                 prediction_conflicts = removed_of(RetentionTarget::PredictionConflicts),
                 quarantine = removed_of(RetentionTarget::Quarantine),
+                quarantine_retries = removed_of(RetentionTarget::QuarantineRetries),
                 changes = removed_of(RetentionTarget::Changes),
                 "removed expired rows"
             );

@@ -6,12 +6,13 @@ use reqwest::{Client, RequestBuilder, Response};
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
-use workflow_receiver::config::{Secret, Secrets};
+use workflow_receiver::config::{Secret, Secrets, Settings};
 
 use crate::support::fixtures::{execution, with};
 use crate::support::postgres::{execute, new_database, no_database, url};
 use crate::support::process::{Process, program};
 use crate::support::receiver::TestReceiver;
+use crate::support::wait::until;
 
 const OPERATOR: &str = "the-token-of-an-operator";
 const READER: &str = "the-token-of-a-reader-1";
@@ -85,14 +86,15 @@ fn location(answer: &Response) -> &str {
     answer.headers()["location"].to_str().unwrap()
 }
 
-async fn with_tokens() -> TestReceiver {
+fn tokens(settings: &mut Settings) {
     let tokens = [format!("olga:operate:{OPERATOR}"), format!("rita:read:{READER}")];
-    TestReceiver::start_with(|settings| {
-        settings.admin.tokens = Secrets::of(&[&tokens[0], &tokens[1]]);
-        settings.admin.token = Secret::from("the-single-admin-token");
-        settings.auth.webhook_secrets = Secrets::of(&["whsec_of_the_console"]);
-    })
-    .await
+    settings.admin.tokens = Secrets::of(&[&tokens[0], &tokens[1]]);
+    settings.admin.token = Secret::from("the-single-admin-token");
+    settings.auth.webhook_secrets = Secrets::of(&["whsec_of_the_console"]);
+}
+
+async fn with_tokens() -> TestReceiver {
+    TestReceiver::start_with(tokens).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,11 +132,61 @@ async fn a_browser_logs_in_with_a_token_and_out_again() {
     let answer = browser.post("/logout", &[("form_key", &key)]).await;
     assert_eq!(location(&answer), "/login");
     assert!(answer.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    // A copy of the cookie is of no use.
+    assert_eq!(browser.get("/settings").await.status(), 303);
+    assert_eq!(browser.get("/api/v1/executions").await.status(), 303);
+    assert_eq!(browser.post("/test-webhook", &[("form_key", &key)]).await.status(), 303);
 
     // Behind a proxy with TLS, the cookie is sent over TLS only.
     let https = browser.client.post(format!("{}/login", receiver.admin)).body(form(&[("token", READER)]));
     let answer = https.header("x-forwarded-proto", "https").send().await.unwrap();
     assert!(answer.headers()["set-cookie"].to_str().unwrap().ends_with("; Secure"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_out_ends_the_session_at_all_receivers_and_after_a_restart() {
+    let database = new_database().await;
+    let [one, other] = [
+        TestReceiver::start_on(database.clone(), tokens).await,
+        TestReceiver::start_on(database.clone(), tokens).await,
+    ];
+    let [mut browser, mut stays] = [(); 2].map(|()| Browser::new(&one.admin));
+    browser.log_in(OPERATOR).await;
+    stays.log_in(OPERATOR).await;
+    let at_other = Browser { cookie: browser.cookie.clone(), ..Browser::new(&other.admin) };
+    assert_eq!(at_other.get("/settings").await.status(), 200);
+    let key = browser.form_key("/settings").await;
+    browser.post("/logout", &[("form_key", &key)]).await;
+    assert_eq!(browser.get("/settings").await.status(), 303);
+    // A receiver looks a session up again after two seconds.
+    until(async || at_other.get("/settings").await.status() == 303).await;
+    assert_eq!(stays.get("/settings").await.status(), 200, "the other session of the token continues");
+
+    let (dir, database) = one.stop().await;
+    let one = TestReceiver::start_in(dir, database, tokens).await;
+    until(async || one.ready().await.1["status"] == "ok").await;
+    browser.admin.clone_from(&one.admin);
+    assert_eq!(browser.get("/settings").await.status(), 303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_logins_are_limited_for_each_address() {
+    let receiver = with_tokens().await;
+    let browser = Browser::new(&receiver.admin);
+    for _ in 0..10 {
+        assert_eq!(browser.post("/login", &[("token", "a-guess-of-a-token")]).await.status(), 401);
+    }
+    let answer = browser.post("/login", &[("token", OPERATOR)]).await;
+    assert_eq!(answer.status(), 429);
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=61).contains(&wait), "{wait}");
+    assert!(answer.text().await.unwrap().contains("Too many failed attempts to log in"));
+    let elsewhere = Client::builder().redirect(Policy::none()).local_address(Some([127, 0, 0, 2].into()));
+    let elsewhere = Browser { client: elsewhere.build().unwrap(), ..Browser::new(&receiver.admin) };
+    assert_eq!(elsewhere.post("/login", &[("token", OPERATOR)]).await.status(), 303);
+    // A token in a header is not a login.
+    let bearer = browser.client.get(format!("{}/api/v1/executions", receiver.admin)).bearer_auth(OPERATOR);
+    assert_eq!(bearer.send().await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -299,6 +299,28 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(done.contains("recorded 2; 1 stay in quarantine"), "{done}");
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
 
+    let retried = text(&page(&receiver, "/quarantine/retried").await);
+    for part in ["one (new)", "known (conflict)", "`execution_id` is missing or null", "Undo all of these"] {
+        assert!(retried.contains(part), "{part}\n{retried}");
+    }
+    // The form of the latest retry.
+    let done = text(&submit(&receiver, "/quarantine/retried", "/quarantine/undo", &[]).await);
+    assert!(done.contains("undone: "), "{done}");
+    assert_eq!(receiver.rows(entries).await.len(), 3);
+    assert_eq!(receiver.rows("SELECT * FROM quarantine_retries").await.len(), 2);
+
+    // In quarantine again, and recorded again.
+    let again = receiver
+        .rows(entries)
+        .await
+        .iter()
+        .map(|row| row["quarantine_id"].as_i64().unwrap())
+        .find(|id| [ids[1], ids[2]].contains(id))
+        .unwrap();
+    let mapped = format!("/quarantine/{again}?map.execution_id=executionId&force=on&preview=1");
+    let done = text(&submit(&receiver, &mapped, &format!("/quarantine/{again}/retry"), &[]).await);
+    assert!(done.contains("recorded "), "{done}");
+
     let drop = format!("/quarantine/{}", ids[3]);
     let done = text(&submit(&receiver, &drop, &format!("{drop}/drop"), &[]).await);
     assert!(done.contains("dropped 1"), "{done}");
@@ -307,8 +329,14 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert!(done.contains("dropped 1") && done.contains("The quarantine is empty"), "{done}");
     let audit = receiver.rows("SELECT action, target, succeeded FROM audit ORDER BY audit_id").await;
     let actions: Vec<_> = audit.iter().map(|row| row["action"].as_str().unwrap()).collect();
-    let expected =
-        ["quarantine.retry", "quarantine.retry_reason", "quarantine.drop", "quarantine.drop_reason"];
+    let expected = [
+        "quarantine.retry",
+        "quarantine.retry_reason",
+        "quarantine.undo",
+        "quarantine.retry",
+        "quarantine.drop",
+        "quarantine.drop_reason",
+    ];
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");

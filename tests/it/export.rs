@@ -1,5 +1,6 @@
 //! Exports as JSON Lines and CSV.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -72,6 +73,68 @@ async fn an_export_contains_the_whole_list_with_the_same_filters() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_writes_what_the_api_exports() {
+    let receiver = TestReceiver::start().await;
+    fill(&mut receiver.connection().await, 2_500).await;
+    for (id, status) in [("b1", "completed"), ("b2", "running"), ("b2-other", "failed")] {
+        let more = json!({ "bulk_id": &id[..2], "output": [format!("https://cdn.example.com/{id}.png")] });
+        receiver.accept(with(execution(id, status), more)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let dir = TempDir::new().unwrap();
+    let export = |arguments: &str| {
+        let mut command = program(dir.path());
+        let arguments = arguments.split_whitespace();
+        run_to_end(command.arg("export").args(arguments).env("DATABASE_URL", url(&receiver.database)))
+    };
+    for (command, path) in [
+        ("executions", "executions"),
+        (
+            "executions --status failed --since 2026-03-01T23:40:00Z --format csv",
+            "executions?status=failed&from=2026-03-01T23:40:00Z&format=csv",
+        ),
+        ("executions --cause no-such --format csv", "executions?cause=no-such&format=csv"),
+        ("results --workflow w --format csv", "results?workflow=w&format=csv"),
+        ("results --bulk b2 --format urls", "results?bulk=b2&format=urls"),
+    ] {
+        let expected = receiver.get(&format!("/api/v1/export/{path}")).await.text().await.unwrap();
+        assert!(!expected.is_empty());
+        assert_eq!(export(command), (expected, Some(0)), "{command}");
+    }
+    let (text, code) = export("executions --status faild");
+    assert!(code == Some(1) && text.contains("--status"), "{text}");
+    let (text, _) = export("bulks");
+    let bulks: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(bulks.iter().map(|bulk| &bulk["received"]).collect::<Vec<_>>(), [2, 1]);
+    let (text, code) = export("bulks --complete unknown --format csv -o bulks.csv");
+    assert_eq!((&*text, code), ("", Some(0)));
+    let mut csv = csv::Reader::from_path(dir.path().join("bulks.csv")).unwrap();
+    assert_eq!(csv.headers().unwrap().get(0), Some("bulk_id"));
+    assert_eq!(csv.records().count(), 2);
+
+    // A reader that closes the pipe is not an error. A failed export keeps the earlier file.
+    let mut command = program(dir.path());
+    command.args(["export", "executions"]).env("DATABASE_URL", url(&receiver.database));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(0), ""));
+    let gone = "ALTER TABLE bulks RENAME TO elsewhere";
+    sqlx::raw_sql(gone).execute(&mut receiver.connection().await).await.unwrap();
+    let drop = "DROP VIEW bulk_progress CASCADE";
+    sqlx::raw_sql(drop).execute(&mut receiver.connection().await).await.unwrap();
+    let (text, code) = export("bulks -o bulks.csv");
+    assert!(code == Some(1) && text.contains("bulks.csv: "), "{text}");
+    let files: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(
+        files.contains(&"bulks.csv".into()) && !files.contains(&"bulks.csv.incomplete".into()),
+        "{files:?}"
+    );
+    assert!(std::fs::read_to_string(dir.path().join("bulks.csv")).unwrap().starts_with("bulk_id,"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,6 +76,7 @@ mod support;
 mod tls;
 mod torture;
 mod traces;
+mod undo;
 mod verification;
 mod views;
 mod visibility;

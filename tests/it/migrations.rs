@@ -17,7 +17,7 @@ use crate::support::wait::until;
 
 /// SHA-384 of each file, as in the table `_sqlx_migrations`. `serve` and `migrate` refuse a database in which another
 /// version of a file was applied.
-const CHECKSUMS: [(&str, &str); 10] = [
+const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
         "5ac2b49feb4c7e955b8b85166a719564e5ab8ee6af08255b23aaef29517243d0f92bd46c2011a28c6f20f3c0f4b9b734",
@@ -32,7 +32,7 @@ const CHECKSUMS: [(&str, &str); 10] = [
     ),
     (
         "0004_changes.sql",
-        "04502b3185ed0e7d7b3a5725ce384e02a55466c582bb6184a2b3a3f117bbce15cff55403c9ed3750e02060ad19ed0f5e",
+        "7e00185ed5816e09e2d51701c795136c7439e7adf8de9d246e9677f12ea062325d32859ae7ea7a6752eb27363b0fac4a",
     ),
     (
         "0005_predictions.sql",
@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 10] = [
     ),
     (
         "0006_views.sql",
-        "b8fd486a9e8a263a541e096348894fdfbd4cd9637cda96f4924e2c0cc078476b1f84c2f55aa61c2f93199286d771c3fe",
+        "200ce7175fd8672914283f809a09d405fc929df673f610396e10edb5b0f2e4c407b3f28ea06b2dce8713e4cc9223c5f0",
     ),
     (
         "0007_expected.sql",
@@ -52,11 +52,19 @@ const CHECKSUMS: [(&str, &str); 10] = [
     ),
     (
         "0009_audit.sql",
-        "d9ffb3954cec23111b396201cfe8e4cad771376c5327d3dbc94877041a32fe9bca3d0fe20de023d776b2c17bb418f9fe",
+        "4119fff1531b05a01729a32ee9ca96ea7d5947a82a7ad8f55ea1694c9a1a008aa0718b54c9abe3f57a841543e760f5b2",
     ),
     (
         "0010_verification.sql",
         "1575ce4b44bcfc92fe135330db0547b4d41383910b50d9d295cfe857efd5882e359790f7f31af954650330888a892b30",
+    ),
+    (
+        "0011_quarantine_retries.sql",
+        "c3196559b10727a9bce3472fef26f10dcf6a8486e8ab69be26171656b470c332c784cc7c68341474bc074ffc261f66af",
+    ),
+    (
+        "0012_sessions.sql",
+        "a419a3821a945db5d252daaaebe7670352e7abbf508d1f2be0d8bde8c10a80fa04757a3b030bceb328641b059bc88172",
     ),
 ];
 

@@ -205,6 +205,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
         ("prediction_conflicts_first_received_at", walk(file!("walk_prediction_conflicts"))),
         ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
+        ("quarantine_retries_retried_at", walk(file!("walk_quarantine_retries"))),
         ("executions_pkey", remove(file!("remove_executions"), "e")),
         ("executions_pkey", remove(file!("remove_payloads"), "e")),
         ("predictions_pkey", remove(file!("remove_predictions"), "e")),
@@ -214,6 +215,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
         ("prediction_conflicts_pkey", remove(file!("remove_prediction_conflicts"), "")),
         ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
+        ("quarantine_retries_pkey", remove(file!("remove_quarantine_retries"), "")),
     ]
 }
 
@@ -229,7 +231,11 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
         INSERT INTO reconcile_checks (execution_id, checked_at, unavailable)
         SELECT 'e' || n, timestamptz '2026-03-02 10:00Z', true FROM generate_series(1, 40000) AS n;
-        ANALYZE bulks, expected_executions, reconcile_checks";
+        INSERT INTO quarantine_retries
+            (quarantine_id, retried_at, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)
+        SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute', '{}', '{}', '{}', '{}', '{}', '{}', '{}'
+        FROM generate_series(1, 40000) AS n;
+        ANALYZE bulks, expected_executions, reconcile_checks, quarantine_retries";
     execute_when_recorded(&receiver, bulks).await;
     let mut connection = receiver.connection().await;
     for (index, statement) in statements() {

@@ -1,6 +1,7 @@
 //! `workflow-receiver quarantine`
 
 mod retry;
+mod undo;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -20,6 +21,8 @@ use crate::db::queries::quarantine::{Quarantine as EntriesQuery, Quarantined};
 
 /// Entries per query.
 const PAGE: i64 = 1_000;
+/// The operator in the audit log.
+const ACTOR: &str = "command line";
 
 /// Arguments of `quarantine`.
 #[derive(Debug, Subcommand)]
@@ -36,8 +39,11 @@ pub enum Quarantine {
         api: bool,
     },
     /// Replay entries: record those that can be read now (after an upgrade, or with --map/--set) and remove them from
-    /// quarantine. Arrays are split. It cannot be undone: use --dry-run first
+    /// quarantine. Arrays are split. `quarantine undo` undoes it
     Retry(retry::Retry),
+    /// Undo retries: what they recorded is removed, or as it was before, and the entries are in quarantine again. Refused
+    /// for an execution that has received another delivery since the retry
+    Undo(undo::Undo),
     /// Delete entries permanently. Do not drop entries answered 200: the sender does not send them again
     Drop {
         /// The numbers of the entries
@@ -52,6 +58,10 @@ pub struct ListArgs {
     /// Count the entries by reason instead
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     by_reason: bool,
+    /// List the entries that a retry has recorded and that `quarantine undo` can put back, newest first. --since is the
+    /// time of the retry
+    #[arg(long, conflicts_with_all = ["by_reason", "until"])]
+    retried: bool,
     #[command(flatten)]
     time: TimeArgs,
     #[command(flatten)]
@@ -106,16 +116,27 @@ impl Quarantine {
                 Ok(io::stdout().write_all(&body)?)
             }
             Self::Retry(retry) => retry.run(&mut connect().await?).await,
-            Self::Drop { ids } => {
-                let dropped = connect().await?.drop_quarantined(ids).await?;
-                print_line(format_args!("dropped {}", dropped.len()));
-                match ids.iter().find(|id| !dropped.contains(id)) {
-                    Some(id) => Err(absent(*id).into()),
-                    None => Ok(()),
-                }
-            }
+            Self::Undo(undo) => undo.run(settings, &mut connect().await?).await,
+            Self::Drop { ids } => drop_entries(&mut connect().await?, ids).await,
         }
     }
+}
+
+async fn drop_entries(connection: &mut DbConnection, ids: &[i64]) -> Result<(), CommandError> {
+    let audit_id = connection.begin_audit(ACTOR, "quarantine.drop", &list(ids)).await?;
+    let dropped = connection.drop_quarantined(ids).await?;
+    let result = format!("dropped {}", dropped.len());
+    connection.end_audit(audit_id, true, &result).await?;
+    print_line(result);
+    match ids.iter().find(|id| !dropped.contains(id)) {
+        Some(id) => Err(absent(*id).into()),
+        None => Ok(()),
+    }
+}
+
+/// Numbers of entries, for the audit log.
+fn list(ids: &[i64]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn absent(id: i64) -> String {
@@ -125,6 +146,9 @@ fn absent(id: i64) -> String {
 impl ListArgs {
     async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
+        if self.retried {
+            return undo::list_retried(&pool, &self.output, &self.time).await;
+        }
         let query = EntriesQuery { period: self.time.period(), ..EntriesQuery::default() };
         if !self.by_reason {
             return self.output.print_list(&pool, query, ENTRIES).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::{PAGE, absent};
+use super::{ACTOR, PAGE, absent, list};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
 use crate::db::{DbConnection, Retried, RetryMode};
@@ -58,6 +58,16 @@ impl Retry {
     pub(super) async fn run(&self, connection: &mut DbConnection) -> Result<(), CommandError> {
         let mapping = Mapping { maps: &self.maps, sets: &self.sets };
         let mut tally = Tally::default();
+        let entries = match (self.all, self.acknowledged) {
+            (true, _) => "--all".to_owned(),
+            (_, true) => "--acknowledged".to_owned(),
+            _ => list(&self.ids),
+        };
+        let audit_id = if self.dry_run {
+            None
+        } else {
+            Some(connection.begin_audit(ACTOR, "quarantine.retry", &mapping.describe(&entries)).await?)
+        };
         let (mut after, mut ids) = (0, self.ids.clone());
         loop {
             if self.all || self.acknowledged {
@@ -82,12 +92,15 @@ impl Retry {
             let verb = if self.dry_run { "would wait" } else { "wait" };
             print_line(format_args!("{unverified} unsigned webhooks {verb} until each::labs confirms them"));
         }
-        if self.dry_run {
+        if let Some(audit_id) = audit_id {
+            let is_success = recorded + unverified > 0 || not_recorded == 0;
+            let result = format!("recorded {recorded}, not recorded {not_recorded}");
+            connection.end_audit(audit_id, is_success, &result).await?;
+            print_line(result);
+        } else {
             print_line(format_args!(
                 "would record {recorded}, would not record {not_recorded}. Nothing is changed"
             ));
-        } else {
-            print_line(format_args!("recorded {recorded}, not recorded {not_recorded}"));
         }
         if not_recorded == 0 { Ok(()) } else { Err(format!("{not_recorded} could not be recorded").into()) }
     }

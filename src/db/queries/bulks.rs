@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
+use super::columns::columns;
 use super::executions::{Execution, Executions};
 use super::expected::{Expected, ExpectedQuery};
 use super::page::{List, ListRow, Position};
@@ -15,6 +16,7 @@ use super::results::{ResultItem, ResultsQuery};
 use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 use crate::db::Transaction;
 
+columns! {
 /// A bulk in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Bulk {
@@ -48,10 +50,11 @@ pub(crate) struct Bulk {
     pub(crate) last_received_at: Option<OffsetDateTime>,
     /// Seconds since `last_received_at`; null if that is null.
     pub(crate) seconds_since_last: Option<i64>,
-    #[serde(skip)]
+}
+hidden {
     pub(super) matches: bool,
-    #[serde(skip)]
     pub(super) is_last_scanned: bool,
+}
 }
 
 impl ListRow for Bulk {

@@ -15,8 +15,9 @@ pub(crate) struct Change {
     /// visible earlier.
     pub(crate) change: i64,
     /// `execution.updated`: the execution has a new status that is not terminal; `execution.ended`: it has a terminal
-    /// status (once per execution); `execution.conflict`: a delivery contradicts an ended execution; `bulk.completed`:
-    /// all expected executions of the bulk have ended (once per bulk).
+    /// status (once per execution); `execution.conflict`: a delivery contradicts an ended execution; `execution.undone`: an
+    /// operator has undone a retry of a quarantined webhook, so the execution is as it was before the retry;
+    /// `bulk.completed`: all expected executions of the bulk have ended (once per bulk).
     pub(crate) r#type: String,
     /// Null for `bulk.completed`.
     pub(crate) execution_id: Option<String>,
@@ -24,7 +25,8 @@ pub(crate) struct Change {
     pub(crate) workflow_id: Option<String>,
     /// The bulk in the webhook; null for an execution without a bulk.
     pub(crate) bulk_id: Option<String>,
-    /// The status in the webhook; null for `bulk.completed`.
+    /// The status in the webhook; for `execution.undone` the status that is recorded now, null if the execution is not
+    /// recorded any more; null for `bulk.completed`.
     pub(crate) status: Option<String>,
     /// When the change was recorded, by PostgreSQL's clock.
     #[serde(with = "rfc3339")]

@@ -1,4 +1,5 @@
-//! The list of quarantined webhooks, and one of them in full. `workflow-receiver quarantine` retries and drops them.
+//! The list of quarantined webhooks, one of them in full, and the retries that can be undone. `workflow-receiver quarantine`
+//! retries and drops them.
 
 use std::fmt::Debug;
 
@@ -246,5 +247,61 @@ impl Query for GetQuarantined {
         );
         let texts = texts.fetch_one(transaction).await?;
         Ok(Some(QuarantineDetail { entry, body_text: texts.body_text, api_text: texts.api_text }))
+    }
+}
+
+/// A retry that can be undone.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RetriedEntry {
+    pub(crate) quarantine_id: i64,
+    /// When the retry began, by PostgreSQL's clock.
+    #[serde(with = "rfc3339")]
+    pub(crate) retried_at: OffsetDateTime,
+    /// Why the entry was in quarantine.
+    pub(crate) reason: String,
+    /// The first recorded executions and predictions, at most [`MAX_RECORDED`].
+    pub(crate) ids: Vec<String>,
+    /// What the retry did with each of `ids`.
+    pub(crate) dispositions: Vec<String>,
+    /// Whether each of `ids` is a prediction.
+    pub(crate) are_predictions: Vec<bool>,
+    /// How many were recorded.
+    pub(crate) recorded: i32,
+}
+
+/// Maximum identifiers of a [`RetriedEntry`].
+pub(crate) const MAX_RECORDED: i32 = 10;
+
+/// Lists retries that can be undone, the latest first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetriedEntries {
+    /// Only retries at this time or later.
+    pub(crate) since: OffsetDateTime,
+    pub(crate) limit: i64,
+}
+
+impl Query for RetriedEntries {
+    type Answer = Vec<RetriedEntry>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Vec<RetriedEntry>, sqlx::Error> {
+        let retried = sqlx::query_as!(
+            RetriedEntry,
+            r#"SELECT
+                   quarantine_id,
+                   retried_at,
+                   entry ->> 'reason' AS "reason!",
+                   ids[:$3] AS "ids!",
+                   dispositions[:$3] AS "dispositions!",
+                   are_predictions[:$3] AS "are_predictions!",
+                   cardinality(ids) AS "recorded!"
+               FROM quarantine_retries
+               WHERE retried_at >= $1
+               ORDER BY retried_at DESC, quarantine_id DESC
+               LIMIT $2"#,
+            self.since,
+            self.limit,
+            MAX_RECORDED
+        );
+        retried.fetch_all(transaction).await
     }
 }

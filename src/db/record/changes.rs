@@ -20,6 +20,26 @@ enum ChangeType {
     Ended,
     #[strum(serialize = "execution.conflict")]
     Conflict,
+    #[strum(serialize = "execution.undone")]
+    Undone,
+}
+
+/// A change for the change feed.
+struct Change<'r> {
+    kind: ChangeType,
+    execution_id: &'r str,
+    workflow_id: Option<&'r str>,
+    bulk_id: Option<&'r str>,
+    status: Option<&'r str>,
+}
+
+/// An execution whose recording was undone, with the values of the undone row.
+pub(in crate::db) struct UndoneChange {
+    pub(in crate::db) execution_id: String,
+    pub(in crate::db) workflow_id: Option<String>,
+    pub(in crate::db) bulk_id: Option<String>,
+    /// The status that is recorded now; `None` if the execution is not recorded any more.
+    pub(in crate::db) status: Option<String>,
 }
 
 impl ChangeType {
@@ -40,17 +60,39 @@ pub(super) async fn insert_changes(
 ) -> Result<(), sqlx::Error> {
     let changes = items.iter().zip(dispositions).filter_map(|(item, disposition)| {
         let execution = item.execution().filter(|execution| execution.kind == Kind::Workflow)?;
-        let change = ChangeType::of(*disposition, &execution.status);
-        disposition.is_change().then_some((change, execution))
+        disposition.is_change().then(|| Change {
+            kind: ChangeType::of(*disposition, &execution.status),
+            execution_id: &execution.execution_id,
+            workflow_id: execution.workflow_id.as_deref(),
+            bulk_id: execution.bulk_id.as_deref(),
+            status: Some(&execution.status),
+        })
     });
-    let changes: Vec<_> = changes.collect();
+    insert(transaction, &changes.collect::<Vec<_>>()).await
+}
+
+/// Inserts `execution.undone` for each, after the rows of the executions are locked.
+pub(in crate::db) async fn insert_undone(
+    transaction: &mut Transaction<'_>,
+    undone: &[UndoneChange],
+) -> Result<(), sqlx::Error> {
+    let changes = undone.iter().map(|change| Change {
+        kind: ChangeType::Undone,
+        execution_id: &change.execution_id,
+        workflow_id: change.workflow_id.as_deref(),
+        bulk_id: change.bulk_id.as_deref(),
+        status: change.status.as_deref(),
+    });
+    insert(transaction, &changes.collect::<Vec<_>>()).await
+}
+
+async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Result<(), sqlx::Error> {
     for changes in changes.chunks(MAX_ROW) {
-        let types: Vec<&str> = changes.iter().map(|(kind, _)| (*kind).into()).collect();
-        let executions: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.execution_id).collect();
-        let workflows: Vec<_> =
-            changes.iter().map(|(_, execution)| execution.workflow_id.as_deref()).collect();
-        let bulks: Vec<_> = changes.iter().map(|(_, execution)| execution.bulk_id.as_deref()).collect();
-        let statuses: Vec<&str> = changes.iter().map(|(_, execution)| &*execution.status).collect();
+        let types: Vec<&str> = changes.iter().map(|change| change.kind.into()).collect();
+        let executions: Vec<_> = changes.iter().map(|change| change.execution_id).collect();
+        let workflows: Vec<_> = changes.iter().map(|change| change.workflow_id).collect();
+        let bulks: Vec<_> = changes.iter().map(|change| change.bulk_id).collect();
+        let statuses: Vec<_> = changes.iter().map(|change| change.status).collect();
         sqlx::query!(
             "INSERT INTO change_batches (size, types, execution_ids, workflow_ids, bulk_ids, statuses)
              VALUES (cardinality($1::text[]), $1, $2, $3, $4, $5)",

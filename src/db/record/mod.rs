@@ -13,6 +13,7 @@ mod unverified;
 use std::collections::HashSet;
 
 use self::changes::insert_changes;
+pub(super) use self::changes::{UndoneChange, insert_undone};
 use self::insert_new::insert_new;
 use self::item::RecordItem;
 pub(super) use self::quarantine::insert_quarantined;

@@ -68,6 +68,12 @@ impl<'r> Rollups<'r> {
         self.count_in_periods(execution, 1);
     }
 
+    /// Subtracts an execution whose recording was undone.
+    pub(in crate::db) fn removed(&mut self, execution: CountedExecution<'r>) {
+        self.count_in_bulk(&execution, -1, execution.first_received_at);
+        self.count_in_periods(execution, -1);
+    }
+
     /// Counts a replaced execution. Its new delivery was received at the time `at`.
     pub(in crate::db) fn replaced(
         &mut self,

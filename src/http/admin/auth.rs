@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use time::OffsetDateTime;
 
 use super::console::login;
+use super::state::AdminState;
 use crate::auth::{Operator, SESSION_COOKIE};
 use crate::credentials::{Credentials, Current};
 use crate::http::origin::{all_hosts_are, is_address, is_local};
@@ -19,11 +20,11 @@ use crate::http::problem::Problem;
 /// Requires a token or a session, if a token is set, and adds the [`Operator`] to the request. A browser is sent to the
 /// login page.
 pub(super) async fn require_token(
-    State(credentials): State<Arc<Credentials>>,
+    State(admin): State<AdminState>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match identify(&credentials, request.headers()).await {
+    match identify(&admin, request.headers()).await {
         Some(operator) => {
             request.extensions_mut().insert(operator);
             next.run(request).await
@@ -41,8 +42,9 @@ pub(super) async fn require_operate(request: Request, next: Next) -> Response {
 }
 
 /// The sender of the request: by the token in `Authorization: Bearer TOKEN`, by the password of `Basic`, or by the cookie of
-/// a session. Without any token in the settings, every sender is accepted.
-pub(super) async fn identify(credentials: &Arc<Credentials>, headers: &HeaderMap) -> Option<Operator> {
+/// a session that has not ended. Without any token in the settings, every sender is accepted.
+pub(super) async fn identify(admin: &AdminState, headers: &HeaderMap) -> Option<Operator> {
+    let credentials = &admin.credentials;
     let current = credentials.current();
     if let Some(anyone) = current.admin_tokens.anyone() {
         return Some(anyone);
@@ -52,8 +54,10 @@ pub(super) async fn identify(credentials: &Arc<Credentials>, headers: &HeaderMap
         let check = |current: &Current| current.admin_tokens.by_token(&presented).ok_or(());
         return credentials.check(current, check).await.1.ok();
     }
-    let session = session_cookie(headers)?;
-    current.admin_tokens.by_session(session, OffsetDateTime::now_utc())
+    let cookie = session_cookie(headers)?;
+    let operator = current.admin_tokens.by_session(cookie, OffsetDateTime::now_utc())?;
+    let has_ended = admin.ended_sessions.has_ended(&admin.pool, operator.session?).await;
+    (!has_ended).then_some(operator)
 }
 
 fn session_cookie(headers: &HeaderMap) -> Option<&str> {

@@ -10,6 +10,6 @@ use crate::http::health;
 
 /// The details need a token or a session, if a token is set.
 pub(super) async fn ready(State(admin): State<AdminState>, headers: HeaderMap) -> Response {
-    let with_details = auth::identify(&admin.credentials, &headers).await.is_some();
+    let with_details = auth::identify(&admin, &headers).await.is_some();
     health::ready(&admin.health.health(), with_details)
 }

@@ -6,6 +6,7 @@ mod console;
 mod feed;
 mod health;
 mod metrics;
+mod sessions;
 mod state;
 
 use axum::Router;
@@ -29,13 +30,13 @@ pub(crate) fn router(state: AdminState) -> Router {
         .route("/metrics", get(metrics::metrics))
         .layer(reject_public_host)
         .with_state(state.clone())
-        .merge(api::routes(state))
+        .merge(api::routes(state.clone()))
         .merge(pages)
         .fallback_service(not_found)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed {
             allowed: "See /docs for the methods of this path.",
         })
-        .layer(middleware::from_fn_with_state(credentials, auth::require_token))
+        .layer(middleware::from_fn_with_state(state, auth::require_token))
         .merge(health)
         .merge(login)
         .layer(CatchPanicLayer::custom(move |_| problem::panicked(&counters)))

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
+use super::sessions::EndedSessions;
 use crate::config::Settings;
 use crate::credentials::Credentials;
 use crate::db::ConnectionPool;
-use crate::db::queries::QueryPool;
+use crate::db::queries::{ListQuery, Page, Query, QueryError, QueryPool};
+use crate::export::Source;
 use crate::health::Monitor;
 use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
@@ -44,6 +47,23 @@ pub(crate) struct AdminState {
     /// The address of the public port.
     pub(crate) webhook_address: SocketAddr,
     pub(crate) credentials: Arc<Credentials>,
+    pub(crate) ended_sessions: Arc<EndedSessions>,
     /// `None` without `eachlabs.api_key`.
     pub(crate) reconciler: Option<Arc<Reconciler>>,
+}
+
+impl AdminState {
+    /// Runs a query and measures its duration.
+    pub(crate) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
+        let start = Instant::now();
+        let answer = self.pool.run(query).await;
+        self.metrics.api_read(start.elapsed());
+        answer
+    }
+}
+
+impl Source for AdminState {
+    async fn page<L: ListQuery<Row: Send>>(&self, query: &L) -> Result<Page<L::Row>, QueryError> {
+        self.run(query).await
+    }
 }

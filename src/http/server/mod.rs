@@ -7,6 +7,7 @@ mod stream;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,9 +105,10 @@ pub(crate) async fn serve(
         let _ = stream.set_nodelay(true);
         limit_unread(&stream);
         let slot = Arc::new(slot);
+        let peer = stream.peer_addr().ok().map(|address| address.ip());
         let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
         let connection =
-            connection(&protocol, stream, routes.clone(), &slot, limits, shutdown.leaving.clone());
+            connection(&protocol, stream, peer, routes.clone(), &slot, limits, shutdown.leaving.clone());
         let (stop, endings) = (shutdown.stop.clone(), endings.clone());
         connections.spawn(async move {
             let ended = tokio::select! {
@@ -210,6 +212,7 @@ pub(crate) type ServedConnection<S> = auto::Connection<'static, TokioIo<S>, Trac
 pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     protocol: &auto::Builder<TokioExecutor>,
     stream: S,
+    peer: Option<IpAddr>,
     routes: Router,
     slot: &Arc<Slot>,
     limits: ConnectionLimits,
@@ -222,6 +225,7 @@ pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             slot: slot.clone(),
             idle_timeout: limits.idle_timeout,
             body_timeout: limits.body_timeout + RESPONSE_GRACE,
+            peer,
         },
         leaving,
     };
@@ -235,9 +239,15 @@ pub(super) struct Connection {
     idle_timeout: Duration,
     /// Includes [`RESPONSE_GRACE`].
     body_timeout: Duration,
+    peer: Option<IpAddr>,
 }
 
 impl Connection {
+    /// The address of the peer, which may be a proxy.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
     /// The peer made progress with a body: other connections are evicted before this one. Restarts the time limit of the
     /// connection; the time limit of the request continues.
     pub(super) fn progressed(&self) {

@@ -8,7 +8,6 @@
 mod bulks;
 mod changes;
 mod conflicts;
-mod csv;
 mod events;
 mod executions;
 mod expected;

@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
 use super::query::{FromQuery, Parameters, parse};
 use crate::db::queries::status::check_status;
@@ -44,12 +43,8 @@ impl Api {
         Arc::new(Self { admin, responses, event_streams, exports, reconciliations })
     }
 
-    /// Runs a query and measures its duration.
     pub(super) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
-        let start = Instant::now();
-        let answer = self.admin.pool.run(query).await;
-        self.admin.metrics.api_read(start.elapsed());
-        answer
+        self.admin.run(query).await
     }
 
     /// Runs the query that the parameters of `uri` describe.

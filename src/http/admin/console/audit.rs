@@ -30,7 +30,7 @@ async fn content(console: &Console, uri: &Uri) -> Result<Markup, PageError> {
     let last = actions.last().map(|action| action.audit_id).filter(|_| more);
     Ok(html! {
         div.head { h1 { "Audit log" } a.button href="/settings" { "Settings" } }
-        p.soft { "The actions of operators in this console, the latest first. They are in the table " code { "audit" } "." }
+        p.soft { "The actions of operators, the latest first. They are in the table " code { "audit" } "." }
         @if actions.is_empty() {
             (empty("No actions", html! { "Actions such as dropping a quarantined webhook are listed here." }))
         } @else {

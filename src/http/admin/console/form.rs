@@ -33,6 +33,11 @@ impl FormData {
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(given, _)| given == name).map_or("", |(_, value)| value)
     }
+
+    /// The values of a repeated field.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| &**value)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for FormData {

@@ -81,7 +81,7 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                     a.health.(view.health) href="/" title={ "Receiver: " (view.health) } {
                         span.dot {} span { (view.health) }
                     }
-                    @if view.operator.has_session {
+                    @if view.operator.session.is_some() {
                         div.viewer { span title={ "Role: " (<&str>::from(view.operator.role)) } { (view.operator.name) } (log_out(view)) }
                     }
                 }

@@ -1,20 +1,26 @@
 //! `/login` and `/logout`: sessions of browsers.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{DOCTYPE, Markup, html};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::assets::{ICON, STYLE};
-use super::components::notice;
+use super::components::{duration, notice};
 use super::form::FormData;
+use super::login_limit::client_address;
 use super::state::{Console, ConsoleState};
-use crate::auth::{SESSION, SESSION_COOKIE};
+use crate::auth::{Operator, SESSION, SESSION_COOKIE};
 use crate::credentials::Current;
 use crate::http::origin::has_foreign_origin;
+use crate::http::server::Connection;
 
 /// Sends a browser without a session to the login page.
 ///
@@ -56,6 +62,7 @@ pub(super) async fn show(State(console): ConsoleState, uri: Uri) -> Response {
 /// `POST /login`
 pub(super) async fn log_in(
     State(console): ConsoleState,
+    Extension(connection): Extension<Connection>,
     headers: HeaderMap,
     form_data: FormData,
 ) -> Response {
@@ -63,14 +70,28 @@ pub(super) async fn log_in(
     if has_foreign_origin(&headers) {
         return form(StatusCode::FORBIDDEN, next, notice("bad", html! { "Log in on this page." }));
     }
+    let peer = connection.peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let address = client_address(peer, &headers);
+    if let Some(wait) = console.login_limit.wait(address, Instant::now()) {
+        return too_many_attempts(next, wait);
+    }
     if let Some(session) = session(&console, form_data.get("token").trim()).await {
         let mut response = Redirect::to(next).into_response();
         set_cookie(&mut response, &headers, &session, SESSION.whole_seconds());
         return response;
     }
-    tracing::warn!("a login to the console was refused: unknown token");
+    console.login_limit.failed(address, Instant::now());
+    tracing::warn!(%address, "a login to the console was refused: unknown token");
     let message = html! { "This token is not valid. It may have been replaced." };
     form(StatusCode::UNAUTHORIZED, next, notice("bad", message))
+}
+
+fn too_many_attempts(next: &str, wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let message = html! { "Too many failed attempts to log in. Try again in " (duration(seconds)) "." };
+    let mut response = form(StatusCode::TOO_MANY_REQUESTS, next, notice("bad", message));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 /// Begins a session. Reads the files of tokens again if the token is unknown and a file has changed.
@@ -82,8 +103,18 @@ async fn session(console: &Arc<Console>, token: &str) -> Option<String> {
     credentials.check(credentials.current(), begin).await.1.ok()
 }
 
-/// `POST /logout`
-pub(super) async fn log_out(headers: HeaderMap) -> Response {
+/// `POST /logout`: ends the session, also for a copy of its cookie.
+pub(super) async fn log_out(
+    State(console): ConsoleState,
+    Extension(operator): Extension<Operator>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(session) = operator.session {
+        let ended = console.admin.ended_sessions.end(&console.admin.credentials.database, session).await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a session of the console is ended at this receiver only, until it restarts");
+        }
+    }
     let mut response = Redirect::to("/login").into_response();
     set_cookie(&mut response, &headers, "", 0);
     response

@@ -43,12 +43,7 @@ impl MappingForm {
 
     /// `target` with the mapping in the form of the command line, for the audit log.
     pub(super) fn describe(&self, target: &str) -> String {
-        let mut text = target.to_owned();
-        for (option, pairs) in [("--map", &self.maps), ("--set", &self.sets)] {
-            for (field, value) in pairs {
-                text.extend([" ", option, " ", field, "=", value]);
-            }
-        }
+        let mut text = Mapping { maps: &self.maps, sets: &self.sets }.describe(target);
         if self.force {
             text.push_str(" --force");
         }

@@ -24,6 +24,7 @@ mod hosts;
 mod json_view;
 mod layout;
 pub(super) mod login;
+mod login_limit;
 mod mapping_form;
 mod media;
 mod not_found;
@@ -35,6 +36,7 @@ mod quarantine;
 mod quarantine_entry;
 mod reconcile;
 mod results;
+mod retried;
 mod settings;
 mod state;
 mod text;
@@ -79,6 +81,8 @@ pub(super) fn routes(admin: AdminState) -> Routes {
         .route("/conflicts", get(conflicts::page))
         .route("/quarantine/drop", post(quarantine::drop_all))
         .route("/quarantine/retry", post(quarantine::retry))
+        .route("/quarantine/retried", get(retried::page))
+        .route("/quarantine/undo", post(retried::undo))
         .route("/quarantine/{quarantine_id}", get(quarantine_entry::page))
         .route("/quarantine/{quarantine_id}/drop", post(quarantine_entry::drop_entry))
         .route("/quarantine/{quarantine_id}/retry", post(quarantine_entry::retry))

@@ -39,7 +39,7 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
     let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
     let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
     Ok(html! {
-        div.head { h1 { "Quarantine" } }
+        div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Retried entries" } }
         p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
         @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
         @if groups.is_empty() {

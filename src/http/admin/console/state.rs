@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::hosts::ResultHosts;
+use super::login_limit::LoginLimit;
 use crate::db::queries::{Query, QueryError};
 use crate::http::admin::state::AdminState;
 
@@ -18,6 +18,7 @@ pub(super) struct Console {
     pub(super) policy: HeaderValue,
     /// One permit, for the reconciliation that an operator has started.
     pub(super) reconciling: Arc<Semaphore>,
+    pub(super) login_limit: LoginLimit,
 }
 
 pub(super) type ConsoleState = State<Arc<Console>>;
@@ -26,14 +27,11 @@ impl Console {
     pub(super) fn new(admin: AdminState) -> Arc<Self> {
         let result_hosts = ResultHosts::new(&admin.settings.console.result_hosts);
         let policy = result_hosts.policy();
-        Arc::new(Self { admin, result_hosts, policy, reconciling: Arc::new(Semaphore::new(1)) })
+        let reconciling = Arc::new(Semaphore::new(1));
+        Arc::new(Self { admin, result_hosts, policy, reconciling, login_limit: LoginLimit::default() })
     }
 
-    /// Runs a query and measures its duration.
     pub(super) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
-        let start = Instant::now();
-        let answer = self.admin.pool.run(query).await;
-        self.admin.metrics.api_read(start.elapsed());
-        answer
+        self.admin.run(query).await
     }
 }

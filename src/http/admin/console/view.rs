@@ -48,7 +48,7 @@ impl FromRequestParts<Arc<Console>> for View {
 
 /// The middleware of the admin port adds an operator to each request. Without it, no form is accepted.
 fn unnamed_operator() -> Operator {
-    Operator { name: String::new(), role: Role::Read, form_key: String::new(), has_session: false }
+    Operator { name: String::new(), role: Role::Read, form_key: String::new(), session: None }
 }
 
 /// Removes [`DONE`] from the query. Other parameters keep their order.

@@ -1,16 +1,20 @@
-//! Commands for quarantined webhooks: list, retry, drop.
+//! Commands for quarantined webhooks: list, retry, undo, drop.
+
+mod undo;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+use self::undo::Before;
+pub(crate) use self::undo::Undone;
 use super::queries::quarantine::{Quarantined, select_quarantined};
 use super::record::item::{ItemKind, RecordItem};
 use super::{DbConnection, DbError, Transaction, record};
 use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
-use crate::execution::Execution;
 use crate::execution::mapping::Extracted;
+use crate::execution::{Execution, Kind};
 
 /// What a retry changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,12 +164,14 @@ impl DbConnection {
                 Err(why) => return Ok(Retried::Retained(why.to_string())),
             }
         }
-        let id_of = |item: &RecordItem<'_>| item.execution_id().unwrap_or_default().to_owned();
-        let ids: Vec<_> = items.iter().map(id_of).collect();
+        let executions = items.iter().filter_map(RecordItem::execution);
+        let recorded: Vec<_> =
+            executions.map(|execution| (execution.kind, execution.execution_id.to_string())).collect();
         loop {
-            match self.move_out(id, entry.deliveries, mode, &items).await {
+            match self.move_out(id, entry.deliveries, mode, &items, &recorded).await {
                 Ok(Some(dispositions)) => {
-                    return Ok(Retried::Recorded(ids.into_iter().zip(dispositions).collect()));
+                    let ids = recorded.into_iter().map(|(_, id)| id);
+                    return Ok(Retried::Recorded(ids.zip(dispositions).collect()));
                 }
                 Ok(None) => return Ok(Retried::Retained(CHANGED.to_owned())),
                 // PostgreSQL may accept a degraded form.
@@ -191,7 +197,7 @@ impl DbConnection {
         };
         let items = [RecordItem::unverified(execution, &delivery)];
         let mut transaction = self.begin().await?;
-        if delete(&mut transaction, id, entry.deliveries).await? {
+        if delete(&mut transaction, id, entry.deliveries).await?.is_some() {
             record::insert_unverified(&mut transaction, &items, &mut [Disposition::Dropped]).await?;
             mode.end(transaction).await?;
             return Ok(Retried::Unverified);
@@ -199,18 +205,21 @@ impl DbConnection {
         Ok(Retried::Retained(CHANGED.to_owned()))
     }
 
-    /// Records `items` and then deletes the entry: the order of locks is that of recording. `None`, without any change,
-    /// if the entry was deleted or received again meanwhile.
+    /// Records `items`, deletes the entry, and stores what an undo needs: the order of locks is that of recording. `None`,
+    /// without any change, if the entry was deleted or received again meanwhile.
     async fn move_out(
         &mut self,
         id: i64,
         deliveries: i32,
         mode: RetryMode,
         items: &[RecordItem<'_>],
+        recorded: &[(Kind, String)],
     ) -> Result<Option<Vec<Disposition>>, DbError> {
         let mut transaction = self.begin().await?;
+        let before = Before::lock(&mut transaction, recorded).await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
-        if !delete(&mut transaction, id, deliveries).await? {
+        let Some(entry) = delete(&mut transaction, id, deliveries).await? else { return Ok(None) };
+        if !before.store(&mut transaction, id, &entry, recorded, &dispositions).await? {
             return Ok(None);
         }
         mode.end(transaction).await?;
@@ -221,9 +230,17 @@ impl DbConnection {
 /// Why an entry stays in quarantine: it was deleted or received again meanwhile.
 const CHANGED: &str = "it has just changed: try again";
 
-/// Deletes an entry. False if it was deleted or received again since `deliveries` was read.
-async fn delete(transaction: &mut Transaction<'_>, id: i64, deliveries: i32) -> Result<bool, sqlx::Error> {
-    let delete =
-        sqlx::query!("DELETE FROM quarantine WHERE quarantine_id = $1 AND deliveries = $2", id, deliveries);
-    Ok(delete.execute(transaction).await?.rows_affected() > 0)
+/// Deletes an entry, and returns it as JSON. `None` if it was deleted or received again since `deliveries` was read.
+async fn delete(
+    transaction: &mut Transaction<'_>,
+    id: i64,
+    deliveries: i32,
+) -> Result<Option<String>, sqlx::Error> {
+    let delete = sqlx::query_scalar!(
+        r#"DELETE FROM quarantine AS q WHERE quarantine_id = $1 AND deliveries = $2
+           RETURNING to_jsonb(q)::text AS "entry!""#,
+        id,
+        deliveries
+    );
+    delete.fetch_optional(transaction).await
 }
