@@ -102,7 +102,8 @@ SELECT
     s.step ->> 'started_at' AS started_at,
     s.step ->> 'completed_at' AS completed_at,
     e.first_received_at,
-    e.reference
+    e.reference,
+    s.step -> 'metadata' ->> 'model' AS model
 FROM executions AS e
 CROSS JOIN LATERAL steps_of(e.payload) AS s (key, step)
 WHERE (e.status = 'failed' OR e.step_failed) AND s.step ->> 'status' = 'failed';
@@ -131,6 +132,8 @@ COMMENT ON COLUMN failed_steps.first_received_at IS
     'When the first delivery of the execution was received, by the receiver''s clock.';
 COMMENT ON COLUMN failed_steps.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
+COMMENT ON COLUMN failed_steps.model IS
+    'Model that ran; null for a step without a model.';
 
 CREATE VIEW steps AS
 SELECT

@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "200ce7175fd8672914283f809a09d405fc929df673f610396e10edb5b0f2e4c407b3f28ea06b2dce8713e4cc9223c5f0",
+        "cd6441e13b77efce2baa7a5bf92c0af7205efca7d1ca7c46bf521bf4e39f9b22676c27cba9872b8f1ae798990015bfa2",
     ),
     (
         "0007_expected.sql",

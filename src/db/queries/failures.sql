@@ -65,39 +65,52 @@ scanned AS (
     LIMIT $5::bigint
 ),
 failed AS (
-    SELECT
-        workflow_id, NULL AS step_id, NULL AS model, error, error_cause, id, is_prediction, first_received_at,
-        -- The error of a prediction is the sender's code.
-        CASE
-            WHEN is_prediction THEN failure_class(error, error_cause) ELSE failure_class(error_cause, error)
-        END AS failure_class
+    SELECT workflow_id, NULL AS step_id, NULL AS model, error, error_cause, id, is_prediction, first_received_at
     FROM scanned
     WHERE $8 = 'cause'
     UNION ALL
     SELECT
         CASE $8 WHEN 'step' THEN l.workflow_id END, CASE $8 WHEN 'step' THEN s.step_id END,
-        CASE $8 WHEN 'model' THEN s.model END, s.error, s.error_cause, l.id, false, l.first_received_at,
-        s.failure_class
+        CASE $8 WHEN 'model' THEN s.model END, s.error, s.error_cause, l.id, false, l.first_received_at
     FROM scanned AS l
     INNER JOIN steps AS s ON l.id = s.execution_id
     WHERE $8 <> 'cause' AND s.status = 'failed'
+),
+grouped AS (
+    SELECT
+        workflow_id,
+        step_id,
+        is_prediction,
+        left(model, $6) AS model,
+        max(error) AS error,
+        max(error_cause) AS error_cause,
+        count(*) AS failed,
+        (array_agg(id ORDER BY first_received_at DESC))[1] AS latest_id,
+        min(first_received_at) AS earliest_received_at,
+        max(first_received_at) AS latest_received_at,
+        sum(count(*)) OVER () AS all_failed
+    FROM failed
+    GROUP BY is_prediction, workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
+    ORDER BY count(*) DESC, max(first_received_at) DESC
+    LIMIT $7
 )
 SELECT
     workflow_id,
     step_id,
-    left(model, $6) AS model,
-    max(failure_class) AS "failure_class!",
+    model,
+    -- For each group, because it takes 0.1 ms. The error of a prediction is the sender's code.
+    CASE
+        WHEN is_prediction THEN failure_class(error, error_cause) ELSE failure_class(error_cause, error)
+    END AS "failure_class!",
     left(error, $6) AS error,
     left(error_cause, $6) AS error_cause,
-    count(*) AS "failed!",
-    CASE WHEN NOT is_prediction THEN (array_agg(id ORDER BY first_received_at DESC))[1] END AS latest_execution_id,
-    CASE WHEN is_prediction THEN (array_agg(id ORDER BY first_received_at DESC))[1] END AS latest_prediction_id,
-    min(first_received_at) AS "earliest_received_at!",
-    max(first_received_at) AS "latest_received_at!",
-    (sum(count(*)) OVER ())::bigint AS "all_failed!",
+    failed AS "failed!",
+    CASE WHEN NOT is_prediction THEN latest_id END AS latest_execution_id,
+    CASE WHEN is_prediction THEN latest_id END AS latest_prediction_id,
+    earliest_received_at AS "earliest_received_at!",
+    latest_received_at AS "latest_received_at!",
+    all_failed::bigint AS "all_failed!",
     (SELECT count(*) FROM scanned) AS "scanned!",
     (SELECT min(l.first_received_at) FROM scanned AS l) AS "earliest_scanned!"
-FROM failed
-GROUP BY is_prediction, workflow_id, step_id, left(model, $6), left(error, $6), left(error_cause, $6)
-ORDER BY count(*) DESC, max(first_received_at) DESC
-LIMIT $7
+FROM grouped
+ORDER BY failed DESC, latest_received_at DESC
