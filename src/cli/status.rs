@@ -175,7 +175,7 @@ impl Status {
                 ("quarantine", quarantine.unwrap_or_default()),
                 ("retention", detail("retention")),
                 (
-                    "verification",
+                    "unsigned",
                     if settings.auth.verify_unsigned { detail("verification") } else { String::new() },
                 ),
             ])?;

@@ -15,6 +15,7 @@ use crate::delivery::{Delivery, Disposition};
 
 /// A claimed row of `unverified_deliveries`.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the name of the column")]
 pub(crate) struct Unverified {
     pub(crate) unverified_id: i64,
     pub(crate) body: Vec<u8>,

@@ -33,7 +33,12 @@ const TIMES: &str = "
     INSERT INTO expected_executions
         (execution_id, workflow_id, bulk_id, position, reference, registered_at, due_at)
     VALUES
-        ('exec-112', 'product-photos', 'summer-catalogue', 3, '{\"order\": \"1240\"}', '2026-03-02 09:20Z', '2026-03-02 09:40Z')";
+        ('exec-112', 'product-photos', 'summer-catalogue', 3, '{\"order\": \"1240\"}', '2026-03-02 09:20Z', '2026-03-02 09:40Z');
+    INSERT INTO unverified_deliveries
+        (execution_id, workflow_id, status, body, received_at, attempts, last_error, due_at)
+    VALUES
+        ('exec-401', 'product-photos', 'completed', '{}', '2026-03-02 09:55Z', 4,
+         'each::labs answered HTTP 503', '2026-03-02 10:00:20Z')";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {

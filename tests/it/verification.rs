@@ -275,6 +275,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
                 .env("RECEIVER__EACHLABS__API_KEY", KEY)
                 .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
                 .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
+                .env("RECEIVER__RECONCILE__ENABLED", "false")
                 .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint)
                 .env("RECEIVER__LOG__FILTER", "debug"),
         )

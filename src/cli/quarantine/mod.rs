@@ -34,7 +34,7 @@ pub enum Quarantine {
         /// The number of the entry
         #[arg(value_name = "NUMBER")]
         id: i64,
-        /// Write the execution as each::labs has it instead, for an unsigned webhook that differs from it
+        /// Write the sender's version of the execution instead, for an unsigned webhook that differs from it
         #[arg(long)]
         api: bool,
     },

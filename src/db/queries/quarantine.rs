@@ -24,7 +24,7 @@ pub(crate) struct Quarantined {
     /// The size of the body in bytes.
     pub(crate) body_bytes: i32,
     /// How it was authenticated when first received: `signature`, `secret_header`, `url_token`, `none`, or `unverified` for
-    /// an unsigned webhook (auth.verify_unsigned); null if unknown.
+    /// an unsigned webhook; null if unknown.
     pub(crate) authenticated_by: Option<String>,
     /// Whether the webhook was answered 200 at least once. False for a webhook that was answered 422, and for an unsigned
     /// webhook that was not confirmed.
@@ -221,7 +221,7 @@ pub(crate) struct QuarantineDetail {
     pub(crate) entry: Quarantined,
     /// The body; null if it is not UTF-8 text or larger than 16 MiB. `workflow-receiver quarantine show` prints any body.
     pub(crate) body_text: Option<String>,
-    /// The execution as each::labs has it, for an unsigned webhook that differs from it; otherwise null.
+    /// The execution as the sender's API has it, for an unsigned webhook that differs from it; otherwise null.
     pub(crate) api_text: Option<String>,
 }
 
