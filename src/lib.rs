@@ -50,5 +50,7 @@ mod retention;
 pub mod server;
 pub mod shutdown;
 mod spool;
+mod test_webhook;
 mod traces;
 mod trigger;
+mod words;
