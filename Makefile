@@ -4,9 +4,9 @@
 # rustup's cargo takes precedence over a system cargo that is too old for Cargo.toml.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # These targets start their own PostgreSQL and ignore DATABASE_URL.
-test torture siege check sqlx bench bench-growth bench-compare: export DATABASE_URL :=
+test torture siege screenshots check sqlx bench bench-growth bench-compare: export DATABASE_URL :=
 
-.PHONY: help run demo test torture siege fuzz bench bench-growth bench-compare check sqlx clean remove-data
+.PHONY: help run demo test torture siege screenshots fuzz bench bench-growth bench-compare check sqlx clean remove-data
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +35,10 @@ bench: tools ## compare speed with other receivers: one hour, 25 GB; QUICK=1: 5 
 bench-growth: tools ## benchmark with millions of recorded executions
 	bench/install
 	python3 bench/run.py $(if $(QUICK),--quick) growth
+
+screenshots: tools browser ## write the images of the README again (docs/images)
+	mkdir -p docs/images
+	SCREENSHOTS=$(CURDIR)/docs/images cargo test --locked --test it the_pages_in_the_readme
 
 bench-compare: tools ## compare this build with another one: BEFORE=PROGRAM; five rounds of a minute
 	bench/install

@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
-use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::auth::{AdminTokens, Authenticator, sign};
-use crate::config::{DatabaseServers, Settings, SettingsError};
+use crate::auth::{AdminTokens, Authenticator};
+use crate::config::{Auth, DatabaseServers, Settings, SettingsError};
 use crate::db::Database;
 
 /// Shortest time between two checks of the files after rejections.
@@ -54,12 +53,6 @@ impl Current {
         let admin_tokens = AdminTokens::new(&settings.admin.named_tokens().unwrap_or_default());
         Arc::new(Self { generation, authenticator, admin_tokens })
     }
-}
-
-/// [`Credentials::for_test_webhook`]. Empty if senders are not authenticated.
-pub(crate) struct TestCredentials {
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) token: Option<String>,
 }
 
 /// Why re-read secrets are not used.
@@ -113,13 +106,9 @@ impl Credentials {
         (current, checked)
     }
 
-    /// What a webhook needs to be accepted: the headers of its signature, or a token for its URL.
-    pub(crate) fn for_test_webhook(&self, body: &[u8], now: OffsetDateTime) -> TestCredentials {
-        let auth = &lock(&self.settings).auth;
-        let headers = auth.webhook_secrets.0.first().map(|secret| sign(secret, body, now).to_vec());
-        let token = auth.url_tokens.0.first().filter(|_| headers.is_none());
-        let token = token.map(|token| token.expose_secret().to_owned());
-        TestCredentials { headers: headers.unwrap_or_default(), token }
+    /// The settings of the webhooks' authentication, as last read.
+    pub(crate) fn auth(&self) -> Auth {
+        lock(&self.settings).auth.clone()
     }
 
     /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed; looks for changes at most

@@ -1,6 +1,7 @@
 //! Sends one HTTP request on a new connection, without TLS.
 
 use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -32,4 +33,15 @@ pub(crate) async fn send(
         result = exchange => result,
         Err(error) = connection => Err(error.into()),
     }
+}
+
+/// The address at which a server on this machine is reached: replaces "all addresses" with loopback.
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
 }

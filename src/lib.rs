@@ -51,6 +51,8 @@ mod retention;
 pub mod server;
 pub mod shutdown;
 mod spool;
+mod test_webhook;
 mod traces;
 mod trigger;
 mod verification;
+mod words;

@@ -99,7 +99,7 @@ enum Command {
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Generate a token for auth.url_tokens or admin.token
+    /// Print a new token for auth.url_tokens or admin.token, and to standard error how to use it
     NewToken,
     /// Print the token of the admin port (admin.token or admin.token_file)
     AdminToken,
@@ -161,7 +161,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
     let settings = || Settings::load(arguments.config.as_deref());
     match arguments.command.as_ref().unwrap_or(&Command::Serve) {
         Command::NewToken => {
-            print_line(cli::new_token::new_token());
+            cli::new_token::new_token();
             Ok(())
         }
         Command::AdminToken => {
@@ -243,11 +243,11 @@ async fn receive(
         started = Server::start(settings, database) => started?,
         () = shutdown.graceful.cancelled() => return Ok(()),
     };
-    let (webhooks, admin) = (server.webhook_url(), server.admin_address());
-    tracing::info!(%webhooks, %admin, version = env!("CARGO_PKG_VERSION"), "receiving");
+    let (webhooks, admin, console) = (server.webhook_url(), server.admin_address(), server.console_url());
+    tracing::info!(%webhooks, %admin, console, version = env!("CARGO_PKG_VERSION"), "receiving");
     log_authentication(settings);
     if let Some(psql) = psql_line {
-        print_first_steps(!settings.auth.is_configured(), &webhooks, &admin.to_string(), &psql);
+        print_first_steps(!settings.auth.is_configured(), &webhooks, &console, &psql);
     }
     server.run(shutdown).await?;
     tracing::info!("stopped");
@@ -277,7 +277,7 @@ fn log_authentication(settings: &Settings) {
 }
 
 /// Prints the first steps for a new user. Another thread writes them: a stopped terminal must not block the receiver.
-fn print_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
+fn print_first_steps(open: bool, webhooks: &str, console: &str, psql: &str) {
     let mut text = String::new();
     if open {
         let _ = writeln!(
@@ -288,9 +288,9 @@ fn print_first_steps(open: bool, webhooks: &str, admin: &str, psql: &str) {
     }
     let _ = writeln!(
         text,
-        "Open the database, and run SELECT * FROM executions;\n  {psql}\n\
-         or over HTTP: http://{admin}/docs\n\
-         Health and metrics:\n  curl http://{admin}/health/ready; curl http://{admin}/metrics\n"
+        "Open the console in a browser:\n  {console}\n\
+         Open the database, and run SELECT * FROM executions;\n  {psql}\n\
+         The JSON API, health and metrics:\n  {console}docs  {console}health/ready  {console}metrics\n"
     );
     let write = move || drop(io::stdout().write_all(text.as_bytes()));
     let _ = std::thread::Builder::new().name("stdout".into()).spawn(write);

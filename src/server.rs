@@ -22,6 +22,7 @@ use crate::eachlabs::Client;
 use crate::expected::ExpectedWatcher;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
+use crate::http_client::reachable;
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
@@ -369,6 +370,12 @@ impl Server {
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// The URL of the console on this machine.
+    #[must_use]
+    pub fn console_url(&self) -> String {
+        format!("http://{}/", reachable(self.admin_address()))
     }
 
     /// Shows which deliveries are in the spool and which are in PostgreSQL.

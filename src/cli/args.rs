@@ -11,6 +11,7 @@ use super::table::Column;
 use crate::db::queries::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::db::queries::period::parse_time;
 use crate::db::queries::{Choice, ListQuery, Page, QueryPool, TimeRange};
+use crate::words::counted;
 
 #[derive(Debug, Args)]
 #[group(id = "period", multiple = true)]
@@ -144,6 +145,9 @@ impl OutputArgs {
     }
 
     pub(super) fn note_more(&self) {
-        note(&format!("There are more than {} rows: use --limit ROWS or --all.", self.limit));
+        note(&format!(
+            "There are more than {}: use --limit ROWS or --all.",
+            counted(self.limit, "row", "rows")
+        ));
     }
 }

@@ -18,6 +18,7 @@ use crate::db::queries::expected::ExpectedQuery;
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::{PageRequest, QueryPool, Scope};
+use crate::words::counted;
 
 /// Arguments of `bulks`.
 #[derive(Debug, Args)]
@@ -193,8 +194,8 @@ impl SetSize {
                 if !self.force =>
             {
                 return Err(format!(
-                    "the response of bulk-trigger is registered for bulk {id:?}: {expected} executions. To change the number, \
-                     use --force"
+                    "the response of bulk-trigger is registered for bulk {id:?}: {}. To change the number, use --force",
+                    counted(expected, "execution", "executions")
                 )
                 .into());
             }
@@ -226,7 +227,10 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
         ("by status", by_status(bulk)),
         (
             "rejected",
-            bulk.rejected.filter(|rejected| *rejected > 0).map(|n| format!("{n} inputs")).unwrap_or_default(),
+            bulk.rejected
+                .filter(|rejected| *rejected > 0)
+                .map(|n| counted(n, "input", "inputs"))
+                .unwrap_or_default(),
         ),
         ("first received", timestamp_or_empty(bulk.first_received_at)),
         ("last received", timestamp_or_empty(bulk.last_received_at)),

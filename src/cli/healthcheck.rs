@@ -1,6 +1,6 @@
 //! `workflow-receiver healthcheck`: for container engines, as the image has no shell and no curl.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -8,6 +8,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::http_client::reachable;
 use crate::{config, http_client};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,17 +24,6 @@ pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
         .map_err(|_| format!("no answer from {address} within 3 s"))?
         .map_err(|e| format!("no answer from {address}: {e}"))?;
     if status.is_success() { Ok(text) } else { Err(text) }
-}
-
-/// Replaces "all addresses" with loopback.
-pub(super) fn reachable(mut admin: SocketAddr) -> SocketAddr {
-    if admin.ip().is_unspecified() {
-        admin.set_ip(match admin {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        });
-    }
-    admin
 }
 
 async fn ready(

@@ -14,10 +14,10 @@ use time::format_description::well_known::Rfc3339;
 use url::Url;
 
 use super::CommandError;
-use super::healthcheck::reachable;
 use super::output::{note, print_line};
 use crate::config::Settings;
 use crate::db::queries::period::parse_time;
+use crate::http_client::reachable;
 use crate::logging::{escape_json, printable};
 use crate::reconcile::{Counts, Event};
 

@@ -11,6 +11,7 @@ use super::{CommandError, query_pool};
 use crate::config::{self, Settings};
 use crate::db::queries::overview::{By, Counts, OverviewQuery};
 use crate::db::queries::quarantine::{GetQuarantineUsage, QuarantineUsage};
+use crate::words::counted;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -123,8 +124,8 @@ fn counts_sentence(counts: &Counts) -> String {
     let Counts { executions, completed, failed, cancelled, other, failure_rate } = counts;
     let rate = failure_rate.map(|rate| format!(" ({:.1} %)", rate * 100.0)).unwrap_or_default();
     format!(
-        "{executions} executions since midnight (UTC): {completed} completed, {failed} failed{rate}, {cancelled} \
-         cancelled, {other} other"
+        "{} since midnight (UTC): {completed} completed, {failed} failed{rate}, {cancelled} cancelled, {other} other",
+        counted(*executions, "execution", "executions")
     )
 }
 
@@ -136,10 +137,13 @@ fn quarantine_sentence(usage: &QuarantineUsage, limits: config::Quarantine) -> S
     let used = percent(rejected, limits.max_rows).max(percent(refused_bytes, limits.max_bytes));
     let mut parts = Vec::new();
     if acknowledged > 0 {
-        parts.push(format!("{acknowledged} webhooks answered 200"));
+        parts.push(format!("{} answered 200", counted(acknowledged, "webhook", "webhooks")));
     }
     if rejected > 0 {
-        parts.push(format!("{rejected} rejected or unconfirmed webhooks ({used} % of the limit)"));
+        parts.push(format!(
+            "{} ({used} % of the limit)",
+            counted(rejected, "rejected or unconfirmed webhook", "rejected or unconfirmed webhooks")
+        ));
     }
     match bodies {
         0 => String::new(),

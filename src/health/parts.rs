@@ -11,6 +11,7 @@ use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
 use crate::spool::SpoolStatus;
 use crate::verification::VerificationStatus;
+use crate::words::counted;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Parts {
@@ -191,21 +192,18 @@ impl Measurements {
             (self.stuck.deliveries, self.stuck.oldest.map(age).map(|age| age.as_secs()));
         let only_stuck = stuck > 0 && self.stuck.handled >= self.spool.last_seq;
         let (idle, oldest_age) = (self.idle.as_secs(), oldest.unwrap_or_default().as_secs());
+        let on_disk = counted(waiting, "delivery waits", "deliveries wait");
         let (state, detail) = if old && self.idle > self.stalled_after && !only_stuck {
             let detail = format!(
-                "recording has stalled: {waiting} deliveries wait on disk, the oldest for {oldest_age} s, and none was \
-                 recorded for {idle} s"
+                "recording has stalled: {on_disk} on disk, the oldest for {oldest_age} s, and none was recorded for {idle} s"
             );
             ("stalled", detail)
         } else if stuck > 0 {
             ("stuck", self.why_stuck())
         } else if old {
-            let detail = format!(
-                "recording is behind: {waiting} deliveries wait on disk, the oldest for {oldest_age} s"
-            );
-            ("behind", detail)
+            ("behind", format!("recording is behind: {on_disk} on disk, the oldest for {oldest_age} s"))
         } else if waiting > 0 {
-            ("ok", format!("{waiting} deliveries wait on disk, the oldest for {oldest_age} s"))
+            ("ok", format!("{on_disk} on disk, the oldest for {oldest_age} s"))
         } else {
             ("ok", "all deliveries are recorded".to_owned())
         };
@@ -229,9 +227,9 @@ impl Measurements {
 
     fn why_stuck(&self) -> String {
         let why = self.stuck.why.as_ref().map(ToString::to_string).unwrap_or_default();
-        let deliveries = self.stuck.deliveries;
+        let fail = counted(self.stuck.deliveries as u64, "delivery fails", "deliveries fail");
         format!(
-            "{deliveries} deliveries fail alone while others are recorded; they wait on disk and are retried: {why}"
+            "{fail} alone while others are recorded. Stuck deliveries wait on disk and are retried: {why}"
         )
     }
 
@@ -243,8 +241,8 @@ impl Measurements {
             }
             Acknowledged::Counted(bodies) => {
                 let detail = format!(
-                    "{bodies} webhooks that were answered 200 are in quarantine, not in executions: see `workflow-receiver \
-                     quarantine list`"
+                    "in quarantine, not in executions: {} answered 200. See `workflow-receiver quarantine list`",
+                    counted(*bodies, "webhook that was", "webhooks that were")
                 );
                 problems.push(detail.clone());
                 QuarantineHealth { state: "acknowledged", detail, acknowledged: Some(*bodies) }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::browser::Chromium;
 use crate::support::fixtures::{example, execution, with};
 use crate::support::receiver::TestReceiver;
+use crate::support::rollups::recount_rollups;
 use crate::support::wait::until;
 
 const PROMPTS: [&str; 6] = [
@@ -338,5 +339,45 @@ async fn hostile_text_runs_no_script_and_loads_nothing() {
             + performance.getEntriesByType('resource').filter((one) => !one.name.startsWith(location.origin)).length
             + (document.title === 'owned')";
         assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), json!(0), "{path}");
+    }
+}
+
+/// Executions of the last day, so that the overview has a chart.
+const A_DAY: &str = "
+    INSERT INTO executions (execution_id, workflow_id, status, error, error_cause, total_cost, payload, deliveries,
+        first_received_at, last_received_at)
+    SELECT 'day-' || n, (ARRAY['product-photos', 'video-teasers', 'voice-over'])[1 + n % 3],
+        CASE WHEN failed THEN 'failed' ELSE 'completed' END, CASE WHEN failed THEN 'ExecutionFailed' END,
+        CASE WHEN failed THEN (ARRAY['The model did not answer within 300 seconds', 'The prompt was rejected by the safety filter'])[1 + n % 2] END,
+        0.05, '{}', 1, at, at
+    FROM (
+        SELECT n, n % 17 = 0 OR n % 230 < 9 AS failed, now() - make_interval(mins => (n * 37 + n * n % 211) % 1430) AS at
+        FROM generate_series(1, 900) AS n
+    ) AS n";
+
+/// `make screenshots` writes the images of the README with this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    sqlx::raw_sql(A_DAY).execute(&mut receiver.connection().await).await.unwrap();
+    recount_rollups(&receiver).await;
+    let entry = first_entry(&receiver).await;
+    let mapping =
+        format!("/quarantine/{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1#preview");
+    browser.look(1_200, 760, "light").await;
+    for (path, name, shown) in [
+        ("/", "overview", "Failures"),
+        ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001", "execution", "upscale"),
+        ("/bulks/spring-catalogue", "bulk", "1 still running, 1 missing"),
+        (&*mapping, "quarantine", "A retry would record 1 execution"),
+    ] {
+        browser.open(&format!("{}{path}", receiver.admin)).await;
+        // Images outside of the window load when they are scrolled to.
+        let loaded = "return [...document.querySelectorAll('main img')].every((one) =>
+            one.getBoundingClientRect().top > innerHeight || one.complete && one.naturalWidth > 0)";
+        until(async || browser.client.execute(loaded, Vec::new()).await.unwrap() == json!(true)).await;
+        let page = text(&browser).await;
+        assert!(page.contains(shown), "{page}");
+        browser.screenshot(name).await;
     }
 }

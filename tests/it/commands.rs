@@ -357,7 +357,7 @@ async fn status_shows_receiver_and_database_with_either_down() {
         "{}",
         well.stdout
     );
-    let quarantine = "\nquarantine  1 rejected or unconfirmed webhooks (0 % of the limit). See: workflow-receiver quarantine list\n";
+    let quarantine = "\nquarantine  1 rejected or unconfirmed webhook (0 % of the limit). See: workflow-receiver quarantine list\n";
     assert!(well.stdout.contains(quarantine), "{}", well.stdout);
     let output = run(&receiver, &["status", "--json"]).json().remove(0);
     assert_eq!(output["well"], true);

@@ -12,7 +12,7 @@ use crate::support::fixtures::{execution, with};
 use crate::support::postgres::{execute, new_database, no_database, url};
 use crate::support::process::{Process, program};
 use crate::support::receiver::TestReceiver;
-use crate::support::wait::until;
+use crate::support::wait::{until, within};
 
 const OPERATOR: &str = "the-token-of-an-operator";
 const READER: &str = "the-token-of-a-reader-1";
@@ -150,6 +150,9 @@ async fn a_log_out_ends_the_session_at_all_receivers_and_after_a_restart() {
         TestReceiver::start_on(database.clone(), tokens).await,
         TestReceiver::start_on(database.clone(), tokens).await,
     ];
+    for receiver in [&one, &other] {
+        within(receiver.progress.clone().recording()).await;
+    }
     let [mut browser, mut stays] = [(); 2].map(|()| Browser::new(&one.admin));
     browser.log_in(OPERATOR).await;
     stays.log_in(OPERATOR).await;
@@ -164,7 +167,7 @@ async fn a_log_out_ends_the_session_at_all_receivers_and_after_a_restart() {
 
     let (dir, database) = one.stop().await;
     let one = TestReceiver::start_in(dir, database, tokens).await;
-    until(async || one.ready().await.1["status"] == "ok").await;
+    within(one.progress.clone().recording()).await;
     browser.admin.clone_from(&one.admin);
     assert_eq!(browser.get("/settings").await.status(), 303);
 }

@@ -105,7 +105,7 @@ async fn acknowledged_deliveries_in_quarantine_are_reported_until_they_are_remov
     assert_eq!(health["parts"]["quarantine"]["state"], "acknowledged", "{health}");
     assert_eq!(receiver.metric("quarantine_acknowledged").await, 1.0);
     let (text, code) = status(&receiver);
-    assert!(code == Some(1) && text.contains("1 webhooks answered 200"), "{text}");
+    assert!(code == Some(1) && text.contains("1 webhook answered 200"), "{text}");
 
     execute_when_recorded(&receiver, "ALTER TABLE executions DROP CONSTRAINT not_the_receivers").await;
     let mut retry = program(receiver.dir.path());
