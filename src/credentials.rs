@@ -170,10 +170,9 @@ impl Credentials {
         }
         let admin_token_changed = settings.admin.token.expose_secret() != new.admin.token.expose_secret()
             || !settings.admin.tokens.same_as(&new.admin.tokens);
-        let database_changed = settings.database.url.expose_secret() != new.database.url.expose_secret();
         // The private PostgreSQL cannot be replaced by `database.url` without a restart.
-        let private = settings.database.servers()?.is_none();
-        let database_changed = database_changed && !private;
+        let database_changed = settings.database.servers()?.is_some()
+            && settings.database.url.expose_secret() != new.database.url.expose_secret();
         if database_changed {
             self.database.set(new.database.servers()?.ok_or(ReloadError::NoDatabase)?);
             settings.database.url = new.database.url;

@@ -10,7 +10,7 @@ use super::output::{Output, note};
 use super::table::Column;
 use crate::db::queries::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::db::queries::period::parse_time;
-use crate::db::queries::{Choice, ListQuery, Page, QueryPool, TimeRange};
+use crate::db::queries::{Choice, ListQuery, Listing, Page, PageRequest, QueryPool, TimeRange};
 use crate::words::counted;
 
 #[derive(Debug, Args)]
@@ -28,6 +28,23 @@ pub(super) struct TimeArgs {
 impl TimeArgs {
     pub(super) fn period(&self) -> TimeRange {
         TimeRange { from: self.since, to: self.until }
+    }
+}
+
+/// Arguments of a command that lists rows.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs<F: Args> {
+    #[command(flatten)]
+    pub(super) filter: F,
+    #[command(flatten)]
+    pub(super) time: TimeArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+impl<F: Args + Clone> ListArgs<F> {
+    pub(super) fn listing(&self) -> Listing<F> {
+        Listing { filter: self.filter.clone(), period: self.time.period(), page: PageRequest::default() }
     }
 }
 

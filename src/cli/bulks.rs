@@ -141,8 +141,8 @@ impl Bulks {
         if let Some(id) = &self.id {
             return show(&pool, id, &self.output).await;
         }
-        let (complete, period) = (self.complete, self.time.period());
-        let query = bulks::Bulks { complete, period, page: PageRequest::default() };
+        let query =
+            bulks::Bulks { filter: self.complete, period: self.time.period(), page: PageRequest::default() };
         self.output.print_list(&pool, query, BULKS).await
     }
 }

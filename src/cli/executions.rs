@@ -3,14 +3,14 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{OutputArgs, TimeArgs};
+use super::args::ListArgs;
 use super::output::Output;
 use super::results::RESULTS;
 use super::table::{Column, Table, number, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
-use crate::db::queries::executions::{self, Execution, ExecutionDetail, Filter, GetExecution, Step};
+use crate::db::queries::executions::{Execution, ExecutionDetail, Filter, GetExecution, Step};
 use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::status::check_status;
@@ -23,11 +23,7 @@ pub struct Executions {
     #[arg(value_name = "EXECUTION", conflicts_with_all = ["status", "cause", "scope", "period"])]
     id: Option<String>,
     #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    time: TimeArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    list: ListArgs<Filter>,
 }
 
 const EXECUTIONS: &[Column<Execution>] = &[
@@ -75,10 +71,11 @@ impl Executions {
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;
         }
-        check_status(&pool, self.filter.status.as_deref()).await?.map_err(|why| format!("--status {why}"))?;
-        let (filter, period) = (self.filter.clone(), self.time.period());
-        let query = executions::Executions { filter, period, page: PageRequest::default() };
-        self.output.print_list(&pool, query, EXECUTIONS).await
+        let query = self.list.listing();
+        check_status(&pool, query.filter.status.as_deref())
+            .await?
+            .map_err(|why| format!("--status {why}"))?;
+        self.list.output.print_list(&pool, query, EXECUTIONS).await
     }
 
     async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
@@ -90,21 +87,21 @@ impl Executions {
             .into());
         };
         if execution.results.next.is_some() {
-            execution.results = self.output.read_list(pool, ResultsQuery::of_execution(id)).await?;
+            execution.results = self.list.output.read_list(pool, ResultsQuery::of_execution(id)).await?;
         }
         let filter = conflicts::Filter { execution: Some(id.to_owned()) };
         let conflicts = Conflicts { filter, period: TimeRange::default(), page: PageRequest::default() };
-        let conflicts = self.output.read_list(pool, conflicts).await?;
+        let conflicts = self.list.output.read_list(pool, conflicts).await?;
         let more = execution.results.next.is_some() || conflicts.next.is_some();
         let mut output = Output::new();
-        if self.output.json {
+        if self.list.output.json {
             output.json(&ExecutionJson { execution, contradicted_by: conflicts.items })?;
         } else {
             print(&mut output, &execution, &conflicts.items)?;
         }
         output.flush()?;
         if more {
-            self.output.note_more();
+            self.list.output.note_more();
         }
         Ok(())
     }

@@ -30,39 +30,20 @@ pub struct Failures {
     json: bool,
 }
 
-pub(super) const CAUSES: &[Column<Group>] = &[
-    number("failed", |g| g.failed.to_string()),
-    text("workflow", |g| or_empty(g.workflow_id.as_ref())),
-    text("class", |g| g.failure_class.clone()),
-    prose("cause", cause),
-    text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest failure", |g| {
-        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
-    }),
-];
+const FAILED: Column<Group> = number("failed", |g| g.failed.to_string());
+const WORKFLOW: Column<Group> = text("workflow", |g| or_empty(g.workflow_id.as_ref()));
+const STEP: Column<Group> = text("step", |g| or_empty(g.step_id.as_ref()));
+const MODEL: Column<Group> = text("model", |g| or_empty(g.model.as_ref()));
+const CLASS: Column<Group> = text("class", |g| g.failure_class.clone());
+const CAUSE: Column<Group> = prose("cause", cause);
+const LATEST: Column<Group> = text("latest", |g| timestamp(g.latest_received_at));
+const ID: Column<Group> = text("latest failure", |g| {
+    execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
+});
 
-const STEPS: &[Column<Group>] = &[
-    number("failed", |g| g.failed.to_string()),
-    text("workflow", |g| or_empty(g.workflow_id.as_ref())),
-    text("step", |g| or_empty(g.step_id.as_ref())),
-    text("class", |g| g.failure_class.clone()),
-    prose("cause", cause),
-    text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest failure", |g| {
-        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
-    }),
-];
-
-const MODELS: &[Column<Group>] = &[
-    number("failed", |g| g.failed.to_string()),
-    text("model", |g| or_empty(g.model.as_ref())),
-    text("class", |g| g.failure_class.clone()),
-    prose("cause", cause),
-    text("latest", |g| timestamp(g.latest_received_at)),
-    text("latest failure", |g| {
-        execution_or_prediction(g.latest_execution_id.as_ref(), g.latest_prediction_id.as_ref())
-    }),
-];
+pub(super) const CAUSES: &[Column<Group>] = &[FAILED, WORKFLOW, CLASS, CAUSE, LATEST, ID];
+const STEPS: &[Column<Group>] = &[FAILED, WORKFLOW, STEP, CLASS, CAUSE, LATEST, ID];
+const MODELS: &[Column<Group>] = &[FAILED, MODEL, CLASS, CAUSE, LATEST, ID];
 
 fn cause(group: &Group) -> String {
     or_empty(group.error_cause.as_ref().or(group.error.as_ref()))

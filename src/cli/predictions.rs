@@ -2,16 +2,16 @@
 
 use clap::Args;
 
-use super::args::{OutputArgs, TimeArgs};
+use super::args::ListArgs;
 use super::output::Output;
 use super::table::{Column, number, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
+use crate::db::queries::QueryPool;
 use crate::db::queries::predictions::{
-    self, Filter, GetPrediction, Prediction, PredictionConflict, PredictionDetail,
+    Filter, GetPrediction, Prediction, PredictionConflict, PredictionDetail,
 };
 use crate::db::queries::reference::Reference;
-use crate::db::queries::{PageRequest, QueryPool};
 
 /// Arguments of `predictions`.
 #[derive(Debug, Args)]
@@ -20,11 +20,7 @@ pub struct Predictions {
     #[arg(value_name = "PREDICTION", conflicts_with_all = ["prediction_filter", "period"])]
     id: Option<String>,
     #[command(flatten)]
-    filter: Filter,
-    #[command(flatten)]
-    time: TimeArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    list: ListArgs<Filter>,
 }
 
 const PREDICTIONS: &[Column<Prediction>] = &[
@@ -54,9 +50,7 @@ impl Predictions {
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;
         }
-        let (filter, period) = (self.filter.clone(), self.time.period());
-        let query = predictions::Predictions { filter, period, page: PageRequest::default() };
-        self.output.print_list(&pool, query, PREDICTIONS).await
+        self.list.output.print_list(&pool, self.list.listing(), PREDICTIONS).await
     }
 
     async fn show(&self, pool: &QueryPool, id: &str) -> Result<(), CommandError> {
@@ -68,7 +62,7 @@ impl Predictions {
             .into());
         };
         let mut output = Output::new();
-        if self.output.json {
+        if self.list.output.json {
             output.json(&prediction)?;
         } else {
             print(&mut output, &prediction)?;

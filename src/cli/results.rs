@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::args::{OutputArgs, TimeArgs, choice_parser};
+use super::args::{ListArgs, choice_parser};
 use super::table::{Column, execution_or_prediction, text};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::results::{Filter, Kind, ResultItem, ResultsQuery};
-use crate::db::queries::{EXCERPT_CHARS, PageRequest};
+use crate::db::queries::EXCERPT_CHARS;
+use crate::db::queries::results::{Filter, Kind, ResultItem};
 
 /// Arguments of `results`.
 #[derive(Debug, Args)]
@@ -15,15 +15,11 @@ pub struct Results {
     /// Only results of this kind
     #[arg(long, value_parser = choice_parser::<Kind>())]
     kind: Option<Kind>,
-    #[command(flatten)]
-    filter: Filter,
     /// Print only the URLs, one per line, without data URLs
     #[arg(long, conflicts_with = "json")]
     urls: bool,
     #[command(flatten)]
-    time: TimeArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    list: ListArgs<Filter>,
 }
 
 /// The values are not prose, so they are not cut to the terminal's width: half a URL is useless.
@@ -51,13 +47,12 @@ impl Results {
     /// # Errors
     /// If PostgreSQL does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let filter = Filter { kind: self.kind, ..self.filter.clone() };
-        let period = self.time.period();
-        let query = ResultsQuery { filter, period, page: PageRequest::default() };
+        let mut query = self.list.listing();
+        query.filter.kind = self.kind;
         let pool = query_pool(settings)?;
         if self.urls {
-            return self.output.print_lines(&pool, query, ResultItem::whole_url).await;
+            return self.list.output.print_lines(&pool, query, ResultItem::whole_url).await;
         }
-        self.output.print_list(&pool, query, RESULTS).await
+        self.list.output.print_list(&pool, query, RESULTS).await
     }
 }

@@ -44,7 +44,8 @@ impl Settings {
     /// # Errors
     /// As [`Settings::load`].
     pub fn show(file: Option<&Path>) -> Result<String, SettingsError> {
-        Self::load(file)?;
+        let [settings, default_settings] = [Self::load(file)?, Self::defaults()]
+            .map(|settings| serde_json::to_value(settings).unwrap_or_default());
         let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         let in_force = layers(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))?;
         let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
@@ -56,8 +57,10 @@ impl Settings {
                 let blank = if text.is_empty() { "" } else { "\n" };
                 let _ = writeln!(text, "{blank}[{section}]");
             } else if let Some((name, _)) = line.split_once(" = ") {
-                let key = format!("{section}.{name}");
-                let (value, default) = (shown(&in_force, &key), shown(&defaults, &key));
+                let shown = |layers, settings: &serde_json::Value| {
+                    shown(layers, section, name, &settings[section][name])
+                };
+                let (value, default) = (shown(&in_force, &settings), shown(&defaults, &default_settings));
                 let comment = if value == default { String::new() } else { format!(" # default: {default}") };
                 let _ = writeln!(text, "{name} = {value}{comment}");
             }
@@ -144,28 +147,13 @@ fn layers(
         .map_err(|error| unreadable(error, file))
 }
 
-/// Settings that can contain a secret.
-const SECRETS: [&str; 7] = [
-    "admin.token",
-    "auth.webhook_secrets",
-    "auth.url_tokens",
-    "database.url",
-    "eachlabs.api_key",
-    "eachlabs.webhook_url",
-    "traces.otlp_headers",
-];
-
-/// A value as TOML; a secret as `"(not shown)"`.
-fn shown(layers: &Config, key: &str) -> String {
-    let Ok(value) = layers.get::<Value>(key) else { return "\"\"".to_owned() };
-    let is_empty = match &value.kind {
-        ValueKind::String(text) => text.is_empty(),
-        ValueKind::Array(items) => items.is_empty(),
-        _ => false,
-    };
-    if SECRETS.contains(&key) && !is_empty {
-        return "\"(not shown)\"".to_owned();
+/// A value as TOML; a secret as `"(not shown)"`. `setting` is the serialized setting: the types of secrets serialize
+/// without their value.
+fn shown(layers: &Config, section: &str, name: &str, setting: &serde_json::Value) -> String {
+    if setting.as_str().is_some_and(|text| text.ends_with("not shown)")) {
+        return quoted(NOT_SHOWN);
     }
+    let Ok(value) = layers.get::<Value>(&format!("{section}.{name}")) else { return "\"\"".to_owned() };
     match value.kind {
         ValueKind::Array(items) => {
             let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();

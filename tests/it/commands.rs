@@ -513,6 +513,7 @@ fn the_settings_in_force_are_shown_without_secrets() {
     show.env("DATABASE_URL", "postgres://user:hidden-password@host/name");
     let secrets = [
         ("ADMIN__TOKEN", "hidden-admin-token-12345"),
+        ("ADMIN__TOKENS", "anna:read:hidden-admin-token-67890"),
         ("AUTH__WEBHOOK_SECRETS", "hidden-webhook-secret-1,hidden-webhook-secret-2"),
         ("AUTH__URL_TOKENS", "hidden-url-token-1234567"),
         ("EACHLABS__API_KEY", "hidden-api-key"),

@@ -13,7 +13,7 @@ use super::executions::{Execution, Executions};
 use super::expected::{Expected, ExpectedQuery};
 use super::page::{List, ListRow, Position};
 use super::results::{ResultItem, ResultsQuery};
-use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
+use super::{Choice, ListFilter, Listing, Page, Query, SCAN_LIMIT};
 use crate::db::Transaction;
 
 columns! {
@@ -86,22 +86,10 @@ pub(crate) enum Complete {
 }
 
 /// Lists bulks with at least one execution, and registered ones, newest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Bulks {
-    pub(crate) complete: Option<Complete>,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
-}
+pub(crate) type Bulks = Listing<Option<Complete>>;
 
-impl ListQuery for Bulks {
+impl ListFilter for Option<Complete> {
     type Row = Bulk;
-
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.complete
-    }
 }
 
 impl Query for Bulks {
@@ -115,11 +103,11 @@ impl Query for Bulks {
             self.period.start(),
             after.at,
             after.id,
-            self.complete.map(Choice::as_str),
+            self.filter.map(Choice::as_str),
             SCAN_LIMIT,
             self.page.rows()
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, &self.filter))
     }
 }
 

@@ -9,7 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, ListRow, Position};
-use super::{EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, TimeRange, omitted};
+use super::{
+    EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, TimeRange, omitted,
+};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -66,22 +68,10 @@ pub(crate) struct Filter {
 }
 
 /// Lists conflicts, newest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Conflicts {
-    pub(crate) filter: Filter,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
-}
+pub(crate) type Conflicts = Listing<Filter>;
 
-impl ListQuery for Conflicts {
+impl ListFilter for Filter {
     type Row = Conflict;
-
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.filter
-    }
 }
 
 impl Query for Conflicts {
@@ -100,7 +90,7 @@ impl Query for Conflicts {
             EXCERPT_CHARS,
             None::<i64>
         );
-        Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
+        Ok(self.page.page(rows.fetch_all(transaction).await?, &self.filter))
     }
 }
 

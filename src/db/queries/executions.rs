@@ -15,8 +15,8 @@ use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
-    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT,
-    Scope, TimeRange, omitted,
+    EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Query, SCAN_LIMIT, Scope,
+    omitted,
 };
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
@@ -245,12 +245,7 @@ LIMIT $11"#;
 }
 
 /// Lists executions, newest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Executions {
-    pub(crate) filter: Filter,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
-}
+pub(crate) type Executions = Listing<Filter>;
 
 impl Executions {
     /// The first page of a bulk's executions.
@@ -260,15 +255,8 @@ impl Executions {
     }
 }
 
-impl ListQuery for Executions {
+impl ListFilter for Filter {
     type Row = Execution;
-
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.filter
-    }
 }
 
 impl Query for Executions {
@@ -304,7 +292,7 @@ impl Query for Executions {
         } else {
             fetch!(prefix: "", "", order: "")
         };
-        Ok(self.page.page(rows, self.filter()))
+        Ok(self.page.page(rows, &self.filter))
     }
 }
 

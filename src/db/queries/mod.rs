@@ -79,6 +79,36 @@ pub(crate) trait ListQuery: Query<Answer = Page<<Self as ListQuery>::Row>> {
     }
 }
 
+/// A list with a filter and a period, newest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listing<F> {
+    pub(crate) filter: F,
+    pub(crate) period: TimeRange,
+    pub(crate) page: PageRequest,
+}
+
+/// The filter of a [`Listing`].
+pub(crate) trait ListFilter: Debug {
+    type Row: ListRow;
+
+    const EXPORT_LIMIT: i64 = MAX_LIMIT;
+}
+
+impl<F: ListFilter> ListQuery for Listing<F>
+where
+    Self: Query<Answer = Page<F::Row>>,
+{
+    type Row = F::Row;
+    const EXPORT_LIMIT: i64 = F::EXPORT_LIMIT;
+
+    fn page(&mut self) -> &mut PageRequest {
+        &mut self.page
+    }
+    fn filter(&self) -> &dyn Debug {
+        &self.filter
+    }
+}
+
 // Parameters of the API and of the command line.
 #[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]

@@ -12,9 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
-use super::{
-    EXCERPT_CHARS, ListQuery, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, TimeRange, omitted,
-};
+use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, Query, SCAN_LIMIT, omitted};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -156,22 +154,10 @@ LIMIT $10"#;
 }
 
 /// Lists predictions, newest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Predictions {
-    pub(crate) filter: Filter,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
-}
+pub(crate) type Predictions = Listing<Filter>;
 
-impl ListQuery for Predictions {
+impl ListFilter for Filter {
     type Row = Prediction;
-
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.filter
-    }
 }
 
 impl Query for Predictions {
@@ -198,7 +184,7 @@ impl Query for Predictions {
         } else {
             fetch!(prefix: "", "", order: "", filter: "")
         };
-        Ok(self.page.page(rows, self.filter()))
+        Ok(self.page.page(rows, &self.filter))
     }
 }
 

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::columns::columns;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
-use super::{Choice, ListQuery, MAX_TEXT, Page, PageRequest, Query, SCAN_LIMIT, Scope, TimeRange};
+use super::{Choice, ListFilter, Listing, MAX_TEXT, Page, Query, SCAN_LIMIT, Scope};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -183,12 +183,7 @@ macro_rules! sources {
 }
 
 /// Lists results: the newest executions and predictions first, and the results of each in their order.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ResultsQuery {
-    pub(crate) filter: Filter,
-    pub(crate) period: TimeRange,
-    pub(crate) page: PageRequest,
-}
+pub(crate) type ResultsQuery = Listing<Filter>;
 
 impl ResultsQuery {
     /// The first page of the results of an execution.
@@ -204,17 +199,10 @@ impl ResultsQuery {
     }
 }
 
-impl ListQuery for ResultsQuery {
+impl ListFilter for Filter {
     type Row = ResultItem;
     /// Larger than for other lists, because PostgreSQL reads a payload again for each page.
     const EXPORT_LIMIT: i64 = 5_000;
-
-    fn page(&mut self) -> &mut PageRequest {
-        &mut self.page
-    }
-    fn filter(&self) -> &dyn Debug {
-        &self.filter
-    }
 }
 
 impl Query for ResultsQuery {
@@ -303,7 +291,7 @@ impl ResultsQuery {
     /// A page with another one after `reached`, or after its last item.
     fn page_with_next(&self, items: Vec<ResultItem>, reached: Option<Position>) -> Page<ResultItem> {
         let reached = reached.or_else(|| items.last().map(ResultItem::position));
-        let next = reached.map(|reached| reached.cursor(ResultItem::LIST, self.filter()));
+        let next = reached.map(|reached| reached.cursor(ResultItem::LIST, &self.filter));
         Page { items, next }
     }
 

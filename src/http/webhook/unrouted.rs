@@ -16,6 +16,12 @@ pub(super) struct UnroutedRequests {
     wrong_method: LineLimit,
 }
 
+fn warn(limit: &LineLimit, message: &str) {
+    if let Some(count) = limit.count() {
+        tracing::warn!(count, "{message}");
+    }
+}
+
 impl UnroutedRequests {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let [double_slash, unknown_path, wrong_method] = <[LineLimit; 3]>::default();
@@ -30,36 +36,30 @@ impl UnroutedRequests {
         }
         if uri.path().contains("//") {
             self.metrics.unrouted(Unrouted::DoubleSlash);
-            if let Some(count) = self.double_slash.count() {
-                tracing::warn!(
-                    count,
-                    "a webhook was answered 404 because its path has two slashes (//): correct the webhook_url of the \
-                     workflow, or the address that a proxy passes requests to"
-                );
-            }
+            warn(
+                &self.double_slash,
+                "a webhook was answered 404 because its path has two slashes (//): correct the webhook_url of the \
+                 workflow, or the address that a proxy passes requests to",
+            );
             return Problem::NotFound { hint: "The path has two slashes (//): check webhook_url." };
         }
         self.metrics.unrouted(Unrouted::UnknownPath);
-        if let Some(count) = self.unknown_path.count() {
-            tracing::warn!(
-                count,
-                "a POST to an unknown path was answered 404: if it was a webhook, correct the webhook_url of the \
-                 workflow. Its path must be /webhooks/workflow-completed, with or without a token after it"
-            );
-        }
+        warn(
+            &self.unknown_path,
+            "a POST to an unknown path was answered 404: if it was a webhook, correct the webhook_url of the workflow. \
+             Its path must be /webhooks/workflow-completed, with or without a token after it",
+        );
         Problem::NotFound { hint: "Send webhooks to /webhooks/workflow-completed." }
     }
 
     pub(super) fn method_not_allowed(&self) -> Problem {
         self.metrics.answered(405);
         self.metrics.unrouted(Unrouted::WrongMethod);
-        if let Some(count) = self.wrong_method.count() {
-            tracing::warn!(
-                count,
-                "a request to the path of webhooks was answered 405 because it is not a POST: if it was a webhook, use \
-                 a webhook_url that is not redirected. A redirect, such as from http to https, changes POST to GET"
-            );
-        }
+        warn(
+            &self.wrong_method,
+            "a request to the path of webhooks was answered 405 because it is not a POST: if it was a webhook, use a \
+             webhook_url that is not redirected. A redirect, such as from http to https, changes POST to GET",
+        );
         Problem::MethodNotAllowed { allowed: "Use POST." }
     }
 }

@@ -70,7 +70,7 @@ impl<'f> Wal<'f> {
         let plausible = page_size.is_power_of_two() && (512..=65_536).contains(&page_size);
         let page_size = if plausible { page_size } else { 4096 };
         let mut wal = Self { file, header, page_size, salt: [0; 8] };
-        if wal.header_checksum() == Some((number(&header[24..]), number(&header[28..]))) {
+        if wal.header_checksum().is_some() {
             wal.salt.copy_from_slice(&header[16..24]);
         } else {
             file.read_exact_at(&mut wal.salt, HEADER_BYTES + 8)?;
@@ -80,9 +80,7 @@ impl<'f> Wal<'f> {
 
     pub(in crate::spool) fn examine(&self) -> io::Result<Findings> {
         let mut findings = Findings::default();
-        let mut sum = self
-            .header_checksum()
-            .filter(|sum| *sum == (number(&self.header[24..]), number(&self.header[28..])));
+        let mut sum = self.header_checksum();
         let mut sequence = None;
         let mut frames = 0;
         self.for_each(|header, page| {
@@ -142,10 +140,11 @@ impl<'f> Wal<'f> {
         Ok(())
     }
 
-    /// The checksum that the header should have; `None` when the header has another format.
+    /// The checksum of the header; `None` if it is wrong, or the header has another format.
     fn header_checksum(&self) -> Option<(u32, u32)> {
         let magic = number(&self.header) & !1;
-        (magic == 0x377f_0682).then(|| self.checksum((0, 0), &self.header[..24]))
+        let sum = (magic == 0x377f_0682).then(|| self.checksum((0, 0), &self.header[..24]));
+        sum.filter(|sum| *sum == (number(&self.header[24..]), number(&self.header[28..])))
     }
 
     fn checksum(&self, (mut a, mut b): (u32, u32), bytes: &[u8]) -> (u32, u32) {

@@ -12,7 +12,7 @@ use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 impl FromQuery for Bulks {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
         let complete = p.choice("complete")?;
-        Ok(Self { complete, period: p.period()?, page: p.page::<Self>(&complete)? })
+        Ok(Self { filter: complete, period: p.period()?, page: p.page::<Self>(&complete)? })
     }
 }
 

@@ -26,7 +26,7 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         Err(error) => (TimeRange::default(), Some(error)),
     };
     let page = params.page::<Bulks>(&complete);
-    let page = console.run(&Bulks { complete, period, page }).await?;
+    let page = console.run(&Bulks { filter: complete, period, page }).await?;
     Ok(html! {
         div.head { h1 { "Bulks" } a.button href="/expected" { "Expected executions" } }
         form.search role="search" action="/executions" {

@@ -48,7 +48,7 @@ async fn overdue_executions(console: &Console) -> Result<Item, QueryError> {
 }
 
 async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {
-    let query = Bulks { complete: Some(Complete::No), period: TimeRange::default(), page: first_rows() };
+    let query = Bulks { filter: Some(Complete::No), period: TimeRange::default(), page: first_rows() };
     let page = console.run(&query).await?;
     Ok(Item {
         kind: "warn",
