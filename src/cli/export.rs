@@ -105,7 +105,7 @@ impl ExportList {
                 write(pool, query, format.encoding(), out).await
             }
             Self::Bulks { format, complete, time } => {
-                let query = Bulks { complete: *complete, period: time.period(), page };
+                let query = Bulks { filter: *complete, period: time.period(), page };
                 write(pool, query, format.encoding(), out).await
             }
         }
