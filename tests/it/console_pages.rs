@@ -520,7 +520,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     assert!(!shown.contains("1 one"), "{shown}");
     let overview = page(&receiver, "/").await;
     assert!(
-        overview.contains("href=\"/expected?state=overdue\"") && overview.contains("executions are overdue")
+        overview.contains("href=\"/expected?state=overdue\"") && overview.contains("execution is overdue")
     );
     let shown = text(&page(&receiver, "/expected?state=overdue").await);
     assert!(shown.contains("two overdue") || shown.contains("two Bulk b overdue"), "{shown}");

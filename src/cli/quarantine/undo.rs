@@ -86,7 +86,7 @@ impl Undo {
             let before = not_undone;
             for id in ids {
                 match connection.undo_retry(*id).await? {
-                    Undone::Undone(executions) => {
+                    Undone::Restored(executions) => {
                         undone += 1;
                         let executions = executions.join(", ");
                         print_line(format_args!(

@@ -19,7 +19,7 @@ use crate::execution::Kind;
 #[derive(Debug)]
 pub(crate) enum Undone {
     /// The entry is in quarantine again. These executions and predictions are as they were before the retry.
-    Undone(Vec<String>),
+    Restored(Vec<String>),
     /// Nothing was changed, for this reason.
     Refused(String),
     /// No retry of the entry is stored.
@@ -395,7 +395,7 @@ impl DbConnection {
             .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
-        Ok(Undone::Undone(ids))
+        Ok(Undone::Restored(ids))
     }
 }
 

@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use tokio::time::Instant;
 
 /// A limit counts the failures of this period, from the first one.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 /// Failures of one address. An IPv6 address counts with its whole /64 network.
 const MAX_OF_ADDRESS: u32 = 10;
 /// Failures of all addresses together.
@@ -84,7 +84,7 @@ fn network(address: IpAddr) -> IpAddr {
             let [a, b, c, d, ..] = address.segments();
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

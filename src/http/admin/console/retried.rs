@@ -104,7 +104,7 @@ async fn undo_all(connection: &mut DbConnection, ids: &[i64]) -> Result<String, 
     let (mut undone, mut refused) = (Vec::new(), Vec::new());
     for id in ids {
         match connection.undo_retry(*id).await.map_err(|error| error.to_string())? {
-            Undone::Undone(executions) => undone.extend(executions),
+            Undone::Restored(executions) => undone.extend(executions),
             Undone::Refused(why) => refused.push(format!("{id}: {why}")),
             Undone::Absent => refused.push(format!("{id}: no retry can be undone")),
         }

@@ -19,7 +19,8 @@ pub(super) struct Item {
     kind: &'static str,
     /// The number and whether there are more.
     number: (i64, bool),
-    text: &'static str,
+    /// The text after the number 1, and after any other number.
+    text: [&'static str; 2],
     href: &'static str,
 }
 
@@ -37,13 +38,18 @@ pub(super) async fn items(console: &Console) -> Result<Vec<Item>, QueryError> {
 
 async fn quarantine(console: &Console) -> Result<Item, QueryError> {
     let page = console.run(&Quarantine { page: first_rows(), ..Quarantine::default() }).await?;
-    Ok(Item { kind: "bad", number: counted(&page), text: "webhooks in quarantine", href: "/quarantine" })
+    Ok(Item {
+        kind: "bad",
+        number: counted(&page),
+        text: ["webhook in quarantine", "webhooks in quarantine"],
+        href: "/quarantine",
+    })
 }
 
 async fn overdue_executions(console: &Console) -> Result<Item, QueryError> {
     let filter = expected::Filter { bulk: None, state: Some(ExpectedState::Overdue) };
     let page = console.run(&ExpectedQuery { filter, page: first_rows() }).await?;
-    let text = "executions are overdue";
+    let text = ["execution is overdue", "executions are overdue"];
     Ok(Item { kind: "bad", number: counted(&page), text, href: "/expected?state=overdue" })
 }
 
@@ -53,7 +59,7 @@ async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {
     Ok(Item {
         kind: "warn",
         number: counted(&page),
-        text: "bulks are incomplete",
+        text: ["bulk is incomplete", "bulks are incomplete"],
         href: "/bulks?complete=no",
     })
 }
@@ -62,7 +68,8 @@ async fn conflicts(console: &Console) -> Result<Item, QueryError> {
     let from = OffsetDateTime::now_utc() - Duration::DAY;
     let period = TimeRange { from: Some(from), to: None };
     let page = console.run(&Conflicts { period, page: first_rows(), ..Conflicts::default() }).await?;
-    let text = "webhooks contradict a recorded result (24 h)";
+    let text =
+        ["webhook contradicts a recorded result (24 h)", "webhooks contradict a recorded result (24 h)"];
     Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?from=24h" })
 }
 
@@ -84,7 +91,7 @@ pub(super) fn list(items: &[Item]) -> Markup {
                     li {
                         a href=(item.href) {
                             (badge(item.kind, html! { (count(item.number.0)) @if item.number.1 { "+" } }))
-                            " " (item.text)
+                            " " (item.text[usize::from(item.number != (1, false))])
                         }
                     }
                 }
