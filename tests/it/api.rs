@@ -148,7 +148,7 @@ async fn failures_are_grouped_by_cause_or_step_most_frequent_first() {
     let late = json!(["w", null, null, "late", 3, "late 2"]);
     let timeout = json!(["v", null, "ExecutionFailed", "Model Timeout after 30s", 1, "failed"]);
     assert_eq!(groups(&by_cause), [late.clone(), timeout.clone()]);
-    assert_eq!((&by_cause["failed"], &by_cause["complete"]), (&json!(4), &json!(true)));
+    assert_eq!((&by_cause["failed"], &by_cause["partial"]), (&json!(4), &json!(false)));
     let by_step = get_json(&receiver, "/api/v1/failures?by=step").await;
     let (a, d) = (json!(["w", "a", "E", null, 3, "late 2"]), json!(["w", "d", null, "too large", 1, "step"]));
     assert_eq!(groups(&by_step), [a.clone(), d]);
@@ -158,7 +158,7 @@ async fn failures_are_grouped_by_cause_or_step_most_frequent_first() {
     let first = get_json(&receiver, "/api/v1/failures?limit=1").await;
     assert_eq!((groups(&first), &first["failed"]), (vec![late], &json!(4)), "all are counted");
     let none = get_json(&receiver, "/api/v1/failures?by=step&workflow=none").await;
-    assert_eq!(none, json!({ "groups": [], "failed": 0, "complete": true, "since": null }));
+    assert_eq!(none, json!({ "groups": [], "failed": 0, "partial": false, "since": null }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +282,7 @@ async fn failed_steps_are_found_after_many_failures_without_steps() {
         SELECT 'e' || n, 'w', 'failed', '{}', 1, now(), now() FROM generate_series(1, 1100) AS n";
     sqlx::raw_sql(without).execute(&mut receiver.connection().await).await.unwrap();
     let failures = get_json(&receiver, "/api/v1/failures?by=step").await;
-    assert_eq!((&failures["failed"], &failures["complete"]), (&json!(1), &json!(true)));
+    assert_eq!((&failures["failed"], &failures["partial"]), (&json!(1), &json!(false)));
     assert_eq!(failures["groups"][0]["error_cause"], "too large");
 }
 

@@ -219,8 +219,8 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
     for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
         let text = text(&page(&receiver, path).await);
-        assert!(text.contains("incomplete 1 still running, 17 missing"), "{path}: {text}");
-        assert!(text.contains("1 completed 1 failed 1 running 17 missing"), "{path}: {text}");
+        assert!(text.contains("incomplete 18 missing, 1 still running"), "{path}: {text}");
+        assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
     }
     assert!(page(&receiver, "/bulks?complete=yes").await.contains("No bulk matches"));
     let html = page(&receiver, "/bulks/b%201").await;
