@@ -176,15 +176,17 @@ async fn rows_received_by_a_slow_clock_expire_by_the_time_when_postgresql_record
         }
     };
     let limits = ["EXECUTIONS", "PAYLOADS", "CONFLICTS", "QUARANTINE"].map(|kind| (kind, "2d"));
-    let all =
-        json!({ "executions": 1, "payloads": 0, "expected": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
-    let none =
-        json!({ "executions": 0, "payloads": 0, "expected": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
+    let all = json!({ "executions": 1, "payloads": 0, "expected": 0, "quarantine_retries": 0, "bulks": 1, "conflicts": 1, "quarantine": 1 });
+    let none = json!({ "executions": 0, "payloads": 0, "expected": 0, "quarantine_retries": 0, "bulks": 0, "conflicts": 0, "quarantine": 0 });
 
     deliver().await;
     behind().await;
     assert_eq!(pruned(&receiver, &limits), none, "recorded just now");
-    assert_eq!(pruned(&receiver, &limits[1..2]), json!({ "payloads": 0 }), "recorded just now");
+    assert_eq!(
+        pruned(&receiver, &limits[1..2]),
+        json!({ "payloads": 0, "quarantine_retries": 0 }),
+        "recorded just now"
+    );
 
     // The latest delivery counts, not the first.
     age_by_three_days(&receiver).await;
@@ -210,6 +212,6 @@ async fn a_replacement_expires_by_the_time_when_postgresql_recorded_it() {
     let limits = [("EXECUTIONS", "2d"), ("PAYLOADS", "1d")];
     assert_eq!(
         pruned(&receiver, &limits),
-        json!({ "executions": 0, "payloads": 0, "expected": 0, "bulks": 0 })
+        json!({ "executions": 0, "payloads": 0, "expected": 0, "quarantine_retries": 0, "bulks": 0 })
     );
 }

@@ -51,7 +51,11 @@ async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed()
     }
     age_by_three_days(&receiver).await;
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": bodies().len() }));
-    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 0 }), "removed only once");
+    assert_eq!(
+        pruned(&receiver, &[("PAYLOADS", "2d")]),
+        json!({ "payloads": 0, "quarantine_retries": 0 }),
+        "removed only once"
+    );
 
     for body in bodies() {
         receiver.accept(&body).await;
@@ -183,7 +187,10 @@ async fn rollups_outlive_their_executions_and_a_bulk_is_removed_with_its_last_ex
     let history = "SELECT (SELECT jsonb_agg(h) FROM failure_rates AS h) AS hours, (SELECT jsonb_agg(d) FROM costs AS d) AS days";
     let before = receiver.row(history).await;
     let limits = [("EXECUTIONS", "2d")];
-    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 2, "expected": 0, "bulks": 0 }));
+    assert_eq!(
+        pruned(&receiver, &limits),
+        json!({ "executions": 2, "expected": 0, "quarantine_retries": 0, "bulks": 0 })
+    );
     let bulk = "SELECT received, completed FROM bulks WHERE bulk_id = 'b'";
     assert_eq!(receiver.row(bulk).await, json!({ "received": 3, "completed": 3 }));
     assert_eq!(receiver.row(history).await, before);
@@ -194,7 +201,10 @@ async fn rollups_outlive_their_executions_and_a_bulk_is_removed_with_its_last_ex
     assert_eq!(receiver.row(bulk).await["received"], 4);
 
     age_by_three_days(&receiver).await;
-    assert_eq!(pruned(&receiver, &limits), json!({ "executions": 3, "expected": 0, "bulks": 1 }));
+    assert_eq!(
+        pruned(&receiver, &limits),
+        json!({ "executions": 3, "expected": 0, "quarantine_retries": 0, "bulks": 1 })
+    );
     assert_eq!(receiver.row("SELECT bulk_id FROM bulks").await, json!({ "bulk_id": "announced" }));
     receiver.accept(body("4")).await;
     assert_eq!(receiver.row(bulk).await["received"], 1, "the bulk is new");
