@@ -83,19 +83,8 @@ fn complete(bulk: &Bulk) -> String {
 
 /// Whether the bulk is complete, and if not, why.
 fn complete_with_reason(bulk: &Bulk) -> String {
-    let Bulk { expected: Some(expected), missing: Some(missing), received, other, .. } = *bulk else {
-        return complete(bulk);
-    };
-    let mut reasons = Vec::new();
-    if missing > 0 {
-        reasons.push(format!("{missing} missing"));
-    }
-    if received > expected {
-        reasons.push(format!("{} more than expected", received - expected));
-    }
-    if other > 0 {
-        reasons.push(format!("{other} still running"));
-    }
+    let reasons =
+        if bulk.expected.is_some() { bulk.reasons(|number| number.to_string()) } else { Vec::new() };
     if reasons.is_empty() { complete(bulk) } else { format!("{}: {}", complete(bulk), reasons.join(", ")) }
 }
 

@@ -271,7 +271,7 @@ async fn a_bulk_completes_on_the_page_without_a_reload() {
     browser.look(1_280, 900, "light").await;
     browser.open(&format!("{}/bulks/spring-catalogue", receiver.admin)).await;
     let shown = text(&browser).await;
-    assert!(shown.contains("1 still running, 1 missing"), "{shown}");
+    assert!(shown.contains("2 missing (1 of them still running)"), "{shown}");
     browser.client.execute("window.sameDocument = true", Vec::new()).await.unwrap();
     receiver.accept(photo(&files, 12, "completed")).await;
     until(async || text(&browser).await.contains("incomplete 1 missing")).await;
@@ -366,7 +366,7 @@ async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
     for (path, name, shown) in [
         ("/", "overview", "Failures"),
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001", "execution", "upscale"),
-        ("/bulks/spring-catalogue", "bulk", "1 still running, 1 missing"),
+        ("/bulks/spring-catalogue", "bulk", "2 missing (1 of them still running)"),
         (&*mapping, "quarantine", "A retry would record 1 execution"),
     ] {
         // The preview is below the mapping.

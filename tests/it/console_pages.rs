@@ -219,7 +219,7 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
     for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
         let text = text(&page(&receiver, path).await);
-        assert!(text.contains("incomplete 18 missing, 1 still running"), "{path}: {text}");
+        assert!(text.contains("incomplete 18 missing (1 of them still running)"), "{path}: {text}");
         assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
     }
     assert!(page(&receiver, "/bulks?complete=yes").await.contains("No bulk matches"));

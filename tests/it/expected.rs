@@ -279,13 +279,15 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     receiver.accept(with(ended("2"), json!({ "status": "running" }))).await;
     receiver.wait_until_recorded().await;
     let (bulk, _) = run(&receiver, &["bulks", "b"]);
-    for part in
-        ["complete        no: 2 missing, 1 still running\n", "rejected        1 inputs\n", "order=1234"]
-    {
+    for part in [
+        "complete        no: 2 missing (1 of them still running)\n",
+        "rejected        1 inputs\n",
+        "order=1234",
+    ] {
         assert!(bulk.contains(part), "{part}: {bulk}");
     }
     let (bulks, _) = run(&receiver, &["bulks", "--complete", "no"]);
-    assert!(bulks.contains("no: 2 missing, 1 still running"), "{bulks}");
+    assert!(bulks.contains("no: 2 missing (1 of them still running)"), "{bulks}");
     let (missing, _) = run(&receiver, &["expected", "--state", "missing", "--json"]);
     let ids =
         missing.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["execution_id"].clone());

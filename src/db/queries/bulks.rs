@@ -57,6 +57,28 @@ hidden {
 }
 }
 
+impl Bulk {
+    /// Why the bulk is incomplete, or has more executions than expected: `3 missing (1 of them still running)`.
+    pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
+        let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));
+        let extra = self.expected.map_or(0, |expected| i64::from(self.received) - i64::from(expected));
+        let is_part = (1..=missing).contains(&running);
+        let mut reasons = Vec::new();
+        if is_part {
+            reasons.push(format!("{} missing ({} of them still running)", number(missing), number(running)));
+        } else if missing > 0 {
+            reasons.push(format!("{} missing", number(missing)));
+        }
+        if extra > 0 {
+            reasons.push(format!("{} more than expected", number(extra)));
+        }
+        if running > 0 && !is_part {
+            reasons.push(format!("{} still running", number(running)));
+        }
+        reasons
+    }
+}
+
 impl ListRow for Bulk {
     const LIST: List = List::Bulks;
 

@@ -108,26 +108,15 @@ pub(super) fn without_webhook(bulk: &Bulk) -> i64 {
 
 /// The state of a bulk as a badge, and the reasons in words.
 pub(super) fn state(bulk: &Bulk) -> Markup {
-    let (running, missing) = (i64::from(bulk.other), bulk.missing.map_or(0, i64::from));
-    let extra = -without_webhook(bulk);
-    let mut reasons = Vec::new();
-    if missing > 0 {
-        reasons.push(format!("{} missing", count(missing)));
-    }
-    if extra > 0 {
-        reasons.push(format!("{} more than expected", count(extra)));
-    }
-    if running > 0 {
-        reasons.push(format!("{} still running", count(running)));
-    }
+    let mut reasons = bulk.reasons(count);
     if bulk.expected.is_none() {
         reasons.push("the size is not set".to_owned());
     }
     let (kind, name) = match bulk.complete {
-        Some(true) if bulk.failed > 0 || extra > 0 => ("warn", "complete"),
+        Some(true) if bulk.failed > 0 || without_webhook(bulk) < 0 => ("warn", "complete"),
         Some(true) => ("ok", "complete"),
         Some(false) => ("run", "incomplete"),
-        None if running > 0 => ("run", "running"),
+        None if bulk.other > 0 => ("run", "running"),
         None => ("muted", "received"),
     };
     html! { (badge(kind, html! { (name) })) " " span.reasons { (reasons.join(", ")) } }
@@ -193,8 +182,8 @@ mod tests {
     fn the_state_of_a_bulk_says_why_it_is_incomplete() {
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
-            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing, 3 still running"),
-            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing, 2 still running"),
+            (bulk(Some(10), 6, 1, 3), "incomplete 3 missing (3 of them still running)"),
+            (bulk(Some(10), 5, 0, 2), "incomplete 5 missing (2 of them still running)"),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(None, 2, 0, 1), "running 1 still running, the size is not set"),
             (bulk(None, 2, 0, 0), "received the size is not set"),
