@@ -281,7 +281,7 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     let (bulk, _) = run(&receiver, &["bulks", "b"]);
     for part in [
         "complete        no: 2 missing (1 of them still running)\n",
-        "rejected        1 inputs\n",
+        "rejected        1 input\n",
         "order=1234",
     ] {
         assert!(bulk.contains(part), "{part}: {bulk}");
