@@ -59,8 +59,9 @@ const COLUMNS: [(&str, &str); 3] = [
     (
         "executions",
         "authenticated_by bulk_id completed_at conflict_bytes conflicts conflicts_dropped deliveries error error_cause \
-         execution_id first_received_at last_received_at output output_sha256 payload payload_bytes payload_removed_at payload_sha256 recorded_at redeliveries reference fetched_from started_at status \
-         step_failed total_cost workflow_id",
+         execution_id fetched_from first_received_at last_received_at output output_sha256 payload payload_bytes \
+         payload_removed_at payload_sha256 recorded_at redeliveries reference started_at status step_failed total_cost \
+         workflow_id",
     ),
     (
         "execution_conflicts",
