@@ -50,7 +50,10 @@ async fn duplicates_and_conflicts_are_recognised_after_the_payload_was_removed()
         receiver.accept(body).await;
     }
     age_by_three_days(&receiver).await;
-    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": bodies().len() }));
+    assert_eq!(
+        pruned(&receiver, &[("PAYLOADS", "2d")]),
+        json!({ "payloads": bodies().len(), "quarantine_retries": 0 })
+    );
     assert_eq!(
         pruned(&receiver, &[("PAYLOADS", "2d")]),
         json!({ "payloads": 0, "quarantine_retries": 0 }),
@@ -90,7 +93,10 @@ async fn equal_numbers_are_duplicates_and_others_conflicts_before_and_after_the_
         receiver.accept(NUMBERS).await;
         if removed {
             age_by_three_days(&receiver).await;
-            assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1 }));
+            assert_eq!(
+                pruned(&receiver, &[("PAYLOADS", "2d")]),
+                json!({ "payloads": 1, "quarantine_retries": 0 })
+            );
         }
         receiver.accept(NUMBERS_REWRITTEN).await;
         let stored = "SELECT deliveries, conflicts FROM executions";
@@ -122,7 +128,7 @@ async fn a_non_terminal_status_without_payload_is_replaced_with_the_payload_of_t
     let receiver = TestReceiver::start().await;
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     age_by_three_days(&receiver).await;
-    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1 }));
+    assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")]), json!({ "payloads": 1, "quarantine_retries": 0 }));
     receiver.accept(with(execution("e", "running"), json!({ "output": "draft" }))).await;
     let row = "SELECT status, output, payload_removed_at IS NULL AS kept, output_sha256 IS NULL AS plain FROM executions";
     let removed = json!({ "status": "running", "output": null, "kept": false, "plain": false });
@@ -230,7 +236,10 @@ async fn conflicts_and_quarantine_have_their_own_limits_and_acknowledged_webhook
         receiver.row("SELECT delivered_status AS s FROM conflicts").await,
         json!({ "s": "cancelled" })
     );
-    assert_eq!(pruned(&receiver, &[("QUARANTINE", "2d")]), json!({ "quarantine": 1 }));
+    assert_eq!(
+        pruned(&receiver, &[("QUARANTINE", "2d")]),
+        json!({ "quarantine": 1, "quarantine_retries": 0 })
+    );
     let kept = receiver.rows("SELECT body_text, acknowledged FROM quarantined ORDER BY 1").await;
     let entry = |body, acknowledged| json!({ "body_text": body, "acknowledged": acknowledged });
     assert_eq!(kept, [entry(r#"{"a":2}"#, false), entry("{}", true)]);
