@@ -98,7 +98,9 @@ async fn a_body_over_the_limit_is_413_and_one_at_the_limit_is_recorded() {
         let empty = with(execution(id, "completed"), json!({ "fill": "" })).to_string().len();
         with(execution(id, "completed"), json!({ "fill": "x".repeat(size - empty) })).to_string()
     };
-    let (kind, detail) = problem(receiver.post(fill("over", 2049)).await, 413).await;
+    let response = receiver.post(fill("over", 2049)).await;
+    assert_eq!(response.headers()["connection"], "close", "the rest of the body is not read");
+    let (kind, detail) = problem(response, 413).await;
     assert_eq!(kind, "too-large");
     assert!(detail.contains("2048 bytes") && detail.contains("http.max_body_bytes"), "{detail}");
     // Without Content-Length, the received bytes are counted.

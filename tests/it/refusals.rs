@@ -75,7 +75,7 @@ async fn invalid_parameters_are_problems_that_name_the_allowed_values() {
         ("executions/plain?a=1", "`a` is unknown: this path has no parameters."),
         (
             "export/results?a=1",
-            "`a` is unknown. The parameters are: format, kind, final, execution, workflow, bulk, reference, from, to.",
+            "`a` is unknown. The parameters are: format, kind, final, execution, prediction, workflow, bulk, reference, from, to.",
         ),
         (
             "events?a=2026-03-02T10:00:00Z",

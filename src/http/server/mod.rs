@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use futures_util::FutureExt;
 use futures_util::future::Map;
 use hyper::body::{Body as _, Incoming};
@@ -305,10 +305,14 @@ impl Service<Request<Incoming>> for TrackedService {
             _ => AfterHead::Body,
         };
         slot.head_complete(after);
-        // HTTP/2 has no such header: its connections end with GOAWAY at `PortShutdown::stop`.
-        let closes = self.leaving.is_cancelled() && request.version() != Version::HTTP_2;
+        let announce: fn(ServiceResult) -> ServiceResult = match request.version() {
+            // HTTP/2 has no such header: its connections end with GOAWAY at `PortShutdown::stop`.
+            Version::HTTP_2 => std::convert::identity,
+            _ if self.leaving.is_cancelled() => close_connection,
+            _ => close_after_unread_body,
+        };
         request.extensions_mut().insert(self.connection.clone());
-        self.routes.call(request).map(if closes { close_connection } else { std::convert::identity })
+        self.routes.call(request).map(announce)
     }
 }
 
@@ -317,6 +321,12 @@ fn close_connection(response: ServiceResult) -> ServiceResult {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     })
+}
+
+/// hyper closes a connection with the rest of a large body. A client that does not know it would send the next request there.
+fn close_after_unread_body(response: ServiceResult) -> ServiceResult {
+    let is_unread = |response: &Response<Body>| response.status() == StatusCode::PAYLOAD_TOO_LARGE;
+    if response.as_ref().is_ok_and(is_unread) { close_connection(response) } else { response }
 }
 
 /// Whether an error of `accept` concerns one connection and not the listener.
