@@ -271,7 +271,8 @@ async fn a_dry_run_shows_the_expired_rows_and_removes_nothing() {
     assert_eq!((lines[3][0], lines[4][0]), ("predictions", "prediction_payloads"), "{text}");
     assert_eq!(lines[5][..2], ["expected", "0"], "{text}");
     assert_eq!(lines[6][..2], ["bulks", "1"], "{text}");
-    assert_eq!((lines[7][..2].to_vec(), lines.len()), (vec!["quarantine", "0"], 8), "{text}");
+    assert_eq!(lines[7][..2], ["quarantine", "0"], "{text}");
+    assert_eq!((lines[8][..2].to_vec(), lines.len()), (vec!["quarantine_retries", "0"], 9), "{text}");
 
     let (json, _) = prune(&receiver, &limits, &["--dry-run", "--json"]);
     let first: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
