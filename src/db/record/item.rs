@@ -7,7 +7,7 @@ use crate::db::DbError;
 use crate::delivery::{Delivery, TraceContext};
 use crate::execution::jsonb::{Fit, expansion, fit};
 use crate::execution::steps;
-use crate::execution::{self, Execution, Kind};
+use crate::execution::{self, Execution};
 
 /// PostgreSQL's message in the reason for quarantine is cut to this length: a trigger's message may quote the row.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -22,12 +22,10 @@ pub(crate) enum RecordItem<'a> {
 }
 
 /// Where a delivery is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ItemKind {
-    /// In `executions`.
+    /// In `executions` or `predictions`.
     Execution,
-    /// In `predictions`.
-    Prediction,
     Quarantined,
     /// In `unverified_deliveries`.
     Unverified,
@@ -260,10 +258,7 @@ impl<'a> RecordItem<'a> {
 
     pub(crate) fn kind(&self) -> ItemKind {
         match self {
-            Self::Execution(row) => match row.execution.kind {
-                Kind::Workflow => ItemKind::Execution,
-                Kind::Prediction => ItemKind::Prediction,
-            },
+            Self::Execution(_) => ItemKind::Execution,
             Self::Quarantined(_) => ItemKind::Quarantined,
             Self::Unverified(_) => ItemKind::Unverified,
         }
