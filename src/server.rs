@@ -302,6 +302,7 @@ impl Server {
             reconciler,
             settings: settings.reconcile,
             reconciled_until: ReconciledUntil::new(&settings.spool.dir),
+            storing: std::sync::Mutex::default(),
             health: health.clone(),
             recording,
             stop: stop.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ pub(crate) struct Background {
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) settings: config::Reconcile,
     pub(crate) reconciled_until: ReconciledUntil,
+    /// The latest write of `reconciled_until`.
+    pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
@@ -67,7 +70,7 @@ impl Background {
 
     /// Follows readiness. Stores the time while webhooks are accepted and there is no gap.
     async fn watch_readiness(&self) {
-        let mut ready_at = self.reconciled_until.read();
+        let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
         self.gap.state().since = ready_at;
         let mut stored_at = None;
@@ -89,10 +92,18 @@ impl Background {
         }
     }
 
+    /// Does not wait for the disk. While the disk hangs, no further write begins.
     fn store(&self, time: OffsetDateTime) {
-        if let Err(error) = self.reconciled_until.write(time) {
-            tracing::debug!("the time until which all webhooks were received cannot be stored: {error}");
+        let mut storing = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        if storing.as_ref().is_some_and(|write| !write.is_finished()) {
+            return;
         }
+        let file = self.reconciled_until.clone();
+        *storing = Some(spawn_blocking(move || {
+            if let Err(error) = file.write(time) {
+                tracing::debug!("the time until which all webhooks were received cannot be stored: {error}");
+            }
+        }));
     }
 
     async fn reconcile(&self) {

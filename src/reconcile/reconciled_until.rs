@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 const NAME: &str = "reconciled-until";
+/// The comparison begins this much before the start if the file has no usable time.
+const LOOK_BACK: Duration = Duration::days(1);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ReconciledUntil {
     file: PathBuf,
 }
@@ -20,9 +22,23 @@ impl ReconciledUntil {
         Self { file: spool_dir.join(NAME) }
     }
 
-    /// `None` before the first write, or if the file is not readable.
-    pub(super) fn read(&self) -> Option<OffsetDateTime> {
-        OffsetDateTime::parse(std::fs::read_to_string(&self.file).ok()?.trim(), &Rfc3339).ok()
+    /// `None` before the first write. A file that is damaged, or has a time after `now` because the clock was ahead, shows
+    /// that this is not the first start: then the last day is compared.
+    pub(super) fn read(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let why = match std::fs::read_to_string(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => error.to_string(),
+            Ok(text) => match OffsetDateTime::parse(text.trim(), &Rfc3339) {
+                Ok(time) if time <= now => return Some(time),
+                Ok(_) => "its time is in the future".to_owned(),
+                Err(_) => "it has no time".to_owned(),
+            },
+        };
+        tracing::warn!(
+            "{} cannot be used: {why}. The last day is compared with each::labs",
+            self.file.display()
+        );
+        Some(now - LOOK_BACK)
     }
 
     /// Replaces the file. After a crash it has the old or the new time.
@@ -43,10 +59,22 @@ mod tests {
     fn the_time_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        assert_eq!(ReconciledUntil::new(dir.path()).read(), None);
-        ReconciledUntil::new(dir.path()).write(now).unwrap();
-        assert_eq!(ReconciledUntil::new(dir.path()).read(), Some(now));
-        std::fs::write(dir.path().join(NAME), "damaged").unwrap();
-        assert_eq!(ReconciledUntil::new(dir.path()).read(), None);
+        let file = ReconciledUntil::new(dir.path());
+        assert_eq!(file.read(now), None);
+        file.write(now).unwrap();
+        assert_eq!(ReconciledUntil::new(dir.path()).read(now), Some(now));
+    }
+
+    #[test]
+    fn the_last_day_is_compared_after_a_clock_was_ahead_or_the_file_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let file = ReconciledUntil::new(dir.path());
+        file.write(now + Duration::days(1)).unwrap();
+        assert_eq!(file.read(now), Some(now - LOOK_BACK));
+        for damaged in ["", "damaged"] {
+            std::fs::write(dir.path().join(NAME), damaged).unwrap();
+            assert_eq!(file.read(now), Some(now - LOOK_BACK));
+        }
     }
 }
