@@ -184,6 +184,7 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
     // The workflow becomes known by a webhook.
     let known = stand_in.execute(&trigger("w", &webhook_url(&address), json!({})));
     within(stand_in.deliveries_finished()).await;
+    receiver.wait_until_recorded().await;
     let unsent = |workflow: &str, bulk: Option<&str>, inputs: Value| {
         let bulk = bulk.map(str::to_owned);
         stand_in.execute(&Trigger { bulk, webhook_url: None, ..trigger(workflow, "", inputs) })
