@@ -20,6 +20,7 @@ use crate::http::{self, ConnectionLimits, Limiter, WebhookState};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::{PendingDelivery, SpoolHandle};
+use crate::verification::UnverifiedLimit;
 
 /// Whether jsonb stores all of a JSON text. `None` if jsonb refuses it or would expand it.
 #[must_use]
@@ -77,6 +78,7 @@ impl FuzzServer {
             body_timeout: settings.http.body_timeout,
             long_references: crate::logging::LineLimit::default(),
             traces: None,
+            unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
         };
         let routes = http::webhook_router(state, None);
         let limits = ConnectionLimits {
