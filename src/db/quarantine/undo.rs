@@ -44,7 +44,6 @@ struct RowBefore {
 }
 
 /// The rows of one kind before the retry.
-#[derive(Default)]
 struct TableBefore {
     rows: Vec<RowBefore>,
     /// The conflicts, as a JSON array.
@@ -233,22 +232,22 @@ impl Before {
         transaction: &mut Transaction<'_>,
         recorded: &[(Kind, String)],
     ) -> Result<Self, sqlx::Error> {
-        let mut tables = [Kind::Workflow, Kind::Prediction].map(|kind| (kind, ids_of(recorded, kind)));
-        let [executions, predictions] = &mut tables;
         Ok(Self {
-            executions: Self::lock_table(transaction, executions).await?,
-            predictions: Self::lock_table(transaction, predictions).await?,
+            executions: Self::lock_table(transaction, Kind::Workflow, recorded).await?,
+            predictions: Self::lock_table(transaction, Kind::Prediction, recorded).await?,
         })
     }
 
     async fn lock_table(
         transaction: &mut Transaction<'_>,
-        (kind, ids): &(Kind, Vec<&str>),
+        kind: Kind,
+        recorded: &[(Kind, String)],
     ) -> Result<TableBefore, sqlx::Error> {
+        let ids = ids_of(recorded, kind);
         if ids.is_empty() {
             return Ok(TableBefore { rows: Vec::new(), conflicts: "[]".to_owned() });
         }
-        Ok(for_kind!(kind, lock_before!(transaction, ids)))
+        Ok(for_kind!(kind, lock_before!(transaction, &ids)))
     }
 
     fn row(&self, kind: Kind, id: &str) -> Option<&str> {

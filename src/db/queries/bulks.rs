@@ -58,10 +58,15 @@ hidden {
 }
 
 impl Bulk {
+    /// The number of expected executions without any webhook. Negative if more executions than expected were received.
+    pub(crate) fn without_webhook(&self) -> i64 {
+        self.expected.map_or(0, |expected| i64::from(expected) - i64::from(self.received))
+    }
+
     /// Why the bulk is incomplete, or has more executions than expected: `3 missing (1 of them still running)`.
     pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
         let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));
-        let extra = self.expected.map_or(0, |expected| i64::from(self.received) - i64::from(expected));
+        let extra = -self.without_webhook();
         let is_part = (1..=missing).contains(&running);
         let mut reasons = Vec::new();
         if is_part {

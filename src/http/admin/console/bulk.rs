@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::bulks::{progress, received, without_webhook};
+use super::bulks::{progress, received};
 use super::components::{ago, chip, copy_button, count, empty, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
@@ -194,7 +194,7 @@ async fn missing_executions(
 
 /// What is known about the executions without a webhook.
 fn unreceived(bulk: &Bulk, has_api_key: bool) -> Markup {
-    let number = without_webhook(bulk);
+    let number = bulk.without_webhook();
     html! {
         @if number > 0 {
             p.soft { "No webhook was received for " (plural(number, "expected execution", "expected executions")) "." }

@@ -101,11 +101,6 @@ pub(super) fn received(bulk: &Bulk) -> Markup {
     }
 }
 
-/// The number of expected executions without any webhook. Negative if more executions than expected were received.
-pub(super) fn without_webhook(bulk: &Bulk) -> i64 {
-    bulk.expected.map_or(0, |expected| i64::from(expected) - i64::from(bulk.received))
-}
-
 /// The state of a bulk as a badge, and the reasons in words.
 pub(super) fn state(bulk: &Bulk) -> Markup {
     let mut reasons = bulk.reasons(count);
@@ -113,7 +108,7 @@ pub(super) fn state(bulk: &Bulk) -> Markup {
         reasons.push("the size is not set".to_owned());
     }
     let (kind, name) = match bulk.complete {
-        Some(true) if bulk.failed > 0 || without_webhook(bulk) < 0 => ("warn", "complete"),
+        Some(true) if bulk.failed > 0 || bulk.without_webhook() < 0 => ("warn", "complete"),
         Some(true) => ("ok", "complete"),
         Some(false) => ("run", "incomplete"),
         None if bulk.other > 0 => ("run", "running"),
@@ -137,7 +132,7 @@ pub(super) fn progress(bulk: &Bulk) -> Markup {
         .map(|(_, number, name)| format!("{} {name}", count(*number)))
         .collect();
     let label = format!("{}, of {}", words.join(", "), plural(total, "execution", "executions"));
-    let waiting = without_webhook(bulk);
+    let waiting = bulk.without_webhook();
     html! {
         div.state-line { (state(bulk)) }
         (bar(&parts.map(|(kind, count, _)| (kind, count)), total, &label))
