@@ -9,6 +9,7 @@ use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use url::{ParseError, Url};
 
 /// The version is in `scripts/install-tools`.
@@ -23,7 +24,9 @@ pub(crate) struct Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // Chromium ends with its driver.
+        // The driver ends Chromium, which would write to its profile after the removal.
+        let close = self.client.clone().close();
+        let _ = tokio::task::block_in_place(|| Handle::current().block_on(close));
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }

@@ -1,5 +1,6 @@
 //! One PostgreSQL server for all tests, with a database for each test.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -38,17 +39,40 @@ pub(crate) fn server_log() -> String {
     String::from_utf8_lossy(&std::fs::read(LOG.get().unwrap()).unwrap()).into_owned()
 }
 
-/// An empty database for one test. Databases of earlier runs are emptied and used again, because creating a database is
-/// slow with fsync on.
+/// The names of databases that no test uses. Creating a database is slow with fsync on, and each one has 8 MB at least.
+static FREE: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+/// The databases of the test that runs in this thread. They are free when the thread has ended.
+struct Used(RefCell<Vec<String>>);
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        FREE.lock().unwrap().append(self.0.get_mut());
+    }
+}
+
+thread_local! {
+    static USED: Used = const { Used(RefCell::new(Vec::new())) };
+}
+
+/// An empty database for one test. Databases of ended tests and of earlier runs are emptied and used again.
 pub(crate) async fn new_database() -> PgConnectOptions {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let cluster = tokio::task::block_in_place(cluster).connect_options();
-    let database = cluster.database(&format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let free = FREE.lock().unwrap().pop();
+    let name = free.unwrap_or_else(|| format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    USED.with(|used| used.0.borrow_mut().push(name.clone()));
+    let database = tokio::task::block_in_place(cluster).connect_options().database(&name);
     workflow_receiver::db::create_database(&database).await.unwrap();
     let mut connection = PgConnection::connect_with(&database).await.unwrap();
-    // `app` belongs to an example of docs/applications.md.
-    let empty = "DROP SCHEMA IF EXISTS app, public CASCADE; CREATE SCHEMA public";
-    sqlx::raw_sql(empty).execute(&mut connection).await.unwrap();
+    // A killed program may have a connection for a moment longer. `app` belongs to an example of docs/applications.md.
+    let empty = format!(
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid();
+         ALTER DATABASE {name} RESET ALL;
+         DROP SCHEMA IF EXISTS app, public CASCADE;
+         CREATE SCHEMA public"
+    );
+    sqlx::raw_sql(AssertSqlSafe(empty)).execute(&mut connection).await.unwrap();
     database
 }
 
