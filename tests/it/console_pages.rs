@@ -576,7 +576,9 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     let shown = text(&html);
     assert!(shown.contains("Compared 1 execution with each::labs: 1 fetched"), "{shown}");
     assert!(shown.contains("The webhook did not arrive. Read from the sender's"), "{shown}");
-    assert!(page(&receiver, "/executions").await.contains(">fetched</span>"));
+    for list in ["/executions", "/bulks/b"] {
+        assert!(page(&receiver, list).await.contains(">fetched</span>"), "{list}");
+    }
 
     submit(&receiver, "/bulks/b", "/bulks/b/reconcile", &[]).await;
     until(async || ended(2).await).await;

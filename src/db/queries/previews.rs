@@ -18,6 +18,8 @@ pub(crate) struct Preview {
     pub(crate) prompt: Option<String>,
     /// The first URLs in the output; a URL can be repeated.
     pub(crate) urls: Vec<String>,
+    /// The source, if the API of each::labs was read instead of a webhook (`executions.fetched_from`).
+    pub(crate) fetched_from: Option<String>,
 }
 
 /// Reads the previews of the executions of a page.
@@ -43,7 +45,8 @@ impl Query for Previews {
                            'strict $.** ? (@.type() == "string") ? (@ like_regex "^https?://")'
                        ) AS url
                        LIMIT $4
-                   ) AS "urls!"
+                   ) AS "urls!",
+                   fetched_from
                FROM executions
                WHERE execution_id = ANY ($1)"#,
             &self.execution_ids,

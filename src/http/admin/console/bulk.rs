@@ -13,7 +13,7 @@ use super::expected as expected_page;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, url};
 use super::reconcile;
-use super::results::{Size, gallery};
+use super::results::{Label, Size, gallery};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible};
 use super::view::View;
@@ -21,7 +21,7 @@ use crate::db::queries::Scope;
 use crate::db::queries::bulks::{Bulk, GetBulkProgress};
 use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::failures::{FailureQuery, Failures};
-use crate::db::queries::previews::Previews;
+use crate::db::queries::previews::{Preview, Previews};
 use crate::db::queries::results::{Filter, ResultItem, ResultsQuery};
 use crate::db::queries::{PageRequest, TimeRange};
 use crate::http::admin::api::query::{PathId, path_identifier};
@@ -238,17 +238,22 @@ async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mark
         page.items.iter().filter_map(|result| result.execution_id.clone()).collect();
     execution_ids.dedup();
     let previews = console.run(&Previews { execution_ids }).await?;
-    // Predictions have no bulk.
-    let label = |result: &ResultItem| {
-        let execution_id = result.execution_id.as_deref().unwrap_or_default();
-        let prompt = previews.iter().find(|preview| preview.execution_id == execution_id);
-        let prompt = prompt.and_then(|preview| preview.prompt.as_deref());
-        excerpt(prompt.unwrap_or(execution_id), 200).0.to_owned()
-    };
+    let label = |result| label(&previews, result);
     Ok(html! {
         (gallery(&console.result_hosts, Size::Small, &page.items, label))
         (next_page(params, page.next.as_deref(), "More results"))
     })
+}
+
+/// The prompt of the execution, or its identifier. Predictions have no bulk.
+fn label<'r>(previews: &'r [Preview], result: &'r ResultItem) -> Label<'r> {
+    let execution_id = result.execution_id.as_deref().unwrap_or_default();
+    let preview = previews.iter().find(|preview| preview.execution_id == execution_id);
+    let prompt = preview.and_then(|preview| preview.prompt.as_deref());
+    Label {
+        text: excerpt(prompt.unwrap_or(execution_id), 200).0,
+        fetched_from: preview.and_then(|preview| preview.fetched_from.as_deref()),
+    }
 }
 
 async fn failures(console: &Console, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {

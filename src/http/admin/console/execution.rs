@@ -3,29 +3,28 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::components::{ago, badge, copy_button, notice, plural, status};
+use super::components::{ago, badge, copy_button, plural, status};
 use super::diff;
 use super::hosts::ResultHosts;
 use super::json_view::{indented, tree};
 use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
 use super::reconcile;
-use super::results::{Size, gallery};
+use super::results::{Label, Size, gallery};
+use super::sections::{self, Deliveries, MAX_CAUSE, Payload, authentication, exact};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible, visible_attribute};
+use super::text::{excerpt, visible};
 use super::units;
 use super::view::View;
 use crate::db::queries::PageRequest;
 use crate::db::queries::conflicts::{self, ConflictDetail, Conflicts, GetConflict};
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
-use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultItem;
 use crate::execution::status::{is_successful, is_terminal};
 use crate::http::admin::api::query::{PathId, path_identifier};
@@ -33,10 +32,6 @@ use crate::logging::escape_json;
 
 /// Conflicts that are compared on the page.
 const MAX_CONFLICTS: i64 = 5;
-/// Characters of the payload on the page. The download has all of it.
-const MAX_PAYLOAD: usize = 200_000;
-/// Characters of an error or a cause.
-const MAX_CAUSE: usize = 10_000;
 
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
     match read(&console, id).await {
@@ -69,26 +64,23 @@ async fn read(
 }
 
 /// `/executions/{execution_id}/payload`: the webhook's body as a file.
-pub(super) async fn payload(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    match read(&console, id).await {
-        Ok((execution, _)) => match payload_text(&execution) {
-            Some(text) => {
-                let headers = [
-                    (header::CONTENT_TYPE, "application/json"),
-                    (header::CONTENT_DISPOSITION, "attachment; filename=\"payload.json\""),
-                ];
-                (headers, text.to_owned()).into_response()
-            }
-            None => {
-                layout::page(&view, Tab::Executions, "Payload", Err(PageError::NotFound { kind: "payload" }))
-            }
-        },
-        Err(error) => layout::page(&view, Tab::Executions, "Payload", Err(error)),
-    }
+pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    let file = async {
+        let (execution, _) = read(&console, id).await?;
+        payload(&execution).file().ok_or(PageError::NotFound { kind: "payload" })
+    };
+    file.await.unwrap_or_else(|error| layout::page(&view, Tab::Executions, "Payload", Err(error)))
 }
 
-fn payload_text(execution: &ExecutionDetail) -> Option<&str> {
-    execution.payload_text.as_deref().or(execution.payload.as_ref().map(|payload| &*payload.0))
+fn payload(detail: &ExecutionDetail) -> Payload<'_> {
+    Payload {
+        text: detail.payload_text.as_deref(),
+        json: detail.payload.as_ref(),
+        removed_at: detail.payload_removed_at,
+        is_omitted: !detail.omitted.is_empty(),
+        download: path("executions", &detail.execution.execution_id) + "/payload",
+        table: "executions",
+    }
 }
 
 fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
@@ -112,13 +104,13 @@ fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: 
             }
         }
         @if detail.conflicts > 0 { (conflict_section(execution, detail.conflicts, conflicts)) }
-        (raw(detail))
+        (payload(detail).section())
     }
 }
 
 /// The JSON text of the field `inputs`.
 fn inputs(detail: &ExecutionDetail) -> Option<&str> {
-    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(payload_text(detail)?).ok()?;
+    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(payload(detail).text()?).ok()?;
     fields.get("inputs").map(|inputs| inputs.get()).filter(|inputs| *inputs != "null")
 }
 
@@ -157,23 +149,12 @@ fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
 fn failure(detail: &ExecutionDetail) -> Markup {
     let execution = &detail.execution;
     let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
-    let is_failed = execution.status == "failed";
     let class = detail.steps.iter().find_map(|step| step.failure_class.as_deref());
+    let reason = cause.or(error);
     html! {
-        @if is_failed || error.is_some() || cause.is_some() {
-            (notice("bad", html! {
-                h2 { "Why it failed" }
-                @match cause.or(error) {
-                    Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
-                    None => p { "The sender gave no reason." },
-                }
-                p.soft {
-                    @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
-                    @if let Some(class) = class { "Class: " (class) ". " }
-                    @if let Some(cause) = cause.or(error) {
-                        a href=(similar(cause)) { "Executions with the same cause" }
-                    }
-                }
+        @if execution.status == "failed" || reason.is_some() {
+            (sections::failure(error, cause, class, html! {
+                @if let Some(reason) = reason { a href=(similar(reason)) { "Executions with the same cause" } }
             }))
         }
     }
@@ -188,8 +169,7 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
     let page = &detail.results;
     let (finals, of_steps): (Vec<_>, Vec<_>) = page.items.iter().partition(|result| result.is_final);
     let has_finals = !finals.is_empty();
-    let label =
-        |result: &ResultItem| prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).to_owned();
+    let label = |result| label(result, prompt);
     html! {
         section.card aria-labelledby="results" {
             h2 #results { "Results" }
@@ -216,6 +196,10 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
             }
         }
     }
+}
+
+fn label<'r>(result: &'r ResultItem, prompt: Option<&'r str>) -> Label<'r> {
+    prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).into()
 }
 
 fn steps(steps: &[Step], is_removed: bool) -> Markup {
@@ -315,59 +299,23 @@ impl Scale {
     }
 }
 
-pub(super) fn authentication(method: Option<&str>) -> &'static str {
-    match method {
-        Some("signature") => "signature",
-        Some("secret_header") => "secret header",
-        Some("url_token") => "token in the URL",
-        Some("callback") => "confirmed by the API of each::labs",
-        Some("none") => "none (no authentication is configured)",
-        _ => "unknown",
-    }
-}
-
 fn facts(execution: &Execution) -> Markup {
-    let time = |at: Option<OffsetDateTime>| {
-        at.map(|at| html! { (ago(at)) " " small.exact { (at.truncate_to_second().format(&Rfc3339).unwrap_or_default()) } })
+    let deliveries = Deliveries {
+        count: execution.deliveries,
+        redeliveries: execution.redeliveries,
+        first: execution.first_received_at,
+        last: execution.last_received_at,
+        reference: execution.reference.as_ref(),
     };
-    html! {
-        section.card aria-labelledby="deliveries" {
-            h2 #deliveries { "Deliveries" }
-            dl.pairs {
-                dt { "Webhooks" }
-                dd {
-                    (plural(execution.deliveries.into(), "delivery", "deliveries"))
-                    @if execution.redeliveries > 0 { ", " (execution.redeliveries) " sent again on request" }
-                }
-                dt { "First" } dd { @if let Some(time) = time(Some(execution.first_received_at)) { (time) } }
-                @if execution.deliveries > 1 {
-                    dt { "Latest" } dd { @if let Some(time) = time(Some(execution.last_received_at)) { (time) } }
-                }
-                @match &execution.fetched_from {
-                    None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
-                    Some(source) => { dt { "Fetched" } dd { (source_of(source)) } },
-                }
-                @if let Some(started) = time(execution.started_at) { dt { "Started" } dd { (started) } }
-                @if let Some(completed) = time(execution.completed_at) { dt { "Ended" } dd { (completed) } }
-            }
+    let more = html! {
+        @match &execution.fetched_from {
+            None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
+            Some(source) => { dt { "Fetched" } dd { (source_of(source)) } },
         }
-        @if let Some(reference) = &execution.reference { (references(reference)) }
-    }
-}
-
-pub(super) fn references(reference: &Reference) -> Markup {
-    html! {
-        section.card aria-labelledby="references" {
-            h2 #references { "References" }
-            dl.pairs {
-                @for (name, value) in reference.pairs() {
-                    dt { (visible(&name)) }
-                    dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
-                }
-            }
-            p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
-        }
-    }
+        @if let Some(started) = execution.started_at { dt { "Started" } dd { (exact(started)) } }
+        @if let Some(completed) = execution.completed_at { dt { "Ended" } dd { (exact(completed)) } }
+    };
+    sections::deliveries(&deliveries, more)
 }
 
 /// Where an execution was read from. `source` is `fetched_from`.
@@ -429,41 +377,5 @@ fn conflict_fields(execution: &Execution, detail: &ConflictDetail) -> Markup {
             @else { (diff::lines(recorded.as_deref().unwrap_or(""), delivered.as_deref().unwrap_or(""))) }
         }
         p { a href=(format!("/api/v1/conflicts/{}", conflict.conflict_id)) { "The whole conflicting webhook as JSON" } }
-    }
-}
-
-fn raw(detail: &ExecutionDetail) -> Markup {
-    let href = path("executions", &detail.execution.execution_id) + "/payload";
-    html! {
-        section.card aria-labelledby="raw" {
-            @if let Some(text) = payload_text(detail) {
-                @let text = indented(&escape_json(text));
-                @let (shown, more) = excerpt(&text, MAX_PAYLOAD);
-                div.head {
-                    h2 #raw { "Payload" }
-                    div.actions {
-                        button type="button" data-copy-from="payload" hidden { "Copy" }
-                        a.button href=(href) download { "Download" }
-                    }
-                }
-                @if detail.payload_text.is_some() {
-                    p.soft { "PostgreSQL's jsonb cannot hold this body without a loss. These are its exact bytes." }
-                }
-                details {
-                    summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
-                    pre.block #payload tabindex="0" { (visible(shown)) }
-                    @if more { p.soft { "The rest is not shown. Download the payload for all of it." } }
-                }
-            } @else {
-                h2 #raw { "Payload" }
-                p.soft {
-                    @match detail.payload_removed_at {
-                        Some(at) => { "The payload was removed " (ago(at)) " (retention.payloads)." }
-                        None if !detail.omitted.is_empty() => { "The payload is larger than 16 MiB. Read it with psql." }
-                        None => { "The payload is not text. Read it with psql: " code { (visible_attribute("SELECT payload_bytes FROM executions")) } }
-                    }
-                }
-            }
-        }
     }
 }

@@ -37,6 +37,7 @@ mod quarantine_entry;
 mod reconcile;
 mod results;
 mod retried;
+mod sections;
 mod settings;
 mod state;
 mod text;
@@ -69,7 +70,7 @@ pub(super) fn routes(admin: AdminState) -> Routes {
         .route("/", get(overview::page))
         .route("/executions", get(executions::page))
         .route("/executions/{execution_id}", get(execution::page))
-        .route("/executions/{execution_id}/payload", get(execution::payload))
+        .route("/executions/{execution_id}/payload", get(execution::download))
         .route("/executions/{execution_id}/reconcile", post(reconcile::execution))
         .route("/bulks", get(bulks::page))
         .route("/bulks/{bulk_id}", get(bulk::page))
@@ -77,6 +78,7 @@ pub(super) fn routes(admin: AdminState) -> Routes {
         .route("/expected", get(expected::page))
         .route("/predictions", get(predictions::page))
         .route("/predictions/{prediction_id}", get(prediction::page))
+        .route("/predictions/{prediction_id}/payload", get(prediction::download))
         .route("/quarantine", get(quarantine::page))
         .route("/conflicts", get(conflicts::page))
         .route("/quarantine/drop", post(quarantine::drop_all))

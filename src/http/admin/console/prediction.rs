@@ -1,29 +1,24 @@
-//! `/predictions/{prediction_id}`
+//! `/predictions/{prediction_id}`, and the download of the payload.
 
 use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::components::{ago, copy_button, notice, plural, status};
-use super::execution::{authentication, references};
+use super::components::{ago, copy_button, plural, status};
 use super::hosts::ResultHosts;
-use super::json_view::{indented, tree};
+use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
 use super::media::{media, player};
-use super::params::url;
+use super::params::{path, url};
+use super::sections::{self, Deliveries, Payload, authentication};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::visible;
 use super::units;
 use super::view::View;
 use crate::db::queries::predictions::{GetPrediction, Prediction, PredictionDetail};
 use crate::http::admin::api::query::{PathId, path_identifier};
-use crate::logging::escape_json;
 
-/// Characters of an error or a cause.
-const MAX_CAUSE: usize = 10_000;
-/// Characters of the payload on the page.
-const MAX_PAYLOAD: usize = 200_000;
 /// Results that are shown as media.
 const MAX_MEDIA: usize = 24;
 
@@ -34,6 +29,24 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
             layout::page(&view, Tab::Predictions, &detail.prediction.prediction_id, Ok(content))
         }
         Err(error) => layout::page(&view, Tab::Predictions, "Prediction", Err(error)),
+    }
+}
+
+/// `/predictions/{prediction_id}/payload`: the webhook's body as a file.
+pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
+    let file =
+        async { payload(&read(&console, id).await?).file().ok_or(PageError::NotFound { kind: "payload" }) };
+    file.await.unwrap_or_else(|error| layout::page(&view, Tab::Predictions, "Payload", Err(error)))
+}
+
+fn payload(detail: &PredictionDetail) -> Payload<'_> {
+    Payload {
+        text: detail.payload_text.as_deref(),
+        json: detail.payload.as_ref(),
+        removed_at: detail.payload_removed_at,
+        is_omitted: !detail.omitted.is_empty(),
+        download: path("predictions", &detail.prediction.prediction_id) + "/payload",
+        table: "predictions",
     }
 }
 
@@ -50,10 +63,9 @@ fn content(console: &Console, detail: &PredictionDetail) -> Markup {
         (result(&console.result_hosts, detail))
         div.cards {
             (facts(prediction))
-            @if let Some(reference) = &prediction.reference { (references(reference)) }
         }
         @if !detail.contradicted_by.is_empty() { (conflicts(detail)) }
-        (raw(detail))
+        (payload(detail).section())
     }
 }
 
@@ -80,17 +92,7 @@ fn failure(prediction: &Prediction) -> Markup {
     let (error, cause) = (prediction.error.as_deref(), prediction.error_cause.as_deref());
     html! {
         @if prediction.status == "failed" || error.is_some() || cause.is_some() {
-            (notice("bad", html! {
-                h2 { "Why it failed" }
-                @match cause.or(error) {
-                    Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
-                    None => p { "The sender gave no reason." },
-                }
-                p.soft {
-                    @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
-                    @if let Some(class) = &prediction.failure_class { "Class: " (visible(class)) ". " }
-                }
-            }))
+            (sections::failure(error, cause, prediction.failure_class.as_deref(), html! {}))
         }
     }
 }
@@ -129,21 +131,16 @@ fn texts(value: &Value, found: &mut Vec<String>) {
 }
 
 fn facts(prediction: &Prediction) -> Markup {
-    html! {
-        section.card aria-labelledby="deliveries" {
-            h2 #deliveries { "Deliveries" }
-            dl.pairs {
-                dt { "Webhooks" }
-                dd {
-                    (plural(prediction.deliveries.into(), "delivery", "deliveries"))
-                    @if prediction.redeliveries > 0 { ", " (prediction.redeliveries) " sent again on request" }
-                }
-                dt { "First" } dd { (ago(prediction.first_received_at)) }
-                @if prediction.deliveries > 1 { dt { "Latest" } dd { (ago(prediction.last_received_at)) } }
-                dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) }
-            }
-        }
-    }
+    let deliveries = Deliveries {
+        count: prediction.deliveries,
+        redeliveries: prediction.redeliveries,
+        first: prediction.first_received_at,
+        last: prediction.last_received_at,
+        reference: prediction.reference.as_ref(),
+    };
+    let more =
+        html! { dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) } };
+    sections::deliveries(&deliveries, more)
 }
 
 fn conflicts(detail: &PredictionDetail) -> Markup {
@@ -165,33 +162,6 @@ fn conflicts(detail: &PredictionDetail) -> Markup {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-fn raw(detail: &PredictionDetail) -> Markup {
-    let payload = detail.payload_text.as_deref().or(detail.payload.as_ref().map(|payload| &*payload.0));
-    html! {
-        section.card aria-labelledby="raw" {
-            div.head {
-                h2 #raw { "Payload" }
-                @if payload.is_some() { button type="button" data-copy-from="payload" hidden { "Copy" } }
-            }
-            @match payload {
-                Some(payload) => {
-                    @let text = indented(&escape_json(payload));
-                    @let (shown, more) = excerpt(&text, MAX_PAYLOAD);
-                    details {
-                        summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
-                        pre.block #payload tabindex="0" { (visible(shown)) }
-                        @if more { p.soft { "The rest is not shown. Read it with the API." } }
-                    }
-                },
-                None => p.soft {
-                    @if detail.payload_removed_at.is_some() { "The payload was removed (retention.payloads)." }
-                    @else { "The payload is not text or is larger than 16 MiB. Read it with psql." }
-                },
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::execution::fetched;
 use super::hosts::ResultHosts;
 use super::json_view::tree;
 use super::media::{Media, link, media, player};
@@ -22,20 +23,34 @@ pub(super) enum Size {
     Small,
 }
 
-/// A gallery. `label` describes a result to screen readers, such as the prompt.
+/// What is said of a result.
+pub(super) struct Label<'r> {
+    /// Describes the result to screen readers, such as the prompt.
+    pub(super) text: &'r str,
+    /// `fetched_from` of the execution, for [`Size::Small`].
+    pub(super) fetched_from: Option<&'r str>,
+}
+
+impl<'r> From<&'r str> for Label<'r> {
+    fn from(text: &'r str) -> Self {
+        Self { text, fetched_from: None }
+    }
+}
+
 pub(super) fn gallery<'r>(
     hosts: &ResultHosts,
     size: Size,
     results: impl IntoIterator<Item = &'r ResultItem>,
-    label: impl Fn(&ResultItem) -> String,
+    label: impl Fn(&'r ResultItem) -> Label<'r>,
 ) -> Markup {
     let class = if size == Size::Large { "gallery large" } else { "gallery" };
     html! {
         div class=(class) {
             @for result in results {
+                @let label = label(result);
                 figure data-row[size == Size::Small] {
-                    (content(hosts, size, result, &label(result)))
-                    figcaption { (caption(hosts, size, result, &label(result))) }
+                    (content(hosts, size, result, label.text))
+                    figcaption { (caption(hosts, size, result, &label)) }
                 }
             }
         }
@@ -60,7 +75,7 @@ fn excerpt_of(text: &str, limit: usize) -> Markup {
     html! { div.media.value tabindex=[(limit == LARGE_TEXT).then_some("0")] { p.text { (visible(shown)) @if more { "\u{2026}" } } } }
 }
 
-fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
+fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &Label<'_>) -> Markup {
     html! {
         @match size {
             Size::Large => {
@@ -70,7 +85,10 @@ fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) ->
                 }
                 @if result.truncated { " The value is cut off. The payload has all of it." }
             }
-            Size::Small => a.row-link.cut href=(path("executions", result.execution_id.as_deref().unwrap_or_default())) { (visible(label)) },
+            Size::Small => {
+                a.row-link.cut href=(path("executions", result.execution_id.as_deref().unwrap_or_default())) { (visible(label.text)) }
+                @if let Some(source) = label.fetched_from { (fetched(source)) }
+            }
         }
     }
 }

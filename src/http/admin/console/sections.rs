@@ -1,0 +1,163 @@
+//! Sections that the pages of an execution and of a prediction share.
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use maud::{Markup, html};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::components::{ago, notice, plural};
+use super::json_view::indented;
+use super::params::url;
+use super::text::{excerpt, visible};
+use crate::db::queries::json::Json;
+use crate::db::queries::reference::Reference;
+use crate::logging::escape_json;
+
+/// Characters of an error or a cause.
+pub(super) const MAX_CAUSE: usize = 10_000;
+/// Characters of the payload on the page. The download has all of it.
+const MAX_PAYLOAD: usize = 200_000;
+
+/// Why an execution or a prediction failed. `more` follows the error and the class.
+pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&str>, more: Markup) -> Markup {
+    notice(
+        "bad",
+        html! {
+            h2 { "Why it failed" }
+            @match cause.or(error) {
+                Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
+                None => p { "The sender gave no reason." },
+            }
+            p.soft {
+                @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
+                @if let Some(class) = class { "Class: " (visible(class)) ". " }
+                (more)
+            }
+        },
+    )
+}
+
+/// When and how often the webhook of an execution or a prediction arrived.
+pub(super) struct Deliveries<'d> {
+    pub(super) count: i32,
+    pub(super) redeliveries: i32,
+    pub(super) first: OffsetDateTime,
+    pub(super) last: OffsetDateTime,
+    pub(super) reference: Option<&'d Reference>,
+}
+
+/// `more` has further pairs of `dt` and `dd`.
+pub(super) fn deliveries(deliveries: &Deliveries<'_>, more: Markup) -> Markup {
+    html! {
+        section.card aria-labelledby="deliveries" {
+            h2 #deliveries { "Deliveries" }
+            dl.pairs {
+                dt { "Webhooks" }
+                dd {
+                    (plural(deliveries.count.into(), "delivery", "deliveries"))
+                    @if deliveries.redeliveries > 0 { ", " (deliveries.redeliveries) " sent again on request" }
+                }
+                dt { "First" } dd { (exact(deliveries.first)) }
+                @if deliveries.count > 1 { dt { "Latest" } dd { (exact(deliveries.last)) } }
+                (more)
+            }
+        }
+        @if let Some(reference) = deliveries.reference { (references(reference)) }
+    }
+}
+
+/// A time as how long ago, followed by the exact time.
+pub(super) fn exact(at: OffsetDateTime) -> Markup {
+    html! { (ago(at)) " " small.exact { (at.truncate_to_second().format(&Rfc3339).unwrap_or_default()) } }
+}
+
+pub(super) fn authentication(method: Option<&str>) -> &'static str {
+    match method {
+        Some("signature") => "signature",
+        Some("secret_header") => "secret header",
+        Some("url_token") => "token in the URL",
+        Some("callback") => "confirmed by the API of each::labs",
+        Some("none") => "none (no authentication is configured)",
+        _ => "unknown",
+    }
+}
+
+fn references(reference: &Reference) -> Markup {
+    html! {
+        section.card aria-labelledby="references" {
+            h2 #references { "References" }
+            dl.pairs {
+                @for (name, value) in reference.pairs() {
+                    dt { (visible(&name)) }
+                    dd { a href=(url("/executions", "q", &format!("{name}={value}"))) { (visible(&value)) } }
+                }
+            }
+            p.soft { "Query parameters of the webhook's URL. The signature does not cover them." }
+        }
+    }
+}
+
+/// The body of a webhook as PostgreSQL has it.
+pub(super) struct Payload<'d> {
+    /// The exact body, if jsonb would differ from it.
+    pub(super) text: Option<&'d str>,
+    pub(super) json: Option<&'d Json>,
+    pub(super) removed_at: Option<OffsetDateTime>,
+    /// The body is larger than the API reads.
+    pub(super) is_omitted: bool,
+    /// The path of the download.
+    pub(super) download: String,
+    /// The table with the body in `payload` or `payload_bytes`.
+    pub(super) table: &'static str,
+}
+
+impl<'d> Payload<'d> {
+    pub(super) fn text(&self) -> Option<&'d str> {
+        self.text.or(self.json.map(|json| &*json.0))
+    }
+
+    /// The body as a file; `None` if it is not readable text.
+    pub(super) fn file(&self) -> Option<Response> {
+        let headers = [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CONTENT_DISPOSITION, "attachment; filename=\"payload.json\""),
+        ];
+        Some((headers, self.text()?.to_owned()).into_response())
+    }
+
+    pub(super) fn section(&self) -> Markup {
+        html! {
+            section.card aria-labelledby="raw" {
+                @if let Some(text) = self.text() {
+                    @let text = indented(&escape_json(text));
+                    @let (shown, more) = excerpt(&text, MAX_PAYLOAD);
+                    div.head {
+                        h2 #raw { "Payload" }
+                        div.actions {
+                            button type="button" data-copy-from="payload" hidden { "Copy" }
+                            a.button href=(self.download) download { "Download" }
+                        }
+                    }
+                    @if self.text.is_some() {
+                        p.soft { "PostgreSQL's jsonb cannot hold this body without a loss. These are its exact bytes." }
+                    }
+                    details {
+                        summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
+                        pre.block #payload tabindex="0" { (visible(shown)) }
+                        @if more { p.soft { "The rest is not shown. Download the payload for all of it." } }
+                    }
+                } @else {
+                    h2 #raw { "Payload" }
+                    p.soft {
+                        @match self.removed_at {
+                            Some(at) => { "The payload was removed " (ago(at)) " (retention.payloads)." }
+                            None if self.is_omitted => { "The payload is larger than 16 MiB. Read it with psql." }
+                            None => { "The payload is not text. Read it with psql: " code { "SELECT payload_bytes FROM " (self.table) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
