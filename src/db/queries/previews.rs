@@ -18,7 +18,7 @@ pub(crate) struct Preview {
     pub(crate) prompt: Option<String>,
     /// The first URLs in the output; a URL can be repeated.
     pub(crate) urls: Vec<String>,
-    /// The source, if the API of each::labs was read instead of a webhook (`executions.fetched_from`).
+    /// The source, if the execution was fetched with the API (`executions.fetched_from`).
     pub(crate) fetched_from: Option<String>,
 }
 

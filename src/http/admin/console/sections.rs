@@ -1,5 +1,7 @@
 //! Sections that the pages of an execution and of a prediction share.
 
+#![expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
+
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
