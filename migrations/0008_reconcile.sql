@@ -3,7 +3,7 @@
 CREATE TABLE reconcile_checks (
     execution_id text COLLATE "C" PRIMARY KEY,
     checked_at   timestamptz NOT NULL,
-    unavailable  boolean     NOT NULL
+    absent       boolean     NOT NULL
 );
 
 COMMENT ON TABLE reconcile_checks IS
@@ -12,7 +12,7 @@ COMMENT ON COLUMN reconcile_checks.execution_id IS
     'Identifier of the execution.';
 COMMENT ON COLUMN reconcile_checks.checked_at IS
     'When the execution was last requested, by PostgreSQL''s clock.';
-COMMENT ON COLUMN reconcile_checks.unavailable IS
+COMMENT ON COLUMN reconcile_checks.absent IS
     'Whether the sender no longer has the execution. Then the receiver does not request it again by itself. False: it had not ended.';
 
 CREATE TABLE absent_workflows (

@@ -132,12 +132,12 @@ impl Reconcile {
 }
 
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, fetched, missing, running, unavailable, unusable } = counts;
+    let Counts { checked, recorded, fetched, missing, running, absent, unusable } = counts;
     let mut parts = vec![format!("checked {checked}, already recorded {recorded}, fetched {fetched}")];
     for (number, name) in [
         (missing, "missing"),
         (running, "still running"),
-        (unavailable, "not available at the sender"),
+        (absent, "absent at each::labs"),
         (unusable, "unusable"),
     ] {
         if *number > 0 {

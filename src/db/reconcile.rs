@@ -31,7 +31,7 @@ impl DbConnection {
                  AND e.first_received_at < $1
                  AND NOT EXISTS (
                      SELECT FROM reconcile_checks AS c
-                     WHERE c.execution_id = e.execution_id AND (c.unavailable AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
+                     WHERE c.execution_id = e.execution_id AND (c.absent AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
                  )
              ORDER BY e.first_received_at DESC LIMIT $2",
             before,
@@ -51,7 +51,7 @@ impl DbConnection {
             r#"SELECT o.execution_id AS "execution_id!" FROM overdue_executions AS o
                WHERE NOT EXISTS (
                    SELECT FROM reconcile_checks AS c
-                   WHERE c.execution_id = o.execution_id AND (c.unavailable AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
+                   WHERE c.execution_id = o.execution_id AND (c.absent AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
                )
                ORDER BY o.due_at LIMIT $2"#,
             before,
@@ -105,14 +105,14 @@ impl DbConnection {
         self.transact(async |transaction| workflow.fetch_optional(transaction).await).await
     }
 
-    /// Stores that the sender does not have the execution (`unavailable`), or that it has not ended there.
-    pub(crate) async fn checked(&mut self, execution_id: &str, unavailable: bool) -> Result<(), DbError> {
+    /// Stores that the sender does not have the execution (`absent`), or that it has not ended there.
+    pub(crate) async fn checked(&mut self, execution_id: &str, absent: bool) -> Result<(), DbError> {
         let insert = sqlx::query!(
-            "INSERT INTO reconcile_checks (execution_id, checked_at, unavailable) VALUES ($1, now(), $2)
+            "INSERT INTO reconcile_checks (execution_id, checked_at, absent) VALUES ($1, now(), $2)
              ON CONFLICT (execution_id) DO UPDATE SET
-                 checked_at = excluded.checked_at, unavailable = excluded.unavailable",
+                 checked_at = excluded.checked_at, absent = excluded.absent",
             execution_id,
-            unavailable
+            absent
         );
         self.transact(async |transaction| insert.execute(transaction).await).await?;
         Ok(())

@@ -189,6 +189,6 @@ impl Background {
 }
 
 fn log(counts: &Counts, message: &str) {
-    let Counts { checked, fetched, running, unavailable, unusable, .. } = counts;
-    tracing::info!(checked, fetched, running, unavailable, unusable, "{message}");
+    let Counts { checked, fetched, running, absent, unusable, .. } = counts;
+    tracing::info!(checked, fetched, running, absent, unusable, "{message}");
 }

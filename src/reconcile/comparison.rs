@@ -42,7 +42,7 @@ pub(super) struct Ended {
 pub(super) enum Fetched {
     Ended(Ended),
     Running,
-    Unavailable,
+    Absent,
     Unusable,
 }
 
@@ -135,17 +135,13 @@ impl<'r> Comparison<'r> {
     }
 
     /// Stores that the sender does not have the execution, or that it has not ended there.
-    pub(super) async fn checked(
-        &mut self,
-        execution_id: String,
-        unavailable: bool,
-    ) -> Result<(), ReconcileError> {
+    pub(super) async fn checked(&mut self, execution_id: String, absent: bool) -> Result<(), ReconcileError> {
         if !self.dry_run {
             let mut connection = self.reconciler.connection().await?;
-            self.reconciler.within(connection.db.checked(&execution_id, unavailable)).await?;
+            self.reconciler.within(connection.db.checked(&execution_id, absent)).await?;
             connection.release();
         }
-        let outcome = if unavailable { Outcome::Unavailable } else { Outcome::Running };
+        let outcome = if absent { Outcome::Absent } else { Outcome::Running };
         self.report(execution_id, outcome).await;
         Ok(())
     }

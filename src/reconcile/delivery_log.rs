@@ -49,7 +49,7 @@ impl Comparison<'_> {
             for fetched in rows.filter_map(|row| self.reconciler.read_logged(None, row)) {
                 match fetched {
                     Fetched::Ended(execution) => ended.push(execution),
-                    Fetched::Running | Fetched::Unavailable => {}
+                    Fetched::Running | Fetched::Absent => {}
                     Fetched::Unusable => self.counts.unusable += 1,
                 }
             }

@@ -32,7 +32,7 @@ pub(crate) enum Result {
     /// It has not ended at the sender.
     Running,
     /// The sender does not have it.
-    Unavailable,
+    Absent,
     /// The sender's answer is not an execution.
     Unusable,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Counts {
     pub(crate) fetched: u64,
     pub(crate) missing: u64,
     pub(crate) running: u64,
-    pub(crate) unavailable: u64,
+    pub(crate) absent: u64,
     pub(crate) unusable: u64,
 }
 
@@ -57,7 +57,7 @@ impl Counts {
             Result::Fetched => &mut self.fetched,
             Result::Missing => &mut self.missing,
             Result::Running => &mut self.running,
-            Result::Unavailable => &mut self.unavailable,
+            Result::Absent => &mut self.absent,
             Result::Unusable => &mut self.unusable,
         } += 1;
     }

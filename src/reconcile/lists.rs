@@ -116,7 +116,7 @@ impl Comparison<'_> {
         while let Some((fetched, row)) = fetched.next().await {
             let ExecutionRow { execution_id, body, .. } = row;
             let fetched = match fetched? {
-                Fetched::Unavailable | Fetched::Unusable => {
+                Fetched::Absent | Fetched::Unusable => {
                     Fetched::read(Some(&execution_id), body, FetchSource::List, None)
                 }
                 fetched => fetched,
@@ -124,7 +124,7 @@ impl Comparison<'_> {
             match fetched {
                 Fetched::Ended(ended) => self.append(ended).await?,
                 Fetched::Running => self.report(execution_id, Outcome::Running).await,
-                Fetched::Unavailable | Fetched::Unusable => {
+                Fetched::Absent | Fetched::Unusable => {
                     self.report(execution_id, Outcome::Unusable).await;
                 }
             }

@@ -26,7 +26,7 @@ impl Comparison<'_> {
                 match fetched? {
                     Fetched::Ended(ended) => self.append(ended).await?,
                     Fetched::Running => self.checked(id, false).await?,
-                    Fetched::Unavailable => self.checked(id, true).await?,
+                    Fetched::Absent => self.checked(id, true).await?,
                     Fetched::Unusable => self.report(id, Outcome::Unusable).await,
                 }
             }
@@ -44,7 +44,7 @@ impl Reconciler {
         }
         Ok(match self.client.execution(execution_id).await? {
             Some(body) => Fetched::read(Some(execution_id), body, FetchSource::Execution, None),
-            None => Fetched::Unavailable,
+            None => Fetched::Absent,
         })
     }
 

@@ -583,7 +583,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     submit(&receiver, "/bulks/b", "/bulks/b/reconcile", &[]).await;
     until(async || ended(2).await).await;
     let shown = text(&page(&receiver, "/bulks/b?done=2").await);
-    assert!(shown.contains("1 fetched, 1 unknown to each::labs"), "{shown}");
+    assert!(shown.contains("1 fetched, 1 absent at each::labs"), "{shown}");
     let audit = receiver.rows("SELECT actor, action, target FROM audit ORDER BY audit_id").await;
     let expected =
         [&*one, "b"].map(|target| json!({ "actor": "anyone", "action": "reconcile", "target": target }));

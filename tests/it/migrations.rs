@@ -48,7 +48,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0008_reconcile.sql",
-        "4c0bf3f40af7c00bb4c623db376356aa787035877062de8c21c4df79037aec1c01e83e2007f058a8915377c487a3c8ee",
+        "00f23a4291b04ac876df9aa5f4866f7eaa77fc1e439a5f2a3a2fe5113dc5555ea4e646b489b629b8729e82c7f9c29c79",
     ),
     (
         "0009_audit.sql",

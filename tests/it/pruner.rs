@@ -232,7 +232,7 @@ async fn expired_rows_are_found_and_removed_by_an_index() {
         INSERT INTO expected_executions (execution_id, registered_at, due_at)
         SELECT 'e' || n, at, at
         FROM (SELECT n, timestamptz '2026-03-02 10:00Z' - n * interval '1 minute' FROM generate_series(1, 40000) AS n) AS n (n, at);
-        INSERT INTO reconcile_checks (execution_id, checked_at, unavailable)
+        INSERT INTO reconcile_checks (execution_id, checked_at, absent)
         SELECT 'e' || n, timestamptz '2026-03-02 10:00Z', true FROM generate_series(1, 40000) AS n;
         INSERT INTO quarantine_retries
             (quarantine_id, retried_at, entry, ids, are_predictions, dispositions, deliveries, previous, conflicts)

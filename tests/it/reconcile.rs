@@ -326,10 +326,9 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
     stand_in.end(&logged);
     stand_in.end(&unlogged);
     stand_in.remove_deliveries(&unlogged);
-    let query =
-        "SELECT e.execution_id, e.status, e.fetched_from, coalesce(c.unavailable, false) AS unavailable
+    let query = "SELECT e.execution_id, e.status, e.fetched_from, coalesce(c.absent, false) AS absent
         FROM executions AS e LEFT JOIN reconcile_checks AS c USING (execution_id) ORDER BY 1";
-    let row = |id: &str, status: &str, from: Option<&str>, unavailable: bool| json!({ "execution_id": id, "status": status, "fetched_from": from, "unavailable": unavailable });
+    let row = |id: &str, status: &str, from: Option<&str>, absent: bool| json!({ "execution_id": id, "status": status, "fetched_from": from, "absent": absent });
     let expected = [
         row(&logged, "completed", Some("delivery_log"), false),
         row(&unlogged, "completed", Some("execution"), false),
@@ -339,7 +338,7 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
         let rows = receiver.rows(query).await;
         rows.iter().zip(&expected).all(|(row, expected)| {
             ["status", "fetched_from"].iter().all(|field| row[*field] == expected[*field])
-                && (row["execution_id"] != "lost" || row["unavailable"] == true)
+                && (row["execution_id"] != "lost" || row["absent"] == true)
         })
     })
     .await;

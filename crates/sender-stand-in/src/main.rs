@@ -21,7 +21,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         return Ok(());
     }
-    let address = arguments.first().map_or("127.0.0.1:8090", String::as_str).parse()?;
+    let address = arguments.first().map_or("127.0.0.1:8090", String::as_str);
+    let Ok(address) = address.parse() else {
+        eprintln!("Usage: sender-stand-in [ADDRESS:PORT]\n       sender-stand-in demo PROGRAM");
+        std::process::exit(2);
+    };
     let options = Options::default();
     let key = options.api_key.clone();
     let stand_in = StandIn::start(address, options).await?;

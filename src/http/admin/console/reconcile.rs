@@ -126,12 +126,12 @@ async fn start(
 
 /// The result of a run.
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, fetched, missing: _, running, unavailable, unusable } = counts;
+    let Counts { checked, recorded, fetched, missing: _, running, absent, unusable } = counts;
     let compared = plural(i64::try_from(*checked).unwrap_or(i64::MAX), "execution", "executions");
     let parts = [
         (recorded, "recorded before"),
         (running, "still running"),
-        (unavailable, "unknown to each::labs"),
+        (absent, "absent at each::labs"),
         (unusable, "not readable"),
     ];
     let parts = parts.into_iter().filter(|(number, _)| **number > 0);
