@@ -10,7 +10,7 @@ use super::reader;
 use super::recovery::salvage::{SalvagePlan, salvage};
 use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
-use super::{AckHandle, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
+use super::{AckHandle, Intake, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
 use crate::config;
 use crate::metrics::Metrics;
 
@@ -21,6 +21,7 @@ pub(crate) struct Spool {
     pub(crate) reader: Reader,
     pub(crate) acks: AckHandle,
     pub(crate) status: watch::Receiver<SpoolStatus>,
+    pub(crate) intake: Intake,
     pub(crate) writer: Writer,
 }
 
@@ -72,10 +73,11 @@ pub(crate) fn open(
     let reader = Reader::new(reader_connection, files.clone(), to_writer);
 
     let (handle, pending) = SpoolHandle::new(capacity);
+    let intake = Intake::new(pending, handle.stalled.clone());
     let status = Writer::read_status(&connection)?;
     let (acks, acked) = AckHandle::new(status.acked_seq);
     let (publisher, status_receiver) = watch::channel(status);
-    let channels = Channels { pending, acked, status: publisher, reader: to_reader };
+    let channels = Channels { intake: intake.clone(), acked, status: publisher, reader: to_reader };
     let writer = Writer::new(connection, status, files, channels, settings, metrics.clone())?;
-    Ok(Spool { handle, reader, acks, status: status_receiver, writer })
+    Ok(Spool { handle, reader, acks, status: status_receiver, intake, writer })
 }

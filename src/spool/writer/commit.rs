@@ -116,6 +116,7 @@ impl Writer {
         group: &[PendingDelivery],
         acked: Seq,
     ) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
+        self.channels.intake.writing();
         let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
         let mut last_seq = self.status.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
