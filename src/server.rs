@@ -156,7 +156,7 @@ impl Server {
         let metrics = new_metrics(settings);
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool { handle: spool, reader, acks, status: spool_status, intake, writer } = spool;
+        let Spool { is_new, handle: spool, reader, acks, status: spool_status, intake, writer } = spool;
         let credentials = Credentials::new(settings, database.into());
         let database = credentials.database.clone();
         let requests = Limiter::new(settings.http.max_requests);
@@ -303,7 +303,7 @@ impl Server {
         let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {
             reconciler,
             settings: settings.reconcile,
-            reconciled_until: ReconciledUntil::new(&settings.spool.dir),
+            reconciled_until: ReconciledUntil::new(&settings.spool.dir, is_new),
             storing: std::sync::Mutex::default(),
             health: health.clone(),
             recording,

@@ -10,13 +10,17 @@ use super::reader;
 use super::recovery::salvage::{SalvagePlan, salvage};
 use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
-use super::{AckHandle, Intake, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
+use super::{
+    AckHandle, Intake, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, reserve, schema,
+};
 use crate::config;
 use crate::metrics::Metrics;
 
 /// An open spool.
 #[derive(Debug)]
 pub(crate) struct Spool {
+    /// No receiver has used the directory before.
+    pub(crate) is_new: bool,
     pub(crate) handle: SpoolHandle,
     pub(crate) reader: Reader,
     pub(crate) acks: AckHandle,
@@ -42,8 +46,9 @@ pub(crate) fn open(
     replace::finish(&path).map_err(SpoolError::at(&path))?;
     let mut database = files::lock_database(&path)?;
     schema::check_header(&path, &database)?;
+    reserve::remove(dir);
     files::restrict(dir).map_err(SpoolError::at(dir))?;
-    let mark = Mark::read(dir);
+    let (is_new, mark) = (!Mark::exists(dir), Mark::read(dir));
     if let Some(rescued) = adopt::adopt(&path, &database, mark)? {
         database = rescued;
     }
@@ -79,5 +84,5 @@ pub(crate) fn open(
     let (publisher, status_receiver) = watch::channel(status);
     let channels = Channels { intake: intake.clone(), acked, status: publisher, reader: to_reader };
     let writer = Writer::new(connection, status, files, channels, settings, metrics.clone())?;
-    Ok(Spool { handle, reader, acks, status: status_receiver, intake, writer })
+    Ok(Spool { is_new, handle, reader, acks, status: status_receiver, intake, writer })
 }

@@ -42,6 +42,9 @@ const DELETE_WITHIN: Duration = Duration::from_millis(200);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle writer compares the files and commits a page, to measure whether a delivery could be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// The log says that deliveries are accepted again once none was rejected for this time. A spool that is almost full
+/// alternately accepts small deliveries and rejects large ones.
+const ACCEPTED_AFTER: Duration = Duration::from_secs(10);
 
 /// The writer's ends of the channels to the other parts.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ pub(crate) struct Writer {
     max_bytes: u64,
     lock_timeout: Duration,
     status: SpoolStatus,
+    /// The rejection that was logged last, until the log says that deliveries are accepted again.
+    logged: Option<RejectReason>,
+    rejected_at: Instant,
     /// Bytes of free pages in the database.
     unused: u64,
     /// The files are not the files in the directory, and could not be replaced yet.
@@ -117,6 +123,8 @@ impl Writer {
             max_bytes: settings.max_bytes,
             lock_timeout: settings.lock_timeout,
             status,
+            logged: None,
+            rejected_at: Instant::now(),
             unused: 0,
             files_lost: false,
             rescue_copy: None,
@@ -239,17 +247,21 @@ impl Writer {
         self.channels.status.send_replace(self.status);
     }
 
-    /// Logs when the spool starts or stops rejecting deliveries.
+    /// Sets why the latest delivery was rejected, and logs when rejections begin or have ended.
     fn set_rejecting(&mut self, reason: Option<RejectReason>, cause: Option<&SpoolError>) {
-        let before = std::mem::replace(&mut self.status.rejecting, reason);
-        match reason {
-            _ if reason == before => {}
-            None => tracing::info!("the spool accepts deliveries again"),
-            Some(reason) => {
-                let cause = cause.map(ToString::to_string);
-                let cause = cause.or_else(|| self.status.unwritable.map(|why| why.to_string()));
-                tracing::error!(cause, "{reason}: deliveries are answered 503");
+        self.status.rejecting = reason;
+        let Some(reason) = reason else {
+            if self.logged.is_some() && self.rejected_at.elapsed() >= ACCEPTED_AFTER {
+                self.logged = None;
+                tracing::info!("the spool accepts deliveries again");
             }
+            return;
+        };
+        self.rejected_at = Instant::now();
+        if self.logged.replace(reason) != Some(reason) {
+            let cause = cause.map(ToString::to_string);
+            let cause = cause.or_else(|| self.status.unwritable.map(|why| why.to_string()));
+            tracing::error!(cause, "{reason}: deliveries are answered 503");
         }
     }
 

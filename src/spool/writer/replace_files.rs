@@ -70,6 +70,8 @@ impl Writer {
         self.status.unwritable = Some(Unwritable::FilesChanged);
         self.set_rejecting(Some(RejectReason::DiskError), None);
         self.publish();
+        // The new file needs the space.
+        self.reserve.release();
         let SpoolStatus { last_seq, acked_seq, .. } = self.status;
         // SQLite must not read with a truncated index.
         let connection = self.files.check_index().is_ok().then_some(&self.connection);
