@@ -245,6 +245,7 @@ async fn a_spool_that_alternately_accepts_and_rejects_deliveries_logs_the_reject
         assert_eq!(post(10).await, 200);
         assert_eq!(post(150 << 10).await, 503);
     }
+    assert_eq!(post(10).await, 200);
     process.wait_for("the spool accepts deliveries again");
     let log = process.terminate();
     let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
