@@ -42,6 +42,8 @@ impl Writer {
                 results
             }
             Err(error) => {
+                // Waiting for the lock of another process is no stalled write.
+                self.channels.intake.writing();
                 if let Err(fault) = self.check_files() {
                     return Ok(Err(fault));
                 }
