@@ -129,14 +129,14 @@ impl FuzzServer {
         let mut evict = interval(self.limits.idle_timeout / 4);
         while !(self.is_idle() && self.pending.is_empty()) {
             tokio::select! {
-                Some(PendingDelivery { delivery, result, .. }) = self.pending.recv() => {
-                    stored.push(Stored {
-                        body: delivery.body,
-                        authenticated_by: delivery.authenticated_by,
-                        acknowledged: delivery.acknowledged,
-                    });
+                Some(mut pending) = self.pending.recv() => {
                     // The request may have been dropped.
-                    let _ = result.send(Ok(()));
+                    pending.answer(Ok(()));
+                    stored.push(Stored {
+                        body: pending.delivery.body,
+                        authenticated_by: pending.delivery.authenticated_by,
+                        acknowledged: pending.delivery.acknowledged,
+                    });
                 }
                 _ = evict.tick() => self.connections.evict_expired(),
             }

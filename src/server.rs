@@ -156,7 +156,7 @@ impl Server {
         let metrics = new_metrics(settings);
         let (traces, exporter) = Traces::new(&settings.traces, &metrics)?.unzip();
         let spool = open_spool(settings.spool.clone(), settings.intake.capacity, metrics.clone()).await?;
-        let Spool { handle: spool, reader, acks, status: spool_status, writer } = spool;
+        let Spool { is_new, handle: spool, reader, acks, status: spool_status, intake, writer } = spool;
         let credentials = Credentials::new(settings, database.into());
         let database = credentials.database.clone();
         let requests = Limiter::new(settings.http.max_requests);
@@ -258,6 +258,7 @@ impl Server {
         let recording = recorder_health_rx.clone();
         let observed = Observed {
             spool: spool_status.clone(),
+            intake: intake.clone(),
             acked: acked_seq,
             recording: recorder_health_rx,
             stuck: stuck_rx,
@@ -278,6 +279,7 @@ impl Server {
             recording: recording_for_watcher,
         };
         background_tasks.spawn(watcher.run());
+        background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
         let feed = Feed::new(read_pool.clone());
         let admin = AdminState {
             requests: requests.clone(),
@@ -301,7 +303,7 @@ impl Server {
         let background = reconciler.filter(|_| settings.reconcile.enabled).map(|reconciler| Background {
             reconciler,
             settings: settings.reconcile,
-            reconciled_until: ReconciledUntil::new(&settings.spool.dir),
+            reconciled_until: ReconciledUntil::new(&settings.spool.dir, is_new),
             storing: std::sync::Mutex::default(),
             health: health.clone(),
             recording,

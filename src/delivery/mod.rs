@@ -50,7 +50,7 @@ impl FetchSource {
     }
 }
 
-/// Why a webhook was answered 503. Nothing of it is stored: the sender has to try again.
+/// Why a webhook was answered 503. The sender has to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RejectReason {
     /// The channel to the writer is full (`intake.capacity`), or there is no memory for the body.
@@ -59,7 +59,8 @@ pub(crate) enum RejectReason {
     /// The spool has reached `spool.max_bytes`, or the disk is full.
     #[error("the spool is full")]
     SpoolFull,
-    /// The write failed, or the spool's files were changed.
+    /// The write failed or has stalled, or the spool's files were changed. A delivery whose write has stalled may be stored
+    /// later.
     #[error("the spool cannot be written")]
     DiskError,
     #[error("the receiver is stopping")]

@@ -26,7 +26,7 @@ use crate::db::queries::QueryPool;
 use crate::metrics::Metrics;
 use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
-use crate::spool::{Seq, SpoolStatus};
+use crate::spool::{Intake, Seq, SpoolStatus};
 use crate::verification::VerificationStatus;
 
 /// The response of `/health/ready`.
@@ -73,6 +73,7 @@ impl Health {
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
     pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) intake: Intake,
     pub(crate) acked: watch::Receiver<Seq>,
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stuck: watch::Receiver<StuckStatus>,
@@ -121,6 +122,7 @@ impl Monitor {
     pub(crate) fn health(&self) -> Health {
         Measurements {
             spool: *self.observed.spool.borrow(),
+            stalled: self.observed.intake.stalled_for(),
             recording: self.observed.recording.borrow().clone(),
             stuck: self.observed.stuck.borrow().clone(),
             retention: self.observed.retention.borrow().clone(),
@@ -161,6 +163,7 @@ mod tests {
     fn healthy() -> Measurements {
         Measurements {
             spool: SpoolStatus { last_seq: 5, acked_seq: 5, bytes: 4096, ..SpoolStatus::default() },
+            stalled: None,
             recording: RecorderHealth::Working,
             stuck: StuckStatus { handled: 5, ..StuckStatus::default() },
             retention: RetentionState::Off,
@@ -217,6 +220,7 @@ mod tests {
         for health in [
             rejecting(|m| m.spool.rejecting = Some(RejectReason::DiskError)),
             rejecting(|m| m.spool.unwritable = Some(Unwritable::Full)),
+            rejecting(|m| m.stalled = Some(Duration::from_secs(12))),
             rejecting(|m| m.stopping = true),
         ] {
             assert_eq!(

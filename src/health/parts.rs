@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use super::acknowledged::Acknowledged;
 use crate::recorder::{RecorderHealth, StuckStatus};
 use crate::retention::RetentionState;
-use crate::spool::SpoolStatus;
+use crate::spool::{SpoolStatus, Unwritable};
 use crate::verification::VerificationStatus;
 use crate::words::counted;
 
@@ -121,6 +121,8 @@ pub(crate) struct VerificationHealth {
 /// The measurements of one moment.
 pub(super) struct Measurements {
     pub(super) spool: SpoolStatus,
+    /// How long the current write to the spool has stalled.
+    pub(super) stalled: Option<Duration>,
     pub(super) recording: RecorderHealth,
     pub(super) stuck: StuckStatus,
     pub(super) retention: RetentionState,
@@ -149,8 +151,14 @@ impl Measurements {
 
     /// Why the spool's writer cannot write a delivery now.
     fn unwritable(&self) -> Option<String> {
-        let measured = self.spool.unwritable.map(|why| why.to_string());
-        measured.or_else(|| self.spool.rejecting.map(|why| why.to_string()))
+        let SpoolStatus { unwritable, rejecting, .. } = self.spool;
+        // A rescue may take longer than a write.
+        let stalled = self.stalled.filter(|_| unwritable != Some(Unwritable::FilesChanged));
+        let stalled = stalled
+            .map(|time| format!("the disk of spool.dir has not completed a write for {} s", time.as_secs()));
+        stalled
+            .or_else(|| unwritable.map(|why| why.to_string()))
+            .or_else(|| rejecting.map(|why| why.to_string()))
     }
 
     fn spool_health(&self, problems: &mut Vec<String>) -> SpoolHealth {

@@ -48,8 +48,28 @@ pub(crate) struct Gap(Mutex<GapState>);
 struct GapState {
     /// The begin; `None` when there is no gap.
     since: Option<OffsetDateTime>,
-    /// How often the receiver was not ready.
-    interruptions: u64,
+    /// When the receiver was last ready before it was not ready for the first time since the latest comparison began.
+    interrupted: Option<OffsetDateTime>,
+}
+
+impl GapState {
+    /// The receiver is not ready. It was last ready at `ready_at`.
+    fn interrupt(&mut self, ready_at: OffsetDateTime) {
+        self.since.get_or_insert(ready_at);
+        self.interrupted.get_or_insert(ready_at);
+    }
+
+    /// A comparison begins. Returns the begin of the gap.
+    fn begin_comparison(&mut self) -> Option<OffsetDateTime> {
+        self.interrupted = None;
+        self.since
+    }
+
+    /// The comparison, which began at `begun`, has ended without an error. Returns the time until which nothing is missing.
+    fn close(&mut self, begun: OffsetDateTime) -> OffsetDateTime {
+        self.since = self.interrupted.map(|interrupted| interrupted.min(begun));
+        self.since.unwrap_or(begun)
+    }
 }
 
 impl Gap {
@@ -84,9 +104,7 @@ impl Background {
                     stored_at = Some(now);
                 }
             } else if let Some(ready_at) = ready_at {
-                let mut gap = self.gap.state();
-                gap.interruptions += 1;
-                gap.since.get_or_insert(ready_at);
+                self.gap.state().interrupt(ready_at);
             }
             sleep(CHECK_INTERVAL).await;
         }
@@ -143,21 +161,18 @@ impl Background {
     }
 
     async fn close_gap(&self) -> Result<(), ReconcileError> {
-        let (since, interruptions) = {
-            let gap = self.gap.state();
-            (gap.since, gap.interruptions)
-        };
-        let Some(since) = since.filter(|_| self.health.health().accepts_webhooks()) else { return Ok(()) };
+        if !self.health.health().accepts_webhooks() {
+            return Ok(());
+        }
         let begun = OffsetDateTime::now_utc();
+        let Some(since) = self.gap.state().begin_comparison() else { return Ok(()) };
+        // The clock may have been set back.
+        let since = since.min(begun);
         tracing::info!(%since, "webhooks may have been missed: comparing with each::labs");
         let (counts, result) = self.reconciler.run(&Scope::Since(since - MARGIN), false, None).await;
         result?;
-        {
-            let mut gap = self.gap.state();
-            // If the receiver was not ready meanwhile, the next run begins where this one began.
-            gap.since = (gap.interruptions != interruptions).then_some(begun);
-        }
-        self.store(begun);
+        let until = self.gap.state().close(begun);
+        self.store(until);
         log(&counts, "all webhooks since then are recorded");
         Ok(())
     }
@@ -191,4 +206,34 @@ impl Background {
 fn log(counts: &Counts, message: &str) {
     let Counts { checked, fetched, running, absent, unusable, .. } = counts;
     tracing::info!(checked, fetched, running, absent, unusable, "{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_that_begins_during_a_comparison_is_compared_from_its_begin_or_that_of_the_comparison() {
+        let [first, second, third] = [1, 2, 3].map(|n| OffsetDateTime::UNIX_EPOCH + Duration::from_hours(n));
+        let mut gap = GapState { since: Some(first), ..GapState::default() };
+        assert_eq!(gap.begin_comparison(), Some(first));
+        assert_eq!((gap.close(second), gap.since), (second, None));
+
+        for (begun, ready_at) in [(second, third), (third, second)] {
+            let mut gap = GapState { since: Some(first), ..GapState::default() };
+            gap.begin_comparison();
+            gap.interrupt(ready_at);
+            gap.interrupt(third);
+            assert_eq!((gap.close(begun), gap.since), (second, Some(second)));
+        }
+    }
+
+    #[test]
+    fn an_interruption_before_the_comparison_does_not_keep_the_gap_open() {
+        let [first, second] = [1, 2].map(|n| OffsetDateTime::UNIX_EPOCH + Duration::from_hours(n));
+        let mut gap = GapState::default();
+        gap.interrupt(first);
+        assert_eq!(gap.begin_comparison(), Some(first));
+        assert_eq!((gap.close(second), gap.since), (second, None));
+    }
 }

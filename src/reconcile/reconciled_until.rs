@@ -15,18 +15,19 @@ const LOOK_BACK: Duration = Duration::days(1);
 #[derive(Debug, Clone)]
 pub(crate) struct ReconciledUntil {
     file: PathBuf,
+    is_first_start: bool,
 }
 
 impl ReconciledUntil {
-    pub(crate) fn new(spool_dir: &Path) -> Self {
-        Self { file: spool_dir.join(NAME) }
+    pub(crate) fn new(spool_dir: &Path, is_first_start: bool) -> Self {
+        Self { file: spool_dir.join(NAME), is_first_start }
     }
 
-    /// `None` before the first write. A file that is damaged, or has a time after `now` because the clock was ahead, shows
-    /// that this is not the first start: then the last day is compared.
+    /// `None` at the first start. If the file is missing at a later start, is damaged, or has a time after `now` because the
+    /// clock was ahead, the last day is compared.
     pub(super) fn read(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let why = match std::fs::read_to_string(&self.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_first_start => return None,
             Err(error) => error.to_string(),
             Ok(text) => match OffsetDateTime::parse(text.trim(), &Rfc3339) {
                 Ok(time) if time <= now => return Some(time),
@@ -59,17 +60,18 @@ mod tests {
     fn the_time_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let file = ReconciledUntil::new(dir.path());
+        let file = ReconciledUntil::new(dir.path(), true);
         assert_eq!(file.read(now), None);
         file.write(now).unwrap();
-        assert_eq!(ReconciledUntil::new(dir.path()).read(now), Some(now));
+        assert_eq!(ReconciledUntil::new(dir.path(), false).read(now), Some(now));
     }
 
     #[test]
-    fn the_last_day_is_compared_after_a_clock_was_ahead_or_the_file_is_damaged() {
+    fn the_last_day_is_compared_after_a_clock_was_ahead_or_the_file_is_damaged_or_missing() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let file = ReconciledUntil::new(dir.path());
+        let file = ReconciledUntil::new(dir.path(), false);
+        assert_eq!(file.read(now), Some(now - LOOK_BACK));
         file.write(now + Duration::days(1)).unwrap();
         assert_eq!(file.read(now), Some(now - LOOK_BACK));
         for damaged in ["", "damaged"] {

@@ -1,5 +1,8 @@
 //! The channels to the writer: [`SpoolHandle`] for requests, [`AckHandle`] for the recorder.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Seq;
@@ -10,32 +13,49 @@ use crate::memory::MemoryPermit;
 #[derive(Debug)]
 pub(crate) struct PendingDelivery {
     pub(crate) delivery: Delivery,
-    /// Receives the result of the write.
-    pub(crate) result: oneshot::Sender<Result<(), RejectReason>>,
+    /// Receives the result of the write. `None` once answered, and while the [`super::Intake`] holds it.
+    pub(crate) result: Option<ResultSender>,
     /// Reserved until the delivery is written, even if the request ends earlier.
     _memory: MemoryPermit,
+}
+
+pub(crate) type ResultSender = oneshot::Sender<Result<(), RejectReason>>;
+
+impl PendingDelivery {
+    pub(crate) fn answer(&mut self, result: Result<(), RejectReason>) {
+        if let Some(request) = self.result.take() {
+            let _ = request.send(result);
+        }
+    }
 }
 
 /// Appends deliveries.
 #[derive(Debug, Clone)]
 pub(crate) struct SpoolHandle {
     pending: mpsc::Sender<PendingDelivery>,
+    /// Whether the disk does not complete the current write.
+    pub(super) stalled: Arc<AtomicBool>,
 }
 
 impl SpoolHandle {
     /// A bounded channel for `capacity` deliveries.
     pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<PendingDelivery>) {
         let (pending, writer) = mpsc::channel(capacity);
-        (Self { pending }, writer)
+        (Self { pending, stalled: Arc::default() }, writer)
     }
 
     /// Returns once the delivery is on disk: it then survives any crash.
     ///
     /// # Errors
-    /// [`RejectReason`], immediately when the channel is full. The delivery is not stored.
+    /// [`RejectReason`], immediately when the channel is full or the current write has stalled. The delivery is not stored,
+    /// unless its own write stalls: then it is stored when the disk completes the write.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
+        if self.stalled.load(Ordering::Relaxed) {
+            return Err(RejectReason::DiskError);
+        }
         let (result, written) = oneshot::channel();
-        let sent = self.pending.try_send(PendingDelivery { delivery, result, _memory: memory });
+        let pending = PendingDelivery { delivery, result: Some(result), _memory: memory };
+        let sent = self.pending.try_send(pending);
         sent.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RejectReason::Overloaded,
             mpsc::error::TrySendError::Closed(_) => RejectReason::ShuttingDown,
@@ -45,7 +65,7 @@ impl SpoolHandle {
 
     /// A handle that does not keep the channel open.
     pub(crate) fn downgrade(&self) -> WeakSpoolHandle {
-        WeakSpoolHandle(self.pending.downgrade())
+        WeakSpoolHandle { pending: self.pending.downgrade(), stalled: self.stalled.clone() }
     }
 
     /// A view of the channel that does not keep it open.
@@ -56,7 +76,10 @@ impl SpoolHandle {
 
 /// Appends deliveries while another handle keeps the channel open.
 #[derive(Debug, Clone)]
-pub(crate) struct WeakSpoolHandle(mpsc::WeakSender<PendingDelivery>);
+pub(crate) struct WeakSpoolHandle {
+    pending: mpsc::WeakSender<PendingDelivery>,
+    stalled: Arc<AtomicBool>,
+}
 
 impl WeakSpoolHandle {
     /// As [`SpoolHandle::append`].
@@ -64,8 +87,8 @@ impl WeakSpoolHandle {
     /// # Errors
     /// [`RejectReason`]; [`RejectReason::ShuttingDown`] when no other handle is left.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
-        let pending = self.0.upgrade().ok_or(RejectReason::ShuttingDown)?;
-        SpoolHandle { pending }.append(delivery, memory).await
+        let pending = self.pending.upgrade().ok_or(RejectReason::ShuttingDown)?;
+        SpoolHandle { pending, stalled: self.stalled.clone() }.append(delivery, memory).await
     }
 }
 

@@ -38,6 +38,11 @@ impl Mark {
         valid.then_some(Self { identity: next()?, last_seq: next()?, acked_seq: next()? })
     }
 
+    /// Whether there is a mark, readable or not.
+    pub(super) fn exists(dir: &Path) -> bool {
+        dir.join(NAME).exists()
+    }
+
     fn to_bytes(self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for number in [self.identity, self.last_seq, self.acked_seq] {

@@ -23,6 +23,7 @@
 mod files;
 mod handle;
 mod inspect;
+mod intake;
 mod losses;
 mod mark;
 mod open;
@@ -45,6 +46,7 @@ use crate::delivery::RejectReason;
 pub(crate) use handle::PendingDelivery;
 pub(crate) use handle::{AckHandle, IntakeDepth, SpoolHandle, WeakSpoolHandle};
 pub(crate) use inspect::{Inspector, ListedDelivery};
+pub(crate) use intake::Intake;
 pub(crate) use open::{Spool, open};
 pub(crate) use reader::{BatchLimits, Reader, SpooledDelivery};
 pub(crate) use writer::Writer;

@@ -10,17 +10,22 @@ use super::reader;
 use super::recovery::salvage::{SalvagePlan, salvage};
 use super::recovery::{absorb, adopt, replace};
 use super::writer::Channels;
-use super::{AckHandle, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, schema};
+use super::{
+    AckHandle, Intake, Reader, SpoolError, SpoolHandle, SpoolStatus, Writer, losses, reserve, schema,
+};
 use crate::config;
 use crate::metrics::Metrics;
 
 /// An open spool.
 #[derive(Debug)]
 pub(crate) struct Spool {
+    /// No receiver has used the directory before.
+    pub(crate) is_new: bool,
     pub(crate) handle: SpoolHandle,
     pub(crate) reader: Reader,
     pub(crate) acks: AckHandle,
     pub(crate) status: watch::Receiver<SpoolStatus>,
+    pub(crate) intake: Intake,
     pub(crate) writer: Writer,
 }
 
@@ -41,8 +46,9 @@ pub(crate) fn open(
     replace::finish(&path).map_err(SpoolError::at(&path))?;
     let mut database = files::lock_database(&path)?;
     schema::check_header(&path, &database)?;
+    reserve::remove(dir);
     files::restrict(dir).map_err(SpoolError::at(dir))?;
-    let mark = Mark::read(dir);
+    let (is_new, mark) = (!Mark::exists(dir), Mark::read(dir));
     if let Some(rescued) = adopt::adopt(&path, &database, mark)? {
         database = rescued;
     }
@@ -72,10 +78,11 @@ pub(crate) fn open(
     let reader = Reader::new(reader_connection, files.clone(), to_writer);
 
     let (handle, pending) = SpoolHandle::new(capacity);
+    let intake = Intake::new(pending, handle.stalled.clone());
     let status = Writer::read_status(&connection)?;
     let (acks, acked) = AckHandle::new(status.acked_seq);
     let (publisher, status_receiver) = watch::channel(status);
-    let channels = Channels { pending, acked, status: publisher, reader: to_reader };
+    let channels = Channels { intake: intake.clone(), acked, status: publisher, reader: to_reader };
     let writer = Writer::new(connection, status, files, channels, settings, metrics.clone())?;
-    Ok(Spool { handle, reader, acks, status: status_receiver, writer })
+    Ok(Spool { is_new, handle, reader, acks, status: status_receiver, intake, writer })
 }

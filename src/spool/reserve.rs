@@ -1,7 +1,8 @@
 //! Disk space for deleting: on a full disk the spool must still be able to shrink.
 //!
 //! Deleting also needs some space, for SQLite's write-ahead log. So a file of fixed size is held in reserve. When the disk
-//! is full, the file is removed; until it can be created again, no delivery is accepted.
+//! is full, the file is removed; until it can be created again, no delivery is accepted. The file is also removed while the
+//! spool is opened or rescued, because that creates files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+const NAME: &str = "reserve";
 /// In bytes. Larger than what one transaction adds to the log and to `spool.db`, unless bodies are very large.
 const SIZE: u64 = 32 << 20;
 
@@ -22,7 +24,7 @@ pub(super) struct Reserve {
 
 impl Reserve {
     pub(super) fn new(dir: &Path) -> Self {
-        let mut reserve = Self { path: dir.join("reserve"), held: false };
+        let mut reserve = Self { path: dir.join(NAME), held: false };
         reserve.hold();
         reserve
     }
@@ -43,6 +45,11 @@ impl Reserve {
     pub(super) fn release(&mut self) -> bool {
         std::mem::take(&mut self.held) && fs::remove_file(&self.path).is_ok()
     }
+}
+
+/// Removes the file of an earlier run.
+pub(super) fn remove(dir: &Path) {
+    let _ = fs::remove_file(dir.join(NAME));
 }
 
 fn allocate(path: &Path) -> std::io::Result<()> {

@@ -32,6 +32,8 @@ mod encodings;
 mod expected;
 mod export;
 mod failover;
+#[cfg(target_os = "linux")]
+mod hanging_disk;
 mod health;
 mod hostile;
 mod live;

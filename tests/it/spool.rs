@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use reqwest::Client;
 use rusqlite::Connection as Sqlite;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -9,7 +10,8 @@ use tempfile::TempDir;
 use workflow_receiver::config::Settings;
 
 use crate::support::fixtures::{execution, numbered_executions, with};
-use crate::support::postgres::{count_executions, fault_on, new_database, no_database};
+use crate::support::postgres::{UNREACHABLE, count_executions, fault_on, new_database, no_database};
+use crate::support::process::{Process, program};
 use crate::support::receiver::{TestReceiver, fast_retries};
 use crate::support::spool::{spool_file, spool_holding};
 use crate::support::wait::until;
@@ -220,4 +222,33 @@ async fn recording_sets_synchronous_commit_on_even_if_the_database_has_it_off() 
     assert_eq!(receiver.row("SELECT DISTINCT setting FROM seen").await["setting"], "on");
     let reset = format!("ALTER DATABASE {name} RESET synchronous_commit");
     sqlx::raw_sql(sqlx::AssertSqlSafe(reset)).execute(&mut admin).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_alternately_accepts_and_rejects_deliveries_logs_the_rejection_once() {
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(
+        program(dir.path())
+            .env("RECEIVER__SPOOL__MAX_BYTES", (1 << 20).to_string())
+            .env("RECEIVER__HTTP__MAX_BODY_BYTES", (256 << 10).to_string())
+            .env("RECEIVER__SHUTDOWN__DRAIN_TIMEOUT", "0s")
+            .env("DATABASE_URL", UNREACHABLE),
+    );
+    let client = Client::new();
+    let post = async |size: usize| {
+        let body = with(execution("e", "completed"), json!({ "output": "x".repeat(size) })).to_string();
+        client.post(&process.url).body(body).send().await.unwrap().status()
+    };
+    // Six of them fit. About 90 KiB are left.
+    until(async || post(150 << 10).await == 503).await;
+    for _ in 0..20 {
+        assert_eq!(post(10).await, 200);
+        assert_eq!(post(150 << 10).await, 503);
+    }
+    assert_eq!(post(10).await, 200);
+    process.wait_for("the spool accepts deliveries again");
+    let log = process.terminate();
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    let counts = (count("the spool is full: deliveries are answered 503"), count("accepts deliveries again"));
+    assert_eq!(counts, (1, 1), "{log:#?}");
 }

@@ -359,7 +359,8 @@ async fn a_rescue_on_a_full_disk_waits_for_space_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
     let mut process = start(&disk.0);
-    for n in 0..10 {
+    // More than the file `reserve` has room for.
+    for n in 0..20 {
         post_until_accepted_with_size(&process, &format!("before-{n}"), 1 << 20).await;
     }
     let filler = disk.fill();
@@ -383,7 +384,44 @@ async fn a_rescue_on_a_full_disk_waits_for_space_and_loses_nothing() {
     let mut process = Process::start(&mut command);
     process.wait_for("recording to PostgreSQL");
     let recorded = "SELECT FROM executions WHERE execution_id <> 'refused'";
-    until_rows(&database, recorded, 11).await;
+    until_rows(&database, recorded, 21).await;
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_and_a_rescue_on_a_full_disk_use_the_space_of_the_reserve_file() {
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
+    let spool = disk.0.join("spool");
+    let process = start(&disk.0);
+    for body in numbered_executions(50) {
+        process.accept(body).await;
+    }
+    process.kill();
+    // The log has all deliveries.
+    fs::remove_file(spool.join("spool.db")).unwrap();
+    let filler = disk.fill();
+    let mut process = start(&disk.0);
+    process.wait_for("its readable deliveries are in a new file");
+    assert!(!spool.join("reserve").exists(), "the new file uses a part of the space");
+    fs::remove_file(filler).unwrap();
+    post_until_accepted(&process, "after the start").await;
+    assert!(spool.join("reserve").exists());
+
+    let filler = disk.fill();
+    fs::remove_file(spool.join("spool.db-shm")).unwrap();
+    process.wait_for("were rescued into a new file");
+    fs::remove_file(filler).unwrap();
+    post_until_accepted(&process, "after the rescue").await;
+    assert!(spool.join("reserve").exists());
+    assert_eq!(process.counter("spool_unreadable_total").await, 0);
+    process.kill();
+    let database = new_database().await;
+    let mut command = program(&disk.0);
+    command.env("RECEIVER__SPOOL__DIR", &spool).env("DATABASE_URL", url(&database));
+    let mut process = Process::start(&mut command);
+    process.wait_for("recording to PostgreSQL");
+    until_rows(&database, "SELECT FROM executions", 52).await;
     process.terminate();
 }
 

@@ -145,7 +145,7 @@ impl IntoResponses for WebhookProblems {
                 Problem::NotAnExecution(no_workflow),
             ),
             (
-                "Not stored: too many requests, spool full, disk error, or shutdown. Send it again.",
+                "Not acknowledged: too many requests, spool full, disk error, or shutdown. Send it again.",
                 Problem::Rejected(RejectReason::Overloaded),
             ),
         ])

@@ -131,7 +131,7 @@ impl Problem {
                     RejectReason::ShuttingDown => "stopping",
                     RejectReason::VerificationFull => "verification-full",
                 };
-                (503, kind, format!("Not stored: {reason}. Send it again.").into())
+                (503, kind, format!("Not acknowledged: {reason}. Send it again.").into())
             }
             Self::QueryError(error) => {
                 let (kind, remedy) = match error {

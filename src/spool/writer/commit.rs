@@ -42,6 +42,8 @@ impl Writer {
                 results
             }
             Err(error) => {
+                // Waiting for the lock of another process is no stalled write.
+                self.channels.intake.writing();
                 if let Err(fault) = self.check_files() {
                     return Ok(Err(fault));
                 }
@@ -116,6 +118,7 @@ impl Writer {
         group: &[PendingDelivery],
         acked: Seq,
     ) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
+        self.channels.intake.writing();
         let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
         let mut last_seq = self.status.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

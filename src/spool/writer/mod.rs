@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::runtime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::files::{FileFault, FileSizes, OpenFiles};
@@ -23,7 +23,7 @@ use super::mark::{Mark, MarkFile};
 use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
 use super::reserve::Reserve;
-use super::{Seq, SpoolError, SpoolStatus, schema, space as measures};
+use super::{Intake, Seq, SpoolError, SpoolStatus, schema, space as measures};
 use crate::config;
 use crate::delivery::RejectReason;
 use crate::metrics::Metrics;
@@ -42,11 +42,14 @@ const DELETE_WITHIN: Duration = Duration::from_millis(200);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle writer compares the files and commits a page, to measure whether a delivery could be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// The log says that deliveries are accepted again once none was rejected for this time. A spool that is almost full
+/// alternately accepts small deliveries and rejects large ones.
+const ACCEPTED_AFTER: Duration = Duration::from_secs(10);
 
 /// The writer's ends of the channels to the other parts.
 #[derive(Debug)]
 pub(super) struct Channels {
-    pub(super) pending: mpsc::Receiver<PendingDelivery>,
+    pub(super) intake: Intake,
     pub(super) acked: watch::Receiver<Seq>,
     pub(super) status: watch::Sender<SpoolStatus>,
     pub(super) reader: WriterChannels,
@@ -68,6 +71,9 @@ pub(crate) struct Writer {
     max_bytes: u64,
     lock_timeout: Duration,
     status: SpoolStatus,
+    /// The rejection that was logged last, until the log says that deliveries are accepted again.
+    logged: Option<RejectReason>,
+    rejected_at: Instant,
     /// Bytes of free pages in the database.
     unused: u64,
     /// The files are not the files in the directory, and could not be replaced yet.
@@ -117,6 +123,8 @@ impl Writer {
             max_bytes: settings.max_bytes,
             lock_timeout: settings.lock_timeout,
             status,
+            logged: None,
+            rejected_at: Instant::now(),
             unused: 0,
             files_lost: false,
             rescue_copy: None,
@@ -145,12 +153,14 @@ impl Writer {
         // When to continue even if nothing arrives.
         let mut due = Instant::now() + PROBE_INTERVAL;
         loop {
+            self.channels.intake.idle();
             let event = runtime.block_on(self.next_event(&mut waiting, due));
+            self.channels.intake.writing();
             match event {
                 Event::Arrived(count) => self.status.closed = count == 0,
                 Event::Acked | Event::Due | Event::CheckRequested(_) => {}
                 // The next start records the deliveries that still arrive.
-                Event::RecorderEnded => self.channels.pending.close(),
+                Event::RecorderEnded => self.channels.intake.close(),
             }
             let acked = *self.channels.acked.borrow_and_update();
             let (written, mut fault) = self.commit_waiting(&mut waiting, acked)?;
@@ -165,7 +175,7 @@ impl Writer {
                     self.replace_files(&fault)?;
                 }
             }
-            linger(&self.channels.pending, written);
+            linger(&self.channels.intake, written);
             // The next group may come late: delete acked deliveries without waiting for it.
             if !self.files_lost && (urgent || housekeeping) {
                 self.delete_acked(acked);
@@ -187,9 +197,9 @@ impl Writer {
     }
 
     async fn next_event(&mut self, waiting: &mut Vec<PendingDelivery>, due: Instant) -> Event {
-        let Channels { pending, acked, reader, .. } = &mut self.channels;
+        let Channels { intake, acked, reader, .. } = &mut self.channels;
         tokio::select! {
-            count = pending.recv_many(waiting, MAX_GROUP), if !self.status.closed => Event::Arrived(count),
+            count = intake.recv_many(waiting, MAX_GROUP), if !self.status.closed => Event::Arrived(count),
             changed = acked.changed() => if changed.is_ok() { Event::Acked } else { Event::RecorderEnded },
             Some(done) = reader.checks.recv() => Event::CheckRequested(done),
             () = sleep_until(due) => Event::Due,
@@ -205,13 +215,16 @@ impl Writer {
         let mut written = 0;
         while !waiting.is_empty() {
             let group = group_size(waiting);
-            let results = match self.commit_group(&waiting[..group], acked)? {
+            self.channels.intake.hold(waiting);
+            let committed = self.commit_group(&waiting[..group], acked);
+            self.channels.intake.release(waiting);
+            let results = match committed? {
                 Ok(results) => results,
                 Err(fault) => return Ok((written, Some(fault))),
             };
             self.publish();
-            for (pending, result) in waiting.drain(..group).zip(results) {
-                let _ = pending.result.send(result);
+            for (mut pending, result) in waiting.drain(..group).zip(results) {
+                pending.answer(result);
             }
             written = group;
         }
@@ -234,17 +247,21 @@ impl Writer {
         self.channels.status.send_replace(self.status);
     }
 
-    /// Logs when the spool starts or stops rejecting deliveries.
+    /// Sets why the latest delivery was rejected, and logs when rejections begin or have ended.
     fn set_rejecting(&mut self, reason: Option<RejectReason>, cause: Option<&SpoolError>) {
-        let before = std::mem::replace(&mut self.status.rejecting, reason);
-        match reason {
-            _ if reason == before => {}
-            None => tracing::info!("the spool accepts deliveries again"),
-            Some(reason) => {
-                let cause = cause.map(ToString::to_string);
-                let cause = cause.or_else(|| self.status.unwritable.map(|why| why.to_string()));
-                tracing::error!(cause, "{reason}: deliveries are answered 503");
+        self.status.rejecting = reason;
+        let Some(reason) = reason else {
+            if self.logged.is_some() && self.rejected_at.elapsed() >= ACCEPTED_AFTER {
+                self.logged = None;
+                tracing::info!("the spool accepts deliveries again");
             }
+            return;
+        };
+        self.rejected_at = Instant::now();
+        if self.logged.replace(reason) != Some(reason) {
+            let cause = cause.map(ToString::to_string);
+            let cause = cause.or_else(|| self.status.unwritable.map(|why| why.to_string()));
+            tracing::error!(cause, "{reason}: deliveries are answered 503");
         }
     }
 
@@ -270,9 +287,9 @@ enum Event {
 
 /// Waits for the next group to become about as large as the last one: an fsync costs the same for one delivery as for a
 /// hundred. Does not wait after a small group.
-fn linger(pending: &mpsc::Receiver<PendingDelivery>, last_group: usize) {
+fn linger(intake: &Intake, last_group: usize) {
     let until = Instant::now() + LINGER;
-    while last_group >= LINGER_MIN_GROUP && pending.len() < last_group && Instant::now() < until {
+    while last_group >= LINGER_MIN_GROUP && intake.len() < last_group && Instant::now() < until {
         std::thread::sleep(LINGER_STEP);
     }
 }
@@ -288,7 +305,7 @@ fn group_size(waiting: &[PendingDelivery]) -> usize {
 }
 
 fn reject(waiting: impl Iterator<Item = PendingDelivery>) {
-    for pending in waiting {
-        let _ = pending.result.send(Err(RejectReason::DiskError));
+    for mut pending in waiting {
+        pending.answer(Err(RejectReason::DiskError));
     }
 }

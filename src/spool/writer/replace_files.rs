@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 
-use super::{Writer, reject};
+use super::Writer;
 use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
 use crate::spool::mark::MarkFile;
@@ -70,13 +70,16 @@ impl Writer {
         self.status.unwritable = Some(Unwritable::FilesChanged);
         self.set_rejecting(Some(RejectReason::DiskError), None);
         self.publish();
+        // The new file needs the space.
+        self.reserve.release();
         let SpoolStatus { last_seq, acked_seq, .. } = self.status;
         // SQLite must not read with a truncated index.
         let connection = self.files.check_index().is_ok().then_some(&self.connection);
         let lost = LostSpool { connection, files: &self.files, identity: self.identity, last_seq, acked_seq };
-        let pending = &mut self.channels.pending;
+        let intake = &self.channels.intake;
         let rescued = lost.rescue(&self.dir.join(DATABASE), &mut self.rescue_copy, &mut || {
-            reject(std::iter::from_fn(|| pending.try_recv().ok()));
+            intake.writing();
+            intake.reject_pending();
         });
         match rescued {
             Ok(rescued) => self.use_rescued(rescued),
@@ -162,7 +165,8 @@ mod tests {
         let memory = MemoryBudget::new(0).permit(true, &Arc::default());
         let mut append = std::pin::pin!(spool.handle.append(delivery, memory));
         assert!(futures_util::poll!(&mut append).is_pending());
-        let mut waiting = vec![spool.writer.channels.pending.try_recv().unwrap()];
+        let mut waiting = Vec::new();
+        spool.writer.channels.intake.recv_many(&mut waiting, 1).await;
         assert!(spool.writer.commit_waiting(&mut waiting, 0).unwrap().1.is_none());
         append.await.unwrap();
     }

@@ -5,6 +5,8 @@ pub(crate) mod collector;
 pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod fixtures;
+#[cfg(target_os = "linux")]
+pub(crate) mod hanging_disk;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod oracle;
