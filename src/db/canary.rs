@@ -6,7 +6,7 @@ use rand::distr::Alphanumeric;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::record::item::RecordItem;
+use super::record::item::{ItemKind, RecordItem};
 use super::{Bounds, DbConnection, DbError, record};
 use crate::delivery::Delivery;
 use crate::execution::Execution;
@@ -14,16 +14,14 @@ use crate::execution::Execution;
 /// What a canary writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CanaryRows {
-    pub(crate) executions: bool,
-    pub(crate) quarantined: bool,
-    pub(crate) unverified: bool,
-    /// How many bytes are added to one body of each kind.
+    pub(crate) kind: ItemKind,
+    /// How many bytes are added to one body.
     pub(crate) fill: usize,
 }
 
 impl DbConnection {
-    /// Runs the statements of [`DbConnection::record`] with a synthetic execution in a bulk (a new one, its replacement
-    /// and a conflict), a synthetic body for the quarantine and a synthetic unverified delivery.
+    /// Runs the statements of [`DbConnection::record`] with synthetic deliveries of one kind: an execution in a bulk or a
+    /// prediction (a new one, its replacement and a conflict), a body for the quarantine, or an unverified delivery.
     ///
     /// All rows are rolled back to a savepoint. The transaction that commits afterwards has written something, so its
     /// commit waits for the disk and for standbys like any other; deferred constraints are checked before.
@@ -46,28 +44,31 @@ impl DbConnection {
             trace: None,
         };
         let execution = |status: &str| {
+            let id = if rows.kind == ItemKind::Prediction { "exec_id" } else { "execution_id" };
+            let workflow_id = if rows.kind == ItemKind::Prediction { "flow_id" } else { "workflow_id" };
             let body = json!({
-                "execution_id": name, "workflow_id": name, "bulk_id": name, "status": status, "output": [name],
+                id: name, workflow_id: name, "bulk_id": name, "status": status, "output": [name],
                 "total_cost": 0, "fill": if status == "running" { &fill } else { "" },
             });
             delivery(body.to_string())
         };
-        let executions = ["running", "completed", "failed"].map(execution);
-        let body = delivery(format!("{name} {fill}"));
-        let mut items = Vec::new();
-        if rows.executions {
-            for delivery in &executions {
-                let execution = Execution::parse(&delivery.body);
-                items.extend(execution.map(|execution| RecordItem::from_execution(execution, delivery)));
+        let deliveries = match rows.kind {
+            ItemKind::Execution | ItemKind::Prediction => {
+                ["running", "completed", "failed"].map(execution).to_vec()
             }
-        }
-        if rows.quarantined {
-            items.push(RecordItem::quarantined("canary".to_owned(), &body));
-        }
-        if rows.unverified {
-            let execution = Execution::parse(&executions[0].body);
-            items.extend(execution.map(|execution| RecordItem::unverified(execution, &executions[0])));
-        }
+            ItemKind::Unverified => vec![execution("running")],
+            ItemKind::Quarantined => vec![delivery(format!("{name} {fill}"))],
+        };
+        let item = |delivery| match rows.kind {
+            ItemKind::Quarantined => Some(RecordItem::quarantined("canary".to_owned(), delivery)),
+            ItemKind::Unverified => Execution::parse(&delivery.body)
+                .ok()
+                .map(|execution| RecordItem::unverified(execution, delivery)),
+            ItemKind::Execution | ItemKind::Prediction => Execution::parse(&delivery.body)
+                .ok()
+                .map(|execution| RecordItem::from_execution(execution, delivery)),
+        };
+        let items: Vec<_> = deliveries.iter().filter_map(item).collect();
         let mut transaction = self.begin().await?;
         sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
         let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;

@@ -1,6 +1,6 @@
 //! The errors of PostgreSQL, by what the receiver does about them.
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgQueryResult};
 
 /// A failed attempt. The text is safe to log: it quotes no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +96,16 @@ impl From<sqlx::Error> for DbError {
 }
 
 impl DbError {
+    /// # Errors
+    /// If a statement wrote fewer rows of `table` than `expected`: a trigger returned null.
+    pub(super) fn check_written(table: &str, written: &PgQueryResult, expected: usize) -> Result<(), Self> {
+        if written.rows_affected() < expected as u64 { Err(Self::suppressed(table)) } else { Ok(()) }
+    }
+
+    pub(super) fn suppressed(table: &str) -> Self {
+        Self::Unavailable { code: None, message: format!("a trigger on {table} suppressed a row") }
+    }
+
     /// Converts an error of a statement that contained no row.
     pub(crate) fn without_row_blame(self) -> Self {
         match self {

@@ -3,14 +3,14 @@
 //! # Which delivery is blamed
 //!
 //! After each failed attempt, a canary runs ([`DbConnection::canary`](crate::db::DbConnection::canary)): the same
-//! statements and a commit with a synthetic execution, which is rolled back. Its result decides what the failure means,
-//! whatever the error was:
+//! statements and a commit with synthetic deliveries of the same kind, which are rolled back. Its result decides what the
+//! failure means, whatever the error was:
 //!
 //! | canary | the attempt held | consequence |
 //! |---|---|---|
-//! | any | executions, rows for the quarantine and unverified deliveries | each kind is tried on its own |
+//! | any | several kinds: executions, predictions, rows for the quarantine, unverified deliveries | each kind is tried on its own |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | fails | rows for the quarantine or unverified deliveries, and executions can be recorded | they are stuck (`stuck.rs`) |
+//! | fails | another kind than executions, and executions can be recorded | they and later ones of the kind are stuck (`stuck.rs`) |
 //! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
 //! | succeeds | one delivery | it is stuck |
 //!
@@ -79,7 +79,7 @@ impl Recorder {
                 continue;
             };
             if part.is_mixed() {
-                // A canary with several kinds does not show which of them fails. Executions are first.
+                // The canary has one kind only. Executions are first.
                 let kind = part.first_kind();
                 let (first, others) = part.partition(|item| item.kind() == kind);
                 parts.push_front(others);
@@ -94,7 +94,7 @@ impl Recorder {
                 }
                 Canary::OnlyExecutions(error) => {
                     self.recovered(&mut failed_canaries);
-                    self.shared.stuck.add(&part, Some(&error), &self.progress());
+                    self.shared.stuck.add_failing_kind(&part, &error, &self.progress());
                     continue;
                 }
                 Canary::Succeeds => self.recovered(&mut failed_canaries),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Recorder;
 use super::batches::SharedReader;
 use super::canary::Canary;
-use super::stuck::StuckEntry;
+use super::stuck::{StuckEntry, bulk};
 use crate::db::{DbError, Degraded, RecordItem};
 use crate::delivery::Disposition;
 use crate::spool::{BatchLimits, SpoolError};
@@ -38,6 +38,7 @@ impl Recorder {
                 self.shared.stuck.remove(seq, &self.progress());
                 continue;
             };
+            entry.locked_bulk = None;
             let why = match canary {
                 Canary::Fails(why) => {
                     entry.reset_strikes();
@@ -51,11 +52,14 @@ impl Recorder {
                     why
                 }
                 Canary::Succeeds if error.is_contention() => {
+                    self.shared.stuck.kind_succeeds(item[0].kind());
+                    entry.locked_bulk = bulk(&item[0]);
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     error
                 }
                 Canary::Succeeds => {
+                    self.shared.stuck.kind_succeeds(item[0].kind());
                     if !self.blame(&mut item[0], &mut entry, &error) {
                         self.log_dispositions(&item, &[Disposition::Dropped]);
                         self.shared.stuck.remove(seq, &self.progress());

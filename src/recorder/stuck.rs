@@ -1,5 +1,6 @@
-//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries of the same
-//! executions.
+//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries that would
+//! fail or wait with them: of the same execution, of a bulk that another session locks, or of a kind that cannot be
+//! recorded at all.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
 //! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::batch_part::BatchPart;
 use super::in_flight::hash;
-use crate::db::{DbError, RecordItem};
+use crate::db::{DbError, ItemKind, RecordItem};
 use crate::spool::{AckHandle, Seq};
 
 /// Strikes until a delivery is blamed for an error that the server will repeat.
@@ -50,6 +51,8 @@ struct State {
     entries: BTreeMap<Seq, StuckEntry>,
     why: Option<DbError>,
     handled: Seq,
+    /// The canary of these kinds failed, and nothing of them was recorded since then. Each has an entry.
+    failing_kinds: HashSet<ItemKind>,
     /// The workers have ended: no further entries are added.
     closed: bool,
 }
@@ -59,6 +62,9 @@ struct State {
 pub(super) struct StuckEntry {
     /// Hash of the execution's identifier.
     execution: Option<u32>,
+    kind: ItemKind,
+    /// Hash of the bulk's identifier, if the delivery failed alone because another session holds a lock.
+    pub(super) locked_bulk: Option<u32>,
     received_at: OffsetDateTime,
     due: Instant,
     pub(super) strikes: u32,
@@ -73,6 +79,8 @@ impl StuckEntry {
     fn new(item: &RecordItem<'_>) -> Self {
         Self {
             execution: item.execution_id().map(hash),
+            kind: item.kind(),
+            locked_bulk: None,
             received_at: item.received_at(),
             due: Instant::now(),
             strikes: 0,
@@ -133,8 +141,10 @@ pub(super) struct Progress<'p> {
 impl StuckList {
     pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, progress: &Progress<'_>) {
         let mut state = self.state();
+        let is_locked = part.items().len() == 1 && why.is_some_and(DbError::is_contention);
         for (seq, item) in part.iter() {
-            state.entries.insert(seq, StuckEntry::new(item));
+            let locked_bulk = is_locked.then(|| bulk(item)).flatten();
+            state.entries.insert(seq, StuckEntry { locked_bulk, ..StuckEntry::new(item) });
         }
         if let Some(why) = why {
             state.why = Some(why.clone());
@@ -143,18 +153,38 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Moves the deliveries of `part` whose execution has a stuck delivery into the list, and returns the others. The
-    /// moved ones wait for the earlier delivery, which preserves per-execution order.
+    /// Adds `part`, whose kind cannot be recorded now. Later deliveries of this kind are added at once until one is
+    /// recorded, so that no batch waits for them.
+    pub(super) fn add_failing_kind(&self, part: &BatchPart<'_>, why: &DbError, progress: &Progress<'_>) {
+        self.state().failing_kinds.insert(part.first_kind());
+        self.add(part, Some(why), progress);
+    }
+
+    /// A canary of this kind succeeded.
+    pub(super) fn kind_succeeds(&self, kind: ItemKind) {
+        self.state().failing_kinds.remove(&kind);
+    }
+
+    /// Moves the deliveries of `part` that would fail or wait with a stuck delivery into the list, and returns the others.
+    /// Deliveries of the same execution wait for the earlier one, which preserves per-execution order.
     pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
-        let stuck: HashSet<u32> = {
+        let (stuck, locked_bulks, failing_kinds): (HashSet<u32>, HashSet<u32>, _) = {
             let state = self.state();
             if state.entries.is_empty() {
                 return part;
             }
-            state.entries.values().filter_map(|entry| entry.execution).collect()
+            let entries = state.entries.values();
+            (
+                entries.clone().filter_map(|entry| entry.execution).collect(),
+                entries.filter_map(|entry| entry.locked_bulk).collect(),
+                state.failing_kinds.clone(),
+            )
         };
-        let (later, free) =
-            part.partition(|item| item.execution_id().is_some_and(|id| stuck.contains(&hash(id))));
+        let (later, free) = part.partition(|item| {
+            failing_kinds.contains(&item.kind())
+                || item.execution_id().is_some_and(|id| stuck.contains(&hash(id)))
+                || !locked_bulks.is_empty() && bulk(item).is_some_and(|bulk| locked_bulks.contains(&bulk))
+        });
         if !later.is_empty() {
             self.add(&later, None, progress);
         }
@@ -205,7 +235,9 @@ impl StuckList {
     /// Removes a delivery that is recorded or no longer in the spool.
     pub(super) fn remove(&self, seq: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
-        state.entries.remove(&seq);
+        if let Some(entry) = state.entries.remove(&seq) {
+            state.failing_kinds.remove(&entry.kind);
+        }
         state.publish(progress);
     }
 
@@ -225,6 +257,11 @@ impl StuckList {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Hash of the identifier of the item's bulk.
+pub(super) fn bulk(item: &RecordItem<'_>) -> Option<u32> {
+    item.execution()?.bulk_id.as_deref().map(hash)
 }
 
 impl State {
