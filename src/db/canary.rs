@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 
 use super::record::item::{ItemKind, RecordItem};
 use super::{Bounds, DbConnection, DbError, record};
+use crate::auth::AuthMethod;
 use crate::delivery::Delivery;
-use crate::execution::Execution;
 
 /// What a canary writes.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +33,11 @@ impl DbConnection {
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
         // Random, so that PostgreSQL cannot compress it.
         let fill: String = rand::rng().sample_iter(Alphanumeric).take(rows.fill).map(char::from).collect();
+        let unverified = rows.kind == ItemKind::Unverified;
         let delivery = |body: String| Delivery {
             body: Bytes::from(body),
             received_at: OffsetDateTime::now_utc(),
-            authenticated_by: None,
+            authenticated_by: unverified.then_some(AuthMethod::Unverified),
             acknowledged: true,
             reference: Some(r#"{"canary":""}"#.to_owned()),
             fetched_from: None,
@@ -44,31 +45,29 @@ impl DbConnection {
             trace: None,
         };
         let execution = |status: &str| {
-            let id = if rows.kind == ItemKind::Prediction { "exec_id" } else { "execution_id" };
-            let workflow_id = if rows.kind == ItemKind::Prediction { "flow_id" } else { "workflow_id" };
-            let body = json!({
-                id: name, workflow_id: name, "bulk_id": name, "status": status, "output": [name],
+            json!({
+                "execution_id": name, "workflow_id": name, "bulk_id": name, "status": status, "output": [name],
                 "total_cost": 0, "fill": if status == "running" { &fill } else { "" },
-            });
-            delivery(body.to_string())
+            })
+            .to_string()
         };
-        let deliveries = match rows.kind {
-            ItemKind::Execution | ItemKind::Prediction => {
-                ["running", "completed", "failed"].map(execution).to_vec()
-            }
+        let prediction = |status: &str| {
+            json!({
+                "exec_id": name, "flow_id": name, "status": status, "output": [name],
+                "metrics": { "cost": 0, "predict_time": 0 }, "fill": if status == "running" { &fill } else { "" },
+            })
+            .to_string()
+        };
+        let bodies = match rows.kind {
+            ItemKind::Execution => ["running", "completed", "failed"].map(execution).to_vec(),
+            ItemKind::Prediction => ["running", "completed", "failed"].map(prediction).to_vec(),
             ItemKind::Unverified => vec![execution("running")],
-            ItemKind::Quarantined => vec![delivery(format!("{name} {fill}"))],
+            // Not JSON.
+            ItemKind::Quarantined => vec![format!("{name} {fill}")],
         };
-        let item = |delivery| match rows.kind {
-            ItemKind::Quarantined => Some(RecordItem::quarantined("canary".to_owned(), delivery)),
-            ItemKind::Unverified => Execution::parse(&delivery.body)
-                .ok()
-                .map(|execution| RecordItem::unverified(execution, delivery)),
-            ItemKind::Execution | ItemKind::Prediction => Execution::parse(&delivery.body)
-                .ok()
-                .map(|execution| RecordItem::from_execution(execution, delivery)),
-        };
-        let items: Vec<_> = deliveries.iter().filter_map(item).collect();
+        let deliveries: Vec<_> = bodies.into_iter().map(delivery).collect();
+        let items: Vec<_> =
+            deliveries.iter().map(|delivery| RecordItem::from_spooled(delivery, true)).collect();
         let mut transaction = self.begin().await?;
         sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
         let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;

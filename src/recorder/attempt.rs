@@ -37,6 +37,7 @@ use tokio::time::{sleep, timeout};
 use super::Recorder;
 use super::batch_part::BatchPart;
 use super::canary::Canary;
+use super::stuck::{Blocked, MAX_STUCK};
 use crate::db::{DbError, PooledConnection, RecordItem, TimeLimits};
 use crate::delivery::Disposition;
 
@@ -68,6 +69,8 @@ impl FailedAttempt<'_> {
 impl Recorder {
     /// Records all deliveries of a batch, except those that become stuck.
     pub(super) async fn record_batch(&self, batch: BatchPart<'_>) {
+        // Bounds the memory of the list.
+        let _ = self.stuck.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
         let (mut parts, mut limits, mut halving_since) = (VecDeque::from([batch]), None, None::<Instant>);
         let mut failed_canaries = 0;
         while let Some(part) = parts.pop_front() {
@@ -94,7 +97,8 @@ impl Recorder {
                 }
                 Canary::OnlyExecutions(error) => {
                     self.recovered(&mut failed_canaries);
-                    self.shared.stuck.add_failing_kind(&part, &error, &self.progress());
+                    let blocked = Some(Blocked::Kind(part.first_kind()));
+                    self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
                     continue;
                 }
                 Canary::Succeeds => self.recovered(&mut failed_canaries),
@@ -102,7 +106,8 @@ impl Recorder {
             limits = Some(self.retry_limits(self.statement_timeout));
             let since = *halving_since.get_or_insert_with(Instant::now);
             if part.items().len() == 1 || since.elapsed() > self.statement_timeout {
-                self.shared.stuck.add(&part, Some(&error), &self.progress());
+                let blocked = Blocked::by_lock(part.items(), &error);
+                self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
                 continue;
             }
             // The search for a row that PostgreSQL rejects does not count as a retry.
@@ -210,7 +215,10 @@ impl Recorder {
                 }
                 return Err(FailedAttempt::NotRecorded(error.during_record(), None));
             }
-            let usable = matches!(error, DbError::Unavailable { .. } | DbError::InvalidRow { .. });
+            let usable = matches!(
+                error,
+                DbError::Unavailable { .. } | DbError::BulkLocked | DbError::InvalidRow { .. }
+            );
             return Err(FailedAttempt::NotRecorded(error, usable.then_some(connection)));
         }
     }

@@ -21,8 +21,8 @@ pub(super) enum Canary {
 }
 
 impl Recorder {
-    /// Runs the canary after `items`, all of one kind, failed with `error`. `connection` is the connection of the attempt, if it is
-    /// still usable.
+    /// Runs the canary of the kind of the first item, after `items` failed with `error`. `connection` is the connection of
+    /// the attempt, if it is still usable.
     pub(super) async fn canary(
         &self,
         error: &DbError,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Recorder;
 use super::batches::SharedReader;
 use super::canary::Canary;
-use super::stuck::{StuckEntry, bulk};
+use super::stuck::{Blocked, StuckEntry};
 use crate::db::{DbError, Degraded, RecordItem};
 use crate::delivery::Disposition;
 use crate::spool::{BatchLimits, SpoolError};
@@ -38,7 +38,6 @@ impl Recorder {
                 self.shared.stuck.remove(seq, &self.progress());
                 continue;
             };
-            entry.locked_bulk = None;
             let why = match canary {
                 Canary::Fails(why) => {
                     entry.reset_strikes();
@@ -47,19 +46,19 @@ impl Recorder {
                     continue;
                 }
                 Canary::OnlyExecutions(why) => {
+                    entry.blocks = Some(Blocked::Kind(item[0].kind()));
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     why
                 }
                 Canary::Succeeds if error.is_contention() => {
-                    self.shared.stuck.kind_succeeds(item[0].kind());
-                    entry.locked_bulk = bulk(&item[0]);
+                    entry.blocks = Blocked::by_lock(&item, &error);
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     error
                 }
                 Canary::Succeeds => {
-                    self.shared.stuck.kind_succeeds(item[0].kind());
+                    entry.blocks = None;
                     if !self.blame(&mut item[0], &mut entry, &error) {
                         self.log_dispositions(&item, &[Disposition::Dropped]);
                         self.shared.stuck.remove(seq, &self.progress());

@@ -1,6 +1,5 @@
 //! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries that would
-//! fail or wait with them: of the same execution, of a bulk that another session locks, or of a kind that cannot be
-//! recorded at all.
+//! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
 //! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
@@ -19,6 +18,8 @@ use super::in_flight::hash;
 use crate::db::{DbError, ItemKind, RecordItem};
 use crate::spool::{AckHandle, Seq};
 
+/// Maximum entries, about 200 bytes each. Recording pauses while the list is full.
+pub(super) const MAX_STUCK: usize = 200_000;
 /// Strikes until a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
 /// Strikes until a delivery is blamed for an error that may go away by itself.
@@ -51,10 +52,27 @@ struct State {
     entries: BTreeMap<Seq, StuckEntry>,
     why: Option<DbError>,
     handled: Seq,
-    /// The canary of these kinds failed, and nothing of them was recorded since then. Each has an entry.
-    failing_kinds: HashSet<ItemKind>,
     /// The workers have ended: no further entries are added.
     closed: bool,
+}
+
+/// Deliveries that fail or wait like a stuck one. They are stuck at once, and retried only after the stuck one succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Blocked {
+    /// All deliveries of a kind: its canary fails.
+    Kind(ItemKind),
+    /// All deliveries of a bulk, by the hash of its identifier: another session locks its row in `bulks`.
+    Bulk(u32),
+}
+
+impl Blocked {
+    /// The bulk of a delivery that failed alone with `error`.
+    pub(super) fn by_lock(items: &[RecordItem<'_>], error: &DbError) -> Option<Self> {
+        match items {
+            [item] if *error == DbError::BulkLocked => bulk(item).map(Self::Bulk),
+            _ => None,
+        }
+    }
 }
 
 /// A stuck delivery without its body.
@@ -63,8 +81,10 @@ pub(super) struct StuckEntry {
     /// Hash of the execution's identifier.
     execution: Option<u32>,
     kind: ItemKind,
-    /// Hash of the bulk's identifier, if the delivery failed alone because another session holds a lock.
-    pub(super) locked_bulk: Option<u32>,
+    /// Hash of the bulk's identifier.
+    bulk: Option<u32>,
+    /// What cannot be recorded either, by the last attempt.
+    pub(super) blocks: Option<Blocked>,
     received_at: OffsetDateTime,
     due: Instant,
     pub(super) strikes: u32,
@@ -80,7 +100,8 @@ impl StuckEntry {
         Self {
             execution: item.execution_id().map(hash),
             kind: item.kind(),
-            locked_bulk: None,
+            bulk: bulk(item),
+            blocks: None,
             received_at: item.received_at(),
             due: Instant::now(),
             strikes: 0,
@@ -139,12 +160,18 @@ pub(super) struct Progress<'p> {
 }
 
 impl StuckList {
-    pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, progress: &Progress<'_>) {
+    /// Adds the deliveries of `part`, which failed with `why`. `blocked`: the later deliveries that fail or wait, too.
+    pub(super) fn add(
+        &self,
+        part: &BatchPart<'_>,
+        why: Option<&DbError>,
+        mut blocked: Option<Blocked>,
+        progress: &Progress<'_>,
+    ) {
         let mut state = self.state();
-        let is_locked = part.items().len() == 1 && why.is_some_and(DbError::is_contention);
         for (seq, item) in part.iter() {
-            let locked_bulk = is_locked.then(|| bulk(item)).flatten();
-            state.entries.insert(seq, StuckEntry { locked_bulk, ..StuckEntry::new(item) });
+            // One of them is retried for all.
+            state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
         }
         if let Some(why) = why {
             state.why = Some(why.clone());
@@ -153,46 +180,28 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Adds `part`, whose kind cannot be recorded now. Later deliveries of this kind are added at once until one is
-    /// recorded, so that no batch waits for them.
-    pub(super) fn add_failing_kind(&self, part: &BatchPart<'_>, why: &DbError, progress: &Progress<'_>) {
-        self.state().failing_kinds.insert(part.first_kind());
-        self.add(part, Some(why), progress);
-    }
-
-    /// A canary of this kind succeeded.
-    pub(super) fn kind_succeeds(&self, kind: ItemKind) {
-        self.state().failing_kinds.remove(&kind);
-    }
-
-    /// Moves the deliveries of `part` that would fail or wait with a stuck delivery into the list, and returns the others.
-    /// Deliveries of the same execution wait for the earlier one, which preserves per-execution order.
+    /// Moves the deliveries of `part` that would fail or wait, too, into the list, and returns the others. A delivery of
+    /// an execution with a stuck delivery waits for that one, which preserves per-execution order.
     pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
-        let (stuck, locked_bulks, failing_kinds): (HashSet<u32>, HashSet<u32>, _) = {
+        let (stuck, blocked): (HashSet<u32>, _) = {
             let state = self.state();
             if state.entries.is_empty() {
                 return part;
             }
-            let entries = state.entries.values();
-            (
-                entries.clone().filter_map(|entry| entry.execution).collect(),
-                entries.filter_map(|entry| entry.locked_bulk).collect(),
-                state.failing_kinds.clone(),
-            )
+            (state.entries.values().filter_map(|entry| entry.execution).collect(), state.blocked())
         };
         let (later, free) = part.partition(|item| {
-            failing_kinds.contains(&item.kind())
-                || item.execution_id().is_some_and(|id| stuck.contains(&hash(id)))
-                || !locked_bulks.is_empty() && bulk(item).is_some_and(|bulk| locked_bulks.contains(&bulk))
+            item.execution_id().is_some_and(|id| stuck.contains(&hash(id)))
+                || is_blocked(&blocked, item.kind(), || bulk(item))
         });
         if !later.is_empty() {
-            self.add(&later, None, progress);
+            self.add(&later, None, None, progress);
         }
         free
     }
 
-    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due. `None` once the list
-    /// is closed and empty.
+    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due, and of what is blocked
+    /// only the delivery that blocks it. `None` once the list is closed and empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();
@@ -201,11 +210,14 @@ impl StuckList {
                 if state.closed && state.entries.is_empty() {
                     return None;
                 }
-                let (now, mut seen) = (Instant::now(), HashSet::new());
+                let (now, blocked, mut seen) = (Instant::now(), state.blocked(), HashSet::new());
                 let firsts: Vec<_> = state
                     .entries
                     .iter()
                     .filter(|(_, entry)| entry.execution.is_none_or(|execution| seen.insert(execution)))
+                    .filter(|(_, entry)| {
+                        entry.blocks.is_some() || !is_blocked(&blocked, entry.kind, || entry.bulk)
+                    })
                     .collect();
                 // Slow deliveries last.
                 let next = firsts.iter().filter(|(_, entry)| entry.due <= now);
@@ -235,9 +247,7 @@ impl StuckList {
     /// Removes a delivery that is recorded or no longer in the spool.
     pub(super) fn remove(&self, seq: Seq, progress: &Progress<'_>) {
         let mut state = self.state();
-        if let Some(entry) = state.entries.remove(&seq) {
-            state.failing_kinds.remove(&entry.kind);
-        }
+        state.entries.remove(&seq);
         state.publish(progress);
     }
 
@@ -259,12 +269,23 @@ impl StuckList {
     }
 }
 
+/// Whether `blocked` contains this kind or bulk.
+fn is_blocked(blocked: &HashSet<Blocked>, kind: ItemKind, bulk: impl FnOnce() -> Option<u32>) -> bool {
+    !blocked.is_empty()
+        && (blocked.contains(&Blocked::Kind(kind))
+            || bulk().is_some_and(|bulk| blocked.contains(&Blocked::Bulk(bulk))))
+}
+
 /// Hash of the identifier of the item's bulk.
-pub(super) fn bulk(item: &RecordItem<'_>) -> Option<u32> {
+fn bulk(item: &RecordItem<'_>) -> Option<u32> {
     item.execution()?.bulk_id.as_deref().map(hash)
 }
 
 impl State {
+    fn blocked(&self) -> HashSet<Blocked> {
+        self.entries.values().filter_map(|entry| entry.blocks).collect()
+    }
+
     fn publish(&mut self, progress: &Progress<'_>) {
         let oldest = self.entries.first_key_value();
         let through = oldest.map_or(self.handled, |(first, _)| self.handled.min(first - 1));

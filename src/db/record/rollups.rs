@@ -140,7 +140,8 @@ impl<'r> Rollups<'r> {
                 &last
             )
             .execute(transaction)
-            .await?;
+            .await
+            .map_err(DbError::while_writing_bulks)?;
             DbError::check_written("bulks", &written, bulks.iter().collect::<HashSet<_>>().len())?;
         }
         Ok(())
