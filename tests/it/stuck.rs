@@ -223,3 +223,25 @@ async fn a_lock_on_a_bulk_delays_only_the_executions_of_this_bulk() {
     nothing_is_blamed(&receiver, 22).await;
     assert_counts_are_right(&receiver).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_an_execution_delays_no_other_execution_of_its_bulk() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    let in_bulk = |id: &str, status: &str| with(execution(id, status), json!({ "bulk_id": "b" }));
+    receiver.accept(in_bulk("locked", "running")).await;
+    receiver.wait_until_recorded().await;
+    let mut holder = receiver.connection().await;
+    let lock = "BEGIN; SELECT FROM executions WHERE execution_id = 'locked' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+    receiver.accept(in_bulk("locked", "completed")).await;
+    until(async || stuck(&receiver).await == 1).await;
+    for n in 0..10 {
+        receiver.accept(in_bulk(&format!("free{n}"), "completed")).await;
+    }
+    until(async || count(&receiver, "executions WHERE status = 'completed'").await == 10).await;
+    assert_eq!(stuck(&receiver).await, 1);
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    receiver.wait_until_recorded().await;
+    nothing_is_blamed(&receiver, 11).await;
+    assert_counts_are_right(&receiver).await;
+}
