@@ -56,7 +56,8 @@ struct State {
     closed: bool,
 }
 
-/// Deliveries that fail or wait like a stuck one. They are stuck at once, and retried only after the stuck one succeeds.
+/// Deliveries that would fail or wait like a stuck one. Later ones are stuck at once. They are retried after the stuck one
+/// was recorded, or failed for another reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Blocked {
     /// All deliveries of a kind: its canary fails.
@@ -66,7 +67,7 @@ pub(super) enum Blocked {
 }
 
 impl Blocked {
-    /// The bulk of a delivery that failed alone with `error`.
+    /// The bulk of the only item, if `error` is a lock on its row in `bulks`.
     pub(super) fn by_lock(items: &[RecordItem<'_>], error: &DbError) -> Option<Self> {
         match items {
             [item] if *error == DbError::BulkLocked => bulk(item).map(Self::Bulk),
@@ -83,7 +84,7 @@ pub(super) struct StuckEntry {
     kind: ItemKind,
     /// Hash of the bulk's identifier.
     bulk: Option<u32>,
-    /// What cannot be recorded either, by the last attempt.
+    /// The deliveries that wait for this one, by its last attempt.
     pub(super) blocks: Option<Blocked>,
     received_at: OffsetDateTime,
     due: Instant,
