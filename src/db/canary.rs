@@ -6,24 +6,22 @@ use rand::distr::Alphanumeric;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::record::item::RecordItem;
+use super::record::item::{ItemKind, RecordItem};
 use super::{Bounds, DbConnection, DbError, record};
+use crate::auth::AuthMethod;
 use crate::delivery::Delivery;
-use crate::execution::Execution;
 
 /// What a canary writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CanaryRows {
-    pub(crate) executions: bool,
-    pub(crate) quarantined: bool,
-    pub(crate) unverified: bool,
-    /// How many bytes are added to one body of each kind.
+    pub(crate) kind: ItemKind,
+    /// How many bytes are added to one body.
     pub(crate) fill: usize,
 }
 
 impl DbConnection {
-    /// Runs the statements of [`DbConnection::record`] with a synthetic execution in a bulk (a new one, its replacement
-    /// and a conflict), a synthetic body for the quarantine and a synthetic unverified delivery.
+    /// Runs the statements of [`DbConnection::record`] with synthetic deliveries of one kind: an execution in a bulk or a
+    /// prediction (a new one, its replacement and a conflict), a body for the quarantine, or an unverified delivery.
     ///
     /// All rows are rolled back to a savepoint. The transaction that commits afterwards has written something, so its
     /// commit waits for the disk and for standbys like any other; deferred constraints are checked before.
@@ -35,10 +33,11 @@ impl DbConnection {
         let name = format!("workflow-receiver canary {:032x}", rand::rng().random::<u128>());
         // Random, so that PostgreSQL cannot compress it.
         let fill: String = rand::rng().sample_iter(Alphanumeric).take(rows.fill).map(char::from).collect();
+        let unverified = rows.kind == ItemKind::Unverified;
         let delivery = |body: String| Delivery {
             body: Bytes::from(body),
             received_at: OffsetDateTime::now_utc(),
-            authenticated_by: None,
+            authenticated_by: unverified.then_some(AuthMethod::Unverified),
             acknowledged: true,
             reference: Some(r#"{"canary":""}"#.to_owned()),
             fetched_from: None,
@@ -46,28 +45,29 @@ impl DbConnection {
             trace: None,
         };
         let execution = |status: &str| {
-            let body = json!({
+            json!({
                 "execution_id": name, "workflow_id": name, "bulk_id": name, "status": status, "output": [name],
                 "total_cost": 0, "fill": if status == "running" { &fill } else { "" },
-            });
-            delivery(body.to_string())
+            })
+            .to_string()
         };
-        let executions = ["running", "completed", "failed"].map(execution);
-        let body = delivery(format!("{name} {fill}"));
-        let mut items = Vec::new();
-        if rows.executions {
-            for delivery in &executions {
-                let execution = Execution::parse(&delivery.body);
-                items.extend(execution.map(|execution| RecordItem::from_execution(execution, delivery)));
-            }
-        }
-        if rows.quarantined {
-            items.push(RecordItem::quarantined("canary".to_owned(), &body));
-        }
-        if rows.unverified {
-            let execution = Execution::parse(&executions[0].body);
-            items.extend(execution.map(|execution| RecordItem::unverified(execution, &executions[0])));
-        }
+        let prediction = |status: &str| {
+            json!({
+                "exec_id": name, "flow_id": name, "status": status, "output": [name],
+                "metrics": { "cost": 0, "predict_time": 0 }, "fill": if status == "running" { &fill } else { "" },
+            })
+            .to_string()
+        };
+        let bodies = match rows.kind {
+            ItemKind::Execution => ["running", "completed", "failed"].map(execution).to_vec(),
+            ItemKind::Prediction => ["running", "completed", "failed"].map(prediction).to_vec(),
+            ItemKind::Unverified => vec![execution("running")],
+            // Not JSON.
+            ItemKind::Quarantined => vec![format!("{name} {fill}")],
+        };
+        let deliveries: Vec<_> = bodies.into_iter().map(delivery).collect();
+        let items: Vec<_> =
+            deliveries.iter().map(|delivery| RecordItem::from_spooled(delivery, true)).collect();
         let mut transaction = self.begin().await?;
         sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
         let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;

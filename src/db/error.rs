@@ -1,6 +1,9 @@
 //! The errors of PostgreSQL, by what the receiver does about them.
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgQueryResult};
+
+/// The SQLSTATE of a lock that was not free in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A failed attempt. The text is safe to log: it quotes no row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,9 @@ pub(crate) enum DbError {
         code: Option<String>,
         message: String,
     },
+    /// A wait for a lock in the statement that writes `bulks` was too long.
+    #[error("another session locks a row of the table bulks")]
+    BulkLocked,
     /// A name in one of the receiver's own statements is unknown to the server.
     #[error(
         "PostgreSQL refuses: {message}. If the schema is missing, `workflow-receiver migrate` creates it"
@@ -96,6 +102,22 @@ impl From<sqlx::Error> for DbError {
 }
 
 impl DbError {
+    /// # Errors
+    /// If a statement wrote fewer rows to `table` than `expected`: a trigger returned null.
+    pub(super) fn check_written(table: &str, written: &PgQueryResult, expected: usize) -> Result<(), Self> {
+        if written.rows_affected() < expected as u64 { Err(Self::suppressed(table)) } else { Ok(()) }
+    }
+
+    pub(super) fn suppressed(table: &str) -> Self {
+        Self::Unavailable { code: None, message: format!("a trigger on {table} suppressed a row") }
+    }
+
+    /// Converts an error of the statement that writes `bulks`.
+    pub(super) fn while_writing_bulks(error: sqlx::Error) -> Self {
+        let error = Self::from(error);
+        if error.code() == Some(LOCK_NOT_AVAILABLE) { Self::BulkLocked } else { error }
+    }
+
     /// Converts an error of a statement that contained no row.
     pub(crate) fn without_row_blame(self) -> Self {
         match self {
@@ -135,7 +157,7 @@ impl DbError {
             Self::Unavailable { code: Some(code), .. } => {
                 code != "25006" && !["40", "53", "55", "58", "F0"].iter().any(|class| code.starts_with(class))
             }
-            Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) => false,
+            Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) | Self::BulkLocked => false,
         }
     }
 
@@ -153,7 +175,7 @@ impl DbError {
     /// Whether another transaction caused the error: a lock that was not free in time (55P03), a deadlock or a failed
     /// serialization (class 40). No row is to blame.
     pub(crate) fn is_contention(&self) -> bool {
-        self.code().is_some_and(|code| code == "55P03" || code.starts_with("40"))
+        self.code().is_some_and(|code| code == LOCK_NOT_AVAILABLE || code.starts_with("40"))
     }
 
     /// The `error.type` in traces.
@@ -162,7 +184,7 @@ impl DbError {
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut => "timeout",
             Self::Crashed(_) => "crashed",
-            Self::Unavailable { .. } | Self::MissingSchema { .. } => "unavailable",
+            Self::Unavailable { .. } | Self::BulkLocked | Self::MissingSchema { .. } => "unavailable",
             Self::InvalidRow { .. } => "invalid_row",
         }
     }
@@ -171,6 +193,7 @@ impl DbError {
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Unavailable { code, .. } => code.as_deref(),
+            Self::BulkLocked => Some(LOCK_NOT_AVAILABLE),
             Self::InvalidRow { code, .. } | Self::MissingSchema { code, .. } => Some(code),
             Self::Unreachable(_) | Self::TimedOut | Self::Crashed(_) => None,
         }

@@ -71,7 +71,7 @@ pub(crate) struct RecordingHealth {
     pub(crate) waiting: i64,
     /// Age of the oldest waiting delivery; null if none waits.
     pub(crate) oldest_age_seconds: Option<u64>,
-    /// Waiting deliveries that fail alone while others are recorded, and later ones of their executions.
+    /// Waiting deliveries that fail alone while others are recorded, and later ones that wait for them.
     pub(crate) stuck: usize,
     /// Age of the oldest stuck delivery; null if none is stuck.
     pub(crate) oldest_stuck_age_seconds: Option<u64>,

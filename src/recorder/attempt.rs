@@ -3,14 +3,14 @@
 //! # Which delivery is blamed
 //!
 //! After each failed attempt, a canary runs ([`DbConnection::canary`](crate::db::DbConnection::canary)): the same
-//! statements and a commit with a synthetic execution, which is rolled back. Its result decides what the failure means,
-//! whatever the error was:
+//! statements and a commit with synthetic deliveries of the same kind, which are rolled back. Its result decides what the
+//! failure means, whatever the error was:
 //!
 //! | canary | the attempt held | consequence |
 //! |---|---|---|
-//! | any | executions, rows for the quarantine and unverified deliveries | each kind is tried on its own |
+//! | any | several kinds: executions, predictions, rows for the quarantine, unverified deliveries | each kind is tried on its own |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | fails | rows for the quarantine or unverified deliveries, and executions can be recorded | they are stuck (`stuck.rs`) |
+//! | fails | another kind than executions, and executions can be recorded | they and later ones of the kind are stuck (`stuck.rs`) |
 //! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
 //! | succeeds | one delivery | it is stuck |
 //!
@@ -37,6 +37,7 @@ use tokio::time::{sleep, timeout};
 use super::Recorder;
 use super::batch_part::BatchPart;
 use super::canary::Canary;
+use super::stuck::{Blocked, MAX_STUCK};
 use crate::db::{DbError, PooledConnection, RecordItem, TimeLimits};
 use crate::delivery::Disposition;
 
@@ -68,6 +69,8 @@ impl FailedAttempt<'_> {
 impl Recorder {
     /// Records all deliveries of a batch, except those that become stuck.
     pub(super) async fn record_batch(&self, batch: BatchPart<'_>) {
+        // Bounds the memory of the list.
+        let _ = self.stuck.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
         let (mut parts, mut limits, mut halving_since) = (VecDeque::from([batch]), None, None::<Instant>);
         let mut failed_canaries = 0;
         while let Some(part) = parts.pop_front() {
@@ -79,7 +82,7 @@ impl Recorder {
                 continue;
             };
             if part.is_mixed() {
-                // A canary with several kinds does not show which of them fails. Executions are first.
+                // The canary has one kind only. Executions are first.
                 let kind = part.first_kind();
                 let (first, others) = part.partition(|item| item.kind() == kind);
                 parts.push_front(others);
@@ -94,7 +97,8 @@ impl Recorder {
                 }
                 Canary::OnlyExecutions(error) => {
                     self.recovered(&mut failed_canaries);
-                    self.shared.stuck.add(&part, Some(&error), &self.progress());
+                    let blocked = Some(Blocked::Kind(part.first_kind()));
+                    self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
                     continue;
                 }
                 Canary::Succeeds => self.recovered(&mut failed_canaries),
@@ -102,7 +106,8 @@ impl Recorder {
             limits = Some(self.retry_limits(self.statement_timeout));
             let since = *halving_since.get_or_insert_with(Instant::now);
             if part.items().len() == 1 || since.elapsed() > self.statement_timeout {
-                self.shared.stuck.add(&part, Some(&error), &self.progress());
+                let blocked = Blocked::by_lock(part.items(), &error);
+                self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
                 continue;
             }
             // The search for a row that PostgreSQL rejects does not count as a retry.
@@ -210,7 +215,10 @@ impl Recorder {
                 }
                 return Err(FailedAttempt::NotRecorded(error.during_record(), None));
             }
-            let usable = matches!(error, DbError::Unavailable { .. } | DbError::InvalidRow { .. });
+            let usable = matches!(
+                error,
+                DbError::Unavailable { .. } | DbError::BulkLocked | DbError::InvalidRow { .. }
+            );
             return Err(FailedAttempt::NotRecorded(error, usable.then_some(connection)));
         }
     }

@@ -21,8 +21,8 @@ pub(super) enum Canary {
 }
 
 impl Recorder {
-    /// Runs the canary after `items` failed with `error`. `connection` is the connection of the attempt, if it is
-    /// still usable.
+    /// Runs the canary of the kind of the first item, after `items` failed with `error`. `connection` is the connection of
+    /// the attempt, if it is still usable.
     pub(super) async fn canary(
         &self,
         error: &DbError,
@@ -31,18 +31,12 @@ impl Recorder {
     ) -> Canary {
         // A full disk may have room for a small row and none for a large one.
         let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
-        let has = |kind| items.iter().any(|item| item.kind() == kind);
-        let rows = CanaryRows {
-            executions: has(ItemKind::Execution),
-            quarantined: has(ItemKind::Quarantined),
-            unverified: has(ItemKind::Unverified),
-            fill: if error.is_about_disk() { largest } else { 0 },
-        };
+        let kind = items.first().map_or(ItemKind::Execution, RecordItem::kind);
+        let rows = CanaryRows { kind, fill: if error.is_about_disk() { largest } else { 0 } };
         match self.run_canary(rows, connection).await {
             Ok(()) => Canary::Succeeds,
-            Err(error) if !rows.executions => {
-                let executions =
-                    CanaryRows { executions: true, quarantined: false, unverified: false, ..rows };
+            Err(error) if kind != ItemKind::Execution => {
+                let executions = CanaryRows { kind: ItemKind::Execution, ..rows };
                 match self.run_canary(executions, None).await {
                     Ok(()) => Canary::OnlyExecutions(error),
                     Err(_) => Canary::Fails(error),
@@ -93,7 +87,7 @@ impl Recorder {
         let pinged = match self.try_record(&[], None, true).await {
             Ok(_) if !due => Ok(()),
             Ok(_) => {
-                let rows = CanaryRows { executions: true, quarantined: false, unverified: false, fill: 0 };
+                let rows = CanaryRows { kind: ItemKind::Execution, fill: 0 };
                 self.run_canary(rows, None).await
             }
             Err(failed) => Err(failed.into_error().of_every_row()),

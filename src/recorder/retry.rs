@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Recorder;
 use super::batches::SharedReader;
 use super::canary::Canary;
-use super::stuck::StuckEntry;
+use super::stuck::{Blocked, StuckEntry};
 use crate::db::{DbError, Degraded, RecordItem};
 use crate::delivery::Disposition;
 use crate::spool::{BatchLimits, SpoolError};
@@ -46,16 +46,19 @@ impl Recorder {
                     continue;
                 }
                 Canary::OnlyExecutions(why) => {
+                    entry.blocks = Some(Blocked::Kind(item[0].kind()));
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     why
                 }
                 Canary::Succeeds if error.is_contention() => {
+                    entry.blocks = Blocked::by_lock(&item, &error);
                     entry.reset_strikes();
                     entry.pause(self.backoff(entry.failures_without_strike));
                     error
                 }
                 Canary::Succeeds => {
+                    entry.blocks = None;
                     if !self.blame(&mut item[0], &mut entry, &error) {
                         self.log_dispositions(&item, &[Disposition::Dropped]);
                         self.shared.stuck.remove(seq, &self.progress());

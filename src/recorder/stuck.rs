@@ -1,5 +1,5 @@
-//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries of the same
-//! executions.
+//! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries that would
+//! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
 //! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
@@ -15,9 +15,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::batch_part::BatchPart;
 use super::in_flight::hash;
-use crate::db::{DbError, RecordItem};
+use crate::db::{DbError, ItemKind, RecordItem};
 use crate::spool::{AckHandle, Seq};
 
+/// Maximum entries, about 200 bytes each. Recording pauses while the list is full.
+pub(super) const MAX_STUCK: usize = 200_000;
 /// Strikes until a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
 /// Strikes until a delivery is blamed for an error that may go away by itself.
@@ -54,11 +56,36 @@ struct State {
     closed: bool,
 }
 
+/// Deliveries that would fail or wait like a stuck one. Later ones are stuck at once. They are retried after the stuck one
+/// was recorded, or failed for another reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Blocked {
+    /// All deliveries of a kind: its canary fails.
+    Kind(ItemKind),
+    /// All deliveries of a bulk, by the hash of its identifier: another session locks its row in `bulks`.
+    Bulk(u32),
+}
+
+impl Blocked {
+    /// The bulk of the only item, if `error` is a lock on its row in `bulks`.
+    pub(super) fn by_lock(items: &[RecordItem<'_>], error: &DbError) -> Option<Self> {
+        match items {
+            [item] if *error == DbError::BulkLocked => bulk(item).map(Self::Bulk),
+            _ => None,
+        }
+    }
+}
+
 /// A stuck delivery without its body.
 #[derive(Debug, Clone)]
 pub(super) struct StuckEntry {
     /// Hash of the execution's identifier.
     execution: Option<u32>,
+    kind: ItemKind,
+    /// Hash of the bulk's identifier.
+    bulk: Option<u32>,
+    /// The deliveries that wait for this one, by its last attempt.
+    pub(super) blocks: Option<Blocked>,
     received_at: OffsetDateTime,
     due: Instant,
     pub(super) strikes: u32,
@@ -73,6 +100,9 @@ impl StuckEntry {
     fn new(item: &RecordItem<'_>) -> Self {
         Self {
             execution: item.execution_id().map(hash),
+            kind: item.kind(),
+            bulk: bulk(item),
+            blocks: None,
             received_at: item.received_at(),
             due: Instant::now(),
             strikes: 0,
@@ -131,10 +161,18 @@ pub(super) struct Progress<'p> {
 }
 
 impl StuckList {
-    pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, progress: &Progress<'_>) {
+    /// Adds the deliveries of `part`, which failed with `why`. `blocked`: the later deliveries that fail or wait, too.
+    pub(super) fn add(
+        &self,
+        part: &BatchPart<'_>,
+        why: Option<&DbError>,
+        mut blocked: Option<Blocked>,
+        progress: &Progress<'_>,
+    ) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
-            state.entries.insert(seq, StuckEntry::new(item));
+            // One of them is retried for all.
+            state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
         }
         if let Some(why) = why {
             state.why = Some(why.clone());
@@ -143,26 +181,28 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Moves the deliveries of `part` whose execution has a stuck delivery into the list, and returns the others. The
-    /// moved ones wait for the earlier delivery, which preserves per-execution order.
+    /// Moves the deliveries of `part` that would fail or wait, too, into the list, and returns the others. A delivery of
+    /// an execution with a stuck delivery waits for that one, which preserves per-execution order.
     pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
-        let stuck: HashSet<u32> = {
+        let (stuck, blocked): (HashSet<u32>, _) = {
             let state = self.state();
             if state.entries.is_empty() {
                 return part;
             }
-            state.entries.values().filter_map(|entry| entry.execution).collect()
+            (state.entries.values().filter_map(|entry| entry.execution).collect(), state.blocked())
         };
-        let (later, free) =
-            part.partition(|item| item.execution_id().is_some_and(|id| stuck.contains(&hash(id))));
+        let (later, free) = part.partition(|item| {
+            item.execution_id().is_some_and(|id| stuck.contains(&hash(id)))
+                || is_blocked(&blocked, item.kind(), || bulk(item))
+        });
         if !later.is_empty() {
-            self.add(&later, None, progress);
+            self.add(&later, None, None, progress);
         }
         free
     }
 
-    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due. `None` once the list
-    /// is closed and empty.
+    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due, and of what is blocked
+    /// only the delivery that blocks it. `None` once the list is closed and empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();
@@ -171,11 +211,14 @@ impl StuckList {
                 if state.closed && state.entries.is_empty() {
                     return None;
                 }
-                let (now, mut seen) = (Instant::now(), HashSet::new());
+                let (now, blocked, mut seen) = (Instant::now(), state.blocked(), HashSet::new());
                 let firsts: Vec<_> = state
                     .entries
                     .iter()
                     .filter(|(_, entry)| entry.execution.is_none_or(|execution| seen.insert(execution)))
+                    .filter(|(_, entry)| {
+                        entry.blocks.is_some() || !is_blocked(&blocked, entry.kind, || entry.bulk)
+                    })
                     .collect();
                 // Slow deliveries last.
                 let next = firsts.iter().filter(|(_, entry)| entry.due <= now);
@@ -227,7 +270,23 @@ impl StuckList {
     }
 }
 
+/// Whether `blocked` contains this kind or bulk.
+fn is_blocked(blocked: &HashSet<Blocked>, kind: ItemKind, bulk: impl FnOnce() -> Option<u32>) -> bool {
+    !blocked.is_empty()
+        && (blocked.contains(&Blocked::Kind(kind))
+            || bulk().is_some_and(|bulk| blocked.contains(&Blocked::Bulk(bulk))))
+}
+
+/// Hash of the identifier of the item's bulk.
+fn bulk(item: &RecordItem<'_>) -> Option<u32> {
+    item.execution()?.bulk_id.as_deref().map(hash)
+}
+
 impl State {
+    fn blocked(&self) -> HashSet<Blocked> {
+        self.entries.values().filter_map(|entry| entry.blocks).collect()
+    }
+
     fn publish(&mut self, progress: &Progress<'_>) {
         let oldest = self.entries.first_key_value();
         let through = oldest.map_or(self.handled, |(first, _)| self.handled.min(first - 1));

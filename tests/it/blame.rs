@@ -14,6 +14,8 @@ use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::rollups::assert_counts_are_right;
 use crate::support::wait::until;
 
+/// For [`fault_on`]: the row is not written, and the statement succeeds.
+const SUPPRESS: &str = "RETURN NULL";
 const DIE: &str = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60)";
 const SLEEP: &str = "PERFORM pg_sleep(60)";
 
@@ -284,4 +286,97 @@ async fn degrading_leaves_out_only_the_columns_that_postgresql_rejects() {
         assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await, Vec::<Value>::new());
         assert_counts_are_right(&receiver).await;
     }
+}
+
+fn prediction(id: &str) -> Value {
+    json!({ "exec_id": id, "flow_id": null, "status": "succeeded", "output": id })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_all_predictions_blames_no_prediction_and_delays_no_execution() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    receiver.wait_until_recorded().await;
+    let faults = [&raise("23514"), &raise("53100"), SUPPRESS].map(|action| {
+        let trigger = format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN {action}; RETURN NEW; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        (trigger, "DROP TRIGGER refuse ON predictions")
+    });
+    let renamed = (
+        "ALTER TABLE predictions RENAME TO elsewhere".to_owned(),
+        "ALTER TABLE elsewhere RENAME TO predictions",
+    );
+    for (n, (fault, mend)) in faults.into_iter().chain([renamed]).enumerate() {
+        execute(&receiver, fault).await;
+        let before = receiver.metric("record_retries_total").await;
+        for id in [format!("a{n}"), format!("b{n}")] {
+            receiver.accept(prediction(&format!("prediction-{id}"))).await;
+            receiver.accept(full_execution(&id)).await;
+            let execution = format!("SELECT 1 AS there FROM executions WHERE execution_id = '{id}'");
+            until(async || !receiver.rows_now(&execution).await.is_empty()).await;
+        }
+        // More than enough to blame one.
+        retries(&receiver, before + 25.0).await;
+        execute(&receiver, mend).await;
+        receiver.wait_until_recorded().await;
+    }
+    nothing_is_blamed(&receiver, 8).await;
+    assert_eq!(receiver.rows("SELECT 1 AS n FROM predictions WHERE payload IS NOT NULL").await.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_whose_row_a_trigger_suppresses_stays_in_the_spool() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    let hidden = "a row is invisible: it was just removed, or a trigger";
+    for (n, (table, condition)) in [
+        ("executions", "TG_OP = 'INSERT'"),
+        ("executions", "TG_OP = 'UPDATE'"),
+        ("execution_conflicts", "true"),
+        ("bulks", "true"),
+        ("workflow_hours", "true"),
+        ("workflow_days", "true"),
+        ("change_batches", "TG_OP = 'INSERT'"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = |id: String, status: &str| {
+            with(full_execution(&id), json!({ "status": status, "bulk_id": table, "workflow_id": table }))
+        };
+        receiver.accept(body(format!("e{n}"), "running")).await;
+        receiver.wait_until_recorded().await;
+        fault_on(&receiver, table, condition, SUPPRESS).await;
+        for (id, status) in [("e", "completed"), ("e", "failed"), ("new", "completed")] {
+            receiver.accept(body(format!("{id}{n}"), status)).await;
+        }
+        let suppressed = format!("a trigger on {table} suppressed a row");
+        let why = if n == 0 { hidden } else { &suppressed };
+        until(async || receiver.ready().await.1.to_string().contains(why)).await;
+        end_fault_on(&receiver, table).await;
+        receiver.wait_until_recorded().await;
+        let recorded = format!("SELECT status, conflicts FROM executions WHERE execution_id = 'e{n}'");
+        let expected = json!({ "status": "completed", "conflicts": 1 });
+        assert_eq!(receiver.row(&recorded).await, expected, "{table}");
+    }
+    nothing_is_blamed(&receiver, 14).await;
+    assert_counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_delivery_whose_quarantine_entry_a_trigger_suppresses_stays_in_the_spool() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    fault_on(&receiver, "executions", "NEW.execution_id = 'refused'", &raise("23514")).await;
+    fault_on(&receiver, "quarantine", "true", SUPPRESS).await;
+    receiver.accept(full_execution("refused")).await;
+    until(async || {
+        let health = receiver.ready().await.1.to_string();
+        health.contains("a trigger on quarantine suppressed a row")
+    })
+    .await;
+    end_fault_on(&receiver, "quarantine").await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.row("SELECT acknowledged FROM quarantine").await["acknowledged"], true);
+    assert_eq!(receiver.metric("quarantine_dropped_total").await, 0.0);
 }

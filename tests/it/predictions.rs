@@ -402,7 +402,8 @@ async fn retention_removes_predictions_their_payloads_and_their_conflicts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prediction_that_postgresql_rejects_is_degraded_and_repaired_or_quarantined() {
     let receiver = TestReceiver::start().await;
-    let condition = "NEW.payload IS NOT NULL OR NEW.prediction_id = 'refused'";
+    let condition = "NEW.prediction_id = 'refused'
+        OR NEW.prediction_id IN ('degraded', 'twice') AND NEW.payload IS NOT NULL";
     fault_on(&receiver, "predictions", condition, &raise("P0001")).await;
     for body in
         [prediction("degraded", "succeeded"), prediction("refused", "failed"), execution("e", "completed")]

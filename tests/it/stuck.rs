@@ -1,5 +1,7 @@
 //! Stuck deliveries, which wait for locks or which PostgreSQL rejects in every form, block no other delivery.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use workflow_receiver::config::Settings;
@@ -164,4 +166,82 @@ async fn a_failing_quarantine_blocks_no_later_execution() {
     execute(&receiver, "ALTER TABLE elsewhere RENAME TO quarantine").await;
     receiver.wait_until_recorded().await;
     assert_eq!(count(&receiver, "quarantine").await, 25);
+}
+
+/// A wait for a lock in a first attempt takes two seconds.
+fn long_lock_waits(settings: &mut Settings) {
+    short_timeouts(settings);
+    settings.database.statement_timeout = Duration::from_secs(8);
+}
+
+/// Runs `lock` in an open transaction, posts `first`, and then ten times a body of `waiting` and an execution that waits
+/// for no lock. Returns how long these took to be recorded.
+async fn time_beside_a_lock(
+    receiver: &TestReceiver,
+    lock: &str,
+    first: Value,
+    waiting: impl Fn(&str) -> Value,
+) -> Duration {
+    let mut holder = receiver.connection().await;
+    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}"))).execute(&mut holder).await.unwrap();
+    receiver.accept(first).await;
+    until(async || receiver.metric("stuck_deliveries").await >= 1.0).await;
+    let begun = Instant::now();
+    for n in 0..10 {
+        receiver.accept(waiting(&format!("waiting{n}"))).await;
+        receiver.accept(execution(&format!("free{n}"), "completed")).await;
+        let free = format!("SELECT 1 AS there FROM executions WHERE execution_id = 'free{n}'");
+        until(async || !receiver.rows_now(&free).await.is_empty()).await;
+    }
+    let took = begun.elapsed();
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    receiver.wait_until_recorded().await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_predictions_delays_no_execution() {
+    let receiver = TestReceiver::start_with(long_lock_waits).await;
+    let prediction =
+        |id: &str| json!({ "exec_id": id, "flow_id": null, "status": "succeeded", "output": id });
+    let lock = "LOCK TABLE predictions IN SHARE MODE";
+    let took = time_beside_a_lock(&receiver, lock, prediction("first"), prediction).await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert_eq!(receiver.rows("SELECT 1 AS n FROM predictions").await.len(), 11);
+    nothing_is_blamed(&receiver, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_a_bulk_delays_only_the_executions_of_this_bulk() {
+    let receiver = TestReceiver::start_with(long_lock_waits).await;
+    let in_bulk = |id: &str| with(execution(id, "completed"), json!({ "bulk_id": "locked" }));
+    receiver.accept(in_bulk("recorded")).await;
+    receiver.wait_until_recorded().await;
+    let lock = "SELECT FROM bulks WHERE bulk_id = 'locked' FOR UPDATE";
+    let took = time_beside_a_lock(&receiver, lock, in_bulk("first"), in_bulk).await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    nothing_is_blamed(&receiver, 22).await;
+    assert_counts_are_right(&receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_an_execution_delays_no_other_execution_of_its_bulk() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    let in_bulk = |id: &str, status: &str| with(execution(id, status), json!({ "bulk_id": "b" }));
+    receiver.accept(in_bulk("locked", "running")).await;
+    receiver.wait_until_recorded().await;
+    let mut holder = receiver.connection().await;
+    let lock = "BEGIN; SELECT FROM executions WHERE execution_id = 'locked' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+    receiver.accept(in_bulk("locked", "completed")).await;
+    until(async || stuck(&receiver).await == 1).await;
+    for n in 0..10 {
+        receiver.accept(in_bulk(&format!("free{n}"), "completed")).await;
+    }
+    until(async || count(&receiver, "executions WHERE status = 'completed'").await == 10).await;
+    assert_eq!(stuck(&receiver).await, 1);
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    receiver.wait_until_recorded().await;
+    nothing_is_blamed(&receiver, 11).await;
+    assert_counts_are_right(&receiver).await;
 }

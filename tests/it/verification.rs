@@ -10,9 +10,9 @@ use workflow_receiver::config::{Secrets, Settings};
 use crate::support::collector::Collector;
 use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, problem, signed};
-use crate::support::postgres::{new_database, rows, url};
+use crate::support::postgres::{end_fault_on, fault_on, new_database, rows, url};
 use crate::support::process::{Process, program, run_to_end};
-use crate::support::receiver::TestReceiver;
+use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::sender::{KEY, SECRET, stand_in, trigger, unused_address, webhook_url, with_api};
 use crate::support::spool::spool_file;
 use crate::support::wait::{until, within};
@@ -354,4 +354,29 @@ async fn two_receivers_request_each_unsigned_execution_once() {
     let row = "SELECT count(*) AS n, sum(deliveries) AS deliveries FROM executions WHERE authenticated_by = 'callback'";
     assert_eq!(receivers[0].row(row).await, json!({ "n": 60, "deliveries": 60 }));
     assert_eq!(stand_in.requests(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_webhook_whose_row_a_trigger_suppresses_waits_in_the_spool_and_delays_no_execution() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        short_timeouts(settings);
+        verifying(settings, &address, &stand_in);
+    })
+    .await;
+    let url = webhook_url(&address);
+    fault_on(&receiver, "unverified_deliveries", "true", "RETURN NULL").await;
+    stand_in.execute(&unsigned(&url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    until(async || {
+        let health = receiver.ready().await.1.to_string();
+        health.contains("a trigger on unverified_deliveries suppressed a row")
+    })
+    .await;
+    stand_in.execute(&trigger("w", &url, json!({})));
+    until(async || receiver.rows_now(EXECUTIONS).await.len() == 1).await;
+    end_fault_on(&receiver, "unverified_deliveries").await;
+    until_verified(&receiver).await;
+    until(async || receiver.rows_now(EXECUTIONS).await.len() == 2).await;
+    assert!(receiver.rows("SELECT FROM quarantine").await.is_empty());
 }

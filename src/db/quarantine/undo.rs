@@ -387,9 +387,8 @@ impl DbConnection {
             .execute(&mut transaction)
             .await?;
         }
-        sqlx::query_file!("src/db/quarantine/restore_entry.sql", retry.entry)
-            .execute(&mut transaction)
-            .await?;
+        let restore = sqlx::query_file!("src/db/quarantine/restore_entry.sql", retry.entry);
+        DbError::check_written("quarantine", &restore.execute(&mut transaction).await?, 1)?;
         sqlx::query!("DELETE FROM quarantine_retries WHERE quarantine_id = $1", quarantine_id)
             .execute(&mut transaction)
             .await?;

@@ -3,7 +3,7 @@
 use strum::IntoStaticStr;
 
 use super::item::RecordItem;
-use crate::db::Transaction;
+use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 use crate::execution::Kind;
 use crate::execution::status::is_terminal;
@@ -57,7 +57,7 @@ pub(super) async fn insert_changes(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     dispositions: &[Disposition],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DbError> {
     let changes = items.iter().zip(dispositions).filter_map(|(item, disposition)| {
         let execution = item.execution().filter(|execution| execution.kind == Kind::Workflow)?;
         disposition.is_change().then(|| Change {
@@ -75,7 +75,7 @@ pub(super) async fn insert_changes(
 pub(in crate::db) async fn insert_undone(
     transaction: &mut Transaction<'_>,
     undone: &[UndoneChange],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DbError> {
     let changes = undone.iter().map(|change| Change {
         kind: ChangeType::Undone,
         execution_id: &change.execution_id,
@@ -86,14 +86,14 @@ pub(in crate::db) async fn insert_undone(
     insert(transaction, &changes.collect::<Vec<_>>()).await
 }
 
-async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Result<(), sqlx::Error> {
+async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Result<(), DbError> {
     for changes in changes.chunks(MAX_ROW) {
         let types: Vec<&str> = changes.iter().map(|change| change.kind.into()).collect();
         let executions: Vec<_> = changes.iter().map(|change| change.execution_id).collect();
         let workflows: Vec<_> = changes.iter().map(|change| change.workflow_id).collect();
         let bulks: Vec<_> = changes.iter().map(|change| change.bulk_id).collect();
         let statuses: Vec<_> = changes.iter().map(|change| change.status).collect();
-        sqlx::query!(
+        let written = sqlx::query!(
             "INSERT INTO change_batches (size, types, execution_ids, workflow_ids, bulk_ids, statuses)
              VALUES (cardinality($1::text[]), $1, $2, $3, $4, $5)",
             &types as _,
@@ -104,6 +104,7 @@ async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Re
         )
         .execute(&mut *transaction)
         .await?;
+        DbError::check_written("change_batches", &written, 1)?;
     }
     Ok(())
 }

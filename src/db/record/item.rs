@@ -7,7 +7,7 @@ use crate::db::DbError;
 use crate::delivery::{Delivery, TraceContext};
 use crate::execution::jsonb::{Fit, expansion, fit};
 use crate::execution::steps;
-use crate::execution::{self, Execution};
+use crate::execution::{self, Execution, Kind};
 
 /// PostgreSQL's message in the reason for quarantine is cut to this length: a trigger's message may quote the row.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -22,10 +22,12 @@ pub(crate) enum RecordItem<'a> {
 }
 
 /// Where a delivery is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ItemKind {
-    /// In `executions` or `predictions`.
+    /// In `executions`.
     Execution,
+    /// In `predictions`.
+    Prediction,
     Quarantined,
     /// In `unverified_deliveries`.
     Unverified,
@@ -258,7 +260,10 @@ impl<'a> RecordItem<'a> {
 
     pub(crate) fn kind(&self) -> ItemKind {
         match self {
-            Self::Execution(_) => ItemKind::Execution,
+            Self::Execution(row) => match row.execution.kind {
+                Kind::Workflow => ItemKind::Execution,
+                Kind::Prediction => ItemKind::Prediction,
+            },
             Self::Quarantined(_) => ItemKind::Quarantined,
             Self::Unverified(_) => ItemKind::Unverified,
         }

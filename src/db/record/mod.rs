@@ -57,7 +57,7 @@ pub(super) async fn record(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     conflicts: config::Conflicts,
-) -> Result<Vec<Disposition>, sqlx::Error> {
+) -> Result<Vec<Disposition>, DbError> {
     let mut dispositions = vec![Disposition::Dropped; items.len()];
     let mut rollups = Rollups::default();
     for kind in [Kind::Workflow, Kind::Prediction] {

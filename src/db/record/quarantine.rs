@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::item::{QuarantineRow, RecordItem};
 use crate::auth::AuthMethod;
 use crate::config;
-use crate::db::Transaction;
+use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 
 /// Stores the quarantined `items` while `limits` allow, and sets their dispositions.
@@ -16,7 +16,7 @@ pub(in crate::db) async fn insert_quarantined(
     items: &[RecordItem<'_>],
     limits: config::Quarantine,
     dispositions: &mut [Disposition],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DbError> {
     let rows = items.iter().enumerate().filter_map(|(index, item)| match item {
         RecordItem::Quarantined(row) => Some((index, row)),
         RecordItem::Execution(_) | RecordItem::Unverified(_) => None,
@@ -59,9 +59,13 @@ pub(in crate::db) async fn insert_quarantined(
     );
     let stored = stored.fetch_all(transaction).await?.into_iter();
     let stored: HashMap<Vec<u8>, i64> = stored.map(|row| (row.body_sha256, row.quarantine_id)).collect();
-    for (index, hash) in indexes.into_iter().zip(&hashes) {
-        let entry = stored.get(hash).map(|&quarantine_id| Disposition::Quarantined { quarantine_id });
-        dispositions[index] = entry.unwrap_or(Disposition::Dropped);
+    for ((index, row), hash) in indexes.into_iter().zip(rows).zip(&hashes) {
+        dispositions[index] = match stored.get(hash) {
+            Some(&quarantine_id) => Disposition::Quarantined { quarantine_id },
+            // The limits do not apply to it.
+            None if row.acknowledged => return Err(DbError::suppressed("quarantine")),
+            None => Disposition::Dropped,
+        };
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use super::columns::{ExecutionArrays, PredictionArrays, with_execution_columns, 
 use super::rollups::{CountedExecution, Rollups};
 use super::rounds::Group;
 use crate::config;
-use crate::db::Transaction;
+use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 use crate::execution::Kind;
 
@@ -39,6 +39,8 @@ struct Resolved {
     previous_status: String,
     previous_total_cost: Option<String>,
     previous_first_received_at: OffsetDateTime,
+    /// The table in which a trigger suppressed a row of this statement.
+    suppressed_in: Option<String>,
 }
 
 /// In the last round, an identifier can be in the arrays more than once (`rounds.rs`). Such an execution has ended.
@@ -144,6 +146,13 @@ placed AS (
     WHERE NOT c.is_known AND c.conflict_bytes + c.body_size <= "# + $max_bytes + r#"::bigint
     WINDOW earlier AS (PARTITION BY c.id ORDER BY c.n)
 ),
+accepted AS (
+    SELECT k.n FROM conflicting AS k WHERE k.is_known
+    UNION ALL
+    SELECT p.n
+    FROM placed AS p
+    WHERE p.conflicts <= "# + $max_conflicts + r#"::bigint AND p.conflict_bytes <= "# + $max_bytes + r#"::bigint
+),
 stored AS (
     INSERT INTO "# + $conflicts + r#" AS c (
         "# + $id + r#", status"# $(+ ", " + $compared)* + r#", output, payload, payload_bytes, body_sha256,
@@ -153,10 +162,7 @@ stored AS (
         i.id, i.status"# $(+ ", i." + $compared)* + r#", i.output, i.payload, i.payload_bytes, i.body_sha256,
         i.authenticated_by, i.deliveries, i.first_received_at, i.last_received_at
     FROM incoming AS i
-    WHERE i.n IN (SELECT k.n FROM conflicting AS k WHERE k.is_known)
-        OR i.n IN (
-            SELECT p.n FROM placed AS p WHERE p.conflicts <= "# + $max_conflicts + r#"::bigint AND p.conflict_bytes <= "# + $max_bytes + r#"::bigint
-        )
+    WHERE i.n IN (SELECT a.n FROM accepted AS a)
     ON CONFLICT ("# + $id + r#", body_sha256) DO UPDATE SET
         deliveries = c.deliveries + excluded.deliveries,
         first_received_at = least(c.first_received_at, excluded.first_received_at),
@@ -205,6 +211,7 @@ counted AS (
         GROUP BY n.id
     ) AS m
     WHERE e."# + $id + r#" = m.id
+    RETURNING 1
 ),
 replaced AS (
     UPDATE "# + $table + r#" AS e
@@ -220,6 +227,7 @@ replaced AS (
     FROM resolved AS s
     INNER JOIN incoming AS i ON s.n = i.n
     WHERE e."# + $id + r#" = s.id AND s.disposition = 'replacement'
+    RETURNING 1
 )
 SELECT
     s.n AS "n!",
@@ -228,7 +236,12 @@ SELECT
     s.previous_bulk_id AS "previous_bulk_id?",
     s.previous_status AS "previous_status!",
     s.previous_total_cost AS "previous_total_cost?",
-    s.previous_first_received_at AS "previous_first_received_at!"
+    s.previous_first_received_at AS "previous_first_received_at!",
+    CASE
+        WHEN (SELECT count(*) FROM counted) + (SELECT count(*) FROM replaced)
+            < (SELECT count(DISTINCT d.id) FROM resolved AS d) THEN '"# + $table + r#"'
+        WHEN (SELECT count(*) FROM stored) < (SELECT count(*) FROM accepted) THEN '"# + $conflicts + r#"'
+    END AS "suppressed_in?"
 FROM resolved AS s
 LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
             &$arrays.id as _,
@@ -252,7 +265,7 @@ pub(super) async fn resolve_duplicates<'r>(
     conflicts: config::Conflicts,
     rollups: &mut Rollups<'r>,
     dispositions: &mut [Disposition],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DbError> {
     let resolved = match kind {
         Kind::Workflow => {
             let arrays = ExecutionArrays::new(known);
@@ -268,6 +281,9 @@ pub(super) async fn resolve_duplicates<'r>(
     for (n, group) in (1..).zip(known) {
         // The row blocked the insert and was deleted since then. The batch fails and is recorded again.
         let previous = resolved.remove(&n).ok_or(sqlx::Error::RowNotFound)?;
+        if let Some(table) = previous.suppressed_in {
+            return Err(DbError::suppressed(&table));
+        }
         let disposition = match &*previous.disposition {
             "replacement" => Disposition::Replacement,
             "conflict" => Disposition::Conflict,

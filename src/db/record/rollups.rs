@@ -1,12 +1,12 @@
 //! The changes of a batch to the counts of bulks and to the rollups by hour and day.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use time::{Date, OffsetDateTime, UtcOffset};
 
 use super::rounds::Group;
-use crate::db::Transaction;
+use crate::db::{DbError, Transaction};
 use crate::execution::cost::picos;
 
 /// Borrowed from the batch, or owned from the database.
@@ -117,13 +117,13 @@ impl<'r> Rollups<'r> {
 
     /// Applies the changes, after the executions are written. The rollups are last, because all receivers update the rows
     /// of the current hour, which stay locked until the commit.
-    pub(in crate::db) async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+    pub(in crate::db) async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
         self.apply_to_bulks(transaction).await?;
         self.apply_to_hours(transaction).await?;
         self.apply_to_days(transaction).await
     }
 
-    async fn apply_to_bulks(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+    async fn apply_to_bulks(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
         let changes = self.bulks.iter().map(|((bulk_id, status), change)| {
             let BulkChange { executions, first_received_at, last_received_at } = *change;
             (&**bulk_id, &**status, executions, first_received_at, last_received_at)
@@ -131,7 +131,7 @@ impl<'r> Rollups<'r> {
         let (bulks, statuses, executions, first, last): (Vec<_>, Vec<_>, Vec<_>, Vec<_>, Vec<_>) =
             changes.collect();
         if !bulks.is_empty() {
-            sqlx::query_file!(
+            let written = sqlx::query_file!(
                 "src/db/record/upsert_bulks.sql",
                 &bulks as _,
                 &statuses as _,
@@ -140,18 +140,20 @@ impl<'r> Rollups<'r> {
                 &last
             )
             .execute(transaction)
-            .await?;
+            .await
+            .map_err(DbError::while_writing_bulks)?;
+            DbError::check_written("bulks", &written, bulks.iter().collect::<HashSet<_>>().len())?;
         }
         Ok(())
     }
 
-    async fn apply_to_hours(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+    async fn apply_to_hours(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
         let changes = self.hours.iter().filter(|(_, change)| **change != 0);
         let changes =
             changes.map(|((hour, workflow_id, status), change)| (*hour, &**workflow_id, &**status, *change));
         let (hours, workflows, statuses, changes): (Vec<_>, Vec<_>, Vec<_>, Vec<_>) = changes.collect();
         if !hours.is_empty() {
-            sqlx::query_file!(
+            let written = sqlx::query_file!(
                 "src/db/record/upsert_hours.sql",
                 &hours,
                 &workflows as _,
@@ -160,11 +162,16 @@ impl<'r> Rollups<'r> {
             )
             .execute(transaction)
             .await?;
+            DbError::check_written(
+                "workflow_hours",
+                &written,
+                hours.iter().zip(&workflows).collect::<HashSet<_>>().len(),
+            )?;
         }
         Ok(())
     }
 
-    async fn apply_to_days(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+    async fn apply_to_days(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
         let changes = self.days.iter().filter(|(_, change)| **change != DayChange::default());
         let changes = changes.map(|((day, workflow_id), change)| {
             let DayChange { executions, with_cost, picos } = *change;
@@ -173,7 +180,7 @@ impl<'r> Rollups<'r> {
         let (days, workflows, executions, with_cost, costs): (Vec<_>, Vec<_>, Vec<_>, Vec<_>, Vec<_>) =
             changes.collect();
         if !days.is_empty() {
-            sqlx::query_file!(
+            let written = sqlx::query_file!(
                 "src/db/record/upsert_days.sql",
                 &days,
                 &workflows as _,
@@ -183,6 +190,7 @@ impl<'r> Rollups<'r> {
             )
             .execute(transaction)
             .await?;
+            DbError::check_written("workflow_days", &written, days.len())?;
         }
         Ok(())
     }

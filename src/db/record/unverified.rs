@@ -1,7 +1,7 @@
 //! Stores the unsigned items of a batch until the sender's API confirms them.
 
 use super::item::{RecordItem, UnverifiedRow};
-use crate::db::Transaction;
+use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 
 /// Stores the unverified `items`, and sets their dispositions. There is no limit: they were answered 200.
@@ -9,7 +9,7 @@ pub(in crate::db) async fn insert_unverified(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
     dispositions: &mut [Disposition],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DbError> {
     let rows = items.iter().enumerate().filter_map(|(index, item)| match item {
         RecordItem::Unverified(row) => Some((index, row)),
         RecordItem::Execution(_) | RecordItem::Quarantined(_) => None,
@@ -25,7 +25,7 @@ pub(in crate::db) async fn insert_unverified(
     let references: Vec<_> = rows.iter().map(|row| row.delivery.reference.as_deref()).collect();
     let redeliveries: Vec<_> = rows.iter().map(|row| row.delivery.is_redelivery).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
-    sqlx::query!(
+    let written = sqlx::query!(
         "INSERT INTO unverified_deliveries
              (execution_id, workflow_id, status, body, reference, is_redelivery, received_at)
          SELECT i.execution_id, i.workflow_id, i.status, i.body, i.reference::jsonb, i.is_redelivery, i.received_at
@@ -41,6 +41,7 @@ pub(in crate::db) async fn insert_unverified(
     )
     .execute(transaction)
     .await?;
+    DbError::check_written("unverified_deliveries", &written, indexes.len())?;
     for index in indexes {
         dispositions[index] = Disposition::Unverified;
     }
