@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::bulks::{progress, received};
-use super::components::{ago, chip, copy_button, count, empty, plural};
+use super::components::{ago, chip, copy_button, count, empty, notice, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
 use super::failure_class::failure_class;
@@ -112,6 +112,7 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
             }
         }
         section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk, &rejected, console.admin.reconciler.is_some())) }
+        @if bulk.expected.is_none() { (size_hint(bulk)) }
         nav.chips aria-label="Lists of the bulk" {
             @for (this, name, title) in Show::ALL {
                 @let number = match this {
@@ -203,11 +204,16 @@ fn unreceived(bulk: &Bulk, has_api_key: bool) -> Markup {
             p.soft { "No webhook was received for " (plural(number, "expected execution", "expected executions")) "." }
             @if !has_api_key { p.soft { (reconcile::NO_KEY) } }
         }
-        @if bulk.expected.is_none() {
-            @let command = bulk.set_size_command();
-            p.soft { "Set the size to see whether the bulk is complete: " code { (command) } (copy_button(&command)) }
-        }
     }
+}
+
+/// How to set the size of the bulk.
+fn size_hint(bulk: &Bulk) -> Markup {
+    let command = bulk.set_size_command();
+    notice(
+        "info",
+        html! { "Set the size to see whether the bulk is complete: " code { (command) } (copy_button(&command)) },
+    )
 }
 
 /// Downloads of the read API.
