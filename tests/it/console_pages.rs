@@ -317,6 +317,8 @@ async fn a_bulk_is_opened_by_its_id_and_shows_its_state_and_its_causes() {
         assert_eq!(executions(&page(&receiver, &list).await), [found], "{list}");
     }
     assert!(text(&html).contains("the provider was too slow execution_timeout"), "{}", text(&html));
+    let shown = text(&page(&receiver, "/executions/b").await);
+    assert!(shown.contains("In short: the provider was too slow execution_timeout"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -664,7 +666,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     .await;
     let trigger = Trigger {
         workflow: "w".to_owned(),
-        bulk: None,
+        bulk: Some("b".to_owned()),
         inputs: json!({ "prompt": "A garden" }),
         webhook_url: None,
         webhook_secret: None,

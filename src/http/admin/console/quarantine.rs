@@ -92,7 +92,7 @@ fn groups_table(groups: &[ReasonGroup]) -> Markup {
                                 }
                             }
                             td.num data-label="Entries" { (count(group.entries)) }
-                            td.time { (ago(group.latest_received_at)) }
+                            td.time data-label="Latest" { (ago(group.latest_received_at)) }
                         }
                     }
                 }
@@ -167,7 +167,7 @@ fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
                                 td data-label="Answered" { (answered(entry)) }
                                 td.num data-label="Deliveries" { (count(entry.deliveries.into())) }
                                 td.num data-label="Size" { (bytes(u64::try_from(entry.body_bytes).unwrap_or_default())) }
-                                td.time { (ago(entry.first_received_at)) }
+                                td.time data-label="Received" { (ago(entry.first_received_at)) }
                             }
                         }
                     }
