@@ -203,10 +203,7 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
     let complete = match bulk.complete {
         Some(_) => complete_with_reason(bulk),
         None => {
-            format!(
-                "unknown. Set the size: workflow-receiver bulks set-size {} EXECUTIONS",
-                shell_argument(&bulk.bulk_id)
-            )
+            format!("unknown. Set the size: {}", bulk.set_size_command())
         }
     };
     output.key_values(&[
@@ -227,11 +224,4 @@ fn print(output: &mut Output, detail: &BulkDetail, failures: &Failures) -> std::
     output.section("Missing executions", output.table(EXPECTED), &detail.missing_executions.items)?;
     output.section("Failures", output.table(CAUSES), &failures.groups)?;
     output.section("Results", Table::new(RESULTS, None), &detail.results.items)
-}
-
-/// The identifier, or the placeholder `BULK` if a shell needs quotation marks around it.
-fn shell_argument(id: &str) -> &str {
-    let plain =
-        id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b)) && !id.starts_with('-');
-    if plain { id } else { "BULK" }
 }

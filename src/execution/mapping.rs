@@ -11,6 +11,9 @@ use super::{Execution, api_key};
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
 
+/// How the command line records an execution that lacks a field which an unread key may have.
+pub(crate) const FORCE: &str = "use --force";
+
 /// Other fields of the sender. Views and pages read them from the unchanged payload.
 const PAYLOAD_FIELDS: [&str; 4] = ["inputs", "step_outputs", "version_id", "workflow_output"];
 
@@ -41,7 +44,7 @@ fn check_lost(field: &str, is_present: bool, parts: &[&str], ignored: &[String])
         Some(key) if !is_present => {
             let source = if key.contains('/') { format!("/{key}") } else { key.clone() };
             Err(format!(
-                "`{key}` is not read, and the execution would have no `{field}`. Add {field}={source} to the mapping, or use --force"
+                "`{key}` is not read, and the execution would have no `{field}`. Add {field}={source} to the mapping, or {FORCE}"
             ))
         }
         _ => Ok(()),

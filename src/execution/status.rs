@@ -11,6 +11,9 @@ pub(crate) fn is_successful(status: &str) -> bool {
     matches!(status, "completed" | "succeeded" | "success")
 }
 
+/// The statuses of executions that have ended.
+pub(crate) const FINAL: [&str; 5] = ["completed", "succeeded", "success", "failed", "cancelled"];
+
 /// The results of [`class`].
 pub(crate) const CLASSES: [&str; 4] = [COMPLETED, "failed", "cancelled", OTHER];
 pub(crate) const COMPLETED: &str = "completed";
@@ -23,5 +26,15 @@ pub(crate) fn class(status: &str) -> &'static str {
         "failed" => "failed",
         "cancelled" => "cancelled",
         _ => OTHER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn final_statuses_are_terminal() {
+        assert!(FINAL.into_iter().all(is_terminal) && !is_terminal("running"));
     }
 }

@@ -87,6 +87,17 @@ async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_current_tab_is_in_view_on_a_phone() {
+    let receiver = TestReceiver::start().await;
+    let browser = Chromium::start().await;
+    browser.look(360, 800, "light").await;
+    browser.open(&format!("{}/settings", receiver.admin)).await;
+    let script = "const tab = document.querySelector('nav [aria-current]').getBoundingClientRect();
+        return tab.left >= 0 && tab.right <= innerWidth";
+    assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_select_rows_and_show_the_list_of_keys() {
     let (receiver, browser) = (filled().await, Chromium::start().await);
     browser.look(1_280, 900, "light").await;

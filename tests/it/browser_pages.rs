@@ -369,7 +369,7 @@ async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
         ("/bulks/spring-catalogue", "bulk", "2 missing (1 of them still running)"),
         (&*mapping, "quarantine", "A retry would record 1 execution"),
     ] {
-        // The preview is below the mapping.
+        // The mapping is below the preview.
         browser.look(1_200, if name == "quarantine" { 1_480 } else { 760 }, "light").await;
         browser.open(&format!("{}{path}", receiver.admin)).await;
         // Images outside of the window load when they are scrolled to.

@@ -4,11 +4,11 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use workflow_receiver::config::{Secret, Secrets, Settings};
 
-use crate::support::fixtures::{execution, with};
+use crate::support::fixtures::{example, execution, with};
 use crate::support::postgres::{execute, new_database, no_database, url};
 use crate::support::process::{Process, program};
 use crate::support::receiver::TestReceiver;
@@ -342,9 +342,57 @@ async fn the_overview_escapes_the_text_of_webhooks() {
     let page = browser.text("/conflicts").await;
     assert!(page.contains("&lt;script&gt;alert(1)") && page.contains("status, "), "{page}");
     assert!(!page.contains("<script>alert") && !page.contains('\u{202e}'), "{page}");
+    let page = browser.text("/conflicts?since=1h").await;
+    assert!(page.contains("aria-current=\"true\">1 h</a>") && page.contains("&lt;script&gt;"), "{page}");
+    assert!(!browser.text("/conflicts?to=2026-01-01T00:00").await.contains("&lt;script&gt;"));
     let answer = browser.get("/?period=9h").await;
     assert_eq!(answer.status(), 400);
     assert!(answer.text().await.unwrap().contains("must be one of 1h, 24h, 7d, 30d"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
+    let receiver = TestReceiver::start().await;
+    let cause = "Model timeout after 30s";
+    for id in ["one", "two"] {
+        let body = json!({ "error": "ExecutionFailed", "error_cause": cause, "workflow_id": "draw" });
+        receiver.accept(with(execution(id, "failed"), body)).await;
+        receiver.wait_until_recorded().await;
+    }
+    receiver.accept(execution("other", "failed")).await;
+    receiver.accept(execution("runs", "running")).await;
+    receiver.accept(serde_json::from_str::<Value>(&example("prediction-failed.json")).unwrap()).await;
+    receiver.wait_until_recorded().await;
+    let browser = Browser::new(&receiver.admin);
+    let page = browser.text("/?period=7d").await;
+    let list = "/executions?status=failed&q=Model+timeout+after+30s&workflow=draw&since=7d";
+    assert_eq!(page.matches(&format!("href=\"{}\"", list.replace('&', "&amp;"))).count(), 2, "{page}");
+    let found = browser.text(list).await;
+    assert!(["one", "two"].iter().all(|id| found.contains(&format!("href=\"/executions/{id}\""))), "{found}");
+    assert!(!found.contains("/executions/other"), "{found}");
+    for part in [
+        "href=\"/executions/two\"><time",
+        "the provider was too slow <code>",
+        "<span class=\"badge muted\">prediction</span>",
+        "href=\"/predictions?status=failed&amp;workflow=50741f40-8621-4d46-8a91-dff4d873be98&amp;since=7d\"",
+        "href=\"/executions?status=failed&amp;since=7d\">All failures",
+        "<dt>running</dt>",
+        "Workflows by cost, the last 7 days (UTC)",
+        "href=\"/executions?workflow=draw&amp;since=7d\"",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains(" · </small>") && !page.contains("not ended"), "{page}");
+    let page = browser.text("/executions?status=failed&since=30d").await;
+    assert!(page.contains("aria-current=\"true\">30 d</a>"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_shown_with_units_and_empty_ones_as_not_set() {
+    let receiver = TestReceiver::start().await;
+    let page = Browser::new(&receiver.admin).text("/settings").await;
+    assert!(page.contains("16777216</bdi> <span class=\"soft\">(16.0 MiB)</span>"), "{page}");
+    assert!(page.contains("<span class=\"soft\">not set</span>"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

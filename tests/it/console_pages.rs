@@ -1,7 +1,7 @@
 //! The pages Executions, Execution, Bulks and Quarantine of the console, over HTTP.
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::{Value, json};
 
@@ -55,18 +55,42 @@ fn executions(html: &str) -> Vec<String> {
 async fn submit(receiver: &TestReceiver, page_path: &str, action: &str, fields: &[(&str, &str)]) -> String {
     let html = page(receiver, page_path).await;
     let form = html.split("<form").find(|form| form.contains(&format!("action=\"{action}\""))).expect(action);
-    let form = form.split("</form>").next().unwrap();
+    let hidden = hidden_fields(form.split("</form>").next().unwrap());
+    let answer = send(receiver, action, &hidden, fields).await;
+    assert_eq!(answer.status(), 200, "{action}");
+    answer.text().await.unwrap()
+}
+
+/// Sends a form that the page does not have, with the key of its other forms.
+async fn post_form(
+    receiver: &TestReceiver,
+    page_path: &str,
+    action: &str,
+    fields: &[(&str, &str)],
+) -> Response {
+    let hidden = hidden_fields(&page(receiver, page_path).await);
+    let key: Vec<_> = hidden.into_iter().filter(|(name, _)| name == "form_key").take(1).collect();
+    send(receiver, action, &key, fields).await
+}
+
+fn hidden_fields(html: &str) -> Vec<(String, String)> {
     let value = |input: &str, name: &str| {
         input.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).map(unescape)
     };
-    let hidden = form.split("<input").skip(1).filter(|input| input.contains("type=\"hidden\""));
-    let mut values: Vec<(String, String)> =
-        hidden.filter_map(|input| Some((value(input, "name")?, value(input, "value")?))).collect();
-    values.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(values).finish();
-    let answer = receiver.client.post(format!("{}{action}", receiver.admin)).body(body).send().await.unwrap();
-    assert_eq!(answer.status(), 200, "{action}");
-    answer.text().await.unwrap()
+    let hidden = html.split("<input").skip(1).filter(|input| input.contains("type=\"hidden\""));
+    hidden.filter_map(|input| Some((value(input, "name")?, value(input, "value")?))).collect()
+}
+
+async fn send(
+    receiver: &TestReceiver,
+    action: &str,
+    hidden: &[(String, String)],
+    fields: &[(&str, &str)],
+) -> Response {
+    let hidden = hidden.iter().map(|(name, value)| (&**name, &**value));
+    let fields = hidden.chain(fields.iter().copied());
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    receiver.client.post(format!("{}{action}", receiver.admin)).body(body).send().await.unwrap()
 }
 
 fn unescape(text: &str) -> String {
@@ -113,8 +137,17 @@ async fn the_search_box_finds_ids_references_causes_and_prompts() {
         assert_eq!(executions(&html), found, "{query}\n{}", text(&html));
         assert_eq!(html.contains("No execution matches"), found.is_empty(), "{query}");
     }
-    let html = page(&receiver, "/executions?from=tomorrow").await;
-    assert!(html.contains("tomorrow") && html.contains("must be a time like"), "{}", text(&html));
+    for (path, row) in [("/executions", "/executions/one"), ("/bulks", "/bulks/bulk%2F1")] {
+        assert!(page(&receiver, path).await.contains(row), "{path}");
+        let html = page(&receiver, &format!("{path}?from=tomorrow")).await;
+        assert!(html.contains("tomorrow") && html.contains("must be a time like"), "{}", text(&html));
+        assert!(html.contains("No rows are shown") && !html.contains(row), "{}", text(&html));
+    }
+    for (since, name) in [("30d", "30 d"), ("90d", "90d")] {
+        let html = page(&receiver, &format!("/executions?since={since}")).await;
+        let marked = html.split("aria-current=\"true\">").map(|rest| rest.split('<').next().unwrap());
+        assert!(marked.clone().any(|chip| chip == name), "{since}: {:?}", marked.collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +211,7 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
         "referrerpolicy=\"no-referrer\"",
         "href=\"/executions?q=order%3D1234\"",
         "href=\"/executions/deep/payload\"",
+        "<a class=\"badge warn\" href=\"#conflicts\">1 conflict</a>",
     ] {
         assert!(html.contains(part), "{part}\n{html}");
     }
@@ -222,6 +256,13 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
         assert!(text.contains("incomplete 18 missing (1 of them still running)"), "{path}: {text}");
         assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
     }
+    let html = page(&receiver, "/bulks/b%201").await;
+    assert!(html.contains("<span class=\"badge warn\">incomplete</span>"), "{html}");
+    assert!(
+        text(&html).contains("Results Failures 1 Running 1 Missing 18 All executions 3"),
+        "{}",
+        text(&html)
+    );
     assert!(page(&receiver, "/bulks?complete=yes").await.contains("No bulk matches"));
     let html = page(&receiver, "/bulks/b%201").await;
     assert!(
@@ -245,6 +286,61 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bulk_is_opened_by_its_id_and_shows_its_state_and_its_causes() {
+    let receiver = TestReceiver::start().await;
+    for (id, status, cause) in
+        [("a", "completed", ""), ("b", "failed", "Model timeout after 30s"), ("c", "failed", "no <GPU>")]
+    {
+        let body = json!({ "bulk_id": "spring-2", "error_cause": cause });
+        receiver.accept(with(execution(id, status), body)).await;
+    }
+    receiver.wait_until_recorded().await;
+    assert_eq!(location(&receiver, "/bulks?open=spring-2").await, "/bulks/spring-2");
+    let html = page(&receiver, "/bulks?open=a").await;
+    assert!(text(&html).contains("No bulk has the id a ."), "{}", text(&html));
+
+    let html = page(&receiver, "/bulks/spring-2").await;
+    assert_eq!(text(&html).matches("size not set").count(), 1, "{}", text(&html));
+    let command = "workflow-receiver bulks set-size spring-2 EXECUTIONS";
+    assert!(html.contains(&format!("<code>{command}</code>")), "{html}");
+    assert!(html.contains(&format!("data-copy=\"{command}\"")), "{html}");
+    assert!(!text(&html).contains("Missing 0") && text(&html).contains("Running 0"), "{}", text(&html));
+
+    sqlx::query("UPDATE bulks SET expected = 3").execute(&mut receiver.connection().await).await.unwrap();
+    let html = page(&receiver, "/bulks").await;
+    assert!(html.contains("<span class=\"badge ok\">complete</span>"), "{html}");
+    assert!(text(&html).contains("complete 2 failed"), "{}", text(&html));
+    let html = page(&receiver, "/bulks/spring-2?show=failures").await;
+    for (cause, found) in [("Model+timeout+after+30s", "b"), ("no+%3CGPU%3E", "c")] {
+        let list = format!("/executions?status=failed&q={cause}&bulk=spring-2");
+        assert!(html.contains(&list.replace('&', "&amp;")), "{list}: {html}");
+        assert_eq!(executions(&page(&receiver, &list).await), [found], "{list}");
+    }
+    assert!(text(&html).contains("the provider was too slow execution_timeout"), "{}", text(&html));
+    let shown = text(&page(&receiver, "/executions/b").await);
+    assert!(shown.contains("In short: the provider was too slow execution_timeout"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_identifier_is_shown_with_links_to_where_it_may_be() {
+    let receiver = TestReceiver::start().await;
+    for (path, list) in [
+        ("/executions/x%3Cb%3E", "/executions"),
+        ("/predictions/x%3Cb%3E", "/predictions"),
+        ("/bulks/x%3Cb%3E", "/bulks"),
+    ] {
+        let answer = receiver.get(path).await;
+        assert_eq!(answer.status(), 404, "{path}");
+        let html = answer.text().await.unwrap();
+        let main = html.split("<main").nth(1).unwrap();
+        assert!(main.contains("<p class=\"id\"><bdi>x&lt;b&gt;</bdi></p>"), "{main}");
+        for link in [list, "/executions?q=x%3Cb%3E", "/quarantine"] {
+            assert!(main.contains(&format!("href=\"{link}\"")), "{link}: {main}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_is_previewed_and_then_recorded() {
     let receiver = TestReceiver::start().await;
     receiver.accept(execution("known", "completed")).await;
@@ -261,18 +357,20 @@ async fn a_mapping_is_previewed_and_then_recorded() {
         receiver.rows(entries).await.iter().map(|row| row["quarantine_id"].as_i64().unwrap()).collect();
     let html = page(&receiver, "/quarantine").await;
     let shown = text(&html);
-    assert!(shown.contains("`execution_id` is missing or null 4"), "{shown}");
+    assert!(shown.contains("execution_id is missing or null 4") && !shown.contains('`'), "{shown}");
+    assert!(shown.contains("&quot;executionId&quot;:&quot;two&quot;"), "the rows show their bodies: {shown}");
     let reason = "/quarantine?reason=%60execution_id%60+is+missing+or+null";
     assert!(html.contains(reason), "{html}");
     assert!(text(&page(&receiver, reason).await).contains("4 entries"));
 
     let entry = format!("/quarantine/{}", ids[0]);
     let preview = text(&page(&receiver, &format!("{entry}?preview=1")).await);
-    assert!(preview.contains("would stay in quarantine: `execution_id` is missing or null"), "{preview}");
+    assert!(preview.contains("would stay in quarantine: execution_id is missing or null"), "{preview}");
     let mapped = format!("{entry}?map.execution_id=executionId&preview=1");
     let preview = text(&page(&receiver, &mapped).await);
-    let lost = "would stay in quarantine: `bulkId` is not read, and the execution would have no `bulk_id`";
-    assert!(preview.contains(lost), "{preview}");
+    let lost = "would stay in quarantine: bulkId is not read, and the execution would have no bulk_id";
+    assert!(preview.contains(lost) && !preview.contains("--force"), "{preview}");
+    assert!(preview.contains("or select \u{201c}Record even if an unread key"), "{preview}");
     let preview = text(&page(&receiver, &format!("{mapped}&force=on")).await);
     for part in [
         "A retry would record 1 execution",
@@ -286,6 +384,26 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     }
     let known = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[2]);
     assert!(text(&page(&receiver, &known).await).contains("conflict with a recorded execution"));
+    // A status that is not final, and an identifier for all entries.
+    let status = format!("/quarantine/{}?set.status=bogus&preview=1", ids[4]);
+    let html = page(&receiver, &status).await;
+    assert!(
+        text(&html).contains("The status \u{201c} bogus \u{201d} is not known as final"),
+        "{}",
+        text(&html)
+    );
+    assert!(html.contains("list=\"statuses\"") && html.contains("<option value=\"succeeded\">"), "{html}");
+    let html = page(&receiver, &format!("{mapped}&force=on")).await;
+    assert!(html.contains("Record all with this reason (4 entries)"), "{html}");
+    assert!(html.find("id=\"preview\"") < html.find("id=\"mapping\""), "{html}");
+    let html = page(&receiver, &format!("{entry}?set.execution_id=one&force=on&preview=1")).await;
+    assert!(
+        text(&html).contains("is for this entry only") && !html.contains("/quarantine/retry\""),
+        "{html}"
+    );
+    let fields = [("reason", "`execution_id` is missing or null"), ("set.execution_id", "one")];
+    let answer = post_form(&receiver, &entry, "/quarantine/retry", &fields).await;
+    assert_eq!(answer.status(), 403);
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "a preview records nothing");
     assert_eq!(receiver.rows(entries).await.len(), 5);
 
@@ -300,7 +418,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
 
     let retried = text(&page(&receiver, "/quarantine/retried").await);
-    for part in ["one (new)", "known (conflict)", "`execution_id` is missing or null", "Undo all of these"] {
+    for part in ["one (new)", "known (conflict)", "execution_id is missing or null", "Undo all of these"] {
         assert!(retried.contains(part), "{part}\n{retried}");
     }
     // The form of the latest retry.
@@ -515,9 +633,15 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(html.contains("disabled title=\"Set eachlabs.api_key"), "{html}");
+    assert!(html.contains("<a href=\"/expected?state=rejected&amp;bulk=b\">2 rejected</a>"), "{html}");
     let shown = text(&page(&receiver, "/bulks/b?show=missing").await);
-    assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three missing"), "{shown}");
+    assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three waiting"), "{shown}");
     assert!(!shown.contains("1 one"), "{shown}");
+    // One button is for the bulk, the other for the overdue execution.
+    assert_eq!(shown.matches("Reconcile").count(), 2, "{shown}");
+    let html = page(&receiver, "/expected?state=arrived").await;
+    assert!(text(&html).contains("Bulks /") && text(&html).contains("1 one"), "{}", text(&html));
+    assert!(!html.contains("<time"), "a webhook is recorded, so nothing is due: {html}");
     let overview = page(&receiver, "/").await;
     assert!(
         overview.contains("href=\"/expected?state=overdue\"") && overview.contains("execution is overdue")
@@ -542,7 +666,7 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     .await;
     let trigger = Trigger {
         workflow: "w".to_owned(),
-        bulk: None,
+        bulk: Some("b".to_owned()),
         inputs: json!({ "prompt": "A garden" }),
         webhook_url: None,
         webhook_secret: None,
@@ -557,6 +681,8 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
         ]),
     )
     .await;
+    let due = "UPDATE expected_executions SET due_at = now() - interval '1 minute'";
+    sqlx::raw_sql(due).execute(&mut receiver.connection().await).await.unwrap();
     let ended = async |number: i64| {
         let ended = format!(
             "SELECT count(*) AS n FROM audit WHERE succeeded AND action = 'reconcile' AND audit_id = {number}"
@@ -609,5 +735,17 @@ async fn predictions_are_listed_and_shown_with_their_result() {
     let html = page(&receiver, &format!("/predictions/{failed}")).await;
     assert!(html.contains("href=\"/executions?workflow=50741f40-8621-4d46-8a91-dff4d873be98\""), "{html}");
     assert!(text(&html).contains("Prompt refused by the provider"), "{}", text(&html));
+    assert!(text(&html).contains("In short: the prompt was rejected content_moderation"), "{}", text(&html));
+    let html = page(&receiver, "/predictions?from=tomorrow").await;
+    assert!(html.contains("must be a time like") && !html.contains(failed), "{html}");
+    receiver
+        .accept(with(
+            serde_json::from_str(&example("prediction-failed.json")).unwrap(),
+            json!({ "status": "succeeded" }),
+        ))
+        .await;
+    receiver.wait_until_recorded().await;
+    let html = page(&receiver, &format!("/predictions/{failed}")).await;
+    assert!(html.contains("<a class=\"badge warn\" href=\"#conflicts\">1 conflict</a>"), "{html}");
     assert_eq!(receiver.get("/predictions/none").await.status(), 404);
 }

@@ -63,6 +63,14 @@ impl Bulk {
         self.expected.map_or(0, |expected| i64::from(expected) - i64::from(self.received))
     }
 
+    /// The command that sets the size. An identifier that a shell would need quotation marks for is replaced by `BULK`.
+    pub(crate) fn set_size_command(&self) -> String {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+        let is_argument = self.bulk_id.bytes().all(is_plain) && !self.bulk_id.starts_with('-');
+        let id = if is_argument { &self.bulk_id } else { "BULK" };
+        format!("workflow-receiver bulks set-size {id} EXECUTIONS")
+    }
+
     /// Why the bulk is incomplete, or has more executions than expected: `3 missing (1 of them still running)`.
     pub(crate) fn reasons(&self, number: impl Fn(i64) -> String) -> Vec<String> {
         let (running, missing) = (i64::from(self.other), self.missing.map_or(0, i64::from));

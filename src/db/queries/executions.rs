@@ -344,6 +344,9 @@ pub(crate) struct ExecutionDetail {
     pub(crate) results: Page<ResultItem>,
     /// The number of its conflicts: see `/api/v1/conflicts?execution=…`.
     pub(crate) conflicts: i64,
+    /// The class of the failure by the error texts of the execution itself, or `unknown`; `None` unless it failed.
+    #[serde(skip)]
+    pub(crate) failure_class: Option<String>,
     /// The webhook's body; null if PostgreSQL's jsonb cannot hold it (then see `payload_text`), if it is too large
     /// (`omitted`), or if it was removed (`payload_removed_at`).
     #[schema(value_type = Option<serde_json::Value>)]
@@ -383,7 +386,8 @@ impl Query for GetExecution {
                    coalesce(octet_length(payload_bytes) > $2, false) AS "payload_text_omitted!",
                    payload_removed_at,
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
-                       AS "conflicts!"
+                       AS "conflicts!",
+                   CASE WHEN status = 'failed' THEN failure_class(error_cause, error) END AS failure_class
                FROM executions AS e
                -- OFFSET 0: the payload is converted to text once.
                CROSS JOIN LATERAL (SELECT e.payload::text AS payload OFFSET 0) AS t
@@ -398,6 +402,7 @@ impl Query for GetExecution {
             steps,
             results,
             conflicts: rest.conflicts,
+            failure_class: rest.failure_class,
             payload: rest.payload,
             payload_text: rest.payload_text,
             payload_removed_at: rest.payload_removed_at,

@@ -1,6 +1,7 @@
 //! The list of quarantined webhooks, one of them in full, and the retries that can be undone. `workflow-receiver quarantine`
 //! retries and drops them.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 
 use serde::Serialize;
@@ -174,6 +175,35 @@ impl Query for QuarantineReasons {
             MAX_GROUPS
         );
         groups.fetch_all(transaction).await
+    }
+}
+
+/// Bytes of the start of a body.
+const START_BYTES: i32 = 160;
+
+/// The last character may be cut.
+fn start_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+}
+
+/// Reads the first characters of the bodies of a page, by the number of the entry. Invalid UTF-8 is replaced.
+#[derive(Debug, Clone)]
+pub(crate) struct BodyStarts {
+    pub(crate) quarantine_ids: Vec<i64>,
+}
+
+impl Query for BodyStarts {
+    type Answer = HashMap<i64, String>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<HashMap<i64, String>, sqlx::Error> {
+        let starts = sqlx::query!(
+            r#"SELECT quarantine_id, substring(body FROM 1 FOR $2) AS "start!"
+               FROM quarantine WHERE quarantine_id = ANY ($1)"#,
+            &self.quarantine_ids,
+            START_BYTES
+        );
+        let starts = starts.fetch_all(transaction).await?.into_iter();
+        Ok(starts.map(|row| (row.quarantine_id, start_of(&row.start))).collect())
     }
 }
 

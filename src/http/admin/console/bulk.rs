@@ -7,15 +7,17 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::bulks::{progress, received};
-use super::components::{ago, chip, copy_button, count, empty, plural};
+use super::components::{ago, chip, copy_button, count, empty, notice, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
+use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery};
+use super::sections::with_cause;
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::{excerpt, visible, visible_attribute};
 use super::view::View;
 use crate::db::queries::Scope;
 use crate::db::queries::bulks::{Bulk, GetBulkProgress};
@@ -84,7 +86,8 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
 
 async fn read(console: &Console, id: PathId<String>) -> Result<Bulk, PageError> {
     let bulk_id = path_identifier(id, "bulk")?;
-    console.run(&GetBulkProgress { bulk_id }).await?.ok_or(PageError::NotFound { kind: "bulk" })
+    let bulk = console.run(&GetBulkProgress { bulk_id: bulk_id.clone() }).await?;
+    bulk.ok_or(PageError::NotFound { kind: "bulk", id: bulk_id })
 }
 
 async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -> Result<Markup, PageError> {
@@ -99,9 +102,9 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
     let rejected = rejected(console, bulk).await?;
     Ok(html! {
         div.page-head {
-            p.crumbs { a href="/bulks" { "Bulks" } " / " span.id { (visible(&bulk.bulk_id)) } (copy_button(&bulk.bulk_id)) }
+            p.crumbs { a href="/bulks" { "Bulks" } " /" }
             div.head {
-                h1 { (visible(&bulk.bulk_id)) }
+                h1 title=(visible_attribute(&bulk.bulk_id)) { span.cut { (visible(&bulk.bulk_id)) } (copy_button(&bulk.bulk_id)) }
                 div.actions {
                     @if bulk.complete != Some(true) { (reconcile::button(console, view, "bulks", &bulk.bulk_id)) }
                     (exports(&bulk.bulk_id))
@@ -109,16 +112,17 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
             }
         }
         section.card aria-label="Progress" data-live="progress" data-bulk=(bulk.bulk_id) { (summary(bulk, &rejected, console.admin.reconciler.is_some())) }
+        @if bulk.expected.is_none() { (size_hint(bulk)) }
         nav.chips aria-label="Lists of the bulk" {
             @for (this, name, title) in Show::ALL {
                 @let number = match this {
-                    Show::Failures => bulk.failed,
-                    Show::Running => bulk.other,
-                    Show::Executions => bulk.received,
-                    Show::Missing => bulk.missing.unwrap_or_default(),
-                    Show::Results => 0,
+                    Show::Failures => Some(bulk.failed),
+                    Show::Running => Some(bulk.other),
+                    Show::Executions => Some(bulk.received),
+                    Show::Missing => bulk.missing,
+                    Show::Results => None,
                 };
-                @let title = if number > 0 { format!("{title} {}", count(number.into())) } else { title.to_owned() };
+                @let title = number.map_or_else(|| title.to_owned(), |number| format!("{title} {}", count(number.into())));
                 (chip(&params.with(&[("show", Some(name))]), &title, this == show))
             }
         }
@@ -133,7 +137,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
     html! {
         (progress(bulk))
         dl.pairs.wide {
-            dt { "Received" } dd { (received(bulk)) " " @if bulk.expected.is_none() { "(the expected number is not set)" } }
+            dt { "Received" } dd { (received(bulk)) }
             @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
@@ -200,12 +204,16 @@ fn unreceived(bulk: &Bulk, has_api_key: bool) -> Markup {
             p.soft { "No webhook was received for " (plural(number, "expected execution", "expected executions")) "." }
             @if !has_api_key { p.soft { (reconcile::NO_KEY) } }
         }
-        @if bulk.expected.is_none() {
-            p.soft {
-                "Set the size with " code { "workflow-receiver bulks set-size" } " to see whether the bulk is complete."
-            }
-        }
     }
+}
+
+/// How to set the size of the bulk.
+fn size_hint(bulk: &Bulk) -> Markup {
+    let command = bulk.set_size_command();
+    notice(
+        "info",
+        html! { "Set the size to see whether the bulk is complete: " code { (command) } (copy_button(&command)) },
+    )
 }
 
 /// Downloads of the read API.
@@ -264,10 +272,10 @@ async fn failures(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mar
         Some(console.run(&FailureQuery { scope, limit: MAX_CAUSES, ..FailureQuery::default() }).await?)
     };
     let list = executions(console, params, bulk, Some("failed")).await?;
-    Ok(html! { @if let Some(causes) = causes { (cause_table(&causes)) } (list) })
+    Ok(html! { @if let Some(causes) = causes { (cause_table(&bulk.bulk_id, &causes)) } (list) })
 }
 
-fn cause_table(failures: &Failures) -> Markup {
+fn cause_table(bulk_id: &str, failures: &Failures) -> Markup {
     html! {
         @if failures.groups.len() > 1 {
             section.card.flush aria-labelledby="causes" {
@@ -276,9 +284,10 @@ fn cause_table(failures: &Failures) -> Markup {
                     thead { tr { th scope="col" { "Cause" } th scope="col" { "Class" } th.num scope="col" { "Failed" } } }
                     tbody {
                         @for group in &failures.groups {
+                            @let cause = group.error_cause.as_deref().or(group.error.as_deref());
                             tr {
-                                td { (visible(group.error_cause.as_deref().or(group.error.as_deref()).unwrap_or("not sent"))) }
-                                td data-label="Class" { (visible(&group.failure_class)) }
+                                td { a.cut href=(with_cause(cause, [("bulk", Some(bulk_id))])) { (visible(cause.unwrap_or("not sent"))) } }
+                                td data-label="Class" { @if let Some(class) = failure_class(&group.failure_class) { (class) } }
                                 td.num data-label="Failed" { (count(group.failed)) }
                             }
                         }
@@ -305,7 +314,7 @@ async fn executions(
                     Some("running") => (empty("No execution is running", html! { "All received executions of this bulk have ended." })),
                     _ => (empty("No execution", html! { "No webhook of this bulk is recorded yet." })),
                 }
-            } @else { (table(&console.result_hosts, &page.items, &previews)) }
+            } @else { (table(&console.result_hosts, &page.items, &previews, true)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
     })

@@ -1,48 +1,72 @@
 //! `/bulks`: bulks with their progress.
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, badge, bar, chip, count, empty, notice, plural};
 use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
-use super::params::{Params, path};
+use super::params::{Params, filtered, path};
 use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
-use crate::db::queries::bulks::{Bulk, Bulks, Complete};
+use crate::db::queries::bulks::{Bulk, Bulks, Complete, GetBulkProgress};
 use crate::db::queries::{Choice, TimeRange};
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
-    layout::page(&view, Tab::Bulks, "Bulks", content(&console, &params).await)
+    let opened = match params.get("open") {
+        Some(id) => console.run(&GetBulkProgress { bulk_id: id.to_owned() }).await,
+        None => Ok(None),
+    };
+    match opened {
+        Ok(Some(bulk)) => {
+            (StatusCode::SEE_OTHER, [(header::LOCATION, path("bulks", &bulk.bulk_id))]).into_response()
+        }
+        Ok(None) => layout::page(&view, Tab::Bulks, "Bulks", content(&console, &params).await),
+        Err(error) => layout::page(&view, Tab::Bulks, "Bulks", Err(error.into())),
+    }
 }
 
 async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
     let complete = params.get("complete").and_then(Complete::named);
-    let (period, error) = match params.period() {
-        Ok(period) => (period, None),
-        Err(error) => (TimeRange::default(), Some(error)),
+    let list = match params.period() {
+        Ok(period) => list(console, params, complete, period).await?,
+        Err(error) => notice("bad", visible(&error)),
     };
-    let page = params.page::<Bulks>(&complete);
-    let page = console.run(&Bulks { filter: complete, period, page }).await?;
     Ok(html! {
         div.head { h1 { "Bulks" } a.button href="/expected" { "Expected executions" } }
-        form.search role="search" action="/executions" {
-            input type="search" name="q" aria-label="Open a bulk by its id" placeholder="Open a bulk by its id"
+        form.search role="search" action="/bulks" {
+            input type="search" name="open" value=[params.get("open")] aria-label="Open a bulk by its id" placeholder="Open a bulk by its id"
                 autocomplete="off" spellcheck="false" required;
             button { "Open" }
         }
+        @if let Some(id) = params.get("open") {
+            (notice("warn", html! { "No bulk has the id " span.id { (visible(id)) } "." }))
+        }
         div.chips role="group" aria-label="Completeness" {
-            (chip(&params.with(&[("complete", None)]), "All", complete.is_none()))
+            (chip(&params.with(&[("complete", None), ("open", None)]), "All", complete.is_none()))
             @for (value, name) in [(Complete::No, "Incomplete"), (Complete::Yes, "Complete"), (Complete::Unknown, "Size not set")] {
-                (chip(&params.with(&[("complete", Some(value.as_str()))]), name, complete == Some(value)))
+                (chip(&params.with(&[("complete", Some(value.as_str())), ("open", None)]), name, complete == Some(value)))
             }
         }
-        @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
+        (list)
+    })
+}
+
+async fn list(
+    console: &Console,
+    params: &Params,
+    filter: Option<Complete>,
+    period: TimeRange,
+) -> Result<Markup, PageError> {
+    let page = params.page::<Bulks>(&filter);
+    let page = console.run(&Bulks { filter, period, page }).await?;
+    Ok(html! {
         section.card.flush aria-label="Bulks" {
-            @if page.items.is_empty() { (none(complete, page.next.is_some())) }
+            @if page.items.is_empty() { (none(filter, page.next.is_some())) }
             @else { (table(&page.items)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
@@ -84,7 +108,7 @@ fn table(bulks: &[Bulk]) -> Markup {
                         td.main { a.row-link.cut href=(path("bulks", &bulk.bulk_id)) { (visible(&bulk.bulk_id)) } }
                         td.progress data-live={ "progress " (bulk.bulk_id) } { (progress(bulk)) }
                         td.num data-label="Received" { (received(bulk)) }
-                        td.time { @if let Some(at) = bulk.last_received_at { (ago(at)) } }
+                        td.time data-label="Latest change" { @if let Some(at) = bulk.last_received_at { (ago(at)) } }
                     }
                 }
             }
@@ -97,22 +121,25 @@ pub(super) fn received(bulk: &Bulk) -> Markup {
     html! {
         (count(bulk.received.into()))
         @if let Some(expected) = bulk.expected { " of " (count(expected.into())) }
-        @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) { ", " (count(rejected.into())) " rejected" }
+        @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) {
+            ", " a href=(filtered("/expected", [("state", Some("rejected")), ("bulk", Some(&*bulk.bulk_id))])) {
+                (count(rejected.into())) " rejected"
+            }
+        }
     }
 }
 
 /// The state of a bulk as a badge, and the reasons in words.
 pub(super) fn state(bulk: &Bulk) -> Markup {
-    let mut reasons = bulk.reasons(count);
-    if bulk.expected.is_none() {
-        reasons.push("the size is not set".to_owned());
+    let mut reasons = if bulk.complete.is_some() { bulk.reasons(count) } else { Vec::new() };
+    if bulk.complete == Some(true) && bulk.failed > 0 {
+        reasons.push(format!("{} failed", count(bulk.failed.into())));
     }
     let (kind, name) = match bulk.complete {
-        Some(true) if bulk.failed > 0 || bulk.without_webhook() < 0 => ("warn", "complete"),
+        Some(true) if bulk.without_webhook() < 0 => ("warn", "complete"),
         Some(true) => ("ok", "complete"),
-        Some(false) => ("run", "incomplete"),
-        None if bulk.other > 0 => ("run", "running"),
-        None => ("muted", "received"),
+        Some(false) => ("warn", "incomplete"),
+        None => ("muted", "size not set"),
     };
     html! { (badge(kind, html! { (name) })) " " span.reasons { (reasons.join(", ")) } }
 }
@@ -180,8 +207,8 @@ mod tests {
             (bulk(Some(10), 6, 1, 3), "incomplete 3 missing (3 of them still running)"),
             (bulk(Some(10), 5, 0, 2), "incomplete 5 missing (2 of them still running)"),
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
-            (bulk(None, 2, 0, 1), "running 1 still running, the size is not set"),
-            (bulk(None, 2, 0, 0), "received the size is not set"),
+            (bulk(Some(10), 8, 2, 0), "complete 2 failed"),
+            (bulk(None, 2, 0, 1), "size not set"),
         ] {
             assert_eq!(text(&bulk), expected);
         }

@@ -6,7 +6,8 @@ use maud::{Markup, html};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-use super::text::visible;
+use super::params::{PERIODS, Params};
+use super::text::{visible, visible_attribute};
 use crate::execution::status::{COMPLETED, class};
 
 /// A message in a box. `kind` is `info`, `ok`, `warn` or `bad`.
@@ -116,6 +117,37 @@ pub(super) fn plural(number: i64, one: &str, many: &str) -> String {
 /// A link that looks like a button of a group; the current one is marked.
 pub(super) fn chip(href: &str, name: &str, current: bool) -> Markup {
     html! { a.chip href=(href) aria-current=[current.then_some("true")] { (name) } }
+}
+
+/// Chips for the period: `since` of the URL. `more` follows them, such as other ways to choose a period.
+pub(super) fn period_chips(params: &Params, more: Markup) -> Markup {
+    let since = params.get("since");
+    let is_range = params.get("from").is_some() || params.get("to").is_some();
+    let with = |since| params.with(&[("since", since), ("from", None), ("to", None)]);
+    html! {
+        div.chips role="group" aria-label="Period" {
+            (chip(&with(None), "Any time", since.is_none() && !is_range))
+            @for (value, name) in PERIODS { (chip(&with(Some(value)), name, since == Some(value))) }
+            @if let Some(other) = since.filter(|since| PERIODS.iter().all(|(value, _)| value != since)) {
+                (chip(&params.with(&[]), &visible_attribute(other), true))
+            }
+            (more)
+        }
+    }
+}
+
+/// The list of a row, and the row's identifier with a button that copies it.
+pub(super) fn crumbs(href: &str, name: &str, id: &str) -> Markup {
+    html! {
+        p.crumbs {
+            a href=(href) { (name) } " / " span.id title=(visible_attribute(id)) { (visible(id)) } (copy_button(id))
+        }
+    }
+}
+
+/// The number of conflicts, as a link to their section.
+pub(super) fn conflicts_badge(number: i64) -> Markup {
+    html! { a.badge.warn href="#conflicts" { (plural(number, "conflict", "conflicts")) } }
 }
 
 /// A button that copies `text`. Hidden without JavaScript.

@@ -4,29 +4,46 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{ago, empty, status};
+use super::components::{ago, empty, notice, period_chips, status};
+use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
+use super::params::{Params, path};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, url_part, visible};
+use super::text::{excerpt, visible};
 use super::view::View;
-use crate::db::queries::conflicts::{Conflict, Conflicts};
-use crate::http::admin::api::query::parse;
+use crate::db::queries::TimeRange;
+use crate::db::queries::conflicts::{Conflict, Conflicts, Filter};
 
 /// Characters of an identifier.
 const ID_CHARS: usize = 80;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
-    layout::page(&view, Tab::Overview, "Conflicts", content(&console, &view).await)
+    let params = Params::of(&view.uri);
+    layout::page(&view, Tab::Overview, "Conflicts", content(&console, &params).await)
 }
 
-async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
-    let page = console.run(&parse::<Conflicts>(&view.uri)?).await?;
+async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
+    let list = match params.period() {
+        Ok(period) => list(console, params, period).await?,
+        Err(error) => notice("bad", visible(&error)),
+    };
     Ok(html! {
+        p.crumbs { a href="/" { "Overview" } " /" }
         h1 { "Conflicts" }
         p.soft {
             "Webhooks that contradict a recorded result, the latest first. The recorded result stays; the page of the \
              execution shows the difference."
         }
+        (period_chips(params, html! {}))
+        (list)
+    })
+}
+
+async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<Markup, PageError> {
+    let filter = Filter { execution: params.identifier("execution") };
+    let page = params.page::<Conflicts>(&filter);
+    let page = console.run(&Conflicts { filter, period, page }).await?;
+    Ok(html! {
         @if page.items.is_empty() {
             (empty("No conflicts", html! { "No webhook contradicts a recorded result in this period." }))
         } @else {
@@ -37,9 +54,7 @@ async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
                 }
             }
         }
-        @if let Some(next) = &page.next {
-            nav.pager aria-label="Pages of the list" { span {} a.button rel="next" href={ "/conflicts?cursor=" (next) } { "Older" } }
-        }
+        (next_page(params, page.next.as_deref(), "Older"))
     })
 }
 
@@ -47,7 +62,7 @@ fn row(conflict: &Conflict) -> Markup {
     let (id, more) = excerpt(&conflict.execution_id, ID_CHARS);
     html! {
         tr data-row {
-            td.id { a href={ "/executions/" (url_part(&conflict.execution_id)) } { (visible(id)) @if more { "…" } } }
+            td.id { a href=(path("executions", &conflict.execution_id)) { (visible(id)) @if more { "…" } } }
             td data-label="Recorded" { @if let Some(recorded) = &conflict.recorded_status { (status(recorded)) } }
             td data-label="Webhook" { (status(&conflict.delivered_status)) }
             td data-label="Differs in" {

@@ -4,6 +4,8 @@ use axum::http::StatusCode;
 use maud::{Markup, html};
 
 use super::components::notice;
+use super::params::url;
+use super::text::visible;
 use crate::db::queries::QueryError;
 use crate::http::problem::Problem;
 
@@ -12,7 +14,7 @@ pub(super) enum PageError {
     /// 503: the query failed.
     Query(QueryError),
     /// 404. `kind` is "execution", for example.
-    NotFound { kind: &'static str },
+    NotFound { kind: &'static str, id: String },
     /// 404: no page has this path.
     NoPage,
     /// 403: the form is not accepted, for this reason.
@@ -46,12 +48,7 @@ impl PageError {
     pub(super) fn content(&self) -> Markup {
         match self {
             Self::Query(error) => database_error(error),
-            Self::NotFound { kind } => html! {
-                div.empty {
-                    h1 { "Unknown " (kind) }
-                    p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
-                }
-            },
+            Self::NotFound { kind, id } => unknown(kind, id),
             Self::NoPage => html! {
                 div.empty {
                     h1 { "Page not found" }
@@ -60,6 +57,25 @@ impl PageError {
             },
             Self::Refused(why) => notice("bad", html! { (why) }),
             Self::Problem(problem) => notice("bad", html! { (problem.parts().2) }),
+        }
+    }
+}
+
+fn unknown(kind: &str, id: &str) -> Markup {
+    let list = match kind {
+        "prediction" => ("/predictions", "predictions"),
+        "bulk" => ("/bulks", "bulks"),
+        _ => ("/executions", "executions"),
+    };
+    html! {
+        div.empty {
+            h1 { "Unknown " (kind) }
+            p.id { (visible(id)) }
+            p { "No " (kind) " with this identifier is recorded. It may still wait in the spool, or it was removed." }
+            p {
+                "Show the " a href=(list.0) { (list.1) } ", " a href=(url("/executions", "q", id)) { "search for the identifier" }
+                ", or look into the " a href="/quarantine" { "quarantine" } "."
+            }
         }
     }
 }

@@ -9,17 +9,18 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::components::{ago, badge, copy_button, plural, status};
+use super::components::{ago, badge, conflicts_badge, crumbs, plural, status};
 use super::diff;
+use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
 use super::json_view::{indented, tree};
 use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery};
-use super::sections::{self, Deliveries, MAX_CAUSE, Payload, authentication, exact};
+use super::sections::{self, Deliveries, MAX_CAUSE, Payload, authentication, exact, with_cause};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::PageRequest;
@@ -50,7 +51,8 @@ async fn read(
 ) -> Result<(ExecutionDetail, Vec<ConflictDetail>), PageError> {
     let execution_id = path_identifier(id, "execution")?;
     let execution = console.run(&GetExecution { execution_id: execution_id.clone() }).await?;
-    let execution = execution.ok_or(PageError::NotFound { kind: "execution" })?;
+    let execution =
+        execution.ok_or_else(|| PageError::NotFound { kind: "execution", id: execution_id.clone() })?;
     let mut details = Vec::new();
     if execution.conflicts > 0 {
         let filter = conflicts::Filter { execution: Some(execution_id) };
@@ -67,7 +69,8 @@ async fn read(
 pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
     let file = async {
         let (execution, _) = read(&console, id).await?;
-        payload(&execution).file().ok_or(PageError::NotFound { kind: "payload" })
+        let id = execution.execution.execution_id.clone();
+        payload(&execution).file().ok_or(PageError::NotFound { kind: "payload", id })
     };
     file.await.unwrap_or_else(|error| layout::page(&view, Tab::Executions, "Payload", Err(error)))
 }
@@ -88,7 +91,7 @@ fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: 
     let inputs = inputs(detail);
     let prompt = inputs.and_then(prompt);
     html! {
-        (head(execution, prompt.as_deref()))
+        (head(execution, detail.conflicts, prompt.as_deref()))
         @if !is_terminal(&execution.status) {
             div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
         }
@@ -119,11 +122,10 @@ fn prompt(inputs: &str) -> Option<String> {
     serde_json::from_str(fields.get("prompt")?.get()).ok()
 }
 
-fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
+fn head(execution: &Execution, conflicts: i64, prompt: Option<&str>) -> Markup {
     html! {
         div.page-head {
-            p.crumbs { a href="/executions" { "Executions" } " / " span.id { (visible(&execution.execution_id)) }
-                (copy_button(&execution.execution_id)) }
+            (crumbs("/executions", "Executions", &execution.execution_id))
             h1 {
                 @match prompt {
                     Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
@@ -132,14 +134,17 @@ fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
             }
             ul.facts {
                 li { (status(&execution.status)) }
+                @if conflicts > 0 { li { (conflicts_badge(conflicts)) } }
                 @if execution.step_failed && execution.status != "failed" { li { (badge("warn", html! { "step failed" })) } }
                 @if let Some(seconds) = execution.duration_seconds { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(execution.first_received_at)) }
                 @if let Some(source) = &execution.fetched_from { li { (fetched(source)) } }
-                li { "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) } }
+                li title=(visible_attribute(&execution.workflow_id)) {
+                    "workflow " a href=(url("/executions", "workflow", &execution.workflow_id)) { (visible(&execution.workflow_id)) }
+                }
                 @if let Some(bulk) = &execution.bulk_id {
-                    li { "bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
+                    li title=(visible_attribute(bulk)) { "bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
                 }
             }
         }
@@ -149,20 +154,16 @@ fn head(execution: &Execution, prompt: Option<&str>) -> Markup {
 fn failure(detail: &ExecutionDetail) -> Markup {
     let execution = &detail.execution;
     let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
-    let class = detail.steps.iter().find_map(|step| step.failure_class.as_deref());
+    let of_steps = detail.steps.iter().filter_map(|step| step.failure_class.as_deref());
+    let class = detail.failure_class.as_deref().into_iter().chain(of_steps).find(|class| *class != "unknown");
     let reason = cause.or(error);
     html! {
         @if execution.status == "failed" || reason.is_some() {
             (sections::failure(error, cause, class, html! {
-                @if let Some(reason) = reason { a href=(similar(reason)) { "Executions with the same cause" } }
+                @if reason.is_some() { a href=(with_cause(reason, [])) { "Executions with the same cause" } }
             }))
         }
     }
-}
-
-/// The list of failed executions with the words of a cause.
-fn similar(cause: &str) -> String {
-    url("/executions", "status", "failed") + "&" + &url("", "q", excerpt(cause, 200).0)[1..]
 }
 
 fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
@@ -177,7 +178,7 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
                 p.soft {
                     @if detail.payload_removed_at.is_some() { "The results were removed with the payload (retention.payloads)." }
                     @else if !is_terminal(&detail.execution.status) {
-                        "The execution has not ended yet. Its results are shown here after the next webhook."
+                        "The execution is running. Its results are shown here after the next webhook."
                     }
                     @else { "The webhook has no results." }
                 }
@@ -261,7 +262,7 @@ fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
             }
             @if let Some(cause) = step.error_cause.as_ref().or(step.error.as_ref()) {
                 p.cause.text { (text(cause))
-                    @if let Some(class) = &step.failure_class { " " span.soft { "(" (class) ")" } } }
+                    @if let Some(class) = step.failure_class.as_deref().and_then(failure_class) { " " span.soft { "(" (class) ")" } } }
             }
         }
     }

@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
-use super::components::{ago, chip, count, empty, notice, status};
+use super::components::{ago, chip, count, empty, notice, period_chips, status};
 use super::execution::fetched;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
@@ -32,7 +32,6 @@ const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
 /// Filters that are shown with their value, and removed by a click.
 const FILTERS: [(&str, &str); 5] =
     [("workflow", "Workflow"), ("bulk", "Bulk"), ("q", "Search"), ("from", "From"), ("to", "To")];
-const PERIODS: [(&str, &str); 3] = [("1h", "1 h"), ("24h", "24 h"), ("7d", "7 d")];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
@@ -80,10 +79,19 @@ async fn find(console: &Console, params: &Params) -> Result<Option<String>, Quer
 }
 
 async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
-    let (period, period_error) = match params.period() {
-        Ok(period) => (period, None),
-        Err(error) => (TimeRange::default(), Some(error)),
+    let list = match params.period() {
+        Ok(period) => list(console, params, period).await?,
+        Err(error) => notice("bad", visible(&error)),
     };
+    Ok(html! {
+        div.head { h1 { "Executions" } }
+        (search(params))
+        (filters(params))
+        (list)
+    })
+}
+
+async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<Markup, PageError> {
     let (reference, words) = match Search::of(params) {
         Search::None => (None, None),
         Search::Reference(reference) => (Some(reference), None),
@@ -97,17 +105,13 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     let page = console.run(&Executions { filter, period, page }).await?;
     let previews = previews(console, &page.items).await?;
     Ok(html! {
-        div.head { h1 { "Executions" } }
-        (search(params))
-        (filters(params))
-        @if let Some(error) = period_error { (notice("bad", html! { (visible(&error)) })) }
         @if !params.is_continued() {
             a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-status=[params.get("status")]
                 data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }
         section.card.flush aria-label="Executions" {
             @if page.items.is_empty() { (none(params, is_search, page.next.is_some())) }
-            @else { (table(&console.result_hosts, &page.items, &previews)) }
+            @else { (table(&console.result_hosts, &page.items, &previews, false)) }
         }
         (pager(params, &page, is_search))
     })
@@ -140,9 +144,8 @@ fn search(params: &Params) -> Markup {
 }
 
 fn filters(params: &Params) -> Markup {
-    let (status, since) = (params.get("status"), params.get("since"));
+    let status = params.get("status");
     let is_range = params.get("from").is_some() || params.get("to").is_some();
-    let since_only = |since| [("since", since), ("from", None), ("to", None)];
     html! {
         div.filters {
             div.chips role="group" aria-label="Status" {
@@ -154,11 +157,7 @@ fn filters(params: &Params) -> Markup {
                     (chip(&params.with(&[]), &visible_attribute(other), true))
                 }
             }
-            div.chips role="group" aria-label="Period" {
-                (chip(&params.with(&since_only(None)), "Any time", since.is_none() && !is_range))
-                @for (value, name) in PERIODS {
-                    (chip(&params.with(&since_only(Some(value))), name, since == Some(value)))
-                }
+            (period_chips(params, html! {
                 details.range {
                     summary.chip aria-current=[is_range.then_some("true")] { "Range" }
                     form {
@@ -172,7 +171,7 @@ fn filters(params: &Params) -> Markup {
                         button { "Apply" }
                     }
                 }
-            }
+            }))
             @if FILTERS.iter().any(|(name, _)| params.get(name).is_some()) {
                 div.chips role="group" aria-label="Filters" {
                     @for (name, title) in FILTERS {
@@ -195,7 +194,7 @@ fn none(params: &Params, is_search: bool, has_more: bool) -> Markup {
         return empty(
             "No match yet",
             html! { "No match among the newest " (count(SEARCH_SCAN_LIMIT)) " executions that were searched. Search the \
-            older ones below, or choose a period or a workflow." },
+            older ones below, or choose a period." },
         );
     }
     if has_more {
@@ -222,11 +221,12 @@ fn none(params: &Params, is_search: bool, has_more: bool) -> Markup {
     )
 }
 
-/// The rows of a list of executions.
+/// The rows of a list of executions. `in_bulk`: all are of one bulk, so its name is left out.
 pub(super) fn table(
     hosts: &ResultHosts,
     executions: &[Execution],
     previews: &HashMap<String, Preview>,
+    in_bulk: bool,
 ) -> Markup {
     html! {
         table.rows.executions {
@@ -241,12 +241,12 @@ pub(super) fn table(
                     th scope="col" { "Received" }
                 }
             }
-            tbody { @for execution in executions { (row(hosts, execution, previews.get(&execution.execution_id))) } }
+            tbody { @for execution in executions { (row(hosts, execution, previews.get(&execution.execution_id), in_bulk)) } }
         }
     }
 }
 
-fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) -> Markup {
+fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in_bulk: bool) -> Markup {
     let href = path("executions", &execution.execution_id);
     let url = preview.and_then(|preview| preview.urls.first());
     let prompt = preview.and_then(|preview| preview.prompt.as_deref());
@@ -262,12 +262,12 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
-                @if prompt.is_some() { div.id.cut { (visible(&execution.execution_id)) } }
-                @if let Some(bulk) = &execution.bulk_id {
-                    div.id.cut { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
-                }
-                @if let Some(reference) = &execution.reference {
-                    div.id.cut { (visible(&reference.to_line())) }
+                div.ids {
+                    @if prompt.is_some() { span.id { (visible(&execution.execution_id)) } }
+                    @if let Some(bulk) = execution.bulk_id.as_ref().filter(|_| !in_bulk) {
+                        span.id { "Bulk " a href=(path("bulks", bulk)) { (visible(bulk)) } }
+                    }
+                    @if let Some(reference) = &execution.reference { span.id { (visible(&reference.to_line())) } }
                 }
             }
             td {
@@ -288,7 +288,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>) ->
             td.num data-label="Cost" {
                 @if let Some(cost) = &execution.total_cost { (units::cost(&cost.0)) }
             }
-            td.time { (ago(execution.first_received_at)) }
+            td.time data-label="Received" { (ago(execution.first_received_at)) }
         }
     }
 }

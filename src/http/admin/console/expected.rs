@@ -34,10 +34,12 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
     let state = params.get("state").and_then(ExpectedState::named);
     let filter = Filter { bulk: params.identifier("bulk"), state };
     Ok(html! {
+        p.crumbs { a href="/bulks" { "Bulks" } " /" }
         div.head { h1 { "Expected executions" } }
         p.soft {
-            "Executions that were triggered, from the registered responses of trigger and bulk-trigger. One is overdue if no \
-             webhook of its end is recorded " (overdue_after(console)) " after the registration."
+            "Executions that were triggered, from the registered responses of trigger and bulk-trigger. An execution is missing \
+             until a webhook of its end is recorded: waiting at first, and overdue " (overdue_after(console)) " after the \
+             registration."
         }
         div.chips role="group" aria-label="State" {
             (chip(&params.with(&[("state", None)]), "All", state.is_none()))
@@ -109,7 +111,7 @@ fn none(state: Option<ExpectedState>, has_more: bool) -> Markup {
 
 fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Markup {
     let has_webhook = expected.status.is_some();
-    let is_missing = matches!(&*expected.state, "missing" | "overdue");
+    let is_overdue = expected.state == "overdue";
     html! {
         tr data-row {
             td.num data-label="Input" { (count(expected.position.into())) }
@@ -134,9 +136,9 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
             td.id data-label="Reference" {
                 @if let Some(reference) = &expected.reference { span.cut { (visible(&reference.to_line())) } }
             }
-            td.time data-label="Due" { @if let Some(at) = expected.due_at { (due(at)) } }
+            td.time data-label="Due" { @if let Some(at) = expected.due_at.filter(|_| !has_webhook) { (due(at)) } }
             td.num {
-                @if let Some(id) = expected.execution_id.as_ref().filter(|_| is_missing) {
+                @if let Some(id) = expected.execution_id.as_ref().filter(|_| is_overdue) {
                     (reconcile::button(console, view, "executions", id))
                 }
             }
@@ -145,11 +147,11 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
 }
 
 fn state(state: &str) -> Markup {
-    let kind = match state {
-        "arrived" => "ok",
-        "overdue" => "bad",
-        "missing" => "run",
-        _ => "muted",
+    let (kind, name) = match state {
+        "arrived" => ("ok", state),
+        "overdue" => ("bad", state),
+        "missing" => ("run", "waiting"),
+        _ => ("muted", state),
     };
-    badge(kind, html! { (state) })
+    badge(kind, html! { (name) })
 }

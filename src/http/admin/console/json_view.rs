@@ -54,7 +54,7 @@ fn node(json: &str, depth: usize, nodes: &mut usize) -> Markup {
         Some(b'"') => {
             let text: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
             let (shown, more) = excerpt(&text, MAX_STRING);
-            return html! { span.string { (visible(shown)) @if more { "\u{2026}" } } };
+            return html! { span.string { @if text.is_empty() { "\"\"" } (visible(shown)) @if more { "\u{2026}" } } };
         }
         _ => {}
     }
@@ -176,6 +176,7 @@ mod tests {
         assert!(html.contains("3501 more: see the raw payload") && html.len() < 200_000, "{}", html.len());
         let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         assert!(tree(&deep).into_string().len() < 5_000);
+        assert!(tree(r#"{"a":""}"#).into_string().contains("&quot;&quot;"));
         let html = tree(r#"{"<b>":"</ul><script>"}"#).into_string();
         assert!(
             !html.contains("<b>") && !html.contains("<script>") && html.contains("&lt;script&gt;"),

@@ -7,10 +7,17 @@ use serde_json::value::RawValue;
 
 use super::text::visible_attribute;
 use crate::execution;
-use crate::execution::mapping::{Extracted, FIELDS, Mapping};
+use crate::execution::mapping::{Extracted, FIELDS, FORCE, Mapping};
+use crate::execution::status::FINAL;
 
 /// Fields without which a body is not an execution.
 const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
+
+/// The name of the field `force`.
+const FORCE_LABEL: &str = "Record even if an unread key probably has the output or the bulk";
+/// Suggested keys, and the levels of objects that they are in.
+const MAX_KEYS: usize = 100;
+const MAX_LEVELS: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct MappingForm {
@@ -38,7 +45,13 @@ impl MappingForm {
     }
 
     pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
-        Mapping { maps: &self.maps, sets: &self.sets }.extract(body, self.force)
+        let extracted = Mapping { maps: &self.maps, sets: &self.sets }.extract(body, self.force);
+        extracted.map_err(|why| why.replace(FORCE, &format!("select \u{201c}{FORCE_LABEL}\u{201d}")))
+    }
+
+    /// Whether the mapping fits a single body: all bodies would have the same identifier.
+    pub(super) fn sets_execution_id(&self) -> bool {
+        self.sets.iter().any(|(field, _)| field == "execution_id")
     }
 
     /// `target` with the mapping in the form of the command line, for the audit log.
@@ -66,6 +79,7 @@ impl MappingForm {
             pairs.iter().find(|(given, _)| given == field).map(|(_, value)| value.clone())
         };
         html! {
+            datalist #statuses { @for status in FINAL { option value=(status) {} } }
             datalist #keys { @for key in keys { option value=(key) {} } }
             table.rows.mapping {
                 thead { tr { th scope="col" { "Field" } th scope="col" { "Read from (key or /json/pointer)" } th scope="col" { "Or set to" } } }
@@ -83,7 +97,7 @@ impl MappingForm {
                                     aria-label={ "Read " (field) " from" };
                             }
                             td {
-                                input name={ "set." (field) } value=[value(&self.sets, field)] maxlength="255"
+                                input name={ "set." (field) } list=[(*field == "status").then_some("statuses")] value=[value(&self.sets, field)] maxlength="255"
                                     autocomplete="off" spellcheck="false" aria-label={ "Set " (field) " to" };
                             }
                         }
@@ -92,18 +106,56 @@ impl MappingForm {
             }
             label.check {
                 input type="checkbox" name="force" value="on" checked[self.force];
-                " Record even if an unread key probably has the output or the bulk (--force)"
+                " " (FORCE_LABEL)
             }
         }
     }
 }
 
-/// The top-level keys of a body, or of the first element of an array.
+type Fields<'t> = BTreeMap<String, &'t RawValue>;
+
+/// The keys of a body, or of the first element of an array, and the pointers of keys in its objects. The outer ones are
+/// first.
 pub(super) fn keys(body: &str) -> Vec<String> {
     let Ok(text) = execution::text(body.as_bytes()) else { return Vec::new() };
-    let keys = serde_json::from_str::<BTreeMap<String, &RawValue>>(text).or_else(|_| {
-        serde_json::from_str::<Vec<BTreeMap<String, &RawValue>>>(text)
-            .map(|elements| elements.into_iter().next().unwrap_or_default())
+    let fields = serde_json::from_str::<Fields<'_>>(text).or_else(|_| {
+        serde_json::from_str(text).map(|all: Vec<Fields<'_>>| all.into_iter().next().unwrap_or_default())
     });
-    keys.unwrap_or_default().into_keys().take(100).map(|key| visible_attribute(&key)).collect()
+    let mut level = vec![(String::new(), fields.unwrap_or_default())];
+    let mut keys = Vec::new();
+    for _ in 0..MAX_LEVELS {
+        let mut next = Vec::new();
+        for (parent, fields) in level {
+            for (key, value) in fields {
+                let pointer = format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"));
+                let is_key = parent.is_empty() && !key.starts_with('/');
+                keys.push(visible_attribute(if is_key { &key } else { &pointer }));
+                if keys.len() == MAX_KEYS {
+                    return keys;
+                }
+                if let Ok(fields) = serde_json::from_str(value.get()) {
+                    next.push((pointer, fields));
+                }
+            }
+        }
+        level = next;
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_objects_are_suggested_as_pointers_within_bounds() {
+        let body = r#"{"data":{"run/id":{"deep":{"more":{"most":1}}},"n":[1]},"event":"x"}"#;
+        let expected =
+            ["data", "event", "/data/n", "/data/run~1id", "/data/run~1id/deep", "/data/run~1id/deep/more"];
+        assert_eq!(keys(body), expected);
+        assert_eq!(keys(&format!("[{body}]")), expected);
+        let wide: Vec<_> = (0..1_000).map(|n| format!("\"k{n}\":{{\"x\":1}}")).collect();
+        assert_eq!(keys(&format!("{{{}}}", wide.join(","))).len(), MAX_KEYS);
+        assert!(keys("7").is_empty());
+    }
 }

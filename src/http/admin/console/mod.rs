@@ -19,6 +19,7 @@ mod error;
 mod execution;
 mod executions;
 mod expected;
+mod failure_class;
 mod form;
 mod hosts;
 mod json_view;

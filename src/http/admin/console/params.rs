@@ -14,6 +14,9 @@ use crate::execution::identifier;
 
 /// Rows of a page.
 const LIMIT: i64 = 50;
+/// Values of `since` that pages offer, with their names.
+pub(super) const PERIODS: [(&str, &str); 4] =
+    [("1h", "1 h"), ("24h", "24 h"), ("7d", "7 d"), ("30d", "30 d")];
 
 pub(super) struct Params {
     path: String,
@@ -74,7 +77,7 @@ impl Params {
             16 if text.as_bytes()[10] == b'T' => parse_time(&format!("{text}:00Z")),
             _ => parse_time(text),
         };
-        time.map(Some).map_err(|forms| format!("The time \u{201c}{text}\u{201d} {forms}."))
+        time.map(Some).map_err(|forms| format!("The time \u{201c}{text}\u{201d} {forms}. No rows are shown."))
     }
 }
 
@@ -85,7 +88,17 @@ pub(super) fn path(kind: &str, id: &str) -> String {
 
 /// A URL with one parameter.
 pub(super) fn url(path: &str, name: &str, value: &str) -> String {
-    format!("{path}?{}", Serializer::new(String::new()).append_pair(name, value).finish())
+    filtered(path, [(name, Some(value))])
+}
+
+/// A URL with the parameters that have a value.
+pub(super) fn filtered<'v>(
+    path: &str,
+    pairs: impl IntoIterator<Item = (&'v str, Option<&'v str>)>,
+) -> String {
+    let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let query = Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
 #[cfg(test)]
@@ -114,5 +127,6 @@ mod tests {
     fn an_identifier_is_encoded_in_a_path() {
         assert_eq!(path("bulks", "b/1 é+?"), "/bulks/b%2F1%20%C3%A9%2B%3F");
         assert_eq!(url("/executions", "bulk", "a&b"), "/executions?bulk=a%26b");
+        assert_eq!(filtered("/executions", [("bulk", None), ("q", Some("a b"))]), "/executions?q=a+b");
     }
 }

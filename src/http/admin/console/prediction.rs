@@ -5,7 +5,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::components::{ago, copy_button, plural, status};
+use super::components::{ago, conflicts_badge, crumbs, plural, status};
 use super::hosts::ResultHosts;
 use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
@@ -13,7 +13,7 @@ use super::media::{media, player};
 use super::params::{path, url};
 use super::sections::{self, Deliveries, Payload, authentication};
 use super::state::{Console, ConsoleState};
-use super::text::visible;
+use super::text::{visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::predictions::{GetPrediction, Prediction, PredictionDetail};
@@ -34,8 +34,11 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
 
 /// `/predictions/{prediction_id}/payload`: the webhook's body as a file.
 pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    let file =
-        async { payload(&read(&console, id).await?).file().ok_or(PageError::NotFound { kind: "payload" }) };
+    let file = async {
+        let detail = read(&console, id).await?;
+        let id = detail.prediction.prediction_id.clone();
+        payload(&detail).file().ok_or(PageError::NotFound { kind: "payload", id })
+    };
     file.await.unwrap_or_else(|error| layout::page(&view, Tab::Predictions, "Payload", Err(error)))
 }
 
@@ -52,13 +55,14 @@ fn payload(detail: &PredictionDetail) -> Payload<'_> {
 
 async fn read(console: &Console, id: PathId<String>) -> Result<PredictionDetail, PageError> {
     let prediction_id = path_identifier(id, "prediction")?;
-    console.run(&GetPrediction { prediction_id }).await?.ok_or(PageError::NotFound { kind: "prediction" })
+    let detail = console.run(&GetPrediction { prediction_id: prediction_id.clone() }).await?;
+    detail.ok_or(PageError::NotFound { kind: "prediction", id: prediction_id })
 }
 
 fn content(console: &Console, detail: &PredictionDetail) -> Markup {
     let prediction = &detail.prediction;
     html! {
-        (head(prediction))
+        (head(detail))
         (failure(prediction))
         (result(&console.result_hosts, detail))
         div.cards {
@@ -69,19 +73,21 @@ fn content(console: &Console, detail: &PredictionDetail) -> Markup {
     }
 }
 
-fn head(prediction: &Prediction) -> Markup {
+fn head(detail: &PredictionDetail) -> Markup {
+    let prediction = &detail.prediction;
     html! {
         div.page-head {
-            p.crumbs { a href="/predictions" { "Predictions" } " / " span.id { (visible(&prediction.prediction_id)) }
-                (copy_button(&prediction.prediction_id)) }
+            (crumbs("/predictions", "Predictions", &prediction.prediction_id))
             h1 { span.id { (visible(&prediction.prediction_id)) } }
             ul.facts {
                 li { (status(&prediction.status)) }
+                @if !detail.contradicted_by.is_empty() { li { (conflicts_badge(prediction.conflicts.into())) } }
                 @if let Some(seconds) = prediction.duration_seconds { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &prediction.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(prediction.first_received_at)) }
                 @if let Some(workflow) = &prediction.workflow_id {
-                    li { "step of the workflow " a href=(url("/executions", "workflow", workflow)) { (visible(workflow)) } }
+
+                    li title=(visible_attribute(workflow)) { "step of the workflow " a href=(url("/executions", "workflow", workflow)) { (visible(workflow)) } }
                 }
             }
         }

@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{ago, chip, empty, notice, status};
+use super::components::{ago, chip, empty, notice, period_chips, status};
 use super::executions::next_page;
+use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, path, url};
 use super::state::{Console, ConsoleState};
@@ -27,19 +28,24 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
 }
 
 async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
-    let (period, error) = match params.period() {
-        Ok(period) => (period, None),
-        Err(error) => (TimeRange::default(), Some(error)),
+    let list = match params.period() {
+        Ok(period) => list(console, params, period).await?,
+        Err(error) => notice("bad", visible(&error)),
     };
+    Ok(html! {
+        div.head { h1 { "Predictions" } }
+        p.soft { "Executions of a single model, on its own or as a step of a workflow. No count of executions includes them." }
+        div.filters { (filters(params)) (period_chips(params, html! {})) }
+        (list)
+    })
+}
+
+async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<Markup, PageError> {
     let (status, workflow) = (params.identifier("status"), params.identifier("workflow"));
     let filter = Filter { workflow, status, reference: None };
     let page = params.page::<Predictions>(&filter);
     let page = console.run(&Predictions { filter, period, page }).await?;
     Ok(html! {
-        div.head { h1 { "Predictions" } }
-        p.soft { "Executions of a single model, on its own or as a step of a workflow. No count of executions includes them." }
-        (filters(params))
-        @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
         section.card.flush aria-label="Predictions" {
             @if page.items.is_empty() { (none(params, page.next.is_some())) }
             @else { (table(&page.items)) }
@@ -73,7 +79,7 @@ fn none(params: &Params, has_more: bool) -> Markup {
             html! { "Older predictions were not searched yet: use " em { "Older" } " below." },
         );
     }
-    if params.get("status").is_some() || params.get("workflow").is_some() || params.get("since").is_some() {
+    if ["status", "workflow", "since", "from", "to"].iter().any(|name| params.get(name).is_some()) {
         return empty(
             "No prediction matches",
             html! { a href="/predictions" { "Show all predictions" } "." },
@@ -86,39 +92,43 @@ fn none(params: &Params, has_more: bool) -> Markup {
 }
 
 fn table(predictions: &[Prediction]) -> Markup {
+    let has_workflows = predictions.iter().any(|prediction| prediction.workflow_id.is_some());
     html! {
         table.rows {
             thead { tr {
                 th scope="col" { "Prediction" }
                 th scope="col" { "Status" }
-                th scope="col" { "Workflow" }
+                @if has_workflows { th scope="col" { "Workflow" } }
                 th.num scope="col" { "Duration" }
                 th.num scope="col" { "Cost" }
                 th scope="col" { "Received" }
             } }
-            tbody { @for prediction in predictions { (row(prediction)) } }
+            tbody { @for prediction in predictions { (row(prediction, has_workflows)) } }
         }
     }
 }
 
-fn row(prediction: &Prediction) -> Markup {
+fn row(prediction: &Prediction, has_workflows: bool) -> Markup {
     let cause = prediction.error_cause.as_deref().or(prediction.error.as_deref());
     html! {
         tr data-row {
             td.main {
                 a.row-link.cut href=(path("predictions", &prediction.prediction_id)) { (visible(&prediction.prediction_id)) }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
+                @if let Some(class) = prediction.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
                 @if let Some(reference) = &prediction.reference { div.id.cut { (visible(&reference.to_line())) } }
             }
             td { (status(&prediction.status)) }
-            td.workflow data-label="Workflow" {
-                @if let Some(workflow) = &prediction.workflow_id {
-                    a.quiet.cut href=(url("/predictions", "workflow", workflow)) { (visible(workflow)) }
+            @if has_workflows {
+                td.workflow data-label="Workflow" {
+                    @if let Some(workflow) = &prediction.workflow_id {
+                        a.quiet.cut href=(url("/predictions", "workflow", workflow)) { (visible(workflow)) }
+                    }
                 }
             }
             td.num data-label="Duration" { @if let Some(seconds) = prediction.duration_seconds { (units::seconds(seconds)) } }
             td.num data-label="Cost" { @if let Some(cost) = &prediction.total_cost { (units::cost(&cost.0)) } }
-            td.time { (ago(prediction.first_received_at)) }
+            td.time data-label="Received" { (ago(prediction.first_received_at)) }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `/quarantine`: entries grouped by reason, and the actions on all entries with one reason.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -11,16 +13,16 @@ use super::layout::{self, PageError, Tab};
 use super::mapping_form::MappingForm;
 use super::params::{Params, url};
 use super::state::{Console, ConsoleState};
-use super::text::visible;
+use super::text::{visible, with_code};
 use super::view::View;
 use crate::auth::Operator;
 use crate::db::queries::page::MAX_LIMIT;
-use crate::db::queries::quarantine::{Quarantine, QuarantineReasons, Quarantined, ReasonGroup};
+use crate::db::queries::quarantine::{BodyStarts, Quarantine, QuarantineReasons, Quarantined, ReasonGroup};
 use crate::db::queries::{Page, PageRequest, TimeRange};
 use crate::db::{DbConnection, Retried, RetryMode};
 
 /// Entries that one action changes. The page then offers the action for the rest.
-const MAX_ENTRIES: i64 = MAX_LIMIT;
+pub(super) const MAX_ENTRIES: i64 = MAX_LIMIT;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
@@ -30,18 +32,31 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
 
 async fn content(console: &Console, operator: &Operator, params: &Params) -> Result<Markup, PageError> {
     let reason = params.get("reason").map(str::to_owned);
-    let (period, error) = match params.period() {
-        Ok(period) => (period, None),
-        Err(error) => (TimeRange::default(), Some(error)),
+    let list = match params.period() {
+        Ok(period) => list(console, operator, params, reason, period).await?,
+        Err(error) => notice("bad", visible(&error)),
     };
-    let groups = console.run(&QuarantineReasons).await?;
-    let page = params.page::<Quarantine>(&reason);
-    let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
-    let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
     Ok(html! {
         div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Retried entries" } }
         p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
-        @if let Some(error) = error { (notice("bad", html! { (visible(&error)) })) }
+        (list)
+    })
+}
+
+async fn list(
+    console: &Console,
+    operator: &Operator,
+    params: &Params,
+    reason: Option<String>,
+    period: TimeRange,
+) -> Result<Markup, PageError> {
+    let groups = console.run(&QuarantineReasons).await?;
+    let page = params.page::<Quarantine>(&reason);
+    let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
+    let quarantine_ids = page.items.iter().map(|entry| entry.quarantine_id).collect();
+    let starts = console.run(&BodyStarts { quarantine_ids }).await?;
+    let group = groups.iter().find(|group| reason.as_deref() == Some(&*group.reason));
+    Ok(html! {
         @if groups.is_empty() {
             section.card { (empty("The quarantine is empty", html! { "All webhooks could be read. Nothing to do." })) }
         } @else {
@@ -49,7 +64,7 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
                 None => (groups_table(&groups)),
                 Some(reason) => (group_card(operator, reason, group, &page)),
             }
-            (entries(&page))
+            (entries(&page, &starts))
             (next_page(params, page.next.as_deref(), "Older"))
         }
     })
@@ -71,13 +86,13 @@ fn groups_table(groups: &[ReasonGroup]) -> Markup {
                     @for group in groups {
                         tr data-row {
                             td.main {
-                                a.row-link href=(url("/quarantine", "reason", &group.reason)) { (visible(&group.reason)) }
+                                a.row-link href=(url("/quarantine", "reason", &group.reason)) { (with_code(&group.reason)) }
                                 @if group.acknowledged > 0 {
                                     " " (badge("bad", html! { (count(group.acknowledged)) " answered 200" }))
                                 }
                             }
                             td.num data-label="Entries" { (count(group.entries)) }
-                            td.time { (ago(group.latest_received_at)) }
+                            td.time data-label="Latest" { (ago(group.latest_received_at)) }
                         }
                     }
                 }
@@ -96,7 +111,7 @@ fn group_card(
     html! {
         section.card aria-labelledby="group" {
             p.crumbs { a href="/quarantine" { "All reasons" } }
-            h2 #group { (visible(reason)) }
+            h2 #group { (with_code(reason)) }
             p.soft { (plural(entries, "entry", "entries")) }
             div.actions {
                 @if let Some(newest) = page.items.first() {
@@ -119,7 +134,7 @@ fn group_card(
     }
 }
 
-fn entries(page: &Page<Quarantined>) -> Markup {
+fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
     html! {
         section.card.flush aria-labelledby="entries" {
             h2 #entries { "Entries" }
@@ -144,14 +159,15 @@ fn entries(page: &Page<Quarantined>) -> Markup {
                                     a.row-link href=(format!("/quarantine/{}", entry.quarantine_id)) { (entry.quarantine_id) }
                                 }
                                 td.main {
-                                    (visible(&entry.reason))
+                                    (with_code(&entry.reason))
                                     @if !entry.intact { " " (badge("bad", html! { "damaged" })) }
+                                    @if let Some(start) = starts.get(&entry.quarantine_id) { div.id.cut { (visible(start)) } }
                                     @if let Some(reference) = &entry.reference { div.id { (visible(&reference.to_line())) } }
                                 }
                                 td data-label="Answered" { (answered(entry)) }
                                 td.num data-label="Deliveries" { (count(entry.deliveries.into())) }
                                 td.num data-label="Size" { (bytes(u64::try_from(entry.body_bytes).unwrap_or_default())) }
-                                td.time { (ago(entry.first_received_at)) }
+                                td.time data-label="Received" { (ago(entry.first_received_at)) }
                             }
                         }
                     }
@@ -171,6 +187,9 @@ pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormDa
     let mapping = MappingForm::of(|name| Some(form.get(name)));
     let target = url("/quarantine", "reason", &reason);
     let action = async {
+        if mapping.sets_execution_id() {
+            return Err(PageError::Refused("A set execution_id is for one entry only."));
+        }
         let ids = ids(&console, &reason).await?;
         let run = async |connection: &mut DbConnection| retry_all(connection, &ids, &mapping).await;
         let name = "quarantine.retry_reason";

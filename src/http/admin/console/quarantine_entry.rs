@@ -4,22 +4,23 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::{ago, badge, bytes, notice, plural};
+use super::components::{ago, badge, bytes, count, notice, plural};
 use super::form::{self, FormData, done};
 use super::json_view::indented;
 use super::layout::{self, PageError, Tab};
 use super::mapping_form::{MappingForm, keys};
 use super::params::{Params, path, url};
-use super::quarantine::{answered, finish};
+use super::quarantine::{MAX_ENTRIES, answered, finish};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::{excerpt, visible, with_code};
 use super::view::View;
 use crate::db::queries::QueryError;
-use crate::db::queries::quarantine::{GetQuarantined, QuarantineDetail};
+use crate::db::queries::quarantine::{GetQuarantined, QuarantineDetail, QuarantineReasons, Quarantined};
 use crate::db::{DbConnection, DbError, Retried, RetryMode};
 use crate::delivery::Disposition;
 use crate::execution::Execution;
 use crate::execution::mapping::Extracted;
+use crate::execution::status::{FINAL, is_terminal};
 use crate::http::admin::api::query::{PathId, path_number};
 use crate::logging::escape_json;
 
@@ -43,11 +44,12 @@ async fn content(
 ) -> Result<Markup, PageError> {
     let quarantine_id = path_number(id, "quarantine_id")?;
     let detail = console.run(&GetQuarantined { quarantine_id }).await?;
-    let detail = detail.ok_or(PageError::NotFound { kind: "quarantine entry" })?;
+    let detail = detail
+        .ok_or_else(|| PageError::NotFound { kind: "quarantine entry", id: quarantine_id.to_string() })?;
     let mapping = MappingForm::of(|name| params.get(name));
     let preview = match &detail.body_text {
         Some(body) if params.get("preview").is_some() => {
-            Some(Preview::read(console, quarantine_id, body, &mapping).await?)
+            Some(Preview::read(console, &detail.entry, body, &mapping).await?)
         }
         _ => None,
     };
@@ -57,21 +59,22 @@ async fn content(
             (body(&detail))
             div.stack {
                 @if let Some(text) = &detail.api_text { (api_body(text)) }
+                @if let Some(preview) = &preview { (preview.render(view, &detail, &mapping)) }
                 @if let Some(text) = &detail.body_text {
                     section.card aria-labelledby="mapping" {
                         h2 #mapping { "Mapping" }
                         p.soft { "Say where the body has the fields of an execution. Empty fields are read from the key of the \
                             same name. The body itself stays unchanged." }
-                        form method="get" {
+                        form method="get" action="#preview" {
                             (mapping.inputs(&keys(text)))
                             div.actions { button.primary name="preview" value="1" { "Preview" } }
                         }
                     }
                 }
-                @if let Some(preview) = &preview { (preview.render(view, &detail, &mapping)) }
                 section.card aria-labelledby="drop" {
                     h2 #drop { "Drop" }
                     p.soft {
+                        "The entry and its body are deleted. This cannot be undone. "
                         @if detail.entry.acknowledged { "The webhook was answered 200, so the sender does not send it again." }
                         @else if detail.entry.answered() == "unsigned" { "The webhook is unsigned." }
                         @else { "The webhook was answered 422, so the sender knows that it was not accepted." }
@@ -94,7 +97,7 @@ fn head(detail: &QuarantineDetail) -> Markup {
                 a href="/quarantine" { "Quarantine" } " / "
                 a href=(url("/quarantine", "reason", &entry.reason)) { "same reason" } " / " (entry.quarantine_id)
             }
-            h1 { (visible(&entry.reason)) }
+            h1 { (with_code(&entry.reason)) }
             ul.facts {
                 li { "answered " (answered(entry)) }
                 @if !entry.intact { li { (badge("bad", html! { "damaged" })) } }
@@ -148,17 +151,29 @@ fn api_body(text: &str) -> Markup {
 struct Preview {
     extracted: Result<Vec<Extracted>, String>,
     retried: Retried,
+    /// Entries with the same reason.
+    entries: i64,
 }
 
 impl Preview {
-    async fn read(console: &Console, id: i64, body: &str, mapping: &MappingForm) -> Result<Self, PageError> {
+    async fn read(
+        console: &Console,
+        entry: &Quarantined,
+        body: &str,
+        mapping: &MappingForm,
+    ) -> Result<Self, PageError> {
         let retry = async {
             let mut connection = DbConnection::for_command(&console.admin.credentials.database).await?;
-            connection.retry_quarantined(id, RetryMode::Preview, |body| mapping.extract(body)).await
+            connection
+                .retry_quarantined(entry.quarantine_id, RetryMode::Preview, |body| mapping.extract(body))
+                .await
         };
         let retried = tokio::time::timeout(console.admin.settings.admin.statement_timeout, retry).await;
         let retried = retried.unwrap_or(Err(DbError::TimedOut)).map_err(QueryError::from)?;
-        Ok(Self { extracted: mapping.extract(body.as_bytes()), retried })
+        let groups = console.run(&QuarantineReasons).await?;
+        let group = groups.iter().find(|group| group.reason == entry.reason);
+        let entries = group.map_or(1, |group| group.entries);
+        Ok(Self { extracted: mapping.extract(body.as_bytes()), retried, entries })
     }
 
     fn render(&self, view: &View, detail: &QuarantineDetail, mapping: &MappingForm) -> Markup {
@@ -183,7 +198,7 @@ impl Preview {
                             ))
                         }
                     }
-                    Retried::Retained(why) => (notice("bad", html! { "The entry would stay in quarantine: " (visible(why)) "." })),
+                    Retried::Retained(why) => (notice("bad", html! { "The entry would stay in quarantine: " (with_code(why)) "." })),
                     Retried::Absent => (notice("bad", html! { "The entry does not exist any more." })),
                 }
                 @for (n, extracted) in extracted.iter().take(MAX_PREVIEWED).enumerate() {
@@ -196,13 +211,33 @@ impl Preview {
                             &view.operator, &format!("/quarantine/{}/retry", detail.entry.quarantine_id), "",
                             html! { (mapping.hidden()) button.primary { "Record this entry" } },
                         ))
-                        (form::action(&view.operator, "/quarantine/retry", "", html! {
-                            (mapping.hidden())
-                            input type="hidden" name="reason" value=(detail.entry.reason);
-                            button { "Record all with this reason" }
-                        }))
                     }
+                    @if self.entries > 1 { (record_all(view, &detail.entry.reason, self.entries, mapping)) }
                 }
+            }
+        }
+    }
+}
+
+/// The action for all entries with the reason. It is confirmed by opening it, which works without JavaScript.
+fn record_all(view: &View, reason: &str, entries: i64, mapping: &MappingForm) -> Markup {
+    let number = plural(entries.min(MAX_ENTRIES), "entry", "entries");
+    html! {
+        @if mapping.sets_execution_id() {
+            p.soft { "A set " code { "execution_id" } " is for this entry only. To record all entries with this reason, read it from a key." }
+        } @else {
+            details.confirm {
+                summary.button { "Record all with this reason (" (number) ")\u{2026}" }
+                p {
+                    "The mapping is applied to "
+                    @if entries > MAX_ENTRIES { "the newest " (number) " of " (count(entries)) } @else { (number) }
+                    " with this reason. Check the preview first. Entries without a usable value stay in quarantine."
+                }
+                (form::action(&view.operator, "/quarantine/retry", "", html! {
+                    (mapping.hidden())
+                    input type="hidden" name="reason" value=(reason);
+                    button.primary { "Record " (number) }
+                }))
             }
         }
     }
@@ -228,6 +263,12 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
     html! {
         article.previewed {
             @if let Some(disposition) = disposition { p { (disposition_badge(disposition, &execution.execution_id)) } }
+            @if !is_terminal(&execution.status) {
+                (notice("warn", html! {
+                    "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not known as final: the execution would be \
+                    running. Final are " (FINAL.join(", ")) "."
+                }))
+            }
             dl.pairs {
                 @for (name, value) in &rows {
                     dt { code { (name) } }

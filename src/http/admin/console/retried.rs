@@ -11,7 +11,7 @@ use super::layout::{self, PageError, Tab};
 use super::params::path;
 use super::quarantine::finish;
 use super::state::{Console, ConsoleState};
-use super::text::visible;
+use super::text::{visible, with_code};
 use super::view::View;
 use crate::auth::Operator;
 use crate::db::queries::quarantine::{RetriedEntries, RetriedEntry};
@@ -77,7 +77,7 @@ fn row(operator: &Operator, retried: &RetriedEntry) -> Markup {
                     " (" (disposition) ")"
                 }
                 @if more > 0 { " and " (more) " more" }
-                div.soft { (visible(&retried.reason)) }
+                div.soft { (with_code(&retried.reason)) }
             }
             td.time { (ago(retried.retried_at)) }
             td {

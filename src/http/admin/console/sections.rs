@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::components::{ago, notice, plural};
+use super::failure_class::failure_class;
 use super::json_view::indented;
-use super::params::url;
+use super::params::{filtered, url};
 use super::text::{excerpt, visible};
 use crate::db::queries::json::Json;
 use crate::db::queries::reference::Reference;
@@ -18,6 +19,8 @@ use crate::logging::escape_json;
 
 /// Characters of an error or a cause.
 pub(super) const MAX_CAUSE: usize = 10_000;
+/// Characters of a cause that a link searches for.
+const MAX_SEARCHED: usize = 200;
 /// Characters of the payload on the page. The download has all of it.
 const MAX_PAYLOAD: usize = 200_000;
 
@@ -31,13 +34,22 @@ pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&s
                 Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
                 None => p { "The sender gave no reason." },
             }
+            @if let Some(class) = class.and_then(failure_class) { p { "In short: " (class) } }
             p.soft {
                 @if cause.is_some() { @if let Some(error) = error { "Error: " (visible(excerpt(error, MAX_CAUSE).0)) ". " } }
-                @if let Some(class) = class { "Class: " (visible(class)) ". " }
                 (more)
             }
         },
     )
+}
+
+/// The list of failed executions with the words of a cause. `pairs` are further filters.
+pub(super) fn with_cause<'v>(
+    cause: Option<&'v str>,
+    pairs: impl IntoIterator<Item = (&'v str, Option<&'v str>)>,
+) -> String {
+    let cause = cause.map(|cause| excerpt(cause, MAX_SEARCHED).0);
+    filtered("/executions", [("status", Some("failed")), ("q", cause)].into_iter().chain(pairs))
 }
 
 /// When and how often the webhook of an execution or a prediction arrived.

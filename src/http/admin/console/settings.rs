@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::components::badge;
+use super::components::{badge, bytes};
 use super::layout::{self, PageError, Tab};
 use super::overview::welcome::test_button;
 use super::state::{Console, ConsoleState};
@@ -76,7 +76,16 @@ fn row(setting: &Shown) -> Markup {
                     details { summary { code { (setting.key) } } small.soft { (setting.comment) } }
                 }
             }
-            td.id { (visible(&setting.value)) @if setting.changed { " " (badge("run", html! { "changed" })) } }
+            td.id { (value(setting)) @if setting.changed { " " (badge("run", html! { "changed" })) } }
         }
+    }
+}
+
+/// The value; a size also with its unit.
+fn value(setting: &Shown) -> Markup {
+    let size = setting.value.parse().ok().filter(|_| setting.key.contains("bytes"));
+    html! {
+        @if setting.value.is_empty() { span.soft { "not set" } } @else { (visible(&setting.value)) }
+        @if let Some(size) = size { " " span.soft { "(" (bytes(size)) ")" } }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use maud::{Escaper, Markup, PreEscaped};
+use maud::{Escaper, Markup, PreEscaped, html};
 
 use crate::logging::is_terminal_control;
 
@@ -25,6 +25,19 @@ pub(super) fn visible(text: &str) -> Markup {
     }
     html.push_str("</bdi>");
     PreEscaped(html)
+}
+
+/// [`visible`] text in which the parts between backticks are `code`.
+pub(super) fn with_code(text: &str) -> Markup {
+    let parts: Vec<_> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return visible(text);
+    }
+    html! {
+        @for (n, part) in parts.iter().enumerate() {
+            @if n % 2 == 1 { code { (visible(part)) } } @else if !part.is_empty() { (visible(part)) }
+        }
+    }
 }
 
 /// `text` without control characters and invisible characters, for an attribute such as `title`. Maud escapes the rest.
@@ -82,6 +95,13 @@ mod tests {
         assert_eq!(shown, expected);
         assert_eq!(visible_attribute("a\u{202e}b\u{7}"), "a[U+202E]b[U+0007]");
         assert_eq!(visible("").into_string(), "<bdi></bdi>");
+    }
+
+    #[test]
+    fn names_in_backticks_are_code() {
+        let shown = with_code("`a<b` is missing").into_string();
+        assert_eq!(shown, "<code><bdi>a&lt;b</bdi></code><bdi> is missing</bdi>");
+        assert_eq!(with_code("one ` only").into_string(), "<bdi>one ` only</bdi>");
     }
 
     #[test]

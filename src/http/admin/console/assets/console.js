@@ -19,6 +19,11 @@ const updateTimes = () => {
 };
 setInterval(updateTimes, 15000);
 
+// On a phone the tabs scroll: the current one is in view.
+const tabs = document.querySelector("header.top nav");
+const tab = tabs?.querySelector("[aria-current]");
+if (tab) tabs.scrollLeft = tab.offsetLeft - tabs.offsetLeft - 16;
+
 // Copy buttons: data-copy is the text.
 if (navigator.clipboard) {
   for (const button of all("[data-copy]")) {

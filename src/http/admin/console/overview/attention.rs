@@ -70,7 +70,7 @@ async fn conflicts(console: &Console) -> Result<Item, QueryError> {
     let page = console.run(&Conflicts { period, page: first_rows(), ..Conflicts::default() }).await?;
     let text =
         ["webhook contradicts a recorded result (24 h)", "webhooks contradict a recorded result (24 h)"];
-    Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?from=24h" })
+    Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?since=24h" })
 }
 
 fn first_rows() -> PageRequest {

@@ -93,8 +93,7 @@ fn stacked(counts: &Counts, scale: i64) -> Vec<(&'static str, i64, i64)> {
 fn describe(point: &Point) -> String {
     let at = point.at.format(&Rfc3339).unwrap_or_default();
     let Counts { executions, completed, failed, cancelled, other, .. } = point.counts;
-    let parts =
-        [(completed, "completed"), (failed, "failed"), (cancelled, "cancelled"), (other, "not ended")];
+    let parts = [(completed, "completed"), (failed, "failed"), (cancelled, "cancelled"), (other, "running")];
     let parts: Vec<_> = parts
         .iter()
         .filter(|(number, _)| *number > 0)

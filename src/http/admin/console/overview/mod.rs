@@ -13,10 +13,12 @@ use tokio::time::timeout;
 
 use self::chart::{Step, chart};
 use super::components::{ago, badge, bar, bytes, chip, count, duration, percent, plural};
+use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab, database_error};
-use super::params::path;
+use super::params::{filtered, path};
+use super::sections::with_cause;
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, url_part, visible};
+use super::text::{excerpt, visible};
 use super::view::View;
 use crate::db::queries::executions::Executions;
 use crate::db::queries::failures::{FailureQuery, Failures, Group};
@@ -265,7 +267,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
             (chart(&data.overview.series, period.step()))
             div.head {
                 ul.legend {
-                    @for (kind, name) in [("ok", "completed"), ("bad", "failed"), ("muted", "cancelled"), ("run", "not ended")] {
+                    @for (kind, name) in [("ok", "completed"), ("bad", "failed"), ("muted", "cancelled"), ("run", "running")] {
                         li.(kind) { span.dot {} (name) }
                     }
                 }
@@ -283,40 +285,40 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
                 (parts(health))
             }
             section.card.flush {
-                div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&from=" (period.as_str()) } { "All failures" } }
-                (failures(data))
+                div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
+                (failures(data, period))
             }
         }
         section.card.flush {
             div.head {
-                h2 { "Workflows by cost" }
-                small.soft {
+                h2 {
+                    "Workflows by cost, "
                     @if period.days() == 1 { "today" } @else { "the last " (plural(period.days(), "day", "days")) }
-                    ", UTC"
+                    " (UTC)"
                 }
             }
-            (workflows(&data.workflows))
+            (workflows(&data.workflows, period))
         }
     }
 }
 
 fn numbers(total: &Counts, period: Period) -> Markup {
-    let of = |status: &str| format!("/executions?status={status}&from={}", period.as_str());
+    let of = |status: &str| format!("/executions?status={status}&since={}", period.as_str());
     html! {
         dl.numbers {
-            div { dt { "received" } dd { a href={ "/executions?from=" (period.as_str()) } { (count(total.executions)) } } }
+            div { dt { "received" } dd { a href={ "/executions?since=" (period.as_str()) } { (count(total.executions)) } } }
             div { dt { "completed" } dd { a href=(of("completed")) { (count(total.completed)) } } }
             div { dt { "failed" } dd {
                 a href=(of("failed")) { (count(total.failed)) }
                 @if let Some(rate) = total.failure_rate.filter(|rate| *rate > 0.0) { small { " " (percent(rate)) } }
             } }
             @if total.cancelled > 0 { div { dt { "cancelled" } dd { a href=(of("cancelled")) { (count(total.cancelled)) } } } }
-            @if total.other > 0 { div { dt { "not ended" } dd { a href=(of("running")) { (count(total.other)) } } } }
+            @if total.other > 0 { div { dt { "running" } dd { a href=(of("running")) { (count(total.other)) } } } }
         }
     }
 }
 
-fn failures(data: &Data) -> Markup {
+fn failures(data: &Data, period: Period) -> Markup {
     let groups = &data.failures.groups;
     html! {
         @if groups.is_empty() {
@@ -326,17 +328,23 @@ fn failures(data: &Data) -> Markup {
                 thead { tr { th { "Cause" } th.num { "Failed" } th.num { "Latest" } } }
                 tbody {
                     @for group in groups {
+                        @let list = list(group, period);
+                        @let class = failure_class(&group.failure_class);
                         tr data-row {
                             td {
-                                a.cut href=(latest(group)) { (cause(group)) }
+                                a.cut href=(list) { (cause(group)) }
                                 small.soft {
                                     @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
-                                    @if group.failure_class != "unknown" { (visible(&group.failure_class)) " · " }
-                                    @if let Some(workflow) = &group.workflow_id { (visible(excerpt(workflow, 60).0)) }
+                                    @if group.latest_prediction_id.is_some() { (badge("muted", html! { "prediction" })) " " }
+                                    @if let Some(class) = &class { (class) }
+                                    @if let Some(workflow) = &group.workflow_id {
+                                        @if class.is_some() { " · " }
+                                        (visible(excerpt(workflow, 60).0))
+                                    }
                                 }
                             }
-                            td.num data-label="Failed" { (count(group.failed)) }
-                            td.num data-label="Latest" { (ago(group.latest_received_at)) }
+                            td.num data-label="Failed" { a href=(list) { (count(group.failed)) } }
+                            td.num data-label="Latest" { a href=(latest(group)) { (ago(group.latest_received_at)) } }
                         }
                     }
                 }
@@ -345,6 +353,17 @@ fn failures(data: &Data) -> Markup {
                 p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
             }
         }
+    }
+}
+
+/// The list of the executions or predictions in the group. Predictions cannot be searched by their cause.
+fn list(group: &Group, period: Period) -> String {
+    let (workflow, since) = (group.workflow_id.as_deref(), Some(period.as_str()));
+    let pairs = [("workflow", workflow), ("since", since)];
+    if group.latest_prediction_id.is_some() {
+        filtered("/predictions", [("status", Some("failed"))].into_iter().chain(pairs))
+    } else {
+        with_cause(group.error_cause.as_deref().or(group.error.as_deref()), pairs)
     }
 }
 
@@ -372,7 +391,9 @@ fn is_new(group: &Group, data: &Data) -> bool {
     !earlier.partial && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
 }
 
-fn workflows(workflows: &[Workflow]) -> Markup {
+fn workflows(workflows: &[Workflow], period: Period) -> Markup {
+    // The costs are counted by day, in UTC.
+    let since = if period.days() == 1 { "today" } else { period.as_str() };
     html! {
         @if workflows.is_empty() {
             div.empty { p { "No executions in this period." } }
@@ -385,7 +406,11 @@ fn workflows(workflows: &[Workflow]) -> Markup {
                     @for workflow in workflows {
                         @let counts = &workflow.counts;
                         tr data-row {
-                            td { a.cut href={ "/executions?workflow=" (url_part(&workflow.workflow_id)) } { (visible(&workflow.workflow_id)) } }
+                            td {
+                                a.cut href=(filtered("/executions", [("workflow", Some(&*workflow.workflow_id)), ("since", Some(since))])) {
+                                    (visible(&workflow.workflow_id))
+                                }
+                            }
                             td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (amount(&workflow.total_cost.0)) } }
                             td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (amount(&cost.0)) } }
                             td.num data-label="Executions" { (count(counts.executions)) }
