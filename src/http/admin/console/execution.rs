@@ -18,7 +18,9 @@ use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery};
-use super::sections::{self, Deliveries, MAX_CAUSE, Payload, authentication, exact, with_cause};
+use super::sections::{
+    self, Deliveries, MAX_CAUSE, Payload, authentication, exact, fetched, source_of, with_cause,
+};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
 use super::units;
@@ -317,20 +319,6 @@ fn facts(execution: &Execution) -> Markup {
         @if let Some(completed) = execution.completed_at { dt { "Ended" } dd { (exact(completed)) } }
     };
     sections::deliveries(&deliveries, more)
-}
-
-/// Where an execution was read from. `source` is `fetched_from`.
-fn source_of(source: &str) -> &'static str {
-    match source {
-        "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
-        "list" => "The webhook did not arrive. Read from the sender's list of executions.",
-        _ => "The webhook did not arrive. Read from the sender's API.",
-    }
-}
-
-/// The mark of an execution whose webhook did not arrive.
-pub(super) fn fetched(source: &str) -> Markup {
-    html! { span.badge.muted title=(source_of(source)) { "fetched" } }
 }
 
 fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDetail]) -> Markup {

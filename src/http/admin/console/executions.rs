@@ -8,11 +8,11 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, period_chips, status};
-use super::execution::fetched;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
 use super::params::{Params, path};
+use super::sections::fetched;
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
 use super::units;

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::execution::fetched;
 use super::hosts::ResultHosts;
 use super::json_view::tree;
 use super::media::{Media, link, media, player};
 use super::params::path;
+use super::sections::fetched;
 use super::text::{excerpt, visible};
 use crate::db::queries::results::ResultItem;
 
