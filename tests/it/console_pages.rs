@@ -384,26 +384,6 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     }
     let known = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[2]);
     assert!(text(&page(&receiver, &known).await).contains("conflict with a recorded execution"));
-    // A status that is not final, and an identifier for all entries.
-    let status = format!("/quarantine/{}?set.status=bogus&preview=1", ids[4]);
-    let html = page(&receiver, &status).await;
-    assert!(
-        text(&html).contains("The status \u{201c} bogus \u{201d} is not known as final"),
-        "{}",
-        text(&html)
-    );
-    assert!(html.contains("list=\"statuses\"") && html.contains("<option value=\"succeeded\">"), "{html}");
-    let html = page(&receiver, &format!("{mapped}&force=on")).await;
-    assert!(html.contains("Record all with this reason (4 entries)"), "{html}");
-    assert!(html.find("id=\"preview\"") < html.find("id=\"mapping\""), "{html}");
-    let html = page(&receiver, &format!("{entry}?set.execution_id=one&force=on&preview=1")).await;
-    assert!(
-        text(&html).contains("is for this entry only") && !html.contains("/quarantine/retry\""),
-        "{html}"
-    );
-    let fields = [("reason", "`execution_id` is missing or null"), ("set.execution_id", "one")];
-    let answer = post_form(&receiver, &entry, "/quarantine/retry", &fields).await;
-    assert_eq!(answer.status(), 403);
     assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 1, "a preview records nothing");
     assert_eq!(receiver.rows(entries).await.len(), 5);
 
@@ -458,6 +438,42 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     assert_eq!(actions, expected);
     let target = audit[0]["target"].as_str().unwrap();
     assert!(target.ends_with(" --map execution_id=executionId --map bulk_id=bulkId"), "{target}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_for_all_entries_is_confirmed_and_sets_no_identifier() {
+    let receiver = TestReceiver::start().await;
+    for id in ["one", "two"] {
+        let body = json!({ "executionId": id, "workflow_id": "w", "status": "completed" });
+        assert_eq!(receiver.post(body.to_string()).await.status(), 422);
+    }
+    receiver.post(r#"{"execution_id":"x","workflow_id":"w"}"#).await;
+    receiver.wait_until_recorded().await;
+    let entry = async |what: &str| {
+        let entry = format!("SELECT min(quarantine_id) AS id FROM quarantine WHERE reason LIKE '%{what}%'");
+        format!("/quarantine/{}", receiver.row(&entry).await["id"])
+    };
+    let (without_id, without_status) = (entry("execution_id").await, entry("status").await);
+
+    let html = page(&receiver, &format!("{without_status}?set.status=bogus&preview=1")).await;
+    let warning = "The status \u{201c} bogus \u{201d} is not known as final";
+    assert!(text(&html).contains(warning), "{}", text(&html));
+    assert!(html.contains("list=\"statuses\"") && html.contains("<option value=\"succeeded\">"), "{html}");
+    let html = page(&receiver, &format!("{without_status}?set.status=success&preview=1")).await;
+    assert!(!text(&html).contains("not known as final"), "{}", text(&html));
+
+    let html = page(&receiver, &format!("{without_id}?map.execution_id=executionId&preview=1")).await;
+    assert!(html.contains("Record all with this reason (2 entries)"), "{html}");
+    assert!(html.find("id=\"preview\"") < html.find("id=\"mapping\""), "{html}");
+    let html = page(&receiver, &format!("{without_id}?set.execution_id=one&preview=1")).await;
+    assert!(
+        text(&html).contains("is for this entry only") && !html.contains("/quarantine/retry\""),
+        "{html}"
+    );
+    let fields = [("reason", "`execution_id` is missing or null"), ("set.execution_id", "one")];
+    let answer = post_form(&receiver, &without_id, "/quarantine/retry", &fields).await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(receiver.rows("SELECT * FROM executions").await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

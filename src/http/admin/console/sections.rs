@@ -97,6 +97,20 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
     }
 }
 
+/// Where an execution was read from. `source` is `fetched_from`.
+pub(super) fn source_of(source: &str) -> &'static str {
+    match source {
+        "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
+        "list" => "The webhook did not arrive. Read from the sender's list of executions.",
+        _ => "The webhook did not arrive. Read from the sender's API.",
+    }
+}
+
+/// The mark of an execution whose webhook did not arrive.
+pub(super) fn fetched(source: &str) -> Markup {
+    html! { span.badge.muted title=(source_of(source)) { "fetched" } }
+}
+
 fn references(reference: &Reference) -> Markup {
     html! {
         section.card aria-labelledby="references" {
