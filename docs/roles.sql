@@ -60,8 +60,8 @@ FROM (VALUES
     ('quarantine_retries', 'SELECT, INSERT, UPDATE, DELETE'),
     ('change_batches', 'SELECT, INSERT, UPDATE'),
     ('expected_executions', 'SELECT, INSERT, UPDATE'),
-    ('reconcile_checks', 'SELECT, INSERT, UPDATE'),
-    ('absent_workflows', 'SELECT, INSERT, UPDATE'),
+    ('reconcile_checks', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('absent_workflows', 'SELECT, INSERT, UPDATE, DELETE'),
     ('unverified_deliveries', 'SELECT, INSERT, UPDATE, DELETE'),
     ('audit', 'SELECT, INSERT, UPDATE'),
     ('ended_sessions', 'SELECT, INSERT, DELETE'),
@@ -79,7 +79,7 @@ WHERE to_regclass(name) IS NOT NULL \gexec
 \endif
 SELECT format(CASE WHEN :'retention'::boolean THEN 'GRANT DELETE ON %I TO' ELSE 'REVOKE DELETE ON %I FROM' END, name)
     || ' workflow_receiver'
-FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches, expected_executions, reconcile_checks}'::text[]) AS name
+FROM unnest('{executions, bulks, execution_conflicts, predictions, prediction_conflicts, change_batches, expected_executions}'::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL \gexec
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO workflow_receiver_operator;

@@ -28,7 +28,7 @@ COMMENT ON COLUMN quarantine.body IS
 COMMENT ON COLUMN quarantine.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN quarantine.authenticated_by IS
-    'How the first delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown.';
+    'How a delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown. An authenticated delivery replaces none and unverified.';
 COMMENT ON COLUMN quarantine.acknowledged IS
     'Whether a delivery of this body was answered 200, other than an unsigned webhook that was not confirmed. Such entries ignore quarantine.max_rows, quarantine.max_bytes and retention.quarantine.';
 COMMENT ON COLUMN quarantine.intact IS
@@ -38,7 +38,7 @@ COMMENT ON COLUMN quarantine.deliveries IS
 COMMENT ON COLUMN quarantine.reference IS
     'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
 COMMENT ON COLUMN quarantine.api_body IS
-    'The execution as the sender''s API has it, for an unsigned webhook that differs from it; otherwise null.';
+    'The execution as the sender''s API has it, for an unsigned webhook that differs from it, cut after 64 KiB; otherwise null.';
 COMMENT ON COLUMN quarantine.redeliveries IS
     'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN quarantine.first_received_at IS
@@ -53,9 +53,11 @@ CREATE INDEX quarantine_first_received_at ON quarantine (first_received_at);
 
 -- The size of the quarantine is counted when it changes: the check of the limits costs the same for any size.
 CREATE TABLE quarantine_usage (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    bodies   bigint NOT NULL,
-    bytes    bigint NOT NULL
+    only_row           boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    bodies             bigint NOT NULL,
+    bytes              bigint NOT NULL,
+    unconfirmed_bodies bigint NOT NULL,
+    unconfirmed_bytes  bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE quarantine_usage IS
@@ -63,38 +65,57 @@ COMMENT ON TABLE quarantine_usage IS
 COMMENT ON COLUMN quarantine_usage.only_row IS
     'Always true: limits the table to one row.';
 COMMENT ON COLUMN quarantine_usage.bodies IS
-    'Number of these bodies. At most quarantine.max_rows.';
+    'Number of bodies that were answered 422. At most quarantine.max_rows.';
 COMMENT ON COLUMN quarantine_usage.bytes IS
     'Total size of these bodies in bytes. At most quarantine.max_bytes.';
+COMMENT ON COLUMN quarantine_usage.unconfirmed_bodies IS
+    'Number of unsigned webhooks that were not confirmed. At most quarantine.max_rows, apart from bodies.';
+COMMENT ON COLUMN quarantine_usage.unconfirmed_bytes IS
+    'Total size of their body and api_body in bytes. At most quarantine.max_bytes, apart from bytes.';
 
-INSERT INTO quarantine_usage (bodies, bytes) VALUES (0, 0);
+INSERT INTO quarantine_usage (bodies, bytes, unconfirmed_bodies, unconfirmed_bytes) VALUES (0, 0, 0, 0);
 
 -- With triggers, the count is also right after rows are deleted by hand. The row of quarantine_usage is locked last,
 -- after the rows of quarantine, so it cannot cause a deadlock.
 CREATE FUNCTION count_quarantine() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    rows_added bigint := 0;
-    bytes_added bigint := 0;
-    counted record;
+    added bigint[] := '{0, 0, 0, 0}';
+    removed bigint[] := '{0, 0, 0, 0}';
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        UPDATE quarantine_usage SET bodies = 0, bytes = 0;
+        UPDATE quarantine_usage SET bodies = 0, bytes = 0, unconfirmed_bodies = 0, unconfirmed_bytes = 0;
         RETURN NULL;
     END IF;
     IF TG_OP IN ('INSERT', 'UPDATE') THEN
-        SELECT count(*) AS rows, coalesce(sum(octet_length(body)), 0) AS bytes INTO counted
-        FROM new_rows WHERE NOT acknowledged;
-        rows_added := counted.rows;
-        bytes_added := counted.bytes;
+        SELECT ARRAY[
+            count(*) FILTER (WHERE NOT is_unconfirmed), coalesce(sum(size) FILTER (WHERE NOT is_unconfirmed), 0),
+            count(*) FILTER (WHERE is_unconfirmed), coalesce(sum(size) FILTER (WHERE is_unconfirmed), 0)
+        ] INTO added
+        FROM (
+            SELECT
+                coalesce(n.authenticated_by = 'unverified', false) AS is_unconfirmed,
+                octet_length(n.body) + coalesce(octet_length(n.api_body), 0) AS size
+            FROM new_rows AS n WHERE NOT n.acknowledged
+        ) AS n;
     END IF;
     IF TG_OP IN ('UPDATE', 'DELETE') THEN
-        SELECT count(*) AS rows, coalesce(sum(octet_length(body)), 0) AS bytes INTO counted
-        FROM old_rows WHERE NOT acknowledged;
-        rows_added := rows_added - counted.rows;
-        bytes_added := bytes_added - counted.bytes;
+        SELECT ARRAY[
+            count(*) FILTER (WHERE NOT is_unconfirmed), coalesce(sum(size) FILTER (WHERE NOT is_unconfirmed), 0),
+            count(*) FILTER (WHERE is_unconfirmed), coalesce(sum(size) FILTER (WHERE is_unconfirmed), 0)
+        ] INTO removed
+        FROM (
+            SELECT
+                coalesce(o.authenticated_by = 'unverified', false) AS is_unconfirmed,
+                octet_length(o.body) + coalesce(octet_length(o.api_body), 0) AS size
+            FROM old_rows AS o WHERE NOT o.acknowledged
+        ) AS o;
     END IF;
-    IF rows_added <> 0 OR bytes_added <> 0 THEN
-        UPDATE quarantine_usage SET bodies = bodies + rows_added, bytes = bytes + bytes_added;
+    IF added <> removed THEN
+        UPDATE quarantine_usage SET
+            bodies = bodies + added[1] - removed[1],
+            bytes = bytes + added[2] - removed[2],
+            unconfirmed_bodies = unconfirmed_bodies + added[3] - removed[3],
+            unconfirmed_bytes = unconfirmed_bytes + added[4] - removed[4];
     END IF;
     RETURN NULL;
 END

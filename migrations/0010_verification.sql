@@ -6,17 +6,18 @@ CREATE TABLE unverified_deliveries (
     workflow_id   text COLLATE "C",
     status        text COLLATE "C" NOT NULL,
     body          bytea       NOT NULL,
-    reference     jsonb,
+    deliveries    integer     NOT NULL DEFAULT 1,
     is_redelivery boolean     NOT NULL DEFAULT false,
     received_at   timestamptz NOT NULL,
     attempts      integer     NOT NULL DEFAULT 0,
+    strikes       integer     NOT NULL DEFAULT 0,
     last_error    text,
     due_at        timestamptz NOT NULL DEFAULT now(),
     claimed_by    bigint
 );
 
 COMMENT ON TABLE unverified_deliveries IS
-    'Unsigned webhooks that were answered 200 and are not confirmed by the sender''s API yet. Nothing in a row is trusted.';
+    'Unsigned webhooks that were answered 200 and are not confirmed by the sender''s API yet, one row per body. Nothing in a row is trusted.';
 COMMENT ON COLUMN unverified_deliveries.unverified_id IS
     'Number of the row, in the order of recording.';
 COMMENT ON COLUMN unverified_deliveries.execution_id IS
@@ -27,14 +28,16 @@ COMMENT ON COLUMN unverified_deliveries.status IS
     'Status in the body.';
 COMMENT ON COLUMN unverified_deliveries.body IS
     'Exact bytes of the body.';
-COMMENT ON COLUMN unverified_deliveries.reference IS
-    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any.';
+COMMENT ON COLUMN unverified_deliveries.deliveries IS
+    'Number of webhooks with this body. After a crash, a webhook can be counted twice.';
 COMMENT ON COLUMN unverified_deliveries.is_redelivery IS
-    'Whether the webhook has the header X-Webhook-Redelivery.';
+    'Whether one of them has the header X-Webhook-Redelivery.';
 COMMENT ON COLUMN unverified_deliveries.received_at IS
-    'When the webhook was received, by the receiver''s clock.';
+    'When the first of them was received, by the receiver''s clock.';
 COMMENT ON COLUMN unverified_deliveries.attempts IS
     'How often the execution was requested from the API without a result.';
+COMMENT ON COLUMN unverified_deliveries.strikes IS
+    'How often the request failed although the API answered requests for other executions.';
 COMMENT ON COLUMN unverified_deliveries.last_error IS
     'Why the last request had no result; null before the first one.';
 COMMENT ON COLUMN unverified_deliveries.due_at IS
@@ -42,7 +45,10 @@ COMMENT ON COLUMN unverified_deliveries.due_at IS
 COMMENT ON COLUMN unverified_deliveries.claimed_by IS
     'Random number of the receiver that requests the execution now; null if none does.';
 
-CREATE INDEX unverified_deliveries_due_at ON unverified_deliveries (due_at);
+CREATE UNIQUE INDEX unverified_deliveries_once_by_content ON unverified_deliveries (sha256(body));
+
+-- New rows and rows that were requested before are claimed separately.
+CREATE INDEX unverified_deliveries_due_at ON unverified_deliveries ((attempts > 0), due_at);
 
 CREATE VIEW unverified AS
 SELECT
@@ -51,7 +57,7 @@ SELECT
     workflow_id,
     status,
     octet_length(body) AS body_bytes,
-    reference,
+    deliveries,
     received_at,
     attempts,
     last_error,
@@ -59,7 +65,7 @@ SELECT
 FROM unverified_deliveries;
 
 COMMENT ON VIEW unverified IS
-    'One row per unsigned webhook that waits for its verification. Nothing in a row is trusted.';
+    'One row per body of unsigned webhooks that wait for their verification. Nothing in a row is trusted.';
 COMMENT ON COLUMN unverified.unverified_id IS
     'Number of the row, in the order of recording.';
 COMMENT ON COLUMN unverified.execution_id IS
@@ -70,10 +76,10 @@ COMMENT ON COLUMN unverified.status IS
     'Status in the body.';
 COMMENT ON COLUMN unverified.body_bytes IS
     'Size of the body in bytes.';
-COMMENT ON COLUMN unverified.reference IS
-    'Query parameters of the webhook''s URL, as a JSON object of strings; null without any.';
+COMMENT ON COLUMN unverified.deliveries IS
+    'Number of webhooks with this body.';
 COMMENT ON COLUMN unverified.received_at IS
-    'When the webhook was received, by the receiver''s clock.';
+    'When the first of them was received, by the receiver''s clock.';
 COMMENT ON COLUMN unverified.attempts IS
     'How often the execution was requested from the API without a result.';
 COMMENT ON COLUMN unverified.last_error IS

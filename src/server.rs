@@ -32,7 +32,7 @@ use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
-use crate::verification::{UnverifiedLimit, VerificationStatus, Verifier};
+use crate::verification::{Checker, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier};
 
 /// Time limit for the parts to end by themselves after the drain. Then they are aborted, with the same time limit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -221,11 +221,22 @@ impl Server {
         let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
         let client =
             Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?.map(Arc::new);
-        let is_on = settings.auth.verify_unsigned;
+        let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
         let (verification, verification_rx) =
-            watch::channel(VerificationStatus { is_on, ..VerificationStatus::default() });
-        let verifier = client.clone().map(|client| Verifier {
-            client,
+            watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
+        let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
+        let max_per_minute = settings.verification.max_requests_per_minute;
+        let meter = UnverifiedMeter {
+            pool: reconcile_pool.clone(),
+            statement_timeout: settings.database.statement_timeout,
+            metrics: metrics.clone(),
+            limit: unverified_limit.clone(),
+            status: verification.clone(),
+            recording: recorder_health_rx.clone(),
+        };
+        let verifier = client.as_ref().map(|client| Verifier {
+            checker: Checker { client: client.without_retries(max_per_minute), own_url: own_url.clone() },
+            max_requests: settings.eachlabs.max_requests,
             spool: weak_spool.clone(),
             memory: memory.clone(),
             pool: reconcile_pool.clone(),
@@ -233,14 +244,12 @@ impl Server {
             metrics: metrics.clone(),
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
-            limit: unverified_limit.clone(),
             status: verification,
             stored: unverified,
             recording: recorder_health_rx.clone(),
             stop: stop.clone(),
             receiver: rand::random(),
         });
-        let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let reconciler = client.map(|client| {
             Arc::new(Reconciler {
                 client,
@@ -280,6 +289,7 @@ impl Server {
         };
         background_tasks.spawn(watcher.run());
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
+        background_tasks.spawn(meter.run());
         let feed = Feed::new(read_pool.clone());
         let admin = AdminState {
             requests: requests.clone(),
@@ -306,6 +316,7 @@ impl Server {
             reconciled_until: ReconciledUntil::new(&settings.spool.dir, is_new),
             storing: std::sync::Mutex::default(),
             health: health.clone(),
+            unverified: unverified_limit.clone(),
             recording,
             stop: stop.clone(),
             gap: Gap::default(),

@@ -53,6 +53,11 @@ impl Health {
     fn detail(&self, part: &str) -> String {
         self.parts[part]["detail"].as_str().unwrap_or_default().to_owned()
     }
+
+    /// Whether unsigned webhooks wait for their verification.
+    fn has_unverified(&self) -> bool {
+        self.parts["verification"]["waiting"].as_i64() > Some(0)
+    }
 }
 
 #[derive(Serialize)]
@@ -171,6 +176,7 @@ impl Status {
             let quarantine = usage.map(|usage| quarantine_sentence(usage, settings.quarantine));
             let detail =
                 |part| state.receiver.health.as_ref().map(|health| health.detail(part)).unwrap_or_default();
+            let waits = state.receiver.health.as_ref().is_some_and(Health::has_unverified);
             output.key_values(&[
                 ("receiver", state.receiver.sentence()),
                 ("recording", detail("recording")),
@@ -180,7 +186,11 @@ impl Status {
                 ("retention", detail("retention")),
                 (
                     "unsigned",
-                    if settings.auth.verify_unsigned { detail("verification") } else { String::new() },
+                    if settings.auth.verify_unsigned || waits {
+                        detail("verification")
+                    } else {
+                        String::new()
+                    },
                 ),
             ])?;
         }

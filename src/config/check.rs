@@ -24,10 +24,11 @@ impl Settings {
         let Quarantine { max_rows, max_bytes } = self.quarantine;
         check_range("quarantine.max_rows", max_rows, 0, 1_000_000)?;
         check_range("quarantine.max_bytes", max_bytes, 0, 1 << 40)?;
-        let Verification { max_rows, max_bytes, grace } = self.verification;
+        let Verification { max_rows, max_bytes, grace, max_requests_per_minute } = self.verification;
         check_range("verification.max_rows", max_rows, 1, 1_000_000)?;
         check_range("verification.max_bytes", max_bytes, body, 1 << 40)?;
         check_duration("verification.grace", grace, Duration::ZERO, 6 * max)?;
+        check_range("verification.max_requests_per_minute", max_requests_per_minute, 1, 1_000_000)?;
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
         check_range("conflicts.max_per_execution", max_per_execution, 0, 1_000_000)?;
         check_range("conflicts.max_bytes_per_execution", max_bytes_per_execution, 0, 1 << 40)?;

@@ -190,6 +190,7 @@ pub struct Verification {
     pub max_bytes: i64,
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
+    pub max_requests_per_minute: u32,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]

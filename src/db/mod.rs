@@ -39,7 +39,7 @@ pub(crate) use record::item::{Degraded, ItemKind, RecordItem};
 pub(crate) use repair::Repaired;
 pub(crate) use retention::{Cutoffs, RetentionTarget, Visited};
 pub(crate) use transaction::{TimeLimits, Transaction, TransactionSettings};
-pub(crate) use verification::{Unverified, UnverifiedUsage};
+pub(crate) use verification::{ClaimLimits, QuarantinedUnverified, Unverified, UnverifiedUsage};
 
 /// The `application_name` of connections that write.
 const RECORDING: &str = "workflow-receiver";

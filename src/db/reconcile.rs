@@ -60,6 +60,18 @@ impl DbConnection {
         self.transact(async |transaction| overdue.fetch_all(transaction).await).await
     }
 
+    /// Deletes checks and absent workflows that no longer prevent a request: each does so for up to 7 days.
+    pub(crate) async fn remove_old_checks(&mut self) -> Result<(), DbError> {
+        let remove = sqlx::query!(
+            "WITH checks AS (
+                 DELETE FROM reconcile_checks WHERE checked_at < now() - interval '30 days'
+             )
+             DELETE FROM absent_workflows WHERE checked_at < now() - interval '30 days'"
+        );
+        self.transact(async |transaction| remove.execute(transaction).await).await?;
+        Ok(())
+    }
+
     /// The executions of a bulk whose response of bulk-trigger is registered; empty if it is not.
     pub(crate) async fn registered_of_bulk(&mut self, bulk_id: &str) -> Result<Vec<String>, DbError> {
         let registered = sqlx::query_scalar!(

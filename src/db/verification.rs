@@ -19,51 +19,89 @@ use crate::delivery::{Delivery, Disposition};
 pub(crate) struct Unverified {
     pub(crate) unverified_id: i64,
     pub(crate) body: Vec<u8>,
-    pub(crate) reference: Option<String>,
+    pub(crate) deliveries: i32,
     pub(crate) is_redelivery: bool,
     pub(crate) received_at: OffsetDateTime,
     /// How often its execution was requested without a result.
     pub(crate) attempts: i32,
+    /// How often the request failed although the API answered others.
+    pub(crate) strikes: i32,
 }
 
 /// The deliveries that wait for their verification.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct UnverifiedUsage {
     pub(crate) rows: i64,
     /// The size of the bodies.
     pub(crate) bytes: i64,
     pub(crate) oldest_received_at: Option<OffsetDateTime>,
+    /// Why the oldest one has no result.
+    pub(crate) last_error: Option<String>,
+}
+
+/// The result of moving a row to the quarantine.
+#[derive(Debug)]
+pub(crate) enum QuarantinedUnverified {
+    Moved {
+        quarantine_id: i64,
+    },
+    /// The quarantine has reached a limit.
+    Full,
+    /// Another receiver has claimed the row.
+    Unclaimed,
+}
+
+/// How many rows a receiver claims.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClaimLimits {
+    /// Rows that were not requested before.
+    pub(crate) new: i64,
+    /// Rows that were requested without a result.
+    pub(crate) repeated: i64,
 }
 
 impl DbConnection {
-    /// Claims up to `limit` due rows for `receiver`, in the order in which they became due. The claim ends after
-    /// `claim_time`. Rows that another receiver claims at the same time are skipped.
+    /// Claims due rows for `receiver`, in the order in which they became due. The claim ends after `claim_time`. Rows that
+    /// another receiver claims at the same time are skipped.
     pub(crate) async fn claim_unverified(
         &mut self,
         receiver: i64,
         claim_time: Duration,
-        limit: i64,
+        limits: ClaimLimits,
     ) -> Result<Vec<Unverified>, DbError> {
         let claim = sqlx::query_as!(
             Unverified,
-            "UPDATE unverified_deliveries AS u
-             SET claimed_by = $1, due_at = now() + make_interval(secs => $2)
-             WHERE u.unverified_id IN (
+            "WITH new AS (
                  SELECT d.unverified_id FROM unverified_deliveries AS d
-                 WHERE d.due_at <= now() ORDER BY d.due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+                 WHERE NOT d.attempts > 0 AND d.due_at <= now()
+                 ORDER BY d.due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+             ),
+             repeated AS (
+                 SELECT d.unverified_id FROM unverified_deliveries AS d
+                 WHERE d.attempts > 0 AND d.due_at <= now()
+                 ORDER BY d.due_at LIMIT $4 FOR UPDATE SKIP LOCKED
              )
-             RETURNING u.unverified_id, u.body, u.reference::text, u.is_redelivery, u.received_at, u.attempts",
+             UPDATE unverified_deliveries AS u
+             SET claimed_by = $1, due_at = now() + make_interval(secs => $2)
+             WHERE u.unverified_id IN (SELECT n.unverified_id FROM new AS n)
+                 OR u.unverified_id IN (SELECT r.unverified_id FROM repeated AS r)
+             RETURNING u.unverified_id, u.body, u.deliveries, u.is_redelivery, u.received_at, u.attempts, u.strikes",
             receiver,
             claim_time.as_secs_f64(),
-            limit
+            limits.new,
+            limits.repeated
         );
         self.transact(async |transaction| claim.fetch_all(transaction).await).await
     }
 
-    /// Renews the claims of `receiver`.
+    /// Renews the claims of `receiver`. Locked rows are skipped: their claims are renewed the next time.
     pub(crate) async fn renew_claims(&mut self, receiver: i64, claim_time: Duration) -> Result<(), DbError> {
         let renew = sqlx::query!(
-            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $2) WHERE claimed_by = $1",
+            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $2)
+             WHERE unverified_id IN (
+                 SELECT d.unverified_id FROM unverified_deliveries AS d
+                 WHERE d.claimed_by = $1 FOR UPDATE SKIP LOCKED
+             )",
             receiver,
             claim_time.as_secs_f64()
         );
@@ -71,10 +109,14 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Ends the claims of `receiver`: another receiver can claim the rows at once.
+    /// Ends the claims of `receiver`: another receiver can claim the rows at once. Locked rows are skipped.
     pub(crate) async fn release_claims(&mut self, receiver: i64) -> Result<(), DbError> {
         let release = sqlx::query!(
-            "UPDATE unverified_deliveries SET claimed_by = NULL, due_at = now() WHERE claimed_by = $1",
+            "UPDATE unverified_deliveries SET claimed_by = NULL, due_at = now()
+             WHERE unverified_id IN (
+                 SELECT d.unverified_id FROM unverified_deliveries AS d
+                 WHERE d.claimed_by = $1 FOR UPDATE SKIP LOCKED
+             )",
             receiver
         );
         self.transact(async |transaction| release.execute(transaction).await).await?;
@@ -106,16 +148,18 @@ impl DbConnection {
         unverified_id: i64,
         error: &str,
         pause: Duration,
+        strikes: i32,
     ) -> Result<(), DbError> {
         let postpone = sqlx::query!(
             "UPDATE unverified_deliveries
-             SET claimed_by = NULL, attempts = attempts + 1, last_error = $3,
+             SET claimed_by = NULL, attempts = attempts + 1, strikes = strikes + $5, last_error = $3,
                  due_at = now() + make_interval(secs => $4)
              WHERE unverified_id = $1 AND claimed_by = $2",
             unverified_id,
             receiver,
             error,
-            pause.as_secs_f64()
+            pause.as_secs_f64(),
+            strikes
         );
         self.transact(async |transaction| postpone.execute(transaction).await).await?;
         Ok(())
@@ -129,21 +173,27 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Moves a row to the quarantine while `limits` allow, or drops it. `api_body` is the execution as the sender's API has
-    /// it. `None` if `receiver` no longer has the claim: nothing is changed then.
+    /// Moves a row to the quarantine. `api_body` is the execution as the sender's API has it. Changes nothing if `limits`
+    /// do not allow the entry, or if `receiver` no longer has the claim.
+    #[expect(clippy::too_many_arguments, reason = "the columns of the entry")]
     pub(crate) async fn quarantine_unverified(
         &mut self,
         receiver: i64,
         unverified_id: i64,
         delivery: &Delivery,
+        deliveries: i32,
         reason: String,
         api_body: Option<&[u8]>,
         limits: config::Quarantine,
-    ) -> Result<Option<Disposition>, DbError> {
-        let items = [RecordItem::not_confirmed(reason, delivery, api_body)];
+    ) -> Result<QuarantinedUnverified, DbError> {
+        let items = [RecordItem::not_confirmed(reason, delivery, deliveries, api_body)];
         let mut dispositions = [Disposition::Dropped];
         let mut transaction = self.begin().await?;
         insert_quarantined(&mut transaction, &items, limits, &mut dispositions).await?;
+        let [Disposition::Quarantined { quarantine_id }] = dispositions else {
+            transaction.rollback().await?;
+            return Ok(QuarantinedUnverified::Full);
+        };
         let remove = sqlx::query!(
             "DELETE FROM unverified_deliveries WHERE unverified_id = $1 AND claimed_by = $2",
             unverified_id,
@@ -151,10 +201,10 @@ impl DbConnection {
         );
         if remove.execute(&mut transaction).await?.rows_affected() == 0 {
             transaction.rollback().await?;
-            return Ok(None);
+            return Ok(QuarantinedUnverified::Unclaimed);
         }
         transaction.commit().await?;
-        Ok(Some(dispositions[0]))
+        Ok(QuarantinedUnverified::Moved { quarantine_id })
     }
 
     pub(crate) async fn unverified_usage(&mut self) -> Result<UnverifiedUsage, DbError> {
@@ -163,7 +213,8 @@ impl DbConnection {
             r#"SELECT
                    count(*) AS "rows!",
                    coalesce(sum(octet_length(body)), 0)::bigint AS "bytes!",
-                   min(received_at) AS oldest_received_at
+                   min(received_at) AS oldest_received_at,
+                   (array_agg(last_error ORDER BY received_at))[1] AS last_error
                FROM unverified_deliveries"#
         );
         self.transact(async |transaction| usage.fetch_one(transaction).await).await

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use super::error::ApiError;
+use super::rate::RateLimit;
 use super::responses::{self, ExecutionRow, LoggedDelivery, Page};
 use super::retry::{MAX_ATTEMPTS, backoff, retry_after};
 use crate::config::{ApiAccess, Eachlabs, SettingsError};
@@ -28,17 +29,20 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 /// Idle connections are closed before the server or a proxy closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A client of the API.
-#[derive(Debug)]
+/// A client of the API. Clones share connections and the limit of requests at the same time.
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     access: ApiAccess,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
     /// Time limit of a request.
     timeout: Duration,
     /// The largest accepted response, in bytes.
     max_response_bytes: usize,
     metrics: Arc<Metrics>,
+    /// The number of times that a request is sent.
+    max_attempts: u32,
+    rate: Option<Arc<RateLimit>>,
 }
 
 /// A failed attempt.
@@ -75,10 +79,18 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(connector);
-        let requests = Semaphore::new(settings.max_requests);
+        let requests = Arc::new(Semaphore::new(settings.max_requests));
         // The delivery log has bodies as JSON strings, in which quotation marks are escaped.
         let max_response_bytes = 2 * max_body_bytes + (1 << 20);
-        Ok(Some(Self { http, access, requests, timeout: settings.timeout, max_response_bytes, metrics }))
+        let timeout = settings.timeout;
+        let max_attempts = MAX_ATTEMPTS;
+        let rate = None;
+        Ok(Some(Self { http, access, requests, timeout, max_response_bytes, metrics, max_attempts, rate }))
+    }
+
+    /// A client that sends each request once, and at most `max_per_minute` requests a minute.
+    pub(crate) fn without_retries(&self, max_per_minute: u32) -> Self {
+        Self { max_attempts: 1, rate: Some(Arc::new(RateLimit::new(max_per_minute))), ..self.clone() }
     }
 
     /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
@@ -184,10 +196,15 @@ impl Client {
         if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
     }
 
+    /// Whether an identifier can be in the path of a request. `Url` leaves out some segments, and control characters, so the
+    /// request would be another one.
+    pub(crate) fn is_requestable(identifier: &str) -> bool {
+        !matches!(identifier, "" | "." | "..") && !identifier.contains(char::is_control)
+    }
+
     /// Appends the segments of `path`, percent-encoded, to the base address.
     fn url(&self, path: &[&str]) -> Result<Url, ApiError> {
-        // `Url` leaves out these segments, so the request would be another one.
-        if path.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+        if !path.iter().all(|segment| Self::is_requestable(segment)) {
             return Err(not_usable());
         }
         let mut url = self.access.base_url.clone();
@@ -209,7 +226,7 @@ impl Client {
             let error = failure.error;
             attempt += 1;
             let may_repeat = is_repeatable || error.is_unprocessed();
-            if attempt == MAX_ATTEMPTS || !error.is_temporary() || !may_repeat {
+            if attempt >= self.max_attempts || !error.is_temporary() || !may_repeat {
                 return Err(error);
             }
             tracing::debug!(attempt, "a request to each::labs failed and is sent again: {error}");
@@ -222,6 +239,9 @@ impl Client {
     }
 
     async fn attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
+        if let Some(rate) = &self.rate {
+            rate.wait().await;
+        }
         let _permit = self.requests.acquire().await;
         let attempt = timeout(self.timeout, self.try_attempt(method, url, body)).await;
         let result = attempt.unwrap_or_else(|_| Err(ApiError::TimedOut.into()));

@@ -93,8 +93,14 @@ impl ApiError {
     pub(crate) fn is_about_the_request(&self) -> bool {
         match self {
             Self::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 414 | 422),
-            Self::TooLarge { .. } | Self::Malformed(_) | Self::Unsupported(_) => true,
-            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::TimedOut | Self::Denied { .. } => false,
+            // A proxy or an outage can also cause an unusable response.
+            Self::TooLarge { .. }
+            | Self::Malformed(_)
+            | Self::Unsupported(_)
+            | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::TimedOut
+            | Self::Denied { .. } => false,
         }
     }
 

@@ -7,7 +7,7 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-/// The number of times that a request is sent.
+/// The number of times that a request is sent, unless the client sends each once.
 pub(super) const MAX_ATTEMPTS: u32 = 8;
 /// The longest first pause. It doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

@@ -286,9 +286,10 @@ mod tests {
         let verification = |rows: i64, age: Duration, is_full: bool| {
             let mut measured = healthy();
             let oldest_received_at = (rows > 0).then_some(measured.now - age);
-            let usage = Some(UnverifiedUsage { rows, bytes: 9, oldest_received_at });
+            let usage = Some(UnverifiedUsage { rows, bytes: 9, oldest_received_at, last_error: None });
             let failing = Some("each::labs answered HTTP 500".to_owned());
-            measured.verification = VerificationStatus { is_on: true, usage, is_full, failing };
+            measured.verification =
+                VerificationStatus { is_on: true, has_key: true, usage, is_full, failing };
             let health = measured.health();
             (health.parts.verification.state, health.summary.status, health.summary.problems)
         };
@@ -303,6 +304,13 @@ mod tests {
         assert_eq!((state, status), ("full", "degraded"));
         assert!(problems[0].contains("answered 503"), "{problems:?}");
         assert_eq!(healthy().health().parts.verification.state, "off");
+
+        // Verification was switched off, and the key removed.
+        let mut measured = healthy();
+        measured.verification.usage = Some(UnverifiedUsage { rows: 2, ..UnverifiedUsage::default() });
+        let health = measured.health();
+        assert_eq!((health.parts.verification.state, health.summary.status), ("waiting", "degraded"));
+        assert!(health.summary.problems[0].contains("set eachlabs.api_key"), "{health:?}");
     }
 
     #[test]

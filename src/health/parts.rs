@@ -108,7 +108,7 @@ pub(crate) struct RetentionHealth {
 #[derive(Debug, Serialize)]
 pub(crate) struct VerificationHealth {
     /// `off`: `auth.verify_unsigned` is false and none waits; `ok`; `waiting`: the oldest waits longer than
-    /// `admin.stalled_after`; `full`: unsigned webhooks are answered 503; `unknown`: there was no count yet.
+    /// `admin.stalled_after`, or no key is set; `full`: unsigned webhooks are answered 503; `unknown`: there was no count yet.
     pub(crate) state: &'static str,
     /// The state in a sentence.
     pub(crate) detail: String,
@@ -264,17 +264,24 @@ impl Measurements {
     }
 
     fn verification_health(&self, problems: &mut Vec<String>) -> VerificationHealth {
-        let VerificationStatus { is_on, usage, is_full, failing } = &self.verification;
+        let VerificationStatus { is_on, has_key, usage, is_full, failing } = &self.verification;
+        let usage = usage.as_ref();
         let waiting = usage.map_or(0, |usage| usage.rows);
         let oldest = usage.and_then(|usage| usage.oldest_received_at);
         let age = oldest.map(|oldest| Duration::try_from(self.now - oldest).unwrap_or_default());
-        let why = failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = failing.as_ref().or_else(|| usage?.last_error.as_ref());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let seconds = age.unwrap_or_default().as_secs();
         let (state, detail) = if *is_full {
             let detail = format!(
                 "unsigned webhooks are answered 503, because {waiting} others wait for their verification{why}"
             );
             ("full", detail)
+        } else if waiting > 0 && !has_key {
+            let detail = format!(
+                "{waiting} unsigned webhooks were answered 200 and are not verified: set eachlabs.api_key"
+            );
+            ("waiting", detail)
         } else if age.is_some_and(|age| age > self.stalled_after) {
             let detail =
                 format!("{waiting} unsigned webhooks are not verified yet, the oldest for {seconds} s{why}");

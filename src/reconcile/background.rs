@@ -16,6 +16,7 @@ use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
 use crate::recorder::RecorderHealth;
+use crate::verification::UnverifiedLimit;
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
+    /// Unsigned webhooks that it rejects are missed like others that are answered 503.
+    pub(crate) unverified: Arc<UnverifiedLimit>,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
@@ -50,6 +53,8 @@ struct GapState {
     since: Option<OffsetDateTime>,
     /// When the receiver was last ready before it was not ready for the first time since the latest comparison began.
     interrupted: Option<OffsetDateTime>,
+    /// Whether webhooks were rejected since the check before the latest one.
+    is_growing: bool,
 }
 
 impl GapState {
@@ -93,10 +98,13 @@ impl Background {
         let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
         self.gap.state().since = ready_at;
-        let mut stored_at = None;
+        let (mut stored_at, mut rejected) = (None, self.unverified.rejected());
         loop {
             let now = OffsetDateTime::now_utc();
-            if self.health.health().accepts_webhooks() {
+            let before = std::mem::replace(&mut rejected, self.unverified.rejected());
+            let accepts_all = self.health.health().accepts_webhooks() && rejected == before;
+            self.gap.state().is_growing = !accepts_all;
+            if accepts_all {
                 ready_at = Some(now);
                 let is_due = stored_at.is_none_or(|at| now - at >= STORE_INTERVAL || now < at);
                 if is_due && self.gap.state().since.is_none() {
@@ -155,7 +163,11 @@ impl Background {
 
     /// Returns once webhooks are accepted after a gap.
     async fn until_gap(&self) {
-        while self.gap.state().since.is_none() || !self.health.health().accepts_webhooks() {
+        let is_over = || {
+            let gap = self.gap.state();
+            gap.since.is_some() && !gap.is_growing
+        };
+        while !(is_over() && self.health.health().accepts_webhooks()) {
             sleep(CHECK_INTERVAL).await;
         }
     }
@@ -195,6 +207,7 @@ impl Background {
         let mut connection = self.reconciler.connection().await?;
         let mut due = self.reconciler.within(connection.db.still_running(before, ROUND)).await?;
         let overdue = self.reconciler.within(connection.db.overdue(before, ROUND)).await?;
+        self.reconciler.within(connection.db.remove_old_checks()).await?;
         connection.release();
         // An execution that stays `running` can be in both.
         due.retain(|id| !overdue.contains(id));

@@ -28,7 +28,7 @@ impl OwnUrl {
     }
 
     /// Whether `url` has the same host, port and path. A token after the path and the query are not compared.
-    pub(super) fn matches(&self, url: &str) -> bool {
+    pub(crate) fn matches(&self, url: &str) -> bool {
         let Ok(url) = Url::parse(url) else { return false };
         let path = url.path();
         let rest = path.strip_prefix(&*self.path);
@@ -38,7 +38,7 @@ impl OwnUrl {
     }
 
     /// The caller's reference in the query of `url`, without its tokens.
-    pub(super) fn reference(&self, url: &str) -> Option<String> {
+    pub(crate) fn reference(&self, url: &str) -> Option<String> {
         let uri: Uri = url.parse().ok()?;
         let after_path = uri.path().strip_prefix(&*self.path).map(|rest| rest.trim_matches('/'));
         let in_query =

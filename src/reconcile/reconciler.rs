@@ -33,6 +33,11 @@ pub(crate) enum ReconcileError {
         "each::labs has none of the recorded workflows: check eachlabs.base_url and the organisation of the key"
     )]
     NoWorkflows,
+    #[error(
+        "each::labs has none of the requested executions: check eachlabs.base_url and the organisation of the key, or request \
+         them one at a time"
+    )]
+    NoExecutions,
     #[error("each::labs returned more than {MAX_PAGES} pages: reconcile a shorter time")]
     TooManyPages,
     #[error("the receiver is stopping")]

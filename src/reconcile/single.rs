@@ -16,8 +16,10 @@ pub(super) const CONCURRENT: usize = 16;
 impl Comparison<'_> {
     /// Checks executions by their identifier.
     pub(super) async fn executions(&mut self, ids: &[String]) -> Result<(), ReconcileError> {
+        let (mut requested, mut absent) = (0_usize, Vec::new());
         for ids in ids.chunks(CHUNK) {
             let missing = self.not_ended(ids.iter().cloned()).await?;
+            requested += missing.len();
             let reconciler = self.reconciler;
             let mut fetched = stream::iter(missing)
                 .map(async |id| (reconciler.fetch(&id).await, id))
@@ -26,12 +28,20 @@ impl Comparison<'_> {
                 match fetched? {
                     Fetched::Ended(ended) => self.append(ended).await?,
                     Fetched::Running => self.checked(id, false).await?,
-                    Fetched::Absent => self.checked(id, true).await?,
+                    Fetched::Absent => absent.push(id),
                     Fetched::Unusable => self.report(id, Outcome::Unusable).await,
                 }
             }
             self.progress().await;
         }
+        // With the key of another organisation, every execution is absent: none is marked.
+        if requested > 1 && absent.len() == requested {
+            return Err(ReconcileError::NoExecutions);
+        }
+        for id in absent {
+            self.checked(id, true).await?;
+        }
+        self.progress().await;
         Ok(())
     }
 }

@@ -1,22 +1,26 @@
 //! Compares an unsigned delivery with the sender's API.
 //!
-//! The execution of a workflow is requested by its identifier, and if the API does not have it, from the delivery log: it
-//! may be the execution of another organisation's workflow. A prediction is only in the delivery log.
+//! The execution of a workflow is requested from the delivery log if `eachlabs.webhook_url` is set: its entry also has the
+//! URL of the webhook, which confirms the reference. Otherwise, or without a usable entry, it is requested by its identifier.
+//! A prediction is only in the delivery log.
 
 use bytes::Bytes;
+use time::{Duration, OffsetDateTime};
 
-use crate::eachlabs::{ApiError, Client, Page};
+use crate::eachlabs::{ApiError, Client, LoggedDelivery, Page};
 use crate::execution::{Execution, Kind, api_key, status};
+use crate::reconcile::OwnUrl;
 
 /// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
 const PAGE: usize = 50;
-const MAX_PAGES: usize = 4;
+const MAX_PAGES: usize = 20;
+/// A log entry older than the webhook by this much is another webhook's: the clocks may differ, and each::labs retries.
+const LOG_MARGIN: Duration = Duration::minutes(5);
 
 /// The result of a check.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Equal to this body of the API.
-    Confirmed(Bytes),
+    Confirmed(Found),
     /// The API does not have the execution, or not as ended. It may have it later.
     Unknown {
         reason: String,
@@ -26,154 +30,256 @@ pub(super) enum Verdict {
         reason: String,
         api_body: Bytes,
     },
+    /// The API cannot be requested for this body.
+    Impossible {
+        reason: String,
+    },
+}
+
+/// An execution or a prediction of the API.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// In the form of a webhook, without `api_key`.
+    pub(super) body: Bytes,
+    /// From the URL of the webhook in the delivery log.
+    pub(super) reference: Option<String>,
 }
 
 impl Verdict {
     fn unknown(reason: impl Into<String>) -> Self {
         Self::Unknown { reason: format!("not confirmed: {}", reason.into()), api_body: None }
     }
-}
 
-/// Requests the execution that `body` names, and compares the two.
-///
-/// # Errors
-/// [`ApiError`] if the API cannot be used now.
-pub(super) async fn check(client: &Client, body: &[u8]) -> Result<Verdict, ApiError> {
-    let Ok(delivered) = Execution::parse(body) else {
-        return Ok(Verdict::unknown("the body is not an execution"));
-    };
-    let found = match delivered.kind {
-        Kind::Workflow => workflow(client, &delivered.execution_id).await,
-        Kind::Prediction => prediction(client, &delivered.execution_id).await,
-    };
-    match found {
-        Ok(Some(known)) => Ok(compare(&delivered, known)),
-        Ok(None) => Ok(Verdict::unknown(match delivered.kind {
-            Kind::Workflow => "each::labs does not have the execution",
-            Kind::Prediction => "the delivery log of each::labs does not have the prediction",
-        })),
-        Err(error) if error.is_about_the_request() => Ok(Verdict::unknown(error.to_string())),
-        Err(error) => Err(error),
+    pub(super) fn impossible(reason: impl std::fmt::Display) -> Self {
+        Self::Impossible { reason: format!("not confirmed: {reason}") }
     }
 }
 
-async fn workflow(client: &Client, execution_id: &str) -> Result<Option<Bytes>, ApiError> {
-    if let Some(body) = client.execution(execution_id).await? {
-        return Ok(Some(body));
-    }
-    match client.delivery(execution_id).await {
-        Err(ApiError::Unsupported(_)) => Ok(None),
-        logged => Ok(logged?.map(|logged| logged.body)),
-    }
+/// Requests executions and compares them with unsigned deliveries.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    pub(crate) client: Client,
+    /// `eachlabs.webhook_url`
+    pub(crate) own_url: Option<OwnUrl>,
 }
 
-async fn prediction(client: &Client, prediction_id: &str) -> Result<Option<Bytes>, ApiError> {
-    if let Some(logged) = client.delivery(prediction_id).await? {
-        return Ok(Some(logged.body));
+impl Checker {
+    /// Requests the execution that `body` names, and compares the two.
+    ///
+    /// # Errors
+    /// [`ApiError`] if the API has no usable answer now.
+    pub(super) async fn check(&self, body: &[u8], received_at: OffsetDateTime) -> Result<Verdict, ApiError> {
+        let Ok(delivered) = Execution::parse(body) else {
+            return Ok(Verdict::impossible("the body is not an execution"));
+        };
+        if !Client::is_requestable(&delivered.execution_id) {
+            return Ok(Verdict::impossible("each::labs has no such identifier"));
+        }
+        let found = match delivered.kind {
+            Kind::Workflow => self.workflow(&delivered.execution_id).await,
+            Kind::Prediction => self.prediction(&delivered.execution_id, received_at).await,
+        };
+        match found {
+            Ok(Some(found)) => compare(&delivered, found),
+            Ok(None) => Ok(Verdict::unknown(match delivered.kind {
+                Kind::Workflow => "each::labs does not have the execution",
+                Kind::Prediction => "the delivery log of each::labs does not have the prediction",
+            })),
+            Err(error @ ApiError::Unsupported(_)) => Ok(Verdict::impossible(error)),
+            Err(error) if error.is_about_the_request() => Ok(Verdict::unknown(error.to_string())),
+            Err(error) => Err(error),
+        }
     }
-    // Predictions can be logged without an identifier.
-    let mut offset = 0;
-    for _ in 0..MAX_PAGES {
-        let Page { rows, size, is_last } = client.deliveries(offset, PAGE).await?;
+
+    async fn workflow(&self, execution_id: &str) -> Result<Option<Found>, ApiError> {
+        let Some(own_url) = &self.own_url else {
+            if let Some(body) = self.client.execution(execution_id).await? {
+                return Ok(Some(Found { body, reference: None }));
+            }
+            // It may be the execution of another organisation's workflow.
+            let logged = self.logged(execution_id).await?;
+            return Ok(logged.map(|logged| Found { body: logged.body, reference: None }));
+        };
+        let logged = self.logged(execution_id).await?;
+        let reference = logged.as_ref().filter(|logged| own_url.matches(&logged.url));
+        let reference = reference.and_then(|logged| own_url.reference(&logged.url));
+        // An entry that is not terminal can be an earlier webhook's.
+        let has_ended = |logged: &LoggedDelivery| {
+            Execution::parse(&logged.body).is_ok_and(|e| status::is_terminal(&e.status))
+        };
+        match logged {
+            Some(logged) if has_ended(&logged) => Ok(Some(Found { body: logged.body, reference })),
+            logged => {
+                let body = self.client.execution(execution_id).await?;
+                let body = body.or(logged.map(|logged| logged.body));
+                Ok(body.map(|body| Found { body, reference }))
+            }
+        }
+    }
+
+    /// The latest delivery of an execution. `None` from the older host, and for an entry in another form.
+    async fn logged(&self, execution_id: &str) -> Result<Option<LoggedDelivery>, ApiError> {
+        match self.client.delivery(execution_id).await {
+            Err(ApiError::Unsupported(_) | ApiError::Malformed(_)) => Ok(None),
+            logged => logged,
+        }
+    }
+
+    async fn prediction(
+        &self,
+        prediction_id: &str,
+        received_at: OffsetDateTime,
+    ) -> Result<Option<Found>, ApiError> {
+        if let Some(logged) = self.client.delivery(prediction_id).await? {
+            return Ok(Some(self.found(logged)));
+        }
+        // Predictions can be logged without an identifier.
         let is_wanted = |body: &[u8]| {
             Execution::parse(body)
                 .is_ok_and(|e| e.kind == Kind::Prediction && e.execution_id == prediction_id)
         };
-        if let Some(row) = rows.into_iter().find(|row| is_wanted(&row.body)) {
-            return Ok(Some(row.body));
+        let (mut offset, mut limit) = (0, PAGE);
+        for _ in 0..MAX_PAGES {
+            let Page { rows, size, is_last } = match self.client.deliveries(offset, limit).await {
+                Err(ApiError::TooLarge { .. }) if limit > 1 => {
+                    limit = limit.div_ceil(4);
+                    continue;
+                }
+                page => page?,
+            };
+            let last_at = rows.iter().rev().find_map(|row| row.created_at);
+            if let Some(row) = rows.into_iter().find(|row| is_wanted(&row.body)) {
+                return Ok(Some(self.found(row)));
+            }
+            if is_last || last_at.is_some_and(|at| at < received_at - LOG_MARGIN) {
+                break;
+            }
+            offset += size;
         }
-        if is_last {
-            break;
-        }
-        offset += size;
+        Ok(None)
     }
-    Ok(None)
+
+    fn found(&self, logged: LoggedDelivery) -> Found {
+        let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url));
+        Found { reference: own_url.and_then(|own_url| own_url.reference(&logged.url)), body: logged.body }
+    }
 }
 
-fn compare(delivered: &Execution<'_>, api_body: Bytes) -> Verdict {
-    let api_body = api_key::remove(&api_body).map_or(api_body, Bytes::from);
-    let known = match Execution::parse(&api_body) {
-        Ok(known) => known,
-        Err(error) => return Verdict::unknown(format!("the response of each::labs: {error}")),
-    };
-    let different = different_fields(delivered, &known);
+/// # Errors
+/// [`ApiError::Malformed`] if the body of the API is not an execution.
+fn compare(delivered: &Execution<'_>, found: Found) -> Result<Verdict, ApiError> {
+    let body = api_key::remove(&found.body).map_or(found.body, Bytes::from);
+    let known = Execution::parse(&body).map_err(|_| ApiError::Malformed("not an execution"))?;
+    let has_ended = |execution: &Execution<'_>| status::is_terminal(&execution.status);
+    // The delivered status is an earlier one: the result is the API's.
+    let is_earlier = !has_ended(delivered) && has_ended(&known);
+    let different = different_fields(delivered, &known, is_earlier);
     if different.is_empty() {
-        return Verdict::Confirmed(api_body);
+        return Ok(Verdict::Confirmed(Found { body, ..found }));
     }
-    if status::is_terminal(&delivered.status) && !status::is_terminal(&known.status) {
+    if has_ended(delivered) && !has_ended(&known) {
         let reason = format!("not confirmed: the execution is {} at each::labs", known.status);
-        return Verdict::Unknown { reason, api_body: Some(api_body) };
+        return Ok(Verdict::Unknown { reason, api_body: Some(body) });
     }
-    Verdict::Different { reason: format!("differs from each::labs in {}", different.join(", ")), api_body }
+    let reason = format!("differs from each::labs in {}", different.join(", "));
+    Ok(Verdict::Different { reason, api_body: body })
 }
 
-/// The compared fields that differ. An empty text counts as missing.
-fn different_fields(delivered: &Execution<'_>, known: &Execution<'_>) -> Vec<&'static str> {
-    fn text<'e>(text: Option<&'e std::borrow::Cow<'_, str>>) -> Option<&'e str> {
-        text.map(AsRef::as_ref).filter(|text| !text.is_empty())
+/// The compared fields that differ. As for fetched executions (`resolve_duplicates.rs`), a field that one of the two lacks
+/// is not compared. An empty text counts as missing. With `only_identifiers`, the result is not compared.
+fn different_fields(
+    delivered: &Execution<'_>,
+    known: &Execution<'_>,
+    only_identifiers: bool,
+) -> Vec<&'static str> {
+    fn same(one: Option<&std::borrow::Cow<'_, str>>, other: Option<&std::borrow::Cow<'_, str>>) -> bool {
+        let given = |text: &&std::borrow::Cow<'_, str>| !text.is_empty();
+        one.filter(given).zip(other.filter(given)).is_none_or(|(one, other)| one == other)
     }
-    let pairs = [
+    let identifiers = [
         ("execution_id", delivered.kind == known.kind && delivered.execution_id == known.execution_id),
-        ("workflow_id", text(delivered.workflow_id.as_ref()) == text(known.workflow_id.as_ref())),
-        ("bulk_id", text(delivered.bulk_id.as_ref()) == text(known.bulk_id.as_ref())),
+        ("workflow_id", same(delivered.workflow_id.as_ref(), known.workflow_id.as_ref())),
+        ("bulk_id", same(delivered.bulk_id.as_ref(), known.bulk_id.as_ref())),
+    ];
+    let result = [
         ("status", delivered.status == known.status),
         ("output", same_json(delivered.output, known.output)),
-        ("error", text(delivered.error.as_ref()) == text(known.error.as_ref())),
-        ("error_cause", text(delivered.error_cause.as_ref()) == text(known.error_cause.as_ref())),
+        ("error", same(delivered.error.as_ref(), known.error.as_ref())),
+        ("error_cause", same(delivered.error_cause.as_ref(), known.error_cause.as_ref())),
     ];
-    pairs.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+    let result = result.into_iter().filter(|_| !only_identifiers);
+    identifiers.into_iter().chain(result).filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }
 
-/// Compares values, not their notation.
+/// Compares values, not their notation. A missing value is not compared.
 fn same_json(one: Option<&str>, other: Option<&str>) -> bool {
-    if one == other {
-        return true;
-    }
+    let (Some(one), Some(other)) = (one, other) else { return true };
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-    matches!((one.and_then(value), other.and_then(value)), (Some(one), Some(other)) if one == other)
+    one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn verdict(delivered: &str, known: &str) -> Result<Verdict, ApiError> {
+        let found = Found { body: Bytes::from(known.to_owned()), reference: None };
+        compare(&Execution::parse(delivered.as_bytes()).unwrap(), found)
+    }
+
+    fn body(fields: &str) -> String {
+        format!(r#"{{"execution_id":"e","workflow_id":"w",{fields}}}"#)
+    }
+
     #[test]
     fn the_documented_fields_are_compared_by_value() {
-        let verdict = |delivered: &str, known: &str| {
-            compare(&Execution::parse(delivered.as_bytes()).unwrap(), Bytes::from(known.to_owned()))
-        };
-        let body = |fields: &str| format!(r#"{{"execution_id":"e","workflow_id":"w",{fields}}}"#);
         let completed =
             body(r#""status":"completed","output":{"a":[1,"é"],"b":null},"bulk_id":null,"error":"""#);
-        let known =
-            body(r#""output" : {"b":null,"a":[1, "\u00e9"]},"status":"completed","api_key":"k","inputs":{}"#);
-        let Verdict::Confirmed(body_of_api) = verdict(&completed, &known) else { panic!("{known}") };
-        let text = String::from_utf8_lossy(&body_of_api);
+        let known = body(
+            r#""output" : {"b":null,"a":[1, "\u00e9"]},"status":"completed","bulk_id":"b","api_key":"k","inputs":{}"#,
+        );
+        let Ok(Verdict::Confirmed(found)) = verdict(&completed, &known) else { panic!("{known}") };
+        let text = String::from_utf8_lossy(&found.body);
         assert!(
             text.contains("inputs") && !text.contains("\"k\""),
             "the version of the API, without the key"
         );
         for (fields, different) in [
-            (r#""status":"failed""#, "status, output"),
+            (r#""status":"failed""#, "status"),
             (r#""status":"completed","output":{"a":[1,"é"]}"#, "output"),
-            (r#""status":"completed","output":{"a":[1,"é"],"b":null},"bulk_id":"b""#, "bulk_id"),
-            (
-                r#""status":"completed","output":{"a":[1,"é"],"b":null},"error":"x","error_cause":"y""#,
-                "error, error_cause",
-            ),
+            (r#""status":"completed","output":{"a":[1,"é"],"b":null},"bulk_id":"c""#, "bulk_id"),
         ] {
-            let Verdict::Different { reason, .. } = verdict(&body(fields), &known) else {
+            let Ok(Verdict::Different { reason, .. }) = verdict(&body(fields), &known) else {
                 panic!("{fields}")
             };
             assert_eq!(reason, format!("differs from each::labs in {different}"));
         }
+        let failed =
+            |error: &str| body(&format!(r#""status":"failed","error":"{error}","error_cause":"{error}""#));
+        let Ok(Verdict::Different { reason, .. }) = verdict(&failed("x"), &failed("y")) else { panic!() };
+        assert_eq!(reason, "differs from each::labs in error, error_cause");
         let other = known.replace("\"w\"", "\"v\"").replace("\"e\"", "\"f\"");
-        let Verdict::Different { reason, .. } = verdict(&completed, &other) else { panic!() };
+        let Ok(Verdict::Different { reason, .. }) = verdict(&completed, &other) else { panic!() };
         assert_eq!(reason, "differs from each::labs in execution_id, workflow_id");
+        assert!(matches!(verdict(&completed, "{}"), Err(ApiError::Malformed(_))));
+    }
 
-        let running = body(r#""status":"running""#);
-        assert!(matches!(verdict(&completed, &running), Verdict::Unknown { api_body: Some(_), .. }));
-        assert!(matches!(verdict(&running, &running), Verdict::Confirmed(_)));
-        assert!(matches!(verdict(&completed, "{}"), Verdict::Unknown { api_body: None, .. }));
+    #[test]
+    fn a_field_that_the_api_leaves_out_is_not_a_difference() {
+        let delivered = body(r#""status":"failed","output":1,"error":"x","error_cause":"y","bulk_id":"b""#);
+        let known = body(r#""status":"failed","output":1"#);
+        assert!(matches!(verdict(&delivered, &known), Ok(Verdict::Confirmed(_))));
+    }
+
+    #[test]
+    fn an_earlier_status_is_confirmed_by_the_ended_execution() {
+        let (completed, running) =
+            (body(r#""status":"completed","output":1"#), body(r#""status":"running","output":2"#));
+        let Ok(Verdict::Confirmed(found)) = verdict(&running, &completed) else { panic!() };
+        assert_eq!(found.body, completed);
+        assert!(matches!(verdict(&completed, &running), Ok(Verdict::Unknown { api_body: Some(_), .. })));
+        assert!(matches!(verdict(&running, &running), Ok(Verdict::Confirmed(_))));
+        let queued = body(r#""status":"queued""#);
+        assert!(matches!(verdict(&running, &queued), Ok(Verdict::Different { .. })));
     }
 }

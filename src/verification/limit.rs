@@ -23,6 +23,8 @@ struct State {
     since: Size,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,
+    /// The number of rejected deliveries.
+    rejected: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,8 +51,14 @@ impl UnverifiedLimit {
             state.since.bytes += bytes;
         } else {
             state.has_rejected = true;
+            state.rejected += 1;
         }
         fits
+    }
+
+    /// The number of deliveries that were rejected since the start.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.state().rejected
     }
 
     /// Sets the measured size of the table. Returns whether a delivery was rejected since the last measurement.
@@ -73,9 +81,14 @@ mod tests {
     #[test]
     fn deliveries_in_the_table_and_on_their_way_to_it_count() {
         let grace = std::time::Duration::ZERO;
-        let limit = UnverifiedLimit::new(config::Verification { max_rows: 3, max_bytes: 100, grace });
+        let limit = UnverifiedLimit::new(config::Verification {
+            max_rows: 3,
+            max_bytes: 100,
+            grace,
+            max_requests_per_minute: 1,
+        });
         assert!(limit.admit(10) && !limit.admit(91), "bytes");
-        let usage = |rows| UnverifiedUsage { rows, bytes: 0, oldest_received_at: None };
+        let usage = |rows| UnverifiedUsage { rows, ..UnverifiedUsage::default() };
         assert!(limit.measured(&usage(0)), "one was rejected");
         assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10), "the first may be in the spool");
         assert!(limit.measured(&usage(1)));

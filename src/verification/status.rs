@@ -6,6 +6,8 @@ use crate::db::UnverifiedUsage;
 pub(crate) struct VerificationStatus {
     /// `auth.verify_unsigned`
     pub(crate) is_on: bool,
+    /// `eachlabs.api_key` is set.
+    pub(crate) has_key: bool,
     /// The latest measurement; `None` before the first one.
     pub(crate) usage: Option<UnverifiedUsage>,
     /// Unsigned webhooks were answered 503 between the last two measurements.

@@ -1,47 +1,58 @@
 //! The background task that verifies the deliveries in `unverified_deliveries`.
+//!
+//! Each row has its own schedule: a row whose request fails delays no other row. Rows that were not requested before have
+//! their own slots, so repeated ones cannot delay them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{Verdict, check};
-use super::limit::UnverifiedLimit;
+use super::api_state::ApiState;
+use super::check::{Checker, Found, Verdict};
 use super::status::VerificationStatus;
 use crate::auth::AuthMethod;
 use crate::config;
-use crate::db::{ConnectionPool, DbConnection, DbError, Unverified, UnverifiedUsage};
-use crate::delivery::{Delivery, Disposition};
-use crate::eachlabs::{ApiError, Client};
+use crate::db::{ClaimLimits, ConnectionPool, DbConnection, DbError, QuarantinedUnverified, Unverified};
+use crate::delivery::Delivery;
+use crate::eachlabs::ApiError;
+use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Verification};
 use crate::recorder::RecorderHealth;
 use crate::spool::WeakSpoolHandle;
 
-/// Deliveries that are verified at the same time. `eachlabs.max_requests` limits the requests.
-const CONCURRENT: usize = 16;
 /// How long a claim lasts after a crash, and how often a running receiver renews it.
 const CLAIM_TIME: Duration = Duration::from_secs(20);
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
-/// Time between two looks for due rows and between two measurements, with `auth.verify_unsigned` and without it.
+/// Time between two looks for due rows, with `auth.verify_unsigned` and without it.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const POLL_INTERVAL_OFF: Duration = Duration::from_mins(1);
-/// The pause after a measurement is this many times as long as the measurement took, at least.
-const PAUSE_FACTOR: u32 = 50;
-/// The pause before an unknown execution is requested again.
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
-/// The pause while the API fails. It doubles with each failure. The client has tried each request again.
+/// The pauses before a row is requested again double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// While the API fails, a repeated row is requested this often.
+const FAILING_PAUSE: Duration = Duration::from_secs(2);
+/// The pause while the quarantine is full.
+const FULL_PAUSE: Duration = Duration::from_mins(10);
+/// A row goes to quarantine after this many failures while the API answered others, if it is this old.
+const MAX_STRIKES: i32 = 10;
+const STRIKES_AGE: Duration = Duration::from_mins(10);
+/// The stored part of an execution of the API in quarantine: the operator can request the whole again.
+const MAX_API_BODY_BYTES: usize = 64 << 10;
 /// Time limit for the release of the claims at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Verifier {
-    pub(crate) client: Arc<Client>,
+    pub(crate) checker: Checker,
+    /// `eachlabs.max_requests`
+    pub(crate) max_requests: usize,
     pub(crate) spool: WeakSpoolHandle,
     pub(crate) memory: MemoryBudget,
     /// The recorder's pool.
@@ -51,107 +62,98 @@ pub(crate) struct Verifier {
     /// `verification.grace`
     pub(crate) grace: Duration,
     pub(crate) quarantine: config::Quarantine,
-    pub(crate) limit: Arc<UnverifiedLimit>,
     pub(crate) status: watch::Sender<VerificationStatus>,
     /// Notified after a delivery was stored.
     pub(crate) stored: Arc<Notify>,
-    /// Nothing is requested while recording fails.
+    /// No row is claimed while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
     /// Random: marks the claims of this process.
     pub(crate) receiver: i64,
 }
 
-/// Why a check had no result.
-enum Failure {
-    Api(ApiError),
-    Database(DbError),
+/// Rows that are being verified.
+#[derive(Debug, Default)]
+struct InFlight {
+    new: usize,
+    repeated: usize,
+    /// When a repeated row was last claimed.
+    repeated_at: Option<Instant>,
 }
 
-impl From<DbError> for Failure {
-    fn from(error: DbError) -> Self {
-        Self::Database(error)
-    }
+/// The state of a running verifier.
+#[derive(Default)]
+struct Run {
+    api: ApiState,
+    not_confirmed: LineLimit,
 }
 
 impl Verifier {
     /// Runs until `stop`. An error of the API or of PostgreSQL never ends it.
     pub(crate) async fn run(self) {
+        let run = Run::default();
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = self.verify() => {}
-            () = self.measure() => {}
+            () = self.verify(&run) => {}
+            never = self.renew_claims() => match never {},
         }
         let release = self.query(async |db| db.release_claims(self.receiver).await);
         let _ = timeout(RELEASE_TIMEOUT, release).await;
     }
 
-    /// Verifies due deliveries. While the API fails, one delivery at a time is tried.
-    async fn verify(&self) {
-        let mut recording = self.recording.clone();
-        let mut failures: u32 = 0;
-        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+    /// Verifies due rows.
+    async fn verify(&self, run: &Run) {
+        let poll_interval = if self.status.borrow().is_on { POLL_INTERVAL } else { POLL_INTERVAL_OFF };
+        let (mut checks, mut in_flight) = (FuturesUnordered::new(), InFlight::default());
+        loop {
             let stored = self.stored.notified();
-            match self.round(if failures == 0 { CONCURRENT } else { 1 }).await {
-                Ok(0) => {
-                    tokio::select! {
-                        () = stored => {}
-                        () = sleep(self.poll_interval()) => {}
+            let limits = self.claim_limits(&in_flight, run.api.is_failing());
+            // The recorder reports outages of PostgreSQL.
+            for row in self.claim(limits).await.unwrap_or_default() {
+                let is_new = row.attempts == 0;
+                if is_new {
+                    in_flight.new += 1;
+                } else {
+                    in_flight.repeated += 1;
+                    in_flight.repeated_at = Some(Instant::now());
+                }
+                checks.push(async move { (is_new, self.verify_row(run, row).await) });
+            }
+            tokio::select! {
+                Some((is_new, result)) = checks.next() => {
+                    *(if is_new { &mut in_flight.new } else { &mut in_flight.repeated }) -= 1;
+                    if let Err(error) = result {
+                        // The claim ends by itself.
+                        tracing::debug!("an unsigned webhook cannot be verified now: {error}");
                     }
                 }
-                Ok(_) => {
-                    if failures > 0 {
-                        tracing::info!("unsigned webhooks are verified again");
-                    }
-                    failures = 0;
-                    self.set_failing(None);
-                }
-                // The recorder reports outages of PostgreSQL.
-                Err(Failure::Database(error)) => {
-                    tracing::debug!("unsigned webhooks cannot be verified now: {error}");
-                    sleep(FIRST_PAUSE).await;
-                }
-                Err(Failure::Api(error)) => {
-                    if failures == 0 {
-                        tracing::error!("unsigned webhooks cannot be verified now, they wait: {error}");
-                    }
-                    self.set_failing(Some(error.to_string()));
-                    sleep(pause(failures)).await;
-                    failures = failures.saturating_add(1);
-                }
+                () = stored => {}
+                () = sleep(poll_interval) => {}
             }
         }
     }
 
-    fn set_failing(&self, failing: Option<String>) {
-        self.metrics.verification_failing.set(failing.is_some().into());
-        self.status.send_modify(|status| status.failing = failing);
-    }
-
-    fn poll_interval(&self) -> Duration {
-        if self.status.borrow().is_on { POLL_INTERVAL } else { POLL_INTERVAL_OFF }
-    }
-
-    /// Verifies up to `limit` due deliveries. Returns their number.
-    async fn round(&self, limit: usize) -> Result<usize, Failure> {
-        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-        let claimed =
-            self.query(async |db| db.claim_unverified(self.receiver, CLAIM_TIME, rows).await).await?;
-        let count = claimed.len();
-        let checks = async {
-            let mut checks =
-                stream::iter(claimed).map(|row| self.verify_row(row)).buffer_unordered(CONCURRENT);
-            let mut result = Ok(count);
-            while let Some(checked) = checks.next().await {
-                // The other checks continue.
-                result = result.and_then(|count| checked.map(|()| count));
-            }
-            result
+    /// New rows can always use half of the requests. While the API fails, repeated rows only test it.
+    fn claim_limits(&self, in_flight: &InFlight, is_failing: bool) -> ClaimLimits {
+        let free = |slots: usize, used: usize| i64::try_from(slots.saturating_sub(used)).unwrap_or(i64::MAX);
+        let is_paused = is_failing && in_flight.repeated_at.is_some_and(|at| at.elapsed() < FAILING_PAUSE);
+        let repeated = match (is_paused, is_failing) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => self.max_requests.div_ceil(2),
         };
-        tokio::select! {
-            result = checks => result,
-            never = self.renew_claims() => match never {},
+        ClaimLimits {
+            new: free(self.max_requests, in_flight.new),
+            repeated: free(repeated, in_flight.repeated),
         }
+    }
+
+    async fn claim(&self, limits: ClaimLimits) -> Result<Vec<Unverified>, DbError> {
+        let is_recording = matches!(*self.recording.borrow(), RecorderHealth::Working);
+        if !is_recording || limits.new + limits.repeated == 0 {
+            return Ok(Vec::new());
+        }
+        self.query(async |db| db.claim_unverified(self.receiver, CLAIM_TIME, limits).await).await
     }
 
     async fn renew_claims(&self) -> std::convert::Infallible {
@@ -162,47 +164,80 @@ impl Verifier {
         }
     }
 
-    async fn verify_row(&self, row: Unverified) -> Result<(), Failure> {
-        let Unverified { unverified_id, body, reference, is_redelivery, received_at, attempts } = row;
+    async fn verify_row(&self, run: &Run, row: Unverified) -> Result<(), DbError> {
+        let age = OffsetDateTime::now_utc() - row.received_at;
         let delivery = Delivery {
-            body: body.into(),
-            received_at,
+            body: row.body.clone().into(),
+            received_at: row.received_at,
             authenticated_by: Some(AuthMethod::Unverified),
             fetched_from: None,
             acknowledged: true,
-            reference,
-            is_redelivery,
+            reference: None,
+            is_redelivery: row.is_redelivery,
             trace: None,
         };
-        match check(&self.client, &delivery.body).await {
+        let verdict = match self.checker.check(&delivery.body, row.received_at).await {
+            Ok(verdict @ Verdict::Impossible { .. }) => verdict,
+            Ok(verdict) => {
+                self.api_answered(run);
+                verdict
+            }
             Err(error) => {
-                let pause = pause(attempts.unsigned_abs());
-                self.postpone(unverified_id, &error.to_string(), pause).await?;
-                Err(Failure::Api(error))
+                self.api_failed(run, &row, &error);
+                let strikes = i32::from(run.api.answers_others());
+                let pause = pause(FIRST_PAUSE, row.attempts);
+                if row.strikes + strikes < MAX_STRIKES || age < STRIKES_AGE || strikes == 0 {
+                    return self.postpone(&row, &error.to_string(), pause, strikes).await;
+                }
+                Verdict::impossible(error)
             }
-            Ok(Verdict::Confirmed(body)) => {
-                self.confirmed(
-                    unverified_id,
-                    Delivery { body, authenticated_by: Some(AuthMethod::Callback), ..delivery },
-                )
-                .await
+        };
+        match verdict {
+            Verdict::Confirmed(Found { body, reference }) => {
+                let authenticated_by = Some(AuthMethod::Callback);
+                self.confirmed(&row, Delivery { body, reference, authenticated_by, ..delivery }).await
             }
-            Ok(Verdict::Unknown { reason, .. }) if OffsetDateTime::now_utc() - received_at < self.grace => {
-                self.postpone(unverified_id, &reason, UNKNOWN_PAUSE.min(self.grace)).await
+            Verdict::Unknown { reason, .. } if age < self.grace => {
+                let rest = (self.grace - age).try_into().unwrap_or_default();
+                let pause = pause(FIRST_UNKNOWN_PAUSE, row.attempts).min(rest);
+                self.postpone(&row, &reason, pause, 0).await
             }
-            Ok(Verdict::Unknown { reason, api_body }) => {
+            Verdict::Impossible { reason } => {
+                self.not_confirmed(run, Verification::Unknown, &row, &delivery, reason, None).await
+            }
+            Verdict::Unknown { reason, api_body } => {
                 let body = api_body.as_deref();
-                self.not_confirmed(Verification::Unknown, unverified_id, &delivery, reason, body).await
+                self.not_confirmed(run, Verification::Unknown, &row, &delivery, reason, body).await
             }
-            Ok(Verdict::Different { reason, api_body }) => {
+            Verdict::Different { reason, api_body } => {
                 let body = Some(&*api_body);
-                self.not_confirmed(Verification::Different, unverified_id, &delivery, reason, body).await
+                self.not_confirmed(run, Verification::Different, &row, &delivery, reason, body).await
             }
         }
     }
 
+    fn api_answered(&self, run: &Run) {
+        if run.api.answered() {
+            tracing::info!("unsigned webhooks are verified again");
+            self.set_failing(None);
+        }
+    }
+
+    fn api_failed(&self, run: &Run, row: &Unverified, error: &ApiError) {
+        if run.api.failed(row.unverified_id) {
+            tracing::error!("unsigned webhooks cannot be verified now, they wait: {error}");
+            self.set_failing(Some(error.to_string()));
+        }
+    }
+
+    fn set_failing(&self, failing: Option<String>) {
+        self.metrics.verification_failing.set(failing.is_some().into());
+        self.status.send_modify(|status| status.failing = failing);
+    }
+
     /// Appends the API's version to the spool, and removes the row once the append is durable.
-    async fn confirmed(&self, unverified_id: i64, delivery: Delivery) -> Result<(), Failure> {
+    async fn confirmed(&self, row: &Unverified, delivery: Delivery) -> Result<(), DbError> {
+        let unverified_id = row.unverified_id;
         let has_claim =
             async |db: &mut DbConnection| db.has_claim(self.receiver, unverified_id, CLAIM_TIME).await;
         if !self.query(has_claim).await? {
@@ -211,69 +246,68 @@ impl Verifier {
         // The body is in memory already, as a part of a response whose size is limited.
         let memory = self.memory.permit(true, &Arc::new(Notify::new()));
         if let Err(reason) = self.spool.append(delivery, memory).await {
-            return self.postpone(unverified_id, &reason.to_string(), FIRST_PAUSE).await;
+            return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0).await;
         }
         self.metrics.verified(Verification::Confirmed);
-        Ok(self.query(async |db| db.remove_unverified(unverified_id).await).await?)
+        self.query(async |db| db.remove_unverified(unverified_id).await).await
     }
 
     async fn not_confirmed(
         &self,
+        run: &Run,
         result: Verification,
-        unverified_id: i64,
+        row: &Unverified,
         delivery: &Delivery,
         reason: String,
         api_body: Option<&[u8]>,
-    ) -> Result<(), Failure> {
-        let text = reason.clone();
+    ) -> Result<(), DbError> {
+        let api_body = api_body.map(cut);
         let quarantined = self.query(async |db| {
             db.quarantine_unverified(
                 self.receiver,
-                unverified_id,
+                row.unverified_id,
                 delivery,
+                row.deliveries,
                 reason.clone(),
-                api_body,
+                api_body.as_deref(),
                 self.quarantine,
             )
             .await
         });
         match quarantined.await? {
-            None => return Ok(()),
-            Some(Disposition::Quarantined { quarantine_id }) => {
-                tracing::warn!(quarantine_id, reason = text, "an unsigned webhook is stored in quarantine");
+            QuarantinedUnverified::Unclaimed => {}
+            QuarantinedUnverified::Full => {
+                let why =
+                    format!("the quarantine is full (quarantine.max_rows, quarantine.max_bytes); {reason}");
+                self.postpone(row, &why, FULL_PAUSE, 0).await?;
             }
-            Some(_) => drop(self.metrics.quarantine_dropped.inc()),
+            QuarantinedUnverified::Moved { quarantine_id } => {
+                self.metrics.verified(result);
+                // A peer controls their number.
+                if let Some(webhooks) = run.not_confirmed.count() {
+                    tracing::warn!(
+                        webhooks,
+                        quarantine_id,
+                        reason,
+                        "unsigned webhooks were not confirmed and are stored in quarantine; at most one line a minute"
+                    );
+                }
+            }
         }
-        self.metrics.verified(result);
         Ok(())
     }
 
-    async fn postpone(&self, unverified_id: i64, why: &str, pause: Duration) -> Result<(), Failure> {
+    async fn postpone(
+        &self,
+        row: &Unverified,
+        why: &str,
+        pause: Duration,
+        strikes: i32,
+    ) -> Result<(), DbError> {
         let postpone = async |db: &mut DbConnection| {
-            db.postpone_unverified(self.receiver, unverified_id, why, pause).await
+            db.postpone_unverified(self.receiver, row.unverified_id, why, pause, strikes).await
         };
-        Ok(self.query(postpone).await?)
-    }
-
-    /// Measures the waiting deliveries.
-    async fn measure(&self) {
-        let mut recording = self.recording.clone();
-        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
-            let begun = Instant::now();
-            if let Ok(usage) = self.query(async |db| db.unverified_usage().await).await {
-                self.measured(usage);
-            }
-            sleep((begun.elapsed() * PAUSE_FACTOR).max(self.poll_interval())).await;
-        }
-    }
-
-    fn measured(&self, usage: UnverifiedUsage) {
-        let is_full = self.limit.measured(&usage);
-        self.metrics.unverified_waiting.set(usage.rows);
-        let age =
-            usage.oldest_received_at.map(|oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());
-        self.metrics.unverified_oldest_age.set(age.unwrap_or_default().max(0.0));
-        self.status.send_modify(|status| (status.usage, status.is_full) = (Some(usage), is_full));
+        self.query(postpone).await
     }
 
     /// Runs statements within `database.statement_timeout`.
@@ -292,7 +326,15 @@ impl Verifier {
     }
 }
 
-/// The pause after `failures` failures in a row.
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(MAX_PAUSE)
+/// The pause before attempt `attempts` + 2.
+fn pause(first: Duration, attempts: i32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(attempts.unsigned_abs())).min(MAX_PAUSE)
+}
+
+/// The first [`MAX_API_BODY_BYTES`] of a body, with a mark if it is longer.
+fn cut(body: &[u8]) -> Vec<u8> {
+    let Some(start) = body.get(..MAX_API_BODY_BYTES) else { return body.to_vec() };
+    let text = String::from_utf8_lossy(start);
+    let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    format!("{text}\n[cut: the first {} of {} bytes]", text.len(), body.len()).into_bytes()
 }

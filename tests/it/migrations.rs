@@ -28,7 +28,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0003_quarantine.sql",
-        "6a2ab2fdea52cd2eeb846b25c8444b552cde9a2330c01a802a354e99f24728707b5960530b6af0418b158398fbb72dae",
+        "0aa31e1fee2b53dceff8874d1461379c92c10919c9d057f37d2e37f1a96bd1778b7ea29d98e52b979ecfc54a38338a14",
     ),
     (
         "0004_changes.sql",
@@ -56,7 +56,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0010_verification.sql",
-        "1575ce4b44bcfc92fe135330db0547b4d41383910b50d9d295cfe857efd5882e359790f7f31af954650330888a892b30",
+        "0d0a2bb532535d44b3b3b05c608b090a6bd916f54ec191e78ae802e725060d7407a8c9617ae138fc5730e516d4d43ad3",
     ),
     (
         "0011_quarantine_retries.sql",

@@ -20,7 +20,7 @@ pub struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
     ids: Vec<i64>,
-    /// Retry all entries, except those damaged on the spool's disk
+    /// Retry all entries, except those damaged on the spool's disk and unsigned webhooks that were not confirmed
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     /// Show what would be recorded, and change nothing
@@ -76,7 +76,9 @@ impl Retry {
                 after = last.quarantine_id;
                 ids = page
                     .iter()
-                    .filter(|entry| entry.intact && (entry.acknowledged || !self.acknowledged))
+                    .filter(|entry| {
+                        entry.intact && !entry.is_unconfirmed() && (entry.acknowledged || !self.acknowledged)
+                    })
                     .map(|entry| entry.quarantine_id)
                     .collect();
             }

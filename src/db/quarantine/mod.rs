@@ -195,7 +195,8 @@ impl DbConnection {
             Ok(execution) => execution,
             Err(why) => return Ok(Retried::Retained(why.to_string())),
         };
-        let items = [RecordItem::unverified(execution, &delivery)];
+        let item = RecordItem::unverified(execution, &delivery);
+        let items = [item.with_deliveries(entry.deliveries, entry.redeliveries, entry.last_received_at)];
         let mut transaction = self.begin().await?;
         if delete(&mut transaction, id, entry.deliveries).await?.is_some() {
             record::insert_unverified(&mut transaction, &items, &mut [Disposition::Dropped]).await?;

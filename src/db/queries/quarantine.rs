@@ -50,11 +50,16 @@ pub(crate) struct Quarantined {
 impl Quarantined {
     /// How the webhook was answered, or that it is unsigned and was not confirmed.
     pub(crate) fn answered(&self) -> &'static str {
-        match (self.acknowledged, self.authenticated_by.as_deref()) {
+        match (self.acknowledged, self.is_unconfirmed()) {
             (true, _) => "200",
-            (false, Some("unverified")) => "unsigned",
-            (false, _) => "422",
+            (false, true) => "unsigned",
+            (false, false) => "422",
         }
+    }
+
+    /// Whether it is an unsigned webhook that the sender's API did not confirm.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        !self.acknowledged && self.authenticated_by.as_deref() == Some("unverified")
     }
 }
 

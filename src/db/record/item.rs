@@ -84,6 +84,8 @@ pub(crate) struct QuarantineRow<'a> {
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
+    /// How many deliveries of this body the row stands for.
+    pub(super) deliveries: i32,
     /// The execution as the sender's API has it, if it differs from the body.
     pub(super) api_body: Option<&'a [u8]>,
 }
@@ -94,6 +96,8 @@ pub(crate) struct QuarantineRow<'a> {
 pub(crate) struct UnverifiedRow<'a> {
     pub(super) execution: Box<Execution<'a>>,
     pub(super) delivery: &'a Delivery,
+    /// How many deliveries of this body the row stands for.
+    pub(super) deliveries: i32,
 }
 
 /// What the columns of an execution can hold.
@@ -132,6 +136,7 @@ impl<'a> RecordItem<'a> {
                 delivery,
                 acknowledged: true,
                 intact,
+                deliveries: 1,
                 api_body: None,
             });
         }
@@ -164,7 +169,7 @@ impl<'a> RecordItem<'a> {
     }
 
     pub(crate) fn unverified(execution: Execution<'a>, delivery: &'a Delivery) -> Self {
-        Self::Unverified(UnverifiedRow { execution: Box::new(execution), delivery })
+        Self::Unverified(UnverifiedRow { execution: Box::new(execution), delivery, deliveries: 1 })
     }
 
     /// Makes the row stand for several deliveries.
@@ -174,25 +179,46 @@ impl<'a> RecordItem<'a> {
         redeliveries: i32,
         last_received_at: OffsetDateTime,
     ) -> Self {
-        if let Self::Execution(row) = &mut self {
-            (row.deliveries, row.redeliveries) = (deliveries, redeliveries);
-            row.last_received_at = last_received_at;
+        match &mut self {
+            Self::Execution(row) => {
+                (row.deliveries, row.redeliveries) = (deliveries, redeliveries);
+                row.last_received_at = last_received_at;
+            }
+            Self::Unverified(row) => row.deliveries = deliveries,
+            Self::Quarantined(row) => row.deliveries = deliveries,
         }
         self
     }
 
     pub(in crate::db) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
         let acknowledged = delivery.acknowledged;
-        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged, intact: true, api_body: None })
+        Self::Quarantined(QuarantineRow {
+            reason,
+            delivery,
+            acknowledged,
+            intact: true,
+            deliveries: 1,
+            api_body: None,
+        })
     }
 
-    /// An unsigned delivery that the sender's API did not confirm. The limits of the quarantine apply to it.
+    /// An unsigned delivery, received `deliveries` times, that the sender's API did not confirm. The limits of the
+    /// quarantine apply to it.
     pub(in crate::db) fn not_confirmed(
         reason: String,
         delivery: &'a Delivery,
+        deliveries: i32,
         api_body: Option<&'a [u8]>,
     ) -> Self {
-        Self::Quarantined(QuarantineRow { reason, delivery, acknowledged: false, intact: true, api_body })
+        let intact = true;
+        Self::Quarantined(QuarantineRow {
+            reason,
+            delivery,
+            acknowledged: false,
+            intact,
+            deliveries,
+            api_body,
+        })
     }
 
     /// Switches to the next form that PostgreSQL may accept: first an execution with columns left out, and after all such
@@ -246,6 +272,7 @@ impl<'a> RecordItem<'a> {
             delivery,
             acknowledged: true,
             intact: true,
+            deliveries: 1,
             api_body: None,
         })
     }

@@ -34,6 +34,7 @@ pub(in crate::db) async fn insert_quarantined(
     let intact: Vec<_> = rows.iter().map(|row| row.intact).collect();
     let references: Vec<_> = rows.iter().map(|row| row.delivery.reference.as_deref()).collect();
     let api_bodies: Vec<_> = rows.iter().map(|row| row.api_body).collect();
+    let deliveries: Vec<_> = rows.iter().map(|row| row.deliveries).collect();
     let redeliveries: Vec<_> = rows.iter().map(|row| i32::from(row.delivery.is_redelivery)).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     if acknowledged.contains(&false) {
@@ -55,7 +56,8 @@ pub(in crate::db) async fn insert_quarantined(
         limits.max_bytes,
         &redeliveries,
         &references as _,
-        &api_bodies as _
+        &api_bodies as _,
+        &deliveries
     );
     let stored = stored.fetch_all(transaction).await?.into_iter();
     let stored: HashMap<Vec<u8>, i64> = stored.map(|row| (row.body_sha256, row.quarantine_id)).collect();

@@ -3,8 +3,8 @@
 //! Two deliveries have the same result if their bodies are equal, or if their workflow, bulk, status, output, error and
 //! cause are equal. If jsonb cannot hold the recorded body, only an equal body has the same result.
 //!
-//! The sender's API may leave out fields. If one of the two was read from there (not from its log of deliveries, which has
-//! the webhook's body), a field that the other one lacks is not compared. Of a row of a list, only workflow and status are
+//! The sender's API may leave out fields. If one of the two was read from there (an unsigned webhook's execution, too, but
+//! not a body of its log of deliveries, which has the webhook's body), a field that the other one lacks is not compared. Of a row of a list, only workflow and status are
 //! compared: the other fields have another form.
 //!
 //! | recorded | delivered | disposition | |
@@ -92,7 +92,8 @@ resolved AS (
                     -- The same bytes: a degraded row lacks columns (RecordItem::degrade).
                     WHEN sha256(e.payload_bytes) = i.body_sha256 OR e.payload_sha256 = i.body_sha256
                         THEN 'duplicate'
-                    WHEN e.fetched_from IN ('list', 'execution') OR i.fetched_from IN ('list', 'execution') THEN
+                    WHEN e.fetched_from IN ('list', 'execution') OR i.fetched_from IN ('list', 'execution')
+                        OR 'callback' IN (e.authenticated_by, i.authenticated_by) THEN
                         CASE
                             WHEN (e.workflow_id, e.status) <> (i.workflow_id, i.status) THEN 'conflict'
                             WHEN e.fetched_from = 'list' OR i.fetched_from = 'list' THEN 'duplicate'

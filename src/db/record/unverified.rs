@@ -1,10 +1,12 @@
 //! Stores the unsigned items of a batch until the sender's API confirms them.
 
+use std::collections::HashSet;
+
 use super::item::{RecordItem, UnverifiedRow};
 use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 
-/// Stores the unverified `items`, and sets their dispositions. There is no limit: they were answered 200.
+/// Stores the unverified `items`, each body once, and sets their dispositions. There is no limit: they were answered 200.
 pub(in crate::db) async fn insert_unverified(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
@@ -22,26 +24,35 @@ pub(in crate::db) async fn insert_unverified(
     let workflow_ids: Vec<_> = rows.iter().map(|row| row.execution.workflow_id.as_deref()).collect();
     let statuses: Vec<&str> = rows.iter().map(|row| &*row.execution.status).collect();
     let bodies: Vec<&[u8]> = rows.iter().map(|row| &*row.delivery.body).collect();
-    let references: Vec<_> = rows.iter().map(|row| row.delivery.reference.as_deref()).collect();
+    let deliveries: Vec<_> = rows.iter().map(|row| row.deliveries).collect();
     let redeliveries: Vec<_> = rows.iter().map(|row| row.delivery.is_redelivery).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     let written = sqlx::query!(
-        "INSERT INTO unverified_deliveries
-             (execution_id, workflow_id, status, body, reference, is_redelivery, received_at)
-         SELECT i.execution_id, i.workflow_id, i.status, i.body, i.reference::jsonb, i.is_redelivery, i.received_at
-         FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::boolean[], $7::timestamptz[])
-             AS i (execution_id, workflow_id, status, body, reference, is_redelivery, received_at)",
+        "INSERT INTO unverified_deliveries AS u
+             (execution_id, workflow_id, status, body, deliveries, is_redelivery, received_at)
+         SELECT
+             min(i.execution_id), min(i.workflow_id), min(i.status), i.body, sum(i.deliveries)::integer,
+             bool_or(i.is_redelivery), min(i.received_at)
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::boolean[], $7::timestamptz[])
+             AS i (execution_id, workflow_id, status, body, deliveries, is_redelivery, received_at)
+         GROUP BY i.body
+         ORDER BY sha256(i.body)
+         ON CONFLICT (sha256(body)) DO UPDATE SET
+             deliveries = u.deliveries + excluded.deliveries,
+             is_redelivery = u.is_redelivery OR excluded.is_redelivery,
+             received_at = least(u.received_at, excluded.received_at)",
         &execution_ids as _,
         &workflow_ids as _,
         &statuses as _,
         &bodies as _,
-        &references as _,
+        &deliveries,
         &redeliveries,
         &received_at
     )
     .execute(transaction)
     .await?;
-    DbError::check_written("unverified_deliveries", &written, indexes.len())?;
+    let distinct = bodies.iter().collect::<HashSet<_>>().len();
+    DbError::check_written("unverified_deliveries", &written, distinct)?;
     for index in indexes {
         dispositions[index] = Disposition::Unverified;
     }

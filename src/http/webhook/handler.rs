@@ -153,6 +153,8 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
+        // The sender's API cannot confirm it: it is not stored.
+        Err(error @ InvalidPayload::Field { .. }) if is_unverified => Err(Problem::NotAnExecution(error)),
         // The recorder puts the delivery into quarantine.
         Err(error @ InvalidPayload::Field { .. }) => {
             enqueue(state, delivery, memory, trace).await?;

@@ -190,7 +190,9 @@ pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormDa
         if mapping.sets_execution_id() {
             return Err(PageError::Refused("A set execution_id is for one entry only."));
         }
-        let ids = ids(&console, &reason).await?;
+        let entries = intact(&console, &reason).await?.into_iter();
+        let ids: Vec<_> =
+            entries.filter(|entry| !entry.is_unconfirmed()).map(|entry| entry.quarantine_id).collect();
         let run = async |connection: &mut DbConnection| retry_all(connection, &ids, &mapping).await;
         let name = "quarantine.retry_reason";
         done(&target, console.act(&view.operator, name, &mapping.describe(&reason), run).await)
@@ -202,7 +204,8 @@ pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormDa
 pub(super) async fn drop_all(State(console): ConsoleState, view: View, form: FormData) -> Response {
     let reason = form.get("reason").to_owned();
     let action = async {
-        let ids = ids(&console, &reason).await?;
+        let entries = intact(&console, &reason).await?.into_iter();
+        let ids: Vec<_> = entries.map(|entry| entry.quarantine_id).collect();
         let run = async |connection: &mut DbConnection| {
             let dropped = connection.drop_quarantined(&ids).await.map_err(|error| error.to_string())?;
             Ok(format!("dropped {}", dropped.len()))
@@ -218,11 +221,11 @@ pub(super) fn finish(view: &View, response: Result<Response, PageError>) -> Resp
 }
 
 /// The newest intact entries with a reason.
-async fn ids(console: &Console, reason: &str) -> Result<Vec<i64>, PageError> {
+async fn intact(console: &Console, reason: &str) -> Result<Vec<Quarantined>, PageError> {
     let page = PageRequest { limit: MAX_ENTRIES, after: None };
     let reason = Some(reason.to_owned());
     let page = console.run(&Quarantine { reason, period: TimeRange::default(), page }).await?;
-    Ok(page.items.iter().filter(|entry| entry.intact).map(|entry| entry.quarantine_id).collect())
+    Ok(page.items.into_iter().filter(|entry| entry.intact).collect())
 }
 
 async fn retry_all(

@@ -126,20 +126,6 @@ fn references(reference: &Reference) -> Markup {
     }
 }
 
-/// Where an execution was read from. `source` is `fetched_from`.
-pub(super) fn source_of(source: &str) -> &'static str {
-    match source {
-        "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
-        "list" => "The webhook did not arrive. Read from the sender's list of executions.",
-        _ => "The webhook did not arrive. Read from the sender's API.",
-    }
-}
-
-/// The mark of an execution whose webhook did not arrive.
-pub(super) fn fetched(source: &str) -> Markup {
-    html! { span.badge.muted title=(source_of(source)) { "fetched" } }
-}
-
 /// The body of a webhook as PostgreSQL has it.
 pub(super) struct Payload<'d> {
     /// The exact body, if jsonb would differ from it.

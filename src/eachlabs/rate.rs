@@ -1,0 +1,59 @@
+//! Limits requests per minute.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// After a minute without requests, those of one minute can be sent at once. Then they are spaced evenly, in their order.
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    per_minute: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The requests that can be sent at once. Negative while requests wait.
+    available: f64,
+    at: Instant,
+}
+
+impl RateLimit {
+    pub(super) fn new(per_minute: u32) -> Self {
+        let state = Mutex::new(State { available: per_minute.into(), at: Instant::now() });
+        Self { per_minute, state }
+    }
+
+    /// Returns once a request may be sent.
+    pub(super) async fn wait(&self) {
+        sleep(self.pause(Instant::now())).await;
+    }
+
+    /// Reserves a request. Returns the time until it may be sent.
+    fn pause(&self, now: Instant) -> Duration {
+        let per_minute = f64::from(self.per_minute);
+        let per_second = per_minute / 60.0;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let refilled = now.saturating_duration_since(state.at).as_secs_f64() * per_second;
+        state.available = (state.available + refilled).min(per_minute) - 1.0;
+        state.at = now;
+        Duration::from_secs_f64((-state.available / per_second).max(0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_burst_requests_are_spaced_evenly() {
+        let (limit, now) = (RateLimit::new(60), Instant::now());
+        assert!((0..60).all(|_| limit.pause(now).is_zero()));
+        assert_eq!(limit.pause(now), Duration::from_secs(1));
+        assert_eq!(limit.pause(now), Duration::from_secs(2));
+        assert_eq!(limit.pause(now + Duration::from_secs(3)), Duration::ZERO);
+        assert!((0..60).all(|_| limit.pause(now + Duration::from_mins(9)).is_zero()), "one minute at most");
+        assert_eq!(limit.pause(now + Duration::from_mins(9)), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,62 @@
+//! Measures the unsigned deliveries that wait for their verification, also while nothing verifies them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::limit::UnverifiedLimit;
+use super::status::VerificationStatus;
+use crate::db::{ConnectionPool, DbError, UnverifiedUsage};
+use crate::metrics::Metrics;
+use crate::recorder::RecorderHealth;
+
+/// Time between two measurements, with `auth.verify_unsigned` and without it.
+const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL_OFF: Duration = Duration::from_mins(1);
+/// The pause after a measurement is this many times as long as the measurement took, at least.
+const PAUSE_FACTOR: u32 = 50;
+
+pub(crate) struct UnverifiedMeter {
+    /// The recorder's pool.
+    pub(crate) pool: Arc<ConnectionPool>,
+    pub(crate) statement_timeout: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limit: Arc<UnverifiedLimit>,
+    pub(crate) status: watch::Sender<VerificationStatus>,
+    /// Nothing is measured while recording fails.
+    pub(crate) recording: watch::Receiver<RecorderHealth>,
+}
+
+impl UnverifiedMeter {
+    /// Runs until the recorder has ended.
+    pub(crate) async fn run(self) {
+        let mut recording = self.recording.clone();
+        let interval = if self.status.borrow().is_on { INTERVAL } else { INTERVAL_OFF };
+        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+            let begun = Instant::now();
+            if let Ok(Ok(usage)) = timeout(self.statement_timeout, self.usage()).await {
+                self.measured(usage);
+            }
+            sleep((begun.elapsed() * PAUSE_FACTOR).max(interval)).await;
+        }
+    }
+
+    async fn usage(&self) -> Result<UnverifiedUsage, DbError> {
+        let mut connection = self.pool.get().await?;
+        let usage = connection.db.unverified_usage().await?;
+        connection.release();
+        Ok(usage)
+    }
+
+    fn measured(&self, usage: UnverifiedUsage) {
+        let is_full = self.limit.measured(&usage);
+        self.metrics.unverified_waiting.set(usage.rows);
+        let age =
+            usage.oldest_received_at.map(|oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());
+        self.metrics.unverified_oldest_age.set(age.unwrap_or_default().max(0.0));
+        self.status.send_modify(|status| (status.usage, status.is_full) = (Some(usage), is_full));
+    }
+}
