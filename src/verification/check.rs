@@ -14,7 +14,7 @@ use crate::reconcile::OwnUrl;
 /// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
 const PAGE: usize = 50;
 const MAX_PAGES: usize = 20;
-/// A log entry older than the webhook by this much is another webhook's: the clocks may differ, and each::labs retries.
+/// A log entry older than the webhook by this much is another webhook's: the clocks may differ.
 const LOG_MARGIN: Duration = Duration::minutes(5);
 
 /// The result of a check.

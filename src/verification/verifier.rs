@@ -195,7 +195,7 @@ impl Verifier {
         match verdict {
             Verdict::Confirmed(Found { body, reference }) => {
                 let authenticated_by = Some(AuthMethod::Callback);
-                self.confirmed(&row, Delivery { body, reference, authenticated_by, ..delivery }).await
+                self.confirmed(&row, Delivery { body, authenticated_by, reference, ..delivery }).await
             }
             Verdict::Unknown { reason, .. } if age < self.grace => {
                 let rest = (self.grace - age).try_into().unwrap_or_default();

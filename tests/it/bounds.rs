@@ -73,7 +73,7 @@ async fn quarantine_usage_is_right_after_any_change() {
     let receiver = TestReceiver::start_with(|settings| settings.quarantine.max_rows = 4).await;
     let counted = async || {
         let wrong = "SELECT * FROM quarantine_usage AS u, (
-                         SELECT count(*) AS rows, coalesce(sum(octet_length(body)), 0) AS sum
+                         SELECT count(*) AS rows, coalesce(sum(octet_length(body) + coalesce(octet_length(api_body), 0)), 0) AS sum
                          FROM quarantine WHERE NOT acknowledged
                      ) AS q WHERE (u.bodies, u.bytes) IS DISTINCT FROM (q.rows, q.sum)";
         assert_eq!(receiver.rows(wrong).await, Vec::<Value>::new());

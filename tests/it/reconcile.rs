@@ -334,6 +334,10 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
         row(&unlogged, "completed", Some("execution"), false),
         row("lost", "running", None, true),
     ];
+    // Checks that no longer prevent a request.
+    let old = "INSERT INTO reconcile_checks VALUES ('old', now() - interval '31 days', true);
+        INSERT INTO absent_workflows VALUES ('old', now() - interval '31 days')";
+    sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
     until(async || {
         let rows = receiver.rows(query).await;
         rows.iter().zip(&expected).all(|(row, expected)| {
@@ -351,7 +355,24 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
     assert_eq!(stand_in.requests(), requests, "nothing is due");
     assert_eq!(receiver.metric("reconcile_failing").await, 0.0);
     let done = reconcile(&receiver, "execution=lost").await;
-    assert_eq!(done["unavailable"], 1, "an operator can request it again");
+    assert_eq!(done["absent"], 1, "an operator can request it again");
+    let old = "SELECT FROM reconcile_checks WHERE execution_id = 'old'
+        UNION ALL SELECT FROM absent_workflows";
+    assert!(receiver.rows(old).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_are_not_marked_if_the_sender_has_none_of_them() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver =
+        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
+    let failed = post(&receiver, "execution=a&execution=b").await.text().await.unwrap();
+    assert!(failed.contains("each::labs has none of the requested executions"), "{failed}");
+    assert!(receiver.rows("SELECT FROM reconcile_checks").await.is_empty());
+    let known = stand_in.begin(&trigger("w", "", json!({})));
+    let done = reconcile(&receiver, &format!("execution=a&execution=b&execution={known}")).await;
+    assert_eq!(done["absent"], 2);
+    assert_eq!(receiver.rows("SELECT FROM reconcile_checks WHERE absent").await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

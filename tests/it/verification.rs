@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sender_stand_in::{StandIn, Trigger};
+use sender_stand_in::{REJECTED_ID, StandIn, Trigger};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tempfile::TempDir;
 use workflow_receiver::config::{Secrets, Settings};
 
@@ -124,8 +125,16 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     let (text, _) = command(&["list"]);
     assert_eq!(text.matches("unsigned").count(), 3, "{text}");
 
-    // A retry does not record a forged webhook: it is verified again.
+    // `--all` leaves them out, so it cannot exceed a limit.
     let (text, code) = command(&["retry", "--all"]);
+    assert!(code == Some(0) && text.contains("recorded 0, not recorded 0"), "{text}");
+    assert_eq!(receiver.rows(quarantine).await.len(), 3);
+
+    // A retry does not record a forged webhook: it is verified again.
+    let ids = receiver.rows("SELECT quarantine_id FROM quarantine").await;
+    let ids: Vec<_> = ids.iter().map(|row| row["quarantine_id"].to_string()).collect();
+    let arguments: Vec<_> = ["retry"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+    let (text, code) = command(&arguments);
     assert!(
         code == Some(0) && text.contains("3 unsigned webhooks wait until each::labs confirms them"),
         "{text}"
@@ -140,7 +149,7 @@ async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
     let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
     let genuine = stand_in.predict("http://elsewhere.example/");
-    (0..60).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
+    (0..250).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
     let forged = json!({ "exec_id": "forged", "flow_id": null, "status": "succeeded", "output": "x" });
     let different = with(stand_in.predict("http://elsewhere.example/"), json!({ "output": "y" }));
     for body in [&genuine, &forged, &different] {
@@ -184,10 +193,29 @@ async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accept
     assert_eq!(web_page.send().await.unwrap().status(), 403);
     assert!(receiver.rows("SELECT FROM unverified_deliveries").await.is_empty());
 
-    // What is neither an execution nor a prediction is answered 422, and cannot be verified later.
-    assert_eq!(receiver.post(r#"{"execution_id":"odd"}"#).await.status(), 422);
-    let row = receiver.row("SELECT authenticated_by, acknowledged FROM quarantine").await;
-    assert_eq!(row, json!({ "authenticated_by": "unverified", "acknowledged": false }));
+    // A body that is neither an execution nor a prediction cannot be verified later: it is answered 422 and not stored.
+    let odd = r#"{"execution_id":"odd"}"#;
+    assert_eq!(receiver.post(odd).await.status(), 422);
+    assert_eq!(receiver.progress.waiting(), 0);
+    receiver.wait_until_recorded().await;
+    assert!(receiver.rows("SELECT FROM quarantine").await.is_empty());
+    // A signed one is stored. Its authentication replaces that of an entry that was not confirmed.
+    let entry =
+        "INSERT INTO quarantine (reason, body, body_sha256, authenticated_by, acknowledged, deliveries,
+             first_received_at, last_received_at)
+         SELECT 'not confirmed', $1, sha256($1), 'unverified', false, 1, now(), now()";
+    let insert = sqlx::query(entry).bind(odd.as_bytes());
+    insert.execute(&mut receiver.connection().await).await.unwrap();
+    let request = signed(post(receiver.url.clone()), SECRET, now, odd);
+    assert_eq!(request.send().await.unwrap().status(), 422);
+    receiver.wait_until_recorded().await;
+    let row = receiver.row("SELECT authenticated_by, reason, deliveries FROM quarantine").await;
+    let reason = "`workflow_id` is missing or null";
+    assert_eq!(row, json!({ "authenticated_by": "signature", "reason": reason, "deliveries": 2 }));
+    let usage = "SELECT bodies, bytes, unconfirmed_bodies, unconfirmed_bytes FROM quarantine_usage";
+    let expected =
+        json!({ "bodies": 1, "bytes": odd.len(), "unconfirmed_bodies": 0, "unconfirmed_bytes": 0 });
+    assert_eq!(receiver.row(usage).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +316,6 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
         (0..3).map(|_| stand_in.execute(&unsigned(&webhook_url(&address), json!({})))).collect();
     within(stand_in.deliveries_finished()).await;
     receiver.accept(execution("forged", "completed")).await;
-    // Claimed rows, too.
     let count = "SELECT FROM unverified_deliveries";
     until(async || rows(&database, count).await.len() == 4).await;
     // After a kill, deliveries that the spool still holds are stored once more, and counted twice.
@@ -298,11 +325,12 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
         spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get::<_, i64>(0)).unwrap()
     };
     until(async || spooled().await == 0).await;
-    stand_in.fail_with(Some(503));
-    let claimed = "SELECT FROM unverified_deliveries WHERE claimed_by IS NOT NULL";
-    until(async || !rows(&database, claimed).await.is_empty()).await;
     receiver.signal(rustix::process::Signal::KILL);
     let mut log = receiver.ended().1;
+    // The claims of the killed process.
+    let claim = "UPDATE unverified_deliveries SET claimed_by = 1, due_at = now() + interval '3 s'";
+    let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
+    sqlx::raw_sql(claim).execute(&mut connection).await.unwrap();
     assert_eq!(rows(&database, count).await.len(), 4);
 
     stand_in.fail_with(None);
@@ -378,5 +406,182 @@ async fn an_unsigned_webhook_whose_row_a_trigger_suppresses_waits_in_the_spool_a
     end_fault_on(&receiver, "unverified_deliveries").await;
     until_verified(&receiver).await;
     until(async || receiver.rows_now(EXECUTIONS).await.len() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_comes_from_the_delivery_log_and_not_from_the_unsigned_url() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let url = webhook_url(&address);
+    let [plain, ordered, running] = ["", "?order=7", "?order=8"]
+        .map(|query| stand_in.begin(&trigger("w", &format!("{url}{query}"), json!({}))));
+    for id in [&plain, &ordered] {
+        stand_in.end(id);
+    }
+    for id in [&plain, &ordered, &running] {
+        let forged =
+            receiver.client.post(format!("{url}?order=EVIL")).body(stand_in.body(id).unwrap().to_string());
+        assert_eq!(forged.send().await.unwrap().status(), 200);
+    }
+    until_verified(&receiver).await;
+    let references = "SELECT execution_id AS id, reference FROM executions ORDER BY 1";
+    let row = |id: &str, reference: Value| json!({ "id": id, "reference": reference });
+    let order = |order: &str| json!({ "order": order });
+    let expected = [row(&plain, Value::Null), row(&ordered, order("7")), row(&running, Value::Null)];
+    assert_eq!(receiver.rows(references).await, expected);
+
+    // The signed webhook of the execution that was running has its own.
+    stand_in.end(&running);
+    stand_in.deliver(&running);
+    within(stand_in.deliveries_finished()).await;
+    receiver.wait_until_recorded().await;
+    let expected = [row(&plain, Value::Null), row(&ordered, order("7")), row(&running, order("8"))];
+    assert_eq!(receiver.rows(references).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_webhook_waits_while_the_quarantine_is_full_or_the_answer_of_the_api_is_unusable() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        verifying(settings, &address, &stand_in);
+        settings.quarantine.max_rows = 1;
+    })
+    .await;
+    let waiting = async |error: &str| {
+        let query = format!("SELECT execution_id FROM unverified WHERE last_error LIKE '%{error}%'");
+        until(async || !receiver.rows(&query).await.is_empty()).await;
+    };
+    // 200 with a body that is not an execution.
+    stand_in.fail_with(Some(200));
+    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    within(stand_in.deliveries_finished()).await;
+    waiting("not the documented JSON").await;
+    stand_in.fail_with(None);
+    until_verified(&receiver).await;
+    assert_eq!(receiver.row(EXECUTIONS).await["execution_id"], *genuine);
+
+    receiver.accept(execution("forged", "completed")).await;
+    until_verified(&receiver).await;
+    receiver.accept(execution("another", "completed")).await;
+    waiting("the quarantine is full").await;
+    assert_eq!(receiver.rows("SELECT FROM quarantine").await.len(), 1);
+    // Entries that were not confirmed take no space from signed webhooks that were answered 422.
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let post = receiver.client.post(receiver.url.clone());
+    let odd = signed(post, SECRET, now, r#"{"execution_id":"odd"}"#);
+    assert_eq!(odd.send().await.unwrap().status(), 422);
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.rows("SELECT FROM quarantine").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stored_version_of_the_api_is_cut_and_counted() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let id = stand_in.begin(&unsigned("", json!({})));
+    stand_in.end_with(&id, json!({ "status": "completed", "output": "é".repeat(1 << 20) }));
+    receiver.accept(with(execution(&id, "completed"), json!({ "output": "x" }))).await;
+    until_verified(&receiver).await;
+    let entry = receiver.row(
+        "SELECT octet_length(body) + octet_length(api_body) AS bytes, octet_length(api_body) < 66000 AS is_cut,
+             api_text LIKE '%[cut: the first % of % bytes]' AS is_marked FROM quarantined JOIN quarantine USING (quarantine_id)",
+    );
+    let entry = entry.await;
+    assert_eq!((&entry["is_cut"], &entry["is_marked"]), (&json!(true), &json!(true)), "{entry}");
+    let usage =
+        receiver.row("SELECT unconfirmed_bodies, unconfirmed_bytes, bodies FROM quarantine_usage").await;
+    let expected = json!({ "unconfirmed_bodies": 1, "unconfirmed_bytes": entry["bytes"], "bodies": 0 });
+    assert_eq!(usage, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_fail_for_some_executions_do_not_delay_others_and_end_in_the_quarantine() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    for n in 0..8 {
+        receiver.accept(execution(&format!("{REJECTED_ID}-{n}"), "completed")).await;
+    }
+    let failed = "SELECT FROM unverified WHERE attempts > 0";
+    until(async || receiver.rows(failed).await.len() == 8).await;
+    assert_eq!(receiver.metric("verification_failing").await, 1.0);
+    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    within(stand_in.deliveries_finished()).await;
+    until(async || receiver.rows(EXECUTIONS).await.iter().any(|row| row["execution_id"] == *genuine)).await;
+    assert_eq!(receiver.rows("SELECT FROM unverified").await.len(), 8);
+
+    let old = "UPDATE unverified_deliveries
+        SET strikes = 9, received_at = now() - interval '11 min', due_at = now() - interval '1 day'
+        WHERE execution_id LIKE '%-0'";
+    sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
+    let quarantine = "SELECT reason FROM quarantine";
+    until(async || receiver.rows(quarantine).await.len() == 1).await;
+    let reason = receiver.row(quarantine).await;
+    assert!(reason["reason"].as_str().unwrap().contains("HTTP 403"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_unsigned_webhooks_are_verified_once_and_an_identifier_cannot_change_the_request() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    stand_in.fail_with(Some(401));
+    for _ in 0..20 {
+        receiver.accept(execution("forged", "completed")).await;
+    }
+    receiver.wait_until_recorded().await;
+    let row = receiver.row("SELECT execution_id, deliveries FROM unverified").await;
+    assert_eq!(row, json!({ "execution_id": "forged", "deliveries": 20 }));
+    stand_in.fail_with(None);
+    until_verified(&receiver).await;
+    assert_eq!(receiver.row("SELECT deliveries FROM quarantine").await, json!({ "deliveries": 20 }));
+
+    let requests = stand_in.requests();
+    for id in [".\t.", "\n..", "..", "e\r"] {
+        receiver.accept(execution(id, "completed")).await;
+    }
+    until_verified(&receiver).await;
+    assert_eq!(stand_in.requests(), requests);
+    let reason = "SELECT DISTINCT reason FROM quarantine WHERE deliveries = 1";
+    let expected = json!({ "reason": "not confirmed: each::labs has no such identifier" });
+    assert_eq!(receiver.rows(reason).await, [expected]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| {
+        verifying(settings, &address, &stand_in);
+        settings.verification.max_rows = 1;
+        settings.reconcile.enabled = true;
+        settings.reconcile.interval = Duration::from_millis(200);
+    })
+    .await;
+    let reconciled_until = receiver.spool_file().with_file_name("reconciled-until");
+    until(async || reconciled_until.exists()).await;
+    stand_in.fail_with(Some(401));
+    receiver.accept(execution("forged", "completed")).await;
+    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    within(stand_in.deliveries_finished()).await;
+    assert!(receiver.rows(EXECUTIONS).await.is_empty());
+    stand_in.fail_with(None);
+    until(async || !receiver.rows(EXECUTIONS).await.is_empty()).await;
+    let row = receiver.row("SELECT execution_id, fetched_from FROM executions").await;
+    assert_eq!(row, json!({ "execution_id": genuine, "fetched_from": "delivery_log" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_the_api_leaves_out_is_no_conflict() {
+    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
+    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let id = stand_in.begin(&unsigned("", json!({})));
+    stand_in.end(&id);
+    let webhook = with(stand_in.body(&id).unwrap(), json!({ "bulk_id": "b" }));
+    receiver.accept(&webhook).await;
+    until_verified(&receiver).await;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let post = receiver.client.post(receiver.url.clone());
+    assert_eq!(signed(post, SECRET, now, &webhook.to_string()).send().await.unwrap().status(), 200);
+    receiver.wait_until_recorded().await;
+    let row = json!({ "execution_id": id, "status": "completed", "authenticated_by": "callback", "deliveries": 2, "conflicts": null });
+    assert_eq!(receiver.rows(EXECUTIONS).await, [row]);
     assert!(receiver.rows("SELECT FROM quarantine").await.is_empty());
 }

@@ -355,7 +355,7 @@ async fn everyday_queries_use_an_index() {
     let expected = "INSERT INTO expected_executions (execution_id, bulk_id, position, settled, due_at)
         SELECT 'e' || n, 'b' || n / 30, n % 30 + 1, n % 99 <> 0, now() FROM generate_series(1, 20000) AS n;
         INSERT INTO unverified_deliveries (execution_id, status, body, received_at)
-        SELECT 'e' || n, 'completed', '{}', now() FROM generate_series(1, 5000) AS n;
+        SELECT 'e' || n, 'completed', n::text::bytea, now() FROM generate_series(1, 5000) AS n;
         ANALYZE expected_executions, unverified_deliveries";
     sqlx::raw_sql(expected).execute(&mut connection).await.unwrap();
     for query in cookbook_queries() {

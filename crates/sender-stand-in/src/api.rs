@@ -44,6 +44,9 @@ async fn disturb(State(shared): State<Arc<Shared>>, request: Request, next: Next
     if let Ok(status) = StatusCode::from_u16(shared.outage.load(Ordering::Relaxed)) {
         return problem(status, "outage");
     }
+    if request.uri().path().contains(super::REJECTED_ID) {
+        return problem(StatusCode::FORBIDDEN, "rejected by a proxy");
+    }
     let key = key(request.headers());
     if key.as_deref() != Some(&*shared.options.api_key) {
         // A careless error repeats the key.

@@ -26,6 +26,9 @@ use tokio::task::AbortHandle;
 use store::Store;
 pub use store::Trigger;
 
+/// A request with this text in its path is answered 403, as by a proxy before the API.
+pub const REJECTED_ID: &str = "rejected-by-a-proxy";
+
 /// How the stand-in behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
