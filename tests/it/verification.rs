@@ -325,6 +325,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
         spool.query_row("SELECT count(*) FROM deliveries", [], |row| row.get::<_, i64>(0)).unwrap()
     };
     until(async || spooled().await == 0).await;
+    until(async || !collector.messages().is_empty()).await;
     receiver.signal(rustix::process::Signal::KILL);
     let mut log = receiver.ended().1;
     // The claims of the killed process.
