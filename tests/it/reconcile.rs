@@ -375,10 +375,13 @@ async fn executions_are_not_marked_if_the_sender_has_none_of_them() {
         receiver.accept(execution(id, "running")).await;
     }
     receiver.wait_until_recorded().await;
-    // The first rounds may find only one of them.
-    let clear = "DELETE FROM reconcile_checks";
-    sqlx::raw_sql(clear).execute(&mut receiver.connection().await).await.unwrap();
-    until(async || receiver.metric("reconcile_failing").await == 1.0).await;
+    until(async || {
+        // The first rounds may find only one of them, and mark it.
+        let clear = "DELETE FROM reconcile_checks";
+        sqlx::raw_sql(clear).execute(&mut receiver.connection().await).await.unwrap();
+        receiver.metric("reconcile_failing").await == 1.0
+    })
+    .await;
     let absent = "SELECT FROM reconcile_checks WHERE absent";
     assert!(receiver.rows(absent).await.is_empty());
 
