@@ -34,7 +34,7 @@ pub(crate) enum ReconcileError {
     NoWorkflows,
     #[error(
         "each::labs has none of the requested executions: check eachlabs.base_url and the organisation of the key, or request \
-         them one at a time"
+         each with `workflow-receiver reconcile`"
     )]
     NoExecutions,
     #[error("each::labs returned more than {MAX_PAGES} pages: reconcile a shorter time")]

@@ -364,15 +364,28 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_are_not_marked_if_the_sender_has_none_of_them() {
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver =
-        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
-    let failed = post(&receiver, "execution=a&execution=b").await.text().await.unwrap();
-    assert!(failed.contains("each::labs has none of the requested executions"), "{failed}");
-    assert!(receiver.rows("SELECT FROM reconcile_checks").await.is_empty());
+    let receiver = TestReceiver::start_with(|settings| {
+        with_api(settings, &address, stand_in.base_url());
+        settings.reconcile.enabled = true;
+        settings.reconcile.interval = Duration::from_millis(100);
+        settings.reconcile.running_after = Duration::from_millis(100);
+    })
+    .await;
+    for id in ["a", "b"] {
+        receiver.accept(execution(id, "running")).await;
+    }
+    receiver.wait_until_recorded().await;
+    // The first rounds may find only one of them.
+    let clear = "DELETE FROM reconcile_checks";
+    sqlx::raw_sql(clear).execute(&mut receiver.connection().await).await.unwrap();
+    until(async || receiver.metric("reconcile_failing").await == 1.0).await;
+    let absent = "SELECT FROM reconcile_checks WHERE absent";
+    assert!(receiver.rows(absent).await.is_empty());
+
     let known = stand_in.begin(&trigger("w", "", json!({})));
-    let done = reconcile(&receiver, &format!("execution=a&execution=b&execution={known}")).await;
-    assert_eq!(done["absent"], 2);
-    assert_eq!(receiver.rows("SELECT FROM reconcile_checks WHERE absent").await.len(), 2);
+    receiver.accept(execution(&known, "running")).await;
+    until(async || receiver.rows(absent).await.len() == 2).await;
+    until(async || receiver.metric("reconcile_failing").await == 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
