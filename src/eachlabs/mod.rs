@@ -5,10 +5,12 @@
 
 mod client;
 mod error;
+mod own_url;
 mod rate;
 mod responses;
 mod retry;
 
 pub(crate) use client::Client;
 pub(crate) use error::ApiError;
+pub(crate) use own_url::OwnUrl;
 pub(crate) use responses::{ExecutionRow, LoggedDelivery, Page};

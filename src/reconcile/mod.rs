@@ -11,7 +11,6 @@ mod comparison;
 mod delivery_log;
 mod events;
 mod lists;
-mod own_url;
 mod reconciled_until;
 mod reconciler;
 mod run;
@@ -19,7 +18,6 @@ mod single;
 
 pub(crate) use background::{Background, Gap};
 pub(crate) use events::{Counts, Event};
-pub(crate) use own_url::OwnUrl;
 pub(crate) use reconciled_until::ReconciledUntil;
 pub(crate) use reconciler::Reconciler;
 pub(crate) use run::Scope;

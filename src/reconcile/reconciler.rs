@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use super::own_url::OwnUrl;
 use crate::db::{ConnectionPool, DbError, PooledConnection};
 use crate::delivery::RejectReason;
-use crate::eachlabs::{ApiError, Client};
+use crate::eachlabs::{ApiError, Client, OwnUrl};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::{Seq, SpoolStatus, WeakSpoolHandle};

@@ -7,9 +7,8 @@
 use bytes::Bytes;
 use time::{Duration, OffsetDateTime};
 
-use crate::eachlabs::{ApiError, Client, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, Client, LoggedDelivery, OwnUrl, Page};
 use crate::execution::{Execution, Kind, api_key, status};
-use crate::reconcile::OwnUrl;
 
 /// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
 const PAGE: usize = 50;
