@@ -16,7 +16,7 @@ CREATE FUNCTION is_successful_status(status text) RETURNS boolean
     RETURN status IN ('completed', 'succeeded', 'success');
 
 COMMENT ON FUNCTION is_successful_status(text) IS
-    'Whether the status is completed, or a word for it in predictions and legacy flows: succeeded, success.';
+    'Whether the status is completed, or means the same in predictions and legacy flows: succeeded, success.';
 
 -- Equal values have equal hashes. jsonb keeps the trailing zeros of 1.0 and 2.50, which are removed here. The first branch
 -- of the pattern skips strings.
@@ -51,7 +51,7 @@ CREATE TABLE executions (
     step_failed        boolean     NOT NULL DEFAULT false,
     authenticated_by   text COLLATE "C",
     -- Null takes no space, and fetched executions are rare.
-    fetched_from      text COLLATE "C",
+    fetched_from       text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
     redeliveries       integer     NOT NULL DEFAULT 0,
     reference          jsonb,
@@ -115,7 +115,7 @@ COMMENT ON COLUMN executions.redeliveries IS
 COMMENT ON COLUMN executions.conflicts IS
     'Number of different conflicting deliveries stored in execution_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
 COMMENT ON COLUMN executions.conflict_bytes IS
-    'Total size of their bodies in bytes; null for none. At most conflicts.max_bytes_per_execution.';
+    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution.';
 COMMENT ON COLUMN executions.conflicts_dropped IS
     'Number of conflicting deliveries that were not stored because a limit of conflicts.* was reached; null for none.';
 COMMENT ON COLUMN executions.first_received_at IS
@@ -125,7 +125,7 @@ COMMENT ON COLUMN executions.last_received_at IS
 COMMENT ON COLUMN executions.recorded_at IS
     'When the latest delivery of this execution was recorded, by PostgreSQL''s clock. retention.* counts from the later of last_received_at and recorded_at.';
 
--- Each recorded execution pays for each index without a WHERE clause.
+-- An index without a WHERE clause makes the recording of each execution slower.
 
 -- Executions of a bulk.
 CREATE INDEX executions_bulk_id ON executions (bulk_id) WHERE bulk_id IS NOT NULL;
@@ -153,7 +153,7 @@ CREATE INDEX executions_rare_status ON executions (first_received_at)
 WHERE status NOT IN ('completed', 'failed');
 -- Executions with a parameter of the caller: reference @> '{"order": "1234"}'.
 CREATE INDEX executions_reference ON executions USING gin (reference jsonb_path_ops) WHERE reference IS NOT NULL;
--- Executions that jsonb cannot store without loss, for `repair`.
+-- Executions whose body jsonb cannot store without loss, for `repair`.
 CREATE INDEX executions_with_payload_bytes ON executions (execution_id) WHERE payload_bytes IS NOT NULL;
 
 CREATE TABLE execution_conflicts (

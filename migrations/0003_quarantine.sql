@@ -1,4 +1,4 @@
--- Bodies that cannot be recorded as an execution.
+-- Bodies that cannot be recorded as an execution or prediction, or that the sender did not confirm.
 
 CREATE TABLE quarantine (
     quarantine_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -18,7 +18,7 @@ CREATE TABLE quarantine (
 );
 
 COMMENT ON TABLE quarantine IS
-    'Bodies that cannot be recorded as an execution, or that the sender did not confirm: the exact bytes and the reason. One row per body.';
+    'Bodies that cannot be recorded as an execution or prediction, or that the sender did not confirm: the exact bytes and the reason. One row per body.';
 COMMENT ON COLUMN quarantine.quarantine_id IS
     'Number of the entry, in the order of recording.';
 COMMENT ON COLUMN quarantine.reason IS
@@ -30,7 +30,7 @@ COMMENT ON COLUMN quarantine.body_sha256 IS
 COMMENT ON COLUMN quarantine.authenticated_by IS
     'How a delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown. An authenticated delivery replaces none and unverified.';
 COMMENT ON COLUMN quarantine.acknowledged IS
-    'Whether a delivery of this body was answered 200, other than an unsigned webhook that was not confirmed. Such entries ignore quarantine.max_rows, quarantine.max_bytes and retention.quarantine.';
+    'Whether a delivery of this body was answered 200. An unsigned webhook that was not confirmed does not count. quarantine.max_rows, quarantine.max_bytes and retention.quarantine do not apply to acknowledged entries.';
 COMMENT ON COLUMN quarantine.intact IS
     'Whether the body is as received; false if it was damaged in the spool. Check a damaged body before you retry it.';
 COMMENT ON COLUMN quarantine.deliveries IS
@@ -69,14 +69,14 @@ COMMENT ON COLUMN quarantine_usage.bodies IS
 COMMENT ON COLUMN quarantine_usage.bytes IS
     'Total size of these bodies in bytes. At most quarantine.max_bytes.';
 COMMENT ON COLUMN quarantine_usage.unconfirmed_bodies IS
-    'Number of unsigned webhooks that were not confirmed. At most quarantine.max_rows, apart from bodies.';
+    'Number of unsigned webhooks that were not confirmed. At most quarantine.max_rows, which applies separately to bodies.';
 COMMENT ON COLUMN quarantine_usage.unconfirmed_bytes IS
-    'Total size of their body and api_body in bytes. At most quarantine.max_bytes, apart from bytes.';
+    'Total size of their body and api_body in bytes. At most quarantine.max_bytes, which applies separately to bytes.';
 
 INSERT INTO quarantine_usage (bodies, bytes, unconfirmed_bodies, unconfirmed_bytes) VALUES (0, 0, 0, 0);
 
--- With triggers, the count is also right after rows are deleted by hand. The row of quarantine_usage is locked last,
--- after the rows of quarantine, so it cannot cause a deadlock.
+-- Triggers keep the counts correct when rows are deleted by hand, too. The row of quarantine_usage is locked last, after
+-- the rows of quarantine, so it cannot cause a deadlock.
 CREATE FUNCTION count_quarantine() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     added bigint[] := '{0, 0, 0, 0}';

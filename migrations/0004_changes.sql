@@ -2,8 +2,8 @@
 --
 -- A transaction that records executions inserts its changes here as arrays, in a few rows. This costs less than a row per
 -- change. Its row locks on the executions are held until the commit, so the batches of one execution have identity
--- values in the order of their commits. Between executions the order differs: identity values are assigned before the
--- commit.
+-- values in the order of their commits. Batches of different executions can have another order, because identity values are
+-- assigned before the commit.
 --
 -- Therefore readers use another number. One transaction at a time numbers the committed batches that have no number,
 -- in the order of batch_id. A batch that commits later gets later numbers. So the numbers have no gaps, and a reader
@@ -21,8 +21,8 @@ CREATE TABLE change_batches (
     recorded_at   timestamptz NOT NULL DEFAULT now()
 );
 
--- Identifiers of executions do not compress, and the attempt would take three times as long as the rest of the insert.
--- The other arrays repeat a few values, so they compress fast.
+-- Identifiers of executions do not compress, and trying to compress them would take three times as long as the rest of the
+-- insert. The other arrays repeat a few values, so they compress fast.
 ALTER TABLE change_batches ALTER COLUMN execution_ids SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE change_batches IS

@@ -18,7 +18,7 @@ CREATE TABLE predictions (
     output_sha256      bytea,
     payload_sha256     bytea,
     authenticated_by   text COLLATE "C",
-    fetched_from      text COLLATE "C",
+    fetched_from       text COLLATE "C",
     deliveries         integer     NOT NULL CHECK (deliveries > 0),
     redeliveries       integer     NOT NULL DEFAULT 0,
     reference          jsonb,
@@ -38,7 +38,7 @@ COMMENT ON TABLE predictions IS
 COMMENT ON COLUMN predictions.prediction_id IS
     'Identifier of the prediction, as sent: exec_id, or id in the oldest form.';
 COMMENT ON COLUMN predictions.workflow_id IS
-    'Workflow of which the prediction is a step, as sent (flow_id); null for a prediction on its own.';
+    'Workflow that the prediction is a step of, as sent (flow_id); null for a prediction on its own.';
 COMMENT ON COLUMN predictions.status IS
     'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
 COMMENT ON COLUMN predictions.output IS
@@ -74,7 +74,7 @@ COMMENT ON COLUMN predictions.reference IS
 COMMENT ON COLUMN predictions.conflicts IS
     'Number of different conflicting deliveries stored in prediction_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
 COMMENT ON COLUMN predictions.conflict_bytes IS
-    'Total size of their bodies in bytes; null for none. At most conflicts.max_bytes_per_execution.';
+    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution.';
 COMMENT ON COLUMN predictions.conflicts_dropped IS
     'Number of conflicting deliveries that were not stored because a limit of conflicts.* was reached; null for none.';
 COMMENT ON COLUMN predictions.first_received_at IS
@@ -95,7 +95,7 @@ CREATE INDEX predictions_workflow_failures ON predictions (workflow_id, first_re
 WHERE status = 'failed' AND workflow_id IS NOT NULL;
 -- Predictions with a parameter of the caller: reference @> '{"order": "1234"}'.
 CREATE INDEX predictions_reference ON predictions USING gin (reference jsonb_path_ops) WHERE reference IS NOT NULL;
--- Predictions that jsonb cannot store without loss, for `repair`.
+-- Predictions whose body jsonb cannot store without loss, for `repair`.
 CREATE INDEX predictions_with_payload_bytes ON predictions (prediction_id) WHERE payload_bytes IS NOT NULL;
 
 CREATE TABLE prediction_conflicts (

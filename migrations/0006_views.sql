@@ -57,7 +57,7 @@ CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
                     WHEN t.value ~* '\m(internal (server )?error|500)\M' THEN 'internal_error'
                     WHEN t.value ~* '\m(provider (error|failed)|prediction failed|model (error|failed))\M' THEN 'provider_error'
                 END AS class
-            -- Longer messages quote other texts.
+            -- Only the beginning: longer messages quote other texts, which could match.
             FROM (SELECT u.n, left(u.value, 2000) AS value FROM unnest(texts) WITH ORDINALITY AS u (value, n)) AS t
         ) AS c
         WHERE c.class IS NOT NULL
@@ -200,11 +200,11 @@ COMMENT ON COLUMN steps.model IS
 COMMENT ON COLUMN steps.model_version IS
     'Version of the model; null if not sent.';
 COMMENT ON COLUMN steps.duration_seconds IS
-    'Seconds from started_at to completed_at, or as the step''s metadata says; null if unknown.';
+    'Seconds from started_at to completed_at, or else the duration in the step''s metadata; null if unknown.';
 COMMENT ON COLUMN steps.cost IS
     'Cost of the step, in the sender''s unit; null if not sent.';
 COMMENT ON COLUMN steps.is_fallback IS
-    'Whether the output comes from a fallback: the first model failed, and first_error says why.';
+    'Whether the output is from a fallback, because the first model failed (see first_error).';
 COMMENT ON COLUMN steps.first_error IS
     'Error of the first model, before the fallback; null without a fallback.';
 COMMENT ON COLUMN steps.error IS
@@ -281,7 +281,7 @@ COMMENT ON COLUMN failures.workflow_id IS
 COMMENT ON COLUMN failures.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk, and for a prediction.';
 COMMENT ON COLUMN failures.error IS
-    'Kind of failure, such as ExecutionFailed, or PROVIDER_REJECTED of a prediction; null if not sent.';
+    'Kind of failure, such as ExecutionFailed, or for a prediction PROVIDER_REJECTED; null if not sent.';
 COMMENT ON COLUMN failures.error_cause IS
     'Cause of the failure, as sent; null if not sent. See also failed_steps.';
 COMMENT ON COLUMN failures.failed_steps IS
@@ -501,8 +501,8 @@ COMMENT ON COLUMN slow_executions.reference IS
 
 -- Results -------------------------------------------------------------------------------------
 
--- PostgreSQL 15 has no test for valid JSON that does not raise an error. Two kinds of text count as text: larger than
--- 1 MiB, and with a number whose exponent has three digits, because jsonb writes such a number with all its zeros.
+-- PostgreSQL 15 has no test for valid JSON that does not raise an error. JSON of more than 1 MiB is not parsed. Neither is
+-- JSON with a number whose exponent has three digits, because jsonb writes such a number with all its zeros.
 CREATE FUNCTION json_in_text(value text) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
@@ -526,7 +526,8 @@ COMMENT ON FUNCTION json_in_text(text) IS
 CREATE FUNCTION media_type_of_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        -- After the last dot, without query and fragment. The name of a host has no extension.
+        -- The text after the last dot, without query and fragment. A URL without a path has no extension: the last dot would
+        -- be that of the host.
         CASE
             WHEN split_part(split_part(url, '#', 1), '?', 1) LIKE '%://%/%'
                 THEN lower(split_part(split_part(split_part(url, '#', 1), '?', 1), '.', -1))
@@ -634,11 +635,12 @@ CREATE FUNCTION path_of_key(key text) RETURNS text
 COMMENT ON FUNCTION path_of_key(text) IS
     'A key as a part of a path, in the form of jsonpath and jq.';
 
--- The values are read level by level, from these: each field of workflow_output, output, the output of each step. Each of
--- them, and each text that contains JSON, is a `whole`: if it contains no result, it is one result of the kind data.
+-- The values are read level by level. The first level has each field of workflow_output, the output, and the output of each
+-- step. Each of these values, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one
+-- result, of the kind data.
 --
--- The costs are bounded for any payload: 10,000 values are read, 16 levels deep, and of each array 10,000 elements. Only
--- objects, arrays, URLs and texts with a meaning count as values. A path is cut after 1,000 characters.
+-- The costs are bounded for any payload: at most 10,000 values are read, 16 levels deep, and 10,000 elements of each array.
+-- Only objects, arrays, URLs, and texts under certain keys (has_text) count as values. A path is cut after 1,000 characters.
 CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     RETURNS TABLE (
         "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
@@ -716,7 +718,7 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 SELECT o.key, o.value, o.n
                 FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
                     WITH ORDINALITY AS o (key, value, n)
-                -- What was sent to the model or service, or belongs to the call.
+                -- Skips the fields of the request and of its processing: they are not results.
                 WHERE lower(o.key) <> ALL ('{input, inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url}')
                 UNION ALL
                 SELECT NULL, a.value, a.n
@@ -748,7 +750,7 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
             SELECT
                 f.*,
                 jsonb_typeof(f.value) = 'string' AS is_text,
-                -- In this order, the results in a whole follow it.
+                -- In this order, the results in a whole are directly after it.
                 lead(f.place) OVER (ORDER BY f.place) AS next
             FROM (SELECT * FROM found LIMIT 10000) AS f
             WHERE f.is_whole OR jsonb_typeof(f.value) = 'string'
@@ -844,17 +846,17 @@ COMMENT ON COLUMN results.bulk_id IS
 COMMENT ON COLUMN results.position IS
     'Position among the results of the execution, from 1: workflow_output, output, then the steps by their start.';
 COMMENT ON COLUMN results.path IS
-    'Where the payload contains it, in the form of jsonpath and jq: workflow_output.clip, step_outputs.stills.output.images[0]. The first place if there are several. Inside of a text that is JSON, the path continues. At most 1,000 characters.';
+    'Path of the value in the payload, in the form of jsonpath and jq: workflow_output.clip, step_outputs.stills.output.images[0]. The first path if the payload contains the value several times. In a text that is JSON, the path continues inside the text. At most 1,000 characters.';
 COMMENT ON COLUMN results.step_id IS
     'Identifier of the first step whose output contains it; null if there is none.';
 COMMENT ON COLUMN results.is_final IS
     'Whether workflow_output or output contains it; false if only a step does. Failed, cancelled and skipped steps are ignored.';
 COMMENT ON COLUMN results.kind IS
-    'image, video, audio, text, document or data. Of a URL: by the media type of a data URL, the extension, a media type beside the URL (content_type, mime_type), a word in the path (video_url, images), otherwise document. data is also an output without a URL or text.';
+    'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, the extension, a media type beside the URL (content_type, mime_type), a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
 COMMENT ON COLUMN results.media_type IS
     'Media type of the URL, such as video/mp4; null if unknown or not a URL. URLs are never fetched.';
 COMMENT ON COLUMN results.url IS
-    'The URL; null for a value that is not a URL. Of a data URL, the part before the data: the payload contains the rest.';
+    'The URL; null for a value that is not a URL. For a data URL, only the part before the data: the payload contains the rest.';
 COMMENT ON COLUMN results.text IS
     'The text, or an output without a URL or text as JSON; null for a URL.';
 COMMENT ON COLUMN results.first_received_at IS
@@ -890,7 +892,7 @@ COMMENT ON VIEW latest_predictions IS
 COMMENT ON COLUMN latest_predictions.prediction_id IS
     'Identifier of the prediction, as sent.';
 COMMENT ON COLUMN latest_predictions.workflow_id IS
-    'Workflow of which the prediction is a step; null for a prediction on its own.';
+    'Workflow that the prediction is a step of; null for a prediction on its own.';
 COMMENT ON COLUMN latest_predictions.status IS
     'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
 COMMENT ON COLUMN latest_predictions.output IS
@@ -1117,9 +1119,9 @@ COMMENT ON COLUMN quarantined.body_text IS
 COMMENT ON COLUMN quarantined.body_bytes IS
     'Size of the body in bytes.';
 COMMENT ON COLUMN quarantined.authenticated_by IS
-    'How the first delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown.';
+    'How a delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown. An authenticated delivery replaces none and unverified.';
 COMMENT ON COLUMN quarantined.acknowledged IS
-    'Whether a delivery of this body was answered 200, other than an unsigned webhook that was not confirmed.';
+    'Whether a delivery of this body was answered 200. An unsigned webhook that was not confirmed does not count.';
 COMMENT ON COLUMN quarantined.intact IS
     'Whether the body is as received; false if it was damaged in the spool.';
 COMMENT ON COLUMN quarantined.deliveries IS

@@ -1,8 +1,8 @@
 -- Executions that are expected, because their workflow was triggered: the responses of trigger and bulk-trigger.
 --
--- An expected execution has arrived when `executions` has it with a terminal status. The recorder does not write here, so
--- recording costs nothing more, and registration and webhooks can be in any order. A transaction that locks rows of
--- several tables locks them in the order executions, expected_executions, bulks.
+-- An expected execution has arrived when `executions` has it with a terminal status. The recorder does not write to
+-- expected_executions, so recording is not slower, and registration and webhooks can be in any order. A transaction
+-- that locks rows of several tables locks them in the order executions, expected_executions, bulks.
 
 CREATE TABLE expected_executions (
     expected_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -35,7 +35,7 @@ COMMENT ON COLUMN expected_executions.message IS
 COMMENT ON COLUMN expected_executions.reference IS
     'Reference of the caller for this input, a JSON object of strings; null if not given. Copied to executions.reference if that is null.';
 COMMENT ON COLUMN expected_executions.settled IS
-    'True once the receiver has seen the terminal status of the execution. It follows within seconds; use the views for the current state.';
+    'Whether the receiver has seen the terminal status of the execution. Set some seconds after the status is recorded; use the views for the current state.';
 COMMENT ON COLUMN expected_executions.registered_at IS
     'When the response was registered, by PostgreSQL''s clock.';
 COMMENT ON COLUMN expected_executions.due_at IS

@@ -21,8 +21,8 @@ COMMENT ON COLUMN audit.actor IS
 COMMENT ON COLUMN audit.action IS
     'What was done, such as quarantine.drop.';
 COMMENT ON COLUMN audit.target IS
-    'Identifier of the row that the action concerns; empty if it concerns none.';
+    'Identifiers of the rows that the action concerns, and the mapping of a retry; empty if it concerns no row.';
 COMMENT ON COLUMN audit.succeeded IS
     'Whether the action succeeded; null while it runs, and if the receiver ended during the action.';
 COMMENT ON COLUMN audit.result IS
-    'What the action changed, or why it failed; null with succeeded.';
+    'What the action changed, or why it failed; null while succeeded is null.';

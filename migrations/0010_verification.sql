@@ -35,9 +35,9 @@ COMMENT ON COLUMN unverified_deliveries.is_redelivery IS
 COMMENT ON COLUMN unverified_deliveries.received_at IS
     'When the first of them was received, by the receiver''s clock.';
 COMMENT ON COLUMN unverified_deliveries.attempts IS
-    'How often the execution was requested from the API without a result.';
+    'How many times the execution was requested from the API without a result.';
 COMMENT ON COLUMN unverified_deliveries.strikes IS
-    'How often the request failed although the API answered requests for other executions.';
+    'How many times the request failed although the API answered requests for other executions.';
 COMMENT ON COLUMN unverified_deliveries.last_error IS
     'Why the last request had no result; null before the first one.';
 COMMENT ON COLUMN unverified_deliveries.due_at IS
@@ -81,7 +81,7 @@ COMMENT ON COLUMN unverified.deliveries IS
 COMMENT ON COLUMN unverified.received_at IS
     'When the first of them was received, by the receiver''s clock.';
 COMMENT ON COLUMN unverified.attempts IS
-    'How often the execution was requested from the API without a result.';
+    'How many times the execution was requested from the API without a result.';
 COMMENT ON COLUMN unverified.last_error IS
     'Why the last request had no result; null before the first one.';
 COMMENT ON COLUMN unverified.due_at IS

@@ -1,4 +1,4 @@
--- What is needed to undo a retry of a quarantine entry.
+-- Rows that an undo of a retry of a quarantine entry restores.
 --
 -- The rows are stored as JSON, so that a column that is added later needs no change here. An undo restores them with
 -- jsonb_populate_record.

@@ -1,6 +1,7 @@
 -- Sessions of the console that a log-out has ended.
 --
--- A session is a signed cookie with an expiry, which no table has. A row here ends it earlier, for all receivers.
+-- A session is a signed cookie with a time of expiry; no table stores it. A row in this table ends it earlier, for all
+-- receivers.
 
 CREATE TABLE ended_sessions (
     session_sha256 bytea PRIMARY KEY,

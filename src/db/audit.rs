@@ -1,9 +1,9 @@
-//! The log of operators' actions. Its row is written before the action, so no action is missing after a crash.
+//! Writes the log of operators' actions. A row is written before its action, so no action is missing after a crash.
 
 use super::{DbConnection, DbError};
 
 impl DbConnection {
-    /// Returns the number of the action.
+    /// Stores an action before it runs, and returns its number.
     pub(crate) async fn begin_audit(
         &mut self,
         actor: &str,
@@ -19,7 +19,7 @@ impl DbConnection {
         self.transact(async |transaction| insert.fetch_one(transaction).await).await
     }
 
-    /// Writes the result of an action. U+0000, which PostgreSQL does not store, is removed from it.
+    /// Stores the result of an action. U+0000, which PostgreSQL cannot store, is removed from the text.
     pub(crate) async fn end_audit(
         &mut self,
         audit_id: i64,

@@ -10,8 +10,8 @@ const MAX_BATCHES: i64 = 1_000;
 pub(crate) enum Numbered {
     /// Every batch that was committed before the call has a number.
     All,
-    /// There may be more batches to number: the limit was reached, or another receiver numbers at the same time.
-    Some,
+    /// There may be more batches to number: the limit was reached, or another receiver is numbering.
+    MaybeMore,
 }
 
 /// Finds and numbers batches without a number.
@@ -46,7 +46,7 @@ impl Numbering {
         );
         if !lock.fetch_one(&mut transaction).await? {
             transaction.rollback().await?;
-            return Ok(Numbered::Some);
+            return Ok(Numbered::MaybeMore);
         }
         let last = sqlx::query_scalar!(r#"SELECT coalesce(max(batch_id), 0) AS "last!" FROM change_batches"#);
         if last.fetch_one(&mut transaction).await? < self.floor {
@@ -86,6 +86,6 @@ impl Numbering {
         // Recording writes executions or bulks first, so a batch_id is assigned after the id of its transaction. So the
         // transactions with batches up to `batch_id` have lower ids than this one.
         self.next_floor.get_or_insert((last.batch_id, last.transaction));
-        Ok(if is_full { Numbered::Some } else { Numbered::All })
+        Ok(if is_full { Numbered::MaybeMore } else { Numbered::All })
     }
 }

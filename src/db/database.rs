@@ -68,7 +68,7 @@ impl Database {
             match timeout(self.connect_timeout, connect).await.unwrap_or_else(|_| Err(late())) {
                 Ok(connection) => return Ok((connection, self.prefer(n, generation))),
                 Err(error) => {
-                    // Then `database.url_file` is read again.
+                    // Class 28: user or password rejected. `credentials` then reads `database.url_file` again.
                     if error.code().is_some_and(|code| code.starts_with("28")) {
                         self.refused.notify_one();
                     }

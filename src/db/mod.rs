@@ -43,8 +43,9 @@ pub(crate) use verification::{ClaimLimits, QuarantinedUnverified, Unverified, Un
 
 /// The `application_name` of connections that write.
 const RECORDING: &str = "workflow-receiver";
-/// How often commands retry a row after contention, and the pause before each retry.
+/// How many times a command retries a row after contention.
 const COMMAND_RETRIES: u32 = 4;
+/// The pause before each of these retries.
 const COMMAND_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Database, DbConnection, DbError, RECORDING, TransactionSettings};
 
-/// Time limit of a migration. For more time, there is `workflow-receiver migrate`.
+/// Time limit of a migration. The command `workflow-receiver migrate` has no limit.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often a further connection is tried while PostgreSQL grants fewer than `recorder.connections`.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,14 +46,14 @@ struct State {
     in_use: usize,
     /// When PostgreSQL last refused a further connection.
     refused_at: Option<Instant>,
-    /// Such a refusal is logged once.
+    /// Whether a refusal was logged: only the first one is.
     logged_refusal: bool,
 }
 
-/// A connection in use. Dropped, it is closed.
+/// A connection in use. Closed when dropped.
 pub(crate) struct PooledConnection<'p> {
     pub(crate) db: DbConnection,
-    /// The connection was idle before. It may be lost by a restart of PostgreSQL, by a pooler or by the network.
+    /// Whether the connection was idle before. A restart of PostgreSQL, a pooler or the network may have closed it.
     pub(crate) was_idle: bool,
     in_use: InUse<'p>,
 }
@@ -137,7 +137,7 @@ impl ConnectionPool {
             }
         };
         let mut connection = DbConnection::connect(&self.database, name, settings).await?;
-        // At each connection, because the database may be another one than before.
+        // For each new connection, because it may lead to another database.
         if matches!(self.session, Session::Recording { migrate: true }) {
             timeout(MIGRATE_TIMEOUT, connection.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
         }

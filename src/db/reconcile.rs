@@ -1,4 +1,5 @@
-//! Statements of [`crate::reconcile`]. They find what is missing; the recorder records what is found.
+//! Statements of [`crate::reconcile`]: which executions it requests, and what its checks found. The recorder records the
+//! fetched executions.
 
 use time::OffsetDateTime;
 
@@ -18,8 +19,8 @@ impl DbConnection {
         self.transact(async |transaction| ended.fetch_all(transaction).await).await
     }
 
-    /// Up to `limit` executions that have not ended and were first received before `before`, newest first. Without those
-    /// that the sender did not have within the last 7 days, and those checked since `before`.
+    /// Up to `limit` executions that have not ended and were first received before `before`, newest first. Excludes
+    /// executions that were absent at the sender within the last 7 days, or checked since `before`.
     pub(crate) async fn still_running(
         &mut self,
         before: OffsetDateTime,
@@ -40,8 +41,8 @@ impl DbConnection {
         self.transact(async |transaction| running.fetch_all(transaction).await).await
     }
 
-    /// Up to `limit` overdue executions, in the order in which they became due. Without those that the sender did not
-    /// have within the last 7 days, and those checked since `before`.
+    /// Up to `limit` overdue executions, in the order in which they became due. Excludes executions that were absent at
+    /// the sender within the last 7 days, or checked since `before`.
     pub(crate) async fn overdue(
         &mut self,
         before: OffsetDateTime,
@@ -60,7 +61,7 @@ impl DbConnection {
         self.transact(async |transaction| overdue.fetch_all(transaction).await).await
     }
 
-    /// Deletes checks and absent workflows that no longer prevent a request: each does so for up to 7 days.
+    /// Deletes checks and absent workflows that are older than 30 days. They prevent a request for 7 days only.
     pub(crate) async fn remove_old_checks(&mut self) -> Result<(), DbError> {
         let remove = sqlx::query!(
             "WITH checks AS (
@@ -82,8 +83,8 @@ impl DbConnection {
         self.transact(async |transaction| registered.fetch_all(transaction).await).await
     }
 
-    /// The workflows with recorded executions since the day of `since`. Without those that the sender did not have within
-    /// the last 7 days.
+    /// The workflows with recorded executions since the day of `since`. Excludes workflows that were absent at the sender
+    /// within the last 7 days.
     pub(crate) async fn workflows_since(&mut self, since: OffsetDateTime) -> Result<Vec<String>, DbError> {
         let workflows = sqlx::query_scalar!(
             "SELECT workflow_id FROM workflow_days
@@ -99,7 +100,7 @@ impl DbConnection {
     }
 
     /// Stores that the sender does not have these workflows.
-    pub(crate) async fn workflows_absent(&mut self, workflow_ids: &[String]) -> Result<(), DbError> {
+    pub(crate) async fn store_absent_workflows(&mut self, workflow_ids: &[String]) -> Result<(), DbError> {
         let insert = sqlx::query!(
             "INSERT INTO absent_workflows (workflow_id, checked_at)
              SELECT w.workflow_id, now() FROM unnest($1::text[]) AS w (workflow_id) ORDER BY w.workflow_id
@@ -110,7 +111,7 @@ impl DbConnection {
         Ok(())
     }
 
-    /// The workflow of a bulk with a recorded execution.
+    /// The workflow of a bulk, if one of its executions is recorded.
     pub(crate) async fn workflow_of_bulk(&mut self, bulk_id: &str) -> Result<Option<String>, DbError> {
         let workflow =
             sqlx::query_scalar!("SELECT workflow_id FROM executions WHERE bulk_id = $1 LIMIT 1", bulk_id);
@@ -118,7 +119,7 @@ impl DbConnection {
     }
 
     /// Stores that the sender does not have the execution (`absent`), or that it has not ended there.
-    pub(crate) async fn checked(&mut self, execution_id: &str, absent: bool) -> Result<(), DbError> {
+    pub(crate) async fn store_check(&mut self, execution_id: &str, absent: bool) -> Result<(), DbError> {
         let insert = sqlx::query!(
             "INSERT INTO reconcile_checks (execution_id, checked_at, absent) VALUES ($1, now(), $2)
              ON CONFLICT (execution_id) DO UPDATE SET

@@ -13,14 +13,14 @@ use crate::execution::{Execution, Kind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Repaired {
     Filled,
-    /// No column is missing, or jsonb cannot hold it.
+    /// No column is missing, or jsonb cannot hold the missing ones.
     Unchanged,
     /// PostgreSQL still rejects a column, with this error.
     Refused(String),
 }
 
 /// A row with `payload_bytes`, locked.
-struct Degraded {
+struct DegradedRow {
     /// `None` only for a prediction.
     workflow_id: Option<String>,
     status: String,
@@ -64,7 +64,7 @@ macro_rules! select_ids {
 macro_rules! lock_row {
     ($table:literal $id:literal, $transaction:expr, $value:expr) => {
         sqlx::query_as!(
-            Degraded,
+            DegradedRow,
             r#"SELECT workflow_id AS "workflow_id?", status, total_cost::text AS total_cost, first_received_at,
                    payload IS NOT NULL AS "has_payload!", output IS NOT NULL AS "has_output!",
                    payload_bytes AS "bytes!"

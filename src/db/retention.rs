@@ -49,7 +49,8 @@ impl RetentionTarget {
     }
 }
 
-/// Rows that are older than these times are removed. The SQL of each target defines the age of a row. `None`: no limit.
+/// Rows that are older than these times are removed. The SQL of each target defines the age of a row. `None`: rows of this
+/// kind are kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
     executions: Option<OffsetDateTime>,
@@ -80,6 +81,7 @@ impl Cutoffs {
             RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => self.payloads,
             RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => self.conflicts,
             RetentionTarget::Quarantine => self.quarantine,
+            // A retry contains an entry, payloads and rows of executions: the shortest limit applies.
             RetentionTarget::QuarantineRetries => self.quarantine.max(self.payloads).max(self.executions),
             RetentionTarget::Changes => self.changes,
         }
@@ -152,7 +154,7 @@ impl Transaction<'_> {
         Ok(newest.fetch_one(self).await?)
     }
 
-    /// The next rows after `after` that may have expired, at most `limit`. Fewer than `limit` are the last.
+    /// The next rows after `after` that may have expired, at most `limit`. Empty if there are none.
     pub(crate) async fn walk(
         &mut self,
         target: RetentionTarget,

@@ -98,7 +98,7 @@ impl TransactionSettings {
     }
 }
 
-/// A transaction, as an executor of statements. Dropped, it is rolled back.
+/// A transaction, as an executor of statements. Rolled back when dropped.
 #[derive(Debug)]
 pub(crate) struct Transaction<'c>(sqlx::Transaction<'c, Postgres>);
 

@@ -22,9 +22,9 @@ pub(crate) struct Unverified {
     pub(crate) deliveries: i32,
     pub(crate) is_redelivery: bool,
     pub(crate) received_at: OffsetDateTime,
-    /// How often its execution was requested without a result.
+    /// How many times its execution was requested without a result.
     pub(crate) attempts: i32,
-    /// How often the request failed although the API answered others.
+    /// How many times the request failed although the API answered other requests.
     pub(crate) strikes: i32,
 }
 

@@ -91,7 +91,8 @@ pub(crate) enum Disposition {
     },
     /// Unsigned: stored until the sender's API confirms it. Not recorded yet.
     Unverified,
-    /// Is neither an execution nor a prediction, was answered 422, and was dropped: the quarantine is full, or PostgreSQL refused the row.
+    /// Is neither an execution nor a prediction, was answered 422, and was dropped: the quarantine is full, or PostgreSQL
+    /// refused the row.
     Dropped,
 }
 

@@ -1,7 +1,7 @@
 //! The caller's reference: the query parameters of `webhook_url`.
 //!
-//! No call of `each::labs` that triggers a workflow accepts data of the caller. A caller can only add parameters to
-//! `webhook_url`, such as `?order=1234&user=42`. The sender's signature does not cover them.
+//! The requests of `each::labs` that trigger a workflow have no field for data of the caller. A caller can only add
+//! parameters to `webhook_url`, such as `?order=1234&user=42`. The sender's signature does not cover them.
 
 use axum::http::Uri;
 use serde_json::{Map, Value};
@@ -9,20 +9,20 @@ use serde_json::{Map, Value};
 /// The maximum size of a reference as JSON text, in bytes.
 pub(crate) const MAX_REFERENCE_BYTES: usize = 2_048;
 
-/// The parameter of a URL token, in any case: it is never stored.
+/// The parameter of a URL token, in upper or lower case. It is never stored.
 const TOKEN: &str = "token";
 
-/// Shorter texts after `token=` are not secrets.
+/// A shorter text after `token=` cannot be a URL token, so other parameters may contain it.
 const MIN_TOKEN_LENGTH: usize = 8;
 
 /// The query parameters of `uri` as a JSON object of strings; `None` without parameters. The first value of a repeated
-/// name counts. Parameters are added in their order while the object has at most [`MAX_REFERENCE_BYTES`] bytes; `cut` is
-/// called if some are left out. A parameter that contains one of `tokens`, for example after a misspelt `&amp;token=`, is
-/// left out, too.
+/// name counts. Parameters are added in their order while the object has at most [`MAX_REFERENCE_BYTES`] bytes; `on_cut`
+/// is called if the others are left out. A parameter that contains one of `tokens`, for example after a misspelt
+/// `&amp;token=`, is left out, too.
 pub(crate) fn of_uri<'u>(
     uri: &Uri,
     tokens: impl Iterator<Item = &'u str>,
-    cut: impl FnOnce(),
+    on_cut: impl FnOnce(),
 ) -> Option<String> {
     let tokens: Vec<_> = tokens.filter(|token| token.len() >= MIN_TOKEN_LENGTH).collect();
     let mut reference = Map::new();
@@ -38,7 +38,7 @@ pub(crate) fn of_uri<'u>(
         let value = Value::from(value);
         bytes += Value::from(&*name).to_string().len() + value.to_string().len() + ":,".len();
         if bytes > MAX_REFERENCE_BYTES {
-            cut();
+            on_cut();
             break;
         }
         reference.insert(name, value);

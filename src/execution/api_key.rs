@@ -18,8 +18,8 @@ pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     let text = super::text(body).ok()?;
     let mut values: Vec<&str> = Vec::new();
     let mut parser = serde_json::Deserializer::from_str(text);
-    // An error after the first values does not matter: they are removed.
-    let _ = parser.deserialize_any(Values { of: &mut values, is_element: false });
+    // After an error, the values before it are removed all the same.
+    let _ = parser.deserialize_any(Values { found: &mut values, is_element: false });
     let mut cleaned = Vec::with_capacity(body.len());
     let mut copied = 0;
     for value in values.iter().filter(|value| **value != "null") {
@@ -34,9 +34,9 @@ pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Collects the texts of the values.
+/// Collects the JSON texts of the values of `api_key`.
 struct Values<'v, 'de> {
-    of: &'v mut Vec<&'de str>,
+    found: &'v mut Vec<&'de str>,
     is_element: bool,
 }
 
@@ -51,7 +51,7 @@ impl<'de> Visitor<'de> for Values<'_, 'de> {
         while let Some(key) = fields.next_key::<&RawValue>()? {
             let value = fields.next_value::<&RawValue>()?.get();
             if *unescaped(key.get()) == *NAME.as_bytes() {
-                self.of.push(value);
+                self.found.push(value);
             }
         }
         Ok(())
@@ -61,7 +61,7 @@ impl<'de> Visitor<'de> for Values<'_, 'de> {
         while let Some(element) = elements.next_element::<&RawValue>()? {
             if element.get().starts_with('{') && !self.is_element {
                 let mut parser = serde_json::Deserializer::from_str(element.get());
-                let _ = parser.deserialize_any(Values { of: &mut *self.of, is_element: true });
+                let _ = parser.deserialize_any(Values { found: &mut *self.found, is_element: true });
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Exact costs, summed without PostgreSQL.
+//! Parses costs exactly, so that the receiver can add them without rounding errors.
 
 /// The cost in units of 10⁻¹², rounded half away from zero like `sensible_cost` in SQL. `None` if it is not below 10¹²: no
 /// execution costs that much. `number` is in the format of JSON or of PostgreSQL.

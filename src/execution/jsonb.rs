@@ -1,7 +1,8 @@
 //! Checks whether `jsonb` can hold a JSON text.
 //!
 //! jsonb rejects U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep nesting, and keeps only
-//! the last value of a repeated key. PostgreSQL would reject a whole batch for one such text, so it is checked before.
+//! the last value of a repeated key. PostgreSQL would reject a whole batch for one such text, so texts are checked
+//! before they are recorded.
 //!
 //! jsonb writes numbers without exponents: the five characters `1e308` become 309. A text that would become much longer
 //! counts as one that jsonb cannot hold, too.
@@ -166,7 +167,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
-/// The keys of one object. The first are compared one by one, the others are hashed: most objects have few keys.
+/// The keys of one object. The first 16 are compared one by one, the others are hashed: most objects have few keys.
 #[derive(Default)]
 struct Keys<'de> {
     few: Vec<Cow<'de, str>>,

@@ -11,7 +11,8 @@ use super::{Execution, api_key};
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
 
-/// How the command line records an execution that lacks a field which an unread key may have.
+/// How to extract an execution although the mapping does not read a key that may have a missing field. The console replaces
+/// this text in errors by the name of its own option.
 pub(crate) const FORCE: &str = "use --force";
 
 /// Other fields of the sender. Views and pages read them from the unchanged payload.
@@ -62,9 +63,11 @@ pub(crate) fn parse_pair(argument: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Pairs of field and source (a key, or a JSON pointer), and of field and value.
+/// A mapping of an operator.
 pub(crate) struct Mapping<'a> {
+    /// Pairs of a field and its source: a key, or a JSON pointer.
     pub(crate) maps: &'a [(String, String)],
+    /// Pairs of a field and its value.
     pub(crate) sets: &'a [(String, String)],
 }
 
@@ -83,8 +86,8 @@ impl Mapping<'_> {
     /// The executions and predictions in a body: the body itself, or the elements of an array. API keys are removed.
     ///
     /// # Errors
-    /// A sentence without its full stop. Unless `force` is set, also if a mapping does not read the key that probably has
-    /// the output or the bulk.
+    /// If the body cannot be parsed or mapped. Unless `force` is set, also if the mapping does not read a key that probably
+    /// has the output or the bulk. The text is a sentence without its full stop.
     pub(crate) fn extract(&self, body: &[u8], force: bool) -> Result<Vec<Extracted>, String> {
         let without_key = api_key::remove(body);
         let text = super::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();

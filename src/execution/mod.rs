@@ -16,8 +16,8 @@
 //!
 //! A body with other fields is not recorded.
 //!
-//! The same function parses a body in the webhook handler, where it decides the answer, and again in the recorder, where
-//! it decides the row. The spool therefore stores the body only.
+//! The same function parses a body in the webhook handler, where it decides the response, and again in the recorder, where
+//! it decides the row. The spool therefore does not store parsed fields.
 
 pub(crate) mod api_key;
 pub(crate) mod cost;
@@ -45,7 +45,8 @@ const TOO_LONG: &str = "is longer than 255 bytes";
 /// Maximum length of a cost or duration in characters.
 const MAX_NUMBER_CHARS: usize = 64;
 
-/// The keys of the parsed fields of a workflow's execution. `step_outputs` is the last.
+/// The keys of the parsed fields of a workflow's execution. `step_outputs` is the last, because [`mapping::FIELDS`] leaves
+/// it out.
 pub(crate) const FIELDS: [&str; 11] = [
     "execution_id",
     "workflow_id",
@@ -201,7 +202,7 @@ pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
 /// Serde's message may quote the body, so only the position is used.
 fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
     match serde_json::from_str(text) {
-        // It may be a future format with several executions. The webhook handler stores such a body.
+        // An array of objects may be a future format with several executions. The webhook handler stores such a body.
         Ok(Shape { of_objects: true }) => {
             return InvalidPayload::Field {
                 field: "execution_id",

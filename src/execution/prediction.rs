@@ -1,4 +1,4 @@
-//! The fields of predictions that no workflow's execution has.
+//! Parses the fields that have another form in predictions: the failure and the metrics.
 
 use std::borrow::Cow;
 

@@ -5,7 +5,7 @@ pub(crate) fn is_terminal(status: &str) -> bool {
     class(status) != OTHER
 }
 
-/// Whether the status is `completed`, or the word for it in predictions and legacy flows. The same as
+/// Whether the status is `completed`, or a word for it in predictions and legacy flows. The same as
 /// `is_successful_status` in SQL.
 pub(crate) fn is_successful(status: &str) -> bool {
     matches!(status, "completed" | "succeeded" | "success")

@@ -35,7 +35,7 @@ fn has_failed(step: &str) -> bool {
 
 /// Calls `visit` with each field of an object and its JSON text; not at all for other values.
 pub(super) fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
-    // An error ends the visit: the rest has no failed step.
+    // An error ends the visit: the fields after it are ignored.
     let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(visit));
 }
 

@@ -1,6 +1,7 @@
 //! Whole lists as JSON Lines, CSV or URLs, for the read API and the command line.
 //!
-//! An export reads page by page. One page is in memory, and between pages no connection and no transaction is open.
+//! An export reads page by page. Only one page is in memory. Between two pages, the export uses no connection and no
+//! transaction.
 
 mod csv;
 
@@ -12,7 +13,7 @@ use crate::db::queries::columns::Columns;
 use crate::db::queries::results::ResultItem;
 use crate::db::queries::{ListQuery, Page, QueryError, QueryPool};
 
-/// Attempts to read a page.
+/// Maximum attempts to read a page.
 const ATTEMPTS: u32 = 30;
 
 /// The format of an export.
@@ -118,7 +119,7 @@ impl<L: ListQuery<Row: Send> + Send> Export<L> {
         Self { query, encoding, ended: false }
     }
 
-    /// The lines of the next page that has some; `None` after the last one, and after an error.
+    /// The lines of the next page with rows; `None` after the last page, and after an error.
     pub(crate) async fn next(&mut self, source: &impl Source) -> Result<Option<String>, QueryError> {
         let mut text = String::new();
         while text.is_empty() && !self.ended {

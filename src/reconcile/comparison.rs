@@ -138,7 +138,7 @@ impl<'r> Comparison<'r> {
     pub(super) async fn checked(&mut self, execution_id: String, absent: bool) -> Result<(), ReconcileError> {
         if !self.dry_run {
             let mut connection = self.reconciler.connection().await?;
-            self.reconciler.within(connection.db.checked(&execution_id, absent)).await?;
+            self.reconciler.within(connection.db.store_check(&execution_id, absent)).await?;
             connection.release();
         }
         let outcome = if absent { Outcome::Absent } else { Outcome::Running };

@@ -42,7 +42,7 @@ impl Comparison<'_> {
             return Ok(());
         }
         let mut connection = self.reconciler.connection().await?;
-        self.reconciler.within(connection.db.workflows_absent(workflows)).await?;
+        self.reconciler.within(connection.db.store_absent_workflows(workflows)).await?;
         connection.release();
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | any | several kinds: executions, predictions, rows for the quarantine, unverified deliveries | each kind is tried on its own |
 //! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | fails | another kind than executions, and executions can be recorded | they and later ones of the kind are stuck (`stuck.rs`) |
+//! | fails | another kind than executions, and executions can be recorded | the attempt's deliveries, and later ones of their kind, are stuck (`stuck.rs`) |
 //! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
 //! | succeeds | one delivery | it is stuck |
 //!
@@ -74,7 +74,7 @@ impl Recorder {
         let (mut parts, mut limits, mut halving_since) = (VecDeque::from([batch]), None, None::<Instant>);
         let mut failed_canaries = 0;
         while let Some(part) = parts.pop_front() {
-            let part = self.shared.stuck.take_later(part, &self.progress());
+            let part = self.shared.stuck.hold_back(part, &self.progress());
             if part.is_empty() {
                 continue;
             }
@@ -119,7 +119,7 @@ impl Recorder {
             parts.push_front(first);
         }
         if failed_canaries > 0 {
-            // The rest became stuck after a failed canary.
+            // After a failed canary, the remaining deliveries became stuck, so no attempt has reset the count.
             self.shared.failing.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -140,7 +140,7 @@ impl Recorder {
         sleep(self.backoff(*failed_canaries)).await;
     }
 
-    /// PostgreSQL records again after `failed_canaries` in a row.
+    /// Reports that PostgreSQL records, and resets `failed_canaries`.
     pub(super) fn recovered(&self, failed_canaries: &mut u32) {
         if std::mem::take(failed_canaries) > 0 {
             self.shared.failing.fetch_sub(1, Ordering::Relaxed);

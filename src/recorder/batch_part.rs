@@ -48,12 +48,12 @@ impl<'i> BatchPart<'i> {
         (self, second)
     }
 
-    /// Whether it holds items of several kinds.
+    /// Whether the part holds items of several kinds.
     pub(super) fn is_mixed(&self) -> bool {
         self.items.windows(2).any(|items| items[0].kind() != items[1].kind())
     }
 
-    /// [`ItemKind::Execution`] if it holds an execution, otherwise the kind of the first item.
+    /// The kind that is attempted first: executions, if the part holds any; otherwise the kind of its first item.
     pub(super) fn first_kind(&self) -> ItemKind {
         let mut kinds = self.items.iter().map(RecordItem::kind);
         let first = kinds.next().unwrap_or(ItemKind::Execution);

@@ -1,4 +1,4 @@
-//! Checks what PostgreSQL records: after a failed attempt, and while the recorder is idle.
+//! Checks what PostgreSQL can record: after a failed attempt, and while the recorder is idle.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(30);
 /// The result of a canary after a failed attempt.
 pub(super) enum Canary {
     Succeeds,
-    /// Executions can be recorded, but nothing can be stored in the table of the items, which are no executions.
+    /// The items are not executions, and nothing can be stored in their table. Executions can be recorded.
     OnlyExecutions(DbError),
     /// Nothing can be recorded.
     Fails(DbError),

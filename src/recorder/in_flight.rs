@@ -19,13 +19,13 @@ pub(super) struct InFlightBatch {
     through: Seq,
     /// Hashes of the identifiers of its executions.
     executions: HashSet<u32>,
-    /// Its deliveries are recorded or stuck.
+    /// All deliveries of the batch are recorded or stuck.
     handled: bool,
 }
 
 impl InFlight {
-    /// Admits a batch once no in-flight batch contains one of its executions and fewer than `MAX_IN_FLIGHT` are in
-    /// flight. This preserves per-execution order and bounds the replay after a crash.
+    /// Admits a batch once fewer than `MAX_IN_FLIGHT` batches are in flight, and no batch that is being recorded contains
+    /// one of its executions. This preserves per-execution order and bounds the replay after a crash.
     pub(super) async fn admit(&self, items: &[RecordItem<'_>], through: Seq) {
         let executions: HashSet<u32> = items.iter().filter_map(RecordItem::execution_id).map(hash).collect();
         let admissible = |batches: &VecDeque<InFlightBatch>| {

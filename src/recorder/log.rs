@@ -37,7 +37,7 @@ impl Recorder {
                 _ => (OffsetDateTime::now_utc(), true),
             };
             if is_new {
-                tracing::error!("deliveries cannot be recorded yet, they wait in the spool: {error}");
+                tracing::error!("deliveries cannot be recorded yet and wait in the spool: {error}");
             }
             *health = RecorderHealth::Failing { since, why: error };
         });

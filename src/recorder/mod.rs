@@ -79,7 +79,8 @@ pub(crate) struct Recorder {
 /// The state that the workers share.
 #[derive(Default)]
 pub(crate) struct SharedState {
-    /// How many tasks wait because PostgreSQL records nothing: workers, and the one that retries stuck deliveries.
+    /// The number of tasks that wait because PostgreSQL records nothing: workers, and the task that retries stuck
+    /// deliveries.
     failing: AtomicUsize,
     dropped: std::sync::Mutex<UnloggedDrops>,
     stuck: StuckList,
@@ -130,7 +131,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Records batches until the spool is closed and empty. A worker locks `source` while it takes a batch.
+    /// Records batches until the spool is closed and empty. A worker locks `source` until its batch is admitted.
     async fn worker(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
         loop {
             let mut source_guard = source.lock().await;

@@ -48,13 +48,13 @@ impl Recorder {
                 Canary::OnlyExecutions(why) => {
                     entry.blocks = Some(Blocked::Kind(item[0].kind()));
                     entry.reset_strikes();
-                    entry.pause(self.backoff(entry.failures_without_strike));
+                    entry.postpone(self.backoff(entry.failures_without_strike));
                     why
                 }
                 Canary::Succeeds if error.is_contention() => {
                     entry.blocks = Blocked::by_lock(&item, &error);
                     entry.reset_strikes();
-                    entry.pause(self.backoff(entry.failures_without_strike));
+                    entry.postpone(self.backoff(entry.failures_without_strike));
                     error
                 }
                 Canary::Succeeds => {
@@ -82,19 +82,19 @@ impl Recorder {
     fn blame(&self, item: &mut RecordItem<'_>, entry: &mut StuckEntry, error: &DbError) -> bool {
         if !entry.strike(error) {
             let pause = self.backoff(entry.strikes).min(MAX_STRIKE_PAUSE);
-            entry.pause(if error.is_repeatable() { Duration::ZERO } else { pause });
+            entry.postpone(if error.is_repeatable() { Duration::ZERO } else { pause });
             return true;
         }
         match item.degrade(error) {
             Some(Degraded::Dropped) => return false,
             Some(Degraded::Reduced) => {
                 entry.degraded_for.push(error.clone());
-                entry.pause(Duration::ZERO);
+                entry.postpone(Duration::ZERO);
             }
             // PostgreSQL rejects every form of the delivery.
             None => {
                 entry.extend_time_limit();
-                entry.pause(self.max_backoff);
+                entry.postpone(self.max_backoff);
             }
         }
         true

@@ -1,4 +1,4 @@
-//! Numbers the committed changes (`migrations/0004_changes.sql`), beside recording.
+//! Numbers the committed changes (`migrations/0004_changes.sql`), concurrently with recording.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use crate::metrics::Metrics;
 
 /// Minimum time between two runs: a run costs PostgreSQL as much for one batch as for many.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum time between two runs: numbers the batches of a receiver that was killed.
+/// Maximum time between two runs. A run also numbers the batches of a receiver that was killed.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Sequencer {
-    /// The recorder's pool: if PostgreSQL grants few connections, each waits for the other.
+    /// Shared with the recorder. If PostgreSQL grants too few connections, the sequencer waits for one of the recorder's,
+    /// and the recorder for that of the sequencer.
     pub(crate) pool: Arc<ConnectionPool>,
     /// Time limit of a run.
     pub(crate) statement_timeout: Duration,
@@ -54,7 +55,7 @@ impl Sequencer {
                 self.metrics.changes_numbered_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
             }
             sleep(MIN_INTERVAL).await;
-            if !matches!(numbered, Ok(Numbered::Some)) {
+            if !matches!(numbered, Ok(Numbered::MaybeMore)) {
                 check = timeout(MAX_INTERVAL, self.committed.notified()).await.is_err();
             }
         }
@@ -64,7 +65,7 @@ impl Sequencer {
     /// them.
     pub(super) async fn finish(&self) {
         let mut numbering = Numbering::default();
-        while let Ok(Numbered::Some) = self.number(&mut numbering, true).await {
+        while let Ok(Numbered::MaybeMore) = self.number(&mut numbering, true).await {
             sleep(MIN_INTERVAL).await;
         }
     }
@@ -73,7 +74,7 @@ impl Sequencer {
     async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
         let mut connection = self.pool.get().await?;
         if !connection.was_idle {
-            // The server may be another one than before.
+            // A new connection may lead to another server.
             *numbering = Numbering::default();
         }
         let run = timeout(self.statement_timeout, async {

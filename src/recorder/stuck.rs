@@ -2,8 +2,8 @@
 //! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
-//! reads each body from the spool again. Any number of deliveries that wait for a lock, or that PostgreSQL rejects in
-//! every form, therefore blocks no other delivery.
+//! reads each body from the spool again. So deliveries that wait for a lock, or that PostgreSQL rejects in every form,
+//! never block other deliveries, however many they are.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,9 +24,9 @@ pub(super) const MAX_STUCK: usize = 200_000;
 const STRIKES: u32 = 3;
 /// Strikes until a delivery is blamed for an error that may go away by itself.
 const STRIKES_WITH_PAUSES: u32 = 10;
-/// How often the time limit of a slow delivery is doubled before it is blamed.
+/// How many times the time limit of a slow delivery is doubled before the delivery is blamed.
 const EXTENSIONS: u32 = 3;
-/// How often the time limit is doubled for a delivery that PostgreSQL rejects in every form.
+/// How many times the time limit is doubled for a delivery that PostgreSQL rejects in every form.
 const MAX_EXTENSIONS: u32 = 6;
 
 /// The stuck deliveries, for health checks.
@@ -84,12 +84,12 @@ pub(super) struct StuckEntry {
     kind: ItemKind,
     /// Hash of the bulk's identifier.
     bulk: Option<u32>,
-    /// The deliveries that wait for this one, by its last attempt.
+    /// Which other deliveries wait for this one, according to its last attempt.
     pub(super) blocks: Option<Blocked>,
     received_at: OffsetDateTime,
     due: Instant,
     pub(super) strikes: u32,
-    /// How often the time limit is doubled.
+    /// How many times the time limit is doubled.
     extensions: u32,
     pub(super) failures_without_strike: u32,
     /// The errors that the delivery was degraded for, one step each.
@@ -117,7 +117,7 @@ impl StuckEntry {
     }
 
     /// Makes the delivery due again after `pause`.
-    pub(super) fn pause(&mut self, pause: Duration) {
+    pub(super) fn postpone(&mut self, pause: Duration) {
         self.due = Instant::now() + pause;
     }
 
@@ -171,7 +171,7 @@ impl StuckList {
     ) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
-            // One of them is retried for all.
+            // Only the first delivery is retried, for all that are blocked.
             state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
         }
         if let Some(why) = why {
@@ -181,9 +181,9 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Moves the deliveries of `part` that would fail or wait, too, into the list, and returns the others. A delivery of
-    /// an execution with a stuck delivery waits for that one, which preserves per-execution order.
-    pub(super) fn take_later<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
+    /// Adds those deliveries of `part` to the list that would fail or wait, too, and returns the others. A delivery of an
+    /// execution with a stuck delivery waits for that one, which preserves per-execution order.
+    pub(super) fn hold_back<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
         let (stuck, blocked): (HashSet<u32>, _) = {
             let state = self.state();
             if state.entries.is_empty() {
@@ -201,8 +201,8 @@ impl StuckList {
         free
     }
 
-    /// Waits for a due delivery. Only the first delivery of each execution in the list can be due, and of what is blocked
-    /// only the delivery that blocks it. `None` once the list is closed and empty.
+    /// Waits for a due delivery. In the list, only the first delivery of each execution can be due. Of the deliveries of a
+    /// blocked kind or bulk, only the blocking one can be due. `None` once the list is closed and empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
             let changed = self.changed.notified();

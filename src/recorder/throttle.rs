@@ -20,7 +20,7 @@ const THROTTLE_MAX: Duration = Duration::from_millis(100);
 pub(super) fn should_throttle(batch: &[SpooledDelivery], arrived: Seq, recorded: Seq) -> bool {
     let fresh = |first: &SpooledDelivery| {
         let age = OffsetDateTime::now_utc() - first.delivery.received_at;
-        // A time in the future: the clock was set back.
+        // The age is negative if the clock was set back.
         !age.is_negative() && age < THROTTLE_MAX_AGE
     };
     batch.len() >= THROTTLE_MIN_BATCH && arrived >= recorded / 2 && batch.first().is_some_and(fresh)

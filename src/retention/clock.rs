@@ -50,7 +50,7 @@ impl Clocks {
     }
 }
 
-/// The receiver's clock minus PostgreSQL's, of more than [`MAX_CLOCK_SKEW`].
+/// The receiver's clock minus PostgreSQL's. The difference is larger than [`MAX_CLOCK_SKEW`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct ClockSkew(pub(crate) time::Duration);
 
@@ -89,9 +89,9 @@ mod tests {
             assert!(clocks.agreed().is_ok());
         }
         let year = Clocks::compare(at(0), at(-400 * 86_400), at(1));
-        let said = year.agreed().unwrap_err().to_string();
-        assert!(said.starts_with("the receiver's clock is 1year 1month 4days"), "{said}");
-        assert!(said.contains("ahead of PostgreSQL's"), "{said}");
+        let message = year.agreed().unwrap_err().to_string();
+        assert!(message.starts_with("the receiver's clock is 1year 1month 4days"), "{message}");
+        assert!(message.contains("ahead of PostgreSQL's"), "{message}");
         let behind = Clocks::compare(at(0), at(301), at(0)).agreed().unwrap_err().to_string();
         assert!(behind.starts_with("the receiver's clock is 5m 1s behind PostgreSQL's"), "{behind}");
         assert!(Clocks::compare(at(0), at(300), at(0)).agreed().is_ok(), "exactly the limit");

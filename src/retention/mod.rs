@@ -15,7 +15,7 @@ pub(crate) use pruner::{Pruner, RetentionState};
 
 use crate::db::{Cutoffs, DbConnection, DbError, RetentionTarget, Visited};
 
-/// The target duration of a batch: its locks are held only briefly.
+/// The target duration of a batch, which holds its locks for this time.
 const BATCH_DURATION: Duration = Duration::from_millis(100);
 /// Rows of the first batch of a walk.
 const FIRST_ROWS: i64 = 100;

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "5ac2b49feb4c7e955b8b85166a719564e5ab8ee6af08255b23aaef29517243d0f92bd46c2011a28c6f20f3c0f4b9b734",
+        "daea4eb0eb8202f2985f583f9d67b3b86bf65f1f458c383fe6a48ebbe774e9ab335818afeab3de6f995db1284add57ad",
     ),
     (
         "0002_rollups.sql",
@@ -28,43 +28,43 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0003_quarantine.sql",
-        "0aa31e1fee2b53dceff8874d1461379c92c10919c9d057f37d2e37f1a96bd1778b7ea29d98e52b979ecfc54a38338a14",
+        "1de07f5fe1be8e31df63badf01e8bc99a1be634b404bdc9678f1af329441ad48fe42743bb93a08f0f2c4b6719735f849",
     ),
     (
         "0004_changes.sql",
-        "7e00185ed5816e09e2d51701c795136c7439e7adf8de9d246e9677f12ea062325d32859ae7ea7a6752eb27363b0fac4a",
+        "41570ef792be6788ca4cc3da86644b53d99b5dcdb33e413f5d2b27e2010e247081e25ca5cdc938a94e10c5e6b2ed070e",
     ),
     (
         "0005_predictions.sql",
-        "f2ff59da98a65b073dd6881f9af41aa0dee3bcdc4750dcb67e4edbbe743d4823bf23f4470bb23f9284b41518a9ae970f",
+        "a9c487e1c939b1648e6520e27dfe3f071d527b2485a64c65c26f3eb7550ebe94a66ce47f97c6e431243e234ae31b2b96",
     ),
     (
         "0006_views.sql",
-        "cd6441e13b77efce2baa7a5bf92c0af7205efca7d1ca7c46bf521bf4e39f9b22676c27cba9872b8f1ae798990015bfa2",
+        "e7d0cace8a61c58b7e03a3d15f2543c3e37a3c1d8e140085eb6c57ecaa83fb1fe23e6a0731d997b3377a29daf56af5f4",
     ),
     (
         "0007_expected.sql",
-        "6df170332420e959eda19daabd77a66817d389a79d3dffe927b7c669bea751ebd80c138cfaa367bea2dfe8054683550c",
+        "2c328535bff07901669e359d65cabcf1cc28df974f4af2c902971c42761fb68fcb5142ef8e2e020fce33688fd4bc8c00",
     ),
     (
         "0008_reconcile.sql",
-        "00f23a4291b04ac876df9aa5f4866f7eaa77fc1e439a5f2a3a2fe5113dc5555ea4e646b489b629b8729e82c7f9c29c79",
+        "925c277514b64d78e0c920cbfe57414042aa46d75a5092fcde21e2e69b31f2eb6437396b5502c6a06b42295032283078",
     ),
     (
         "0009_audit.sql",
-        "4119fff1531b05a01729a32ee9ca96ea7d5947a82a7ad8f55ea1694c9a1a008aa0718b54c9abe3f57a841543e760f5b2",
+        "eae1c2159ca6cf704d4e035415c1aee2d02ed28f40f09da0699496532e30e2e6bb8f702fda929183d97da0781a719e14",
     ),
     (
         "0010_verification.sql",
-        "0d0a2bb532535d44b3b3b05c608b090a6bd916f54ec191e78ae802e725060d7407a8c9617ae138fc5730e516d4d43ad3",
+        "1d0948073c9a61bc60625940b3e81454f0227275fe06b9daa3b667b57ff303cae425a74d23a2c4c52649b5ebdfa3172d",
     ),
     (
         "0011_quarantine_retries.sql",
-        "c3196559b10727a9bce3472fef26f10dcf6a8486e8ab69be26171656b470c332c784cc7c68341474bc074ffc261f66af",
+        "f44fb647f43b3c5f0a618d099204c0baaee08df3e704a78de0205536fb7e66aa437319d1881bf8ea4790ac5a697b2606",
     ),
     (
         "0012_sessions.sql",
-        "a419a3821a945db5d252daaaebe7670352e7abbf508d1f2be0d8bde8c10a80fa04757a3b030bceb328641b059bc88172",
+        "2a1c66f365a35de30317021b00047c7717cfd5ea172ec75c7f86dcb47a10cc84ff7883455352501c813ab6de4cb04fce",
     ),
 ];
 

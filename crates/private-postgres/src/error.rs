@@ -1,4 +1,4 @@
-//! Why the private PostgreSQL cannot be started or found.
+//! The error of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ pub enum EmbeddedError {
     /// PostgreSQL's programs are missing, or of another major version than the existing data.
     #[error("{0}")]
     Binaries(String),
-    /// The directory contains files of something else.
+    /// The directory contains other files.
     #[error(
         "{0} contains other files than a private PostgreSQL: set `database.embedded_dir` to a directory of its own"
     )]

@@ -1,7 +1,7 @@
 //! A private PostgreSQL for machines without a running one: for `make run`, `cargo run` and the tests.
 //!
-//! Its data is in one directory, with fsync on. It listens on a Unix socket only. On Linux it stops when the process
-//! that started it ends, even by SIGKILL.
+//! The data of the server is in one directory, with fsync on. The server listens on a Unix socket only. On Linux it stops
+//! when the process that started it ends, even by SIGKILL.
 
 mod binaries;
 mod error;
@@ -20,9 +20,9 @@ pub use error::EmbeddedError;
 use owner::Owner;
 use process::Postmaster;
 
-/// Its only database.
+/// The only database of the cluster.
 const DATABASE: &str = "workflow_receiver";
-/// Its only role.
+/// The only role of the cluster.
 const USER: &str = "postgres";
 
 /// The data directory of a private PostgreSQL, locked for this process. Its server can be started again after it ended.
@@ -61,7 +61,7 @@ impl Cluster {
         Ok(Arc::new(Self { binaries, owner, dir, socket_dir, is_new, _lock: lock }))
     }
 
-    /// Whether [`Cluster::open`] created it.
+    /// Whether [`Cluster::open`] created the cluster.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
@@ -77,13 +77,13 @@ impl Cluster {
         Ok(Postgres { postmaster, cluster: self.clone() })
     }
 
-    /// Options for a connection to its database, which may not exist yet.
+    /// Options for a connection to the database, which may not exist yet.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
         connect_options(&self.socket_dir)
     }
 
-    /// The same as a URL, for `database.url` or `psql`.
+    /// The URL of the database, for `database.url` or `psql`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres:///{DATABASE}?host={}&user={USER}", self.socket_dir.display())
@@ -112,13 +112,13 @@ impl Postgres {
         Cluster::open(dir)?.start()
     }
 
-    /// Options for a connection to its database, which may not exist yet.
+    /// Options for a connection to the database, which may not exist yet.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
         self.cluster.connect_options()
     }
 
-    /// The same as a URL, for `database.url` or `psql`.
+    /// The URL of the database, for `database.url` or `psql`.
     #[must_use]
     pub fn url(&self) -> String {
         self.cluster.url()

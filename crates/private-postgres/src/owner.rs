@@ -39,7 +39,8 @@ impl Owner {
         }
     }
 
-    /// Creates `dir`, or a replacement that the user can reach, with access for this user only. Returns its real path.
+    /// Creates `dir`, or another directory if the user cannot reach `dir`, and gives access to this user only. Returns the
+    /// real path.
     pub(crate) fn place_for(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
         fs::create_dir_all(dir).map_err(EmbeddedError::at(dir))?;
         let mut place = dir.canonicalize().map_err(EmbeddedError::at(dir))?;

@@ -132,8 +132,8 @@ impl Drop for Postmaster {
     }
 }
 
-/// Starts the server and waits for its end, on a thread that lives as long as the server: Linux sends the parent-death
-/// signal when the *thread* that started the process ends.
+/// Starts the server and waits for its end. The calling thread lives as long as the server, because Linux sends the
+/// parent-death signal when the *thread* that started the process ends.
 fn run_and_wait(
     mut command: Command,
     started: &mpsc::Sender<std::io::Result<Pid>>,
@@ -171,7 +171,7 @@ fn is_predecessor_running(line: &str) -> bool {
     line.contains("postmaster.pid") || line.contains("still in use")
 }
 
-/// Why the server did not start, from its log, to which a previous server may have written as well.
+/// Why the server did not start, from the lines of its log. A previous server may have written some of them.
 fn failure_reason(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     match lines.iter().find(|line| is_predecessor_running(line)) {

@@ -49,7 +49,7 @@ async fn disturb(State(shared): State<Arc<Shared>>, request: Request, next: Next
     }
     let key = key(request.headers());
     if key.as_deref() != Some(&*shared.options.api_key) {
-        // A careless error repeats the key.
+        // The error repeats the key: the receiver must not log it.
         let error = format!("invalid api key {}", key.unwrap_or_default());
         return problem(StatusCode::UNAUTHORIZED, &error);
     }
@@ -141,7 +141,7 @@ async fn older_bulk_trigger(
     start_bulk(&shared, &workflow, &body)
 }
 
-/// The answer lists the executions in the order of the inputs.
+/// The response lists the executions in the order of the inputs.
 fn start_bulk(shared: &Arc<Shared>, workflow: &str, body: &TriggerBody) -> Response {
     let inputs = body.inputs.as_array().filter(|inputs| (1..=MAX_BULK).contains(&inputs.len()));
     let Some(inputs) = inputs.filter(|inputs| inputs.iter().all(Value::is_object)) else {
@@ -176,7 +176,7 @@ impl Paging {
         self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
     }
 
-    /// A page of `rows`, and their capped number.
+    /// A page of `rows`, and the number of rows, which is `max_total` at most.
     fn page<T>(&self, rows: Vec<T>, max_total: usize) -> (Vec<T>, usize) {
         let total = rows.len().min(max_total);
         (rows.into_iter().skip(self.offset).take(self.limit()).collect(), total)

@@ -21,7 +21,7 @@ pub struct Demo {
     pub admin_url: String,
     /// Signs the webhooks.
     pub webhook_secret: String,
-    /// All pauses are multiples of this. A second is the speed for people.
+    /// The unit of all pauses: one second in `make demo`, shorter in tests.
     pub second: Duration,
 }
 
@@ -91,7 +91,7 @@ struct Running {
     started: OffsetDateTime,
 }
 
-/// A step of a workflow. The last one makes the output.
+/// A step of a workflow. The last step makes the output of the execution.
 struct Step {
     name: &'static str,
     model: &'static str,
@@ -211,7 +211,7 @@ impl Script<'_> {
         self.stand_in.post(url, Some(&self.demo.webhook_secret), body).await;
     }
 
-    /// Executions that end at the start, so that the pages are not empty.
+    /// Executions that end when the demo starts, so that the pages are not empty.
     async fn history(&self) {
         let bulk = self.stand_in.new_id();
         let runs = self.begin_bulk(&bulk);
@@ -348,7 +348,7 @@ impl Script<'_> {
         }
     }
 
-    /// A lost webhook, a body of unknown shape, a duplicate and a conflict, again and again.
+    /// In turn, without end: a lost webhook, a body of unknown shape, a duplicate, a conflict.
     async fn irregular(&self) {
         for number in 0_usize.. {
             let run = self.begin_photo(number, None);

@@ -40,11 +40,11 @@ pub struct Options {
     pub attempt_interval: Duration,
     /// The largest `total_count` of a list.
     pub max_total: usize,
-    /// Every request with a number that this divides is answered 429; 0 is never.
+    /// For a value n above 0, every n-th request is answered 429.
     pub throttle_every: usize,
     /// `Retry-After` of a 429, in seconds.
     pub retry_after: u64,
-    /// The connection of every request with a number that this divides is cut; 0 is never.
+    /// For a value n above 0, the connection of every n-th request is cut.
     pub reset_every: usize,
     /// Makes identifiers random, so that a later run has others. `None` for a sequence from 1.
     pub seed: Option<u64>,
@@ -65,7 +65,7 @@ impl Default for Options {
     }
 }
 
-/// A running stand-in. Dropped, it stops.
+/// A running stand-in. Stops when dropped.
 #[derive(Debug)]
 pub struct StandIn {
     address: SocketAddr,
@@ -79,7 +79,7 @@ struct Shared {
     store: Mutex<Store>,
     http: reqwest::Client,
     requests: AtomicUsize,
-    /// Every request is answered with this status; 0 for the usual answers.
+    /// Every request is answered with this status; 0 for the usual responses.
     outage: AtomicU16,
     /// The number of webhooks that are still being delivered.
     delivering: watch::Sender<usize>,
@@ -164,7 +164,7 @@ impl StandIn {
         self.shared.store().new_id()
     }
 
-    /// Adds a prediction to the delivery log, which is not an execution of a workflow. Returns the body of its webhook.
+    /// Adds a prediction (not an execution of a workflow) to the delivery log. Returns the body of its webhook.
     #[expect(clippy::must_use_candidate, reason = "a caller may not need the body")]
     pub fn predict(&self, webhook_url: &str) -> Value {
         self.shared.store().predict(webhook_url)
@@ -185,7 +185,7 @@ impl StandIn {
         self.shared.store().remove_deliveries(execution_id);
     }
 
-    /// Removes an execution, but neither its row in the list nor its deliveries.
+    /// Makes Get Execution answer 404 for an execution. The list and the delivery log still have it.
     pub fn hide(&self, execution_id: &str) {
         self.shared.store().hide(execution_id);
     }
@@ -196,7 +196,7 @@ impl StandIn {
         self.shared.store().find(execution_id).map(|execution| execution.body.clone())
     }
 
-    /// Waits until every webhook was acknowledged or given up.
+    /// Waits until every webhook was acknowledged, or its last attempt failed.
     pub async fn deliveries_finished(&self) {
         let _ = self.shared.delivering.subscribe().wait_for(|delivering| *delivering == 0).await;
     }

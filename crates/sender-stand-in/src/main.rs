@@ -1,8 +1,8 @@
 //! `sender-stand-in [ADDRESS]`: runs the stand-in until Ctrl-C. The key is `stand-in-key`.
 //!
-//! `sender-stand-in demo PROGRAM`: also starts the receiver `PROGRAM`, and sends webhooks to it ([`demonstration`]).
+//! `sender-stand-in demo PROGRAM`: also starts the receiver `PROGRAM`, and sends webhooks to it ([`demo_command`]).
 
-mod demonstration;
+mod demo_command;
 
 use std::error::Error;
 use std::io::Write;
@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let [command, program] = &*arguments
         && command == "demo"
     {
-        if let Err(error) = demonstration::run(program).await {
+        if let Err(error) = demo_command::run(program).await {
             eprintln!("{error}");
             std::process::exit(1);
         }

@@ -133,7 +133,7 @@ fn length(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
 
-/// Eight notes of a pentatonic scale, two seconds together: 16 bits, one channel.
+/// Eight notes of a pentatonic scale, two seconds in total: 16 bits, one channel.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

@@ -34,7 +34,7 @@ pub(crate) struct Store {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Execution {
-    /// The answer of Get Execution, and the body of the webhook.
+    /// The response of Get Execution, and the body of the webhook.
     pub(crate) body: Value,
     pub(crate) webhook_url: Option<String>,
     pub(crate) webhook_secret: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Delivery {
     pub(crate) request: String,
     pub(crate) headers: Value,
     created_at: String,
-    /// The latest last.
+    /// In the order of time.
     pub(crate) attempts: Vec<Value>,
 }
 
@@ -156,7 +156,7 @@ impl Store {
         }
         if let Some(url) = execution.webhook_url.clone() {
             let request = execution.body.to_string();
-            // The log has the secret, as that of each::labs may.
+            // The log has the secret, because the log of each::labs may have it, too.
             let headers = json!({ "X-Webhook-Secret": execution.webhook_secret });
             let execution_id = Some(id.to_owned());
             let entry =

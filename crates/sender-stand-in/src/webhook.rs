@@ -1,4 +1,4 @@
-//! Sends webhooks: signed, and again until they are acknowledged or given up.
+//! Sends webhooks, signed, until they are acknowledged or the last attempt failed.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

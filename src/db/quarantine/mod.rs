@@ -104,10 +104,9 @@ impl DbConnection {
         self.transact(async |transaction| dropped.fetch_all(transaction).await).await
     }
 
-    /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing. With
-    /// `dry_run`, everything is rolled back.
+    /// Records the executions that `extract` finds in the body of an entry, and deletes the entry; or changes nothing.
     ///
-    /// All conflicts among them are stored without a limit, because the entry's size is bounded.
+    /// Conflicts are stored without a limit, because the entry's size is bounded.
     pub(crate) async fn retry_quarantined(
         &mut self,
         id: i64,
@@ -206,8 +205,8 @@ impl DbConnection {
         Ok(Retried::Retained(CHANGED.to_owned()))
     }
 
-    /// Records `items`, deletes the entry, and stores what an undo needs: the order of locks is that of recording. `None`,
-    /// without any change, if the entry was deleted or received again meanwhile.
+    /// Records `items`, deletes the entry, and stores the rows that an undo needs. Locks rows in the order of recording.
+    /// Returns `None`, and changes nothing, if the entry was deleted or received again meanwhile.
     async fn move_out(
         &mut self,
         id: i64,

@@ -183,8 +183,8 @@ macro_rules! restore_rows {
     };
 }
 
-/// Deletes the conflicts that the retry stored or counted, and restores the counted ones. One that retention has removed
-/// stays removed.
+/// Deletes the conflicts that the retry stored or counted, and restores the counted ones as they were before. A conflict
+/// that retention has removed stays removed.
 macro_rules! restore_conflicts {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr, $before:expr) => {{
         let deleted = sqlx::query_scalar!(
@@ -333,7 +333,7 @@ impl DbConnection {
         }
     }
 
-    /// Locks rows in the order of recording. The row of `quarantine_retries` is locked first; only an undo waits for it.
+    /// Locks rows in the order of recording, after the row of `quarantine_retries`: only another undo waits for that row.
     async fn try_undo(&mut self, quarantine_id: i64) -> Result<Undone, DbError> {
         let mut transaction = self.begin().await?;
         let retry = sqlx::query_as!(
@@ -428,7 +428,7 @@ async fn restore(
     Ok(Ok((current, restored)))
 }
 
-/// Counts the difference, and collects the changes for the change feed.
+/// Adds the difference between both states to the rollups, and collects the changes for the change feed.
 fn count(
     rollups: &mut Rollups<'static>,
     changes: &mut Vec<UndoneChange>,
@@ -472,7 +472,7 @@ impl CountedRow {
     }
 }
 
-/// The executions are missing again, if they are expected.
+/// Marks the executions as not settled, if they are expected: they are missing again.
 async fn unsettle(transaction: &mut Transaction<'_>, ids: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1) AND settled",

@@ -14,7 +14,7 @@ pub(crate) struct Action {
     /// The name of the operator's token.
     pub(crate) actor: String,
     pub(crate) action: String,
-    /// The identifier of the row; empty if the action concerns none.
+    /// The identifiers of the rows, and the mapping of a retry; empty if the action concerns no row.
     pub(crate) target: String,
     /// `None` while the action runs, and if the receiver ended during the action.
     pub(crate) succeeded: Option<bool>,

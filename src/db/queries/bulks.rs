@@ -48,7 +48,7 @@ pub(crate) struct Bulk {
     /// When the latest delivery that changed a count was received; null before that.
     #[serde(with = "rfc3339::option")]
     pub(crate) last_received_at: Option<OffsetDateTime>,
-    /// Seconds since `last_received_at`; null if that is null.
+    /// Seconds since `last_received_at`; null if `last_received_at` is null.
     pub(crate) seconds_since_last: Option<i64>,
 }
 hidden {
@@ -63,7 +63,7 @@ impl Bulk {
         self.expected.map_or(0, |expected| i64::from(expected) - i64::from(self.received))
     }
 
-    /// The command that sets the size. An identifier that a shell would need quotation marks for is replaced by `BULK`.
+    /// The command that sets the size. An identifier that needs quotation marks in a shell is replaced by `BULK`.
     pub(crate) fn set_size_command(&self) -> String {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
         let is_argument = self.bulk_id.bytes().all(is_plain) && !self.bulk_id.starts_with('-');

@@ -139,7 +139,7 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
-    /// The console's filter by the meaning of the status: a result of [`status::class`].
+    /// The console's filter by class of status: a result of [`status::class`].
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) class: Option<&'static str>,
@@ -177,7 +177,7 @@ pub(crate) const SEARCH_SCAN_LIMIT: i64 = 1_000;
 const MAX_SEARCHED_PAYLOAD: i32 = 64 << 10;
 
 impl Filter {
-    /// Filters by a status of the console: `completed` also finds other words for it, and `running` finds all executions
+    /// Filters by a status of the console: `completed` finds all successful statuses, and `running` finds all executions
     /// that have not ended.
     #[must_use]
     pub(crate) fn with_status(self, status: Option<String>) -> Self {
@@ -268,7 +268,7 @@ impl Query for Executions {
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status.or(self.filter.class) {
             None | Some("completed") => None,
-            // Their own indexes are enough.
+            // The index of bulks or of references finds the executions.
             _ if bulk.is_some() || reference.is_some() => None,
             Some("failed") => Some("failed"),
             Some(_) => Some("rare"),

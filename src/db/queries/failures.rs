@@ -11,10 +11,10 @@ use crate::db::Transaction;
 
 /// Maximum executions and predictions that are scanned.
 const SCAN_LIMIT: i64 = 1_000;
-/// The same for failed steps. It is lower, because each payload is decompressed.
+/// Maximum executions that are scanned for failed steps. It is lower, because each payload is decompressed.
 const STEP_SCAN_LIMIT: i64 = 500;
 
-/// Failures with one cause: of executions or of predictions, never of both.
+/// Failures with the same cause. All failures of a group are of executions, or all are of predictions.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
     /// The workflow that ran; null when models are grouped, and for predictions on their own.
@@ -25,7 +25,7 @@ pub(crate) struct Group {
     pub(crate) model: Option<String>,
     /// One of the sender's classes of failures, such as `execution_timeout`; `unknown` if the texts do not show it.
     pub(crate) failure_class: String,
-    /// The kind of failure, such as `ExecutionFailed`, or `PROVIDER_REJECTED` of predictions; null if not sent. The first
+    /// The kind of failure, such as `ExecutionFailed`, or for predictions `PROVIDER_REJECTED`; null if not sent. The first
     /// 1,000 characters.
     pub(crate) error: Option<String>,
     /// The sender's reason; null if not sent. The first 1,000 characters.
@@ -36,10 +36,10 @@ pub(crate) struct Group {
     pub(crate) latest_execution_id: Option<String>,
     /// The latest prediction in the group; null for a group of executions.
     pub(crate) latest_prediction_id: Option<String>,
-    /// When the first delivery of the earliest one was received, by the receiver's clock.
+    /// When the first delivery of the group's earliest failure was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) earliest_received_at: OffsetDateTime,
-    /// When the first delivery of the latest one was received.
+    /// When the first delivery of the group's latest failure was received, by the receiver's clock.
     #[serde(with = "rfc3339")]
     pub(crate) latest_received_at: OffsetDateTime,
     #[serde(skip)]

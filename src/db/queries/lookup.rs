@@ -1,4 +1,4 @@
-//! Finds what an identifier belongs to.
+//! Looks up an identifier of unknown kind.
 
 use super::Query;
 use crate::db::Transaction;

@@ -1,4 +1,4 @@
-//! Counts for the chart of the last hour. The rollups have hours, so these counts are of the latest executions.
+//! Counts for the chart of the last hour. The rollups count by hour, so these counts are made from the executions.
 
 use time::{Duration, OffsetDateTime};
 
@@ -21,7 +21,7 @@ pub(crate) struct Minutes {
 pub(crate) struct MinuteCounts {
     /// A point for each minute without gaps.
     pub(crate) overview: Overview,
-    /// If there are too many executions: the first minute that is counted in full.
+    /// The first minute that is counted in full, if there are more than [`SCAN_LIMIT`] executions; otherwise `None`.
     pub(crate) counted_since: Option<OffsetDateTime>,
 }
 

@@ -4,8 +4,8 @@
 //! are read-only and bounded, so that they do not slow recording: a page by its rows, a scan by [`SCAN_LIMIT`], and all
 //! queries by the pool's connections and time limit.
 //!
-//! Lists are ordered by the time of the first delivery, newest first, and continue after a cursor ([`page`]). Executions
-//! that are recorded meanwhile are before the cursor.
+//! Lists are ordered by the time of the first delivery, newest first, and continue after a cursor ([`page`]). An execution
+//! that is received between two pages is newer than the cursor, so the following pages do not contain it.
 
 #![expect(clippy::struct_field_names, reason = "fields have the names of the columns")]
 
@@ -38,7 +38,6 @@ use std::fmt::Debug;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use strum::VariantArray;
-
 use utoipa::IntoParams;
 
 use crate::execution::identifier::Identifier;
@@ -152,7 +151,7 @@ pub(crate) const SCAN_LIMIT: i64 = 2_500;
 /// Maximum characters of an error or its cause in a list.
 pub(crate) const EXCERPT_CHARS: i32 = 1_000;
 
-/// Maximum bytes of a shown text. A larger one is left out, and `omitted` names its field.
+/// Maximum bytes of a JSON value or text in a detail. A larger one is null, and `omitted` names its field.
 pub(crate) const MAX_TEXT: i32 = 16 << 20;
 
 /// Maximum characters of an error or its cause in a detail.

@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 
 use super::period::TimeRange;
 
-/// The default and the maximum number of items of a page.
+/// The default number of items of a page.
 pub(crate) const DEFAULT_LIMIT: i64 = 50;
+/// The maximum number of items of a page.
 pub(crate) const MAX_LIMIT: i64 = 1_000;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -126,7 +127,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// The number of a numbered row. Without an id, a number below all others.
+    /// The number of a numbered row. For an empty id, a number below all others.
     pub(super) fn number(&self) -> i64 {
         self.id.parse().unwrap_or(i64::MIN)
     }

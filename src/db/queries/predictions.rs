@@ -24,7 +24,7 @@ const MAX_CONFLICTS: i64 = 50;
 pub(crate) struct Prediction {
     /// The sender's identifier of the prediction: `exec_id`, or `id` in the oldest form.
     pub(crate) prediction_id: String,
-    /// The workflow of which the prediction is a step; null for a prediction on its own.
+    /// The workflow that the prediction is a step of; null for a prediction on its own.
     pub(crate) workflow_id: Option<String>,
     /// As sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
     pub(crate) status: String,

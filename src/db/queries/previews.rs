@@ -1,4 +1,4 @@
-//! What a list shows of the payload of an execution: its prompt and its first results.
+//! Excerpts of executions for a list: the prompt and the first results.
 
 use super::Query;
 use crate::db::Transaction;

@@ -24,8 +24,8 @@ pub(crate) struct Quarantined {
     pub(crate) reason: String,
     /// The size of the body in bytes.
     pub(crate) body_bytes: i32,
-    /// How it was authenticated when first received: `signature`, `secret_header`, `url_token`, `none`, or `unverified` for
-    /// an unsigned webhook; null if unknown.
+    /// How a delivery of this body was authenticated: `signature`, `secret_header`, `url_token`, `none`, or `unverified`
+    /// for an unsigned webhook; null if unknown. An authenticated delivery replaces `none` and `unverified`.
     pub(crate) authenticated_by: Option<String>,
     /// Whether the webhook was answered 200 at least once. False for a webhook that was answered 422, and for an unsigned
     /// webhook that was not confirmed.
@@ -138,8 +138,9 @@ LIMIT $4",
     }
 }
 
-/// Maximum groups, and the newest entries that are grouped.
+/// Maximum groups.
 const MAX_GROUPS: i64 = 100;
+/// Maximum entries that are grouped: the newest ones.
 const MAX_GROUPED: i64 = 20_000;
 
 /// The entries with one reason.
@@ -183,10 +184,10 @@ impl Query for QuarantineReasons {
     }
 }
 
-/// Bytes of the start of a body.
+/// Maximum bytes of the start of a body in a list.
 const START_BYTES: i32 = 160;
 
-/// The last character may be cut.
+/// The start of a body as text, without a last character that is cut.
 fn start_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
 }
@@ -221,7 +222,7 @@ pub(crate) struct QuarantineUsage {
     pub(crate) refused_bytes: i64,
 }
 
-/// Reads all rows. Their number is bounded, except for those answered 200.
+/// Reads all rows of the table. Limits bound their number, except for webhooks answered 200.
 #[derive(Debug)]
 pub(crate) struct GetQuarantineUsage;
 

@@ -22,7 +22,7 @@ impl Reference {
         parameters.into_iter().map(pair).collect()
     }
 
-    /// Such as `order=1234 user=42`.
+    /// The parameters in one line, such as `order=1234 user=42`.
     pub(crate) fn to_line(&self) -> String {
         let pair = |(name, value): &(String, String)| format!("{name}={value}");
         self.pairs().iter().map(pair).collect::<Vec<_>>().join(" ")

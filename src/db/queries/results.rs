@@ -1,7 +1,6 @@
 //! The list of results: the files, texts and other values that executions and predictions produced.
 //!
-//! The function `execution_results` of the database finds them. For one execution or one bulk:
-//! [`ResultsQuery::of_execution`], [`ResultsQuery::of_bulk`].
+//! The SQL function `execution_results` finds the results in an output and a payload.
 
 use std::fmt::Debug;
 
@@ -21,7 +20,8 @@ use super::{Choice, ListFilter, Listing, MAX_TEXT, Page, Query, SCAN_LIMIT, Scop
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
-/// A page ends once its results have this many bytes. PostgreSQL also decompresses at most this much at once.
+/// A page ends once its results have this many bytes. One statement also decompresses at most this much, unless a single
+/// source is larger.
 const PAGE_BYTES: i64 = 4 << 20;
 /// Maximum executions of a statement, so that it ends long before the statement timeout.
 const GROUP_ROWS: usize = 200;
@@ -67,12 +67,13 @@ columns! {
         pub(crate) step_id: Option<String>,
         /// Whether `workflow_output` or `output` contains it; false if only a step does.
         pub(crate) is_final: bool,
-        /// Of a URL: by its media type, or by a word in its path. Text, or JSON (`data`), are in `text`.
+        /// For a URL, derived from its media type, or else from a word in its `path`. Any other value is text, or data if it
+        /// is JSON.
         #[schema(value_type = Kind)]
         pub(crate) kind: String,
         /// The media type of the URL; null if unknown. URLs are never fetched.
         pub(crate) media_type: Option<String>,
-        /// The URL; null for a value that is not a URL. Of a data URL, only the part before the data.
+        /// The URL; null for a value that is not a URL. For a data URL, only the part before the data.
         pub(crate) url: Option<String>,
         /// The text, or the JSON as text; null for a URL.
         pub(crate) text: Option<String>,
@@ -129,7 +130,7 @@ struct Source {
     bulk_id: Option<String>,
     first_received_at: OffsetDateTime,
     reference: Option<Reference>,
-    /// It matches the filter and has a payload.
+    /// Whether the source matches the filter, and has an output or a payload.
     matches: bool,
     /// An upper bound for the size of its decompressed payload and output, from the size of the compressed ones.
     bytes: i64,
@@ -276,7 +277,7 @@ impl ListRow for ResultItem {
 }
 
 impl ResultItem {
-    /// Its URL; `None` for a data URL, of which only the beginning is known.
+    /// The URL; `None` for a data URL, because only its beginning is known.
     pub(crate) fn whole_url(&self) -> Option<&str> {
         self.url.as_deref().filter(|_| !self.truncated)
     }

@@ -1,6 +1,6 @@
--- At most $3 results of the executions $1, in this order; of the first execution, only results after the position $2. Where
--- $8 is true, $1 is a prediction. Only results of the kind $6 (null for all), and if $7 only final ones. The list ends once
--- it has $4 bytes. A text of more than $5 bytes is cut off.
+-- The results of the sources $1, in this order, at most $3 rows. A source is a prediction if its $8 is true, otherwise an
+-- execution. Only results of the first source that are after the position $2. Only results of the kind $6 (null: all kinds),
+-- and only final ones if $7 is true. The list ends once it has $4 bytes. A text of more than $5 bytes is cut off.
 SELECT
     n AS "n!",
     position AS "position!",

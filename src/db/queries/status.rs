@@ -1,11 +1,11 @@
-//! Which statuses are in use. A filter by a misspelt status would be answered with an empty list.
+//! Rejects a filter by a status that no execution has. Otherwise a misspelt status would look like an empty list.
 
 use super::{Query, QueryError, QueryPool};
 use crate::db::Transaction;
 
-/// Always accepted, whether or not an execution has them.
+/// Statuses that are accepted even if no execution has them.
 const COMMON: [&str; 4] = ["cancelled", "completed", "failed", "running"];
-/// Maximum executions that are scanned. If there are more with a rare status, every status is accepted.
+/// Maximum executions that are scanned. If more executions have a rare status, every status is accepted.
 const SCAN_LIMIT: i64 = 10_000;
 /// Maximum statuses that the error names.
 const MAX_NAMED: usize = 20;
@@ -18,7 +18,7 @@ pub(crate) struct UnknownStatus {
     is_list: bool,
 }
 
-/// Checks a filter by status. As long as no execution is recorded, every status is accepted.
+/// Checks a filter by status. While no execution is recorded, every status is accepted.
 ///
 /// # Errors
 /// The outer error is that of the query.

@@ -8,8 +8,8 @@ use crate::delivery::Disposition;
 use crate::execution::Kind;
 use crate::execution::status::is_terminal;
 
-/// Maximum changes of a row. Readers unpack whole rows.
-const MAX_ROW: usize = 500;
+/// Maximum changes in a row. Readers unpack whole rows.
+const MAX_CHANGES: usize = 500;
 
 /// A change of an execution.
 #[derive(Clone, Copy, IntoStaticStr)]
@@ -52,7 +52,8 @@ impl ChangeType {
     }
 }
 
-/// Inserts the changes of executions of workflows, after the rows of the executions are locked: see the migration.
+/// Inserts the changes of executions of workflows. The caller has locked the rows of the executions, which makes the order
+/// of the numbers that of the commits (`migrations/0004_changes.sql`).
 pub(super) async fn insert_changes(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
@@ -71,7 +72,7 @@ pub(super) async fn insert_changes(
     insert(transaction, &changes.collect::<Vec<_>>()).await
 }
 
-/// Inserts `execution.undone` for each, after the rows of the executions are locked.
+/// Inserts `execution.undone` for each of `undone`. The caller has locked the rows of the executions.
 pub(in crate::db) async fn insert_undone(
     transaction: &mut Transaction<'_>,
     undone: &[UndoneChange],
@@ -87,7 +88,7 @@ pub(in crate::db) async fn insert_undone(
 }
 
 async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Result<(), DbError> {
-    for changes in changes.chunks(MAX_ROW) {
+    for changes in changes.chunks(MAX_CHANGES) {
         let types: Vec<&str> = changes.iter().map(|change| change.kind.into()).collect();
         let executions: Vec<_> = changes.iter().map(|change| change.execution_id).collect();
         let workflows: Vec<_> = changes.iter().map(|change| change.workflow_id).collect();

@@ -39,7 +39,7 @@ RETURNING " + $id,
     };
 }
 
-/// Returns the identifiers of those that were not recorded before. All rows of `round` are of this kind.
+/// Inserts the rows of `round` that are not recorded yet, and returns their identifiers. All rows are of `kind`.
 pub(super) async fn insert_new(
     transaction: &mut Transaction<'_>,
     kind: Kind,

@@ -28,6 +28,7 @@ pub(crate) enum ItemKind {
     Execution,
     /// In `predictions`.
     Prediction,
+    /// In `quarantine`.
     Quarantined,
     /// In `unverified_deliveries`.
     Unverified,
@@ -43,7 +44,7 @@ pub(crate) struct ExecutionRow<'a> {
     pub(super) payload_bytes: Option<&'a [u8]>,
     pub(super) step_failed: bool,
     pub(super) delivery: &'a Delivery,
-    /// Later than the delivery if the row stands for several deliveries of one body (`quarantine retry`).
+    /// Later than the delivery if the row represents several deliveries of one body (`quarantine retry`).
     pub(super) last_received_at: OffsetDateTime,
     pub(super) deliveries: i32,
     /// How many of them have `X-Webhook-Redelivery`.
@@ -63,7 +64,7 @@ struct Degradation<'a> {
 }
 
 /// The forms of a degraded execution, as bit masks of the columns that are left out: 1 for `payload`, 2 for `output`, 4
-/// for `total_cost`. Each form loses no more columns than the next ones; `payload_bytes` always has the whole body.
+/// for `total_cost`. Forms that lose fewer columns are first; `payload_bytes` always has the whole body.
 const LEFT_OUT: [u8; 7] = [0b001, 0b010, 0b100, 0b011, 0b101, 0b110, 0b111];
 
 /// The result of [`RecordItem::degrade`].
@@ -84,7 +85,7 @@ pub(crate) struct QuarantineRow<'a> {
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,
-    /// How many deliveries of this body the row stands for.
+    /// How many deliveries of this body the row represents.
     pub(super) deliveries: i32,
     /// The execution as the sender's API has it, if it differs from the body.
     pub(super) api_body: Option<&'a [u8]>,
@@ -96,7 +97,7 @@ pub(crate) struct QuarantineRow<'a> {
 pub(crate) struct UnverifiedRow<'a> {
     pub(super) execution: Box<Execution<'a>>,
     pub(super) delivery: &'a Delivery,
-    /// How many deliveries of this body the row stands for.
+    /// How many deliveries of this body the row represents.
     pub(super) deliveries: i32,
 }
 
@@ -172,7 +173,7 @@ impl<'a> RecordItem<'a> {
         Self::Unverified(UnverifiedRow { execution: Box::new(execution), delivery, deliveries: 1 })
     }
 
-    /// Makes the row stand for several deliveries.
+    /// Makes the row represent several deliveries of one body.
     pub(crate) fn with_deliveries(
         mut self,
         deliveries: i32,
@@ -221,9 +222,9 @@ impl<'a> RecordItem<'a> {
         })
     }
 
-    /// Switches to the next form that PostgreSQL may accept: first an execution with columns left out, and after all such
-    /// forms a body in quarantine. `None` for an acknowledged delivery that PostgreSQL also rejects in quarantine: there is
-    /// no further form.
+    /// Switches to the next form that PostgreSQL may accept. An execution first loses columns, in the order of [`LEFT_OUT`].
+    /// After the last of these forms, its body goes to quarantine. Returns `None` for an acknowledged delivery that
+    /// PostgreSQL also rejects in quarantine.
     ///
     /// For an error that is not about the contents, only two forms are tried: without the payload, and without all
     /// three columns.
@@ -296,7 +297,7 @@ impl<'a> RecordItem<'a> {
         }
     }
 
-    /// `None` if the body could not be parsed, after degrading to quarantine, and for an unverified delivery.
+    /// `None` for an item that goes to quarantine, and for an unverified delivery.
     pub(crate) fn execution(&self) -> Option<&Execution<'a>> {
         match self {
             Self::Execution(row) => Some(&row.execution),

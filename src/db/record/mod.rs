@@ -51,8 +51,9 @@ impl DbConnection {
     }
 }
 
-/// Records the executions and predictions among `items`. The caller stores the other items afterwards: every transaction
-/// locks rows in the order executions, predictions, bulks, rollups, quarantine, unverified deliveries.
+/// Records the executions and predictions among `items`. The caller stores the other items afterwards. Every transaction
+/// locks rows in this order: executions, predictions, expected executions, bulks, rollups, quarantine, unverified
+/// deliveries.
 pub(super) async fn record(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],

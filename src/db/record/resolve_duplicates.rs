@@ -3,9 +3,10 @@
 //! Two deliveries have the same result if their bodies are equal, or if their workflow, bulk, status, output, error and
 //! cause are equal. If jsonb cannot hold the recorded body, only an equal body has the same result.
 //!
-//! The sender's API may leave out fields. If one of the two was read from there (an unsigned webhook's execution, too, but
-//! not a body of its log of deliveries, which has the webhook's body), a field that the other one lacks is not compared. Of a row of a list, only workflow and status are
-//! compared: the other fields have another form.
+//! The sender's API may leave out fields. If one of the two deliveries was read from the API, a field that one of them lacks
+//! is not compared. This also applies to an unsigned webhook that the API confirmed. It does not apply to a body from the
+//! API's log of deliveries, because that is the webhook's body. If one of the two is a row of the API's list, only workflow
+//! and status are compared: its other fields have another form.
 //!
 //! | recorded | delivered | disposition | |
 //! |---|---|---|---|
@@ -258,7 +259,7 @@ LEFT JOIN not_replaced AS d ON s.n = d.n AND d.is_dropped"#,
     };
 }
 
-/// All rows of `known` are of this kind.
+/// Applies `known`, whose rows are all of `kind`, and sets their dispositions.
 pub(super) async fn resolve_duplicates<'r>(
     transaction: &mut Transaction<'_>,
     kind: Kind,
@@ -280,7 +281,7 @@ pub(super) async fn resolve_duplicates<'r>(
     let mut resolved: HashMap<_, _> = resolved.into_iter().map(|row| (row.n, row)).collect();
     let mut earliest: HashMap<&str, OffsetDateTime> = HashMap::new();
     for (n, group) in (1..).zip(known) {
-        // The row blocked the insert and was deleted since then. The batch fails and is recorded again.
+        // The row blocked the insert and was deleted since then. The batch fails and is retried.
         let previous = resolved.remove(&n).ok_or(sqlx::Error::RowNotFound)?;
         if let Some(table) = previous.suppressed_in {
             return Err(DbError::suppressed(&table));

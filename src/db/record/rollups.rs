@@ -9,7 +9,7 @@ use super::rounds::Group;
 use crate::db::{DbError, Transaction};
 use crate::execution::cost::picos;
 
-/// Borrowed from the batch, or owned from the database.
+/// Borrowed if it is from the batch, owned if it is from the database.
 type Text<'r> = Cow<'r, str>;
 
 #[derive(Clone)]
@@ -37,7 +37,7 @@ impl<'r> From<&Group<'r>> for CountedExecution<'r> {
     fn from(group: &Group<'r>) -> Self {
         let execution = &group.row.execution;
         Self {
-            // Every execution of a workflow has one.
+            // Never empty: only executions of workflows are counted, and each has a workflow.
             workflow_id: Cow::Borrowed(execution.workflow_id.as_deref().unwrap_or_default()),
             bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
             status: Cow::Borrowed(&execution.status),

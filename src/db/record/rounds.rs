@@ -4,10 +4,12 @@
 //! grouped, and their groups are recorded in at most five rounds:
 //!
 //! 1. the first delivery;
-//! 2. and 3. before a terminal status, the last two different non-terminal ones: they replace all earlier ones. The
-//!    last one alone is not enough: with the recorded status, it would be a duplicate and replace nothing;
-//! 4. the first terminal one;
-//! 5. all later ones, one group for each content: the execution has ended, so each of them is a duplicate or a conflict.
+//! 2. and 3. the last two non-terminal deliveries with different statuses, if no terminal delivery is before them. They
+//!    replace all earlier ones. Two are needed: if the last one has the recorded status, it is a duplicate and replaces
+//!    nothing, so the one before it must be recorded first;
+//! 4. the first terminal delivery;
+//! 5. all later deliveries, one group for each content. The execution has ended, so each of them is a duplicate or a
+//!    conflict.
 
 use std::collections::HashMap;
 
@@ -27,7 +29,7 @@ pub(super) struct Group<'r> {
     replaced: Vec<usize>,
     pub(super) deliveries: i32,
     pub(super) redeliveries: i32,
-    /// The first one among the deliveries.
+    /// The first reference among the deliveries.
     pub(super) reference: Option<&'r str>,
     pub(super) first_received_at: OffsetDateTime,
     pub(super) last_received_at: OffsetDateTime,
@@ -142,7 +144,7 @@ fn split<'r>(first: &mut Group<'r>, further: Vec<Group<'r>>) -> (Vec<Group<'r>>,
         }
         ended = is_terminal(&next.row.execution.status);
         in_turn.push(next);
-        // Only the last two non-terminal ones and the terminal one change anything.
+        // Only the last two non-terminal deliveries and the terminal one change the row.
         if in_turn.len() > 2 && !ended {
             let replaced = in_turn.remove(0);
             in_turn[0].absorb(replaced, true);

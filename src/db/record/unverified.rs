@@ -6,7 +6,8 @@ use super::item::{RecordItem, UnverifiedRow};
 use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 
-/// Stores the unverified `items`, each body once, and sets their dispositions. There is no limit: they were answered 200.
+/// Stores the unverified `items`, each body once, and sets their dispositions. No limit applies, because they were answered
+/// 200.
 pub(in crate::db) async fn insert_unverified(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
