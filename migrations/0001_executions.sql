@@ -103,7 +103,7 @@ COMMENT ON COLUMN executions.payload_sha256 IS
 COMMENT ON COLUMN executions.step_failed IS
     'Whether a step failed, also in a completed execution. See the view failed_steps.';
 COMMENT ON COLUMN executions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null for a fetched execution, and if unknown.';
 COMMENT ON COLUMN executions.fetched_from IS
     'Part of the sender''s API that the execution was read from because its webhook did not arrive: delivery_log, list or execution; null for a webhook.';
 COMMENT ON COLUMN executions.deliveries IS
@@ -202,7 +202,7 @@ COMMENT ON COLUMN execution_conflicts.payload_bytes IS
 COMMENT ON COLUMN execution_conflicts.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN execution_conflicts.authenticated_by IS
-    'How this delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
+    'How this delivery was authenticated: signature, secret_header, url_token, callback or none; null for a fetched execution, and if unknown.';
 COMMENT ON COLUMN execution_conflicts.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN execution_conflicts.first_received_at IS

@@ -38,7 +38,7 @@ COMMENT ON TABLE predictions IS
 COMMENT ON COLUMN predictions.prediction_id IS
     'Identifier of the prediction, as sent: exec_id, or id in the oldest form.';
 COMMENT ON COLUMN predictions.workflow_id IS
-    'Workflow that the prediction is a step of, as sent (flow_id); null for a prediction on its own.';
+    'Workflow that the prediction is a step of, as sent (flow_id); null for a prediction outside of a workflow.';
 COMMENT ON COLUMN predictions.status IS
     'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
 COMMENT ON COLUMN predictions.output IS
@@ -62,7 +62,7 @@ COMMENT ON COLUMN predictions.output_sha256 IS
 COMMENT ON COLUMN predictions.payload_sha256 IS
     'SHA-256 of the removed payload_bytes, if payload was null; otherwise null. Distinguishes later duplicates from conflicts.';
 COMMENT ON COLUMN predictions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null for a fetched prediction, and if unknown.';
 COMMENT ON COLUMN predictions.fetched_from IS
     'delivery_log if the webhook did not arrive and its body was read from the sender''s log of deliveries; otherwise null.';
 COMMENT ON COLUMN predictions.deliveries IS
@@ -141,7 +141,7 @@ COMMENT ON COLUMN prediction_conflicts.payload_bytes IS
 COMMENT ON COLUMN prediction_conflicts.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN prediction_conflicts.authenticated_by IS
-    'How this delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
+    'How this delivery was authenticated: signature, secret_header, url_token, callback or none; null for a fetched prediction, and if unknown.';
 COMMENT ON COLUMN prediction_conflicts.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN prediction_conflicts.first_received_at IS

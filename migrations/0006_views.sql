@@ -277,7 +277,7 @@ COMMENT ON COLUMN failures.execution_id IS
 COMMENT ON COLUMN failures.prediction_id IS
     'Identifier of the prediction, as sent; null for an execution.';
 COMMENT ON COLUMN failures.workflow_id IS
-    'Identifier of the workflow, as sent; null for a prediction on its own.';
+    'Identifier of the workflow, as sent; null for a prediction outside of a workflow.';
 COMMENT ON COLUMN failures.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk, and for a prediction.';
 COMMENT ON COLUMN failures.error IS
@@ -413,7 +413,7 @@ COMMENT ON COLUMN latest_executions.started_at IS
 COMMENT ON COLUMN latest_executions.completed_at IS
     'End of the execution, by the sender''s clock; null if unknown.';
 COMMENT ON COLUMN latest_executions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null for a fetched execution, and if unknown.';
 COMMENT ON COLUMN latest_executions.deliveries IS
     'Number of deliveries of this execution, including duplicates and conflicts.';
 COMMENT ON COLUMN latest_executions.first_received_at IS
@@ -840,7 +840,7 @@ COMMENT ON COLUMN results.execution_id IS
 COMMENT ON COLUMN results.prediction_id IS
     'Identifier of the prediction, as sent; null for an execution.';
 COMMENT ON COLUMN results.workflow_id IS
-    'Identifier of the workflow, as sent; null for a prediction on its own.';
+    'Identifier of the workflow, as sent; null for a prediction outside of a workflow.';
 COMMENT ON COLUMN results.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk, and for a prediction.';
 COMMENT ON COLUMN results.position IS
@@ -892,7 +892,7 @@ COMMENT ON VIEW latest_predictions IS
 COMMENT ON COLUMN latest_predictions.prediction_id IS
     'Identifier of the prediction, as sent.';
 COMMENT ON COLUMN latest_predictions.workflow_id IS
-    'Workflow that the prediction is a step of; null for a prediction on its own.';
+    'Workflow that the prediction is a step of; null for a prediction outside of a workflow.';
 COMMENT ON COLUMN latest_predictions.status IS
     'Status, as sent. succeeded, success, completed, failed and cancelled are terminal; any other status is not.';
 COMMENT ON COLUMN latest_predictions.output IS
@@ -908,7 +908,7 @@ COMMENT ON COLUMN latest_predictions.total_cost IS
 COMMENT ON COLUMN latest_predictions.duration_seconds IS
     'How long the model ran; null if not sent or not a number.';
 COMMENT ON COLUMN latest_predictions.authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), or none (no authentication configured); null for a fetched prediction, and if unknown.';
 COMMENT ON COLUMN latest_predictions.deliveries IS
     'Number of deliveries of this prediction, including duplicates and conflicts.';
 COMMENT ON COLUMN latest_predictions.conflicts IS
@@ -1065,9 +1065,9 @@ COMMENT ON COLUMN conflicts.recorded_error_cause IS
 COMMENT ON COLUMN conflicts.delivered_error_cause IS
     'Cause of the failure in the delivery.';
 COMMENT ON COLUMN conflicts.recorded_authenticated_by IS
-    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
+    'How the recorded delivery was authenticated: signature, secret_header, url_token, callback or none; null for a fetched execution, and if unknown.';
 COMMENT ON COLUMN conflicts.delivered_authenticated_by IS
-    'How the conflicting delivery was authenticated: signature, secret_header, url_token, callback or none; null if unknown.';
+    'How the conflicting delivery was authenticated: signature, secret_header, url_token, callback or none; null for a fetched execution, and if unknown.';
 COMMENT ON COLUMN conflicts.deliveries IS
     'Number of deliveries with this body.';
 COMMENT ON COLUMN conflicts.first_received_at IS

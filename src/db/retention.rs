@@ -36,7 +36,7 @@ pub(crate) enum RetentionTarget {
     PredictionConflicts,
     /// Quarantined webhooks that were answered 422.
     Quarantine,
-    /// Retries of quarantined webhooks, which can be undone until then. They contain payloads.
+    /// Retries of quarantined webhooks. They contain payloads, and can be undone until they are removed.
     QuarantineRetries,
     /// Batches of changes, in the order of their numbers: the stored numbers have no gaps.
     Changes,

@@ -16,7 +16,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Minimum time between batches that are not full: a transaction costs PostgreSQL as much for one delivery as for
 /// fifty.
 const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
-/// Minimum time while another batch is being recorded: in this time, more deliveries arrive for the next batch.
+/// Minimum time while another batch is being recorded. It is longer, so that the next batch becomes larger.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
 /// The spool's reader, shared by the workers and the retries of stuck deliveries.

@@ -2,8 +2,8 @@
 //! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
-//! reads each body from the spool again. So deliveries that wait for a lock, or that PostgreSQL rejects in every form,
-//! never block other deliveries, however many they are.
+//! reads each body from the spool again. So up to [`MAX_STUCK`] deliveries can wait for a lock, or be rejected in every
+//! form, without blocking other deliveries.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -171,7 +171,7 @@ impl StuckList {
     ) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
-            // Only the first delivery is retried, for all that are blocked.
+            // The first delivery blocks the others, so only the first is retried.
             state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
         }
         if let Some(why) = why {

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "daea4eb0eb8202f2985f583f9d67b3b86bf65f1f458c383fe6a48ebbe774e9ab335818afeab3de6f995db1284add57ad",
+        "8dbf1efee7a728f7a5a2ec65b2c1b548884f2a2162f6699e0f3f35e8bc0a7248d727544264877f4471a8e5d0e19a5a63",
     ),
     (
         "0002_rollups.sql",
@@ -36,11 +36,11 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0005_predictions.sql",
-        "a9c487e1c939b1648e6520e27dfe3f071d527b2485a64c65c26f3eb7550ebe94a66ce47f97c6e431243e234ae31b2b96",
+        "9dbaf32818371c5510aef5034fc0374d38e00d2c44eab13eec6a040979dbd1813b014344f576a6e15fc20e411d2ee96f",
     ),
     (
         "0006_views.sql",
-        "e7d0cace8a61c58b7e03a3d15f2543c3e37a3c1d8e140085eb6c57ecaa83fb1fe23e6a0731d997b3377a29daf56af5f4",
+        "4d51d95df75ca35b0840144300b0c0cd50bb503be4b585f554fe3da47a7836e7e041b4423420c6c9ae440bfc5a44aff6",
     ),
     (
         "0007_expected.sql",

@@ -11,7 +11,7 @@ pub enum EmbeddedError {
     Binaries(String),
     /// The directory contains other files.
     #[error(
-        "{0} contains other files than a private PostgreSQL: set `database.embedded_dir` to a directory of its own"
+        "{0} contains other files than a private PostgreSQL: set `database.embedded_dir` to an empty directory"
     )]
     Foreign(PathBuf),
     /// Another receiver uses the directory.

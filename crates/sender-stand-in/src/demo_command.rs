@@ -1,4 +1,4 @@
-//! `make demo`: starts a receiver with data of its own in `data/demo`, and sends webhooks to it until Ctrl-C.
+//! `make demo`: starts a receiver with its data in `data/demo`, and sends webhooks to it until Ctrl-C.
 //!
 //! Environment variables change the addresses: `RECEIVER__HTTP__LISTEN`, `RECEIVER__ADMIN__LISTEN`, and
 //! `STAND_IN__LISTEN` for the stand-in with the results.

@@ -37,11 +37,12 @@ pub(crate) struct Conflict {
     pub(crate) recorded_error_cause: Option<String>,
     /// The cause in the webhook. The first 1,000 characters.
     pub(crate) delivered_error_cause: Option<String>,
-    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, none; null if unknown.
+    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by the
+    /// sender's API) or `none`; null for a fetched execution, and if unknown.
     pub(crate) recorded_authenticated_by: Option<String>,
-    /// How this webhook was authenticated.
+    /// How this webhook was authenticated, in the same form.
     pub(crate) delivered_authenticated_by: Option<String>,
-    /// How often this webhook was received.
+    /// The number of deliveries of this webhook.
     pub(crate) deliveries: i32,
     /// When it was first received, by the receiver's clock.
     #[serde(with = "rfc3339")]

@@ -32,7 +32,7 @@ columns! {
         pub(crate) workflow_id: String,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,
-        /// As sent. completed, failed and cancelled are final; other statuses, such as running, are not.
+        /// The status, as sent. completed, failed and cancelled are final; other statuses, such as running, are not.
         pub(crate) status: String,
         /// The kind of failure, such as `ExecutionFailed`; null if not sent. The first 1,000 characters.
         pub(crate) error: Option<String>,
@@ -51,7 +51,8 @@ columns! {
         /// The end time from the sender; null if not sent.
         #[serde(with = "rfc3339::option")]
         pub(crate) completed_at: Option<OffsetDateTime>,
-        /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, or none; null if unknown.
+        /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by
+        /// the sender's API) or `none`; null for a fetched execution, and if unknown.
         pub(crate) authenticated_by: Option<String>,
         /// The part of the sender's API that the execution was read from because its webhook did not arrive:
         /// `delivery_log`, `list` or `execution`; null for a webhook.
@@ -299,7 +300,7 @@ impl Query for Executions {
 /// A step of an execution, as sent. The first 65,536 characters of each text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Step {
-    /// Its key in the payload's `step_outputs`.
+    /// The key of the step in the payload's `step_outputs`.
     pub(crate) key: String,
     /// The sender's identifier of the step; the key if not sent.
     pub(crate) step_id: String,
@@ -338,7 +339,7 @@ pub(crate) struct ExecutionDetail {
     /// As in the list, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
-    /// Its steps, in the order of their start. Their outputs are in the payload.
+    /// The steps of the execution, in the order of their start. The outputs of the steps are in the payload.
     pub(crate) steps: Vec<Step>,
     /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
     pub(crate) results: Page<ResultItem>,

@@ -17,7 +17,7 @@ const STEP_SCAN_LIMIT: i64 = 500;
 /// Failures with the same cause. All failures of a group are of executions, or all are of predictions.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Group {
-    /// The workflow that ran; null when models are grouped, and for predictions on their own.
+    /// The workflow that ran; null when models are grouped, and for predictions outside of a workflow.
     pub(crate) workflow_id: Option<String>,
     /// The step that failed; null unless steps are grouped.
     pub(crate) step_id: Option<String>,

@@ -24,9 +24,9 @@ const MAX_CONFLICTS: i64 = 50;
 pub(crate) struct Prediction {
     /// The sender's identifier of the prediction: `exec_id`, or `id` in the oldest form.
     pub(crate) prediction_id: String,
-    /// The workflow that the prediction is a step of; null for a prediction on its own.
+    /// The workflow that the prediction is a step of; null for a prediction outside of a workflow.
     pub(crate) workflow_id: Option<String>,
-    /// As sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
+    /// The status, as sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
     pub(crate) status: String,
     /// The kind of failure, such as `PROVIDER_REJECTED`; null if not sent. The first 1,000 characters.
     pub(crate) error: Option<String>,
@@ -39,7 +39,8 @@ pub(crate) struct Prediction {
     pub(crate) total_cost: Option<Json>,
     /// How long the model ran; null if not sent.
     pub(crate) duration_seconds: Option<f64>,
-    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, or none; null if unknown.
+    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by the
+    /// sender's API) or `none`; null for a fetched prediction, and if unknown.
     pub(crate) authenticated_by: Option<String>,
     /// The number of deliveries, including duplicates and conflicts.
     pub(crate) deliveries: i32,
@@ -203,7 +204,7 @@ pub(crate) struct PredictionConflict {
     pub(crate) error_cause: Option<String>,
     /// How this webhook was authenticated.
     pub(crate) authenticated_by: Option<String>,
-    /// How often this webhook was received.
+    /// The number of deliveries of this webhook.
     pub(crate) deliveries: i32,
     /// When it was first received, by the receiver's clock.
     #[serde(with = "rfc3339")]

@@ -32,7 +32,7 @@ pub(crate) struct Quarantined {
     pub(crate) acknowledged: bool,
     /// False if the body was damaged on the disk of the spool.
     pub(crate) intact: bool,
-    /// How often this body was received.
+    /// The number of deliveries with this body.
     pub(crate) deliveries: i32,
     /// How many of them have the header `X-Webhook-Redelivery`.
     pub(crate) redeliveries: i32,

@@ -55,7 +55,7 @@ columns! {
         /// The prediction that produced it; null if an execution did.
         #[schema(example = json!(null))]
         pub(crate) prediction_id: Option<String>,
-        /// The workflow that ran; null for a prediction on its own.
+        /// The workflow that ran; null for a prediction outside of a workflow.
         pub(crate) workflow_id: Option<String>,
         /// The bulk of the execution; null outside of a bulk.
         pub(crate) bulk_id: Option<String>,

@@ -52,8 +52,8 @@ impl ChangeType {
     }
 }
 
-/// Inserts the changes of executions of workflows. The caller has locked the rows of the executions, which makes the order
-/// of the numbers that of the commits (`migrations/0004_changes.sql`).
+/// Inserts the changes of executions of workflows. The caller has locked the rows of the executions, so the
+/// changes of each execution are numbered in the order of the commits (`migrations/0004_changes.sql`).
 pub(super) async fn insert_changes(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],

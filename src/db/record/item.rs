@@ -91,6 +91,12 @@ pub(crate) struct QuarantineRow<'a> {
     pub(super) api_body: Option<&'a [u8]>,
 }
 
+impl<'a> QuarantineRow<'a> {
+    fn new(reason: String, delivery: &'a Delivery, acknowledged: bool) -> Self {
+        Self { reason, delivery, acknowledged, intact: true, deliveries: 1, api_body: None }
+    }
+}
+
 /// An unsigned delivery that the sender's API has to confirm. It has no `execution_id()`: it is neither ordered after nor
 /// compared with other deliveries.
 #[derive(Debug)]
@@ -132,14 +138,7 @@ impl<'a> RecordItem<'a> {
         if !intact {
             let reason = "damaged in the spool: the bytes are not those that were received".to_owned();
             // The stored flag may be damaged, too: the webhook may have been answered 200.
-            return Self::Quarantined(QuarantineRow {
-                reason,
-                delivery,
-                acknowledged: true,
-                intact,
-                deliveries: 1,
-                api_body: None,
-            });
+            return Self::Quarantined(QuarantineRow { intact, ..QuarantineRow::new(reason, delivery, true) });
         }
         match Execution::parse(&delivery.body) {
             Err(why) => Self::quarantined(why.to_string(), delivery),
@@ -192,15 +191,7 @@ impl<'a> RecordItem<'a> {
     }
 
     pub(in crate::db) fn quarantined(reason: String, delivery: &'a Delivery) -> Self {
-        let acknowledged = delivery.acknowledged;
-        Self::Quarantined(QuarantineRow {
-            reason,
-            delivery,
-            acknowledged,
-            intact: true,
-            deliveries: 1,
-            api_body: None,
-        })
+        Self::Quarantined(QuarantineRow::new(reason, delivery, delivery.acknowledged))
     }
 
     /// An unsigned delivery, received `deliveries` times, that the sender's API did not confirm. The limits of the
@@ -211,15 +202,8 @@ impl<'a> RecordItem<'a> {
         deliveries: i32,
         api_body: Option<&'a [u8]>,
     ) -> Self {
-        let intact = true;
-        Self::Quarantined(QuarantineRow {
-            reason,
-            delivery,
-            acknowledged: false,
-            intact,
-            deliveries,
-            api_body,
-        })
+        let row = QuarantineRow::new(reason, delivery, false);
+        Self::Quarantined(QuarantineRow { deliveries, api_body, ..row })
     }
 
     /// Switches to the next form that PostgreSQL may accept. An execution first loses columns, in the order of [`LEFT_OUT`].
@@ -268,14 +252,7 @@ impl<'a> RecordItem<'a> {
             }
             other => other.to_string(),
         };
-        Self::Quarantined(QuarantineRow {
-            reason,
-            delivery,
-            acknowledged: true,
-            intact: true,
-            deliveries: 1,
-            api_body: None,
-        })
+        Self::Quarantined(QuarantineRow::new(reason, delivery, true))
     }
 
     /// The error that columns were left out for.
