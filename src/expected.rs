@@ -23,8 +23,6 @@ const REPORTED_FAILURE: u32 = 2;
 
 pub(crate) struct ExpectedWatcher {
     pub(crate) pool: Arc<ConnectionPool>,
-    /// Time limit of a run.
-    pub(crate) statement_timeout: Duration,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acked: watch::Receiver<Seq>,
     /// Nothing is done while recording fails.
@@ -68,19 +66,15 @@ impl ExpectedWatcher {
 
     /// Returns true if there may be more to settle.
     async fn settle_and_count(&self) -> Result<bool, DbError> {
-        let mut connection = self.pool.get().await?;
-        let run = timeout(self.statement_timeout, async {
+        let run = self.pool.run(async |db| {
             // The statements that write would wait for locks of the whole table, even without a row to write.
-            if !connection.db.has_unsettled().await? {
+            if !db.has_unsettled().await? {
                 return Ok((false, 0));
             }
-            let more = connection.db.settle_expected().await?;
-            Ok((more, connection.db.count_overdue().await?))
+            let more = db.settle_expected().await?;
+            Ok((more, db.count_overdue().await?))
         });
-        // After an error, the connection is closed.
-        let (more, overdue) =
-            run.await.unwrap_or(Err(DbError::TimedOut)).map_err(DbError::without_row_blame)?;
-        connection.release();
+        let (more, overdue) = run.await?;
         self.metrics.executions_overdue.set(overdue);
         Ok(more)
     }

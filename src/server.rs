@@ -186,12 +186,11 @@ impl Server {
             numbered,
             metrics: metrics.clone(),
         };
-        let (reconcile_pool, registration_pool) = (recording_pool.clone(), recording_pool.clone());
         let (unverified, unverified_limit) =
             (Arc::<Notify>::default(), UnverifiedLimit::new(settings.verification));
         let unverified_limit = Arc::new(unverified_limit);
         let recorder = Recorder {
-            pool: recording_pool,
+            pool: recording_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -227,20 +226,20 @@ impl Server {
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let max_per_minute = settings.verification.max_requests_per_minute;
         let meter = UnverifiedMeter {
-            pool: reconcile_pool.clone(),
-            statement_timeout: settings.database.statement_timeout,
+            pool: recording_pool.clone(),
             metrics: metrics.clone(),
             limit: unverified_limit.clone(),
             status: verification.clone(),
             recording: recorder_health_rx.clone(),
+            spool: spool_status.clone(),
+            acked: acked_seq.clone(),
         };
         let verifier = client.as_ref().map(|client| Verifier {
             checker: Checker { client: client.without_retries(max_per_minute), own_url: own_url.clone() },
             max_requests: settings.eachlabs.max_requests,
             spool: weak_spool.clone(),
             memory: memory.clone(),
-            pool: reconcile_pool.clone(),
-            statement_timeout: settings.database.statement_timeout,
+            pool: recording_pool.clone(),
             metrics: metrics.clone(),
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
@@ -258,8 +257,7 @@ impl Server {
                 spool_status: spool_status.clone(),
                 acked: acked_seq.clone(),
                 memory: memory.clone(),
-                pool: reconcile_pool,
-                statement_timeout: settings.database.statement_timeout,
+                pool: recording_pool.clone(),
                 metrics: metrics.clone(),
                 running: Mutex::default(),
             })
@@ -281,8 +279,7 @@ impl Server {
         let read_pool =
             Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
         let watcher = ExpectedWatcher {
-            pool: registration_pool.clone(),
-            statement_timeout: settings.database.statement_timeout,
+            pool: recording_pool.clone(),
             metrics: metrics.clone(),
             acked: acks_for_watcher,
             recording: recording_for_watcher,
@@ -301,7 +298,7 @@ impl Server {
             closing: give_up.clone(),
             heartbeat: settings.admin.heartbeat,
             pool: read_pool,
-            registration_pool,
+            registration_pool: recording_pool,
             overdue_after: settings.expected.overdue_after,
             feed: feed.clone(),
             settings: Arc::new(settings.clone()),

@@ -110,6 +110,24 @@ impl ConnectionPool {
         }
     }
 
+    /// Runs statements on a connection, within `database.statement_timeout`. After an error, the connection is closed.
+    ///
+    /// # Errors
+    /// The error blames no delivery.
+    pub(crate) async fn run<T>(
+        &self,
+        statements: impl AsyncFnOnce(&mut DbConnection) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let run = async {
+            let mut connection = self.get().await?;
+            let result = timeout(self.statement_timeout, statements(&mut connection.db)).await;
+            let result = result.unwrap_or(Err(DbError::TimedOut))?;
+            connection.release();
+            Ok(result)
+        };
+        run.await.map_err(DbError::without_row_blame)
+    }
+
     /// Whether a caller waits for a released connection when PostgreSQL grants no further one.
     fn is_shared(&self) -> bool {
         matches!(self.session, Session::Recording { .. })

@@ -192,6 +192,20 @@ impl Client {
         body.map(|body| responses::delivery(&body)).transpose()
     }
 
+    /// Reads the latest delivery of an execution. `None` also from the older host, and if the entry has another form.
+    ///
+    /// # Errors
+    /// [`ApiError`]
+    pub(crate) async fn usable_delivery(
+        &self,
+        execution_id: &str,
+    ) -> Result<Option<LoggedDelivery>, ApiError> {
+        match self.delivery(execution_id).await {
+            Err(ApiError::Unsupported(_) | ApiError::Malformed(_)) => Ok(None),
+            logged => logged,
+        }
+    }
+
     fn current_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {
         if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
     }
@@ -245,6 +259,9 @@ impl Client {
         let _permit = self.requests.acquire().await;
         let attempt = timeout(self.timeout, self.try_attempt(method, url, body)).await;
         let result = attempt.unwrap_or_else(|_| Err(ApiError::TimedOut.into()));
+        if let (Some(rate), Err(Failure { retry_after: Some(pause), .. })) = (&self.rate, &result) {
+            rate.pause_for(*pause);
+        }
         let label = result.as_ref().map_or_else(|failure| failure.error.result(), |_| ApiResult::Ok);
         self.metrics.api_requested(label);
         result

@@ -17,17 +17,27 @@ struct State {
     /// The requests that can be sent at once. Negative while requests wait.
     available: f64,
     at: Instant,
+    /// By the latest `Retry-After`.
+    paused_until: Option<Instant>,
 }
 
 impl RateLimit {
     pub(super) fn new(per_minute: u32) -> Self {
-        let state = Mutex::new(State { available: per_minute.into(), at: Instant::now() });
+        let state =
+            Mutex::new(State { available: per_minute.into(), at: Instant::now(), paused_until: None });
         Self { per_minute, state }
     }
 
     /// Returns once a request may be sent.
     pub(super) async fn wait(&self) {
         sleep(self.pause(Instant::now())).await;
+    }
+
+    /// Delays the next requests by `Retry-After`. Requests that already wait are not delayed.
+    pub(super) fn pause_for(&self, retry_after: Duration) {
+        let until = Instant::now() + retry_after;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.paused_until = state.paused_until.max(Some(until));
     }
 
     /// Reserves a request. Returns the time until it may be sent.
@@ -38,7 +48,8 @@ impl RateLimit {
         let refilled = now.saturating_duration_since(state.at).as_secs_f64() * per_second;
         state.available = (state.available + refilled).min(per_minute) - 1.0;
         state.at = now;
-        Duration::from_secs_f64((-state.available / per_second).max(0.0))
+        let pause = Duration::from_secs_f64((-state.available / per_second).max(0.0));
+        pause.max(state.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)))
     }
 }
 
@@ -55,5 +66,14 @@ mod tests {
         assert_eq!(limit.pause(now + Duration::from_secs(3)), Duration::ZERO);
         assert!((0..60).all(|_| limit.pause(now + Duration::from_mins(9)).is_zero()), "one minute at most");
         assert_eq!(limit.pause(now + Duration::from_mins(9)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn requests_wait_for_the_end_of_retry_after() {
+        let (limit, now) = (RateLimit::new(60), Instant::now());
+        limit.pause_for(Duration::from_secs(30));
+        limit.pause_for(Duration::ZERO);
+        assert!(limit.pause(now) >= Duration::from_secs(30), "a shorter Retry-After ends no longer one");
+        assert!(limit.pause(now + Duration::from_secs(31)).is_zero());
     }
 }

@@ -204,11 +204,13 @@ impl Background {
     /// The executions that should have ended, and were not requested recently.
     async fn due(&self) -> Result<Vec<String>, ReconcileError> {
         let before = OffsetDateTime::now_utc() - self.settings.running_after;
-        let mut connection = self.reconciler.connection().await?;
-        let mut due = self.reconciler.within(connection.db.still_running(before, ROUND)).await?;
-        let overdue = self.reconciler.within(connection.db.overdue(before, ROUND)).await?;
-        self.reconciler.within(connection.db.remove_old_checks()).await?;
-        connection.release();
+        let read = self.reconciler.pool.run(async |db| {
+            let (running, overdue) =
+                (db.still_running(before, ROUND).await?, db.overdue(before, ROUND).await?);
+            db.remove_old_checks().await?;
+            Ok((running, overdue))
+        });
+        let (mut due, overdue) = read.await?;
         // An execution that stays `running` can be in both.
         due.retain(|id| !overdue.contains(id));
         due.extend(overdue);

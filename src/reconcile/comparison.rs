@@ -90,9 +90,7 @@ impl<'r> Comparison<'r> {
         let checked = ids.len() as u64;
         let ids: Vec<_> = ids.into_iter().collect();
         self.reconciler.wait_until_recorded().await;
-        let mut connection = self.reconciler.connection().await?;
-        let ended = self.reconciler.within(connection.db.ended(&ids)).await?;
-        connection.release();
+        let ended = self.reconciler.pool.run(async |db| db.ended(&ids).await).await?;
         self.counts.checked += checked;
         self.counts.recorded += ended.len() as u64;
         let mut missing: HashSet<_> = ids.into_iter().collect();
@@ -137,9 +135,7 @@ impl<'r> Comparison<'r> {
     /// Stores that the sender does not have the execution, or that it has not ended there.
     pub(super) async fn checked(&mut self, execution_id: String, absent: bool) -> Result<(), ReconcileError> {
         if !self.dry_run {
-            let mut connection = self.reconciler.connection().await?;
-            self.reconciler.within(connection.db.store_check(&execution_id, absent)).await?;
-            connection.release();
+            self.reconciler.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
         }
         let outcome = if absent { Outcome::Absent } else { Outcome::Running };
         self.report(execution_id, outcome).await;

@@ -9,6 +9,7 @@ use super::delivery_log::{PAGE, is_older_than};
 use super::events::Result as Outcome;
 use super::reconciler::{PageCount, ReconcileError};
 use super::single::CONCURRENT;
+use crate::db::DbConnection;
 use crate::delivery::FetchSource;
 use crate::eachlabs::{ApiError, ExecutionRow, Page};
 
@@ -18,10 +19,8 @@ const KNOWN: Duration = Duration::days(30);
 impl Comparison<'_> {
     /// Checks the lists of the workflows that PostgreSQL knows.
     pub(super) async fn known_workflows(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let mut connection = self.reconciler.connection().await?;
-        let workflows = connection.db.workflows_since(since.saturating_sub(KNOWN));
-        let workflows = self.reconciler.within(workflows).await?;
-        connection.release();
+        let known_since = since.saturating_sub(KNOWN);
+        let workflows = self.reconciler.pool.run(async |db| db.workflows_since(known_since).await).await?;
         let (count, mut absent) = (workflows.len(), Vec::new());
         for workflow in workflows {
             match self.list(&workflow, None, Some(since)).await {
@@ -41,18 +40,15 @@ impl Comparison<'_> {
         if self.dry_run || workflows.is_empty() {
             return Ok(());
         }
-        let mut connection = self.reconciler.connection().await?;
-        self.reconciler.within(connection.db.store_absent_workflows(workflows)).await?;
-        connection.release();
-        Ok(())
+        Ok(self.reconciler.pool.run(async |db| db.store_absent_workflows(workflows).await).await?)
     }
 
     /// Checks the executions of a bulk: those of the registered response, otherwise those in the list of the workflow.
     pub(super) async fn bulk(&mut self, bulk: &str, workflow: Option<&str>) -> Result<(), ReconcileError> {
-        let mut connection = self.reconciler.connection().await?;
-        let registered = self.reconciler.within(connection.db.registered_of_bulk(bulk)).await?;
-        let known = self.reconciler.within(connection.db.workflow_of_bulk(bulk)).await?;
-        connection.release();
+        let read = async |db: &mut DbConnection| {
+            Ok((db.registered_of_bulk(bulk).await?, db.workflow_of_bulk(bulk).await?))
+        };
+        let (registered, known) = self.reconciler.pool.run(read).await?;
         if !registered.is_empty() {
             return self.executions(&registered).await;
         }

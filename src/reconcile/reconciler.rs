@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use crate::db::{ConnectionPool, DbError, PooledConnection};
+use crate::db::{ConnectionPool, DbError};
 use crate::delivery::RejectReason;
 use crate::eachlabs::{ApiError, Client, OwnUrl};
 use crate::memory::MemoryBudget;
@@ -71,7 +71,6 @@ pub(crate) struct Reconciler {
     pub(crate) memory: MemoryBudget,
     /// The recorder's pool: if PostgreSQL grants few connections, each waits for the other.
     pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) statement_timeout: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// Locked by the run: there is one at a time.
     pub(crate) running: Mutex<()>,
@@ -83,19 +82,6 @@ impl Reconciler {
         let last_seq = self.spool_status.borrow().last_seq;
         let mut acked = self.acked.clone();
         let _ = timeout(RECORD_TIMEOUT, acked.wait_for(|acked| *acked >= last_seq)).await;
-    }
-
-    pub(super) async fn connection(&self) -> Result<PooledConnection<'_>, DbError> {
-        self.pool.get().await
-    }
-
-    /// Ends a statement on a server that does not answer.
-    pub(super) async fn within<T>(
-        &self,
-        call: impl Future<Output = Result<T, DbError>>,
-    ) -> Result<T, DbError> {
-        let result = timeout(self.statement_timeout, call).await.unwrap_or(Err(DbError::TimedOut));
-        result.map_err(DbError::without_row_blame)
     }
 }
 

@@ -6,7 +6,6 @@ use super::comparison::{Comparison, Fetched};
 use super::events::Result as Outcome;
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
-use crate::eachlabs::ApiError;
 
 /// Executions that are compared with PostgreSQL at once.
 const CHUNK: usize = 100;
@@ -63,12 +62,7 @@ impl Reconciler {
         if self.own_url.is_none() {
             return Ok(None);
         }
-        let logged = match self.client.delivery(execution_id).await {
-            Ok(logged) => logged,
-            // The older host, or an entry in another form.
-            Err(ApiError::Unsupported(_) | ApiError::Malformed(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let logged = self.client.usable_delivery(execution_id).await?;
         let fetched = logged.and_then(|logged| self.read_logged(Some(execution_id), logged));
         Ok(fetched.filter(|fetched| matches!(fetched, Fetched::Ended(_))))
     }

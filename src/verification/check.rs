@@ -96,10 +96,10 @@ impl Checker {
                 return Ok(Some(Found { body, reference: None }));
             }
             // It may be the execution of another organisation's workflow.
-            let logged = self.logged(execution_id).await?;
+            let logged = self.client.usable_delivery(execution_id).await?;
             return Ok(logged.map(|logged| Found { body: logged.body, reference: None }));
         };
-        let logged = self.logged(execution_id).await?;
+        let logged = self.client.usable_delivery(execution_id).await?;
         let reference = logged.as_ref().filter(|logged| own_url.matches(&logged.url));
         let reference = reference.and_then(|logged| own_url.reference(&logged.url));
         // An entry that is not terminal can be an earlier webhook's.
@@ -113,14 +113,6 @@ impl Checker {
                 let body = body.or(logged.map(|logged| logged.body));
                 Ok(body.map(|body| Found { body, reference }))
             }
-        }
-    }
-
-    /// The latest delivery of an execution. `None` from the older host, and for an entry in another form.
-    async fn logged(&self, execution_id: &str) -> Result<Option<LoggedDelivery>, ApiError> {
-        match self.client.delivery(execution_id).await {
-            Err(ApiError::Unsupported(_) | ApiError::Malformed(_)) => Ok(None),
-            logged => logged,
         }
     }
 

@@ -12,15 +12,14 @@ pub(crate) struct UnverifiedLimit {
     state: Mutex<State>,
 }
 
-/// The sum of the three sizes is an upper bound: a delivery of the last two may already be counted in the table.
+/// The sum of the three sizes is an upper bound: a delivery of the last two may already be counted in the table. At each
+/// measurement by which the earlier ones are recorded, they are left out, and the later ones become the earlier ones.
 #[derive(Debug, Default)]
 struct State {
     /// In `unverified_deliveries`, by the latest measurement.
     table: Size,
-    /// Admitted between the last two measurements.
-    before: Size,
-    /// Admitted since the latest measurement.
-    since: Size,
+    earlier: Size,
+    later: Size,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,
     /// The number of rejected deliveries.
@@ -42,13 +41,13 @@ impl UnverifiedLimit {
     pub(crate) fn admit(&self, bytes: usize) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let mut state = self.state();
-        let sizes = [state.table, state.before, state.since];
+        let sizes = [state.table, state.earlier, state.later];
         let rows = sizes.iter().fold(1, |rows: i64, size| rows.saturating_add(size.rows));
         let total = sizes.iter().fold(bytes, |total, size| total.saturating_add(size.bytes));
         let fits = rows <= self.limits.max_rows && total <= self.limits.max_bytes;
         if fits {
-            state.since.rows += 1;
-            state.since.bytes += bytes;
+            state.later.rows += 1;
+            state.later.bytes += bytes;
         } else {
             state.has_rejected = true;
             state.rejected += 1;
@@ -61,11 +60,14 @@ impl UnverifiedLimit {
         self.state().rejected
     }
 
-    /// Sets the measured size of the table. Returns whether a delivery was rejected since the last measurement.
-    pub(super) fn measured(&self, usage: &UnverifiedUsage) -> bool {
+    /// Sets the measured size of the table. `earlier_recorded`: before the measurement began, the earlier deliveries were
+    /// recorded. Returns whether a delivery was rejected since the last measurement.
+    pub(super) fn measured(&self, usage: &UnverifiedUsage, earlier_recorded: bool) -> bool {
         let mut state = self.state();
         state.table = Size { rows: usage.rows, bytes: usage.bytes };
-        state.before = std::mem::take(&mut state.since);
+        if earlier_recorded {
+            state.earlier = std::mem::take(&mut state.later);
+        }
         std::mem::take(&mut state.has_rejected)
     }
 
@@ -89,12 +91,13 @@ mod tests {
         });
         assert!(limit.admit(10) && !limit.admit(91), "bytes");
         let usage = |rows| UnverifiedUsage { rows, ..UnverifiedUsage::default() };
-        assert!(limit.measured(&usage(0)), "one was rejected");
+        assert!(limit.measured(&usage(0), true), "one was rejected");
         assert!(limit.admit(10) && limit.admit(10) && !limit.admit(10), "the first may be in the spool");
-        assert!(limit.measured(&usage(1)));
+        assert!(limit.measured(&usage(0), false) && !limit.admit(10), "none is recorded yet");
+        assert!(limit.measured(&usage(1), true));
         assert!(!limit.admit(10));
-        assert!(limit.measured(&usage(2)));
+        assert!(limit.measured(&usage(2), true));
         assert!(limit.admit(10) && !limit.admit(10));
-        assert!(limit.measured(&usage(0)) && !limit.measured(&usage(0)));
+        assert!(limit.measured(&usage(0), true) && !limit.measured(&usage(0), true));
     }
 }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::limit::UnverifiedLimit;
 use super::status::VerificationStatus;
-use crate::db::{ConnectionPool, DbError, UnverifiedUsage};
+use crate::db::{ConnectionPool, UnverifiedUsage};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderHealth;
+use crate::spool::{Seq, SpoolStatus};
 
 /// Time between two measurements, with `auth.verify_unsigned` and without it.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -22,37 +23,37 @@ const PAUSE_FACTOR: u32 = 50;
 pub(crate) struct UnverifiedMeter {
     /// The recorder's pool.
     pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) statement_timeout: Duration,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limit: Arc<UnverifiedLimit>,
     pub(crate) status: watch::Sender<VerificationStatus>,
     /// Nothing is measured while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) acked: watch::Receiver<Seq>,
 }
 
 impl UnverifiedMeter {
     /// Runs until the recorder has ended.
     pub(crate) async fn run(self) {
         let mut recording = self.recording.clone();
+        // The last of the deliveries that the limit counts as earlier ones.
+        let mut last_earlier = self.spool.borrow().last_seq;
         let interval = if self.status.borrow().is_on { INTERVAL } else { INTERVAL_OFF };
         while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             let begun = Instant::now();
-            if let Ok(Ok(usage)) = timeout(self.statement_timeout, self.usage()).await {
-                self.measured(usage);
+            let earlier_recorded = *self.acked.borrow() >= last_earlier;
+            if let Ok(usage) = self.pool.run(async |db| db.unverified_usage().await).await {
+                self.measured(usage, earlier_recorded);
+                if earlier_recorded {
+                    last_earlier = self.spool.borrow().last_seq;
+                }
             }
             sleep((begun.elapsed() * PAUSE_FACTOR).max(interval)).await;
         }
     }
 
-    async fn usage(&self) -> Result<UnverifiedUsage, DbError> {
-        let mut connection = self.pool.get().await?;
-        let usage = connection.db.unverified_usage().await?;
-        connection.release();
-        Ok(usage)
-    }
-
-    fn measured(&self, usage: UnverifiedUsage) {
-        let is_full = self.limit.measured(&usage);
+    fn measured(&self, usage: UnverifiedUsage, earlier_recorded: bool) {
+        let is_full = self.limit.measured(&usage, earlier_recorded);
         self.metrics.unverified_waiting.set(usage.rows);
         let age =
             usage.oldest_received_at.map(|oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());

@@ -57,7 +57,6 @@ pub(crate) struct Verifier {
     pub(crate) memory: MemoryBudget,
     /// The recorder's pool.
     pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) statement_timeout: Duration,
     pub(crate) metrics: Arc<Metrics>,
     /// `verification.grace`
     pub(crate) grace: Duration,
@@ -97,7 +96,7 @@ impl Verifier {
             () = self.verify(&run) => {}
             never = self.renew_claims() => match never {},
         }
-        let release = self.query(async |db| db.release_claims(self.receiver).await);
+        let release = self.pool.run(async |db| db.release_claims(self.receiver).await);
         let _ = timeout(RELEASE_TIMEOUT, release).await;
     }
 
@@ -153,14 +152,14 @@ impl Verifier {
         if !is_recording || limits.new + limits.repeated == 0 {
             return Ok(Vec::new());
         }
-        self.query(async |db| db.claim_unverified(self.receiver, CLAIM_TIME, limits).await).await
+        self.pool.run(async |db| db.claim_unverified(self.receiver, CLAIM_TIME, limits).await).await
     }
 
     async fn renew_claims(&self) -> std::convert::Infallible {
         loop {
             sleep(RENEW_INTERVAL).await;
             // Without a renewal, the claims end.
-            let _ = self.query(async |db| db.renew_claims(self.receiver, CLAIM_TIME).await).await;
+            let _ = self.pool.run(async |db| db.renew_claims(self.receiver, CLAIM_TIME).await).await;
         }
     }
 
@@ -240,7 +239,7 @@ impl Verifier {
         let unverified_id = row.unverified_id;
         let has_claim =
             async |db: &mut DbConnection| db.has_claim(self.receiver, unverified_id, CLAIM_TIME).await;
-        if !self.query(has_claim).await? {
+        if !self.pool.run(has_claim).await? {
             return Ok(());
         }
         // The body is in memory already, as a part of a response whose size is limited.
@@ -249,7 +248,7 @@ impl Verifier {
             return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0).await;
         }
         self.metrics.verified(Verification::Confirmed);
-        self.query(async |db| db.remove_unverified(unverified_id).await).await
+        self.pool.run(async |db| db.remove_unverified(unverified_id).await).await
     }
 
     async fn not_confirmed(
@@ -262,7 +261,7 @@ impl Verifier {
         api_body: Option<&[u8]>,
     ) -> Result<(), DbError> {
         let api_body = api_body.map(cut);
-        let quarantined = self.query(async |db| {
+        let quarantined = self.pool.run(async |db| {
             db.quarantine_unverified(
                 self.receiver,
                 row.unverified_id,
@@ -307,22 +306,7 @@ impl Verifier {
         let postpone = async |db: &mut DbConnection| {
             db.postpone_unverified(self.receiver, row.unverified_id, why, pause, strikes).await
         };
-        self.query(postpone).await
-    }
-
-    /// Runs statements within `database.statement_timeout`.
-    async fn query<T>(
-        &self,
-        statements: impl AsyncFnOnce(&mut DbConnection) -> Result<T, DbError>,
-    ) -> Result<T, DbError> {
-        let query = async {
-            let mut connection = self.pool.get().await?;
-            let result = statements(&mut connection.db).await?;
-            connection.release();
-            Ok(result)
-        };
-        let result = timeout(self.statement_timeout, query).await.unwrap_or(Err(DbError::TimedOut));
-        result.map_err(DbError::without_row_blame)
+        self.pool.run(postpone).await
     }
 }
 

@@ -37,7 +37,12 @@ use crate::logging::escape_json;
 const MAX_CONFLICTS: i64 = 5;
 
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    match read(&console, id).await {
+    let read = async {
+        let execution = read(&console, id).await?;
+        let conflicts = read_conflicts(&console, &execution).await?;
+        Ok((execution, conflicts))
+    };
+    match read.await {
         Ok((execution, conflicts)) => {
             let title = execution.execution.execution_id.clone();
             let content = content(&console, &view, &execution, &conflicts);
@@ -47,30 +52,32 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
     }
 }
 
-async fn read(
-    console: &Console,
-    id: PathId<String>,
-) -> Result<(ExecutionDetail, Vec<ConflictDetail>), PageError> {
+async fn read(console: &Console, id: PathId<String>) -> Result<ExecutionDetail, PageError> {
     let execution_id = path_identifier(id, "execution")?;
     let execution = console.run(&GetExecution { execution_id: execution_id.clone() }).await?;
-    let execution =
-        execution.ok_or_else(|| PageError::NotFound { kind: "execution", id: execution_id.clone() })?;
+    execution.ok_or(PageError::NotFound { kind: "execution", id: execution_id })
+}
+
+async fn read_conflicts(
+    console: &Console,
+    execution: &ExecutionDetail,
+) -> Result<Vec<ConflictDetail>, PageError> {
     let mut details = Vec::new();
     if execution.conflicts > 0 {
-        let filter = conflicts::Filter { execution: Some(execution_id) };
+        let filter = conflicts::Filter { execution: Some(execution.execution.execution_id.clone()) };
         let page = PageRequest { limit: MAX_CONFLICTS, after: None };
         let list = console.run(&Conflicts { filter, page, ..Conflicts::default() }).await?;
         for conflict in list.items {
             details.extend(console.run(&GetConflict { conflict_id: conflict.conflict_id }).await?);
         }
     }
-    Ok((execution, details))
+    Ok(details)
 }
 
 /// `/executions/{execution_id}/payload`: the webhook's body as a file.
 pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
     let file = async {
-        let (execution, _) = read(&console, id).await?;
+        let execution = read(&console, id).await?;
         let id = execution.execution.execution_id.clone();
         payload(&execution).file().ok_or(PageError::NotFound { kind: "payload", id })
     };
