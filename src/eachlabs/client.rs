@@ -246,7 +246,7 @@ impl Client {
         let attempt = timeout(self.timeout, self.try_attempt(method, url, body)).await;
         let result = attempt.unwrap_or_else(|_| Err(ApiError::TimedOut.into()));
         let label = result.as_ref().map_or_else(|failure| failure.error.result(), |_| ApiResult::Ok);
-        self.metrics.api_requested(label);
+        self.metrics.eachlabs_requested(label);
         result
     }
 
