@@ -155,7 +155,9 @@ impl Credentials {
                 let error = error.to_string();
                 let before = std::mem::replace(&mut *lock(&self.last_error), error.clone());
                 if reason == ReloadReason::Sighup || error != before {
-                    tracing::error!("secrets are not re-read, the previous ones stay in use: {error}");
+                    tracing::error!(
+                        "the new secrets cannot be used, so the previous ones stay in use: {error}"
+                    );
                 }
             }
         }

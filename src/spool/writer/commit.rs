@@ -91,7 +91,7 @@ impl Writer {
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {
             return;
         }
-        // After a rejection, accepts again only with much free space, so that the state does not change all the time.
+        // After a rejection, a tenth of `spool.max_bytes` must be free, so that the state does not change all the time.
         let enough = if rejecting { self.max_bytes / 10 } else { usage::MIN_FREE };
         let free = self.free_bytes(enough);
         self.status.unwritable = self

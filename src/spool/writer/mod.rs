@@ -43,7 +43,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle writer compares the files and commits a page, to measure whether a delivery could be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time without a rejection after which a log line says that deliveries are accepted again. A spool that is almost full
-/// accepts small deliveries and rejects large ones by turns.
+/// still accepts small deliveries between the large ones that it rejects.
 const ACCEPTED_AFTER: Duration = Duration::from_secs(10);
 
 /// The writer's ends of the channels to the other parts.
