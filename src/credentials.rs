@@ -1,7 +1,7 @@
-//! The secrets of a running receiver. It re-reads them from their files at SIGHUP. If a file has changed, it also
-//! re-reads them when it rejects a request or PostgreSQL rejects a connection.
+//! The secrets of a running receiver. The receiver re-reads their files at SIGHUP. If a file has changed, it also re-reads
+//! the files when it rejects a request, or when PostgreSQL rejects a connection.
 //!
-//! Secrets in environment variables and all other settings need a restart.
+//! A change of a secret in an environment variable, or of another setting, needs a restart.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::db::Database;
 
 /// Shortest time between two checks of the files after rejections.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest time that a request waits until the files are re-read.
+/// Maximum time that a request waits for the check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Credentials {
@@ -27,7 +27,7 @@ pub(crate) struct Credentials {
     /// Whether any setting is read from a file.
     from_files: bool,
     /// Time of the last check after a rejection. Locked during a check.
-    checked: tokio::sync::Mutex<Option<Instant>>,
+    files_checked_at: tokio::sync::Mutex<Option<Instant>>,
     /// The last error of a check after a rejection: logged once.
     last_error: Mutex<String>,
 }
@@ -81,7 +81,7 @@ impl Credentials {
             database: Database::new(servers, settings.database.connect_timeout),
             from_files: settings.sources.has_files(),
             settings: Mutex::new(settings.clone()),
-            checked: tokio::sync::Mutex::default(),
+            files_checked_at: tokio::sync::Mutex::default(),
             last_error: Mutex::default(),
         })
     }
@@ -90,15 +90,15 @@ impl Credentials {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Checks a request with `current`. If the check fails and the secrets have changed, checks it again with the new
-    /// secrets. Also returns the secrets of the last check.
+    /// Checks a request with `current`. If the check fails and the secrets have changed, checks the request again with the
+    /// new secrets. Also returns the secrets of the last check.
     pub(crate) async fn check<T, E>(
         self: &Arc<Self>,
         current: Arc<Current>,
         check: impl Fn(&Current) -> Result<T, E>,
     ) -> (Arc<Current>, Result<T, E>) {
         let checked = check(&current);
-        if checked.is_err() && self.refreshed(&current).await {
+        if checked.is_err() && self.have_changed(&current).await {
             let current = self.current();
             let checked = check(&current);
             return (current, checked);
@@ -111,9 +111,9 @@ impl Credentials {
         lock(&self.settings).auth.clone()
     }
 
-    /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed; looks for changes at most
-    /// once per [`CHECK_INTERVAL`].
-    async fn refreshed(self: &Arc<Self>, current: &Current) -> bool {
+    /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed since the last check; checks
+    /// at most once per [`CHECK_INTERVAL`].
+    async fn have_changed(self: &Arc<Self>, current: &Current) -> bool {
         if self.from_files {
             let _ = timeout(CHECK_TIMEOUT, self.refresh()).await;
         }
@@ -121,9 +121,9 @@ impl Credentials {
     }
 
     async fn refresh(self: &Arc<Self>) {
-        let mut checked = self.checked.lock().await;
-        if checked.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
-            *checked = Some(Instant::now());
+        let mut checked_at = self.files_checked_at.lock().await;
+        if checked_at.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL) {
+            *checked_at = Some(Instant::now());
             self.reload(ReloadReason::Rejected).await;
         }
     }
@@ -155,7 +155,9 @@ impl Credentials {
                 let error = error.to_string();
                 let before = std::mem::replace(&mut *lock(&self.last_error), error.clone());
                 if reason == ReloadReason::Sighup || error != before {
-                    tracing::error!("secrets are not re-read, the previous ones stay in use: {error}");
+                    tracing::error!(
+                        "the new secrets cannot be used, so the previous ones stay in use: {error}"
+                    );
                 }
             }
         }

@@ -18,8 +18,8 @@ const RUN_INTERVAL: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a run is this many times as long as the run took.
 const PAUSE_FACTOR: u32 = 20;
-/// The failure in a row that is logged: the recorder reports short outages of PostgreSQL.
-const REPORTED_FAILURE: u32 = 2;
+/// Consecutive failures before a warning is logged. The recorder logs outages of PostgreSQL, also shorter ones.
+const LOGGED_AFTER_FAILURES: u32 = 2;
 
 pub(crate) struct ExpectedWatcher {
     pub(crate) pool: Arc<ConnectionPool>,
@@ -30,7 +30,7 @@ pub(crate) struct ExpectedWatcher {
 }
 
 impl ExpectedWatcher {
-    /// Runs until the recorder ends. An error of PostgreSQL never ends it; the metric keeps its last value meanwhile.
+    /// Runs until the recorder ends. After an error of PostgreSQL, the metric keeps its last value and the next run follows.
     pub(crate) async fn run(mut self) {
         let mut failures: u32 = 0;
         while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
@@ -40,14 +40,14 @@ impl ExpectedWatcher {
             let result = self.settle_and_count().await;
             match &result {
                 Ok(_) => {
-                    if failures >= REPORTED_FAILURE {
+                    if failures >= LOGGED_AFTER_FAILURES {
                         tracing::info!("expected executions are counted again");
                     }
                     failures = 0;
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    if failures == REPORTED_FAILURE {
+                    if failures == LOGGED_AFTER_FAILURES {
                         tracing::warn!(
                             "expected executions cannot be counted, so executions_overdue is out of date: {error}"
                         );
@@ -67,7 +67,7 @@ impl ExpectedWatcher {
     /// Returns true if there may be more to settle.
     async fn settle_and_count(&self) -> Result<bool, DbError> {
         let run = self.pool.run(async |db| {
-            // The statements that write would wait for locks of the whole table, even without a row to write.
+            // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
             if !db.has_unsettled().await? {
                 return Ok((false, 0));
             }

@@ -38,7 +38,7 @@ pub fn expands(text: &str) -> bool {
     jsonb::expands(text)
 }
 
-/// The public port without a socket, and with a spool that acknowledges at once.
+/// The public port without a socket. Its spool accepts each delivery at once and stores nothing.
 #[derive(Debug)]
 pub struct FuzzServer {
     routes: Router,
@@ -50,7 +50,7 @@ pub struct FuzzServer {
     pending: mpsc::Receiver<PendingDelivery>,
 }
 
-/// A delivery that the spool has acknowledged.
+/// A delivery that the spool has accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The body, decompressed.
@@ -110,7 +110,7 @@ impl FuzzServer {
     {
         let slot = Arc::new(self.connections.acquire().expect("a slot for one connection"));
         let routes = self.routes.clone();
-        let connection = http::connection(
+        let connection = http::serve_connection(
             &self.protocol,
             stream,
             None,
@@ -144,7 +144,7 @@ impl FuzzServer {
         stored
     }
 
-    /// No connection, request or memory is in use.
+    /// Whether no connection, request or memory is in use.
     fn is_idle(&self) -> bool {
         self.connections.in_use() + self.requests.in_use() + self.memory.reserved() == 0
     }

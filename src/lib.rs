@@ -19,8 +19,8 @@
 //!
 //! - [`server`] builds the parts and stops them in the order above; [`config`] reads the settings, [`credentials`] the
 //!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
-//! - `http/admin` serves health, metrics and the read API with the queries in `db/queries`.
-//! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions that they announce.
+//! - `http/admin` serves health, metrics, the API and the console, with the queries in `db/queries`.
+//! - `trigger` reads the responses of trigger and bulk-trigger; `expected` follows the executions in them.
 //! - [`retention`] removes old rows; [`cli`] holds the commands for operators.
 //! - [`reconcile`] fetches executions whose webhook did not arrive, with [`eachlabs`], the client of the sender's API.
 //! - [`verification`] confirms unsigned deliveries with the same client.

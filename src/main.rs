@@ -85,7 +85,7 @@ enum Command {
     Quarantine(cli::quarantine::Quarantine),
     /// Fill in columns that PostgreSQL refused earlier, from payload_bytes
     Repair(cli::repair::Repair),
-    /// Fetch executions whose webhook did not arrive from each::labs (needs eachlabs.api_key). The receiver must be running
+    /// Fetch executions whose webhook did not arrive. Needs eachlabs.api_key and a running receiver
     #[command(after_long_help = cli::examples::RECONCILE)]
     Reconcile(cli::reconcile::Reconcile),
     /// List or show deliveries in the spool that are not in PostgreSQL yet
@@ -99,7 +99,7 @@ enum Command {
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print a new token for auth.url_tokens or admin.token, and to standard error how to use it
+    /// Print a new token for auth.url_tokens or admin.token. Instructions go to standard error
     NewToken,
     /// Print the token of the admin port (admin.token or admin.token_file)
     AdminToken,
@@ -277,9 +277,9 @@ fn log_authentication(settings: &Settings) {
 }
 
 /// Prints the first steps for a new user. Another thread writes them: a stopped terminal must not block the receiver.
-fn print_first_steps(open: bool, webhooks: &str, console: &str, psql: &str) {
+fn print_first_steps(unauthenticated: bool, webhooks: &str, console: &str, psql: &str) {
     let mut text = String::new();
-    if open {
+    if unauthenticated {
         let _ = writeln!(
             text,
             "\nSend a webhook:\n  curl -i {webhooks} -d \

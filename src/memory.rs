@@ -2,14 +2,14 @@
 //!
 //! The first [`FREE_BYTES_PER_BODY`] of each body are not counted: large bodies never block small ones, and small
 //! bodies need no lock. A larger body reserves memory before it is stored. A body of a verified sender reserves its whole
-//! size. Other bodies reserve in steps as their bytes arrive (a signature covers the body, so it is checked last):
-//! a sender has to send much to reserve much. Unverified bodies can reserve only a part of the budget. The rest is left for
-//! senders that are verified by the request's head.
+//! size. Other bodies reserve in steps as their bytes arrive (a signature covers the body, so it is checked last). So an
+//! unverified sender reserves much memory only if it sends much. Unverified bodies can reserve only a part of the budget.
+//! The rest is left for senders that are verified by the request's head.
 //!
 //! When the budget is used up, a body waits in a queue. Meanwhile bodies without progress are evicted: the longest stalled
 //! one first, unverified ones before verified ones. Each step has a queue of its own, and queues of later steps are served
-//! first. Among unverified bodies the latest is served first: a sender that sends without pause competes only with bodies
-//! that arrive at the same time, not with all waiting ones.
+//! first. Within a queue of unverified bodies, the latest body is served first. So a new body does not wait for the backlog
+//! of a sender that sends without pause; it competes only with bodies that arrive at the same time.
 //!
 //! Bodies that hold memory and wait for more cannot block each other forever: later steps can use more of the budget than
 //! earlier ones ([`LIMITS`]), and a body needs no more after the last step.
@@ -29,8 +29,8 @@ pub(crate) const FREE_BYTES_PER_BODY: usize = 64 << 10;
 /// How much an unverified body reserves in each step: the unverified part of the budget divided by this. In one more step
 /// it reserves the rest.
 const STEPS: [usize; 3] = [2048, 256, 32];
-/// How many eighths of the unverified part can be in use after each step. The difference to the previous step is at least
-/// the reservation of one body in the step.
+/// A reservation in a step succeeds if at most this many eighths of the unverified part are then in use. Each limit exceeds
+/// the previous one by at least one body's reservation in the step.
 const LIMITS: [usize; 4] = [2, 3, 4, 8];
 /// The queue of verified bodies, after the queues of the steps.
 const VERIFIED: usize = LIMITS.len();
@@ -260,7 +260,7 @@ impl State {
 /// The memory of one body, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct MemoryPermit {
-    /// What is reserved beyond the free bytes.
+    /// The reserved bytes, without the free ones.
     reservation: Reservation,
     evicted: Arc<Notify>,
     verified: bool,
@@ -343,7 +343,7 @@ impl MemoryPermit {
         true
     }
 
-    /// The whole body has been received, `size` bytes: it can no longer be evicted, and gives back what it does not need.
+    /// The whole body of `size` bytes has been received. It can no longer be evicted, and gives unused memory back.
     pub(crate) fn received(&mut self, size: usize) {
         self.end_eviction(self.reservation.bytes);
         let unused = self.reservation.bytes.saturating_sub(size.saturating_sub(FREE_BYTES_PER_BODY));
@@ -370,7 +370,7 @@ impl MemoryPermit {
 
 impl Drop for MemoryPermit {
     fn drop(&mut self) {
-        // In this order: bytes that are no longer counted as evicted must be free.
+        // In this order: the bytes must be free before they no longer count as evicted.
         let bytes = self.reservation.bytes;
         self.reservation.give_back(bytes, self.reservation.unverified);
         self.end_eviction(bytes);

@@ -74,7 +74,7 @@ metrics! {
     intake_depth: Gauge,
         "Deliveries in memory that wait for the spool's next write (limit: intake.capacity)";
     ready: Gauge,
-        "1 while webhooks are accepted (/health/ready answers 200), 0 otherwise";
+        "1 while /health/ready answers 200: webhooks are accepted, and the receiver is not stopping; 0 otherwise";
     spool_depth: Gauge,
         "Deliveries in the spool that are not recorded in PostgreSQL yet";
     spool_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
@@ -94,13 +94,13 @@ metrics! {
     spool_unreadable: Counter,
         "Upper bound of deliveries that are missing in the spool or cannot be read; 1 if the number is unknown";
     database_up: Gauge,
-        "1 while PostgreSQL records deliveries, 0 while it is unreachable or refuses";
+        "1 while PostgreSQL records deliveries, 0 while it is unreachable or refuses all of them";
     deliveries_recorded: Family<OutcomeLabel, Counter>,
         "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, unverified (unsigned: waits for its verification, not recorded yet), dropped";
     executions_recorded: Family<ExecutionLabel, Counter>,
         "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed (also succeeded and success), failed, cancelled, other (any other status, which is not terminal)";
     predictions_recorded: Family<ExecutionLabel, Counter>,
-        "The same for predictions, which executions_recorded does not count";
+        "New predictions and replaced statuses committed to PostgreSQL, by status as in executions_recorded, which does not count predictions";
     record_batch_rows: Histogram = rows(),
         "Deliveries in one transaction in PostgreSQL";
     record_delay [Seconds]: Histogram = delays(),
@@ -128,7 +128,7 @@ metrics! {
     prune_success_timestamp [Seconds]: Gauge,
         "Unix time at which this receiver last completed a removal of old rows; 0 before the first";
     clock_skew [Seconds]: Gauge<f64, AtomicU64>,
-        "The receiver's clock minus PostgreSQL's, compared before rows are removed (retention.*); 0 before that";
+        "The receiver's clock minus PostgreSQL's, compared before rows are removed (retention.*); 0 before the first comparison";
     api_answered: Family<StatusLabel, Counter>,
         "Requests to /api/v1 on the admin port, by HTTP status of the response";
     api_read [Seconds]: Histogram = seconds(),
@@ -240,7 +240,7 @@ pub(crate) enum ApiResult {
 /// The result of verifying an unsigned webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum Verification {
+pub(crate) enum VerificationResult {
     Confirmed,
     Different,
     /// The API does not have the execution, or not as ended.
@@ -357,7 +357,7 @@ impl Metrics {
         for result in ApiResult::VARIANTS {
             let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
         }
-        for result in Verification::VARIANTS {
+        for result in VerificationResult::VARIANTS {
             let _ = metrics.verifications.get_or_create(&ResultLabel { result: result.into() });
         }
         for source in FetchSource::VARIANTS {
@@ -396,11 +396,11 @@ impl Metrics {
         counters.get_or_create(&ExecutionLabel { status: status::class(status) }).inc();
     }
 
-    pub(crate) fn api_requested(&self, result: ApiResult) {
+    pub(crate) fn eachlabs_requested(&self, result: ApiResult) {
         self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
     }
 
-    pub(crate) fn verified(&self, result: Verification) {
+    pub(crate) fn verified(&self, result: VerificationResult) {
         self.verifications.get_or_create(&ResultLabel { result: result.into() }).inc();
     }
 

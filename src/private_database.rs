@@ -16,7 +16,7 @@ use workflow_receiver::shutdown::Shutdown;
 
 use super::receive;
 
-/// The receiver waits this long for PostgreSQL, then it starts without it.
+/// The receiver waits this long for PostgreSQL, and then starts without PostgreSQL.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// PostgreSQL may take this long to stop. After that, the receiver signals it once more and ends without waiting.
 const STOP_TIMEOUT: Duration = Duration::from_mins(1);

@@ -98,15 +98,16 @@ pub struct Server {
     parts: JoinSet<PartResult>,
     /// Readiness fails, and responses close their connections. Webhooks are still accepted.
     leaving: CancellationToken,
-    /// Ends the webhook port and the pruner. The writer ends after the webhook port, and the recorder once the spool is
-    /// empty.
+    /// Ends the webhook port, the pruner, the reconciliation and the verification. The spool's writer ends after the webhook
+    /// port, and the recorder once the spool is empty.
     stop: CancellationToken,
-    /// Ends the recorder, whether the spool is empty or not, and the admin port.
+    /// Ends the recorder, even if the spool is not empty, and the admin port.
     give_up: CancellationToken,
     /// Ends after the parts, to export their last spans.
     exporter: JoinSet<()>,
     end_export: CancellationToken,
-    /// Tasks that measure for health checks, and the one that reads the change feed.
+    /// Tasks that measure or follow other parts: health, expected executions, unsigned webhooks, stalled writes of the spool,
+    /// the change feed. Dropping the set aborts them.
     _background_tasks: JoinSet<()>,
 }
 
@@ -186,9 +187,8 @@ impl Server {
             numbered,
             metrics: metrics.clone(),
         };
-        let (unverified, unverified_limit) =
-            (Arc::<Notify>::default(), UnverifiedLimit::new(settings.verification));
-        let unverified_limit = Arc::new(unverified_limit);
+        let unverified_stored = Arc::<Notify>::default();
+        let unverified_limit = Arc::new(UnverifiedLimit::new(settings.verification));
         let recorder = Recorder {
             pool: recording_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
@@ -203,7 +203,7 @@ impl Server {
             health: recorder_health,
             stuck,
             sequencer,
-            unverified: unverified.clone(),
+            unverified: unverified_stored.clone(),
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };
@@ -217,7 +217,7 @@ impl Server {
             state: retention,
             stop: stop.clone(),
         });
-        let (acks_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
+        let (acked_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
         let client =
             Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?.map(Arc::new);
         let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
@@ -244,7 +244,7 @@ impl Server {
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
             status: verification,
-            stored: unverified,
+            stored: unverified_stored,
             recording: recorder_health_rx.clone(),
             stop: stop.clone(),
             receiver: rand::random(),
@@ -281,7 +281,7 @@ impl Server {
         let watcher = ExpectedWatcher {
             pool: recording_pool.clone(),
             metrics: metrics.clone(),
-            acked: acks_for_watcher,
+            acked: acked_for_watcher,
             recording: recording_for_watcher,
         };
         background_tasks.spawn(watcher.run());
@@ -527,7 +527,7 @@ fn connection_limits(settings: &config::Http) -> (http::ConnectionLimits, http::
         idle_timeout,
         half_close,
     };
-    // On the admin port, a closed event stream ends at once.
+    // Without half-close on the admin port, an event stream ends as soon as its client closes the connection.
     (limits(connections, true), limits(ADMIN_CONNECTIONS, false))
 }
 

@@ -44,7 +44,7 @@ const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 #[cfg(not(target_os = "linux"))]
 const REAL_TIME: std::ops::Range<i32> = 0..0;
 
-/// What the signals request.
+/// The requests that signals make.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     /// Accept no more webhooks, record the spool, and end.
@@ -77,11 +77,13 @@ impl Shutdown {
     }
 
     async fn worker(&self, started: &mpsc::Sender<io::Result<()>>) -> io::Result<Infallible> {
-        let (to, mut signals) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
         let listen = |number: i32| {
             let mut received = signal(SignalKind::from_raw(number))?;
-            let to = to.clone();
-            tokio::spawn(async move { while received.recv().await.is_some() && to.send(number).is_ok() {} });
+            let sender = sender.clone();
+            tokio::spawn(
+                async move { while received.recv().await.is_some() && sender.send(number).is_ok() {} },
+            );
             io::Result::Ok(())
         };
         for signal in STOP.iter().chain([&Signal::HUP]) {
@@ -97,7 +99,7 @@ impl Shutdown {
         let _ = started.send(Ok(()));
         let mut stops = 0;
         loop {
-            // `to` lives as long as this function, so the channel never ends.
+            // `sender` lives as long as this function, so the channel never ends.
             let Some(number) = signals.recv().await else { return Err(io::Error::other("no signals")) };
             let closed = terminal && !io::stdin().is_terminal();
             if number == Signal::XFSZ.as_raw() {

@@ -25,7 +25,7 @@ pub(crate) struct TestWebhook {
 }
 
 impl TestWebhook {
-    /// `path` is that of the public port without a token. `output` says who has sent the webhook.
+    /// `path` is the path of webhooks without a token. `output` is the output of the execution.
     ///
     /// # Errors
     /// If a token cannot be part of a URL.
@@ -57,10 +57,10 @@ impl TestWebhook {
         Ok(Self { execution_id, request: request.body(Full::from(body))? })
     }
 
-    /// Sends it to the public port. Returns the status and the body of the response.
+    /// Sends the webhook to the public port. Returns the status and the body of the response.
     ///
     /// # Errors
-    /// A sentence without its full stop.
+    /// A sentence without a full stop, if there is no response.
     pub(crate) async fn send(self, port: SocketAddr) -> Result<(StatusCode, String), String> {
         let address = reachable(port);
         let (status, body) = timeout(TIMEOUT, send(&address.to_string(), self.request))

@@ -1,7 +1,7 @@
 //! The responses of trigger and bulk-trigger: the executions that will send webhooks.
 //!
-//! A response is accepted as `each::labs` sends it, in the forms of both hosts. A caller can add a reference for each input,
-//! because the order of the inputs is the only link between an input and its execution.
+//! A response is accepted unchanged, from both generations of the API of `each::labs`. A caller can add a reference for each
+//! input, because the order of the inputs is the only link between an input and its execution.
 
 use std::collections::HashSet;
 
@@ -56,7 +56,7 @@ impl Triggered {
         };
         let workflow_id = identifier(response, "workflow_id", "")?;
         let bulk_id = identifier(response, "bulk_id", "")?;
-        // The older host may name the execution `trigger_id`.
+        // The older API may name the execution `trigger_id`.
         let (execution_id, trigger_id) =
             (identifier(response, "execution_id", "")?, identifier(response, "trigger_id", "")?);
         let inputs = match (present(response, "executions"), &bulk_id) {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_of_both_hosts_are_parsed_unchanged() {
+    fn responses_of_both_generations_of_the_api_are_parsed_unchanged() {
         let bulk = json!({ "bulk_id": "b", "executions": [
             { "execution_id": "e1", "status": "queued" },
             { "status": "failed", "message": "no credits\0" },

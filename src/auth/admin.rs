@@ -1,7 +1,8 @@
 //! Tokens and browser sessions of the admin port.
 //!
-//! A session is a signed cookie with an expiry, so nothing is stored while it lasts. Its key is derived from the token that
-//! began it: removing or changing the token ends the session. A log-out stores its [`SessionId`] as ended.
+//! A session is a signed cookie with an expiry, so the receiver stores nothing while the session lasts. The key of the
+//! signature is derived from the token that began the session: removing or changing the token ends the session. A log-out
+//! stores the [`SessionId`] as ended.
 
 use std::sync::LazyLock;
 
@@ -19,10 +20,10 @@ use crate::config::{NamedToken, Role, random_token};
 
 /// The cookie of a session.
 pub(crate) const SESSION_COOKIE: &str = "workflow_receiver_session";
-/// How long a session lasts.
-pub(crate) const SESSION: Duration = Duration::hours(12);
-/// Before the values that a session key signs, so that no value counts as one of another kind.
+pub(crate) const SESSION_DURATION: Duration = Duration::hours(12);
+/// The text that a token signs to derive its session key.
 const SESSION_KEY: &[u8] = b"workflow-receiver session 1";
+// The kinds of values that a session key signs. The kind is signed, too, so that no value counts as one of another kind.
 const COOKIE: &str = "cookie";
 const FORM: &str = "form";
 /// The operator of an admin port without tokens.
@@ -51,7 +52,7 @@ pub(crate) struct Operator {
     pub(crate) role: Role,
     /// A value that forms repeat. Other web pages do not know it (protection against cross-site request forgery).
     pub(crate) form_key: String,
-    /// The session of the request, which a log-out ends; `None` with a token.
+    /// The session of the request; `None` if the request has a token.
     pub(crate) session: Option<SessionId>,
 }
 
@@ -118,7 +119,7 @@ impl AdminTokens {
     /// Begins a session with a token. Returns the value of its cookie.
     pub(crate) fn begin_session(&self, presented: &[u8], now: OffsetDateTime) -> Option<String> {
         let token = self.matching(presented)?;
-        let expires = (now + SESSION).unix_timestamp();
+        let expires = (now + SESSION_DURATION).unix_timestamp();
         let session = format!("{}:{expires}:{}", token.name, random_token());
         let signature = signed(&token.session_key, COOKIE, &session);
         Some(format!("{session}:{signature}"))
@@ -186,9 +187,9 @@ mod tests {
         assert!(both.begin_session(b"an unknown token", NOW).is_none());
         let cookie = both.begin_session(b"token of ben", NOW).unwrap();
         assert!(!cookie.contains("token of"), "{cookie}");
-        let ben = both.by_session(&cookie, NOW + SESSION - Duration::SECOND).unwrap();
+        let ben = both.by_session(&cookie, NOW + SESSION_DURATION - Duration::SECOND).unwrap();
         assert_eq!((&*ben.name, ben.role, ben.session.is_some()), ("ben", Role::Read, true));
-        assert!(both.by_session(&cookie, NOW + SESSION).is_none(), "it has expired");
+        assert!(both.by_session(&cookie, NOW + SESSION_DURATION).is_none(), "it has expired");
 
         for altered in [
             cookie.replace("ben", "anna"),

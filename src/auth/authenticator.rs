@@ -23,7 +23,7 @@ pub struct Authenticator {
     tolerance: Duration,
     /// No method is configured: accepts every request.
     open: bool,
-    /// [`Self::open`], and the port listens on loopback only.
+    /// [`Self::open`] without `auth.allow_unauthenticated`: the port listens on loopback only.
     local_only: bool,
     /// Accepts requests without any credentials as [`AuthMethod::Unverified`].
     verify_unsigned: bool,
@@ -85,7 +85,7 @@ impl Authenticator {
                 Ok(PendingAuth { signature: Some(signature), without_signature })
             }
             (_, Ok(method)) => Ok(PendingAuth { signature: None, without_signature: Ok(method) }),
-            // A wrong signature, secret or token is an error.
+            // Only for a request without credentials: a wrong signature, secret or token stays an error.
             (None, Err(AuthError::NoCredentials)) if self.verify_unsigned => {
                 Ok(PendingAuth { signature: None, without_signature: Ok(AuthMethod::Unverified) })
             }

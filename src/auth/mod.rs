@@ -1,8 +1,8 @@
 //! Authentication of webhooks and of the admin port.
 //!
 //! A webhook is accepted if it passes one of the configured methods. Everything but the signature is checked before the
-//! body is read ([`Authenticator::check_head`]); the signature afterwards ([`PendingAuth::check_body`]), over the bytes
-//! as sent.
+//! body is read ([`Authenticator::check_head`]). The signature is checked after that ([`PendingAuth::check_body`]), over the
+//! bytes as sent.
 //!
 //! A repeated signature is accepted within the tolerance of its timestamp: retries of the sender keep the signature of
 //! the first attempt, and recording deduplicates.
@@ -14,12 +14,12 @@ mod signature;
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
-pub(crate) use admin::{AdminTokens, Operator, SESSION, SESSION_COOKIE, SessionId};
+pub(crate) use admin::{AdminTokens, Operator, SESSION_COOKIE, SESSION_DURATION, SessionId};
 pub use authenticator::{Authenticator, PendingAuth};
 pub(crate) use signature::sign;
 
-/// How a delivery was authenticated. Recorded with it: in the database under its name, in the spool under its position in
-/// this list, which therefore never changes.
+/// How a delivery was authenticated. The database stores the name. The spool stores the position in this list, so variants
+/// are only added at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum AuthMethod {
@@ -44,7 +44,7 @@ impl AuthMethod {
         self.into()
     }
 
-    /// Whether the request contained nothing that was checked.
+    /// Whether the delivery was accepted without credentials.
     #[must_use]
     pub fn is_anonymous(self) -> bool {
         matches!(self, Self::None | Self::Unverified)

@@ -263,7 +263,7 @@ impl Client {
             rate.pause_for(*pause);
         }
         let label = result.as_ref().map_or_else(|failure| failure.error.result(), |_| ApiResult::Ok);
-        self.metrics.api_requested(label);
+        self.metrics.eachlabs_requested(label);
         result
     }
 

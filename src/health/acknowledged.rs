@@ -1,6 +1,6 @@
 //! Counts quarantined webhooks that were answered 200.
 //!
-//! Operators remove them with another process, so the count is repeated: soon after a webhook was quarantined, and
+//! The command line removes entries in another process, so the count is repeated: soon after a webhook was quarantined, and
 //! otherwise every 15 s. Each count reads the whole table, so a slow count is repeated less often.
 
 use std::sync::Arc;
@@ -26,12 +26,12 @@ const PAUSE_FACTOR: u32 = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
     Counted(i64),
-    /// There is no count: with an error, or before the first count.
+    /// The latest count failed with this error. `None` before the first count.
     Unknown(Option<String>),
 }
 
 pub(crate) struct AcknowledgedCounter {
-    /// Its own connection: operators' queries may use all of theirs.
+    /// A connection of its own: operators' queries may use all connections of the API.
     pub(crate) pool: QueryPool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acked: watch::Receiver<Seq>,
@@ -46,9 +46,9 @@ impl AcknowledgedCounter {
         {
             let (begun, seen) = (Instant::now(), self.metrics.quarantined());
             match self.pool.run(&CountAcknowledged).await {
-                Ok(bodies) => {
-                    self.metrics.quarantine_acknowledged.set(bodies);
-                    self.count.send_replace(Acknowledged::Counted(bodies));
+                Ok(webhooks) => {
+                    self.metrics.quarantine_acknowledged.set(webhooks);
+                    self.count.send_replace(Acknowledged::Counted(webhooks));
                 }
                 Err(why) => drop(self.count.send_replace(Acknowledged::Unknown(Some(why.to_string())))),
             }

@@ -1,7 +1,7 @@
 //! The health of the receiver, derived from measurements, for `/health/ready`, `/metrics` and `workflow-receiver status`.
 //!
-//! Each part has its own state. Whether webhooks are accepted depends on the spool alone: PostgreSQL may be unreachable
-//! while the spool has space.
+//! Each part has its own state. Readiness depends on the spool and the shutdown alone: while the spool has space, webhooks
+//! are accepted even if PostgreSQL is unreachable.
 
 mod acknowledged;
 mod parts;
@@ -59,8 +59,9 @@ impl Summary {
 }
 
 impl Health {
-    /// False also while the receiver is stopping.
-    pub(crate) fn accepts_webhooks(&self) -> bool {
+    /// Whether webhooks are accepted, with or without PostgreSQL, and the receiver is not stopping. During `shutdown.grace`,
+    /// webhooks are still accepted.
+    pub(crate) fn is_ready(&self) -> bool {
         self.summary.status != "unavailable"
     }
 
@@ -141,7 +142,7 @@ impl Monitor {
 impl Measurements {
     fn health(self) -> Health {
         let (parts, problems) = self.parts();
-        let status = match (parts.spool.accepts_webhooks(), problems.is_empty()) {
+        let status = match (parts.spool.is_ready(), problems.is_empty()) {
             (false, _) => "unavailable",
             (true, false) => "degraded",
             (true, true) => "ok",
@@ -201,16 +202,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_spool_decides_whether_webhooks_are_accepted() {
-        let mut away = waiting(LIMIT * 9, LIMIT * 9);
-        away.recording = RecorderHealth::Failing {
-            since: away.now - LIMIT,
+    fn readiness_depends_on_the_spool_and_the_shutdown_alone() {
+        let mut unreachable = waiting(LIMIT * 9, LIMIT * 9);
+        unreachable.recording = RecorderHealth::Failing {
+            since: unreachable.now - LIMIT,
             why: DbError::Unreachable("no route".to_owned()),
         };
-        let away = away.health();
-        assert_eq!((away.summary.status, away.accepts_webhooks()), ("degraded", true));
-        assert_eq!(states(&away)[1..3], ["failing", "stalled"]);
-        assert!(away.summary.problems[0].contains("no route"), "{:?}", away.summary.problems);
+        let health = unreachable.health();
+        assert_eq!((health.summary.status, health.is_ready()), ("degraded", true));
+        assert_eq!(states(&health)[1..3], ["failing", "stalled"]);
+        assert!(health.summary.problems[0].contains("no route"), "{:?}", health.summary.problems);
 
         let rejecting = |change: fn(&mut Measurements)| {
             let mut measured = healthy();
@@ -223,11 +224,7 @@ mod tests {
             rejecting(|m| m.stalled = Some(Duration::from_secs(12))),
             rejecting(|m| m.stopping = true),
         ] {
-            assert_eq!(
-                (health.summary.status, health.accepts_webhooks()),
-                ("unavailable", false),
-                "{health:?}"
-            );
+            assert_eq!((health.summary.status, health.is_ready()), ("unavailable", false), "{health:?}");
             assert_eq!(health.summary.problems.len(), 1);
         }
     }

@@ -42,7 +42,7 @@ pub(crate) struct SpoolHealth {
 }
 
 impl SpoolHealth {
-    pub(super) fn accepts_webhooks(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.state == "ok"
     }
 }
@@ -141,9 +141,9 @@ impl Measurements {
     pub(super) fn parts(&self) -> (Parts, Vec<String>) {
         let mut problems = Vec::new();
         let spool = self.spool_health(&mut problems);
-        let database = self.database(&mut problems);
+        let database = self.database_health(&mut problems);
         let recording = self.recording_health(&mut problems);
-        let quarantine = self.quarantine(&mut problems);
+        let quarantine = self.quarantine_health(&mut problems);
         let retention = self.retention_health(&mut problems);
         let verification = self.verification_health(&mut problems);
         (Parts { spool, database, recording, quarantine, retention, verification }, problems)
@@ -175,7 +175,7 @@ impl Measurements {
         SpoolHealth { state, detail, used_bytes: self.spool.bytes, max_bytes: self.max_bytes }
     }
 
-    fn database(&self, problems: &mut Vec<String>) -> DatabaseHealth {
+    fn database_health(&self, problems: &mut Vec<String>) -> DatabaseHealth {
         let (state, detail, failing_since) = match &self.recording {
             RecorderHealth::Working => ("ok", "PostgreSQL answers".to_owned(), None),
             RecorderHealth::Starting => ("starting", "PostgreSQL has not answered yet".to_owned(), None),
@@ -241,19 +241,19 @@ impl Measurements {
         )
     }
 
-    fn quarantine(&self, problems: &mut Vec<String>) -> QuarantineHealth {
+    fn quarantine_health(&self, problems: &mut Vec<String>) -> QuarantineHealth {
         match &self.acknowledged {
             Acknowledged::Counted(0) => {
                 let detail = "no webhook that was answered 200 is in quarantine".to_owned();
                 QuarantineHealth { state: "ok", detail, acknowledged: Some(0) }
             }
-            Acknowledged::Counted(bodies) => {
+            Acknowledged::Counted(webhooks) => {
+                let count = counted(*webhooks, "webhook was", "webhooks were");
                 let detail = format!(
-                    "in quarantine, not in executions: {} answered 200. See `workflow-receiver quarantine list`",
-                    counted(*bodies, "webhook that was", "webhooks that were")
+                    "{count} answered 200 and could not be recorded. See `workflow-receiver quarantine list`"
                 );
                 problems.push(detail.clone());
-                QuarantineHealth { state: "acknowledged", detail, acknowledged: Some(*bodies) }
+                QuarantineHealth { state: "acknowledged", detail, acknowledged: Some(*webhooks) }
             }
             Acknowledged::Unknown(why) => {
                 let why = why.as_deref().unwrap_or("there was no count yet");

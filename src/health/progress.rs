@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::recorder::StuckStatus;
 
-/// When the recorder last handled deliveries, by the monotonic clock, because the system clock may be set. Deliveries
+/// When the recorder last handled deliveries, by the monotonic clock, because the system clock can be changed. Deliveries
 /// after a stuck one count as handled, too.
 #[derive(Debug, Clone)]
 pub(crate) struct RecordingProgress(Arc<Mutex<Instant>>);

@@ -1,4 +1,4 @@
-//! Health of both ports.
+//! The routes `/health/live` and `/health/ready` of both ports.
 
 use axum::extract::State;
 use axum::handler::Handler;
@@ -24,7 +24,7 @@ where
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed { allowed: "Use GET." })
 }
 
-/// For the public port.
+/// The routes of the public port, without details.
 pub(super) fn public_routes(health: Monitor) -> Router {
     health_routes(async |State(health): State<Monitor>| ready(&health.health(), false)).with_state(health)
 }
@@ -35,9 +35,9 @@ struct StatusOnly {
     status: &'static str,
 }
 
-/// 200 while webhooks are accepted, with or without PostgreSQL; 503 otherwise, and while the receiver is stopping.
+/// 200 while the receiver is ready ([`Health::is_ready`]), otherwise 503.
 pub(super) fn ready(health: &Health, with_details: bool) -> Response {
-    let code = if health.accepts_webhooks() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if with_details {
         (code, Json(health)).into_response()
     } else {

@@ -5,15 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
-/// Whether the browser's headers show that a web page of another origin sent the request. Senders of webhooks set
-/// neither header.
+/// Whether a web page may have sent the request: it has an `Origin` header, or a `Sec-Fetch-Site` header of another site.
+/// Senders of webhooks set neither header.
 pub(super) fn is_from_a_web_page(headers: &HeaderMap) -> bool {
-    let fetched_from = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    headers.contains_key(header::ORIGIN)
-        || fetched_from.is_some_and(|site| site != b"none" && site != b"same-origin")
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none" && site != b"same-origin")
 }
 
-/// Whether the browser's headers show that a page of another origin sent a form of the console.
+/// Whether a web page of another origin sent a form of the console. The console's own pages set `Origin`, too.
 pub(super) fn has_foreign_origin(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site != "same-origin" && site != "none";
@@ -23,9 +22,9 @@ pub(super) fn has_foreign_origin(headers: &HeaderMap) -> bool {
     origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, origin)| origin != host))
 }
 
-/// Whether the request may be the result of DNS rebinding: the host is neither an address nor a local name.
+/// Whether the request may be the result of DNS rebinding: its host may be a registered domain.
 pub(super) fn has_public_host(headers: &HeaderMap, uri: &Uri) -> bool {
-    !all_hosts_are(headers, uri, is_local)
+    !all_hosts_are(headers, uri, is_not_a_domain)
 }
 
 /// Whether `accepted` is true for each host of the request: in `Host` and in the URL. A request without a host passes: it
@@ -39,7 +38,7 @@ pub(super) fn all_hosts_are(headers: &HeaderMap, uri: &Uri, accepted: fn(&str) -
 
 /// `localhost` or an IP address, with an optional port. Browsers send IP addresses in the usual notation, so decimal,
 /// octal and hexadecimal ones are not accepted.
-pub(super) fn is_address(host: &str) -> bool {
+pub(super) fn is_localhost_or_ip(host: &str) -> bool {
     match host.strip_prefix('[').map(|host| host.split_once(']')) {
         Some(Some((address, port))) => address.parse::<Ipv6Addr>().is_ok() && is_port(port),
         Some(None) => false,
@@ -50,11 +49,11 @@ pub(super) fn is_address(host: &str) -> bool {
     }
 }
 
-/// An address, or a name without a dot: such a name cannot be registered as a domain.
-pub(super) fn is_local(host: &str) -> bool {
+/// `localhost`, an IP address, or a name without a dot. Such a name cannot be registered as a domain.
+pub(super) fn is_not_a_domain(host: &str) -> bool {
     let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    is_address(host) || !name.is_empty() && name.bytes().all(plain) && is_port(port)
+    is_localhost_or_ip(host) || !name.is_empty() && name.bytes().all(plain) && is_port(port)
 }
 
 /// Empty, or a colon and a port.
@@ -65,7 +64,7 @@ fn is_port(port: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_address, is_local};
+    use super::{is_localhost_or_ip, is_not_a_domain};
 
     #[test]
     fn addresses_and_local_names_are_accepted_and_public_names_rejected() {
@@ -79,7 +78,7 @@ mod tests {
             "10.0.0.7",
             "[::ffff:127.0.0.1]:80",
         ] {
-            assert!(is_address(address) && is_local(address), "{address}");
+            assert!(is_localhost_or_ip(address) && is_not_a_domain(address), "{address}");
         }
         for name in [
             "evil.example",
@@ -110,10 +109,10 @@ mod tests {
             "::1",
             ":80",
         ] {
-            assert!(!is_address(name) && !is_local(name), "{name}");
+            assert!(!is_localhost_or_ip(name) && !is_not_a_domain(name), "{name}");
         }
         for name in ["receiver", "receiver:9090", "my-host_1", "2130706433"] {
-            assert!(!is_address(name) && is_local(name), "{name}");
+            assert!(!is_localhost_or_ip(name) && is_not_a_domain(name), "{name}");
         }
     }
 }

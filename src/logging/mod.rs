@@ -52,7 +52,8 @@ pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Syn
     }
 }
 
-/// Logs panics with their location in the code. The message is logged only when it is a literal: others may quote a body.
+/// Logs panics with their location in the code. The message is logged only when it is a literal: other messages may quote
+/// a body.
 ///
 /// The line does not go through `tracing`: a panic inside `tracing` would cause a second one, which aborts the process.
 pub fn log_panics() {

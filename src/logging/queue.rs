@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Maximum bytes of queued lines. While it writes, the thread holds up to the same number of bytes.
+/// Maximum bytes of queued lines. The thread holds up to the same number of bytes while it writes them.
 const MAX_BYTES: usize = 1 << 20;
 /// Maximum bytes of one write. [`Queue::flush`] sees progress after each write.
 const CHUNK: usize = 16 << 10;
@@ -33,7 +33,7 @@ fn stderr() -> io::Result<File> {
 }
 
 thread_local! {
-    /// True in the writing thread: its report of dropped lines is queued even if the queue is full.
+    /// True in the thread that writes: its report of dropped lines is queued even if the queue is full.
     static MAY_EXCEED: Cell<bool> = const { Cell::new(false) };
 }
 

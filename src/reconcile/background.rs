@@ -102,7 +102,7 @@ impl Background {
         loop {
             let now = OffsetDateTime::now_utc();
             let before = std::mem::replace(&mut rejected, self.unverified.rejected());
-            let accepts_all = self.health.health().accepts_webhooks() && rejected == before;
+            let accepts_all = self.health.health().is_ready() && rejected == before;
             self.gap.state().is_growing = !accepts_all;
             if accepts_all {
                 ready_at = Some(now);
@@ -167,13 +167,13 @@ impl Background {
             let gap = self.gap.state();
             gap.since.is_some() && !gap.is_growing
         };
-        while !(is_over() && self.health.health().accepts_webhooks()) {
+        while !(is_over() && self.health.health().is_ready()) {
             sleep(CHECK_INTERVAL).await;
         }
     }
 
     async fn close_gap(&self) -> Result<(), ReconcileError> {
-        if !self.health.health().accepts_webhooks() {
+        if !self.health.health().is_ready() {
             return Ok(());
         }
         let begun = OffsetDateTime::now_utc();

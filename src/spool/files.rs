@@ -110,8 +110,8 @@ impl OpenFiles {
         if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
-    /// Checks that the frame that ended at `end` before a write still exists after the write. If the log was truncated
-    /// before the write, SQLite writes at its remembered position: the gap has zeros, and the size looks right.
+    /// Checks after a write that the frame that ended at `end` before the write still exists. If the log was truncated before
+    /// the write, SQLite writes at the old position: the file has the expected size, but zeros before the new frames.
     pub(super) fn check_wal_before(&self, end: u64) -> Result<(), FileFault> {
         let mut header = [0; 16];
         // A page number is never 0, and a salt is random.
@@ -146,8 +146,8 @@ impl OpenFiles {
     /// Whether the file with this suffix in the directory is the open file.
     pub(super) fn is_own(&self, suffix: &str) -> bool {
         let name = format!("{DATABASE}{suffix}");
-        let held = NAMES.iter().position(|known| **known == name).map(|at| self.ids[at]);
-        held.is_some() && fs::metadata(self.dir.join(name)).ok().as_ref().map(id) == held
+        let own = NAMES.iter().position(|known| **known == name).map(|at| self.ids[at]);
+        own.is_some() && fs::metadata(self.dir.join(name)).ok().as_ref().map(id) == own
     }
 }
 
@@ -198,7 +198,7 @@ fn open_locked(
             return Ok(file);
         }
     }
-    Err(SpoolError::at(path)(io::Error::other("it is replaced again and again")))
+    Err(SpoolError::at(path)(io::Error::other("another program replaces it repeatedly")))
 }
 
 /// Removes the permissions of other users from the spool's files: they hold whole bodies.
@@ -214,13 +214,13 @@ pub(super) fn restrict(dir: &Path) -> io::Result<()> {
             && metadata.permissions().mode() & 0o077 != 0
             && let Err(error) = fs::set_permissions(entry.path(), Permissions::from_mode(0o600))
         {
-            tracing::warn!(%error, file = %entry.path().display(), "other users can read a file of the spool");
+            tracing::warn!(%error, file = %entry.path().display(), "the permissions of a spool file cannot be changed: other users can read it");
         }
     }
     Ok(())
 }
 
-/// Whether `path` leads to this file.
+/// Whether `path` is the path of this file now.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().as_ref().map(id) == fs::metadata(path).ok().as_ref().map(id)
 }
@@ -249,14 +249,14 @@ fn sync(dir: &Path) -> io::Result<()> {
 }
 
 /// The path with a suffix, as SQLite names the files of a database.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The suffixes of a database's log, the log's index, the rollback journal, and of the database itself. The database is
-/// moved last: a start recognizes a log without a database, but not a new database with an old log.
+/// The suffixes of the write-ahead log, its index, the rollback journal, and the database itself. The database is renamed
+/// last: after a crash, a start recognizes a log without a database, but not a new database with an old log.
 const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
 /// The name of a database without the suffix of one of its files.
@@ -267,7 +267,7 @@ pub(super) fn without_suffix(name: &str) -> &str {
 /// Removes the files of a database. Errors are ignored.
 pub(super) fn remove(path: &Path) {
     for suffix in SUFFIXES {
-        let _ = fs::remove_file(beside(path, suffix));
+        let _ = fs::remove_file(with_suffix(path, suffix));
     }
 }
 
@@ -275,9 +275,9 @@ pub(super) fn remove(path: &Path) {
 /// returns `None`.
 pub(super) fn rename(path: &Path, new_name: impl Fn(&str) -> Option<PathBuf>) -> io::Result<()> {
     for suffix in SUFFIXES {
-        let old = beside(path, suffix);
+        let old = with_suffix(path, suffix);
         let done = step(|| match new_name(suffix) {
-            Some(name) => fs::rename(&old, beside(&name, suffix)),
+            Some(name) => fs::rename(&old, with_suffix(&name, suffix)),
             None => fs::remove_file(&old),
         });
         match done {
@@ -291,7 +291,7 @@ pub(super) fn rename(path: &Path, new_name: impl Fn(&str) -> Option<PathBuf>) ->
 #[cfg(test)]
 thread_local!(pub(super) static CRASH_AFTER: Cell<usize> = const { Cell::new(usize::MAX) });
 
-/// A step of the replacement of files. A test can stop it after any step, as a crash would.
+/// A step of the replacement of files. A test can stop the replacement after any step, as a crash would.
 pub(super) fn step(action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     #[cfg(test)]
     CRASH_AFTER.set(CRASH_AFTER.get().checked_sub(1).ok_or_else(|| io::Error::other("a simulated crash"))?);
@@ -302,8 +302,8 @@ pub(super) fn step(action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
     let mut n = time::OffsetDateTime::now_utc().unix_timestamp();
     loop {
-        let name = beside(path, &format!(".{kind}-{n}"));
-        if SUFFIXES.iter().all(|suffix| !beside(&name, suffix).exists()) {
+        let name = with_suffix(path, &format!(".{kind}-{n}"));
+        if SUFFIXES.iter().all(|suffix| !with_suffix(&name, suffix).exists()) {
             return name;
         }
         n += 1;
@@ -315,7 +315,7 @@ pub(super) fn free_name(path: &Path, kind: &str) -> PathBuf {
 pub(super) fn set_aside(path: &Path, base: &Path) -> io::Result<PathBuf> {
     let aside = free_name(base, "damaged");
     rename(path, |suffix| {
-        let empty = fs::metadata(beside(path, suffix)).is_ok_and(|file| file.len() == 0);
+        let empty = fs::metadata(with_suffix(path, suffix)).is_ok_and(|file| file.len() == 0);
         (suffix != "-shm" && !empty).then(|| aside.clone())
     })?;
     Ok(aside)

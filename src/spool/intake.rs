@@ -1,7 +1,7 @@
 //! The writer's end of the channel for deliveries, and the requests that wait for the current write.
 //!
 //! While the disk does not complete a write, the writer's thread is blocked. A task then answers the waiting requests in its
-//! place. A timer for each request would cost more than all else in [`super::SpoolHandle::append`].
+//! place. A timer for each request would cost more than the rest of [`super::SpoolHandle::append`].
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,20 +26,20 @@ pub(crate) struct Intake(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pending: tokio::sync::Mutex<mpsc::Receiver<PendingDelivery>>,
-    write: Mutex<Write>,
+    current_write: Mutex<CurrentWrite>,
     /// Read by [`super::SpoolHandle::append`], without a lock.
     stalled: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
-struct Write {
+struct CurrentWrite {
     /// When the writer last made progress. `None` while it waits for deliveries.
     since: Option<Instant>,
     /// The requests that wait for the write.
     results: Vec<Option<ResultSender>>,
 }
 
-impl Write {
+impl CurrentWrite {
     fn stalled_for(&self) -> Option<Duration> {
         self.since.map(|since| since.elapsed()).filter(|time| *time >= STALLED_AFTER)
     }
@@ -47,11 +47,11 @@ impl Write {
 
 impl Intake {
     pub(super) fn new(pending: mpsc::Receiver<PendingDelivery>, stalled: Arc<AtomicBool>) -> Self {
-        Self(Arc::new(Shared { pending: pending.into(), write: Mutex::default(), stalled }))
+        Self(Arc::new(Shared { pending: pending.into(), current_write: Mutex::default(), stalled }))
     }
 
-    fn write(&self) -> MutexGuard<'_, Write> {
-        self.0.write.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current_write(&self) -> MutexGuard<'_, CurrentWrite> {
+        self.0.current_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`mpsc::Receiver::recv_many`].
@@ -88,27 +88,27 @@ impl Intake {
     }
 
     fn set_since(&self, since: Option<Instant>) {
-        self.write().since = since;
+        self.current_write().since = since;
         self.0.stalled.store(false, Ordering::Relaxed);
     }
 
     /// Lets the task answer `waiting` until [`Self::release`].
     pub(super) fn hold(&self, waiting: &mut [PendingDelivery]) {
-        let mut write = self.write();
+        let mut write = self.current_write();
         write.since = Some(Instant::now());
         write.results.extend(waiting.iter_mut().map(|pending| pending.result.take()));
     }
 
     /// Gives the results back to `waiting`, unless the task has answered.
     pub(super) fn release(&self, waiting: &mut [PendingDelivery]) {
-        for (pending, result) in waiting.iter_mut().zip(self.write().results.drain(..)) {
+        for (pending, result) in waiting.iter_mut().zip(self.current_write().results.drain(..)) {
             pending.result = result;
         }
     }
 
     /// How long the current write has lasted, if it has stalled.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
-        self.write().stalled_for()
+        self.current_write().stalled_for()
     }
 
     /// Answers all requests while a write has stalled. The writer may store their deliveries later.
@@ -132,7 +132,7 @@ impl Intake {
     /// Returns whether the current write has stalled.
     fn reject_stalled(&self) -> bool {
         let results = {
-            let mut write = self.write();
+            let mut write = self.current_write();
             if write.stalled_for().is_none() {
                 return false;
             }

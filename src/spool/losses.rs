@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::mark::Mark;
-use super::schema::is_identity;
+use super::schema::has_identity;
 use super::{Seq, SpoolError};
 use crate::metrics::Metrics;
 
@@ -21,9 +21,9 @@ pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()
     connection.execute(advance, [last]).map(drop)
 }
 
-/// Stores the last acked delivery and the number of missing ones, so that no loss is counted twice. Writes nothing when
-/// both are stored already.
-pub(super) fn note(connection: &Connection) -> rusqlite::Result<()> {
+/// Stores the last acked delivery and the number of missing ones in `acked`, so that no loss is counted twice. Writes
+/// nothing when both are stored already.
+pub(super) fn store(connection: &Connection) -> rusqlite::Result<()> {
     let select = format!(
         "SELECT coalesce((SELECT min(seq) FROM deliveries) - 1, {LAST}), {LAST}, (SELECT count(*) FROM deliveries)"
     );
@@ -47,7 +47,7 @@ pub(super) fn report(
         .query_row("SELECT seq, missing FROM acked", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let (own_mark, foreign_mark) = match mark {
-        Some(mark) if is_identity(connection, mark.identity)? => (Some(mark), None),
+        Some(mark) if has_identity(connection, mark.identity)? => (Some(mark), None),
         other => (None, other),
     };
     let last = last.max(own_mark.map_or(0, |mark| mark.last_seq));

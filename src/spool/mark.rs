@@ -1,6 +1,6 @@
 //! The mark: a small file with the positions of the last run, from which the next start detects losses.
 //!
-//! The spool's own files also hold the positions, but they may be missing or outdated after an accident. The mark
+//! The spool's own files also hold the positions, but another program may have removed or replaced these files. The mark
 //! survives the end of the process, but not a power cut: it is written without fsync, because it is only used to count
 //! losses. It is written after the commit that it describes, so it never counts a delivery that was not on disk.
 

@@ -12,8 +12,8 @@
 //! [`open()`] returns all four as a [`Spool`], with the [`Writer`] that has to run on a thread of its own.
 //! `workflow-receiver spool` reads the files with [`Inspector`].
 //!
-//! A second implementation needs its own [`open()`], [`Reader`], [`Writer`] and [`Inspector`], and its own errors in
-//! [`SpoolError`]: these use SQLite. [`SpoolHandle`], [`AckHandle`] and [`SpoolStatus`] do not, and can be shared.
+//! A second implementation can share [`SpoolHandle`], [`AckHandle`] and [`SpoolStatus`], which do not depend on SQLite. It
+//! needs its own [`open()`], [`Reader`], [`Writer`] and [`Inspector`], and its own errors in [`SpoolError`].
 //!
 //! This implementation is one SQLite file, `spool.db`, in WAL mode with `synchronous=FULL`: a commit is on disk when it
 //! returns. [`writer`] adds and deletes deliveries, [`reader`] reads them on a second connection. Before the
@@ -32,7 +32,7 @@ mod recovery;
 mod reserve;
 mod row;
 mod schema;
-mod space;
+mod usage;
 mod writer;
 
 use std::io;
@@ -100,8 +100,8 @@ pub(crate) enum Unwritable {
     Failing,
     /// The open files are not the files in the directory.
     #[error(
-        "files of the spool were removed, moved, truncated or replaced, and its deliveries are not in new files yet: these \
-         need as much free disk space as the spool has deliveries"
+        "files of the spool were removed, moved, truncated or replaced, and its deliveries are not copied to new files yet. \
+         The new files need as much free disk space as the deliveries"
     )]
     FilesChanged,
 }
@@ -113,21 +113,21 @@ pub enum SpoolError {
     #[error("the spool {0} is in use by another receiver: give each receiver a `spool.dir` of its own")]
     InUse(PathBuf),
     /// The directory, or a file in it, cannot be created, read or written.
-    #[error("the spool directory {dir} cannot be used: {source}")]
+    #[error("the spool's file or directory {path} cannot be used: {source}")]
     Directory {
         /// The directory or the file.
-        dir: PathBuf,
+        path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
     /// The user of the process may not create, read or write the directory, or a file in it.
     #[error(
-        "the spool directory {dir} cannot be used: {source}. The receiver runs as user {uid} and needs write access: run \
+        "the spool's file or directory {path} cannot be used: {source}. The receiver runs as user {uid} and needs write access: run \
          `chown -R {uid}:{gid}` on the directory, or in Kubernetes set `securityContext.fsGroup: {gid}`"
     )]
     Permission {
         /// The directory or the file.
-        dir: PathBuf,
+        path: PathBuf,
         /// The effective user id of the process.
         uid: u32,
         /// The effective group id of the process.
@@ -166,10 +166,10 @@ pub enum SpoolError {
         "there is no spool at {0}, or it is empty: set spool.dir (RECEIVER__SPOOL__DIR, --config) as for the receiver"
     )]
     Absent(PathBuf),
-    /// The next start salvages what can be read.
+    /// The next start salvages the readable deliveries.
     #[error(
-        "the spool is damaged ({0}): start the receiver again, it copies what can be read into a new file and \
-         renames the damaged one"
+        "the spool is damaged ({0}): start the receiver again. It copies the readable deliveries into a new file and \
+         renames the damaged file"
     )]
     Damaged(rusqlite::Error),
     /// Reading the spool panicked.
@@ -184,12 +184,12 @@ impl SpoolError {
     /// For `map_err`: an I/O error on the directory or file `path`.
     fn at(path: &Path) -> impl Fn(io::Error) -> Self {
         |source| {
-            let dir = path.to_owned();
+            let path = path.to_owned();
             if source.kind() != io::ErrorKind::PermissionDenied {
-                return Self::Directory { dir, source };
+                return Self::Directory { path, source };
             }
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            Self::Permission { dir, uid, gid, source }
+            Self::Permission { path, uid, gid, source }
         }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn open(
         losses::report(&connection, mark, metrics)?;
     }
     // Fails on a full disk. Then the next start reports the same losses again.
-    let _ = losses::note(&connection);
+    let _ = losses::store(&connection);
     absorb::absorb(&path, &connection, metrics)?;
     let reader_connection = reader::connect(&path)?;
     let files = OpenFiles::new(dir, Arc::new(directory), Arc::new(database)).map_err(SpoolError::at(dir))?;

@@ -28,7 +28,7 @@ pub(super) const INSERT: &str = "INSERT INTO deliveries
          (seq, received_at, authenticated_by, acknowledged, checksum, body, trace, reference, is_redelivery)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-/// A row that was read may have damaged values.
+/// The values of a row. In a row that was read, they may be damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SpoolRow<B> {
     /// Microseconds since 1970.

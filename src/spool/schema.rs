@@ -26,8 +26,9 @@ const TABLES: &str = "
     CREATE TABLE deliveries (
         seq              INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of arrival; never reused
         received_at      INTEGER NOT NULL, -- microseconds since 1970, UTC
-        authenticated_by INTEGER NOT NULL, -- 1 signature, 2 secret header, 3 URL token, 4 none;
-                                           -- fetched: 101 delivery log, 102 list, 103 execution
+        authenticated_by INTEGER NOT NULL, -- 1 signature, 2 secret header, 3 URL token, 4 none,
+                                           -- 5 unverified, 6 callback; fetched: 101 delivery log,
+                                           -- 102 list, 103 execution
         acknowledged     INTEGER NOT NULL, -- 1 answered 200, 0 answered 422
         checksum         INTEGER NOT NULL, -- CRC-32 (row.rs)
         body             BLOB    NOT NULL, -- the exact bytes of the webhook
@@ -44,7 +45,7 @@ const TABLES: &str = "
     INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));
 ";
 
-/// Moves the last acked delivery to ?1. Runs directly after the `DELETE` of all deliveries up to ?1, whose row count is
+/// Sets the last acked position to ?1. Runs directly after the `DELETE` of all deliveries up to ?1, whose row count is
 /// `changes()`. Numbers up to ?1 without a row were counted as missing before, and are subtracted.
 pub(super) const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1 - seq - changes())";
 
@@ -138,7 +139,7 @@ pub(super) fn check_structure(connection: &Connection) -> Result<(), SpoolError>
     )))
 }
 
-/// Moves everything into `spool.db`, so that the database is a single file.
+/// Moves the write-ahead log into the database file, so that the database is a single file.
 pub(super) fn into_single_file(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")
 }
@@ -162,7 +163,7 @@ pub(super) fn set_predecessor(connection: &Connection, predecessor: i64) -> rusq
 }
 
 /// Whether `identity` is this spool's or its predecessor's.
-pub(super) fn is_identity(connection: &Connection, identity: i64) -> rusqlite::Result<bool> {
+pub(super) fn has_identity(connection: &Connection, identity: i64) -> rusqlite::Result<bool> {
     let select = "SELECT count(*) FROM sqlite_sequence WHERE name IN (?, ?) AND seq = ?";
     connection.query_row(select, (IDENTITY, PREDECESSOR, identity), |row| Ok(row.get::<_, i64>(0)? > 0))
 }

@@ -1,7 +1,7 @@
 //! Sends ended spans to the collector, from a bounded queue.
 //!
-//! No other part waits for it. While the collector is unreachable, the queue fills; further spans are dropped and counted.
-//! The SDK's own batch processor needs a thread and a blocking client, and does not count.
+//! No other part waits for the exporter. While the collector is unreachable, the queue fills; further spans are dropped and
+//! counted. The SDK's own batch processor needs a thread and a blocking client, and does not count dropped spans.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -42,12 +42,12 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Queues ended spans.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct SpanQueue {
     spans: mpsc::Sender<SpanData>,
     metrics: Arc<Metrics>,
 }
 
-impl SpanProcessor for Queue {
+impl SpanProcessor for SpanQueue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
@@ -96,11 +96,15 @@ impl ExportError {
 }
 
 impl Exporter {
-    pub(super) fn new(collector: Collector, resource: &Resource, metrics: &Arc<Metrics>) -> (Queue, Self) {
+    pub(super) fn new(
+        collector: Collector,
+        resource: &Resource,
+        metrics: &Arc<Metrics>,
+    ) -> (SpanQueue, Self) {
         let (sender, spans) = mpsc::channel(QUEUE_SPANS);
         let exporter =
             Self { spans, collector, resource: resource.into(), metrics: metrics.clone(), failing: false };
-        (Queue { spans: sender, metrics: metrics.clone() }, exporter)
+        (SpanQueue { spans: sender, metrics: metrics.clone() }, exporter)
     }
 
     /// Sends spans until `stop`, and then the queued ones until the collector fails.

@@ -5,7 +5,7 @@
 //!
 //! | span | parent | begins | ends |
 //! |---|---|---|---|
-//! | `POST /webhooks/…` | of the sender | with the request, if it is authenticated | with the response |
+//! | `POST /webhooks/…` | the sender's span, if sent | with the request, if it is authenticated | with the response |
 //! | `spool` | the request | with the wait for the disk | when the delivery is on disk |
 //! | `record` | the request | with the transaction | with the commit |
 //! | `record batch` | none; linked with its deliveries | with an attempt at the transaction | with the commit or the failure |

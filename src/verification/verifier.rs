@@ -23,7 +23,7 @@ use crate::delivery::Delivery;
 use crate::eachlabs::ApiError;
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
-use crate::metrics::{Metrics, Verification};
+use crate::metrics::{Metrics, VerificationResult};
 use crate::recorder::RecorderHealth;
 use crate::spool::WeakSpoolHandle;
 
@@ -202,15 +202,15 @@ impl Verifier {
                 self.postpone(&row, &reason, pause, 0).await
             }
             Verdict::Impossible { reason } => {
-                self.not_confirmed(run, Verification::Unknown, &row, &delivery, reason, None).await
+                self.not_confirmed(run, VerificationResult::Unknown, &row, &delivery, reason, None).await
             }
             Verdict::Unknown { reason, api_body } => {
                 let body = api_body.as_deref();
-                self.not_confirmed(run, Verification::Unknown, &row, &delivery, reason, body).await
+                self.not_confirmed(run, VerificationResult::Unknown, &row, &delivery, reason, body).await
             }
             Verdict::Different { reason, api_body } => {
                 let body = Some(&*api_body);
-                self.not_confirmed(run, Verification::Different, &row, &delivery, reason, body).await
+                self.not_confirmed(run, VerificationResult::Different, &row, &delivery, reason, body).await
             }
         }
     }
@@ -247,14 +247,14 @@ impl Verifier {
         if let Err(reason) = self.spool.append(delivery, memory).await {
             return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0).await;
         }
-        self.metrics.verified(Verification::Confirmed);
+        self.metrics.verified(VerificationResult::Confirmed);
         self.pool.run(async |db| db.remove_unverified(unverified_id).await).await
     }
 
     async fn not_confirmed(
         &self,
         run: &Run,
-        result: Verification,
+        result: VerificationResult,
         row: &Unverified,
         delivery: &Delivery,
         reason: String,

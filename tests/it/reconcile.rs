@@ -448,7 +448,10 @@ async fn a_reconciliation_needs_a_key_and_is_rejected_from_a_web_page() {
     assert_eq!(problem(post(&receiver, "since=1h").await, 409).await.0, "no-api-key");
     for query in ["", "since=1h&workflow=w", "execution=e&bulk=b"] {
         let (kind, detail) = problem(post(&receiver, query).await, 400).await;
-        assert!(kind == "bad-parameter" && detail.contains("must be given, and not together"), "{detail}");
+        assert!(
+            kind == "bad-parameter" && detail.contains("Only bulk and workflow can be combined"),
+            "{detail}"
+        );
     }
     let url = format!("{}/api/v1/reconcile?since=1h", receiver.admin);
     let answer = Client::new().post(url).header("Origin", "https://evil.example").send().await.unwrap();

@@ -126,7 +126,7 @@ async fn an_invalid_file_at_sighup_keeps_the_previous_secrets() {
         }
         process.log.clear();
         process.signal(Signal::HUP);
-        let line = process.wait_for("secrets are not re-read");
+        let line = process.wait_for("the new secrets cannot be used");
         assert!(line.contains("\"ERROR\"") && line.contains(why) && !line.contains("HUSH"), "{line}");
         assert_eq!(post(&process, FIRST).await, 200);
         assert_eq!(post(&process, "another").await, 401);
@@ -163,7 +163,7 @@ async fn a_pipe_or_device_instead_of_a_file_is_an_error_and_the_next_reload_work
             std::os::unix::fs::symlink(special, &file).unwrap();
             process.log.clear();
             process.signal(Signal::HUP);
-            let line = process.wait_for("secrets are not re-read");
+            let line = process.wait_for("the new secrets cannot be used");
             assert!(line.contains("not a regular file"), "{name}: {line}");
             assert_eq!(post(&process, FIRST).await, 200);
         }
@@ -196,7 +196,7 @@ async fn a_reload_never_disables_authentication() {
         write(dir.path(), "my.toml", open);
         process.log.clear();
         process.signal(Signal::HUP);
-        assert!(process.wait_for("secrets are not re-read").contains(what));
+        assert!(process.wait_for("the new secrets cannot be used").contains(what));
         assert_eq!(post_to(&process, "").await, 401);
         assert_eq!(metrics(&process, "").await, 401);
     }
@@ -231,7 +231,7 @@ async fn a_secret_added_to_its_file_is_accepted_without_a_signal() {
     process.log.clear();
     write(dir.path(), "secrets", "");
     within(async {
-        while !process.log.iter().any(|line| line.contains("secrets are not re-read")) {
+        while !process.log.iter().any(|line| line.contains("the new secrets cannot be used")) {
             assert_eq!(post(&process, "another").await, 401);
             process.wait_at_most(std::time::Duration::from_millis(5));
         }

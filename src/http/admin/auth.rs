@@ -1,4 +1,5 @@
-//! Access to the admin port: a token or a session, or without tokens a check of the `Host` header.
+//! Access to the admin port. If a token is set, a request needs a token or a session. Otherwise the `Host` header is
+//! checked.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::console::login;
 use super::state::AdminState;
 use crate::auth::{Operator, SESSION_COOKIE};
 use crate::credentials::{Credentials, Current};
-use crate::http::origin::{all_hosts_are, is_address, is_local};
+use crate::http::origin::{all_hosts_are, is_localhost_or_ip, is_not_a_domain};
 use crate::http::problem::Problem;
 
 /// Requires a token or a session, if a token is set, and adds the [`Operator`] to the request. A browser is sent to the
@@ -34,7 +35,7 @@ pub(super) async fn require_token(
     }
 }
 
-/// Requires the role `operate` for every method but GET and HEAD.
+/// Requires the role `operate` for every method except GET, HEAD and OPTIONS.
 pub(super) async fn require_operate(request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let may_operate = request.extensions().get().is_some_and(Operator::may_operate);
@@ -67,7 +68,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find(|(name, _)| *name == SESSION_COOKIE).map(|(_, value)| value)
 }
 
-/// Browsers that open a page name `text/html`; scripts and command-line clients do not.
+/// Whether the client is a browser that opens a page. Scripts and command-line clients do not name `text/html` in `Accept`.
 pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
@@ -94,7 +95,7 @@ pub(super) async fn reject_foreign_host(
     request: Request,
     next: Next,
 ) -> Response {
-    check_host(&credentials, request, next, is_address).await
+    check_host(&credentials, request, next, is_localhost_or_ip).await
 }
 
 /// Protects health and metrics in the same way, but also accepts names without a dot: monitoring uses such names.
@@ -103,7 +104,7 @@ pub(super) async fn reject_public_host(
     request: Request,
     next: Next,
 ) -> Response {
-    check_host(&credentials, request, next, is_local).await
+    check_host(&credentials, request, next, is_not_a_domain).await
 }
 
 async fn check_host(

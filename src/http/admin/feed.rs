@@ -1,6 +1,6 @@
 //! The latest changes in memory, for event streams and for requests that wait for a change.
 //!
-//! While there are subscribers, one task reads new changes from PostgreSQL, also those of other receivers. A subscriber
+//! While there are subscribers, one task reads the new changes of all receivers from PostgreSQL. A subscriber
 //! whose position is older than the changes in memory reads from PostgreSQL itself. So a slow subscriber misses nothing,
 //! and memory is bounded.
 
@@ -19,7 +19,7 @@ use crate::db::queries::{QueryError, QueryPool};
 const CAPACITY: usize = 8_192;
 /// Changes that are read at once.
 const PAGE: i64 = 1_000;
-/// Time between two looks for changes of other receivers, and the pause after an error.
+/// Time between two queries for changes of other receivers, and the pause after an error.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl Feed {
         }
     }
 
-    /// Reads new changes while there are subscribers. Returns when the next change is missing, too.
+    /// Reads new changes while there are subscribers. Also returns when the next change was removed.
     async fn follow(&self, numbered: &mut watch::Receiver<()>) -> Result<(), QueryError> {
         let mut last = self.pool.run(&LastChange).await?;
         self.tail.send_modify(|tail| *tail = Tail { last, recent: VecDeque::new() });

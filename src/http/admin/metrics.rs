@@ -12,8 +12,8 @@ use crate::metrics::Levels;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics, in OpenMetrics if `Accept` prefers it. Otherwise, also for an `Accept` that allows neither format, in the
-/// text format, which every scraper reads.
+/// Answers in OpenMetrics if `Accept` prefers it. Otherwise answers in the text format, which every scraper reads, even if
+/// `Accept` allows neither format.
 pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
     let spool = *admin.spool.borrow();
     let health = admin.health.health();
@@ -27,7 +27,7 @@ pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap)
         spool_wal_bytes: spool.wal_bytes,
         spool_oldest_received_at: spool.oldest_received_at,
         event_listeners: admin.feed.subscribers(),
-        ready: health.accepts_webhooks(),
+        ready: health.is_ready(),
         recording_stalled: health.parts.recording.stalled(),
         stuck: health.parts.recording.stuck,
         stuck_oldest_received_at: admin.health.oldest_stuck(),

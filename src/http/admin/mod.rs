@@ -1,4 +1,4 @@
-//! The admin port: health, metrics, the read API and the console.
+//! The admin port: health, metrics, the API and the console.
 
 mod api;
 mod auth;

@@ -1,8 +1,8 @@
 //! Sessions that a log-out has ended before they expire.
 //!
-//! The table `ended_sessions` has them for all receivers. A session is looked up at most every [`RECHECK`]. While PostgreSQL
-//! does not answer, a session is accepted unless it was ended at this receiver: the console shows the state of the
-//! receiver also without PostgreSQL.
+//! The table `ended_sessions` stores them for all receivers. A session is looked up at most every [`RECHECK`]. While
+//! PostgreSQL does not answer, a session is accepted unless it was ended at this receiver. So the console works without
+//! PostgreSQL.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ const RECHECK: Duration = Duration::from_secs(2);
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time limit of writing the end of a session.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// Sessions in memory, before those without use are removed.
+/// Sessions in memory. At this number, expired sessions and lookups that are no longer valid are removed.
 const MAX_KNOWN: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl EndedSessions {
         timeout(END_TIMEOUT, end).await.unwrap_or(Err(DbError::TimedOut))
     }
 
-    /// An ended session stays ended. Returns whether it has ended.
+    /// Stores the result of a lookup. An ended session stays ended. Returns whether the session has ended.
     fn remember(&self, session: SessionId, ended: bool) -> bool {
         let mut known = self.known();
         if known.len() >= MAX_KNOWN {

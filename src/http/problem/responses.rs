@@ -38,9 +38,9 @@ impl IntoResponses for ApiProblems {
                 "Invalid parameter. `detail` names it and the allowed values.",
                 Problem::parameter("limit", "must be a whole number from 1 to 1000"),
             ),
-            ("admin.token is set and the request does not contain it.", Problem::NoToken),
+            ("A token of the admin port is set, and the request does not contain one.", Problem::NoToken),
             (
-                "admin.token is not set and the host is neither localhost nor an IP address.",
+                "No token of the admin port is set, and the host is neither localhost nor an IP address.",
                 Problem::Misdirected,
             ),
             (

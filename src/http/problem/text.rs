@@ -54,14 +54,16 @@ impl Problem {
                 403,
                 "from-web-page",
                 "This receiver does not authenticate senders, so it rejects requests that a web page may have made \
-                 a browser send: those with an Origin header or a public host name. Set auth.url_tokens or \
+                 a browser send: those with an Origin header, a Sec-Fetch-Site header of another site, \
+                 or a public host name. Set auth.url_tokens or \
                  auth.webhook_secrets to authenticate senders."
                     .into(),
             ),
             Self::CrossSite => (
                 403,
                 "cross-site",
-                "A web page may have sent this request: it has an Origin header. Send it with a program such as curl."
+                "A web page may have sent this request: it has an Origin header, or a Sec-Fetch-Site header of another \
+                 site. Send it with a program such as curl."
                     .into(),
             ),
             Self::NoApiKey => (

@@ -97,7 +97,7 @@ impl Endings {
                      the PROXY protocol off for this port in the load balancer",
                 );
             }
-            // The HTTP library answers both.
+            // hyper has answered the requests of this case and the next one.
             None if http_error.is_some_and(hyper::Error::is_parse_too_large) => {
                 self.answered(431);
                 warn(

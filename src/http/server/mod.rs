@@ -44,7 +44,7 @@ const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
 const MAX_STREAMS: u32 = 32;
 /// After `body_timeout`, the time to answer 408 before the connection is closed.
 const RESPONSE_GRACE: Duration = Duration::from_secs(2);
-/// How long a peer may leave sent data unread.
+/// How long a peer may leave sent data unacknowledged, or keep its receive window closed.
 #[cfg(target_os = "linux")]
 const UNREAD_MILLIS: u32 = 30_000;
 /// How often expired connections are evicted.
@@ -72,12 +72,12 @@ pub(crate) struct ConnectionLimits {
     pub(crate) half_close: bool,
 }
 
-/// When a port stops.
+/// The two steps in which a port stops.
 #[derive(Debug, Clone)]
 pub(crate) struct PortShutdown {
-    /// From then on, each HTTP/1 response closes its connection, so that proxies reuse none.
+    /// After this, each HTTP/1 response closes its connection, so that proxies reuse no connection.
     pub(crate) leaving: CancellationToken,
-    /// From then on, no connection is accepted. Cancelled together with `leaving` or later.
+    /// After this, no connection is accepted. Cancelled together with `leaving` or later.
     pub(crate) stop: CancellationToken,
 }
 
@@ -107,12 +107,12 @@ pub(crate) async fn serve(
         let slot = Arc::new(slot);
         let peer = stream.peer_addr().ok().map(|address| address.ip());
         let stream = ConnectionStream::new(stream, &slot, &large_heads, limits.header_timeout);
-        let connection =
-            connection(&protocol, stream, peer, routes.clone(), &slot, limits, shutdown.leaving.clone());
+        let leaving = shutdown.leaving.clone();
+        let connection = serve_connection(&protocol, stream, peer, routes.clone(), &slot, limits, leaving);
         let (stop, endings) = (shutdown.stop.clone(), endings.clone());
         connections.spawn(async move {
             let ended = tokio::select! {
-                closed = run(connection, &slot, &stop) => Ended::Closed(closed),
+                closed = run_connection(connection, &slot, &stop) => Ended::Closed(closed),
                 () = slot.evicted() => Ended::Evicted,
             };
             endings.count(&slot, &ended);
@@ -150,8 +150,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Ends a connection whose peer does not read what it was sent: the data may fit into the kernel's buffers, so the receiver
-/// would not notice.
+/// Makes the kernel end a connection whose peer does not read its response. The rest of the response may fit into the
+/// kernel's send buffer, so the receiver itself would not notice.
 fn limit_unread(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, UNREAD_MILLIS);
@@ -169,7 +169,11 @@ fn queued(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 /// Serves a connection until its end. After `stop`, answers the request in flight, if there is one.
-async fn run<S>(connection: ServedConnection<S>, slot: &Slot, stop: &CancellationToken) -> ConnectionResult
+async fn run_connection<S>(
+    connection: ServedConnection<S>,
+    slot: &Slot,
+    stop: &CancellationToken,
+) -> ConnectionResult
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -209,7 +213,7 @@ pub(crate) fn protocol(half_close: bool) -> auto::Builder<TokioExecutor> {
 
 pub(crate) type ServedConnection<S> = auto::Connection<'static, TokioIo<S>, TrackedService, TokioExecutor>;
 
-pub(crate) fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+pub(crate) fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     protocol: &auto::Builder<TokioExecutor>,
     stream: S,
     peer: Option<IpAddr>,
@@ -323,7 +327,8 @@ fn close_connection(response: ServiceResult) -> ServiceResult {
     })
 }
 
-/// hyper closes a connection with the rest of a large body. A client that does not know it would send the next request there.
+/// hyper closes a connection whose request has a large unread rest of a body. Without the header `Connection: close`, the
+/// client would send its next request on this connection.
 fn close_after_unread_body(response: ServiceResult) -> ServiceResult {
     let is_unread = |response: &Response<Body>| response.status() == StatusCode::PAYLOAD_TOO_LARGE;
     if response.as_ref().is_ok_and(is_unread) { close_connection(response) } else { response }

@@ -78,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ConnectionStream<S> {
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
         let is_first = self.connection.received() == Received::Nothing;
-        // At the end of the input, nothing is read.
+        // An empty read is the end of the input.
         if !read.is_empty() {
             self.count(read.len());
         }

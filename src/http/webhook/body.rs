@@ -23,7 +23,7 @@ pub(super) struct CollectedBody {
 /// Receives a complete body. A body in one piece is not copied. A body in several pieces is copied once, into a buffer
 /// of its announced size: growing a buffer would need up to three times the memory.
 ///
-/// `progressed` is called from time to time while the body arrives.
+/// `progressed` is called each time the body has made progress ([`MemoryPermit::progress`]).
 ///
 /// # Errors
 /// [`Problem::TooLarge`], [`Problem::Interrupted`], or [`Problem::Rejected`] when there is no memory.
@@ -36,6 +36,7 @@ pub(super) async fn collect(
 ) -> Result<CollectedBody, Problem> {
     let announced = announced.and_then(|size| usize::try_from(size).ok());
     let mut received = 0;
+    // The body is in one of these: `first` for a single piece, `small` up to `FREE_BYTES_PER_BODY`, `large` beyond that.
     let mut first = Bytes::new();
     let mut small = BytesMut::new();
     let mut large: Option<LargeBuffer> = None;
@@ -46,7 +47,7 @@ pub(super) async fn collect(
         if received > max_body_bytes {
             return Err(Problem::TooLarge { max_body_bytes });
         }
-        // Nothing is reserved for the first bytes of a body: an announced size alone must not reserve memory.
+        // Reserves nothing until more than the free bytes have arrived: an announced size alone must not reserve memory.
         let expected = announced.unwrap_or(max_body_bytes).clamp(received, max_body_bytes);
         memory.reserve(received, expected).await?;
         if let Some(large) = &mut large {

@@ -153,7 +153,7 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
             tracing::debug!(%execution_id, %status, trace_id, "received");
             Ok(())
         }
-        // The sender's API cannot confirm it: it is not stored.
+        // Not stored, because the sender's API cannot confirm a body without a valid execution.
         Err(error @ InvalidPayload::Field { .. }) if is_unverified => Err(Problem::NotAnExecution(error)),
         // The recorder puts the delivery into quarantine.
         Err(error @ InvalidPayload::Field { .. }) => {

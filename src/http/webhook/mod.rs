@@ -24,8 +24,8 @@ pub(crate) use path::WEBHOOK_PATH;
 pub(crate) use state::WebhookState;
 use unrouted::UnroutedRequests;
 
-/// A slash, or a slash and a token, may follow the path of webhooks. `health` is also served, if there is one
-/// (`http.health`).
+/// Serves webhooks. A slash, or a slash and a token, may follow their path. With `health` (`http.health`), also serves
+/// `/health/live` and `/health/ready`.
 pub(crate) fn router(state: WebhookState, health: Option<Monitor>) -> Router {
     let metrics = state.metrics.clone();
     let unrouted = Arc::new(UnroutedRequests::new(metrics.clone()));

@@ -21,6 +21,7 @@ pub(crate) struct WebhookState {
     pub(crate) unverified: Arc<UnverifiedLimit>,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
+    /// Limits the warning about query parameters that are too long.
     pub(crate) long_references: LineLimit,
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,

@@ -11,14 +11,14 @@ use opentelemetry_sdk::trace::Span;
 use crate::delivery::{RejectReason, TraceContext, trace_context};
 use crate::traces::{EXECUTION_ID, Traces};
 
-/// The spans of one request. Dropping it ends them.
+/// The spans of one request. The spans end when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct RequestTrace {
     traces: Traces,
     parent: Option<SpanContext>,
     route: &'static str,
     start: SystemTime,
-    /// `None` until the sender is authenticated: others must not create spans or continue a trace.
+    /// `None` until the sender is authenticated: an unknown sender must not create spans or continue a trace.
     span: Option<Span>,
     spooling: Option<Span>,
 }

@@ -11,13 +11,13 @@ use super::copy::{Copier, CopyResult};
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::SpoolError;
-use crate::spool::files::{self, beside};
+use crate::spool::files::{self, with_suffix};
 use crate::spool::schema;
 
-/// The kind in the names of such files.
+/// The kind in the names of rescued files.
 pub(super) const RESCUED: &str = "rescued";
 
-/// Copies the deliveries of all such files into the spool. Then a file that was read to its end is removed. A damaged one
+/// Copies the deliveries of all rescued files into the spool. Then a file that was read to its end is removed. A damaged one
 /// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries
 /// are recorded twice, which is harmless. After an error the start continues, and the file stays for the next start.
 pub(in crate::spool) fn absorb(path: &Path, to: &Connection, metrics: &Metrics) -> Result<(), SpoolError> {
@@ -41,7 +41,7 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
         }
         locked => locked?,
     };
-    let log_bytes = fs::metadata(beside(rescued, "-wal")).map_or(0, |log| log.len());
+    let log_bytes = fs::metadata(with_suffix(rescued, "-wal")).map_or(0, |log| log.len());
     if log_bytes > 0 && file.metadata().map_err(SpoolError::at(path))?.len() == 0 {
         // SQLite would delete the log of an empty database.
         let aside = set_aside()?;
@@ -76,7 +76,7 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
     Ok(())
 }
 
-/// In the order of their age.
+/// The rescued files, oldest first.
 pub(super) fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let prefix = format!("{}.{RESCUED}-", files::DATABASE);
     let mut found = BTreeSet::new();
@@ -85,7 +85,7 @@ pub(super) fn rescued_files(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
         let number = name.to_str().and_then(|name| files::without_suffix(name).strip_prefix(&prefix));
         // Files with other names, such as those that were set aside, are not rescued files.
         if let Some(number) = number.filter(|number| number.parse::<u64>().is_ok()) {
-            found.insert(beside(path, &format!(".{RESCUED}-{number}")));
+            found.insert(with_suffix(path, &format!(".{RESCUED}-{number}")));
         }
     }
     Ok(found)

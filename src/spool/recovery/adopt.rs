@@ -10,7 +10,7 @@ use super::replace::replace;
 use super::salvage::open_log;
 use super::sequence::SequenceTable;
 use super::wal::{Findings, Wal};
-use crate::spool::files::{self, beside};
+use crate::spool::files::{self, with_suffix};
 use crate::spool::mark::Mark;
 use crate::spool::{SpoolError, schema};
 
@@ -34,7 +34,7 @@ pub(in crate::spool) fn adopt(
             Ok(Some(file)) => {
                 replace(path, rescued, || files::set_aside(path, path).map(drop))
                     .map_err(SpoolError::at(path))?;
-                tracing::warn!(file = %rescued.display(), "a rescue had not ended: its file of rescued deliveries is now the spool");
+                tracing::warn!(file = %rescued.display(), "an earlier rescue was interrupted: its file of rescued deliveries is now the spool");
                 return Ok(Some(file));
             }
             Ok(None) => {}
@@ -84,12 +84,12 @@ fn lock_successor(
     }
     schema::check_header(rescued, &file)?;
     let connection = schema::connect(rescued)?;
-    if !schema::is_identity(&connection, identity)? {
+    if !schema::has_identity(&connection, identity)? {
         return Ok(None);
     }
     schema::check_structure(&connection)?;
     schema::into_single_file(&connection)?;
     drop(connection);
     let is_older = SequenceTable::of_database(&file).is_none_or(|table| table.last_seq < own.last_seq);
-    Ok((!is_older && !beside(rescued, "-wal").exists()).then_some(file))
+    Ok((!is_older && !with_suffix(rescued, "-wal").exists()).then_some(file))
 }

@@ -8,7 +8,7 @@ use crate::spool::Seq;
 use crate::spool::row::{INSERT, SELECT, SpoolRow};
 use crate::spool::schema::MAX_SEQ;
 
-/// How many numbers are tried one by one between two unreadable pages. All of them take some seconds.
+/// Maximum numbers that are tried one by one between two unreadable pages. This takes some seconds.
 const TRIES: usize = 1_000_000;
 /// Maximum size of a transaction.
 const ROWS: usize = 2_000;
@@ -94,7 +94,7 @@ impl<'c> Copier<'c> {
         let end = numbers("SELECT seq, 0 FROM sqlite_sequence WHERE name = 'deliveries'");
         self.end = end.map(|(end, _)| end);
         result.last_seq = result.last_seq.max(self.end);
-        // `missing` may be damaged, and `seq` not.
+        // Only `missing` may be damaged.
         let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
         result.acked = result.acked.max(acked);
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::spool::files::{self, beside, step};
+use crate::spool::files::{self, step, with_suffix};
 
 /// The suffix of the new file during the replacement. A file with this suffix is the spool: [`finish`] gives it the spool's
 /// name.
@@ -16,13 +16,13 @@ const SAVED: &str = ".saved";
 /// # Errors
 /// After an error, the next [`finish`] completes the replacement, unless [`withdraw`] is called before.
 pub(super) fn replace(path: &Path, new: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    step(|| fs::rename(new, beside(path, SAVED)))?;
+    step(|| fs::rename(new, with_suffix(path, SAVED)))?;
     swap(path, clear)
 }
 
 /// Undoes a failed [`replace`]: renames the file back to `new`. Returns its current name.
 pub(super) fn withdraw(path: &Path, new: &Path) -> PathBuf {
-    let saved = beside(path, SAVED);
+    let saved = with_suffix(path, SAVED);
     match step(|| fs::rename(&saved, new)) {
         Err(_) if saved.exists() => saved,
         _ => new.to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn withdraw(path: &Path, new: &Path) -> PathBuf {
 
 /// Completes an interrupted replacement. Files that still have the spool's name are renamed ([`files::set_aside`]).
 pub(in crate::spool) fn finish(path: &Path) -> io::Result<()> {
-    if !beside(path, SAVED).exists() {
+    if !with_suffix(path, SAVED).exists() {
         return Ok(());
     }
     swap(path, || files::set_aside(path, path).map(drop))
@@ -41,6 +41,6 @@ fn swap(path: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     files::sync_parent(path)?;
     clear()?;
     files::sync_parent(path)?;
-    step(|| fs::rename(beside(path, SAVED), path))?;
+    step(|| fs::rename(with_suffix(path, SAVED), path))?;
     files::sync_parent(path)
 }

@@ -1,5 +1,5 @@
-//! Rescues the deliveries when the files in the directory are no longer the files that the writer has open: what the
-//! writer's connection can still read goes into a new file in the directory.
+//! Rescues the deliveries when the files in the directory are no longer the files that the writer has open. Everything that
+//! the writer's connection can still read goes into a new file in the directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -12,7 +12,7 @@ use super::absorb::RESCUED;
 use super::copy::{Copier, CopyResult};
 use super::replace::{replace, withdraw};
 use super::salvage::{Source, read_source};
-use crate::spool::files::{self, OpenFiles, beside};
+use crate::spool::files::{self, OpenFiles, with_suffix};
 use crate::spool::{Seq, SpoolError, losses, reader, schema};
 
 /// The spool that was opened in the place of the lost one.
@@ -55,8 +55,8 @@ pub(in crate::spool) struct LostSpool<'w> {
 
 impl LostSpool<'_> {
     /// Copies the deliveries to a new file and gives it the name `path`. A file of another origin with this name is set
-    /// aside. `after_commit` is called after each transaction. When a later step fails, the copy stays in `copy` for the next
-    /// attempt; it stays complete, because the lost spool accepts no deliveries.
+    /// aside. `after_commit` is called after each transaction. When a later step fails, the copy stays in `rescue_copy` for
+    /// the next attempt. The copy stays complete, because the lost spool accepts no deliveries.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] when another receiver uses the directory: the next start there absorbs the copy. After other
@@ -64,7 +64,7 @@ impl LostSpool<'_> {
     pub(in crate::spool) fn rescue(
         &self,
         path: &Path,
-        copy: &mut Option<RescueCopy>,
+        rescue_copy: &mut Option<RescueCopy>,
         after_commit: &mut dyn FnMut(),
     ) -> Result<RescuedSpool, SpoolError> {
         let dir = path.parent().unwrap_or(Path::new("."));
@@ -73,12 +73,13 @@ impl LostSpool<'_> {
             Err(SpoolError::InUse(_)) => None,
             Err(error) => return Err(error),
         };
-        copy.take_if(|copy| !files::is_at(&copy.file, path) && !files::is_at(&copy.file, &copy.path));
-        let in_place = copy.as_ref().is_some_and(|copy| files::is_at(&copy.file, path));
+        // The copy was removed or replaced meanwhile.
+        rescue_copy.take_if(|copy| !files::is_at(&copy.file, path) && !files::is_at(&copy.file, &copy.path));
+        let in_place = rescue_copy.as_ref().is_some_and(|copy| files::is_at(&copy.file, path));
         let locked_by_other = !in_place && is_locked(path, self.files).map_err(SpoolError::at(dir))?;
-        let copied = match copy {
+        let copied = match rescue_copy {
             Some(copied) => copied,
-            None => copy.insert(self.copy(path, after_commit)?),
+            None => rescue_copy.insert(self.copy(path, after_commit)?),
         };
         let RescueCopy { saved, lost, .. } = *copied;
         let Some(directory) = directory.filter(|_| !locked_by_other) else {
@@ -86,8 +87,8 @@ impl LostSpool<'_> {
                 saved,
                 lost_at_most = lost,
                 file = %copied.path.display(),
-                "another receiver uses the spool directory: the deliveries of this one are in a separate file, which the \
-                 next start in this directory adds to its spool"
+                "another receiver uses the spool directory: the deliveries of this receiver are in a separate file, which \
+                 the next start in this directory adds to its spool"
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
@@ -98,7 +99,7 @@ impl LostSpool<'_> {
         let writer = schema::prepare(path)?;
         let reader = reader::connect(path)?;
         let files = OpenFiles::new(dir, directory, copied.file.clone()).map_err(SpoolError::at(dir))?;
-        *copy = None;
+        *rescue_copy = None;
         Ok(RescuedSpool { writer, reader, files, saved, lost })
     }
 
@@ -137,7 +138,7 @@ impl LostSpool<'_> {
         copier.finish()?;
         // An older state of the files may hold acked deliveries.
         target.execute("DELETE FROM deliveries WHERE seq <= ?", [self.acked_seq])?;
-        losses::note(&target)?;
+        losses::store(&target)?;
         if result.lost() == Some(0) {
             // After a crash, the mark still has the lost spool's identity. Without this entry, the next start would
             // report a loss.
@@ -154,8 +155,8 @@ impl LostSpool<'_> {
             if self.files.is_own(suffix) {
                 return (!complete).then(|| damaged.clone());
             }
-            if beside(path, suffix).exists() {
-                tracing::error!(aside = %beside(&foreign, suffix).display(), "a file of another origin had the name of a spool file: it is set aside");
+            if with_suffix(path, suffix).exists() {
+                tracing::error!(aside = %with_suffix(&foreign, suffix).display(), "a file of another origin had the name of a spool file: it is set aside");
             }
             Some(foreign.clone())
         })

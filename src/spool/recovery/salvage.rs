@@ -12,7 +12,7 @@ use super::replace::replace;
 use super::sequence::SequenceTable;
 use super::wal::Wal;
 use crate::metrics::Metrics;
-use crate::spool::files::{self, beside};
+use crate::spool::files::{self, with_suffix};
 use crate::spool::mark::Mark;
 use crate::spool::{SpoolError, losses, schema};
 
@@ -52,8 +52,8 @@ impl SalvagePlan {
                 plan("spool.db is missing or empty, and its write-ahead log is not", &[&[Source::Log]])
             } else {
                 // SQLite would delete the log.
-                let aside = beside(&files::free_name(path, "damaged"), "-wal");
-                fs::rename(beside(path, "-wal"), &aside)?;
+                let aside = with_suffix(&files::free_name(path, "damaged"), "-wal");
+                fs::rename(with_suffix(path, "-wal"), &aside)?;
                 tracing::error!(aside = %aside.display(), "a write-ahead log without a database and without deliveries is set aside");
                 Ok(None)
             };
@@ -87,7 +87,7 @@ pub(in crate::spool) fn salvage(
     mut mark: Option<Mark>,
     metrics: &Metrics,
 ) -> Result<File, SpoolError> {
-    let saving = beside(path, ".saving");
+    let saving = with_suffix(path, ".saving");
     files::remove(&saving);
     let log = open_log(path).map_err(SpoolError::at(path))?;
     let new = files::lock_database(&saving)?;
@@ -114,11 +114,11 @@ pub(in crate::spool) fn salvage(
         saved += result.saved;
         lost = lost.zip(result.lost()).map(|(lost, more)| lost + more);
     }
-    losses::note(&to)?;
+    losses::store(&to)?;
     schema::into_single_file(&to)?;
     drop(to);
     replace(path, &saving, || files::set_aside(path, path).map(drop)).map_err(SpoolError::at(path))?;
-    // The mark was not taken: its spool has no file any more, and all its unacked deliveries are lost.
+    // The mark belongs to none of the sources: its spool has no file any more, and all its unacked deliveries are lost.
     let absent = mark.map_or(0, |mark| u64::try_from(mark.last_seq - mark.acked_seq).unwrap_or(0));
     let lost = lost.map(|lost| lost + absent);
     tracing::error!(
@@ -133,7 +133,7 @@ pub(in crate::spool) fn salvage(
 
 /// The write-ahead log; `None` without one.
 pub(super) fn open_log(path: &Path) -> io::Result<Option<File>> {
-    match File::open(beside(path, "-wal")) {
+    match File::open(with_suffix(path, "-wal")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some),
     }
@@ -148,7 +148,7 @@ pub(super) fn read_source<T>(
     log: Option<&File>,
     read: impl FnOnce(&Connection, Option<i64>) -> rusqlite::Result<T>,
 ) -> Result<T, SpoolError> {
-    let copy = beside(path, ".copy");
+    let copy = with_suffix(path, ".copy");
     files::remove(&copy);
     if source == Source::Log {
         schema::into_single_file(&schema::prepare(&copy)?)?;

@@ -1,7 +1,7 @@
 //! Reads the table `sqlite_sequence` from the bytes of its page: the spool's identity and its last number.
 //!
 //! Every insert writes this page. So the page shows whether a write-ahead log belongs to a database before SQLite opens
-//! them: SQLite applies any log that has the right name.
+//! them. SQLite itself applies any log that has the right name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -8,7 +8,7 @@ use crate::delivery::RejectReason;
 use crate::spool::files::FileFault;
 use crate::spool::handle::PendingDelivery;
 use crate::spool::row::{INSERT, SpoolRow};
-use crate::spool::{Seq, SpoolError, Unwritable, schema, space};
+use crate::spool::{Seq, SpoolError, Unwritable, schema, usage};
 
 /// Maximum deliveries that one transaction deletes: deleting also needs space.
 const MAX_DELETE: Seq = 2_000;
@@ -42,7 +42,7 @@ impl Writer {
                 results
             }
             Err(error) => {
-                // Waiting for the lock of another process is no stalled write.
+                // The wait for another process's lock does not count as a stalled write.
                 self.channels.intake.writing();
                 if let Err(fault) = self.check_files() {
                     return Ok(Err(fault));
@@ -51,7 +51,7 @@ impl Writer {
                 if matches!(error, SpoolError::Damaged(_)) {
                     return Err(error);
                 }
-                let (reason, unwritable) = if is_disk_full(&error) {
+                let (reason, unwritable) = if means_disk_full(&error) {
                     (RejectReason::SpoolFull, Unwritable::DiskFull)
                 } else {
                     (RejectReason::DiskError, Unwritable::Failing)
@@ -69,7 +69,7 @@ impl Writer {
         Ok(Ok(results))
     }
 
-    /// Deletes acked deliveries without a group. On a full disk, it uses the space of the reserve file.
+    /// Deletes acked deliveries in transactions of their own. On a full disk, they use the space of the reserve file.
     pub(super) fn delete_acked(&mut self, acked: Seq) {
         while self.status.acked_seq < acked {
             let deleted = self.transact(&[], acked);
@@ -91,11 +91,12 @@ impl Writer {
         if !rejecting && self.wrote_at.elapsed() < PROBE_INTERVAL {
             return;
         }
-        let enough = if rejecting { self.max_bytes / 10 } else { space::MIN_FREE };
+        // After a rejection, a tenth of `spool.max_bytes` must be free, so that the state does not change all the time.
+        let enough = if rejecting { self.max_bytes / 10 } else { usage::MIN_FREE };
         let free = self.free_bytes(enough);
         self.status.unwritable = self
             .unwritable_for_space()
-            .or_else(|| space::is_disk_full(&self.dir).then_some(Unwritable::DiskFull));
+            .or_else(|| usage::is_disk_full(&self.dir).then_some(Unwritable::DiskFull));
         if self.status.unwritable.is_some() {
             return;
         }
@@ -107,7 +108,7 @@ impl Writer {
             Ok(()) if confirmed && (!rejecting || free > enough) => self.set_rejecting(None, None),
             Ok(()) => {}
             Err(error) => {
-                let full = is_disk_full(&error.into());
+                let full = means_disk_full(&error.into());
                 self.status.unwritable = Some(if full { Unwritable::DiskFull } else { Unwritable::Failing });
             }
         }
@@ -147,8 +148,8 @@ impl Writer {
             transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([acked_seq])?;
             transaction.prepare_cached(schema::ACK)?.execute([acked_seq])?;
         }
-        // The transaction already holds the locks that this needs.
-        let usage = space::measure(&transaction)?;
+        // Within the transaction, which already holds the locks that a measurement needs.
+        let usage = usage::measure(&transaction)?;
         transaction.commit()?;
         self.status.last_seq = last_seq;
         self.status.acked_seq = acked_seq;
@@ -157,6 +158,6 @@ impl Writer {
     }
 }
 
-fn is_disk_full(error: &SpoolError) -> bool {
+fn means_disk_full(error: &SpoolError) -> bool {
     matches!(error, SpoolError::Disk(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
 }

@@ -23,7 +23,7 @@ use super::mark::{Mark, MarkFile};
 use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
 use super::reserve::Reserve;
-use super::{Intake, Seq, SpoolError, SpoolStatus, schema, space as measures};
+use super::{Intake, Seq, SpoolError, SpoolStatus, schema, usage};
 use crate::config;
 use crate::delivery::RejectReason;
 use crate::metrics::Metrics;
@@ -42,8 +42,8 @@ const DELETE_WITHIN: Duration = Duration::from_millis(200);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle writer compares the files and commits a page, to measure whether a delivery could be written.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The log says that deliveries are accepted again once none was rejected for this time. A spool that is almost full
-/// alternately accepts small deliveries and rejects large ones.
+/// Time without a rejection after which a log line says that deliveries are accepted again. A spool that is almost full
+/// still accepts small deliveries between the large ones that it rejects.
 const ACCEPTED_AFTER: Duration = Duration::from_secs(10);
 
 /// The writer's ends of the channels to the other parts.
@@ -78,10 +78,10 @@ pub(crate) struct Writer {
     unused: u64,
     /// The files are not the files in the directory, and could not be replaced yet.
     files_lost: bool,
-    /// The copy of their deliveries, for the next attempt.
+    /// The copy of the lost files' deliveries, for the next attempt.
     rescue_copy: Option<RescueCopy>,
     wrote_at: Instant,
-    /// The log is not emptied before this time, because the last attempt failed.
+    /// The write-ahead log is not emptied before this time, because the last attempt failed.
     reclaim_after: Instant,
     metrics: Arc<Metrics>,
 }
@@ -110,7 +110,7 @@ impl Writer {
     ) -> Result<Self, SpoolError> {
         connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
-        let usage = measures::measure(&connection)?;
+        let usage = usage::measure(&connection)?;
         let mut writer = Self {
             connection,
             files,
@@ -159,7 +159,7 @@ impl Writer {
             match event {
                 Event::Arrived(count) => self.status.closed = count == 0,
                 Event::Acked | Event::Due | Event::CheckRequested(_) => {}
-                // The next start records the deliveries that still arrive.
+                // Deliveries that are already in the channel are still stored; the next start records them.
                 Event::RecorderEnded => self.channels.intake.close(),
             }
             let acked = *self.channels.acked.borrow_and_update();
@@ -294,7 +294,7 @@ fn linger(intake: &Intake, last_group: usize) {
     }
 }
 
-/// How many of the waiting deliveries go into one transaction.
+/// The number of waiting deliveries that go into one transaction.
 fn group_size(waiting: &[PendingDelivery]) -> usize {
     let mut bytes = 0;
     let fits = |pending: &&PendingDelivery| {

@@ -10,15 +10,15 @@ use crate::spool::files::{DATABASE, FileFault, FileSizes};
 use crate::spool::mark::MarkFile;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
 use crate::spool::reserve::Reserve;
-use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, space};
+use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, usage};
 
 impl Writer {
-    /// Checks before a write that the files still hold everything that was durable after the last write.
+    /// Checks before a write that the files still hold everything that was durable after the previous write.
     pub(super) fn check_files(&mut self) -> Result<(), FileFault> {
         let checked = self.files.check(self.min_sizes).or_else(|fault| match fault {
             // Another process may have emptied the log into the database, which SQLite allows.
             FileFault::Truncated { .. } if self.files.check_index().is_ok() => {
-                self.min_sizes.wal = space::wal_bytes(&self.connection).unwrap_or(self.min_sizes.wal);
+                self.min_sizes.wal = usage::wal_bytes(&self.connection).unwrap_or(self.min_sizes.wal);
                 self.files.check(self.min_sizes)
             }
             other => Err(other),
@@ -36,7 +36,7 @@ impl Writer {
     /// Checks after a write that the written files are the files in the directory, and still hold what they held before.
     pub(super) fn confirm_files(&mut self) -> Result<(), FileFault> {
         let before = self.min_sizes.wal;
-        if let Ok(bytes) = space::wal_bytes(&self.connection) {
+        if let Ok(bytes) = usage::wal_bytes(&self.connection) {
             self.min_sizes.wal = bytes;
         }
         let sizes = self.files.check(self.min_sizes)?;
@@ -96,7 +96,7 @@ impl Writer {
         let RescuedSpool { writer, reader, files, saved, lost } = rescued;
         let files = Arc::new(files);
         let old = std::mem::replace(&mut self.connection, writer);
-        // Otherwise SQLite would delete the log on close, and the new log may have the same name.
+        // Otherwise SQLite would delete the file with the log's name on close. That may now be the new log.
         let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         drop(old);
         self.files.unlock_for(&files);
@@ -107,7 +107,7 @@ impl Writer {
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
         self.status.wal_bytes = 0;
-        if let Ok(usage) = space::measure(&self.connection) {
+        if let Ok(usage) = usage::measure(&self.connection) {
             self.apply_usage(&usage);
         }
         // A fault is ignored here: the check before the next write finds it again.
@@ -230,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn after_crashes_at_any_step_of_a_rescue_and_a_start_nothing_is_lost_and_no_loss_is_reported() {
         const BODIES: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
-        for (accident, happens) in ACCIDENTS {
+        for (accident, cause) in ACCIDENTS {
             for steps in 0..=7 {
                 let dir = tempfile::tempdir().unwrap();
                 // Two deliveries are in the database, two in its log.
@@ -242,7 +242,7 @@ mod tests {
                 append(&mut spool, BODIES[2]).await;
                 append(&mut spool, BODIES[3]).await;
 
-                happens(dir.path());
+                cause(dir.path());
                 let fault = spool.writer.check_files().unwrap_err();
                 CRASH_AFTER.set(steps);
                 spool.writer.replace_files(&fault).unwrap();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Writer;
 use crate::spool::Unwritable;
 use crate::spool::files::FileSizes;
-use crate::spool::space::{MIN_FREE, Usage, measure};
+use crate::spool::usage::{MIN_FREE, Usage, measure};
 
 /// The database is shrunk when more bytes than this are unused and fewer than `SHRINK_BELOW` are used.
 const SHRINK_ABOVE: u64 = 64 << 20;
@@ -17,7 +17,7 @@ const WAIT_FOR_READERS: Duration = Duration::from_millis(100);
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// How many bytes of bodies still fit. If that is less than `wanted`, the log is emptied first.
+    /// How many bytes of bodies still fit. If that is less than `wanted`, the write-ahead log is emptied first.
     pub(super) fn free_bytes(&mut self, wanted: u64) -> u64 {
         if !self.reserve.hold() {
             return 0;
@@ -28,7 +28,7 @@ impl Writer {
         self.max_bytes.saturating_sub(self.status.bytes)
     }
 
-    /// Copies the log into the database and empties it. Waits for readers for a short time only.
+    /// Copies the write-ahead log into the database and empties it. Waits for readers for a short time only.
     fn reclaim_wal(&mut self) {
         if self.status.wal_bytes == 0 || Instant::now() < self.reclaim_after {
             return;

@@ -150,7 +150,7 @@ impl Subscription {
         }
     }
 
-    /// A comment with the position. Browsers store the `id`, and show no event.
+    /// A comment with the position. Browsers store the `id`, and pass no event to the page.
     fn comment(&self, text: &str) -> Event {
         Event::default().id(self.position.to_string()).comment(text)
     }

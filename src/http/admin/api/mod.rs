@@ -1,9 +1,9 @@
-//! The API: `/api/v1` on the admin port, with `/openapi.json` and `/docs`. All of it reads, except `POST
-//! /api/v1/expected`.
+//! The API: `/api/v1` on the admin port, and `/openapi.json`. All paths only read, except `POST /api/v1/expected` and `POST
+//! /api/v1/reconcile`.
 //!
 //! A file has the parameters, handlers and documentation of one resource; its queries are in [`crate::db::queries`].
-//! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of [`crate::db::queries::page::List`] for its
-//! cursors. Within `v1`, fields and paths are added, never renamed or removed.
+//! `routes` registers the handlers; a handler's name is its `operationId`. A list with pages also needs a variant of
+//! [`crate::db::queries::page::List`] for its cursors. Within `v1`, fields and paths are added, never renamed or removed.
 
 mod bulks;
 mod changes;

@@ -15,7 +15,7 @@ use crate::db::queries::{Choice, ListQuery, ListRow, PageRequest, Query, Scope, 
 use crate::execution::identifier;
 use crate::http::problem::Problem;
 
-/// An unknown parameter is named in the error with at most this many characters.
+/// Maximum characters of an unknown parameter's name in the error.
 const MAX_NAME_CHARS: usize = 50;
 
 /// A query whose parameters come from a URL.
@@ -105,12 +105,6 @@ impl Parameters {
         self.parsed(name, |text| parse_time(text).ok(), || format!("{TIME_FORMS}; encode + as %2B"))
     }
 
-    /// False if it is not given.
-    pub(super) fn boolean(&mut self, name: &'static str) -> Result<bool, Problem> {
-        let value = self.parsed(name, |text| text.parse().ok(), || "must be true or false".to_owned())?;
-        Ok(value.unwrap_or(false))
-    }
-
     pub(in crate::http::admin) fn scope(&mut self) -> Result<Scope, Problem> {
         Ok(Scope { workflow: self.text("workflow")?, bulk: self.text("bulk")? })
     }
@@ -144,7 +138,7 @@ impl Parameters {
         self.parsed(name, ChangePosition::parse, || allowed.to_owned())
     }
 
-    /// true or false; false if not given.
+    /// `true` or `false`. False if the parameter is not given.
     pub(super) fn flag(&mut self, name: &'static str) -> Result<bool, Problem> {
         let flag = self.parsed(name, |text| text.parse().ok(), || "must be true or false".to_owned())?;
         Ok(flag.unwrap_or_default())

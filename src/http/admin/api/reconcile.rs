@@ -20,7 +20,7 @@ use crate::http::origin::is_from_a_web_page;
 use crate::http::problem::{Problem, ReconcileProblems};
 use crate::reconcile::{Event, Reconciler, Scope};
 
-/// Events that a slow client may not have read. Then the run waits.
+/// Maximum events that the client has not read yet. When the queue is full, the run waits.
 const QUEUE: usize = 64;
 
 /// A response, for `/openapi.json`.
@@ -59,7 +59,7 @@ pub(super) async fn reconcile(
     }
     let mut p = Parameters::of(&uri);
     let (execution, bulk, workflow) = (p.text("execution")?, p.text("bulk")?, p.text("workflow")?);
-    let (since, dry_run) = (p.time("since")?, p.boolean("dry_run")?);
+    let (since, dry_run) = (p.time("since")?, p.flag("dry_run")?);
     p.finish()?;
     let scope = match (execution, bulk, workflow, since) {
         (Some(execution), None, None, None) => Scope::Executions(vec![execution]),
@@ -67,7 +67,7 @@ pub(super) async fn reconcile(
         (None, None, Some(workflow), None) => Scope::Workflow(workflow),
         (None, None, None, Some(since)) => Scope::Since(since),
         _ => {
-            let why = "or one of execution, bulk and workflow must be given, and not together";
+            let why = "must be given, unless execution, bulk or workflow is given. Only bulk and workflow can be combined";
             return Err(Problem::parameter("since", why));
         }
     };
@@ -84,7 +84,7 @@ pub(super) async fn reconcile(
     Ok(response)
 }
 
-/// A run whose events the client reads. Dropped, it ends.
+/// A run whose events the client reads. Dropping this value ends the run.
 struct Run {
     events: mpsc::Receiver<Event>,
     _task: JoinSet<()>,
@@ -98,11 +98,11 @@ impl Run {
         closing: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let (to, events) = mpsc::channel(QUEUE);
+        let (sender, events) = mpsc::channel(QUEUE);
         let mut task = JoinSet::new();
         task.spawn(async move {
             let _permit = permit;
-            let run = reconciler.run(&scope, dry_run, Some(to.clone()));
+            let run = reconciler.run(&scope, dry_run, Some(sender.clone()));
             let last = tokio::select! {
                 (counts, result) = run => match result {
                     Ok(()) => Event::Done(counts),
@@ -110,7 +110,7 @@ impl Run {
                 },
                 () = closing.cancelled() => return,
             };
-            let _ = to.send(last).await;
+            let _ = sender.send(last).await;
         });
         Self { events, _task: task }
     }

@@ -1,4 +1,4 @@
-//! State and helpers that the handlers of the read API share.
+//! State and helpers that the handlers of the API share.
 
 use std::sync::Arc;
 

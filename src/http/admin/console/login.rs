@@ -17,7 +17,7 @@ use super::components::{duration, notice};
 use super::form::FormData;
 use super::login_limit::client_address;
 use super::state::{Console, ConsoleState};
-use crate::auth::{Operator, SESSION, SESSION_COOKIE};
+use crate::auth::{Operator, SESSION_COOKIE, SESSION_DURATION};
 use crate::credentials::Current;
 use crate::http::origin::has_foreign_origin;
 use crate::http::server::Connection;
@@ -77,7 +77,7 @@ pub(super) async fn log_in(
     }
     if let Some(session) = session(&console, form_data.get("token").trim()).await {
         let mut response = Redirect::to(next).into_response();
-        set_cookie(&mut response, &headers, &session, SESSION.whole_seconds());
+        set_cookie(&mut response, &headers, &session, SESSION_DURATION.whole_seconds());
         return response;
     }
     console.login_limit.failed(address, Instant::now());

@@ -28,8 +28,8 @@ pub(super) fn complete(document: &mut Document) {
     }
 }
 
-/// Replaces the items of pages by references: the macro copies the schema of a generic parameter, and generated clients
-/// would have several types for one.
+/// Replaces the items of pages by references. The macro copies the schema of a generic parameter, so a generated client
+/// would have several types for the same schema.
 fn refer_to_items(schemas: &mut Schemas) {
     let names: Vec<_> = schemas.keys().cloned().collect();
     for name in names {

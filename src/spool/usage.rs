@@ -1,4 +1,4 @@
-//! Measures the space that the spool uses.
+//! Measures the disk space that the spool uses and has.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::row::from_micros;
 /// Minimum free space in bytes. With less, the spool counts as full.
 pub(super) const MIN_FREE: u64 = 64 << 10;
 
-/// What the database holds.
+/// The contents of the database.
 pub(super) struct Usage {
     /// Bytes of pages in use.
     pub(super) bytes: u64,
