@@ -1,5 +1,5 @@
-//! Follows expected executions: copies the caller's references, settles those that have arrived, and counts those that are
-//! overdue (`db/expected.rs`).
+//! Follows expected executions: copies the caller's references, marks arrived executions as settled, and counts overdue ones
+//! (`db/expected.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const RUN_INTERVAL: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a run is this many times as long as the run took.
 const PAUSE_FACTOR: u32 = 20;
-/// The failure in a row that is logged: the recorder reports short outages of PostgreSQL.
+/// The number of consecutive failures after which one is logged. The recorder reports short outages of PostgreSQL.
 const REPORTED_FAILURE: u32 = 2;
 
 pub(crate) struct ExpectedWatcher {
@@ -32,7 +32,7 @@ pub(crate) struct ExpectedWatcher {
 }
 
 impl ExpectedWatcher {
-    /// Runs until the recorder ends. An error of PostgreSQL never ends it; the metric keeps its last value meanwhile.
+    /// Runs until the recorder ends. An error of PostgreSQL never ends the watcher; the metric keeps its last value meanwhile.
     pub(crate) async fn run(mut self) {
         let mut failures: u32 = 0;
         while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()

@@ -83,12 +83,12 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
         receiver.signal(rustix::process::Signal::KILL);
         let lines = receiver.ended().1;
         interrupted +=
-            usize::from(!lines.iter().any(|line| line.contains("all webhooks since then are recorded")));
+            usize::from(!lines.iter().any(|line| line.contains("the comparison with each::labs is complete")));
         log.extend(lines);
     }
     assert!(interrupted >= 3, "the run was killed {interrupted} times");
     let mut receiver = start();
-    receiver.wait_for("all webhooks since then are recorded");
+    receiver.wait_for("the comparison with each::labs is complete");
     until(async || recorded().await == ids.len()).await;
 
     let row = "SELECT execution_id, payload, workflow_id, bulk_id, status, output, error, error_cause, fetched_from,

@@ -113,7 +113,7 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     let parsed = |field: &str| serde_json::from_str::<Value>(detail[field].as_str().unwrap()).unwrap();
     assert_eq!((parsed("body_text"), Some(parsed("api_text"))), (different, stand_in.body(&hidden)));
     let page = receiver.get(&format!("/quarantine/{id}")).await.text().await.unwrap();
-    assert!(page.contains("At each::labs") && page.contains("evil.example"), "{page}");
+    assert!(page.contains("Version at each::labs") && page.contains("evil.example"), "{page}");
     let dir = TempDir::new().unwrap();
     let command = |arguments: &[&str]| {
         let mut command = program(dir.path());
