@@ -11,7 +11,7 @@ const CLASSES: [(&str, &str); 9] = [
     ("execution_timeout", "the provider was too slow"),
     ("provider_error", "the provider failed"),
     ("provider_unavailable", "the provider was unavailable"),
-    ("provider_rate_limit", "the provider accepts no more requests now"),
+    ("provider_rate_limit", "the rate limit of the provider was reached"),
     ("provider_auth", "the provider rejected the credentials"),
     ("invalid_model_config", "the configuration of the model is wrong"),
     ("internal_error", "each::labs had an internal error"),
