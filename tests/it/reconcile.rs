@@ -15,7 +15,8 @@ use crate::support::postgres::{new_database, rows};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::sender::{
-    KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, webhook_url, with_api,
+    KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, webhook_url,
+    with_api,
 };
 use crate::support::wait::{until, within};
 
@@ -89,8 +90,9 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
         until(async || recorded().await >= 90 * n).await;
         receiver.signal(rustix::process::Signal::KILL);
         let lines = receiver.ended().1;
-        interrupted +=
-            usize::from(!lines.iter().any(|line| line.contains("the comparison with each::labs is complete")));
+        interrupted += usize::from(
+            !lines.iter().any(|line| line.contains("the comparison with each::labs is complete")),
+        );
         log.extend(lines);
     }
     assert!(interrupted >= 3, "the run was killed {interrupted} times");

@@ -177,7 +177,7 @@ async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accepted() {
-    let (stand_in, receiver) = verifying(|settings| {
+    let (_stand_in, receiver) = verifying(|settings| {
         settings.auth.secret_header = true;
         settings.auth.url_tokens = Secrets::of(&["a-token-of-the-test"]);
     })
@@ -273,7 +273,8 @@ async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_record
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_that_each_labs_has_later_is_confirmed_within_the_grace() {
-    let (stand_in, receiver) = verifying(|settings| settings.verification.grace = Duration::from_mins(10)).await;
+    let (stand_in, receiver) =
+        verifying(|settings| settings.verification.grace = Duration::from_mins(10)).await;
     let id = stand_in.begin(&unsigned("", json!({})));
     let output = json!({ "status": "completed", "output": ["u"] });
     receiver.accept(with(execution(&id, "completed"), output.clone())).await;
@@ -302,8 +303,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     let mut receiver = start();
     receiver.wait_for("recording to PostgreSQL");
     stand_in.fail_with(Some(401));
-    let mut ids: Vec<_> =
-        (0..3).map(|_| stand_in.execute(&unsigned(&receiver.url, json!({})))).collect();
+    let mut ids: Vec<_> = (0..3).map(|_| stand_in.execute(&unsigned(&receiver.url, json!({})))).collect();
     within(stand_in.deliveries_finished()).await;
     receiver.accept(execution("forged", "completed")).await;
     let count = "SELECT FROM unverified_deliveries";

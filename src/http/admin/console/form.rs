@@ -18,7 +18,8 @@ use crate::db::{DbConnection, DbError};
 /// The field with [`Operator::form_key`].
 pub(super) const KEY: &str = "form_key";
 /// Why an operator cannot run an action.
-pub(super) const READ_ONLY: &str = "Your token has the role \u{201c}read\u{201d}. Actions need the role \u{201c}operate\u{201d}.";
+pub(super) const READ_ONLY: &str =
+    "Your token has the role \u{201c}read\u{201d}. Actions need the role \u{201c}operate\u{201d}.";
 /// Time limit of an action.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -68,7 +68,11 @@ pub(super) async fn log_in(
 ) -> Response {
     let next = local(form_data.get("next"));
     if has_foreign_origin(&headers) {
-        return login_page(StatusCode::FORBIDDEN, next, notice("bad", html! { "Another website sent this form. Log in on this page." }));
+        return login_page(
+            StatusCode::FORBIDDEN,
+            next,
+            notice("bad", html! { "Another website sent this form. Log in on this page." }),
+        );
     }
     let peer = connection.peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let address = client_address(peer, &headers);

@@ -69,7 +69,8 @@ impl LoginLimit {
         let network = network(address);
         if by_network.len() >= MAX_ADDRESSES && !by_network.contains_key(&network) {
             by_network.retain(|_, window| !window.is_over(now));
-            let oldest = by_network.iter().min_by_key(|(_, window)| window.start).map(|(address, _)| *address);
+            let oldest =
+                by_network.iter().min_by_key(|(_, window)| window.start).map(|(address, _)| *address);
             if let Some(oldest) = oldest.filter(|_| by_network.len() >= MAX_ADDRESSES) {
                 by_network.remove(&oldest);
             }

@@ -19,7 +19,7 @@ use crate::db::queries::predictions::{Filter, Prediction, Predictions};
 /// Characters of a cause in a row.
 const EXCERPT: usize = 220;
 
-/// The statuses that each::labs sends.
+/// The statuses that `each::labs` sends.
 const STATUSES: [&str; 4] = ["succeeded", "success", "failed", "cancelled"];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {

@@ -100,7 +100,9 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
 /// Where an execution was read from. `source` is `fetched_from`.
 pub(super) fn source_of(source: &str) -> &'static str {
     match source {
-        "delivery_log" => "The webhook did not arrive. The execution was read from the delivery log of each::labs.",
+        "delivery_log" => {
+            "The webhook did not arrive. The execution was read from the delivery log of each::labs."
+        }
         "list" => "The webhook did not arrive. The execution was read from a list of each::labs.",
         _ => "The webhook did not arrive. The execution was read from the API of each::labs.",
     }
