@@ -1,5 +1,5 @@
-//! Follows expected executions: copies the caller's references, settles those that have arrived, and counts those that are
-//! overdue (`db/expected.rs`).
+//! Follows expected executions: copies the caller's references, marks arrived executions as settled, and counts overdue ones
+//! (`db/expected.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

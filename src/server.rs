@@ -247,7 +247,7 @@ impl Server {
             stored: unverified_stored,
             recording: recorder_health_rx.clone(),
             stop: stop.clone(),
-            receiver: rand::random(),
+            receiver_id: rand::random(),
         });
         let reconciler = client.map(|client| {
             Arc::new(Reconciler {

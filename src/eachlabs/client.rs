@@ -29,7 +29,7 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 /// Idle connections are closed before the server or a proxy closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A client of the API. Clones share connections and the limit of requests at the same time.
+/// A client of the API. Clones share the connections and the limit of concurrent requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -74,13 +74,13 @@ impl Client {
             .https_or_http()
             .enable_http1()
             .build();
-        // It follows no redirects and stores no cookies.
+        // This client follows no redirects and stores no cookies.
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(connector);
         let requests = Arc::new(Semaphore::new(settings.max_requests));
-        // The delivery log has bodies as JSON strings, in which quotation marks are escaped.
+        // In the delivery log, a body is a JSON string: escaped characters can double its size.
         let max_response_bytes = 2 * max_body_bytes + (1 << 20);
         let timeout = settings.timeout;
         let max_attempts = MAX_ATTEMPTS;
@@ -95,7 +95,7 @@ impl Client {
 
     /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
     ///
-    /// Sent again only if `each::labs` has certainly not processed the request.
+    /// The client sends the request again only if `each::labs` has certainly not processed it.
     ///
     /// # Errors
     /// [`ApiError`]
@@ -113,7 +113,7 @@ impl Client {
         self.send(Method::POST, url, Some(body)).await
     }
 
-    /// Triggers a bulk: as [`Client::trigger`].
+    /// Triggers a bulk. Everything else is as in [`Client::trigger`].
     ///
     /// # Errors
     /// [`ApiError`]
@@ -177,7 +177,7 @@ impl Client {
         offset: usize,
         limit: usize,
     ) -> Result<Page<LoggedDelivery>, ApiError> {
-        let mut url = self.current_url("delivery log", &["v1", "webhooks"])?;
+        let mut url = self.current_host_url("delivery log", &["v1", "webhooks"])?;
         paged(&mut url, offset, limit);
         responses::deliveries(&self.send(Method::GET, url, None).await?, limit)
     }
@@ -187,7 +187,7 @@ impl Client {
     /// # Errors
     /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.
     pub(crate) async fn delivery(&self, execution_id: &str) -> Result<Option<LoggedDelivery>, ApiError> {
-        let url = self.current_url("delivery log", &["v1", "webhooks", execution_id])?;
+        let url = self.current_host_url("delivery log", &["v1", "webhooks", execution_id])?;
         let body = found(self.send(Method::GET, url, None).await)?;
         body.map(|body| responses::delivery(&body)).transpose()
     }
@@ -206,12 +206,13 @@ impl Client {
         }
     }
 
-    fn current_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {
+    /// A URL of the current host. [`ApiError::Unsupported`] for the older host.
+    fn current_host_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {
         if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
     }
 
-    /// Whether an identifier can be in the path of a request. `Url` leaves out some segments, and control characters, so the
-    /// request would be another one.
+    /// Whether an identifier can be in the path of a request. `Url` drops dot segments and some control characters, so the
+    /// path would be another one.
     pub(crate) fn is_requestable(identifier: &str) -> bool {
         !matches!(identifier, "" | "." | "..") && !identifier.contains(char::is_control)
     }
@@ -219,7 +220,7 @@ impl Client {
     /// Appends the segments of `path`, percent-encoded, to the base address.
     fn url(&self, path: &[&str]) -> Result<Url, ApiError> {
         if !path.iter().all(|segment| Self::is_requestable(segment)) {
-            return Err(not_usable());
+            return Err(no_such_identifier());
         }
         let mut url = self.access.base_url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -245,7 +246,7 @@ impl Client {
             }
             tracing::debug!(attempt, "a request to each::labs failed and is sent again: {error}");
             let was_reset = matches!(error, ApiError::Unreachable { not_sent: false, .. });
-            // The connections of each::labs are reset at times.
+            // each::labs sometimes resets a connection. The first repetition then needs no pause.
             if !(was_reset && attempt == 1) {
                 sleep(failure.retry_after.unwrap_or_else(|| backoff(attempt))).await;
             }
@@ -270,7 +271,7 @@ impl Client {
     async fn try_attempt(&self, method: Method, url: Url, body: Option<Bytes>) -> Result<Bytes, Failure> {
         let mut request = Request::new(Full::from(body.clone().unwrap_or_default()));
         *request.method_mut() = method;
-        *request.uri_mut() = url.as_str().parse().map_err(|_| not_usable())?;
+        *request.uri_mut() = url.as_str().parse().map_err(|_| no_such_identifier())?;
         let headers = request.headers_mut();
         headers.insert(&self.access.header.0, self.access.header.1.clone());
         headers.insert(ACCEPT, JSON);
@@ -291,7 +292,7 @@ impl Client {
 }
 
 /// An identifier that cannot be in a URL does not exist.
-fn not_usable() -> ApiError {
+fn no_such_identifier() -> ApiError {
     ApiError::Status { status: 404, text: ": the identifier cannot be in a URL".to_owned() }
 }
 

@@ -66,14 +66,14 @@ impl ApiError {
             cause = source;
         }
         let reason = printable(&cause.to_string());
-        // The text of rustls: its error type is not a dependency.
+        // Recognized by the text, because rustls is not a direct dependency.
         match reason.strip_prefix("invalid peer certificate: ") {
             Some(reason) => Self::Untrusted { reason: reason.to_owned() },
             None => Self::Unreachable { reason, not_sent },
         }
     }
 
-    /// Describes a response that is not 2xx. `body` may repeat the key.
+    /// Describes a response that is not 2xx. `body` may contain the key.
     pub(super) fn from_status(status: StatusCode, body: &[u8], key: &Secret) -> Self {
         let text = message(&String::from_utf8_lossy(body));
         let text = text.map(|text| printable(&text.replace(key.expose_secret(), "(key)")));
@@ -89,7 +89,7 @@ impl ApiError {
         matches!(self, Self::Status { status: 404, .. })
     }
 
-    /// Whether the API is available and the request has no usable answer, so that other requests may have one.
+    /// Whether the request itself is the cause: the API is available, and other requests may succeed.
     pub(crate) fn is_about_the_request(&self) -> bool {
         match self {
             Self::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 414 | 422),

@@ -1,4 +1,4 @@
-//! The API of `each::labs`: trigger workflows, read executions and the log of deliveries.
+//! The API of `each::labs`: trigger workflows, read executions and the delivery log.
 //!
 //! Both generations of its paths are supported. Responses are not trusted: their size is limited, unknown and unusable
 //! fields are ignored, and fields that contain secrets are never read.

@@ -1,4 +1,4 @@
-//! Which deliveries of the sender's log were for this receiver.
+//! Recognizes the deliveries in the sender's log that were sent to this receiver.
 
 use axum::http::Uri;
 use url::Url;

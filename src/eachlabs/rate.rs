@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// After a minute without requests, those of one minute can be sent at once. Then they are spaced evenly, in their order.
+/// After a minute without requests, `per_minute` requests can be sent at once. Further requests are spaced evenly, in the
+/// order of their arrival.
 #[derive(Debug)]
 pub(super) struct RateLimit {
     per_minute: u32,

@@ -1,4 +1,4 @@
-//! The responses that are read. All fields are optional; a value of another type counts as missing.
+//! Parses responses. A value of another type counts as missing. A row without an identifier is skipped.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -25,9 +25,9 @@ pub(crate) struct Page<T> {
 pub(crate) struct ExecutionRow {
     pub(crate) execution_id: String,
     pub(crate) bulk_id: Option<String>,
-    /// completed, failed or cancelled.
+    /// Whether the status is final.
     pub(crate) has_ended: bool,
-    /// The end, or the start if the row has no end.
+    /// The end; without it, the start or the creation.
     pub(crate) time: Option<OffsetDateTime>,
     /// The row as the body of a webhook, without `api_key`.
     pub(crate) body: Bytes,
@@ -88,7 +88,7 @@ fn logged_delivery(row: &RawValue) -> Option<LoggedDelivery> {
     let row: Fields = serde_json::from_str(row.get()).ok()?;
     let body = match string(&row, "request") {
         Some(text) => text,
-        // Documented as a string.
+        // The API documents a string. An object is read, too.
         None => row.get("request").filter(|request| request.get().starts_with('{'))?.get().to_owned(),
     };
     let url = string(&row, "url")?;
@@ -106,7 +106,7 @@ const RENAMED: [(&str, &str); 4] = [
 /// `workflow` is the workflow of the list.
 fn execution_row(row: &RawValue, workflow: &str) -> Option<ExecutionRow> {
     let mut row: Fields = serde_json::from_str(row.get()).ok()?;
-    // Secrets.
+    // Secrets are never stored.
     row.remove("api_key");
     row.remove("webhook_secret");
     let is_null = |value: Option<&Box<RawValue>>| value.is_none_or(|value| value.get() == "null");

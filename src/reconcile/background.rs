@@ -1,4 +1,4 @@
-//! Reconciles without a request: after each time in which webhooks were not accepted, and executions that should have ended.
+//! Starts runs by itself: after each gap, in which webhooks were not accepted, and for executions that should have ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::verification::UnverifiedLimit;
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the time is stored while webhooks are accepted.
+/// How often `reconciled-until` is written while webhooks are accepted.
 const STORE_INTERVAL: Duration = Duration::from_secs(10);
-/// A run begins this much before the receiver was last ready: the sender's clock may differ, and its retries of earlier
-/// webhooks may have failed.
+/// A comparison begins this much before the gap: the sender's clock may differ, and its retries of earlier webhooks may
+/// have failed.
 const MARGIN: Duration = Duration::from_mins(5);
-/// Executions that are requested in one round.
+/// Maximum running and maximum overdue executions of a round.
 const ROUND: i64 = 500;
 
 pub(crate) struct Background {
@@ -35,7 +35,7 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
-    /// Unsigned webhooks that it rejects are missed like others that are answered 503.
+    /// An unsigned webhook that this limit rejects is answered 503, so it opens a gap, too.
     pub(crate) unverified: Arc<UnverifiedLimit>,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
@@ -51,9 +51,9 @@ pub(crate) struct Gap(Mutex<GapState>);
 struct GapState {
     /// The begin; `None` when there is no gap.
     since: Option<OffsetDateTime>,
-    /// When the receiver was last ready before it was not ready for the first time since the latest comparison began.
+    /// The first interruption since the latest comparison began: when the receiver was last ready before it.
     interrupted: Option<OffsetDateTime>,
-    /// Whether webhooks were rejected since the check before the latest one.
+    /// Whether the latest check found that the receiver is not ready, or that unsigned webhooks were rejected.
     is_growing: bool,
 }
 
@@ -93,7 +93,7 @@ impl Background {
         }
     }
 
-    /// Follows readiness. Stores the time while webhooks are accepted and there is no gap.
+    /// Follows readiness. Writes `reconciled-until` while webhooks are accepted and there is no gap.
     async fn watch_readiness(&self) {
         let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
@@ -127,7 +127,7 @@ impl Background {
         let file = self.reconciled_until.clone();
         *storing = Some(spawn_blocking(move || {
             if let Err(error) = file.write(time) {
-                tracing::debug!("the time until which all webhooks were received cannot be stored: {error}");
+                tracing::debug!("reconciled-until cannot be written: {error}");
             }
         }));
     }
@@ -138,7 +138,7 @@ impl Background {
         // The channel closes only when the process ends.
         while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             let result = match self.close_gap().await {
-                Ok(()) => self.check_running().await,
+                Ok(()) => self.check_due().await,
                 error => error,
             };
             let metrics = &self.reconciler.metrics;
@@ -147,7 +147,7 @@ impl Background {
                 Ok(()) => {
                     metrics.reconcile_success_timestamp.set(OffsetDateTime::now_utc().unix_timestamp());
                     if failing {
-                        tracing::info!("missed webhooks are fetched again");
+                        tracing::info!("missed webhooks can be fetched again");
                     }
                 }
                 Err(error) if !failing => tracing::error!("missed webhooks cannot be fetched: {error}"),
@@ -185,12 +185,12 @@ impl Background {
         result?;
         let until = self.gap.state().close(begun);
         self.store(until);
-        log(&counts, "all webhooks since then are recorded");
+        log(&counts, "the comparison with each::labs is complete");
         Ok(())
     }
 
     /// Requests executions that should have ended.
-    async fn check_running(&self) -> Result<(), ReconcileError> {
+    async fn check_due(&self) -> Result<(), ReconcileError> {
         let due = self.due().await?;
         if due.is_empty() {
             return Ok(());
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_that_begins_during_a_comparison_is_compared_from_its_begin_or_that_of_the_comparison() {
+    fn a_gap_that_begins_during_a_comparison_stays_open_from_the_earlier_of_both_times() {
         let [first, second, third] = [1, 2, 3].map(|n| OffsetDateTime::UNIX_EPOCH + Duration::from_hours(n));
         let mut gap = GapState { since: Some(first), ..GapState::default() };
         assert_eq!(gap.begin_comparison(), Some(first));

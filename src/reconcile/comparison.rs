@@ -47,7 +47,7 @@ pub(super) enum Fetched {
 }
 
 impl Fetched {
-    /// Reads a body in the form of a webhook. `execution_id` is the expected one.
+    /// Reads a body in the form of a webhook. `execution_id` is the expected identifier.
     pub(super) fn read(
         execution_id: Option<&str>,
         body: Bytes,
@@ -59,7 +59,7 @@ impl Fetched {
         if execution_id.is_some_and(|id| id != execution.execution_id) {
             return Self::Unusable;
         }
-        // A requested execution is one of a workflow: predictions have other identifiers.
+        // Only executions of workflows are requested by their identifier, so a prediction is not the requested one.
         if execution_id.is_some() && execution.kind != Kind::Workflow {
             return Self::Unusable;
         }
@@ -80,8 +80,8 @@ impl<'r> Comparison<'r> {
         Self { reconciler, dry_run, events, counts: Counts::default() }
     }
 
-    /// Those of `execution_ids` that are not recorded with a terminal status, each once. Waits for deliveries that are in
-    /// the spool, so that they are not appended a second time, and a run is not faster than recording.
+    /// The `execution_ids` that are not recorded with a terminal status, each once. First waits until the deliveries in the
+    /// spool are recorded: they are then not fetched, and a run is not faster than recording.
     pub(super) async fn not_ended(
         &mut self,
         execution_ids: impl IntoIterator<Item = String>,
@@ -132,7 +132,7 @@ impl<'r> Comparison<'r> {
         Ok(())
     }
 
-    /// Stores that the sender does not have the execution, or that it has not ended there.
+    /// Stores the result of a check: the sender does not have the execution (`absent`), or the execution has not ended.
     pub(super) async fn checked(&mut self, execution_id: String, absent: bool) -> Result<(), ReconcileError> {
         if !self.dry_run {
             self.reconciler.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;

@@ -7,8 +7,11 @@ use super::reconciler::{PageCount, ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
 use crate::eachlabs::{ApiError, LoggedDelivery, Page};
 
-/// The largest page of the API.
+/// Rows of the largest page of the API.
 pub(super) const PAGE: usize = 100;
+/// A list may be ordered by another time than the compared one, such as the start. The two times differ by less than this:
+/// an execution takes up to 15 minutes.
+const SLACK: Duration = Duration::HOUR;
 
 impl Comparison<'_> {
     /// Checks everything that ended at `since` or later: in the delivery log or, if that cannot be used, in the lists of the
@@ -35,7 +38,7 @@ impl Comparison<'_> {
                     continue;
                 }
                 Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("an entry of the delivery log is left out: {error}");
+                    tracing::warn!("an entry of the delivery log is skipped: {error}");
                     (offset, limit) = (offset + 1, PAGE);
                     self.counts.unusable += 1;
                     continue;
@@ -45,7 +48,7 @@ impl Comparison<'_> {
             let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
             let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
             let mut ended = Vec::new();
-            // Webhooks for other receivers are left out.
+            // Webhooks that were sent to other receivers are skipped.
             for fetched in rows.filter_map(|row| self.reconciler.read_logged(None, row)) {
                 match fetched {
                     Fetched::Ended(execution) => ended.push(execution),
@@ -90,6 +93,3 @@ pub(super) fn is_older_than(
         _ => false,
     }
 }
-
-/// Rows are expected to be ordered by another time than the compared one: an execution takes up to 15 minutes.
-const SLACK: Duration = Duration::HOUR;

@@ -27,9 +27,9 @@ pub(crate) enum Event {
 pub(crate) enum Result {
     /// Appended to the spool.
     Fetched,
-    /// It would be appended without `dry_run`.
+    /// The run has `dry_run`. Without it, the execution would be fetched.
     Missing,
-    /// It has not ended at the sender.
+    /// The execution has not ended at the sender.
     Running,
     /// The sender does not have it.
     Absent,
@@ -40,7 +40,7 @@ pub(crate) enum Result {
 /// The number of executions with each result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// All that were compared with PostgreSQL.
+    /// All executions that were compared with PostgreSQL.
     pub(crate) checked: u64,
     /// Recorded with a terminal status before the run.
     pub(crate) recorded: u64,

@@ -13,13 +13,13 @@ use crate::db::DbConnection;
 use crate::delivery::FetchSource;
 use crate::eachlabs::{ApiError, ExecutionRow, Page};
 
-/// Workflows count as known if one of their executions was recorded this long before the run's begin.
-const KNOWN: Duration = Duration::days(30);
+/// A workflow is known if one of its executions was recorded since this time before the begin of the compared time.
+const KNOWN_BEFORE: Duration = Duration::days(30);
 
 impl Comparison<'_> {
     /// Checks the lists of the workflows that PostgreSQL knows.
     pub(super) async fn known_workflows(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let known_since = since.saturating_sub(KNOWN);
+        let known_since = since.saturating_sub(KNOWN_BEFORE);
         let workflows = self.reconciler.pool.run(async |db| db.workflows_since(known_since).await).await?;
         let (count, mut absent) = (workflows.len(), Vec::new());
         for workflow in workflows {
@@ -32,18 +32,18 @@ impl Comparison<'_> {
         if count > 0 && absent.len() == count {
             return Err(ReconcileError::NoWorkflows);
         }
-        self.workflows_absent(&absent).await
+        self.mark_absent(&absent).await
     }
 
-    /// Marks workflows that were deleted at the sender: the background does not request them again for some days.
-    async fn workflows_absent(&self, workflows: &[String]) -> Result<(), ReconcileError> {
+    /// Marks workflows that the sender does not have. They are not requested for seven days.
+    async fn mark_absent(&self, workflows: &[String]) -> Result<(), ReconcileError> {
         if self.dry_run || workflows.is_empty() {
             return Ok(());
         }
         Ok(self.reconciler.pool.run(async |db| db.store_absent_workflows(workflows).await).await?)
     }
 
-    /// Checks the executions of a bulk: those of the registered response, otherwise those in the list of the workflow.
+    /// Checks the executions of a bulk: the registered ones, otherwise those in the list of its workflow.
     pub(super) async fn bulk(&mut self, bulk: &str, workflow: Option<&str>) -> Result<(), ReconcileError> {
         let read = async |db: &mut DbConnection| {
             Ok((db.registered_of_bulk(bulk).await?, db.workflow_of_bulk(bulk).await?))
@@ -74,12 +74,12 @@ impl Comparison<'_> {
                     continue;
                 }
                 Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("a row of the list of a workflow is left out: {error}");
+                    tracing::warn!("a row in the list of a workflow's executions is skipped: {error}");
                     (offset, limit) = (offset + 1, PAGE);
                     self.counts.unusable += 1;
                     continue;
                 }
-                // The API filters by UUIDs only.
+                // The API accepts only a UUID as the filter. Without a filter, the rows are filtered here.
                 Err(ApiError::Status { status: 400, .. }) if filter.is_some() => {
                     filter = None;
                     continue;
@@ -92,7 +92,7 @@ impl Comparison<'_> {
                     && row.time.is_none_or(|time| time >= since)
                     && (filter.is_some() || bulk.is_none_or(|bulk| row.bulk_id.as_deref() == Some(bulk)))
             });
-            self.rows(rows.collect()).await?;
+            self.append_missing(rows.collect()).await?;
             self.progress().await;
             if is_last || is_older {
                 return Ok(());
@@ -101,8 +101,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Requests the missing executions one by one: a row lacks fields of the webhook.
-    async fn rows(&mut self, rows: Vec<ExecutionRow>) -> Result<(), ReconcileError> {
+    /// Requests each missing execution, because a row lacks fields of the webhook.
+    async fn append_missing(&mut self, rows: Vec<ExecutionRow>) -> Result<(), ReconcileError> {
         let mut missing = self.not_ended(rows.iter().map(|row| row.execution_id.clone())).await?;
         let reconciler = self.reconciler;
         let mut fetched = stream::iter(rows)

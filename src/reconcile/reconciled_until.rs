@@ -1,5 +1,5 @@
-//! The file `reconciled-until` in the directory of the spool: all executions that ended before this time were received or
-//! reconciled.
+//! The file `reconciled-until` in the directory of the spool. It contains a time: all executions that ended before it were
+//! received or reconciled.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -13,7 +13,7 @@ use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::spool::{Seq, SpoolStatus, WeakSpoolHandle};
 
-/// How long a page waits until earlier deliveries are recorded. While a delivery is stuck, this never happens.
+/// The longest time that a page waits for the recording of earlier deliveries. A stuck delivery may never be recorded.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -37,7 +37,7 @@ pub(crate) enum ReconcileError {
          each with `workflow-receiver reconcile`"
     )]
     NoExecutions,
-    #[error("each::labs returned more than {MAX_PAGES} pages: reconcile a shorter time")]
+    #[error("each::labs returned more than {MAX_PAGES} pages: reconcile a shorter period")]
     TooManyPages,
     #[error("the receiver is stopping")]
     Stopping,
@@ -59,7 +59,6 @@ impl PageCount {
     }
 }
 
-/// What a run needs.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     pub(crate) client: Arc<Client>,
@@ -69,10 +68,10 @@ pub(crate) struct Reconciler {
     pub(crate) spool_status: watch::Receiver<SpoolStatus>,
     pub(crate) acked: watch::Receiver<Seq>,
     pub(crate) memory: MemoryBudget,
-    /// The recorder's pool: if PostgreSQL grants few connections, each waits for the other.
+    /// The recorder's pool: if PostgreSQL grants few connections, a run and the recorder use them in turn.
     pub(crate) pool: Arc<ConnectionPool>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Locked by the run: there is one at a time.
+    /// Locked by a run, so that one run at a time is active.
     pub(crate) running: Mutex<()>,
 }
 
@@ -86,7 +85,7 @@ impl Reconciler {
 }
 
 impl From<RejectReason> for ReconcileError {
-    /// Other reasons pass: the append is tried again.
+    /// After any other reason, the append is tried again.
     fn from(_: RejectReason) -> Self {
         Self::Stopping
     }

@@ -1,4 +1,4 @@
-//! A run.
+//! Starts a run.
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -22,8 +22,8 @@ pub(crate) enum Scope {
 }
 
 impl Reconciler {
-    /// Runs a reconciliation, after the one that is running. It can be cancelled at any time and repeated. `events` gets
-    /// each execution that is missing, and the counts after each page. With `dry_run`, nothing is appended.
+    /// Runs a reconciliation once the running one has ended. A run can be cancelled at any time, and repeated. `events`
+    /// receives each execution that is missing, and the counts after each page. With `dry_run`, nothing is appended.
     pub(crate) async fn run(
         &self,
         scope: &Scope,

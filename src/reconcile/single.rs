@@ -1,4 +1,4 @@
-//! Executions by their identifier: from the delivery log, which has the webhook's body, otherwise the execution itself.
+//! Fetches executions by their identifier: the webhook's body in the delivery log, otherwise the execution.
 
 use futures_util::{StreamExt, stream};
 
@@ -7,7 +7,7 @@ use super::events::Result as Outcome;
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
 
-/// Executions that are compared with PostgreSQL at once.
+/// Executions that one query compares with PostgreSQL.
 const CHUNK: usize = 100;
 /// Executions that are requested at the same time. `eachlabs.max_requests` limits the requests.
 pub(super) const CONCURRENT: usize = 16;
@@ -46,7 +46,7 @@ impl Comparison<'_> {
 }
 
 impl Reconciler {
-    /// Requests an execution.
+    /// Requests an execution: from the delivery log, otherwise by its identifier.
     pub(super) async fn fetch(&self, execution_id: &str) -> Result<Fetched, ReconcileError> {
         if let Some(ended) = self.fetch_logged(execution_id).await? {
             return Ok(ended);

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The API fails if the latest requests for this many deliveries failed: the request for a single one can always fail.
+/// The API counts as failing if the latest requests for this many deliveries failed. A single delivery can cause a failure
+/// itself.
 const FAILING_FROM: usize = 2;
-/// A failure is a strike against its delivery if the API has answered within this time.
+/// A failed request counts as a strike against its delivery if the API has answered another request within this time.
 const ANSWERED_WITHIN: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]

@@ -13,14 +13,15 @@ use crate::execution::{Execution, Kind, api_key, status};
 /// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
 const PAGE: usize = 50;
 const MAX_PAGES: usize = 20;
-/// A log entry older than the webhook by this much is another webhook's: the clocks may differ.
+/// An entry of the log that is older than the webhook by more than this belongs to another webhook. The clocks of the sender
+/// and of the receiver may differ by less.
 const LOG_MARGIN: Duration = Duration::minutes(5);
 
 /// The result of a check.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Confirmed(Found),
-    /// The API does not have the execution, or not as ended. It may have it later.
+    /// The API does not have the execution, or the execution has not ended. Both may change.
     Unknown {
         reason: String,
         api_body: Option<Bytes>,
@@ -29,7 +30,7 @@ pub(super) enum Verdict {
         reason: String,
         api_body: Bytes,
     },
-    /// The API cannot be requested for this body.
+    /// The API cannot confirm this body, also later.
     Impossible {
         reason: String,
     },
@@ -162,7 +163,7 @@ fn compare(delivered: &Execution<'_>, found: Found) -> Result<Verdict, ApiError>
     let body = api_key::remove(&found.body).map_or(found.body, Bytes::from);
     let known = Execution::parse(&body).map_err(|_| ApiError::Malformed("not an execution"))?;
     let has_ended = |execution: &Execution<'_>| status::is_terminal(&execution.status);
-    // The delivered status is an earlier one: the result is the API's.
+    // The delivered status is an earlier one. The API has the result.
     let is_earlier = !has_ended(delivered) && has_ended(&known);
     let different = different_fields(delivered, &known, is_earlier);
     if different.is_empty() {

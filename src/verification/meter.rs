@@ -17,7 +17,7 @@ use crate::spool::{Seq, SpoolStatus};
 /// Time between two measurements, with `auth.verify_unsigned` and without it.
 const INTERVAL: Duration = Duration::from_secs(2);
 const INTERVAL_OFF: Duration = Duration::from_mins(1);
-/// The pause after a measurement is this many times as long as the measurement took, at least.
+/// The pause after a measurement is at least this many times as long as the measurement took.
 const PAUSE_FACTOR: u32 = 50;
 
 pub(crate) struct UnverifiedMeter {

@@ -1,7 +1,7 @@
 //! The background task that verifies the deliveries in `unverified_deliveries`.
 //!
-//! Each row has its own schedule: a row whose request fails delays no other row. Rows that were not requested before have
-//! their own slots, so repeated ones cannot delay them.
+//! Each row has its own schedule: a row whose request fails delays no other row. New rows have slots of their own, so rows
+//! that are requested again cannot delay them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,21 +30,23 @@ use crate::spool::WeakSpoolHandle;
 /// How long a claim lasts after a crash, and how often a running receiver renews it.
 const CLAIM_TIME: Duration = Duration::from_secs(20);
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
-/// Time between two looks for due rows, with `auth.verify_unsigned` and without it.
+/// Time between two searches for due rows, with `auth.verify_unsigned` and without it.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const POLL_INTERVAL_OFF: Duration = Duration::from_mins(1);
-/// The pauses before a row is requested again double from the first to the longest.
+/// The first pause before a row is requested again. Each further pause is twice as long, up to `MAX_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The same, for a row whose execution the API does not have.
 const FIRST_UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// While the API fails, a repeated row is requested this often.
 const FAILING_PAUSE: Duration = Duration::from_secs(2);
 /// The pause while the quarantine is full.
 const FULL_PAUSE: Duration = Duration::from_mins(10);
-/// A row goes to quarantine after this many failures while the API answered others, if it is this old.
+/// A row is moved to quarantine after this many strikes ([`ApiState`])…
 const MAX_STRIKES: i32 = 10;
+/// … if it is at least this old.
 const STRIKES_AGE: Duration = Duration::from_mins(10);
-/// The stored part of an execution of the API in quarantine: the operator can request the whole again.
+/// Bytes of the API's version that the quarantine stores. The API has all of it.
 const MAX_API_BODY_BYTES: usize = 64 << 10;
 /// Time limit for the release of the claims at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,13 +64,13 @@ pub(crate) struct Verifier {
     pub(crate) grace: Duration,
     pub(crate) quarantine: config::Quarantine,
     pub(crate) status: watch::Sender<VerificationStatus>,
-    /// Notified after a delivery was stored.
+    /// Notified after the recorder has stored an unsigned delivery.
     pub(crate) stored: Arc<Notify>,
     /// No row is claimed while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
     /// Random: marks the claims of this process.
-    pub(crate) receiver: i64,
+    pub(crate) receiver_id: i64,
 }
 
 /// Rows that are being verified.
@@ -84,7 +86,8 @@ struct InFlight {
 #[derive(Default)]
 struct Run {
     api: ApiState,
-    not_confirmed: LineLimit,
+    /// Limits the log lines about webhooks that were not confirmed.
+    lines: LineLimit,
 }
 
 impl Verifier {
@@ -96,7 +99,7 @@ impl Verifier {
             () = self.verify(&run) => {}
             never = self.renew_claims() => match never {},
         }
-        let release = self.pool.run(async |db| db.release_claims(self.receiver).await);
+        let release = self.pool.run(async |db| db.release_claims(self.receiver_id).await);
         let _ = timeout(RELEASE_TIMEOUT, release).await;
     }
 
@@ -132,7 +135,8 @@ impl Verifier {
         }
     }
 
-    /// New rows can always use half of the requests. While the API fails, repeated rows only test it.
+    /// Repeated rows use at most half of the requests, so new rows can always use the other half. While the API fails, one
+    /// repeated row at a time tests it.
     fn claim_limits(&self, in_flight: &InFlight, is_failing: bool) -> ClaimLimits {
         let free = |slots: usize, used: usize| i64::try_from(slots.saturating_sub(used)).unwrap_or(i64::MAX);
         let is_paused = is_failing && in_flight.repeated_at.is_some_and(|at| at.elapsed() < FAILING_PAUSE);
@@ -152,14 +156,14 @@ impl Verifier {
         if !is_recording || limits.new + limits.repeated == 0 {
             return Ok(Vec::new());
         }
-        self.pool.run(async |db| db.claim_unverified(self.receiver, CLAIM_TIME, limits).await).await
+        self.pool.run(async |db| db.claim_unverified(self.receiver_id, CLAIM_TIME, limits).await).await
     }
 
     async fn renew_claims(&self) -> std::convert::Infallible {
         loop {
             sleep(RENEW_INTERVAL).await;
             // Without a renewal, the claims end.
-            let _ = self.pool.run(async |db| db.renew_claims(self.receiver, CLAIM_TIME).await).await;
+            let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, CLAIM_TIME).await).await;
         }
     }
 
@@ -217,14 +221,14 @@ impl Verifier {
 
     fn api_answered(&self, run: &Run) {
         if run.api.answered() {
-            tracing::info!("unsigned webhooks are verified again");
+            tracing::info!("unsigned webhooks can be verified again");
             self.set_failing(None);
         }
     }
 
     fn api_failed(&self, run: &Run, row: &Unverified, error: &ApiError) {
         if run.api.failed(row.unverified_id) {
-            tracing::error!("unsigned webhooks cannot be verified now, they wait: {error}");
+            tracing::error!("unsigned webhooks cannot be verified now and wait: {error}");
             self.set_failing(Some(error.to_string()));
         }
     }
@@ -238,7 +242,7 @@ impl Verifier {
     async fn confirmed(&self, row: &Unverified, delivery: Delivery) -> Result<(), DbError> {
         let unverified_id = row.unverified_id;
         let has_claim =
-            async |db: &mut DbConnection| db.has_claim(self.receiver, unverified_id, CLAIM_TIME).await;
+            async |db: &mut DbConnection| db.has_claim(self.receiver_id, unverified_id, CLAIM_TIME).await;
         if !self.pool.run(has_claim).await? {
             return Ok(());
         }
@@ -263,7 +267,7 @@ impl Verifier {
         let api_body = api_body.map(cut);
         let quarantined = self.pool.run(async |db| {
             db.quarantine_unverified(
-                self.receiver,
+                self.receiver_id,
                 row.unverified_id,
                 delivery,
                 row.deliveries,
@@ -282,8 +286,8 @@ impl Verifier {
             }
             QuarantinedUnverified::Moved { quarantine_id } => {
                 self.metrics.verified(result);
-                // A peer controls their number.
-                if let Some(webhooks) = run.not_confirmed.count() {
+                // The peers control the number of such webhooks.
+                if let Some(webhooks) = run.lines.count() {
                     tracing::warn!(
                         webhooks,
                         quarantine_id,
@@ -304,13 +308,13 @@ impl Verifier {
         strikes: i32,
     ) -> Result<(), DbError> {
         let postpone = async |db: &mut DbConnection| {
-            db.postpone_unverified(self.receiver, row.unverified_id, why, pause, strikes).await
+            db.postpone_unverified(self.receiver_id, row.unverified_id, why, pause, strikes).await
         };
         self.pool.run(postpone).await
     }
 }
 
-/// The pause before attempt `attempts` + 2.
+/// The pause after a row was requested `attempts` + 1 times.
 fn pause(first: Duration, attempts: i32) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(attempts.unsigned_abs())).min(MAX_PAUSE)
 }

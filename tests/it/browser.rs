@@ -52,7 +52,7 @@ async fn pages_are_accessible_have_no_error_and_fit_phones_and_desktops_in_light
     let (receiver, browser) = (filled().await, Chromium::start().await);
     for (width, height) in [(1_280, 900), (360, 800)] {
         for scheme in ["light", "dark"] {
-            browser.look(width, height, scheme).await;
+            browser.emulate(width, height, scheme).await;
             for (path, name) in PAGES {
                 browser.open(&format!("{}{path}", receiver.admin)).await;
                 browser.screenshot(&format!("{name}-{width}-{scheme}")).await;
@@ -70,7 +70,7 @@ async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
     let browser = Chromium::start().await;
     let mut violations = Vec::new();
     for scheme in ["light", "dark"] {
-        browser.look(360, 800, scheme).await;
+        browser.emulate(360, 800, scheme).await;
         browser.client.delete_all_cookies().await.unwrap();
         browser.open(&format!("{}/absent", receiver.admin)).await;
         violations.extend(browser.violations("login").await);
@@ -90,7 +90,7 @@ async fn the_login_page_and_the_page_of_an_unknown_path_are_accessible() {
 async fn the_current_tab_is_in_view_on_a_phone() {
     let receiver = TestReceiver::start().await;
     let browser = Chromium::start().await;
-    browser.look(360, 800, "light").await;
+    browser.emulate(360, 800, "light").await;
     browser.open(&format!("{}/settings", receiver.admin)).await;
     let script = "const tab = document.querySelector('nav [aria-current]').getBoundingClientRect();
         return tab.left >= 0 && tab.right <= innerWidth";
@@ -100,7 +100,7 @@ async fn the_current_tab_is_in_view_on_a_phone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_select_rows_and_show_the_list_of_keys() {
     let (receiver, browser) = (filled().await, Chromium::start().await);
-    browser.look(1_280, 900, "light").await;
+    browser.emulate(1_280, 900, "light").await;
     browser.open(&format!("{}/", receiver.admin)).await;
     let press = async |key: &str| {
         let script =

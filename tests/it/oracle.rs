@@ -15,7 +15,7 @@ async fn the_oracle_notices_a_change_of_every_column_and_a_lost_row() {
     let process = Process::start(command.envs(LOAD_SETTINGS).env("DATABASE_URL", url(&database)));
     let mut load = Load::start(4);
     load.point_to(&process.url);
-    load.work(300).await;
+    load.until_acknowledged(300).await;
     let sent = load.stop().await;
     process.terminate();
     let verdict = compare(&database, &sent, 0).await;

@@ -4,17 +4,36 @@ use std::process::Command;
 use std::time::Duration;
 
 use reqwest::{Client, Response};
-use sender_stand_in::{StandIn, Trigger};
+use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workflow_receiver::config::{Secrets, Settings};
 
 use crate::support::fixtures::{execution, with};
 use crate::support::http::problem;
-use crate::support::postgres::{new_database, rows, url};
+use crate::support::postgres::{new_database, rows};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
-use crate::support::sender::{KEY, SECRET, stand_in, trigger, unused_address, webhook_url, with_api};
-use crate::support::wait::{pause, until, within};
+use crate::support::sender::{
+    KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, webhook_url,
+    with_api,
+};
+use crate::support::wait::{until, within};
+
+/// The receiver uses the older host of the stand-in.
+fn use_older_host(settings: &mut Settings, stand_in: &StandIn) {
+    settings.eachlabs.base_url = stand_in.older_base_url();
+}
+
+/// A stand-in, and a receiver that reconciles in the background every 100 ms.
+async fn in_background(change: impl FnOnce(&mut Settings)) -> (StandIn, TestReceiver) {
+    let change = |settings: &mut Settings, _: &StandIn| {
+        settings.reconcile.enabled = true;
+        settings.reconcile.interval = Duration::from_millis(100);
+        change(settings);
+    };
+    receiver_with_api(|_| {}, change).await
+}
 
 async fn post(receiver: &TestReceiver, query: &str) -> Response {
     let url = format!("{}/api/v1/reconcile?{query}", receiver.admin);
@@ -51,18 +70,7 @@ fn execute_a_thousand(stand_in: &StandIn, webhook_url: &str) -> Vec<String> {
 async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_run_is_killed() {
     let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
     let stand_in = stand_in(|options| (options.throttle_every, options.reset_every) = (7, 5)).await;
-    let start = || {
-        Process::start(
-            program(dir.path())
-                .env("DATABASE_URL", url(&database))
-                .env("RECEIVER__HTTP__LISTEN", &address)
-                .env("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET)
-                .env("RECEIVER__EACHLABS__API_KEY", KEY)
-                .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
-                .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
-                .env("RECEIVER__LOG__FILTER", "debug"),
-        )
-    };
+    let start = || Process::start(&mut program_with_api(dir.path(), &database, &address, &stand_in));
     let receiver = start();
     until(async || dir.path().join("data/spool/reconciled-until").exists()).await;
     receiver.terminate();
@@ -82,13 +90,14 @@ async fn executions_missed_while_the_receiver_was_off_are_fetched_although_the_r
         until(async || recorded().await >= 90 * n).await;
         receiver.signal(rustix::process::Signal::KILL);
         let lines = receiver.ended().1;
-        interrupted +=
-            usize::from(!lines.iter().any(|line| line.contains("all webhooks since then are recorded")));
+        interrupted += usize::from(
+            !lines.iter().any(|line| line.contains("the comparison with each::labs is complete")),
+        );
         log.extend(lines);
     }
     assert!(interrupted >= 3, "the run was killed {interrupted} times");
     let mut receiver = start();
-    receiver.wait_for("all webhooks since then are recorded");
+    receiver.wait_for("the comparison with each::labs is complete");
     until(async || recorded().await == ids.len()).await;
 
     let row = "SELECT execution_id, payload, workflow_id, bulk_id, status, output, error, error_cause, fetched_from,
@@ -122,7 +131,7 @@ async fn after_a_wrong_secret_everything_since_a_time_is_fetched() {
     let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
     let wrong = TestReceiver::start_with(|settings| {
         with_api(settings, &address, stand_in.base_url());
-        settings.auth.webhook_secrets = workflow_receiver::config::Secrets::of(&["another-webhook-secret"]);
+        settings.auth.webhook_secrets = Secrets::of(&["another-webhook-secret"]);
     })
     .await;
     let execute = |count: usize| {
@@ -137,7 +146,7 @@ async fn after_a_wrong_secret_everything_since_a_time_is_fetched() {
     let (dir, database) = wrong.stop().await;
     let receiver = TestReceiver::start_in(dir, database, |settings| {
         with_api(settings, &address, stand_in.base_url());
-        settings.auth.webhook_secrets = workflow_receiver::config::Secrets::of(&[SECRET]);
+        settings.auth.webhook_secrets = Secrets::of(&[SECRET]);
     })
     .await;
     let dry = reconcile(&receiver, "since=2h&dry_run=true").await;
@@ -178,11 +187,9 @@ async fn after_a_wrong_secret_everything_since_a_time_is_fetched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_older_host_is_read_by_lists_and_single_executions() {
-    let (address, stand_in) = (unused_address(), stand_in(|options| options.max_total = 10).await);
-    let receiver =
-        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.older_base_url())).await;
+    let (stand_in, receiver) = receiver_with_api(|options| options.max_total = 10, use_older_host).await;
     // The workflow becomes known by a webhook.
-    let known = stand_in.execute(&trigger("w", &webhook_url(&address), json!({})));
+    let known = stand_in.execute(&trigger("w", &receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     receiver.wait_until_recorded().await;
     let unsent = |workflow: &str, bulk: Option<&str>, inputs: Value| {
@@ -241,14 +248,10 @@ async fn the_older_host_is_read_by_lists_and_single_executions() {
 
 /// Triggers a bulk of 10 through the stand-in: two inputs are rejected, and the webhook of one is lost. Registers the
 /// response. Returns the bulk, and the executions with a webhook and without one.
-async fn bulk_of_ten(
-    receiver: &TestReceiver,
-    stand_in: &StandIn,
-    address: &str,
-) -> (String, Vec<String>, String) {
+async fn bulk_of_ten(receiver: &TestReceiver, stand_in: &StandIn) -> (String, Vec<String>, String) {
     let inputs: Vec<_> =
         (0..10).map(|n| json!({ "reject": n == 2 || n == 7, "lose": n == 4, "fail": n == 5 })).collect();
-    let body = json!({ "inputs": inputs, "webhook_url": webhook_url(address), "webhook_secret": SECRET });
+    let body = json!({ "inputs": inputs, "webhook_url": receiver.url, "webhook_secret": SECRET });
     let url = format!("{}/v1/workflows/bulk-trigger/w/1", stand_in.base_url());
     let answer = receiver.client.post(url).header("X-API-Key", KEY).json(&body).send().await.unwrap();
     let response: Value = answer.json().await.unwrap();
@@ -275,10 +278,8 @@ async fn progress(receiver: &TestReceiver, bulk: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_fetched() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver =
-        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.base_url())).await;
-    let (bulk, delivered, lost) = bulk_of_ten(&receiver, &stand_in, &address).await;
+    let (stand_in, receiver) = receiver_with_api(|_| {}, |_, _| {}).await;
+    let (bulk, delivered, lost) = bulk_of_ten(&receiver, &stand_in).await;
     stand_in.redeliver(&delivered[0]);
     within(stand_in.deliveries_finished()).await;
     receiver.wait_until_recorded().await;
@@ -296,29 +297,21 @@ async fn a_bulk_of_ten_with_two_rejected_a_lost_webhook_and_a_duplicate_is_fetch
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overdue_execution_is_requested_in_the_background() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        with_api(settings, &address, stand_in.base_url());
-        settings.reconcile.enabled = true;
-        settings.reconcile.interval = Duration::from_millis(100);
+    let (stand_in, receiver) = in_background(|settings| {
         settings.expected.overdue_after = Duration::from_millis(1);
     })
     .await;
-    let (bulk, ..) = bulk_of_ten(&receiver, &stand_in, &address).await;
+    let (bulk, ..) = bulk_of_ten(&receiver, &stand_in).await;
     until(async || progress(&receiver, &bulk).await == json!([true, 8, 8, 0, 2])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lost_is_not_requested_again() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        with_api(settings, &address, stand_in.base_url());
-        settings.reconcile.enabled = true;
-        settings.reconcile.interval = Duration::from_millis(100);
+    let (stand_in, receiver) = in_background(|settings| {
         settings.reconcile.running_after = Duration::from_millis(100);
     })
     .await;
-    let trigger = trigger("w", &webhook_url(&address), json!({}));
+    let trigger = trigger("w", &receiver.url, json!({}));
     let [logged, unlogged] = [(), ()].map(|()| stand_in.begin(&trigger));
     for id in [&*logged, &*unlogged, "lost"] {
         receiver.accept(execution(id, "running")).await;
@@ -334,7 +327,7 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
         row(&unlogged, "completed", Some("execution"), false),
         row("lost", "running", None, true),
     ];
-    // Checks that no longer prevent a request.
+    // Checks that are too old to prevent a request.
     let old = "INSERT INTO reconcile_checks VALUES ('old', now() - interval '31 days', true);
         INSERT INTO absent_workflows VALUES ('old', now() - interval '31 days')";
     sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
@@ -349,9 +342,8 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
 
     let (requests, success) =
         (stand_in.requests(), receiver.metric("reconcile_success_timestamp_seconds").await);
-    while receiver.metric("reconcile_success_timestamp_seconds").await < success + 2.0 {
-        pause().await;
-    }
+    // Several rounds later.
+    until(async || receiver.metric("reconcile_success_timestamp_seconds").await >= success + 2.0).await;
     assert_eq!(stand_in.requests(), requests, "nothing is due");
     assert_eq!(receiver.metric("reconcile_failing").await, 0.0);
     let done = reconcile(&receiver, "execution=lost").await;
@@ -363,11 +355,7 @@ async fn an_execution_that_stays_running_is_requested_and_one_that_the_sender_lo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_are_not_marked_if_the_sender_has_none_of_them() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        with_api(settings, &address, stand_in.base_url());
-        settings.reconcile.enabled = true;
-        settings.reconcile.interval = Duration::from_millis(100);
+    let (stand_in, receiver) = in_background(|settings| {
         settings.reconcile.running_after = Duration::from_millis(100);
     })
     .await;
@@ -393,9 +381,7 @@ async fn executions_are_not_marked_if_the_sender_has_none_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workflow_that_the_sender_does_not_have_is_marked_and_not_requested_again() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver =
-        TestReceiver::start_with(|settings| with_api(settings, &address, stand_in.older_base_url())).await;
+    let (stand_in, receiver) = receiver_with_api(|_| {}, use_older_host).await;
     receiver.accept(with(execution("e", "completed"), json!({ "workflow_id": "gone" }))).await;
     receiver.wait_until_recorded().await;
     // If each::labs has no recorded workflow, the key is probably wrong: nothing is marked.
@@ -404,7 +390,7 @@ async fn a_workflow_that_the_sender_does_not_have_is_marked_and_not_requested_ag
     let marked = "SELECT workflow_id FROM absent_workflows";
     assert!(receiver.rows(marked).await.is_empty());
 
-    stand_in.execute(&trigger("w", &webhook_url(&address), json!({})));
+    stand_in.execute(&trigger("w", &receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     receiver.wait_until_recorded().await;
     let requests = async || {
@@ -422,12 +408,8 @@ async fn a_workflow_that_the_sender_does_not_have_is_marked_and_not_requested_ag
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_api_is_reported_without_the_key() {
-    let (address, stand_in) =
-        (unused_address(), stand_in(|options| options.api_key = "the-other-key".into()).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        with_api(settings, &address, stand_in.base_url());
-    })
-    .await;
+    let other_key = |options: &mut Options| options.api_key = "the-other-key".into();
+    let (_stand_in, receiver) = receiver_with_api(other_key, |_, _| {}).await;
     let answer = post(&receiver, "since=1h").await.text().await.unwrap();
     let failed: Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
     assert_eq!(failed["type"], "failed");

@@ -43,7 +43,7 @@ fn only_losses_that_a_fault_explains_and_the_receiver_counted_are_accepted() {
         what: String::new(),
     };
     let is_good = |verdict, reported| {
-        let loss = Loss { fault: Fault::EmptyWal, from: 10, until: 20, reported };
+        let loss = Loss { fault: Fault::EmptyWal, from: 10, to: 20, reported };
         let report = Report { verdict, losses: vec![loss], ..Report::default() };
         std::panic::catch_unwind(|| report.assert_good()).is_ok()
     };

@@ -14,16 +14,26 @@ use crate::support::http::{get_json, problem, signed};
 use crate::support::postgres::{end_fault_on, fault_on, new_database, rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::{TestReceiver, short_timeouts};
-use crate::support::sender::{KEY, SECRET, stand_in, trigger, unused_address, webhook_url, with_api};
+use crate::support::sender::{
+    KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, with_api,
+};
 use crate::support::spool::spool_file;
 use crate::support::wait::{until, within};
 
-/// Settings of a receiver at `address` that verifies unsigned webhooks with the stand-in, and quarantines at once.
-fn verifying(settings: &mut Settings, address: &str, stand_in: &StandIn) {
-    with_api(settings, address, stand_in.base_url());
+/// Unsigned webhooks are verified, and quarantined at once if they are not confirmed.
+fn verify_unsigned(settings: &mut Settings) {
     settings.auth.webhook_secrets = Secrets::of(&[SECRET]);
     settings.auth.verify_unsigned = true;
     settings.verification.grace = Duration::ZERO;
+}
+
+/// A stand-in, and a receiver that verifies unsigned webhooks with it.
+async fn verifying(change: impl FnOnce(&mut Settings)) -> (StandIn, TestReceiver) {
+    let change = |settings: &mut Settings, _: &StandIn| {
+        verify_unsigned(settings);
+        change(settings);
+    };
+    receiver_with_api(|_| {}, change).await
 }
 
 fn unsigned(url: &str, inputs: Value) -> Trigger {
@@ -46,11 +56,9 @@ const EXECUTIONS: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_with_both_versions() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
-    let url = webhook_url(&address);
+    let (stand_in, receiver) = verifying(|_| {}).await;
 
-    let genuine = stand_in.execute(&unsigned(&format!("{url}?order=7"), json!({ "prompt": "é" })));
+    let genuine = stand_in.execute(&unsigned(&format!("{}?order=7", receiver.url), json!({ "prompt": "é" })));
     within(stand_in.deliveries_finished()).await;
     until_verified(&receiver).await;
     let recorded = receiver.row(
@@ -63,7 +71,7 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     assert_eq!(recorded.await, expected);
 
     // A field that is not compared is recorded as each::labs has it.
-    let other = stand_in.begin(&unsigned(&url, json!({})));
+    let other = stand_in.begin(&unsigned(&receiver.url, json!({})));
     stand_in.end(&other);
     let altered =
         with(stand_in.body(&other).unwrap(), json!({ "total_cost": 9, "step_outputs": { "s": {} } }));
@@ -74,10 +82,10 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     assert_eq!(receiver.row(&row).await, expected);
 
     // Forged: unknown to the API, another output, and another status of an execution that is recorded with a signature.
-    let sent = stand_in.execute(&trigger("w", &url, json!({})));
+    let sent = stand_in.execute(&trigger("w", &receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     let before = receiver.rows(EXECUTIONS).await;
-    let hidden = stand_in.begin(&unsigned(&url, json!({})));
+    let hidden = stand_in.begin(&unsigned(&receiver.url, json!({})));
     stand_in.end(&hidden);
     let different =
         with(stand_in.body(&hidden).unwrap(), json!({ "output": ["https://evil.example/x.png"] }));
@@ -113,11 +121,11 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     let parsed = |field: &str| serde_json::from_str::<Value>(detail[field].as_str().unwrap()).unwrap();
     assert_eq!((parsed("body_text"), Some(parsed("api_text"))), (different, stand_in.body(&hidden)));
     let page = receiver.get(&format!("/quarantine/{id}")).await.text().await.unwrap();
-    assert!(page.contains("At each::labs") && page.contains("evil.example"), "{page}");
+    assert!(page.contains("Version at each::labs") && page.contains("evil.example"), "{page}");
     let dir = TempDir::new().unwrap();
     let command = |arguments: &[&str]| {
         let mut command = program(dir.path());
-        command.env("DATABASE_URL", self::url(&receiver.database)).arg("quarantine").args(arguments);
+        command.env("DATABASE_URL", url(&receiver.database)).arg("quarantine").args(arguments);
         tokio::task::block_in_place(|| run_to_end(&mut command))
     };
     let (text, code) = command(&["show", "--api", &id.to_string()]);
@@ -125,12 +133,12 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     let (text, _) = command(&["list"]);
     assert_eq!(text.matches("unsigned").count(), 3, "{text}");
 
-    // `--all` leaves them out, so it cannot exceed a limit.
+    // `--all` skips unsigned webhooks, so it cannot exceed the limit of waiting ones.
     let (text, code) = command(&["retry", "--all"]);
     assert!(code == Some(0) && text.contains("recorded 0, not recorded 0"), "{text}");
     assert_eq!(receiver.rows(quarantine).await.len(), 3);
 
-    // A retry does not record a forged webhook: it is verified again.
+    // A retry does not record a forged webhook. The webhook is verified again.
     let ids = receiver.rows("SELECT quarantine_id FROM quarantine").await;
     let ids: Vec<_> = ids.iter().map(|row| row["quarantine_id"].to_string()).collect();
     let arguments: Vec<_> = ["retry"].into_iter().chain(ids.iter().map(String::as_str)).collect();
@@ -146,8 +154,7 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let (stand_in, receiver) = verifying(|_| {}).await;
     let genuine = stand_in.predict("http://elsewhere.example/");
     (0..250).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
     let forged = json!({ "exec_id": "forged", "flow_id": null, "status": "succeeded", "output": "x" });
@@ -170,9 +177,7 @@ async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accepted() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        verifying(settings, &address, &stand_in);
+    let (_stand_in, receiver) = verifying(|settings| {
         settings.auth.secret_header = true;
         settings.auth.url_tokens = Secrets::of(&["a-token-of-the-test"]);
     })
@@ -220,20 +225,17 @@ async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accept
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_recorded() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        verifying(settings, &address, &stand_in);
+    let (stand_in, receiver) = verifying(|settings| {
         settings.verification.max_rows = 4;
         settings.admin.stalled_after = Duration::from_millis(100);
     })
     .await;
-    let url = webhook_url(&address);
     // A rejected key fails at once; the client tries other errors again.
     stand_in.fail_with(Some(401));
-    let genuine = stand_in.execute(&unsigned(&url, json!({})));
+    let genuine = stand_in.execute(&unsigned(&receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     receiver.accept(execution("forged", "completed")).await;
-    let sent = stand_in.execute(&trigger("w", &url, json!({})));
+    let sent = stand_in.execute(&trigger("w", &receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     let row = |id: &str, method: &str| json!({ "execution_id": id, "status": "completed", "authenticated_by": method, "deliveries": 1, "conflicts": null });
     assert_eq!(receiver.rows(EXECUTIONS).await, [row(&sent, "signature")]);
@@ -255,7 +257,7 @@ async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_record
     let refused = receiver.post(execution("further", "completed").to_string()).await;
     assert_eq!(problem(refused, 503).await.0, "verification-full");
     until(async || receiver.ready().await.1["parts"]["verification"]["state"] == "full").await;
-    let also = stand_in.execute(&trigger("w", &url, json!({})));
+    let also = stand_in.execute(&trigger("w", &receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     assert_eq!(receiver.rows(EXECUTIONS).await, [row(&sent, "signature"), row(&also, "signature")]);
 
@@ -271,12 +273,8 @@ async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_record
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_that_each_labs_has_later_is_confirmed_within_the_grace() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        verifying(settings, &address, &stand_in);
-        settings.verification.grace = Duration::from_mins(10);
-    })
-    .await;
+    let (stand_in, receiver) =
+        verifying(|settings| settings.verification.grace = Duration::from_mins(10)).await;
     let id = stand_in.begin(&unsigned("", json!({})));
     let output = json!({ "status": "completed", "output": ["u"] });
     receiver.accept(with(execution(&id, "completed"), output.clone())).await;
@@ -295,25 +293,17 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     let (stand_in, collector) = (stand_in(|_| {}).await, Collector::start().await);
     let start = || {
         Process::start(
-            program(dir.path())
-                .env("DATABASE_URL", url(&database))
-                .env("RECEIVER__HTTP__LISTEN", &address)
-                .env("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET)
+            program_with_api(dir.path(), &database, &address, &stand_in)
                 .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
                 .env("RECEIVER__VERIFICATION__GRACE", "0s")
-                .env("RECEIVER__EACHLABS__API_KEY", KEY)
-                .env("RECEIVER__EACHLABS__BASE_URL", stand_in.base_url())
-                .env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url(&address))
                 .env("RECEIVER__RECONCILE__ENABLED", "false")
-                .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint)
-                .env("RECEIVER__LOG__FILTER", "debug"),
+                .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint),
         )
     };
     let mut receiver = start();
     receiver.wait_for("recording to PostgreSQL");
     stand_in.fail_with(Some(401));
-    let mut ids: Vec<_> =
-        (0..3).map(|_| stand_in.execute(&unsigned(&webhook_url(&address), json!({})))).collect();
+    let mut ids: Vec<_> = (0..3).map(|_| stand_in.execute(&unsigned(&receiver.url, json!({})))).collect();
     within(stand_in.deliveries_finished()).await;
     receiver.accept(execution("forged", "completed")).await;
     let count = "SELECT FROM unverified_deliveries";
@@ -328,7 +318,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     until(async || !collector.messages().is_empty()).await;
     receiver.signal(rustix::process::Signal::KILL);
     let mut log = receiver.ended().1;
-    // The claims of the killed process.
+    // As if the claims of the killed process ended in three seconds.
     let claim = "UPDATE unverified_deliveries SET claimed_by = 1, due_at = now() + interval '3 s'";
     let mut connection = sqlx::PgConnection::connect_with(&database).await.unwrap();
     sqlx::raw_sql(claim).execute(&mut connection).await.unwrap();
@@ -365,17 +355,19 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_receivers_request_each_unsigned_execution_once() {
-    let (addresses, stand_in) = ([unused_address(), unused_address()], stand_in(|_| {}).await);
-    let database = new_database().await;
+    let (database, stand_in) = (new_database().await, stand_in(|_| {}).await);
     let mut receivers = Vec::new();
-    for address in &addresses {
-        let change = |settings: &mut Settings| verifying(settings, address, &stand_in);
+    for _ in 0..2 {
+        let change = |settings: &mut Settings| {
+            with_api(settings, &unused_address(), stand_in.base_url());
+            verify_unsigned(settings);
+        };
         let receiver = TestReceiver::start_on(database.clone(), change).await;
         within(receiver.progress.clone().recording()).await;
         receivers.push(receiver);
     }
     for n in 0..60 {
-        stand_in.execute(&unsigned(&webhook_url(&addresses[n % 2]), json!({})));
+        stand_in.execute(&unsigned(&receivers[n % 2].url, json!({})));
     }
     within(stand_in.deliveries_finished()).await;
     until_verified(&receivers[0]).await;
@@ -387,22 +379,16 @@ async fn two_receivers_request_each_unsigned_execution_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsigned_webhook_whose_row_a_trigger_suppresses_waits_in_the_spool_and_delays_no_execution() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        short_timeouts(settings);
-        verifying(settings, &address, &stand_in);
-    })
-    .await;
-    let url = webhook_url(&address);
+    let (stand_in, receiver) = verifying(short_timeouts).await;
     fault_on(&receiver, "unverified_deliveries", "true", "RETURN NULL").await;
-    stand_in.execute(&unsigned(&url, json!({})));
+    stand_in.execute(&unsigned(&receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     until(async || {
         let health = receiver.ready().await.1.to_string();
         health.contains("a trigger on unverified_deliveries suppressed a row")
     })
     .await;
-    stand_in.execute(&trigger("w", &url, json!({})));
+    stand_in.execute(&trigger("w", &receiver.url, json!({})));
     until(async || receiver.rows_now(EXECUTIONS).await.len() == 1).await;
     end_fault_on(&receiver, "unverified_deliveries").await;
     until_verified(&receiver).await;
@@ -411,17 +397,15 @@ async fn an_unsigned_webhook_whose_row_a_trigger_suppresses_waits_in_the_spool_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_comes_from_the_delivery_log_and_not_from_the_unsigned_url() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
-    let url = webhook_url(&address);
+    let (stand_in, receiver) = verifying(|_| {}).await;
     let [plain, ordered, running] = ["", "?order=7", "?order=8"]
-        .map(|query| stand_in.begin(&trigger("w", &format!("{url}{query}"), json!({}))));
+        .map(|query| stand_in.begin(&trigger("w", &format!("{}{query}", receiver.url), json!({}))));
     for id in [&plain, &ordered] {
         stand_in.end(id);
     }
     for id in [&plain, &ordered, &running] {
-        let forged =
-            receiver.client.post(format!("{url}?order=EVIL")).body(stand_in.body(id).unwrap().to_string());
+        let forged = receiver.client.post(format!("{}?order=EVIL", receiver.url));
+        let forged = forged.body(stand_in.body(id).unwrap().to_string());
         assert_eq!(forged.send().await.unwrap().status(), 200);
     }
     until_verified(&receiver).await;
@@ -442,19 +426,14 @@ async fn the_reference_comes_from_the_delivery_log_and_not_from_the_unsigned_url
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsigned_webhook_waits_while_the_quarantine_is_full_or_the_answer_of_the_api_is_unusable() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        verifying(settings, &address, &stand_in);
-        settings.quarantine.max_rows = 1;
-    })
-    .await;
+    let (stand_in, receiver) = verifying(|settings| settings.quarantine.max_rows = 1).await;
     let waiting = async |error: &str| {
         let query = format!("SELECT execution_id FROM unverified WHERE last_error LIKE '%{error}%'");
         until(async || !receiver.rows(&query).await.is_empty()).await;
     };
     // 200 with a body that is not an execution.
     stand_in.fail_with(Some(200));
-    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    let genuine = stand_in.execute(&unsigned(&receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     waiting("not the documented JSON").await;
     stand_in.fail_with(None);
@@ -477,8 +456,7 @@ async fn an_unsigned_webhook_waits_while_the_quarantine_is_full_or_the_answer_of
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stored_version_of_the_api_is_cut_and_counted() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let (stand_in, receiver) = verifying(|_| {}).await;
     let id = stand_in.begin(&unsigned("", json!({})));
     stand_in.end_with(&id, json!({ "status": "completed", "output": "é".repeat(1 << 20) }));
     receiver.accept(with(execution(&id, "completed"), json!({ "output": "x" }))).await;
@@ -497,15 +475,14 @@ async fn the_stored_version_of_the_api_is_cut_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_fail_for_some_executions_do_not_delay_others_and_end_in_the_quarantine() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let (stand_in, receiver) = verifying(|_| {}).await;
     for n in 0..8 {
         receiver.accept(execution(&format!("{REJECTED_ID}-{n}"), "completed")).await;
     }
     let failed = "SELECT FROM unverified WHERE attempts > 0";
     until(async || receiver.rows(failed).await.len() == 8).await;
     assert_eq!(receiver.metric("verification_failing").await, 1.0);
-    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    let genuine = stand_in.execute(&unsigned(&receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     until(async || receiver.rows(EXECUTIONS).await.iter().any(|row| row["execution_id"] == *genuine)).await;
     assert_eq!(receiver.rows("SELECT FROM unverified").await.len(), 8);
@@ -522,8 +499,7 @@ async fn requests_that_fail_for_some_executions_do_not_delay_others_and_end_in_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_unsigned_webhooks_are_verified_once_and_an_identifier_cannot_change_the_request() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let (stand_in, receiver) = verifying(|_| {}).await;
     stand_in.fail_with(Some(401));
     for _ in 0..20 {
         receiver.accept(execution("forged", "completed")).await;
@@ -548,9 +524,7 @@ async fn equal_unsigned_webhooks_are_verified_once_and_an_identifier_cannot_chan
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| {
-        verifying(settings, &address, &stand_in);
+    let (stand_in, receiver) = verifying(|settings| {
         settings.verification.max_rows = 1;
         settings.reconcile.enabled = true;
         settings.reconcile.interval = Duration::from_millis(200);
@@ -560,7 +534,7 @@ async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
     until(async || reconciled_until.exists()).await;
     stand_in.fail_with(Some(401));
     receiver.accept(execution("forged", "completed")).await;
-    let genuine = stand_in.execute(&unsigned(&webhook_url(&address), json!({})));
+    let genuine = stand_in.execute(&unsigned(&receiver.url, json!({})));
     within(stand_in.deliveries_finished()).await;
     assert!(receiver.rows(EXECUTIONS).await.is_empty());
     stand_in.fail_with(None);
@@ -571,8 +545,7 @@ async fn unsigned_webhooks_that_were_answered_503_are_fetched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_the_api_leaves_out_is_no_conflict() {
-    let (address, stand_in) = (unused_address(), stand_in(|_| {}).await);
-    let receiver = TestReceiver::start_with(|settings| verifying(settings, &address, &stand_in)).await;
+    let (stand_in, receiver) = verifying(|_| {}).await;
     let id = stand_in.begin(&unsigned("", json!({})));
     stand_in.end(&id);
     let webhook = with(stand_in.body(&id).unwrap(), json!({ "bulk_id": "b" }));

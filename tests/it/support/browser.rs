@@ -81,8 +81,8 @@ impl Chromium {
         self.client.issue_cmd(ChromiumCommand("goog/cdp/execute", body)).await.unwrap();
     }
 
-    /// Sets the size of the window, and `light` or `dark`.
-    pub(crate) async fn look(&self, width: u32, height: u32, scheme: &str) {
+    /// Sets the size of the window, and the colour scheme: `light` or `dark`.
+    pub(crate) async fn emulate(&self, width: u32, height: u32, scheme: &str) {
         let metrics =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;

@@ -30,7 +30,7 @@ use super::spool::{spool_file, spool_holding};
 use super::wait::until;
 
 /// Acknowledgements before each fault, so that it hits a working receiver.
-const WORK: u64 = 100;
+const FIRST_DELIVERIES: u64 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
@@ -150,7 +150,7 @@ pub(crate) struct Loss {
     pub(crate) fault: Fault,
     /// Microseconds since 1970.
     pub(crate) from: i64,
-    pub(crate) until: i64,
+    pub(crate) to: i64,
     /// Deliveries that the receiver reports as lost.
     pub(crate) reported: usize,
 }
@@ -172,7 +172,7 @@ pub(crate) struct Arena {
     random: StdRng,
     client: Client,
     /// Deliveries that are acknowledged before a fault of the spool's files or of standard error.
-    work: u64,
+    backlog: u64,
 }
 
 impl Arena {
@@ -217,7 +217,7 @@ impl Arena {
             losses: Vec::new(),
             random: StdRng::seed_from_u64(seed),
             client: Client::new(),
-            work: 150,
+            backlog: 150,
         };
         arena.start_receiver();
         arena
@@ -279,7 +279,7 @@ impl Arena {
     async fn signal_receiver(&mut self, signal: Signal) {
         let receiver = RefCell::new(self.receiver.take().unwrap());
         receiver.borrow().signal(signal);
-        let enough = self.acknowledged() + WORK;
+        let enough = self.acknowledged() + FIRST_DELIVERIES;
         until(async || receiver.borrow_mut().has_ended() || self.acknowledged() >= enough).await;
         let mut receiver = receiver.into_inner();
         if !receiver.has_ended() {
@@ -311,13 +311,13 @@ impl Arena {
         }
     }
 
-    async fn work(&self, more: u64) {
-        self.load.work(more).await;
+    async fn until_acknowledged(&self, more: u64) {
+        self.load.until_acknowledged(more).await;
     }
 
     pub(crate) async fn inject(&mut self, fault: Fault) {
         let pause = Duration::from_millis(self.random.random_range(0..60));
-        self.work(WORK).await;
+        self.until_acknowledged(FIRST_DELIVERIES).await;
         match fault {
             Fault::KillReceiver => self.kill_receiver(),
             Fault::KillReceiverStarting => {
@@ -338,7 +338,7 @@ impl Arena {
             Fault::KillReceiverRecovering => {
                 // With a backlog to recover.
                 self.signal_all_of_postgres(Signal::STOP);
-                self.work(WORK).await;
+                self.until_acknowledged(FIRST_DELIVERIES).await;
                 self.kill_receiver();
                 self.signal_all_of_postgres(Signal::CONT);
                 self.load.interrupted(1);
@@ -348,12 +348,13 @@ impl Arena {
             }
             Fault::KillPostgres => {
                 self.kill_postgres().await;
-                self.work(WORK).await;
+                self.until_acknowledged(FIRST_DELIVERIES).await;
                 self.start_postgres();
             }
             Fault::FreezePostgres => {
                 self.signal_all_of_postgres(Signal::STOP);
-                self.work(WORK).await;
+                self.until_acknowledged(FIRST_DELIVERIES).await;
+                // Longer than the statement timeout.
                 self.receiver().wait_at_most(Duration::from_millis(2_500));
                 self.signal_all_of_postgres(Signal::CONT);
                 self.load.interrupted(1);
@@ -361,7 +362,7 @@ impl Arena {
             Fault::RestartPostgres => {
                 self.postgres.take().unwrap().stop().await;
                 self.load.interrupted(1);
-                self.work(WORK).await;
+                self.until_acknowledged(FIRST_DELIVERIES).await;
                 self.start_postgres();
             }
             Fault::CutConnections => {
@@ -381,15 +382,17 @@ impl Arena {
             Fault::FillDisk => {
                 let filler = self.disk.as_ref().unwrap().fill();
                 // Webhooks are rejected at once, or only when the free space inside the spool's file is used up.
-                let (refused, kept) = (self.load.counts().refused + 10, self.acknowledged() + 10 * WORK);
-                let enough = |counts: &Counts| counts.refused >= refused || counts.acknowledged >= kept;
+                let (refused, acknowledged) =
+                    (self.load.counts().refused + 10, self.acknowledged() + 10 * FIRST_DELIVERIES);
+                let enough =
+                    |counts: &Counts| counts.refused >= refused || counts.acknowledged >= acknowledged;
                 self.load.wait_for(enough).await;
                 fs::remove_file(filler).unwrap();
             }
             Fault::LargeWal => {
                 let database = self.database.clone().database("large");
                 let url = self.database_url.replace("/workflow_receiver?", "/large?");
-                // The senders would compete with it for the CPU.
+                // The senders would compete with the starting receiver for the CPU.
                 self.stop_load().await;
                 start_with_large_wal(&database, &url).await;
                 self.load.resume(self.senders);
@@ -415,13 +418,13 @@ impl Arena {
         let already_reported = self.reported_as_lost().await;
         let held = self.hold_recording().await;
         self.load.resume(self.senders);
-        self.work(self.work).await;
+        self.until_acknowledged(self.backlog).await;
         self.stop_load().await;
         let waiting = self.health(&self.receiver.as_ref().unwrap().admin).await["spooled"].as_u64().unwrap();
-        assert!(waiting >= self.work, "{waiting} deliveries are in the spool when its files are hit");
+        assert!(waiting >= self.backlog, "{waiting} deliveries are in the spool when its files are hit");
 
         change_files(fault, &self.spool_dir()).await;
-        let until_then = now_micros();
+        let to = now_micros();
         release(held).await;
         let mut reported = if self.has_ended_before_its_spool_was_empty().await {
             self.load.interrupted(1);
@@ -440,7 +443,7 @@ impl Arena {
         until(async || {
             let counts = self.load.counts();
             let answers = |counts: &Counts| counts.acknowledged + counts.refused + counts.unclear;
-            answers(&counts) > answers(&before) + self.work || receiver.borrow_mut().has_ended()
+            answers(&counts) > answers(&before) + self.backlog || receiver.borrow_mut().has_ended()
         })
         .await;
         self.receiver = Some(receiver.into_inner());
@@ -452,7 +455,7 @@ impl Arena {
         self.until_spool_is_empty().await;
         reported += self.reported_as_lost().await;
         if fault.expectation() == Expectation::CountedLoss {
-            self.losses.push(Loss { fault, from, until: until_then, reported });
+            self.losses.push(Loss { fault, from, to, reported });
         }
         self.load.resume(self.senders);
     }
@@ -482,7 +485,8 @@ impl Arena {
         until(async || !receiver.health().await.is_empty()).await;
         self.load.point_to(&receiver.url);
         // Each delivery logs some hundred bytes: these are together more than a pipe holds.
-        self.work(if fault == Fault::StderrStalled { 4 * self.work } else { self.work }).await;
+        self.until_acknowledged(if fault == Fault::StderrStalled { 4 * self.backlog } else { self.backlog })
+            .await;
         receiver.signal(Signal::TERM);
         assert_eq!(receiver.ended().await.code(), Some(0), "{fault:?}");
         drop(stalled);
@@ -536,7 +540,7 @@ impl Arena {
 
     /// Stops everything and compares what was sent with what is recorded.
     pub(crate) async fn finish(mut self) -> Report {
-        self.work(WORK).await;
+        self.until_acknowledged(FIRST_DELIVERIES).await;
         self.stop_load().await;
         let (counts, interruptions) = (self.load.counts(), self.load.interruptions());
         // SIGTERM: the receiver records the whole spool before it exits.
@@ -588,7 +592,7 @@ impl Report {
         let mut subjects_by_loss: HashMap<usize, HashSet<&str>> = HashMap::new();
         let mut wrong: Vec<&Finding> = Vec::new();
         for finding in lost.iter().chain(different).chain(unexplained) {
-            let in_time = |loss: &Loss| (loss.from..=loss.until).contains(&finding.answered);
+            let in_time = |loss: &Loss| (loss.from..=loss.to).contains(&finding.answered);
             match self.losses.iter().position(in_time) {
                 Some(loss) => _ = subjects_by_loss.entry(loss).or_default().insert(&finding.subject),
                 None => wrong.push(finding),

@@ -102,7 +102,7 @@ impl Load {
     }
 
     /// Waits until `more` further deliveries are acknowledged.
-    pub(crate) async fn work(&self, more: u64) {
+    pub(crate) async fn until_acknowledged(&self, more: u64) {
         let until = self.counts().acknowledged + more;
         self.wait_for(|counts| counts.acknowledged >= until).await;
     }

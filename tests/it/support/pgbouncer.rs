@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::wait::until;
 
-/// A running `PgBouncer`. Dropped, it is killed.
+/// A running `PgBouncer`. Dropping it kills the process.
 pub(crate) struct PgBouncer {
     process: Child,
     port: u16,

@@ -70,21 +70,21 @@ impl Process {
 
     /// Waits for a log line with `text`. Lines written before the call count, too.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        let mut looked_at = 0;
+        let mut searched = 0;
         loop {
-            if let Some(line) = self.log[looked_at..].iter().find(|line| line.contains(text)) {
+            if let Some(line) = self.log[searched..].iter().find(|line| line.contains(text)) {
                 return line.clone();
             }
-            looked_at = self.log.len();
+            searched = self.log.len();
             let next = self.lines.recv_timeout(PATIENCE);
             let next = next.unwrap_or_else(|_| panic!("no {text:?} in {:#?}", self.log));
             self.log.push(next);
         }
     }
 
-    /// Waits for the next log line, at most for `moment`.
-    pub(crate) fn wait_at_most(&mut self, moment: Duration) {
-        self.log.extend(self.lines.recv_timeout(moment));
+    /// Waits for the next log line, at most for `limit`.
+    pub(crate) fn wait_at_most(&mut self, limit: Duration) {
+        self.log.extend(self.lines.recv_timeout(limit));
     }
 
     /// Whether the process has exited.

@@ -143,7 +143,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
         }
         (unreceived(bulk, has_api_key))
         @if !rejected.is_empty() {
-            p.soft { "each::labs rejected inputs of the bulk. No webhook will arrive for them:" }
+            p.soft { "each::labs rejected these inputs of the bulk. It sends no webhook for them:" }
             ul.soft {
                 @for (message, positions) in rejected {
                     li {
@@ -212,7 +212,7 @@ fn size_hint(bulk: &Bulk) -> Markup {
     let command = bulk.set_size_command();
     notice(
         "info",
-        html! { "Set the size to see whether the bulk is complete: " code { (command) } (copy_button(&command)) },
+        html! { "Set the size of the bulk to see whether it is complete: " code { (command) } (copy_button(&command)) },
     )
 }
 
@@ -286,7 +286,7 @@ fn cause_table(bulk_id: &str, failures: &Failures) -> Markup {
                         @for group in &failures.groups {
                             @let cause = group.error_cause.as_deref().or(group.error.as_deref());
                             tr {
-                                td { a.cut href=(with_cause(cause, [("bulk", Some(bulk_id))])) { (visible(cause.unwrap_or("not sent"))) } }
+                                td { a.cut href=(with_cause(cause, [("bulk", Some(bulk_id))])) { (visible(cause.unwrap_or("no cause was sent"))) } }
                                 td data-label="Class" { @if let Some(class) = failure_class(&group.failure_class) { (class) } }
                                 td.num data-label="Failed" { (count(group.failed)) }
                             }

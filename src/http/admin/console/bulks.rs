@@ -66,14 +66,14 @@ async fn list(
     let page = console.run(&Bulks { filter, period, page }).await?;
     Ok(html! {
         section.card.flush aria-label="Bulks" {
-            @if page.items.is_empty() { (none(filter, page.next.is_some())) }
+            @if page.items.is_empty() { (no_rows(filter, page.next.is_some())) }
             @else { (table(&page.items)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
     })
 }
 
-fn none(complete: Option<Complete>, has_more: bool) -> Markup {
+fn no_rows(complete: Option<Complete>, has_more: bool) -> Markup {
     match complete {
         _ if has_more => empty(
             "No match yet",

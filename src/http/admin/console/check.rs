@@ -39,18 +39,18 @@ pub(super) async fn check_form(
     if *request.method() == Method::GET || *request.method() == Method::HEAD {
         return next.run(request).await;
     }
-    match refusal(&request) {
+    match rejection(&request) {
         None => next.run(request).await,
         Some(why) => {
             let (mut parts, _) = request.into_parts();
             let Ok(view) = View::from_request_parts(&mut parts, &console).await;
-            page(&view, Tab::Overview, "Not done", Err(PageError::Refused(why)))
+            page(&view, Tab::Overview, "Not done", Err(PageError::Rejected(why)))
         }
     }
 }
 
-/// Why a form is not accepted.
-fn refusal(request: &Request) -> Option<&'static str> {
+/// Why a form is rejected.
+fn rejection(request: &Request) -> Option<&'static str> {
     let operator = request.extensions().get::<Operator>();
     let form_key = request.extensions().get::<FormData>().map_or("", |fields| fields.get(form::KEY));
     if !operator.is_some_and(|operator| operator.owns_form(form_key)) {
@@ -61,5 +61,5 @@ fn refusal(request: &Request) -> Option<&'static str> {
     }
     // Each operator may log out.
     let allowed = request.uri().path() == "/logout" || operator.is_some_and(Operator::may_operate);
-    (!allowed).then_some("Your token has the role read. Actions need the role operate.")
+    (!allowed).then_some(form::READ_ONLY)
 }

@@ -15,7 +15,7 @@ pub(super) fn notice(kind: &str, content: Markup) -> Markup {
     html! { div.notice.(kind) role=(if kind == "bad" { "alert" } else { "status" }) { (content) } }
 }
 
-/// What a list shows without rows. `next` says what to do.
+/// Replaces a list without rows. `next` is the operator's next step.
 pub(super) fn empty(title: &str, next: Markup) -> Markup {
     html! { div.empty { h2 { (title) } p { (next) } } }
 }
@@ -136,7 +136,7 @@ pub(super) fn period_chips(params: &Params, more: Markup) -> Markup {
     }
 }
 
-/// The list of a row, and the row's identifier with a button that copies it.
+/// A link to the list of the row, and the row's identifier with a copy button.
 pub(super) fn crumbs(href: &str, name: &str, id: &str) -> Markup {
     html! {
         p.crumbs {

@@ -31,8 +31,8 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         p.crumbs { a href="/" { "Overview" } " /" }
         h1 { "Conflicts" }
         p.soft {
-            "Webhooks that contradict a recorded result, the latest first. The recorded result stays; the page of the \
-             execution shows the difference."
+            "Webhooks that contradict a recorded result, the latest first. The recorded result is not changed. The page of \
+             the execution shows the difference."
         }
         (period_chips(params, html! {}))
         (list)

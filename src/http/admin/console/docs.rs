@@ -16,7 +16,7 @@ pub(super) async fn page(State(_): ConsoleState, view: View) -> Response {
             a.button href="/openapi.json" download="openapi.json" { "Download openapi.json" }
         }
         p.soft #about { "Reading openapi.json …" }
-        noscript { p { "This page needs JavaScript. The same is in " a href="/openapi.json" { "openapi.json" } "." } }
+        noscript { p { "This page needs JavaScript. The content is also in " a href="/openapi.json" { "openapi.json" } "." } }
         nav.chips #sections aria-label="Sections" {}
         div #operations {}
         script src=(DOCS.path) defer {}

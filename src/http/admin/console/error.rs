@@ -17,8 +17,8 @@ pub(super) enum PageError {
     NotFound { kind: &'static str, id: String },
     /// 404: no page has this path.
     NoPage,
-    /// 403: the form is not accepted, for this reason.
-    Refused(&'static str),
+    /// 403: the form is rejected, for this reason.
+    Rejected(&'static str),
     /// Any other problem, such as an invalid parameter.
     Problem(Problem),
 }
@@ -40,7 +40,7 @@ impl PageError {
         match self {
             Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound { .. } | Self::NoPage => StatusCode::NOT_FOUND,
-            Self::Refused(_) => StatusCode::FORBIDDEN,
+            Self::Rejected(_) => StatusCode::FORBIDDEN,
             Self::Problem(problem) => problem.parts().0,
         }
     }
@@ -55,7 +55,7 @@ impl PageError {
                     p { "No page has this address. Go to the " a href="/" { "overview" } " or search the " a href="/executions" { "executions" } "." }
                 }
             },
-            Self::Refused(why) => notice("bad", html! { (why) }),
+            Self::Rejected(why) => notice("bad", html! { (why) }),
             Self::Problem(problem) => notice("bad", html! { (problem.parts().2) }),
         }
     }

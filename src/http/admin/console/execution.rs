@@ -258,7 +258,7 @@ fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
                     " \u{b7} " (text(model))
                     @if let Some(version) = &step.model_version { " " (text(version)) }
                 }
-                @if let Some(selected) = &step.selected { " \u{b7} chose " (text(selected)) }
+                @if let Some(selected) = &step.selected { " \u{b7} selected " (text(selected)) }
             }
             @if let Some((x, width)) = scale.and_then(|scale| scale.place(step)) {
                 svg.bar viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" {
@@ -332,7 +332,7 @@ fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDeta
     html! {
         section.card aria-labelledby="conflicts" {
             h2 #conflicts { (plural(count, "conflict", "conflicts")) }
-            p.soft { "Later webhooks contradict the recorded result. The recorded result stays." }
+            p.soft { "Later webhooks contradict the recorded result. The recorded result is not changed." }
             @for detail in conflicts {
                 @let conflict = &detail.conflict;
                 article.conflict {
@@ -344,7 +344,7 @@ fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDeta
                 }
             }
             @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
-                p.soft { (more) " more: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+                p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
             }
         }
     }
@@ -365,13 +365,13 @@ fn conflict_fields(execution: &Execution, detail: &ConflictDetail) -> Markup {
         _ => (None, None),
     };
     html! {
-        @if differs.is_empty() { p.soft { "The webhooks differ in bytes that PostgreSQL cannot compare." } }
+        @if differs.is_empty() { p.soft { "The webhooks differ in bytes that PostgreSQL cannot store as JSON." } }
         @for field in &differs {
             @let (recorded, delivered) = values(field);
             h4 { code { (visible(field)) } }
             @if recorded.is_none() && delivered.is_none() { p.soft { "See the payload of the conflict." } }
             @else { (diff::lines(recorded.as_deref().unwrap_or(""), delivered.as_deref().unwrap_or(""))) }
         }
-        p { a href=(format!("/api/v1/conflicts/{}", conflict.conflict_id)) { "The whole conflicting webhook as JSON" } }
+        p { a href=(format!("/api/v1/conflicts/{}", conflict.conflict_id)) { "Show the conflicting webhook as JSON" } }
     }
 }

@@ -62,7 +62,7 @@ impl Search {
     }
 }
 
-/// The page of the row whose identifier is searched.
+/// The URL of the row whose identifier is in the search box.
 async fn find(console: &Console, params: &Params) -> Result<Option<String>, QueryError> {
     let is_identifier = |text: &&str| identifier::is_valid(text) && !text.contains(char::is_whitespace);
     let Some(id) = params.get("q").filter(is_identifier) else { return Ok(None) };
@@ -110,7 +110,7 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
                 data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }
         section.card.flush aria-label="Executions" {
-            @if page.items.is_empty() { (none(params, is_search, page.next.is_some())) }
+            @if page.items.is_empty() { (no_rows(params, is_search, page.next.is_some())) }
             @else { (table(&console.result_hosts, &page.items, &previews, false)) }
         }
         (pager(params, &page, is_search))
@@ -188,13 +188,13 @@ fn filters(params: &Params) -> Markup {
     }
 }
 
-/// The empty list.
-fn none(params: &Params, is_search: bool, has_more: bool) -> Markup {
+/// The text of an empty list.
+fn no_rows(params: &Params, is_search: bool, has_more: bool) -> Markup {
     if is_search && has_more {
         return empty(
             "No match yet",
-            html! { "No match among the newest " (count(SEARCH_SCAN_LIMIT)) " executions that were searched. Search the \
-            older ones below, or choose a period." },
+            html! { "No match among the newest " (count(SEARCH_SCAN_LIMIT)) " executions. Search older executions below, or \
+            choose a period." },
         );
     }
     if has_more {
@@ -221,7 +221,7 @@ fn none(params: &Params, is_search: bool, has_more: bool) -> Markup {
     )
 }
 
-/// The rows of a list of executions. `in_bulk`: all are of one bulk, so its name is left out.
+/// The rows of a list of executions. `in_bulk`: all belong to one bulk, so its name is not shown.
 pub(super) fn table(
     hosts: &ResultHosts,
     executions: &[Execution],
@@ -293,14 +293,14 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in
     }
 }
 
-/// Links to the first and to the next page.
+/// Says what a search covers, and links to the first and to the next page.
 fn pager(params: &Params, page: &Page<Execution>, is_search: bool) -> Markup {
     let older = if is_search { "Search older executions" } else { "Older" };
     html! {
         @if is_search {
             p.soft {
-                "The error, the cause and the inputs are searched, " (count(SEARCH_SCAN_LIMIT)) " executions at a time, the \
-                newest first. Inputs of very large payloads are not searched."
+                "The search reads the error, the cause and the inputs of " (count(SEARCH_SCAN_LIMIT)) " executions at a time, the \
+                newest first. It does not read inputs of very large payloads."
             }
         }
         (next_page(params, page.next.as_deref(), older))
@@ -319,7 +319,7 @@ pub(super) fn next_page(params: &Params, next: Option<&str>, older: &str) -> Mar
     }
 }
 
-/// The executions of a bulk, with a page of them.
+/// The query for a page of a bulk's executions.
 pub(super) fn of_bulk(bulk_id: &str, status: Option<&str>, params: &Params) -> Executions {
     let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
     let filter = filter.with_status(status.map(str::to_owned));

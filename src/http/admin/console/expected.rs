@@ -37,8 +37,8 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
         p.crumbs { a href="/bulks" { "Bulks" } " /" }
         div.head { h1 { "Expected executions" } }
         p.soft {
-            "Executions that were triggered, from the registered responses of trigger and bulk-trigger. An execution is missing \
-             until a webhook of its end is recorded: waiting at first, and overdue " (overdue_after(console)) " after the \
+            "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its end is \
+             recorded. A missing execution is waiting at first. It is overdue " (overdue_after(console)) " after its \
              registration."
         }
         div.chips role="group" aria-label="State" {
@@ -70,7 +70,7 @@ pub(super) async fn list(
     let page = console.run(&ExpectedQuery { filter, page }).await?;
     Ok(html! {
         section.card.flush aria-label="Expected executions" {
-            @if page.items.is_empty() { (none(state, page.next.is_some())) }
+            @if page.items.is_empty() { (no_rows(state, page.next.is_some())) }
             @else {
                 table.rows {
                     thead { tr {
@@ -89,7 +89,7 @@ pub(super) async fn list(
     })
 }
 
-fn none(state: Option<ExpectedState>, has_more: bool) -> Markup {
+fn no_rows(state: Option<ExpectedState>, has_more: bool) -> Markup {
     match state {
         _ if has_more => {
             empty("No match yet", html! { "Older rows were not searched yet: use " em { "Older" } " below." })
@@ -104,7 +104,7 @@ fn none(state: Option<ExpectedState>, has_more: bool) -> Markup {
         None => empty(
             "No response is registered",
             html! { "Register the responses of trigger and bulk-trigger with " code { "workflow-receiver register" } " or "
-            code { "POST /api/v1/expected" } ". Then missing executions are known." },
+            code { "POST /api/v1/expected" } ". Then this page shows which executions are missing." },
         ),
     }
 }

@@ -11,13 +11,13 @@ const CLASSES: [(&str, &str); 9] = [
     ("execution_timeout", "the provider was too slow"),
     ("provider_error", "the provider failed"),
     ("provider_unavailable", "the provider was unavailable"),
-    ("provider_rate_limit", "the provider limits requests"),
-    ("provider_auth", "the provider refused the credentials"),
-    ("invalid_model_config", "the model is set up wrongly"),
-    ("internal_error", "each::labs failed"),
+    ("provider_rate_limit", "the rate limit of the provider was reached"),
+    ("provider_auth", "the provider rejected the credentials"),
+    ("invalid_model_config", "the configuration of the model is wrong"),
+    ("internal_error", "each::labs had an internal error"),
 ];
 
-/// The class in words, followed by its name. `None` if the texts of the failure do not show it.
+/// The class in words, followed by its name. `None` if the class is unknown.
 pub(super) fn failure_class(class: &str) -> Option<Markup> {
     let words = CLASSES.iter().find(|(known, _)| *known == class).map(|(_, words)| *words);
     let name = html! { code { (visible(class)) } };

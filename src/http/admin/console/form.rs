@@ -17,6 +17,9 @@ use crate::db::{DbConnection, DbError};
 
 /// The field with [`Operator::form_key`].
 pub(super) const KEY: &str = "form_key";
+/// Why an operator cannot run an action.
+pub(super) const READ_ONLY: &str =
+    "Your token has the role \u{201c}read\u{201d}. Actions need the role \u{201c}operate\u{201d}.";
 /// Time limit of an action.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -56,7 +59,7 @@ pub(super) fn action(operator: &Operator, path: &str, confirm: &str, fields: Mar
         form.actions method="post" action=(path) data-confirm=[(!confirm.is_empty()).then_some(confirm)] {
             (key(operator))
             fieldset.plain disabled[!operator.may_operate()]
-                title=[(!operator.may_operate()).then_some("Your token has the role read. Actions need the role operate.")] {
+                title=[(!operator.may_operate()).then_some(READ_ONLY)] {
                 (fields)
             }
         }
@@ -69,12 +72,12 @@ pub(super) fn key(operator: &Operator) -> Markup {
 }
 
 impl Console {
-    /// Runs an action and writes it to the table `audit`: `action` such as `quarantine.drop`, and the identifier of the
-    /// row that it concerns. `run` returns what it has changed, or why it has failed, as a sentence. Returns the number of
-    /// the action for [`done`].
+    /// Runs an action and writes it to the table `audit`. `name` is such as `quarantine.drop`; `target` is the identifier of
+    /// the changed row. `run` returns a sentence: the change, or the cause of the failure. Returns the number of the action
+    /// for [`done`].
     ///
     /// # Errors
-    /// If PostgreSQL does not answer before the action begins: then it does not run.
+    /// If PostgreSQL does not answer. If that happens before the action begins, the action does not run.
     pub(super) async fn act(
         &self,
         operator: &Operator,

@@ -1,4 +1,4 @@
-//! The hosts whose images, videos and sounds pages show (`console.result_hosts`).
+//! The hosts from which pages load images, videos and sounds (`console.result_hosts`).
 
 use axum::http::{HeaderValue, Uri};
 

@@ -6,14 +6,15 @@ use std::fmt::Write;
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
+use super::components::plural;
 use super::text::{excerpt, visible};
 
-/// Values of a tree. Deeper or further ones are only counted: the raw payload has them.
+/// Maximum values in a tree. Further values are counted. Deeper values are shown as an ellipsis. The payload has all.
 const MAX_NODES: usize = 1_500;
 const MAX_DEPTH: usize = 16;
 /// A tree of a larger text is not rendered.
 const MAX_TREE_BYTES: usize = 1 << 20;
-/// Bytes of an indented text. The rest of a larger one is left out.
+/// Maximum bytes of an indented text. The rest is not shown.
 const MAX_INDENTED_BYTES: usize = 1 << 20;
 /// Deeper lines of an indented text have the indentation of this level.
 const MAX_INDENTED_LEVELS: usize = 32;
@@ -22,7 +23,7 @@ const MAX_STRING: usize = 2_000;
 /// Levels of a tree that are open at first.
 const OPEN_LEVELS: usize = 2;
 
-/// A tree. A text that is too large or is not JSON is shown as text.
+/// A tree. A value that is too large is replaced by a hint. Text that is not JSON is shown as text.
 pub(super) fn tree(json: &str) -> Markup {
     if json.len() > MAX_TREE_BYTES {
         return html! { p.soft { "This value is too large to be shown here. Download the payload." } };
@@ -74,7 +75,7 @@ fn children<'j>(
     let mut shown = Vec::new();
     for (n, (key, value)) in items.enumerate() {
         if *nodes == 0 {
-            shown.push(html! { div.soft { "\u{2026} " (count - n) " more: see the raw payload" } });
+            shown.push(html! { div.soft { "\u{2026} " (count - n) " more: see the payload" } });
             break;
         }
         shown.push(html! {
@@ -86,14 +87,10 @@ fn children<'j>(
     }
     html! {
         details open[depth < OPEN_LEVELS] {
-            summary { (folded) " " span.soft { (plural(count)) } }
+            summary { (folded) " " span.soft { (plural(i64::try_from(count).unwrap_or(i64::MAX), "value", "values")) } }
             @for item in &shown { (item) }
         }
     }
-}
-
-fn plural(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "entry" } else { "entries" })
 }
 
 /// JSON text with a line for each value, up to [`MAX_INDENTED_BYTES`]. Text that is not JSON is returned unchanged.
@@ -173,7 +170,7 @@ mod tests {
     fn a_tree_is_bounded_and_escaped() {
         let many = format!("[{}]", vec!["0"; 5_000].join(","));
         let html = tree(&many).into_string();
-        assert!(html.contains("3501 more: see the raw payload") && html.len() < 200_000, "{}", html.len());
+        assert!(html.contains("3501 more: see the payload") && html.len() < 200_000, "{}", html.len());
         let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         assert!(tree(&deep).into_string().len() < 5_000);
         assert!(tree(r#"{"a":""}"#).into_string().contains("&quot;&quot;"));

@@ -110,7 +110,7 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                         dt { kbd { "Enter" } } dd { "Open the row" }
                         dt { kbd { "g" } " then " kbd { "o" } kbd { "e" } kbd { "b" } kbd { "p" } kbd { "q" } kbd { "s" } }
                         dd { "Overview, Executions, Bulks, Predictions, Quarantine, Settings" }
-                        dt { kbd { "?" } } dd { "This list" }
+                        dt { kbd { "?" } } dd { "Show this list" }
                     }
                     form method="dialog" { button { "Close" } }
                 }

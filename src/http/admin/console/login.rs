@@ -56,7 +56,7 @@ pub(super) async fn show(State(console): ConsoleState, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let next = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
     let next = next.map(|(_, next)| next.into_owned()).unwrap_or_default();
-    form(StatusCode::OK, local(&next), html! {})
+    login_page(StatusCode::OK, local(&next), html! {})
 }
 
 /// `POST /login`
@@ -68,7 +68,11 @@ pub(super) async fn log_in(
 ) -> Response {
     let next = local(form_data.get("next"));
     if has_foreign_origin(&headers) {
-        return form(StatusCode::FORBIDDEN, next, notice("bad", html! { "Log in on this page." }));
+        return login_page(
+            StatusCode::FORBIDDEN,
+            next,
+            notice("bad", html! { "Another website sent this form. Log in on this page." }),
+        );
     }
     let peer = connection.peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let address = client_address(peer, &headers);
@@ -81,15 +85,15 @@ pub(super) async fn log_in(
         return response;
     }
     console.login_limit.failed(address, Instant::now());
-    tracing::warn!(%address, "a login to the console was refused: unknown token");
+    tracing::warn!(%address, "a login to the console was rejected: unknown token");
     let message = html! { "This token is not valid. It may have been replaced." };
-    form(StatusCode::UNAUTHORIZED, next, notice("bad", message))
+    login_page(StatusCode::UNAUTHORIZED, next, notice("bad", message))
 }
 
 fn too_many_attempts(next: &str, wait: Duration) -> Response {
     let seconds = wait.as_secs() + 1;
     let message = html! { "Too many failed attempts to log in. Try again in " (duration(seconds)) "." };
-    let mut response = form(StatusCode::TOO_MANY_REQUESTS, next, notice("bad", message));
+    let mut response = login_page(StatusCode::TOO_MANY_REQUESTS, next, notice("bad", message));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
@@ -112,7 +116,7 @@ pub(super) async fn log_out(
     if let Some(session) = operator.session {
         let ended = console.admin.ended_sessions.end(&console.admin.credentials.database, session).await;
         if let Err(error) = ended {
-            tracing::warn!(%error, "a session of the console is ended at this receiver only, until it restarts");
+            tracing::warn!(%error, "a log-out could not be stored: the session has ended at this receiver only, and only until its restart");
         }
     }
     let mut response = Redirect::to("/login").into_response();
@@ -132,14 +136,14 @@ fn set_cookie(response: &mut Response, headers: &HeaderMap, value: &str, max_age
     }
 }
 
-/// A path on this server. Browsers read `//host` and `/\host` as another server.
+/// `next` if it is a path on this server, otherwise `/`. Browsers read `//host` and `/\host` as another server.
 pub(super) fn local(next: &str) -> &str {
     let is_path = next.starts_with('/') && !next[1..].starts_with(['/', '\\']);
     if is_path && !next.contains(char::is_control) && !next.starts_with("/login") { next } else { "/" }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "calls with `html! { … }` are shorter")]
-fn form(status: StatusCode, next: &str, message: Markup) -> Response {
+fn login_page(status: StatusCode, next: &str, message: Markup) -> Response {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

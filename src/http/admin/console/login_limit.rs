@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 
-/// A limit counts the failures of this period, from the first one.
+/// Failures are counted in periods of this length. A period begins with its first failure.
 const PERIOD: Duration = Duration::from_mins(1);
 /// Failures of one address. An IPv6 address counts with its whole /64 network.
 const MAX_OF_ADDRESS: u32 = 10;
@@ -22,7 +22,8 @@ pub(super) struct LoginLimit(Mutex<Failures>);
 
 #[derive(Debug, Default)]
 struct Failures {
-    of: HashMap<IpAddr, Window>,
+    /// By address, or by the network of an IPv6 address.
+    by_network: HashMap<IpAddr, Window>,
     in_total: Option<Window>,
 }
 
@@ -57,24 +58,25 @@ impl LoginLimit {
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_address =
-            failures.of.get(&network(address)).and_then(|window| window.left(MAX_OF_ADDRESS, now));
+            failures.by_network.get(&network(address)).and_then(|window| window.left(MAX_OF_ADDRESS, now));
         of_address.max(failures.in_total.and_then(|window| window.left(MAX_IN_TOTAL, now)))
     }
 
     pub(super) fn failed(&self, address: IpAddr, now: Instant) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Failures { of, in_total } = &mut *failures;
+        let Failures { by_network, in_total } = &mut *failures;
         *in_total = Some(Window::add(*in_total, now));
         let network = network(address);
-        if of.len() >= MAX_ADDRESSES && !of.contains_key(&network) {
-            of.retain(|_, window| !window.is_over(now));
-            let oldest = of.iter().min_by_key(|(_, window)| window.start).map(|(address, _)| *address);
-            if let Some(oldest) = oldest.filter(|_| of.len() >= MAX_ADDRESSES) {
-                of.remove(&oldest);
+        if by_network.len() >= MAX_ADDRESSES && !by_network.contains_key(&network) {
+            by_network.retain(|_, window| !window.is_over(now));
+            let oldest =
+                by_network.iter().min_by_key(|(_, window)| window.start).map(|(address, _)| *address);
+            if let Some(oldest) = oldest.filter(|_| by_network.len() >= MAX_ADDRESSES) {
+                by_network.remove(&oldest);
             }
         }
-        let window = Window::add(of.get(&network).copied(), now);
-        of.insert(network, window);
+        let window = Window::add(by_network.get(&network).copied(), now);
+        by_network.insert(network, window);
     }
 }
 
@@ -126,7 +128,7 @@ mod tests {
         for n in 0..3 * MAX_ADDRESSES {
             limit.failed(address(n), start + Duration::from_millis(u64::try_from(n).unwrap()));
         }
-        assert_eq!(limit.0.lock().unwrap().of.len(), MAX_ADDRESSES);
+        assert_eq!(limit.0.lock().unwrap().by_network.len(), MAX_ADDRESSES);
         assert!(
             limit.wait(address(999_999), start + Duration::from_secs(5)).is_some(),
             "the total is reached"

@@ -13,17 +13,18 @@ use crate::execution::status::FINAL;
 /// Fields without which a body is not an execution.
 const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
 
-/// The name of the field `force`.
-const FORCE_LABEL: &str = "Record even if an unread key probably has the output or the bulk";
-/// Suggested keys, and the levels of objects that they are in.
+/// The label of the field `force`.
+const FORCE_LABEL: &str = "Record even if a key that is not read probably has the output or the bulk";
+/// Maximum suggested keys.
 const MAX_KEYS: usize = 100;
+/// Maximum levels of objects whose keys are suggested.
 const MAX_LEVELS: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct MappingForm {
     maps: Vec<(String, String)>,
     sets: Vec<(String, String)>,
-    /// Also record executions without the output or the bulk that an unread key probably has.
+    /// Also records executions whose output or bulk is probably in a key that the mapping does not read.
     force: bool,
 }
 
@@ -49,7 +50,7 @@ impl MappingForm {
         extracted.map_err(|why| why.replace(FORCE, &format!("select \u{201c}{FORCE_LABEL}\u{201d}")))
     }
 
-    /// Whether the mapping fits a single body: all bodies would have the same identifier.
+    /// Whether the mapping sets the identifier. It is then for a single entry: all entries would get the same identifier.
     pub(super) fn sets_execution_id(&self) -> bool {
         self.sets.iter().any(|(field, _)| field == "execution_id")
     }

@@ -21,7 +21,7 @@ const IMAGES: &[&str] = &["avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"];
 const VIDEOS: &[&str] = &["m4v", "mov", "mp4", "webm"];
 const SOUNDS: &[&str] = &["aac", "flac", "m4a", "mp3", "oga", "ogg", "opus", "wav"];
 
-/// How `url` is shown. `kind` is the kind of the result, if known: it decides for a URL without a known extension.
+/// How `url` is shown. `kind` is the kind of the result, if it is known. It decides if the URL has no extension.
 pub(super) fn media(hosts: &ResultHosts, url: &str, kind: Option<&str>) -> Media {
     let Some(uri) = web_url(url).filter(|_| hosts.allow(url)) else { return Media::Link };
     media_of_path(uri.path()).unwrap_or(match kind {
@@ -46,6 +46,7 @@ fn media_of_path(path: &str) -> Option<Media> {
         () if is_one_of(IMAGES) => Some(Media::Image),
         () if is_one_of(VIDEOS) => Some(Media::Video),
         () if is_one_of(SOUNDS) => Some(Media::Audio),
+        // A longer text after a dot is a part of the name.
         () if extension.len() <= 5 => Some(Media::Link),
         () => None,
     }

@@ -2,9 +2,8 @@
 //!
 //! A file has the handlers of one page. Pages run the queries in [`crate::db::queries`] and never contain SQL.
 //! [`layout::page`] renders the frame around the content, [`components`] has the parts that pages share, and
-//! [`text::visible`] escapes text from webhooks. Actions are POST forms: [`check`] checks them, and
-//! [`form`] runs and audits them. The pages work
-//! without JavaScript.
+//! [`text::visible`] escapes text from webhooks. Actions are POST forms: [`check`] checks them, and [`form`] runs and audits
+//! them. The pages work without JavaScript.
 
 mod assets;
 mod audit;
@@ -54,9 +53,9 @@ use super::auth;
 use super::state::AdminState;
 
 pub(super) struct Routes {
-    /// They need a token or a session.
+    /// Pages that need a token or a session.
     pub(super) pages: Router,
-    /// The answer to an unknown path. It needs a token or a session.
+    /// The answer to an unknown path, which needs a token or a session, too.
     pub(super) not_found: Router,
     /// The login page and the files of all pages.
     pub(super) login: Router,

@@ -1,4 +1,5 @@
-//! The query of a page's URL. Unknown parameters are ignored, and an invalid value is shown as an error on the page.
+//! The query of a page's URL. Unknown parameters, invalid identifiers and invalid cursors are ignored. An invalid time is
+//! shown as an error on the page.
 
 use std::fmt::Debug;
 

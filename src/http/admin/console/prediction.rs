@@ -86,7 +86,6 @@ fn head(detail: &PredictionDetail) -> Markup {
                 @if let Some(cost) = &prediction.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(prediction.first_received_at)) }
                 @if let Some(workflow) = &prediction.workflow_id {
-
                     li title=(visible_attribute(workflow)) { "step of the workflow " a href=(url("/executions", "workflow", workflow)) { (visible(workflow)) } }
                 }
             }

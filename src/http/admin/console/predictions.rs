@@ -19,7 +19,7 @@ use crate::db::queries::predictions::{Filter, Prediction, Predictions};
 /// Characters of a cause in a row.
 const EXCERPT: usize = 220;
 
-/// As sent.
+/// The statuses that `each::labs` sends.
 const STATUSES: [&str; 4] = ["succeeded", "success", "failed", "cancelled"];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
@@ -34,7 +34,7 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     };
     Ok(html! {
         div.head { h1 { "Predictions" } }
-        p.soft { "Executions of a single model, on its own or as a step of a workflow. No count of executions includes them." }
+        p.soft { "A prediction is the execution of a single model, on its own or as a step of a workflow. Predictions are not included in the counts of executions." }
         div.filters { (filters(params)) (period_chips(params, html! {})) }
         (list)
     })
@@ -47,7 +47,7 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     let page = console.run(&Predictions { filter, period, page }).await?;
     Ok(html! {
         section.card.flush aria-label="Predictions" {
-            @if page.items.is_empty() { (none(params, page.next.is_some())) }
+            @if page.items.is_empty() { (no_rows(params, page.next.is_some())) }
             @else { (table(&page.items)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
@@ -72,7 +72,7 @@ fn filters(params: &Params) -> Markup {
     }
 }
 
-fn none(params: &Params, has_more: bool) -> Markup {
+fn no_rows(params: &Params, has_more: bool) -> Markup {
     if has_more {
         return empty(
             "No match yet",
@@ -87,7 +87,7 @@ fn none(params: &Params, has_more: bool) -> Markup {
     }
     empty(
         "No prediction is recorded yet",
-        html! { "Set the receiver's URL as " code { "webhook_url" } " of a prediction. each::labs sends a webhook when it ends." },
+        html! { "Set the receiver's URL as " code { "webhook_url" } " of a prediction. each::labs sends a webhook when the prediction ends." },
     )
 }
 

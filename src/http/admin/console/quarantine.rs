@@ -21,7 +21,7 @@ use crate::db::queries::quarantine::{BodyStarts, Quarantine, QuarantineReasons, 
 use crate::db::queries::{Page, PageRequest, TimeRange};
 use crate::db::{DbConnection, Retried, RetryMode};
 
-/// Entries that one action changes. The page then offers the action for the rest.
+/// Maximum entries that one action changes. Afterwards the page still offers the action for the rest.
 pub(super) const MAX_ENTRIES: i64 = MAX_LIMIT;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
@@ -123,7 +123,7 @@ fn group_card(
                 }))
                 (form::action(
                     operator, "/quarantine/drop",
-                    "Delete these entries permanently? The sender does not send webhooks again that were answered 200.",
+                    "Delete these entries permanently? each::labs does not send a webhook again if it was answered 200.",
                     html! {
                         input type="hidden" name="reason" value=(reason);
                         button.danger { "Drop all" }
@@ -188,7 +188,7 @@ pub(super) async fn retry(State(console): ConsoleState, view: View, form: FormDa
     let target = url("/quarantine", "reason", &reason);
     let action = async {
         if mapping.sets_execution_id() {
-            return Err(PageError::Refused("A set execution_id is for one entry only."));
+            return Err(PageError::Rejected("A mapping that sets execution_id is for one entry only."));
         }
         let entries = intact(&console, &reason).await?.into_iter();
         let ids: Vec<_> =

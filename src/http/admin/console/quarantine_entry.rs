@@ -63,8 +63,8 @@ async fn content(
                 @if let Some(text) = &detail.body_text {
                     section.card aria-labelledby="mapping" {
                         h2 #mapping { "Mapping" }
-                        p.soft { "Say where the body has the fields of an execution. Empty fields are read from the key of the \
-                            same name. The body itself stays unchanged." }
+                        p.soft { "Enter where the body has each field of an execution. A field that you leave empty is read from the \
+                            key with the same name. The stored body is not changed." }
                         form method="get" action="#preview" {
                             (mapping.inputs(&keys(text)))
                             div.actions { button.primary name="preview" value="1" { "Preview" } }
@@ -75,9 +75,9 @@ async fn content(
                     h2 #drop { "Drop" }
                     p.soft {
                         "The entry and its body are deleted. This cannot be undone. "
-                        @if detail.entry.acknowledged { "The webhook was answered 200, so the sender does not send it again." }
-                        @else if detail.entry.answered() == "unsigned" { "The webhook is unsigned." }
-                        @else { "The webhook was answered 422, so the sender knows that it was not accepted." }
+                        @if detail.entry.acknowledged { "The webhook was answered 200, so each::labs does not send it again." }
+                        @else if detail.entry.answered() == "unsigned" { "The webhook is unsigned, and each::labs did not confirm it." }
+                        @else { "The webhook was answered 422, so each::labs knows that it was not accepted." }
                     }
                     (form::action(
                         &view.operator, &format!("/quarantine/{quarantine_id}/drop"), "Delete this entry permanently?",
@@ -140,7 +140,7 @@ fn api_body(text: &str) -> Markup {
     let (shown, more) = excerpt(&text, MAX_BODY);
     html! {
         section.card aria-labelledby="api-body" {
-            h2 #api-body { "At each::labs" }
+            h2 #api-body { "Version at each::labs" }
             pre.block tabindex="0" { (visible(shown)) }
             @if more { p.soft { "The rest is not shown." } }
         }
@@ -199,7 +199,7 @@ impl Preview {
                         }
                     }
                     Retried::Retained(why) => (notice("bad", html! { "The entry would stay in quarantine: " (with_code(why)) "." })),
-                    Retried::Absent => (notice("bad", html! { "The entry does not exist any more." })),
+                    Retried::Absent => (notice("bad", html! { "The entry no longer exists." })),
                 }
                 @for (n, extracted) in extracted.iter().take(MAX_PREVIEWED).enumerate() {
                     (previewed(extracted, dispositions.get(n).map(|(_, disposition)| *disposition)))
@@ -219,12 +219,13 @@ impl Preview {
     }
 }
 
-/// The action for all entries with the reason. It is confirmed by opening it, which works without JavaScript.
+/// The action for all entries with the reason. Its button is in a closed element, so it needs two clicks, also without
+/// JavaScript.
 fn record_all(view: &View, reason: &str, entries: i64, mapping: &MappingForm) -> Markup {
     let number = plural(entries.min(MAX_ENTRIES), "entry", "entries");
     html! {
         @if mapping.sets_execution_id() {
-            p.soft { "A set " code { "execution_id" } " is for this entry only. To record all entries with this reason, read it from a key." }
+            p.soft { "An " code { "execution_id" } " that you set is for this entry only. To record all entries with this reason, read the " code { "execution_id" } " from a key." }
         } @else {
             details.confirm {
                 summary.button { "Record all with this reason (" (number) ")\u{2026}" }
@@ -265,8 +266,8 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
             @if let Some(disposition) = disposition { p { (disposition_badge(disposition, &execution.execution_id)) } }
             @if !is_terminal(&execution.status) {
                 (notice("warn", html! {
-                    "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not known as final: the execution would be \
-                    running. Final are " (FINAL.join(", ")) "."
+                    "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not a known final status, so the execution \
+                    would count as running. Final statuses: " (FINAL.join(", ")) "."
                 }))
             }
             dl.pairs {
@@ -299,7 +300,7 @@ fn disposition_badge(disposition: Disposition, execution_id: &str) -> Markup {
     };
     html! {
         (badge(kind, html! { (text) }))
-        @if disposition != Disposition::New { " " a href=(path("executions", execution_id)) { "Show it" } }
+        @if disposition != Disposition::New { " " a href=(path("executions", execution_id)) { "Show the execution" } }
     }
 }
 
@@ -338,8 +339,8 @@ pub(super) async fn retry(
                     let executions: Vec<_> = executions.iter().take(MAX_PREVIEWED).map(recorded).collect();
                     Ok(format!("recorded {}", executions.join(", ")))
                 }
-                Retried::Unverified => Ok("waits for its verification again".to_owned()),
-                Retried::Retained(why) => Err(format!("stays in quarantine: {why}")),
+                Retried::Unverified => Ok("the entry waits for its verification again".to_owned()),
+                Retried::Retained(why) => Err(format!("the entry stays in quarantine: {why}")),
                 Retried::Absent => Err("the entry does not exist".to_owned()),
             }
         };

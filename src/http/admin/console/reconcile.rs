@@ -52,7 +52,7 @@ pub(super) async fn execution(
         let scope = Scope::Executions(vec![execution_id.clone()]);
         start(&console, &view.operator, execution_id, scope).await
     };
-    shown(&view, &fields, started.await)
+    response(&view, &fields, started.await)
 }
 
 /// `POST /bulks/{bulk_id}/reconcile`
@@ -67,10 +67,10 @@ pub(super) async fn bulk(
         let scope = scope_of_bulk(&console, &bulk_id).await?;
         start(&console, &view.operator, bulk_id, scope).await
     };
-    shown(&view, &fields, started.await)
+    response(&view, &fields, started.await)
 }
 
-/// The first 1,000 missing executions of a registered bulk: their identifiers are known. Otherwise the whole bulk.
+/// Up to 1,000 missing executions of a registered bulk. The whole bulk if it is not registered, or misses none.
 async fn scope_of_bulk(console: &Console, bulk_id: &str) -> Result<Scope, PageError> {
     let mut query = ExpectedQuery::missing_of_bulk(bulk_id);
     query.page = PageRequest { limit: MAX_LIMIT, after: None };
@@ -83,7 +83,7 @@ async fn scope_of_bulk(console: &Console, bulk_id: &str) -> Result<Scope, PageEr
     })
 }
 
-fn shown(view: &View, fields: &FormData, started: Result<i64, PageError>) -> Response {
+fn response(view: &View, fields: &FormData, started: Result<i64, PageError>) -> Response {
     form::done(local(fields.get(BACK)), started)
         .unwrap_or_else(|error| layout::page(view, Tab::Bulks, "Not started", Err(error)))
 }
@@ -96,9 +96,9 @@ async fn start(
     target: String,
     scope: Scope,
 ) -> Result<i64, PageError> {
-    let reconciler = console.admin.reconciler.clone().ok_or(PageError::Refused(NO_KEY))?;
+    let reconciler = console.admin.reconciler.clone().ok_or(PageError::Rejected(NO_KEY))?;
     let busy =
-        PageError::Refused("A reconciliation that was started here is still running. Try again later.");
+        PageError::Rejected("An earlier reconciliation from the console is still running. Try again later.");
     let permit = console.reconciling.clone().try_acquire_owned().map_err(|_| busy)?;
     let audit_id = console.begin(operator, "reconcile", &target).await?;
     let (console, actor) = (console.clone(), operator.name.clone());
@@ -118,7 +118,7 @@ async fn start(
             connection.end_audit(audit_id, succeeded, &result).await
         };
         if let Err(error) = end.await {
-            tracing::warn!(audit_id, %error, "the result of an action is not in the table audit");
+            tracing::warn!(audit_id, %error, "the result of an action could not be written to the table audit");
         }
     });
     Ok(audit_id)
@@ -129,7 +129,7 @@ fn sentence(counts: &Counts) -> String {
     let Counts { checked, recorded, fetched, missing: _, running, absent, unusable } = counts;
     let compared = plural(i64::try_from(*checked).unwrap_or(i64::MAX), "execution", "executions");
     let parts = [
-        (recorded, "recorded before"),
+        (recorded, "already recorded"),
         (running, "still running"),
         (absent, "absent at each::labs"),
         (unusable, "not readable"),

@@ -23,7 +23,7 @@ pub(super) enum Size {
     Small,
 }
 
-/// What is said of a result.
+/// The description of a result.
 pub(super) struct Label<'r> {
     /// Describes the result to screen readers, such as the prompt.
     pub(super) text: &'r str,
@@ -83,7 +83,7 @@ fn caption(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &Label<'
                 @if let Some(url) = &result.url {
                     @if media(hosts, url, Some(&result.kind)) != Media::Link { br; (link(url)) }
                 }
-                @if result.truncated { " The value is cut off. The payload has all of it." }
+                @if result.truncated { " The value is shortened. The payload has the full value." }
             }
             Size::Small => {
                 a.row-link.cut href=(path("executions", result.execution_id.as_deref().unwrap_or_default())) { (visible(label.text)) }

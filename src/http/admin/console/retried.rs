@@ -34,8 +34,8 @@ async fn content(console: &Console, operator: &Operator) -> Result<Markup, PageE
         p.crumbs { a href="/quarantine" { "Quarantine" } " / retried" }
         div.head { h1 { "Retried entries" } }
         p.soft {
-            "An undo removes what the retry recorded, or puts it back as it was, and puts the entry back into quarantine. It is \
-             refused if the execution has received another delivery since then."
+            "An undo removes the rows that the retry recorded, or restores their earlier values. The entry returns to \
+             quarantine. A retry cannot be undone if the execution has received another delivery since the retry."
         }
         section.card.flush aria-labelledby="retried" {
             h2 #retried { "Latest retries" }
@@ -101,20 +101,20 @@ pub(super) async fn undo(State(console): ConsoleState, view: View, form: FormDat
 }
 
 async fn undo_all(connection: &mut DbConnection, ids: &[i64]) -> Result<String, String> {
-    let (mut undone, mut refused) = (Vec::new(), Vec::new());
+    let (mut undone, mut not_undone) = (Vec::new(), Vec::new());
     for id in ids {
         match connection.undo_retry(*id).await.map_err(|error| error.to_string())? {
             Undone::Restored(executions) => undone.extend(executions),
-            Undone::Refused(why) => refused.push(format!("{id}: {why}")),
-            Undone::Absent => refused.push(format!("{id}: no retry can be undone")),
+            Undone::Refused(why) => not_undone.push(format!("{id}: {why}")),
+            Undone::Absent => not_undone.push(format!("{id}: no retry can be undone")),
         }
     }
     let mut parts = Vec::new();
     if !undone.is_empty() {
         parts.push(format!("undone: {}", undone.join(", ")));
     }
-    if !refused.is_empty() {
-        parts.push(format!("not undone: {}", refused.join("; ")));
+    if !not_undone.is_empty() {
+        parts.push(format!("not undone: {}", not_undone.join("; ")));
     }
     if undone.is_empty() { Err(parts.join(". ")) } else { Ok(parts.join(". ")) }
 }

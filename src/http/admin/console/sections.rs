@@ -21,7 +21,7 @@ use crate::logging::escape_json;
 pub(super) const MAX_CAUSE: usize = 10_000;
 /// Characters of a cause that a link searches for.
 const MAX_SEARCHED: usize = 200;
-/// Characters of the payload on the page. The download has all of it.
+/// Maximum characters of the payload on the page. The download has the full payload.
 const MAX_PAYLOAD: usize = 200_000;
 
 /// Why an execution or a prediction failed. `more` follows the error and the class.
@@ -32,7 +32,7 @@ pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&s
             h2 { "Why it failed" }
             @match cause.or(error) {
                 Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
-                None => p { "The sender gave no reason." },
+                None => p { "each::labs sent no reason." },
             }
             @if let Some(class) = class.and_then(failure_class) { p { "In short: " (class) } }
             p.soft {
@@ -100,9 +100,11 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
 /// Where an execution was read from. `source` is `fetched_from`.
 pub(super) fn source_of(source: &str) -> &'static str {
     match source {
-        "delivery_log" => "The webhook did not arrive. Read from the sender's delivery log.",
-        "list" => "The webhook did not arrive. Read from the sender's list of executions.",
-        _ => "The webhook did not arrive. Read from the sender's API.",
+        "delivery_log" => {
+            "The webhook did not arrive. The execution was read from the delivery log of each::labs."
+        }
+        "list" => "The webhook did not arrive. The execution was read from a list of each::labs.",
+        _ => "The webhook did not arrive. The execution was read from the API of each::labs.",
     }
 }
 
@@ -168,12 +170,12 @@ impl<'d> Payload<'d> {
                         }
                     }
                     @if self.text.is_some() {
-                        p.soft { "PostgreSQL's jsonb cannot hold this body without a loss. These are its exact bytes." }
+                        p.soft { "PostgreSQL's jsonb cannot store this body exactly. The exact body is shown here." }
                     }
                     details {
                         summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
                         pre.block #payload tabindex="0" { (visible(shown)) }
-                        @if more { p.soft { "The rest is not shown. Download the payload for all of it." } }
+                        @if more { p.soft { "The rest is not shown. The download has the full payload." } }
                     }
                 } @else {
                     h2 #raw { "Payload" }

@@ -41,7 +41,7 @@ fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
         section.card.flush {
             div.head {
                 h2 { "Settings in force" }
-                small.soft { "Values of the file of " code { "--config" } " and the environment, otherwise the defaults. Secrets are not shown." }
+                small.soft { "Values from the file of " code { "--config" } " and from the environment, otherwise defaults. Secrets are not shown." }
             }
             table.rows.settings {
                 thead.visually-hidden { tr { th { "Key" } th { "Value" } } }

@@ -1,9 +1,9 @@
 "use strict";
-// Comfort for the pages of the console; each page works without it.
+// Optional functions of the pages. Each page works without them.
 
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-// Times: "3 min ago" stays true while the page is open.
+// Relative times such as "3 min ago" are updated while the page is open.
 const relative = (seconds) => {
   if (seconds < 5) return "now";
   if (seconds < 60) return `${Math.floor(seconds)} s ago`;
@@ -19,19 +19,20 @@ const updateTimes = () => {
 };
 setInterval(updateTimes, 15000);
 
-// On a phone the tabs scroll: the current one is in view.
+// On a phone, the tabs can be scrolled. The current tab is scrolled into view.
 const tabs = document.querySelector("header.top nav");
 const tab = tabs?.querySelector("[aria-current]");
 if (tab) tabs.scrollLeft = tab.offsetLeft - tabs.offsetLeft - 16;
 
-// Copy buttons: data-copy is the text.
+// Copy buttons: data-copy is the text, or data-copy-from is the id of the element with the text.
 if (navigator.clipboard) {
-  for (const button of all("[data-copy]")) {
+  for (const button of all("[data-copy], [data-copy-from]")) {
     button.hidden = false;
     button.addEventListener("click", async () => {
       const name = button.textContent;
       try {
-        await navigator.clipboard.writeText(button.dataset.copy);
+        const { copy, copyFrom } = button.dataset;
+        await navigator.clipboard.writeText(copy ?? document.getElementById(copyFrom).textContent);
         button.textContent = "Copied";
       } catch {
         button.textContent = "Not copied";
@@ -41,7 +42,7 @@ if (navigator.clipboard) {
   }
 }
 
-// Forms with data-confirm ask before they send an action that cannot be undone.
+// A form with data-confirm shows this question before it sends an action that cannot be undone.
 for (const form of all("form[data-confirm]")) {
   form.addEventListener("submit", (event) => {
     if (!window.confirm(form.dataset.confirm)) event.preventDefault();
@@ -90,8 +91,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "g") event.preventDefault();
 });
 
-// New rows: an element with data-new-rows counts changes since the page was rendered and links to the page again. The list
-// does not move. data-status, data-workflow and data-bulk count only matching changes.
+// New rows: an element with data-new-rows shows the number of executions that changed since the page was opened, and links
+// to the page. The list does not move. data-status, data-workflow and data-bulk count only matching changes.
 for (const notice of all("[data-new-rows]")) {
   const { status, workflow, bulk } = notice.dataset;
   let after = "latest";

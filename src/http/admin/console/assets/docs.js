@@ -18,7 +18,7 @@ const addProse = (parent, text = "") => {
   return parent;
 };
 
-// Follows a $ref, or takes the choice that is not null.
+// Follows a $ref, or selects the first choice that is not null.
 const resolved = (api, schema = {}) => {
   if (schema.$ref) return resolved(api, schema.$ref.split("/").slice(1).reduce((at, key) => at[key], api));
   const choices = schema.oneOf ?? schema.anyOf;
@@ -146,7 +146,7 @@ function showOperation(api, parent, path, method, operation, server) {
   const download = sendable && !content["text/event-stream"] ? add(actions, "a", "Download", { class: "button", download: "" }) : null;
   const update = () => {
     const base = server ?? location.origin;
-    const data = body ? " --data-binary @execution.json" : "";
+    const data = body ? " --data-binary @body.json" : method === "post" ? " -X POST" : "";
     curl.textContent = `curl '${base}${address().replaceAll("'", "%27")}'${data}`;
     if (download) download.href = address();
   };

@@ -1,22 +1,6 @@
 
-// Copy buttons with data-copy-from copy the text of the element with this id.
-if (navigator.clipboard) {
-  for (const button of all("[data-copy-from]")) {
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      const name = button.textContent;
-      try {
-        await navigator.clipboard.writeText(document.getElementById(button.dataset.copyFrom).textContent);
-        button.textContent = "Copied";
-      } catch {
-        button.textContent = "Not copied";
-      }
-      setTimeout(() => { button.textContent = name; }, 1500);
-    });
-  }
-}
-
-// Live parts: elements with data-live are replaced by those of a fresh page after a change. Nothing else moves.
+// Live parts: after a change, the content of elements with data-live is replaced by the content of a fresh page. The rest of
+// the page stays.
 // data-bulk limits this to changes of a bulk. A part with data-pending waits for the result of an action.
 const live = all("[data-live]");
 if (live.length) {
@@ -42,7 +26,7 @@ if (live.length) {
       if (!answer.ok) return;
       const page = await answer.json();
       after = page.next_after;
-      // At first, the page may be older than this position.
+      // The first poll starts at the latest change, which can be newer than the page.
       if (first || document.querySelector("[data-pending]") || page.items.some((change) => !bulk || change.bulk_id === bulk)) await refresh();
     } catch {
       return; // The receiver restarts, or the network is away: the next poll tries again.

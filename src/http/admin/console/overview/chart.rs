@@ -13,7 +13,7 @@ const HEIGHT: i64 = 180;
 /// Maximum labels below the columns.
 const TICKS: usize = 8;
 
-/// The width of a column in time.
+/// The time that a column covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Minute,

@@ -217,7 +217,7 @@ fn parts(health: &Health) -> Markup {
                 strong { (count(parts.recording.waiting)) }
                 small.soft {
                     @match parts.recording.oldest_age_seconds {
-                        Some(age) => { "the oldest for " (duration(age)) }
+                        Some(age) => { "the oldest has waited for " (duration(age)) }
                         None => { "all deliveries are recorded" }
                     }
                 }
@@ -273,7 +273,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
                 }
                 small.soft {
                     @if let Some(since) = data.counted_since {
-                        "Too many executions to count: those first received before " (ago(since)) " are missing. "
+                        "Too many executions to count: executions first received before " (ago(since)) " are not included. "
                     }
                     "Times in UTC"
                 }

@@ -26,10 +26,10 @@ pub(super) fn welcome(operator: &Operator) -> Markup {
     html! {
         section.card {
             h2 { "No webhook yet" }
-            p { "Trigger a workflow with the public URL of this receiver. each::labs sends a webhook there when it ends." }
+            p { "Trigger a workflow with the public URL of this receiver. each::labs sends a webhook to this URL when the execution ends." }
             div.with-copy { pre.block tabindex="0" { (TRIGGER) } (copy_button(TRIGGER)) }
             p.soft {
-                code { "YOUR-HOST" } " is the name under which your proxy publishes this receiver. " code { "YOUR-SECRET" }
+                code { "YOUR-HOST" } " is the public host name of this receiver. " code { "YOUR-SECRET" }
                 " is one of " code { "auth.webhook_secrets" } "."
             }
         }
@@ -43,8 +43,8 @@ pub(in crate::http::admin::console) fn test_button(operator: &Operator) -> Marku
         section.card {
             h2 { "Send a test webhook" }
             p {
-                "The receiver sends a webhook to its own port, signed as each::labs does, and records it. It is marked as a \
-                 test: its workflow is " code { "workflow-receiver-test" } "."
+                "The receiver sends a webhook to its own port, as each::labs would, and records it. The workflow of the \
+                 execution is " code { "workflow-receiver-test" } "."
             }
             (form::action(operator, "/test-webhook", "", html! { button.primary { "Send a test webhook" } }))
         }
@@ -69,7 +69,7 @@ async fn send_test(console: &Console) -> Result<String, String> {
     let execution_id = webhook.execution_id.clone();
     match webhook.send(console.admin.webhook_address).await? {
         (status, _) if status.is_success() => Ok(format!(
-            "Test webhook {execution_id} was answered {}. It is recorded shortly.",
+            "Test webhook {execution_id} was answered {}. The list of executions shows it in a few seconds.",
             status.as_u16()
         )),
         (status, _) => Err(format!("The test webhook was answered {}.", status.as_u16())),
