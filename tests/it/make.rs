@@ -1,4 +1,4 @@
-//! The Makefile: targets that remove files, and the profile of `make run`.
+//! The Makefile: targets that remove files, and the profile of `make run`. The files of the image.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -88,4 +88,19 @@ fn the_profile_of_make_run_exists_and_the_documents_name_its_program() {
     for page in ["docs/operating.md", "docs/runbooks.md"] {
         assert!(read(page).contains(&format!("target/{profile}/workflow-receiver")), "{page}: {profile}");
     }
+}
+
+#[test]
+fn the_image_is_built_with_all_files_that_the_program_contains() {
+    // `.dockerignore` is a list of exceptions from `*`.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ignored = std::fs::read_to_string(root.join(".dockerignore")).unwrap();
+    let sent: Vec<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    // Cargo lists the files that the program was compiled from.
+    let program = Path::new(env!("CARGO_BIN_EXE_workflow-receiver"));
+    let compiled_from = std::fs::read_to_string(program.with_extension("d")).unwrap();
+    let (_, files) = compiled_from.split_once(": ").unwrap();
+    let files = files.split_whitespace().map(|file| Path::new(file).strip_prefix(root).unwrap());
+    let missing: Vec<_> = files.filter(|file| !sent.iter().any(|sent| file.starts_with(sent))).collect();
+    assert_eq!(missing, Vec::<&Path>::new(), "add them to .dockerignore with an exclamation mark");
 }
