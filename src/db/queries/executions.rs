@@ -38,6 +38,8 @@ columns! {
         pub(crate) error: Option<String>,
         /// The sender's reason for the failure; null if not sent. The first 1,000 characters.
         pub(crate) error_cause: Option<String>,
+        /// The class of the failure by these two texts, such as `execution_timeout`; null unless the execution failed.
+        pub(crate) failure_class: Option<String>,
         /// Whether one of its steps failed, whatever the status is.
         pub(crate) step_failed: bool,
         /// The cost in the sender's unit, rounded to 12 decimals; null if not sent or not below 10^12.
@@ -89,6 +91,7 @@ macro_rules! select_executions {
     status,
     left(error, $1) AS error,
     left(error_cause, $1) AS error_cause,
+    CASE WHEN status = 'failed' THEN failure_class(error_cause, error) END AS failure_class,
     step_failed,
     trim_scale(sensible_cost(total_cost))::text AS "total_cost: Json",
     CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END AS duration_seconds,
@@ -345,9 +348,6 @@ pub(crate) struct ExecutionDetail {
     pub(crate) results: Page<ResultItem>,
     /// The number of its conflicts: see `/api/v1/conflicts?execution=…`.
     pub(crate) conflicts: i64,
-    /// The class of the failure by the error texts of the execution itself, or `unknown`; `None` unless it failed.
-    #[serde(skip)]
-    pub(crate) failure_class: Option<String>,
     /// The webhook's body; null if PostgreSQL's jsonb cannot hold it (then see `payload_text`), if it is too large
     /// (`omitted`), or if it was removed (`payload_removed_at`).
     #[schema(value_type = Option<serde_json::Value>)]
@@ -387,8 +387,7 @@ impl Query for GetExecution {
                    coalesce(octet_length(payload_bytes) > $2, false) AS "payload_text_omitted!",
                    payload_removed_at,
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
-                       AS "conflicts!",
-                   CASE WHEN status = 'failed' THEN failure_class(error_cause, error) END AS failure_class
+                       AS "conflicts!"
                FROM executions AS e
                -- OFFSET 0: the payload is converted to text once.
                CROSS JOIN LATERAL (SELECT e.payload::text AS payload OFFSET 0) AS t
@@ -403,7 +402,6 @@ impl Query for GetExecution {
             steps,
             results,
             conflicts: rest.conflicts,
-            failure_class: rest.failure_class,
             payload: rest.payload,
             payload_text: rest.payload_text,
             payload_removed_at: rest.payload_removed_at,

@@ -121,6 +121,21 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) reference: Option<ReferenceFilter>,
+    /// The console's filter: only predictions with a successful status, whatever its word is.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) is_successful: bool,
+}
+
+impl Filter {
+    /// Filters by a status of the console: `succeeded` finds all successful statuses.
+    #[must_use]
+    pub(crate) fn with_status(self, status: Option<String>) -> Self {
+        match status.as_deref() {
+            Some("succeeded") => Self { is_successful: true, ..self },
+            _ => Self { status, ..self },
+        }
+    }
 }
 
 /// A page of predictions, like a page of executions.
@@ -134,7 +149,8 @@ FROM (
     SELECT
         p.*,
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, prediction_id DESC) AS n,
-        ($6::text IS NULL OR status = $6) AND ($7::text IS NULL OR workflow_id = $7) AS matches
+        ($6::text IS NULL OR status = $6) AND ($7::text IS NULL OR workflow_id = $7)
+            AND (NOT $11::boolean OR is_successful_status(status)) AS matches
     FROM predictions AS p
     WHERE
         ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
@@ -165,7 +181,7 @@ impl Query for Predictions {
     type Answer = Page<Prediction>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Prediction>, sqlx::Error> {
-        let Filter { workflow, status, reference } = &self.filter;
+        let Filter { workflow, status, reference, is_successful } = &self.filter;
         let after = self.page.position(&self.period);
         let by_workflow = workflow.is_some() && reference.is_none();
         let failed = status.as_deref() == Some("failed") && reference.is_none() && !by_workflow;
@@ -174,7 +190,8 @@ impl Query for Predictions {
             ($($variant:tt)+) => {
                 page_of_predictions!(
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status.as_deref(),
-                    workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), SCAN_LIMIT, self.page.rows()
+                    workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), SCAN_LIMIT, self.page.rows(),
+                    *is_successful
                 )
                 .fetch_all(transaction)
                 .await?

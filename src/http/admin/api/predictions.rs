@@ -11,8 +11,8 @@ use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Predictions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let filter =
-            Filter { workflow: p.text("workflow")?, status: p.text("status")?, reference: p.reference()? };
+        let (workflow, status, reference) = (p.text("workflow")?, p.text("status")?, p.reference()?);
+        let filter = Filter { workflow, status, reference, ..Filter::default() };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }

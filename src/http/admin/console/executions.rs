@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, period_chips, status};
+use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
@@ -262,6 +263,7 @@ fn row(hosts: &ResultHosts, execution: &Execution, preview: Option<&Preview>, in
                     }
                 }
                 @if let Some(cause) = cause { div.cause.cut { (visible(excerpt(cause, EXCERPT).0)) } }
+                @if let Some(class) = execution.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
                 div.ids {
                     @if prompt.is_some() { span.id { (visible(&execution.execution_id)) } }
                     @if let Some(bulk) = execution.bulk_id.as_ref().filter(|_| !in_bulk) {

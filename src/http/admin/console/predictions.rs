@@ -19,8 +19,8 @@ use crate::db::queries::predictions::{Filter, Prediction, Predictions};
 /// Characters of a cause in a row.
 const EXCERPT: usize = 220;
 
-/// The statuses that `each::labs` sends.
-const STATUSES: [&str; 4] = ["succeeded", "success", "failed", "cancelled"];
+/// `succeeded` also finds `success`.
+const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
@@ -41,8 +41,8 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
 }
 
 async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<Markup, PageError> {
-    let (status, workflow) = (params.identifier("status"), params.identifier("workflow"));
-    let filter = Filter { workflow, status, reference: None };
+    let filter = Filter { workflow: params.identifier("workflow"), ..Filter::default() };
+    let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Predictions>(&filter);
     let page = console.run(&Predictions { filter, period, page }).await?;
     Ok(html! {

@@ -2,7 +2,10 @@
 
 mod attention;
 mod chart;
+mod failures;
+mod parts;
 pub(super) mod welcome;
+mod workflows;
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -12,16 +15,13 @@ use time::{Duration, OffsetDateTime};
 use tokio::time::timeout;
 
 use self::chart::{Step, chart};
-use super::components::{ago, badge, bar, bytes, chip, count, duration, percent, plural};
-use super::failure_class::failure_class;
+use super::components::{ago, chip, count, percent, plural};
 use super::layout::{self, PageError, Tab, database_error};
-use super::params::{filtered, path};
-use super::sections::with_cause;
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::visible;
 use super::view::View;
 use crate::db::queries::executions::Executions;
-use crate::db::queries::failures::{FailureQuery, Failures, Group};
+use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::minutes::Minutes;
 use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
 use crate::db::queries::workflows::{Order, Workflow, Workflows};
@@ -34,8 +34,6 @@ use crate::http::problem::Problem;
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Groups of failures, and workflows.
 const ROWS: i64 = 8;
-/// Characters of a cause.
-const CAUSE_CHARS: usize = 220;
 /// A cause is new if it did not occur in this time before the period.
 const KNOWN_CAUSES: Duration = Duration::days(7);
 
@@ -109,8 +107,8 @@ async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
     Ok(html! {
         (state(&health))
         @match data {
-            Err(error) => { (parts(&health)) (database_error(&error)) },
-            Ok(data) if !data.any && data.attention.is_empty() => { (parts(&health)) (welcome::welcome(&view.operator)) },
+            Err(error) => { (parts::parts(&health)) (database_error(&error)) },
+            Ok(data) if !data.any && data.attention.is_empty() => { (parts::parts(&health)) (welcome::welcome(&view.operator)) },
             Ok(data) => { (loaded(&data, period, &health)) },
         }
     })
@@ -203,54 +201,6 @@ fn state(health: &Health) -> Markup {
     }
 }
 
-/// Spool, database and the oldest waiting delivery.
-fn parts(health: &Health) -> Markup {
-    let parts = &health.parts;
-    let share = |part: u64, whole: u64| {
-        i64::try_from(u128::from(part) * 1_000 / u128::from(whole.max(1))).unwrap_or(1_000)
-    };
-    let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
-    html! {
-        section.cards.small aria-label="Parts" {
-            div.card.stat {
-                span { "Waiting for PostgreSQL" }
-                strong { (count(parts.recording.waiting)) }
-                small.soft {
-                    @match parts.recording.oldest_age_seconds {
-                        Some(age) => { "the oldest has waited for " (duration(age)) }
-                        None => { "all deliveries are recorded" }
-                    }
-                }
-            }
-            div.card.stat {
-                span { "Database" }
-                strong { (part_state(parts.database.state)) }
-                small.soft { (visible(&parts.database.detail)) }
-            }
-            div.card.stat {
-                span { "Spool" }
-                strong { (bytes(parts.spool.used_bytes)) }
-                (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
-                small.soft { "of " (bytes(parts.spool.max_bytes)) }
-            }
-            div.card.stat {
-                span { "Recording" }
-                strong { (part_state(parts.recording.state)) }
-                small.soft { (visible(&parts.recording.detail)) }
-            }
-        }
-    }
-}
-
-fn part_state(state: &str) -> Markup {
-    let kind = match state {
-        "ok" => "ok",
-        "starting" | "behind" | "stuck" | "stopping" => "warn",
-        _ => "bad",
-    };
-    badge(kind, html! { (state) })
-}
-
 fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
     let total = &data.overview.total;
     html! {
@@ -282,11 +232,11 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
         div.cards {
             div.stack {
                 section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
-                (parts(health))
+                (parts::parts(health))
             }
             section.card.flush {
                 div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
-                (failures(data, period))
+                (failures::table(data, period))
             }
         }
         section.card.flush {
@@ -297,7 +247,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
                     " (UTC)"
                 }
             }
-            (workflows(&data.workflows, period))
+            (workflows::table(&data.workflows, period))
         }
     }
 }
@@ -316,130 +266,4 @@ fn numbers(total: &Counts, period: Period) -> Markup {
             @if total.other > 0 { div { dt { "running" } dd { a href=(of("running")) { (count(total.other)) } } } }
         }
     }
-}
-
-fn failures(data: &Data, period: Period) -> Markup {
-    let groups = &data.failures.groups;
-    html! {
-        @if groups.is_empty() {
-            div.empty { p { "No failures in this period." } }
-        } @else {
-            table.rows {
-                thead { tr { th { "Cause" } th.num { "Failed" } th.num { "Latest" } } }
-                tbody {
-                    @for group in groups {
-                        @let list = list(group, period);
-                        @let class = failure_class(&group.failure_class);
-                        tr data-row {
-                            td {
-                                a.cut href=(list) { (cause(group)) }
-                                small.soft {
-                                    @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
-                                    @if group.latest_prediction_id.is_some() { (badge("muted", html! { "prediction" })) " " }
-                                    @if let Some(class) = &class { (class) }
-                                    @if let Some(workflow) = &group.workflow_id {
-                                        @if class.is_some() { " · " }
-                                        (visible(excerpt(workflow, 60).0))
-                                    }
-                                }
-                            }
-                            td.num data-label="Failed" { a href=(list) { (count(group.failed)) } }
-                            td.num data-label="Latest" { a href=(latest(group)) { (ago(group.latest_received_at)) } }
-                        }
-                    }
-                }
-            }
-            @if data.failures.partial {
-                p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
-            }
-        }
-    }
-}
-
-/// The list of the executions or predictions in the group. Predictions cannot be searched by their cause.
-fn list(group: &Group, period: Period) -> String {
-    let (workflow, since) = (group.workflow_id.as_deref(), Some(period.as_str()));
-    let pairs = [("workflow", workflow), ("since", since)];
-    if group.latest_prediction_id.is_some() {
-        filtered("/predictions", [("status", Some("failed"))].into_iter().chain(pairs))
-    } else {
-        with_cause(group.error_cause.as_deref().or(group.error.as_deref()), pairs)
-    }
-}
-
-/// The address of the latest execution or prediction in the group.
-fn latest(group: &Group) -> String {
-    match (&group.latest_execution_id, &group.latest_prediction_id) {
-        (None, Some(id)) => path("predictions", id),
-        (id, _) => path("executions", id.as_deref().unwrap_or_default()),
-    }
-}
-
-fn cause(group: &Group) -> Markup {
-    let text = group.error_cause.as_deref().or(group.error.as_deref());
-    let (text, more) = excerpt(text.unwrap_or("no cause was sent"), CAUSE_CHARS);
-    html! { (visible(text)) @if more { "…" } }
-}
-
-/// Whether no earlier failure has this cause. Not marked if there are no earlier failures, or too many to compare.
-fn is_new(group: &Group, data: &Data) -> bool {
-    let same = |earlier: &&Group| {
-        (&earlier.workflow_id, &earlier.error, &earlier.error_cause)
-            == (&group.workflow_id, &group.error, &group.error_cause)
-    };
-    let earlier = &data.earlier_failures;
-    !earlier.partial && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
-}
-
-fn workflows(workflows: &[Workflow], period: Period) -> Markup {
-    // The costs are counted by day, in UTC.
-    let since = if period.days() == 1 { "today" } else { period.as_str() };
-    html! {
-        @if workflows.is_empty() {
-            div.empty { p { "No executions in this period." } }
-        } @else {
-            table.rows {
-                thead { tr {
-                    th { "Workflow" } th.num { "Cost" } th.num { "Average" } th.num { "Executions" } th.num { "Failed" } th {}
-                } }
-                tbody {
-                    @for workflow in workflows {
-                        @let counts = &workflow.counts;
-                        tr data-row {
-                            td {
-                                a.cut href=(filtered("/executions", [("workflow", Some(&*workflow.workflow_id)), ("since", Some(since))])) {
-                                    (visible(&workflow.workflow_id))
-                                }
-                            }
-                            td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (amount(&workflow.total_cost.0)) } }
-                            td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (amount(&cost.0)) } }
-                            td.num data-label="Executions" { (count(counts.executions)) }
-                            td.num data-label="Failed" {
-                                (count(counts.failed))
-                                @if let Some(rate) = counts.failure_rate.filter(|rate| *rate > 0.0) { small.soft { " " (percent(rate)) } }
-                            }
-                            td.wide {
-                                (bar(
-                                    &[("ok", counts.completed), ("bad", counts.failed), ("muted", counts.cancelled), ("run", counts.other)],
-                                    counts.executions,
-                                    "Executions by status",
-                                ))
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A cost with at most four decimals.
-fn amount(cost: &str) -> String {
-    cost.parse::<f64>().map_or_else(
-        |_| cost.to_owned(),
-        |cost| {
-            let text = format!("{cost:.4}");
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        },
-    )
 }

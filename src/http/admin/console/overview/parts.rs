@@ -1,0 +1,55 @@
+//! The state of recording, of the database and of the spool.
+
+use maud::{Markup, html};
+
+use crate::health::Health;
+use crate::http::admin::console::components::{badge, bar, bytes, count, duration};
+use crate::http::admin::console::text::visible;
+
+pub(super) fn parts(health: &Health) -> Markup {
+    let parts = &health.parts;
+    let share = |part: u64, whole: u64| {
+        i64::try_from(u128::from(part) * 1_000 / u128::from(whole.max(1))).unwrap_or(1_000)
+    };
+    let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
+    html! {
+        section.cards.small aria-label="Parts" {
+            div.card.stat {
+                span { "Recording" }
+                strong {
+                    @match parts.recording.waiting {
+                        0 => (part_state(parts.recording.state)),
+                        waiting => { (count(waiting)) " waiting " (part_state(parts.recording.state)) }
+                    }
+                }
+                small.soft {
+                    @match parts.recording.oldest_age_seconds {
+                        Some(age) => { "The oldest delivery has waited for " (duration(age)) ". " }
+                        None => { "All deliveries are recorded. " }
+                    }
+                    @if parts.recording.state != "ok" { (visible(&parts.recording.detail)) }
+                }
+            }
+            div.card.stat {
+                span { "Database" }
+                strong { (part_state(parts.database.state)) }
+                small.soft { (visible(&parts.database.detail)) }
+            }
+            div.card.stat {
+                span { "Spool" }
+                strong { (bytes(parts.spool.used_bytes)) }
+                (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
+                small.soft { "of " (bytes(parts.spool.max_bytes)) }
+            }
+        }
+    }
+}
+
+fn part_state(state: &str) -> Markup {
+    let kind = match state {
+        "ok" => "ok",
+        "starting" | "behind" | "stuck" | "stopping" => "warn",
+        _ => "bad",
+    };
+    badge(kind, html! { (state) })
+}
