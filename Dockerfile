@@ -1,7 +1,7 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 ENV SQLX_OFFLINE=true
-# Dependencies are built in a layer of their own, because they rarely change.
+# Dependencies are built in a separate layer, because they rarely change.
 COPY .cargo .cargo
 COPY crates crates
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -25,7 +25,7 @@ COPY --from=build /workflow-receiver.cdx.json /usr/share/sbom/workflow-receiver.
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data
-# Cloud Run, Heroku and others set another PORT.
+# PORT is a default: Cloud Run, Heroku and other platforms override it.
 ENV PORT=8080 \
     RECEIVER__SHUTDOWN__GRACE=5s \
     RECEIVER__SPOOL__DIR=/data/spool

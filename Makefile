@@ -1,5 +1,5 @@
-# `make run` and `make test` install missing tools and need no database server. If DATABASE_URL is set, `make run` records
-# to that database.
+# `make run` and `make test` install missing tools and need no database server. If DATABASE_URL is set, `make run` uses that
+# database.
 
 # rustup's cargo takes precedence over a system cargo that is too old for Cargo.toml.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -15,7 +15,7 @@ help: ## show this list
 run: tools ## start the receiver with a private PostgreSQL; Ctrl-C stops it; ARGS="--config FILE"
 	cargo run --profile quick --locked -- $(ARGS)
 
-demo: tools ## start a receiver with data of its own, and a stand-in that sends webhooks; prints the console's URL
+demo: tools ## start a receiver with separate data, and a stand-in for each::labs that sends webhooks; prints the console's URL
 	cargo build --profile quick --locked -p workflow-receiver -p sender-stand-in
 	@target/quick/sender-stand-in demo target/quick/workflow-receiver
 
@@ -36,7 +36,7 @@ bench-growth: tools ## benchmark with millions of recorded executions
 	bench/install
 	python3 bench/run.py $(if $(QUICK),--quick) growth
 
-screenshots: tools browser ## write the images of the README again (docs/images)
+screenshots: tools browser ## update the images of the README (docs/images)
 	mkdir -p docs/images
 	SCREENSHOTS=$(CURDIR)/docs/images cargo test --locked --test it the_pages_in_the_readme
 
@@ -44,7 +44,7 @@ bench-compare: tools ## compare this build with another one: BEFORE=PROGRAM; fiv
 	bench/install
 	python3 bench/compare.py $(BEFORE)
 
-fuzz: tools ## run each fuzz target for FUZZ_SECONDS (60), starting from the inputs found before
+fuzz: tools ## run each fuzz target for FUZZ_SECONDS (60), with the inputs of earlier runs
 	scripts/fuzz
 
 check: tools ## run all checks of CI except the tests

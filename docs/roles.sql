@@ -7,8 +7,9 @@
 --   psql -f docs/roles.sql "$DATABASE_URL"
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
--- With `psql -v retention=on -f docs/roles.sql …` the receiver may also delete executions, predictions, conflicts and changes, which
--- retention.executions, retention.conflicts, retention.changes and `quarantine undo` need. Without it, that privilege is revoked.
+-- With `psql -v retention=on -f docs/roles.sql …`, the receiver may also delete executions, predictions, bulks, expected executions,
+-- conflicts and changes. retention.executions, retention.conflicts, retention.changes and `quarantine undo` need this privilege.
+-- Without `-v retention=on`, the file revokes it.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on
@@ -44,8 +45,8 @@ FROM (
         'execution_results', 'json_in_text', 'media_type_of_url', 'result_kind', 'is_result_url', 'path_of_key')
 ) AS ours (kind, name) \gexec
 
--- Executions, predictions, bulks, changes and conflicts can be deleted only with `retention=on`. `quarantine retry` and `quarantine drop`
--- delete rows of quarantine. Removing a payload is an update.
+-- Rows of these tables can be deleted only with `retention=on` (below), except where DELETE is in this list. To remove a payload, the
+-- receiver updates the row.
 SELECT format('GRANT %s ON %I TO workflow_receiver', privileges, name)
 FROM (VALUES
     ('executions', 'SELECT, INSERT, UPDATE'),

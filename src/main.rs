@@ -80,7 +80,7 @@ enum Command {
     /// List webhooks that contradict a recorded execution, newest first
     #[command(after_long_help = cli::examples::CONFLICTS)]
     Conflicts(cli::conflicts::Conflicts),
-    /// List, show, replay or delete webhooks that could not be recorded
+    /// List, show, retry or delete webhooks that could not be recorded
     #[command(subcommand, after_long_help = cli::examples::QUARANTINE)]
     Quarantine(cli::quarantine::Quarantine),
     /// Fill in columns that PostgreSQL refused earlier, from payload_bytes

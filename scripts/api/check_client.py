@@ -17,7 +17,7 @@ import attrs
 from workflow_receiver_client import AuthenticatedClient, models
 from workflow_receiver_client.types import Unset
 
-# The list whose first item has the value of a path's parameter.
+# The operation whose first item has a value for the parameter of a path.
 LISTS = {
     "execution_id": "list_executions",
     "prediction_id": "list_predictions",
@@ -142,7 +142,7 @@ def main(file, admin, webhooks, token):
             continue
         result = operation.succeeds(client, **required)
         if not getattr(result, "items", True):
-            sys.exit(f"{operation.name}: an empty list shows nothing")
+            sys.exit(f"{operation.name}: the list is empty, so its items are not checked")
         for parameter in operation.parameters:
             if parameter["in"] == "query":
                 value = parameter["example"]

@@ -41,7 +41,7 @@ pub struct Bulks {
 #[derive(Debug, Subcommand)]
 enum BulkCommand {
     /// Set the expected number of executions of a bulk. If you have the response of bulk-trigger, use `workflow-receiver
-    /// expect` instead
+    /// register` instead
     SetSize(SetSize),
 }
 
@@ -53,10 +53,10 @@ struct SetSize {
     /// The expected number of executions
     #[arg(value_name = "EXECUTIONS", required_unless_present = "unset", value_parser = clap::value_parser!(i32).range(1..))]
     executions: Option<i32>,
-    /// Make the number unknown again. A bulk without executions is removed
+    /// Remove the number, so that the size is unknown again. A bulk without executions is removed
     #[arg(long, conflicts_with = "executions")]
     unset: bool,
-    /// Also for a bulk without executions, or one whose response is registered
+    /// Also set the number of a bulk without executions, or of a bulk whose response is registered
     #[arg(long)]
     force: bool,
     /// Print JSON as in the read API
@@ -175,7 +175,7 @@ impl SetSize {
             None if self.unset => return Err(unknown(id)),
             None if !self.force => {
                 return Err(format!(
-                    "no execution of bulk {id:?} is recorded. If the identifier is right, set its size with --force"
+                    "no execution of bulk {id:?} is recorded. If the identifier is right, use --force"
                 )
                 .into());
             }

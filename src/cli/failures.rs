@@ -79,7 +79,7 @@ impl Failures {
         let shown: i64 = failures.groups.iter().map(|group| group.failed).sum();
         if shown < failures.failed {
             let hidden = failures.failed - shown;
-            note(&format!("{hidden} failures are in groups that are not shown: use --limit GROUPS."));
+            note(&format!("Groups that are not shown have {hidden} failures: use --limit GROUPS."));
         } else if failures.groups.is_empty() && !self.json {
             note("No failures.");
         }

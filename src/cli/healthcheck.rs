@@ -1,4 +1,4 @@
-//! `workflow-receiver healthcheck`: for container engines, as the image has no shell and no curl.
+//! `workflow-receiver healthcheck`: for container engines, because the image has no shell and no curl.
 
 use std::net::SocketAddr;
 use std::time::Duration;

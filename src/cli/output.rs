@@ -95,7 +95,7 @@ pub fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Prints a note to standard error, where it does not mix with the result.
+/// Prints a note to standard error, because standard output has the result only.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }

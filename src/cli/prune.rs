@@ -61,11 +61,11 @@ impl Prune {
     /// Runs the command. After each step it pauses for as long as the step took, to leave PostgreSQL to other clients.
     ///
     /// # Errors
-    /// If PostgreSQL does not answer, or its clock and the clock of this machine differ. Rows removed before an error stay
-    /// removed and are reported.
+    /// If PostgreSQL does not answer, or its clock and the clock of this machine differ by more than five minutes. Rows that
+    /// were removed before an error stay removed, and are printed.
     pub async fn run(&self, database: &Database, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
-            return Err("no retention is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
+            return Err("no retention limit is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
                         config/default.toml)"
                 .into());
         }

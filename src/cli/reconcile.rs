@@ -34,7 +34,7 @@ pub struct Reconcile {
     /// Only this workflow
     #[arg(long, value_parser = NonEmptyStringValueParser::new(), conflicts_with = "since")]
     workflow: Option<String>,
-    /// Everything that ended at this time or later: 2026-03-02T10:00:00Z (RFC 3339), how long ago (2h, 7d), today or
+    /// Executions that ended at this time or later: 2026-03-02T10:00:00Z (RFC 3339), how long ago (2h, 7d), today or
     /// yesterday (UTC)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
@@ -47,7 +47,7 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    /// Runs the command. The running receiver does the work; if the command is interrupted, it ends.
+    /// Requests the run from the running receiver. If the command is interrupted, the receiver ends the run.
     ///
     /// # Errors
     /// If the receiver does not answer or rejects the request, or the run fails.
@@ -127,7 +127,7 @@ impl Reconcile {
                 }
             }
         }
-        Err("the receiver stopped: run the command again after its start".into())
+        Err("the receiver stopped: start it and run the command again".into())
     }
 }
 

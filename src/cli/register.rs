@@ -34,7 +34,7 @@ pub struct Register {
 /// The caller's reference.
 #[derive(Debug, Args)]
 pub(super) struct CallerArgs {
-    /// Reference for every input that has none in the file, such as order=1234. Repeatable
+    /// Reference for every input without one, such as order=1234. Repeatable
     #[arg(long = "reference", value_name = "NAME=VALUE", value_parser = parse_pair)]
     references: Vec<(String, String)>,
 }
@@ -94,7 +94,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
         text = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     if text.trim_ascii().is_empty() {
-        return Err(format!("{}: is empty", file.display()).into());
+        return Err(format!("{}: the file is empty", file.display()).into());
     }
     Ok(text)
 }

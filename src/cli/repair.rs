@@ -44,7 +44,7 @@ impl Repair {
             if !found {
                 tally.unchanged += 1;
                 print_line(format_args!(
-                    "{}: there is no execution with this identifier and payload_bytes",
+                    "{}: no execution or prediction with this identifier has payload_bytes",
                     printable(id)
                 ));
             }
@@ -64,7 +64,7 @@ impl Repair {
     }
 }
 
-/// Returns whether there is such a row with `payload_bytes`.
+/// Returns whether a row with this identifier has `payload_bytes`.
 async fn repair(
     connection: &mut DbConnection,
     kind: Kind,

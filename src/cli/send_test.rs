@@ -22,8 +22,8 @@ pub struct SendTest {
 }
 
 impl SendTest {
-    /// Sends a webhook to `http.listen`, with the first secret or token of the settings. It is recorded as an execution of
-    /// the workflow `workflow-receiver-test`.
+    /// Sends a webhook to `http.listen`, with the first secret or token of the settings. The webhook is recorded as an
+    /// execution of the workflow `workflow-receiver-test`.
     ///
     /// # Errors
     /// If the receiver does not answer 200.

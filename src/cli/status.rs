@@ -40,7 +40,7 @@ struct Receiver {
 #[derive(Serialize, Deserialize)]
 struct Health {
     status: String,
-    /// Null without the token, as the following fields.
+    /// Null without the token. So are the following fields.
     problems: Option<Vec<String>>,
     spooled: Option<i64>,
     /// The state of each part.

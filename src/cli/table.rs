@@ -1,5 +1,5 @@
-//! Aligned tables. On a terminal, columns of prose are cut to its width. On a terminal that is too narrow for that, each row
-//! is a block with a line for each cell.
+//! Aligned tables. On a terminal, columns of prose are cut so that a line fits. If the terminal is too narrow for that, each
+//! row is printed as a block with a line for each cell.
 
 use std::fmt::Display;
 
@@ -10,8 +10,8 @@ use unicode_width::UnicodeWidthChar;
 use crate::logging::printable;
 
 const GAP: &str = "  ";
-/// The smallest width of a prose column. If a line would still be too wide, the rows become blocks: identifiers are never
-/// cut, so that they can be copied.
+/// The smallest width of a prose column. If a line with this width does not fit, rows are printed as blocks: identifiers are
+/// never cut, so that they can be copied.
 const MIN_PROSE: usize = 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) struct Table<T: 'static> {
     /// The width of the terminal.
     limit: Option<usize>,
     widths: Vec<usize>,
-    /// Each row is a block. The first page decides.
+    /// Whether each row is a block. The width of the first page decides.
     blocks: bool,
 }
 

@@ -61,7 +61,8 @@ impl Trigger {
         let inputs = inputs(&self.inputs)?;
         let [inputs @ Value::Object(_)] = &*inputs else {
             return Err(
-                "the file must have one JSON object, the inputs. For several, use bulk-trigger".into()
+                "the file must contain one JSON object, the inputs. For several executions, use bulk-trigger"
+                    .into(),
             );
         };
         self.common.trigger(settings, inputs, false).await
@@ -79,7 +80,7 @@ impl BulkTrigger {
             inputs = std::mem::take(array);
         }
         if inputs.is_empty() || !inputs.iter().all(Value::is_object) {
-            return Err("the file must have JSON objects, one for each input".into());
+            return Err("the file must contain JSON objects, one for each execution".into());
         }
         self.common.trigger(settings, &Value::Array(inputs), true).await
     }
@@ -111,7 +112,7 @@ impl TriggerArgs {
             Some(secret) => body["webhook_secret"] = secret.expose_secret().into(),
             None => note("auth.webhook_secrets is not set: the webhooks will not be signed."),
         }
-        // Connected before the request, so that a wrong address triggers nothing.
+        // Connect before the request: with a wrong address of the database, nothing is triggered.
         let mut connection = DbConnection::for_command(&database(settings)?).await?;
         let (body, version) = (body.to_string().into(), self.version.as_deref().unwrap_or_default());
         let response = if is_bulk {
@@ -119,7 +120,7 @@ impl TriggerArgs {
         } else {
             client.trigger(&self.workflow, version, body).await?
         };
-        // First of all: the response cannot be requested again.
+        // Printed before everything else: the response cannot be requested again.
         print_line(escape_json(&String::from_utf8_lossy(&response)));
         let not_registered = |error: &dyn std::fmt::Display| {
             format!(

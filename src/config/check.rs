@@ -36,7 +36,7 @@ impl Settings {
         check_duration("expected.overdue_after", self.expected.overdue_after, Duration::from_mins(1), week)?;
         self.retention.check()?;
         check_range("intake.capacity", self.intake.capacity, 1, 65_536)?;
-        // Room for one body and SQLite's overhead.
+        // Space for one body and SQLite's overhead.
         check_range("spool.max_bytes", self.spool.max_bytes, MIB.max(2 * body), i64::MAX as u64)?;
         check_range("recorder.connections", self.recorder.connections, 1, 64)?;
         check_range("recorder.batch_rows", self.recorder.batch_rows, 1, 100_000)?;

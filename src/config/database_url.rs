@@ -1,7 +1,7 @@
 //! Parses `database.url`, in the forms that PostgreSQL's own programs accept.
 //!
-//! A parameter is supported, or has no effect here and is harmless, or is an error that names it. No parameter is ignored
-//! that changes how the connection is protected.
+//! A parameter is supported, or it is harmless and has no effect, or it is an error that names the parameter. A parameter
+//! that changes the protection of the connection is never ignored.
 
 use std::fmt;
 
@@ -85,7 +85,7 @@ impl ParsedUrl {
         for pair in pairs {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let read = given.read(&decode(name)?, &decode(value)?);
-            // An unknown name may be a part of a password with an unescaped `&`.
+            // An unknown name may be part of a password with an unescaped `&`, so the error must not show it.
             let may_be_secret = has_password || !pair.contains('=');
             read.map_err(
                 |error| if may_be_secret && error.ends_with(UNKNOWN) { FORM.to_owned() } else { error },
@@ -233,7 +233,7 @@ impl Given {
     }
 }
 
-/// Parameters of other libraries about prepared statements and poolers. Every value works.
+/// Parameters of other libraries for prepared statements and poolers. Every value is accepted, without effect.
 const HARMLESS: &[&str] = &[
     "pgbouncer",
     "prepareThreshold",
@@ -242,7 +242,7 @@ const HARMLESS: &[&str] = &[
     "statement_cache_size",
 ];
 
-/// Values that describe what the receiver does.
+/// Parameters with the value that the receiver uses in any case.
 const HARMLESS_VALUES: &[(&str, &str)] = &[
     ("channel_binding", "disable"),
     ("channel_binding", "prefer"),

@@ -47,7 +47,7 @@ pub(super) fn not_allowed<T>(
     Err(SettingsError::NotAllowed { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() })
 }
 
-/// A value that is no `u64`, such as a negative one, counts as the largest.
+/// A value that does not fit into `u64`, such as a negative number, counts as the largest `u64`.
 pub(super) fn check_range(
     key: &str,
     value: impl TryInto<u64>,

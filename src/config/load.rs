@@ -1,10 +1,10 @@
 //! Loads the settings.
 
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use config::builder::DefaultState;
-use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat, Value, ValueKind};
+use config::{Config, ConfigBuilder, ConfigError, Environment, File, FileFormat};
 use secrecy::ExposeSecret;
 
 use super::error::{NOT_SHOWN, SettingsError, not_allowed, secret_reason};
@@ -35,37 +35,7 @@ impl Settings {
 
     fn from_environment(file: Option<&Path>) -> Result<Self, SettingsError> {
         reject_misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        Self::layered(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))
-    }
-
-    /// The settings in force as TOML, with the default of each changed value. Secrets are not shown.
-    ///
-    /// # Errors
-    /// As [`Settings::load`].
-    pub fn show(file: Option<&Path>) -> Result<String, SettingsError> {
-        let [settings, default_settings] = [Self::load(file)?, Self::defaults()]
-            .map(|settings| serde_json::to_value(settings).unwrap_or_default());
-        let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        let in_force = layers(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))?;
-        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        let defaults = defaults.build().map_err(|error| unreadable(error, None))?;
-        let (mut section, mut text) = ("", String::new());
-        for line in DEFAULTS.lines().filter(|line| !line.starts_with('#')) {
-            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-                section = name;
-                let blank = if text.is_empty() { "" } else { "\n" };
-                let _ = writeln!(text, "{blank}[{section}]");
-            } else if let Some((name, _)) = line.split_once(" = ") {
-                let shown = |layers, settings: &serde_json::Value| {
-                    shown(layers, section, name, &settings[section][name])
-                };
-                let (value, default) = (shown(&in_force, &settings), shown(&defaults, &default_settings));
-                let comment = if value == default { String::new() } else { format!(" # default: {default}") };
-                let _ = writeln!(text, "{name} = {value}{comment}");
-            }
-        }
-        Ok(text)
+        Self::from_layers(&layers_in_force(file)?)
     }
 
     /// The defaults, without a file and without the environment.
@@ -85,8 +55,11 @@ impl Settings {
         database_url: Option<String>,
         port: Option<String>,
     ) -> Result<Self, SettingsError> {
-        let layers = layers(file, environment, database_url, port)?;
-        layers.clone().try_deserialize().map_err(|error| explain(error, &layers))
+        Self::from_layers(&layers(file, environment, database_url, port)?)
+    }
+
+    fn from_layers(layers: &Config) -> Result<Self, SettingsError> {
+        layers.clone().try_deserialize().map_err(|error| explain(error, layers))
     }
 
     /// Reads the files of secrets, and checks the settings.
@@ -126,7 +99,18 @@ impl Settings {
     }
 }
 
-/// The merged values: the defaults, then `port`, then `file`, then the environment.
+/// The merged values: the defaults, then `PORT`, then `file`, then the environment of this process.
+pub(super) fn layers_in_force(file: Option<&Path>) -> Result<Config, SettingsError> {
+    let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    layers(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))
+}
+
+/// The values of `config/default.toml`.
+pub(super) fn default_layer() -> Result<Config, SettingsError> {
+    let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    defaults.build().map_err(|error| unreadable(error, None))
+}
+
 fn layers(
     file: Option<&Path>,
     environment: Environment,
@@ -147,30 +131,6 @@ fn layers(
         .map_err(|error| unreadable(error, file))
 }
 
-/// A value as TOML; a secret as `"(not shown)"`. `setting` is the serialized setting: the types of secrets serialize
-/// without their value.
-fn shown(layers: &Config, section: &str, name: &str, setting: &serde_json::Value) -> String {
-    if setting.as_str().is_some_and(|text| text.ends_with("not shown)")) {
-        return quoted(NOT_SHOWN);
-    }
-    let Ok(value) = layers.get::<Value>(&format!("{section}.{name}")) else { return "\"\"".to_owned() };
-    match value.kind {
-        ValueKind::Array(items) => {
-            let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
-            format!("[{}]", items.join(", "))
-        }
-        // The environment has every value as a text.
-        ValueKind::String(text) if text.parse::<f64>().is_ok() || text == "true" || text == "false" => text,
-        ValueKind::String(text) => quoted(&text),
-        other => other.to_string(),
-    }
-}
-
-/// A TOML string. JSON's escapes are valid in TOML.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
 /// The settings that `PORT` implies.
 fn listen_on(port: &str) -> Result<String, SettingsError> {
     match port.parse::<u16>() {
@@ -179,8 +139,8 @@ fn listen_on(port: &str) -> Result<String, SettingsError> {
     }
 }
 
-/// Rejects variables that look like settings but have a single underscore. Ignoring a secret would leave webhooks
-/// unauthenticated.
+/// Rejects variables that look like settings but have a single underscore. If a secret was ignored, webhooks would not be
+/// authenticated.
 fn reject_misspelt(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
     let sections = || DEFAULTS.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
     for name in names {
@@ -217,7 +177,7 @@ fn unreadable(error: ConfigError, file: Option<&Path>) -> SettingsError {
     })
 }
 
-/// Adds the key and the value, which the library's errors often lack.
+/// Adds the key and the value to an error of the library, which often lacks them.
 fn explain(error: ConfigError, layers: &Config) -> SettingsError {
     let (key, why) = match error {
         ConfigError::Type { key: Some(key), expected, .. } => (key, format!("must be {expected}")),
@@ -264,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connect_timeout_of_the_url_wins() {
+    fn the_connect_timeout_of_the_url_replaces_the_setting() {
         let timeout = |query| {
             let url = format!("postgres://h/d{query}");
             with(&[("RECEIVER__DATABASE__URL", &url)]).map(|settings| settings.database.connect_timeout)
@@ -301,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_defaults() {
+    fn the_environment_overrides_the_defaults() {
         let settings = with(&[
             ("RECEIVER__HTTP__LISTEN", "127.0.0.1:1"),
             ("RECEIVER__RECORDER__BATCH_ROWS", "7"),
@@ -331,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn port_wins_over_the_defaults_only() {
+    fn port_overrides_only_the_defaults() {
         let listen = |port: &str, file: Option<&Path>, pairs: &[(&str, &str)]| {
             let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             let environment = Environment::default().source(Some(variables));

@@ -140,8 +140,7 @@ pub struct Intake {
 pub struct Spool {
     pub dir: PathBuf,
     pub max_bytes: u64,
-    /// How long a write waits while another process has locked `spool.db`. Not a setting: tests hold the lock as long as
-    /// they need it.
+    /// How long a write waits while another process has locked `spool.db`. Not a setting: only tests change it.
     #[serde(skip, default = "spool_lock_timeout")]
     pub lock_timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! Secrets: one, a list, and files of them.
+//! A secret, a list of secrets, and files of secrets.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Shows whether a secret is set, and not the secret.
+/// Shows whether a secret is set, but not the secret.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(if self.expose_secret().is_empty() { "" } else { "(set, not shown)" })
@@ -143,10 +143,10 @@ pub(super) fn read_one(key: &str, file: &Path, secret: &mut Secret) -> Result<()
     let Some(first) = lines.first() else { return Ok(()) };
     if !secret.expose_secret().is_empty() {
         let why = format!("{} is set, too: set only one of them", key.trim_end_matches("_file"));
-        return not_allowed(key, shown(file), why);
+        return not_allowed(key, displayed(file), why);
     }
     if lines.len() > 1 {
-        return not_allowed(key, shown(file), "the file contains more than one line");
+        return not_allowed(key, displayed(file), "the file contains more than one line");
     }
     *secret = first.as_str().into();
     Ok(())
@@ -177,9 +177,11 @@ pub(super) fn create_token(key: &str, file: &Path) -> Result<bool, SettingsError
     };
     match write() {
         Ok(()) => Ok(true),
-        Err(error) => {
-            not_allowed(key, shown(file), format!("the file does not exist and cannot be created: {error}"))
-        }
+        Err(error) => not_allowed(
+            key,
+            displayed(file),
+            format!("the file does not exist and cannot be created: {error}"),
+        ),
     }
 }
 
@@ -206,7 +208,7 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     if file.as_os_str().is_empty() {
         return Ok(Vec::new());
     }
-    let invalid = |why: &str| not_allowed(key, shown(file), why);
+    let invalid = |why: &str| not_allowed(key, displayed(file), why);
     let bytes = match read_file(file) {
         Ok(bytes) => bytes,
         Err(error) => return invalid(&format!("the file cannot be read: {error}")),
@@ -217,7 +219,7 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
     let Ok(text) = String::from_utf8(bytes) else {
         return invalid("the file is not UTF-8");
     };
-    // Editors write a byte order mark at the start of a file; in a concatenation of files it is also before other lines.
+    // Editors write a byte order mark at the start of a file. If files were concatenated, other lines can begin with one, too.
     let lines = text.lines().map(|line| line.trim_start_matches('\u{feff}').trim());
     let lines: Vec<_> =
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
@@ -235,12 +237,12 @@ fn read(key: &str, file: &Path) -> Result<Vec<String>, SettingsError> {
 }
 
 /// The path, or [`NOT_SHOWN`] if it may be the secret itself, set here by mistake.
-fn shown(file: &Path) -> String {
+fn displayed(file: &Path) -> String {
     if file.is_absolute() || file.exists() { file.display().to_string() } else { NOT_SHOWN.to_owned() }
 }
 
-/// The files that the secrets were read from, with their state at that time. Without the headers for traces and the key of the API,
-/// which need a restart.
+/// The files that the secrets were read from, with their state at that time. Without the files of `traces.otlp_headers` and
+/// `eachlabs.api_key`, whose changes need a restart.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// The file of `--config`.
@@ -248,7 +250,7 @@ pub(crate) struct Sources {
     files: Vec<(PathBuf, Option<Stamp>)>,
 }
 
-/// Modification time (seconds, nanoseconds), size, device and inode: changes with the contents.
+/// Modification time (seconds, nanoseconds), size, device and inode. It changes when the contents change.
 type Stamp = (i64, i64, u64, u64, u64);
 
 fn stamp(file: &Path) -> Option<Stamp> {

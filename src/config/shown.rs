@@ -1,7 +1,14 @@
-//! The settings in force, without secrets. The types of secrets serialize without their value.
+//! The settings in force, without secrets: for the console, and as TOML. The types of secrets serialize without their
+//! value.
 
+use std::fmt::Write;
+use std::path::Path;
+
+use config::{Config, ValueKind};
 use serde_json::Value;
 
+use super::error::{NOT_SHOWN, SettingsError};
+use super::load::{default_layer, layers_in_force};
 use super::{DEFAULTS, Settings};
 
 /// A setting in force.
@@ -44,6 +51,56 @@ impl Settings {
         }
         shown
     }
+
+    /// The settings in force as TOML, with the default of each changed value. Secrets are not shown.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn show(file: Option<&Path>) -> Result<String, SettingsError> {
+        let [settings, default_settings] = [Self::load(file)?, Self::defaults()]
+            .map(|settings| serde_json::to_value(settings).unwrap_or_default());
+        let (in_force, defaults) = (layers_in_force(file)?, default_layer()?);
+        let (mut section, mut text) = ("", String::new());
+        for line in DEFAULTS.lines().filter(|line| !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name;
+                let blank = if text.is_empty() { "" } else { "\n" };
+                let _ = writeln!(text, "{blank}[{section}]");
+            } else if let Some((name, _)) = line.split_once(" = ") {
+                let value = toml_value(&in_force, section, name, &settings[section][name]);
+                let default = toml_value(&defaults, section, name, &default_settings[section][name]);
+                let comment = if value == default { String::new() } else { format!(" # default: {default}") };
+                let _ = writeln!(text, "{name} = {value}{comment}");
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// A value as TOML; a secret as `"(not shown)"`. `setting` is the serialized setting: the types of secrets serialize
+/// without their value.
+fn toml_value(layers: &Config, section: &str, name: &str, setting: &Value) -> String {
+    if setting.as_str().is_some_and(|text| text.ends_with("not shown)")) {
+        return quoted(NOT_SHOWN);
+    }
+    let Ok(value) = layers.get::<config::Value>(&format!("{section}.{name}")) else {
+        return "\"\"".to_owned();
+    };
+    match value.kind {
+        ValueKind::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
+            format!("[{}]", items.join(", "))
+        }
+        // In the environment, every value is a text.
+        ValueKind::String(text) if text.parse::<f64>().is_ok() || text == "true" || text == "false" => text,
+        ValueKind::String(text) => quoted(&text),
+        other => other.to_string(),
+    }
+}
+
+/// A TOML string. JSON's escapes are valid in TOML.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 fn text(value: &Value) -> String {

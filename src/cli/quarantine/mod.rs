@@ -21,7 +21,7 @@ use crate::db::queries::quarantine::{Quarantine as EntriesQuery, Quarantined};
 
 /// Entries per query.
 const PAGE: i64 = 1_000;
-/// The operator in the audit log.
+/// The name of the operator in the audit log.
 const ACTOR: &str = "command line";
 
 /// Arguments of `quarantine`.
@@ -29,20 +29,20 @@ const ACTOR: &str = "command line";
 pub enum Quarantine {
     /// List the entries, newest first
     List(ListArgs),
-    /// Write the unchanged body of an entry to standard output
+    /// Print the body of an entry, unchanged
     Show {
         /// The number of the entry
         #[arg(value_name = "NUMBER")]
         id: i64,
-        /// Write the sender's version of the execution instead, for an unsigned webhook that differs from it
+        /// Print the version of the sender's API instead of the body, for an unsigned webhook that was not confirmed
         #[arg(long)]
         api: bool,
     },
-    /// Replay entries: record those that can be read now (after an upgrade, or with --map/--set) and remove them from
-    /// quarantine. Arrays are split. `quarantine undo` undoes it
+    /// Record the entries that can be read now (after an upgrade, or with --map or --set), and remove them from quarantine.
+    /// Each object of an array is recorded separately. `quarantine undo` undoes a retry
     Retry(retry::Retry),
-    /// Undo retries: what they recorded is removed, or as it was before, and the entries are in quarantine again. Refused
-    /// for an execution that has received another delivery since the retry
+    /// Undo retries: restore the executions and counts of the time before a retry, and put its entry back into quarantine.
+    /// Refused if an execution of the retry has received another delivery since then
     Undo(undo::Undo),
     /// Delete entries permanently. Do not drop entries answered 200: the sender does not send them again
     Drop {
@@ -55,11 +55,11 @@ pub enum Quarantine {
 /// Arguments of `quarantine list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Count the entries by reason instead
+    /// Count the entries by reason, instead of listing them
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     by_reason: bool,
-    /// List the entries that a retry has recorded and that `quarantine undo` can put back, newest first. --since is the
-    /// time of the retry
+    /// List the entries that were recorded by a retry that `quarantine undo` can undo, newest first. --since is the time of
+    /// the retry
     #[arg(long, conflicts_with_all = ["by_reason", "until"])]
     retried: bool,
     #[command(flatten)]
@@ -108,7 +108,7 @@ impl Quarantine {
             Self::List(list) => list.run(settings).await,
             Self::Show { id, api: true } => {
                 let body = connect().await?.quarantined_api_body(*id).await?;
-                let body = body.ok_or_else(|| format!("entry {id} has no execution of each::labs"))?;
+                let body = body.ok_or_else(|| format!("entry {id} has no version of each::labs"))?;
                 Ok(io::stdout().write_all(&body)?)
             }
             Self::Show { id, api: false } => {

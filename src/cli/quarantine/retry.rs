@@ -23,7 +23,7 @@ pub struct Retry {
     /// Retry all entries, except those damaged on the spool's disk and unsigned webhooks that were not confirmed
     #[arg(long, conflicts_with = "ids")]
     all: bool,
-    /// Show what would be recorded, and change nothing
+    /// Show what would be recorded, but change nothing
     #[arg(long)]
     dry_run: bool,
     /// Also record executions whose bulk_id or output the mapping does not read

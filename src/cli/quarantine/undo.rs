@@ -1,4 +1,4 @@
-//! `workflow-receiver quarantine undo`, and the list of retries that it can undo
+//! `workflow-receiver quarantine undo`, and the list of the retries that it can undo.
 
 use clap::Args;
 use time::OffsetDateTime;

@@ -91,7 +91,7 @@ fn run(dir: &Path, (user, group): (u32, u32)) -> Child {
     command.arg("-q").arg("pgbouncer.ini").current_dir(dir).uid(user).gid(group);
     let log = fs::File::create(dir.join("log")).unwrap();
     command.stdout(Stdio::null()).stderr(log).spawn().unwrap_or_else(|error| {
-        panic!("this test needs PgBouncer ({error}): `scripts/install-tools pgbouncer` installs it")
+        panic!("this test needs PgBouncer ({error}): `scripts/install-tools proxies` installs it")
     })
 }
 
