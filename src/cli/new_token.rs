@@ -10,7 +10,7 @@ pub fn new_token() {
     print_line(&token);
     for line in [
         "",
-        "To accept webhooks with this token in their URL:",
+        "A random token. To accept webhooks with it in their URL:",
         &format!("  RECEIVER__AUTH__URL_TOKENS={token}"),
         "The webhook_url for the sender:",
         &format!("  https://YOUR-HOST{WEBHOOK_PATH}/{token}"),
