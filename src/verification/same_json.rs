@@ -1,15 +1,17 @@
 //! Compares JSON texts by value.
 
 use std::cmp::Ordering;
+use std::num::NonZeroU32;
 
 use serde_json::Number;
+use serde_json::value::RawValue;
 
 use crate::execution::{Values, unescaped};
 
 /// The limit of `serde_json` for nested values.
 const MAX_DEPTH: usize = 127;
 
-/// Whether two JSON texts have the same value: like `serde_json::Value`, which would need up to 40 times the memory of the
+/// Whether two JSON texts have the same value: like `serde_json::Value`, which would need up to 100 times the memory of the
 /// texts. Spaces, escapes and the order of fields do not matter, and the last of several fields with the same name counts.
 /// `1` and `1.0` differ; `1.0` and `1e0` are the same. Values at a depth of more than [`MAX_DEPTH`] are the same only if
 /// their texts are equal.
@@ -52,7 +54,7 @@ struct Field<'k> {
     name: &'k str,
     known: u32,
     /// `None` until the delivered object has the field.
-    delivered: Option<std::num::NonZeroU32>,
+    delivered: Option<NonZeroU32>,
 }
 
 fn same_fields(delivered: &str, known: &str, depth: usize) -> bool {
@@ -85,15 +87,15 @@ fn by_name(one: &str, other: &str) -> Ordering {
 }
 
 /// The position of `value` in the object `text` that contains it.
-fn position(text: &str, value: &str) -> Option<std::num::NonZeroU32> {
+fn position(text: &str, value: &str) -> Option<NonZeroU32> {
     let position = value.as_ptr().addr() - text.as_ptr().addr();
     u32::try_from(position).ok()?.try_into().ok()
 }
 
 fn value_at(text: &str, position: u32) -> Option<&str> {
     let rest = text.get(usize::try_from(position).ok()?..)?;
-    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&serde_json::value::RawValue>();
-    values.next()?.ok().map(|value| value.get())
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+    values.next()?.ok().map(RawValue::get)
 }
 
 #[cfg(test)]

@@ -230,7 +230,8 @@ impl Verifier {
                 self.confirmed(&row, Delivery { body, authenticated_by, reference, ..delivery }).await
             }
             Verdict::Unknown { reason, .. } if unknown_for < self.grace => {
-                let pause = pause(FIRST_UNKNOWN_PAUSE, row.attempts).min(self.grace - unknown_for);
+                let pause =
+                    pause(FIRST_UNKNOWN_PAUSE, row.attempts).min(self.grace.saturating_sub(unknown_for));
                 self.postpone(&row, &reason, pause, 0, true).await
             }
             Verdict::Impossible { reason } => {
