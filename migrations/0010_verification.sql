@@ -8,9 +8,11 @@ CREATE TABLE unverified_deliveries (
     body          bytea       NOT NULL,
     deliveries    integer     NOT NULL DEFAULT 1,
     is_redelivery boolean     NOT NULL DEFAULT false,
+    is_prediction boolean     NOT NULL DEFAULT false,
     received_at   timestamptz NOT NULL,
     attempts      integer     NOT NULL DEFAULT 0,
     strikes       integer     NOT NULL DEFAULT 0,
+    unknown_since timestamptz,
     last_error    text,
     due_at        timestamptz NOT NULL DEFAULT now(),
     claimed_by    bigint
@@ -32,12 +34,16 @@ COMMENT ON COLUMN unverified_deliveries.deliveries IS
     'Number of webhooks with this body. After a crash, a webhook can be counted twice.';
 COMMENT ON COLUMN unverified_deliveries.is_redelivery IS
     'Whether one of them has the header X-Webhook-Redelivery.';
+COMMENT ON COLUMN unverified_deliveries.is_prediction IS
+    'Whether the body is a prediction, which is searched in the delivery log.';
 COMMENT ON COLUMN unverified_deliveries.received_at IS
     'When the first of them was received, by the receiver''s clock.';
 COMMENT ON COLUMN unverified_deliveries.attempts IS
     'How many times the execution was requested from the API without a result.';
 COMMENT ON COLUMN unverified_deliveries.strikes IS
     'How many times the request failed although the API answered requests for other executions.';
+COMMENT ON COLUMN unverified_deliveries.unknown_since IS
+    'When the API first answered that it does not have the execution or that it has not ended; null before. verification.grace counts from then.';
 COMMENT ON COLUMN unverified_deliveries.last_error IS
     'Why the last request had no result; null before the first one.';
 COMMENT ON COLUMN unverified_deliveries.due_at IS
@@ -47,8 +53,9 @@ COMMENT ON COLUMN unverified_deliveries.claimed_by IS
 
 CREATE UNIQUE INDEX unverified_deliveries_once_by_content ON unverified_deliveries (sha256(body));
 
--- New rows and rows that were requested before are claimed separately.
-CREATE INDEX unverified_deliveries_due_at ON unverified_deliveries ((attempts > 0), due_at);
+-- New rows, rows that were requested before, and predictions are claimed separately.
+CREATE INDEX unverified_deliveries_due_at ON unverified_deliveries ((attempts > 0), due_at) WHERE NOT is_prediction;
+CREATE INDEX unverified_deliveries_predictions_due_at ON unverified_deliveries (due_at) WHERE is_prediction;
 
 CREATE VIEW unverified AS
 SELECT

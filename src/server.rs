@@ -32,7 +32,9 @@ use crate::retention::{Pruner, RetentionState};
 use crate::shutdown::Shutdown;
 use crate::spool::{self, BatchLimits, Seq, Spool, SpoolError, SpoolStatus};
 use crate::traces::Traces;
-use crate::verification::{Checker, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier};
+use crate::verification::{
+    Checker, PredictionSearch, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier,
+};
 
 /// Time limit for the parts to end by themselves after the drain. Then they are aborted, with the same time limit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -225,6 +227,8 @@ impl Server {
             watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let max_per_minute = settings.verification.max_requests_per_minute;
+        // The search of predictions has a part of its own, because outsiders can cause many requests with them.
+        let for_predictions = max_per_minute / 4;
         let meter = UnverifiedMeter {
             pool: recording_pool.clone(),
             metrics: metrics.clone(),
@@ -235,7 +239,11 @@ impl Server {
             acked: acked_seq.clone(),
         };
         let verifier = client.as_ref().map(|client| Verifier {
-            checker: Checker { client: client.without_retries(max_per_minute), own_url: own_url.clone() },
+            checker: Checker {
+                client: client.without_retries(max_per_minute - for_predictions),
+                predictions: PredictionSearch::new(client.without_retries(for_predictions)),
+                own_url: own_url.clone(),
+            },
             max_requests: settings.eachlabs.max_requests,
             spool: weak_spool.clone(),
             memory: memory.clone(),

@@ -28,7 +28,7 @@ impl Settings {
         check_range("verification.max_rows", max_rows, 1, 1_000_000)?;
         check_range("verification.max_bytes", max_bytes, body, 1 << 40)?;
         check_duration("verification.grace", grace, Duration::ZERO, 6 * max)?;
-        check_range("verification.max_requests_per_minute", max_requests_per_minute, 1, 1_000_000)?;
+        check_range("verification.max_requests_per_minute", max_requests_per_minute, 4, 1_000_000)?;
         let Conflicts { max_per_execution, max_bytes_per_execution } = self.conflicts;
         check_range("conflicts.max_per_execution", max_per_execution, 0, 1_000_000)?;
         check_range("conflicts.max_bytes_per_execution", max_bytes_per_execution, 0, 1 << 40)?;

@@ -21,11 +21,14 @@ pub(crate) struct Unverified {
     pub(crate) body: Vec<u8>,
     pub(crate) deliveries: i32,
     pub(crate) is_redelivery: bool,
+    pub(crate) is_prediction: bool,
     pub(crate) received_at: OffsetDateTime,
     /// How many times its execution was requested without a result.
     pub(crate) attempts: i32,
     /// How many times the request failed although the API answered other requests.
     pub(crate) strikes: i32,
+    /// For how long the API has answered that it does not have the execution, or that it has not ended.
+    pub(crate) unknown_seconds: Option<f64>,
 }
 
 /// The deliveries that wait for their verification.
@@ -58,6 +61,8 @@ pub(crate) struct ClaimLimits {
     pub(crate) new: i64,
     /// Rows that were requested without a result.
     pub(crate) repeated: i64,
+    /// Predictions, which count in neither of the others.
+    pub(crate) predictions: i64,
 }
 
 impl DbConnection {
@@ -71,25 +76,34 @@ impl DbConnection {
     ) -> Result<Vec<Unverified>, DbError> {
         let claim = sqlx::query_as!(
             Unverified,
-            "WITH new AS (
+            r#"WITH new AS (
                  SELECT d.unverified_id FROM unverified_deliveries AS d
-                 WHERE NOT d.attempts > 0 AND d.due_at <= now()
+                 WHERE NOT d.is_prediction AND NOT d.attempts > 0 AND d.due_at <= now()
                  ORDER BY d.due_at LIMIT $3 FOR UPDATE SKIP LOCKED
              ),
              repeated AS (
                  SELECT d.unverified_id FROM unverified_deliveries AS d
-                 WHERE d.attempts > 0 AND d.due_at <= now()
+                 WHERE NOT d.is_prediction AND d.attempts > 0 AND d.due_at <= now()
                  ORDER BY d.due_at LIMIT $4 FOR UPDATE SKIP LOCKED
+             ),
+             predictions AS (
+                 SELECT d.unverified_id FROM unverified_deliveries AS d
+                 WHERE d.is_prediction AND d.due_at <= now()
+                 ORDER BY d.due_at LIMIT $5 FOR UPDATE SKIP LOCKED
              )
              UPDATE unverified_deliveries AS u
              SET claimed_by = $1, due_at = now() + make_interval(secs => $2)
              WHERE u.unverified_id IN (SELECT n.unverified_id FROM new AS n)
                  OR u.unverified_id IN (SELECT r.unverified_id FROM repeated AS r)
-             RETURNING u.unverified_id, u.body, u.deliveries, u.is_redelivery, u.received_at, u.attempts, u.strikes",
+                 OR u.unverified_id IN (SELECT p.unverified_id FROM predictions AS p)
+             RETURNING
+                 u.unverified_id, u.body, u.deliveries, u.is_redelivery, u.is_prediction, u.received_at, u.attempts,
+                 u.strikes, extract(epoch FROM now() - u.unknown_since)::double precision AS unknown_seconds"#,
             receiver,
             claim_time.as_secs_f64(),
             limits.new,
-            limits.repeated
+            limits.repeated,
+            limits.predictions
         );
         self.transact(async |transaction| claim.fetch_all(transaction).await).await
     }
@@ -141,7 +155,8 @@ impl DbConnection {
         Ok(renewed.rows_affected() > 0)
     }
 
-    /// Ends the claim of a row without a result. The row is due again after `pause`.
+    /// Ends the claim of a row without a result. The row is due again after `pause`. `is_unknown`: the API answered that it
+    /// does not have the execution, or that it has not ended.
     pub(crate) async fn postpone_unverified(
         &mut self,
         receiver: i64,
@@ -149,17 +164,20 @@ impl DbConnection {
         error: &str,
         pause: Duration,
         strikes: i32,
+        is_unknown: bool,
     ) -> Result<(), DbError> {
         let postpone = sqlx::query!(
             "UPDATE unverified_deliveries
              SET claimed_by = NULL, attempts = attempts + 1, strikes = strikes + $5, last_error = $3,
-                 due_at = now() + make_interval(secs => $4)
+                 due_at = now() + make_interval(secs => $4),
+                 unknown_since = CASE WHEN $6 THEN coalesce(unknown_since, now()) ELSE unknown_since END
              WHERE unverified_id = $1 AND claimed_by = $2",
             unverified_id,
             receiver,
             error,
             pause.as_secs_f64(),
-            strikes
+            strikes,
+            is_unknown
         );
         self.transact(async |transaction| postpone.execute(transaction).await).await?;
         Ok(())

@@ -293,7 +293,8 @@ impl Client {
 
 /// An identifier that cannot be in a URL does not exist.
 fn no_such_identifier() -> ApiError {
-    ApiError::Status { status: 404, text: ": the identifier cannot be in a URL".to_owned() }
+    let text = ": the identifier cannot be in a URL".to_owned();
+    ApiError::Status { status: 404, text, is_documented: true }
 }
 
 fn paged(url: &mut Url, offset: usize, limit: usize) {

@@ -31,12 +31,15 @@ pub(crate) enum ApiError {
     Untrusted { reason: String },
     #[error("each::labs did not answer within eachlabs.timeout")]
     TimedOut,
-    #[error(
-        "each::labs rejected the key (HTTP {status}): check eachlabs.api_key and eachlabs.base_url{text}"
-    )]
+    #[error("{} (HTTP {status}): check eachlabs.api_key and eachlabs.base_url{text}", denied(*status))]
     Denied { status: u16, text: String },
     #[error("each::labs answered HTTP {status}{text}")]
-    Status { status: u16, text: String },
+    Status {
+        status: u16,
+        text: String,
+        /// The body is a JSON object with the text `error`, as the API documents it. The page of a proxy is not.
+        is_documented: bool,
+    },
     /// The response is larger than the limit.
     #[error("the response of each::labs is larger than {max_bytes} bytes")]
     TooLarge { max_bytes: usize },
@@ -81,18 +84,20 @@ impl ApiError {
         let (status, text) = (status.as_u16(), text.unwrap_or_default());
         match status {
             401 | 403 => Self::Denied { status, text },
-            _ => Self::Status { status, text },
+            _ => Self::Status { status, text, is_documented: has_error(body) },
         }
     }
 
+    /// A 404 of a proxy does not count: it is not about the execution.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Status { status: 404, .. })
+        matches!(self, Self::Status { status: 404, is_documented: true, .. })
     }
 
     /// Whether the request itself is the cause: the API is available, and other requests may succeed.
     pub(crate) fn is_about_the_request(&self) -> bool {
         match self {
-            Self::Status { status, .. } => matches!(status, 400 | 404 | 405 | 410 | 414 | 422),
+            Self::Status { status: 404, is_documented, .. } => *is_documented,
+            Self::Status { status, .. } => matches!(status, 400 | 405 | 410 | 414 | 422),
             // A proxy or an outage can also cause an unusable response.
             Self::TooLarge { .. }
             | Self::Malformed(_)
@@ -129,6 +134,23 @@ impl ApiError {
             Self::TooLarge { .. } | Self::Malformed(_) => ApiResult::Unusable,
         }
     }
+}
+
+/// What happened, for the text of [`ApiError::Denied`].
+fn denied(status: u16) -> &'static str {
+    match status {
+        401 => "each::labs rejected the key",
+        _ => "each::labs or a proxy before it denied the request",
+    }
+}
+
+fn has_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "error")]
+        _error: String,
+    }
+    serde_json::from_slice::<Body>(body).is_ok()
 }
 
 /// The sentence in an error's body.

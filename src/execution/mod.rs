@@ -27,6 +27,7 @@ pub(crate) mod mapping;
 mod prediction;
 pub(crate) mod status;
 pub(crate) mod steps;
+mod values;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,6 +37,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
+
+pub(crate) use values::Values;
 
 /// Maximum length of an identifier or status in bytes. The sender documents no limit; its examples have 36 bytes. An index
 /// row of PostgreSQL holds about 2,700.

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::steps::each_field;
-use super::{lossy_text, number, status};
+use super::{Values, lossy_text, number, status};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Failure<'a> {
@@ -25,10 +23,9 @@ pub(super) struct Metrics<'a> {
 pub(super) fn failure<'a>(error: Option<&'a str>, output: Option<&'a str>, status: &str) -> Failure<'a> {
     let output = output.filter(|output| output.starts_with('[') && !status::is_successful(status));
     let in_output = || {
-        let elements: Vec<&RawValue> = serde_json::from_str(output?).ok()?;
-        elements.into_iter().find_map(|element| {
+        Values::of(output?).find_map(|element| {
             let mut error = None;
-            each_field(element.get(), |key, value| {
+            each_field(element, |key, value| {
                 if key == b"error" {
                     error = Some(value);
                 }

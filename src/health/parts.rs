@@ -244,7 +244,9 @@ impl Measurements {
     fn quarantine_health(&self, problems: &mut Vec<String>) -> QuarantineHealth {
         match &self.acknowledged {
             Acknowledged::Counted(0) => {
-                let detail = "no webhook that was answered 200 is in quarantine".to_owned();
+                let detail = "no webhook that was answered 200 is in quarantine, except unsigned ones that each::labs did \
+                              not confirm";
+                let detail = detail.to_owned();
                 QuarantineHealth { state: "ok", detail, acknowledged: Some(0) }
             }
             Acknowledged::Counted(webhooks) => {
@@ -274,7 +276,8 @@ impl Measurements {
         let seconds = age.unwrap_or_default().as_secs();
         let (state, detail) = if *is_full {
             let detail = format!(
-                "unsigned webhooks are answered 503, because {waiting} others wait for their verification{why}"
+                "unsigned webhooks are answered 503: those that wait for their verification reach verification.max_rows or \
+                 verification.max_bytes{why}"
             );
             ("full", detail)
         } else if waiting > 0 && !has_key {

@@ -5,17 +5,13 @@
 //! A prediction is only in the delivery log.
 
 use bytes::Bytes;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
+use tokio::task::spawn_blocking;
 
-use crate::eachlabs::{ApiError, Client, LoggedDelivery, OwnUrl, Page};
+use super::predictions::PredictionSearch;
+use super::same_json::same_json;
+use crate::eachlabs::{ApiError, Client, LoggedDelivery, OwnUrl};
 use crate::execution::{Execution, Kind, api_key, status};
-
-/// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
-const PAGE: usize = 50;
-const MAX_PAGES: usize = 20;
-/// An entry of the log that is older than the webhook by more than this belongs to another webhook. The clocks of the sender
-/// and of the receiver may differ by less.
-const LOG_MARGIN: Duration = Duration::minutes(5);
 
 /// The result of a check.
 #[derive(Debug)]
@@ -59,6 +55,7 @@ impl Verdict {
 #[derive(Debug)]
 pub(crate) struct Checker {
     pub(crate) client: Client,
+    pub(crate) predictions: PredictionSearch,
     /// `eachlabs.webhook_url`
     pub(crate) own_url: Option<OwnUrl>,
 }
@@ -68,7 +65,7 @@ impl Checker {
     ///
     /// # Errors
     /// [`ApiError`] if the API has no usable answer now.
-    pub(super) async fn check(&self, body: &[u8], received_at: OffsetDateTime) -> Result<Verdict, ApiError> {
+    pub(super) async fn check(&self, body: &Bytes, received_at: OffsetDateTime) -> Result<Verdict, ApiError> {
         let Ok(delivered) = Execution::parse(body) else {
             return Ok(Verdict::impossible("the body is not an execution"));
         };
@@ -80,7 +77,12 @@ impl Checker {
             Kind::Prediction => self.prediction(&delivered.execution_id, received_at).await,
         };
         match found {
-            Ok(Some(found)) => compare(&delivered, found),
+            Ok(Some(found)) => {
+                let body = body.clone();
+                // Large or deeply nested bodies need seconds.
+                let compared = spawn_blocking(move || compare(&body, found)).await;
+                compared.unwrap_or(Err(ApiError::Malformed("it cannot be compared")))
+            }
             Ok(None) => Ok(Verdict::unknown(match delivered.kind {
                 Kind::Workflow => "each::labs does not have the execution",
                 Kind::Prediction => "the delivery log of each::labs does not have the prediction",
@@ -122,33 +124,12 @@ impl Checker {
         prediction_id: &str,
         received_at: OffsetDateTime,
     ) -> Result<Option<Found>, ApiError> {
-        if let Some(logged) = self.client.delivery(prediction_id).await? {
-            return Ok(Some(self.found(logged)));
-        }
         // Predictions can be logged without an identifier.
-        let is_wanted = |body: &[u8]| {
-            Execution::parse(body)
-                .is_ok_and(|e| e.kind == Kind::Prediction && e.execution_id == prediction_id)
+        let logged = match self.client.delivery(prediction_id).await? {
+            Some(logged) => Some(logged),
+            None => self.predictions.find(prediction_id, received_at).await?,
         };
-        let (mut offset, mut limit) = (0, PAGE);
-        for _ in 0..MAX_PAGES {
-            let Page { rows, size, is_last } = match self.client.deliveries(offset, limit).await {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
-                page => page?,
-            };
-            let last_at = rows.iter().rev().find_map(|row| row.created_at);
-            if let Some(row) = rows.into_iter().find(|row| is_wanted(&row.body)) {
-                return Ok(Some(self.found(row)));
-            }
-            if is_last || last_at.is_some_and(|at| at < received_at - LOG_MARGIN) {
-                break;
-            }
-            offset += size;
-        }
-        Ok(None)
+        Ok(logged.map(|logged| self.found(logged)))
     }
 
     fn found(&self, logged: LoggedDelivery) -> Found {
@@ -159,17 +140,20 @@ impl Checker {
 
 /// # Errors
 /// [`ApiError::Malformed`] if the body of the API is not an execution.
-fn compare(delivered: &Execution<'_>, found: Found) -> Result<Verdict, ApiError> {
+fn compare(delivered: &[u8], found: Found) -> Result<Verdict, ApiError> {
+    let Ok(delivered) = Execution::parse(delivered) else {
+        return Ok(Verdict::impossible("the body is not an execution"));
+    };
     let body = api_key::remove(&found.body).map_or(found.body, Bytes::from);
     let known = Execution::parse(&body).map_err(|_| ApiError::Malformed("not an execution"))?;
     let has_ended = |execution: &Execution<'_>| status::is_terminal(&execution.status);
     // The delivered status is an earlier one. The API has the result.
-    let is_earlier = !has_ended(delivered) && has_ended(&known);
-    let different = different_fields(delivered, &known, is_earlier);
+    let is_earlier = !has_ended(&delivered) && has_ended(&known);
+    let different = different_fields(&delivered, &known, is_earlier);
     if different.is_empty() {
         return Ok(Verdict::Confirmed(Found { body, ..found }));
     }
-    if has_ended(delivered) && !has_ended(&known) {
+    if has_ended(&delivered) && !has_ended(&known) {
         let reason = format!("not confirmed: the execution is {} at each::labs", known.status);
         return Ok(Verdict::Unknown { reason, api_body: Some(body) });
     }
@@ -195,19 +179,12 @@ fn different_fields(
     ];
     let result = [
         ("status", delivered.status == known.status),
-        ("output", same_json(delivered.output, known.output)),
+        ("output", delivered.output.zip(known.output).is_none_or(|(one, other)| same_json(one, other))),
         ("error", same(delivered.error.as_ref(), known.error.as_ref())),
         ("error_cause", same(delivered.error_cause.as_ref(), known.error_cause.as_ref())),
     ];
     let result = result.into_iter().filter(|_| !only_identifiers);
     identifiers.into_iter().chain(result).filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
-}
-
-/// Compares values, not their notation. A missing value is not compared.
-fn same_json(one: Option<&str>, other: Option<&str>) -> bool {
-    let (Some(one), Some(other)) = (one, other) else { return true };
-    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-    one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
 #[cfg(test)]
@@ -216,7 +193,7 @@ mod tests {
 
     fn verdict(delivered: &str, known: &str) -> Result<Verdict, ApiError> {
         let found = Found { body: Bytes::from(known.to_owned()), reference: None };
-        compare(&Execution::parse(delivered.as_bytes()).unwrap(), found)
+        compare(delivered.as_bytes(), found)
     }
 
     fn body(fields: &str) -> String {

@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const INTERVAL_OFF: Duration = Duration::from_mins(1);
 /// The pause after a measurement is at least this many times as long as the measurement took.
 const PAUSE_FACTOR: u32 = 50;
+/// … up to this pause. During a pause, the limit also counts deliveries that are no longer in the table.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 pub(crate) struct UnverifiedMeter {
     /// The recorder's pool.
@@ -47,8 +49,11 @@ impl UnverifiedMeter {
                 if earlier_recorded {
                     last_earlier = self.spool.borrow().last_seq;
                 }
+                sleep(pause(begun.elapsed()).max(interval)).await;
+            } else {
+                // The time of a failed measurement shows nothing about its cost.
+                sleep(interval).await;
             }
-            sleep((begun.elapsed() * PAUSE_FACTOR).max(interval)).await;
         }
     }
 
@@ -59,5 +64,21 @@ impl UnverifiedMeter {
             usage.oldest_received_at.map(|oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64());
         self.metrics.unverified_oldest_age.set(age.unwrap_or_default().max(0.0));
         self.status.send_modify(|status| (status.usage, status.is_full) = (Some(usage), is_full));
+    }
+}
+
+/// The pause after a measurement that took this long.
+fn pause(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE_FACTOR).min(MAX_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_measurement_is_repeated_after_half_a_minute_at_the_latest() {
+        assert_eq!(pause(Duration::from_millis(100)), Duration::from_secs(5));
+        assert_eq!(pause(Duration::from_secs(20)), MAX_PAUSE);
     }
 }

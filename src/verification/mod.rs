@@ -12,11 +12,14 @@ mod api_state;
 mod check;
 mod limit;
 mod meter;
+mod predictions;
+mod same_json;
 mod status;
 mod verifier;
 
 pub(crate) use check::Checker;
 pub(crate) use limit::UnverifiedLimit;
 pub(crate) use meter::UnverifiedMeter;
+pub(crate) use predictions::PredictionSearch;
 pub(crate) use status::VerificationStatus;
 pub(crate) use verifier::Verifier;

@@ -1,9 +1,10 @@
 //! The background task that verifies the deliveries in `unverified_deliveries`.
 //!
 //! Each row has its own schedule: a row whose request fails delays no other row. New rows have slots of their own, so rows
-//! that are requested again cannot delay them.
+//! that are requested again and predictions cannot delay them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -78,14 +79,37 @@ pub(crate) struct Verifier {
 struct InFlight {
     new: usize,
     repeated: usize,
+    predictions: usize,
     /// When a repeated row was last claimed.
     repeated_at: Option<Instant>,
+}
+
+/// The kinds of rows that are claimed separately.
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    New,
+    Repeated,
+    Prediction,
+}
+
+impl InFlight {
+    fn count(&mut self, slot: Slot) -> &mut usize {
+        match slot {
+            Slot::New => &mut self.new,
+            Slot::Repeated => &mut self.repeated,
+            Slot::Prediction => &mut self.predictions,
+        }
+    }
 }
 
 /// The state of a running verifier.
 #[derive(Default)]
 struct Run {
     api: ApiState,
+    /// Limits the log lines about failing requests.
+    failures: LineLimit,
+    /// The latest failure was logged.
+    has_logged_failure: AtomicBool,
     /// Limits the log lines about webhooks that were not confirmed.
     lines: LineLimit,
 }
@@ -112,18 +136,20 @@ impl Verifier {
             let limits = self.claim_limits(&in_flight, run.api.is_failing());
             // The recorder reports outages of PostgreSQL.
             for row in self.claim(limits).await.unwrap_or_default() {
-                let is_new = row.attempts == 0;
-                if is_new {
-                    in_flight.new += 1;
-                } else {
-                    in_flight.repeated += 1;
+                let slot = match row.attempts {
+                    _ if row.is_prediction => Slot::Prediction,
+                    0 => Slot::New,
+                    _ => Slot::Repeated,
+                };
+                *in_flight.count(slot) += 1;
+                if matches!(slot, Slot::Repeated) {
                     in_flight.repeated_at = Some(Instant::now());
                 }
-                checks.push(async move { (is_new, self.verify_row(run, row).await) });
+                checks.push(async move { (slot, self.verify_row(run, row).await) });
             }
             tokio::select! {
-                Some((is_new, result)) = checks.next() => {
-                    *(if is_new { &mut in_flight.new } else { &mut in_flight.repeated }) -= 1;
+                Some((slot, result)) = checks.next() => {
+                    *in_flight.count(slot) -= 1;
                     if let Err(error) = result {
                         // The claim ends by itself.
                         tracing::debug!("an unsigned webhook cannot be verified now: {error}");
@@ -136,7 +162,7 @@ impl Verifier {
     }
 
     /// Repeated rows use at most half of the requests, so new rows can always use the other half. While the API fails, one
-    /// repeated row at a time tests it.
+    /// repeated row at a time tests it. Predictions need many requests, so they are verified one at a time.
     fn claim_limits(&self, in_flight: &InFlight, is_failing: bool) -> ClaimLimits {
         let free = |slots: usize, used: usize| i64::try_from(slots.saturating_sub(used)).unwrap_or(i64::MAX);
         let is_paused = is_failing && in_flight.repeated_at.is_some_and(|at| at.elapsed() < FAILING_PAUSE);
@@ -148,12 +174,13 @@ impl Verifier {
         ClaimLimits {
             new: free(self.max_requests, in_flight.new),
             repeated: free(repeated, in_flight.repeated),
+            predictions: free(1, in_flight.predictions),
         }
     }
 
     async fn claim(&self, limits: ClaimLimits) -> Result<Vec<Unverified>, DbError> {
         let is_recording = matches!(*self.recording.borrow(), RecorderHealth::Working);
-        if !is_recording || limits.new + limits.repeated == 0 {
+        if !is_recording || limits.new + limits.repeated + limits.predictions == 0 {
             return Ok(Vec::new());
         }
         self.pool.run(async |db| db.claim_unverified(self.receiver_id, CLAIM_TIME, limits).await).await
@@ -167,10 +194,12 @@ impl Verifier {
         }
     }
 
-    async fn verify_row(&self, run: &Run, row: Unverified) -> Result<(), DbError> {
+    async fn verify_row(&self, run: &Run, mut row: Unverified) -> Result<(), DbError> {
         let age = OffsetDateTime::now_utc() - row.received_at;
+        let unknown_for =
+            Duration::try_from_secs_f64(row.unknown_seconds.unwrap_or_default()).unwrap_or_default();
         let delivery = Delivery {
-            body: row.body.clone().into(),
+            body: std::mem::take(&mut row.body).into(),
             received_at: row.received_at,
             authenticated_by: Some(AuthMethod::Unverified),
             fetched_from: None,
@@ -190,7 +219,7 @@ impl Verifier {
                 let strikes = i32::from(run.api.answers_others());
                 let pause = pause(FIRST_PAUSE, row.attempts);
                 if row.strikes + strikes < MAX_STRIKES || age < STRIKES_AGE || strikes == 0 {
-                    return self.postpone(&row, &error.to_string(), pause, strikes).await;
+                    return self.postpone(&row, &error.to_string(), pause, strikes, false).await;
                 }
                 Verdict::impossible(error)
             }
@@ -200,10 +229,10 @@ impl Verifier {
                 let authenticated_by = Some(AuthMethod::Callback);
                 self.confirmed(&row, Delivery { body, authenticated_by, reference, ..delivery }).await
             }
-            Verdict::Unknown { reason, .. } if age < self.grace => {
-                let rest = (self.grace - age).try_into().unwrap_or_default();
-                let pause = pause(FIRST_UNKNOWN_PAUSE, row.attempts).min(rest);
-                self.postpone(&row, &reason, pause, 0).await
+            Verdict::Unknown { reason, .. } if unknown_for < self.grace => {
+                let pause =
+                    pause(FIRST_UNKNOWN_PAUSE, row.attempts).min(self.grace.saturating_sub(unknown_for));
+                self.postpone(&row, &reason, pause, 0, true).await
             }
             Verdict::Impossible { reason } => {
                 self.not_confirmed(run, VerificationResult::Unknown, &row, &delivery, reason, None).await
@@ -221,15 +250,28 @@ impl Verifier {
 
     fn api_answered(&self, run: &Run) {
         if run.api.answered() {
-            tracing::info!("unsigned webhooks can be verified again");
             self.set_failing(None);
+            if run.has_logged_failure.swap(false, Ordering::Relaxed) {
+                tracing::info!("unsigned webhooks can be verified again");
+            }
         }
     }
 
     fn api_failed(&self, run: &Run, row: &Unverified, error: &ApiError) {
         if run.api.failed(row.unverified_id) {
-            tracing::error!("unsigned webhooks cannot be verified now and wait: {error}");
             self.set_failing(Some(error.to_string()));
+            // The peers choose the identifiers, and a proxy before the API can reject some of them.
+            let Some(times) = run.failures.count() else { return };
+            run.has_logged_failure.store(true, Ordering::Relaxed);
+            if run.api.answers_others() {
+                tracing::warn!(
+                    times,
+                    "requests for several unsigned webhooks failed, although each::labs answered others; they wait; at \
+                     most one line a minute: {error}"
+                );
+            } else {
+                tracing::error!(times, "unsigned webhooks cannot be verified now and wait: {error}");
+            }
         }
     }
 
@@ -249,7 +291,7 @@ impl Verifier {
         // The body is in memory already, as a part of a response whose size is limited.
         let memory = self.memory.permit(true, &Arc::new(Notify::new()));
         if let Err(reason) = self.spool.append(delivery, memory).await {
-            return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0).await;
+            return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0, false).await;
         }
         self.metrics.verified(VerificationResult::Confirmed);
         self.pool.run(async |db| db.remove_unverified(unverified_id).await).await
@@ -282,7 +324,7 @@ impl Verifier {
             QuarantinedUnverified::Full => {
                 let why =
                     format!("the quarantine is full (quarantine.max_rows, quarantine.max_bytes); {reason}");
-                self.postpone(row, &why, FULL_PAUSE, 0).await?;
+                self.postpone(row, &why, FULL_PAUSE, 0, false).await?;
             }
             QuarantinedUnverified::Moved { quarantine_id } => {
                 self.metrics.verified(result);
@@ -306,9 +348,10 @@ impl Verifier {
         why: &str,
         pause: Duration,
         strikes: i32,
+        is_unknown: bool,
     ) -> Result<(), DbError> {
         let postpone = async |db: &mut DbConnection| {
-            db.postpone_unverified(self.receiver_id, row.unverified_id, why, pause, strikes).await
+            db.postpone_unverified(self.receiver_id, row.unverified_id, why, pause, strikes, is_unknown).await
         };
         self.pool.run(postpone).await
     }

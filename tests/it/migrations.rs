@@ -56,7 +56,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0010_verification.sql",
-        "1d0948073c9a61bc60625940b3e81454f0227275fe06b9daa3b667b57ff303cae425a74d23a2c4c52649b5ebdfa3172d",
+        "d7c5d5700a9d1f8ed9f15ae1f8ae7ce9ac5031efa5ec824bd9502030322f931d328709f155a881d964d8c23d9e153041",
     ),
     (
         "0011_quarantine_retries.sql",

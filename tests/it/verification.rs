@@ -10,7 +10,7 @@ use workflow_receiver::config::{Secrets, Settings};
 
 use crate::support::collector::Collector;
 use crate::support::fixtures::{execution, with};
-use crate::support::http::{get_json, problem, signed};
+use crate::support::http::{get_json, gzip, problem, signed};
 use crate::support::postgres::{end_fault_on, fault_on, new_database, rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::{TestReceiver, short_timeouts};
@@ -558,4 +558,161 @@ async fn a_field_that_the_api_leaves_out_is_no_conflict() {
     let row = json!({ "execution_id": id, "status": "completed", "authenticated_by": "callback", "deliveries": 2, "conflicts": null });
     assert_eq!(receiver.rows(EXECUTIONS).await, [row]);
     assert!(receiver.rows("SELECT FROM quarantine").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_forged_output_is_compared_in_bounded_memory() {
+    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
+    let stand_in = stand_in(|_| {}).await;
+    let mut receiver = Process::start(
+        program_with_api(dir.path(), &database, &address, &stand_in)
+            .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
+            .env("RECEIVER__VERIFICATION__GRACE", "0s")
+            .env("RECEIVER__RECONCILE__ENABLED", "false"),
+    );
+    receiver.wait_for("recording to PostgreSQL");
+    let before = receiver.resident_kib();
+    let id = stand_in.begin(&unsigned("", json!({})));
+    stand_in.end_with(&id, json!({ "status": "completed", "output": [{ "": 0 }, "x"] }));
+    let fields = with(execution(&id, "completed"), json!({ "output": "OUTPUT" })).to_string();
+    let forged = fields.replace("\"OUTPUT\"", &format!("[{}1]", r#"{"":0},"#.repeat(2_000_000)));
+    let post = reqwest::Client::new().post(&receiver.url).header("content-encoding", "gzip");
+    assert_eq!(post.body(gzip(forged)).send().await.unwrap().status(), 200);
+    let reason = "SELECT reason FROM quarantine";
+    until(async || !rows(&database, reason).await.is_empty()).await;
+    assert_eq!(rows(&database, reason).await, [json!({ "reason": "differs from each::labs in output" })]);
+    let peak = receiver.peak_resident_kib();
+    println!("{before} KiB before, {peak} KiB at most");
+    assert!(peak < before + (256 << 10), "{before} KiB before, {peak} KiB at most");
+    receiver.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_proxy_answers_404_genuine_unsigned_webhooks_wait() {
+    let (stand_in, receiver) = verifying(|_| {}).await;
+    stand_in.fail_with(Some(404));
+    let mut ids: Vec<_> = (0..4).map(|_| stand_in.execute(&unsigned(&receiver.url, json!({})))).collect();
+    within(stand_in.deliveries_finished()).await;
+    let waiting = "SELECT FROM unverified WHERE attempts > 0 AND last_error = 'each::labs answered HTTP 404'";
+    until(async || receiver.rows(waiting).await.len() == 4).await;
+    assert_eq!(receiver.metric("verification_failing").await, 1.0);
+    stand_in.fail_with(None);
+    until_verified(&receiver).await;
+    ids.sort();
+    let recorded = receiver.rows("SELECT execution_id FROM executions ORDER BY 1").await;
+    assert_eq!(recorded, ids.iter().map(|id| json!({ "execution_id": id })).collect::<Vec<_>>());
+    let health = receiver.ready().await.1;
+    let expected = "no webhook that was answered 200 is in quarantine, except unsigned ones that each::labs did not confirm";
+    assert_eq!(health["parts"]["quarantine"]["detail"], expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_begins_when_the_api_first_answers_that_the_execution_is_unknown() {
+    let (stand_in, receiver) =
+        verifying(|settings| settings.verification.grace = Duration::from_mins(10)).await;
+    stand_in.fail_with(Some(401));
+    let id = stand_in.begin(&unsigned("", json!({})));
+    let output = json!({ "status": "completed", "output": ["u"] });
+    receiver.accept(with(execution(&id, "completed"), output.clone())).await;
+    let failed = "SELECT FROM unverified WHERE attempts > 0";
+    until(async || !receiver.rows(failed).await.is_empty()).await;
+    // As if the API had been down for an hour.
+    let old = "UPDATE unverified_deliveries SET received_at = now() - interval '1 hour', due_at = now()";
+    sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
+    stand_in.fail_with(None);
+    let unknown = "SELECT FROM unverified WHERE last_error LIKE '%is running at each::labs'";
+    until(async || !receiver.rows(unknown).await.is_empty()).await;
+    stand_in.end_with(&id, output);
+    until_verified(&receiver).await;
+    assert_eq!(receiver.row(EXECUTIONS).await["authenticated_by"], "callback");
+
+    // It also ends.
+    receiver.accept(execution("unknown", "completed")).await;
+    until(async || !receiver.rows(failed).await.is_empty()).await;
+    let old = "UPDATE unverified_deliveries SET unknown_since = now() - interval '11 min', due_at = now()";
+    sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
+    until_verified(&receiver).await;
+    assert_eq!(receiver.rows("SELECT FROM quarantine").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_measurement_waiting_webhooks_are_soon_measured_again() {
+    let (stand_in, receiver) =
+        verifying(|settings| settings.database.statement_timeout = Duration::from_secs(3)).await;
+    let mut connection = receiver.connection().await;
+    let mut locked = connection.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE unverified_deliveries").execute(&mut *locked).await.unwrap();
+    let measuring = "SELECT FROM pg_stat_activity
+                     WHERE wait_event_type = 'Lock' AND query LIKE '%min(received_at) AS oldest_received_at%'";
+    until(async || !receiver.rows(measuring).await.is_empty()).await;
+    until(async || receiver.rows(measuring).await.is_empty()).await;
+    locked.rollback().await.unwrap();
+    stand_in.fail_with(Some(401));
+    receiver.accept(execution("e", "completed")).await;
+    until(async || receiver.metric("unverified_waiting").await == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_predictions_do_not_delay_workflows() {
+    // A search of the log needs longer than the test.
+    let (stand_in, receiver) = verifying(|settings| settings.verification.max_requests_per_minute = 40).await;
+    (0..1100).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
+    let forged = |n: usize| json!({ "exec_id": format!("forged-{n}"), "flow_id": null, "status": "succeeded", "output": "x" });
+    for n in 0..8 {
+        receiver.accept(forged(n)).await;
+    }
+    let genuine = stand_in.execute(&unsigned(&receiver.url, json!({})));
+    within(stand_in.deliveries_finished()).await;
+    until(async || !receiver.rows(EXECUTIONS).await.is_empty()).await;
+    assert_eq!(receiver.row(EXECUTIONS).await["execution_id"], *genuine);
+    assert_eq!(receiver.rows("SELECT FROM unverified").await.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_predictions_share_a_search_of_the_delivery_log() {
+    let (stand_in, receiver) =
+        verifying(|settings| settings.verification.max_requests_per_minute = 1_000_000).await;
+    (0..1100).for_each(|_| drop(stand_in.predict("http://elsewhere.example/")));
+    for n in 0..100 {
+        let forged = json!({ "exec_id": format!("forged-{n}"), "flow_id": null, "status": "succeeded" });
+        receiver.accept(forged).await;
+    }
+    until_verified(&receiver).await;
+    assert_eq!(receiver.rows("SELECT FROM quarantine").await.len(), 100);
+    let requests = stand_in.requests();
+    assert!(requests < 1_000, "{requests} requests; a search has 20");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identifiers_that_a_proxy_rejects_do_not_flood_the_log() {
+    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
+    let stand_in = stand_in(|_| {}).await;
+    let mut receiver = Process::start(
+        program_with_api(dir.path(), &database, &address, &stand_in)
+            .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
+            .env("RECEIVER__VERIFICATION__GRACE", "0s")
+            .env("RECEIVER__RECONCILE__ENABLED", "false"),
+    );
+    receiver.wait_for("recording to PostgreSQL");
+    let (failed, quarantined) = ("SELECT FROM unverified WHERE attempts > 0", "SELECT FROM quarantine");
+    let unknown = async |n: usize| {
+        receiver.accept(execution(&format!("unknown-{n}"), "completed")).await;
+        until(async || rows(&database, quarantined).await.len() == n + 1).await;
+    };
+    unknown(0).await;
+    for round in 1..=4 {
+        for n in 0..2 {
+            let id = format!("{REJECTED_ID}-{round}-{n}");
+            receiver.accept(execution(&id, "completed")).await;
+        }
+        until(async || rows(&database, failed).await.len() == 2 * round).await;
+        unknown(round).await;
+    }
+    receiver.wait_for("can be verified again");
+    let log = receiver.terminate();
+    let lines = |text: &str| log.iter().filter(|line| line.contains(text)).collect::<Vec<_>>();
+    let failures = lines("each::labs answered others");
+    assert_eq!((failures.len(), lines("can be verified again").len()), (1, 1), "{log:#?}");
+    assert!(failures[0].contains("or a proxy before it denied the request (HTTP 403)"), "{failures:?}");
+    assert!(lines("cannot be verified now and wait").is_empty());
 }

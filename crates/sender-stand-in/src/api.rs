@@ -42,6 +42,10 @@ async fn disturb(State(shared): State<Arc<Shared>>, request: Request, next: Next
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let is_due = |every: usize| every > 0 && number.is_multiple_of(every);
     if let Ok(status) = StatusCode::from_u16(shared.outage.load(Ordering::Relaxed)) {
+        // A 404 for every request is the page of a proxy.
+        if status == StatusCode::NOT_FOUND {
+            return (status, "<html>default backend</html>").into_response();
+        }
         return problem(status, "outage");
     }
     if request.uri().path().contains(super::REJECTED_ID) {

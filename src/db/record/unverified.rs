@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::item::{RecordItem, UnverifiedRow};
 use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
+use crate::execution::Kind;
 
 /// Stores the unverified `items`, each body once, and sets their dispositions. No limit applies, because they were answered
 /// 200.
@@ -27,15 +28,19 @@ pub(in crate::db) async fn insert_unverified(
     let bodies: Vec<&[u8]> = rows.iter().map(|row| &*row.delivery.body).collect();
     let deliveries: Vec<_> = rows.iter().map(|row| row.deliveries).collect();
     let redeliveries: Vec<_> = rows.iter().map(|row| row.delivery.is_redelivery).collect();
+    let predictions: Vec<_> = rows.iter().map(|row| row.execution.kind == Kind::Prediction).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     let written = sqlx::query!(
         "INSERT INTO unverified_deliveries AS u
-             (execution_id, workflow_id, status, body, deliveries, is_redelivery, received_at)
+             (execution_id, workflow_id, status, body, deliveries, is_redelivery, is_prediction, received_at)
          SELECT
              min(i.execution_id), min(i.workflow_id), min(i.status), i.body, sum(i.deliveries)::integer,
-             bool_or(i.is_redelivery), min(i.received_at)
-         FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::boolean[], $7::timestamptz[])
-             AS i (execution_id, workflow_id, status, body, deliveries, is_redelivery, received_at)
+             bool_or(i.is_redelivery), bool_or(i.is_prediction), min(i.received_at)
+         FROM unnest(
+                 $1::text[], $2::text[], $3::text[], $4::bytea[], $5::integer[], $6::boolean[], $7::boolean[],
+                 $8::timestamptz[]
+             )
+             AS i (execution_id, workflow_id, status, body, deliveries, is_redelivery, is_prediction, received_at)
          GROUP BY i.body
          ORDER BY sha256(i.body)
          ON CONFLICT (sha256(body)) DO UPDATE SET
@@ -48,6 +53,7 @@ pub(in crate::db) async fn insert_unverified(
         &bodies as _,
         &deliveries,
         &redeliveries,
+        &predictions,
         &received_at
     )
     .execute(transaction)
