@@ -36,8 +36,7 @@ pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
     // Every string is read, and those before a colon are keys. No recursion: bodies can be nested deeply.
     while let Some(start) = memchr(b'"', &bytes[at..]).map(|found| at + found) {
         let Some(end) = end_of_string(bytes, start) else { break };
-        let after = |at: usize| at + bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        at = after(end);
+        at = end + bytes[end..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         if bytes.get(at) != Some(&b':') || !is_secret(&text[start..end]) {
             continue;
         }
