@@ -70,7 +70,9 @@ FROM (VALUES
     ('steps', 'SELECT'),
     ('bulk_progress', 'SELECT'),
     ('conflicts', 'SELECT'),
-    ('overdue_executions', 'SELECT')
+    ('overdue_executions', 'SELECT'),
+    -- Also for the trigger complete_bulk.
+    ('missing_executions', 'SELECT')
 ) AS wanted (name, privileges)
 WHERE to_regclass(name) IS NOT NULL \gexec
 

@@ -31,7 +31,7 @@ COMMENT ON COLUMN bulks.bulk_id IS
 COMMENT ON COLUMN bulks.expected IS
     'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks set-size`; null if unknown. Webhooks do not contain it.';
 COMMENT ON COLUMN bulks.rejected IS
-    'Inputs that bulk-trigger rejected: they have no execution. Null unless the response of bulk-trigger is registered.';
+    'Inputs that bulk-trigger rejected: they have no execution. Null unless the response of bulk-trigger is registered. If null, expected alone decides whether the bulk is complete.';
 COMMENT ON COLUMN bulks.received IS
     'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
 COMMENT ON COLUMN bulks.completed IS
@@ -47,7 +47,7 @@ COMMENT ON COLUMN bulks.first_received_at IS
 COMMENT ON COLUMN bulks.last_received_at IS
     'When the latest delivery that changed a count was received; null if there is none.';
 COMMENT ON COLUMN bulks.completed_at IS
-    'When at least `expected` executions had ended for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
+    'When the bulk was complete for the first time, by PostgreSQL''s clock; null before: at least `expected` executions had ended, and all of the registered response. Stays if `expected` is raised later.';
 
 -- Latest bulks, and retention. The first time rarely changes, so updates of a bulk stay heap-only; an index on
 -- last_received_at would prevent this.

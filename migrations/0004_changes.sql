@@ -53,8 +53,16 @@ CREATE INDEX change_batches_unnumbered ON change_batches (batch_id) WHERE last_c
 
 -- A trigger, so that a bulk also completes when a statement of an operator sets `expected`. The row of the bulk is locked
 -- before the trigger runs. So the batch_id of this change is higher than those of all executions that were counted.
+-- The function runs only if enough executions have ended: then it reads whether they are those of the registered
+-- response, if there is one (the view bulk_progress has the same condition).
 CREATE FUNCTION complete_bulk() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF
+        NEW.rejected IS NOT NULL
+        AND EXISTS (SELECT FROM missing_executions AS x WHERE x.bulk_id = NEW.bulk_id)
+    THEN
+        RETURN NEW;
+    END IF;
     NEW.completed_at := now();
     INSERT INTO change_batches (size, types, execution_ids, workflow_ids, bulk_ids, statuses)
     VALUES (1, '{bulk.completed}', '{NULL}', '{NULL}', ARRAY[NEW.bulk_id], '{NULL}');
@@ -63,7 +71,7 @@ END
 $$;
 
 COMMENT ON FUNCTION complete_bulk() IS
-    'Sets bulks.completed_at and adds the change bulk.completed. A role that updates bulks needs INSERT on change_batches.';
+    'Sets bulks.completed_at and adds the change bulk.completed. A role that updates bulks needs INSERT on change_batches and SELECT on missing_executions.';
 
 CREATE TRIGGER complete_bulk BEFORE UPDATE ON bulks FOR EACH ROW
     WHEN (NEW.completed_at IS NULL AND NEW.completed + NEW.failed + NEW.cancelled >= NEW.expected)

@@ -922,59 +922,6 @@ COMMENT ON COLUMN latest_predictions.payload_removed_at IS
 COMMENT ON COLUMN latest_predictions.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 
--- Bulks ---------------------------------------------------------------------------------------
-
-CREATE VIEW bulk_progress AS
-SELECT
-    bulk_id,
-    completed + failed + cancelled >= expected AS complete,
-    expected,
-    received,
-    completed,
-    failed,
-    cancelled,
-    other,
-    first_received_at,
-    last_received_at,
-    CASE
-        WHEN last_received_at IS NOT NULL THEN greatest(date_part('epoch', now() - last_received_at), 0)::bigint
-    END AS seconds_since_last,
-    completed_at,
-    rejected,
-    CASE WHEN expected IS NOT NULL THEN greatest(expected - completed - failed - cancelled, 0) END AS missing
-FROM bulks;
-
-COMMENT ON VIEW bulk_progress IS
-    'One row per bulk: its executions by status, including removed ones. Filter by bulk_id or first_received_at.';
-COMMENT ON COLUMN bulk_progress.bulk_id IS
-    'Identifier of the bulk, as sent.';
-COMMENT ON COLUMN bulk_progress.complete IS
-    'Whether at least `expected` executions have a terminal status; null if expected is null.';
-COMMENT ON COLUMN bulk_progress.expected IS
-    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks set-size`; null if unknown.';
-COMMENT ON COLUMN bulk_progress.received IS
-    'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
-COMMENT ON COLUMN bulk_progress.completed IS
-    'Executions with status completed, or succeeded or success in a legacy flow.';
-COMMENT ON COLUMN bulk_progress.failed IS
-    'Executions with status failed.';
-COMMENT ON COLUMN bulk_progress.cancelled IS
-    'Executions with status cancelled.';
-COMMENT ON COLUMN bulk_progress.other IS
-    'Executions with any other status, which is not terminal.';
-COMMENT ON COLUMN bulk_progress.first_received_at IS
-    'When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if neither happened.';
-COMMENT ON COLUMN bulk_progress.last_received_at IS
-    'When the latest delivery that changed a count was received; null if there is none.';
-COMMENT ON COLUMN bulk_progress.seconds_since_last IS
-    'Seconds since last_received_at, at least 0; null if last_received_at is null.';
-COMMENT ON COLUMN bulk_progress.completed_at IS
-    'When at least `expected` executions had ended for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
-COMMENT ON COLUMN bulk_progress.rejected IS
-    'Inputs that bulk-trigger rejected; null unless its response is registered.';
-COMMENT ON COLUMN bulk_progress.missing IS
-    'Expected executions whose webhook with a terminal status is not recorded; null if expected is null. The view missing_executions lists those of a registered bulk.';
-
 -- Costs ---------------------------------------------------------------------------------------
 
 CREATE VIEW costs AS
@@ -1158,7 +1105,7 @@ COMMENT ON VIEW changes IS
 COMMENT ON COLUMN changes.change IS
     'Number of the change. The numbers have no gaps. A change with a lower number is visible earlier.';
 COMMENT ON COLUMN changes.type IS
-    'execution.updated: the execution has a new status that is not terminal; execution.ended: it has a terminal status (once per execution); execution.conflict: a delivery contradicts an ended execution; execution.undone: an operator has undone a retry of a quarantined webhook; bulk.completed: at least `expected` executions of the bulk have ended (once per bulk).';
+    'execution.updated: the execution has a new status that is not terminal; execution.ended: it has a terminal status (once per execution); execution.conflict: a delivery contradicts an ended execution; execution.undone: an operator has undone a retry of a quarantined webhook; bulk.completed: at least `expected` executions of the bulk have ended, and all of its registered response, if there is one (once per bulk).';
 COMMENT ON COLUMN changes.execution_id IS
     'Identifier of the execution, as sent; null for bulk.completed.';
 COMMENT ON COLUMN changes.workflow_id IS

@@ -114,3 +114,66 @@ COMMENT ON COLUMN overdue_executions.registered_at IS
     'When the response of the trigger was registered.';
 COMMENT ON COLUMN overdue_executions.due_at IS
     'When the execution became overdue.';
+
+-- Bulks ---------------------------------------------------------------------------------------
+
+CREATE VIEW bulk_progress AS
+SELECT
+    b.bulk_id,
+    m.missing = 0 AS complete,
+    b.expected,
+    b.received,
+    b.completed,
+    b.failed,
+    b.cancelled,
+    b.other,
+    b.first_received_at,
+    b.last_received_at,
+    CASE
+        WHEN b.last_received_at IS NOT NULL THEN greatest(date_part('epoch', now() - b.last_received_at), 0)::bigint
+    END AS seconds_since_last,
+    b.completed_at,
+    b.rejected,
+    m.missing
+FROM bulks AS b
+CROSS JOIN LATERAL (
+    -- A bulk without a registered response has no row in x.
+    SELECT
+        CASE
+            WHEN b.expected IS NOT NULL
+                THEN greatest(b.expected - b.completed - b.failed - b.cancelled, count(*)::integer)
+        END AS missing
+    FROM missing_executions AS x
+    WHERE x.bulk_id = b.bulk_id AND b.rejected IS NOT NULL
+) AS m;
+
+COMMENT ON VIEW bulk_progress IS
+    'One row per bulk: its executions by status, including removed ones. Filter by bulk_id or first_received_at.';
+COMMENT ON COLUMN bulk_progress.bulk_id IS
+    'Identifier of the bulk, as sent.';
+COMMENT ON COLUMN bulk_progress.complete IS
+    'Whether at least `expected` executions have a terminal status, and all executions of the registered response, if there is one; null if expected is null.';
+COMMENT ON COLUMN bulk_progress.expected IS
+    'Expected number of executions: the accepted inputs of a registered bulk, or the number set with `workflow-receiver bulks set-size`; null if unknown.';
+COMMENT ON COLUMN bulk_progress.received IS
+    'Number of recorded executions, including removed ones: completed + failed + cancelled + other.';
+COMMENT ON COLUMN bulk_progress.completed IS
+    'Executions with status completed, or succeeded or success in a legacy flow.';
+COMMENT ON COLUMN bulk_progress.failed IS
+    'Executions with status failed.';
+COMMENT ON COLUMN bulk_progress.cancelled IS
+    'Executions with status cancelled.';
+COMMENT ON COLUMN bulk_progress.other IS
+    'Executions with any other status, which is not terminal.';
+COMMENT ON COLUMN bulk_progress.first_received_at IS
+    'When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if neither happened.';
+COMMENT ON COLUMN bulk_progress.last_received_at IS
+    'When the latest delivery that changed a count was received; null if there is none.';
+COMMENT ON COLUMN bulk_progress.seconds_since_last IS
+    'Seconds since last_received_at, at least 0; null if last_received_at is null.';
+COMMENT ON COLUMN bulk_progress.completed_at IS
+    'When the bulk was complete for the first time, by PostgreSQL''s clock; null before. Stays if `expected` is raised later.';
+COMMENT ON COLUMN bulk_progress.rejected IS
+    'Inputs that bulk-trigger rejected; null unless its response is registered and sets expected.';
+COMMENT ON COLUMN bulk_progress.missing IS
+    'Expected executions whose webhook with a terminal status is not recorded; null if expected is null. An execution that is not in the registered response does not replace one that is. The view missing_executions lists those of a registered bulk.';

@@ -7,13 +7,13 @@ CREATE TABLE reconcile_checks (
 );
 
 COMMENT ON TABLE reconcile_checks IS
-    'Executions without a terminal status that the receiver requested from the sender''s API, and that were absent or had not ended there.';
+    'Executions without a terminal status that the receiver requested from the sender''s API, and that were absent, unusable or had not ended there.';
 COMMENT ON COLUMN reconcile_checks.execution_id IS
     'Identifier of the execution.';
 COMMENT ON COLUMN reconcile_checks.checked_at IS
     'When the execution was last requested, by PostgreSQL''s clock.';
 COMMENT ON COLUMN reconcile_checks.absent IS
-    'Whether the sender does not have the execution. Then the receiver does not request it again for 7 days. False: it had not ended.';
+    'Whether the sender does not have the execution. Then the receiver does not request it again for 7 days. False: it had not ended, its answer was not usable, or all executions of the request were absent.';
 
 CREATE TABLE absent_workflows (
     workflow_id text COLLATE "C" PRIMARY KEY,

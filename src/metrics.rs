@@ -378,6 +378,11 @@ impl Metrics {
         }
     }
 
+    /// The number of webhooks that were answered 503.
+    pub(crate) fn answered_503(&self) -> u64 {
+        self.webhooks_answered.get_or_create(&StatusLabel { status: 503 }).get()
+    }
+
     pub(crate) fn unrouted(&self, reason: Unrouted) {
         self.webhooks_unrouted.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
     }

@@ -1,5 +1,7 @@
 //! `workflow-receiver reconcile`
 
+use std::time::Duration;
+
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use http_body_util::{BodyExt, Empty};
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::timeout;
 use url::Url;
 
 use super::CommandError;
@@ -20,6 +23,9 @@ use crate::db::queries::period::parse_time;
 use crate::http_client::reachable;
 use crate::logging::{escape_json, printable};
 use crate::reconcile::{Counts, Event};
+
+/// A time without an answer after which the command reports that it waits.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Arguments of `reconcile`.
 #[derive(Debug, Args)]
@@ -100,7 +106,14 @@ impl Reconcile {
     /// Prints the lines of the response as they arrive.
     async fn follow(&self, mut body: Incoming) -> Result<(), CommandError> {
         let mut waiting = Vec::new();
-        while let Some(frame) = body.frame().await {
+        loop {
+            let Ok(frame) = timeout(QUIET, body.frame()).await else {
+                note(
+                    "the receiver is still waiting for each::labs, for PostgreSQL or for another run. Ctrl-C ends the run",
+                );
+                continue;
+            };
+            let Some(frame) = frame else { break };
             waiting.extend_from_slice(&frame?.into_data().unwrap_or_default());
             while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = waiting.drain(..=end).collect();
@@ -113,10 +126,14 @@ impl Reconcile {
                         let result: &str = result.into();
                         print_line(format_args!("{}: {result}", printable(&execution_id)));
                     }
+                    Event::Waiting if !self.json => note("another run is active: waiting for its end"),
                     Event::Progress(counts) if !self.json => note(&sentence(&counts)),
                     Event::Done(counts) => {
                         if !self.json {
                             print_line(sentence(&counts));
+                        }
+                        if counts.is_for_others() {
+                            note("no webhook was sent to this receiver: check eachlabs.webhook_url");
                         }
                         return Ok(());
                     }
@@ -132,13 +149,14 @@ impl Reconcile {
 }
 
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, fetched, missing, running, absent, unusable } = counts;
+    let Counts { checked, recorded, fetched, missing, running, absent, unusable, other_urls } = counts;
     let mut parts = vec![format!("checked {checked}, already recorded {recorded}, fetched {fetched}")];
     for (number, name) in [
         (missing, "missing"),
         (running, "still running"),
         (absent, "absent at each::labs"),
         (unusable, "unusable"),
+        (other_urls, "sent to other URLs"),
     ] {
         if *number > 0 {
             parts.push(format!("{name} {number}"));

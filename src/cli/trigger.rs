@@ -97,6 +97,10 @@ impl TriggerArgs {
         let metrics = Arc::new(Metrics::new());
         let client = Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics)?
             .ok_or("eachlabs.api_key is not set (RECEIVER__EACHLABS__API_KEY)")?;
+        let secrets = [&*settings.auth.webhook_secrets.0, &*settings.auth.url_tokens.0].concat();
+        let client = client.for_trigger(secrets, |error, pause| {
+            note(&format!("{error}. The request is sent again in {} s.", pause.as_secs_f64().ceil()));
+        });
         let is_older = settings.eachlabs.access()?.is_some_and(|access| access.is_older);
         if self.version.is_none() && !is_older {
             return Err("--workflow-version is required: it is part of the address of the request".into());

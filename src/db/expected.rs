@@ -29,10 +29,13 @@ pub(crate) struct Registered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RegistrationConflict {
     #[error(
-        "another response is registered for this bulk or for one of its executions. A bulk has one response of bulk-trigger"
+        "another response is registered for this bulk or for one of its executions, or the same response with another \
+         workflow or other references. A bulk has one response of bulk-trigger"
     )]
     OtherResponse,
-    #[error("the execution is registered as part of a bulk, or with another reference")]
+    #[error(
+        "the execution is registered differently: as part of a bulk, with another workflow, with another reference or without one"
+    )]
     OtherExecution,
 }
 
@@ -92,7 +95,7 @@ impl DbConnection {
         let inserted = inserted.execute(&mut transaction).await?.rows_affected();
         let is_new = inserted == inputs.len() as u64;
         if !is_new {
-            // A reference that is left out does not contradict the registered one.
+            // A reference or a workflow that is left out does not contradict the registered one. Neither is added later.
             let same = sqlx::query_scalar!(
                 r#"SELECT
                        count(x.expected_id) = count(*)
@@ -105,11 +108,13 @@ impl DbConnection {
                            AND x.bulk_id IS NOT DISTINCT FROM $4
                            AND x.execution_id IS NOT DISTINCT FROM i.execution_id
                            AND x.position = i.position
-                           AND (i.reference IS NULL OR x.reference = i.reference::jsonb)"#,
+                           AND (i.reference IS NULL OR x.reference = i.reference::jsonb)
+                           AND coalesce(x.workflow_id = $5, true)"#,
                 &executions as _,
                 &messages as _,
                 &references as _,
-                bulk_id
+                bulk_id,
+                workflow_id.as_deref()
             );
             if inserted > 0 || !same.fetch_one(&mut transaction).await? {
                 transaction.rollback().await?;

@@ -126,7 +126,8 @@ impl DbConnection {
         if self.connection.ping().await.is_err() { Err(error) } else { Ok(Some(error)) }
     }
 
-    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. `None` undoes this.
+    /// Sets the expected number of executions of a bulk, and creates the bulk if needed. The number then decides alone
+    /// whether the bulk is complete, also if its response is registered. `None` makes the number unknown again.
     pub(crate) async fn set_bulk_size(
         &mut self,
         bulk_id: &str,
@@ -135,7 +136,9 @@ impl DbConnection {
         let mut transaction = self.begin().await?;
         sqlx::query!(
             "INSERT INTO bulks (bulk_id, expected) VALUES ($1, $2)
-             ON CONFLICT (bulk_id) DO UPDATE SET expected = excluded.expected",
+             ON CONFLICT (bulk_id) DO UPDATE SET
+                 expected = excluded.expected,
+                 rejected = CASE WHEN excluded.expected IS NULL THEN bulks.rejected END",
             bulk_id,
             expected
         )

@@ -19,30 +19,29 @@ impl DbConnection {
         self.transact(async |transaction| ended.fetch_all(transaction).await).await
     }
 
-    /// Up to `limit` executions that have not ended and were first received before `before`, newest first. Excludes
-    /// executions that were absent at the sender within the last 7 days, or checked since `before`.
+    /// Up to `limit` executions that have not ended and were first received before `before`: those without a check, newest
+    /// first, then those with the earliest check. Excludes executions that were absent at the sender within the last 7 days,
+    /// or checked since `before`.
     pub(crate) async fn still_running(
         &mut self,
         before: OffsetDateTime,
         limit: i64,
     ) -> Result<Vec<String>, DbError> {
         let running = sqlx::query_scalar!(
-            "SELECT e.execution_id FROM executions AS e
-             WHERE e.status NOT IN ('completed', 'failed') AND NOT is_terminal_status(e.status)
-                 AND e.first_received_at < $1
-                 AND NOT EXISTS (
-                     SELECT FROM reconcile_checks AS c
-                     WHERE c.execution_id = e.execution_id AND (c.absent AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
-                 )
-             ORDER BY e.first_received_at DESC LIMIT $2",
+            r#"SELECT e.execution_id AS "execution_id!" FROM executions AS e
+               LEFT JOIN reconcile_checks AS c ON c.execution_id = e.execution_id
+               WHERE e.status NOT IN ('completed', 'failed') AND NOT is_terminal_status(e.status)
+                   AND e.first_received_at < $1
+                   AND (c.checked_at < $1 AND NOT (c.absent AND c.checked_at >= now() - interval '7 days')) IS NOT FALSE
+               ORDER BY c.checked_at NULLS FIRST, e.first_received_at DESC LIMIT $2"#,
             before,
             limit
         );
         self.transact(async |transaction| running.fetch_all(transaction).await).await
     }
 
-    /// Up to `limit` overdue executions, in the order in which they became due. Excludes executions that were absent at
-    /// the sender within the last 7 days, or checked since `before`.
+    /// Up to `limit` overdue executions: those without a check, in the order in which they became due, then those with the
+    /// earliest check. Excludes executions that were absent at the sender within the last 7 days, or checked since `before`.
     pub(crate) async fn overdue(
         &mut self,
         before: OffsetDateTime,
@@ -50,11 +49,9 @@ impl DbConnection {
     ) -> Result<Vec<String>, DbError> {
         let overdue = sqlx::query_scalar!(
             r#"SELECT o.execution_id AS "execution_id!" FROM overdue_executions AS o
-               WHERE NOT EXISTS (
-                   SELECT FROM reconcile_checks AS c
-                   WHERE c.execution_id = o.execution_id AND (c.absent AND c.checked_at >= now() - interval '7 days' OR c.checked_at >= $1)
-               )
-               ORDER BY o.due_at LIMIT $2"#,
+               LEFT JOIN reconcile_checks AS c ON c.execution_id = o.execution_id
+               WHERE (c.checked_at < $1 AND NOT (c.absent AND c.checked_at >= now() - interval '7 days')) IS NOT FALSE
+               ORDER BY c.checked_at NULLS FIRST, o.due_at LIMIT $2"#,
             before,
             limit
         );
@@ -118,7 +115,7 @@ impl DbConnection {
         self.transact(async |transaction| workflow.fetch_optional(transaction).await).await
     }
 
-    /// Stores that the sender does not have the execution (`absent`), or that it has not ended there.
+    /// Stores that the execution was requested and cannot be fetched now. `absent`: the sender does not have it.
     pub(crate) async fn store_check(&mut self, execution_id: &str, absent: bool) -> Result<(), DbError> {
         let insert = sqlx::query!(
             "INSERT INTO reconcile_checks (execution_id, checked_at, absent) VALUES ($1, now(), $2)

@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use url::Url;
@@ -43,6 +44,10 @@ pub(crate) struct Client {
     /// The number of times that a request is sent.
     max_attempts: u32,
     rate: Option<Arc<RateLimit>>,
+    /// Secrets in the bodies of requests. No error contains them.
+    secrets: Arc<[SecretString]>,
+    /// Called before a pause, after which a request is sent again.
+    on_retry: Option<fn(&ApiError, Duration)>,
 }
 
 /// A failed attempt.
@@ -83,14 +88,34 @@ impl Client {
         // In the delivery log, a body is a JSON string: escaped characters can double its size.
         let max_response_bytes = 2 * max_body_bytes + (1 << 20);
         let timeout = settings.timeout;
-        let max_attempts = MAX_ATTEMPTS;
-        let rate = None;
-        Ok(Some(Self { http, access, requests, timeout, max_response_bytes, metrics, max_attempts, rate }))
+        Ok(Some(Self {
+            http,
+            access,
+            requests,
+            timeout,
+            max_response_bytes,
+            metrics,
+            max_attempts: MAX_ATTEMPTS,
+            rate: None,
+            secrets: Arc::default(),
+            on_retry: None,
+        }))
     }
 
     /// A client that sends each request once, and at most `max_per_minute` requests a minute.
     pub(crate) fn without_retries(&self, max_per_minute: u32) -> Self {
         Self { max_attempts: 1, rate: Some(Arc::new(RateLimit::new(max_per_minute))), ..self.clone() }
+    }
+
+    /// A client whose requests contain `secrets`, and that calls `on_retry` before a pause.
+    pub(crate) fn for_trigger(
+        self,
+        mut secrets: Vec<SecretString>,
+        on_retry: fn(&ApiError, Duration),
+    ) -> Self {
+        // A longer secret can contain a shorter one.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose_secret().len()));
+        Self { secrets: secrets.into(), on_retry: Some(on_retry), ..self }
     }
 
     /// Triggers a workflow. Returns the response unchanged. `version` is not used by the older host.
@@ -211,10 +236,11 @@ impl Client {
         if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
     }
 
-    /// Whether an identifier can be in the path of a request. `Url` drops dot segments and some control characters, so the
-    /// path would be another one.
+    /// Whether an identifier can be in the path of a request. `Url` drops dot segments and some control characters, and a
+    /// proxy may decode an encoded slash, so the path would be another one.
     pub(crate) fn is_requestable(identifier: &str) -> bool {
-        !matches!(identifier, "" | "." | "..") && !identifier.contains(char::is_control)
+        let is_unsafe = |c: char| matches!(c, '/' | '\\') || c.is_control();
+        !matches!(identifier, "" | "." | "..") && !identifier.contains(is_unsafe)
     }
 
     /// Appends the segments of `path`, percent-encoded, to the base address.
@@ -248,7 +274,11 @@ impl Client {
             let was_reset = matches!(error, ApiError::Unreachable { not_sent: false, .. });
             // each::labs sometimes resets a connection. The first repetition then needs no pause.
             if !(was_reset && attempt == 1) {
-                sleep(failure.retry_after.unwrap_or_else(|| backoff(attempt))).await;
+                let pause = failure.retry_after.unwrap_or_else(|| backoff(attempt));
+                if let Some(on_retry) = self.on_retry {
+                    on_retry(&error, pause);
+                }
+                sleep(pause).await;
             }
         }
     }
@@ -287,7 +317,8 @@ impl Client {
         }
         let retry_after = retry_after(&head.headers);
         let body = collect(body, MAX_ERROR_BYTES).await.unwrap_or_default();
-        Err(Failure { error: ApiError::from_status(status, &body, &self.access.key), retry_after })
+        let error = ApiError::from_status(status, &body, &self.access.key, &self.secrets);
+        Err(Failure { error, retry_after })
     }
 }
 
@@ -318,4 +349,19 @@ async fn collect(body: Incoming, max_bytes: usize) -> Result<Bytes, ApiError> {
             ApiError::interrupted(&*error)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_that_could_lead_to_another_path_is_not_requested() {
+        for identifier in ["7f9c2b1e-4d3a", "my flow", "a.b", "...", "50%", "é"] {
+            assert!(Client::is_requestable(identifier), "{identifier}");
+        }
+        for identifier in ["", ".", "..", "../../admin", "a/b", "..\\admin", "a\nb"] {
+            assert!(!Client::is_requestable(identifier), "{identifier}");
+        }
+    }
 }

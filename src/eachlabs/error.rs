@@ -1,10 +1,10 @@
-//! Errors of the API. No text contains the key.
+//! Errors of the API. No text contains the key, or another secret of the request.
 
 use std::error::Error;
 
 use hyper::StatusCode;
 use hyper_util::client::legacy;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::config::Secret;
@@ -76,10 +76,19 @@ impl ApiError {
         }
     }
 
-    /// Describes a response that is not 2xx. `body` may contain the key.
-    pub(super) fn from_status(status: StatusCode, body: &[u8], key: &Secret) -> Self {
+    /// Describes a response that is not 2xx. `body` may contain the key and `secrets`.
+    pub(super) fn from_status(
+        status: StatusCode,
+        body: &[u8],
+        key: &Secret,
+        secrets: &[SecretString],
+    ) -> Self {
         let text = message(&String::from_utf8_lossy(body));
-        let text = text.map(|text| printable(&text.replace(key.expose_secret(), "(key)")));
+        let text = text.map(|text| {
+            let without_key = text.replace(key.expose_secret(), "(key)");
+            let hide = |text: String, secret: &SecretString| text.replace(secret.expose_secret(), "(secret)");
+            printable(&secrets.iter().fold(without_key, hide))
+        });
         let text = text.map(|text| format!(": {}", text.chars().take(MAX_TEXT).collect::<String>()));
         let (status, text) = (status.as_u16(), text.unwrap_or_default());
         match status {

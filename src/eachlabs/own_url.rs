@@ -39,7 +39,8 @@ impl OwnUrl {
 
     /// The caller's reference in the query of `url`, without its tokens.
     pub(crate) fn reference(&self, url: &str) -> Option<String> {
-        let uri: Uri = url.parse().ok()?;
+        // As in `matches`: characters that are not valid in a URL, such as a space, are encoded.
+        let uri: Uri = Url::parse(url).ok()?.as_str().parse().ok()?;
         let after_path = uri.path().strip_prefix(&*self.path).map(|rest| rest.trim_matches('/'));
         let in_query =
             uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
@@ -58,6 +59,8 @@ mod tests {
             "https://h/webhooks/workflow-completed/a_token_of_this?order=1&token=another&x=a_token_of_this";
         assert_eq!(own.reference(url).as_deref(), Some(r#"{"order":"1"}"#));
         assert_eq!(own.reference("https://h/webhooks/workflow-completed"), None);
+        let url = "https://h/webhooks/workflow-completed?order=a b<c>|{d}^\"`é&x=1#end";
+        assert_eq!(own.reference(url).as_deref(), Some(r#"{"order":"a b<c>|{d}^\"`é","x":"1"}"#));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Parses responses. A value of another type counts as missing. A row without an identifier is skipped.
+//! Parses responses. In a row, a value of another type counts as missing. A row that cannot be used is skipped and counted.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -18,6 +18,13 @@ pub(crate) struct Page<T> {
     pub(crate) size: usize,
     /// The page is shorter than its limit.
     pub(crate) is_last: bool,
+}
+
+impl<T> Page<T> {
+    /// How many rows of the page are not usable.
+    pub(crate) fn unusable(&self) -> u64 {
+        self.size.saturating_sub(self.rows.len()) as u64
+    }
 }
 
 /// An execution in the list of a workflow.
@@ -48,15 +55,21 @@ struct Rows {
     #[serde(alias = "webhooks")]
     executions: Option<Vec<Box<RawValue>>>,
     limit: Option<serde_json::Value>,
+    total_count: Option<serde_json::Value>,
 }
 
 type Fields = std::collections::BTreeMap<String, Box<RawValue>>;
 
 /// Parses a list. `limit` is the requested page size; the API may use a smaller one.
+///
+/// # Errors
+/// [`ApiError::Malformed`] without the array of rows: an empty list would mean that nothing was missed.
 fn page<T>(body: &[u8], limit: usize, parse: impl Fn(&RawValue) -> Option<T>) -> Result<Page<T>, ApiError> {
-    let Rows { executions: rows, limit: used } =
+    let Rows { executions: rows, limit: used, total_count } =
         serde_json::from_slice(body).map_err(|_| ApiError::Malformed("not a list"))?;
-    let rows = rows.unwrap_or_default();
+    // Some servers write null for an empty array.
+    let is_empty = total_count.is_some_and(|count| count == 0);
+    let rows = rows.or(is_empty.then(Vec::new)).ok_or(ApiError::Malformed("a list without its rows"))?;
     let used = used.and_then(|used| usize::try_from(used.as_u64()?).ok()).filter(|used| *used > 0);
     let (size, limit) = (rows.len(), used.map_or(limit, |used| used.min(limit)));
     Ok(Page { rows: rows.iter().filter_map(|row| parse(row)).collect(), size, is_last: size < limit })
@@ -167,7 +180,23 @@ mod tests {
         assert!(!list(2, "2"), "the API uses a smaller limit");
         assert!(list(2, "100"));
         assert!(list(2, "null"));
-        assert!(executions(b"[]", "w", 3).is_err());
+    }
+
+    #[test]
+    fn an_answer_without_the_array_of_rows_is_an_error() {
+        for body in [
+            "[]",
+            "{}",
+            r#"{"error":"temporarily unavailable","webhooks":null}"#,
+            r#"{"error":"temporarily unavailable","executions":null,"limit":3}"#,
+            r#"{"data":{"webhooks":[],"executions":[]}}"#,
+            r#"{"webhooks":{},"executions":{}}"#,
+        ] {
+            assert!(matches!(deliveries(body.as_bytes(), 3), Err(ApiError::Malformed(_))), "{body}");
+            assert!(matches!(executions(body.as_bytes(), "w", 3), Err(ApiError::Malformed(_))), "{body}");
+        }
+        let empty = deliveries(br#"{"webhooks":null,"total_count":0}"#, 3).unwrap();
+        assert!((empty.size, empty.is_last) == (0, true));
     }
 
     #[test]
@@ -177,7 +206,7 @@ mod tests {
              "created_at": "2026-10-01T10:00:00Z"},
             {"url": "https://r/x", "request": {"a": 1.10}}, {"url": "https://r/x"}, {"request": "{}"}]}"#;
         let page = deliveries(log, 100).unwrap();
-        assert_eq!(page.size, 4);
+        assert_eq!((page.size, page.unusable()), (4, 2));
         let bodies: Vec<_> = page.rows.iter().map(|row| &*row.body).collect();
         assert_eq!(bodies, [&br#"{"a":1.10}"#[..], br#"{"a": 1.10}"#]);
     }

@@ -1,7 +1,7 @@
 //! Starts runs by itself: after each gap, in which webhooks were not accepted, and for executions that should have ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -35,7 +35,6 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
-    /// An unsigned webhook that this limit rejects is answered 503, so it opens a gap, too.
     pub(crate) unverified: Arc<UnverifiedLimit>,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
@@ -53,7 +52,7 @@ struct GapState {
     since: Option<OffsetDateTime>,
     /// The first interruption since the latest comparison began: when the receiver was last ready before it.
     interrupted: Option<OffsetDateTime>,
-    /// Whether the latest check found that the receiver is not ready, or that unsigned webhooks were rejected.
+    /// Whether the latest check found that the receiver is not ready, or that webhooks were answered 503.
     is_growing: bool,
 }
 
@@ -98,10 +97,10 @@ impl Background {
         let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
         self.gap.state().since = ready_at;
-        let (mut stored_at, mut rejected) = (None, self.unverified.rejected());
+        let (mut stored_at, mut rejected) = (None, self.rejected());
         loop {
             let now = OffsetDateTime::now_utc();
-            let before = std::mem::replace(&mut rejected, self.unverified.rejected());
+            let before = std::mem::replace(&mut rejected, self.rejected());
             let accepts_all = self.health.health().is_ready() && rejected == before;
             self.gap.state().is_growing = !accepts_all;
             if accepts_all {
@@ -116,6 +115,12 @@ impl Background {
             }
             sleep(CHECK_INTERVAL).await;
         }
+    }
+
+    /// Increases when a webhook is answered 503, for any reason: it may be lost. An unsigned one over the limit is counted
+    /// again before its answer.
+    fn rejected(&self) -> u64 {
+        self.reconciler.metrics.answered_503() + self.unverified.rejected()
     }
 
     /// Does not wait for the disk. While the disk hangs, no further write begins.
@@ -135,10 +140,11 @@ impl Background {
     async fn reconcile(&self) {
         let mut recording = self.recording.clone();
         let mut failing = false;
+        let mut doubt = None;
         // The channel closes only when the process ends.
         while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             let result = match self.close_gap().await {
-                Ok(()) => self.check_due().await,
+                Ok(()) => self.check_due(&mut doubt).await,
                 error => error,
             };
             let metrics = &self.reconciler.metrics;
@@ -189,13 +195,16 @@ impl Background {
         Ok(())
     }
 
-    /// Requests executions that should have ended.
-    async fn check_due(&self) -> Result<(), ReconcileError> {
+    /// Requests executions that should have ended. While nothing is due, [`ReconcileError::NoExecutions`] of an earlier call
+    /// (`doubt`) is returned again, until its executions are due again.
+    async fn check_due(&self, doubt: &mut Option<Instant>) -> Result<(), ReconcileError> {
         let due = self.due().await?;
         if due.is_empty() {
-            return Ok(());
+            let is_recent = doubt.is_some_and(|at| at.elapsed() < self.settings.running_after);
+            return if is_recent { Err(ReconcileError::NoExecutions) } else { Ok(()) };
         }
         let (counts, result) = self.reconciler.run(&Scope::Executions(due), false, None).await;
+        *doubt = matches!(result, Err(ReconcileError::NoExecutions)).then(Instant::now);
         result?;
         log(&counts, "executions that should have ended were requested");
         Ok(())
@@ -219,8 +228,20 @@ impl Background {
 }
 
 fn log(counts: &Counts, message: &str) {
-    let Counts { checked, fetched, running, absent, unusable, .. } = counts;
-    tracing::info!(checked, fetched, running, absent, unusable, "{message}");
+    let Counts { checked, fetched, running, absent, unusable, other_urls, .. } = counts;
+    tracing::info!(checked, fetched, running, absent, unusable, other_urls, "{message}");
+    if counts.is_for_others() {
+        tracing::warn!(
+            "all {other_urls} compared webhooks of each::labs were sent to other URLs: check eachlabs.webhook_url if webhooks \
+             of this receiver are missing"
+        );
+    }
+    if *unusable > 0 {
+        tracing::warn!(
+            "{unusable} answers of each::labs are not usable, so these executions were not fetched: their form is not the \
+             documented one, or they are too large"
+        );
+    }
 }
 
 #[cfg(test)]

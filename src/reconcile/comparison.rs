@@ -54,7 +54,7 @@ impl Fetched {
         source: FetchSource,
         reference: Option<String>,
     ) -> Self {
-        let body = api_key::remove(&body).map_or(body, Bytes::from);
+        let body = api_key::remove_at_any_depth(&body).map_or(body, Bytes::from);
         let Ok(execution) = Execution::parse(&body) else { return Self::Unusable };
         if execution_id.is_some_and(|id| id != execution.execution_id) {
             return Self::Unusable;
@@ -132,13 +132,18 @@ impl<'r> Comparison<'r> {
         Ok(())
     }
 
-    /// Stores the result of a check: the sender does not have the execution (`absent`), or the execution has not ended.
-    pub(super) async fn checked(&mut self, execution_id: String, absent: bool) -> Result<(), ReconcileError> {
+    /// Reports an execution that cannot be fetched, and stores the time of the check. With `absent`, the execution is marked
+    /// as absent at the sender.
+    pub(super) async fn checked(
+        &mut self,
+        execution_id: String,
+        result: Outcome,
+        absent: bool,
+    ) -> Result<(), ReconcileError> {
         if !self.dry_run {
             self.reconciler.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
         }
-        let outcome = if absent { Outcome::Absent } else { Outcome::Running };
-        self.report(execution_id, outcome).await;
+        self.report(execution_id, result).await;
         Ok(())
     }
 

@@ -32,7 +32,7 @@ impl Comparison<'_> {
         let (mut offset, mut limit, mut pages) = (0, PAGE, PageCount::default());
         loop {
             pages.next()?;
-            let Page { rows, size, is_last } = match self.reconciler.client.deliveries(offset, limit).await {
+            let page = match self.reconciler.client.deliveries(offset, limit).await {
                 Err(ApiError::TooLarge { .. }) if limit > 1 => {
                     limit = limit.div_ceil(4);
                     continue;
@@ -45,15 +45,18 @@ impl Comparison<'_> {
                 }
                 page => page?,
             };
+            self.counts.unusable += page.unusable();
+            let Page { rows, size, is_last } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
             let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
             let mut ended = Vec::new();
-            // Webhooks that were sent to other receivers are skipped.
-            for fetched in rows.filter_map(|row| self.reconciler.read_logged(None, row)) {
-                match fetched {
-                    Fetched::Ended(execution) => ended.push(execution),
-                    Fetched::Running | Fetched::Absent => {}
-                    Fetched::Unusable => self.counts.unusable += 1,
+            for row in rows {
+                match self.reconciler.read_logged(None, row) {
+                    // Sent to another receiver.
+                    None => self.counts.other_urls += 1,
+                    Some(Fetched::Ended(execution)) => ended.push(execution),
+                    Some(Fetched::Running | Fetched::Absent) => {}
+                    Some(Fetched::Unusable) => self.counts.unusable += 1,
                 }
             }
             let mut missing = self.not_ended(ended.iter().map(|ended| ended.execution_id.clone())).await?;

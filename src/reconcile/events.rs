@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Event {
+    /// Another run is active. The run begins after its end.
+    Waiting,
     /// An execution that is not recorded with a terminal status.
     Execution { execution_id: String, result: Result },
     /// The counts so far.
@@ -49,9 +51,17 @@ pub(crate) struct Counts {
     pub(crate) running: u64,
     pub(crate) absent: u64,
     pub(crate) unusable: u64,
+    /// Entries of the delivery log that were sent to other URLs than `eachlabs.webhook_url`. They are not executions of this
+    /// receiver.
+    pub(crate) other_urls: u64,
 }
 
 impl Counts {
+    /// Whether the delivery log has entries, and all of them were sent to other URLs. `eachlabs.webhook_url` may be wrong.
+    pub(crate) fn is_for_others(&self) -> bool {
+        self.other_urls > 0 && self.checked == 0 && self.unusable == 0
+    }
+
     pub(super) fn add(&mut self, result: Result) {
         *match result {
             Result::Fetched => &mut self.fetched,

@@ -68,7 +68,7 @@ impl Comparison<'_> {
         loop {
             pages.next()?;
             let page = self.reconciler.client.executions(workflow, filter, offset, limit).await;
-            let Page { rows, size, is_last } = match page {
+            let page = match page {
                 Err(ApiError::TooLarge { .. }) if limit > 1 => {
                     limit = limit.div_ceil(4);
                     continue;
@@ -86,6 +86,8 @@ impl Comparison<'_> {
                 }
                 page => page?.ok_or(ReconcileError::NoWorkflow)?,
             };
+            self.counts.unusable += page.unusable();
+            let Page { rows, size, is_last } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.time));
             let rows = rows.into_iter().filter(|row| {
                 row.has_ended

@@ -23,14 +23,22 @@ pub(crate) enum Scope {
 
 impl Reconciler {
     /// Runs a reconciliation once the running one has ended. A run can be cancelled at any time, and repeated. `events`
-    /// receives each execution that is missing, and the counts after each page. With `dry_run`, nothing is appended.
+    /// receives [`Event::Waiting`] while another run is active, each execution that is missing, and the counts after each
+    /// page. With `dry_run`, nothing is appended.
     pub(crate) async fn run(
         &self,
         scope: &Scope,
         dry_run: bool,
         events: Option<mpsc::Sender<Event>>,
     ) -> (Counts, Result<(), ReconcileError>) {
-        let _running = self.running.lock().await;
+        let _running = if let Ok(running) = self.running.try_lock() {
+            running
+        } else {
+            if let Some(events) = &events {
+                let _ = events.try_send(Event::Waiting);
+            }
+            self.running.lock().await
+        };
         let mut comparison = Comparison::new(self, dry_run, events);
         let result = match scope {
             Scope::Executions(ids) => comparison.executions(ids).await,

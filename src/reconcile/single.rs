@@ -6,6 +6,7 @@ use super::comparison::{Comparison, Fetched};
 use super::events::Result as Outcome;
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
+use crate::eachlabs::ApiError;
 
 /// Executions that one query compares with PostgreSQL.
 const CHUNK: usize = 100;
@@ -26,39 +27,51 @@ impl Comparison<'_> {
             while let Some((fetched, id)) = fetched.next().await {
                 match fetched? {
                     Fetched::Ended(ended) => self.append(ended).await?,
-                    Fetched::Running => self.checked(id, false).await?,
+                    Fetched::Running => self.checked(id, Outcome::Running, false).await?,
                     Fetched::Absent => absent.push(id),
-                    Fetched::Unusable => self.report(id, Outcome::Unusable).await,
+                    Fetched::Unusable => self.checked(id, Outcome::Unusable, false).await?,
                 }
             }
             self.progress().await;
         }
-        // With the key of another organisation, every execution is absent: none is marked.
-        if requested > 1 && absent.len() == requested {
-            return Err(ReconcileError::NoExecutions);
-        }
+        // With the key of another organisation, every execution is absent: none is marked. The time of the check is stored,
+        // so that the next interval requests other executions.
+        let is_doubtful = requested > 1 && absent.len() == requested;
         for id in absent {
-            self.checked(id, true).await?;
+            self.checked(id, Outcome::Absent, !is_doubtful).await?;
         }
         self.progress().await;
-        Ok(())
+        if is_doubtful { Err(ReconcileError::NoExecutions) } else { Ok(()) }
     }
 }
 
 impl Reconciler {
-    /// Requests an execution: from the delivery log, otherwise by its identifier.
+    /// Requests an execution: from the delivery log, otherwise by its identifier. An error that is about this execution
+    /// does not end the run: the execution is then absent or unusable.
     pub(super) async fn fetch(&self, execution_id: &str) -> Result<Fetched, ReconcileError> {
-        if let Some(ended) = self.fetch_logged(execution_id).await? {
-            return Ok(ended);
+        match self.fetch_logged(execution_id).await {
+            Ok(Some(ended)) => return Ok(ended),
+            Ok(None) => {}
+            Err(error) if error.is_about_the_request() || matches!(error, ApiError::TooLarge { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(match self.client.execution(execution_id).await? {
-            Some(body) => Fetched::read(Some(execution_id), body, FetchSource::Execution, None),
-            None => Fetched::Absent,
+        Ok(match self.client.execution(execution_id).await {
+            Ok(Some(body)) => Fetched::read(Some(execution_id), body, FetchSource::Execution, None),
+            Ok(None) => Fetched::Absent,
+            Err(error) if error.is_about_the_request() => {
+                tracing::debug!(%execution_id, "counts as absent: {error}");
+                Fetched::Absent
+            }
+            Err(error @ ApiError::TooLarge { .. }) => {
+                tracing::warn!(%execution_id, "the execution cannot be fetched: {error}");
+                Fetched::Unusable
+            }
+            Err(error) => return Err(error.into()),
         })
     }
 
     /// `None` if the delivery log has no usable delivery of the execution to this receiver.
-    async fn fetch_logged(&self, execution_id: &str) -> Result<Option<Fetched>, ReconcileError> {
+    async fn fetch_logged(&self, execution_id: &str) -> Result<Option<Fetched>, ApiError> {
         if self.own_url.is_none() {
             return Ok(None);
         }

@@ -1,16 +1,10 @@
 //! Expected executions: registered responses of trigger and bulk-trigger.
 
-use std::convert::Infallible;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use http_body_util::BodyExt;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use reqwest::Response;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::support::fixtures::{execution, with};
@@ -19,6 +13,7 @@ use crate::support::postgres::url;
 use crate::support::process::{program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::rollups::assert_counts_are_right;
+use crate::support::sender::{ApiRequest, canned_api};
 use crate::support::wait::{until, within};
 
 const PATH: &str = "/api/v1/expected";
@@ -317,44 +312,31 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
     );
 }
 
-/// A request to the API: its path, its key, and its body.
-type ApiRequest = (String, String, Value);
-
 /// An API of `each::labs` that answers every request with `response`. Returns its address and the requests.
 async fn stand_in(response: Value) -> (String, mpsc::UnboundedReceiver<ApiRequest>) {
-    let (to, requests) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service_fn(async |request: Request<Incoming>| {
-                let key = request.headers()["x-api-key"].to_str().unwrap().to_owned();
-                let path = request.uri().path().to_owned();
-                let body = request.into_body().collect().await.unwrap().to_bytes();
-                to.send((path, key, serde_json::from_slice(&body).unwrap())).unwrap();
-                Ok::<_, Infallible>(hyper::Response::new(response.to_string()))
-            });
-            let http = hyper::server::conn::http1::Builder::new();
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
-        }
-    });
-    (address, requests)
+    canned_api(move |_| (200, response.clone())).await
 }
+
+/// The command with settings of the API at `address`.
+fn api_command(receiver: &TestReceiver, address: &str, arguments: &[&str]) -> Command {
+    let mut command = command(receiver, arguments);
+    command
+        .env("RECEIVER__EACHLABS__BASE_URL", address)
+        .env("RECEIVER__EACHLABS__API_KEY", "the-api-key")
+        .env("RECEIVER__AUTH__WEBHOOK_SECRETS", "a-webhook-secret-of-this-receiver")
+        .env("RECEIVER__EACHLABS__WEBHOOK_URL", WEBHOOK_URL);
+    command
+}
+
+const WEBHOOK_URL: &str = "https://hooks.example.com/webhooks/workflow-completed";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trigger_commands_call_the_api_with_the_webhook_url_and_the_secret_and_register_the_response() {
     let receiver = TestReceiver::start().await;
     std::fs::write(receiver.dir.path().join("inputs"), r#"[{"prompt": "a"}, {"prompt": "b"}]"#).unwrap();
     std::fs::write(receiver.dir.path().join("input"), r#"{"prompt": "a"}"#).unwrap();
-    let webhook_url = "https://hooks.example.com/webhooks/workflow-completed";
     let with_api = |address: &str, arguments: &[&str]| {
-        let mut command = command(&receiver, arguments);
-        command
-            .env("RECEIVER__EACHLABS__BASE_URL", address)
-            .env("RECEIVER__EACHLABS__API_KEY", "the-api-key");
-        command.env("RECEIVER__AUTH__WEBHOOK_SECRETS", "a-webhook-secret-of-this-receiver");
-        command.env("RECEIVER__EACHLABS__WEBHOOK_URL", webhook_url);
+        let mut command = api_command(&receiver, address, arguments);
         tokio::task::spawn_blocking(move || run_to_end(&mut command))
     };
     let (address, mut requests) = stand_in(bulk_response(1, 1)).await;
@@ -365,7 +347,7 @@ async fn trigger_commands_call_the_api_with_the_webhook_url_and_the_secret_and_r
     assert!(text.contains(r#""execution_id":"1""#) && !text.contains("secret"), "{text}");
     let (path, key, body) = within(requests.recv()).await.unwrap();
     assert_eq!((&*path, &*key), ("/v1/workflows/bulk-trigger/w/3", "the-api-key"));
-    let expected = json!({ "inputs": [{ "prompt": "a" }, { "prompt": "b" }], "webhook_url": webhook_url,
+    let expected = json!({ "inputs": [{ "prompt": "a" }, { "prompt": "b" }], "webhook_url": WEBHOOK_URL,
         "webhook_secret": "a-webhook-secret-of-this-receiver" });
     assert_eq!(body, expected);
     let item = get_json(&receiver, &format!("{PATH}?state=missing")).await["items"][0].clone();
@@ -388,4 +370,84 @@ async fn trigger_commands_call_the_api_with_the_webhook_url_and_the_secret_and_r
     assert!(text.contains(r#"{"strange":true}"#), "the response is printed: {text}");
     let (text, _) = with_api(&address, &arguments[..4]).await.unwrap();
     assert!(text.contains("--workflow-version is required"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trigger_prints_no_secret_of_its_request_and_reports_a_pause() {
+    let receiver = TestReceiver::start().await;
+    std::fs::write(receiver.dir.path().join("input"), r#"{"prompt": "a"}"#).unwrap();
+    let trigger = |address: &str| {
+        let arguments = ["trigger", "input", "--workflow", "w", "--workflow-version", "3"];
+        let mut command = api_command(&receiver, address, &arguments);
+        command.env("RECEIVER__AUTH__URL_TOKENS", "a-token-of-this-receiver");
+        tokio::task::spawn_blocking(move || run_to_end(&mut command))
+    };
+    let error =
+        "the-api-key, a-webhook-secret-of-this-receiver and https://h/a-token-of-this-receiver failed";
+    let (address, _requests) = canned_api(move |_| (500, json!({ "error": error }))).await;
+    let (text, code) = trigger(&address).await.unwrap();
+    assert!(code == Some(1) && text.contains("(key), (secret) and https://h/(secret) failed"), "{text}");
+
+    let throttled = AtomicBool::new(true);
+    let answer = move |_: &str| {
+        let is_throttled = throttled.swap(false, Ordering::Relaxed);
+        if is_throttled { (429, json!({})) } else { (200, json!({ "execution_id": "e" })) }
+    };
+    let (address, _requests) = canned_api(answer).await;
+    let (text, code) = trigger(&address).await.unwrap();
+    assert!(code == Some(0) && text.contains("HTTP 429. The request is sent again in 1 s"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_is_not_registered_does_not_complete_a_bulk() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(ended("other")).await;
+    register(&receiver, &bulk_response(2, 0)).await;
+    receiver.accept(ended("1")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(progress(&receiver).await, json!([false, 2, 2, 1, 0]));
+    let complete = get_json(&receiver, "/api/v1/bulks?complete=yes").await;
+    assert!(complete["items"].as_array().unwrap().is_empty(), "{complete}");
+    let (text, _) = run(&receiver, &["bulks", "b"]);
+    assert!(text.contains("complete        no: 1 missing\n"), "{text}");
+    let completed = "SELECT completed_at IS NOT NULL AS completed FROM bulks";
+    assert_eq!(receiver.row(completed).await["completed"], false);
+    assert!(receiver.rows(COMPLETED).await.is_empty());
+
+    receiver.accept(ended("2")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(progress(&receiver).await, json!([true, 3, 2, 0, 0]));
+    assert_eq!(receiver.row(completed).await["completed"], true);
+    until(async || receiver.rows(COMPLETED).await.len() == 1).await;
+    assert_counts_are_right(&receiver).await;
+
+    // A size that is set by hand replaces the registered executions, until the response is registered again.
+    register(
+        &receiver,
+        &with(bulk_response(0, 0), json!({ "bulk_id": "c", "executions": [{ "execution_id": "lost" }] })),
+    )
+    .await;
+    receiver.accept(with(ended("found"), json!({ "bulk_id": "c" }))).await;
+    receiver.wait_until_recorded().await;
+    let is_complete = async || get_json(&receiver, "/api/v1/bulks/c").await["complete"].clone();
+    assert_eq!(is_complete().await, false);
+    let (text, code) = run(&receiver, &["bulks", "set-size", "c", "1", "--force"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(is_complete().await, true);
+    register(&receiver, &json!({ "bulk_id": "c", "executions": [{ "execution_id": "lost" }] })).await;
+    assert_eq!(is_complete().await, false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_with_another_workflow_or_a_later_reference_is_rejected_with_the_reason() {
+    let receiver = TestReceiver::start().await;
+    let single = json!({ "execution_id": "e", "workflow_id": "v" });
+    register(&receiver, &single).await;
+    for other in [json!({ "workflow_id": "w" }), json!({ "reference": { "order": 1 } })] {
+        let (kind, detail) = problem(post_response(&receiver, &with(single.clone(), other)).await, 409).await;
+        assert!(kind == "already-registered" && detail.contains("with another workflow"), "{detail}");
+        assert!(detail.contains("with another reference or without one"), "{detail}");
+    }
+    let again = register(&receiver, &json!({ "execution_id": "e" })).await;
+    assert_eq!(again["is_new"], false, "a workflow that is left out contradicts nothing");
 }

@@ -24,7 +24,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0002_rollups.sql",
-        "b7cbb09ce19ef38594ba38eb6190d5c07c137403d4e27ff41e6b2260741b60ad5ad7706aa394b449dbcf3be383208b44",
+        "9ee7c1047b271626bbe5f5b439e1258a58629e1571693305d33a405141a41b6cfd1acc0360f906a99e3afb5625d3163f",
     ),
     (
         "0003_quarantine.sql",
@@ -32,7 +32,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0004_changes.sql",
-        "41570ef792be6788ca4cc3da86644b53d99b5dcdb33e413f5d2b27e2010e247081e25ca5cdc938a94e10c5e6b2ed070e",
+        "ac4e307b8752bb92557e0ebd95f34b4b95f58f4eb7641111c7e7b0dd224f73df8e396b8e571735c9180c05c3be69db36",
     ),
     (
         "0005_predictions.sql",
@@ -40,15 +40,15 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "4d51d95df75ca35b0840144300b0c0cd50bb503be4b585f554fe3da47a7836e7e041b4423420c6c9ae440bfc5a44aff6",
+        "fdcb7f6082f73c9d87731b47dd81a2af5454b6fdcec738dc24ed4a110d4fdcfa6ebc97388c0e06efa5f4b95708fb9456",
     ),
     (
         "0007_expected.sql",
-        "2c328535bff07901669e359d65cabcf1cc28df974f4af2c902971c42761fb68fcb5142ef8e2e020fce33688fd4bc8c00",
+        "bcaec186ef3d6cf56171a406731a94a0d4e8588c3998f2884fba137c7e9c839f945e33785a93519439079b24730d793f",
     ),
     (
         "0008_reconcile.sql",
-        "925c277514b64d78e0c920cbfe57414042aa46d75a5092fcde21e2e69b31f2eb6437396b5502c6a06b42295032283078",
+        "d871f4faf60f02941dc415f7c3dbd1f051817d87644fe8ea717e070acb8fe8c174ab0828f9478b2d422d0c89d9100e35",
     ),
     (
         "0009_audit.sql",

@@ -1,12 +1,14 @@
 //! Executions whose webhook did not arrive, fetched from the sender's API. `crates/sender-stand-in` is the sender.
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Client, Response};
 use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use workflow_receiver::config::{Secrets, Settings};
 
 use crate::support::fixtures::{execution, with};
@@ -15,8 +17,8 @@ use crate::support::postgres::{new_database, rows};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::sender::{
-    KEY, SECRET, program_with_api, receiver_with_api, stand_in, trigger, unused_address, webhook_url,
-    with_api,
+    KEY, SECRET, canned_api, program_with_api, receiver_with_api, stand_in, trigger, unused_address,
+    webhook_url, with_api,
 };
 use crate::support::wait::{until, within};
 
@@ -438,4 +440,159 @@ async fn a_reconciliation_needs_a_key_and_is_rejected_from_a_web_page() {
     let url = format!("{}/api/v1/reconcile?since=1h", receiver.admin);
     let answer = Client::new().post(url).header("Origin", "https://evil.example").send().await.unwrap();
     assert_eq!(problem(answer, 403).await.0, "cross-site");
+}
+
+/// A receiver that uses the API at `base_url`. The settings are those of [`with_api`], then `change`.
+async fn receiver_with_api_at(base_url: String, change: impl FnOnce(&mut Settings)) -> TestReceiver {
+    TestReceiver::start_with(|settings| {
+        with_api(settings, &unused_address(), base_url);
+        change(settings);
+    })
+    .await
+}
+
+async fn register(receiver: &TestReceiver, response: &Value) {
+    let url = format!("{}/api/v1/expected", receiver.admin);
+    let answer = receiver.client.post(url).json(response).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_form_does_not_count_as_an_empty_log() {
+    let log = Arc::new(Mutex::new(Value::Null));
+    let shown = log.clone();
+    let (address, _requests) = canned_api(move |_| (200, shown.lock().unwrap().clone())).await;
+    let receiver = receiver_with_api_at(address, |_| {}).await;
+    let set = |answer: Value| *log.lock().unwrap() = answer;
+    let failure = async || {
+        let text = post(&receiver, "since=1h").await.text().await.unwrap();
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        (last["type"].clone(), last["error"].to_string())
+    };
+    let unavailable = json!({ "error": "temporarily unavailable", "webhooks": null });
+    for answer in [unavailable, json!({}), json!({ "data": { "webhooks": [] } })] {
+        set(answer);
+        let (kind, error) = failure().await;
+        assert!(kind == "failed" && error.contains("a list without its rows"), "{error}");
+    }
+    set(json!({ "webhooks": [{ "target": receiver.url, "body": "{}" }], "limit": 100, "total_count": 1 }));
+    assert_eq!(reconcile(&receiver, "since=1h").await["unusable"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_webhooks_of_other_urls_only_hints_at_the_setting() {
+    let (stand_in, receiver) = receiver_with_api(|_| {}, |_, _| {}).await;
+    stand_in.end(&stand_in.begin(&trigger("w", "http://127.0.0.1:1/webhooks/workflow-completed", json!({}))));
+    let done = reconcile(&receiver, "since=1h").await;
+    assert_eq!((&done["checked"], &done["other_urls"]), (&json!(0), &json!(1)));
+    let dir = TempDir::new().unwrap();
+    let run = || run_to_end(command(&receiver, &dir).args(["--since", "1h"]));
+    let (text, code) = tokio::task::block_in_place(run);
+    assert!(code == Some(0) && text.contains("sent to other URLs 1"), "{text}");
+    assert!(text.contains("check eachlabs.webhook_url"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_in_a_fetched_execution_are_not_stored() {
+    let (stand_in, receiver) = receiver_with_api(|_| {}, |_, _| {}).await;
+    let fields = json!({
+        "status": "completed",
+        "inputs": { "api_key": "nested-key", "prompt": "api_key" },
+        "step_outputs": { "s": { "API_KEY": ["another-key"] } },
+        "webhook_secret": "a-nested-secret"
+    });
+    let [logged, unlogged] = [(), ()].map(|()| {
+        let id = stand_in.begin(&trigger("w", &receiver.url, json!({})));
+        stand_in.end_with(&id, fields.clone());
+        id
+    });
+    stand_in.remove_deliveries(&unlogged);
+    for (id, source) in [(logged, "delivery_log"), (unlogged, "execution")] {
+        assert_eq!(reconcile(&receiver, &format!("execution={id}")).await["fetched"], 1);
+        receiver.wait_until_recorded().await;
+        let row = format!("SELECT fetched_from, payload FROM executions WHERE execution_id = '{id}'");
+        let row = receiver.row(&row).await;
+        assert_eq!(row["fetched_from"], source);
+        let text = row["payload"].to_string();
+        assert!(!["nested-key", "another-key", "a-nested-secret"].iter().any(|secret| text.contains(secret)));
+        assert_eq!(row["payload"]["inputs"], json!({ "api_key": null, "prompt": "api_key" }));
+    }
+}
+
+/// An API that has the execution `good`, an unusable answer for `odd…`, 400 for `bad…`, and nothing else.
+fn one_good_execution(path: &str) -> (u16, Value) {
+    let id = path.rsplit('/').next().unwrap();
+    match path {
+        "/v1/workflows/executions/good" => (200, execution("good", "completed")),
+        _ if id.starts_with("odd") && path.contains("executions") => {
+            (200, json!({ "id": id, "state": "done" }))
+        }
+        _ if id.starts_with("bad") => (400, json!({ "error": "must be a UUID" })),
+        _ => (404, json!({ "error": "not found" })),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_cannot_be_fetched_is_stored_as_checked_and_does_not_end_the_run() {
+    let (address, _requests) = canned_api(one_good_execution).await;
+    let receiver = receiver_with_api_at(address, |_| {}).await;
+    let ids = ["bad", "gone", "odd", "good"].map(|id| json!({ "execution_id": id, "status": "queued" }));
+    register(&receiver, &json!({ "bulk_id": "b", "executions": ids })).await;
+    let done = reconcile(&receiver, "bulk=b").await;
+    assert_eq!(
+        json!([done["checked"], done["fetched"], done["absent"], done["unusable"]]),
+        json!([4, 1, 2, 1])
+    );
+    let checks = "SELECT execution_id, absent FROM reconcile_checks ORDER BY 1";
+    let check = |id: &str, absent: bool| json!({ "execution_id": id, "absent": absent });
+    assert_eq!(receiver.rows(checks).await, [check("bad", true), check("gone", true), check("odd", false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_that_cannot_be_fetched_do_not_delay_others_in_the_background() {
+    for kind in ["odd", "gone"] {
+        let (address, _requests) = canned_api(one_good_execution).await;
+        let receiver = receiver_with_api_at(address, |settings| {
+            settings.eachlabs.webhook_url = String::new();
+            settings.reconcile.enabled = true;
+            settings.reconcile.interval = Duration::from_millis(100);
+            settings.expected.overdue_after = Duration::from_millis(1);
+        })
+        .await;
+        let ids: Vec<_> = (0..500).map(|n| json!({ "execution_id": format!("{kind}{n}") })).collect();
+        register(&receiver, &json!({ "bulk_id": "b", "executions": ids })).await;
+        register(&receiver, &json!({ "execution_id": "good" })).await;
+        until(async || receiver.rows("SELECT FROM executions").await.len() == 1).await;
+        until(async || receiver.rows("SELECT FROM reconcile_checks").await.len() == 500).await;
+        assert!(receiver.rows("SELECT FROM reconcile_checks WHERE absent").await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_webhook_that_was_answered_503_opens_a_gap() {
+    let (stand_in, receiver) = in_background(|settings| {
+        settings.http.max_body_bytes = 1 << 20;
+        settings.http.max_bytes_in_flight = 100_000;
+    })
+    .await;
+    // The first start has no gap.
+    until(async || receiver.dir.path().join("spool/reconciled-until").exists()).await;
+    let lost = stand_in.begin(&trigger("w", &receiver.url, json!({})));
+    stand_in.end(&lost);
+    let large = with(execution("large", "completed"), json!({ "output": "x".repeat(200_000) }));
+    assert_eq!(receiver.post(large.to_string().into_bytes()).await.status(), 503);
+    let fetched = "SELECT execution_id FROM executions WHERE fetched_from = 'delivery_log'";
+    until(async || receiver.rows(fetched).await == [json!({ "execution_id": lost })]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_reports_that_it_waits_for_another_run() {
+    let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let receiver = receiver_with_api_at(format!("http://{}", api.local_addr().unwrap()), |_| {}).await;
+    let _first = post(&receiver, "execution=a").await;
+    // The API does not answer the first run.
+    let _connection = within(api.accept()).await.unwrap();
+    let mut second = post(&receiver, "execution=b").await;
+    let line = within(second.chunk()).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&line).unwrap(), json!({ "type": "waiting" }));
 }

@@ -13,7 +13,15 @@ deleted AS (
 UPDATE bulks AS b
 SET
     completed_at = CASE
-        WHEN b.completed_at = $2 AND b.completed + b.failed + b.cancelled < b.expected THEN NULL
+        WHEN
+            b.completed_at = $2 AND (
+                b.completed + b.failed + b.cancelled < b.expected
+                OR (
+                    b.rejected IS NOT NULL
+                    AND EXISTS (SELECT FROM missing_executions AS x WHERE x.bulk_id = b.bulk_id)
+                )
+            )
+            THEN NULL
         ELSE b.completed_at
     END,
     first_received_at = CASE

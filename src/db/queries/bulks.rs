@@ -22,7 +22,8 @@ columns! {
 pub(crate) struct Bulk {
     /// The sender's identifier of the bulk.
     pub(crate) bulk_id: String,
-    /// Whether all expected executions have ended; null if `expected` is null.
+    /// Whether all expected executions have ended: at least `expected` ones, and each of the registered response, if there
+    /// is one. Null if `expected` is null.
     pub(crate) complete: Option<bool>,
     /// The expected number of executions: the accepted inputs of a registered bulk, or the number set with
     /// `workflow-receiver bulks set-size`; null if unknown.
@@ -37,9 +38,11 @@ pub(crate) struct Bulk {
     pub(crate) cancelled: i32,
     /// Executions with any other status: they have not ended yet.
     pub(crate) other: i32,
-    /// Expected executions whose webhook with a terminal status is not recorded; null if `expected` is null.
+    /// Expected executions whose webhook with a terminal status is not recorded; null if `expected` is null. An execution
+    /// that is not in the registered response does not replace one that is.
     pub(crate) missing: Option<i32>,
-    /// Inputs that bulk-trigger rejected: they have no execution. Null unless its response is registered.
+    /// Inputs that bulk-trigger rejected: they have no execution. Null unless its response is registered
+    /// and sets `expected`.
     pub(crate) rejected: Option<i32>,
     /// When the first delivery that changed a count was received, or the bulk was registered, if that was earlier; null if
     /// neither happened.

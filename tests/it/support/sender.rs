@@ -1,12 +1,20 @@
 //! The stand-in for the sender, and settings of a receiver that uses its API.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use sender_stand_in::{Options, StandIn, Trigger};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use workflow_receiver::config::Settings;
 
 use super::postgres::url;
@@ -85,4 +93,37 @@ pub(crate) fn webhook_url(address: &str) -> String {
 
 pub(crate) fn unused_address() -> String {
     format!("{}:18080", unused_host())
+}
+
+/// A request to the API: its path, its key, and its body.
+pub(crate) type ApiRequest = (String, String, Value);
+
+/// An API that answers a request to a path with a status and a body. Returns its address and the requests.
+pub(crate) async fn canned_api(
+    answer: impl Fn(&str) -> (u16, Value) + Send + Sync + 'static,
+) -> (String, mpsc::UnboundedReceiver<ApiRequest>) {
+    let (to, requests) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (to, answer) = (to.clone(), answer.clone());
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let (to, answer) = (to.clone(), answer.clone());
+                async move {
+                    let key = request.headers()["x-api-key"].to_str().unwrap().to_owned();
+                    let path = request.uri().path().to_owned();
+                    let (status, body) = answer(&path);
+                    let sent = request.into_body().collect().await.unwrap().to_bytes();
+                    let _ = to.send((path, key, serde_json::from_slice(&sent).unwrap_or_default()));
+                    let response = hyper::Response::builder().status(status).body(body.to_string());
+                    Ok::<_, Infallible>(response.unwrap())
+                }
+            });
+            let http = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, requests)
 }

@@ -25,14 +25,15 @@ const QUEUE: usize = 64;
 
 /// A response, for `/openapi.json`.
 const EXAMPLE: &str = r#"{"type":"execution","execution_id":"exec-104","result":"fetched"}
-{"type":"done","checked":120,"recorded":119,"fetched":1,"missing":0,"running":0,"unavailable":0,"unusable":0}
+{"type":"done","checked":120,"recorded":119,"fetched":1,"missing":0,"running":0,"absent":0,"unusable":0,"other_urls":0}
 "#;
 
 /// Fetch missed webhooks from the sender
 ///
 /// Compares executions of `each::labs` with the recorded ones, and records those whose webhook did not arrive. Exactly one of
-/// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. The response is a line for
-/// each execution that is not recorded, `progress` lines, and at the end a line `done` or `failed`. If the client closes the
+/// `execution`, `bulk`, `workflow` and `since` is required; `workflow` can be added to `bulk`. The response is a line
+/// `waiting` while another run is active, a line for each execution that is not recorded, `progress` lines, and at the end a
+/// line `done` or `failed`. If the client closes the
 /// connection, the run ends. It can be repeated. Needs `eachlabs.api_key`.
 #[utoipa::path(
     post, path = "/api/v1/reconcile", tag = "Missed webhooks",

@@ -126,13 +126,14 @@ async fn start(
 
 /// The result of a run.
 fn sentence(counts: &Counts) -> String {
-    let Counts { checked, recorded, fetched, missing: _, running, absent, unusable } = counts;
+    let Counts { checked, recorded, fetched, missing: _, running, absent, unusable, other_urls } = counts;
     let compared = plural(i64::try_from(*checked).unwrap_or(i64::MAX), "execution", "executions");
     let parts = [
         (recorded, "already recorded"),
         (running, "still running"),
         (absent, "absent at each::labs"),
         (unusable, "not readable"),
+        (other_urls, "sent to other URLs"),
     ];
     let parts = parts.into_iter().filter(|(number, _)| **number > 0);
     let parts: String = parts.map(|(number, what)| [", ", &number.to_string(), " ", what].concat()).collect();
