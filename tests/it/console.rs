@@ -377,7 +377,7 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     for part in [
         "href=\"/executions/two\"><time",
         "the provider was too slow <code>",
-        "<h3 class=\"part\">Predictions</h3>",
+        "<h2>Failed predictions</h2>",
         "href=\"/predictions?status=failed&amp;workflow=50741f40-8621-4d46-8a91-dff4d873be98&amp;since=7d\"",
         "href=\"/executions?status=failed&amp;since=7d\">All failures",
         "<dt>running</dt>",
@@ -447,7 +447,7 @@ async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
     let browser = Browser::new(&receiver.admin);
     let page = browser.text("/").await;
     assert!(page.contains("The database cannot be read"), "{page}");
-    assert!(page.contains("Waiting for PostgreSQL") && page.contains("<strong>1</strong>"), "{page}");
+    assert!(page.contains("<span>Recording</span><strong>1 waiting"), "{page}");
     assert_eq!(browser.get("/audit").await.status(), 503);
     let key = browser.form_key("/settings").await;
     let answer = browser.post("/test-webhook", &[("form_key", &key)]).await;

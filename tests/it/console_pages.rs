@@ -609,7 +609,7 @@ async fn large_rows_and_bulks_make_small_pages() {
         assert!(html.len() < 200_000, "{path}: {}", html.len());
         assert!(html.contains("rel=\"next\""), "{path}");
     }
-    assert!(text(&page(&receiver, "/bulks/large").await).contains("incomplete 17 missing"));
+    assert!(text(&page(&receiver, "/bulks/large").await).contains("waiting 17 missing"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,11 +15,13 @@ SELECT
     seconds_since_last,
     matches AS "matches!",
     n = $5 AS "is_last_scanned!",
-    -- The view overdue_executions without the status of the executions: settled is set some seconds after the end.
-    complete IS FALSE AND rejected IS NOT NULL AND EXISTS (
-        SELECT FROM expected_executions AS x
+    -- The view overdue_executions without the status of the executions: settled is set some seconds after the end. LIMIT
+    -- makes PostgreSQL find the executions of each bulk by their index.
+    complete IS FALSE AND rejected IS NOT NULL AND coalesce((
+        SELECT true FROM expected_executions AS x
         WHERE x.bulk_id = scanned.bulk_id AND NOT x.settled AND x.execution_id IS NOT NULL AND x.due_at <= now()
-    ) AS "has_overdue!"
+        LIMIT 1
+    ), false) AS "has_overdue!"
 FROM (
     SELECT
         *,

@@ -124,6 +124,7 @@ pub(super) fn received(bulk: &Bulk) -> Markup {
         @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) {
             @let inputs = i64::from(bulk.expected.unwrap_or_default()) + i64::from(rejected);
             " accepted, "
+            br;
             span.nowrap {
                 (count(rejected.into())) " of " (plural(inputs, "input", "inputs")) " "
                 a href=(filtered("/expected", [("state", Some("rejected")), ("bulk", Some(&*bulk.bulk_id))])) { "rejected" }

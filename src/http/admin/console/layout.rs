@@ -50,7 +50,7 @@ fn result(done: &Action) -> Markup {
     };
     let Some((id, after_id)) = rest.and_then(|rest| rest.split_once(after)) else { return visible(text) };
     // The search opens an execution or a prediction, and says if it is not recorded yet.
-    html! { (before) a href=(url("/executions", "q", id)) { (visible(id)) } (after) (visible(after_id)) }
+    html! { (before) a href=(url("/executions", "q", id)) { (visible(id)) } (visible(&format!("{after}{after_id}"))) }
 }
 
 fn log_out(view: &View) -> Markup {

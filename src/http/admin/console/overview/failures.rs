@@ -23,21 +23,33 @@ const PREDICTION_ROWS: usize = 3;
 
 pub(super) fn table(data: &Data, period: Period) -> Markup {
     let groups = &data.failures.groups;
-    let (predictions, executions): (Vec<_>, Vec<_>) =
-        groups.iter().partition(|group| group.latest_prediction_id.is_some());
+    let executions: Vec<_> = groups.iter().filter(|group| group.latest_execution_id.is_some()).collect();
     // The groups beyond those that were read.
     let unread = data.failures.failed - groups.iter().map(|group| group.failed).sum::<i64>();
     html! {
-        @if groups.is_empty() {
+        @if executions.is_empty() && unread == 0 {
             div.empty { p { "No failures in this period." } }
         } @else {
-            @if !executions.is_empty() { (part(data, period, &executions, EXECUTION_ROWS, unread)) }
-            @if !predictions.is_empty() {
-                h3.part { "Predictions" }
-                (part(data, period, &predictions, PREDICTION_ROWS, if executions.is_empty() { unread } else { 0 }))
-            }
+            (part(data, period, &executions, EXECUTION_ROWS, unread))
             @if data.failures.partial {
                 p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
+            }
+        }
+    }
+}
+
+/// The failed predictions, as a card. Nothing without any.
+pub(super) fn predictions(data: &Data, period: Period) -> Markup {
+    let groups = data.failures.groups.iter();
+    let predictions: Vec<_> = groups.filter(|group| group.latest_prediction_id.is_some()).collect();
+    html! {
+        @if !predictions.is_empty() {
+            section.card.flush {
+                div.head {
+                    h2 { "Failed predictions" }
+                    a href={ "/predictions?status=failed&since=" (period.as_str()) } { "All failed predictions" }
+                }
+                (part(data, period, &predictions, PREDICTION_ROWS, 0))
             }
         }
     }

@@ -235,6 +235,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
             div.stack {
                 section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
                 (parts::parts(health))
+                (failures::predictions(data, period))
             }
             section.card.flush {
                 div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
