@@ -101,7 +101,7 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
     let fetched = params.get("fetched").is_some();
-    let filter = Filter { scope, reference, words, fetched, ..Filter::default() };
+    let filter = Filter { scope, reference, fetched, words, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
     let page = console.run(&Executions { filter, period, page }).await?;

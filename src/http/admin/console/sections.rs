@@ -59,7 +59,7 @@ pub(super) struct Deliveries<'d> {
     pub(super) first: OffsetDateTime,
     pub(super) last: OffsetDateTime,
     pub(super) reference: Option<&'d Reference>,
-    /// `fetched_from`: one of the deliveries was read from the API of each::labs.
+    /// `fetched_from`: one of the deliveries was read from the API of `each::labs`.
     pub(super) fetched_from: Option<&'d str>,
 }
 
