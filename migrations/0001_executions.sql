@@ -151,6 +151,8 @@ WHERE (status = 'failed' OR step_failed) AND status <> 'failed';
 -- Running, cancelled and other rare statuses.
 CREATE INDEX executions_rare_status ON executions (first_received_at)
 WHERE status NOT IN ('completed', 'failed');
+-- Fetched executions: their webhooks did not arrive.
+CREATE INDEX executions_fetched ON executions (first_received_at) WHERE fetched_from IS NOT NULL;
 -- Executions with a parameter of the caller: reference @> '{"order": "1234"}'.
 CREATE INDEX executions_reference ON executions USING gin (reference jsonb_path_ops) WHERE reference IS NOT NULL;
 -- Executions whose body jsonb cannot store without loss, for `repair`.

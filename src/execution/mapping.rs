@@ -11,10 +11,6 @@ use super::{Execution, api_key};
 /// The fields of a body that become columns. Not `step_outputs`: views read it from the unchanged payload.
 pub(crate) const FIELDS: &[&str] = super::FIELDS.split_last().expect("eleven fields").1;
 
-/// How to extract an execution although the mapping does not read a key that may have a missing field. The console replaces
-/// this text in errors by the name of its own option.
-pub(crate) const FORCE: &str = "use --force";
-
 /// Other fields of the sender. Views and pages read them from the unchanged payload.
 const PAYLOAD_FIELDS: [&str; 4] = ["inputs", "step_outputs", "version_id", "workflow_output"];
 
@@ -29,26 +25,53 @@ pub(crate) struct Extracted {
     pub(crate) ignored: Vec<String>,
 }
 
-impl Extracted {
-    fn check_lost(&self) -> Result<(), String> {
-        let Ok(execution) = Execution::parse(&self.mapped) else { return Ok(()) };
-        check_lost("bulk_id", execution.bulk_id.is_some(), &["bulk"], &self.ignored)?;
-        check_lost("output", execution.output.is_some(), &["output", "result"], &self.ignored)
+/// A field that an execution would lack, although a key that the mapping does not read probably has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) field: &'static str,
+    /// The key, in the form of [`Extracted::ignored`].
+    pub(crate) key: String,
+}
+
+impl Lost {
+    /// The source of the field in a mapping.
+    pub(crate) fn source(&self) -> String {
+        if self.key.contains('/') { format!("/{}", self.key) } else { self.key.clone() }
     }
 }
 
-/// Fails if the execution lacks `field`, and a key that the mapping does not read may have it: its name contains one of
-/// `parts`.
-fn check_lost(field: &str, is_present: bool, parts: &[&str], ignored: &[String]) -> Result<(), String> {
-    let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
-    match ignored.iter().find(may_have) {
-        Some(key) if !is_present => {
-            let source = if key.contains('/') { format!("/{key}") } else { key.clone() };
-            Err(format!(
-                "`{key}` is not read, and the execution would have no `{field}`. Add {field}={source} to the mapping, or {FORCE}"
-            ))
-        }
-        _ => Ok(()),
+/// Why a body is not extracted. The text is a sentence without its full stop.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExtractError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error(
+        "`{}` is not read, and the execution would have no `{}`. Add {}={} to the mapping, or use --force",
+        .0.key, .0.field, .0.field, .0.source()
+    )]
+    Lost(Lost),
+}
+
+impl From<String> for ExtractError {
+    fn from(why: String) -> Self {
+        Self::Invalid(why)
+    }
+}
+
+impl Extracted {
+    /// The fields that the execution would lack, although an ignored key probably has them.
+    pub(crate) fn lost(&self) -> Vec<Lost> {
+        let Ok(execution) = Execution::parse(&self.mapped) else { return Vec::new() };
+        let fields = [
+            ("bulk_id", execution.bulk_id.is_some(), &["bulk"][..]),
+            ("output", execution.output.is_some(), &["output", "result"]),
+        ];
+        let lost = |(field, is_present, parts): (&'static str, bool, &[&str])| {
+            let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
+            let key = self.ignored.iter().find(may_have).filter(|_| !is_present)?;
+            Some(Lost { field, key: key.clone() })
+        };
+        fields.into_iter().filter_map(lost).collect()
     }
 }
 
@@ -87,26 +110,27 @@ impl Mapping<'_> {
     ///
     /// # Errors
     /// If the body cannot be parsed or mapped. Unless `force` is set, also if the mapping does not read a key that probably
-    /// has the output or the bulk. The text is a sentence without its full stop.
-    pub(crate) fn extract(&self, body: &[u8], force: bool) -> Result<Vec<Extracted>, String> {
+    /// has the output or the bulk.
+    pub(crate) fn extract(&self, body: &[u8], force: bool) -> Result<Vec<Extracted>, ExtractError> {
         let without_key = api_key::remove(body);
-        let text = super::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?.trim();
-        let parts = if text.starts_with('[') {
-            let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-            elements.iter().map(|element| element.get()).collect()
-        } else {
-            vec![text]
-        };
+        let text = super::text(without_key.as_deref().unwrap_or(body)).map_err(|why| why.to_string())?;
         let extract_part = |part: &&str| {
             let mapped = self.apply(part)?;
             let original = Bytes::copy_from_slice(part.as_bytes());
             let extracted = Extracted { mapped, original, ignored: self.ignored(part) };
-            if !force && !self.is_empty() {
-                extracted.check_lost()?;
+            match extracted.lost().into_iter().next() {
+                Some(lost) if !force && !self.is_empty() => Err(ExtractError::Lost(lost)),
+                _ => Ok(extracted),
             }
-            Ok(extracted)
         };
-        parts.iter().map(extract_part).collect()
+        parts(text)?.iter().map(extract_part).collect()
+    }
+
+    /// The sources of the mapping that no execution in `text` has.
+    pub(crate) fn absent_sources(&self, text: &str) -> Vec<&str> {
+        let parts = parts(text).unwrap_or_default();
+        let is_absent = |source: &&str| !parts.iter().any(|part| at(part, &pointer(source)).is_some());
+        self.maps.iter().map(|(_, source)| &**source).filter(is_absent).collect()
     }
 
     /// The keys of an object that neither the receiver nor the mapping reads; none if `text` is not an object.
@@ -147,6 +171,37 @@ impl Mapping<'_> {
         }
         serde_json::to_vec(&fields).map(Bytes::from).map_err(|e| e.to_string())
     }
+}
+
+/// A body, or the elements of an array.
+fn parts(text: &str) -> Result<Vec<&str>, String> {
+    let text = text.trim();
+    if !text.starts_with('[') {
+        return Ok(vec![text]);
+    }
+    let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
+}
+
+/// What each of these fields lacks to be recorded, such as "`status` is missing or null"; empty if the body is readable.
+/// A parsed body names only its first problem, so the other fields are filled in turn.
+pub(crate) fn problems(mapped: &[u8], required: &[&str]) -> Vec<String> {
+    let Ok(fields) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(mapped) else {
+        return Vec::new();
+    };
+    if Execution::parse(mapped).is_ok() {
+        return Vec::new();
+    }
+    let problem = |field: &&str| {
+        let mut filled = fields.clone();
+        for other in required.iter().filter(|other| *other != field) {
+            filled.insert((*other).to_owned(), RawValue::from_string("\"x\"".to_owned()).ok()?);
+        }
+        Execution::parse(&serde_json::to_vec(&filled).ok()?).err().map(|why| why.to_string())
+    };
+    let mut problems: Vec<_> = required.iter().filter_map(problem).collect();
+    problems.dedup();
+    problems
 }
 
 /// The JSON pointer of a source: the source itself, or the pointer of a key.

@@ -275,13 +275,35 @@ async fn a_bulk_completes_on_the_page_without_a_reload() {
     assert!(shown.contains("2 missing (1 of them still running)"), "{shown}");
     browser.client.execute("window.sameDocument = true", Vec::new()).await.unwrap();
     receiver.accept(photo(&files, 12, "completed")).await;
-    until(async || text(&browser).await.contains("incomplete 1 missing")).await;
+    until(async || text(&browser).await.contains("waiting 1 missing")).await;
     receiver.accept(photo(&files, 14, "completed")).await;
     until(async || text(&browser).await.contains("15 of 15")).await;
     let shown = text(&browser).await;
-    assert!(!shown.contains("missing") && !shown.contains("incomplete"), "{shown}");
+    assert!(!shown.contains("missing") && !shown.contains("waiting"), "{shown}");
     let same = browser.client.execute("return window.sameDocument", Vec::new()).await.unwrap();
     assert_eq!(same, json!(true));
+    // The whole row of the list follows, and is a link.
+    browser.open(&format!("{}/bulks", receiver.admin)).await;
+    receiver.accept(photo(&files, 15, "completed")).await;
+    until(async || text(&browser).await.contains("16 of 15")).await;
+    let link = "const box = [...document.querySelectorAll('td.num')].find((one) => one.textContent.startsWith('16 of'))
+            .getBoundingClientRect();
+        return document.elementFromPoint(box.right - 2, box.bottom - 2).closest('a')?.getAttribute('href')";
+    let link = browser.client.execute(link, Vec::new()).await.unwrap();
+    assert_eq!(link, json!("/bulks/spring-catalogue"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_loaded_is_replaced_by_a_text_with_its_link() {
+    let ((receiver, files), browser) = (start().await, Chromium::start().await);
+    let url = format!("{files}/absent.png");
+    receiver.accept(with(execution("broken", "completed"), json!({ "output": [url] }))).await;
+    receiver.wait_until_recorded().await;
+    browser.emulate(1_280, 900, "light").await;
+    browser.open(&format!("{}/executions/broken", receiver.admin)).await;
+    until(async || text(&browser).await.contains("The image cannot be loaded")).await;
+    let link = "return document.querySelector('.no-image').closest('a').href";
+    assert_eq!(browser.client.execute(link, Vec::new()).await.unwrap(), json!(url));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,9 +315,9 @@ async fn a_mapping_is_previewed_and_recorded_in_the_browser() {
     fill(&browser, "input[name='map.execution_id']", "executionId").await;
     fill(&browser, "input[name='map.bulk_id']", "bulkId").await;
     click(&browser, "button[name=preview]").await;
-    until(async || text(&browser).await.contains("A retry would record 1 execution")).await;
+    until(async || text(&browser).await.contains("This would be recorded: 1 execution")).await;
     click(&browser, "form[action$='/retry'] button.primary").await;
-    until(async || text(&browser).await.contains("recorded q0 (new)")).await;
+    until(async || text(&browser).await.contains("Recorded q0 (new)")).await;
     assert_eq!(
         receiver.row("SELECT bulk_id FROM executions WHERE execution_id = 'q0'").await["bulk_id"],
         "spring-catalogue"
@@ -365,7 +387,7 @@ async fn the_pages_in_the_readme_show_results_a_bulk_and_a_mapping() {
         ("/", "overview", "Failures"),
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001", "execution", "upscale"),
         ("/bulks/spring-catalogue", "bulk", "2 missing (1 of them still running)"),
-        (&*mapping, "quarantine", "A retry would record 1 execution"),
+        (&*mapping, "quarantine", "This would be recorded: 1 execution"),
     ] {
         // The mapping is below the preview.
         browser.emulate(1_200, if name == "quarantine" { 1_480 } else { 760 }, "light").await;

@@ -228,7 +228,11 @@ async fn an_action_needs_the_role_operate_and_the_form_key_and_is_audited() {
 
     let answer = olga.post("/test-webhook", &[("form_key", &olgas_key)]).await;
     assert_eq!((answer.status().as_u16(), location(&answer)), (303, "/?done=1"));
-    assert!(olga.text("/?done=1").await.contains("was answered 200"));
+    let page = olga.text("/?done=1").await;
+    assert!(
+        page.contains("was answered") && page.contains("Test webhook <a href=\"/executions?q="),
+        "{page}"
+    );
     let audit = receiver.row("SELECT actor, action, target, succeeded FROM audit").await;
     assert_eq!(audit, json!({ "actor": "olga", "action": "webhook.test", "target": "", "succeeded": true }));
     let log = rita.text("/audit").await;
@@ -373,7 +377,7 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     for part in [
         "href=\"/executions/two\"><time",
         "the provider was too slow <code>",
-        "<span class=\"badge muted\">prediction</span>",
+        "<h2>Failed predictions</h2>",
         "href=\"/predictions?status=failed&amp;workflow=50741f40-8621-4d46-8a91-dff4d873be98&amp;since=7d\"",
         "href=\"/executions?status=failed&amp;since=7d\">All failures",
         "<dt>running</dt>",
@@ -383,6 +387,14 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
         assert!(page.contains(part), "{part}: {page}");
     }
     assert!(!page.contains(" · </small>"), "{page}");
+    assert!(!page.contains("in other causes"), "{page}");
+    for n in 0..8 {
+        let body = json!({ "error_cause": format!("cause {n}") });
+        receiver.accept(with(execution(&format!("more-{n}"), "failed"), body)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let page = browser.text("/?period=7d").await;
+    assert!(page.contains("and 2 in other causes"), "{page}");
     let page = browser.text("/executions?status=failed&since=30d").await;
     assert!(page.contains("aria-current=\"true\">30 d</a>"), "{page}");
 }
@@ -435,7 +447,7 @@ async fn without_postgresql_the_overview_shows_the_state_of_the_receiver() {
     let browser = Browser::new(&receiver.admin);
     let page = browser.text("/").await;
     assert!(page.contains("The database cannot be read"), "{page}");
-    assert!(page.contains("Waiting for PostgreSQL") && page.contains("<strong>1</strong>"), "{page}");
+    assert!(page.contains("<span>Recording</span><strong>1 waiting"), "{page}");
     assert_eq!(browser.get("/audit").await.status(), 503);
     let key = browser.form_key("/settings").await;
     let answer = browser.post("/test-webhook", &[("form_key", &key)]).await;

@@ -216,6 +216,7 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
         assert!(html.contains(part), "{part}\n{html}");
     }
     assert!(!html.contains("src=\"https://elsewhere"), "other hosts are links");
+    assert!(html.find("id=\"conflicts\"") < html.find("id=\"results\""), "{html}");
     let text = text(&html);
     for part in [
         "kling-v2",
@@ -224,8 +225,7 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
         "cost 0.4125",
         "3 deliveries",
         "1 conflict",
-        "recorded: completed",
-        "delivered: failed",
+        "recorded completed later webhook failed",
         "seed : 1.5",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
@@ -253,9 +253,14 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     sqlx::query("UPDATE bulks SET expected = 20").execute(&mut receiver.connection().await).await.unwrap();
     for path in ["/bulks", "/bulks?complete=no", "/bulks/b%201"] {
         let text = text(&page(&receiver, path).await);
-        assert!(text.contains("incomplete 18 missing (1 of them still running)"), "{path}: {text}");
+        assert!(text.contains("waiting 18 missing (1 of them still running)"), "{path}: {text}");
         assert!(text.contains("1 completed 1 failed 1 running 17 without a webhook"), "{path}: {text}");
     }
+    // Without deliveries, the bulk needs attention.
+    assert!(!page(&receiver, "/").await.contains("/bulks?complete=no"));
+    let quiet = "UPDATE bulks SET last_received_at = now() - interval '1 hour'";
+    sqlx::query(quiet).execute(&mut receiver.connection().await).await.unwrap();
+    assert!(text(&page(&receiver, "/").await).contains("1 bulk is incomplete"));
     let html = page(&receiver, "/bulks/b%201").await;
     assert!(html.contains("<span class=\"badge warn\">incomplete</span>"), "{html}");
     assert!(
@@ -370,10 +375,21 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     let preview = text(&page(&receiver, &mapped).await);
     let lost = "would stay in quarantine: bulkId is not read, and the execution would have no bulk_id";
     assert!(preview.contains(lost) && !preview.contains("--force"), "{preview}");
-    assert!(preview.contains("or select \u{201c}Record even if a key that is not read"), "{preview}");
+    let advice =
+        "Read bulk_id from bulkId , or select \u{201c}Record without bulk_id (ignore bulkId)\u{201d}";
+    assert!(preview.contains(advice), "{preview}");
+    let preview = text(&page(&receiver, &format!("{entry}?map.execution_id=run&preview=1")).await);
+    assert!(preview.contains("The body has no key run execution_id is missing or null"), "{preview}");
+    let other = format!("/quarantine/{}?preview=1", ids[3]);
+    let preview = text(&page(&receiver, &other).await);
+    let all = "execution_id is missing or null workflow_id is missing or null status is missing or null";
+    assert!(preview.contains(all) && !preview.contains("Record without"), "{preview}");
+    let both = format!("{entry}?map.status=status&set.status=failed&preview=1");
+    let preview = text(&page(&receiver, &both).await);
+    assert!(preview.contains("status : choose one of the two"), "{preview}");
     let preview = text(&page(&receiver, &format!("{mapped}&force=on")).await);
     for part in [
-        "A retry would record 1 execution",
+        "This would be recorded: 1 execution",
         "new execution",
         "execution_id one",
         "output [1.5",
@@ -389,12 +405,12 @@ async fn a_mapping_is_previewed_and_then_recorded() {
 
     let mapped = format!("{entry}?map.execution_id=executionId&map.bulk_id=bulkId&preview=1");
     let done = text(&submit(&receiver, &mapped, &format!("{entry}/retry"), &[]).await);
-    assert!(done.contains("recorded one (new)"), "{done}");
+    assert!(done.contains("Recorded one (new)"), "{done}");
     assert_eq!(receiver.row("SELECT received FROM bulks WHERE bulk_id = 'b'").await["received"], 1);
     // All entries with the reason: the known execution is a conflict, and one body has no executionId.
     let mapped = format!("/quarantine/{}?map.execution_id=executionId&force=on&preview=1", ids[1]);
     let done = text(&submit(&receiver, &mapped, "/quarantine/retry", &[]).await);
-    assert!(done.contains("recorded 2; 1 stay in quarantine"), "{done}");
+    assert!(done.contains("Recorded 2; 1 stay in quarantine"), "{done}");
     assert_eq!(receiver.rows("SELECT * FROM execution_conflicts").await.len(), 1);
 
     let retried = text(&page(&receiver, "/quarantine/retried").await);
@@ -403,7 +419,7 @@ async fn a_mapping_is_previewed_and_then_recorded() {
     }
     // The form of the latest retry.
     let done = text(&submit(&receiver, "/quarantine/retried", "/quarantine/undo", &[]).await);
-    assert!(done.contains("undone: "), "{done}");
+    assert!(done.contains("Undone: "), "{done}");
     assert_eq!(receiver.rows(entries).await.len(), 3);
     assert_eq!(receiver.rows("SELECT * FROM quarantine_retries").await.len(), 2);
 
@@ -417,14 +433,14 @@ async fn a_mapping_is_previewed_and_then_recorded() {
         .unwrap();
     let mapped = format!("/quarantine/{again}?map.execution_id=executionId&force=on&preview=1");
     let done = text(&submit(&receiver, &mapped, &format!("/quarantine/{again}/retry"), &[]).await);
-    assert!(done.contains("recorded "), "{done}");
+    assert!(done.contains("Recorded "), "{done}");
 
     let drop = format!("/quarantine/{}", ids[3]);
     let done = text(&submit(&receiver, &drop, &format!("{drop}/drop"), &[]).await);
-    assert!(done.contains("dropped 1"), "{done}");
+    assert!(done.contains("Dropped 1"), "{done}");
     let reason = "/quarantine?reason=%60status%60+is+missing+or+null";
     let done = text(&submit(&receiver, reason, "/quarantine/drop", &[]).await);
-    assert!(done.contains("dropped 1") && done.contains("The quarantine is empty"), "{done}");
+    assert!(done.contains("Dropped 1") && done.contains("The quarantine is empty"), "{done}");
     let audit = receiver.rows("SELECT action, target, succeeded FROM audit ORDER BY audit_id").await;
     let actions: Vec<_> = audit.iter().map(|row| row["action"].as_str().unwrap()).collect();
     let expected = [
@@ -562,6 +578,8 @@ async fn hostile_text_in_every_field_stays_text() {
 async fn pages_without_rows_say_what_to_do() {
     let receiver = TestReceiver::start().await;
     for (path, expected) in [
+        ("/executions?q=absent%20words", "a reference such as order=1484"),
+        ("/quarantine/retried", "Nothing has been recorded from the quarantine yet"),
         ("/executions", "No execution is recorded yet"),
         ("/bulks", "No bulk is recorded yet"),
         ("/quarantine", "The quarantine is empty"),
@@ -591,7 +609,7 @@ async fn large_rows_and_bulks_make_small_pages() {
         assert!(html.len() < 200_000, "{path}: {}", html.len());
         assert!(html.contains("rel=\"next\""), "{path}");
     }
-    assert!(text(&page(&receiver, "/bulks/large").await).contains("incomplete 17 missing"));
+    assert!(text(&page(&receiver, "/bulks/large").await).contains("waiting 17 missing"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -642,7 +660,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     let html = page(&receiver, "/bulks/b").await;
     let shown = text(&html);
     for part in [
-        "1 of 3, 2 rejected",
+        "1 of 3 accepted, 2 of 5 inputs rejected",
         "2 missing",
         "no &lt;prompt&gt; (inputs 3, 5)",
         "Set eachlabs.api_key",
@@ -651,14 +669,18 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(html.contains("disabled title=\"Set eachlabs.api_key"), "{html}");
-    assert!(html.contains("<a href=\"/expected?state=rejected&amp;bulk=b\">2 rejected</a>"), "{html}");
+    assert!(html.contains("<a href=\"/expected?state=rejected&amp;bulk=b\">rejected</a>"), "{html}");
     let shown = text(&page(&receiver, "/bulks/b?show=missing").await);
     assert!(shown.contains("2 two overdue order=&lt;2&gt;") && shown.contains("4 three waiting"), "{shown}");
     assert!(!shown.contains("1 one"), "{shown}");
     // One button is for the bulk, the other for the overdue execution.
     assert_eq!(shown.matches("Reconcile").count(), 2, "{shown}");
     let html = page(&receiver, "/expected?state=arrived").await;
-    assert!(text(&html).contains("Bulks /") && text(&html).contains("1 one"), "{}", text(&html));
+    assert!(
+        text(&html).contains("Bulks / Expected executions") && text(&html).contains("1 one"),
+        "{}",
+        text(&html)
+    );
     assert!(!html.contains("<time"), "a webhook is recorded, so nothing is due: {html}");
     let overview = page(&receiver, "/").await;
     assert!(
@@ -719,7 +741,15 @@ async fn the_button_reconcile_fetches_missing_executions_in_the_background() {
     let html = page(&receiver, &format!("/executions/{one}?done=1")).await;
     let shown = text(&html);
     assert!(shown.contains("Compared 1 execution with each::labs: 1 fetched"), "{shown}");
-    assert!(shown.contains("The webhook did not arrive. The execution was read from"), "{shown}");
+    assert!(shown.contains("No webhook had arrived in time. The execution was read from"), "{shown}");
+    assert!(shown.contains("Webhooks none: the execution was fetched"), "{shown}");
+    assert!(shown.contains("Input of the bulk 1"), "{shown}");
+    receiver.accept(execution("sent", "completed")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(executions(&page(&receiver, "/executions?fetched=1").await), [&*one]);
+    let overview = page(&receiver, "/").await;
+    assert!(overview.contains("href=\"/executions?fetched=1&amp;since=24h\""), "{overview}");
+    assert!(text(&overview).contains("1 fetched: its webhook did not arrive in time"), "{}", text(&overview));
     for list in ["/executions", "/bulks/b"] {
         assert!(page(&receiver, list).await.contains(">fetched</span>"), "{list}");
     }

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "8dbf1efee7a728f7a5a2ec65b2c1b548884f2a2162f6699e0f3f35e8bc0a7248d727544264877f4471a8e5d0e19a5a63",
+        "b0a03fc0b939f4fc7bca61094578b6909aaf93ce5259e9cc0dc95047f65959c02b5d87c86f54598a23eb01d451429d10",
     ),
     (
         "0002_rollups.sql",

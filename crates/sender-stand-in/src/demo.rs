@@ -365,11 +365,13 @@ impl Script<'_> {
                     self.post_body(&run.url, &json!({ "event": "run.finished", "data": data })).await;
                 }
                 2 => {
+                    self.seconds(2).await;
                     self.end_photo(&run, None);
                     self.post(&run).await;
                     self.post(&run).await;
                 }
                 _ => {
+                    self.seconds(2).await;
                     self.end_photo(&run, None);
                     self.post(&run).await;
                     self.end_photo(&run, Some(CAUSES[1]));

@@ -114,7 +114,7 @@ impl Retry {
         body: &[u8],
         ignored: &RefCell<BTreeSet<String>>,
     ) -> Result<Vec<Extracted>, String> {
-        let extracted = mapping.extract(body, self.force)?;
+        let extracted = mapping.extract(body, self.force).map_err(|why| why.to_string())?;
         // Without a mapping, the body is recorded as it was received.
         for part in extracted.iter().filter(|_| !mapping.is_empty()) {
             ignored.borrow_mut().extend(part.ignored.iter().cloned());

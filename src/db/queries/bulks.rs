@@ -57,13 +57,24 @@ pub(crate) struct Bulk {
 hidden {
     pub(super) matches: bool,
     pub(super) is_last_scanned: bool,
+    pub(crate) has_overdue: bool,
 }
 }
+
+/// An incomplete bulk without deliveries for this time needs attention: a workflow ends within 15 minutes.
+const QUIET_SECONDS: i64 = 20 * 60;
 
 impl Bulk {
     /// The number of expected executions without any webhook. Negative if more executions than expected were received.
     pub(crate) fn without_webhook(&self) -> i64 {
         self.expected.map_or(0, |expected| i64::from(expected) - i64::from(self.received))
+    }
+
+    /// Whether the bulk is incomplete, and its missing executions are probably still running: none of the registered ones
+    /// is overdue or, without a registration, the latest delivery is less than [`QUIET_SECONDS`] old.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let has_news = self.seconds_since_last.is_some_and(|seconds| seconds < QUIET_SECONDS);
+        self.complete == Some(false) && if self.rejected.is_some() { !self.has_overdue } else { has_news }
     }
 
     /// The command that sets the size. An identifier that needs quotation marks in a shell is replaced by `BULK`.
@@ -178,8 +189,9 @@ impl Query for GetBulkProgress {
             Bulk,
             r#"SELECT bulk_id AS "bulk_id!", complete, expected, received AS "received!", completed AS "completed!",
                    failed AS "failed!", cancelled AS "cancelled!", other AS "other!", missing, rejected, first_received_at,
-                   last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!"
-               FROM bulk_progress WHERE bulk_id = $1"#,
+                   last_received_at, seconds_since_last, true AS "matches!", false AS "is_last_scanned!",
+                   EXISTS (SELECT FROM overdue_executions AS o WHERE o.bulk_id = b.bulk_id) AS "has_overdue!"
+               FROM bulk_progress AS b WHERE bulk_id = $1"#,
             self.bulk_id
         );
         bulk.fetch_optional(transaction).await
@@ -226,6 +238,7 @@ impl Bulk {
             seconds_since_last: None,
             matches: true,
             is_last_scanned: false,
+            has_overdue: false,
         }
     }
 }

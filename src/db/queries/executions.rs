@@ -147,6 +147,10 @@ pub(crate) struct Filter {
     #[param(ignore)]
     #[arg(skip)]
     pub(crate) class: Option<&'static str>,
+    /// The console's filter: only executions that were fetched because their webhook did not arrive.
+    #[param(ignore)]
+    #[arg(skip)]
+    pub(crate) fetched: bool,
     /// The console's search.
     #[param(ignore)]
     #[arg(skip)]
@@ -219,6 +223,7 @@ FROM (
             WHEN is_terminal_status(status) THEN status
             ELSE 'other'
         END)
+        AND (NOT $16 OR fetched_from IS NOT NULL)
         AND ($8::text IS NULL OR workflow_id = $8)
         AND ($9::text IS NULL OR coalesce(strpos(lower(error_cause), lower($9)) > 0, false))
         AND ($13::text[] IS NULL OR lower(concat_ws(
@@ -231,9 +236,10 @@ FROM (
         AND (first_received_at, execution_id) <> ($3, $4)
         AND ($5::text IS NULL OR bulk_id = $5)
         AND ($12::text::jsonb IS NULL OR reference @> $12::text::jsonb)
-        -- One index has the failed executions, and another those that are neither completed nor failed.
+        -- One index has the failed executions, one those that are neither completed nor failed, one the fetched ones.
         AND CASE $6::text
             WHEN 'failed' THEN status = 'failed'
+            WHEN 'fetched' THEN fetched_from IS NOT NULL
             WHEN 'rare' THEN status NOT IN ('completed', 'failed')
             ELSE true
         END
@@ -271,9 +277,10 @@ impl Query for Executions {
         let scan_limit = if words.is_some() { SEARCH_SCAN_LIMIT } else { SCAN_LIMIT };
         let (status, after) = (self.filter.status(), self.page.position(&self.period));
         let partial_index = match status.or(self.filter.class) {
-            None | Some("completed") => None,
             // The index of bulks or of references finds the executions.
             _ if bulk.is_some() || reference.is_some() => None,
+            _ if self.filter.fetched => Some("fetched"),
+            None | Some("completed") => None,
             Some("failed") => Some("failed"),
             Some(_) => Some("rare"),
         };
@@ -284,13 +291,15 @@ impl Query for Executions {
                     $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, bulk.as_deref(),
                     partial_index, status, workflow.as_deref(), cause.as_deref(), scan_limit, self.page.rows(),
                     reference.as_ref().map(ReferenceFilter::as_json),
-                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, self.filter.class
+                    words.as_ref().map(|words| &words.patterns[..]), MAX_SEARCHED_PAYLOAD, self.filter.class,
+                    self.filter.fetched
                 )
                 .fetch_all(transaction)
                 .await?
             };
         }
-        let own_index = bulk.is_none() && reference.is_none() && partial_index != Some("rare");
+        let own_index =
+            bulk.is_none() && reference.is_none() && !matches!(partial_index, Some("rare" | "fetched"));
         let rows = if workflow.is_some() && own_index {
             fetch!(prefix: "workflow_id, ", "$8, ", order: "workflow_id DESC, ")
         } else {

@@ -112,6 +112,36 @@ impl ListQuery for ExpectedQuery {
     }
 }
 
+/// The input of a registered trigger or bulk-trigger that an execution belongs to.
+#[derive(Debug)]
+pub(crate) struct RegisteredInput {
+    /// The position of the input in the request of bulk-trigger, from 1.
+    pub(crate) position: i32,
+    /// The reference of the caller for this input.
+    pub(crate) reference: Option<Reference>,
+    pub(crate) is_in_bulk: bool,
+}
+
+/// Reads the input of an execution; `None` if the execution is not registered.
+#[derive(Debug, Clone)]
+pub(crate) struct GetRegisteredInput {
+    pub(crate) execution_id: String,
+}
+
+impl Query for GetRegisteredInput {
+    type Answer = Option<RegisteredInput>;
+
+    async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Option<RegisteredInput>, sqlx::Error> {
+        let input = sqlx::query_as!(
+            RegisteredInput,
+            r#"SELECT position, reference::text AS "reference: Reference", bulk_id IS NOT NULL AS "is_in_bulk!"
+               FROM expected_executions WHERE execution_id = $1"#,
+            self.execution_id
+        );
+        input.fetch_optional(transaction).await
+    }
+}
+
 impl Query for ExpectedQuery {
     type Answer = Page<Expected>;
 

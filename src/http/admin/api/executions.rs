@@ -18,6 +18,7 @@ impl FromQuery for Executions {
             reference: p.reference()?,
             class: None,
             words: None,
+            fetched: false,
         };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }

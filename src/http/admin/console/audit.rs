@@ -50,8 +50,8 @@ async fn content(console: &Console, uri: &Uri) -> Result<Markup, PageError> {
 fn row(action: &Action) -> Markup {
     html! {
         tr data-row {
-            td.nowrap { (ago(action.at)) }
-            td data-label="Who" { (visible(&action.actor)) }
+            td.time { (ago(action.at)) }
+            td.nowrap data-label="Who" { (visible(&action.actor)) }
             td.nowrap { code { (visible(&action.action)) } }
             td.id { (visible(&action.target)) }
             td {

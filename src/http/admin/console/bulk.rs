@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::bulks::{progress, received};
-use super::components::{ago, chip, copy_button, count, empty, notice, plural};
+use super::components::{ago, chip, copy_button, count, crumbs, empty, notice, plural};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
 use super::failure_class::failure_class;
@@ -102,9 +102,9 @@ async fn content(console: &Console, view: &View, params: &Params, bulk: &Bulk) -
     let rejected = rejected(console, bulk).await?;
     Ok(html! {
         div.page-head {
-            p.crumbs { a href="/bulks" { "Bulks" } " /" }
+            (crumbs("/bulks", "Bulks", &bulk.bulk_id))
             div.head {
-                h1 title=(visible_attribute(&bulk.bulk_id)) { span.cut { (visible(&bulk.bulk_id)) } (copy_button(&bulk.bulk_id)) }
+                h1 title=(visible_attribute(&bulk.bulk_id)) { span.cut { (visible(&bulk.bulk_id)) } }
                 div.actions {
                     @if bulk.complete != Some(true) { (reconcile::button(console, view, "bulks", &bulk.bulk_id)) }
                     (exports(&bulk.bulk_id))

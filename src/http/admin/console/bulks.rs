@@ -107,8 +107,8 @@ fn table(bulks: &[Bulk]) -> Markup {
                     tr data-row {
                         td.main { a.row-link.cut href=(path("bulks", &bulk.bulk_id)) { (visible(&bulk.bulk_id)) } }
                         td.progress data-live={ "progress " (bulk.bulk_id) } { (progress(bulk)) }
-                        td.num data-label="Received" { (received(bulk)) }
-                        td.time data-label="Latest change" { @if let Some(at) = bulk.last_received_at { (ago(at)) } }
+                        td.num data-label="Received" data-live={ "received " (bulk.bulk_id) } { (received(bulk)) }
+                        td.time data-label="Latest change" data-live={ "latest " (bulk.bulk_id) } { @if let Some(at) = bulk.last_received_at { (ago(at)) } }
                     }
                 }
             }
@@ -116,14 +116,18 @@ fn table(bulks: &[Bulk]) -> Markup {
     }
 }
 
-/// `117 of 120, 2 rejected`
+/// `117 of 120 accepted, 2 of 122 inputs rejected`, or `117 of 120` if no input was rejected.
 pub(super) fn received(bulk: &Bulk) -> Markup {
     html! {
         (count(bulk.received.into()))
         @if let Some(expected) = bulk.expected { " of " (count(expected.into())) }
         @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) {
-            ", " a href=(filtered("/expected", [("state", Some("rejected")), ("bulk", Some(&*bulk.bulk_id))])) {
-                (count(rejected.into())) " rejected"
+            @let inputs = i64::from(bulk.expected.unwrap_or_default()) + i64::from(rejected);
+            " accepted, "
+            br;
+            span.nowrap {
+                (count(rejected.into())) " of " (plural(inputs, "input", "inputs")) " "
+                a href=(filtered("/expected", [("state", Some("rejected")), ("bulk", Some(&*bulk.bulk_id))])) { "rejected" }
             }
         }
     }
@@ -138,6 +142,7 @@ pub(super) fn state(bulk: &Bulk) -> Markup {
     let (kind, name) = match bulk.complete {
         Some(true) if bulk.without_webhook() < 0 => ("warn", "complete"),
         Some(true) => ("ok", "complete"),
+        Some(false) if bulk.is_waiting() => ("run", "waiting"),
         Some(false) => ("warn", "incomplete"),
         None => ("muted", "size not set"),
     };
@@ -202,6 +207,11 @@ mod tests {
 
     #[test]
     fn the_state_of_a_bulk_says_why_it_is_incomplete() {
+        let changed = |change: &dyn Fn(&mut Bulk)| {
+            let mut bulk = bulk(Some(10), 6, 0, 0);
+            change(&mut bulk);
+            bulk
+        };
         for (bulk, expected) in [
             (bulk(Some(10), 10, 0, 0), "complete"),
             (bulk(Some(10), 6, 1, 3), "incomplete 3 missing (3 of them still running)"),
@@ -209,6 +219,10 @@ mod tests {
             (bulk(Some(100), 117, 0, 0), "complete 17 more than expected"),
             (bulk(Some(10), 8, 2, 0), "complete 2 failed"),
             (bulk(None, 2, 0, 1), "size not set"),
+            (changed(&|bulk| bulk.seconds_since_last = Some(60)), "waiting 4 missing"),
+            (changed(&|bulk| bulk.seconds_since_last = Some(7_200)), "incomplete 4 missing"),
+            (changed(&|bulk| bulk.rejected = Some(0)), "waiting 4 missing"),
+            (changed(&|bulk| (bulk.rejected, bulk.has_overdue) = (Some(0), true)), "incomplete 4 missing"),
         ] {
             assert_eq!(text(&bulk), expected);
         }

@@ -28,7 +28,7 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
-        p.crumbs { a href="/" { "Overview" } " /" }
+        p.crumbs { a href="/" { "Overview" } " / Conflicts" }
         h1 { "Conflicts" }
         p.soft {
             "Webhooks that contradict a recorded result, the latest first. The recorded result is not changed. The page of \
@@ -45,11 +45,11 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     let page = console.run(&Conflicts { filter, period, page }).await?;
     Ok(html! {
         @if page.items.is_empty() {
-            (empty("No conflicts", html! { "No webhook contradicts a recorded result in this period." }))
+            section.card { (empty("No conflicts", html! { "No webhook contradicts a recorded result in this period." })) }
         } @else {
             div.card.flush {
                 table.rows {
-                    thead { tr { th { "Execution" } th { "Recorded" } th { "Webhook" } th { "Differs in" } th.num { "Received" } } }
+                    thead { tr { th { "Execution" } th { "Recorded" } th { "Webhook" } th { "Differs in" } th { "Received" } } }
                     tbody { @for conflict in &page.items { (row(conflict)) } }
                 }
             }
@@ -58,21 +58,35 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     })
 }
 
+/// The words for a field in which a webhook differs.
+pub(super) fn name(field: &str) -> &str {
+    match field {
+        "error" => "kind of error",
+        "error_cause" => "cause",
+        "workflow_id" => "workflow",
+        "bulk_id" => "bulk",
+        "total_cost" => "cost",
+        "started_at" => "start",
+        "completed_at" => "end",
+        other => other,
+    }
+}
+
 fn row(conflict: &Conflict) -> Markup {
     let (id, more) = excerpt(&conflict.execution_id, ID_CHARS);
     html! {
         tr data-row {
-            td.id { a href=(path("executions", &conflict.execution_id)) { (visible(id)) @if more { "…" } } }
+            td.main { a.row-link.id href=(format!("{}#conflicts", path("executions", &conflict.execution_id))) { (visible(id)) @if more { "…" } } }
             td data-label="Recorded" { @if let Some(recorded) = &conflict.recorded_status { (status(recorded)) } }
             td data-label="Webhook" { (status(&conflict.delivered_status)) }
             td data-label="Differs in" {
                 @match conflict.differs_in.as_deref() {
                     None => { "the execution was removed" }
                     Some([]) => { "bytes that PostgreSQL cannot store as JSON" }
-                    Some(fields) => { (fields.join(", ")) }
+                    Some(fields) => { (fields.iter().map(|field| name(field)).collect::<Vec<_>>().join(", ")) }
                 }
             }
-            td.num data-label="Received" {
+            td.time data-label="Received" {
                 (ago(conflict.first_received_at))
                 @if conflict.deliveries > 1 { small.soft { " " (conflict.deliveries) " times" } }
             }

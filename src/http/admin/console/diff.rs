@@ -1,4 +1,4 @@
-//! The difference between two texts, line by line.
+//! Two texts beside each other, with their differing lines marked.
 
 use maud::{Markup, html};
 
@@ -16,21 +16,25 @@ pub(super) fn lines(recorded: &str, delivered: &str) -> Markup {
     let start = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
     let (old_rest, new_rest) = (&old[start..], &new[start..]);
     let end = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(old, new)| old == new).count();
-    let (removed, added) = (&old_rest[..old_rest.len() - end], &new_rest[..new_rest.len() - end]);
     let before = &old[start.saturating_sub(CONTEXT)..start];
     let after = &old_rest[old_rest.len() - end..][..end.min(CONTEXT)];
-    let line = |line: &str| visible(excerpt(line, MAX_LINE).0);
-    html! {
-        pre.block.diff tabindex="0" {
-            @for text in before { span.same { (line(text)) } }
-            @for text in removed.iter().take(MAX_LINES) { del { span.visually-hidden { "recorded: " } (line(text)) } }
-            @if removed.is_empty() && old.is_empty() { del.soft { "nothing" } }
-            @for text in added.iter().take(MAX_LINES) { ins { span.visually-hidden { "delivered: " } (line(text)) } }
-            @if added.is_empty() && new.is_empty() { ins.soft { "nothing" } }
-            @for text in after { span.same { (line(text)) } }
-            @if removed.len().max(added.len()) > MAX_LINES { span.same.soft { "\u{2026} more lines are not shown" } }
+    let side = |title: &str, all: &[&str], rest: &[&str]| {
+        let changed = &rest[..rest.len() - end];
+        let line = |line: &str| visible(excerpt(line, MAX_LINE).0);
+        html! {
+            div {
+                span.soft { (title) }
+                pre.block tabindex="0" {
+                    @if all.is_empty() { span.soft { "nothing" } }
+                    @for text in before { span.same { (line(text)) } }
+                    @for text in changed.iter().take(MAX_LINES) { mark { (line(text)) } }
+                    @for text in after { span.same { (line(text)) } }
+                    @if changed.len() > MAX_LINES { span.same { "\u{2026} more lines are not shown" } }
+                }
+            }
         }
-    }
+    };
+    html! { div.diff { (side("recorded", &old, old_rest)) (side("later webhook", &new, new_rest)) } }
 }
 
 #[cfg(test)]
@@ -40,13 +44,10 @@ mod tests {
     #[test]
     fn only_the_changed_lines_are_marked() {
         let html = lines("a\nb\nc\nd\ne", "a\nb\nX\nY\nd\ne").into_string();
-        assert!(
-            html.contains("<del><span class=\"visually-hidden\">recorded: </span><bdi>c</bdi></del>"),
-            "{html}"
-        );
-        assert_eq!((html.matches("<del>").count(), html.matches("<ins>").count()), (1, 2), "{html}");
+        assert!(html.contains("<mark><bdi>c</bdi></mark>"), "{html}");
+        assert_eq!(html.matches("<mark>").count(), 3, "{html}");
         let html = lines("", "x").into_string();
-        assert!(html.contains("nothing") && html.matches("<ins>").count() == 1, "{html}");
-        assert_eq!(lines("a\na", "a").into_string().matches("<del>").count(), 1);
+        assert!(html.contains("nothing") && html.matches("<mark>").count() == 1, "{html}");
+        assert_eq!(lines("a\na", "a").into_string().matches("<mark>").count(), 1);
     }
 }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::components::{ago, badge, conflicts_badge, crumbs, plural, status};
+use super::conflicts;
 use super::diff;
 use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
@@ -26,8 +27,9 @@ use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::PageRequest;
-use crate::db::queries::conflicts::{self, ConflictDetail, Conflicts, GetConflict};
+use crate::db::queries::conflicts::{ConflictDetail, Conflicts, Filter, GetConflict};
 use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
+use crate::db::queries::expected::{GetRegisteredInput, RegisteredInput};
 use crate::db::queries::results::ResultItem;
 use crate::execution::status::{is_successful, is_terminal};
 use crate::http::admin::api::query::{PathId, path_identifier};
@@ -40,12 +42,14 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
     let read = async {
         let execution = read(&console, id).await?;
         let conflicts = read_conflicts(&console, &execution).await?;
-        Ok((execution, conflicts))
+        let execution_id = execution.execution.execution_id.clone();
+        let registered = console.run(&GetRegisteredInput { execution_id }).await?;
+        Ok((execution, conflicts, registered))
     };
     match read.await {
-        Ok((execution, conflicts)) => {
+        Ok((execution, conflicts, registered)) => {
             let title = execution.execution.execution_id.clone();
-            let content = content(&console, &view, &execution, &conflicts);
+            let content = content(&console, &view, &execution, &conflicts, registered.as_ref());
             layout::page(&view, Tab::Executions, &title, Ok(content))
         }
         Err(error) => layout::page(&view, Tab::Executions, "Execution", Err(error)),
@@ -64,7 +68,7 @@ async fn read_conflicts(
 ) -> Result<Vec<ConflictDetail>, PageError> {
     let mut details = Vec::new();
     if execution.conflicts > 0 {
-        let filter = conflicts::Filter { execution: Some(execution.execution.execution_id.clone()) };
+        let filter = Filter { execution: Some(execution.execution.execution_id.clone()) };
         let page = PageRequest { limit: MAX_CONFLICTS, after: None };
         let list = console.run(&Conflicts { filter, page, ..Conflicts::default() }).await?;
         for conflict in list.items {
@@ -95,7 +99,13 @@ fn payload(detail: &ExecutionDetail) -> Payload<'_> {
     }
 }
 
-fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
+fn content(
+    console: &Console,
+    view: &View,
+    detail: &ExecutionDetail,
+    conflicts: &[ConflictDetail],
+    registered: Option<&RegisteredInput>,
+) -> Markup {
     let execution = &detail.execution;
     let inputs = inputs(detail);
     let prompt = inputs.and_then(prompt);
@@ -104,19 +114,21 @@ fn content(console: &Console, view: &View, detail: &ExecutionDetail, conflicts: 
         @if !is_terminal(&execution.status) {
             div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
         }
+        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
         div.cards {
-            (steps(&detail.steps, detail.payload_removed_at.is_some()))
+            div.stack {
+                (steps(&detail.steps, detail.payload_removed_at.is_some()))
+                (payload(detail).section())
+            }
             div.stack {
                 @if let Some(inputs) = inputs {
                     section.card aria-labelledby="inputs" { h2 #inputs { "Inputs" } (tree(inputs)) }
                 }
-                (facts(execution))
+                (facts(execution, registered))
             }
         }
-        @if detail.conflicts > 0 { (conflict_section(execution, detail.conflicts, conflicts)) }
-        (payload(detail).section())
     }
 }
 
@@ -145,7 +157,7 @@ fn head(execution: &Execution, conflicts: i64, prompt: Option<&str>) -> Markup {
                 li { (status(&execution.status)) }
                 @if conflicts > 0 { li { (conflicts_badge(conflicts)) } }
                 @if execution.step_failed && execution.status != "failed" { li { (badge("warn", html! { "step failed" })) } }
-                @if let Some(seconds) = execution.duration_seconds { li { "took " (units::seconds(seconds)) } }
+                @if let Some(seconds) = execution.duration_seconds.filter(|seconds| *seconds > 0.0) { li { "took " (units::seconds(seconds)) } }
                 @if let Some(cost) = &execution.total_cost { li { "cost " (units::cost(&cost.0)) } }
                 li { "received " (ago(execution.first_received_at)) }
                 @if let Some(source) = &execution.fetched_from { li { (fetched(source)) } }
@@ -186,6 +198,9 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
     let (finals, of_steps): (Vec<_>, Vec<_>) = page.items.iter().partition(|result| result.is_final);
     let has_finals = !finals.is_empty();
     let label = |result| label(result, prompt);
+    if page.items.is_empty() && detail.execution.status == "failed" {
+        return html! {};
+    }
     html! {
         section.card aria-labelledby="results" {
             h2 #results { "Results" }
@@ -276,8 +291,8 @@ fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
                     @if let Some(error) = &step.first_error { ": " (text(error)) } @else { "." } }
             }
             @if let Some(cause) = step.error_cause.as_ref().or(step.error.as_ref()) {
-                p.cause.text { (text(cause))
-                    @if let Some(class) = step.failure_class.as_deref().and_then(failure_class) { " " span.soft { "(" (class) ")" } } }
+                p.cause.text { (text(cause)) }
+                @if let Some(class) = step.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
             }
         }
     }
@@ -315,26 +330,39 @@ impl Scale {
     }
 }
 
-fn facts(execution: &Execution) -> Markup {
+fn facts(execution: &Execution, registered: Option<&RegisteredInput>) -> Markup {
     let deliveries = Deliveries {
         count: execution.deliveries,
         redeliveries: execution.redeliveries,
         first: execution.first_received_at,
         last: execution.last_received_at,
         reference: execution.reference.as_ref(),
+        fetched_from: execution.fetched_from.as_deref(),
     };
     let more = html! {
         @match &execution.fetched_from {
             None => { dt { "Authenticated by" } dd { (authentication(execution.authenticated_by.as_deref())) } },
-            Some(source) => { dt { "Fetched" } dd { (source_of(source)) } },
+            Some(source) => { dt { "Why fetched" } dd { (source_of(source)) } },
         }
         @if let Some(started) = execution.started_at { dt { "Started" } dd { (exact(started)) } }
         @if let Some(completed) = execution.completed_at { dt { "Ended" } dd { (exact(completed)) } }
+        @if let Some(input) = registered {
+            @if input.is_in_bulk { dt { "Input of the bulk" } dd { (input.position) } }
+            @if let Some(reference) = &input.reference { dt { "Registered reference" } dd.id { (visible(&reference.to_line())) } }
+        }
     };
     sections::deliveries(&deliveries, more)
 }
 
-fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDetail]) -> Markup {
+/// The value of a field in a webhook's body: a string as its text, another value as JSON.
+fn field_of(body: &str, field: &str) -> Option<String> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(body).ok()?;
+    let value = fields.get(field)?.get();
+    serde_json::from_str(value).ok().or_else(|| (value != "null").then(|| indented(&escape_json(value))))
+}
+
+fn conflict_section(recorded: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
+    let (execution, count) = (&recorded.execution, recorded.conflicts);
     html! {
         section.card aria-labelledby="conflicts" {
             h2 #conflicts { (plural(count, "conflict", "conflicts")) }
@@ -346,7 +374,7 @@ fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDeta
                         "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
                         ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
                     }
-                    (conflict_fields(execution, detail))
+                    (conflict_fields(recorded, detail))
                 }
             }
             @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
@@ -356,8 +384,8 @@ fn conflict_section(execution: &Execution, count: i64, conflicts: &[ConflictDeta
     }
 }
 
-fn conflict_fields(execution: &Execution, detail: &ConflictDetail) -> Markup {
-    let conflict = &detail.conflict;
+fn conflict_fields(recorded: &ExecutionDetail, detail: &ConflictDetail) -> Markup {
+    let (execution, conflict) = (&recorded.execution, &detail.conflict);
     let differs = conflict.differs_in.clone().unwrap_or_default();
     let output = |output: &Option<crate::db::queries::json::Json>| {
         output.as_ref().map(|output| indented(&escape_json(&output.0)))
@@ -368,13 +396,20 @@ fn conflict_fields(execution: &Execution, detail: &ConflictDetail) -> Markup {
         "bulk_id" => (execution.bulk_id.clone(), conflict.bulk_id.clone()),
         "error_cause" => (conflict.recorded_error_cause.clone(), conflict.delivered_error_cause.clone()),
         "output" => (output(&detail.recorded_output), output(&detail.delivered_output)),
-        _ => (None, None),
+        _ => (
+            payload(recorded).text().and_then(|body| field_of(body, field)),
+            detail
+                .payload_text
+                .as_deref()
+                .or(detail.payload.as_ref().map(|body| &*body.0))
+                .and_then(|body| field_of(body, field)),
+        ),
     };
     html! {
         @if differs.is_empty() { p.soft { "The webhooks differ in bytes that PostgreSQL cannot store as JSON." } }
         @for field in &differs {
             @let (recorded, delivered) = values(field);
-            h4 { code { (visible(field)) } }
+            h4 { (visible(conflicts::name(field))) }
             @if recorded.is_none() && delivered.is_none() { p.soft { "See the payload of the conflict." } }
             @else { (diff::lines(recorded.as_deref().unwrap_or(""), delivered.as_deref().unwrap_or(""))) }
         }

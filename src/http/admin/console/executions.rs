@@ -100,13 +100,15 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     };
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
-    let filter = Filter { scope, reference, words, ..Filter::default() };
+    let fetched = params.get("fetched").is_some();
+    let filter = Filter { scope, reference, fetched, words, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
     let page = console.run(&Executions { filter, period, page }).await?;
     let previews = previews(console, &page.items).await?;
     Ok(html! {
-        @if !params.is_continued() {
+        // The feed of changes does not say which executions were fetched.
+        @if !params.is_continued() && !fetched {
             a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-status=[params.get("status")]
                 data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }
@@ -136,7 +138,7 @@ fn search(params: &Params) -> Markup {
         form.search role="search" action="/executions" {
             input type="search" name="q" value=[params.get("q")] aria-label="Search executions"
                 placeholder="Id, cause, words of the prompt, or order=1234" autocomplete="off" spellcheck="false";
-            @for name in ["status", "workflow", "bulk", "since", "from", "to"] {
+            @for name in ["status", "fetched", "workflow", "bulk", "since", "from", "to"] {
                 @if let Some(value) = params.get(name) { input type="hidden" name=(name) value=(value); }
             }
             button { "Search" }
@@ -146,6 +148,7 @@ fn search(params: &Params) -> Markup {
 
 fn filters(params: &Params) -> Markup {
     let status = params.get("status");
+    let is_fetched = params.get("fetched").is_some();
     let is_range = params.get("from").is_some() || params.get("to").is_some();
     html! {
         div.filters {
@@ -158,11 +161,14 @@ fn filters(params: &Params) -> Markup {
                     (chip(&params.with(&[]), &visible_attribute(other), true))
                 }
             }
+            div.chips role="group" aria-label="Origin" {
+                (chip(&params.with(&[("fetched", if is_fetched { None } else { Some("1") })]), "Fetched", is_fetched))
+            }
             (period_chips(params, html! {
                 details.range {
                     summary.chip aria-current=[is_range.then_some("true")] { "Range" }
                     form {
-                        @for name in ["q", "status", "workflow", "bulk"] {
+                        @for name in ["q", "status", "fetched", "workflow", "bulk"] {
                             @if let Some(value) = params.get(name) {
                                 input type="hidden" name=(name) value=(value);
                             }
@@ -204,9 +210,18 @@ fn no_rows(params: &Params, is_search: bool, has_more: bool) -> Markup {
             html! { "Older executions were not searched yet: use " em { "Older" } " below." },
         );
     }
-    let is_filtered = ["q", "status", "workflow", "bulk", "since", "from", "to"]
+    let is_filtered = ["status", "fetched", "workflow", "bulk", "since", "from", "to"]
         .iter()
         .any(|name| params.get(name).is_some());
+    if !is_filtered && params.get("q").is_some() {
+        return empty(
+            "No execution matches",
+            html! {
+                "The search finds an id, words of a cause or a prompt, or a reference such as " code { "order=1484" } ". "
+                a href="/executions" { "Show all executions" } "."
+            },
+        );
+    }
     if is_filtered {
         return empty(
             "No execution matches",

@@ -34,7 +34,7 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
     let state = params.get("state").and_then(ExpectedState::named);
     let filter = Filter { bulk: params.identifier("bulk"), state };
     Ok(html! {
-        p.crumbs { a href="/bulks" { "Bulks" } " /" }
+        p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
         div.head { h1 { "Expected executions" } }
         p.soft {
             "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its end is \

@@ -8,8 +8,10 @@ use super::assets::{ICON, SCRIPT, STYLE};
 use super::components::notice;
 pub(super) use super::error::{PageError, database_error};
 use super::form;
+use super::params::url;
 use super::text::{visible, visible_attribute};
 use super::view::View;
+use crate::db::queries::audit::Action;
 
 /// An entry of the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,19 @@ impl Tab {
 
 /// The notice of an action that has no result yet.
 const RUNNING: &str = "The action has started. Reload the page to see its result.";
+
+/// The result of an action. The execution that it names is a link.
+fn result(done: &Action) -> Markup {
+    let text = done.result.as_deref().unwrap_or(RUNNING);
+    let (before, rest, after) = match &*done.action {
+        "webhook.test" => ("Test webhook ", text.strip_prefix("Test webhook "), " was answered "),
+        "quarantine.retry" => ("Recorded ", text.strip_prefix("Recorded "), " ("),
+        _ => return visible(text),
+    };
+    let Some((id, after_id)) = rest.and_then(|rest| rest.split_once(after)) else { return visible(text) };
+    // The search opens an execution or a prediction, and says if it is not recorded yet.
+    html! { (before) a href=(url("/executions", "q", id)) { (visible(id)) } (visible(&format!("{after}{after_id}"))) }
+}
 
 fn log_out(view: &View) -> Markup {
     html! {
@@ -90,7 +105,7 @@ pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, P
                         div data-live=[(done.action == "reconcile").then_some("action")] data-pending[done.succeeded.is_none()] {
                             (notice(
                                 match done.succeeded { Some(true) => "ok", Some(false) => "bad", None => "info" },
-                                html! { (visible(done.result.as_deref().unwrap_or(RUNNING))) },
+                                result(done),
                             ))
                         }
                     }

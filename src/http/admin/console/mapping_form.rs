@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
-use super::text::visible_attribute;
+use super::text::{visible, visible_attribute};
 use crate::execution;
-use crate::execution::mapping::{Extracted, FIELDS, FORCE, Mapping};
+use crate::execution::mapping::{ExtractError, Extracted, FIELDS, Lost, Mapping, problems};
 use crate::execution::status::FINAL;
 
 /// Fields without which a body is not an execution.
 const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
+/// Optional fields that are not folded.
+const MAIN: [&str; 2] = ["output", "bulk_id"];
 
-/// The label of the field `force`.
-const FORCE_LABEL: &str = "Record even if a key that is not read probably has the output or the bulk";
+/// Maximum problems that a preview lists.
+const MAX_PROBLEMS: usize = 10;
 /// Maximum suggested keys.
 const MAX_KEYS: usize = 100;
 /// Maximum levels of objects whose keys are suggested.
@@ -45,9 +47,55 @@ impl MappingForm {
         }
     }
 
+    fn mapping(&self) -> Mapping<'_> {
+        Mapping { maps: &self.maps, sets: &self.sets }
+    }
+
+    /// # Errors
+    /// A sentence without its full stop. A field that is both read and set is an error: only one of the values would count.
     pub(super) fn extract(&self, body: &[u8]) -> Result<Vec<Extracted>, String> {
-        let extracted = Mapping { maps: &self.maps, sets: &self.sets }.extract(body, self.force);
-        extracted.map_err(|why| why.replace(FORCE, &format!("select \u{201c}{FORCE_LABEL}\u{201d}")))
+        let is_set = |field: &String| self.sets.iter().any(|(set, _)| set == field);
+        if let Some((field, _)) = self.maps.iter().find(|(field, _)| is_set(field)) {
+            return Err(format!(
+                "`{field}`: choose one of the two, \u{201c}Read from\u{201d} or \u{201c}Or set to\u{201d}"
+            ));
+        }
+        self.mapping().extract(body, self.force).map_err(|error| match error {
+            ExtractError::Invalid(why) => why,
+            ExtractError::Lost(lost) => format!(
+                "`{}` is not read, and the execution would have no `{}`. Read {} from `{}`, or select \u{201c}{}\u{201d}",
+                lost.key,
+                lost.field,
+                lost.field,
+                lost.source(),
+                force_label(std::slice::from_ref(&lost))
+            ),
+        })
+    }
+
+    /// Why the body would not be recorded: sources that it does not have, and required fields without a value.
+    pub(super) fn problems(&self, body: &str) -> Vec<String> {
+        let mapping = self.mapping();
+        let absent = mapping.absent_sources(body).into_iter();
+        let kind = |source: &str| if source.starts_with('/') { "value at" } else { "key" };
+        let mut all: Vec<_> =
+            absent.map(|source| format!("The body has no {} `{source}`", kind(source))).collect();
+        let extracted = self.mapping().extract(body.as_bytes(), true).unwrap_or_default();
+        for extracted in &extracted {
+            all.extend(problems(&extracted.mapped, &REQUIRED));
+            all.dedup();
+        }
+        all.truncate(MAX_PROBLEMS);
+        all
+    }
+
+    /// The fields that an execution would lack, although the body probably has them.
+    fn lost(&self, body: &str) -> Vec<Lost> {
+        if self.mapping().is_empty() {
+            return Vec::new();
+        }
+        let extracted = self.mapping().extract(body.as_bytes(), true).unwrap_or_default();
+        extracted.iter().map(Extracted::lost).find(|lost| !lost.is_empty()).unwrap_or_default()
     }
 
     /// Whether the mapping sets the identifier. It is then for a single entry: all entries would get the same identifier.
@@ -57,7 +105,7 @@ impl MappingForm {
 
     /// `target` with the mapping in the form of the command line, for the audit log.
     pub(super) fn describe(&self, target: &str) -> String {
-        let mut text = Mapping { maps: &self.maps, sets: &self.sets }.describe(target);
+        let mut text = self.mapping().describe(target);
         if self.force {
             text.push_str(" --force");
         }
@@ -74,18 +122,37 @@ impl MappingForm {
         }
     }
 
-    /// The form. `keys` are suggested as sources.
-    pub(super) fn inputs(&self, keys: &[String]) -> Markup {
+    /// The form. The keys of the body are suggested as sources.
+    pub(super) fn inputs(&self, body: &str) -> Markup {
+        let keys = keys(body);
+        let is_given = |field: &str| self.maps.iter().chain(&self.sets).any(|(given, _)| given == field);
+        let (first, more): (Vec<&str>, Vec<&str>) = FIELDS
+            .iter()
+            .partition(|field| REQUIRED.contains(field) || MAIN.contains(field) || is_given(field));
+        let lost = self.lost(body);
+        html! {
+            datalist #statuses { @for status in FINAL { option value=(status) {} } }
+            datalist #keys { @for key in &keys { option value=(key) {} } }
+            (self.table(&first, &keys))
+            details { summary { "More fields" } (self.table(&more, &keys)) }
+            @if !lost.is_empty() {
+                label.check {
+                    input type="checkbox" name="force" value="on" checked[self.force];
+                    " " (visible(&force_label(&lost)))
+                }
+            }
+        }
+    }
+
+    fn table(&self, fields: &[&str], keys: &[String]) -> Markup {
         let value = |pairs: &[(String, String)], field: &str| {
             pairs.iter().find(|(given, _)| given == field).map(|(_, value)| value.clone())
         };
         html! {
-            datalist #statuses { @for status in FINAL { option value=(status) {} } }
-            datalist #keys { @for key in keys { option value=(key) {} } }
             table.rows.mapping {
                 thead { tr { th scope="col" { "Field" } th scope="col" { "Read from (key or /json/pointer)" } th scope="col" { "Or set to" } } }
                 tbody {
-                    @for field in FIELDS {
+                    @for field in fields {
                         @let has_key = keys.iter().any(|key| key == field);
                         tr {
                             th scope="row" {
@@ -94,7 +161,7 @@ impl MappingForm {
                             }
                             td {
                                 input name={ "map." (field) } list="keys" value=[value(&self.maps, field)] maxlength="255"
-                                    placeholder=[has_key.then_some(*field)] autocomplete="off" spellcheck="false"
+                                    placeholder=[has_key.then_some(field)] autocomplete="off" spellcheck="false"
                                     aria-label={ "Read " (field) " from" };
                             }
                             td {
@@ -105,19 +172,22 @@ impl MappingForm {
                     }
                 }
             }
-            label.check {
-                input type="checkbox" name="force" value="on" checked[self.force];
-                " " (FORCE_LABEL)
-            }
         }
     }
+}
+
+/// The label of the field `force`, such as `Record without output (ignore data/result)`.
+fn force_label(lost: &[Lost]) -> String {
+    let parts: Vec<_> =
+        lost.iter().map(|lost| format!("without {} (ignore {})", lost.field, lost.key)).collect();
+    format!("Record {}", parts.join(" and "))
 }
 
 type Fields<'t> = BTreeMap<String, &'t RawValue>;
 
 /// The keys of a body, or of the first element of an array, and the pointers of keys in its objects. The outer ones are
 /// first.
-pub(super) fn keys(body: &str) -> Vec<String> {
+fn keys(body: &str) -> Vec<String> {
     let Ok(text) = execution::text(body.as_bytes()) else { return Vec::new() };
     let fields = serde_json::from_str::<Fields<'_>>(text).or_else(|_| {
         serde_json::from_str(text).map(|all: Vec<Fields<'_>>| all.into_iter().next().unwrap_or_default())

@@ -142,6 +142,7 @@ fn facts(prediction: &Prediction) -> Markup {
         first: prediction.first_received_at,
         last: prediction.last_received_at,
         reference: prediction.reference.as_ref(),
+        fetched_from: None,
     };
     let more =
         html! { dt { "Authenticated by" } dd { (authentication(prediction.authenticated_by.as_deref())) } };
@@ -163,7 +164,7 @@ fn conflicts(detail: &PredictionDetail) -> Markup {
                         tr {
                             td { (status(&conflict.status)) }
                             td { (visible(conflict.error_cause.as_deref().or(conflict.error.as_deref()).unwrap_or_default())) }
-                            td { (ago(conflict.first_received_at)) }
+                            td.time { (ago(conflict.first_received_at)) }
                         }
                     }
                 }

@@ -37,7 +37,7 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
-        div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Retried entries" } }
+        div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Recorded entries" } }
         p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
         (list)
     })
@@ -119,7 +119,7 @@ fn group_card(
                 }
                 (form::action(operator, "/quarantine/retry", "", html! {
                     input type="hidden" name="reason" value=(reason);
-                    button title="Records the entries that this version can read" { "Retry all" }
+                    button title="Records the entries that this version can read without a mapping" { "Record readable entries" }
                 }))
                 (form::action(
                     operator, "/quarantine/drop",
@@ -161,7 +161,7 @@ fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
                                 td.main {
                                     (with_code(&entry.reason))
                                     @if !entry.intact { " " (badge("bad", html! { "damaged" })) }
-                                    @if let Some(start) = starts.get(&entry.quarantine_id) { div.id.cut { (visible(start)) } }
+                                    @if let Some(start) = starts.get(&entry.quarantine_id) { div.id.cut { (visible(start)) @if u64::try_from(entry.body_bytes).unwrap_or_default() > start.len() as u64 { "\u{2026}" } } }
                                     @if let Some(reference) = &entry.reference { div.id { (visible(&reference.to_line())) } }
                                 }
                                 td data-label="Answered" { (answered(entry)) }
@@ -208,7 +208,7 @@ pub(super) async fn drop_all(State(console): ConsoleState, view: View, form: For
         let ids: Vec<_> = entries.map(|entry| entry.quarantine_id).collect();
         let run = async |connection: &mut DbConnection| {
             let dropped = connection.drop_quarantined(&ids).await.map_err(|error| error.to_string())?;
-            Ok(format!("dropped {}", dropped.len()))
+            Ok(format!("Dropped {}", dropped.len()))
         };
         done("/quarantine", console.act(&view.operator, "quarantine.drop_reason", &reason, run).await)
     };
@@ -247,6 +247,6 @@ async fn retry_all(
         }
     }
     let why = last_reason.map(|why| format!("; {retained} stay in quarantine: {why}")).unwrap_or_default();
-    let text = format!("recorded {recorded}{why}");
+    let text = format!("Recorded {recorded}{why}");
     if recorded == 0 && retained > 0 { Err(text) } else { Ok(text) }
 }

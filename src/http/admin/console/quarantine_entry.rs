@@ -8,7 +8,7 @@ use super::components::{ago, badge, bytes, count, notice, plural};
 use super::form::{self, FormData, done};
 use super::json_view::indented;
 use super::layout::{self, PageError, Tab};
-use super::mapping_form::{MappingForm, keys};
+use super::mapping_form::MappingForm;
 use super::params::{Params, path, url};
 use super::quarantine::{MAX_ENTRIES, answered, finish};
 use super::state::{Console, ConsoleState};
@@ -66,7 +66,7 @@ async fn content(
                         p.soft { "Enter where the body has each field of an execution. A field that you leave empty is read from the \
                             key with the same name. The stored body is not changed." }
                         form method="get" action="#preview" {
-                            (mapping.inputs(&keys(text)))
+                            (mapping.inputs(text))
                             div.actions { button.primary name="preview" value="1" { "Preview" } }
                         }
                     }
@@ -151,6 +151,8 @@ fn api_body(text: &str) -> Markup {
 struct Preview {
     extracted: Result<Vec<Extracted>, String>,
     retried: Retried,
+    /// Why the entry would stay in quarantine.
+    problems: Vec<String>,
     /// Entries with the same reason.
     entries: i64,
 }
@@ -173,7 +175,10 @@ impl Preview {
         let groups = console.run(&QuarantineReasons).await?;
         let group = groups.iter().find(|group| group.reason == entry.reason);
         let entries = group.map_or(1, |group| group.entries);
-        Ok(Self { extracted: mapping.extract(body.as_bytes()), retried, entries })
+        let extracted = mapping.extract(body.as_bytes());
+        // An error of the mapping itself is in `retried`.
+        let problems = if extracted.is_ok() { mapping.problems(body) } else { Vec::new() };
+        Ok(Self { extracted, retried, problems, entries })
     }
 
     fn render(&self, view: &View, detail: &QuarantineDetail, mapping: &MappingForm) -> Markup {
@@ -187,10 +192,10 @@ impl Preview {
                 h2 #preview { "Preview" }
                 @match &self.retried {
                     Retried::Recorded(_) => {
-                        p { "A retry would record " (plural(i64::try_from(extracted.len()).unwrap_or_default(), "execution", "executions")) ":" }
+                        p { "This would be recorded: " (plural(i64::try_from(extracted.len()).unwrap_or_default(), "execution", "executions")) "." }
                     }
                     Retried::Unverified => {
-                        p { "The webhook is unsigned. A retry would request its execution from each::labs again." }
+                        p { "The webhook is unsigned. Its execution would be requested from each::labs again." }
                         div.actions {
                             (form::action(
                                 &view.operator, &format!("/quarantine/{}/retry", detail.entry.quarantine_id), "",
@@ -198,7 +203,16 @@ impl Preview {
                             ))
                         }
                     }
-                    Retried::Retained(why) => (notice("bad", html! { "The entry would stay in quarantine: " (with_code(why)) "." })),
+                    Retried::Retained(why) => (notice("bad", html! {
+                        @match &self.problems[..] {
+                            [] => { "The entry would stay in quarantine: " (with_code(why)) "." }
+                            [problem] => { "The entry would stay in quarantine: " (with_code(problem)) "." }
+                            problems => {
+                                "The entry would stay in quarantine:"
+                                ul { @for problem in problems { li { (with_code(problem)) } } }
+                            }
+                        }
+                    })),
                     Retried::Absent => (notice("bad", html! { "The entry no longer exists." })),
                 }
                 @for (n, extracted) in extracted.iter().take(MAX_PREVIEWED).enumerate() {
@@ -337,11 +351,11 @@ pub(super) async fn retry(
                         format!("{id} ({})", disposition.as_str())
                     };
                     let executions: Vec<_> = executions.iter().take(MAX_PREVIEWED).map(recorded).collect();
-                    Ok(format!("recorded {}", executions.join(", ")))
+                    Ok(format!("Recorded {}", executions.join(", ")))
                 }
-                Retried::Unverified => Ok("the entry waits for its verification again".to_owned()),
-                Retried::Retained(why) => Err(format!("the entry stays in quarantine: {why}")),
-                Retried::Absent => Err("the entry does not exist".to_owned()),
+                Retried::Unverified => Ok("The entry waits for its verification again".to_owned()),
+                Retried::Retained(why) => Err(format!("The entry stays in quarantine: {why}")),
+                Retried::Absent => Err("The entry does not exist".to_owned()),
             }
         };
         let action =
@@ -358,9 +372,9 @@ pub(super) async fn drop_entry(State(console): ConsoleState, view: View, id: Pat
         let run = async |connection: &mut DbConnection| {
             let dropped = connection.drop_quarantined(&[id]).await.map_err(|error| error.to_string())?;
             if dropped.is_empty() {
-                Err("the entry does not exist".to_owned())
+                Err("The entry does not exist".to_owned())
             } else {
-                Ok("dropped 1".to_owned())
+                Ok("Dropped 1".to_owned())
             }
         };
         done("/quarantine", console.act(&view.operator, "quarantine.drop", &id.to_string(), run).await)

@@ -1,4 +1,4 @@
-//! `/quarantine/retried`: retries that can be undone.
+//! `/quarantine/retried`: entries that were recorded from the quarantine, which can be undone.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -22,32 +22,31 @@ const SHOWN: usize = 100;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let content = content(&console, &view.operator).await;
-    layout::page(&view, Tab::Quarantine, "Retried entries", content)
+    layout::page(&view, Tab::Quarantine, "Recorded entries", content)
 }
 
 async fn content(console: &Console, operator: &Operator) -> Result<Markup, PageError> {
     let limit = i64::try_from(SHOWN).unwrap_or(i64::MAX);
     let retried = console.run(&RetriedEntries { since: OffsetDateTime::UNIX_EPOCH, limit }).await?;
-    let all =
-        format!("Undo {}?", plural(i64::try_from(retried.len()).unwrap_or_default(), "retry", "retries"));
+    let number = plural(i64::try_from(retried.len()).unwrap_or_default(), "entry", "entries");
+    let all = format!("Return {number} to quarantine?");
     Ok(html! {
-        p.crumbs { a href="/quarantine" { "Quarantine" } " / retried" }
-        div.head { h1 { "Retried entries" } }
+        p.crumbs { a href="/quarantine" { "Quarantine" } " / Recorded entries" }
+        div.head { h1 { "Recorded entries" } }
         p.soft {
-            "An undo removes the rows that the retry recorded, or restores their earlier values. The entry returns to \
-             quarantine. A retry cannot be undone if the execution has received another delivery since the retry."
+            "Entries that were recorded from the quarantine. An undo removes the recorded rows, or restores their earlier \
+             values, and the entry returns to quarantine. It is refused if the execution has received another delivery since."
         }
-        section.card.flush aria-labelledby="retried" {
-            h2 #retried { "Latest retries" }
+        section.card.flush aria-label="Recorded entries" {
             @if retried.is_empty() {
-                (empty("No retry can be undone", html! { a href="/quarantine" { "Show the quarantine" } "." }))
+                (empty("Nothing has been recorded from the quarantine yet", html! { a href="/quarantine" { "Show the quarantine" } "." }))
             } @else {
                 table.rows {
                     thead {
                         tr {
                             th.num scope="col" { "Number" }
                             th scope="col" { "Recorded as" }
-                            th scope="col" { "Retried" }
+                            th scope="col" { "Recorded" }
                             th scope="col" { span.visually-hidden { "Action" } }
                         }
                     }
@@ -79,8 +78,8 @@ fn row(operator: &Operator, retried: &RetriedEntry) -> Markup {
                 @if more > 0 { " and " (more) " more" }
                 div.soft { (with_code(&retried.reason)) }
             }
-            td.time { (ago(retried.retried_at)) }
-            td {
+            td.time data-label="Recorded" { (ago(retried.retried_at)) }
+            td.act {
                 (form::action(operator, "/quarantine/undo", "", html! {
                     input type="hidden" name="id" value=(retried.quarantine_id);
                     button { "Undo" }
@@ -106,15 +105,15 @@ async fn undo_all(connection: &mut DbConnection, ids: &[i64]) -> Result<String, 
         match connection.undo_retry(*id).await.map_err(|error| error.to_string())? {
             Undone::Restored(executions) => undone.extend(executions),
             Undone::Refused(why) => not_undone.push(format!("{id}: {why}")),
-            Undone::Absent => not_undone.push(format!("{id}: no retry can be undone")),
+            Undone::Absent => not_undone.push(format!("{id}: nothing can be undone")),
         }
     }
     let mut parts = Vec::new();
     if !undone.is_empty() {
-        parts.push(format!("undone: {}", undone.join(", ")));
+        parts.push(format!("Undone: {}", undone.join(", ")));
     }
     if !not_undone.is_empty() {
-        parts.push(format!("not undone: {}", not_undone.join("; ")));
+        parts.push(format!("Not undone: {}", not_undone.join("; ")));
     }
     if undone.is_empty() { Err(parts.join(". ")) } else { Ok(parts.join(". ")) }
 }

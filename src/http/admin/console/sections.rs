@@ -59,6 +59,8 @@ pub(super) struct Deliveries<'d> {
     pub(super) first: OffsetDateTime,
     pub(super) last: OffsetDateTime,
     pub(super) reference: Option<&'d Reference>,
+    /// `fetched_from`: one of the deliveries was read from the API of `each::labs`.
+    pub(super) fetched_from: Option<&'d str>,
 }
 
 /// `more` has further pairs of `dt` and `dd`.
@@ -69,10 +71,15 @@ pub(super) fn deliveries(deliveries: &Deliveries<'_>, more: Markup) -> Markup {
             dl.pairs {
                 dt { "Webhooks" }
                 dd {
-                    (plural(deliveries.count.into(), "delivery", "deliveries"))
+                    @match (deliveries.fetched_from, i64::from(deliveries.count) - 1) {
+                        (None, _) => (plural(deliveries.count.into(), "delivery", "deliveries")),
+                        (Some(_), ..1) => { "none: the execution was fetched" }
+                        (Some(_), webhooks) => { (plural(webhooks, "delivery", "deliveries")) ", and 1 fetched copy" }
+                    }
                     @if deliveries.redeliveries > 0 { ", " (deliveries.redeliveries) " sent again on request" }
                 }
-                dt { "First" } dd { (exact(deliveries.first)) }
+                dt { @if deliveries.fetched_from.is_some() && deliveries.count == 1 { "Fetched" } @else { "First" } }
+                dd { (exact(deliveries.first)) }
                 @if deliveries.count > 1 { dt { "Latest" } dd { (exact(deliveries.last)) } }
                 (more)
             }
@@ -101,14 +108,14 @@ pub(super) fn authentication(method: Option<&str>) -> &'static str {
 pub(super) fn source_of(source: &str) -> &'static str {
     match source {
         "delivery_log" => {
-            "The webhook did not arrive. The execution was read from the delivery log of each::labs."
+            "No webhook had arrived in time. The execution was read from the delivery log of each::labs."
         }
-        "list" => "The webhook did not arrive. The execution was read from a list of each::labs.",
-        _ => "The webhook did not arrive. The execution was read from the API of each::labs.",
+        "list" => "No webhook had arrived in time. The execution was read from a list of each::labs.",
+        _ => "No webhook had arrived in time. The execution was read from the API of each::labs.",
     }
 }
 
-/// The mark of an execution whose webhook did not arrive.
+/// The mark of a fetched execution.
 pub(super) fn fetched(source: &str) -> Markup {
     html! { span.badge.muted title=(source_of(source)) { "fetched" } }
 }
@@ -173,7 +180,7 @@ impl<'d> Payload<'d> {
                         p.soft { "PostgreSQL's jsonb cannot store this body exactly. The exact body is shown here." }
                     }
                     details {
-                        summary { "Show the webhook's body (" (text.lines().count()) " lines)" }
+                        summary { "Show the body (" (text.lines().count()) " lines)" }
                         pre.block #payload tabindex="0" { (visible(shown)) }
                         @if more { p.soft { "The rest is not shown. The download has the full payload." } }
                     }

@@ -1,4 +1,16 @@
 
+// A result image that cannot be loaded is replaced by a text within its link. Errors of images do not bubble.
+const showAsMissing = (image) => {
+  const text = document.createElement("span");
+  text.className = image.closest(".thumb") ? "thumb-symbol" : "no-image";
+  text.textContent = image.closest(".thumb") ? "\u2715" : "The image cannot be loaded";
+  image.replaceWith(text);
+};
+document.addEventListener("error", (event) => {
+  if (event.target.matches?.(".media img, .thumb img")) showAsMissing(event.target);
+}, true);
+for (const image of all(".media img, .thumb img")) if (image.complete && !image.naturalWidth) showAsMissing(image);
+
 // Live parts: after a change, the content of elements with data-live is replaced by the content of a fresh page. The rest of
 // the page stays.
 // data-bulk limits this to changes of a bulk. A part with data-pending waits for the result of an action.

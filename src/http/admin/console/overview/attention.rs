@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::db::queries::bulks::{Bulks, Complete};
 use crate::db::queries::conflicts::Conflicts;
+use crate::db::queries::executions::{self, Executions};
 use crate::db::queries::expected::{self, ExpectedQuery, ExpectedState};
 use crate::db::queries::quarantine::Quarantine;
 use crate::db::queries::{Page, PageRequest, QueryError, TimeRange};
@@ -13,6 +14,9 @@ use crate::http::admin::console::state::Console;
 
 /// Rows that are counted. More are shown as `20+`.
 const MAX_COUNTED: i64 = 20;
+
+/// Incomplete bulks that are read. Those that are probably still running are not counted.
+const MAX_BULKS: i64 = 100;
 
 /// An item of the list. To add one, add a function that returns it, and call it in [`items`].
 pub(super) struct Item {
@@ -26,13 +30,14 @@ pub(super) struct Item {
 
 /// The items with at least one row.
 pub(super) async fn items(console: &Console) -> Result<Vec<Item>, QueryError> {
-    let (quarantine, overdue, bulks, conflicts) = tokio::join!(
+    let (quarantine, overdue, bulks, conflicts, fetched) = tokio::join!(
         quarantine(console),
         overdue_executions(console),
         incomplete_bulks(console),
-        conflicts(console)
+        conflicts(console),
+        fetched_executions(console)
     );
-    let items = [quarantine?, overdue?, bulks?, conflicts?];
+    let items = [quarantine?, overdue?, bulks?, conflicts?, fetched?];
     Ok(items.into_iter().filter(|item| item.number.0 > 0).collect())
 }
 
@@ -54,8 +59,10 @@ async fn overdue_executions(console: &Console) -> Result<Item, QueryError> {
 }
 
 async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {
-    let query = Bulks { filter: Some(Complete::No), period: TimeRange::default(), page: first_rows() };
-    let page = console.run(&query).await?;
+    let page = PageRequest { limit: MAX_BULKS, after: None };
+    let query = Bulks { filter: Some(Complete::No), period: TimeRange::default(), page };
+    let mut page = console.run(&query).await?;
+    page.items.retain(|bulk| !bulk.is_waiting());
     Ok(Item {
         kind: "warn",
         number: counted(&page),
@@ -71,6 +78,18 @@ async fn conflicts(console: &Console) -> Result<Item, QueryError> {
     let text =
         ["webhook contradicts a recorded result (24 h)", "webhooks contradict a recorded result (24 h)"];
     Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?since=24h" })
+}
+
+async fn fetched_executions(console: &Console) -> Result<Item, QueryError> {
+    let from = OffsetDateTime::now_utc() - Duration::DAY;
+    let filter = executions::Filter { fetched: true, ..executions::Filter::default() };
+    let period = TimeRange { from: Some(from), to: None };
+    let page = console.run(&Executions { filter, period, page: first_rows() }).await?;
+    let text = [
+        "fetched: its webhook did not arrive in time (24 h)",
+        "fetched: their webhooks did not arrive in time (24 h)",
+    ];
+    Ok(Item { kind: "muted", number: counted(&page), text, href: "/executions?fetched=1&since=24h" })
 }
 
 fn first_rows() -> PageRequest {

@@ -32,8 +32,10 @@ use crate::http::problem::Problem;
 
 /// Time limit for the data of PostgreSQL. After it, the page shows the state of the receiver alone.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
-/// Groups of failures, and workflows.
+/// Workflows.
 const ROWS: i64 = 8;
+/// Groups of failures that are read.
+const GROUPS: i64 = 100;
 /// A cause is new if it did not occur in this time before the period.
 const KNOWN_CAUSES: Duration = Duration::days(7);
 
@@ -128,7 +130,7 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
     let (overview, counted_since) = counts(console, period, now).await?;
     let failures = |from, to| FailureQuery {
         period: TimeRange { from: Some(from), to: Some(to) },
-        limit: if to == now { ROWS } else { crate::db::queries::page::MAX_LIMIT },
+        limit: if to == now { GROUPS } else { crate::db::queries::page::MAX_LIMIT },
         ..FailureQuery::default()
     };
     let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
@@ -233,6 +235,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
             div.stack {
                 section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
                 (parts::parts(health))
+                (failures::predictions(data, period))
             }
             section.card.flush {
                 div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }

@@ -24,7 +24,7 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
                     @for workflow in workflows {
                         @let counts = &workflow.counts;
                         tr data-row {
-                            td {
+                            td.main {
                                 a.cut href=(filtered("/executions", [("workflow", Some(&*workflow.workflow_id)), ("since", Some(since))])) {
                                     (visible(&workflow.workflow_id))
                                 }
