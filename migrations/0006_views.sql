@@ -24,46 +24,73 @@ COMMENT ON FUNCTION rfc3339_time(text) IS
     'The time, or null if the text is not an RFC 3339 timestamp.';
 
 -- The codes are those of the sender's predictions. The patterns match the messages of the sender and of model providers.
--- Their order matters: a timeout of a provider is a timeout.
+-- Their order matters: an image that could not be downloaded in time is an invalid input, and a timeout of a provider is a
+-- timeout. Numbers count only as a status of HTTP: "must be under 500 characters" is not an internal error.
 CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN coalesce((
-        SELECT c.class
-        FROM (
-            SELECT
-                t.n,
-                CASE
-                    WHEN t.value ~ '\m(INPUT_VALIDATION_ERROR|INPUT_DOWNLOAD_ERROR)\M' THEN 'invalid_user_input'
-                    WHEN t.value ~ '\mPROVIDER_REJECTED\M' THEN 'content_moderation'
-                    WHEN t.value ~ '\mPROVIDER_AUTH_ERROR\M' THEN 'provider_auth'
-                    WHEN t.value ~ '\mPROVIDER_RATE_LIMIT\M' THEN 'provider_rate_limit'
-                    WHEN t.value ~ '\m(PROVIDER_SERVER_ERROR|PROVIDER_FAILED|PROVIDER_BAD_REQUEST)\M' THEN 'provider_error'
-                    WHEN t.value ~ '\mNETWORK_ERROR\M' THEN 'provider_unavailable'
-                    WHEN t.value ~ '\mEXECUTION_TIMEOUT\M' THEN 'execution_timeout'
-                    WHEN t.value ~ '\mPIPELINE_CONFIG_ERROR\M' THEN 'invalid_model_config'
-                    WHEN t.value ~ '\m(PUBLISH_FAILED|WORKER_LOST|ITERATION_ERROR)\M' THEN 'internal_error'
-                    WHEN t.value ~* '\m(content policy|content filter|moderat\w+|nsfw|safety (system|filter|checker)|prohibited content)\M'
-                        THEN 'content_moderation'
-                    WHEN t.value ~* '\m(time-?out|timed out|deadline exceeded)\M' THEN 'execution_timeout'
-                    WHEN t.value ~* '\m(rate[ -]?limit\w*|too many requests|quota exceeded|429)\M' THEN 'provider_rate_limit'
-                    WHEN t.value ~* '\m(unauthori[sz]ed|authentication|invalid (api )?key|api key|permission denied|forbidden|401|403)\M'
-                        THEN 'provider_auth'
-                    WHEN t.value ~* '\m(model not found|unknown model|invalid model|model version|invalid version|configuration)\M'
-                        THEN 'invalid_model_config'
-                    WHEN t.value ~* '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument)s?|validation (error|failed)|missing required|is required|unsupported (format|file|image|video|media)|not supported|failed to download|could not download)\M'
-                        THEN 'invalid_user_input'
-                    WHEN t.value ~* '\m(unavailable|overloaded|bad gateway|connection (refused|reset)|502|503|504)\M'
-                        THEN 'provider_unavailable'
-                    WHEN t.value ~* '\m(internal (server )?error|500)\M' THEN 'internal_error'
-                    WHEN t.value ~* '\m(provider (error|failed)|prediction failed|model (error|failed))\M' THEN 'provider_error'
-                END AS class
-            -- Only the beginning: longer messages quote other texts, which could match.
-            FROM (SELECT u.n, left(u.value, 2000) AS value FROM unnest(texts) WITH ORDINALITY AS u (value, n)) AS t
-        ) AS c
-        WHERE c.class IS NOT NULL
-        ORDER BY c.n
-        LIMIT 1
-    ), 'unknown');
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+DECLARE
+    original text;
+    value text;
+    http_status text;
+BEGIN
+    FOREACH original IN ARRAY coalesce(texts, '{}') LOOP
+        CONTINUE WHEN original IS NULL OR original = 'ExecutionFailed';
+        -- Only the beginning: longer messages quote other texts, which could match.
+        value := left(original, 2000);
+        CASE substring(value FROM '\m(INPUT_VALIDATION_ERROR|INPUT_DOWNLOAD_ERROR|PROVIDER_[A-Z_]+|NETWORK_ERROR|EXECUTION_TIMEOUT|PIPELINE_CONFIG_ERROR|PUBLISH_FAILED|WORKER_LOST|ITERATION_ERROR)\M')
+            WHEN 'INPUT_VALIDATION_ERROR', 'INPUT_DOWNLOAD_ERROR' THEN RETURN 'invalid_user_input';
+            WHEN 'PROVIDER_REJECTED' THEN RETURN 'content_moderation';
+            WHEN 'PROVIDER_AUTH_ERROR' THEN RETURN 'provider_auth';
+            WHEN 'PROVIDER_RATE_LIMIT' THEN RETURN 'provider_rate_limit';
+            WHEN 'PROVIDER_SERVER_ERROR', 'PROVIDER_FAILED', 'PROVIDER_BAD_REQUEST' THEN RETURN 'provider_error';
+            WHEN 'NETWORK_ERROR' THEN RETURN 'provider_unavailable';
+            WHEN 'EXECUTION_TIMEOUT' THEN RETURN 'execution_timeout';
+            WHEN 'PIPELINE_CONFIG_ERROR' THEN RETURN 'invalid_model_config';
+            WHEN 'PUBLISH_FAILED', 'WORKER_LOST', 'ITERATION_ERROR' THEN RETURN 'internal_error';
+            ELSE NULL;
+        END CASE;
+        value := translate(lower(value), '_-’', '  ''');
+        IF value ~ '\m(content (policy|policies|filter\w*|moderat\w*)|usage polic\w+|moderat(ed|ion|or)|nsfw|safety (system|filter\w*|check\w*|setting\w*|guideline\w*|polic\w+|reasons?)|prohibited content|flagged|(sensitive|inappropriate|explicit|unsafe|harmful) content|violat\w+ (\w+ ){0,4}(polic\w+|guidelines?|terms)|responsible ai)\M' THEN
+            RETURN 'content_moderation';
+        ELSIF value ~ '\m(fetch|download|load|retrieve|access|open|read|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}\m(urls?|images?|videos?|audios?|files?|media|https?://)'
+            AND value ~ '\m(fail\w*|unable|not|cannot|can''t|couldn''t|errors?)\M' THEN
+            RETURN 'invalid_user_input';
+        ELSIF value ~ '(time ?out\w*|timed ?out)(?! (must|should|parameter|value|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete) (with)?in)\M' THEN
+            RETURN 'execution_timeout';
+        ELSIF value ~ '\m(rate ?limit\w*|too many (concurrent )?(requests|jobs|predictions|executions)|(exceed\w*|insufficient|over|out of) ((your|the|current|api|daily|monthly) )*quota|quota (\w+ ){0,2}(exceeded|exhausted|reached)|resource ((has|have) been )?exhausted|(was|been|is|request|requests|being) throttled|throttling\w*|concurrency limit|requests per (minute|second))\M' THEN
+            RETURN 'provider_rate_limit';
+        ELSIF value ~ '\m(unauthori[sz]ed|unauthenticated|authentication|authorization (failed|error|required)|invalid (authentication|((api|access|auth|bearer) )?(key|credentials?)|((api|access|auth|bearer) )token)|((incorrect|missing|wrong|expired|no) )?api key|(permission|access) (is |was )?denied|forbidden|not authori[sz]ed|insufficient permissions?)\M' THEN
+            RETURN 'provider_auth';
+        ELSIF value ~ '\m(unknown model|invalid model|no such model|unsupported model|invalid version|models?\M[^:,;]{0,60}\m((was |is |could |be |not )*not found|does not exist|(was |is |has been )?(deprecated|retired)|no longer (available|supported|exists))|model not found|model version|((invalid|missing|bad|wrong|model|pipeline) )?configuration|misconfigured)\M' THEN
+            RETURN 'invalid_model_config';
+        ELSIF value ~ '\m(out of memory|oom)\M' THEN
+            RETURN 'provider_error';
+        ELSIF value ~ '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument|format|type|request|size|dimension|resolution|aspect ratio|base64)s?|validation (error|failed)|missing (required|input|parameter|image|prompt)|(is|are|field) required|unsupported (format|file|image|video|media|audio|language|aspect ratio|resolution)|not supported|too (small|large|long|short|big|few)|must (be|have|contain|not be|match)|exceeds? (the )?(\w+ ){0,3}(max\w*|limit|allowed|size|length|[0-9]+ ?[a-z]*)|no (\w+ )?(face|person|speech|audio|image)s? (\w+ )?(detected|found)|bad request|unprocessable|malformed|does not exist|maximum context length|not a valid|cannot identify image|(could not|cannot|can''t|couldn''t) be (downloaded|fetched|loaded|decoded|read|opened))\M' THEN
+            RETURN 'invalid_user_input';
+        ELSIF value ~ '\m(unavailable|overloaded|bad gateway|connection (was |has been )?(refused|reset|closed|aborted|error)|connect(ion)?error|econn(reset|refused|aborted)|enotfound|eai again|epipe|socket hang up|network error|no (\w+ )?capacity|(at|over|insufficient) capacity|(server|service|model|system) (is )?(currently |too )?busy|high demand|server disconnected)\M' THEN
+            RETURN 'provider_unavailable';
+        ELSIF value ~ '\minternal ?(server ?)?error\M' THEN
+            RETURN 'internal_error';
+        ELSIF value ~ '\m(provider (error|failed)|prediction failed|model (error|failed)|upstream error|(inference|generation) failed)\M' THEN
+            RETURN 'provider_error';
+        END IF;
+        http_status := substring(
+            value FROM '(?:\m(?:status(?: ?code)?|http(?:/[0-9.]+)?|(?:http )?error(?: ?code)?|code)"?(?: is| was)?[ :=(]{1,3}|\((?=[0-9]{3}\)))([45][0-9][0-9])(?![0-9.%]| ?(?:px|pixels?|characters?|tokens?|mb|kb|ms|s|seconds?|frames?)\M)'
+        );
+        CASE http_status
+            WHEN '400', '413', '415', '422' THEN RETURN 'invalid_user_input';
+            WHEN '401', '403' THEN RETURN 'provider_auth';
+            WHEN '408' THEN RETURN 'execution_timeout';
+            WHEN '429' THEN RETURN 'provider_rate_limit';
+            WHEN '500' THEN RETURN 'internal_error';
+            WHEN '502', '503', '504', '529' THEN RETURN 'provider_unavailable';
+            ELSE NULL;
+        END CASE;
+    END LOOP;
+    RETURN 'unknown';
+END
+$$;
 
 COMMENT ON FUNCTION failure_class(text[]) IS
     'Class of a failure from the first text that shows it: content_moderation, execution_timeout, invalid_user_input, invalid_model_config, provider_auth, provider_error, provider_rate_limit, provider_unavailable, internal_error, or unknown. Example: failure_class(error_cause, error).';

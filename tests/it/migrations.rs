@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "4d51d95df75ca35b0840144300b0c0cd50bb503be4b585f554fe3da47a7836e7e041b4423420c6c9ae440bfc5a44aff6",
+        "fc12764e549afc5b2b4c6d2a53d3c196704302c2ade420cb2792e6fa8d77a5281a3a427b002bfea6fac31ce9e027a260",
     ),
     (
         "0007_expected.sql",
