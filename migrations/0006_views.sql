@@ -12,7 +12,7 @@ CREATE FUNCTION rfc3339_time(value text) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
         WHEN value ~ ('^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d'
-            '(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$')
+            '(\.\d{1,30})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$')
             THEN CASE
                 WHEN substr(value, 9, 2)::integer <= date_part('day',
                     make_date(substr(value, 1, 4)::integer, substr(value, 6, 2)::integer, 1) + interval '1 month -1 day')
@@ -95,27 +95,51 @@ $$;
 COMMENT ON FUNCTION failure_class(text[]) IS
     'Class of a failure from the first text that shows it: content_moderation, execution_timeout, invalid_user_input, invalid_model_config, provider_auth, provider_error, provider_rate_limit, provider_unavailable, internal_error, or unknown. Example: failure_class(error_cause, error).';
 
--- Legacy flows send an array, step_results, instead of the object step_outputs.
-CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb)
+CREATE FUNCTION path_of_key(key text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN '.' || CASE WHEN key ~ '^[A-Za-z_][A-Za-z0-9_]*$' THEN key ELSE to_json(key)::text END;
+
+COMMENT ON FUNCTION path_of_key(text) IS
+    'A key as a part of a path, in the form of jsonpath and jq.';
+
+-- Legacy flows send an array, step_results, instead of the object step_outputs. Each can be an object or an array.
+CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb, path text, n bigint)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     BEGIN ATOMIC
-        SELECT s.key, s.step
+        SELECT s.key, s.step, s.path, s.n
         -- OFFSET 0: the payload is decompressed once.
         FROM (
-            SELECT coalesce(nullif(payload -> 'step_outputs', 'null'), payload -> 'step_results') AS steps OFFSET 0
+            SELECT
+                CASE WHEN f.has_outputs THEN 'step_outputs' ELSE 'step_results' END AS field,
+                CASE WHEN f.has_outputs THEN f.outputs ELSE payload -> 'step_results' END AS steps
+            FROM (
+                SELECT
+                    o.outputs,
+                    coalesce(
+                        jsonb_typeof(o.outputs) IN ('object', 'array') AND o.outputs NOT IN ('{}', '[]'), false
+                    ) AS has_outputs
+                FROM (SELECT payload -> 'step_outputs' AS outputs OFFSET 0) AS o
+                OFFSET 0
+            ) AS f
+            OFFSET 0
         ) AS p
         CROSS JOIN LATERAL (
-            SELECT o.key, o.value AS step
-            FROM jsonb_each(CASE jsonb_typeof(p.steps) WHEN 'object' THEN p.steps END) AS o
+            SELECT o.key, o.value AS step, p.field || path_of_key(o.key) AS path, o.position AS n
+            FROM jsonb_each(CASE jsonb_typeof(p.steps) WHEN 'object' THEN p.steps END)
+                WITH ORDINALITY AS o (key, value, position)
             UNION ALL
-            SELECT coalesce(a.value ->> 'step_id', a.position::text), a.value
+            SELECT
+                coalesce(a.value ->> 'step_id', a.position::text),
+                a.value,
+                format('%s[%s]', p.field, a.position - 1),
+                a.position
             FROM jsonb_array_elements(CASE jsonb_typeof(p.steps) WHEN 'array' THEN p.steps END)
                 WITH ORDINALITY AS a (value, position)
         ) AS s;
     END;
 
 COMMENT ON FUNCTION steps_of(jsonb) IS
-    'The steps in a payload, with their keys: the fields of step_outputs or, in a legacy flow, the elements of step_results.';
+    'The steps in a payload, with their keys: those of step_outputs or, if it is missing or empty, those of step_results (legacy flows). path leads to the step, and n is its position.';
 
 CREATE VIEW failed_steps AS
 SELECT
@@ -176,11 +200,14 @@ SELECT
     m.metadata ->> 'version' AS model_version,
     coalesce(
         CASE WHEN t.completed_at >= t.started_at THEN date_part('epoch', t.completed_at - t.started_at) END,
-        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN abs(m.seconds::numeric) < 1e9 THEN round(m.seconds::numeric, 9)::float8 END END
+        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN m.seconds::numeric >= 0 AND m.seconds::numeric < 1e9 THEN round(m.seconds::numeric, 9)::float8 END END
     ) AS duration_seconds,
     CASE jsonb_typeof(m.cost) WHEN 'number' THEN sensible_cost(m.cost::numeric) END AS cost,
-    coalesce(m.metadata ->> 'fallback_used' = 'true' OR jsonb_typeof(s.step -> 'fallback') = 'object', false) AS is_fallback,
-    coalesce(m.metadata ->> 'primary_error', s.step -> 'fallback' ->> 'reason') AS first_error,
+    m.is_fallback,
+    CASE WHEN m.is_fallback THEN coalesce(
+        m.metadata ->> 'primary_error',
+        CASE jsonb_typeof(m.fallback) WHEN 'string' THEN m.fallback #>> '{}' ELSE m.fallback ->> 'reason' END
+    ) END AS first_error,
     s.step ->> 'error' AS error,
     s.step ->> 'error_cause' AS error_cause,
     CASE WHEN s.step ->> 'status' = 'failed' THEN failure_class(s.step ->> 'error_cause', s.step ->> 'error') END AS failure_class,
@@ -193,9 +220,24 @@ FROM executions AS e
 CROSS JOIN LATERAL steps_of(e.payload) AS s (key, step)
 CROSS JOIN LATERAL (
     SELECT
-        s.step -> 'metadata' AS metadata,
-        coalesce(s.step -> 'metadata' -> 'elapsed_seconds', s.step -> 'metadata' -> 'execution_time') AS seconds,
-        coalesce(s.step -> 'cost', s.step -> 'metadata' -> 'cost') AS cost
+        f.*,
+        -- A model has a primary_error only if a fallback ran after it.
+        coalesce(
+            f.metadata ->> 'fallback_used' = 'true'
+            OR jsonb_typeof(f.fallback) IN ('object', 'string') AND f.fallback <> '""'
+            OR f.metadata ->> 'fallback_used' IS NULL AND f.metadata ->> 'primary_error' <> '',
+            false
+        ) AS is_fallback
+    FROM (
+        SELECT
+            s.step -> 'metadata' AS metadata,
+            coalesce(nullif(s.step -> 'fallback', 'null'), s.step -> 'metadata' -> 'fallback') AS fallback,
+            coalesce(
+                nullif(s.step -> 'metadata' -> 'elapsed_seconds', 'null'), s.step -> 'metadata' -> 'execution_time'
+            ) AS seconds,
+            coalesce(nullif(s.step -> 'cost', 'null'), s.step -> 'metadata' -> 'cost') AS cost
+        OFFSET 0
+    ) AS f
 ) AS m
 CROSS JOIN LATERAL (
     SELECT
@@ -654,13 +696,6 @@ CREATE FUNCTION is_result_url(value text) RETURNS boolean
 
 COMMENT ON FUNCTION is_result_url(text) IS
     'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';
-
-CREATE FUNCTION path_of_key(key text) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN '.' || CASE WHEN key ~ '^[A-Za-z_][A-Za-z0-9_]*$' THEN key ELSE to_json(key)::text END;
-
-COMMENT ON FUNCTION path_of_key(text) IS
-    'A key as a part of a path, in the form of jsonpath and jq.';
 
 -- The values are read level by level. The first level has each field of workflow_output, the output, and the output of each
 -- step. Each of these values, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one

@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "fc12764e549afc5b2b4c6d2a53d3c196704302c2ade420cb2792e6fa8d77a5281a3a427b002bfea6fac31ce9e027a260",
+        "047c12127f8cbb9e52a82cc463c57e796adba225f9358e7bae34b0bd2e6fb48b61abcb9cba155e8addb85ed196502e51",
     ),
     (
         "0007_expected.sql",

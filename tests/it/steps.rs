@@ -276,3 +276,45 @@ async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
     let query = "SELECT failure_class FROM failures WHERE execution_id = 's'";
     assert_eq!(receiver.row(query).await["failure_class"], "content_moderation");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_are_read_from_any_shape_and_null_is_as_good_as_missing() {
+    let receiver = TestReceiver::start().await;
+    for (id, fields) in [
+        ("object", json!({ "step_outputs": {}, "step_results": { "s": { "status": "failed" } } })),
+        ("array", json!({ "step_outputs": [{ "step_id": "s", "status": "failed" }] })),
+        ("both", json!({ "step_outputs": "none", "step_results": [{ "step_id": "s", "status": "failed" }] })),
+    ] {
+        receiver.accept(with(execution(id, "completed"), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let rows = receiver.rows("SELECT execution_id, step_id FROM failed_steps ORDER BY execution_id").await;
+    assert_eq!(rows, ["array", "both", "object"].map(|id| json!({ "execution_id": id, "step_id": "s" })));
+
+    let steps = json!({
+        "a": { "cost": null, "metadata": { "elapsed_seconds": null, "execution_time": 7, "cost": 0.05 } },
+        "b": { "metadata": { "fallback": { "reason": "busy" }, "elapsed_seconds": -5 } },
+        "c": {
+            "fallback": "slow", "started_at": "2026-03-02T09:00:00.1234567890123Z",
+            "completed_at": "2026-03-02T09:00:01.1234567890123Z"
+        },
+        "d": { "metadata": { "primary_error": "busy" } },
+        "e": { "fallback": "", "metadata": { "fallback_used": false, "primary_error": "busy" } }
+    });
+    receiver.accept(with(execution("values", "completed"), json!({ "step_outputs": steps }))).await;
+    receiver.wait_until_recorded().await;
+    let rows = receiver
+        .row("SELECT json_agg(json_build_array(key, duration_seconds, cost, is_fallback, first_error) ORDER BY key) AS rows
+            FROM steps WHERE execution_id = 'values'")
+        .await;
+    let expected = json!([
+        ["a", 7.0, 0.05, false, null],
+        ["b", null, null, true, "busy"],
+        ["c", 1.0, null, true, "slow"],
+        ["d", null, null, true, "busy"],
+        ["e", null, null, false, null]
+    ]);
+    // Numbers in JSON: 7 and 7.0 are equal.
+    let text = |rows: &Value| rows.to_string().replace(".0,", ",");
+    assert_eq!(text(&rows["rows"]), text(&expected));
+}
