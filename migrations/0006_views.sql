@@ -141,6 +141,29 @@ CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb, pat
 COMMENT ON FUNCTION steps_of(jsonb) IS
     'The steps in a payload, with their keys: those of step_outputs or, if it is missing or empty, those of step_results (legacy flows). path leads to the step, and n is its position.';
 
+-- The texts of the failed steps are read only if the cause shows no class. The limits bound the time for any payload: a list
+-- reads this for 1,000 executions.
+CREATE FUNCTION execution_failure_class(error_cause text, error text, step_failed boolean, payload jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN coalesce(
+        nullif(failure_class(error_cause), 'unknown'),
+        CASE
+            WHEN step_failed AND pg_column_size(payload) <= 16384 THEN nullif(failure_class((
+                SELECT string_agg(f.text, E'\n' ORDER BY f.key)
+                FROM (
+                    SELECT s.key, left(concat_ws(' ', s.step ->> 'error_cause', s.step ->> 'error'), 500) AS text
+                    FROM steps_of(payload) AS s
+                    WHERE s.step ->> 'status' = 'failed'
+                    LIMIT 100
+                ) AS f
+            )), 'unknown')
+        END,
+        failure_class(error)
+    );
+
+COMMENT ON FUNCTION execution_failure_class(text, text, boolean, jsonb) IS
+    'Class of a failed execution: failure_class of its cause or, if that is unknown, of the texts of its failed steps or of its error. The steps are read in payloads of at most 16 KiB (compressed).';
+
 CREATE VIEW failed_steps AS
 SELECT
     e.execution_id,
@@ -312,12 +335,7 @@ SELECT
     e.last_received_at,
     e.payload_removed_at,
     e.reference,
-    failure_class(VARIADIC e.error_cause || (
-        SELECT array_agg(f.text ORDER BY f.key)
-        FROM steps AS s
-        CROSS JOIN LATERAL (VALUES (s.key, s.error_cause), (s.key, s.error)) AS f (key, text)
-        WHERE s.execution_id = e.execution_id AND s.status = 'failed'
-    ) || e.error) AS failure_class
+    execution_failure_class(e.error_cause, e.error, e.step_failed, e.payload) AS failure_class
 FROM executions AS e
 WHERE e.status = 'failed'
 UNION ALL
@@ -368,7 +386,7 @@ COMMENT ON COLUMN failures.payload_removed_at IS
 COMMENT ON COLUMN failures.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 COMMENT ON COLUMN failures.failure_class IS
-    'One of the sender''s classes of failures: see the function failure_class. From error_cause, the failed steps and error; for a prediction from error and error_cause.';
+    'One of the sender''s classes of failures: see the functions failure_class and execution_failure_class. From error_cause, the failed steps or error; for a prediction from error and error_cause.';
 
 CREATE VIEW failure_rates AS
 SELECT

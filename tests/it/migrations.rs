@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "047c12127f8cbb9e52a82cc463c57e796adba225f9358e7bae34b0bd2e6fb48b61abcb9cba155e8addb85ed196502e51",
+        "1db09e172ad9fc27e341fd06d9cb8bc74c5c5a2f6b767bd8b3a1c14dac8074013fe40fd895a45f70c75b014009e56848",
     ),
     (
         "0007_expected.sql",

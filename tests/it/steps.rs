@@ -278,6 +278,39 @@ async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn view_api_and_command_line_agree_on_the_class_of_an_execution() {
+    let receiver = TestReceiver::start().await;
+    let step = json!({ "status": "failed", "error_cause": "Model timeout after 300s" });
+    let long = format!("Model timeout {}", (0..20_000).map(|n| n.to_string()).collect::<String>());
+    for (id, workflow, step) in
+        [("e", "w1", step.clone()), ("large", "w2", with(step, json!({ "error_cause": long })))]
+    {
+        let fields = json!({
+            "workflow_id": workflow, "error": "ExecutionFailed", "error_cause": "Step 'animate' failed",
+            "step_outputs": { "animate": step }
+        });
+        receiver.accept(with(execution(id, "failed"), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    // The steps of a large payload are not read.
+    for (id, workflow, class) in [("e", "w1", "execution_timeout"), ("large", "w2", "unknown")] {
+        let view = format!("SELECT failure_class FROM failures WHERE execution_id = '{id}'");
+        assert_eq!(receiver.row(&view).await["failure_class"], class, "{id}");
+        let detail = get_json(&receiver, &format!("/api/v1/executions/{id}")).await;
+        assert_eq!(detail["failure_class"], class, "{id}");
+        let list = get_json(&receiver, &format!("/api/v1/executions?workflow={workflow}")).await;
+        assert_eq!(list["items"][0]["failure_class"], class, "{id}");
+        let failures = get_json(&receiver, &format!("/api/v1/failures?workflow={workflow}")).await;
+        assert_eq!(failures["groups"][0]["failure_class"], class, "{id}");
+        let dir = TempDir::new().unwrap();
+        let mut command = program(dir.path());
+        let command = command.args(["failures", "--workflow", workflow]);
+        let (text, _) = run_to_end(command.env("DATABASE_URL", url(&receiver.database)));
+        assert!(text.lines().nth(1).unwrap().contains(class), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn steps_are_read_from_any_shape_and_null_is_as_good_as_missing() {
     let receiver = TestReceiver::start().await;
     for (id, fields) in [
