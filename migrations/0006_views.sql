@@ -593,14 +593,22 @@ COMMENT ON COLUMN slow_executions.reference IS
 CREATE FUNCTION json_in_text(value text) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
+DECLARE
+    trimmed text;
+    parsed jsonb;
 BEGIN
-    IF value !~ '^\s*(\{.*\}|\[.*\])\s*$'
-        OR octet_length(value) > 1048576
-        OR value ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
+    IF octet_length(value) > 1048576 THEN
+        RETURN NULL;
+    END IF;
+    trimmed := btrim(value, E' \t\r\n');
+    IF left(trimmed, 1) || right(trimmed, 1) NOT IN ('{}', '[]', '""')
+        OR trimmed ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
     THEN
         RETURN NULL;
     END IF;
-    RETURN value::jsonb;
+    parsed := trimmed::jsonb;
+    -- JSON can be encoded several times.
+    RETURN CASE jsonb_typeof(parsed) WHEN 'string' THEN json_in_text(parsed #>> '{}') ELSE parsed END;
 EXCEPTION
     WHEN data_exception OR program_limit_exceeded THEN
         RETURN NULL;
@@ -608,65 +616,82 @@ END
 $$;
 
 COMMENT ON FUNCTION json_in_text(text) IS
-    'The JSON object or array that the text contains; null for any other text.';
+    'The JSON object or array that the text contains; null for any other text. The text is at most 1 MiB long.';
 
 CREATE FUNCTION media_type_of_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        -- The text after the last dot, without query and fragment. A URL without a path has no extension: the last dot would
-        -- be that of the host.
-        CASE
-            WHEN split_part(split_part(url, '#', 1), '?', 1) LIKE '%://%/%'
-                THEN lower(split_part(split_part(split_part(url, '#', 1), '?', 1), '.', -1))
-        END
-        WHEN 'png' THEN 'image/png'
-        WHEN 'jpg' THEN 'image/jpeg'
-        WHEN 'jpeg' THEN 'image/jpeg'
-        WHEN 'webp' THEN 'image/webp'
-        WHEN 'gif' THEN 'image/gif'
-        WHEN 'avif' THEN 'image/avif'
-        WHEN 'heic' THEN 'image/heic'
-        WHEN 'bmp' THEN 'image/bmp'
-        WHEN 'tif' THEN 'image/tiff'
-        WHEN 'tiff' THEN 'image/tiff'
-        WHEN 'svg' THEN 'image/svg+xml'
-        WHEN 'psd' THEN 'image/vnd.adobe.photoshop'
-        WHEN 'mp4' THEN 'video/mp4'
-        WHEN 'm4v' THEN 'video/mp4'
-        WHEN 'webm' THEN 'video/webm'
-        WHEN 'mov' THEN 'video/quicktime'
-        WHEN 'mkv' THEN 'video/matroska'
-        WHEN 'avi' THEN 'video/x-msvideo'
-        WHEN 'mp3' THEN 'audio/mpeg'
-        WHEN 'wav' THEN 'audio/wav'
-        WHEN 'flac' THEN 'audio/flac'
-        WHEN 'ogg' THEN 'audio/ogg'
-        WHEN 'opus' THEN 'audio/ogg'
-        WHEN 'm4a' THEN 'audio/mp4'
-        WHEN 'aac' THEN 'audio/aac'
-        WHEN 'txt' THEN 'text/plain'
-        WHEN 'md' THEN 'text/markdown'
-        WHEN 'srt' THEN 'text/srt'
-        WHEN 'vtt' THEN 'text/vtt'
-        WHEN 'html' THEN 'text/html'
-        WHEN 'htm' THEN 'text/html'
-        WHEN 'pdf' THEN 'application/pdf'
-        WHEN 'rtf' THEN 'application/rtf'
-        WHEN 'epub' THEN 'application/epub+zip'
-        WHEN 'doc' THEN 'application/msword'
-        WHEN 'docx' THEN 'application/vnd.openxmlformats-officedocument.wordprocessingml.document'
-        WHEN 'xlsx' THEN 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet'
-        WHEN 'pptx' THEN 'application/vnd.openxmlformats-officedocument.presentationml.presentation'
-        WHEN 'csv' THEN 'text/csv'
-        WHEN 'json' THEN 'application/json'
-        WHEN 'jsonl' THEN 'application/jsonl'
-        WHEN 'xml' THEN 'application/xml'
-        WHEN 'zip' THEN 'application/zip'
-        WHEN 'glb' THEN 'model/gltf-binary'
-        WHEN 'gltf' THEN 'model/gltf+json'
-        WHEN 'obj' THEN 'model/obj'
-        WHEN 'stl' THEN 'model/stl'
-        WHEN 'usdz' THEN 'model/vnd.usdz+zip'
+        -- The letters after the last dot of the path, which can be escaped. A URL without a path has no extension.
+        replace(lower(substring(url FROM '^[^:]+://[^/?#]+/[^?#;]*((?:\.|%2[Ee])[A-Za-z0-9]+)(?:;[^?#]*)?(?:[?#]|$)')), '%2e', '.')
+        WHEN '.png' THEN 'image/png'
+        WHEN '.apng' THEN 'image/apng'
+        WHEN '.jpg' THEN 'image/jpeg'
+        WHEN '.jpeg' THEN 'image/jpeg'
+        WHEN '.jfif' THEN 'image/jpeg'
+        WHEN '.webp' THEN 'image/webp'
+        WHEN '.gif' THEN 'image/gif'
+        WHEN '.avif' THEN 'image/avif'
+        WHEN '.heic' THEN 'image/heic'
+        WHEN '.heif' THEN 'image/heif'
+        WHEN '.jxl' THEN 'image/jxl'
+        WHEN '.exr' THEN 'image/x-exr'
+        WHEN '.ico' THEN 'image/vnd.microsoft.icon'
+        WHEN '.bmp' THEN 'image/bmp'
+        WHEN '.tif' THEN 'image/tiff'
+        WHEN '.tiff' THEN 'image/tiff'
+        WHEN '.svg' THEN 'image/svg+xml'
+        WHEN '.psd' THEN 'image/vnd.adobe.photoshop'
+        WHEN '.mp4' THEN 'video/mp4'
+        WHEN '.m4v' THEN 'video/mp4'
+        WHEN '.webm' THEN 'video/webm'
+        WHEN '.mov' THEN 'video/quicktime'
+        WHEN '.mkv' THEN 'video/matroska'
+        WHEN '.avi' THEN 'video/x-msvideo'
+        WHEN '.mpg' THEN 'video/mpeg'
+        WHEN '.mpeg' THEN 'video/mpeg'
+        WHEN '.ogv' THEN 'video/ogg'
+        WHEN '.3gp' THEN 'video/3gpp'
+        WHEN '.flv' THEN 'video/x-flv'
+        WHEN '.wmv' THEN 'video/x-ms-wmv'
+        WHEN '.ts' THEN 'video/mp2t'
+        WHEN '.m3u8' THEN 'application/vnd.apple.mpegurl'
+        WHEN '.mp3' THEN 'audio/mpeg'
+        WHEN '.wav' THEN 'audio/wav'
+        WHEN '.flac' THEN 'audio/flac'
+        WHEN '.ogg' THEN 'audio/ogg'
+        WHEN '.opus' THEN 'audio/ogg'
+        WHEN '.m4a' THEN 'audio/mp4'
+        WHEN '.aac' THEN 'audio/aac'
+        WHEN '.weba' THEN 'audio/webm'
+        WHEN '.oga' THEN 'audio/ogg'
+        WHEN '.mka' THEN 'audio/matroska'
+        WHEN '.wma' THEN 'audio/x-ms-wma'
+        WHEN '.aiff' THEN 'audio/aiff'
+        WHEN '.aif' THEN 'audio/aiff'
+        WHEN '.mid' THEN 'audio/midi'
+        WHEN '.txt' THEN 'text/plain'
+        WHEN '.md' THEN 'text/markdown'
+        WHEN '.srt' THEN 'text/srt'
+        WHEN '.vtt' THEN 'text/vtt'
+        WHEN '.html' THEN 'text/html'
+        WHEN '.htm' THEN 'text/html'
+        WHEN '.pdf' THEN 'application/pdf'
+        WHEN '.rtf' THEN 'application/rtf'
+        WHEN '.epub' THEN 'application/epub+zip'
+        WHEN '.doc' THEN 'application/msword'
+        WHEN '.docx' THEN 'application/vnd.openxmlformats-officedocument.wordprocessingml.document'
+        WHEN '.xlsx' THEN 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet'
+        WHEN '.pptx' THEN 'application/vnd.openxmlformats-officedocument.presentationml.presentation'
+        WHEN '.csv' THEN 'text/csv'
+        WHEN '.json' THEN 'application/json'
+        WHEN '.jsonl' THEN 'application/jsonl'
+        WHEN '.xml' THEN 'application/xml'
+        WHEN '.zip' THEN 'application/zip'
+        WHEN '.glb' THEN 'model/gltf-binary'
+        WHEN '.gltf' THEN 'model/gltf+json'
+        WHEN '.obj' THEN 'model/obj'
+        WHEN '.stl' THEN 'model/stl'
+        WHEN '.usdz' THEN 'model/vnd.usdz+zip'
     END;
 
 COMMENT ON FUNCTION media_type_of_url(text) IS
@@ -677,6 +702,7 @@ CREATE FUNCTION result_kind(media_type text, path text) RETURNS text
     RETURN coalesce(
         CASE
             WHEN media_type ~ '^(image|video|audio)/' THEN split_part(media_type, '/', 1)
+            WHEN media_type IN ('application/vnd.apple.mpegurl', 'application/x-mpegurl') THEN 'video'
             WHEN media_type ~ '^text/(html|rtf)$|^application/(pdf|rtf|msword|epub|vnd\.(openxmlformats|oasis|ms-))'
                 THEN 'document'
             WHEN media_type ~ '^text/' AND media_type NOT IN ('text/csv', 'text/xml') THEN 'text'
@@ -708,19 +734,35 @@ CREATE FUNCTION result_kind(media_type text, path text) RETURNS text
 COMMENT ON FUNCTION result_kind(text, text) IS
     'Kind of a URL: image, video, audio, text, document or data. By its media type; if that is unknown, by the keys of its path; otherwise document.';
 
+-- Longer texts are no URLs, because a pattern takes seconds on many megabytes.
 CREATE FUNCTION is_result_url(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$|^data:[A-Za-z]+/[^,\s[:cntrl:]]{1,200},';
+    RETURN CASE
+        WHEN octet_length(value) <= 8192
+            THEN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$' AND value !~ ',https?://'
+        ELSE false
+    END OR left(value, 300) ~* '^data:[a-z]+/[^,\s[:cntrl:]]{1,200},';
 
 COMMENT ON FUNCTION is_result_url(text) IS
-    'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';
+    'Whether the text is a URL with a host, such as https://..., of at most 8 KiB, or a data URL with a media type.';
 
--- The values are read level by level. The first level has each field of workflow_output, the output, and the output of each
--- step. Each of these values, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one
--- result, of the kind data.
+-- Embeddings and masks have thousands of elements.
+CREATE FUNCTION is_array_of_numbers(value jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN coalesce(
+        jsonb_typeof(value -> 0) IN ('number', 'boolean') AND jsonb_typeof(value -> 1) IN ('number', 'boolean'), false
+    );
+
+COMMENT ON FUNCTION is_array_of_numbers(jsonb) IS
+    'Whether the value is an array whose first two elements are numbers or booleans.';
+
+-- The values of each place are read level by level. A place is the output, a field of workflow_output, or the output of a
+-- step. Each place, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one result, of
+-- the kind data.
 --
--- The costs are bounded for any payload: at most 10,000 values are read, 16 levels deep, and 10,000 elements of each array.
--- Only objects, arrays, URLs, and texts under certain keys (has_text) count as values. A path is cut after 1,000 characters.
+-- The costs are bounded for any payload. At most 10,000 values of a place are read, and 50,000 of the first 2,000 places,
+-- 16 levels deep. The output is the first place. Each value counts, also one that is no result. Of an array, at most 1,000
+-- objects and arrays are read, or 10,000 texts. Arrays of numbers are not read. A path is cut after 1,000 characters.
 CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     RETURNS TABLE (
         "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
@@ -729,102 +771,124 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     -- Compilation takes longer than the query. SET also keeps PostgreSQL from planning the query for each caller.
     SET jit = off
     BEGIN ATOMIC
-        WITH RECURSIVE found AS (
-            SELECT
-                ARRAY[w.origin, w.n::integer] AS place,
-                left(w.path, 1000) AS path,
-                w.step_id,
-                coalesce(
-                    json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
-                ) AS value,
-                NULL AS media_type,
-                -- Whether a text at this place is a result.
-                true AS has_text,
-                true AS is_whole
+        -- In this order, without a sort of the large values.
+        WITH places AS (
+            SELECT w.*
             FROM (
-                SELECT 1 AS origin, o.n, 'workflow_output' || path_of_key(o.key) AS path, NULL AS step_id, o.value
-                FROM jsonb_each(
-                    CASE jsonb_typeof(payload -> 'workflow_output') WHEN 'object' THEN payload -> 'workflow_output' END
-                ) WITH ORDINALITY AS o (key, value, n)
+                SELECT 2 AS origin, 1::bigint AS n, 'output' AS path, NULL AS step_id, output AS value
                 UNION ALL
-                SELECT 1, 1, 'workflow_output', NULL, payload -> 'workflow_output'
-                WHERE jsonb_typeof(payload -> 'workflow_output') <> 'object'
-                UNION ALL
-                SELECT 2, 1, 'output', NULL, output
+                SELECT 1, o.n, coalesce('workflow_output' || path_of_key(o.key), 'workflow_output'), NULL, o.value
+                FROM (SELECT payload -> 'workflow_output' AS named OFFSET 0) AS f
+                CROSS JOIN LATERAL (
+                    SELECT e.key, e.value, e.n
+                    FROM jsonb_each(CASE jsonb_typeof(f.named) WHEN 'object' THEN f.named END)
+                        WITH ORDINALITY AS e (key, value, n)
+                    UNION ALL
+                    SELECT NULL, f.named, 1
+                    WHERE jsonb_typeof(f.named) <> 'object'
+                ) AS o
                 UNION ALL
                 SELECT
                     3,
                     row_number() OVER (ORDER BY s.step ->> 'started_at', s.n),
                     s.path || '.output',
-                    s.step_id,
+                    coalesce(s.step ->> 'step_id', CASE WHEN s.path !~ '\]$' THEN s.key END),
                     s.step -> 'output'
-                FROM (
-                    SELECT
-                        o.n,
-                        'step_outputs' || path_of_key(o.key) AS path,
-                        coalesce(o.step ->> 'step_id', o.key) AS step_id,
-                        o.step
-                    FROM jsonb_each(
-                        CASE jsonb_typeof(payload -> 'step_outputs') WHEN 'object' THEN payload -> 'step_outputs' END
-                    ) WITH ORDINALITY AS o (key, step, n)
-                    UNION ALL
-                    SELECT a.n, format('step_results[%s]', a.n - 1), a.step ->> 'step_id', a.step
-                    FROM jsonb_array_elements(
-                        CASE jsonb_typeof(payload -> 'step_results') WHEN 'array' THEN payload -> 'step_results' END
-                    ) WITH ORDINALITY AS a (step, n)
-                ) AS s
+                FROM steps_of(payload) AS s
                 WHERE coalesce(s.step ->> 'status', '') NOT IN ('failed', 'cancelled', 'skipped')
             ) AS w
             WHERE w.value NOT IN ('null', '""', '[]', '{}')
-            UNION ALL
-            SELECT
-                p.place || c.n::integer,
-                left(p.path || coalesce(path_of_key(c.key), format('[%s]', c.n - 1)), 1000),
-                p.step_id,
-                coalesce(t.json, c.value),
-                CASE
-                    -- An element of an array has no media type beside it.
-                    WHEN t.is_url AND c.key IS NOT NULL THEN lower(substring(
-                        coalesce(
-                            p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
-                            p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'
-                        ) FROM '^[A-Za-z]+/[A-Za-z0-9.+-]{1,100}'
-                    ))
-                END,
-                t.has_text,
-                t.json IS NOT NULL
-            FROM found AS p
+            LIMIT 2000
+        ),
+        found AS (
+            SELECT w.step_id, f.*
+            FROM places AS w
             CROSS JOIN LATERAL (
-                SELECT o.key, o.value, o.n
-                FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
-                    WITH ORDINALITY AS o (key, value, n)
-                -- Skips the fields of the request and of its processing: they are not results.
-                WHERE lower(o.key) <> ALL ('{input, inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url}')
-                UNION ALL
-                SELECT NULL, a.value, a.n
-                FROM jsonb_array_elements(
-                    CASE jsonb_typeof(p.value) WHEN 'array' THEN jsonb_path_query_array(p.value, '$[0 to 9999]') END
-                ) WITH ORDINALITY AS a (value, n)
-            ) AS c
-            CROSS JOIN LATERAL (
-                SELECT
-                    v.value,
-                    v.has_text,
-                    coalesce(is_result_url(v.value), false) AS is_url,
-                    json_in_text(CASE WHEN v.has_text THEN v.value END) AS json
-                FROM (
+                WITH RECURSIVE read AS (
                     SELECT
-                        CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
+                        ARRAY[w.origin, w.n::integer] AS place,
+                        left(w.path, 1000) AS path,
+                        coalesce(
+                            json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
+                        ) AS value,
+                        NULL AS media_type,
+                        -- Whether a text at this place is a result.
+                        true AS has_text,
+                        true AS is_whole
+                    UNION ALL
+                    -- Values that are no results have no row below, but count for the limit.
+                    SELECT
+                        p.place || c.n::integer,
                         CASE
-                            WHEN c.key IS NULL THEN p.has_text
-                            ELSE lower(c.key) = ANY ('{text, texts, content, caption, captions, transcript, transcription, translation, translations, summary, description, descriptions, answer, answers, response, responses, completion, completions, result, results, output, outputs, output_text, generated_text, body, markdown, html, lyrics}')
-                        END AS has_text
-                    OFFSET 0
-                ) AS v
-                OFFSET 0
-            ) AS t
-            WHERE cardinality(p.place) < 17 AND jsonb_typeof(p.value) IN ('object', 'array')
-                AND (jsonb_typeof(c.value) IN ('object', 'array') OR t.is_url OR t.has_text AND t.value <> '')
+                            WHEN k.is_kept
+                                THEN left(p.path || coalesce(path_of_key(c.key), format('[%s]', c.n - 1)), 1000)
+                        END,
+                        CASE WHEN k.is_kept THEN coalesce(t.json, c.value) END,
+                        CASE
+                            -- An element of an array has no media type beside it.
+                            WHEN t.is_url AND c.key IS NOT NULL THEN coalesce(
+                                lower(substring(
+                                    coalesce(
+                                        p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
+                                        p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'
+                                    ) FROM '^[A-Za-z]+/[A-Za-z0-9.+-]{1,100}'
+                                )),
+                                lower(substring(p.value ->> 'type' FROM '^(?:[Ii]mage|[Vv]ideo|[Aa]udio)$')) || '/*'
+                            )
+                        END,
+                        t.has_text,
+                        t.has_text AND t.json IS NOT NULL
+                    FROM read AS p
+                    CROSS JOIN LATERAL (
+                        SELECT o.key, o.value, o.n
+                        FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
+                            WITH ORDINALITY AS o (key, value, n)
+                        -- Skips the fields of the request and of its processing: they are not results.
+                        WHERE lower(o.key) <> ALL ('{input, inputs, image_input, image_inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url, $schema}')
+                            AND lower(o.key) NOT LIKE 'input\_%'
+                            -- Replicate's URLs of its API.
+                            AND NOT (o.key = 'urls' AND jsonb_typeof(o.value) = 'object' AND o.value ? 'cancel')
+                        UNION ALL
+                        SELECT NULL, a.value, a.n
+                        FROM jsonb_array_elements(
+                            CASE
+                                WHEN jsonb_typeof(p.value) <> 'array' OR is_array_of_numbers(p.value) THEN NULL
+                                WHEN jsonb_typeof(p.value -> 0) = 'string'
+                                    THEN jsonb_path_query_array(p.value, '$[0 to 9999]')
+                                ELSE jsonb_path_query_array(p.value, '$[0 to 999]')
+                            END
+                        ) WITH ORDINALITY AS a (value, n)
+                    ) AS c
+                    CROSS JOIN LATERAL (
+                        SELECT
+                            v.value,
+                            v.has_text,
+                            coalesce(is_result_url(btrim(v.value, E' \t\r\n')), false) AS is_url,
+                            CASE WHEN left(v.value, 20) ~ '^\s*[\[{"]' THEN json_in_text(v.value) END AS json
+                        FROM (
+                            SELECT
+                                CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
+                                CASE
+                                    WHEN c.key IS NULL THEN p.has_text
+                                    ELSE lower(c.key) = ANY ('{text, texts, content, caption, captions, transcript, transcription, translation, translations, summary, description, descriptions, answer, answers, response, responses, completion, completions, result, results, output, outputs, output_text, generated_text, body, markdown, html, lyrics, story, script}')
+                                END AS has_text
+                            OFFSET 0
+                        ) AS v
+                        OFFSET 0
+                    ) AS t
+                    CROSS JOIN LATERAL (
+                        SELECT
+                            jsonb_typeof(c.value) = 'object'
+                            OR jsonb_typeof(c.value) = 'array' AND NOT is_array_of_numbers(c.value)
+                            OR t.is_url OR t.json IS NOT NULL
+                            OR t.has_text AND t.value <> '' AS is_kept
+                        OFFSET 0
+                    ) AS k
+                    WHERE cardinality(p.place) < 17 AND jsonb_typeof(p.value) IN ('object', 'array')
+                )
+                SELECT * FROM read LIMIT 10000
+            ) AS f
+            LIMIT 50000
         ),
         ordered AS (
             SELECT
@@ -832,8 +896,8 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 jsonb_typeof(f.value) = 'string' AS is_text,
                 -- In this order, the results in a whole are directly after it.
                 lead(f.place) OVER (ORDER BY f.place) AS next
-            FROM (SELECT * FROM found LIMIT 10000) AS f
-            WHERE f.is_whole OR jsonb_typeof(f.value) = 'string'
+            FROM found AS f
+            WHERE f.value IS NOT NULL AND (f.is_whole OR jsonb_typeof(f.value) = 'string')
         ),
         -- A value that is found several times is one result, at its first place.
         grouped AS (
@@ -845,7 +909,12 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 (array_agg(o.step_id ORDER BY o.place) FILTER (WHERE o.step_id IS NOT NULL))[1] AS step_id,
                 max(o.media_type) AS media_type
             FROM ordered AS o
-            CROSS JOIN LATERAL (SELECT o.value #>> '{}' AS value OFFSET 0) AS t
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN o.is_text AND is_result_url(trimmed.value) THEN trimmed.value ELSE v.value END AS value
+                FROM (SELECT o.value #>> '{}' AS value OFFSET 0) AS v
+                CROSS JOIN LATERAL (SELECT btrim(v.value, E' \t\r\n') AS value OFFSET 0) AS trimmed
+                OFFSET 0
+            ) AS t
             WHERE o.is_text OR o.next IS NULL OR o.next[1:cardinality(o.place)] <> o.place
             GROUP BY o.is_text, t.value
         ),
@@ -855,8 +924,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 u.is_url,
                 CASE
                     WHEN u.is_url THEN coalesce(
-                        lower(substring(left(g.value, 200) FROM '^data:([A-Za-z]+/[A-Za-z0-9.+-]+)')),
-                        media_type_of_url(g.value),
+                        lower(substring(left(g.value, 200) FROM '^(?:[Dd][Aa][Tt][Aa]):([A-Za-z]+/[A-Za-z0-9.+-]+)')),
+                        -- The extensions webm and ogg are those of videos and of audio.
+                        substring(g.media_type FROM '^(?:image|video|audio)/[^*]+$'),
+                        CASE WHEN octet_length(g.value) <= 8192 THEN media_type_of_url(g.value) END,
                         g.media_type
                     )
                 END AS known_type
@@ -874,10 +945,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 WHEN t.is_text THEN 'text'
                 ELSE 'data'
             END,
-            t.known_type,
+            CASE WHEN t.known_type NOT LIKE '%*' THEN t.known_type END,
             CASE
                 WHEN NOT t.is_url THEN NULL
-                WHEN t.value ~ '^data:' THEN substring(t.value FROM '^data:[^,\s]+,')
+                WHEN left(t.value, 5) ~* '^data:' THEN substring(left(t.value, 300) FROM '^[A-Za-z]+:[^,\s]+,')
                 ELSE t.value
             END,
             CASE WHEN NOT t.is_url THEN t.value END
@@ -932,7 +1003,7 @@ COMMENT ON COLUMN results.step_id IS
 COMMENT ON COLUMN results.is_final IS
     'Whether workflow_output or output contains it; false if only a step does. Failed, cancelled and skipped steps are ignored.';
 COMMENT ON COLUMN results.kind IS
-    'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, the extension, a media type beside the URL (content_type, mime_type), a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
+    'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, an image, video or audio type beside the URL (content_type, mime_type), the extension, another type beside the URL, a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
 COMMENT ON COLUMN results.media_type IS
     'Media type of the URL, such as video/mp4; null if unknown or not a URL. URLs are never fetched.';
 COMMENT ON COLUMN results.url IS

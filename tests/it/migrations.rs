@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "1db09e172ad9fc27e341fd06d9cb8bc74c5c5a2f6b767bd8b3a1c14dac8074013fe40fd895a45f70c75b014009e56848",
+        "9570d3f1d1bfd8dc3e547f288cfe549034d70e7083b136a13171908623029174e567b8c10c2d511750f6d91e3e88b7e6",
     ),
     (
         "0007_expected.sql",
