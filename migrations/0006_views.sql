@@ -981,11 +981,13 @@ FROM (
     UNION ALL
     SELECT NULL, prediction_id, workflow_id, NULL, output, payload, first_received_at, reference
     FROM predictions
+    -- The output of a failed prediction is its error.
+    WHERE status <> 'failed'
 ) AS s
 CROSS JOIN LATERAL execution_results(s.output, s.payload) AS r;
 
 COMMENT ON VIEW results IS
-    'One row per result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for removed payloads. Filter by bulk_id, execution_id, prediction_id, workflow_id, reference or first_received_at.';
+    'One row per result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for failed predictions and for removed payloads. Filter by bulk_id, execution_id, prediction_id, workflow_id, reference or first_received_at.';
 COMMENT ON COLUMN results.execution_id IS
     'Identifier of the execution, as sent; null for a prediction.';
 COMMENT ON COLUMN results.prediction_id IS

@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "9570d3f1d1bfd8dc3e547f288cfe549034d70e7083b136a13171908623029174e567b8c10c2d511750f6d91e3e88b7e6",
+        "4feb5701d11d9578728fd28b5810a1112eff8f919b6af033b59e382aeb22ad4f9929b909f26358705d21c71c9456fdaf",
     ),
     (
         "0007_expected.sql",
