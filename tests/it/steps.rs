@@ -135,130 +135,132 @@ async fn failures_are_counted_by_model_and_have_a_class() {
     assert_eq!(cells, ["2", "flux", "execution_timeout"], "{text}");
 }
 
+/// Causes by their class.
+const CAUSES: [(&str, &[&str]); 10] = [
+    (
+        "content_moderation",
+        &[
+            "content_policy_violation",
+            "PROHIBITED_CONTENT",
+            "The output was flagged as sensitive (E005)",
+            "This request violates our usage policies",
+            "Blocked by the content filtering system",
+            "Rejected because of content policies",
+            "The prompt violates our content policy",
+        ],
+    ),
+    (
+        "execution_timeout",
+        &[
+            "connect ETIMEDOUT 10.0.0.1:443",
+            "The task took too long",
+            "Prediction exceeded maximum time",
+            "ReadTimeout",
+            "504 Gateway Timeout",
+            "Step 'generate_image' failed: Model timeout after 30s",
+        ],
+    ),
+    (
+        "invalid_user_input",
+        &[
+            "The file does not exist",
+            "Image is too small",
+            "aspect_ratio must be one of 1:1, 16:9",
+            "Text must be at most 2500 characters",
+            "File size exceeds 10MB",
+            "No face detected",
+            "Could not decode image",
+            "400 Bad Request",
+            "422 Unprocessable Entity",
+            "Prompt must be under 500 characters",
+            "Image must be at least 401 pixels wide",
+            "Failed to fetch image: 403 Forbidden",
+            "Failed to download image from https://a.b/429.png",
+            "Error downloading video from the given URL: 404",
+            "timeout must be a number",
+            "Invalid image: unsupported format",
+            "INPUT_DOWNLOAD_ERROR",
+            "Image could not be downloaded",
+        ],
+    ),
+    (
+        "invalid_model_config",
+        &[
+            "model_not_found",
+            "Model flux-9 not found",
+            "The model `flux-9` does not exist",
+            "Model not found: flux-9",
+        ],
+    ),
+    (
+        "provider_auth",
+        &[
+            "PERMISSION_DENIED",
+            "invalid_api_key",
+            "Access denied",
+            "Invalid credentials",
+            "HTTP/1.1 401",
+            r#"{"code": 403, "detail": "x"}"#,
+            "401 Unauthorized: invalid API key",
+        ],
+    ),
+    (
+        "provider_error",
+        &["CUDA out of memory", "Prediction failed", "PROVIDER_BAD_REQUEST: timeout must be a number"],
+    ),
+    (
+        "provider_rate_limit",
+        &[
+            "rate_limit_exceeded",
+            "insufficient_quota",
+            "RESOURCE_EXHAUSTED",
+            "You exceeded your current quota, please check your plan",
+            "Request was throttled. Expected available in 3 seconds.",
+            "Too many concurrent requests",
+            "Request failed with status code 429",
+            "Upstream answered (429)",
+            "429 Too Many Requests",
+            "RateLimitError",
+            "HTTP 429 Too Many Requests",
+        ],
+    ),
+    (
+        "provider_unavailable",
+        &[
+            "overloaded_error",
+            "The server is busy, try again later",
+            "No capacity available in this region",
+            "read ECONNRESET",
+            "HTTP 503",
+            "status=502",
+            "Service Unavailable",
+            "503 Service Unavailable",
+        ],
+    ),
+    (
+        "internal_error",
+        &["INTERNAL_ERROR", "Error code: 500 - {'detail': 'x'}", "Internal server error", "WORKER_LOST"],
+    ),
+    (
+        "unknown",
+        &[
+            "Frame 502 of 1000 lost",
+            "Rendered 503 frames (500 kept)",
+            "Generated 429 tokens",
+            "Step failed with status 404",
+            "Failed to load model weights from file",
+            "The model is sad",
+            "Moderate noise in frame",
+            "Invalid token at position 5 of the JSON",
+            "Step 'b' failed",
+        ],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
     let receiver = TestReceiver::start().await;
-    let classes: [(&str, &[&str]); 10] = [
-        (
-            "content_moderation",
-            &[
-                "content_policy_violation",
-                "PROHIBITED_CONTENT",
-                "The output was flagged as sensitive (E005)",
-                "This request violates our usage policies",
-                "Blocked by the content filtering system",
-                "Rejected because of content policies",
-                "The prompt violates our content policy",
-            ],
-        ),
-        (
-            "execution_timeout",
-            &[
-                "connect ETIMEDOUT 10.0.0.1:443",
-                "The task took too long",
-                "Prediction exceeded maximum time",
-                "ReadTimeout",
-                "504 Gateway Timeout",
-                "Step 'generate_image' failed: Model timeout after 30s",
-            ],
-        ),
-        (
-            "invalid_user_input",
-            &[
-                "The file does not exist",
-                "Image is too small",
-                "aspect_ratio must be one of 1:1, 16:9",
-                "Text must be at most 2500 characters",
-                "File size exceeds 10MB",
-                "No face detected",
-                "Could not decode image",
-                "400 Bad Request",
-                "422 Unprocessable Entity",
-                "Prompt must be under 500 characters",
-                "Image must be at least 401 pixels wide",
-                "Failed to fetch image: 403 Forbidden",
-                "Failed to download image from https://a.b/429.png",
-                "Error downloading video from the given URL: 404",
-                "timeout must be a number",
-                "Invalid image: unsupported format",
-                "INPUT_DOWNLOAD_ERROR",
-                "Image could not be downloaded",
-            ],
-        ),
-        (
-            "invalid_model_config",
-            &[
-                "model_not_found",
-                "Model flux-9 not found",
-                "The model `flux-9` does not exist",
-                "Model not found: flux-9",
-            ],
-        ),
-        (
-            "provider_auth",
-            &[
-                "PERMISSION_DENIED",
-                "invalid_api_key",
-                "Access denied",
-                "Invalid credentials",
-                "HTTP/1.1 401",
-                r#"{"code": 403, "detail": "x"}"#,
-                "401 Unauthorized: invalid API key",
-            ],
-        ),
-        (
-            "provider_error",
-            &["CUDA out of memory", "Prediction failed", "PROVIDER_BAD_REQUEST: timeout must be a number"],
-        ),
-        (
-            "provider_rate_limit",
-            &[
-                "rate_limit_exceeded",
-                "insufficient_quota",
-                "RESOURCE_EXHAUSTED",
-                "You exceeded your current quota, please check your plan",
-                "Request was throttled. Expected available in 3 seconds.",
-                "Too many concurrent requests",
-                "Request failed with status code 429",
-                "Upstream answered (429)",
-                "429 Too Many Requests",
-                "RateLimitError",
-                "HTTP 429 Too Many Requests",
-            ],
-        ),
-        (
-            "provider_unavailable",
-            &[
-                "overloaded_error",
-                "The server is busy, try again later",
-                "No capacity available in this region",
-                "read ECONNRESET",
-                "HTTP 503",
-                "status=502",
-                "Service Unavailable",
-                "503 Service Unavailable",
-            ],
-        ),
-        (
-            "internal_error",
-            &["INTERNAL_ERROR", "Error code: 500 - {'detail': 'x'}", "Internal server error", "WORKER_LOST"],
-        ),
-        (
-            "unknown",
-            &[
-                "Frame 502 of 1000 lost",
-                "Rendered 503 frames (500 kept)",
-                "Generated 429 tokens",
-                "Step failed with status 404",
-                "Failed to load model weights from file",
-                "The model is sad",
-                "Moderate noise in frame",
-                "Invalid token at position 5 of the JSON",
-                "Step 'b' failed",
-            ],
-        ),
-    ];
-    let cases: Vec<_> = classes
+    let cases: Vec<_> = CAUSES
         .iter()
         .flat_map(|(class, causes)| causes.iter().map(move |cause| json!([cause, class])))
         .collect();
