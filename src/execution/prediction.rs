@@ -99,8 +99,8 @@ mod tests {
             (None, Some(r#"[{"error":"text"}]"#), ("", "text")),
             (None, Some(r#"{"error":"text"}"#), ("", "text")),
             (None, Some(r#"{"message":"text"}"#), ("", "")),
-            (Some(r#"""""#), Some(r#""NSFW content detected""#), ("", "NSFW content detected")),
-            (None, Some(r#"""""#), ("", "")),
+            (Some(r#""""#), Some(r#""NSFW content detected""#), ("", "NSFW content detected")),
+            (None, Some(r#""""#), ("", "")),
             (None, Some("7"), ("", "")),
             (None, None, ("", "")),
         ] {

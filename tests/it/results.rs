@@ -405,7 +405,7 @@ async fn values_that_are_no_results_count_for_the_limit_but_arrays_of_numbers_ar
 
     // The text is large: it is not built as a value.
     let embedding = format!("{{\"embedding\":[0.1{}]}}", ",0.1".repeat(1_535));
-    let data = format!("[{embedding}{}]", format!(",{embedding}").repeat(1_999));
+    let data = format!("[{embedding}{}]", format!(",{embedding}").repeat(499));
     let body = producing("numbers", json!({ "data": "DATA", "z": file })).to_string();
     receiver.accept(body.replace("\"DATA\"", &data)).await;
     receiver.wait_until_recorded().await;
