@@ -12,7 +12,7 @@ CREATE FUNCTION rfc3339_time(value text) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
         WHEN value ~ ('^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d'
-            '(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$')
+            '(\.\d{1,30})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$')
             THEN CASE
                 WHEN substr(value, 9, 2)::integer <= date_part('day',
                     make_date(substr(value, 1, 4)::integer, substr(value, 6, 2)::integer, 1) + interval '1 month -1 day')
@@ -24,71 +24,145 @@ COMMENT ON FUNCTION rfc3339_time(text) IS
     'The time, or null if the text is not an RFC 3339 timestamp.';
 
 -- The codes are those of the sender's predictions. The patterns match the messages of the sender and of model providers.
--- Their order matters: a timeout of a provider is a timeout.
+-- Their order matters: an image that could not be downloaded in time is an invalid input, and a timeout of a provider is a
+-- timeout. Numbers count only as a status of HTTP: "must be under 500 characters" is not an internal error.
 CREATE FUNCTION failure_class(VARIADIC texts text[]) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN coalesce((
-        SELECT c.class
-        FROM (
-            SELECT
-                t.n,
-                CASE
-                    WHEN t.value ~ '\m(INPUT_VALIDATION_ERROR|INPUT_DOWNLOAD_ERROR)\M' THEN 'invalid_user_input'
-                    WHEN t.value ~ '\mPROVIDER_REJECTED\M' THEN 'content_moderation'
-                    WHEN t.value ~ '\mPROVIDER_AUTH_ERROR\M' THEN 'provider_auth'
-                    WHEN t.value ~ '\mPROVIDER_RATE_LIMIT\M' THEN 'provider_rate_limit'
-                    WHEN t.value ~ '\m(PROVIDER_SERVER_ERROR|PROVIDER_FAILED|PROVIDER_BAD_REQUEST)\M' THEN 'provider_error'
-                    WHEN t.value ~ '\mNETWORK_ERROR\M' THEN 'provider_unavailable'
-                    WHEN t.value ~ '\mEXECUTION_TIMEOUT\M' THEN 'execution_timeout'
-                    WHEN t.value ~ '\mPIPELINE_CONFIG_ERROR\M' THEN 'invalid_model_config'
-                    WHEN t.value ~ '\m(PUBLISH_FAILED|WORKER_LOST|ITERATION_ERROR)\M' THEN 'internal_error'
-                    WHEN t.value ~* '\m(content policy|content filter|moderat\w+|nsfw|safety (system|filter|checker)|prohibited content)\M'
-                        THEN 'content_moderation'
-                    WHEN t.value ~* '\m(time-?out|timed out|deadline exceeded)\M' THEN 'execution_timeout'
-                    WHEN t.value ~* '\m(rate[ -]?limit\w*|too many requests|quota exceeded|429)\M' THEN 'provider_rate_limit'
-                    WHEN t.value ~* '\m(unauthori[sz]ed|authentication|invalid (api )?key|api key|permission denied|forbidden|401|403)\M'
-                        THEN 'provider_auth'
-                    WHEN t.value ~* '\m(model not found|unknown model|invalid model|model version|invalid version|configuration)\M'
-                        THEN 'invalid_model_config'
-                    WHEN t.value ~* '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument)s?|validation (error|failed)|missing required|is required|unsupported (format|file|image|video|media)|not supported|failed to download|could not download)\M'
-                        THEN 'invalid_user_input'
-                    WHEN t.value ~* '\m(unavailable|overloaded|bad gateway|connection (refused|reset)|502|503|504)\M'
-                        THEN 'provider_unavailable'
-                    WHEN t.value ~* '\m(internal (server )?error|500)\M' THEN 'internal_error'
-                    WHEN t.value ~* '\m(provider (error|failed)|prediction failed|model (error|failed))\M' THEN 'provider_error'
-                END AS class
-            -- Only the beginning: longer messages quote other texts, which could match.
-            FROM (SELECT u.n, left(u.value, 2000) AS value FROM unnest(texts) WITH ORDINALITY AS u (value, n)) AS t
-        ) AS c
-        WHERE c.class IS NOT NULL
-        ORDER BY c.n
-        LIMIT 1
-    ), 'unknown');
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+DECLARE
+    original text;
+    value text;
+    http_status text;
+BEGIN
+    FOREACH original IN ARRAY coalesce(texts, '{}') LOOP
+        CONTINUE WHEN original IS NULL OR original = 'ExecutionFailed';
+        -- Only the beginning: longer messages quote other texts, which could match.
+        value := left(original, 2000);
+        CASE substring(value FROM '\m(INPUT_VALIDATION_ERROR|INPUT_DOWNLOAD_ERROR|PROVIDER_[A-Z_]+|NETWORK_ERROR|EXECUTION_TIMEOUT|PIPELINE_CONFIG_ERROR|PUBLISH_FAILED|WORKER_LOST|ITERATION_ERROR)\M')
+            WHEN 'INPUT_VALIDATION_ERROR', 'INPUT_DOWNLOAD_ERROR' THEN RETURN 'invalid_user_input';
+            WHEN 'PROVIDER_REJECTED' THEN RETURN 'content_moderation';
+            WHEN 'PROVIDER_AUTH_ERROR' THEN RETURN 'provider_auth';
+            WHEN 'PROVIDER_RATE_LIMIT' THEN RETURN 'provider_rate_limit';
+            WHEN 'PROVIDER_SERVER_ERROR', 'PROVIDER_FAILED', 'PROVIDER_BAD_REQUEST' THEN RETURN 'provider_error';
+            WHEN 'NETWORK_ERROR' THEN RETURN 'provider_unavailable';
+            WHEN 'EXECUTION_TIMEOUT' THEN RETURN 'execution_timeout';
+            WHEN 'PIPELINE_CONFIG_ERROR' THEN RETURN 'invalid_model_config';
+            WHEN 'PUBLISH_FAILED', 'WORKER_LOST', 'ITERATION_ERROR' THEN RETURN 'internal_error';
+            ELSE NULL;
+        END CASE;
+        value := translate(lower(value), '_-’', '  ''');
+        IF value ~ '\m(content (policy|policies|filter\w*|moderat\w*)|usage polic\w+|moderat(ed|ion|or)|nsfw|safety (system|filter\w*|check\w*|setting\w*|guideline\w*|polic\w+|reasons?)|prohibited content|flagged|(sensitive|inappropriate|explicit|unsafe|harmful) content|violat\w+ (\w+ ){0,4}(polic\w+|guidelines?|terms)|responsible ai)\M' THEN
+            RETURN 'content_moderation';
+        ELSIF value ~ '\m(fetch|download|load|retrieve|access|open|read|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}\m(urls?|images?|videos?|audios?|files?|media|https?://)'
+            AND value ~ '\m(fail\w*|unable|not|cannot|can''t|couldn''t|errors?)\M' THEN
+            RETURN 'invalid_user_input';
+        ELSIF value ~ '(time ?out\w*|timed ?out)(?! (must|should|parameter|value|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete) (with)?in)\M' THEN
+            RETURN 'execution_timeout';
+        ELSIF value ~ '\m(rate ?limit\w*|too many (concurrent )?(requests|jobs|predictions|executions)|(exceed\w*|insufficient|over|out of) ((your|the|current|api|daily|monthly) )*quota|quota (\w+ ){0,2}(exceeded|exhausted|reached)|resource ((has|have) been )?exhausted|(was|been|is|request|requests|being) throttled|throttling\w*|concurrency limit|requests per (minute|second))\M' THEN
+            RETURN 'provider_rate_limit';
+        ELSIF value ~ '\m(unauthori[sz]ed|unauthenticated|authentication|authorization (failed|error|required)|invalid (authentication|((api|access|auth|bearer) )?(key|credentials?)|((api|access|auth|bearer) )token)|((incorrect|missing|wrong|expired|no) )?api key|(permission|access) (is |was )?denied|forbidden|not authori[sz]ed|insufficient permissions?)\M' THEN
+            RETURN 'provider_auth';
+        ELSIF value ~ '\m(unknown model|invalid model|no such model|unsupported model|invalid version|models?\M[^:,;]{0,60}\m((was |is |could |be |not )*not found|does not exist|(was |is |has been )?(deprecated|retired)|no longer (available|supported|exists))|model not found|model version|((invalid|missing|bad|wrong|model|pipeline) )?configuration|misconfigured)\M' THEN
+            RETURN 'invalid_model_config';
+        ELSIF value ~ '\m(out of memory|oom)\M' THEN
+            RETURN 'provider_error';
+        ELSIF value ~ '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument|format|type|request|size|dimension|resolution|aspect ratio|base64)s?|validation (error|failed)|missing (required|input|parameter|image|prompt)|(is|are|field) required|unsupported (format|file|image|video|media|audio|language|aspect ratio|resolution)|not supported|too (small|large|long|short|big|few)|must (be|have|contain|not be|match)|exceeds? (the )?(\w+ ){0,3}(max\w*|limit|allowed|size|length|[0-9]+ ?[a-z]*)|no (\w+ )?(face|person|speech|audio|image)s? (\w+ )?(detected|found)|bad request|unprocessable|malformed|does not exist|maximum context length|not a valid|cannot identify image|(could not|cannot|can''t|couldn''t) be (downloaded|fetched|loaded|decoded|read|opened))\M' THEN
+            RETURN 'invalid_user_input';
+        ELSIF value ~ '\m(unavailable|overloaded|bad gateway|connection (was |has been )?(refused|reset|closed|aborted|error)|connect(ion)?error|econn(reset|refused|aborted)|enotfound|eai again|epipe|socket hang up|network error|no (\w+ )?capacity|(at|over|insufficient) capacity|(server|service|model|system) (is )?(currently |too )?busy|high demand|server disconnected)\M' THEN
+            RETURN 'provider_unavailable';
+        ELSIF value ~ '\minternal ?(server ?)?error\M' THEN
+            RETURN 'internal_error';
+        ELSIF value ~ '\m(provider (error|failed)|prediction failed|model (error|failed)|upstream error|(inference|generation) failed)\M' THEN
+            RETURN 'provider_error';
+        END IF;
+        http_status := substring(
+            value FROM '(?:\m(?:status(?: ?code)?|http(?:/[0-9.]+)?|(?:http )?error(?: ?code)?|code)"?(?: is| was)?[ :=(]{1,3}|\((?=[0-9]{3}\)))([45][0-9][0-9])(?![0-9.%]| ?(?:px|pixels?|characters?|tokens?|mb|kb|ms|s|seconds?|frames?)\M)'
+        );
+        CASE http_status
+            WHEN '400', '413', '415', '422' THEN RETURN 'invalid_user_input';
+            WHEN '401', '403' THEN RETURN 'provider_auth';
+            WHEN '408' THEN RETURN 'execution_timeout';
+            WHEN '429' THEN RETURN 'provider_rate_limit';
+            WHEN '500' THEN RETURN 'internal_error';
+            WHEN '502', '503', '504', '529' THEN RETURN 'provider_unavailable';
+            ELSE NULL;
+        END CASE;
+    END LOOP;
+    RETURN 'unknown';
+END
+$$;
 
 COMMENT ON FUNCTION failure_class(text[]) IS
     'Class of a failure from the first text that shows it: content_moderation, execution_timeout, invalid_user_input, invalid_model_config, provider_auth, provider_error, provider_rate_limit, provider_unavailable, internal_error, or unknown. Example: failure_class(error_cause, error).';
 
--- Legacy flows send an array, step_results, instead of the object step_outputs.
-CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb)
+CREATE FUNCTION path_of_key(key text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN '.' || CASE WHEN key ~ '^[A-Za-z_][A-Za-z0-9_]*$' THEN key ELSE to_json(key)::text END;
+
+COMMENT ON FUNCTION path_of_key(text) IS
+    'A key as a part of a path, in the form of jsonpath and jq.';
+
+-- Legacy flows send an array, step_results, instead of the object step_outputs. Each can be an object or an array.
+CREATE FUNCTION steps_of(payload jsonb) RETURNS TABLE (key text, step jsonb, path text, n bigint)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     BEGIN ATOMIC
-        SELECT s.key, s.step
+        SELECT s.key, s.step, s.path, s.n
         -- OFFSET 0: the payload is decompressed once.
         FROM (
-            SELECT coalesce(nullif(payload -> 'step_outputs', 'null'), payload -> 'step_results') AS steps OFFSET 0
+            SELECT
+                CASE WHEN f.has_outputs THEN 'step_outputs' ELSE 'step_results' END AS field,
+                CASE WHEN f.has_outputs THEN f.outputs ELSE payload -> 'step_results' END AS steps
+            FROM (
+                SELECT
+                    o.outputs,
+                    coalesce(
+                        jsonb_typeof(o.outputs) IN ('object', 'array') AND o.outputs NOT IN ('{}', '[]'), false
+                    ) AS has_outputs
+                FROM (SELECT payload -> 'step_outputs' AS outputs OFFSET 0) AS o
+                OFFSET 0
+            ) AS f
+            OFFSET 0
         ) AS p
         CROSS JOIN LATERAL (
-            SELECT o.key, o.value AS step
-            FROM jsonb_each(CASE jsonb_typeof(p.steps) WHEN 'object' THEN p.steps END) AS o
+            SELECT o.key, o.value AS step, p.field || path_of_key(o.key) AS path, o.position AS n
+            FROM jsonb_each(CASE jsonb_typeof(p.steps) WHEN 'object' THEN p.steps END)
+                WITH ORDINALITY AS o (key, value, position)
             UNION ALL
-            SELECT coalesce(a.value ->> 'step_id', a.position::text), a.value
+            SELECT
+                coalesce(a.value ->> 'step_id', a.position::text),
+                a.value,
+                format('%s[%s]', p.field, a.position - 1),
+                a.position
             FROM jsonb_array_elements(CASE jsonb_typeof(p.steps) WHEN 'array' THEN p.steps END)
                 WITH ORDINALITY AS a (value, position)
         ) AS s;
     END;
 
 COMMENT ON FUNCTION steps_of(jsonb) IS
-    'The steps in a payload, with their keys: the fields of step_outputs or, in a legacy flow, the elements of step_results.';
+    'The steps in a payload, with their keys: those of step_outputs or, if it is missing or empty, those of step_results (legacy flows). path leads to the step, and n is its position.';
+
+-- The texts of the failed steps are read only if the cause shows no class. The limits bound the time for any payload: a list
+-- reads this for 1,000 executions.
+CREATE FUNCTION execution_failure_class(error_cause text, error text, step_failed boolean, payload jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN coalesce(
+        nullif(failure_class(error_cause), 'unknown'),
+        CASE
+            WHEN step_failed AND pg_column_size(payload) <= 16384 THEN nullif(failure_class((
+                SELECT string_agg(f.text, E'\n' ORDER BY f.key)
+                FROM (
+                    SELECT s.key, left(concat_ws(' ', s.step ->> 'error_cause', s.step ->> 'error'), 500) AS text
+                    FROM steps_of(payload) AS s
+                    WHERE s.step ->> 'status' = 'failed'
+                    LIMIT 100
+                ) AS f
+            )), 'unknown')
+        END,
+        failure_class(error)
+    );
+
+COMMENT ON FUNCTION execution_failure_class(text, text, boolean, jsonb) IS
+    'Class of a failed execution: failure_class of its cause or, if that is unknown, of the texts of its failed steps or of its error. The steps are read in payloads of at most 16 KiB (compressed).';
 
 CREATE VIEW failed_steps AS
 SELECT
@@ -149,11 +223,14 @@ SELECT
     m.metadata ->> 'version' AS model_version,
     coalesce(
         CASE WHEN t.completed_at >= t.started_at THEN date_part('epoch', t.completed_at - t.started_at) END,
-        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN abs(m.seconds::numeric) < 1e9 THEN round(m.seconds::numeric, 9)::float8 END END
+        CASE jsonb_typeof(m.seconds) WHEN 'number' THEN CASE WHEN m.seconds::numeric >= 0 AND m.seconds::numeric < 1e9 THEN round(m.seconds::numeric, 9)::float8 END END
     ) AS duration_seconds,
     CASE jsonb_typeof(m.cost) WHEN 'number' THEN sensible_cost(m.cost::numeric) END AS cost,
-    coalesce(m.metadata ->> 'fallback_used' = 'true' OR jsonb_typeof(s.step -> 'fallback') = 'object', false) AS is_fallback,
-    coalesce(m.metadata ->> 'primary_error', s.step -> 'fallback' ->> 'reason') AS first_error,
+    m.is_fallback,
+    CASE WHEN m.is_fallback THEN coalesce(
+        m.metadata ->> 'primary_error',
+        CASE jsonb_typeof(m.fallback) WHEN 'string' THEN m.fallback #>> '{}' ELSE m.fallback ->> 'reason' END
+    ) END AS first_error,
     s.step ->> 'error' AS error,
     s.step ->> 'error_cause' AS error_cause,
     CASE WHEN s.step ->> 'status' = 'failed' THEN failure_class(s.step ->> 'error_cause', s.step ->> 'error') END AS failure_class,
@@ -166,9 +243,24 @@ FROM executions AS e
 CROSS JOIN LATERAL steps_of(e.payload) AS s (key, step)
 CROSS JOIN LATERAL (
     SELECT
-        s.step -> 'metadata' AS metadata,
-        coalesce(s.step -> 'metadata' -> 'elapsed_seconds', s.step -> 'metadata' -> 'execution_time') AS seconds,
-        coalesce(s.step -> 'cost', s.step -> 'metadata' -> 'cost') AS cost
+        f.*,
+        -- A model has a primary_error only if a fallback ran after it.
+        coalesce(
+            f.metadata ->> 'fallback_used' = 'true'
+            OR jsonb_typeof(f.fallback) IN ('object', 'string') AND f.fallback <> '""'
+            OR f.metadata ->> 'fallback_used' IS NULL AND f.metadata ->> 'primary_error' <> '',
+            false
+        ) AS is_fallback
+    FROM (
+        SELECT
+            s.step -> 'metadata' AS metadata,
+            coalesce(nullif(s.step -> 'fallback', 'null'), s.step -> 'metadata' -> 'fallback') AS fallback,
+            coalesce(
+                nullif(s.step -> 'metadata' -> 'elapsed_seconds', 'null'), s.step -> 'metadata' -> 'execution_time'
+            ) AS seconds,
+            coalesce(nullif(s.step -> 'cost', 'null'), s.step -> 'metadata' -> 'cost') AS cost
+        OFFSET 0
+    ) AS f
 ) AS m
 CROSS JOIN LATERAL (
     SELECT
@@ -243,12 +335,7 @@ SELECT
     e.last_received_at,
     e.payload_removed_at,
     e.reference,
-    failure_class(VARIADIC e.error_cause || (
-        SELECT array_agg(f.text ORDER BY f.key)
-        FROM steps AS s
-        CROSS JOIN LATERAL (VALUES (s.key, s.error_cause), (s.key, s.error)) AS f (key, text)
-        WHERE s.execution_id = e.execution_id AND s.status = 'failed'
-    ) || e.error) AS failure_class
+    execution_failure_class(e.error_cause, e.error, e.step_failed, e.payload) AS failure_class
 FROM executions AS e
 WHERE e.status = 'failed'
 UNION ALL
@@ -299,7 +386,7 @@ COMMENT ON COLUMN failures.payload_removed_at IS
 COMMENT ON COLUMN failures.reference IS
     'Query parameters of the webhook''s URL, as a JSON object of strings; null without any. Filter: reference @> ''{"order": "1234"}''.';
 COMMENT ON COLUMN failures.failure_class IS
-    'One of the sender''s classes of failures: see the function failure_class. From error_cause, the failed steps and error; for a prediction from error and error_cause.';
+    'One of the sender''s classes of failures: see the functions failure_class and execution_failure_class. From error_cause, the failed steps or error; for a prediction from error and error_cause.';
 
 CREATE VIEW failure_rates AS
 SELECT
@@ -506,14 +593,22 @@ COMMENT ON COLUMN slow_executions.reference IS
 CREATE FUNCTION json_in_text(value text) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
+DECLARE
+    trimmed text;
+    parsed jsonb;
 BEGIN
-    IF value !~ '^\s*(\{.*\}|\[.*\])\s*$'
-        OR octet_length(value) > 1048576
-        OR value ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
+    IF octet_length(value) > 1048576 THEN
+        RETURN NULL;
+    END IF;
+    trimmed := btrim(value, E' \t\r\n');
+    IF left(trimmed, 1) || right(trimmed, 1) NOT IN ('{}', '[]', '""')
+        OR trimmed ~ '[:,\s[]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{3}'
     THEN
         RETURN NULL;
     END IF;
-    RETURN value::jsonb;
+    parsed := trimmed::jsonb;
+    -- JSON can be encoded several times.
+    RETURN CASE jsonb_typeof(parsed) WHEN 'string' THEN json_in_text(parsed #>> '{}') ELSE parsed END;
 EXCEPTION
     WHEN data_exception OR program_limit_exceeded THEN
         RETURN NULL;
@@ -521,65 +616,82 @@ END
 $$;
 
 COMMENT ON FUNCTION json_in_text(text) IS
-    'The JSON object or array that the text contains; null for any other text.';
+    'The JSON object or array that the text contains; null for any other text. The text is at most 1 MiB long.';
 
 CREATE FUNCTION media_type_of_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        -- The text after the last dot, without query and fragment. A URL without a path has no extension: the last dot would
-        -- be that of the host.
-        CASE
-            WHEN split_part(split_part(url, '#', 1), '?', 1) LIKE '%://%/%'
-                THEN lower(split_part(split_part(split_part(url, '#', 1), '?', 1), '.', -1))
-        END
-        WHEN 'png' THEN 'image/png'
-        WHEN 'jpg' THEN 'image/jpeg'
-        WHEN 'jpeg' THEN 'image/jpeg'
-        WHEN 'webp' THEN 'image/webp'
-        WHEN 'gif' THEN 'image/gif'
-        WHEN 'avif' THEN 'image/avif'
-        WHEN 'heic' THEN 'image/heic'
-        WHEN 'bmp' THEN 'image/bmp'
-        WHEN 'tif' THEN 'image/tiff'
-        WHEN 'tiff' THEN 'image/tiff'
-        WHEN 'svg' THEN 'image/svg+xml'
-        WHEN 'psd' THEN 'image/vnd.adobe.photoshop'
-        WHEN 'mp4' THEN 'video/mp4'
-        WHEN 'm4v' THEN 'video/mp4'
-        WHEN 'webm' THEN 'video/webm'
-        WHEN 'mov' THEN 'video/quicktime'
-        WHEN 'mkv' THEN 'video/matroska'
-        WHEN 'avi' THEN 'video/x-msvideo'
-        WHEN 'mp3' THEN 'audio/mpeg'
-        WHEN 'wav' THEN 'audio/wav'
-        WHEN 'flac' THEN 'audio/flac'
-        WHEN 'ogg' THEN 'audio/ogg'
-        WHEN 'opus' THEN 'audio/ogg'
-        WHEN 'm4a' THEN 'audio/mp4'
-        WHEN 'aac' THEN 'audio/aac'
-        WHEN 'txt' THEN 'text/plain'
-        WHEN 'md' THEN 'text/markdown'
-        WHEN 'srt' THEN 'text/srt'
-        WHEN 'vtt' THEN 'text/vtt'
-        WHEN 'html' THEN 'text/html'
-        WHEN 'htm' THEN 'text/html'
-        WHEN 'pdf' THEN 'application/pdf'
-        WHEN 'rtf' THEN 'application/rtf'
-        WHEN 'epub' THEN 'application/epub+zip'
-        WHEN 'doc' THEN 'application/msword'
-        WHEN 'docx' THEN 'application/vnd.openxmlformats-officedocument.wordprocessingml.document'
-        WHEN 'xlsx' THEN 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet'
-        WHEN 'pptx' THEN 'application/vnd.openxmlformats-officedocument.presentationml.presentation'
-        WHEN 'csv' THEN 'text/csv'
-        WHEN 'json' THEN 'application/json'
-        WHEN 'jsonl' THEN 'application/jsonl'
-        WHEN 'xml' THEN 'application/xml'
-        WHEN 'zip' THEN 'application/zip'
-        WHEN 'glb' THEN 'model/gltf-binary'
-        WHEN 'gltf' THEN 'model/gltf+json'
-        WHEN 'obj' THEN 'model/obj'
-        WHEN 'stl' THEN 'model/stl'
-        WHEN 'usdz' THEN 'model/vnd.usdz+zip'
+        -- The letters after the last dot of the path, which can be escaped. A URL without a path has no extension.
+        replace(lower(substring(url FROM '^[^:]+://[^/?#]+/[^?#;]*((?:\.|%2[Ee])[A-Za-z0-9]+)(?:;[^?#]*)?(?:[?#]|$)')), '%2e', '.')
+        WHEN '.png' THEN 'image/png'
+        WHEN '.apng' THEN 'image/apng'
+        WHEN '.jpg' THEN 'image/jpeg'
+        WHEN '.jpeg' THEN 'image/jpeg'
+        WHEN '.jfif' THEN 'image/jpeg'
+        WHEN '.webp' THEN 'image/webp'
+        WHEN '.gif' THEN 'image/gif'
+        WHEN '.avif' THEN 'image/avif'
+        WHEN '.heic' THEN 'image/heic'
+        WHEN '.heif' THEN 'image/heif'
+        WHEN '.jxl' THEN 'image/jxl'
+        WHEN '.exr' THEN 'image/x-exr'
+        WHEN '.ico' THEN 'image/vnd.microsoft.icon'
+        WHEN '.bmp' THEN 'image/bmp'
+        WHEN '.tif' THEN 'image/tiff'
+        WHEN '.tiff' THEN 'image/tiff'
+        WHEN '.svg' THEN 'image/svg+xml'
+        WHEN '.psd' THEN 'image/vnd.adobe.photoshop'
+        WHEN '.mp4' THEN 'video/mp4'
+        WHEN '.m4v' THEN 'video/mp4'
+        WHEN '.webm' THEN 'video/webm'
+        WHEN '.mov' THEN 'video/quicktime'
+        WHEN '.mkv' THEN 'video/matroska'
+        WHEN '.avi' THEN 'video/x-msvideo'
+        WHEN '.mpg' THEN 'video/mpeg'
+        WHEN '.mpeg' THEN 'video/mpeg'
+        WHEN '.ogv' THEN 'video/ogg'
+        WHEN '.3gp' THEN 'video/3gpp'
+        WHEN '.flv' THEN 'video/x-flv'
+        WHEN '.wmv' THEN 'video/x-ms-wmv'
+        WHEN '.ts' THEN 'video/mp2t'
+        WHEN '.m3u8' THEN 'application/vnd.apple.mpegurl'
+        WHEN '.mp3' THEN 'audio/mpeg'
+        WHEN '.wav' THEN 'audio/wav'
+        WHEN '.flac' THEN 'audio/flac'
+        WHEN '.ogg' THEN 'audio/ogg'
+        WHEN '.opus' THEN 'audio/ogg'
+        WHEN '.m4a' THEN 'audio/mp4'
+        WHEN '.aac' THEN 'audio/aac'
+        WHEN '.weba' THEN 'audio/webm'
+        WHEN '.oga' THEN 'audio/ogg'
+        WHEN '.mka' THEN 'audio/matroska'
+        WHEN '.wma' THEN 'audio/x-ms-wma'
+        WHEN '.aiff' THEN 'audio/aiff'
+        WHEN '.aif' THEN 'audio/aiff'
+        WHEN '.mid' THEN 'audio/midi'
+        WHEN '.txt' THEN 'text/plain'
+        WHEN '.md' THEN 'text/markdown'
+        WHEN '.srt' THEN 'text/srt'
+        WHEN '.vtt' THEN 'text/vtt'
+        WHEN '.html' THEN 'text/html'
+        WHEN '.htm' THEN 'text/html'
+        WHEN '.pdf' THEN 'application/pdf'
+        WHEN '.rtf' THEN 'application/rtf'
+        WHEN '.epub' THEN 'application/epub+zip'
+        WHEN '.doc' THEN 'application/msword'
+        WHEN '.docx' THEN 'application/vnd.openxmlformats-officedocument.wordprocessingml.document'
+        WHEN '.xlsx' THEN 'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet'
+        WHEN '.pptx' THEN 'application/vnd.openxmlformats-officedocument.presentationml.presentation'
+        WHEN '.csv' THEN 'text/csv'
+        WHEN '.json' THEN 'application/json'
+        WHEN '.jsonl' THEN 'application/jsonl'
+        WHEN '.xml' THEN 'application/xml'
+        WHEN '.zip' THEN 'application/zip'
+        WHEN '.glb' THEN 'model/gltf-binary'
+        WHEN '.gltf' THEN 'model/gltf+json'
+        WHEN '.obj' THEN 'model/obj'
+        WHEN '.stl' THEN 'model/stl'
+        WHEN '.usdz' THEN 'model/vnd.usdz+zip'
     END;
 
 COMMENT ON FUNCTION media_type_of_url(text) IS
@@ -590,6 +702,7 @@ CREATE FUNCTION result_kind(media_type text, path text) RETURNS text
     RETURN coalesce(
         CASE
             WHEN media_type ~ '^(image|video|audio)/' THEN split_part(media_type, '/', 1)
+            WHEN media_type IN ('application/vnd.apple.mpegurl', 'application/x-mpegurl') THEN 'video'
             WHEN media_type ~ '^text/(html|rtf)$|^application/(pdf|rtf|msword|epub|vnd\.(openxmlformats|oasis|ms-))'
                 THEN 'document'
             WHEN media_type ~ '^text/' AND media_type NOT IN ('text/csv', 'text/xml') THEN 'text'
@@ -621,26 +734,35 @@ CREATE FUNCTION result_kind(media_type text, path text) RETURNS text
 COMMENT ON FUNCTION result_kind(text, text) IS
     'Kind of a URL: image, video, audio, text, document or data. By its media type; if that is unknown, by the keys of its path; otherwise document.';
 
+-- Longer texts are no URLs, because a pattern takes seconds on many megabytes.
 CREATE FUNCTION is_result_url(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$|^data:[A-Za-z]+/[^,\s[:cntrl:]]{1,200},';
+    RETURN CASE
+        WHEN octet_length(value) <= 8192
+            THEN value ~ '^[A-Za-z][A-Za-z0-9+.-]*://[^\s[:cntrl:]]+$' AND value !~ ',https?://'
+        ELSE false
+    END OR left(value, 300) ~* '^data:[a-z]+/[^,\s[:cntrl:]]{1,200},';
 
 COMMENT ON FUNCTION is_result_url(text) IS
-    'Whether the text is a URL with a host, such as https://..., or a data URL with a media type.';
+    'Whether the text is a URL with a host, such as https://..., of at most 8 KiB, or a data URL with a media type.';
 
-CREATE FUNCTION path_of_key(key text) RETURNS text
+-- Embeddings and masks have thousands of elements.
+CREATE FUNCTION is_array_of_numbers(value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN '.' || CASE WHEN key ~ '^[A-Za-z_][A-Za-z0-9_]*$' THEN key ELSE to_json(key)::text END;
+    RETURN coalesce(
+        jsonb_typeof(value -> 0) IN ('number', 'boolean') AND jsonb_typeof(value -> 1) IN ('number', 'boolean'), false
+    );
 
-COMMENT ON FUNCTION path_of_key(text) IS
-    'A key as a part of a path, in the form of jsonpath and jq.';
+COMMENT ON FUNCTION is_array_of_numbers(jsonb) IS
+    'Whether the value is an array whose first two elements are numbers or booleans.';
 
--- The values are read level by level. The first level has each field of workflow_output, the output, and the output of each
--- step. Each of these values, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one
--- result, of the kind data.
+-- The values of each place are read level by level. A place is the output, a field of workflow_output, or the output of a
+-- step. Each place, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one result, of
+-- the kind data.
 --
--- The costs are bounded for any payload: at most 10,000 values are read, 16 levels deep, and 10,000 elements of each array.
--- Only objects, arrays, URLs, and texts under certain keys (has_text) count as values. A path is cut after 1,000 characters.
+-- The costs are bounded for any payload. At most 10,000 values of a place are read, and 50,000 of the first 2,000 places,
+-- 16 levels deep. The output is the first place. Each value counts, also one that is no result. Of an array, at most 1,000
+-- objects and arrays are read, or 10,000 texts. Arrays of numbers are not read. A path is cut after 1,000 characters.
 CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     RETURNS TABLE (
         "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
@@ -649,102 +771,124 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     -- Compilation takes longer than the query. SET also keeps PostgreSQL from planning the query for each caller.
     SET jit = off
     BEGIN ATOMIC
-        WITH RECURSIVE found AS (
-            SELECT
-                ARRAY[w.origin, w.n::integer] AS place,
-                left(w.path, 1000) AS path,
-                w.step_id,
-                coalesce(
-                    json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
-                ) AS value,
-                NULL AS media_type,
-                -- Whether a text at this place is a result.
-                true AS has_text,
-                true AS is_whole
+        -- In this order, without a sort of the large values.
+        WITH places AS (
+            SELECT w.*
             FROM (
-                SELECT 1 AS origin, o.n, 'workflow_output' || path_of_key(o.key) AS path, NULL AS step_id, o.value
-                FROM jsonb_each(
-                    CASE jsonb_typeof(payload -> 'workflow_output') WHEN 'object' THEN payload -> 'workflow_output' END
-                ) WITH ORDINALITY AS o (key, value, n)
+                SELECT 2 AS origin, 1::bigint AS n, 'output' AS path, NULL AS step_id, output AS value
                 UNION ALL
-                SELECT 1, 1, 'workflow_output', NULL, payload -> 'workflow_output'
-                WHERE jsonb_typeof(payload -> 'workflow_output') <> 'object'
-                UNION ALL
-                SELECT 2, 1, 'output', NULL, output
+                SELECT 1, o.n, coalesce('workflow_output' || path_of_key(o.key), 'workflow_output'), NULL, o.value
+                FROM (SELECT payload -> 'workflow_output' AS named OFFSET 0) AS f
+                CROSS JOIN LATERAL (
+                    SELECT e.key, e.value, e.n
+                    FROM jsonb_each(CASE jsonb_typeof(f.named) WHEN 'object' THEN f.named END)
+                        WITH ORDINALITY AS e (key, value, n)
+                    UNION ALL
+                    SELECT NULL, f.named, 1
+                    WHERE jsonb_typeof(f.named) <> 'object'
+                ) AS o
                 UNION ALL
                 SELECT
                     3,
                     row_number() OVER (ORDER BY s.step ->> 'started_at', s.n),
                     s.path || '.output',
-                    s.step_id,
+                    coalesce(s.step ->> 'step_id', CASE WHEN s.path !~ '\]$' THEN s.key END),
                     s.step -> 'output'
-                FROM (
-                    SELECT
-                        o.n,
-                        'step_outputs' || path_of_key(o.key) AS path,
-                        coalesce(o.step ->> 'step_id', o.key) AS step_id,
-                        o.step
-                    FROM jsonb_each(
-                        CASE jsonb_typeof(payload -> 'step_outputs') WHEN 'object' THEN payload -> 'step_outputs' END
-                    ) WITH ORDINALITY AS o (key, step, n)
-                    UNION ALL
-                    SELECT a.n, format('step_results[%s]', a.n - 1), a.step ->> 'step_id', a.step
-                    FROM jsonb_array_elements(
-                        CASE jsonb_typeof(payload -> 'step_results') WHEN 'array' THEN payload -> 'step_results' END
-                    ) WITH ORDINALITY AS a (step, n)
-                ) AS s
+                FROM steps_of(payload) AS s
                 WHERE coalesce(s.step ->> 'status', '') NOT IN ('failed', 'cancelled', 'skipped')
             ) AS w
             WHERE w.value NOT IN ('null', '""', '[]', '{}')
-            UNION ALL
-            SELECT
-                p.place || c.n::integer,
-                left(p.path || coalesce(path_of_key(c.key), format('[%s]', c.n - 1)), 1000),
-                p.step_id,
-                coalesce(t.json, c.value),
-                CASE
-                    -- An element of an array has no media type beside it.
-                    WHEN t.is_url AND c.key IS NOT NULL THEN lower(substring(
-                        coalesce(
-                            p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
-                            p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'
-                        ) FROM '^[A-Za-z]+/[A-Za-z0-9.+-]{1,100}'
-                    ))
-                END,
-                t.has_text,
-                t.json IS NOT NULL
-            FROM found AS p
+            LIMIT 2000
+        ),
+        found AS (
+            SELECT w.step_id, f.*
+            FROM places AS w
             CROSS JOIN LATERAL (
-                SELECT o.key, o.value, o.n
-                FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
-                    WITH ORDINALITY AS o (key, value, n)
-                -- Skips the fields of the request and of its processing: they are not results.
-                WHERE lower(o.key) <> ALL ('{input, inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url}')
-                UNION ALL
-                SELECT NULL, a.value, a.n
-                FROM jsonb_array_elements(
-                    CASE jsonb_typeof(p.value) WHEN 'array' THEN jsonb_path_query_array(p.value, '$[0 to 9999]') END
-                ) WITH ORDINALITY AS a (value, n)
-            ) AS c
-            CROSS JOIN LATERAL (
-                SELECT
-                    v.value,
-                    v.has_text,
-                    coalesce(is_result_url(v.value), false) AS is_url,
-                    json_in_text(CASE WHEN v.has_text THEN v.value END) AS json
-                FROM (
+                WITH RECURSIVE read AS (
                     SELECT
-                        CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
+                        ARRAY[w.origin, w.n::integer] AS place,
+                        left(w.path, 1000) AS path,
+                        coalesce(
+                            json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
+                        ) AS value,
+                        NULL AS media_type,
+                        -- Whether a text at this place is a result.
+                        true AS has_text,
+                        true AS is_whole
+                    UNION ALL
+                    -- Values that are no results have no row below, but count for the limit.
+                    SELECT
+                        p.place || c.n::integer,
                         CASE
-                            WHEN c.key IS NULL THEN p.has_text
-                            ELSE lower(c.key) = ANY ('{text, texts, content, caption, captions, transcript, transcription, translation, translations, summary, description, descriptions, answer, answers, response, responses, completion, completions, result, results, output, outputs, output_text, generated_text, body, markdown, html, lyrics}')
-                        END AS has_text
-                    OFFSET 0
-                ) AS v
-                OFFSET 0
-            ) AS t
-            WHERE cardinality(p.place) < 17 AND jsonb_typeof(p.value) IN ('object', 'array')
-                AND (jsonb_typeof(c.value) IN ('object', 'array') OR t.is_url OR t.has_text AND t.value <> '')
+                            WHEN k.is_kept
+                                THEN left(p.path || coalesce(path_of_key(c.key), format('[%s]', c.n - 1)), 1000)
+                        END,
+                        CASE WHEN k.is_kept THEN coalesce(t.json, c.value) END,
+                        CASE
+                            -- An element of an array has no media type beside it.
+                            WHEN t.is_url AND c.key IS NOT NULL THEN coalesce(
+                                lower(substring(
+                                    coalesce(
+                                        p.value ->> 'content_type', p.value ->> 'contentType', p.value ->> 'mime_type',
+                                        p.value ->> 'mimeType', p.value ->> 'media_type', p.value ->> 'type'
+                                    ) FROM '^[A-Za-z]+/[A-Za-z0-9.+-]{1,100}'
+                                )),
+                                lower(substring(p.value ->> 'type' FROM '^(?:[Ii]mage|[Vv]ideo|[Aa]udio)$')) || '/*'
+                            )
+                        END,
+                        t.has_text,
+                        t.has_text AND t.json IS NOT NULL
+                    FROM read AS p
+                    CROSS JOIN LATERAL (
+                        SELECT o.key, o.value, o.n
+                        FROM jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value END)
+                            WITH ORDINALITY AS o (key, value, n)
+                        -- Skips the fields of the request and of its processing: they are not results.
+                        WHERE lower(o.key) <> ALL ('{input, inputs, image_input, image_inputs, parameters, params, request, requests, headers, log, logs, error, errors, webhook, webhook_url, callback_url, status_url, cancel_url, response_url, $schema}')
+                            AND lower(o.key) NOT LIKE 'input\_%'
+                            -- Replicate's URLs of its API.
+                            AND NOT (o.key = 'urls' AND jsonb_typeof(o.value) = 'object' AND o.value ? 'cancel')
+                        UNION ALL
+                        SELECT NULL, a.value, a.n
+                        FROM jsonb_array_elements(
+                            CASE
+                                WHEN jsonb_typeof(p.value) <> 'array' OR is_array_of_numbers(p.value) THEN NULL
+                                WHEN jsonb_typeof(p.value -> 0) = 'string'
+                                    THEN jsonb_path_query_array(p.value, '$[0 to 9999]')
+                                ELSE jsonb_path_query_array(p.value, '$[0 to 999]')
+                            END
+                        ) WITH ORDINALITY AS a (value, n)
+                    ) AS c
+                    CROSS JOIN LATERAL (
+                        SELECT
+                            v.value,
+                            v.has_text,
+                            coalesce(is_result_url(btrim(v.value, E' \t\r\n')), false) AS is_url,
+                            CASE WHEN left(v.value, 20) ~ '^\s*[\[{"]' THEN json_in_text(v.value) END AS json
+                        FROM (
+                            SELECT
+                                CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
+                                CASE
+                                    WHEN c.key IS NULL THEN p.has_text
+                                    ELSE lower(c.key) = ANY ('{text, texts, content, caption, captions, transcript, transcription, translation, translations, summary, description, descriptions, answer, answers, response, responses, completion, completions, result, results, output, outputs, output_text, generated_text, body, markdown, html, lyrics, story, script}')
+                                END AS has_text
+                            OFFSET 0
+                        ) AS v
+                        OFFSET 0
+                    ) AS t
+                    CROSS JOIN LATERAL (
+                        SELECT
+                            jsonb_typeof(c.value) = 'object'
+                            OR jsonb_typeof(c.value) = 'array' AND NOT is_array_of_numbers(c.value)
+                            OR t.is_url OR t.json IS NOT NULL
+                            OR t.has_text AND t.value <> '' AS is_kept
+                        OFFSET 0
+                    ) AS k
+                    WHERE cardinality(p.place) < 17 AND jsonb_typeof(p.value) IN ('object', 'array')
+                )
+                SELECT * FROM read LIMIT 10000
+            ) AS f
+            LIMIT 50000
         ),
         ordered AS (
             SELECT
@@ -752,8 +896,8 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 jsonb_typeof(f.value) = 'string' AS is_text,
                 -- In this order, the results in a whole are directly after it.
                 lead(f.place) OVER (ORDER BY f.place) AS next
-            FROM (SELECT * FROM found LIMIT 10000) AS f
-            WHERE f.is_whole OR jsonb_typeof(f.value) = 'string'
+            FROM found AS f
+            WHERE f.value IS NOT NULL AND (f.is_whole OR jsonb_typeof(f.value) = 'string')
         ),
         -- A value that is found several times is one result, at its first place.
         grouped AS (
@@ -765,7 +909,12 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 (array_agg(o.step_id ORDER BY o.place) FILTER (WHERE o.step_id IS NOT NULL))[1] AS step_id,
                 max(o.media_type) AS media_type
             FROM ordered AS o
-            CROSS JOIN LATERAL (SELECT o.value #>> '{}' AS value OFFSET 0) AS t
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN o.is_text AND is_result_url(trimmed.value) THEN trimmed.value ELSE v.value END AS value
+                FROM (SELECT o.value #>> '{}' AS value OFFSET 0) AS v
+                CROSS JOIN LATERAL (SELECT btrim(v.value, E' \t\r\n') AS value OFFSET 0) AS trimmed
+                OFFSET 0
+            ) AS t
             WHERE o.is_text OR o.next IS NULL OR o.next[1:cardinality(o.place)] <> o.place
             GROUP BY o.is_text, t.value
         ),
@@ -775,8 +924,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 u.is_url,
                 CASE
                     WHEN u.is_url THEN coalesce(
-                        lower(substring(left(g.value, 200) FROM '^data:([A-Za-z]+/[A-Za-z0-9.+-]+)')),
-                        media_type_of_url(g.value),
+                        lower(substring(left(g.value, 200) FROM '^(?:[Dd][Aa][Tt][Aa]):([A-Za-z]+/[A-Za-z0-9.+-]+)')),
+                        -- The extensions webm and ogg are those of videos and of audio.
+                        substring(g.media_type FROM '^(?:image|video|audio)/[^*]+$'),
+                        CASE WHEN octet_length(g.value) <= 8192 THEN media_type_of_url(g.value) END,
                         g.media_type
                     )
                 END AS known_type
@@ -794,10 +945,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 WHEN t.is_text THEN 'text'
                 ELSE 'data'
             END,
-            t.known_type,
+            CASE WHEN t.known_type NOT LIKE '%*' THEN t.known_type END,
             CASE
                 WHEN NOT t.is_url THEN NULL
-                WHEN t.value ~ '^data:' THEN substring(t.value FROM '^data:[^,\s]+,')
+                WHEN left(t.value, 5) ~* '^data:' THEN substring(left(t.value, 300) FROM '^[A-Za-z]+:[^,\s]+,')
                 ELSE t.value
             END,
             CASE WHEN NOT t.is_url THEN t.value END
@@ -830,11 +981,13 @@ FROM (
     UNION ALL
     SELECT NULL, prediction_id, workflow_id, NULL, output, payload, first_received_at, reference
     FROM predictions
+    -- The output of a failed prediction is its error.
+    WHERE status <> 'failed'
 ) AS s
 CROSS JOIN LATERAL execution_results(s.output, s.payload) AS r;
 
 COMMENT ON VIEW results IS
-    'One row per result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for removed payloads. Filter by bulk_id, execution_id, prediction_id, workflow_id, reference or first_received_at.';
+    'One row per result of an execution or a prediction: a file, a text, or an output without any of them. Each value is listed once per execution. No rows for failed predictions and for removed payloads. Filter by bulk_id, execution_id, prediction_id, workflow_id, reference or first_received_at.';
 COMMENT ON COLUMN results.execution_id IS
     'Identifier of the execution, as sent; null for a prediction.';
 COMMENT ON COLUMN results.prediction_id IS
@@ -852,7 +1005,7 @@ COMMENT ON COLUMN results.step_id IS
 COMMENT ON COLUMN results.is_final IS
     'Whether workflow_output or output contains it; false if only a step does. Failed, cancelled and skipped steps are ignored.';
 COMMENT ON COLUMN results.kind IS
-    'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, the extension, a media type beside the URL (content_type, mime_type), a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
+    'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, an image, video or audio type beside the URL (content_type, mime_type), the extension, another type beside the URL, a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
 COMMENT ON COLUMN results.media_type IS
     'Media type of the URL, such as video/mp4; null if unknown or not a URL. URLs are never fetched.';
 COMMENT ON COLUMN results.url IS

@@ -161,7 +161,7 @@ impl<'a> Execution<'a> {
             error_cause: cause.map(lossy_text),
             total_cost: cost.and_then(number),
             duration_seconds: None,
-            step_outputs: steps.or(step_results),
+            step_outputs: steps.filter(|steps| steps::has_steps(steps)).or(step_results),
         })
     }
 

@@ -18,25 +18,34 @@ pub(super) struct Metrics<'a> {
     pub(super) predict_seconds: Option<f64>,
 }
 
-/// Reads why a prediction failed: from `error`, or from the first element of `output` with an `error`. The output of a
-/// successful prediction can be any JSON, so it is not searched.
+/// Reads why a prediction failed: from `error`, or from `output`. The output is the text itself, or an object with an `error`,
+/// or an array of such objects. The output of a successful prediction can be any JSON, so it is not searched.
 pub(super) fn failure<'a>(error: Option<&'a str>, output: Option<&'a str>, status: &str) -> Failure<'a> {
-    let output = output.filter(|output| output.starts_with('[') && !status::is_successful(status));
     let in_output = || {
-        Values::of(output?).find_map(|element| {
-            let mut error = None;
-            each_field(element, |key, value| {
-                if key == b"error" {
-                    error = Some(value);
-                }
-            });
-            Failure::of(error?)
-        })
+        let output = output.filter(|_| !status::is_successful(status))?;
+        match output.as_bytes() {
+            // Before the end, a text can be a part of the output.
+            [b'"', ..] if status == "failed" => Failure::of(output),
+            [b'{', ..] => Failure::in_object(output),
+            [b'[', ..] => Values::of(output).find_map(Failure::in_object),
+            _ => None,
+        }
     };
     error.and_then(Failure::of).or_else(in_output).unwrap_or_default()
 }
 
 impl<'a> Failure<'a> {
+    /// Reads the field `error`.
+    fn in_object(object: &'a str) -> Option<Self> {
+        let mut error = None;
+        each_field(object, |key, value| {
+            if key == b"error" {
+                error = Some(value);
+            }
+        });
+        Self::of(error?)
+    }
+
     /// Reads a text, or an object with `error_code` and `error_message`. `None` for null and an empty text.
     fn of(error: &'a str) -> Option<Self> {
         let text = |raw: &'a str| Some(lossy_text(raw)).filter(|text| raw != "null" && !text.is_empty());
@@ -83,12 +92,17 @@ mod tests {
             (Some(r#""""#), Some(OUTPUT), ("WORKER_LOST", "")),
             (Some(r#"{"error_code":null}"#), None, ("", r#"{"error_code":null}"#)),
             (None, Some(r#"[{"error":"text"}]"#), ("", "text")),
-            (None, Some(r#"{"error":"text"}"#), ("", "")),
+            (None, Some(r#"{"error":"text"}"#), ("", "text")),
+            (None, Some(r#"{"message":"text"}"#), ("", "")),
+            (Some(r#""""#), Some(r#""NSFW content detected""#), ("", "NSFW content detected")),
+            (None, Some(r#""""#), ("", "")),
+            (None, Some("7"), ("", "")),
             (None, None, ("", "")),
         ] {
             assert_eq!(read(error, output), (expected.0.into(), expected.1.into()), "{error:?} {output:?}");
         }
         assert_eq!(failure(None, Some(OUTPUT), "succeeded"), Failure::default());
+        assert_eq!(failure(None, Some(r#""half of the output""#), "running"), Failure::default());
     }
 
     #[test]

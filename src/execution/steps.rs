@@ -23,6 +23,16 @@ pub(crate) fn any_failed(steps: &str) -> bool {
     failed
 }
 
+/// Whether the JSON text is an object or an array that is not empty.
+pub(super) fn has_steps(steps: &str) -> bool {
+    let mut begin = steps.bytes().filter(|byte| !byte.is_ascii_whitespace());
+    match begin.next() {
+        Some(b'{') => begin.next() != Some(b'}'),
+        Some(b'[') => begin.next() != Some(b']'),
+        _ => false,
+    }
+}
+
 fn has_failed(step: &str) -> bool {
     let mut status = "";
     each_field(step, |key, text| {
@@ -56,7 +66,17 @@ impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::any_failed;
+    use super::{any_failed, has_steps};
+
+    #[test]
+    fn only_an_object_or_array_with_a_value_has_steps() {
+        for steps in [r#"{ "a":1}"#, "[ 1]", "[{}]", "[[]]"] {
+            assert!(has_steps(steps), "{steps}");
+        }
+        for empty in ["{}", "[]", "{ }", "[\n]", "null", "7", r#""text""#] {
+            assert!(!has_steps(empty), "{empty}");
+        }
+    }
 
     #[test]
     fn a_failed_step_is_found_and_other_shapes_are_ignored() {

@@ -48,7 +48,8 @@ async fn executions_are_listed_newest_first_by_each_filter_and_all_together() {
         with(
             json!({
                 "execution_id": "failed", "workflow_id": "v", "bulk_id": "b/1 é", "status": "failed",
-                "error": "ExecutionFailed", "error_cause": "Model Timeout after 30s", "step_failed": false,
+                "error": "ExecutionFailed", "error_cause": "Model Timeout after 30s",
+                "failure_class": "execution_timeout", "step_failed": false,
                 "total_cost": null, "duration_seconds": null, "started_at": null, "completed_at": null,
                 "authenticated_by": "none", "fetched_from": null, "deliveries": 1, "redeliveries": 0, "reference": null
             }),
@@ -70,7 +71,7 @@ async fn an_execution_has_its_steps_results_conflicts_and_payload() {
     assert_eq!(detail["duration_seconds"], 7.5);
     assert_eq!(detail["step_failed"], true);
     let step = |key, id, status, cause: Value| {
-        let class = if cause.is_null() { Value::Null } else { json!("unknown") };
+        let class = if cause.is_null() { Value::Null } else { json!("invalid_user_input") };
         json!({ "key": key, "step_id": id, "status": status, "error": null, "error_cause": cause,
                 "failure_class": class, "model": null, "model_version": null, "duration_seconds": null,
                 "cost": null, "is_fallback": false, "first_error": null, "selected": null,

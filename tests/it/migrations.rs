@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "fdcb7f6082f73c9d87731b47dd81a2af5454b6fdcec738dc24ed4a110d4fdcfa6ebc97388c0e06efa5f4b95708fb9456",
+        "7bb118f489cb6b828e02985e0391029e167e983a4bf246c9a65feba8752830ff3d9dd1c656c3dd3848b670d6c0269955",
     ),
     (
         "0007_expected.sql",

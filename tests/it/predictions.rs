@@ -523,3 +523,24 @@ async fn failures_and_results_contain_predictions_which_are_never_counted_as_exe
     // The console opens a prediction by its identifier, as an execution.
     assert_eq!(receiver.get("/executions?q=g").await.url().path(), "/predictions/g");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_a_failed_prediction_is_its_error_and_no_result() {
+    let receiver = TestReceiver::start().await;
+    receiver.accept(example("prediction-failed.json")).await;
+    let oldest = json!({ "id": "oldest", "status": "failed", "output": "NSFW content detected", "input": {}, "metrics": {} });
+    receiver.accept(oldest).await;
+    receiver.accept(prediction("done", "succeeded")).await;
+    receiver.wait_until_recorded().await;
+    let rows = receiver.rows("SELECT prediction_id, text FROM results").await;
+    assert_eq!(rows, [json!({ "prediction_id": "done", "text": "o" })]);
+    let page = get_json(&receiver, "/api/v1/results").await;
+    assert_eq!(item_fields(&page, "prediction_id"), ["done"]);
+    let row = receiver
+        .row(
+            "SELECT error, error_cause, failure_class FROM latest_predictions WHERE prediction_id = 'oldest'",
+        )
+        .await;
+    let expected = json!({ "error": null, "error_cause": "NSFW content detected", "failure_class": "content_moderation" });
+    assert_eq!(row, expected);
+}

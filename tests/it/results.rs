@@ -99,6 +99,16 @@ async fn urls_are_found_at_any_depth_except_in_echoed_requests() {
             json!({ "input": { "image": BARE }, "webhook_url": BARE, "output": [PNG] }),
             json!([["output.output[0]", "image", PNG]]),
         ),
+        (
+            "replicate",
+            json!({
+                "urls": { "get": "https://api.example.com/p", "cancel": "https://api.example.com/p/cancel" },
+                "$schema": "https://example.com/schema", "input_image": BARE, "output": PNG
+            }),
+            json!([["output.output", "image", PNG]]),
+        ),
+        ("blanks around", json!([format!(" {PNG}\n")]), json!([["output[0]", "image", PNG]])),
+        ("several urls", json!(format!("{PNG},{PNG}")), json!([["output", "text", format!("{PNG},{PNG}")]])),
         ("two lines", json!("https://a\nb"), json!([["output", "text", "https://a\nb"]])),
         ("control character", json!("https://a\u{1b}"), json!([["output", "text", "https://a\u{1b}"]])),
     ])
@@ -136,6 +146,38 @@ async fn the_kind_of_a_url_comes_from_its_media_type_or_its_path() {
                 ["output[2]", "document", "https://example.mov"]
             ]),
         ),
+        (
+            "declared before the extension",
+            json!([
+                { "audio": { "url": "https://example.com/a.webm", "content_type": "audio/webm" } },
+                { "video": { "url": "https://example.com/a.ogg", "content_type": "video/ogg" } },
+                { "type": "image", "url": BARE }
+            ]),
+            json!([
+                ["output[0].audio.url", "audio", "https://example.com/a.webm"],
+                ["output[1].video.url", "video", "https://example.com/a.ogg"],
+                ["output[2].url", "image", BARE]
+            ]),
+        ),
+        (
+            "rare extensions",
+            json!([
+                "https://example.com/a.mpg",
+                "https://example.com/a.m3u8",
+                "https://example.com/a.oga",
+                "https://example.com/a.jfif",
+                "https://example.com/a.png;v=1",
+                "https://example.com/a%2EPNG?x=.mp4#y"
+            ]),
+            json!([
+                ["output[0]", "video", "https://example.com/a.mpg"],
+                ["output[1]", "video", "https://example.com/a.m3u8"],
+                ["output[2]", "audio", "https://example.com/a.oga"],
+                ["output[3]", "image", "https://example.com/a.jfif"],
+                ["output[4]", "image", "https://example.com/a.png;v=1"],
+                ["output[5]", "image", "https://example.com/a%2EPNG?x=.mp4#y"]
+            ]),
+        ),
         ("csv", json!("https://example.com/a.csv"), json!([["output", "data", "https://example.com/a.csv"]])),
         (
             "text file",
@@ -144,10 +186,11 @@ async fn the_kind_of_a_url_comes_from_its_media_type_or_its_path() {
         ),
         (
             "data urls",
-            json!({ "a": "data:image/PNG;base64,QUJD", "b": "data:image/PNG;base64,QUJE" }),
+            json!({ "a": "data:image/PNG;base64,QUJD", "b": "data:image/PNG;base64,QUJE", "c": "DATA:image/PNG;base64,QQ" }),
             json!([
                 ["output.a", "image", "data:image/PNG;base64,"],
-                ["output.b", "image", "data:image/PNG;base64,"]
+                ["output.b", "image", "data:image/PNG;base64,"],
+                ["output.c", "image", "DATA:image/PNG;base64,"]
             ]),
         ),
     ])
@@ -203,6 +246,16 @@ async fn json_in_a_text_is_read() {
             json!({ "body": json!([json!({ "url": PNG }).to_string()]).to_string() }),
             json!([["output.body[0].url", "image", PNG]]),
         ),
+        (
+            "encoded several times",
+            json!(json!(json!({ "url": PNG }).to_string()).to_string()),
+            json!([["output.url", "image", PNG]]),
+        ),
+        (
+            "under any key",
+            json!({ "text": json!({ "images": json!([PNG]).to_string() }).to_string(), "config": "{\"a\":1}" }),
+            json!([["output.text.images[0]", "image", PNG]]),
+        ),
         ("no json", json!("[not json]"), json!([["output", "text", "[not json]"]])),
         ("huge number", json!("[1e131071]"), json!([["output", "text", "[1e131071]"]])),
         (
@@ -251,6 +304,16 @@ async fn results_come_from_named_outputs_the_output_and_successful_steps() {
             json!([["step_results[0].output", "s", "A"]]),
         ),
         (
+            "array",
+            json!({ "step_outputs": [{ "step_id": "s", "output": "A" }], "step_results": [{ "output": "B" }] }),
+            json!([["step_outputs[0].output", "s", "A"]]),
+        ),
+        (
+            "object",
+            json!({ "step_outputs": {}, "step_results": { "s": { "output": "A" } } }),
+            json!([["step_results.s.output", "s", "A"]]),
+        ),
+        (
             "none",
             json!({ "step_results": {}, "workflow_output": 1 }),
             json!([["workflow_output", null, "1"]]),
@@ -281,7 +344,7 @@ async fn hostile_payloads_are_read_within_limits() {
         deep = json!({ "a": deep });
     }
     for (id, output, count) in [
-        ("nested", json!(nested.collect::<Vec<_>>()), 1),
+        ("nested", json!(nested.collect::<Vec<_>>()), 1_000),
         ("long key", Value::Object(long_key), 1),
         ("deep", deep, 1),
         ("no json", json!((0..20_000).map(|n| format!("[{n}, x]")).collect::<Vec<_>>()), 9_999),
@@ -304,6 +367,52 @@ async fn hostile_payloads_are_read_within_limits() {
         assert_eq!(row["count"], count, "{id}");
         assert!(row["path"].as_i64() <= Some(1_000) && row["url"].as_i64() <= Some(40), "{id}: {row}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_transcript_hides_no_file() {
+    let receiver = TestReceiver::start().await;
+    let words: Vec<_> = (0..11_000).map(|n| json!({ "word": "a", "start": n, "end": n + 1 })).collect();
+    let file = |name: &str| json!({ "url": format!("https://example.com/{name}") });
+    let fields = json!({
+        "workflow_output": { "heard": { "words": words }, "res": { "clip": { "file": file("clip.mp4") } } },
+        "output": { "result": { "files": { "video": file("video.mp4") } }, "words": words },
+        "step_outputs": {
+            "a": { "output": { "transcription": "Hello", "words": words } },
+            "b": { "output": { "data": { "images": [file("image.png")] } } }
+        }
+    });
+    receiver.accept(with(execution("e", "completed"), fields)).await;
+    let expected = json!([
+        ["workflow_output.res.clip.file.url", "video", true],
+        ["output.result.files.video.url", "video", true],
+        ["step_outputs.a.output.transcription", "text", false],
+        ["step_outputs.b.output.data.images[0].url", "image", false]
+    ]);
+    let query = "SELECT json_agg(json_build_array(path, kind, is_final) ORDER BY position)
+        FILTER (WHERE kind <> 'data') AS files FROM results";
+    assert_eq!(receiver.row(query).await["files"], expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_are_no_results_count_for_the_limit_but_arrays_of_numbers_are_not_read() {
+    let receiver = TestReceiver::start().await;
+    let file = json!({ "a": { "b": { "c": [{ "url": PNG }] } } });
+    let row: Map<String, Value> = (0..20).map(|n| (format!("field{n}"), json!(n))).collect();
+    let output = json!({ "rows": vec![row; 1_000], "z": file });
+    receiver.accept(producing("rows", output)).await;
+    assert_eq!(results(&receiver, "rows", "path, kind").await, json!([["output", "data"]]));
+
+    // The text is large: it is not built as a value.
+    let embedding = format!("{{\"embedding\":[0.1{}]}}", ",0.1".repeat(1_535));
+    let data = format!("[{embedding}{}]", format!(",{embedding}").repeat(499));
+    let body = producing("numbers", json!({ "data": "DATA", "z": file })).to_string();
+    receiver.accept(body.replace("\"DATA\"", &data)).await;
+    receiver.wait_until_recorded().await;
+    let detail = get_json(&receiver, "/api/v1/executions/numbers").await;
+    assert_eq!(item_fields(&detail["results"], "path"), ["output.z.a.b.c[0].url"]);
+    let page = get_json(&receiver, "/api/v1/results?workflow=w").await;
+    assert_eq!(page["next"], json!(null));
 }
 
 fn workflow_receiver(receiver: &TestReceiver, arguments: &[&str]) -> String {

@@ -135,30 +135,141 @@ async fn failures_are_counted_by_model_and_have_a_class() {
     assert_eq!(cells, ["2", "flux", "execution_timeout"], "{text}");
 }
 
+/// Causes by their class.
+const CAUSES: [(&str, &[&str]); 10] = [
+    (
+        "content_moderation",
+        &[
+            "content_policy_violation",
+            "PROHIBITED_CONTENT",
+            "The output was flagged as sensitive (E005)",
+            "This request violates our usage policies",
+            "Blocked by the content filtering system",
+            "Rejected because of content policies",
+            "The prompt violates our content policy",
+        ],
+    ),
+    (
+        "execution_timeout",
+        &[
+            "connect ETIMEDOUT 10.0.0.1:443",
+            "The task took too long",
+            "Prediction exceeded maximum time",
+            "ReadTimeout",
+            "504 Gateway Timeout",
+            "Step 'generate_image' failed: Model timeout after 30s",
+        ],
+    ),
+    (
+        "invalid_user_input",
+        &[
+            "The file does not exist",
+            "Image is too small",
+            "aspect_ratio must be one of 1:1, 16:9",
+            "Text must be at most 2500 characters",
+            "File size exceeds 10MB",
+            "No face detected",
+            "Could not decode image",
+            "400 Bad Request",
+            "422 Unprocessable Entity",
+            "Prompt must be under 500 characters",
+            "Image must be at least 401 pixels wide",
+            "Failed to fetch image: 403 Forbidden",
+            "Failed to download image from https://a.b/429.png",
+            "Error downloading video from the given URL: 404",
+            "timeout must be a number",
+            "Invalid image: unsupported format",
+            "INPUT_DOWNLOAD_ERROR",
+            "Image could not be downloaded",
+        ],
+    ),
+    (
+        "invalid_model_config",
+        &[
+            "model_not_found",
+            "Model flux-9 not found",
+            "The model `flux-9` does not exist",
+            "Model not found: flux-9",
+        ],
+    ),
+    (
+        "provider_auth",
+        &[
+            "PERMISSION_DENIED",
+            "invalid_api_key",
+            "Access denied",
+            "Invalid credentials",
+            "HTTP/1.1 401",
+            r#"{"code": 403, "detail": "x"}"#,
+            "401 Unauthorized: invalid API key",
+        ],
+    ),
+    (
+        "provider_error",
+        &["CUDA out of memory", "Prediction failed", "PROVIDER_BAD_REQUEST: timeout must be a number"],
+    ),
+    (
+        "provider_rate_limit",
+        &[
+            "rate_limit_exceeded",
+            "insufficient_quota",
+            "RESOURCE_EXHAUSTED",
+            "You exceeded your current quota, please check your plan",
+            "Request was throttled. Expected available in 3 seconds.",
+            "Too many concurrent requests",
+            "Request failed with status code 429",
+            "Upstream answered (429)",
+            "429 Too Many Requests",
+            "RateLimitError",
+            "HTTP 429 Too Many Requests",
+        ],
+    ),
+    (
+        "provider_unavailable",
+        &[
+            "overloaded_error",
+            "The server is busy, try again later",
+            "No capacity available in this region",
+            "read ECONNRESET",
+            "HTTP 503",
+            "status=502",
+            "Service Unavailable",
+            "503 Service Unavailable",
+        ],
+    ),
+    (
+        "internal_error",
+        &["INTERNAL_ERROR", "Error code: 500 - {'detail': 'x'}", "Internal server error", "WORKER_LOST"],
+    ),
+    (
+        "unknown",
+        &[
+            "Frame 502 of 1000 lost",
+            "Rendered 503 frames (500 kept)",
+            "Generated 429 tokens",
+            "Step failed with status 404",
+            "Failed to load model weights from file",
+            "The model is sad",
+            "Moderate noise in frame",
+            "Invalid token at position 5 of the JSON",
+            "Step 'b' failed",
+        ],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
     let receiver = TestReceiver::start().await;
-    for (cause, class) in [
-        ("Step 'generate_image' failed: Model timeout after 30s", "execution_timeout"),
-        ("The prompt violates our content policy", "content_moderation"),
-        ("HTTP 429 Too Many Requests", "provider_rate_limit"),
-        ("401 Unauthorized: invalid API key", "provider_auth"),
-        ("Model not found: flux-9", "invalid_model_config"),
-        ("Invalid image: unsupported format", "invalid_user_input"),
-        ("503 Service Unavailable", "provider_unavailable"),
-        ("Internal server error", "internal_error"),
-        ("Prediction failed", "provider_error"),
-        ("The model is sad", "unknown"),
-        ("INPUT_DOWNLOAD_ERROR", "invalid_user_input"),
-        ("PROVIDER_BAD_REQUEST: timeout must be a number", "provider_error"),
-        ("WORKER_LOST", "internal_error"),
-    ] {
-        let body = with(execution(class, "failed"), json!({ "error_cause": cause, "execution_id": cause }));
-        receiver.accept(body).await;
-        receiver.wait_until_recorded().await;
-        let query = "SELECT failure_class FROM failures ORDER BY first_received_at DESC LIMIT 1";
-        assert_eq!(receiver.row(query).await["failure_class"], class, "{cause}");
-    }
+    let cases: Vec<_> = CAUSES
+        .iter()
+        .flat_map(|(class, causes)| causes.iter().map(move |cause| json!([cause, class])))
+        .collect();
+    let table = Value::Array(cases).to_string().replace('\'', "''");
+    let wrong = format!(
+        "SELECT c ->> 0 AS cause, c ->> 1 AS class, failure_class(c ->> 0) AS found
+         FROM jsonb_array_elements('{table}') AS c WHERE failure_class(c ->> 0) <> c ->> 1"
+    );
+    assert_eq!(receiver.rows(&wrong).await, Vec::<Value>::new());
     // The cause of the execution says nothing; that of its step does.
     let steps = json!({ "a": { "status": "completed", "error": "timeout" }, "b": { "status": "failed", "error": "NSFW" } });
     let body = json!({ "execution_id": "s", "error_cause": "Step b failed", "error": "timeout", "step_outputs": steps });
@@ -166,4 +277,79 @@ async fn a_failure_has_the_class_of_its_cause_of_its_steps_or_of_its_error() {
     receiver.wait_until_recorded().await;
     let query = "SELECT failure_class FROM failures WHERE execution_id = 's'";
     assert_eq!(receiver.row(query).await["failure_class"], "content_moderation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_api_and_command_line_agree_on_the_class_of_an_execution() {
+    let receiver = TestReceiver::start().await;
+    let step = json!({ "status": "failed", "error_cause": "Model timeout after 300s" });
+    let long = format!("Model timeout {}", (0..20_000).map(|n| n.to_string()).collect::<String>());
+    for (id, workflow, step) in
+        [("e", "w1", step.clone()), ("large", "w2", with(step, json!({ "error_cause": long })))]
+    {
+        let fields = json!({
+            "workflow_id": workflow, "error": "ExecutionFailed", "error_cause": "Step 'animate' failed",
+            "step_outputs": { "animate": step }
+        });
+        receiver.accept(with(execution(id, "failed"), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    // The steps of a large payload are not read.
+    for (id, workflow, class) in [("e", "w1", "execution_timeout"), ("large", "w2", "unknown")] {
+        let view = format!("SELECT failure_class FROM failures WHERE execution_id = '{id}'");
+        assert_eq!(receiver.row(&view).await["failure_class"], class, "{id}");
+        let detail = get_json(&receiver, &format!("/api/v1/executions/{id}")).await;
+        assert_eq!(detail["failure_class"], class, "{id}");
+        let list = get_json(&receiver, &format!("/api/v1/executions?workflow={workflow}")).await;
+        assert_eq!(list["items"][0]["failure_class"], class, "{id}");
+        let failures = get_json(&receiver, &format!("/api/v1/failures?workflow={workflow}")).await;
+        assert_eq!(failures["groups"][0]["failure_class"], class, "{id}");
+        let dir = TempDir::new().unwrap();
+        let mut command = program(dir.path());
+        let command = command.args(["failures", "--workflow", workflow]);
+        let (text, _) = run_to_end(command.env("DATABASE_URL", url(&receiver.database)));
+        assert!(text.lines().nth(1).unwrap().contains(class), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_are_read_from_any_shape_and_null_is_as_good_as_missing() {
+    let receiver = TestReceiver::start().await;
+    for (id, fields) in [
+        ("object", json!({ "step_outputs": {}, "step_results": { "s": { "status": "failed" } } })),
+        ("array", json!({ "step_outputs": [{ "step_id": "s", "status": "failed" }] })),
+        ("both", json!({ "step_outputs": "none", "step_results": [{ "step_id": "s", "status": "failed" }] })),
+    ] {
+        receiver.accept(with(execution(id, "completed"), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    let rows = receiver.rows("SELECT execution_id, step_id FROM failed_steps ORDER BY execution_id").await;
+    assert_eq!(rows, ["array", "both", "object"].map(|id| json!({ "execution_id": id, "step_id": "s" })));
+
+    let steps = json!({
+        "a": { "cost": null, "metadata": { "elapsed_seconds": null, "execution_time": 7, "cost": 0.05 } },
+        "b": { "metadata": { "fallback": { "reason": "busy" }, "elapsed_seconds": -5 } },
+        "c": {
+            "fallback": "slow", "started_at": "2026-03-02T09:00:00.1234567890123Z",
+            "completed_at": "2026-03-02T09:00:01.1234567890123Z"
+        },
+        "d": { "metadata": { "primary_error": "busy" } },
+        "e": { "fallback": "", "metadata": { "fallback_used": false, "primary_error": "busy" } }
+    });
+    receiver.accept(with(execution("values", "completed"), json!({ "step_outputs": steps }))).await;
+    receiver.wait_until_recorded().await;
+    let rows = receiver
+        .row("SELECT json_agg(json_build_array(key, duration_seconds, cost, is_fallback, first_error) ORDER BY key) AS rows
+            FROM steps WHERE execution_id = 'values'")
+        .await;
+    let expected = json!([
+        ["a", 7.0, 0.05, false, null],
+        ["b", null, null, true, "busy"],
+        ["c", 1.0, null, true, "slow"],
+        ["d", null, null, true, "busy"],
+        ["e", null, null, false, null]
+    ]);
+    // Numbers in JSON: 7 and 7.0 are equal.
+    let text = |rows: &Value| rows.to_string().replace(".0,", ",");
+    assert_eq!(text(&rows["rows"]), text(&expected));
 }

@@ -38,7 +38,8 @@ columns! {
         pub(crate) error: Option<String>,
         /// The sender's reason for the failure; null if not sent. The first 1,000 characters.
         pub(crate) error_cause: Option<String>,
-        /// The class of the failure by these two texts, such as `execution_timeout`; null unless the execution failed.
+        /// The class of the failure by its cause, its failed steps or its error, such as `execution_timeout`; null unless the
+        /// execution failed.
         pub(crate) failure_class: Option<String>,
         /// Whether one of its steps failed, whatever the status is.
         pub(crate) step_failed: bool,
@@ -91,7 +92,9 @@ macro_rules! select_executions {
     status,
     left(error, $1) AS error,
     left(error_cause, $1) AS error_cause,
-    CASE WHEN status = 'failed' THEN failure_class(error_cause, error) END AS failure_class,
+    CASE
+        WHEN status = 'failed' THEN execution_failure_class(error_cause, error, step_failed, payload)
+    END AS failure_class,
     step_failed,
     trim_scale(sensible_cost(total_cost))::text AS "total_cost: Json",
     CASE WHEN completed_at >= started_at THEN date_part('epoch', completed_at - started_at) END AS duration_seconds,
@@ -312,7 +315,7 @@ impl Query for Executions {
 /// A step of an execution, as sent. The first 65,536 characters of each text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Step {
-    /// The key of the step in the payload's `step_outputs`.
+    /// The key of the step in the payload's `step_outputs`, or `step_results` in a legacy flow.
     pub(crate) key: String,
     /// The sender's identifier of the step; the key if not sent.
     pub(crate) step_id: String,
@@ -351,7 +354,7 @@ pub(crate) struct ExecutionDetail {
     /// As in the list, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
-    /// The steps of the execution, in the order of their start. The outputs of the steps are in the payload.
+    /// The first 1,000 steps of the execution, in the order of their start. The outputs of the steps are in the payload.
     pub(crate) steps: Vec<Step>,
     /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
     pub(crate) results: Page<ResultItem>,

@@ -23,7 +23,8 @@ pub(crate) struct Group {
     pub(crate) step_id: Option<String>,
     /// The model that failed; null unless models are grouped, and for a step without a model.
     pub(crate) model: Option<String>,
-    /// One of the sender's classes of failures, such as `execution_timeout`; `unknown` if the texts do not show it.
+    /// The class of the latest failure, one of the sender's classes such as `execution_timeout`; `unknown` if the texts do
+    /// not show it.
     pub(crate) failure_class: String,
     /// The kind of failure, such as `ExecutionFailed`, or for predictions `PROVIDER_REJECTED`; null if not sent. The first
     /// 1,000 characters.

@@ -98,9 +98,16 @@ SELECT
     workflow_id,
     step_id,
     model,
-    -- For each group, because it takes 0.1 ms. The error of a prediction is the sender's code.
+    -- For each group, because it takes 0.1 ms. The error of a prediction is the sender's code. The failed steps of an
+    -- execution can show its class.
     CASE
-        WHEN is_prediction THEN failure_class(error, error_cause) ELSE failure_class(error_cause, error)
+        WHEN is_prediction THEN failure_class(error, error_cause)
+        WHEN $8 = 'cause' THEN (
+            SELECT execution_failure_class(e.error_cause, e.error, e.step_failed, e.payload)
+            FROM executions AS e
+            WHERE e.execution_id = latest_id
+        )
+        ELSE failure_class(error_cause, error)
     END AS "failure_class!",
     left(error, $6) AS error,
     left(error_cause, $6) AS error_cause,

@@ -11,7 +11,7 @@ SELECT
     media_type,
     url,
     text,
-    coalesce(is_cut OR url ~ '^data:', false) AS "truncated!"
+    coalesce(is_cut OR url ~* '^data:', false) AS "truncated!"
 FROM (
     SELECT
         r.*,
@@ -34,7 +34,8 @@ FROM (
         CROSS JOIN LATERAL (
             SELECT output, payload FROM executions WHERE execution_id = s.id AND NOT s.is_prediction
             UNION ALL
-            SELECT output, payload FROM predictions WHERE prediction_id = s.id AND s.is_prediction
+            SELECT output, payload FROM predictions
+            WHERE prediction_id = s.id AND s.is_prediction AND status <> 'failed'
         ) AS e
         CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r
         WHERE (s.n > 1 OR r.position > $2::bigint)

@@ -1,4 +1,4 @@
--- The steps of an execution, with at most $2 characters of each text. If step_outputs is not an object, there are no steps.
+-- The steps of an execution, with at most $2 characters of each text.
 SELECT
     left(key, $2) AS "key!",
     left(step_id, $2) AS "step_id!",

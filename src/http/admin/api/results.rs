@@ -26,7 +26,7 @@ impl FromQuery for ResultsQuery {
 /// List results: the files, texts and other values that executions and predictions produced
 ///
 /// Newest first. The results of one execution are in the order of `workflow_output`, `output`, and the steps by
-/// their start. At most 10,000 values of an execution are examined.
+/// their start. At most 10,000 values of each output and 50,000 values of an execution are examined.
 #[utoipa::path(
     get, path = "/api/v1/results", tag = "Executions",
     params(Filter, Scope, TimeRange, Paging),

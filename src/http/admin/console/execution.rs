@@ -175,14 +175,7 @@ fn head(execution: &Execution, conflicts: i64, prompt: Option<&str>) -> Markup {
 fn failure(detail: &ExecutionDetail) -> Markup {
     let execution = &detail.execution;
     let (error, cause) = (execution.error.as_deref(), execution.error_cause.as_deref());
-    let of_steps = detail.steps.iter().filter_map(|step| step.failure_class.as_deref());
-    let class = detail
-        .execution
-        .failure_class
-        .as_deref()
-        .into_iter()
-        .chain(of_steps)
-        .find(|class| *class != "unknown");
+    let class = execution.failure_class.as_deref();
     let reason = cause.or(error);
     html! {
         @if execution.status == "failed" || reason.is_some() {
