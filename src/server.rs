@@ -235,7 +235,11 @@ impl Server {
             acked: acked_seq.clone(),
         };
         let verifier = client.as_ref().map(|client| Verifier {
-            checker: Checker { client: client.without_retries(max_per_minute), own_url: own_url.clone() },
+            checker: Checker {
+                client: client.without_retries(max_per_minute),
+                own_url: own_url.clone(),
+                credentials: credentials.clone(),
+            },
             max_requests: settings.eachlabs.max_requests,
             spool: weak_spool.clone(),
             memory: memory.clone(),
@@ -253,6 +257,7 @@ impl Server {
             Arc::new(Reconciler {
                 client,
                 own_url,
+                credentials: credentials.clone(),
                 spool: weak_spool,
                 spool_status: spool_status.clone(),
                 acked: acked_seq.clone(),
@@ -328,6 +333,7 @@ impl Server {
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
             long_references: LineLimit::default(),
+            secret_references: LineLimit::default(),
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);
