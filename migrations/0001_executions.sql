@@ -109,7 +109,7 @@ COMMENT ON COLUMN executions.fetched_from IS
 COMMENT ON COLUMN executions.deliveries IS
     'Number of deliveries of this execution, including duplicates and conflicts. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN executions.reference IS
-    'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
+    'Query parameters of the webhook''s URL, without secrets, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
 COMMENT ON COLUMN executions.redeliveries IS
     'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN executions.conflicts IS

@@ -36,7 +36,7 @@ COMMENT ON COLUMN quarantine.intact IS
 COMMENT ON COLUMN quarantine.deliveries IS
     'Number of deliveries with this body. After a crash, a delivery can be counted twice.';
 COMMENT ON COLUMN quarantine.reference IS
-    'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
+    'Query parameters of the webhook''s URL, without secrets, as a JSON object of strings: {"order": "1234"}; null without any. The sender''s signature does not cover them. The first delivery with parameters counts.';
 COMMENT ON COLUMN quarantine.api_body IS
     'The execution as the sender''s API has it, for an unsigned webhook that differs from it, cut after 64 KiB; otherwise null.';
 COMMENT ON COLUMN quarantine.redeliveries IS

@@ -70,7 +70,7 @@ COMMENT ON COLUMN predictions.deliveries IS
 COMMENT ON COLUMN predictions.redeliveries IS
     'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN predictions.reference IS
-    'Query parameters of the webhook''s URL, without token, as a JSON object of strings: {"order": "1234"}; null without any.';
+    'Query parameters of the webhook''s URL, without secrets, as a JSON object of strings: {"order": "1234"}; null without any.';
 COMMENT ON COLUMN predictions.conflicts IS
     'Number of different conflicting deliveries stored in prediction_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
 COMMENT ON COLUMN predictions.conflict_bytes IS

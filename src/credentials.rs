@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -44,6 +44,7 @@ pub(crate) struct Current {
     generation: u64,
     pub(crate) authenticator: Authenticator,
     pub(crate) admin_tokens: AdminTokens,
+    webhook_secrets: Vec<SecretString>,
 }
 
 impl Current {
@@ -51,7 +52,14 @@ impl Current {
         let authenticator = Authenticator::new(&settings.auth);
         // The settings are checked, so the tokens are valid.
         let admin_tokens = AdminTokens::new(&settings.admin.named_tokens().unwrap_or_default());
-        Arc::new(Self { generation, authenticator, admin_tokens })
+        let auth = &settings.auth;
+        let webhook_secrets = auth.webhook_secrets.0.iter().chain(&auth.url_tokens.0).cloned().collect();
+        Arc::new(Self { generation, authenticator, admin_tokens, webhook_secrets })
+    }
+
+    /// The webhook secrets and URL tokens in plain text, to keep them out of references.
+    pub(crate) fn webhook_secrets(&self) -> impl Iterator<Item = &str> {
+        self.webhook_secrets.iter().map(ExposeSecret::expose_secret)
     }
 }
 

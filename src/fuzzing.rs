@@ -77,6 +77,7 @@ impl FuzzServer {
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
             long_references: crate::logging::LineLimit::default(),
+            secret_references: crate::logging::LineLimit::default(),
             traces: None,
             unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
         };

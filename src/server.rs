@@ -243,6 +243,7 @@ impl Server {
                 client: client.without_retries(max_per_minute - for_predictions),
                 predictions: PredictionSearch::new(client.without_retries(for_predictions)),
                 own_url: own_url.clone(),
+                credentials: credentials.clone(),
             },
             max_requests: settings.eachlabs.max_requests,
             spool: weak_spool.clone(),
@@ -261,6 +262,7 @@ impl Server {
             Arc::new(Reconciler {
                 client,
                 own_url,
+                credentials: credentials.clone(),
                 spool: weak_spool,
                 spool_status: spool_status.clone(),
                 acked: acked_seq.clone(),
@@ -336,6 +338,7 @@ impl Server {
             max_body_bytes: settings.http.max_body_bytes,
             body_timeout: settings.http.body_timeout,
             long_references: LineLimit::default(),
+            secret_references: LineLimit::default(),
             traces,
         };
         let (webhook_limits, admin_limits) = connection_limits(&settings.http);

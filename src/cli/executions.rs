@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::args::ListArgs;
 use super::output::Output;
 use super::results::RESULTS;
-use super::table::{Column, Table, number, or_empty, prose, text, timestamp, timestamp_or_empty};
+use super::table::{Column, Table, number, optional, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
@@ -33,6 +33,7 @@ const EXECUTIONS: &[Column<Execution>] = &[
     text("status", |e| e.status.clone()),
     number("seconds", |e| or_empty(e.duration_seconds.as_ref())),
     number("cost", |e| or_empty(e.total_cost.as_ref().map(|cost| &cost.0))),
+    optional("reference", |e| e.reference.as_ref().map(Reference::to_line).unwrap_or_default()),
     prose("cause", |e| or_empty(e.error_cause.as_ref().or(e.error.as_ref()))),
 ];
 
@@ -40,6 +41,7 @@ const STEPS: &[Column<Step>] = &[
     text("step", |s| s.step_id.clone()),
     text("status", |s| or_empty(s.status.as_ref())),
     text("model", |s| or_empty(s.model.as_ref())),
+    optional("version", |s| or_empty(s.model_version.as_ref())),
     number("seconds", |s| or_empty(s.duration_seconds.as_ref())),
     text("fallback", |s| if s.is_fallback { "yes" } else { "" }.to_owned()),
     prose("cause", |s| or_empty(s.error_cause.as_ref().or(s.error.as_ref()).or(s.first_error.as_ref()))),
@@ -115,6 +117,7 @@ fn print(output: &mut Output, detail: &ExecutionDetail, conflicts: &[Conflict]) 
     output.key_values(&[
         ("execution", e.execution_id.clone()),
         ("workflow", e.workflow_id.clone()),
+        ("version", or_empty(detail.version_id.as_ref())),
         ("bulk", or_empty(e.bulk_id.as_ref())),
         ("status", e.status.clone()),
         ("error", or_empty(e.error.as_ref())),

@@ -11,6 +11,7 @@ use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::bulks::{Bulks, Complete};
 use crate::db::queries::executions::{self, Executions};
+use crate::db::queries::predictions::{self, Predictions};
 use crate::db::queries::results::{self, Kind, ResultsQuery};
 use crate::db::queries::status::check_status;
 use crate::db::queries::{ListQuery, PageRequest, QueryPool};
@@ -35,6 +36,16 @@ enum ExportList {
         format: Format,
         #[command(flatten)]
         filter: executions::Filter,
+        #[command(flatten)]
+        time: TimeArgs,
+    },
+    /// Predictions, newest first
+    Predictions {
+        /// The format. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe
+        #[arg(long, default_value = "jsonl", value_parser = choice_parser::<Format>())]
+        format: Format,
+        #[command(flatten)]
+        filter: predictions::Filter,
         #[command(flatten)]
         time: TimeArgs,
     },
@@ -97,6 +108,10 @@ impl ExportList {
                 let status = check_status(pool, filter.status.as_deref()).await?;
                 status.map_err(|why| format!("--status {why}"))?;
                 let query = Executions { filter: filter.clone(), period: time.period(), page };
+                write(pool, query, format.encoding(), out).await
+            }
+            Self::Predictions { format, filter, time } => {
+                let query = Predictions { filter: filter.clone(), period: time.period(), page };
                 write(pool, query, format.encoding(), out).await
             }
             Self::Results { format, kind, filter, time } => {

@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::db::queries::Scope;
 use crate::db::queries::failures::{By, FailureQuery, Group};
 use crate::db::queries::page::MAX_LIMIT;
+use crate::db::queries::reference::ReferenceFilter;
 
 /// Arguments of `failures`.
 #[derive(Debug, Args)]
@@ -20,6 +21,9 @@ pub struct Failures {
     by: By,
     #[command(flatten)]
     scope: Scope,
+    /// Only failures whose webhook URL has this query parameter, such as `order=1234`
+    #[arg(long, value_name = "NAME=VALUE")]
+    reference: Option<ReferenceFilter>,
     #[command(flatten)]
     time: TimeArgs,
     /// Maximum number of groups (1 to 1000)
@@ -55,8 +59,13 @@ impl Failures {
     /// # Errors
     /// If PostgreSQL does not answer.
     pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let (scope, period) = (self.scope.clone(), self.time.period());
-        let query = FailureQuery { by: self.by, scope, period, limit: self.limit };
+        let query = FailureQuery {
+            by: self.by,
+            scope: self.scope.clone(),
+            period: self.time.period(),
+            reference: self.reference.clone(),
+            limit: self.limit,
+        };
         let failures = query_pool(settings)?.run(&query).await?;
         let mut output = Output::new();
         if self.json {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::args::ListArgs;
 use super::output::Output;
-use super::table::{Column, number, or_empty, prose, text, timestamp, timestamp_or_empty};
+use super::table::{Column, number, optional, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
 use crate::db::queries::QueryPool;
@@ -30,6 +30,7 @@ const PREDICTIONS: &[Column<Prediction>] = &[
     text("status", |p| p.status.clone()),
     number("seconds", |p| or_empty(p.duration_seconds.as_ref())),
     number("cost", |p| or_empty(p.total_cost.as_ref().map(|cost| &cost.0))),
+    optional("reference", |p| p.reference.as_ref().map(Reference::to_line).unwrap_or_default()),
     prose("cause", |p| or_empty(p.error_cause.as_ref().or(p.error.as_ref()))),
 ];
 

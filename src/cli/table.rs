@@ -1,5 +1,5 @@
-//! Aligned tables. On a terminal, columns of prose are cut so that a line fits. If the terminal is too narrow for that, each
-//! row is printed as a block with a line for each cell.
+//! Aligned tables. On a terminal, columns of prose are cut so that a line fits. If the terminal is too narrow for that,
+//! optional columns are left out. If it is still too narrow, each row is printed as a block with a line for each cell.
 
 use std::fmt::Display;
 
@@ -21,6 +21,8 @@ enum Kind {
     Number,
     /// Cut to fit the terminal.
     Prose,
+    /// Cut before prose. Left out if it is empty on the first page, or if the line does not fit.
+    Optional,
 }
 
 pub(super) struct Column<T> {
@@ -40,6 +42,11 @@ pub(super) const fn number<T>(name: &'static str, cell: fn(&T) -> String) -> Col
 /// A column that may be cut to fit the terminal.
 pub(super) const fn prose<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
     Column { name, kind: Kind::Prose, cell }
+}
+
+/// A column that is left out without a value, and on a narrow terminal.
+pub(super) const fn optional<T>(name: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { name, kind: Kind::Optional, cell }
 }
 
 pub(super) fn or_empty(value: Option<&impl Display>) -> String {
@@ -67,13 +74,15 @@ pub(super) struct Table<T: 'static> {
     /// The width of the terminal.
     limit: Option<usize>,
     widths: Vec<usize>,
+    /// Which columns are printed in lines.
+    shown: Vec<bool>,
     /// Whether each row is a block. The width of the first page decides.
     blocks: bool,
 }
 
 impl<T> Table<T> {
     pub(super) fn new(columns: &'static [Column<T>], limit: Option<usize>) -> Self {
-        Self { columns, limit, widths: Vec::new(), blocks: false }
+        Self { columns, limit, widths: Vec::new(), shown: Vec::new(), blocks: false }
     }
 
     /// Formats `items`. The first call also returns the heading of a table.
@@ -83,14 +92,21 @@ impl<T> Table<T> {
         let is_first = self.widths.is_empty();
         if is_first {
             self.widths = self.columns.iter().map(|column| width(column.name)).collect();
+            let has_value = |n: usize| rows.iter().any(|row| !row[n].is_empty());
+            let is_shown = |(n, column): (usize, &Column<T>)| column.kind != Kind::Optional || has_value(n);
+            self.shown = self.columns.iter().enumerate().map(is_shown).collect();
         }
         for row in &rows {
             for (widest, cell) in self.widths.iter_mut().zip(row) {
                 *widest = width(cell).max(*widest);
             }
         }
-        let widths = self.fitting();
-        if is_first {
+        let mut widths = self.fitting();
+        if is_first && self.is_too_narrow(&widths) {
+            for (shown, column) in self.shown.iter_mut().zip(self.columns) {
+                *shown &= column.kind != Kind::Optional;
+            }
+            widths = self.fitting();
             self.blocks = self.is_too_narrow(&widths);
         }
         if self.blocks {
@@ -101,24 +117,29 @@ impl<T> Table<T> {
         (heading, rows.into_iter().map(|row| self.line(row, &widths)).collect())
     }
 
-    /// The widths, with prose narrowed until a line fits.
+    /// The widths, with optional columns and then prose narrowed until a line fits.
     fn fitting(&self) -> Vec<usize> {
         let mut widths = self.widths.clone();
-        let room = self.limit.map(|limit| limit.saturating_sub(GAP.len() * (widths.len() - 1)));
-        while room.is_some_and(|room| widths.iter().sum::<usize>() > room) {
-            let prose = widths.iter_mut().zip(self.columns).filter(|(_, column)| column.kind == Kind::Prose);
-            let widest = prose.map(|(width, _)| width).max_by_key(|width| **width);
-            let Some(widest) = widest.filter(|width| **width > MIN_PROSE) else { break };
-            *widest -= 1;
+        while self.limit.is_some_and(|limit| self.line_width(&widths) > limit) {
+            let can_shrink = |n: &usize| self.shown[*n] && widths[*n] > MIN_PROSE;
+            let of_kind = |kind| (0..widths.len()).filter(move |n| self.columns[*n].kind == kind);
+            let widest = |kind| of_kind(kind).filter(can_shrink).max_by_key(|n| widths[*n]);
+            let Some(widest) = widest(Kind::Optional).or_else(|| widest(Kind::Prose)) else { break };
+            widths[widest] -= 1;
         }
         widths
     }
 
+    fn line_width(&self, widths: &[usize]) -> usize {
+        let shown = self.shown.iter().filter(|shown| **shown).count();
+        let cells = widths.iter().zip(&self.shown).filter(|(_, shown)| **shown);
+        cells.map(|(width, _)| width).sum::<usize>() + GAP.len() * shown.saturating_sub(1)
+    }
+
     /// Whether lines with these widths are wider than the terminal, and a column of prose was narrowed.
     fn is_too_narrow(&self, widths: &[usize]) -> bool {
-        let needed = widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1);
         let has_prose = self.columns.iter().any(|column| column.kind == Kind::Prose);
-        has_prose && self.limit.is_some_and(|limit| needed > limit)
+        has_prose && self.limit.is_some_and(|limit| self.line_width(widths) > limit)
     }
 
     /// A line for each cell that is not empty, and an empty line.
@@ -130,7 +151,8 @@ impl<T> Table<T> {
     }
 
     fn line(&self, row: Vec<String>, widths: &[usize]) -> String {
-        let cells = row.into_iter().zip(self.columns).zip(widths).map(|((cell, column), room)| {
+        let cells = row.into_iter().zip(self.columns).zip(widths).zip(&self.shown);
+        let cells = cells.filter(|(_, shown)| **shown).map(|(((cell, column), room), _)| {
             let cell = cut(cell, *room);
             let blank = " ".repeat(room - width(&cell));
             if column.kind == Kind::Number { blank + &cell } else { cell + &blank }
@@ -200,6 +222,42 @@ mod tests {
             lines(Some(64), &rows)[1],
             "an-identifier-that-is-long  17  模型 timed out, and a long sent…"
         );
+    }
+
+    const WITH_OPTIONAL: &[Column<(&str, &str, &str)>] = &[
+        text("id", |row| row.0.to_owned()),
+        optional("reference", |row| row.1.to_owned()),
+        prose("cause", |row| row.2.to_owned()),
+    ];
+
+    #[test]
+    fn an_optional_column_is_shown_if_it_has_a_value_and_there_is_room() {
+        let lines = |limit, rows: &[(&'static str, &'static str, &'static str)]| {
+            let (heading, lines) = Table::new(WITH_OPTIONAL, limit).lines(rows);
+            heading.into_iter().chain(lines).collect::<Vec<_>>()
+        };
+        let rows = [("a", "", "a cause"), ("b", "order=1234 user=42", "")];
+        let shown = [
+            format!("id  {:18}  cause", "reference"),
+            format!("a   {:18}  a cause", ""),
+            "b   order=1234 user=42".to_owned(),
+        ];
+        let hidden = ["id  cause", "a   a cause", "b"];
+        for limit in [None, Some(80), Some(31)] {
+            assert_eq!(lines(limit, &rows), shown, "{limit:?}");
+        }
+        for limit in [30, 11] {
+            assert_eq!(lines(Some(limit), &rows), hidden, "{limit:?}");
+        }
+        assert_eq!(lines(None, &rows[..1]), hidden[..2]);
+        let block = ["id         b", "reference  order=1234 user=42", ""];
+        assert_eq!(lines(Some(10), &rows)[3..], block);
+
+        // A long reference is cut before the cause.
+        let (long, cause) =
+            ("order=1234 user=42 basket=a-long-identifier", "a cause with more than thirty letters");
+        let cut = format!("a   {}…  {cause}", &long[..36]);
+        assert_eq!(lines(Some(width(&cut)), &[("a", long, cause)])[1], cut);
     }
 
     #[test]

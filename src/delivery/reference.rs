@@ -9,50 +9,102 @@ use serde_json::{Map, Value};
 /// The maximum size of a reference as JSON text, in bytes.
 pub(crate) const MAX_REFERENCE_BYTES: usize = 2_048;
 
-/// The parameter of a URL token, in upper or lower case. It is never stored.
+/// The parameter of a URL token, in upper or lower case.
 const TOKEN: &str = "token";
 
-/// A shorter text after `token=` cannot be a URL token, so other parameters may contain it.
-const MIN_TOKEN_LENGTH: usize = 8;
+/// A parameter is not recorded if its name ends with one of these words, in upper or lower case. Digits and signs after the
+/// word are ignored.
+const SECRET_NAMES: [&str; 8] =
+    [TOKEN, "secret", "password", "authorization", "signature", "api_key", "api-key", "apikey"];
 
-/// The query parameters of `uri` as a JSON object of strings; `None` without parameters. The first value of a repeated
-/// name counts. Parameters are added in their order while the object has at most [`MAX_REFERENCE_BYTES`] bytes; `on_cut`
-/// is called if the others are left out. A parameter that contains one of `tokens`, for example after a misspelt
-/// `&amp;token=`, is left out, too.
-pub(crate) fn of_uri<'u>(
-    uri: &Uri,
-    tokens: impl Iterator<Item = &'u str>,
-    on_cut: impl FnOnce(),
-) -> Option<String> {
-    let tokens: Vec<_> = tokens.filter(|token| token.len() >= MIN_TOKEN_LENGTH).collect();
-    let mut reference = Map::new();
-    let mut bytes = "{}".len();
-    for (name, value) in form_urlencoded::parse(uri.query()?.as_bytes()) {
-        let has_token = tokens.iter().any(|token| name.contains(token) || value.contains(token));
-        if name.is_empty() || name.eq_ignore_ascii_case(TOKEN) || has_token || reference.contains_key(&*name)
-        {
-            continue;
+/// A shorter text after `token=` cannot be a URL token, so other parameters may contain it. A configured secret that is
+/// shorter is found only if it is the whole text.
+const MIN_SECRET_LENGTH: usize = 8;
+
+/// The query parameters of a URL.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct UrlParameters {
+    /// The recorded parameters as a JSON object of strings; `None` without any.
+    pub(crate) reference: Option<String>,
+    /// Whether parameters are left out because the object would have more than [`MAX_REFERENCE_BYTES`].
+    pub(crate) is_cut: bool,
+    /// Whether a parameter other than `token` is left out because it is or may be a secret.
+    pub(crate) has_secret: bool,
+}
+
+impl UrlParameters {
+    /// Reads the parameters of `uri`. The first value of a repeated name counts. Parameters are added in their order while
+    /// the object has at most [`MAX_REFERENCE_BYTES`] bytes. A parameter with one of [`SECRET_NAMES`], or that contains one
+    /// of `tokens` (the tokens of this URL) or of `secrets` (the configured ones), is left out.
+    pub(crate) fn of_uri<'t, 's>(
+        uri: &Uri,
+        tokens: impl Iterator<Item = &'t str>,
+        secrets: impl Iterator<Item = &'s str>,
+    ) -> Self {
+        let mut parameters = Self::default();
+        let Some(query) = uri.query() else { return parameters };
+        let tokens = tokens.filter(|token| token.len() >= MIN_SECRET_LENGTH);
+        let secrets = [tokens.collect::<Vec<_>>(), secrets.collect()].concat();
+        let mut reference = Map::new();
+        let mut bytes = "{}".len();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name.is_empty() || name.eq_ignore_ascii_case(TOKEN) || reference.contains_key(&*name) {
+                continue;
+            }
+            if has_secret_name(&name) || [&name, &value].into_iter().any(|text| has_secret(text, &secrets)) {
+                parameters.has_secret = true;
+                continue;
+            }
+            // jsonb cannot hold U+0000.
+            let [name, value] = [name, value].map(|text| text.replace('\0', "\u{fffd}"));
+            let value = Value::from(value);
+            bytes += Value::from(&*name).to_string().len() + value.to_string().len() + ":,".len();
+            if bytes > MAX_REFERENCE_BYTES {
+                parameters.is_cut = true;
+                break;
+            }
+            reference.insert(name, value);
         }
-        // jsonb cannot hold U+0000.
-        let [name, value] = [name, value].map(|text| text.replace('\0', "\u{fffd}"));
-        let value = Value::from(value);
-        bytes += Value::from(&*name).to_string().len() + value.to_string().len() + ":,".len();
-        if bytes > MAX_REFERENCE_BYTES {
-            on_cut();
-            break;
-        }
-        reference.insert(name, value);
+        parameters.reference = (!reference.is_empty()).then(|| Value::Object(reference).to_string());
+        parameters
     }
-    (!reference.is_empty()).then(|| Value::Object(reference).to_string())
+}
+
+fn has_secret_name(name: &str) -> bool {
+    [name.to_owned(), decoded_again(name)].into_iter().any(|name| {
+        let name = name.trim_end_matches(|c: char| !c.is_alphabetic()).to_ascii_lowercase();
+        SECRET_NAMES.iter().any(|word| name.ends_with(word))
+    })
+}
+
+fn has_secret(text: &str, secrets: &[&str]) -> bool {
+    let found = |text: &str| {
+        secrets.iter().any(|secret| {
+            if secret.len() < MIN_SECRET_LENGTH { text == *secret } else { text.contains(secret) }
+        })
+    };
+    found(text) || text.contains('%') && found(&decoded_again(text))
+}
+
+/// Decodes a decoded text again: parts of a URL can be encoded twice.
+fn decoded_again(text: &str) -> String {
+    let one_name = text.replace('&', "%26").replace('=', "%3D").replace('+', "%2B");
+    form_urlencoded::parse(one_name.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn reference(query: &str) -> Option<String> {
+    const CONFIGURED: [&str; 3] = ["a_configured_secret", "the+previous=secret", "short"];
+
+    fn parameters(query: &str) -> UrlParameters {
         let uri = format!("http://host/webhooks/workflow-completed?{query}").parse().unwrap();
-        of_uri(&uri, ["a_valid_token"].into_iter(), || {})
+        UrlParameters::of_uri(&uri, ["a_valid_token", "1"].into_iter(), CONFIGURED.into_iter())
+    }
+
+    fn reference(query: &str) -> Option<String> {
+        parameters(query).reference
     }
 
     #[test]
@@ -77,12 +129,62 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_with_a_secret_or_the_name_of_one_is_left_out() {
+        for secret in [
+            "webhook_secret=x",
+            "access_token=x",
+            "authToken=x",
+            "+token+=x",
+            "token%00=x",
+            "token[]=x",
+            "token[0]=x",
+            "%2574oken=x",
+            "user[password]=x",
+            "API_KEY=x",
+            "x-api-key=x",
+            "apikey=x",
+            "X-Authorization=x",
+            "signature=x",
+            "ref=a_configured_secret",
+            "ref=https%3A%2F%2Fhost%2Fa_configured_secret%3Fa",
+            "a_configured_secret=1",
+            "ref=x/the%2Bprevious%3Dsecret",
+            "ref=https://host?a%3Dthe%252Bprevious%253Dsecret",
+            "ref=short",
+        ] {
+            let expected = UrlParameters {
+                reference: Some(r#"{"order":"5","user":"42"}"#.to_owned()),
+                is_cut: false,
+                has_secret: true,
+            };
+            assert_eq!(parameters(&format!("order=5&{secret}&user=42")), expected, "{secret}");
+        }
+        for ordinary in [
+            "order",
+            "user",
+            "tokens_used",
+            "max_tokens",
+            "secretary",
+            "key",
+            "tokenizer",
+            "api_key_id",
+            "signatures",
+        ] {
+            let expected = Some(format!(r#"{{"{ordinary}":"short-1%"}}"#));
+            let read = parameters(&format!("{ordinary}=short-1%25"));
+            assert_eq!((read.reference, read.has_secret), (expected, false), "{ordinary}");
+        }
+        assert_eq!(parameters("token=x&Token=x"), UrlParameters::default());
+    }
+
+    #[test]
     fn a_reference_is_bounded() {
         let longest = "x".repeat(MAX_REFERENCE_BYTES - r#"{"a":"","b":""}"#.len() - 2);
         let stored = reference(&format!("a={longest}&b=&c=1")).unwrap();
         assert_eq!(stored, format!(r#"{{"a":"{longest}","b":""}}"#));
         assert!(stored.len() <= MAX_REFERENCE_BYTES);
-        assert_eq!(reference(&format!("a={longest}{longest}")), None);
+        let longer = UrlParameters { is_cut: true, ..UrlParameters::default() };
+        assert_eq!(parameters(&format!("a={longest}{longest}")), longer);
         // Escaped characters count as their JSON text.
         assert_eq!(reference(&format!("a={}", "%01".repeat(MAX_REFERENCE_BYTES / 4))), None);
     }

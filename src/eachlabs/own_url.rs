@@ -3,7 +3,7 @@
 use axum::http::Uri;
 use url::Url;
 
-use crate::delivery::reference;
+use crate::delivery::reference::UrlParameters;
 
 /// The last segment of the path before a token.
 const ROUTE: &str = "/workflow-completed";
@@ -37,14 +37,14 @@ impl OwnUrl {
             && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The caller's reference in the query of `url`, without its tokens.
-    pub(crate) fn reference(&self, url: &str) -> Option<String> {
+    /// The caller's reference in the query of `url`, without its tokens and without `secrets`.
+    pub(crate) fn reference<'s>(&self, url: &str, secrets: impl Iterator<Item = &'s str>) -> Option<String> {
         // As in `matches`: characters that are not valid in a URL, such as a space, are encoded.
         let uri: Uri = Url::parse(url).ok()?.as_str().parse().ok()?;
         let after_path = uri.path().strip_prefix(&*self.path).map(|rest| rest.trim_matches('/'));
         let in_query =
             uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
-        reference::of_uri(&uri, after_path.into_iter().chain(in_query), || {})
+        UrlParameters::of_uri(&uri, after_path.into_iter().chain(in_query), secrets).reference
     }
 }
 
@@ -53,14 +53,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reference_has_no_token() {
+    fn the_reference_has_no_token_and_no_secret() {
         let own = OwnUrl::new(&Url::parse("https://h/webhooks/workflow-completed").unwrap());
-        let url =
-            "https://h/webhooks/workflow-completed/a_token_of_this?order=1&token=another&x=a_token_of_this";
-        assert_eq!(own.reference(url).as_deref(), Some(r#"{"order":"1"}"#));
-        assert_eq!(own.reference("https://h/webhooks/workflow-completed"), None);
+        let url = "https://h/webhooks/workflow-completed/a_token_of_this?order=1&token=another&x=a_token_of_this&y=a_secret";
+        let reference = |url| own.reference(url, ["a_secret"].into_iter());
+        assert_eq!(reference(url).as_deref(), Some(r#"{"order":"1"}"#));
+        assert_eq!(reference("https://h/webhooks/workflow-completed"), None);
         let url = "https://h/webhooks/workflow-completed?order=a b<c>|{d}^\"`é&x=1#end";
-        assert_eq!(own.reference(url).as_deref(), Some(r#"{"order":"a b<c>|{d}^\"`é","x":"1"}"#));
+        assert_eq!(reference(url).as_deref(), Some(r#"{"order":"a b<c>|{d}^\"`é","x":"1"}"#));
     }
 
     #[test]

@@ -12,9 +12,10 @@
 //! | `execution_id`, `workflow_id` | an execution of a workflow |
 //! | `execution_id`, `flow_id` | an execution of a workflow, in the form of legacy flows |
 //! | `exec_id` | a prediction |
+//! | `execution_id`, and `flow_id` null or empty, without steps | a prediction |
 //! | `id`, and `input` or `metrics` | a prediction in its oldest form |
 //!
-//! A body with other fields is not recorded.
+//! An empty identifier counts as missing. A body with other fields is not recorded.
 //!
 //! The same function parses a body in the webhook handler, where it decides the response, and again in the recorder, where
 //! it decides the row. The spool therefore does not store parsed fields.
@@ -144,7 +145,7 @@ impl<'a> Execution<'a> {
             fields.documented;
         let [flow, ended, step_results, ..] = fields.other;
         let (workflow_field, workflow) = match (workflow, flow) {
-            (None, Some(_)) => ("flow_id", flow),
+            (None | Some(EMPTY), Some(_)) if flow != Some(EMPTY) || workflow.is_none() => ("flow_id", flow),
             _ => ("workflow_id", workflow),
         };
         Ok(Self {
@@ -324,7 +325,12 @@ struct Fields<'a> {
     documented: [Option<&'a str>; FIELDS.len()],
     /// In the order of [`OTHER_FIELDS`].
     other: [Option<&'a str>; OTHER_FIELDS.len()],
+    /// Whether `flow_id` is null or empty: a prediction that is not a step of a workflow.
+    has_no_flow: bool,
 }
+
+/// An empty text, as JSON.
+const EMPTY: &str = r#""""#;
 
 impl<'a> Fields<'a> {
     fn field(&mut self, key: &[u8]) -> Option<&mut Option<&'a str>> {
@@ -337,10 +343,13 @@ impl<'a> Fields<'a> {
 
     /// The identifier of a prediction with the name of its field; `None` for other bodies.
     fn prediction_id(&self) -> Option<(&'static str, &'a str)> {
-        let [execution_id, workflow_id, ..] = self.documented;
-        let [_, _, _, exec_id, id, input, metrics] = self.other;
+        let usable = |id: Option<&'a str>| id.filter(|id| *id != EMPTY);
+        let [execution_id, workflow_id, .., step_outputs] = self.documented;
+        let [_, _, step_results, exec_id, id, input, metrics] = self.other;
+        let [execution_id, workflow_id, exec_id, id] = [execution_id, workflow_id, exec_id, id].map(usable);
         if execution_id.or(workflow_id).is_some() {
-            return None;
+            let is_prediction = self.has_no_flow && workflow_id.or(step_outputs).or(step_results).is_none();
+            return execution_id.filter(|_| is_prediction).map(|id| ("execution_id", id));
         }
         // `id` and `status` alone are too common: other objects have them, too.
         let oldest_form = || id.filter(|_| input.or(metrics).is_some()).map(|id| ("id", id));
@@ -360,9 +369,13 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 let mut fields = Fields::default();
                 // RawValue rejects control characters in keys; reading keys as bytes would not.
                 while let Some(key) = map.next_key::<&RawValue>()? {
-                    if let Some(field) = fields.field(&unescaped(key.get())) {
+                    let key = unescaped(key.get());
+                    if let Some(field) = fields.field(&key) {
                         let raw = map.next_value::<&RawValue>()?.get();
                         *field = (raw != "null").then_some(raw);
+                        if *key == *b"flow_id" {
+                            fields.has_no_flow = matches!(raw, "null" | EMPTY);
+                        }
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -504,6 +517,15 @@ mod tests {
             ),
             (r#"{"exec_id":"p","flow_id":null,"status":"s"}"#, prediction("p", None)),
             (r#"{"exec_id":7,"flow_id":"","status":"s"}"#, prediction("7", None)),
+            (r#"{"execution_id":"e","workflow_id":"","flow_id":"w","status":"s"}"#, workflow("e")),
+            (r#"{"execution_id":"e","workflow_id":"w","flow_id":null,"status":"s"}"#, workflow("e")),
+            (r#"{"execution_id":"p","flow_id":null,"status":"s"}"#, prediction("p", None)),
+            (r#"{"execution_id":"p","flow_id":"","workflow_id":null,"status":"s"}"#, prediction("p", None)),
+            (r#"{"execution_id":"","exec_id":"p","status":"s"}"#, prediction("p", None)),
+            (
+                r#"{"execution_id":"","workflow_id":"","exec_id":"","id":"p","input":1,"status":"s"}"#,
+                prediction("p", None),
+            ),
             (r#"{"exec_id":"p","flow_id":"w","id":"q","status":"s"}"#, prediction("p", Some("w"))),
             (r#"{"id":"p","status":"s","input":{}}"#, prediction("p", None)),
             (r#"{"id":"p","status":"s","metrics":{}}"#, prediction("p", None)),
@@ -516,7 +538,20 @@ mod tests {
             (r#"{"id":"p","workflow_id":"w","status":"s","input":1}"#, "`execution_id` is missing or null"),
             (r#"{"exec_id":"p","workflow_id":"w","status":"s"}"#, "`execution_id` is missing or null"),
             (r#"{"execution_id":"e","exec_id":"p","status":"s"}"#, "`workflow_id` is missing or null"),
-            (r#"{"execution_id":"e","flow_id":"","status":"s"}"#, "`flow_id` is empty"),
+            (r#"{"execution_id":"e","status":"s"}"#, "`workflow_id` is missing or null"),
+            (r#"{"execution_id":"e","flow_id":"","step_results":[],"status":"s"}"#, "`flow_id` is empty"),
+            (
+                r#"{"execution_id":"e","workflow_id":"","flow_id":"","step_results":[],"status":"s"}"#,
+                "`workflow_id` is empty",
+            ),
+            (
+                r#"{"execution_id":"e","flow_id":null,"step_outputs":{},"status":"s"}"#,
+                "`workflow_id` is missing or null",
+            ),
+            (
+                r#"{"execution_id":"","workflow_id":"w","exec_id":"p","status":"s"}"#,
+                "`execution_id` is empty",
+            ),
             (r#"{"exec_id":"p"}"#, "`status` is missing or null"),
             (r#"{"exec_id":{},"status":"s"}"#, "`exec_id` is neither a string nor an integer"),
         ] {

@@ -1,4 +1,5 @@
-//! The meaning of statuses.
+//! The meaning of statuses. A status is compared exactly, because indexes and rollups have the words as they are: `Failed`,
+//! ` failed ` and `canceled` are statuses of their own, which are not terminal.
 
 /// Whether an execution with this status has ended. The same as `is_terminal_status` in SQL.
 pub(crate) fn is_terminal(status: &str) -> bool {
@@ -35,6 +36,25 @@ mod tests {
 
     #[test]
     fn final_statuses_are_terminal() {
-        assert!(FINAL.into_iter().all(is_terminal) && !is_terminal("running"));
+        assert!(FINAL.into_iter().all(is_terminal));
+        for other in ["running", "Failed", "SUCCEEDED", " succeeded ", "canceled", ""] {
+            assert!(!is_terminal(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_functions_in_sql_have_the_same_words() {
+        let sql = include_str!("../../migrations/0001_executions.sql");
+        let words = |is_one: fn(&str) -> bool| {
+            let words = FINAL.into_iter().filter(|word| is_one(word));
+            words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ")
+        };
+        for (function, words) in
+            [("is_terminal_status", words(is_terminal)), ("is_successful_status", words(is_successful))]
+        {
+            let definition = sql.split(&format!("CREATE FUNCTION {function}(")).nth(1).unwrap();
+            let body = definition.split(';').next().unwrap();
+            assert!(body.ends_with(&format!("RETURN status IN ({words})")), "{body}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use crate::credentials::Credentials;
 use crate::db::{ConnectionPool, DbError};
 use crate::delivery::RejectReason;
 use crate::eachlabs::{ApiError, Client, OwnUrl};
@@ -64,6 +65,7 @@ pub(crate) struct Reconciler {
     pub(crate) client: Arc<Client>,
     /// `None` when `eachlabs.webhook_url` is not set: then the delivery log is not read.
     pub(crate) own_url: Option<OwnUrl>,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) spool: WeakSpoolHandle,
     pub(crate) spool_status: watch::Receiver<SpoolStatus>,
     pub(crate) acked: watch::Receiver<Seq>,

@@ -4,12 +4,15 @@
 //! URL of the webhook, which confirms the reference. Otherwise, or without a usable entry, it is requested by its identifier.
 //! A prediction is only in the delivery log.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
 use super::predictions::PredictionSearch;
 use super::same_json::same_json;
+use crate::credentials::Credentials;
 use crate::eachlabs::{ApiError, Client, LoggedDelivery, OwnUrl};
 use crate::execution::{Execution, Kind, api_key, status};
 
@@ -58,6 +61,7 @@ pub(crate) struct Checker {
     pub(crate) predictions: PredictionSearch,
     /// `eachlabs.webhook_url`
     pub(crate) own_url: Option<OwnUrl>,
+    pub(crate) credentials: Arc<Credentials>,
 }
 
 impl Checker {
@@ -103,8 +107,7 @@ impl Checker {
             return Ok(logged.map(|logged| Found { body: logged.body, reference: None }));
         };
         let logged = self.client.usable_delivery(execution_id).await?;
-        let reference = logged.as_ref().filter(|logged| own_url.matches(&logged.url));
-        let reference = reference.and_then(|logged| own_url.reference(&logged.url));
+        let reference = logged.as_ref().and_then(|logged| self.reference(own_url, logged));
         // An entry that is not terminal can be an earlier webhook's.
         let has_ended = |logged: &LoggedDelivery| {
             Execution::parse(&logged.body).is_ok_and(|e| status::is_terminal(&e.status))
@@ -133,8 +136,17 @@ impl Checker {
     }
 
     fn found(&self, logged: LoggedDelivery) -> Found {
-        let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url));
-        Found { reference: own_url.and_then(|own_url| own_url.reference(&logged.url)), body: logged.body }
+        let reference = self.own_url.as_ref().and_then(|own_url| self.reference(own_url, &logged));
+        Found { reference, body: logged.body }
+    }
+
+    /// The reference of a delivery to this receiver.
+    fn reference(&self, own_url: &OwnUrl, logged: &LoggedDelivery) -> Option<String> {
+        let secrets = self.credentials.current();
+        own_url
+            .matches(&logged.url)
+            .then(|| own_url.reference(&logged.url, secrets.webhook_secrets()))
+            .flatten()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "b0a03fc0b939f4fc7bca61094578b6909aaf93ce5259e9cc0dc95047f65959c02b5d87c86f54598a23eb01d451429d10",
+        "103ab7936ef2b4e42627ddeeda842e584941f286e1ff18b57dd98c6e0813640806ffe3fdf8c211656f56a9a86cad6882",
     ),
     (
         "0002_rollups.sql",
@@ -28,7 +28,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0003_quarantine.sql",
-        "1de07f5fe1be8e31df63badf01e8bc99a1be634b404bdc9678f1af329441ad48fe42743bb93a08f0f2c4b6719735f849",
+        "66c3e20a9468643f27a7a1769a18925bcaec084f50d6f5bb627382d28236de137c7e17c0ed8f05d20e151c96c307812c",
     ),
     (
         "0004_changes.sql",
@@ -36,7 +36,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0005_predictions.sql",
-        "9dbaf32818371c5510aef5034fc0374d38e00d2c44eab13eec6a040979dbd1813b014344f576a6e15fc20e411d2ee96f",
+        "fb75c172505fd50da4f041c940de32c45f7250017510b37ad9c777c00f5c43accbab00ff655aa8f883863ee4b8453ba6",
     ),
     (
         "0006_views.sql",

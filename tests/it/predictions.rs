@@ -136,6 +136,81 @@ async fn predictions_follow_the_rules_of_executions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn empty_and_null_identifiers_count_as_missing() {
+    let receiver = TestReceiver::start().await;
+    for body in [
+        json!({ "execution_id": "p1", "flow_id": null, "status": "succeeded", "output": "o" }),
+        json!({ "execution_id": "", "exec_id": "p2", "status": "succeeded" }),
+        json!({ "execution_id": "e", "workflow_id": "", "flow_id": "f", "status": "succeeded" }),
+    ] {
+        assert_eq!(receiver.post(body.to_string()).await.status(), 200, "{body}");
+    }
+    // Whether it is a workflow or a prediction is not known.
+    let unknown = json!({ "execution_id": "u", "status": "succeeded" });
+    assert_eq!(receiver.post(unknown.to_string()).await.status(), 422);
+    receiver.wait_until_recorded().await;
+    let predictions = receiver.rows("SELECT prediction_id, workflow_id FROM predictions ORDER BY 1").await;
+    let prediction = |id: &str| json!({ "prediction_id": id, "workflow_id": null });
+    assert_eq!(predictions, [prediction("p1"), prediction("p2")]);
+    let executions = receiver.rows("SELECT execution_id, workflow_id FROM executions").await;
+    assert_eq!(executions, [json!({ "execution_id": "e", "workflow_id": "f" })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_in_another_spelling_is_recorded_and_not_final() {
+    let receiver = TestReceiver::start().await;
+    for status in ["SUCCEEDED", " failed ", "canceled"] {
+        receiver.accept(execution("e", status)).await;
+        receiver.wait_until_recorded().await;
+    }
+    let row = receiver.row("SELECT status, is_terminal_status(status) AS ended FROM executions").await;
+    assert_eq!(row, json!({ "status": "canceled", "ended": false }));
+    assert_counts_are_right(&receiver).await;
+    receiver.accept(execution("e", "cancelled")).await;
+    receiver.wait_until_recorded().await;
+    assert_eq!(receiver.row("SELECT status FROM executions").await["status"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_are_filtered_by_cause_and_exported() {
+    let receiver = TestReceiver::start().await;
+    for (id, status, error) in
+        [("p1", "succeeded", ""), ("p2", "failed", "Model timeout after 9s"), ("p3", "failed", "=Refused")]
+    {
+        let fields = json!({ "error": error, "flow_id": (id == "p3").then_some("w") });
+        receiver.accept(with(prediction(id, status), fields)).await;
+    }
+    receiver.wait_until_recorded().await;
+    for (filter, ids) in [
+        ("cause=TIMEOUT", &["p2"][..]),
+        ("cause=refused&workflow=w", &["p3"]),
+        ("cause=timeout&workflow=w", &[]),
+        ("cause=timeout&status=succeeded", &[]),
+    ] {
+        let listed = get_json(&receiver, &format!("/api/v1/predictions?{filter}")).await;
+        assert_eq!(item_fields(&listed, "prediction_id"), ids, "{filter}");
+    }
+    let (text, _) = command(&receiver, &["predictions", "--cause", "timeout"]);
+    assert!(text.contains(" p2 ") && !text.contains("p3"), "{text}");
+
+    let listed = get_json(&receiver, "/api/v1/predictions?status=failed").await;
+    let answer = receiver.get("/api/v1/export/predictions?status=failed").await;
+    assert_eq!(answer.headers()["content-disposition"], "attachment; filename=\"predictions.jsonl\"");
+    let text = answer.text().await.unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(json!(lines), listed["items"]);
+    let csv = receiver.get("/api/v1/export/predictions?format=csv").await.text().await.unwrap();
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let columns: Vec<_> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    assert!(columns.iter().all(|column| lines[0].get(column).is_some()), "{columns:?}");
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert_eq!(rows.iter().map(|row| &row[0]).collect::<Vec<_>>(), ["p3", "p2", "p1"]);
+    assert!(csv.contains("\"'=Refused\""), "{csv}");
+    let (exported, code) = command(&receiver, &["export", "predictions", "--format", "csv"]);
+    assert_eq!((exported, code), (csv, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_execution_and_a_prediction_with_the_same_identifier_are_two_rows() {
     let receiver = TestReceiver::start().await;
     let held = receiver.hold_recording().await;

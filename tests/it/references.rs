@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workflow_receiver::config::Secrets;
 
 use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, item_fields, problem};
@@ -86,6 +87,54 @@ async fn executions_and_results_are_found_by_a_parameter_of_the_webhook_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failures_are_found_by_a_reference_and_the_tables_show_it() {
+    let receiver = TestReceiver::start().await;
+    let failed = |id: &str, more: Value| {
+        let steps = json!({ "s": { "status": "failed", "error_cause": id, "metadata": { "model": "m", "version": "1.2" } } });
+        let fields = json!({ "error_cause": format!("cause of {id}"), "step_outputs": steps });
+        with(with(execution(id, "failed"), fields), more)
+    };
+    for (query, body) in [
+        ("order=1234&user=42", failed("one", json!({ "bulk_id": "b", "version_id": "v7" }))),
+        ("order=7", failed("two", json!({}))),
+        ("order=1234", json!({ "exec_id": "p", "status": "failed", "error": "refused" })),
+        ("order=1234", json!({ "exec_id": "q", "flow_id": "w", "status": "failed", "error": "refused" })),
+    ] {
+        accept(&receiver, query, &body).await;
+    }
+    accept(&receiver, "", &execution("none", "completed")).await;
+    for (filter, failed) in [("order=1234", 3), ("order=7", 1), ("order=8", 0)] {
+        let path = format!("/api/v1/failures?reference={filter}");
+        assert_eq!(get_json(&receiver, &path).await["failed"], failed, "{filter}");
+    }
+    for (filter, failed) in
+        [("workflow=w", 2), ("bulk=b", 1), ("workflow=other", 0), ("by=step", 1), ("by=model&workflow=w", 1)]
+    {
+        let path = format!("/api/v1/failures?reference=order=1234&{filter}");
+        assert_eq!(get_json(&receiver, &path).await["failed"], failed, "{filter}");
+    }
+    let answer = receiver.get("/api/v1/failures?reference=order").await;
+    assert_eq!(problem(answer, 400).await.0, "bad-parameter");
+    let text = workflow_receiver(&receiver, &["failures", "--reference", "order=7"]);
+    assert!(text.contains("cause of two") && !text.contains("cause of one"), "{text}");
+
+    let text = workflow_receiver(&receiver, &["executions"]);
+    assert!(text.contains("order=1234 user=42  cause of one"), "{text}");
+    let text = workflow_receiver(&receiver, &["predictions"]);
+    assert!(text.contains("order=1234  refused"), "{text}");
+    let text = workflow_receiver(&receiver, &["executions", "--status", "completed"]);
+    assert!(!text.contains("reference"), "{text}");
+
+    // The version of the workflow, and of the model.
+    let detail = get_json(&receiver, "/api/v1/executions/one").await;
+    assert_eq!((&detail["version_id"], &detail["steps"][0]["model_version"]), (&json!("v7"), &json!("1.2")));
+    assert_eq!(get_json(&receiver, "/api/v1/executions/two").await["version_id"], Value::Null);
+    let text = workflow_receiver(&receiver, &["executions", "one"]);
+    assert!(text.lines().any(|line| line.starts_with("version ") && line.ends_with(" v7")), "{text}");
+    assert!(text.contains("m      1.2"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_reference_stays_and_redeliveries_are_counted() {
     let receiver = TestReceiver::start().await;
     let (running, done) = (execution("e", "running"), execution("e", "completed"));
@@ -118,6 +167,26 @@ async fn the_first_reference_stays_and_redeliveries_are_counted() {
     let batch =
         receiver.row("SELECT reference, redeliveries FROM executions WHERE execution_id = 'batch'").await;
     assert_eq!(batch, json!({ "reference": { "order": "first" }, "redeliveries": 3 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_secret_in_the_url_is_not_recorded() {
+    const SECRETS: [&str; 2] = ["whsec_the_previous_secret", "whsec_the_current_secret"];
+    let receiver = TestReceiver::start_with(|settings| {
+        settings.auth.webhook_secrets = Secrets::of(&SECRETS);
+        settings.auth.url_tokens = Secrets::of(&[TOKEN, "another_token_1234"]);
+    })
+    .await;
+    let [previous, current] = SECRETS;
+    let secret = format!("webhook_secret={current}&ref=x-{previous}&sent=another_token_1234&access_token=1");
+    accept(&receiver, &format!("token={TOKEN}&order=5&{secret}"), &execution("e", "completed")).await;
+    let row = receiver.row("SELECT reference, to_jsonb(e)::text AS row FROM executions AS e").await;
+    assert_eq!(row["reference"], json!({ "order": "5" }));
+    let unread = format!("{}?token={TOKEN}&{secret}", receiver.url);
+    assert_eq!(receiver.client.post(unread).body("{}").send().await.unwrap().status(), 422);
+    receiver.wait_until_recorded().await;
+    let quarantined = receiver.row("SELECT reference FROM quarantine").await;
+    assert_eq!(quarantined["reference"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,6 +190,36 @@ async fn an_undo_is_refused_after_a_later_delivery() {
     assert_eq!(pruned(&receiver, &[("PAYLOADS", "2d")])["quarantine_retries"], 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_that_an_earlier_version_stored_is_not_shown_and_a_retry_removes_it() {
+    const KEY: &str = "eachlabs-key-1234567890";
+    let receiver = TestReceiver::start().await;
+    let body = json!({ "api_key": KEY, "executionId": "e", "workflow_id": "w", "status": "completed" });
+    let keep =
+        "INSERT INTO quarantine (reason, body, body_sha256, deliveries, first_received_at, last_received_at)
+        VALUES ('?', $1, sha256($1), 1, now(), now())";
+    for body in [body.to_string(), format!("{}{KEY}{}", r#"{"api_key":""#, "x".repeat(300))] {
+        let mut connection = receiver.connection().await;
+        sqlx::query(keep).bind(body.into_bytes()).execute(&mut connection).await.unwrap();
+    }
+    let (shown, code) = quarantine(&receiver, &["show", "1"]);
+    assert!(code == Some(0) && shown.contains(r#""api_key":null"#), "{shown}");
+    assert!(!shown.contains(KEY), "{shown}");
+    for path in ["/api/v1/quarantine/1", "/quarantine"] {
+        let text = receiver.get(path).await.text().await.unwrap();
+        assert!(text.contains("executionId") && !text.contains(KEY), "{text}");
+    }
+
+    assert_eq!(quarantine(&receiver, &["retry", "1", "--map", "execution_id=executionId"]).1, Some(0));
+    let stored = "SELECT convert_from((entry ->> 'body')::bytea, 'UTF8') AS body FROM quarantine_retries";
+    let stored = receiver.row(stored).await["body"].as_str().unwrap().to_owned();
+    assert!(stored.contains(r#""api_key":null"#) && !stored.contains(KEY), "{stored}");
+    assert_eq!(quarantine(&receiver, &["undo", "1"]).1, Some(0));
+    let restored = "SELECT convert_from(body, 'UTF8') AS body, body_sha256 = sha256(body) AS is_hashed
+        FROM quarantine WHERE quarantine_id = 1";
+    assert_eq!(receiver.row(restored).await, json!({ "body": stored, "is_hashed": true }));
+}
+
 /// The same body arrives while its retry can be undone.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undone_entry_is_joined_with_a_later_one_of_the_same_body() {

@@ -7,14 +7,14 @@ use time::OffsetDateTime;
 
 use self::undo::Before;
 pub(crate) use self::undo::Undone;
-use super::queries::quarantine::{Quarantined, select_quarantined};
+use super::queries::quarantine::{Quarantined, select_quarantined, without_key};
 use super::record::item::{ItemKind, RecordItem};
 use super::{DbConnection, DbError, Transaction, record};
 use crate::auth::AuthMethod;
 use crate::config;
 use crate::delivery::{Delivery, Disposition};
 use crate::execution::mapping::Extracted;
-use crate::execution::{Execution, Kind};
+use crate::execution::{Execution, Kind, api_key};
 
 /// What a retry changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,14 +85,15 @@ impl DbConnection {
 
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
-        self.transact(async |transaction| body.fetch_optional(transaction).await).await
+        let body = self.transact(async |transaction| body.fetch_optional(transaction).await).await?;
+        Ok(body.map(without_key))
     }
 
     /// The execution as the sender's API has it; `None` if the entry has none.
     pub(crate) async fn quarantined_api_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT api_body FROM quarantine WHERE quarantine_id = $1", id);
         let body = self.transact(async |transaction| body.fetch_optional(transaction).await).await?;
-        Ok(body.flatten())
+        Ok(body.flatten().map(without_key))
     }
 
     /// Deletes entries. Returns the numbers of the deleted ones.
@@ -167,7 +168,7 @@ impl DbConnection {
         let recorded: Vec<_> =
             executions.map(|execution| (execution.kind, execution.execution_id.to_string())).collect();
         loop {
-            match self.move_out(id, entry.deliveries, mode, &items, &recorded).await {
+            match self.move_out(id, &entry, mode, &items, &recorded).await {
                 Ok(Some(dispositions)) => {
                     let ids = recorded.into_iter().map(|(_, id)| id);
                     return Ok(Retried::Recorded(ids.zip(dispositions).collect()));
@@ -197,7 +198,7 @@ impl DbConnection {
         let item = RecordItem::unverified(execution, &delivery);
         let items = [item.with_deliveries(entry.deliveries, entry.redeliveries, entry.last_received_at)];
         let mut transaction = self.begin().await?;
-        if delete(&mut transaction, id, entry.deliveries).await?.is_some() {
+        if delete(&mut transaction, id, entry).await?.is_some() {
             record::insert_unverified(&mut transaction, &items, &mut [Disposition::Dropped]).await?;
             mode.end(transaction).await?;
             return Ok(Retried::Unverified);
@@ -210,7 +211,7 @@ impl DbConnection {
     async fn move_out(
         &mut self,
         id: i64,
-        deliveries: i32,
+        entry: &Entry,
         mode: RetryMode,
         items: &[RecordItem<'_>],
         recorded: &[(Kind, String)],
@@ -218,7 +219,7 @@ impl DbConnection {
         let mut transaction = self.begin().await?;
         let before = Before::lock(&mut transaction, recorded).await?;
         let dispositions = record::record(&mut transaction, items, config::Conflicts::UNLIMITED).await?;
-        let Some(entry) = delete(&mut transaction, id, deliveries).await? else { return Ok(None) };
+        let Some(entry) = delete(&mut transaction, id, entry).await? else { return Ok(None) };
         if !before.store(&mut transaction, id, &entry, recorded, &dispositions).await? {
             return Ok(None);
         }
@@ -230,17 +231,21 @@ impl DbConnection {
 /// Why an entry stays in quarantine: it was deleted or received again meanwhile.
 const CHANGED: &str = "it has just changed: try again";
 
-/// Deletes an entry, and returns it as JSON. `None` if it was deleted or received again since `deliveries` was read.
+/// Deletes an entry, and returns it as JSON without API keys. `None` if it was deleted or received again since `entry` was
+/// read.
 async fn delete(
     transaction: &mut Transaction<'_>,
     id: i64,
-    deliveries: i32,
+    entry: &Entry,
 ) -> Result<Option<String>, sqlx::Error> {
     let delete = sqlx::query_scalar!(
         r#"DELETE FROM quarantine AS q WHERE quarantine_id = $1 AND deliveries = $2
-           RETURNING to_jsonb(q)::text AS "entry!""#,
+           RETURNING (to_jsonb(q) || CASE
+               WHEN $3::bytea IS NULL THEN '{}' ELSE jsonb_build_object('body', $3, 'body_sha256', sha256($3))
+           END)::text AS "entry!""#,
         id,
-        deliveries
+        entry.deliveries,
+        api_key::remove(&entry.body)
     );
     delete.fetch_optional(transaction).await
 }

@@ -354,6 +354,9 @@ pub(crate) struct ExecutionDetail {
     /// As in the list, but with up to 4,194,304 characters of `error` and `error_cause`.
     #[serde(flatten)]
     pub(crate) execution: Execution,
+    /// The sender's identifier of the workflow's version; null if not sent, and without the payload. The first 1,000
+    /// characters. Lists do not have it, because it is only in the payload.
+    pub(crate) version_id: Option<String>,
     /// The first 1,000 steps of the execution, in the order of their start. The outputs of the steps are in the payload.
     pub(crate) steps: Vec<Step>,
     /// The first page of its results. `/api/v1/results?execution=…` continues at `next`.
@@ -393,6 +396,7 @@ impl Query for GetExecution {
         let steps = steps.fetch_all(&mut *transaction).await?;
         let rest = sqlx::query!(
             r#"SELECT
+                   left(e.payload ->> 'version_id', $3) AS version_id,
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
                    coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
                    CASE WHEN octet_length(payload_bytes) <= $2 THEN utf8_text(payload_bytes) END AS payload_text,
@@ -405,12 +409,14 @@ impl Query for GetExecution {
                CROSS JOIN LATERAL (SELECT e.payload::text AS payload OFFSET 0) AS t
                WHERE e.execution_id = $1"#,
             self.execution_id,
-            MAX_TEXT
+            MAX_TEXT,
+            EXCERPT_CHARS
         );
         let rest = rest.fetch_one(&mut *transaction).await?;
         let results = ResultsQuery::of_execution(&self.execution_id).run(&mut *transaction).await?;
         Ok(Some(ExecutionDetail {
             execution,
+            version_id: rest.version_id,
             steps,
             results,
             conflicts: rest.conflicts,

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::ToSchema;
 
+use super::reference::ReferenceFilter;
 use super::{EXCERPT_CHARS, Query, Scope, TimeRange};
 use crate::db::Transaction;
 
@@ -86,6 +87,8 @@ pub(crate) struct FailureQuery {
     pub(crate) by: By,
     pub(crate) scope: Scope,
     pub(crate) period: TimeRange,
+    /// Only failures whose webhook URL has this query parameter.
+    pub(crate) reference: Option<ReferenceFilter>,
     /// Maximum number of groups, from 1 to [`super::page::MAX_LIMIT`].
     pub(crate) limit: i64,
 }
@@ -96,6 +99,7 @@ impl Default for FailureQuery {
             by: By::Cause,
             scope: Scope::default(),
             period: TimeRange::default(),
+            reference: None,
             limit: super::page::DEFAULT_LIMIT,
         }
     }
@@ -116,7 +120,8 @@ impl Query for FailureQuery {
             scan_limit,
             EXCERPT_CHARS,
             self.limit,
-            <&str>::from(self.by)
+            <&str>::from(self.by),
+            self.reference.as_ref().map(ReferenceFilter::as_json)
         );
         let groups = groups.fetch_all(transaction).await?;
         let first = groups.first();

@@ -11,6 +11,7 @@ WITH latest AS (
             AND first_received_at >= $1
             AND first_received_at < $2
             AND ($4::text IS NULL OR bulk_id = $4)
+            AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
         ORDER BY first_received_at DESC
         LIMIT $5::bigint
     )
@@ -26,6 +27,7 @@ WITH latest AS (
             AND (workflow_id, first_received_at) >= ($3, $1)
             AND (workflow_id, first_received_at) < ($3, $2)
             AND ($4::text IS NULL OR bulk_id = $4)
+            AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
         ORDER BY workflow_id DESC, first_received_at DESC
         LIMIT $5::bigint
     )
@@ -39,6 +41,7 @@ WITH latest AS (
             AND $8 = 'cause'
             AND $3 IS NULL
             AND $4 IS NULL
+            AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
             AND first_received_at >= $1
             AND first_received_at < $2
         ORDER BY first_received_at DESC
@@ -53,6 +56,7 @@ WITH latest AS (
             AND workflow_id IS NOT NULL
             AND $8 = 'cause'
             AND $4 IS NULL
+            AND ($9::text::jsonb IS NULL OR reference @> $9::text::jsonb)
             AND (workflow_id, first_received_at) >= ($3, $1)
             AND (workflow_id, first_received_at) < ($3, $2)
         ORDER BY workflow_id DESC, first_received_at DESC

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::serde::rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
+use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
@@ -19,48 +20,50 @@ use crate::execution::identifier::Identifier;
 /// Maximum conflicts of a prediction in its detail.
 const MAX_CONFLICTS: i64 = 50;
 
-/// A prediction in a list: an execution of a single model.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Prediction {
-    /// The sender's identifier of the prediction: `exec_id`, or `id` in the oldest form.
-    pub(crate) prediction_id: String,
-    /// The workflow that the prediction is a step of; null for a prediction outside of a workflow.
-    pub(crate) workflow_id: Option<String>,
-    /// The status, as sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
-    pub(crate) status: String,
-    /// The kind of failure, such as `PROVIDER_REJECTED`; null if not sent. The first 1,000 characters.
-    pub(crate) error: Option<String>,
-    /// The sender's reason for the failure; null if not sent. The first 1,000 characters.
-    pub(crate) error_cause: Option<String>,
-    /// The class of the failure, such as `execution_timeout`; null unless the prediction failed.
-    pub(crate) failure_class: Option<String>,
-    /// The cost in the sender's unit, rounded to 12 decimals; null if not sent or not below 10^12.
-    #[schema(value_type = Option<f64>)]
-    pub(crate) total_cost: Option<Json>,
-    /// How long the model ran; null if not sent.
-    pub(crate) duration_seconds: Option<f64>,
-    /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by the
-    /// sender's API) or `none`; null for a fetched prediction, and if unknown.
-    pub(crate) authenticated_by: Option<String>,
-    /// The number of deliveries, including duplicates and conflicts.
-    pub(crate) deliveries: i32,
-    /// How many of them have the header `X-Webhook-Redelivery`.
-    pub(crate) redeliveries: i32,
-    /// The number of stored conflicts, including removed ones.
-    pub(crate) conflicts: i32,
-    /// When the first delivery was received, by the receiver's clock.
-    #[serde(with = "rfc3339")]
-    pub(crate) first_received_at: OffsetDateTime,
-    /// When the latest delivery was received, by the receiver's clock.
-    #[serde(with = "rfc3339")]
-    pub(crate) last_received_at: OffsetDateTime,
-    /// The query parameters of the webhook's URL, as a JSON object of strings; null without any. Not signed.
-    #[schema(value_type = Option<HashMap<String, String>>)]
-    pub(crate) reference: Option<Reference>,
-    #[serde(skip)]
-    matches: bool,
-    #[serde(skip)]
-    is_last_scanned: bool,
+columns! {
+    /// A prediction in a list: an execution of a single model.
+    #[derive(Debug, Clone, Serialize, ToSchema)]
+    pub(crate) struct Prediction {
+        /// The sender's identifier of the prediction: `exec_id`, or `id` in the oldest form.
+        pub(crate) prediction_id: String,
+        /// The workflow that the prediction is a step of; null for a prediction outside of a workflow.
+        pub(crate) workflow_id: Option<String>,
+        /// The status, as sent. succeeded, success, completed, failed and cancelled are final; other statuses are not.
+        pub(crate) status: String,
+        /// The kind of failure, such as `PROVIDER_REJECTED`; null if not sent. The first 1,000 characters.
+        pub(crate) error: Option<String>,
+        /// The sender's reason for the failure; null if not sent. The first 1,000 characters.
+        pub(crate) error_cause: Option<String>,
+        /// The class of the failure, such as `execution_timeout`; null unless the prediction failed.
+        pub(crate) failure_class: Option<String>,
+        /// The cost in the sender's unit, rounded to 12 decimals; null if not sent or not below 10^12.
+        #[schema(value_type = Option<f64>)]
+        pub(crate) total_cost: Option<Json>,
+        /// How long the model ran; null if not sent.
+        pub(crate) duration_seconds: Option<f64>,
+        /// How the recorded webhook was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by the
+        /// sender's API) or `none`; null for a fetched prediction, and if unknown.
+        pub(crate) authenticated_by: Option<String>,
+        /// The number of deliveries, including duplicates and conflicts.
+        pub(crate) deliveries: i32,
+        /// How many of them have the header `X-Webhook-Redelivery`.
+        pub(crate) redeliveries: i32,
+        /// The number of stored conflicts, including removed ones.
+        pub(crate) conflicts: i32,
+        /// When the first delivery was received, by the receiver's clock.
+        #[serde(with = "rfc3339")]
+        pub(crate) first_received_at: OffsetDateTime,
+        /// When the latest delivery was received, by the receiver's clock.
+        #[serde(with = "rfc3339")]
+        pub(crate) last_received_at: OffsetDateTime,
+        /// The query parameters of the webhook's URL, as a JSON object of strings; null without any. Not signed.
+        #[schema(value_type = Option<HashMap<String, String>>)]
+        pub(crate) reference: Option<Reference>,
+    }
+    hidden {
+        pub(super) matches: bool,
+        pub(super) is_last_scanned: bool,
+    }
 }
 
 /// Selects [`Prediction`]s: these columns, then the rest of the statement. `$1` is the length that error texts are cut to.
@@ -117,6 +120,10 @@ pub(crate) struct Filter {
     #[param(inline, value_type = Option<Identifier>)]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) status: Option<String>,
+    /// Only failed predictions (or those with the given status) whose cause contains this text, in any case.
+    #[param(inline, value_type = Option<Identifier>)]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) cause: Option<String>,
     /// Only predictions whose webhook URL has this query parameter, such as `order=1234`.
     #[param(inline, value_type = Option<ReferenceText>, example = "order=1234")]
     #[arg(long, value_name = "NAME=VALUE")]
@@ -136,6 +143,11 @@ impl Filter {
             _ => Self { status, ..self },
         }
     }
+
+    /// `failed` for a filter by cause without a status.
+    fn status(&self) -> Option<&str> {
+        self.status.as_deref().or(self.cause.is_some().then_some("failed"))
+    }
 }
 
 /// A page of predictions, like a page of executions.
@@ -150,7 +162,8 @@ FROM (
         p.*,
         row_number() OVER (ORDER BY "#, $order, r#"first_received_at DESC, prediction_id DESC) AS n,
         ($6::text IS NULL OR status = $6) AND ($7::text IS NULL OR workflow_id = $7)
-            AND (NOT $11::boolean OR is_successful_status(status)) AS matches
+            AND (NOT $11::boolean OR is_successful_status(status))
+            AND ($12::text IS NULL OR coalesce(strpos(lower(error_cause), lower($12)) > 0, false)) AS matches
     FROM predictions AS p
     WHERE
         ("#, $columns, r#"first_received_at) >= ("#, $values, r#"$2)
@@ -181,17 +194,18 @@ impl Query for Predictions {
     type Answer = Page<Prediction>;
 
     async fn run(&self, transaction: &mut Transaction<'_>) -> Result<Page<Prediction>, sqlx::Error> {
-        let Filter { workflow, status, reference, is_successful } = &self.filter;
+        let Filter { workflow, cause, reference, is_successful, .. } = &self.filter;
+        let status = self.filter.status();
         let after = self.page.position(&self.period);
         let by_workflow = workflow.is_some() && reference.is_none();
-        let failed = status.as_deref() == Some("failed") && reference.is_none() && !by_workflow;
+        let failed = status == Some("failed") && reference.is_none() && !by_workflow;
         /// Both statements have the same parameters.
         macro_rules! fetch {
             ($($variant:tt)+) => {
                 page_of_predictions!(
-                    $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status.as_deref(),
+                    $($variant)+, EXCERPT_CHARS, self.period.start(), after.at, after.id, failed, status,
                     workflow.as_deref(), reference.as_ref().map(ReferenceFilter::as_json), SCAN_LIMIT, self.page.rows(),
-                    *is_successful
+                    *is_successful, cause.as_deref()
                 )
                 .fetch_all(transaction)
                 .await?

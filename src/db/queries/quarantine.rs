@@ -13,6 +13,7 @@ use super::page::{List, ListRow, Position};
 use super::reference::Reference;
 use super::{ListQuery, MAX_TEXT, Page, PageRequest, Query, TimeRange};
 use crate::db::Transaction;
+use crate::execution::api_key;
 
 /// A quarantined webhook in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -188,8 +189,19 @@ impl Query for QuarantineReasons {
 const START_BYTES: i32 = 160;
 
 /// The start of a body as text, without a last character that is cut.
-fn start_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+fn start_of(bytes: Vec<u8>) -> String {
+    let text = String::from_utf8_lossy(&without_key(bytes)).into_owned();
+    // A key whose value is cut is still there.
+    let end = text.match_indices(r#""api_key""#).find_map(|(at, name)| {
+        let value = text[at + name.len()..].trim_start_matches([' ', ':']);
+        (!value.starts_with("null")).then_some(at)
+    });
+    text[..end.unwrap_or(text.len())].trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+}
+
+/// The body without API keys: an earlier version stored them.
+pub(in crate::db) fn without_key(body: Vec<u8>) -> Vec<u8> {
+    api_key::remove(&body).unwrap_or(body)
 }
 
 /// Reads the first characters of the bodies of a page, by the number of the entry. Invalid UTF-8 is replaced.
@@ -209,7 +221,7 @@ impl Query for BodyStarts {
             START_BYTES
         );
         let starts = starts.fetch_all(transaction).await?.into_iter();
-        Ok(starts.map(|row| (row.quarantine_id, start_of(&row.start))).collect())
+        Ok(starts.map(|row| (row.quarantine_id, start_of(row.start))).collect())
     }
 }
 
@@ -282,7 +294,10 @@ impl Query for GetQuarantined {
             MAX_TEXT
         );
         let texts = texts.fetch_one(transaction).await?;
-        Ok(Some(QuarantineDetail { entry, body_text: texts.body_text, api_text: texts.api_text }))
+        let [body_text, api_text] = [texts.body_text, texts.api_text].map(|text| {
+            text.map(|text| String::from_utf8_lossy(&without_key(text.into_bytes())).into_owned())
+        });
+        Ok(Some(QuarantineDetail { entry, body_text, api_text }))
     }
 }
 

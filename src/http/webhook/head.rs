@@ -11,7 +11,7 @@ use super::path::tokens;
 use super::state::WebhookState;
 use crate::auth::{AuthError, PendingAuth};
 use crate::credentials::Current;
-use crate::delivery::reference::{self, MAX_REFERENCE_BYTES};
+use crate::delivery::reference::{MAX_REFERENCE_BYTES, UrlParameters};
 use crate::http::origin::{has_public_host, is_from_a_web_page};
 use crate::http::problem::Problem;
 use crate::http::server::Connection;
@@ -44,16 +44,22 @@ impl Head {
         let (secrets, auth) = state.credentials.check(state.credentials.current(), check).await;
         let anonymous = auth.as_ref().is_ok_and(PendingAuth::is_anonymous);
         let local_only = secrets.authenticator.is_local_only();
-        let cut = || {
-            if let Some(count) = state.long_references.count() {
-                tracing::warn!(
-                    count,
-                    "webhooks have query parameters of more than {MAX_REFERENCE_BYTES} bytes: some are not recorded in \
-                     `reference`. Shorten webhook_url"
-                );
-            }
-        };
-        let reference = auth.is_ok().then(|| reference::of_uri(&head.uri, tokens(&head.uri), cut)).flatten();
+        let read = || UrlParameters::of_uri(&head.uri, tokens(&head.uri), secrets.webhook_secrets());
+        let UrlParameters { reference, is_cut, has_secret } = auth.is_ok().then(read).unwrap_or_default();
+        if let Some(count) = is_cut.then(|| state.long_references.count()).flatten() {
+            tracing::warn!(
+                count,
+                "webhooks have query parameters of more than {MAX_REFERENCE_BYTES} bytes: some are not recorded in \
+                 `reference`. Shorten webhook_url"
+            );
+        }
+        if let Some(count) = has_secret.then(|| state.secret_references.count()).flatten() {
+            tracing::warn!(
+                count,
+                "webhooks have query parameters that are or may be secrets: they are not recorded in `reference`. Remove \
+                 them from webhook_url"
+            );
+        }
         Self {
             secrets,
             auth,

@@ -23,6 +23,8 @@ pub(crate) struct WebhookState {
     pub(crate) body_timeout: Duration,
     /// Limits the warning about query parameters that are too long.
     pub(crate) long_references: LineLimit,
+    /// Limits the warning about query parameters that are or may be secrets.
+    pub(crate) secret_references: LineLimit,
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,
 }

@@ -12,6 +12,7 @@ use futures_util::stream;
 use super::query::{FromQuery, Parameters};
 use super::state::{Api, ApiState};
 use crate::db::queries::executions::{self, Executions};
+use crate::db::queries::predictions::{self, Predictions};
 use crate::db::queries::results::{self, ResultsQuery};
 use crate::db::queries::{ListQuery, Scope, TimeRange};
 use crate::export::{Encoding, Export, Format, ResultFormat};
@@ -20,6 +21,8 @@ use crate::http::problem::{ApiProblems, Problem};
 // The beginnings of lines, for `/openapi.json`.
 const JSONL: &str = r#"{"execution_id":"exec-104", …}"#;
 const CSV: &str = "execution_id, …\r\n\"exec-104\", …\r\n";
+const PREDICTION_JSONL: &str = r#"{"prediction_id":"pred-2", …}"#;
+const PREDICTION_CSV: &str = "prediction_id, …\r\n\"pred-2\", …\r\n";
 const URLS: &str = "https://storage.example.com/garden.png\n";
 
 /// Export all executions, newest first
@@ -43,6 +46,32 @@ pub(super) async fn export_executions(State(api): ApiState, uri: Uri) -> Result<
     let mut parameters = Parameters::of_export(&uri);
     let encoding = parameters.choice::<Format>("format")?.unwrap_or_default().encoding();
     export::<Executions>(api, parameters, encoding, "executions").await
+}
+
+/// Export all predictions, newest first
+///
+/// Accepts the filters of the list. A response without its last chunk is incomplete: PostgreSQL failed during the export.
+#[utoipa::path(
+    get, path = "/api/v1/export/predictions", tag = "Changes and exports",
+    params(
+        ("format" = inline(Option<Format>), Query, description = "JSON Lines (the default) or CSV with a header line. In CSV, a text that a spreadsheet could run as a formula starts with an apostrophe."),
+        predictions::Filter, TimeRange,
+    ),
+    responses(
+        (
+            status = 200, description = "A line for each item of the list.",
+            content(
+                (String = "application/jsonl", example = json!(PREDICTION_JSONL)),
+                (String = "text/csv", example = json!(PREDICTION_CSV)),
+            )
+        ),
+        ApiProblems,
+    )
+)]
+pub(super) async fn export_predictions(State(api): ApiState, uri: Uri) -> Result<Response, Problem> {
+    let mut parameters = Parameters::of_export(&uri);
+    let encoding = parameters.choice::<Format>("format")?.unwrap_or_default().encoding();
+    export::<Predictions>(api, parameters, encoding, "predictions").await
 }
 
 /// Export all results, newest executions and predictions first

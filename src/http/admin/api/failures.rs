@@ -6,6 +6,7 @@ use axum::http::Uri;
 use super::query::{FromQuery, Parameters};
 use super::state::{ApiState, JsonResult};
 use crate::db::queries::failures::{By, FailureQuery, Failures};
+use crate::db::queries::reference::ReferenceText;
 use crate::db::queries::{Scope, TimeRange, page};
 use crate::http::problem::{ApiProblems, Problem};
 
@@ -15,6 +16,7 @@ impl FromQuery for FailureQuery {
             by: p.choice("by")?.unwrap_or_default(),
             scope: p.scope()?,
             period: p.period()?,
+            reference: p.reference()?,
             limit: p.number("limit", page::DEFAULT_LIMIT, page::MAX_LIMIT)?,
         })
     }
@@ -29,6 +31,7 @@ impl FromQuery for FailureQuery {
     params(
         ("by" = inline(Option<By>), Query, description = "Group failed executions and predictions by cause (the default), or failed steps by step or by model."),
         Scope, TimeRange,
+        ("reference" = inline(Option<ReferenceText>), Query, description = "Only failures whose webhook URL has this query parameter, such as `order=1234`.", example = "order=1234"),
         ("limit" = Option<i64>, Query, description = "Maximum number of groups.", minimum = 1, maximum = 1000),
     ),
     responses((status = 200, body = Failures, description = "The groups."), ApiProblems)

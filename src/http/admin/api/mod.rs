@@ -71,6 +71,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
         routes!(changes::list_changes),
         routes!(events::follow_events),
         routes!(export::export_executions),
+        routes!(export::export_predictions),
         routes!(export::export_results),
         routes!(reconcile::reconcile),
     ]);

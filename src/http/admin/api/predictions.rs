@@ -11,8 +11,13 @@ use crate::http::problem::{ApiProblems, DetailProblems, Problem};
 
 impl FromQuery for Predictions {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem> {
-        let (workflow, status, reference) = (p.text("workflow")?, p.text("status")?, p.reference()?);
-        let filter = Filter { workflow, status, reference, ..Filter::default() };
+        let filter = Filter {
+            workflow: p.text("workflow")?,
+            status: p.text("status")?,
+            cause: p.text("cause")?,
+            reference: p.reference()?,
+            is_successful: false,
+        };
         Ok(Self { period: p.period()?, page: p.page::<Self>(&filter)?, filter })
     }
 }
