@@ -19,6 +19,9 @@ const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// Minimum time while another batch is being recorded. It is longer, so that the next batch becomes larger.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
+/// The pause between reads while the spool's files are changed and not replaced.
+const FILES_CHANGED_PAUSE: Duration = Duration::from_secs(1);
+
 /// The spool's reader, shared by the workers and the retries of stuck deliveries.
 #[derive(Clone)]
 pub(super) struct SharedReader(Arc<Mutex<Option<Reader>>>);
@@ -28,12 +31,21 @@ impl SharedReader {
         Self(Arc::new(Mutex::new(Some(reader))))
     }
 
-    /// Reads deliveries after `after`, as many as `limits` allow.
+    /// Reads deliveries after `after`, as many as `limits` allow. Waits while the spool's files are changed and not replaced.
     pub(super) async fn next(
         &self,
         after: Seq,
         limits: BatchLimits,
     ) -> Result<Vec<SpooledDelivery>, SpoolError> {
+        loop {
+            match self.read(after, limits).await {
+                Err(SpoolError::FilesChanged(_)) => sleep(FILES_CHANGED_PAUSE).await,
+                read => return read,
+            }
+        }
+    }
+
+    async fn read(&self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
         let reader = self.0.clone();
         let read = spawn_blocking(move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);

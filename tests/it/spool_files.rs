@@ -2,13 +2,15 @@
 //! opens them.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Client;
 use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
@@ -47,6 +49,29 @@ async fn post_until_accepted_with_size(process: &Process, id: &str, size: usize)
         answer.status() == 200
     })
     .await;
+}
+
+/// A receiver process with its spool in `dir/spool` that records to `database`.
+fn start_recording(dir: &Path, database: &PgConnectOptions) -> Process {
+    Process::start(
+        program(dir).env("RECEIVER__SPOOL__DIR", dir.join("spool")).env("DATABASE_URL", url(database)),
+    )
+}
+
+/// Waits until the spool is empty.
+async fn until_drained(process: &Process) {
+    until(async || process.counter("spool_depth").await == 0).await;
+}
+
+/// Writes `contents` over an open file, as a program does that restores a backup in place.
+fn overwrite(file: &Path, contents: &[u8]) {
+    OpenOptions::new().write(true).open(file).unwrap().write_all(contents).unwrap();
+}
+
+/// The contents of the spool's files with these suffixes.
+fn contents(dir: &Path, suffixes: &[&'static str]) -> Vec<(PathBuf, Vec<u8>)> {
+    let file = |suffix: &&str| dir.join(format!("spool/spool.db{suffix}"));
+    suffixes.iter().map(file).map(|file| (file.clone(), fs::read(file).unwrap())).collect()
 }
 
 fn truncate(file: &Path, size: u64) {
@@ -175,6 +200,34 @@ async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readabl
         }
         assert!(before >= 20, "{accident}: {before} of 40");
         receiver.stop().await;
+    }
+}
+
+/// Without a check, the new deliveries get numbers that were acked before, and are deleted before they are recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_written_over_the_open_files_loses_no_delivery() {
+    for suffixes in [&["-wal", "-shm"][..], &["", "-wal", "-shm"], &["-shm"]] {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let mut process = start_recording(dir.path(), &database);
+        for n in 0..60 {
+            post_until_accepted(&process, &format!("before-{n}")).await;
+        }
+        until_drained(&process).await;
+        let copy = contents(dir.path(), suffixes);
+        for n in 0..20 {
+            post_until_accepted(&process, &format!("later-{n}")).await;
+        }
+        until_drained(&process).await;
+        for (file, contents) in &copy {
+            overwrite(file, contents);
+        }
+        for n in 0..60 {
+            post_until_accepted(&process, &format!("after-{n}")).await;
+        }
+        process.wait_for("overwritten");
+        until_rows(&database, "SELECT FROM executions", 140).await;
+        until_drained(&process).await;
+        process.terminate();
     }
 }
 
