@@ -34,7 +34,8 @@ impl LogEnd {
         if header != copy || !is_initialized {
             return None;
         }
-        let number = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let mut end = Self { frames: number(16), checksum: [0; 8], salt: [0; 8] };
         end.checksum[..4].copy_from_slice(&number(24).to_be_bytes());
         end.checksum[4..].copy_from_slice(&number(28).to_be_bytes());
@@ -47,7 +48,9 @@ impl LogEnd {
         let Some(before) = self.frames.checked_sub(1) else { return true };
         let mut header = [0; 24];
         let at = wal::HEADER_BYTES + u64::from(before) * wal::FRAME_BYTES;
-        log.read_exact_at(&mut header, at).is_ok() && header[8..16] == self.salt && header[16..] == self.checksum
+        log.read_exact_at(&mut header, at).is_ok()
+            && header[8..16] == self.salt
+            && header[16..] == self.checksum
     }
 
     /// Whether this end can follow `earlier`: frames were added, or the log was emptied into the database.

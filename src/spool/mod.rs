@@ -174,6 +174,11 @@ pub enum SpoolError {
          renames the damaged file"
     )]
     Damaged(rusqlite::Error),
+    /// The system allows no further thread.
+    #[error(
+        "the thread that reads the spool cannot be started: {0}. Raise the limit of processes (TasksMax, pids.max, ulimit -u)"
+    )]
+    ReaderNotStarted(io::Error),
     /// Reading the spool panicked.
     #[error("reading the spool panicked (a bug): start the receiver again, nothing is lost")]
     ReaderLost,
