@@ -110,7 +110,7 @@ metrics! {
     recording_stalled: Gauge,
         "1 while deliveries wait in the spool and none was recorded for admin.stalled_after, 0 otherwise; stuck deliveries do not count";
     stuck_deliveries: Gauge,
-        "Deliveries that fail alone while others are recorded, and later deliveries that wait for them";
+        "Deliveries that fail while others are recorded, alone or in a group with a slow one, and later deliveries that wait for them";
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
         "Age of the oldest stuck delivery; 0 when there is none";
     executions_overdue: Gauge,
