@@ -232,6 +232,57 @@ async fn an_older_copy_written_over_the_open_files_loses_no_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_log_written_over_the_open_log_loses_no_later_delivery() {
+    let dir = TempDir::new().unwrap();
+    let process = start(dir.path());
+    for n in 0..60 {
+        post_until_accepted(&process, &format!("before-{n}")).await;
+    }
+    let older = contents(dir.path(), &["-wal"]);
+    process.terminate();
+    // Its log is shorter.
+    let mut process = start(dir.path());
+    for n in 0..20 {
+        post_until_accepted(&process, &format!("later-{n}")).await;
+    }
+    overwrite(&older[0].0, &older[0].1);
+    for n in 0..20 {
+        post_until_accepted(&process, &format!("after-{n}")).await;
+    }
+    process.wait_for("spool.db-wal was truncated or overwritten");
+    let unreadable = process.counter("spool_unreadable_total").await;
+    process.kill();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let recorded = count_executions(&receiver).await;
+    assert!(recorded + unreadable >= 100, "{recorded} of 100, {unreadable} unreadable");
+    let others = "SELECT count(*) FROM executions WHERE execution_id NOT LIKE 'later%'";
+    assert_eq!(receiver.row(others).await["count"], 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_without_a_restart() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (spool, volume) = (dir.path().join("spool"), dir.path().join("volume"));
+    let process = start(dir.path());
+    for n in 0..10 {
+        post_until_accepted(&process, &format!("volume-{n}")).await;
+    }
+    process.kill();
+    // The receiver starts before the volume is mounted.
+    fs::rename(&spool, &volume).unwrap();
+    let process = start_recording(dir.path(), &database);
+    post_until_accepted(&process, "before").await;
+    until_drained(&process).await;
+    fs::rename(&spool, spool.with_extension("underneath")).unwrap();
+    fs::rename(&volume, &spool).unwrap();
+    post_until_accepted(&process, "after").await;
+    until_rows(&database, "SELECT FROM executions", 12).await;
+    assert_eq!(names(&spool, "foreign"), [""; 0]);
+    assert_eq!(names(&spool, "rescued"), [""; 0]);
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_directory_cannot_be_created_webhooks_are_answered_503_and_then_rescued() {
     let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {

@@ -9,6 +9,7 @@ use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
 use crate::spool::mark::MarkFile;
 use crate::spool::positions::StoredPositions;
+use crate::spool::recovery::absorb;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
 use crate::spool::reserve::Reserve;
 use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, usage};
@@ -113,6 +114,11 @@ impl Writer {
         self.reserve = Reserve::new(&self.dir);
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
+        // A spool of another receiver may have had the name of this one.
+        let absorbed = absorb::absorb(&self.dir.join(DATABASE), &self.connection, &self.metrics);
+        if let Err(error) = absorbed.and_then(|()| self.read_last_seq()) {
+            tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
+        }
         self.status.wal_bytes = 0;
         if let Ok(positions) = StoredPositions::read(&self.connection) {
             self.positions = positions;
@@ -128,6 +134,14 @@ impl Writer {
         tracing::error!(saved, lost_at_most = lost, "the spool's deliveries were rescued into a new file");
         self.metrics.spool_salvaged(saved, lost);
         self.set_rejecting(None, None);
+    }
+}
+
+impl Writer {
+    fn read_last_seq(&mut self) -> Result<(), SpoolError> {
+        let last_seq = Self::read_status(&self.connection)?.last_seq;
+        self.status.last_seq = self.status.last_seq.max(last_seq);
+        Ok(())
     }
 }
 
