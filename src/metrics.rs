@@ -90,7 +90,7 @@ metrics! {
     spool_group_rows: Histogram = rows(),
         "Deliveries in one commit of the spool";
     spool_salvaged: Counter,
-        "Deliveries copied out of a spool whose files were damaged, removed, moved, truncated or replaced";
+        "Deliveries copied out of a spool whose files were damaged, removed, moved, truncated, replaced or overwritten";
     spool_unreadable: Counter,
         "Upper bound of deliveries that are missing in the spool or cannot be read; 1 if the number is unknown";
     database_up: Gauge,

@@ -64,6 +64,6 @@ impl LogEnd {
         }
         let round = |end: &Self| u32::from_be_bytes([end.salt[0], end.salt[1], end.salt[2], end.salt[3]]);
         // The number wraps around.
-        round(self).wrapping_sub(round(earlier)) < 1 << 31
+        (1..1 << 31).contains(&round(self).wrapping_sub(round(earlier)))
     }
 }
