@@ -90,7 +90,7 @@ metrics! {
     spool_group_rows: Histogram = rows(),
         "Deliveries in one commit of the spool";
     spool_salvaged: Counter,
-        "Deliveries copied out of a spool whose files were damaged, removed, moved, truncated or replaced";
+        "Deliveries copied out of a spool whose files were damaged, removed, moved, truncated, replaced or overwritten";
     spool_unreadable: Counter,
         "Upper bound of deliveries that are missing in the spool or cannot be read; 1 if the number is unknown";
     database_up: Gauge,
@@ -110,7 +110,7 @@ metrics! {
     recording_stalled: Gauge,
         "1 while deliveries wait in the spool and none was recorded for admin.stalled_after, 0 otherwise; stuck deliveries do not count";
     stuck_deliveries: Gauge,
-        "Deliveries that fail alone while others are recorded, and later deliveries that wait for them";
+        "Deliveries that fail while others are recorded, alone or in a group with a slow one, and later deliveries that wait for them";
     stuck_oldest_age [Seconds]: Gauge<f64, AtomicU64>,
         "Age of the oldest stuck delivery; 0 when there is none";
     executions_overdue: Gauge,

@@ -63,7 +63,7 @@ pub(crate) struct DatabaseHealth {
 pub(crate) struct RecordingHealth {
     /// `ok`: the oldest waiting delivery is younger than `admin.stalled_after`; `behind`: it is older, and deliveries are
     /// being recorded; `stalled`: it is older, and none was recorded for `admin.stalled_after`; `stuck`: deliveries fail
-    /// alone while others are recorded, and are retried.
+    /// while others are recorded, and are retried.
     pub(crate) state: &'static str,
     /// The state in a sentence.
     pub(crate) detail: String,
@@ -71,7 +71,8 @@ pub(crate) struct RecordingHealth {
     pub(crate) waiting: i64,
     /// Age of the oldest waiting delivery; null if none waits.
     pub(crate) oldest_age_seconds: Option<u64>,
-    /// Waiting deliveries that fail alone while others are recorded, and later ones that wait for them.
+    /// Waiting deliveries that fail while others are recorded, alone or in a group with a slow one, and later ones that wait
+    /// for them.
     pub(crate) stuck: usize,
     /// Age of the oldest stuck delivery; null if none is stuck.
     pub(crate) oldest_stuck_age_seconds: Option<u64>,
@@ -237,7 +238,7 @@ impl Measurements {
         let why = self.stuck.why.as_ref().map(ToString::to_string).unwrap_or_default();
         let fail = counted(self.stuck.deliveries as u64, "delivery fails", "deliveries fail");
         format!(
-            "{fail} alone while others are recorded. Stuck deliveries wait on disk and are retried: {why}"
+            "{fail}, alone or in a group with a slow one, while others are recorded. Stuck deliveries wait on disk and are retried: {why}"
         )
     }
 

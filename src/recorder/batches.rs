@@ -1,11 +1,10 @@
 //! Reads the next batch from the spool.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::in_flight::{InFlight, InFlightBatch, is_busy};
@@ -19,33 +18,69 @@ const MIN_BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// Minimum time while another batch is being recorded. It is longer, so that the next batch becomes larger.
 const MIN_BATCH_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 
-/// The spool's reader, shared by the workers and the retries of stuck deliveries.
+/// The pause between reads while the spool's files are changed and not replaced.
+const FILES_CHANGED_PAUSE: Duration = Duration::from_secs(1);
+
+/// The spool's reader on a thread of its own, shared by the workers and the retries of stuck deliveries. Not on a thread of
+/// the runtime: while the system allows no further thread, the runtime queues the read, and may never run it.
 #[derive(Clone)]
-pub(super) struct SharedReader(Arc<Mutex<Option<Reader>>>);
+pub(super) struct SharedReader(mpsc::Sender<Request>);
+
+enum Request {
+    Read {
+        after: Seq,
+        limits: BatchLimits,
+        result: oneshot::Sender<Result<Vec<SpooledDelivery>, SpoolError>>,
+    },
+    Close {
+        closed: oneshot::Sender<()>,
+    },
+}
 
 impl SharedReader {
-    pub(super) fn new(reader: Reader) -> Self {
-        Self(Arc::new(Mutex::new(Some(reader))))
+    pub(super) fn new(reader: Reader) -> Result<Self, SpoolError> {
+        let (requests, mut waiting) = mpsc::channel(1);
+        let serve = move || {
+            let mut reader = reader;
+            while let Some(request) = waiting.blocking_recv() {
+                match request {
+                    Request::Read { after, limits, result } => _ = result.send(reader.next(after, limits)),
+                    Request::Close { closed } => {
+                        drop(reader);
+                        let _ = closed.send(());
+                        return;
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("spool reader".to_owned()).spawn(serve);
+        thread.map_err(SpoolError::ReaderNotStarted)?;
+        Ok(Self(requests))
     }
 
-    /// Reads deliveries after `after`, as many as `limits` allow.
+    /// Reads deliveries after `after`, as many as `limits` allow. Waits while the spool's files are changed and not replaced.
     pub(super) async fn next(
         &self,
         after: Seq,
         limits: BatchLimits,
     ) -> Result<Vec<SpooledDelivery>, SpoolError> {
-        let reader = self.0.clone();
-        let read = spawn_blocking(move || {
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            reader.as_mut().ok_or(SpoolError::ReaderLost)?.next(after, limits)
-        });
-        read.await.map_err(|_| SpoolError::ReaderLost)?
+        loop {
+            let (result, read) = oneshot::channel();
+            let request = Request::Read { after, limits, result };
+            self.0.send(request).await.map_err(|_| SpoolError::ReaderLost)?;
+            match read.await.map_err(|_| SpoolError::ReaderLost)? {
+                Err(SpoolError::FilesChanged(_)) => sleep(FILES_CHANGED_PAUSE).await,
+                read => return read,
+            }
+        }
     }
 
     /// Waits for a cancelled read to end, and closes the spool: then another process may open it.
     pub(super) async fn close(self) {
-        let close = move || drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let _ = spawn_blocking(close).await;
+        let (closed, done) = oneshot::channel();
+        if self.0.send(Request::Close { closed }).await.is_ok() {
+            let _ = done.await;
+        }
     }
 }
 
@@ -119,5 +154,44 @@ impl BatchSource {
                 () = sleep(KEEPALIVE_INTERVAL), if waiting == 0 && !busy => return Ok(Poll::Idle),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime;
+    use tokio::task::spawn_blocking;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::Metrics;
+    use crate::spool::open;
+
+    /// A runtime without a free thread behaves as one that cannot start a thread.
+    #[test]
+    fn a_read_needs_no_further_thread_of_the_runtime() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings =
+            config::Spool { dir: dir.path().to_owned(), max_bytes: 1 << 30, lock_timeout: Duration::ZERO };
+        let spool = open(&settings, 1, &Arc::new(Metrics::new())).unwrap();
+        let reader = spool.reader;
+        // Without its writer, the reader checks nothing.
+        drop(spool.writer);
+        let runtime =
+            runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        runtime.block_on(async {
+            let occupied = spawn_blocking(move || released.recv());
+            let reader = SharedReader::new(reader).unwrap();
+            let read = reader.next(0, BatchLimits { rows: 1, bytes: 1 });
+            let batch = timeout(Duration::from_secs(30), read).await.expect("the read ends").unwrap();
+            assert!(batch.is_empty());
+            timeout(Duration::from_secs(30), reader.close()).await.expect("the reader is closed");
+            drop(release);
+            let _ = occupied.await;
+        });
     }
 }

@@ -3,7 +3,7 @@
 //! Workers take batches in turns (`batches.rs`) and record them concurrently, as long as the batches share no execution
 //! (`in_flight.rs`). A batch is acked to the spool once it and all earlier batches are recorded. After a crash the
 //! recorder continues with the deliveries that the spool still holds; recording one twice is harmless, because the
-//! database deduplicates. `attempt.rs` handles failures, and `stuck.rs` holds the deliveries that fail alone.
+//! database deduplicates. `attempt.rs` handles failures, and `stuck.rs` holds the deliveries that fail while others are recorded.
 
 mod attempt;
 mod batch_part;
@@ -103,7 +103,7 @@ impl Recorder {
     /// [`SpoolError`] when the spool cannot be read. An error of PostgreSQL never ends the recorder.
     pub(crate) async fn run(self, reader: Reader) -> Result<(), SpoolError> {
         let in_flight = InFlight::default();
-        let reader = SharedReader::new(reader);
+        let reader = SharedReader::new(reader)?;
         let source = BatchSource::new(reader.clone(), self.limits, self.spool.clone(), &in_flight);
         let source = Mutex::new(source);
         let record = async {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Recorder;
+use super::batch_part::BatchPart;
 use super::batches::SharedReader;
 use super::canary::Canary;
 use super::stuck::{Blocked, StuckEntry};
@@ -15,18 +16,43 @@ const MAX_STRIKE_PAUSE: Duration = Duration::from_secs(1);
 /// Minimum time between two log lines about stuck deliveries.
 const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How many stuck deliveries are retried together.
+struct Groups {
+    /// The size of the next group. It doubles with each success.
+    size: usize,
+    /// How many deliveries are retried alone before the next group: as many as the group that failed had.
+    alone: usize,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { size: 2, alone: 0 }
+    }
+}
+
+impl Groups {
+    /// A delivery was retried alone.
+    fn tried_alone(&mut self, recorded: bool) {
+        self.alone = self.alone.saturating_sub(1);
+        if !recorded {
+            self.size = Self::default().size;
+        }
+    }
+}
+
 impl Recorder {
-    /// Retries stuck deliveries, one at a time, until the list is closed and empty.
+    /// Retries stuck deliveries until the list is closed and empty: one at a time, and after a success in groups.
     ///
     /// # Errors
     /// [`SpoolError`] when the spool cannot be read.
     pub(super) async fn retry_stuck(&self, reader: SharedReader) -> Result<(), SpoolError> {
         let (mut failed_canaries, mut logged_at) = (0, None);
+        let mut groups = Groups::default();
         while let Some((seq, mut entry)) = self.shared.stuck.next().await {
             let read = reader.next(seq - 1, BatchLimits { rows: 1, bytes: 0 }).await?;
             let Some(spooled) = read.first().filter(|spooled| spooled.seq == seq) else {
                 // The spool reports the loss itself.
-                self.shared.stuck.remove(seq, &self.progress());
+                self.shared.stuck.remove([seq], &self.progress());
                 continue;
             };
             let mut item = [RecordItem::from_spooled(&spooled.delivery, spooled.intact)];
@@ -34,8 +60,11 @@ impl Recorder {
                 item[0].degrade(error);
             }
             let limits = self.retry_limits(entry.time_limit(self.statement_timeout));
-            let Err((error, canary)) = self.attempt(&item, Some(limits), &mut failed_canaries).await else {
-                self.shared.stuck.remove(seq, &self.progress());
+            let attempted = self.attempt(&item, Some(limits), &mut failed_canaries).await;
+            groups.tried_alone(attempted.is_ok());
+            let Err((error, canary)) = attempted else {
+                self.shared.stuck.remove([seq], &self.progress());
+                self.retry_groups(&reader, &mut groups, &mut failed_canaries).await?;
                 continue;
             };
             let why = match canary {
@@ -61,7 +90,7 @@ impl Recorder {
                     entry.blocks = None;
                     if !self.blame(&mut item[0], &mut entry, &error) {
                         self.log_dispositions(&item, &[Disposition::Dropped]);
-                        self.shared.stuck.remove(seq, &self.progress());
+                        self.shared.stuck.remove([seq], &self.progress());
                         continue;
                     }
                     error
@@ -73,6 +102,42 @@ impl Recorder {
             }
             self.shared.stuck.put_back(seq, entry, &why, &self.progress());
             self.log_stuck(&mut logged_at);
+        }
+        Ok(())
+    }
+
+    /// Retries groups of stuck deliveries that were not retried yet, until a group fails or none is left. A failed group
+    /// blames no delivery: its deliveries are retried alone next.
+    async fn retry_groups(
+        &self,
+        reader: &SharedReader,
+        groups: &mut Groups,
+        failed_canaries: &mut u32,
+    ) -> Result<(), SpoolError> {
+        while groups.alone == 0 {
+            let seqs = self.shared.stuck.untried(groups.size.min(self.limits.rows));
+            let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else { break };
+            let rows = usize::try_from(last - first + 1).unwrap_or(usize::MAX).min(self.limits.rows);
+            let mut batch = reader.next(first - 1, BatchLimits { rows, ..self.limits }).await?;
+            batch.retain(|spooled| seqs.binary_search(&spooled.seq).is_ok());
+            if batch.len() < 2 {
+                break;
+            }
+            let group = BatchPart::from_spooled(&batch);
+            let limits = self.retry_limits(self.statement_timeout);
+            match self.attempt(group.items(), Some(limits), failed_canaries).await {
+                Ok(()) => {
+                    self.shared.stuck.remove(batch.iter().map(|spooled| spooled.seq), &self.progress());
+                    groups.size = groups.size.saturating_mul(2);
+                }
+                Err((_, canary)) => {
+                    *groups = Groups { alone: batch.len(), ..Groups::default() };
+                    match canary {
+                        Canary::Fails(why) => self.wait(why, failed_canaries).await,
+                        Canary::OnlyExecutions(_) | Canary::Succeeds => self.recovered(failed_canaries),
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -110,7 +175,7 @@ impl Recorder {
         if let Some(why) = stuck.why {
             tracing::warn!(
                 deliveries = stuck.deliveries,
-                "deliveries fail alone while others are recorded; they wait in the spool and are retried: {why}"
+                "deliveries, or others that were tried together with them, fail while PostgreSQL records the rest; they wait in the spool and are retried: {why}"
             );
         }
     }

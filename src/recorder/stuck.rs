@@ -2,7 +2,7 @@
 //! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
 //! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
-//! reads each body from the spool again. So up to [`MAX_STUCK`] deliveries can wait for a lock, or be rejected in every
+//! reads each body from the spool again. After a success it retries several together. So up to [`MAX_STUCK`] deliveries can wait for a lock, or be rejected in every
 //! form, without blocking other deliveries.
 
 use std::collections::{BTreeMap, HashSet};
@@ -110,6 +110,12 @@ impl StuckEntry {
             failures_without_strike: 0,
             degraded_for: Vec::new(),
         }
+    }
+
+    /// Whether the delivery was not retried alone since it became stuck.
+    fn is_untried(&self) -> bool {
+        let failures = self.strikes + self.extensions + self.failures_without_strike;
+        failures == 0 && self.degraded_for.is_empty() && self.blocks.is_none()
     }
 
     pub(super) fn time_limit(&self, base: Duration) -> Duration {
@@ -237,6 +243,25 @@ impl StuckList {
         }
     }
 
+    /// Up to `limit` deliveries that may be recorded together with others, in their order: those that were not retried alone
+    /// yet, and that wait for no other delivery.
+    pub(super) fn untried(&self, limit: usize) -> Vec<Seq> {
+        let state = self.state();
+        let (blocked, mut passed_over) = (state.blocked(), HashSet::new());
+        let mut may_be_recorded = |entry: &StuckEntry| {
+            let may = entry.is_untried()
+                && !is_blocked(&blocked, entry.kind, || entry.bulk)
+                && entry.execution.is_none_or(|execution| !passed_over.contains(&execution));
+            // Later deliveries of its execution wait for it.
+            if !may {
+                passed_over.extend(entry.execution);
+            }
+            may
+        };
+        let untried = state.entries.iter().filter(|(_, entry)| may_be_recorded(entry));
+        untried.map(|(seq, _)| *seq).take(limit).collect()
+    }
+
     /// Updates the entry of a delivery that failed again.
     pub(super) fn put_back(&self, seq: Seq, entry: StuckEntry, why: &DbError, progress: &Progress<'_>) {
         let mut state = self.state();
@@ -245,10 +270,12 @@ impl StuckList {
         state.publish(progress);
     }
 
-    /// Removes a delivery that is recorded or no longer in the spool.
-    pub(super) fn remove(&self, seq: Seq, progress: &Progress<'_>) {
+    /// Removes deliveries that are recorded or no longer in the spool.
+    pub(super) fn remove(&self, seqs: impl IntoIterator<Item = Seq>, progress: &Progress<'_>) {
         let mut state = self.state();
-        state.entries.remove(&seq);
+        for seq in seqs {
+            state.entries.remove(&seq);
+        }
         state.publish(progress);
     }
 

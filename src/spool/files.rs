@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SpoolError;
-use super::recovery::wal;
+use super::log_end::LogEnd;
+use super::recovery::sequence::SequenceTable;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
@@ -40,6 +41,8 @@ pub(super) enum FileFault {
     Truncated { name: &'static str, expected: u64, found: u64 },
     #[error("{0} was truncated or overwritten: earlier contents are missing")]
     Overwritten(&'static str),
+    #[error("an older copy has overwritten the files: they do not have the positions of the latest write")]
+    RolledBack,
     #[error("{name} cannot be examined: {source}")]
     Unexaminable { name: &'static str, source: io::Error },
 }
@@ -110,14 +113,41 @@ impl OpenFiles {
         if found < expected { Err(FileFault::Truncated { name, expected, found }) } else { Ok(()) }
     }
 
-    /// Checks after a write that the frame that ended at `end` before the write still exists. If the log was truncated before
-    /// the write, SQLite writes at the old position: the file has the expected size, but zeros before the new frames.
-    pub(super) fn check_wal_before(&self, end: u64) -> Result<(), FileFault> {
-        let mut header = [0; 16];
-        // A page number is never 0, and a salt is random.
-        let exists = end < wal::HEADER_BYTES + wal::FRAME_BYTES
-            || self.wal.read_exact_at(&mut header, end - wal::FRAME_BYTES).is_ok() && header != [0; 16];
-        if exists { Ok(()) } else { Err(FileFault::Overwritten(NAMES[1])) }
+    /// Checks that the log and its index still have the `earlier` last frame, or later ones. Returns the last frame now;
+    /// `None` when the index cannot be read.
+    pub(super) fn check_log(&self, earlier: Option<LogEnd>) -> Result<Option<LogEnd>, FileFault> {
+        loop {
+            let Some(end) = LogEnd::read(&self.index) else { return Ok(None) };
+            let in_log = end.is_in(&self.wal);
+            let follows = earlier.is_none_or(|earlier| end.follows(&earlier, &self.wal));
+            if in_log && follows {
+                return Ok(Some(end));
+            }
+            // Another process may have emptied the log meanwhile, which SQLite allows.
+            if LogEnd::read(&self.index) == Some(end) {
+                let log_is_good = in_log && earlier.is_none_or(|earlier| earlier.is_in(&self.wal));
+                return Err(FileFault::Overwritten(NAMES[if log_is_good { 2 } else { 1 }]));
+            }
+        }
+    }
+
+    /// Checks that the database, without its log, is of the same spool as `earlier` and not older. Returns its numbers.
+    pub(super) fn check_database(
+        &self,
+        earlier: Option<SequenceTable>,
+    ) -> Result<Option<SequenceTable>, FileFault> {
+        let mut previous = None;
+        loop {
+            let table = SequenceTable::of_database(&self.database);
+            let follows = earlier.is_none_or(|earlier| table.is_some_and(|table| table.follows(&earlier)));
+            if follows {
+                return Ok(table);
+            }
+            // Another process may be writing this page.
+            if previous.replace(table) == Some(table) {
+                return Err(FileFault::Overwritten(DATABASE));
+            }
+        }
     }
 
     pub(super) fn check_database_header(&self) -> Result<(), FileFault> {

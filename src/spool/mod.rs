@@ -24,9 +24,11 @@ mod files;
 mod handle;
 mod inspect;
 mod intake;
+mod log_end;
 mod losses;
 mod mark;
 mod open;
+mod positions;
 mod reader;
 mod recovery;
 mod reserve;
@@ -100,7 +102,7 @@ pub(crate) enum Unwritable {
     Failing,
     /// The open files are not the files in the directory.
     #[error(
-        "files of the spool were removed, moved, truncated or replaced, and its deliveries are not copied to new files yet. \
+        "files of the spool were removed, moved, truncated, replaced or overwritten, and its deliveries are not copied to new files yet. \
          The new files need as much free disk space as the deliveries"
     )]
     FilesChanged,
@@ -157,7 +159,7 @@ pub enum SpoolError {
     Foreign(PathBuf),
     /// Another program changed the files while the spool was open.
     #[error(
-        "files of the spool in {0} were removed, moved, truncated or replaced, and its deliveries could not be rescued: \
+        "files of the spool in {0} were removed, moved, truncated, replaced or overwritten, and its deliveries could not be rescued: \
          the log has the name of the file and the cause"
     )]
     FilesChanged(PathBuf),
@@ -172,6 +174,11 @@ pub enum SpoolError {
          renames the damaged file"
     )]
     Damaged(rusqlite::Error),
+    /// The system allows no further thread.
+    #[error(
+        "the thread that reads the spool cannot be started: {0}. Raise the limit of processes (TasksMax, pids.max, ulimit -u)"
+    )]
+    ReaderNotStarted(io::Error),
     /// Reading the spool panicked.
     #[error("reading the spool panicked (a bug): start the receiver again, nothing is lost")]
     ReaderLost,

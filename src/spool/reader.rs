@@ -45,7 +45,7 @@ impl Reader {
     /// The deliveries after `after`, as many as `limits` allow. Empty when there are none.
     ///
     /// # Errors
-    /// [`SpoolError`] when the read fails and the writer has not replaced the files.
+    /// [`SpoolError::FilesChanged`] while the writer cannot replace changed files; other errors when the read fails.
     pub(crate) fn next(
         &mut self,
         after: Seq,
@@ -53,13 +53,15 @@ impl Reader {
     ) -> Result<Vec<SpooledDelivery>, SpoolError> {
         self.switch_connection();
         let read = self.read(after, limits);
-        if read.is_err() {
-            self.wait_for_check();
-            if self.switch_connection() {
-                return self.read(after, limits);
-            }
+        // Numbers are contiguous. If one is missing, the delivery is lost, or the files were overwritten.
+        if read.as_ref().is_ok_and(|batch| is_contiguous(after, batch)) {
+            return read;
         }
-        read
+        let lost = self.files_are_lost();
+        if self.switch_connection() {
+            return self.read(after, limits);
+        }
+        if lost { Err(SpoolError::FilesChanged(self.files.dir.clone())) } else { read }
     }
 
     /// Uses the connection to the writer's new file, if there is one.
@@ -71,13 +73,11 @@ impl Reader {
         true
     }
 
-    /// Waits until the writer has compared its files with the directory, and copied the deliveries if they differ. Returns
-    /// at once when the writer has ended.
-    fn wait_for_check(&self) {
+    /// Waits until the writer has checked its files, and copied the deliveries if the files were changed. Returns whether
+    /// they were changed and could not be copied. Returns false at once when the writer has ended.
+    fn files_are_lost(&self) -> bool {
         let (done, checked) = oneshot::channel();
-        if self.channels.checks.blocking_send(done).is_ok() {
-            let _ = checked.blocking_recv();
-        }
+        self.channels.checks.blocking_send(done).is_ok() && checked.blocking_recv() == Ok(true)
     }
 
     fn read(&mut self, after: Seq, limits: BatchLimits) -> Result<Vec<SpooledDelivery>, SpoolError> {
@@ -102,6 +102,11 @@ impl Reader {
     }
 }
 
+/// Whether the batch has the delivery after `after`, and no number between two deliveries is missing.
+fn is_contiguous(after: Seq, batch: &[SpooledDelivery]) -> bool {
+    !batch.is_empty() && (after + 1..).zip(batch).all(|(seq, spooled)| spooled.seq == seq)
+}
+
 /// Opens the reader's connection.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect_read_only(path)?;
@@ -113,8 +118,8 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// The reader's ends of the channels to the writer.
 #[derive(Debug)]
 pub(super) struct ReaderChannels {
-    /// Requests a check of the files. The writer answers after it.
-    checks: mpsc::Sender<oneshot::Sender<()>>,
+    /// Requests a check of the files. After it, the writer answers whether the files are lost.
+    checks: mpsc::Sender<oneshot::Sender<bool>>,
     /// Connections to new files of the writer.
     connections: std::sync::mpsc::Receiver<(Connection, Arc<OpenFiles>)>,
 }
@@ -122,7 +127,7 @@ pub(super) struct ReaderChannels {
 /// The writer's ends.
 #[derive(Debug)]
 pub(super) struct WriterChannels {
-    pub(super) checks: mpsc::Receiver<oneshot::Sender<()>>,
+    pub(super) checks: mpsc::Receiver<oneshot::Sender<bool>>,
     pub(super) connections: std::sync::mpsc::Sender<(Connection, Arc<OpenFiles>)>,
 }
 

@@ -2,13 +2,15 @@
 //! opens them.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Client;
 use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use workflow_receiver::server::{Server, StartError};
 
@@ -47,6 +49,29 @@ async fn post_until_accepted_with_size(process: &Process, id: &str, size: usize)
         answer.status() == 200
     })
     .await;
+}
+
+/// A receiver process with its spool in `dir/spool` that records to `database`.
+fn start_recording(dir: &Path, database: &PgConnectOptions) -> Process {
+    Process::start(
+        program(dir).env("RECEIVER__SPOOL__DIR", dir.join("spool")).env("DATABASE_URL", url(database)),
+    )
+}
+
+/// Waits until the spool is empty.
+async fn until_drained(process: &Process) {
+    until(async || process.counter("spool_depth").await == 0).await;
+}
+
+/// Writes `contents` over an open file, as a program does that restores a backup in place.
+fn overwrite(file: &Path, contents: &[u8]) {
+    OpenOptions::new().write(true).open(file).unwrap().write_all(contents).unwrap();
+}
+
+/// The contents of the spool's files with these suffixes.
+fn contents(dir: &Path, suffixes: &[&'static str]) -> Vec<(PathBuf, Vec<u8>)> {
+    let file = |suffix: &&str| dir.join(format!("spool/spool.db{suffix}"));
+    suffixes.iter().map(file).map(|file| (file.clone(), fs::read(file).unwrap())).collect()
 }
 
 fn truncate(file: &Path, size: u64) {
@@ -176,6 +201,85 @@ async fn files_removed_moved_truncated_or_replaced_while_running_lose_no_readabl
         assert!(before >= 20, "{accident}: {before} of 40");
         receiver.stop().await;
     }
+}
+
+/// Without a check, the new deliveries get numbers that were acked before, and are deleted before they are recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_written_over_the_open_files_loses_no_delivery() {
+    for suffixes in [&["-wal", "-shm"][..], &["", "-wal", "-shm"], &["-shm"]] {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let mut process = start_recording(dir.path(), &database);
+        for n in 0..60 {
+            post_until_accepted(&process, &format!("before-{n}")).await;
+        }
+        until_drained(&process).await;
+        let copy = contents(dir.path(), suffixes);
+        for n in 0..20 {
+            post_until_accepted(&process, &format!("later-{n}")).await;
+        }
+        until_drained(&process).await;
+        for (file, contents) in &copy {
+            overwrite(file, contents);
+        }
+        for n in 0..60 {
+            post_until_accepted(&process, &format!("after-{n}")).await;
+        }
+        process.wait_for("overwritten");
+        until_rows(&database, "SELECT FROM executions", 140).await;
+        until_drained(&process).await;
+        process.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_log_written_over_the_open_log_loses_no_later_delivery() {
+    let dir = TempDir::new().unwrap();
+    let process = start(dir.path());
+    for n in 0..60 {
+        post_until_accepted(&process, &format!("before-{n}")).await;
+    }
+    let older = contents(dir.path(), &["-wal"]);
+    process.terminate();
+    // Its log is shorter.
+    let mut process = start(dir.path());
+    for n in 0..20 {
+        post_until_accepted(&process, &format!("later-{n}")).await;
+    }
+    overwrite(&older[0].0, &older[0].1);
+    for n in 0..20 {
+        post_until_accepted(&process, &format!("after-{n}")).await;
+    }
+    process.wait_for("spool.db-wal was truncated or overwritten");
+    let unreadable = process.counter("spool_unreadable_total").await;
+    process.kill();
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let recorded = count_executions(&receiver).await;
+    assert!(recorded + unreadable >= 100, "{recorded} of 100, {unreadable} unreadable");
+    let others = "SELECT count(*) FROM executions WHERE execution_id NOT LIKE 'later%'";
+    assert_eq!(receiver.row(others).await["count"], 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_without_a_restart() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (spool, volume) = (dir.path().join("spool"), dir.path().join("volume"));
+    let process = start(dir.path());
+    for n in 0..10 {
+        post_until_accepted(&process, &format!("volume-{n}")).await;
+    }
+    process.kill();
+    // The receiver starts before the volume is mounted.
+    fs::rename(&spool, &volume).unwrap();
+    let process = start_recording(dir.path(), &database);
+    post_until_accepted(&process, "before").await;
+    until_drained(&process).await;
+    fs::rename(&spool, spool.with_extension("underneath")).unwrap();
+    fs::rename(&volume, &spool).unwrap();
+    post_until_accepted(&process, "after").await;
+    until_rows(&database, "SELECT FROM executions", 12).await;
+    assert_eq!(names(&spool, "foreign"), [""; 0]);
+    assert_eq!(names(&spool, "rescued"), [""; 0]);
+    process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -245,3 +245,22 @@ async fn a_lock_on_an_execution_delays_no_other_execution_of_its_bulk() {
     nothing_is_blamed(&receiver, 11).await;
     assert_counts_are_right(&receiver).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stuck_deliveries_are_recorded_together_once_one_succeeds() {
+    let receiver = TestReceiver::start_with(short_timeouts).await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                      BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '23514'; END $$;
+                  CREATE TRIGGER refuse BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION refuse()";
+    execute(&receiver, refuse).await;
+    for n in 0..200 {
+        receiver.accept(json!({ "exec_id": format!("p{n}"), "flow_id": null, "status": "succeeded" })).await;
+    }
+    until(async || stuck(&receiver).await == 200).await;
+    execute(&receiver, "DROP TRIGGER refuse ON predictions").await;
+    receiver.wait_until_recorded().await;
+    let recorded = "SELECT count(*), count(DISTINCT xmin::text) AS transactions FROM predictions";
+    let recorded = receiver.row(recorded).await;
+    assert_eq!(recorded["count"], 200);
+    assert!(recorded["transactions"].as_i64().unwrap() <= 20, "{recorded}");
+}

@@ -48,7 +48,7 @@ pub(in crate::spool) fn adopt(
 
 /// The identity and the last number of the spool's own files. Empty when they hold nothing; `None` when they are damaged
 /// or of different spools.
-fn content(path: &Path, database: &File) -> io::Result<Option<SequenceTable>> {
+pub(super) fn content(path: &Path, database: &File) -> io::Result<Option<SequenceTable>> {
     let log = open_log(path)?;
     let findings = match log.as_ref().map(Wal::open).transpose()?.flatten() {
         Some(wal) => wal.examine()?,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::absorb::RESCUED;
+use super::adopt::content;
 use super::copy::{Copier, CopyResult};
 use super::replace::{replace, withdraw};
 use super::salvage::{Source, read_source};
@@ -92,7 +93,11 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
-        if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0)) {
+        // Now, while the copy has its own name: the name must not be the same.
+        let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };
+        let foreign = files::free_name(path, kind);
+        if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0, &foreign))
+        {
             copied.path = withdraw(path, &copied.path);
             return Err(SpoolError::at(dir)(error));
         }
@@ -148,18 +153,39 @@ impl LostSpool<'_> {
         Ok((file, result))
     }
 
-    /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Sets aside other files.
-    fn clear(&self, path: &Path, complete: bool) -> io::Result<()> {
-        let (damaged, foreign) = (files::free_name(path, "damaged"), files::free_name(path, "foreign"));
+    /// Removes the lost spool's own files, or sets them aside when the copy is not `complete`. Renames other files to
+    /// `foreign`.
+    fn clear(&self, path: &Path, complete: bool, foreign: &Path) -> io::Result<()> {
+        let damaged = files::free_name(path, "damaged");
         files::rename(path, |suffix| {
             if self.files.is_own(suffix) {
                 return (!complete).then(|| damaged.clone());
             }
             if with_suffix(path, suffix).exists() {
-                tracing::error!(aside = %with_suffix(&foreign, suffix).display(), "a file of another origin had the name of a spool file: it is set aside");
+                tracing::error!(aside = %with_suffix(foreign, suffix).display(), "a file of another origin had the name of a spool file: it is set aside");
             }
-            Some(foreign.clone())
+            Some(foreign.to_owned())
         })
+    }
+}
+
+impl LostSpool<'_> {
+    /// Whether the files at `path` are a spool with deliveries of its own, as after a volume was mounted late: its identity
+    /// is neither this spool's nor its predecessor's. [`super::absorb`] then adds its deliveries.
+    fn is_other_spool(&self, path: &Path) -> bool {
+        if self.files.is_own("") {
+            return false;
+        }
+        let Ok(database) = File::open(path) else { return false };
+        if schema::check_header(path, &database).is_err() {
+            return false;
+        }
+        let identity = content(path, &database).ok().flatten().and_then(|content| content.identity);
+        let is_known = |identity| {
+            let in_table = |connection| schema::has_identity(connection, identity).unwrap_or(true);
+            identity == self.identity || self.connection.is_some_and(in_table)
+        };
+        identity.is_some_and(|identity| !is_known(identity))
     }
 }
 

@@ -24,6 +24,11 @@ pub(in crate::spool) struct SequenceTable {
 }
 
 impl SequenceTable {
+    /// Whether this content can follow `earlier`.
+    pub(in crate::spool) fn follows(&self, earlier: &Self) -> bool {
+        (earlier.identity.is_none() || self.identity == earlier.identity) && self.last_seq >= earlier.last_seq
+    }
+
     /// `None` when the file is too short or the page has another format.
     pub(in crate::spool) fn of_database(file: &File) -> Option<Self> {
         let mut page = vec![0; PAGE_SIZE];

@@ -7,6 +7,7 @@ use super::{PROBE_INTERVAL, Writer};
 use crate::delivery::RejectReason;
 use crate::spool::files::FileFault;
 use crate::spool::handle::PendingDelivery;
+use crate::spool::positions::StoredPositions;
 use crate::spool::row::{INSERT, SpoolRow};
 use crate::spool::{Seq, SpoolError, Unwritable, schema, usage};
 
@@ -28,11 +29,14 @@ impl Writer {
         }
         let begun = Instant::now();
         let size = group.iter().map(|pending| pending.delivery.body.len() as u64).sum();
-        if self.free_bytes(size) < size {
-            self.delete_acked(acked);
+        if self.free_bytes(size) < size
+            && let Err(fault) = self.delete_acked(acked)
+        {
+            return Ok(Err(fault));
         }
         let results = match self.transact(group, acked) {
-            Ok(results) => {
+            Ok(Err(fault)) => return Ok(Err(fault)),
+            Ok(Ok(results)) => {
                 if let Err(fault) = self.confirm_files() {
                     return Ok(Err(fault));
                 }
@@ -70,19 +74,22 @@ impl Writer {
     }
 
     /// Deletes acked deliveries in transactions of their own. On a full disk, they use the space of the reserve file.
-    pub(super) fn delete_acked(&mut self, acked: Seq) {
+    pub(super) fn delete_acked(&mut self, acked: Seq) -> Result<(), FileFault> {
         while self.status.acked_seq < acked {
             let deleted = self.transact(&[], acked);
-            let _ = self.confirm_files();
-            if let Err(error) = deleted
-                && !self.reserve.release()
-            {
-                tracing::debug!(%error, "the spool cannot delete recorded deliveries yet");
-                return;
+            self.confirm_files()?;
+            match deleted {
+                Ok(deleted) => _ = deleted?,
+                Err(error) if !self.reserve.release() => {
+                    tracing::debug!(%error, "the spool cannot delete recorded deliveries yet");
+                    return Ok(());
+                }
+                Err(_) => {}
             }
             self.write_mark();
         }
         self.shrink();
+        Ok(())
     }
 
     /// Measures whether a delivery could be written, when none was written for a while or the latest was rejected.
@@ -114,15 +121,19 @@ impl Writer {
         }
     }
 
+    /// Stores `group` and deletes acked deliveries, if the database still has the positions of the latest write.
     fn transact(
         &mut self,
         group: &[PendingDelivery],
         acked: Seq,
-    ) -> rusqlite::Result<Vec<Result<(), RejectReason>>> {
+    ) -> rusqlite::Result<Result<Vec<Result<(), RejectReason>>, FileFault>> {
         self.channels.intake.writing();
         let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
         let mut last_seq = self.status.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if StoredPositions::read(&transaction)? != self.positions {
+            return Ok(Err(FileFault::RolledBack));
+        }
         let results = {
             let mut insert = transaction.prepare_cached(INSERT)?;
             group
@@ -149,12 +160,13 @@ impl Writer {
             transaction.prepare_cached(schema::ACK)?.execute([acked_seq])?;
         }
         // Within the transaction, which already holds the locks that a measurement needs.
-        let usage = usage::measure(&transaction)?;
+        let (usage, positions) = (usage::measure(&transaction)?, StoredPositions::read(&transaction)?);
         transaction.commit()?;
+        self.positions = positions;
         self.status.last_seq = last_seq;
         self.status.acked_seq = acked_seq;
         self.apply_usage(&usage);
-        Ok(results)
+        Ok(Ok(results))
     }
 }
 

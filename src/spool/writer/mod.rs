@@ -19,9 +19,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::files::{FileFault, FileSizes, OpenFiles};
 use super::handle::PendingDelivery;
+use super::log_end::LogEnd;
 use super::mark::{Mark, MarkFile};
+use super::positions::StoredPositions;
 use super::reader::WriterChannels;
 use super::recovery::rescue::RescueCopy;
+use super::recovery::sequence::SequenceTable;
 use super::reserve::Reserve;
 use super::{Intake, Seq, SpoolError, SpoolStatus, schema, usage};
 use crate::config;
@@ -63,6 +66,11 @@ pub(crate) struct Writer {
     files: Arc<OpenFiles>,
     /// The sizes that the files must have at least, from the latest check.
     min_sizes: FileSizes,
+    /// The positions after the latest write.
+    positions: StoredPositions,
+    /// The last frame of the log, and the numbers in the database without its log, from the latest check.
+    log_end: Option<LogEnd>,
+    database_numbers: Option<SequenceTable>,
     channels: Channels,
     reserve: Reserve,
     mark: Option<MarkFile>,
@@ -110,11 +118,15 @@ impl Writer {
     ) -> Result<Self, SpoolError> {
         connection.busy_timeout(settings.lock_timeout)?;
         let identity = schema::identity(&connection)?;
+        let positions = StoredPositions::read(&connection)?;
         let usage = usage::measure(&connection)?;
         let mut writer = Self {
             connection,
             files,
             min_sizes: FileSizes::default(),
+            positions,
+            log_end: None,
+            database_numbers: None,
             channels,
             reserve: Reserve::new(&settings.dir),
             mark: MarkFile::open(&settings.dir).ok(),
@@ -178,15 +190,17 @@ impl Writer {
             linger(&self.channels.intake, written);
             // The next group may come late: delete acked deliveries without waiting for it.
             if !self.files_lost && (urgent || housekeeping) {
-                self.delete_acked(acked);
-                if matches!(event, Event::Due) {
+                if let Err(fault) = self.delete_acked(acked) {
+                    self.replace_files(&fault)?;
+                }
+                if !self.files_lost && matches!(event, Event::Due) {
                     self.probe();
                 }
                 self.publish();
             }
             due = self.next_due(due, acked);
             match event {
-                Event::CheckRequested(done) => _ = done.send(()),
+                Event::CheckRequested(done) => _ = done.send(self.files_lost),
                 Event::RecorderEnded if self.status.closed && self.files_lost => {
                     return Err(SpoolError::FilesChanged(self.dir.clone()));
                 }
@@ -280,7 +294,7 @@ enum Event {
     Acked,
     RecorderEnded,
     /// A read failed: the reader waits for a check of the files.
-    CheckRequested(oneshot::Sender<()>),
+    CheckRequested(oneshot::Sender<bool>),
     /// Time to delete, to retry after a failure, or to probe.
     Due,
 }

@@ -8,6 +8,8 @@ use super::Writer;
 use crate::delivery::RejectReason;
 use crate::spool::files::{DATABASE, FileFault, FileSizes};
 use crate::spool::mark::MarkFile;
+use crate::spool::positions::StoredPositions;
+use crate::spool::recovery::absorb;
 use crate::spool::recovery::rescue::{LostSpool, RescuedSpool};
 use crate::spool::reserve::Reserve;
 use crate::spool::{SpoolError, SpoolStatus, Unwritable, schema, usage};
@@ -24,6 +26,7 @@ impl Writer {
             other => Err(other),
         });
         self.apply_sizes(checked?);
+        self.check_contents()?;
         if std::mem::take(&mut self.files_lost)
             && let Some(copy) = self.rescue_copy.take()
         {
@@ -35,18 +38,22 @@ impl Writer {
 
     /// Checks after a write that the written files are the files in the directory, and still hold what they held before.
     pub(super) fn confirm_files(&mut self) -> Result<(), FileFault> {
-        let before = self.min_sizes.wal;
         if let Ok(bytes) = usage::wal_bytes(&self.connection) {
             self.min_sizes.wal = bytes;
         }
         let sizes = self.files.check(self.min_sizes)?;
-        if self.min_sizes.wal > before {
-            self.files.check_wal_before(before)?;
-        }
         if sizes.database > 0 {
             self.files.check_database_header()?;
         }
         self.apply_sizes(sizes);
+        self.check_contents()
+    }
+
+    /// Checks that the files were not overwritten in place since the latest check: the log and its index still have the
+    /// last frame or later ones, and the database is not older.
+    fn check_contents(&mut self) -> Result<(), FileFault> {
+        self.log_end = self.files.check_log(self.log_end)?.or(self.log_end);
+        self.database_numbers = self.files.check_database(self.database_numbers)?.or(self.database_numbers);
         Ok(())
     }
 
@@ -103,10 +110,19 @@ impl Writer {
         self.files = files.clone();
         let _ = self.channels.reader.connections.send((reader, files));
         self.min_sizes = FileSizes::default();
+        (self.log_end, self.database_numbers) = (None, None);
         self.reserve = Reserve::new(&self.dir);
         self.mark = MarkFile::open(&self.dir).ok();
         self.identity = schema::identity(&self.connection).unwrap_or_default();
+        // A spool of another receiver may have had the name of this one.
+        let absorbed = absorb::absorb(&self.dir.join(DATABASE), &self.connection, &self.metrics);
+        if let Err(error) = absorbed.and_then(|()| self.read_last_seq()) {
+            tracing::error!(%error, "rescued deliveries cannot be read now: the next start tries again");
+        }
         self.status.wal_bytes = 0;
+        if let Ok(positions) = StoredPositions::read(&self.connection) {
+            self.positions = positions;
+        }
         if let Ok(usage) = usage::measure(&self.connection) {
             self.apply_usage(&usage);
         }
@@ -118,6 +134,14 @@ impl Writer {
         tracing::error!(saved, lost_at_most = lost, "the spool's deliveries were rescued into a new file");
         self.metrics.spool_salvaged(saved, lost);
         self.set_rejecting(None, None);
+    }
+}
+
+impl Writer {
+    fn read_last_seq(&mut self) -> Result<(), SpoolError> {
+        let last_seq = Self::read_status(&self.connection)?.last_seq;
+        self.status.last_seq = self.status.last_seq.max(last_seq);
+        Ok(())
     }
 }
 
@@ -208,11 +232,12 @@ mod tests {
             let (mut spool, _) = open_in(dir.path());
             append(&mut spool, b"two").await;
             zeros(&dir.path().join(name));
-            spool.writer.check_files().unwrap();
-            spool.writer.connection.execute("UPDATE sqlite_sequence SET seq = seq + 1", []).unwrap();
-            let fault = spool.writer.confirm_files().map_err(|fault| fault.to_string());
             let expected = format!("{name} was truncated or overwritten: earlier contents are missing");
-            assert_eq!(fault, Err(expected));
+            let before_a_write = spool.writer.check_files().map_err(|fault| fault.to_string());
+            assert_eq!(before_a_write, Err(expected.clone()));
+            spool.writer.connection.execute("UPDATE sqlite_sequence SET seq = seq + 1", []).unwrap();
+            let after_a_write = spool.writer.confirm_files().map_err(|fault| fault.to_string());
+            assert_eq!(after_a_write, Err(expected));
         }
     }
 
