@@ -50,7 +50,7 @@ BEGIN
             WHEN 'PUBLISH_FAILED', 'WORKER_LOST', 'ITERATION_ERROR' THEN RETURN 'internal_error';
             ELSE NULL;
         END CASE;
-        value := translate(lower(value), '_-’', '  ''');
+        value := translate(lower(value), '_-' || chr(8217), '  ''');
         IF value ~ '\m(content (policy|policies|filter\w*|moderat\w*)|usage polic\w+|moderat(ed|ion|or)|nsfw|safety (system|filter\w*|check\w*|setting\w*|guideline\w*|polic\w+|reasons?)|prohibited content|flagged|(sensitive|inappropriate|explicit|unsafe|harmful) content|violat\w+ (\w+ ){0,4}(polic\w+|guidelines?|terms)|responsible ai)\M' THEN
             RETURN 'content_moderation';
         ELSIF value ~ '\m(fetch|download|load|retrieve|access|open|read|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}\m(urls?|images?|videos?|audios?|files?|media|https?://)'

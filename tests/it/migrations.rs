@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "7bb118f489cb6b828e02985e0391029e167e983a4bf246c9a65feba8752830ff3d9dd1c656c3dd3848b670d6c0269955",
+        "c98466f80db04914c3497a0b6c569ef5c93e6b6893f39ed8bccbe4f2c871391a49899d376c41c0c6c1c5aa2ab5b5c079",
     ),
     (
         "0007_expected.sql",
