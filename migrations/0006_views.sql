@@ -53,10 +53,10 @@ BEGIN
         value := translate(lower(value), '_-' || chr(8217), '  ''');
         IF value ~ '\m(content (policy|policies|filter\w*|moderat\w*)|usage polic\w+|moderat(ed|ion|or)|nsfw|safety (system|filter\w*|check\w*|setting\w*|guideline\w*|polic\w+|reasons?)|prohibited content|flagged|(sensitive|inappropriate|explicit|unsafe|harmful) content|violat\w+ (\w+ ){0,4}(polic\w+|guidelines?|terms)|responsible ai)\M' THEN
             RETURN 'content_moderation';
-        ELSIF value ~ '\m(fetch|download|load|retrieve|access|open|read|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}\m(urls?|images?|videos?|audios?|files?|media|https?://)'
+        ELSIF value ~ '\m((fetch|download|retrieve|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}|(load|access|open|read)(ing)? ((the|your|an?|given|input|source|reference) )*)\m(urls?|images?|videos?|audios?|files?|media|https?://)'
             AND value ~ '\m(fail\w*|unable|not|cannot|can''t|couldn''t|errors?)\M' THEN
             RETURN 'invalid_user_input';
-        ELSIF value ~ '(time ?out\w*|timed ?out)(?! (must|should|parameter|value|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete) (with)?in)\M' THEN
+        ELSIF value ~ '(time ?out\w*|timed ?out)\M(?! (must|should|parameter|value|seconds?|ms|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete) (with)?in)\M' THEN
             RETURN 'execution_timeout';
         ELSIF value ~ '\m(rate ?limit\w*|too many (concurrent )?(requests|jobs|predictions|executions)|(exceed\w*|insufficient|over|out of) ((your|the|current|api|daily|monthly) )*quota|quota (\w+ ){0,2}(exceeded|exhausted|reached)|resource ((has|have) been )?exhausted|(was|been|is|request|requests|being) throttled|throttling\w*|concurrency limit|requests per (minute|second))\M' THEN
             RETURN 'provider_rate_limit';
@@ -66,9 +66,11 @@ BEGIN
             RETURN 'invalid_model_config';
         ELSIF value ~ '\m(out of memory|oom)\M' THEN
             RETURN 'provider_error';
+        ELSIF value ~ '\m(overloaded|(server|service|model|system) (is )?(currently |too )?busy|high demand)\M' THEN
+            RETURN 'provider_unavailable';
         ELSIF value ~ '\m(invalid (input|image|video|audio|file|url|parameter|value|prompt|argument|format|type|request|size|dimension|resolution|aspect ratio|base64)s?|validation (error|failed)|missing (required|input|parameter|image|prompt)|(is|are|field) required|unsupported (format|file|image|video|media|audio|language|aspect ratio|resolution)|not supported|too (small|large|long|short|big|few)|must (be|have|contain|not be|match)|exceeds? (the )?(\w+ ){0,3}(max\w*|limit|allowed|size|length|[0-9]+ ?[a-z]*)|no (\w+ )?(face|person|speech|audio|image)s? (\w+ )?(detected|found)|bad request|unprocessable|malformed|does not exist|maximum context length|not a valid|cannot identify image|(could not|cannot|can''t|couldn''t) be (downloaded|fetched|loaded|decoded|read|opened))\M' THEN
             RETURN 'invalid_user_input';
-        ELSIF value ~ '\m(unavailable|overloaded|bad gateway|connection (was |has been )?(refused|reset|closed|aborted|error)|connect(ion)?error|econn(reset|refused|aborted)|enotfound|eai again|epipe|socket hang up|network error|no (\w+ )?capacity|(at|over|insufficient) capacity|(server|service|model|system) (is )?(currently |too )?busy|high demand|server disconnected)\M' THEN
+        ELSIF value ~ '\m(unavailable|bad gateway|connection (was |has been )?(refused|reset|closed|aborted|error)|connect(ion)?error|econn(reset|refused|aborted)|enotfound|eai again|epipe|socket hang up|network error|no (\w+ )?capacity|(at|over|insufficient) capacity|server disconnected)\M' THEN
             RETURN 'provider_unavailable';
         ELSIF value ~ '\minternal ?(server ?)?error\M' THEN
             RETURN 'internal_error';

@@ -47,6 +47,10 @@ CREATE INDEX expected_executions_registered_at ON expected_executions (registere
 CREATE INDEX expected_executions_unsettled ON expected_executions (registered_at, expected_id)
 WHERE NOT settled AND execution_id IS NOT NULL;
 
+-- Missing and overdue executions of a bulk.
+CREATE INDEX expected_executions_unsettled_of_bulk ON expected_executions (bulk_id, due_at)
+WHERE NOT settled AND execution_id IS NOT NULL;
+
 CREATE VIEW missing_executions AS
 SELECT
     x.bulk_id,

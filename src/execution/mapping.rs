@@ -192,6 +192,8 @@ pub(crate) fn problems(mapped: &[u8], required: &[&str]) -> Vec<String> {
     if Execution::parse(mapped).is_ok() {
         return Vec::new();
     }
+    // The identifier of a prediction.
+    let required = if fields.contains_key("exec_id") { &["exec_id", "status"] } else { required };
     let problem = |field: &&str| {
         let mut filled = fields.clone();
         for other in required.iter().filter(|other| *other != field) {

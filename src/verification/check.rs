@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 /// An execution or a prediction of the API.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// In the form of a webhook, without `api_key`.
+    /// In the form of a webhook; in a verdict without secrets.
     pub(super) body: Bytes,
     /// From the URL of the webhook in the delivery log.
     pub(super) reference: Option<String>,
@@ -156,12 +156,12 @@ fn compare(delivered: &[u8], found: Found) -> Result<Verdict, ApiError> {
     let Ok(delivered) = Execution::parse(delivered) else {
         return Ok(Verdict::impossible("the body is not an execution"));
     };
-    let body = api_key::remove(&found.body).map_or(found.body, Bytes::from);
-    let known = Execution::parse(&body).map_err(|_| ApiError::Malformed("not an execution"))?;
+    let known = Execution::parse(&found.body).map_err(|_| ApiError::Malformed("not an execution"))?;
     let has_ended = |execution: &Execution<'_>| status::is_terminal(&execution.status);
     // The delivered status is an earlier one. The API has the result.
     let is_earlier = !has_ended(&delivered) && has_ended(&known);
     let different = different_fields(&delivered, &known, is_earlier);
+    let body = api_key::remove_at_any_depth(&found.body).map_or_else(|| found.body.clone(), Bytes::from);
     if different.is_empty() {
         return Ok(Verdict::Confirmed(Found { body, ..found }));
     }
@@ -217,13 +217,13 @@ mod tests {
         let completed =
             body(r#""status":"completed","output":{"a":[1,"é"],"b":null},"bulk_id":null,"error":"""#);
         let known = body(
-            r#""output" : {"b":null,"a":[1, "\u00e9"]},"status":"completed","bulk_id":"b","api_key":"k","inputs":{}"#,
+            r#""output" : {"b":null,"a":[1, "\u00e9"]},"status":"completed","bulk_id":"b","api_key":"k","inputs":{"Api_Key":"k"}"#,
         );
         let Ok(Verdict::Confirmed(found)) = verdict(&completed, &known) else { panic!("{known}") };
         let text = String::from_utf8_lossy(&found.body);
         assert!(
             text.contains("inputs") && !text.contains("\"k\""),
-            "the version of the API, without the key"
+            "the version of the API, without the keys at any depth"
         );
         for (fields, different) in [
             (r#""status":"failed""#, "status"),

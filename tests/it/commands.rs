@@ -119,7 +119,7 @@ async fn commands_print_the_data_of_the_read_api() {
     }
     let steps = run(&receiver, &["failures", "--by", "step"]).stdout;
     assert!(
-        steps.lines().nth(1).unwrap().starts_with("     1  w         d     unknown  too large  "),
+        steps.lines().nth(1).unwrap().starts_with("     1  w         d     invalid_user_input  too large  "),
         "{steps}"
     );
 }

@@ -216,7 +216,8 @@ async fn an_execution_shows_its_results_steps_inputs_conflicts_and_payload() {
         assert!(html.contains(part), "{part}\n{html}");
     }
     assert!(!html.contains("src=\"https://elsewhere"), "other hosts are links");
-    assert!(html.find("id=\"conflicts\"") < html.find("id=\"results\""), "{html}");
+    let place = |section| html.find(section).unwrap_or_else(|| panic!("{section}: {html}"));
+    assert!(place("id=\"conflicts\"") < place("id=\"results\""), "{html}");
     let text = text(&html);
     for part in [
         "kling-v2",
@@ -660,7 +661,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     let html = page(&receiver, "/bulks/b").await;
     let shown = text(&html);
     for part in [
-        "1 of 3 accepted, 2 of 5 inputs rejected",
+        "1 of 3 received, 2 of 5 inputs rejected",
         "2 missing",
         "no &lt;prompt&gt; (inputs 3, 5)",
         "Set eachlabs.api_key",

@@ -295,7 +295,10 @@ async fn commands_register_responses_and_say_why_a_bulk_is_incomplete() {
             &["bulks", "set-size", "b", "7"][..],
             "the response of bulk-trigger is registered for bulk \"b\": 3 executions",
         ),
-        (&["bulks", "set-size", "mistyped", "7"], "set its size with --force"),
+        (
+            &["bulks", "set-size", "mistyped", "7"],
+            "no execution of bulk \"mistyped\" is recorded. If the identifier is right, use --force",
+        ),
         (&["bulks", "set-size", "mistyped", "--unset"], "unknown bulk \"mistyped\""),
         (&["register", "absent"], "absent: No such file"),
     ] {

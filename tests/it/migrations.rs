@@ -40,11 +40,11 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "c98466f80db04914c3497a0b6c569ef5c93e6b6893f39ed8bccbe4f2c871391a49899d376c41c0c6c1c5aa2ab5b5c079",
+        "c5047465449afaf1a40d1545e77f0d8d389328647e7ae7643ec06aca8dc748a54c66700a8630fc80a2c42dc2281a12fd",
     ),
     (
         "0007_expected.sql",
-        "bcaec186ef3d6cf56171a406731a94a0d4e8588c3998f2884fba137c7e9c839f945e33785a93519439079b24730d793f",
+        "7dfbc7e0a3572fb66b973c2fb333469fdfd817e450c39fae9e9f3cdbc30acca9dbebe8c7849068057536d93db2f713a2",
     ),
     (
         "0008_reconcile.sql",

@@ -149,6 +149,7 @@ async fn the_pages_of_the_console_use_indexes() {
         // Looks the word up as an identifier first.
         ("/executions?q=unknown", "executions_workflow_id"),
         ("/executions/e7", "executions_pkey"),
+        ("/executions?fetched=1", "executions_fetched"),
         ("/bulks", "bulks_first_received_at"),
         ("/bulks/b7", "executions_bulk_id"),
         ("/bulks/b7?show=failures", "executions_bulk_id"),

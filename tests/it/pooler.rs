@@ -182,6 +182,8 @@ async fn a_restart_of_the_pooler_loses_nothing() {
         post_to_both(&receivers, 0..EXECUTIONS / 3).await;
         let ((), ()) =
             tokio::join!(post_to_both(&receivers, EXECUTIONS / 3..EXECUTIONS / 3 * 2), bouncer.restart());
+        // The first recording creates the schema.
+        receivers[0].wait_until_recorded().await;
         get_json(&receivers[0], "/api/v1/executions").await;
         bouncer.restart().await;
         post_to_both(&receivers, EXECUTIONS / 3 * 2..EXECUTIONS).await;

@@ -180,7 +180,7 @@ async fn a_configured_secret_in_the_url_is_not_recorded() {
     let [previous, current] = SECRETS;
     let secret = format!("webhook_secret={current}&ref=x-{previous}&sent=another_token_1234&access_token=1");
     accept(&receiver, &format!("token={TOKEN}&order=5&{secret}"), &execution("e", "completed")).await;
-    let row = receiver.row("SELECT reference, to_jsonb(e)::text AS row FROM executions AS e").await;
+    let row = receiver.row("SELECT reference FROM executions").await;
     assert_eq!(row["reference"], json!({ "order": "5" }));
     let unread = format!("{}?token={TOKEN}&{secret}", receiver.url);
     assert_eq!(receiver.client.post(unread).body("{}").send().await.unwrap().status(), 422);

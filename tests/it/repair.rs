@@ -50,7 +50,9 @@ async fn degraded_executions_are_repaired_once_postgresql_accepts_them() {
     end_fault_on(&receiver, "executions").await;
     let (text, code) = command(&receiver, &["repair", "bad1", "absent"]);
     assert!(
-        code == Some(0) && text.contains("bad1: repaired") && text.contains("absent: there is no execution"),
+        code == Some(0)
+            && text.contains("bad1: repaired")
+            && text.contains("absent: no execution or prediction with this identifier has payload_bytes"),
         "{text}"
     );
     let (text, code) = command(&receiver, &["repair", "--all"]);

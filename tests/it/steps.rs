@@ -156,6 +156,7 @@ const CAUSES: [(&str, &[&str]); 10] = [
             "The task took too long",
             "Prediction exceeded maximum time",
             "ReadTimeout",
+            "Prediction error: Read timed out while generating image",
             "504 Gateway Timeout",
             "Step 'generate_image' failed: Model timeout after 30s",
         ],
@@ -178,6 +179,10 @@ const CAUSES: [(&str, &[&str]); 10] = [
             "Failed to download image from https://a.b/429.png",
             "Error downloading video from the given URL: 404",
             "timeout must be a number",
+            "Invalid parameter: timeout_seconds",
+            "timeout_seconds must be at most 600",
+            "timeouts must be positive",
+            "Failed to load the image",
             "Invalid image: unsupported format",
             "INPUT_DOWNLOAD_ERROR",
             "Image could not be downloaded",
@@ -195,6 +200,7 @@ const CAUSES: [(&str, &[&str]); 10] = [
     (
         "provider_auth",
         &[
+            "Error: access denied to video generation API",
             "PERMISSION_DENIED",
             "invalid_api_key",
             "Access denied",
@@ -227,6 +233,8 @@ const CAUSES: [(&str, &[&str]); 10] = [
     (
         "provider_unavailable",
         &[
+            "Failed to open connection to video service: connection refused",
+            "Server overloaded: queue too long",
             "overloaded_error",
             "The server is busy, try again later",
             "No capacity available in this region",

@@ -15,13 +15,11 @@ SELECT
     seconds_since_last,
     matches AS "matches!",
     n = $5 AS "is_last_scanned!",
-    -- The view overdue_executions without the status of the executions: settled is set some seconds after the end. coalesce,
-    -- ORDER BY and LIMIT make PostgreSQL read the executions of each bulk by one index, up to the first overdue one.
+    -- The view overdue_executions without the status of the executions: settled is set some seconds after the end.
     complete IS FALSE AND rejected IS NOT NULL AND coalesce((
         SELECT true FROM expected_executions AS x
-        WHERE x.bulk_id = scanned.bulk_id AND NOT coalesce(x.settled, true) AND x.execution_id IS NOT NULL
-            AND x.due_at <= now()
-        ORDER BY x.position
+        WHERE x.bulk_id = scanned.bulk_id AND NOT x.settled AND x.execution_id IS NOT NULL AND x.due_at <= now()
+        ORDER BY x.due_at
         LIMIT 1
     ), false) AS "has_overdue!"
 FROM (

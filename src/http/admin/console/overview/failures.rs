@@ -61,7 +61,7 @@ fn part(data: &Data, period: Period, groups: &[&Group], rows: usize, unread: i64
     let (shown, others) = groups.split_at(groups.len().min(rows));
     let others = unread + others.iter().map(|group| group.failed).sum::<i64>();
     let mut classes: BTreeMap<&str, i64> = BTreeMap::new();
-    for group in shown {
+    for group in groups {
         *classes.entry(&group.failure_class).or_default() += group.failed;
     }
     let mut shown = shown.to_vec();
@@ -80,7 +80,12 @@ fn part(data: &Data, period: Period, groups: &[&Group], rows: usize, unread: i64
                 }
             }
         }
-        @if others > 0 { p.note.soft { small { "and " (count(others)) " in other causes" } } }
+        @if others > 0 {
+            p.note.soft { small {
+                "and " (count(others)) " in other causes"
+                @if unread > 0 { ", including predictions" }
+            } }
+        }
     }
 }
 
