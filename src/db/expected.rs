@@ -21,7 +21,7 @@ pub(crate) struct Registered {
     pub(crate) expected: usize,
     /// How many inputs were rejected. They have no execution.
     pub(crate) rejected: usize,
-    /// False if the same response was already registered. Nothing was changed then.
+    /// False if the same response was already registered. Then only a size that was set by hand is replaced.
     pub(crate) is_new: bool,
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum RegistrationConflict {
 
 impl DbConnection {
     /// Registers a response, sets the expected number of its bulk, and completes the bulk if all its executions have
-    /// ended. A repeated call changes nothing. Executions become overdue after `overdue_after`.
+    /// ended. A repeated call only replaces a size that was set by hand. Executions become overdue after `overdue_after`.
     pub(crate) async fn register(
         &mut self,
         triggered: &Triggered,

@@ -22,6 +22,8 @@ use crate::verification::UnverifiedLimit;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `reconciled-until` is written while webhooks are accepted.
 const STORE_INTERVAL: Duration = Duration::from_secs(10);
+/// Minimum time between two comparisons.
+const MIN_PAUSE: Duration = Duration::from_secs(10);
 /// A comparison begins this much before the gap: the sender's clock may differ, and its retries of earlier webhooks may
 /// have failed.
 const MARGIN: Duration = Duration::from_mins(5);
@@ -167,8 +169,9 @@ impl Background {
         }
     }
 
-    /// Returns once webhooks are accepted after a gap.
+    /// Returns once webhooks are accepted after a gap, at the earliest after [`MIN_PAUSE`]: anyone can cause a 503.
     async fn until_gap(&self) {
+        sleep(MIN_PAUSE).await;
         let is_over = || {
             let gap = self.gap.state();
             gap.since.is_some() && !gap.is_growing

@@ -14,7 +14,7 @@
 //! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
 //! | succeeds | one delivery | it is stuck |
 //!
-//! A stuck delivery is retried alone (`retry.rs`) and occupies no worker. Each further failure while the canary succeeds
+//! A stuck delivery is retried alone or, once another one has succeeded, in a group (`retry.rs`), and occupies no worker. Each further failure while the canary succeeds
 //! is one strike against the delivery. [`StuckEntry::strike`](super::stuck::StuckEntry::strike) defines how many strikes
 //! it takes until the delivery is degraded by one step ([`RecordItem::degrade`]); then the count starts again. A failed
 //! canary resets the strikes. Contention ([`DbError::is_contention`]) is no strike: the delivery waits. The kind of error

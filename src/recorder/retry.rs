@@ -107,7 +107,7 @@ impl Recorder {
     }
 
     /// Retries groups of stuck deliveries that were not retried yet, until a group fails or none is left. A failed group
-    /// blames no delivery: its deliveries are retried alone next.
+    /// blames no delivery: as many deliveries are then retried alone.
     async fn retry_groups(
         &self,
         reader: &SharedReader,

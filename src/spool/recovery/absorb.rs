@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::copy::{Copier, CopyResult};
+use super::salvage::SalvagePlan;
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::SpoolError;
@@ -47,6 +48,17 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
         let aside = set_aside()?;
         metrics.spool_salvaged(0, 1);
         tracing::error!(aside = %aside.display(), "a file of rescued deliveries is empty, and its write-ahead log is not: the log is set aside");
+        return Ok(());
+    }
+    // SQLite would delete the part of a log behind a damaged frame.
+    if let Some(plan) = SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))? {
+        let aside = set_aside()?;
+        metrics.spool_salvaged(0, 1);
+        tracing::error!(
+            aside = %aside.display(),
+            "a spool to be added is damaged and is set aside: {}. To record its deliveries, start a receiver whose spool.dir contains it as spool.db",
+            plan.cause()
+        );
         return Ok(());
     }
     let from = schema::connect(rescued)?;

@@ -41,6 +41,11 @@ impl SalvagePlan {
         Self { cause, spools: &[&[Source::Both, Source::Database]] }
     }
 
+    /// What is damaged.
+    pub(super) fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// Examines the files before SQLite opens them. `None` when SQLite reads them correctly.
     pub(in crate::spool) fn examine(path: &Path, database: &File) -> io::Result<Option<Self>> {
         let Some(log) = open_log(path)? else { return Ok(None) };
