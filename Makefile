@@ -3,6 +3,8 @@
 
 # rustup's cargo takes precedence over a system cargo that is too old for Cargo.toml.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
+# Tests mostly wait for processes: two for each core.
+TEST_THREADS := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 # These targets start their own PostgreSQL and ignore DATABASE_URL.
 test torture siege screenshots check sqlx bench bench-growth bench-compare: export DATABASE_URL :=
 
@@ -20,7 +22,7 @@ demo: tools ## start a receiver with separate data, and a stand-in for each::lab
 	@target/quick/sender-stand-in demo target/quick/workflow-receiver
 
 test: tools proxies browser ## run all tests, with a private PostgreSQL
-	cargo test --locked --workspace
+	RUST_TEST_THREADS=$(or $(RUST_TEST_THREADS),$(TEST_THREADS)) cargo test --locked --workspace
 
 torture: tools ## inject each fault 100 times (TORTURE_TIMES) under load, then check that no delivery was lost
 	TORTURE_TIMES=$(or $(TORTURE_TIMES),100) cargo test --locked --test it torture -- --nocapture

@@ -26,7 +26,8 @@ pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     replaced(body, &values)
 }
 
-/// A fetched body with `null` as the value of each of [`SECRETS`], at any depth; `None` if it has none. All other bytes stay.
+/// A fetched or quarantined body with `null` as the value of each of [`SECRETS`], at any depth; `None` if it has none. All
+/// other bytes stay.
 /// A body that is not JSON is cleaned up to the error: it is not stored.
 pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
     let text = super::text(body).ok()?;

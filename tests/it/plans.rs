@@ -223,10 +223,11 @@ async fn no_query_scans_a_whole_table() {
             all.extend(scans(&mut connection, &sent.query).await);
         }
         assert!(!all.iter().any(|scan| scan.starts_with("Seq Scan")), "{path}\n{all:#?}");
-        assert!(
-            all.iter().any(|scan| scan.ends_with(&format!(" by {index}"))),
-            "{path}: not by {index}\n{all:#?}"
-        );
+        // The two indexes with the same rows.
+        let unsettled = ["expected_executions_unsettled", "expected_executions_unsettled_of_bulk"];
+        let indexes = if unsettled.contains(&index) { &unsettled[..] } else { &[index] };
+        let is_used = |index: &&str| all.iter().any(|scan| scan.ends_with(&format!(" by {index}")));
+        assert!(indexes.iter().any(is_used), "{path}: not by {index}\n{all:#?}");
     }
     let whole = scans(&mut connection, "SELECT * FROM executions").await;
     assert_eq!(whole, ["Seq Scan on executions"], "a sequential scan is recognised");

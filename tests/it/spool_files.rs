@@ -283,6 +283,45 @@ async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_withou
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_that_appears_in_the_directory_is_set_aside_whole_and_a_receiver_can_record_it() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let (spool, volume) = (dir.path().join("spool"), dir.path().join("volume"));
+    let process = start(dir.path());
+    for n in 0..10 {
+        post_until_accepted(&process, &format!("volume-{n}")).await;
+    }
+    process.kill();
+    fs::rename(&spool, &volume).unwrap();
+    let log = volume.join("spool.db-wal");
+    let mut damaged = fs::read(&log).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0xff;
+    fs::write(&log, &damaged).unwrap();
+
+    let process = start_recording(dir.path(), &database);
+    post_until_accepted(&process, "before").await;
+    until_drained(&process).await;
+    fs::rename(&spool, spool.with_extension("underneath")).unwrap();
+    fs::rename(&volume, &spool).unwrap();
+    post_until_accepted(&process, "after").await;
+    until_rows(&database, "SELECT FROM executions", 2).await;
+    until(async || names(&spool, "damaged").len() == 2).await;
+    process.terminate();
+
+    let other = dir.path().join("other/spool");
+    fs::create_dir_all(&other).unwrap();
+    for (name, new_name) in names(&spool, "damaged").iter().zip(["spool.db", "spool.db-wal"]) {
+        fs::rename(spool.join(name), other.join(new_name)).unwrap();
+    }
+    assert!(fs::read(other.join("spool.db-wal")).unwrap() == damaged, "the log is unchanged");
+    let process = start_recording(other.parent().unwrap(), &database);
+    // The damaged frame can contain the newest version of one delivery.
+    let recorded = "SELECT execution_id FROM executions WHERE execution_id LIKE 'volume-%'";
+    until(async || rows(&database, recorded).await.len() >= 9).await;
+    process.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_directory_cannot_be_created_webhooks_are_answered_503_and_then_rescued() {
     let receiver = TestReceiver::start_on(no_database(), fast_retries).await;
     for body in numbered_executions(10) {

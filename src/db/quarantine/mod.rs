@@ -245,7 +245,7 @@ async fn delete(
            END)::text AS "entry!""#,
         id,
         entry.deliveries,
-        api_key::remove(&entry.body)
+        api_key::remove_at_any_depth(&entry.body)
     );
     delete.fetch_optional(transaction).await
 }

@@ -201,7 +201,7 @@ fn start_of(bytes: Vec<u8>) -> String {
 
 /// The body without API keys: an earlier version stored them.
 pub(in crate::db) fn without_key(body: Vec<u8>) -> Vec<u8> {
-    api_key::remove(&body).unwrap_or(body)
+    api_key::remove_at_any_depth(&body).unwrap_or(body)
 }
 
 /// Reads the first characters of the bodies of a page, by the number of the entry. Invalid UTF-8 is replaced.

@@ -155,9 +155,10 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
         }
         // Not stored, because the sender's API cannot confirm a body without a valid execution.
         Err(error @ InvalidPayload::Field { .. }) if is_unverified => Err(Problem::NotAnExecution(error)),
-        // The recorder puts the delivery into quarantine.
+        // The recorder puts the delivery into quarantine. In a body of another form, a key can be at any depth.
         Err(error @ InvalidPayload::Field { .. }) => {
-            enqueue(state, delivery, memory, trace).await?;
+            let body = api_key::remove_at_any_depth(&body).map_or_else(|| body.clone(), Bytes::from);
+            enqueue(state, Delivery { body, ..delivery }, memory, trace).await?;
             Err(Problem::NotAnExecution(error))
         }
         Err(error) => Err(Problem::NotAnObject(error)),
