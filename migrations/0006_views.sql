@@ -56,7 +56,7 @@ BEGIN
         ELSIF value ~ '\m((fetch|download|retrieve|decode)(ing)?\M (?!.{0,20}\m(outputs?|results?|models?|weights)\M).{0,30}|(load|access|open|read)(ing)? ((the|your|an?|given|input|source|reference) )*)\m(urls?|images?|videos?|audios?|files?|media|https?://)'
             AND value ~ '\m(fail\w*|unable|not|cannot|can''t|couldn''t|errors?)\M' THEN
             RETURN 'invalid_user_input';
-        ELSIF value ~ '(time ?out\w*|timed ?out)\M(?! (must|should|parameter|value|seconds?|ms|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete) (with)?in)\M' THEN
+        ELSIF value ~ '(time ?out\w*|timed ?out)\M(?! (must|should|parameter|value|seconds?|ms|is (invalid|required)))|\m(deadline ?exceeded|took too long|exceed\w* (the )?((max\w*|execution|time) )+(time|limit)|did not (finish|complete|answer|respond) (with)?in)\M' THEN
             RETURN 'execution_timeout';
         ELSIF value ~ '\m(rate ?limit\w*|too many (concurrent )?(requests|jobs|predictions|executions)|(exceed\w*|insufficient|over|out of) ((your|the|current|api|daily|monthly) )*quota|quota (\w+ ){0,2}(exceeded|exhausted|reached)|resource ((has|have) been )?exhausted|(was|been|is|request|requests|being) throttled|throttling\w*|concurrency limit|requests per (minute|second))\M' THEN
             RETURN 'provider_rate_limit';

@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "c5047465449afaf1a40d1545e77f0d8d389328647e7ae7643ec06aca8dc748a54c66700a8630fc80a2c42dc2281a12fd",
+        "fb94ef768084485a84247cecaf2982496d439c94711fa3996711116c48b83172cd69df3cd8d569fdc60aa35c8269be33",
     ),
     (
         "0007_expected.sql",

@@ -154,6 +154,7 @@ const CAUSES: [(&str, &[&str]); 10] = [
         &[
             "connect ETIMEDOUT 10.0.0.1:443",
             "The task took too long",
+            "The model did not answer within 300 seconds",
             "Prediction exceeded maximum time",
             "ReadTimeout",
             "Prediction error: Read timed out while generating image",
