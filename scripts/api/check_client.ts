@@ -113,6 +113,7 @@ const calls: Record<OperationId, () => Promise<unknown>> = {
     lines(await ok(client.GET("/api/v1/export/executions", { params: { query }, parseAs: "text" })));
   },
   export_results: async () => lines(await ok(client.GET("/api/v1/export/results", { parseAs: "text" }))),
+  export_predictions: async () => lines(await ok(client.GET("/api/v1/export/predictions", { parseAs: "text" }))),
   // The receiver has no eachlabs.api_key.
   reconcile: () => problem(409, client.POST("/api/v1/reconcile", { params: { query: { since: "1h" } }, parseAs: "text" })),
   receive_webhook: () => ok(webhook({ execution_id: 67890, workflow_id: "w", status: "completed" })),
