@@ -259,23 +259,40 @@ async fn an_older_log_written_over_the_open_log_loses_no_later_delivery() {
     assert_eq!(receiver.row(others).await["count"], 80);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_without_a_restart() {
-    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let (spool, volume) = (dir.path().join("spool"), dir.path().join("volume"));
-    let process = start(dir.path());
+/// A spool with the acknowledged deliveries `volume-0` to `volume-9`. Returns its directory, which is not mounted.
+async fn volume_with_ten_deliveries(dir: &Path) -> PathBuf {
+    let process = start(dir);
     for n in 0..10 {
         post_until_accepted(&process, &format!("volume-{n}")).await;
     }
     process.kill();
-    // The receiver starts before the volume is mounted.
-    fs::rename(&spool, &volume).unwrap();
-    let process = start_recording(dir.path(), &database);
+    let volume = dir.join("volume");
+    fs::rename(dir.join("spool"), &volume).unwrap();
+    volume
+}
+
+/// A receiver that records `before`, whose directory is then replaced by `volume`, and that acknowledges `after`.
+async fn start_before_the_volume_is_mounted(
+    dir: &Path,
+    database: &PgConnectOptions,
+    volume: &Path,
+) -> Process {
+    let process = start_recording(dir, database);
     post_until_accepted(&process, "before").await;
     until_drained(&process).await;
+    let spool = dir.join("spool");
     fs::rename(&spool, spool.with_extension("underneath")).unwrap();
-    fs::rename(&volume, &spool).unwrap();
+    fs::rename(volume, &spool).unwrap();
     post_until_accepted(&process, "after").await;
+    process
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_without_a_restart() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let spool = dir.path().join("spool");
+    let volume = volume_with_ten_deliveries(dir.path()).await;
+    let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
     until_rows(&database, "SELECT FROM executions", 12).await;
     assert_eq!(names(&spool, "foreign"), [""; 0]);
     assert_eq!(names(&spool, "rescued"), [""; 0]);
@@ -285,25 +302,15 @@ async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_withou
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_that_appears_in_the_directory_is_set_aside_whole_and_a_receiver_can_record_it() {
     let (dir, database) = (TempDir::new().unwrap(), new_database().await);
-    let (spool, volume) = (dir.path().join("spool"), dir.path().join("volume"));
-    let process = start(dir.path());
-    for n in 0..10 {
-        post_until_accepted(&process, &format!("volume-{n}")).await;
-    }
-    process.kill();
-    fs::rename(&spool, &volume).unwrap();
+    let spool = dir.path().join("spool");
+    let volume = volume_with_ten_deliveries(dir.path()).await;
     let log = volume.join("spool.db-wal");
     let mut damaged = fs::read(&log).unwrap();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0xff;
     fs::write(&log, &damaged).unwrap();
 
-    let process = start_recording(dir.path(), &database);
-    post_until_accepted(&process, "before").await;
-    until_drained(&process).await;
-    fs::rename(&spool, spool.with_extension("underneath")).unwrap();
-    fs::rename(&volume, &spool).unwrap();
-    post_until_accepted(&process, "after").await;
+    let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
     until_rows(&database, "SELECT FROM executions", 2).await;
     until(async || names(&spool, "damaged").len() == 2).await;
     process.terminate();
