@@ -58,17 +58,22 @@ fn agree(parsed: &Result<Execution, InvalidPayload>, json: &str, value: &Value) 
     };
     let id = |field: &str| text(field).or_else(|| integer(field));
     let sent = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
-    let prediction_id = match (sent("exec_id"), sent("input") || sent("metrics")) {
-        _ if sent("execution_id") || sent("workflow_id") => None,
-        (true, _) => Some("exec_id"),
-        (false, true) if sent("id") => Some("id"),
-        _ => None,
+    // An empty text counts as missing.
+    let usable = |field: &str| sent(field) && value[field] != "";
+    let prediction_id = if usable("execution_id") || usable("workflow_id") {
+        let has_no_flow = value.get("flow_id").is_some() && !usable("flow_id");
+        let of_workflow = usable("workflow_id") || sent("step_outputs") || sent("step_results");
+        (usable("execution_id") && has_no_flow && !of_workflow).then_some("execution_id")
+    } else if usable("exec_id") {
+        Some("exec_id")
+    } else {
+        (usable("id") && (sent("input") || sent("metrics"))).then_some("id")
     };
     let expected = || {
         if let Some(field) = prediction_id {
             return Some((Kind::Prediction, id(field)?, id("flow_id"), text("status")?));
         }
-        let workflow = if sent("workflow_id") { "workflow_id" } else { "flow_id" };
+        let workflow = if usable("workflow_id") { "workflow_id" } else { "flow_id" };
         Some((Kind::Workflow, id("execution_id")?, Some(id(workflow)?), text("status")?))
     };
     let found =
