@@ -17,6 +17,7 @@
 //!
 //! # Other parts
 //!
+//! - [`program`] reads the arguments of the process and runs a command of `cli` or the receiver.
 //! - [`server`] builds the parts and stops them in the order above; [`config`] reads the settings, [`credentials`] the
 //!   secrets, which can change while the receiver runs. [`shutdown`] handles signals.
 //! - `http/admin` serves health, metrics, the API and the console, with the queries in `db/queries`.
@@ -45,6 +46,10 @@ mod http_client;
 pub mod logging;
 mod memory;
 mod metrics;
+#[cfg(feature = "embedded-postgres")]
+mod private_database;
+pub mod program;
+mod receive;
 mod reconcile;
 mod recorder;
 mod retention;

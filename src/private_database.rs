@@ -9,12 +9,12 @@ use private_postgres::{Cluster, Postgres};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use workflow_receiver::cli::CommandError;
-use workflow_receiver::config::Settings;
-use workflow_receiver::db;
-use workflow_receiver::shutdown::Shutdown;
 
-use super::receive;
+use crate::cli::CommandError;
+use crate::config::Settings;
+use crate::db;
+use crate::receive::receive;
+use crate::shutdown::Shutdown;
 
 /// The receiver waits this long for PostgreSQL, and then starts without PostgreSQL.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
