@@ -8,8 +8,8 @@
 --   DATABASE_URL=postgres://workflow_receiver:…@host/name RECEIVER__DATABASE__MIGRATE=false workflow-receiver
 --
 -- With `psql -v retention=on -f docs/roles.sql …`, the receiver may also delete executions, predictions, bulks, expected executions,
--- conflicts and changes. retention.executions, retention.conflicts, retention.changes and `quarantine undo` need this privilege.
--- Without `-v retention=on`, the file revokes it.
+-- conflicts and changes. retention.executions, retention.conflicts, retention.changes, `quarantine undo`, and `bulks set-size
+-- --unset` for a bulk without executions need this privilege. Without `-v retention=on`, the file revokes it.
 --
 -- An existing schema of another role is transferred to workflow_receiver_owner.
 \set ON_ERROR_STOP on

@@ -64,7 +64,7 @@ enum Command {
     /// Trigger several executions through the API of each::labs, and register the bulk
     #[command(after_long_help = cli::examples::BULK_TRIGGER)]
     BulkTrigger(cli::trigger::BulkTrigger),
-    /// Write all executions, results or bulks as JSON Lines, CSV or URLs
+    /// Write all executions, predictions, results or bulks as JSON Lines or CSV, or the URLs of results
     #[command(after_long_help = cli::examples::EXPORT)]
     Export(cli::export::ExportArgs),
     /// Print changes of executions and bulks as they are recorded
@@ -79,7 +79,7 @@ enum Command {
     /// List webhooks that contradict a recorded execution, newest first
     #[command(after_long_help = cli::examples::CONFLICTS)]
     Conflicts(cli::conflicts::Conflicts),
-    /// List, show, retry or delete webhooks that could not be recorded
+    /// List, show, record or delete webhooks that could not be recorded, or undo a retry
     #[command(subcommand, after_long_help = cli::examples::QUARANTINE)]
     Quarantine(cli::quarantine::Quarantine),
     /// Fill in columns that PostgreSQL refused earlier, from payload_bytes

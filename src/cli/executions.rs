@@ -20,7 +20,7 @@ use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 #[derive(Debug, Args)]
 pub struct Executions {
     /// Show this execution with its steps, results and conflicts
-    #[arg(value_name = "EXECUTION", conflicts_with_all = ["status", "cause", "scope", "period"])]
+    #[arg(value_name = "EXECUTION", conflicts_with_all = ["status", "cause", "reference", "scope", "period"])]
     id: Option<String>,
     #[command(flatten)]
     list: ListArgs<Filter>,

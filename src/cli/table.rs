@@ -136,7 +136,8 @@ impl<T> Table<T> {
         cells.map(|(width, _)| width).sum::<usize>() + GAP.len() * shown.saturating_sub(1)
     }
 
-    /// Whether lines with these widths are wider than the terminal, and a column of prose was narrowed.
+    /// Whether lines with these widths are wider than the terminal. Never for a table without a column of prose: its lines are
+    /// printed as they are.
     fn is_too_narrow(&self, widths: &[usize]) -> bool {
         let has_prose = self.columns.iter().any(|column| column.kind == Kind::Prose);
         has_prose && self.limit.is_some_and(|limit| self.line_width(widths) > limit)

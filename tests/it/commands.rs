@@ -443,6 +443,7 @@ fn invalid_arguments_are_errors_that_name_valid_ones() {
         (&["executions", "--limit", "5", "--all"], "cannot be used with"),
         (&["executions", "e", "--status", "failed"], "cannot be used with"),
         (&["executions", "e", "--since", "1h"], "cannot be used with"),
+        (&["executions", "e", "--reference", "order=1234"], "cannot be used with"),
         (&["executions", "--status", ""], "a value is required"),
         (&["bulks", "b", "--complete", "no"], "cannot be used with"),
         (&["bulks", "--complete", "perhaps"], "yes, no, unknown"),

@@ -131,6 +131,10 @@ async fn the_receiver_runs_with_least_privileges_and_operators_can_only_read() {
         );
         assert_eq!(code, Some(0), "{id}: {text}");
     }
+    let mut unset_size = program(dir.path());
+    unset_size.args(["bulks", "set-size", "b", "--unset", "--force"]);
+    let (text, code) = run_to_end(unset_size.env("DATABASE_URL", of("workflow_receiver")));
+    assert_eq!(code, Some(0), "the size of a bulk with executions is removed, and the bulk stays: {text}");
     pruning_needs_a_privilege_of_its_own(&database).await;
     let counts = "SELECT (SELECT count(*) FROM executions) AS executions, (SELECT count(*) FROM bulks) AS bulks,
         (SELECT count(*) FROM execution_conflicts) AS conflicts, (SELECT count(*) FROM quarantine) AS quarantine";

@@ -29,7 +29,8 @@ pub struct Retry {
     /// Also record executions whose bulk_id or output the mapping does not read
     #[arg(long)]
     force: bool,
-    /// Retry all entries answered 200 (executions that PostgreSQL refused), except damaged ones
+    /// Retry all entries answered 200 (PostgreSQL refused them), except damaged ones and unsigned webhooks that were not
+    /// confirmed
     #[arg(long, conflicts_with = "ids")]
     acknowledged: bool,
     #[arg(long = "map", value_name = "FIELD=SOURCE", value_parser = parse_pair, help = help_of_map())]
