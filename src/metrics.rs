@@ -120,7 +120,7 @@ metrics! {
     quarantine_dropped: Counter,
         "Deliveries answered 422, and unsigned ones that each::labs did not confirm, that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
-        "Quarantine entries that were answered 200, by the latest count in PostgreSQL";
+        "Quarantine entries that were answered 200, except unsigned ones that each::labs did not confirm, by the latest count in PostgreSQL";
     pruned: Family<KindLabel, Counter>,
         "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, expected, bulks, conflicts, prediction_conflicts, quarantine, quarantine_retries, changes (in batches)";
     prune_failing: Gauge,

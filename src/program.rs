@@ -192,7 +192,7 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
         Command::Quarantine(quarantine) => quarantine.run(&settings()?).await,
         Command::SendTest(send) => send.run(&settings()?).await,
         Command::Config(ConfigCommand::Show) => {
-            print_line(Settings::show(arguments.config.as_deref())?.trim_end());
+            print_line(Settings::load_as_toml(arguments.config.as_deref())?.trim_end());
             Ok(())
         }
         Command::Repair(repair) => repair.run(&cli::database(&settings()?)?).await,

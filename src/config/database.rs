@@ -13,7 +13,7 @@ impl Database {
     /// `None` if no URL is set.
     ///
     /// # Errors
-    /// [`SettingsError::NotAllowed`] without the URL: it may contain a password.
+    /// [`SettingsError::NotAllowed`]. Its text does not contain the URL, which may contain a password.
     pub fn servers(&self) -> Result<Option<DatabaseServers>, SettingsError> {
         Ok(self.parsed()?.map(|parsed| parsed.servers))
     }

@@ -242,7 +242,7 @@ const HARMLESS: &[&str] = &[
     "statement_cache_size",
 ];
 
-/// Parameters with the value that the receiver uses in any case.
+/// Parameters with a value that the receiver fulfils in any case.
 const HARMLESS_VALUES: &[(&str, &str)] = &[
     ("channel_binding", "disable"),
     ("channel_binding", "prefer"),

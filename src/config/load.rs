@@ -12,7 +12,7 @@ use super::secrets::{Sources, create_token, read_file, read_list, read_one};
 use super::{DEFAULTS, Settings};
 
 impl Settings {
-    /// Reads the defaults, then `PORT`, then `file`, then the environment, and checks the result.
+    /// Reads the defaults, then `PORT`, then `file`, then the environment, with `DATABASE_URL` last, and checks the result.
     ///
     /// # Errors
     /// [`SettingsError`] for a file that cannot be read, an unknown key, or an invalid value.
@@ -99,7 +99,7 @@ impl Settings {
     }
 }
 
-/// The merged values: the defaults, then `PORT`, then `file`, then the environment of this process.
+/// The merged values: the defaults, then `PORT`, then `file`, then the environment of this process, with `DATABASE_URL` last.
 pub(super) fn layers_in_force(file: Option<&Path>) -> Result<Config, SettingsError> {
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     layers(file, Environment::default(), variable("DATABASE_URL"), variable("PORT"))

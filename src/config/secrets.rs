@@ -152,7 +152,7 @@ pub(super) fn read_one(key: &str, file: &Path, secret: &mut Secret) -> Result<()
     Ok(())
 }
 
-/// 43 of 62 characters: 256 bits.
+/// Each of the 62 possible characters has 5.95 bits, so a token has 256.
 const RANDOM_TOKEN_LENGTH: usize = 43;
 
 pub(crate) fn random_token() -> String {

@@ -56,7 +56,7 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::load`].
-    pub fn show(file: Option<&Path>) -> Result<String, SettingsError> {
+    pub fn load_as_toml(file: Option<&Path>) -> Result<String, SettingsError> {
         let [settings, default_settings] = [Self::load(file)?, Self::defaults()]
             .map(|settings| serde_json::to_value(settings).unwrap_or_default());
         let (in_force, defaults) = (layers_in_force(file)?, default_layer()?);
@@ -92,7 +92,7 @@ fn toml_value(layers: &Config, section: &str, name: &str, setting: &Value) -> St
             format!("[{}]", items.join(", "))
         }
         // In the environment, every value is a text.
-        ValueKind::String(text) if text.parse::<f64>().is_ok() || text == "true" || text == "false" => text,
+        ValueKind::String(text) if setting.is_number() || setting.is_boolean() => text,
         ValueKind::String(text) => quoted(&text),
         other => other.to_string(),
     }
@@ -116,6 +116,15 @@ fn text(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::config::{Secret, Secrets};
+
+    #[test]
+    fn only_numbers_and_booleans_have_no_quotation_marks_in_toml() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "[http]\nmax_requests = \"7\"\n[traces]\nservice_name = \"7e1\"\n").unwrap();
+        let text = Settings::load_as_toml(Some(file.path())).unwrap();
+        assert!(text.contains("\nmax_requests = 7 # default: 2048\n"), "{text}");
+        assert!(text.contains("\nservice_name = \"7e1\" # default: "), "{text}");
+    }
 
     #[test]
     fn every_setting_is_shown_and_no_secret() {

@@ -1,10 +1,11 @@
 //! The API of `each::labs`: trigger workflows, read executions and the delivery log.
 //!
-//! Both generations of its paths are supported. Responses are not trusted: their size is limited, unknown and unusable
-//! fields are ignored, and fields that contain secrets are never read.
+//! Both generations of its paths are supported. Responses are not trusted: their size is limited, and a value of another type
+//! counts as missing. A body can contain secrets: callers remove them before they store it (`execution/api_key.rs`).
 
 mod client;
 mod error;
+mod list_position;
 mod own_url;
 mod rate;
 mod responses;
@@ -12,5 +13,6 @@ mod retry;
 
 pub(crate) use client::Client;
 pub(crate) use error::ApiError;
+pub(crate) use list_position::ListPosition;
 pub(crate) use own_url::OwnUrl;
 pub(crate) use responses::{ExecutionRow, LoggedDelivery, Page};

@@ -9,8 +9,8 @@ use time::format_description::well_known::Rfc2822;
 
 /// The number of times that a request is sent, unless the client sends each once.
 pub(super) const MAX_ATTEMPTS: u32 = 8;
-/// The limit of the pause is this time, doubled with each attempt, up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// After attempt n, the pause is at most this time multiplied by 2^n, and at most [`MAX_PAUSE`].
+const BASE_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// A longer `Retry-After` is shortened to this pause.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
@@ -18,7 +18,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 /// The pause before attempt `attempt` + 1: random, between half of a limit and the limit, so that receivers do not retry at
 /// the same time.
 pub(super) fn backoff(attempt: u32) -> Duration {
-    let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
+    let longest = BASE_PAUSE.saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
     longest.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
@@ -54,6 +54,6 @@ mod tests {
         for attempt in 0..40 {
             assert!(backoff(attempt) <= MAX_PAUSE);
         }
-        assert!(backoff(0) <= FIRST_PAUSE && backoff(30) >= MAX_PAUSE / 2);
+        assert!(backoff(0) <= BASE_PAUSE && backoff(30) >= MAX_PAUSE / 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Counts quarantined webhooks that were answered 200.
+//! Counts quarantined webhooks that were answered 200, except unsigned ones that `each::labs` did not confirm.
 //!
 //! The command line removes entries in another process, so the count is repeated: soon after a webhook was quarantined, and
 //! otherwise every 15 s. Each count reads the whole table, so a slow count is repeated less often.
@@ -22,7 +22,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(200);
 /// The pause after a count is this many times as long as the count took.
 const PAUSE_FACTOR: u32 = 100;
 
-/// The number of quarantined webhooks that were answered 200.
+/// The number of these webhooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
     Counted(i64),

@@ -297,6 +297,8 @@ mod tests {
         let problem =
             "3 unsigned webhooks are not verified yet, the oldest for 240 s: each::labs answered HTTP 500";
         assert_eq!(problems, [problem]);
+        let (_, _, problems) = verification(1, LIMIT * 2, false);
+        assert!(problems[0].starts_with("1 unsigned webhook is not verified yet"), "{problems:?}");
         let (state, status, problems) = verification(3, LIMIT / 2, true);
         assert_eq!((state, status), ("full", "degraded"));
         assert!(problems[0].contains("answered 503"), "{problems:?}");

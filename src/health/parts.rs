@@ -21,7 +21,7 @@ pub(crate) struct Parts {
     pub(crate) database: DatabaseHealth,
     /// Whether the deliveries on disk are recorded in PostgreSQL.
     pub(crate) recording: RecordingHealth,
-    /// Webhooks that were answered 200 and are not in `executions`.
+    /// Webhooks that were answered 200 and are in quarantine, except unsigned ones that `each::labs` did not confirm.
     pub(crate) quarantine: QuarantineHealth,
     /// The removal of old rows.
     pub(crate) retention: RetentionHealth,
@@ -88,11 +88,11 @@ impl RecordingHealth {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct QuarantineHealth {
-    /// `ok`: no quarantined webhook was answered 200; `acknowledged`: some were; `unknown`: PostgreSQL has not answered.
+    /// `ok`: there is none; `acknowledged`: there are some; `unknown`: PostgreSQL has not answered.
     pub(crate) state: &'static str,
     /// The state in a sentence.
     pub(crate) detail: String,
-    /// Quarantined webhooks that were answered 200; null if unknown.
+    /// Their number; null if unknown.
     pub(crate) acknowledged: Option<i64>,
 }
 
@@ -153,7 +153,7 @@ impl Measurements {
     /// Why the spool's writer cannot write a delivery now.
     fn unwritable(&self) -> Option<String> {
         let SpoolStatus { unwritable, rejecting, .. } = self.spool;
-        // A rescue may take longer than a write.
+        // Copying the deliveries into a new file may take longer than a write.
         let stalled = self.stalled.filter(|_| unwritable != Some(Unwritable::FilesChanged));
         let stalled = stalled
             .map(|time| format!("the disk of spool.dir has not completed a write for {} s", time.as_secs()));
@@ -275,6 +275,7 @@ impl Measurements {
         let why = failing.as_ref().or_else(|| usage?.last_error.as_ref());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let seconds = age.unwrap_or_default().as_secs();
+        let are = counted(waiting, "unsigned webhook is", "unsigned webhooks are");
         let (state, detail) = if *is_full {
             let detail = format!(
                 "unsigned webhooks are answered 503: those that wait for their verification reach verification.max_rows or \
@@ -282,16 +283,12 @@ impl Measurements {
             );
             ("full", detail)
         } else if waiting > 0 && !has_key {
-            let detail = format!(
-                "{waiting} unsigned webhooks were answered 200 and are not verified: set eachlabs.api_key"
-            );
-            ("waiting", detail)
+            let were = counted(waiting, "unsigned webhook was", "unsigned webhooks were");
+            ("waiting", format!("{were} answered 200 and not verified: set eachlabs.api_key"))
         } else if age.is_some_and(|age| age > self.stalled_after) {
-            let detail =
-                format!("{waiting} unsigned webhooks are not verified yet, the oldest for {seconds} s{why}");
-            ("waiting", detail)
+            ("waiting", format!("{are} not verified yet, the oldest for {seconds} s{why}"))
         } else if waiting > 0 {
-            ("ok", format!("{waiting} unsigned webhooks are not verified yet, the oldest for {seconds} s"))
+            ("ok", format!("{are} not verified yet, the oldest for {seconds} s"))
         } else if !is_on {
             ("off", "unsigned webhooks are not verified (auth.verify_unsigned)".to_owned())
         } else if usage.is_none() {

@@ -27,7 +27,7 @@ const MIN_PAUSE: Duration = Duration::from_secs(10);
 /// A comparison begins this much before the gap: the sender's clock may differ, and its retries of earlier webhooks may
 /// have failed.
 const MARGIN: Duration = Duration::from_mins(5);
-/// Maximum running and maximum overdue executions of a round.
+/// How many running executions, and how many overdue ones, are requested at most in a round.
 const ROUND: i64 = 500;
 
 pub(crate) struct Background {
@@ -119,8 +119,8 @@ impl Background {
         }
     }
 
-    /// Increases when a webhook is answered 503, for any reason: it may be lost. An unsigned one over the limit is counted
-    /// again before its answer.
+    /// Increases with each webhook that is answered 503, for any reason, because it may be lost. An unsigned webhook over the
+    /// limit of waiting ones is counted twice: when it is rejected, and when it is answered.
     fn rejected(&self) -> u64 {
         self.reconciler.metrics.answered_503() + self.unverified.rejected()
     }
@@ -142,11 +142,11 @@ impl Background {
     async fn reconcile(&self) {
         let mut recording = self.recording.clone();
         let mut failing = false;
-        let mut doubt = None;
+        let mut none_found_at = None;
         // The channel closes only when the process ends.
         while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
             let result = match self.close_gap().await {
-                Ok(()) => self.check_due(&mut doubt).await,
+                Ok(()) => self.check_due(&mut none_found_at).await,
                 error => error,
             };
             let metrics = &self.reconciler.metrics;
@@ -198,16 +198,17 @@ impl Background {
         Ok(())
     }
 
-    /// Requests executions that should have ended. While nothing is due, [`ReconcileError::NoExecutions`] of an earlier call
-    /// (`doubt`) is returned again, until its executions are due again.
-    async fn check_due(&self, doubt: &mut Option<Instant>) -> Result<(), ReconcileError> {
+    /// Requests executions that should have ended. `none_found_at` is the time of the latest
+    /// [`ReconcileError::NoExecutions`]. This error is returned again while nothing is due, for up to `reconcile.running_after`:
+    /// then the same executions are due again.
+    async fn check_due(&self, none_found_at: &mut Option<Instant>) -> Result<(), ReconcileError> {
         let due = self.due().await?;
         if due.is_empty() {
-            let is_recent = doubt.is_some_and(|at| at.elapsed() < self.settings.running_after);
+            let is_recent = none_found_at.is_some_and(|at| at.elapsed() < self.settings.running_after);
             return if is_recent { Err(ReconcileError::NoExecutions) } else { Ok(()) };
         }
         let (counts, result) = self.reconciler.run(&Scope::Executions(due), false, None).await;
-        *doubt = matches!(result, Err(ReconcileError::NoExecutions)).then(Instant::now);
+        *none_found_at = matches!(result, Err(ReconcileError::NoExecutions)).then(Instant::now);
         result?;
         log(&counts, "executions that should have ended were requested");
         Ok(())

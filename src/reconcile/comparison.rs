@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
-use super::events::{Counts, Event, Result as Outcome};
+use super::events::{CheckResult, Counts, Event};
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::{Delivery, FetchSource, RejectReason};
 use crate::execution::{Execution, Kind, api_key, status};
@@ -104,7 +104,7 @@ impl<'r> Comparison<'r> {
     pub(super) async fn append(&mut self, ended: Ended) -> Result<(), ReconcileError> {
         let Ended { execution_id, body, source, reference } = ended;
         if self.dry_run {
-            self.report(execution_id, Outcome::Missing).await;
+            self.report(execution_id, CheckResult::Missing).await;
             return Ok(());
         }
         let delivery = Delivery {
@@ -122,13 +122,13 @@ impl<'r> Comparison<'r> {
             let memory = self.reconciler.memory.permit(true, &Arc::new(Notify::new()));
             match self.reconciler.spool.append(delivery.clone(), memory).await {
                 Ok(()) => break,
-                Err(reason @ RejectReason::ShuttingDown) => return Err(reason.into()),
+                Err(RejectReason::ShuttingDown) => return Err(ReconcileError::Stopping),
                 Err(_) => sleep(APPEND_RETRY_PAUSE).await,
             }
         }
         self.reconciler.metrics.fetched(source);
         tracing::debug!(%execution_id, source = source.as_str(), "fetched");
-        self.report(execution_id, Outcome::Fetched).await;
+        self.report(execution_id, CheckResult::Fetched).await;
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl<'r> Comparison<'r> {
     pub(super) async fn checked(
         &mut self,
         execution_id: String,
-        result: Outcome,
+        result: CheckResult,
         absent: bool,
     ) -> Result<(), ReconcileError> {
         if !self.dry_run {
@@ -147,7 +147,7 @@ impl<'r> Comparison<'r> {
         Ok(())
     }
 
-    pub(super) async fn report(&mut self, execution_id: String, result: Outcome) {
+    pub(super) async fn report(&mut self, execution_id: String, result: CheckResult) {
         self.counts.add(result);
         self.send(Event::Execution { execution_id, result }).await;
     }

@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime};
 use super::comparison::{Comparison, Fetched};
 use super::reconciler::{PageCount, ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, ListPosition, LoggedDelivery, Page};
 
 /// Rows of the largest page of the API.
 pub(super) const PAGE: usize = 100;
@@ -29,18 +29,15 @@ impl Comparison<'_> {
     }
 
     async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let (mut offset, mut limit, mut pages) = (0, PAGE, PageCount::default());
+        let (mut at, mut pages) = (ListPosition::new(PAGE), PageCount::default());
         loop {
             pages.next()?;
-            let page = match self.reconciler.client.deliveries(offset, limit).await {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
+            let page = match self.reconciler.client.deliveries(at.offset, at.limit).await {
                 Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("an entry of the delivery log is skipped: {error}");
-                    (offset, limit) = (offset + 1, PAGE);
-                    self.counts.unusable += 1;
+                    if at.shrink() {
+                        tracing::warn!("an entry of the delivery log is skipped: {error}");
+                        self.counts.unusable += 1;
+                    }
                     continue;
                 }
                 page => page?,
@@ -70,7 +67,7 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            (offset, limit) = (offset + size, PAGE);
+            at.advance(size);
         }
     }
 }

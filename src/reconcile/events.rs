@@ -9,7 +9,7 @@ pub(crate) enum Event {
     /// Another run is active. The run begins after its end.
     Waiting,
     /// An execution that is not recorded with a terminal status.
-    Execution { execution_id: String, result: Result },
+    Execution { execution_id: String, result: CheckResult },
     /// The counts so far.
     Progress(Counts),
     /// The run has ended.
@@ -26,7 +26,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum Result {
+pub(crate) enum CheckResult {
     /// Appended to the spool.
     Fetched,
     /// The run has `dry_run`. Without it, the execution would be fetched.
@@ -62,13 +62,13 @@ impl Counts {
         self.other_urls > 0 && self.checked == 0 && self.unusable == 0
     }
 
-    pub(super) fn add(&mut self, result: Result) {
+    pub(super) fn add(&mut self, result: CheckResult) {
         *match result {
-            Result::Fetched => &mut self.fetched,
-            Result::Missing => &mut self.missing,
-            Result::Running => &mut self.running,
-            Result::Absent => &mut self.absent,
-            Result::Unusable => &mut self.unusable,
+            CheckResult::Fetched => &mut self.fetched,
+            CheckResult::Missing => &mut self.missing,
+            CheckResult::Running => &mut self.running,
+            CheckResult::Absent => &mut self.absent,
+            CheckResult::Unusable => &mut self.unusable,
         } += 1;
     }
 }

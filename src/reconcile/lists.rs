@@ -6,14 +6,14 @@ use time::{Duration, OffsetDateTime};
 
 use super::comparison::{Comparison, Fetched};
 use super::delivery_log::{PAGE, is_older_than};
-use super::events::Result as Outcome;
+use super::events::CheckResult;
 use super::reconciler::{PageCount, ReconcileError};
 use super::single::CONCURRENT;
 use crate::db::DbConnection;
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, ExecutionRow, Page};
+use crate::eachlabs::{ApiError, ExecutionRow, ListPosition, Page};
 
-/// A workflow is known if one of its executions was recorded since this time before the begin of the compared time.
+/// A workflow is known if one of its executions was recorded in the compared period, or in this time before the period.
 const KNOWN_BEFORE: Duration = Duration::days(30);
 
 impl Comparison<'_> {
@@ -64,19 +64,16 @@ impl Comparison<'_> {
         since: Option<OffsetDateTime>,
     ) -> Result<(), ReconcileError> {
         let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (mut offset, mut limit, mut filter, mut pages) = (0, PAGE, bulk, PageCount::default());
+        let (mut at, mut filter, mut pages) = (ListPosition::new(PAGE), bulk, PageCount::default());
         loop {
             pages.next()?;
-            let page = self.reconciler.client.executions(workflow, filter, offset, limit).await;
+            let page = self.reconciler.client.executions(workflow, filter, at.offset, at.limit).await;
             let page = match page {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
                 Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("a row in the list of a workflow's executions is skipped: {error}");
-                    (offset, limit) = (offset + 1, PAGE);
-                    self.counts.unusable += 1;
+                    if at.shrink() {
+                        tracing::warn!("a row in the list of a workflow's executions is skipped: {error}");
+                        self.counts.unusable += 1;
+                    }
                     continue;
                 }
                 // The API accepts only a UUID as the filter. Without a filter, the rows are filtered here.
@@ -99,7 +96,7 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            (offset, limit) = (offset + size, PAGE);
+            at.advance(size);
         }
     }
 
@@ -121,9 +118,9 @@ impl Comparison<'_> {
             };
             match fetched {
                 Fetched::Ended(ended) => self.append(ended).await?,
-                Fetched::Running => self.report(execution_id, Outcome::Running).await,
+                Fetched::Running => self.report(execution_id, CheckResult::Running).await,
                 Fetched::Absent | Fetched::Unusable => {
-                    self.report(execution_id, Outcome::Unusable).await;
+                    self.report(execution_id, CheckResult::Unusable).await;
                 }
             }
         }

@@ -8,7 +8,6 @@ use tokio::time::timeout;
 
 use crate::credentials::Credentials;
 use crate::db::{ConnectionPool, DbError};
-use crate::delivery::RejectReason;
 use crate::eachlabs::{ApiError, Client, OwnUrl};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
@@ -83,12 +82,5 @@ impl Reconciler {
         let last_seq = self.spool_status.borrow().last_seq;
         let mut acked = self.acked.clone();
         let _ = timeout(RECORD_TIMEOUT, acked.wait_for(|acked| *acked >= last_seq)).await;
-    }
-}
-
-impl From<RejectReason> for ReconcileError {
-    /// After any other reason, the append is tried again.
-    fn from(_: RejectReason) -> Self {
-        Self::Stopping
     }
 }

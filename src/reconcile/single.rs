@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, stream};
 
 use super::comparison::{Comparison, Fetched};
-use super::events::Result as Outcome;
+use super::events::CheckResult;
 use super::reconciler::{ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
 use crate::eachlabs::ApiError;
@@ -27,9 +27,9 @@ impl Comparison<'_> {
             while let Some((fetched, id)) = fetched.next().await {
                 match fetched? {
                     Fetched::Ended(ended) => self.append(ended).await?,
-                    Fetched::Running => self.checked(id, Outcome::Running, false).await?,
+                    Fetched::Running => self.checked(id, CheckResult::Running, false).await?,
                     Fetched::Absent => absent.push(id),
-                    Fetched::Unusable => self.checked(id, Outcome::Unusable, false).await?,
+                    Fetched::Unusable => self.checked(id, CheckResult::Unusable, false).await?,
                 }
             }
             self.progress().await;
@@ -38,7 +38,7 @@ impl Comparison<'_> {
         // so that the next interval requests other executions.
         let is_doubtful = requested > 1 && absent.len() == requested;
         for id in absent {
-            self.checked(id, Outcome::Absent, !is_doubtful).await?;
+            self.checked(id, CheckResult::Absent, !is_doubtful).await?;
         }
         self.progress().await;
         if is_doubtful { Err(ReconcileError::NoExecutions) } else { Ok(()) }

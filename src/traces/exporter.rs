@@ -107,7 +107,7 @@ impl Exporter {
         (SpanQueue { spans: sender, metrics: metrics.clone() }, exporter)
     }
 
-    /// Sends spans until `stop`, and then the queued ones until the collector fails.
+    /// Sends spans until `stop`. Then sends the queued ones, without retries.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let batch = self.next_batch(&stop).await;
@@ -124,7 +124,13 @@ impl Exporter {
         let receive = async {
             self.spans.recv_many(&mut batch, BATCH_SPANS).await;
             let more = async {
-                while batch.len() < BATCH_SPANS && self.spans.recv_many(&mut batch, BATCH_SPANS).await > 0 {}
+                let mut free = BATCH_SPANS - batch.len();
+                while free > 0 {
+                    match self.spans.recv_many(&mut batch, free).await {
+                        0 => break,
+                        received => free -= received,
+                    }
+                }
             };
             let _ = timeout(LINGER, more).await;
         };
@@ -132,7 +138,8 @@ impl Exporter {
             () = receive => {}
             () = stop.cancelled() => {
                 self.spans.close();
-                self.spans.recv_many(&mut batch, BATCH_SPANS).await;
+                let free = BATCH_SPANS - batch.len();
+                self.spans.recv_many(&mut batch, free).await;
             }
         }
         batch

@@ -29,7 +29,7 @@ pub(super) enum Verdict {
         reason: String,
         api_body: Bytes,
     },
-    /// The API cannot confirm this body, also later.
+    /// The API can never confirm this body.
     Impossible {
         reason: String,
     },
@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 /// An execution or a prediction of the API.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// In the form of a webhook; in a verdict without secrets.
+    /// In the form of a webhook. In a [`Verdict`], secrets are removed.
     pub(super) body: Bytes,
     /// From the URL of the webhook in the delivery log.
     pub(super) reference: Option<String>,
@@ -108,7 +108,7 @@ impl Checker {
         };
         let logged = self.client.usable_delivery(execution_id).await?;
         let reference = logged.as_ref().and_then(|logged| self.reference(own_url, logged));
-        // An entry that is not terminal can be an earlier webhook's.
+        // An entry whose status is not terminal can be that of an earlier webhook.
         let has_ended = |logged: &LoggedDelivery| {
             Execution::parse(&logged.body).is_ok_and(|e| status::is_terminal(&e.status))
         };

@@ -12,13 +12,15 @@ pub(crate) struct UnverifiedLimit {
     state: Mutex<State>,
 }
 
-/// The sum of the three sizes is an upper bound: a delivery of the last two may already be counted in the table. At each
-/// measurement by which the earlier ones are recorded, they are left out, and the later ones become the earlier ones.
+/// The limits apply to the sum of the three sizes. A delivery can be counted twice: in the table, and in `earlier` or `later`.
 #[derive(Debug, Default)]
 struct State {
     /// In `unverified_deliveries`, by the latest measurement.
     table: Size,
+    /// Admitted deliveries that may not be in the table yet. When a measurement finds all of them recorded, `later` replaces
+    /// them.
     earlier: Size,
+    /// The deliveries that were admitted after `earlier` was last replaced.
     later: Size,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,

@@ -38,7 +38,7 @@ impl UnverifiedMeter {
     /// Runs until the recorder has ended.
     pub(crate) async fn run(self) {
         let mut recording = self.recording.clone();
-        // The last of the deliveries that the limit counts as earlier ones.
+        // The last delivery that the limit counts as `earlier`.
         let mut last_earlier = self.spool.borrow().last_seq;
         let interval = if self.status.borrow().is_on { INTERVAL } else { INTERVAL_OFF };
         while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {

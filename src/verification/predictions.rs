@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use time::{Duration, OffsetDateTime};
 use tokio::sync::Mutex;
 
-use crate::eachlabs::{ApiError, Client, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, Client, ListPosition, LoggedDelivery, Page};
 use crate::execution::{Execution, Kind};
 
-/// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
+/// Rows of a page of the delivery log, and the number of requests of a search.
 const PAGE: usize = 50;
-const MAX_PAGES: usize = 20;
+const MAX_REQUESTS: usize = 20;
 /// An entry of the log that is older than the webhook by more than this belongs to another webhook. The clocks of the sender
 /// and of the receiver may differ by less.
 const LOG_MARGIN: Duration = Duration::minutes(5);
@@ -27,13 +27,14 @@ pub(crate) struct PredictionSearch {
     latest: Mutex<Option<Search>>,
 }
 
-/// The predictions in the pages that a search has read.
+/// The predictions in the entries that a search has read.
 #[derive(Debug)]
 struct Search {
     begun_at: OffsetDateTime,
     ended_at: OffsetDateTime,
     prediction_ids: HashSet<String>,
-    /// Entries that were created later were read. The epoch if a search reads no further entries.
+    /// The search has read all entries of the log that were created after this time. The epoch if it has read the whole log, or has
+    /// sent [`MAX_REQUESTS`] requests: another search would not read more.
     read_until: OffsetDateTime,
 }
 
@@ -68,11 +69,11 @@ impl PredictionSearch {
         let begun_at = OffsetDateTime::now_utc();
         let mut prediction_ids = HashSet::new();
         let (mut found, mut read_until) = (None, OffsetDateTime::UNIX_EPOCH);
-        let (mut offset, mut limit) = (0, PAGE);
-        for _ in 0..MAX_PAGES {
-            let Page { rows, size, is_last } = match self.client.deliveries(offset, limit).await {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
+        let mut at = ListPosition::new(PAGE);
+        for _ in 0..MAX_REQUESTS {
+            let Page { rows, size, is_last } = match self.client.deliveries(at.offset, at.limit).await {
+                Err(ApiError::TooLarge { .. }) => {
+                    at.shrink();
                     continue;
                 }
                 page => page?,
@@ -92,7 +93,7 @@ impl PredictionSearch {
                 read_until = last_at.unwrap_or(begun_at);
                 break;
             }
-            offset += size;
+            at.advance(size);
         }
         let ended_at = OffsetDateTime::now_utc();
         *latest = Some(Search { begun_at, ended_at, prediction_ids, read_until });

@@ -64,7 +64,7 @@ fn same_fields(delivered: &str, known: &str, depth: usize) -> bool {
         let Some(known) = position(known, value) else { return false };
         fields.push(Field { name, known: known.get(), delivered: None });
     }
-    // The last one of several fields with the same name is the first one of them.
+    // Of several fields with the same name, the last one in the text is sorted to the front, and stays.
     fields.sort_unstable_by(|one, other| by_name(one.name, other.name).then(other.known.cmp(&one.known)));
     fields.dedup_by(|later, first| by_name(later.name, first.name).is_eq());
 

@@ -260,7 +260,7 @@ impl Verifier {
     fn api_failed(&self, run: &Run, row: &Unverified, error: &ApiError) {
         if run.api.failed(row.unverified_id) {
             self.set_failing(Some(error.to_string()));
-            // The peers choose the identifiers, and a proxy before the API can reject some of them.
+            // Peers can cause such failures: they choose the identifiers, and a proxy before the API may reject some of them.
             let Some(times) = run.failures.count() else { return };
             run.has_logged_failure.store(true, Ordering::Relaxed);
             if run.api.answers_others() {

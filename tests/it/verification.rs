@@ -176,6 +176,19 @@ async fn an_unsigned_prediction_is_verified_with_the_delivery_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_the_delivery_log_that_is_too_large_hides_no_prediction() {
+    // Responses of up to 1 MiB and 2 KiB are accepted.
+    let (stand_in, receiver) = verifying(|settings| settings.http.max_body_bytes = 1 << 10).await;
+    let genuine = stand_in.predict("http://elsewhere.example/");
+    let large = json!({ "text": "x".repeat(2 << 20) });
+    stand_in.end(&stand_in.begin(&trigger("w", "http://127.0.0.1:1/", large)));
+    receiver.accept(&genuine).await;
+    until_verified(&receiver).await;
+    let row = receiver.row("SELECT prediction_id, authenticated_by FROM predictions").await;
+    assert_eq!(row, json!({ "prediction_id": genuine["exec_id"], "authenticated_by": "callback" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accepted() {
     let (_stand_in, receiver) = verifying(|settings| {
         settings.auth.secret_header = true;

@@ -115,7 +115,7 @@ pub(super) async fn list_expected(State(api): ApiState, uri: Uri) -> JsonResult<
 )]
 pub(super) async fn register_expected(State(api): ApiState, request: Request) -> JsonResult<Registered> {
     Parameters::of(request.uri()).finish()?;
-    // A web page can send JSON to another origin only after a preflight request, which is answered 405.
+    // A web page can send JSON to another origin only after a preflight request, which is answered 401 or 405.
     if !is_json(request.headers()) {
         return Err(Problem::NotJsonType);
     }

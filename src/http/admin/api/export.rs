@@ -1,4 +1,4 @@
-//! `/api/v1/export/…`: a whole list as JSON Lines or CSV. A page is read when the client has read the one before.
+//! `/api/v1/export/…`: a whole list as JSON Lines, CSV or URLs. A page is read when the client has read the one before.
 
 use std::sync::Arc;
 

@@ -41,7 +41,8 @@ impl Params {
         self.get(name).filter(|value| identifier::is_valid(value)).map(str::to_owned)
     }
 
-    /// The URL of this page with other values; `None` removes a parameter. The other page begins at its first row.
+    /// The URL of this page with other values; `None` removes a parameter. Without a new `cursor`, the list begins at its first
+    /// row.
     pub(super) fn with(&self, changes: &[(&str, Option<&str>)]) -> String {
         let is_changed = |name: &str| name == "cursor" || changes.iter().any(|(changed, _)| *changed == name);
         let kept = self.pairs.iter().filter(|(name, _)| !is_changed(name));

@@ -114,8 +114,8 @@ fn group_card(
             h2 #group { (with_code(reason)) }
             p.soft { (plural(entries, "entry", "entries")) }
             div.actions {
-                @if let Some(newest) = page.items.first() {
-                    a.button.primary href=(format!("/quarantine/{}", newest.quarantine_id)) { "Map the newest entry" }
+                @if let Some(first) = page.items.first() {
+                    a.button.primary href=(format!("/quarantine/{}", first.quarantine_id)) { "Map the first entry" }
                 }
                 (form::action(operator, "/quarantine/retry", "", html! {
                     input type="hidden" name="reason" value=(reason);

@@ -16,8 +16,8 @@ use crate::http::webhook::{WEBHOOK_PATH, handler};
 #[openapi(
     info(
         title = "workflow-receiver",
-        description = "Read access to recorded workflow executions and registration of expected ones (admin port), and the endpoint for their webhooks \
-                       (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
+        description = "Read access to recorded workflow executions, registration of expected ones and fetching of missed ones (admin \
+                       port), and the endpoint for their webhooks (public port). Lists with pages are newest first. The `next` of a page is the `cursor` of the \
                        following page. Items that exist when the first page is read are neither skipped nor repeated.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
@@ -68,10 +68,13 @@ fn add_security_schemes(document: &mut Document) {
     let key = ApiKeyValue::with_description::<&str>;
     let header = |name, description| SecurityScheme::ApiKey(ApiKey::Header(key(name, description)));
     let components = document.components.get_or_insert_default();
-    components.add_security_scheme("token", http(HttpAuthScheme::Bearer, "admin.token, if it is set"));
+    components.add_security_scheme(
+        "token",
+        http(HttpAuthScheme::Bearer, "A token of admin.token or admin.tokens, if one is set"),
+    );
     components.add_security_scheme(
         "password",
-        http(HttpAuthScheme::Basic, "admin.token as the password, with any user name (for browsers)"),
+        http(HttpAuthScheme::Basic, "The token as the password, with any user name"),
     );
     components.add_security_scheme(
         "signature",

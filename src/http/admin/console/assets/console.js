@@ -91,6 +91,18 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "g") event.preventDefault();
 });
 
+// A page of the change feed; undefined if it cannot be read, because the receiver restarts or the network is away. The next
+// poll tries again.
+const changesAfter = async (after) => {
+  try {
+    const limit = after === "latest" ? 1 : 1000;
+    const answer = await fetch(`/api/v1/changes?after=${after}&limit=${limit}`, { headers: { accept: "application/json" } });
+    return answer.ok ? await answer.json() : undefined;
+  } catch {
+    return undefined;
+  }
+};
+
 // New rows: an element with data-new-rows shows the number of executions that changed since the page was opened, and links
 // to the page. The list does not move. data-status, data-workflow and data-bulk count only matching changes.
 for (const notice of all("[data-new-rows]")) {
@@ -98,22 +110,16 @@ for (const notice of all("[data-new-rows]")) {
   let after = "latest";
   const seen = new Set();
   const classes = { completed: ["completed", "succeeded", "success"] };
-  const hasEnded = ["completed", "succeeded", "success", "failed", "cancelled"];
-  const hasStatus = (given) => (status === "running" ? !hasEnded.includes(given) : (classes[status] ?? [status]).includes(given));
+  const terminal = [...classes.completed, "failed", "cancelled"];
+  const hasStatus = (given) => (status === "running" ? !terminal.includes(given) : (classes[status] ?? [status]).includes(given));
   const matches = (change) => (!status || hasStatus(change.status))
     && (!workflow || change.workflow_id === workflow) && (!bulk || change.bulk_id === bulk);
   const poll = async () => {
     if (document.hidden || seen.size > 999) return;
-    try {
-      const limit = after === "latest" ? 1 : 1000;
-      const answer = await fetch(`/api/v1/changes?after=${after}&limit=${limit}`, { headers: { accept: "application/json" } });
-      if (!answer.ok) return;
-      const page = await answer.json();
-      after = page.next_after;
-      for (const change of page.items) if (change.execution_id && matches(change)) seen.add(change.execution_id);
-    } catch {
-      return; // The receiver restarts, or the network is away: the next poll tries again.
-    }
+    const page = await changesAfter(after);
+    if (!page) return;
+    after = page.next_after;
+    for (const change of page.items) if (change.execution_id && matches(change)) seen.add(change.execution_id);
     if (!seen.size) return;
     notice.hidden = false;
     notice.textContent = seen.size > 999 ? "More than 999 new or changed: show" : `${seen.size} new or changed: show`;

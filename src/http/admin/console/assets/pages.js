@@ -20,7 +20,7 @@ if (live.length) {
   let after = "latest";
   const refresh = async () => {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (!answer.ok) return;
+    if (!answer.ok) return false;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     const parts = new Map(all("[data-live]", fresh).map((part) => [part.dataset.live, part]));
     for (const part of all("[data-live]")) {
@@ -29,20 +29,17 @@ if (live.length) {
       if (other && other.innerHTML !== part.innerHTML) part.replaceChildren(...other.childNodes);
     }
     updateTimes();
+    return true;
   };
   const poll = async () => {
     if (document.hidden) return;
-    try {
-      const first = after === "latest";
-      const answer = await fetch(`/api/v1/changes?after=${after}&limit=${first ? 1 : 1000}`, { headers: { accept: "application/json" } });
-      if (!answer.ok) return;
-      const page = await answer.json();
-      after = page.next_after;
-      // The first poll starts at the latest change, which can be newer than the page.
-      if (first || document.querySelector("[data-pending]") || page.items.some((change) => !bulk || change.bulk_id === bulk)) await refresh();
-    } catch {
-      return; // The receiver restarts, or the network is away: the next poll tries again.
-    }
+    const first = after === "latest";
+    const page = await changesAfter(after);
+    if (!page) return;
+    // The first poll starts at the latest change, which can be newer than the page.
+    const isStale = first || document.querySelector("[data-pending]") || page.items.some((change) => !bulk || change.bulk_id === bulk);
+    if (isStale && !await refresh().catch(() => false)) return; // The next poll tries again.
+    after = page.next_after;
   };
   poll();
   setInterval(poll, 3000);

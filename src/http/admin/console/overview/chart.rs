@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_at_the_start_of_their_columns() {
+    fn each_label_covers_the_same_number_of_columns() {
         assert_eq!([0, 7, 24, 30, 60].map(tick_step), [1, 1, 3, 5, 10]);
     }
 

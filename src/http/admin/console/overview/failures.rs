@@ -55,8 +55,8 @@ pub(super) fn predictions(data: &Data, period: Period) -> Markup {
     }
 }
 
-/// The largest groups, those with the same class below each other, and the number of failures in the others. `unread`
-/// failures are in further groups.
+/// The first `rows` groups, ordered by class, and the number of failures in the other groups, including `unread` failures of
+/// groups that were not read.
 fn part(data: &Data, period: Period, groups: &[&Group], rows: usize, unread: i64) -> Markup {
     let (shown, others) = groups.split_at(groups.len().min(rows));
     let others = unread + others.iter().map(|group| group.failed).sum::<i64>();

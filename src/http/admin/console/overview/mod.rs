@@ -32,8 +32,8 @@ use crate::http::problem::Problem;
 
 /// Time limit for the data of PostgreSQL. After it, the page shows the state of the receiver alone.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
-/// Workflows.
-const ROWS: i64 = 8;
+/// Workflows in the table.
+const MAX_WORKFLOWS: i64 = 8;
 /// Groups of failures that are read.
 const GROUPS: i64 = 100;
 /// A cause is new if it did not occur in this time before the period.
@@ -88,7 +88,7 @@ impl Period {
 /// What the page shows of PostgreSQL.
 struct Data {
     overview: Overview,
-    /// Not all executions of the period are counted: those since this time are.
+    /// If the period has too many executions to count: only those after this time are counted.
     counted_since: Option<OffsetDateTime>,
     failures: Failures,
     earlier_failures: Failures,
@@ -134,7 +134,7 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
         ..FailureQuery::default()
     };
     let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
-    let workflows = Workflows { days: period.days(), order: Order::Cost, limit: ROWS };
+    let workflows = Workflows { days: period.days(), order: Order::Cost, limit: MAX_WORKFLOWS };
     let latest = Executions { page: PageRequest { limit: 1, after: None }, ..Executions::default() };
     let (recent, earlier, workflows, attention, any) = tokio::join!(
         console.run(&recent),
