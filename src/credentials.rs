@@ -44,7 +44,7 @@ pub(crate) struct Current {
     generation: u64,
     pub(crate) authenticator: Authenticator,
     pub(crate) admin_tokens: AdminTokens,
-    webhook_secrets: Vec<SecretString>,
+    sender_secrets: Vec<SecretString>,
 }
 
 impl Current {
@@ -53,13 +53,13 @@ impl Current {
         // The settings are checked, so the tokens are valid.
         let admin_tokens = AdminTokens::new(&settings.admin.named_tokens().unwrap_or_default());
         let auth = &settings.auth;
-        let webhook_secrets = auth.webhook_secrets.0.iter().chain(&auth.url_tokens.0).cloned().collect();
-        Arc::new(Self { generation, authenticator, admin_tokens, webhook_secrets })
+        let sender_secrets = auth.webhook_secrets.0.iter().chain(&auth.url_tokens.0).cloned().collect();
+        Arc::new(Self { generation, authenticator, admin_tokens, sender_secrets })
     }
 
     /// The webhook secrets and URL tokens in plain text, to keep them out of references.
-    pub(crate) fn webhook_secrets(&self) -> impl Iterator<Item = &str> {
-        self.webhook_secrets.iter().map(ExposeSecret::expose_secret)
+    pub(crate) fn sender_secrets(&self) -> impl Iterator<Item = &str> {
+        self.sender_secrets.iter().map(ExposeSecret::expose_secret)
     }
 }
 
@@ -141,7 +141,7 @@ impl Credentials {
         loop {
             tokio::select! {
                 () = sighup.notified() => self.reload(ReloadReason::Sighup).await,
-                () = self.database.refused.notified() => if self.from_files { self.refresh().await },
+                () = self.database.login_rejected.notified() => if self.from_files { self.refresh().await },
             }
         }
     }
@@ -172,7 +172,10 @@ impl Credentials {
     }
 
     fn apply(&self, settings: &mut Settings, new: Settings) -> Result<(), ReloadError> {
-        if settings.auth.is_configured() && !new.auth.is_configured() {
+        // All other settings stay as they were at the start, such as `auth.verify_unsigned`.
+        let Auth { webhook_secrets, url_tokens, .. } = new.auth;
+        let auth = Auth { webhook_secrets, url_tokens, ..settings.auth.clone() };
+        if settings.auth.is_configured() && !auth.is_configured() {
             return Err(ReloadError::Unauthenticated("auth.webhook_secrets and auth.url_tokens"));
         }
         if settings.admin.has_tokens() && !new.admin.has_tokens() {
@@ -187,10 +190,9 @@ impl Credentials {
             self.database.set(new.database.servers()?.ok_or(ReloadError::NoDatabase)?);
             settings.database.url = new.database.url;
         }
-        let secrets_changed = !settings.auth.webhook_secrets.same_as(&new.auth.webhook_secrets);
-        let tokens_changed = !settings.auth.url_tokens.same_as(&new.auth.url_tokens);
-        settings.auth.webhook_secrets = new.auth.webhook_secrets;
-        settings.auth.url_tokens = new.auth.url_tokens;
+        let secrets_changed = !settings.auth.webhook_secrets.same_as(&auth.webhook_secrets);
+        let tokens_changed = !settings.auth.url_tokens.same_as(&auth.url_tokens);
+        settings.auth = auth;
         settings.admin.token = new.admin.token;
         settings.admin.tokens = new.admin.tokens;
         settings.sources = new.sources;

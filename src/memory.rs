@@ -3,8 +3,9 @@
 //! The first [`FREE_BYTES_PER_BODY`] of each body are not counted: large bodies never block small ones, and small
 //! bodies need no lock. A larger body reserves memory before it is stored. A body of a verified sender reserves its whole
 //! size. Other bodies reserve in steps as their bytes arrive (a signature covers the body, so it is checked last). So an
-//! unverified sender reserves much memory only if it sends much. Unverified bodies can reserve only a part of the budget.
-//! The rest is left for senders that are verified by the request's head.
+//! unverified sender reserves much memory only if it sends much. Unverified bodies can reserve only half of the budget.
+//! The rest is left for senders that are verified by the request's head. (Exception: of a body larger than a quarter of the
+//! budget, only a quarter counts as unverified.)
 //!
 //! When the budget is used up, a body waits in a queue. Meanwhile bodies without progress are evicted: the longest stalled
 //! one first, unverified ones before verified ones. Each step has a queue of its own, and queues of later steps are served
@@ -87,7 +88,7 @@ struct Waiter {
 }
 
 impl MemoryBudget {
-    /// `bytes` in total. Bodies of unverified senders can reserve at most half of them.
+    /// `bytes` in total.
     pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(Budget { bytes, state: Mutex::default() }))
     }
@@ -112,7 +113,7 @@ impl MemoryBudget {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The part of the budget that unverified bodies can reserve.
+    /// The part of the budget that unverified bodies can reserve, apart from the exception for large ones.
     fn unverified_bytes(&self) -> usize {
         self.0.bytes / 2
     }
@@ -270,13 +271,13 @@ pub(crate) struct MemoryPermit {
 }
 
 impl MemoryPermit {
-    /// A permit of the same budget for a copy of a received body of a verified sender.
+    /// A permit of the same budget for a copy of a received body. The copy counts as verified if the body does.
     pub(crate) fn for_copy(&self) -> Self {
-        self.reservation.budget.permit(true, &self.evicted)
+        self.reservation.budget.permit(self.verified, &self.evicted)
     }
 
-    /// Reserves memory for at least the first `received` bytes of a body, which is expected to have `size`. After the first
-    /// call the body can be evicted until [`Self::received`], except while it waits here.
+    /// Reserves memory for at least the first `received` bytes of a body, which is expected to have `size`. From the
+    /// first reservation the body can be evicted until [`Self::received`], except while it waits here.
     ///
     /// # Errors
     /// [`RejectReason::Overloaded`] when there is no memory within [`MAX_WAIT`], or the body is larger than the budget.
@@ -308,7 +309,7 @@ impl MemoryPermit {
     /// # Errors
     /// As [`Self::reserve`].
     pub(crate) async fn reserve_uninterrupted(&mut self, size: usize) -> Result<(), RejectReason> {
-        self.grow(VERIFIED, size).await
+        self.grow(STEPS.len(), size).await
     }
 
     /// Extends the reservation to a body of `size` bytes. `step` is the queue of an unverified one.
@@ -334,11 +335,14 @@ impl MemoryPermit {
             return false;
         }
         self.since_progress = 0;
-        let mut state = self.reservation.budget.state();
-        // Without an entry, the body was evicted.
-        if let Some(mut body) = state.evictable.remove(&self.key) {
-            body.progress_at = Instant::now();
-            self.key = state.add_evictable(body);
+        // A body that has reserved nothing needs no lock.
+        if self.key > 0 {
+            let mut state = self.reservation.budget.state();
+            // Without an entry, the body was evicted.
+            if let Some(mut body) = state.evictable.remove(&self.key) {
+                body.progress_at = Instant::now();
+                self.key = state.add_evictable(body);
+            }
         }
         true
     }
@@ -409,6 +413,19 @@ mod tests {
         unverified[2].0.reserve(MIB, MIB).await.unwrap();
         drop(unverified);
         assert_eq!(budget.reserved(), 0);
+    }
+
+    #[tokio::test]
+    async fn decompressed_copies_of_unverified_bodies_leave_half_of_the_budget_to_verified_ones() {
+        let budget = MemoryBudget::new(4 * MIB);
+        let (unverified, _) = permit(&budget, false);
+        let mut copies = [(); 3].map(|()| unverified.for_copy());
+        for copy in &mut copies[..2] {
+            copy.reserve_uninterrupted(MIB).await.unwrap();
+        }
+        assert!(futures_util::poll!(std::pin::pin!(copies[2].reserve_uninterrupted(MIB))).is_pending());
+        let (verified, _) = permit(&budget, true);
+        verified.for_copy().reserve_uninterrupted(2 * MIB).await.unwrap();
     }
 
     #[tokio::test]

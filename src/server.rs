@@ -219,7 +219,12 @@ impl Server {
             state: retention,
             stop: stop.clone(),
         });
-        let (acked_for_watcher, recording_for_watcher) = (acked_seq.clone(), recorder_health_rx.clone());
+        let watcher = ExpectedWatcher {
+            pool: recording_pool.clone(),
+            metrics: metrics.clone(),
+            acked: acked_seq.clone(),
+            recording: recorder_health_rx.clone(),
+        };
         let client =
             Client::new(&settings.eachlabs, settings.http.max_body_bytes, metrics.clone())?.map(Arc::new);
         let (is_on, has_key) = (settings.auth.verify_unsigned, client.is_some());
@@ -227,7 +232,7 @@ impl Server {
             watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let own_url = settings.eachlabs.public_url()?.as_ref().map(OwnUrl::new);
         let max_per_minute = settings.verification.max_requests_per_minute;
-        // The search of predictions has a part of its own, because outsiders can cause many requests with them.
+        // A quarter of the requests is for predictions only: outsiders can cause many requests with false predictions.
         let for_predictions = max_per_minute / 4;
         let meter = UnverifiedMeter {
             pool: recording_pool.clone(),
@@ -288,12 +293,6 @@ impl Server {
         let read_connections = settings.admin.read_connections;
         let read_pool =
             Arc::new(query_pool(settings, database, "workflow-receiver reading", read_connections));
-        let watcher = ExpectedWatcher {
-            pool: recording_pool.clone(),
-            metrics: metrics.clone(),
-            acked: acked_for_watcher,
-            recording: recording_for_watcher,
-        };
         background_tasks.spawn(watcher.run());
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
         background_tasks.spawn(meter.run());

@@ -47,7 +47,7 @@ const REAL_TIME: std::ops::Range<i32> = 0..0;
 /// The requests that signals make.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Accept no more webhooks, record the spool, and end.
+    /// Accept webhooks for `shutdown.grace` only, record the spool, and end.
     pub graceful: CancellationToken,
     /// End now. Unrecorded deliveries stay in the spool.
     pub immediate: CancellationToken,

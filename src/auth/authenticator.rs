@@ -124,10 +124,10 @@ impl PendingAuth {
         self.without_signature.is_ok_and(|method| method != AuthMethod::Unverified)
     }
 
-    /// Whether the request is accepted without authentication.
+    /// Whether the request is accepted without credentials. Such a request has no signature to check.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        self.without_signature.is_ok_and(AuthMethod::is_anonymous)
+        matches!(self.without_signature, Ok(AuthMethod::None | AuthMethod::Unverified))
     }
 
     /// Checks the signature over the body as sent, with the secrets of `authenticator`.

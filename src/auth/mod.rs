@@ -43,12 +43,6 @@ impl AuthMethod {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
-
-    /// Whether the delivery was accepted without credentials.
-    #[must_use]
-    pub fn is_anonymous(self) -> bool {
-        matches!(self, Self::None | Self::Unverified)
-    }
 }
 
 /// Why a webhook was not authenticated. For metrics and logs only: the response is the same for all.

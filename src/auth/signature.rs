@@ -26,16 +26,19 @@ pub(super) fn key(secret: &SecretString) -> Key {
 /// The headers of a webhook signed with `secret`.
 pub(crate) fn sign(secret: &SecretString, body: &[u8], now: OffsetDateTime) -> [(&'static str, String); 2] {
     let timestamp = now.unix_timestamp().to_string();
-    let mut mac = key(secret);
-    mac.update(timestamp.as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    let digits = mac.finalize().into_bytes();
     let mut signature = "sha256=".to_owned();
-    for byte in digits {
+    for byte in mac(&key(secret), &timestamp, body) {
         let _ = write!(signature, "{byte:02x}");
     }
     [(TIMESTAMP, timestamp), (SIGNATURE, signature)]
+}
+
+fn mac(key: &Key, timestamp: &str, body: &[u8]) -> [u8; 32] {
+    let mut mac = key.clone();
+    for part in [timestamp.as_bytes(), b".", body] {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
 
 /// A signature whose timestamp is valid.
@@ -78,11 +81,7 @@ impl Signature {
     pub(super) fn matches(&self, keys: &[Key], body: &[u8]) -> bool {
         let mut matches = Choice::from(0);
         for key in keys {
-            let mut mac = key.clone();
-            mac.update(self.timestamp.as_bytes());
-            mac.update(b".");
-            mac.update(body);
-            matches |= mac.finalize().into_bytes().as_slice().ct_eq(&self.mac);
+            matches |= mac(key, &self.timestamp, body).ct_eq(&self.mac);
         }
         matches.into()
     }

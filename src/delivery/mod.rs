@@ -1,4 +1,4 @@
-//! An accepted webhook on its way through spool and recorder.
+//! A delivery on its way through spool and recorder, and what happens to it.
 
 pub(crate) mod reference;
 pub(crate) mod trace_context;
@@ -10,10 +10,11 @@ use time::OffsetDateTime;
 use crate::auth::AuthMethod;
 pub(crate) use trace_context::TraceContext;
 
-/// An accepted webhook, or an execution that was read from the sender's API because its webhook did not arrive.
+/// A webhook, or the body of an execution or prediction that was read from the sender's API: because its webhook did not
+/// arrive, or to verify an unsigned one.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
-    /// The exact bytes of the body.
+    /// The body: decompressed, and with `null` for each API key (`execution/api_key.rs`).
     pub(crate) body: Bytes,
     /// When the whole body had been received, by this machine's clock.
     pub(crate) received_at: OffsetDateTime,
@@ -31,7 +32,8 @@ pub(crate) struct Delivery {
     pub(crate) trace: Option<TraceContext>,
 }
 
-/// The part of the sender's API that an execution was fetched from.
+/// The part of the sender's API that an execution was fetched from. The spool stores the position in this list, so variants
+/// are only added at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum FetchSource {

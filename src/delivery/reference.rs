@@ -17,8 +17,8 @@ const TOKEN: &str = "token";
 const SECRET_NAMES: [&str; 8] =
     [TOKEN, "secret", "password", "authorization", "signature", "api_key", "api-key", "apikey"];
 
-/// A shorter text after `token=` cannot be a URL token, so other parameters may contain it. A configured secret that is
-/// shorter is found only if it is the whole text.
+/// Shorter texts after `token=` are not searched for in other parameters: they cannot be URL tokens. A configured secret
+/// that is shorter is found only if it is the whole text.
 const MIN_SECRET_LENGTH: usize = 8;
 
 /// The query parameters of a URL.

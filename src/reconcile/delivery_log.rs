@@ -77,7 +77,7 @@ impl Reconciler {
     pub(super) fn read_logged(&self, execution_id: Option<&str>, logged: LoggedDelivery) -> Option<Fetched> {
         let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url))?;
         let secrets = self.credentials.current();
-        let reference = own_url.reference(&logged.url, secrets.webhook_secrets());
+        let reference = own_url.reference(&logged.url, secrets.sender_secrets());
         Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, reference))
     }
 }

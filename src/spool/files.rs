@@ -285,8 +285,8 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The suffixes of the write-ahead log, its index, the rollback journal, and the database itself. The database is renamed
-/// last: after a crash, a start recognizes a log without a database, but not a new database with an old log.
+/// The suffixes of the write-ahead log, its index, the rollback journal, and the database itself. The database is renamed or
+/// removed last, so that a crash in between leaves no log without its database.
 const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
 /// The name of a database without the suffix of one of its files.

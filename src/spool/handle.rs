@@ -13,7 +13,7 @@ use crate::memory::MemoryPermit;
 #[derive(Debug)]
 pub(crate) struct PendingDelivery {
     pub(crate) delivery: Delivery,
-    /// Receives the result of the write. `None` once answered, and while the [`super::Intake`] holds it.
+    /// Sends the result of the write to the request. `None` once answered, and while the [`super::Intake`] holds it.
     pub(crate) result: Option<ResultSender>,
     /// Reserved until the delivery is written, even if the request ends earlier.
     _memory: MemoryPermit,
@@ -48,7 +48,7 @@ impl SpoolHandle {
     ///
     /// # Errors
     /// [`RejectReason`], immediately when the channel is full or the current write has stalled. The delivery is not stored,
-    /// unless its own write stalls: then it is stored when the disk completes the write.
+    /// unless its own write stalls or the files are changed during it: then it may be stored later.
     pub(crate) async fn append(&self, delivery: Delivery, memory: MemoryPermit) -> Result<(), RejectReason> {
         if self.stalled.load(Ordering::Relaxed) {
             return Err(RejectReason::DiskError);
@@ -97,7 +97,7 @@ impl WeakSpoolHandle {
 pub(crate) struct IntakeDepth(mpsc::WeakSender<PendingDelivery>);
 
 impl IntakeDepth {
-    /// The number of deliveries that wait for the disk.
+    /// The number of deliveries that wait for the writer.
     pub(crate) fn get(&self) -> usize {
         self.0.upgrade().map_or(0, |pending| pending.max_capacity() - pending.capacity())
     }

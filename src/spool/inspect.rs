@@ -1,7 +1,8 @@
 //! Reads the spool for `workflow-receiver spool`, with or without a running receiver.
 //!
 //! Each page is a read transaction of its own, so that the writer can empty the write-ahead log between two pages. The
-//! receiver's locks are not used, and nothing is written.
+//! receiver's locks are not used, and no content is changed. If the receiver is stopped, SQLite creates an empty log and an
+//! index.
 
 use std::fs::File;
 use std::io::ErrorKind;

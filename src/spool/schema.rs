@@ -31,12 +31,12 @@ const TABLES: &str = "
                                            -- 102 list, 103 execution
         acknowledged     INTEGER NOT NULL, -- 1 answered 200, 0 answered 422
         checksum         INTEGER NOT NULL, -- CRC-32 (row.rs)
-        body             BLOB    NOT NULL, -- the exact bytes of the webhook
+        body             BLOB    NOT NULL, -- decompressed, API keys replaced by null
         trace            BLOB,             -- trace id (16 bytes) and span id of the request (8 bytes)
         reference        BLOB,             -- query parameters of the URL: a JSON object
         is_redelivery    INTEGER NOT NULL  -- 1 with X-Webhook-Redelivery
     ) STRICT;
-    -- One row, used to count losses only.
+    -- One row. Used to count losses and to recognize an older copy of the file; the rows of deliveries decide the rest.
     CREATE TABLE acked (
         seq              INTEGER NOT NULL, -- all deliveries up to this one were acked and deleted
         missing          INTEGER NOT NULL  -- the number of later deliveries that are known to be lost

@@ -145,7 +145,7 @@ impl Checker {
         let secrets = self.credentials.current();
         own_url
             .matches(&logged.url)
-            .then(|| own_url.reference(&logged.url, secrets.webhook_secrets()))
+            .then(|| own_url.reference(&logged.url, secrets.sender_secrets()))
             .flatten()
     }
 }

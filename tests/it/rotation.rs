@@ -192,6 +192,14 @@ async fn a_reload_never_disables_authentication() {
     for (open, what) in [
         (format!("[admin]\ntoken = \"{}\"\n", TOKENS[0]), "auth.url_tokens"),
         (format!("[auth]\nurl_tokens = [\"{}\"]\n", TOKENS[0]), "admin.token"),
+        // A reload does not change `auth.verify_unsigned`.
+        (
+            format!(
+                "[auth]\nverify_unsigned = true\n[eachlabs]\napi_key = \"key\"\n[admin]\ntoken = \"{}\"\n",
+                TOKENS[0]
+            ),
+            "auth.url_tokens",
+        ),
     ] {
         write(dir.path(), "my.toml", open);
         process.log.clear();

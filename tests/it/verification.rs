@@ -213,7 +213,8 @@ async fn a_wrong_signature_or_token_is_401_although_unsigned_webhooks_are_accept
 
     // A body that is neither an execution nor a prediction cannot be verified later: it is answered 422 and not stored.
     let odd = r#"{"execution_id":"odd"}"#;
-    assert_eq!(receiver.post(odd).await.status(), 422);
+    let (_, detail) = problem(receiver.post(odd).await, 422).await;
+    assert!(detail.ends_with("it is not stored, because it is unsigned."), "{detail}");
     assert_eq!(receiver.progress.waiting(), 0);
     receiver.wait_until_recorded().await;
     assert!(receiver.rows("SELECT FROM quarantine").await.is_empty());

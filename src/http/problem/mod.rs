@@ -37,7 +37,7 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 /// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Problem {
-    /// 400: the body is not JSON, or not a JSON object.
+    /// 400: the body is not JSON, or neither a JSON object nor an array of objects.
     NotAnObject(InvalidPayload),
     /// 400: the connection ended within the body.
     Interrupted,
@@ -59,7 +59,7 @@ pub(super) enum Problem {
     NoToken,
     /// 403: a web page may have sent the request to the admin port.
     CrossSite,
-    /// 403: the request may come from a web page, and senders are not authenticated.
+    /// 403: the webhook has no credentials, and a web page may have sent it.
     FromWebPage,
     /// 403 on the admin port: the token has the role `read`.
     ReadOnly,
@@ -86,8 +86,9 @@ pub(super) enum Problem {
     /// 421: no token of the admin port is set, and `Host` is not `localhost`, an IP address or, for health and metrics, a name
     /// without a dot.
     Misdirected,
-    /// 422: JSON without a valid `execution_id`, `workflow_id` or `status`. The delivery goes to quarantine.
-    NotAnExecution(InvalidPayload),
+    /// 422: JSON that is neither an execution nor a prediction. An unverified delivery is not stored; others go to
+    /// quarantine.
+    NotAnExecution { error: InvalidPayload, is_stored: bool },
     /// 500: a bug.
     Panicked,
     /// 503: the delivery is not on disk; the sender should retry.

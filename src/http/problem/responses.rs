@@ -79,6 +79,7 @@ impl IntoResponses for RegistrationProblems {
                 "Another response is registered for this bulk or execution. Nothing is changed.",
                 Problem::AlreadyRegistered(RegistrationConflict::OtherResponse),
             ),
+            ("The token has the role read.", Problem::ReadOnly),
             ("The body is larger than 1 MiB.", Problem::RegistrationTooLarge { max_bytes: 1 << 20 }),
             ("The Content-Type is not application/json.", Problem::NotJsonType),
         ]));
@@ -123,17 +124,14 @@ impl IntoResponses for WebhookProblems {
         let no_workflow = InvalidPayload::Field { field: "workflow_id", problem: "is missing or null" };
         problems([
             (
-                "The body is incomplete, not JSON, not a JSON object, or not valid gzip.",
+                "The body is incomplete, not JSON, neither a JSON object nor an array of objects, or not valid gzip.",
                 Problem::NotAnObject(InvalidPayload::NotAnObject),
             ),
             (
                 "The sender is not authenticated. The webhook is not stored.",
                 Problem::Unauthenticated(AuthError::NoCredentials),
             ),
-            (
-                "Senders are not authenticated, and a web page may have sent the request.",
-                Problem::FromWebPage,
-            ),
+            ("The request has no credentials, and a web page may have sent it.", Problem::FromWebPage),
             ("The body was not complete within http.body_timeout.", Problem::TooSlow),
             (
                 "The body is larger than http.max_body_bytes, compressed or decompressed.",
@@ -141,11 +139,13 @@ impl IntoResponses for WebhookProblems {
             ),
             ("The Content-Encoding is neither gzip nor identity.", Problem::UnknownEncoding),
             (
-                "JSON that is neither an execution nor a prediction. The webhook goes to quarantine.",
-                Problem::NotAnExecution(no_workflow),
+                "JSON that is neither an execution nor a prediction. The webhook goes to quarantine, unless it is unsigned \
+                 and auth.verify_unsigned is set.",
+                Problem::NotAnExecution { error: no_workflow, is_stored: true },
             ),
             (
-                "Not acknowledged: too many requests, spool full, disk error, or shutdown. Send it again.",
+                "Not acknowledged: too many requests, spool full, disk error, shutdown, or too many unsigned webhooks wait for \
+                 their verification. Send it again.",
                 Problem::Rejected(RejectReason::Overloaded),
             ),
         ])

@@ -53,10 +53,9 @@ impl Problem {
             Self::FromWebPage => (
                 403,
                 "from-web-page",
-                "This receiver does not authenticate senders, so it rejects requests that a web page may have made \
-                 a browser send: those with an Origin header, a Sec-Fetch-Site header of another site, \
-                 or a public host name. Set auth.url_tokens or \
-                 auth.webhook_secrets to authenticate senders."
+                "A web page may have made a browser send this request: it has no credentials, and it has an Origin \
+                 header, a Sec-Fetch-Site header of another site, or a public host name. Authenticate senders with \
+                 auth.url_tokens or auth.webhook_secrets."
                     .into(),
             ),
             Self::CrossSite => (
@@ -112,12 +111,14 @@ impl Problem {
                  other names."
                     .into(),
             ),
-            Self::NotAnExecution(error) => (
-                422,
-                "no-execution",
-                format!("{error}. The webhook cannot be recorded; it goes to quarantine if that is not full.")
-                    .into(),
-            ),
+            Self::NotAnExecution { error, is_stored } => {
+                let stored = if *is_stored {
+                    "it goes to quarantine if that is not full"
+                } else {
+                    "it is not stored, because it is unsigned"
+                };
+                (422, "no-execution", format!("{error}. The webhook cannot be recorded; {stored}.").into())
+            }
             Self::Panicked => (
                 500,
                 "internal",

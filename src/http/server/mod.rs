@@ -77,7 +77,7 @@ pub(crate) struct ConnectionLimits {
 pub(crate) struct PortShutdown {
     /// After this, each HTTP/1 response closes its connection, so that proxies reuse no connection.
     pub(crate) leaving: CancellationToken,
-    /// After this, no connection is accepted. Cancelled together with `leaving` or later.
+    /// After this, only the connections in the kernel's queue are accepted. Cancelled together with `leaving` or later.
     pub(crate) stop: CancellationToken,
 }
 

@@ -20,8 +20,8 @@ pub(super) struct CollectedBody {
     pub(super) memory: MemoryPermit,
 }
 
-/// Receives a complete body. A body in one piece is not copied. A body in several pieces is copied once, into a buffer
-/// of its announced size: growing a buffer would need up to three times the memory.
+/// Receives a complete body. A small body in one piece is not copied. A large body is copied into a buffer of its announced
+/// size: growing a buffer would need up to three times the memory.
 ///
 /// `progressed` is called each time the body has made progress ([`MemoryPermit::progress`]).
 ///

@@ -14,7 +14,8 @@ use crate::http::problem::Problem;
 use crate::http::server::Connection;
 use crate::http::server::limiter::Slot;
 
-/// Limits the time for a body. While the request waits for the peer, it can be evicted.
+/// Limits the time for a body. While the request waits for the peer, it can be evicted. A wait for memory counts as a wait
+/// for the peer.
 pub(super) struct PeerDeadline {
     pub(super) slot: Slot,
     connection: Option<Connection>,

@@ -99,6 +99,9 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     let head = Head::of(state, head).await;
     let peer = PeerDeadline::new(state.body_timeout, slot, head.connection.clone());
     let auth = head.auth?;
+    if head.may_be_from_a_web_page {
+        return Err(Problem::FromWebPage);
+    }
     let max_body_bytes = state.max_body_bytes;
     if head.content_length.is_some_and(|size| size > max_body_bytes as u64) {
         return Err(Problem::TooLarge { max_body_bytes });
@@ -115,9 +118,6 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
     let check = |secrets: &Current| auth.check_body(&secrets.authenticator, &collected.bytes);
     let (_, authenticated_by) = state.credentials.check(head.secrets, check).await;
     let authenticated_by = authenticated_by?;
-    if authenticated_by.is_anonymous() && head.may_be_from_a_web_page {
-        return Err(Problem::FromWebPage);
-    }
     let is_unverified = authenticated_by == AuthMethod::Unverified;
     if !is_unverified {
         collected.memory.verified();
@@ -154,12 +154,14 @@ async fn accept(state: &WebhookState, head: Parts, mut body: Body, trace: &mut T
             Ok(())
         }
         // Not stored, because the sender's API cannot confirm a body without a valid execution.
-        Err(error @ InvalidPayload::Field { .. }) if is_unverified => Err(Problem::NotAnExecution(error)),
+        Err(error @ InvalidPayload::Field { .. }) if is_unverified => {
+            Err(Problem::NotAnExecution { error, is_stored: false })
+        }
         // The recorder puts the delivery into quarantine. In a body of another form, a key can be at any depth.
         Err(error @ InvalidPayload::Field { .. }) => {
             let body = api_key::remove_at_any_depth(&body).map_or_else(|| body.clone(), Bytes::from);
             enqueue(state, Delivery { body, ..delivery }, memory, trace).await?;
-            Err(Problem::NotAnExecution(error))
+            Err(Problem::NotAnExecution { error, is_stored: true })
         }
         Err(error) => Err(Problem::NotAnObject(error)),
     }

@@ -24,7 +24,7 @@ pub(super) struct Head {
     /// The secrets that `auth` was checked with.
     pub(super) secrets: Arc<Current>,
     pub(super) auth: Result<PendingAuth, AuthError>,
-    /// Whether a web page may have made a browser send the request. Such a request needs a valid signature.
+    /// The request has no credentials, and a web page may have made a browser send it.
     pub(super) may_be_from_a_web_page: bool,
     pub(super) content_length: Option<u64>,
     pub(super) encoding: Result<Encoding, Problem>,
@@ -44,7 +44,7 @@ impl Head {
         let (secrets, auth) = state.credentials.check(state.credentials.current(), check).await;
         let anonymous = auth.as_ref().is_ok_and(PendingAuth::is_anonymous);
         let local_only = secrets.authenticator.is_local_only();
-        let read = || UrlParameters::of_uri(&head.uri, tokens(&head.uri), secrets.webhook_secrets());
+        let read = || UrlParameters::of_uri(&head.uri, tokens(&head.uri), secrets.sender_secrets());
         let UrlParameters { reference, is_cut, has_secret } = auth.is_ok().then(read).unwrap_or_default();
         if let Some(count) = is_cut.then(|| state.long_references.count()).flatten() {
             tracing::warn!(

@@ -50,7 +50,7 @@ fn absorb_file(path: &Path, rescued: &Path, to: &Connection, metrics: &Metrics) 
         tracing::error!(aside = %aside.display(), "a file of rescued deliveries is empty, and its write-ahead log is not: the log is set aside");
         return Ok(());
     }
-    // SQLite would delete the part of a log behind a damaged frame.
+    // SQLite would delete the part of a log after a damaged frame.
     if let Some(plan) = SalvagePlan::examine(rescued, &file).map_err(SpoolError::at(path))? {
         let aside = set_aside()?;
         metrics.spool_salvaged(0, 1);

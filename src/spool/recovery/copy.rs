@@ -94,7 +94,7 @@ impl<'c> Copier<'c> {
         let end = numbers("SELECT seq, 0 FROM sqlite_sequence WHERE name = 'deliveries'");
         self.end = end.map(|(end, _)| end);
         result.last_seq = result.last_seq.max(self.end);
-        // Only `missing` may be damaged.
+        // If only `missing` is damaged, `seq` is still used.
         let acked = numbers("SELECT seq, missing FROM acked").or_else(|| numbers("SELECT seq, 0 FROM acked"));
         result.acked = result.acked.max(acked);
         let (complete, last) = self.walk(from, "ORDER BY seq", result)?;

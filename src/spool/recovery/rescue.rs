@@ -93,7 +93,7 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
-        // Now, while the copy has its own name: the name must not be the same.
+        // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };
         let foreign = files::free_name(path, kind);
         if !in_place && let Err(error) = replace(path, &copied.path, || self.clear(path, lost == 0, &foreign))
@@ -167,9 +167,7 @@ impl LostSpool<'_> {
             Some(foreign.to_owned())
         })
     }
-}
 
-impl LostSpool<'_> {
     /// Whether the files at `path` are a spool with deliveries of its own, as after a volume was mounted late: its identity
     /// is neither this spool's nor its predecessor's. [`super::absorb`] then adds its deliveries.
     fn is_other_spool(&self, path: &Path) -> bool {

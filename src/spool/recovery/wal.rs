@@ -40,7 +40,7 @@ pub(in crate::spool) struct Findings {
     frames: u64,
     /// The number of commits at or after the first frame with a wrong checksum.
     lost_commits: u64,
-    /// The size of the database in pages after the largest commit with right checksums.
+    /// The largest size of the database after a commit with right checksums, in pages.
     database_pages: u64,
     /// The last committed content of `sqlite_sequence`, when the log has its page.
     pub(in crate::spool) sequence: Option<SequenceTable>,

@@ -155,8 +155,9 @@ impl Writer {
     /// own.
     ///
     /// # Errors
-    /// [`SpoolError::Damaged`], and [`SpoolError::InUse`] when another receiver uses the directory. A disk that is full or
-    /// fails is not an error: deliveries are rejected until writes succeed again.
+    /// [`SpoolError::Damaged`], [`SpoolError::InUse`] when another receiver uses the directory, and
+    /// [`SpoolError::FilesChanged`] when changed files were not replaced before the end. A disk that is full or fails is not
+    /// an error: deliveries are rejected until writes succeed again.
     pub(crate) fn run(mut self) -> Result<(), SpoolError> {
         // A runtime of its own: polling a timer of the main runtime panics while that runtime shuts down.
         let runtime = runtime::Builder::new_current_thread().enable_time().build();
@@ -293,7 +294,7 @@ enum Event {
     Arrived(usize),
     Acked,
     RecorderEnded,
-    /// A read failed: the reader waits for a check of the files.
+    /// A read failed or found a number missing: the reader waits for a check of the files.
     CheckRequested(oneshot::Sender<bool>),
     /// Time to delete, to retry after a failure, or to probe.
     Due,

@@ -135,9 +135,7 @@ impl Writer {
         self.metrics.spool_salvaged(saved, lost);
         self.set_rejecting(None, None);
     }
-}
 
-impl Writer {
     fn read_last_seq(&mut self) -> Result<(), SpoolError> {
         let last_seq = Self::read_status(&self.connection)?.last_seq;
         self.status.last_seq = self.status.last_seq.max(last_seq);
