@@ -78,10 +78,9 @@ impl Comparison<'_> {
 impl Reconciler {
     /// `None` for a delivery to another URL.
     pub(super) fn read_logged(&self, execution_id: Option<&str>, logged: LoggedDelivery) -> Option<Fetched> {
-        let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url))?;
         let secrets = self.credentials.current();
-        let reference = own_url.reference(&logged.url, secrets.webhook_secrets());
-        Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, reference))
+        let own = self.own_url.as_ref()?.matched(&logged.url, secrets.webhook_secrets())?;
+        Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, own.reference))
     }
 }
 
