@@ -24,10 +24,13 @@ impl Pager {
     ///
     /// # Errors
     /// The error of `request`. The next call requests the same page.
-    pub(crate) async fn next<T>(
+    pub(crate) async fn next<T, F>(
         &mut self,
-        request: impl AsyncFn(usize, usize) -> Result<Page<T>, ApiError>,
-    ) -> Result<Option<Page<T>>, ApiError> {
+        request: impl Fn(usize, usize) -> F,
+    ) -> Result<Option<Page<T>>, ApiError>
+    where
+        F: Future<Output = Result<Page<T>, ApiError>>,
+    {
         let mut skipped = 0;
         while self.requests_left > 0 {
             self.requests_left -= 1;
@@ -51,21 +54,23 @@ impl Pager {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
 
     #[tokio::test]
     async fn only_a_row_that_is_too_large_alone_is_skipped() {
         // A response holds 60 bytes. Row 7 alone has 61 bytes.
         let sizes: Vec<usize> = (0..20).map(|n| if n == 7 { 61 } else { 10 }).collect();
-        let request = async |offset: usize, limit: usize| {
+        let request = |offset: usize, limit: usize| {
             let rows: Vec<_> = (offset..sizes.len()).take(limit).collect();
             if rows.iter().map(|row| sizes[*row]).sum::<usize>() > 60 {
-                return Err(ApiError::TooLarge { max_bytes: 60 });
+                return ready(Err(ApiError::TooLarge { max_bytes: 60 }));
             }
-            Ok(Page { size: rows.len(), is_last: rows.len() < limit, rows })
+            ready(Ok(Page { size: rows.len(), is_last: rows.len() < limit, rows }))
         };
         let (mut pager, mut rows, mut unusable) = (Pager::new(16, 100), Vec::new(), 0);
-        while let Some(page) = pager.next(request).await.unwrap() {
+        while let Some(page) = pager.next(&request).await.unwrap() {
             unusable += page.unusable();
             rows.extend(page.rows);
             if page.is_last {
@@ -79,9 +84,9 @@ mod tests {
     #[tokio::test]
     async fn requests_are_limited_and_a_page_is_requested_again_after_an_error() {
         let mut pager = Pager::new(2, 3);
-        let page = async |offset: usize, _| Ok(Page { rows: vec![offset], size: 2, is_last: false });
+        let page = |offset, _| ready(Ok(Page { rows: vec![offset], size: 2, is_last: false }));
         let first = pager.next(page).await.unwrap().unwrap();
-        let failed = pager.next(async |_, _| Err::<Page<usize>, _>(ApiError::TimedOut)).await;
+        let failed = pager.next(|_, _| ready(Err::<Page<usize>, _>(ApiError::TimedOut))).await;
         let second = pager.next(page).await.unwrap().unwrap();
         assert!(failed.is_err() && pager.next(page).await.unwrap().is_none());
         assert_eq!((first.rows, second.rows), (vec![0], vec![2]));

@@ -31,7 +31,7 @@ impl Comparison<'_> {
     async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
         let (client, mut pager) = (&self.reconciler.client, Pager::new(PAGE, MAX_PAGES));
         loop {
-            let page = pager.next(async |offset, limit| client.deliveries(offset, limit).await).await?;
+            let page = pager.next(|offset, limit| client.deliveries(offset, limit)).await?;
             let page = page.ok_or(ReconcileError::TooManyPages)?;
             self.counts.unusable += page.unusable();
             let Page { rows, is_last, .. } = page;

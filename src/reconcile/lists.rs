@@ -67,7 +67,7 @@ impl Comparison<'_> {
         let (client, mut filter) = (&self.reconciler.client, bulk);
         let mut pager = Pager::new(PAGE, MAX_PAGES);
         loop {
-            let request = async |offset, limit| client.executions(workflow, filter, offset, limit).await;
+            let request = |offset, limit| client.executions(workflow, filter, offset, limit);
             let page = match pager.next(request).await {
                 // The API accepts only a UUID as the filter. Without a filter, the rows are filtered here.
                 Err(ApiError::Status { status: 400, .. }) if filter.is_some() => {

@@ -69,7 +69,7 @@ impl PredictionSearch {
         let mut prediction_ids = HashSet::new();
         let (mut found, mut read_until) = (None, OffsetDateTime::UNIX_EPOCH);
         let mut pager = Pager::new(PAGE, MAX_PAGES);
-        let request = async |offset, limit| self.client.deliveries(offset, limit).await;
+        let request = |offset, limit| self.client.deliveries(offset, limit);
         while let Some(Page { rows, is_last, .. }) = pager.next(request).await? {
             let last_at = rows.iter().rev().find_map(|row| row.created_at);
             for row in rows {
