@@ -322,7 +322,6 @@ impl Server {
             reconciled_until: ReconciledUntil::new(&settings.spool.dir, is_new),
             storing: std::sync::Mutex::default(),
             health: health.clone(),
-            unverified: unverified_limit.clone(),
             recording,
             stop: stop.clone(),
             gap: Gap::default(),

@@ -5,14 +5,14 @@
 
 mod client;
 mod error;
-mod list_position;
 mod own_url;
+mod pager;
 mod rate;
 mod responses;
 mod retry;
 
 pub(crate) use client::Client;
 pub(crate) use error::ApiError;
-pub(crate) use list_position::ListPosition;
 pub(crate) use own_url::OwnUrl;
+pub(crate) use pager::Pager;
 pub(crate) use responses::{ExecutionRow, LoggedDelivery, Page};

@@ -1,5 +1,7 @@
 //! Recognizes the deliveries in the sender's log that were sent to this receiver.
 
+use std::iter;
+
 use axum::http::Uri;
 use url::Url;
 
@@ -16,6 +18,13 @@ pub(crate) struct OwnUrl {
     path: String,
 }
 
+/// A URL of this receiver.
+#[derive(Debug)]
+pub(crate) struct MatchedUrl {
+    /// The caller's reference in the query, without the tokens of the URL and without secrets.
+    pub(crate) reference: Option<String>,
+}
+
 impl OwnUrl {
     pub(crate) fn new(url: &Url) -> Self {
         let path = url.path().trim_end_matches('/');
@@ -27,24 +36,28 @@ impl OwnUrl {
         }
     }
 
-    /// Whether `url` has the same host, port and path. A token after the path and the query are not compared.
-    pub(crate) fn matches(&self, url: &str) -> bool {
-        let Ok(url) = Url::parse(url) else { return false };
-        let path = url.path();
-        let rest = path.strip_prefix(&*self.path);
-        url.host_str().is_some_and(|host| host.eq_ignore_ascii_case(&self.host))
+    /// `None` unless `url` has the same host, port and path. A token after the path and the query are not compared.
+    pub(crate) fn matched<'s>(
+        &self,
+        url: &str,
+        secrets: impl Iterator<Item = &'s str>,
+    ) -> Option<MatchedUrl> {
+        let url = Url::parse(url).ok()?;
+        let after_path = url.path().strip_prefix(&*self.path)?;
+        let is_own = url.host_str()?.eq_ignore_ascii_case(&self.host)
             && url.port_or_known_default() == self.port
-            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-
-    /// The caller's reference in the query of `url`, without its tokens and without `secrets`.
-    pub(crate) fn reference<'s>(&self, url: &str, secrets: impl Iterator<Item = &'s str>) -> Option<String> {
-        // As in `matches`: characters that are not valid in a URL, such as a space, are encoded.
-        let uri: Uri = Url::parse(url).ok()?.as_str().parse().ok()?;
-        let after_path = uri.path().strip_prefix(&*self.path).map(|rest| rest.trim_matches('/'));
+            && (after_path.is_empty() || after_path.starts_with('/'));
+        if !is_own {
+            return None;
+        }
         let in_query =
-            uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
-        UrlParameters::of_uri(&uri, after_path.into_iter().chain(in_query), secrets).reference
+            url.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("token="));
+        let tokens = iter::once(after_path.trim_matches('/')).chain(in_query);
+        // In the text of a `Url`, characters that are not valid in a URL, such as a space, are encoded.
+        let uri: Option<Uri> = url.as_str().parse().ok();
+        Some(MatchedUrl {
+            reference: uri.and_then(|uri| UrlParameters::of_uri(&uri, tokens, secrets).reference),
+        })
     }
 }
 
@@ -56,7 +69,7 @@ mod tests {
     fn the_reference_has_no_token_and_no_secret() {
         let own = OwnUrl::new(&Url::parse("https://h/webhooks/workflow-completed").unwrap());
         let url = "https://h/webhooks/workflow-completed/a_token_of_this?order=1&token=another&x=a_token_of_this&y=a_secret";
-        let reference = |url| own.reference(url, ["a_secret"].into_iter());
+        let reference = |url| own.matched(url, ["a_secret"].into_iter()).unwrap().reference;
         assert_eq!(reference(url).as_deref(), Some(r#"{"order":"1"}"#));
         assert_eq!(reference("https://h/webhooks/workflow-completed"), None);
         let url = "https://h/webhooks/workflow-completed?order=a b<c>|{d}^\"`é&x=1#end";
@@ -68,13 +81,14 @@ mod tests {
         let own = |url: &str| OwnUrl::new(&Url::parse(url).unwrap());
         let plain = own("https://Hooks.example.com/webhooks/workflow-completed");
         assert_eq!(plain, own("https://hooks.example.com/webhooks/workflow-completed/a_token_of_this?x=1"));
+        let matches = |url: &str| plain.matched(url, iter::empty()).is_some();
         for url in [
             "https://hooks.example.com/webhooks/workflow-completed",
             "https://hooks.example.com:443/webhooks/workflow-completed/",
             "https://hooks.example.com/webhooks/workflow-completed/a_token?order=1",
             "https://hooks.example.com/webhooks/workflow-completed?token=a_token",
         ] {
-            assert!(plain.matches(url), "{url}");
+            assert!(matches(url), "{url}");
         }
         for url in [
             "https://hooks.example.com/webhooks/workflow-completed-2",
@@ -84,7 +98,7 @@ mod tests {
             "https://hooks.example.com/other?/webhooks/workflow-completed",
             "not a URL",
         ] {
-            assert!(!plain.matches(url), "{url}");
+            assert!(!matches(url), "{url}");
         }
     }
 }

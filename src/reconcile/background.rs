@@ -16,7 +16,6 @@ use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
 use crate::recorder::RecorderHealth;
-use crate::verification::UnverifiedLimit;
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,7 +36,6 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
-    pub(crate) unverified: Arc<UnverifiedLimit>,
     /// Nothing is requested while recording fails.
     pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
@@ -99,10 +97,12 @@ impl Background {
         let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
         self.gap.state().since = ready_at;
-        let (mut stored_at, mut rejected) = (None, self.rejected());
+        // A webhook that is answered 503, for any reason, may be lost.
+        let metrics = &self.reconciler.metrics;
+        let (mut stored_at, mut rejected) = (None, metrics.answered_503());
         loop {
             let now = OffsetDateTime::now_utc();
-            let before = std::mem::replace(&mut rejected, self.rejected());
+            let before = std::mem::replace(&mut rejected, metrics.answered_503());
             let accepts_all = self.health.health().is_ready() && rejected == before;
             self.gap.state().is_growing = !accepts_all;
             if accepts_all {
@@ -117,12 +117,6 @@ impl Background {
             }
             sleep(CHECK_INTERVAL).await;
         }
-    }
-
-    /// Increases with each webhook that is answered 503, for any reason, because it may be lost. An unsigned webhook over the
-    /// limit of waiting ones is counted twice: when it is rejected, and when it is answered.
-    fn rejected(&self) -> u64 {
-        self.reconciler.metrics.answered_503() + self.unverified.rejected()
     }
 
     /// Does not wait for the disk. While the disk hangs, no further write begins.

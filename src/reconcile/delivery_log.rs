@@ -3,9 +3,9 @@
 use time::{Duration, OffsetDateTime};
 
 use super::comparison::{Comparison, Fetched};
-use super::reconciler::{PageCount, ReconcileError, Reconciler};
+use super::reconciler::{MAX_PAGES, ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, ListPosition, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, LoggedDelivery, Page, Pager};
 
 /// Rows of the largest page of the API.
 pub(super) const PAGE: usize = 100;
@@ -29,21 +29,12 @@ impl Comparison<'_> {
     }
 
     async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let (mut at, mut pages) = (ListPosition::new(PAGE), PageCount::default());
+        let (client, mut pager) = (&self.reconciler.client, Pager::new(PAGE, MAX_PAGES));
         loop {
-            pages.next()?;
-            let page = match self.reconciler.client.deliveries(at.offset, at.limit).await {
-                Err(error @ ApiError::TooLarge { .. }) => {
-                    if at.shrink() {
-                        tracing::warn!("an entry of the delivery log is skipped: {error}");
-                        self.counts.unusable += 1;
-                    }
-                    continue;
-                }
-                page => page?,
-            };
+            let page = pager.next(|offset, limit| client.deliveries(offset, limit)).await?;
+            let page = page.ok_or(ReconcileError::TooManyPages)?;
             self.counts.unusable += page.unusable();
-            let Page { rows, size, is_last } = page;
+            let Page { rows, is_last, .. } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
             let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
             let mut ended = Vec::new();
@@ -67,7 +58,6 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            at.advance(size);
         }
     }
 }
@@ -75,10 +65,9 @@ impl Comparison<'_> {
 impl Reconciler {
     /// `None` for a delivery to another URL.
     pub(super) fn read_logged(&self, execution_id: Option<&str>, logged: LoggedDelivery) -> Option<Fetched> {
-        let own_url = self.own_url.as_ref().filter(|own_url| own_url.matches(&logged.url))?;
         let secrets = self.credentials.current();
-        let reference = own_url.reference(&logged.url, secrets.sender_secrets());
-        Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, reference))
+        let own = self.own_url.as_ref()?.matched(&logged.url, secrets.sender_secrets())?;
+        Some(Fetched::read(execution_id, logged.body, FetchSource::DeliveryLog, own.reference))
     }
 }
 

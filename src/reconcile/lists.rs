@@ -7,11 +7,11 @@ use time::{Duration, OffsetDateTime};
 use super::comparison::{Comparison, Fetched};
 use super::delivery_log::{PAGE, is_older_than};
 use super::events::CheckResult;
-use super::reconciler::{PageCount, ReconcileError};
+use super::reconciler::{MAX_PAGES, ReconcileError};
 use super::single::CONCURRENT;
 use crate::db::DbConnection;
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, ExecutionRow, ListPosition, Page};
+use crate::eachlabs::{ApiError, ExecutionRow, Page, Pager};
 
 /// A workflow is known if one of its executions was recorded in the compared period, or in this time before the period.
 const KNOWN_BEFORE: Duration = Duration::days(30);
@@ -64,27 +64,21 @@ impl Comparison<'_> {
         since: Option<OffsetDateTime>,
     ) -> Result<(), ReconcileError> {
         let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (mut at, mut filter, mut pages) = (ListPosition::new(PAGE), bulk, PageCount::default());
+        let (client, mut filter) = (&self.reconciler.client, bulk);
+        let mut pager = Pager::new(PAGE, MAX_PAGES);
         loop {
-            pages.next()?;
-            let page = self.reconciler.client.executions(workflow, filter, at.offset, at.limit).await;
-            let page = match page {
-                Err(error @ ApiError::TooLarge { .. }) => {
-                    if at.shrink() {
-                        tracing::warn!("a row in the list of a workflow's executions is skipped: {error}");
-                        self.counts.unusable += 1;
-                    }
-                    continue;
-                }
+            let request = |offset, limit| client.executions(workflow, filter, offset, limit);
+            let page = match pager.next(request).await {
                 // The API accepts only a UUID as the filter. Without a filter, the rows are filtered here.
                 Err(ApiError::Status { status: 400, .. }) if filter.is_some() => {
                     filter = None;
                     continue;
                 }
-                page => page?.ok_or(ReconcileError::NoWorkflow)?,
+                Err(error) if error.is_not_found() => return Err(ReconcileError::NoWorkflow),
+                page => page?.ok_or(ReconcileError::TooManyPages)?,
             };
             self.counts.unusable += page.unusable();
-            let Page { rows, size, is_last } = page;
+            let Page { rows, is_last, .. } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.time));
             let rows = rows.into_iter().filter(|row| {
                 row.has_ended
@@ -96,7 +90,6 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            at.advance(size);
         }
     }
 

@@ -98,16 +98,16 @@ impl Checker {
     }
 
     async fn workflow(&self, execution_id: &str) -> Result<Option<Found>, ApiError> {
-        let Some(own_url) = &self.own_url else {
+        if self.own_url.is_none() {
             if let Some(body) = self.client.execution(execution_id).await? {
                 return Ok(Some(Found { body, reference: None }));
             }
             // It may be the execution of another organisation's workflow.
             let logged = self.client.usable_delivery(execution_id).await?;
-            return Ok(logged.map(|logged| Found { body: logged.body, reference: None }));
-        };
+            return Ok(logged.map(|logged| self.found(logged)));
+        }
         let logged = self.client.usable_delivery(execution_id).await?;
-        let reference = logged.as_ref().and_then(|logged| self.reference(own_url, logged));
+        let reference = logged.as_ref().and_then(|logged| self.reference(logged));
         // An entry whose status is not terminal can be that of an earlier webhook.
         let has_ended = |logged: &LoggedDelivery| {
             Execution::parse(&logged.body).is_ok_and(|e| status::is_terminal(&e.status))
@@ -136,17 +136,13 @@ impl Checker {
     }
 
     fn found(&self, logged: LoggedDelivery) -> Found {
-        let reference = self.own_url.as_ref().and_then(|own_url| self.reference(own_url, &logged));
-        Found { reference, body: logged.body }
+        Found { reference: self.reference(&logged), body: logged.body }
     }
 
     /// The reference of a delivery to this receiver.
-    fn reference(&self, own_url: &OwnUrl, logged: &LoggedDelivery) -> Option<String> {
+    fn reference(&self, logged: &LoggedDelivery) -> Option<String> {
         let secrets = self.credentials.current();
-        own_url
-            .matches(&logged.url)
-            .then(|| own_url.reference(&logged.url, secrets.sender_secrets()))
-            .flatten()
+        self.own_url.as_ref()?.matched(&logged.url, secrets.sender_secrets())?.reference
     }
 }
 

@@ -24,8 +24,6 @@ struct State {
     later: Size,
     /// Whether a delivery was rejected since the latest measurement.
     has_rejected: bool,
-    /// The number of rejected deliveries.
-    rejected: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,14 +50,8 @@ impl UnverifiedLimit {
             state.later.bytes += bytes;
         } else {
             state.has_rejected = true;
-            state.rejected += 1;
         }
         fits
-    }
-
-    /// The number of deliveries that were rejected since the start.
-    pub(crate) fn rejected(&self) -> u64 {
-        self.state().rejected
     }
 
     /// Sets the measured size of the table. `earlier_recorded`: before the measurement began, the earlier deliveries were
