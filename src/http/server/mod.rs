@@ -313,7 +313,7 @@ impl Service<Request<Incoming>> for TrackedService {
             // HTTP/2 has no such header: its connections end with GOAWAY at `PortShutdown::stop`.
             Version::HTTP_2 => std::convert::identity,
             _ if self.leaving.is_cancelled() => close_connection,
-            _ => close_after_unread_body,
+            _ => close_after_too_large,
         };
         request.extensions_mut().insert(self.connection.clone());
         self.routes.call(request).map(announce)
@@ -329,9 +329,9 @@ fn close_connection(response: ServiceResult) -> ServiceResult {
 
 /// hyper closes a connection whose request has a large unread rest of a body. Without the header `Connection: close`, the
 /// client would send its next request on this connection.
-fn close_after_unread_body(response: ServiceResult) -> ServiceResult {
-    let is_unread = |response: &Response<Body>| response.status() == StatusCode::PAYLOAD_TOO_LARGE;
-    if response.as_ref().is_ok_and(is_unread) { close_connection(response) } else { response }
+fn close_after_too_large(response: ServiceResult) -> ServiceResult {
+    let too_large = |response: &Response<Body>| response.status() == StatusCode::PAYLOAD_TOO_LARGE;
+    if response.as_ref().is_ok_and(too_large) { close_connection(response) } else { response }
 }
 
 /// Whether an error of `accept` concerns one connection and not the listener.
