@@ -141,7 +141,7 @@ impl Credentials {
         loop {
             tokio::select! {
                 () = sighup.notified() => self.reload(ReloadReason::Sighup).await,
-                () = self.database.refused.notified() => if self.from_files { self.refresh().await },
+                () = self.database.login_rejected.notified() => if self.from_files { self.refresh().await },
             }
         }
     }

@@ -18,7 +18,7 @@ pub struct Database {
     /// For each server.
     connect_timeout: Duration,
     /// Notified when PostgreSQL rejects user or password.
-    pub(crate) refused: Arc<Notify>,
+    pub(crate) login_rejected: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl Database {
     #[must_use]
     pub fn new(servers: DatabaseServers, connect_timeout: Duration) -> Self {
         let current = Current { generation: 0, servers, preferred: 0 };
-        Self { current: Arc::new(RwLock::new(current)), connect_timeout, refused: Arc::default() }
+        Self { current: Arc::new(RwLock::new(current)), connect_timeout, login_rejected: Arc::default() }
     }
 
     /// Increases when the address changes, or when a connection is lost. All parts then connect again, so that none of them
@@ -70,7 +70,7 @@ impl Database {
                 Err(error) => {
                     // Class 28: user or password rejected. `credentials` then reads `database.url_file` again.
                     if error.code().is_some_and(|code| code.starts_with("28")) {
-                        self.refused.notify_one();
+                        self.login_rejected.notify_one();
                     }
                     errors.push((&hosts[n], error));
                 }

@@ -13,8 +13,9 @@ const NAME: &str = "api_key";
 /// The names of secrets in a body of the API, in upper or lower case.
 const SECRETS: [&str; 2] = [NAME, "webhook_secret"];
 
-/// The body with `null` as the value of each `api_key`; `None` if it has none. Only the fields of the body itself, or of the
-/// elements of an array, are replaced. A body that is not JSON is left as it is: it is not stored.
+/// The body with `null` as the value of each `api_key`; `None` if there is nothing to replace. Only the fields of the body
+/// itself, or of the elements of an array, are replaced. A body that is not JSON is cleaned up to the error. It is not
+/// stored.
 pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     // An escaped name contains \u00.
     memmem::find(body, NAME.as_bytes()).or_else(|| memmem::find(body, b"\\u00"))?;
@@ -22,13 +23,12 @@ pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     let mut values: Vec<&str> = Vec::new();
     let mut parser = serde_json::Deserializer::from_str(text);
     // After an error, the values before it are removed all the same.
-    let _ = parser.deserialize_any(Values { found: &mut values, is_element: false });
+    let _ = parser.deserialize_any(ApiKeys { found: &mut values, is_element: false });
     replaced(body, &values)
 }
 
-/// A fetched or quarantined body with `null` as the value of each of [`SECRETS`], at any depth; `None` if it has none. All
-/// other bytes stay.
-/// A body that is not JSON is cleaned up to the error: it is not stored.
+/// A fetched or quarantined body with `null` as the value of each of [`SECRETS`], at any depth; `None` if there is nothing to
+/// replace. All other bytes stay. A body that is not JSON is cleaned up to the error.
 pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
     let text = super::text(body).ok()?;
     let bytes = text.as_bytes();
@@ -84,12 +84,12 @@ fn replaced(body: &[u8], values: &[&str]) -> Option<Vec<u8>> {
 }
 
 /// Collects the JSON texts of the values of `api_key`.
-struct Values<'v, 'de> {
+struct ApiKeys<'v, 'de> {
     found: &'v mut Vec<&'de str>,
     is_element: bool,
 }
 
-impl<'de> Visitor<'de> for Values<'_, 'de> {
+impl<'de> Visitor<'de> for ApiKeys<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for Values<'_, 'de> {
         while let Some(element) = elements.next_element::<&RawValue>()? {
             if element.get().starts_with('{') && !self.is_element {
                 let mut parser = serde_json::Deserializer::from_str(element.get());
-                let _ = parser.deserialize_any(Values { found: &mut *self.found, is_element: true });
+                let _ = parser.deserialize_any(ApiKeys { found: &mut *self.found, is_element: true });
             }
         }
         Ok(())

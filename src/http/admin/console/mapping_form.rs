@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::text::{visible, visible_attribute};
 use crate::execution;
 use crate::execution::mapping::{ExtractError, Extracted, FIELDS, Lost, Mapping, problems};
-use crate::execution::status::FINAL;
+use crate::execution::status::TERMINAL;
 
 /// Fields without which a body is not an execution.
 const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
@@ -131,7 +131,7 @@ impl MappingForm {
             .partition(|field| REQUIRED.contains(field) || MAIN.contains(field) || is_given(field));
         let lost = self.lost(body);
         html! {
-            datalist #statuses { @for status in FINAL { option value=(status) {} } }
+            datalist #statuses { @for status in TERMINAL { option value=(status) {} } }
             datalist #keys { @for key in &keys { option value=(key) {} } }
             (self.table(&first, &keys))
             details { summary { "More fields" } (self.table(&more, &keys)) }
