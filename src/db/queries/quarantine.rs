@@ -190,14 +190,9 @@ impl Query for QuarantineReasons {
 const START_BYTES: i32 = 160;
 
 /// The start of a body as text, without a last character that is cut.
-fn start_of(bytes: Vec<u8>) -> String {
-    let text = String::from_utf8_lossy(&without_secrets(bytes)).into_owned();
-    // A key whose value is cut is still there.
-    let end = text.match_indices(r#""api_key""#).find_map(|(at, name)| {
-        let value = text[at + name.len()..].trim_start_matches([' ', ':']);
-        (!value.starts_with("null")).then_some(at)
-    });
-    text[..end.unwrap_or(text.len())].trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+fn start_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    api_key::remove_from_start(text.trim_end_matches(char::REPLACEMENT_CHARACTER))
 }
 
 /// The body with `null` in place of secrets. A body that was answered 200 can contain some in its nested objects.
@@ -222,7 +217,7 @@ impl Query for BodyStarts {
             START_BYTES
         );
         let starts = starts.fetch_all(transaction).await?.into_iter();
-        Ok(starts.map(|row| (row.quarantine_id, start_of(row.start))).collect())
+        Ok(starts.map(|row| (row.quarantine_id, start_of(&row.start))).collect())
     }
 }
 
