@@ -190,7 +190,8 @@ impl DbConnection {
 
     /// Moves an unsigned delivery back to the deliveries that wait for their verification.
     async fn verify_again(&mut self, id: i64, entry: &Entry, mode: RetryMode) -> Result<Retried, DbError> {
-        let delivery = entry.delivery(entry.body.clone().into());
+        let is_redelivery = entry.redeliveries > 0;
+        let delivery = Delivery { is_redelivery, ..entry.delivery(entry.body.clone().into()) };
         let execution = match Execution::parse(&delivery.body) {
             Ok(execution) => execution,
             Err(why) => return Ok(Retried::Retained(why.to_string())),
