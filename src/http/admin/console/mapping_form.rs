@@ -64,10 +64,10 @@ impl MappingForm {
             ExtractError::Invalid(why) => why,
             ExtractError::Lost(lost) => format!(
                 "`{}` is not read, and the execution would have no `{}`. Read {} from `{}`, or select \u{201c}{}\u{201d}",
-                lost.key,
+                lost.source,
                 lost.field,
                 lost.field,
-                lost.source(),
+                lost.source,
                 force_label(std::slice::from_ref(&lost))
             ),
         })
@@ -176,10 +176,10 @@ impl MappingForm {
     }
 }
 
-/// The label of the field `force`, such as `Record without output (ignore data/result)`.
+/// The label of the field `force`, such as `Record without output (ignore /data/result)`.
 fn force_label(lost: &[Lost]) -> String {
     let parts: Vec<_> =
-        lost.iter().map(|lost| format!("without {} (ignore {})", lost.field, lost.key)).collect();
+        lost.iter().map(|lost| format!("without {} (ignore {})", lost.field, lost.source)).collect();
     format!("Record {}", parts.join(" and "))
 }
 
