@@ -77,7 +77,7 @@ COMMENT ON COLUMN executions.workflow_id IS
 COMMENT ON COLUMN executions.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN executions.status IS
-    'Status, as sent. completed, failed and cancelled are terminal, and succeeded in a legacy flow; any other status, such as running, is not.';
+    'Status, as sent. completed, failed and cancelled are terminal, and succeeded or success in a legacy flow; any other status, such as running, is not.';
 COMMENT ON COLUMN executions.started_at IS
     'Start of the execution, by the sender''s clock; null if not sent or not an RFC 3339 timestamp (see payload).';
 COMMENT ON COLUMN executions.completed_at IS
@@ -113,9 +113,9 @@ COMMENT ON COLUMN executions.reference IS
 COMMENT ON COLUMN executions.redeliveries IS
     'Number of deliveries with the header X-Webhook-Redelivery: the sender sent the webhook again on request.';
 COMMENT ON COLUMN executions.conflicts IS
-    'Number of different conflicting deliveries stored in execution_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
+    'Number of different conflicting deliveries stored in execution_conflicts, including removed ones; null for none. At most conflicts.max_per_execution, unless quarantined webhooks are retried.';
 COMMENT ON COLUMN executions.conflict_bytes IS
-    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution.';
+    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution, unless quarantined webhooks are retried.';
 COMMENT ON COLUMN executions.conflicts_dropped IS
     'Number of conflicting deliveries that were not stored because a limit of conflicts.* was reached; null for none.';
 COMMENT ON COLUMN executions.first_received_at IS

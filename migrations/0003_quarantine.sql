@@ -28,7 +28,7 @@ COMMENT ON COLUMN quarantine.body IS
 COMMENT ON COLUMN quarantine.body_sha256 IS
     'SHA-256 of the body. A repeated delivery with the same body only increases deliveries.';
 COMMENT ON COLUMN quarantine.authenticated_by IS
-    'How a delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown. An authenticated delivery replaces none and unverified.';
+    'How a delivery of this body was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), none, or unverified (auth.verify_unsigned); null for a fetched execution, and if unknown. An authenticated delivery replaces none and unverified.';
 COMMENT ON COLUMN quarantine.acknowledged IS
     'Whether a delivery of this body was answered 200. An unsigned webhook that was not confirmed does not count. quarantine.max_rows, quarantine.max_bytes and retention.quarantine do not apply to acknowledged entries.';
 COMMENT ON COLUMN quarantine.intact IS

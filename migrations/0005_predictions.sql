@@ -36,7 +36,7 @@ CREATE TABLE predictions (
 COMMENT ON TABLE predictions IS
     'One row per prediction: its first terminal status with the result or, until then, its latest non-terminal status.';
 COMMENT ON COLUMN predictions.prediction_id IS
-    'Identifier of the prediction, as sent: exec_id, or id in the oldest form.';
+    'Identifier of the prediction, as sent: exec_id, or in other forms execution_id or id.';
 COMMENT ON COLUMN predictions.workflow_id IS
     'Workflow that the prediction is a step of, as sent (flow_id); null for a prediction outside of a workflow.';
 COMMENT ON COLUMN predictions.status IS
@@ -72,9 +72,9 @@ COMMENT ON COLUMN predictions.redeliveries IS
 COMMENT ON COLUMN predictions.reference IS
     'Query parameters of the webhook''s URL, without secrets, as a JSON object of strings: {"order": "1234"}; null without any.';
 COMMENT ON COLUMN predictions.conflicts IS
-    'Number of different conflicting deliveries stored in prediction_conflicts, including removed ones; null for none. At most conflicts.max_per_execution.';
+    'Number of different conflicting deliveries stored in prediction_conflicts, including removed ones; null for none. At most conflicts.max_per_execution, unless quarantined webhooks are retried.';
 COMMENT ON COLUMN predictions.conflict_bytes IS
-    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution.';
+    'Total size of the bodies of these conflicting deliveries in bytes; null for none. At most conflicts.max_bytes_per_execution, unless quarantined webhooks are retried.';
 COMMENT ON COLUMN predictions.conflicts_dropped IS
     'Number of conflicting deliveries that were not stored because a limit of conflicts.* was reached; null for none.';
 COMMENT ON COLUMN predictions.first_received_at IS

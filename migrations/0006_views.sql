@@ -1,7 +1,7 @@
 -- Views for operators, dashboards and scripts. They are stable: README.md in this directory says what may change.
 --
--- No view fails on unexpected data: a value that was not sent, or has another shape, is null or has no row. Views with
--- an order in their name (latest, slow) are ordered; the others are not. Hours and days are in UTC.
+-- No view fails on unexpected data: a value that was not sent, or has another shape, is null or has no row. The view changes
+-- and views with an order in their name (latest, slow) are ordered; the others are not. Hours and days are in UTC.
 --
 -- Each comment on a view names the columns to filter by: these filters use an index.
 
@@ -490,7 +490,7 @@ COMMENT ON COLUMN latest_executions.workflow_id IS
 COMMENT ON COLUMN latest_executions.bulk_id IS
     'Identifier of the bulk, as sent; null without a bulk.';
 COMMENT ON COLUMN latest_executions.status IS
-    'Status, as sent. completed, failed and cancelled are terminal; any other status, such as running, is not.';
+    'Status, as sent. completed, failed and cancelled are terminal, and succeeded or success in a legacy flow; any other status, such as running, is not.';
 COMMENT ON COLUMN latest_executions.error_cause IS
     'Cause of the failure, as sent; null if not sent.';
 COMMENT ON COLUMN latest_executions.total_cost IS
@@ -1221,7 +1221,7 @@ COMMENT ON COLUMN quarantined.body_text IS
 COMMENT ON COLUMN quarantined.body_bytes IS
     'Size of the body in bytes.';
 COMMENT ON COLUMN quarantined.authenticated_by IS
-    'How a delivery of this body was authenticated: signature, secret_header, url_token, none, or unverified (auth.verify_unsigned); null if unknown. An authenticated delivery replaces none and unverified.';
+    'How a delivery of this body was authenticated: signature, secret_header, url_token, callback (confirmed by the sender''s API), none, or unverified (auth.verify_unsigned); null for a fetched execution, and if unknown. An authenticated delivery replaces none and unverified.';
 COMMENT ON COLUMN quarantined.acknowledged IS
     'Whether a delivery of this body was answered 200. An unsigned webhook that was not confirmed does not count.';
 COMMENT ON COLUMN quarantined.intact IS

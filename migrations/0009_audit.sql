@@ -11,7 +11,7 @@ CREATE TABLE audit (
 );
 
 COMMENT ON TABLE audit IS
-    'One row per action of an operator in the console, and per retry, undo or drop of quarantined webhooks on the command line. Rows are only added; nothing removes them.';
+    'One row per action of an operator in the console, and per retry, undo or drop of quarantined webhooks on the command line. A row is added before the action and gets its result after it; nothing removes rows.';
 COMMENT ON COLUMN audit.audit_id IS
     'Number of the action.';
 COMMENT ON COLUMN audit.at IS

@@ -169,7 +169,7 @@ impl Server {
         // Channels with the latest state of a part.
         let acked_seq = acks.subscribe();
         let (recorder_health, recorder_health_rx) = watch::channel(RecorderHealth::default());
-        let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
+        let (stuck_status, stuck_rx) = watch::channel(StuckStatus::default());
         let has_retention = settings.retention.removes_something();
         let (retention, retention_rx) = watch::channel(RetentionState::before_first_round(has_retention));
         let weak_spool = spool.downgrade();
@@ -203,9 +203,9 @@ impl Server {
             spool: spool_status.clone(),
             acks,
             health: recorder_health,
-            stuck,
+            stuck_status,
             sequencer,
-            unverified: unverified_stored.clone(),
+            unverified_stored: unverified_stored.clone(),
             give_up: give_up.clone(),
             shared: recorder::SharedState::default(),
         };

@@ -83,8 +83,8 @@ impl Numbering {
         if let Some((floor, _)) = self.next_floor.take_if(is_reached) {
             self.floor = floor;
         }
-        // Recording writes executions or bulks first, so a batch_id is assigned after the id of its transaction. So the
-        // transactions with batches up to `batch_id` have lower ids than this one.
+        // A transaction that records gets its id with its first write, before it inserts a batch. So every transaction with a
+        // batch_id up to `last.batch_id` has a lower id than `last.transaction`.
         self.next_floor.get_or_insert((last.batch_id, last.transaction));
         Ok(if is_full { Numbered::MaybeMore } else { Numbered::All })
     }

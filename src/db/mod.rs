@@ -42,7 +42,7 @@ pub(crate) use transaction::{TimeLimits, Transaction, TransactionSettings};
 pub(crate) use verification::{ClaimLimits, QuarantinedUnverified, Unverified, UnverifiedUsage};
 
 /// The `application_name` of connections that write.
-const RECORDING: &str = "workflow-receiver";
+const APPLICATION_NAME: &str = "workflow-receiver";
 /// How many times a command retries a row after contention.
 const COMMAND_RETRIES: u32 = 4;
 /// The pause before each of these retries.
@@ -69,7 +69,7 @@ impl DbConnection {
 
     /// Connects for a command that writes.
     pub(crate) async fn for_command(database: &Database) -> Result<Self, DbError> {
-        Self::connect(database, RECORDING, TransactionSettings::command()).await
+        Self::connect(database, APPLICATION_NAME, TransactionSettings::command()).await
     }
 
     async fn begin(&mut self) -> Result<Transaction<'_>, DbError> {

@@ -1,7 +1,8 @@
 //! The pool of connections to PostgreSQL, for recording and for queries.
 //!
-//! Connections are opened when needed. A failed connect returns its reason at once. A connection goes back to the pool
-//! only by [`PooledConnection::release`]: after an error or a cancelled call it is closed.
+//! Connections are opened when needed. Unless another connection can be waited for ([`Session::Recording`]), a failed connect
+//! returns its reason at once. A connection goes back to the pool only by [`PooledConnection::release`]: after an error or a
+//! cancelled call it is closed.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Database, DbConnection, DbError, RECORDING, TransactionSettings};
+use super::{APPLICATION_NAME, Database, DbConnection, DbError, TransactionSettings};
 
 /// Time limit of a migration. The command `workflow-receiver migrate` has no limit.
 const MIGRATE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -149,7 +150,9 @@ impl ConnectionPool {
 
     async fn connect(&self) -> Result<DbConnection, DbError> {
         let (name, settings) = match self.session {
-            Session::Recording { .. } => (RECORDING, TransactionSettings::recording(self.statement_timeout)),
+            Session::Recording { .. } => {
+                (APPLICATION_NAME, TransactionSettings::recording(self.statement_timeout))
+            }
             Session::Queries { application_name } => {
                 (application_name, TransactionSettings::reading(self.statement_timeout))
             }

@@ -1,7 +1,7 @@
 //! Removes expired rows (`retention.*`) in batches.
 //!
-//! A walk visits a table in the order of time, by an index that operators need anyway. Each batch continues after the
-//! last visited row: removed rows leave dead index entries, and a walk from the beginning would pass all of them again.
+//! A walk visits a table in the order of time, by an index. Each batch continues after the last visited row: removed rows
+//! leave dead index entries, and a walk from the beginning would pass all of them again.
 //!
 //! A batch is one short transaction, so it delays neither recording nor autovacuum. It skips locked rows, which stay for
 //! the next walk.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use strum::{IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 
-use super::{Database, DbConnection, DbError, RECORDING, Transaction, TransactionSettings};
+use super::{APPLICATION_NAME, Database, DbConnection, DbError, Transaction, TransactionSettings};
 use crate::config;
 
 /// The kinds of rows that retention removes, in this order: a bulk after its executions.
@@ -34,7 +34,7 @@ pub(crate) enum RetentionTarget {
     Conflicts,
     /// Conflicts of predictions.
     PredictionConflicts,
-    /// Quarantined webhooks that were answered 422.
+    /// Quarantined webhooks that are not acknowledged: answered 422, or unsigned and not confirmed.
     Quarantine,
     /// Retries of quarantined webhooks. They contain payloads, and can be undone until they are removed.
     QuarantineRetries,
@@ -110,7 +110,7 @@ impl DbConnection {
         database: &Database,
         statement_timeout: Option<Duration>,
     ) -> Result<Self, DbError> {
-        Self::connect(database, RECORDING, TransactionSettings::pruning(statement_timeout)).await
+        Self::connect(database, APPLICATION_NAME, TransactionSettings::pruning(statement_timeout)).await
     }
 
     /// PostgreSQL's current time. `now()` would be the start of the transaction.

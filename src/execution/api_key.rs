@@ -13,8 +13,9 @@ const NAME: &str = "api_key";
 /// The names of secrets in a body of the API, in upper or lower case.
 const SECRETS: [&str; 2] = [NAME, "webhook_secret"];
 
-/// The body with `null` as the value of each `api_key`; `None` if it has none. Only the fields of the body itself, or of the
-/// elements of an array, are replaced. A body that is not JSON is left as it is: it is not stored.
+/// The body with `null` as the value of each `api_key`; `None` if there is nothing to replace. Only the fields of the body
+/// itself, or of the elements of an array, are replaced. A body that is not JSON is cleaned up to the error. It is not
+/// stored.
 pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     // An escaped name contains \u00.
     memmem::find(body, NAME.as_bytes()).or_else(|| memmem::find(body, b"\\u00"))?;
@@ -22,18 +23,29 @@ pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     let mut values: Vec<&str> = Vec::new();
     let mut parser = serde_json::Deserializer::from_str(text);
     // After an error, the values before it are removed all the same.
-    let _ = parser.deserialize_any(Values { found: &mut values, is_element: false });
+    let _ = parser.deserialize_any(ApiKeys { found: &mut values, is_element: false });
     replaced(body, &values)
 }
 
-/// A fetched or quarantined body with `null` as the value of each of [`SECRETS`], at any depth; `None` if it has none. All
-/// other bytes stay.
-/// A body that is not JSON is cleaned up to the error: it is not stored.
+/// A fetched or quarantined body with `null` as the value of each of [`SECRETS`], at any depth; `None` if there is nothing to
+/// replace. All other bytes stay. A body that is not JSON is cleaned up to the error.
 pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
-    let text = super::text(body).ok()?;
+    replaced(body, &secrets(super::text(body).ok()?).0)
+}
+
+/// The start of a body, with `null` as the value of each of [`SECRETS`], at any depth. It ends before a value that is cut
+/// off.
+pub(crate) fn remove_from_start(start: &str) -> String {
+    let (values, cut) = secrets(start);
+    let start = &start[..cut.unwrap_or(start.len())];
+    let cleaned = replaced(start.as_bytes(), &values);
+    cleaned.map_or_else(|| start.to_owned(), |cleaned| String::from_utf8_lossy(&cleaned).into_owned())
+}
+
+/// The values of [`SECRETS`] at any depth, up to a syntax error, and the index of a value that is not complete.
+fn secrets(text: &str) -> (Vec<&str>, Option<usize>) {
     let bytes = text.as_bytes();
-    let mut values: Vec<&str> = Vec::new();
-    let mut at = 0;
+    let (mut values, mut at) = (Vec::new(), 0);
     // Every string is read, and those before a colon are keys. No recursion: bodies can be nested deeply.
     while let Some(start) = memchr(b'"', &bytes[at..]).map(|found| at + found) {
         let Some(end) = end_of_string(bytes, start) else { break };
@@ -42,11 +54,11 @@ pub(crate) fn remove_at_any_depth(body: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let mut value = serde_json::Deserializer::from_str(&text[at + 1..]).into_iter::<&RawValue>();
-        let Some(Ok(value)) = value.next() else { break };
+        let Some(Ok(value)) = value.next() else { return (values, Some(at + 1)) };
         values.push(value.get());
         at = value.get().as_ptr().addr() - bytes.as_ptr().addr() + value.get().len();
     }
-    replaced(body, &values)
+    (values, None)
 }
 
 /// The end of the string that begins at `start`.
@@ -84,12 +96,12 @@ fn replaced(body: &[u8], values: &[&str]) -> Option<Vec<u8>> {
 }
 
 /// Collects the JSON texts of the values of `api_key`.
-struct Values<'v, 'de> {
+struct ApiKeys<'v, 'de> {
     found: &'v mut Vec<&'de str>,
     is_element: bool,
 }
 
-impl<'de> Visitor<'de> for Values<'_, 'de> {
+impl<'de> Visitor<'de> for ApiKeys<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -110,7 +122,7 @@ impl<'de> Visitor<'de> for Values<'_, 'de> {
         while let Some(element) = elements.next_element::<&RawValue>()? {
             if element.get().starts_with('{') && !self.is_element {
                 let mut parser = serde_json::Deserializer::from_str(element.get());
-                let _ = parser.deserialize_any(Values { found: &mut *self.found, is_element: true });
+                let _ = parser.deserialize_any(ApiKeys { found: &mut *self.found, is_element: true });
             }
         }
         Ok(())
@@ -169,6 +181,22 @@ mod tests {
             let cleaned = remove_at_any_depth(body.as_bytes());
             let cleaned = cleaned.map(|cleaned| String::from_utf8(cleaned).unwrap());
             assert_eq!(cleaned.as_deref(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_body_ends_before_a_secret_that_is_cut_off() {
+        for (start, expected) in [
+            (r#"{"a":{"api_key":"s","x":"\""#, r#"{"a":{"api_key":null,"x":"\""#),
+            (
+                r#"{"api_key":"s","a":[{"Webhook_Secret" : "cut"#,
+                r#"{"api_key":null,"a":[{"Webhook_Secret" :"#,
+            ),
+            (r#"{"api\u005fkey":{"a":"cut"#, r#"{"api\u005fkey":"#),
+            (r#"{"a":"api_key"#, r#"{"a":"api_key"#),
+            ("not JSON", "not JSON"),
+        ] {
+            assert_eq!(remove_from_start(start), expected, "{start}");
         }
     }
 }

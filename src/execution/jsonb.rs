@@ -1,8 +1,8 @@
 //! Checks whether `jsonb` can hold a JSON text.
 //!
-//! jsonb rejects U+0000, lone surrogates and numbers beyond `numeric`, runs out of stack on deep nesting, and keeps only
-//! the last value of a repeated key. PostgreSQL would reject a whole batch for one such text, so texts are checked
-//! before they are recorded.
+//! jsonb rejects U+0000, lone surrogates and numbers beyond `numeric`, and runs out of stack on deep nesting. PostgreSQL
+//! would reject a whole batch for one such text, so texts are checked before they are recorded. jsonb also keeps only the
+//! last value of a repeated key.
 //!
 //! jsonb writes numbers without exponents: the five characters `1e308` become 309. A text that would become much longer
 //! counts as one that jsonb cannot hold, too.
@@ -29,7 +29,8 @@ const FREE_EXPANSION: usize = 64 << 10;
 /// More than the largest exponent of `numeric`, in either direction.
 const MAX_EXPONENT: usize = 200_000;
 
-/// How much of `text` jsonb can hold. Nesting deeper than 127 levels, the limit of `serde_json`, does not fit.
+/// How much of `text` jsonb can hold. The limits of `serde_json` are lower than those of jsonb: nesting deeper than 127
+/// levels and numbers beyond a double do not fit.
 pub(crate) fn fit(text: &str) -> Fit {
     let mut seen = Seen::default();
     let mut json = serde_json::Deserializer::from_str(text);

@@ -21,7 +21,7 @@ pub(crate) struct Extracted {
     pub(crate) mapped: Bytes,
     /// The original part of the body, which becomes the payload.
     pub(crate) original: Bytes,
-    /// The keys that neither the receiver nor the mapping reads. Those within other objects have the form `data/bulk`.
+    /// The keys that neither the receiver nor the mapping reads, as sources of a mapping: `result`, `/data/bulk`.
     pub(crate) ignored: Vec<String>,
 }
 
@@ -29,15 +29,8 @@ pub(crate) struct Extracted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lost {
     pub(crate) field: &'static str,
-    /// The key, in the form of [`Extracted::ignored`].
-    pub(crate) key: String,
-}
-
-impl Lost {
-    /// The source of the field in a mapping.
-    pub(crate) fn source(&self) -> String {
-        if self.key.contains('/') { format!("/{}", self.key) } else { self.key.clone() }
-    }
+    /// The key, as a source of a mapping.
+    pub(crate) source: String,
 }
 
 /// Why a body is not extracted. The text is a sentence without its full stop.
@@ -47,7 +40,7 @@ pub(crate) enum ExtractError {
     Invalid(String),
     #[error(
         "`{}` is not read, and the execution would have no `{}`. Add {}={} to the mapping, or use --force",
-        .0.key, .0.field, .0.field, .0.source()
+        .0.source, .0.field, .0.field, .0.source
     )]
     Lost(Lost),
 }
@@ -68,8 +61,8 @@ impl Extracted {
         ];
         let lost = |(field, is_present, parts): (&'static str, bool, &[&str])| {
             let may_have = |key: &&String| parts.iter().any(|part| key.to_ascii_lowercase().contains(part));
-            let key = self.ignored.iter().find(may_have).filter(|_| !is_present)?;
-            Some(Lost { field, key: key.clone() })
+            let source = self.ignored.iter().find(may_have).filter(|_| !is_present)?;
+            Some(Lost { field, source: source.clone() })
         };
         fields.into_iter().filter_map(lost).collect()
     }
@@ -229,8 +222,14 @@ fn collect_ignored(path: &str, value: &Value, pointers: &[String], ignored: &mut
             }
         }
         _ if pointers.iter().any(|pointer| pointer.starts_with(&below)) => {}
-        _ => ignored.push(path.trim_start_matches('/').replace("~1", "/").replace("~0", "~")),
+        _ => ignored.push(source(path)),
     }
+}
+
+/// The shortest source with this pointer.
+fn source(pointer: &str) -> String {
+    let key = pointer.strip_prefix('/').filter(|key| !key.contains(['/', '~']));
+    key.unwrap_or(pointer).to_owned()
 }
 
 /// The unchanged JSON text at a pointer (RFC 6901).
@@ -259,13 +258,29 @@ mod tests {
             let maps: Vec<_> = maps.iter().map(|(f, s)| ((*f).to_owned(), (*s).to_owned())).collect();
             Mapping { maps: &maps, sets: &[] }.extract(body, true).unwrap().remove(0).ignored
         };
-        assert_eq!(ignored(&[]), ["executionId", "meta/data", "result"]);
+        assert_eq!(ignored(&[]), ["executionId", "/meta~1data", "result"]);
         let maps = [("execution_id", "executionId"), ("bulk_id", "/meta~1data/bulk")];
         assert_eq!(ignored(&maps), ["result"]);
         let body = br#"{"data":{"id":"x","bulk":"b","more":{"c":1}}}"#;
         let maps = [parse_pair("execution_id=/data/id").unwrap()];
         let extracted = Mapping { maps: &maps, sets: &[] }.extract(body, true).unwrap().remove(0);
-        assert_eq!(extracted.ignored, ["data/bulk", "data/more"]);
+        assert_eq!(extracted.ignored, ["/data/bulk", "/data/more"]);
+    }
+
+    #[test]
+    fn the_source_of_a_lost_field_is_a_source_of_the_body() {
+        let id = parse_pair("execution_id=/data/id").unwrap();
+        for body in [
+            r#"{"data":{"id":"x"},"workflow_id":"w","status":"s","meta/bulk~":"b"}"#,
+            r#"{"data":{"id":"x","bulk":"b"},"workflow_id":"w","status":"s"}"#,
+        ] {
+            let maps = [id.clone()];
+            let lost = Mapping { maps: &maps, sets: &[] }.extract(body.as_bytes(), true).unwrap()[0].lost();
+            assert_eq!(lost.len(), 1, "{body}");
+            let maps = [id.clone(), (lost[0].field.to_owned(), lost[0].source.clone())];
+            let found = Mapping { maps: &maps, sets: &[] }.extract(body.as_bytes(), false).unwrap();
+            assert_eq!(Execution::parse(&found[0].mapped).unwrap().bulk_id.as_deref(), Some("b"), "{body}");
+        }
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Parses the body of a webhook.
 //!
-//! The sender documents the body as "the same structure as the answer to Get Execution". The top-level fields that become
-//! columns are parsed; the others are skipped without building them, and stay in the payload. Three fields are required.
-//! The others are lenient: missing and null are the same, and an unusable value is left out of its column (the payload
-//! still has it).
+//! The sender documents the body as "Same structure as Get Execution response". The top-level fields that become columns
+//! are parsed; the others are skipped, and stay in the payload. Three fields are required. The others are lenient: missing
+//! and null are the same, and an unusable value is left out of its column (the payload still has it).
 //!
 //! The sender posts other bodies to the same URL. Their fields show which one it is:
 //!
@@ -11,9 +10,9 @@
 //! |---|---|
 //! | `execution_id`, `workflow_id` | an execution of a workflow |
 //! | `execution_id`, `flow_id` | an execution of a workflow, in the form of legacy flows |
-//! | `exec_id` | a prediction |
-//! | `execution_id`, and `flow_id` null or empty, without steps | a prediction |
-//! | `id`, and `input` or `metrics` | a prediction in its oldest form |
+//! | `execution_id`, and `flow_id` null or empty; no `workflow_id`, no steps | a prediction |
+//! | `exec_id`; no `execution_id`, no `workflow_id` | a prediction |
+//! | `id`, and `input` or `metrics`; none of the three identifiers above | a prediction in its oldest form |
 //!
 //! An empty identifier counts as missing. A body with other fields is not recorded.
 //!

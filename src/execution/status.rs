@@ -13,7 +13,7 @@ pub(crate) fn is_successful(status: &str) -> bool {
 }
 
 /// The statuses of executions that have ended.
-pub(crate) const FINAL: [&str; 5] = ["completed", "succeeded", "success", "failed", "cancelled"];
+pub(crate) const TERMINAL: [&str; 5] = ["completed", "succeeded", "success", "failed", "cancelled"];
 
 /// The results of [`class`].
 pub(crate) const CLASSES: [&str; 4] = [COMPLETED, "failed", "cancelled", OTHER];
@@ -35,8 +35,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn final_statuses_are_terminal() {
-        assert!(FINAL.into_iter().all(is_terminal));
+    fn exactly_the_listed_statuses_are_terminal() {
+        assert!(TERMINAL.into_iter().all(is_terminal));
         for other in ["running", "Failed", "SUCCEEDED", " succeeded ", "canceled", ""] {
             assert!(!is_terminal(other), "{other:?}");
         }
@@ -46,7 +46,7 @@ mod tests {
     fn the_functions_in_sql_have_the_same_words() {
         let sql = include_str!("../../migrations/0001_executions.sql");
         let words = |is_one: fn(&str) -> bool| {
-            let words = FINAL.into_iter().filter(|word| is_one(word));
+            let words = TERMINAL.into_iter().filter(|word| is_one(word));
             words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ")
         };
         for (function, words) in

@@ -4,21 +4,23 @@
 //!
 //! After each failed attempt, a canary runs ([`DbConnection::canary`](crate::db::DbConnection::canary)): the same
 //! statements and a commit with synthetic deliveries of the same kind, which are rolled back. Its result decides what the
-//! failure means, whatever the error was:
+//! failure means, whatever the error was. The kinds of deliveries are executions, predictions, rows for the quarantine and
+//! unverified deliveries.
 //!
-//! | canary | the attempt held | consequence |
+//! | the attempt held | canary | consequence |
 //! |---|---|---|
-//! | any | several kinds: executions, predictions, rows for the quarantine, unverified deliveries | each kind is tried on its own |
-//! | fails | anything | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
-//! | fails | another kind than executions, and executions can be recorded | the attempt's deliveries, and later ones of their kind, are stuck (`stuck.rs`) |
-//! | succeeds | several deliveries | the part is halved; after `database.statement_timeout` of halving, they are stuck |
-//! | succeeds | one delivery | it is stuck |
+//! | several kinds | any | each kind is tried on its own |
+//! | one kind | fails, and a canary of executions fails, too | PostgreSQL records nothing now: the part waits, and no delivery is blamed |
+//! | one kind | fails, and a canary of executions succeeds | the attempt's deliveries, and later ones of their kind, are stuck (`stuck.rs`) |
+//! | several deliveries of one kind | succeeds | the part is halved; after `database.statement_timeout` of halving, they are stuck |
+//! | one delivery | succeeds | it is stuck |
 //!
-//! A stuck delivery is retried alone or, once another one has succeeded, in a group (`retry.rs`), and occupies no worker. Each further failure while the canary succeeds
-//! is one strike against the delivery. [`StuckEntry::strike`](super::stuck::StuckEntry::strike) defines how many strikes
-//! it takes until the delivery is degraded by one step ([`RecordItem::degrade`]); then the count starts again. A failed
-//! canary resets the strikes. Contention ([`DbError::is_contention`]) is no strike: the delivery waits. The kind of error
-//! decides only the number of strikes:
+//! A stuck delivery is retried alone or, once another one has succeeded, in a group (`retry.rs`), and occupies no worker.
+//! Each failure alone while the canary succeeds is one strike against the delivery.
+//! [`StuckEntry::strike`](super::stuck::StuckEntry::strike) defines how many strikes it takes until the delivery is
+//! degraded by one step ([`RecordItem::degrade`]); then the count starts again. A failed canary and contention
+//! ([`DbError::is_contention`]) reset the strikes: the delivery waits. The kind of error decides only the number of
+//! strikes:
 //!
 //! - an error that the server will repeat ([`DbError::is_repeatable`]): three, and one after the first degradation;
 //! - a lost connection, a crash, a lack of resources: ten, with pauses;
@@ -70,7 +72,7 @@ impl Recorder {
     /// Records all deliveries of a batch, except those that become stuck.
     pub(super) async fn record_batch(&self, batch: BatchPart<'_>) {
         // Bounds the memory of the list.
-        let _ = self.stuck.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
+        let _ = self.stuck_status.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
         let (mut parts, mut limits, mut halving_since) = (VecDeque::from([batch]), None, None::<Instant>);
         let mut failed_canaries = 0;
         while let Some(part) = parts.pop_front() {

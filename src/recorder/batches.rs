@@ -103,7 +103,7 @@ pub(super) enum Poll {
     Batch(Vec<SpooledDelivery>, Seq),
     /// Nothing arrived for [`KEEPALIVE_INTERVAL`].
     Idle,
-    /// The spool is closed and empty.
+    /// The spool is closed, and all its deliveries were read.
     Closed,
 }
 

@@ -1,4 +1,5 @@
-//! The batches that are not acked yet: batches that are being recorded, and recorded batches after them.
+//! The batches that are being recorded, and the handled batches after the first of them. A batch is handled once each of its
+//! deliveries is recorded or stuck.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -19,7 +20,6 @@ pub(super) struct InFlightBatch {
     through: Seq,
     /// Hashes of the identifiers of its executions.
     executions: HashSet<u32>,
-    /// All deliveries of the batch are recorded or stuck.
     handled: bool,
 }
 
@@ -59,6 +59,7 @@ pub(super) fn is_busy(batches: &VecDeque<InFlightBatch>) -> bool {
     batches.iter().any(|batch| !batch.handled)
 }
 
-pub(super) fn hash(execution_id: &str) -> u32 {
-    crc32fast::hash(execution_id.as_bytes())
+/// Hash of the identifier of an execution or bulk.
+pub(super) fn hash(id: &str) -> u32 {
+    crc32fast::hash(id.as_bytes())
 }

@@ -69,7 +69,7 @@ impl Recorder {
                     "a webhook that cannot be recorded is stored in quarantine"
                 ),
                 Disposition::Unverified => {
-                    self.unverified.notify_one();
+                    self.unverified_stored.notify_one();
                     tracing::debug!(trace_id, "an unsigned delivery waits for its verification");
                 }
                 // There may be many, so log_dropped logs them together.

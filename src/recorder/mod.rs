@@ -3,7 +3,8 @@
 //! Workers take batches in turns (`batches.rs`) and record them concurrently, as long as the batches share no execution
 //! (`in_flight.rs`). A batch is acked to the spool once it and all earlier batches are recorded. After a crash the
 //! recorder continues with the deliveries that the spool still holds; recording one twice is harmless, because the
-//! database deduplicates. `attempt.rs` handles failures, and `stuck.rs` holds the deliveries that fail while others are recorded.
+//! database deduplicates. `attempt.rs` handles failures, and `stuck.rs` holds the deliveries that fail while others are
+//! recorded.
 
 mod attempt;
 mod batch_part;
@@ -67,10 +68,10 @@ pub(crate) struct Recorder {
     /// Acks deliveries to the spool.
     pub(crate) acks: AckHandle,
     pub(crate) health: watch::Sender<RecorderHealth>,
-    pub(crate) stuck: watch::Sender<StuckStatus>,
+    pub(crate) stuck_status: watch::Sender<StuckStatus>,
     pub(crate) sequencer: Sequencer,
     /// Notified after an unverified delivery was stored.
-    pub(crate) unverified: Arc<Notify>,
+    pub(crate) unverified_stored: Arc<Notify>,
     /// Cancelled when the time to drain the spool is over.
     pub(crate) give_up: CancellationToken,
     pub(crate) shared: SharedState,
@@ -131,7 +132,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Records batches until the spool is closed and empty. A worker locks `source` until its batch is admitted.
+    /// Records batches until the spool is closed and all its deliveries were read. A worker locks `source` until its batch is
+    /// admitted.
     async fn worker(&self, source: &Mutex<BatchSource>, in_flight: &InFlight) -> Result<(), SpoolError> {
         loop {
             let mut source_guard = source.lock().await;
@@ -165,6 +167,6 @@ impl Recorder {
 
     /// Where the list of stuck deliveries publishes its state and acks deliveries.
     fn progress(&self) -> Progress<'_> {
-        Progress { stuck: &self.stuck, acks: &self.acks }
+        Progress { status: &self.stuck_status, acks: &self.acks }
     }
 }

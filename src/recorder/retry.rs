@@ -171,11 +171,11 @@ impl Recorder {
             return;
         }
         *logged_at = Some(Instant::now());
-        let stuck = self.stuck.borrow().clone();
+        let stuck = self.stuck_status.borrow().clone();
         if let Some(why) = stuck.why {
             tracing::warn!(
                 deliveries = stuck.deliveries,
-                "deliveries, or others that were tried together with them, fail while PostgreSQL records the rest; they wait in the spool and are retried: {why}"
+                "some deliveries cannot be recorded, although PostgreSQL records others; they wait in the spool and are retried: {why}"
             );
         }
     }

@@ -1,9 +1,9 @@
 //! The stuck deliveries: deliveries that failed alone while PostgreSQL recorded others, and later deliveries that would
 //! fail or wait, too: of the same execution, of a bulk that another session locks, or of a kind that cannot be recorded.
 //!
-//! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), over its own connection, and
-//! reads each body from the spool again. After a success it retries several together. So up to [`MAX_STUCK`] deliveries can wait for a lock, or be rejected in every
-//! form, without blocking other deliveries.
+//! A stuck delivery occupies no worker. One task retries all of them in turn (`retry.rs`), and reads each body from the spool
+//! again. After a success it retries several together. So up to [`MAX_STUCK`] deliveries can wait for a lock, or be rejected
+//! in every form, without blocking other deliveries.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -138,8 +138,8 @@ impl StuckEntry {
         self.failures_without_strike += 1;
     }
 
-    /// Counts a failure of this delivery while others can be recorded. Returns whether the delivery is to blame. The
-    /// caller gives no strike for contention.
+    /// Counts a failure of this delivery alone while others can be recorded. Returns whether the delivery is to blame. Not
+    /// for contention.
     pub(super) fn strike(&mut self, error: &DbError) -> bool {
         (self.strikes, self.failures_without_strike) = (self.strikes + 1, 0);
         let needed = match error {
@@ -162,12 +162,12 @@ impl StuckEntry {
 
 /// Where the list publishes its state and acks deliveries to the spool.
 pub(super) struct Progress<'p> {
-    pub(super) stuck: &'p watch::Sender<StuckStatus>,
+    pub(super) status: &'p watch::Sender<StuckStatus>,
     pub(super) acks: &'p AckHandle,
 }
 
 impl StuckList {
-    /// Adds the deliveries of `part`, which failed with `why`. `blocked`: the later deliveries that fail or wait, too.
+    /// Adds the deliveries of `part`, which failed with `why`. The first of them blocks the deliveries of `blocked`.
     pub(super) fn add(
         &self,
         part: &BatchPart<'_>,
@@ -177,7 +177,7 @@ impl StuckList {
     ) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
-            // The first delivery blocks the others, so only the first is retried.
+            // The others wait for the first one, so only the first is retried.
             state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
         }
         if let Some(why) = why {
@@ -187,8 +187,8 @@ impl StuckList {
         self.changed.notify_one();
     }
 
-    /// Adds those deliveries of `part` to the list that would fail or wait, too, and returns the others. A delivery of an
-    /// execution with a stuck delivery waits for that one, which preserves per-execution order.
+    /// Adds to the list the deliveries of `part` that are blocked, or whose execution has a stuck delivery (which preserves
+    /// per-execution order). Returns the others.
     pub(super) fn hold_back<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
         let (stuck, blocked): (HashSet<u32>, _) = {
             let state = self.state();
@@ -207,7 +207,7 @@ impl StuckList {
         free
     }
 
-    /// Waits for a due delivery. In the list, only the first delivery of each execution can be due. Of the deliveries of a
+    /// Waits for a due delivery. Of the deliveries of one execution, only the first can be due. Of the deliveries of a
     /// blocked kind or bulk, only the blocking one can be due. `None` once the list is closed and empty.
     pub(super) async fn next(&self) -> Option<(Seq, StuckEntry)> {
         loop {
@@ -243,8 +243,8 @@ impl StuckList {
         }
     }
 
-    /// Up to `limit` deliveries that may be recorded together with others, in their order: those that were not retried alone
-    /// yet, and that wait for no other delivery.
+    /// Up to `limit` deliveries that may be recorded together, in their order: those that were not retried alone yet, are not
+    /// blocked, and whose execution has no earlier delivery that is left out.
     pub(super) fn untried(&self, limit: usize) -> Vec<Seq> {
         let state = self.state();
         let (blocked, mut passed_over) = (state.blocked(), HashSet::new());
@@ -252,7 +252,6 @@ impl StuckList {
             let may = entry.is_untried()
                 && !is_blocked(&blocked, entry.kind, || entry.bulk)
                 && entry.execution.is_none_or(|execution| !passed_over.contains(&execution));
-            // Later deliveries of its execution wait for it.
             if !may {
                 passed_over.extend(entry.execution);
             }
@@ -320,7 +319,7 @@ impl State {
         if oldest.is_none() {
             self.why = None;
         }
-        progress.stuck.send_replace(StuckStatus {
+        progress.status.send_replace(StuckStatus {
             deliveries: self.entries.len(),
             oldest: oldest.map(|(_, entry)| entry.received_at),
             why: self.why.clone(),

@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "103ab7936ef2b4e42627ddeeda842e584941f286e1ff18b57dd98c6e0813640806ffe3fdf8c211656f56a9a86cad6882",
+        "f74b754710c25c05abcb6eabac7e27a163bb3b109d116cc0863d7504dda6bc79b2895fde8c1b4dc9e7b1d88cc3f984f6",
     ),
     (
         "0002_rollups.sql",
@@ -28,7 +28,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0003_quarantine.sql",
-        "66c3e20a9468643f27a7a1769a18925bcaec084f50d6f5bb627382d28236de137c7e17c0ed8f05d20e151c96c307812c",
+        "efa2539fefddb694efa266f776d3419fbef3ff1d630f4f379d3f914020c43c99da36841d109fb29b88bdba146de5a4fc",
     ),
     (
         "0004_changes.sql",
@@ -36,11 +36,11 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0005_predictions.sql",
-        "fb75c172505fd50da4f041c940de32c45f7250017510b37ad9c777c00f5c43accbab00ff655aa8f883863ee4b8453ba6",
+        "80adbe163bcaed7b0cb0109e07412f0dc25e8e7c834a2959b358a429b68dc807cb3eeebb94a2c5b654210de635da0451",
     ),
     (
         "0006_views.sql",
-        "fb94ef768084485a84247cecaf2982496d439c94711fa3996711116c48b83172cd69df3cd8d569fdc60aa35c8269be33",
+        "121c07f9d27e88c15828267fd5ee6c2ded261cb761234c48efe12e6dfc02ff41537e50fff206258d2f417ff0c434afd5",
     ),
     (
         "0007_expected.sql",
@@ -52,7 +52,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0009_audit.sql",
-        "eae1c2159ca6cf704d4e035415c1aee2d02ed28f40f09da0699496532e30e2e6bb8f702fda929183d97da0781a719e14",
+        "2169a63163e9c32d8fb082e834c1acd72a48f82e4ee74ca8de457a9e3348bd02d19192797c6ee2941fbf1e8d32dcb842",
     ),
     (
         "0010_verification.sql",

@@ -115,7 +115,9 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     stand_in.end(&hidden);
     let different =
         with(stand_in.body(&hidden).unwrap(), json!({ "output": ["https://evil.example/x.png"] }));
-    receiver.accept(execution("unknown", "completed")).await;
+    let unknown = receiver.client.post(&receiver.url).header("X-Webhook-Redelivery", "true");
+    let unknown = unknown.body(execution("unknown", "completed").to_string()).send().await.unwrap();
+    assert_eq!(unknown.status(), 200);
     receiver.accept(&different).await;
     receiver.accept(with(stand_in.body(&sent).unwrap(), json!({ "status": "failed" }))).await;
     until_verified(&receiver).await;
@@ -176,6 +178,8 @@ async fn a_genuine_unsigned_webhook_is_recorded_and_a_forged_one_is_quarantined_
     until(async || receiver.rows(quarantine).await.len() == 3).await;
     until_verified(&receiver).await;
     assert_eq!(receiver.rows(EXECUTIONS).await, before);
+    let redelivered = "SELECT redeliveries FROM quarantine WHERE reason LIKE 'not confirmed%'";
+    assert_eq!(receiver.row(redelivered).await["redeliveries"], 1, "a retry keeps the header");
 }
 
 #[tokio::test(flavor = "multi_thread")]

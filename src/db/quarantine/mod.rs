@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use self::undo::Before;
 pub(crate) use self::undo::Undone;
-use super::queries::quarantine::{Quarantined, select_quarantined, without_key};
+use super::queries::quarantine::{Quarantined, select_quarantined, without_secrets};
 use super::record::item::{ItemKind, RecordItem};
 use super::{DbConnection, DbError, Transaction, record};
 use crate::auth::AuthMethod;
@@ -86,14 +86,14 @@ impl DbConnection {
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT body FROM quarantine WHERE quarantine_id = $1", id);
         let body = self.transact(async |transaction| body.fetch_optional(transaction).await).await?;
-        Ok(body.map(without_key))
+        Ok(body.map(without_secrets))
     }
 
     /// The execution as the sender's API has it; `None` if the entry has none.
     pub(crate) async fn quarantined_api_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
         let body = sqlx::query_scalar!("SELECT api_body FROM quarantine WHERE quarantine_id = $1", id);
         let body = self.transact(async |transaction| body.fetch_optional(transaction).await).await?;
-        Ok(body.flatten().map(without_key))
+        Ok(body.flatten().map(without_secrets))
     }
 
     /// Deletes entries. Returns the numbers of the deleted ones.
@@ -190,7 +190,8 @@ impl DbConnection {
 
     /// Moves an unsigned delivery back to the deliveries that wait for their verification.
     async fn verify_again(&mut self, id: i64, entry: &Entry, mode: RetryMode) -> Result<Retried, DbError> {
-        let delivery = entry.delivery(entry.body.clone().into());
+        let is_redelivery = entry.redeliveries > 0;
+        let delivery = Delivery { is_redelivery, ..entry.delivery(entry.body.clone().into()) };
         let execution = match Execution::parse(&delivery.body) {
             Ok(execution) => execution,
             Err(why) => return Ok(Retried::Retained(why.to_string())),

@@ -472,7 +472,7 @@ impl CountedRow {
     }
 }
 
-/// Marks the executions as not settled, if they are expected: they are missing again.
+/// Marks the executions as not settled, if they are expected: those that have not ended are missing again.
 async fn unsettle(transaction: &mut Transaction<'_>, ids: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query!("UPDATE expected_executions SET settled = false WHERE execution_id = ANY ($1)", ids)
         .execute(transaction)

@@ -30,7 +30,7 @@ pub(crate) struct Bulk {
     pub(crate) expected: Option<i32>,
     /// The number of recorded executions: completed + failed + cancelled + other.
     pub(crate) received: i32,
-    /// Executions with the status completed.
+    /// Executions with the status completed, or succeeded or success in a legacy flow.
     pub(crate) completed: i32,
     /// Executions with the status failed.
     pub(crate) failed: i32,

@@ -14,7 +14,7 @@ use crate::db::Transaction;
 pub(crate) struct Counts {
     /// completed + failed + cancelled + other.
     pub(crate) executions: i64,
-    /// Executions with the status completed.
+    /// Executions with the status completed, or succeeded or success in a legacy flow.
     pub(crate) completed: i64,
     /// Executions with the status failed.
     pub(crate) failed: i64,

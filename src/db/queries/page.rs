@@ -118,7 +118,7 @@ pub(crate) trait ListRow {
 /// The position of a row in its list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// When the first delivery was received.
+    /// When the first delivery was received; of an expected execution, when it was registered.
     pub(super) at: OffsetDateTime,
     /// Orders the rows with the same time.
     pub(super) id: String,

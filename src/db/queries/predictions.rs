@@ -24,7 +24,7 @@ columns! {
     /// A prediction in a list: an execution of a single model.
     #[derive(Debug, Clone, Serialize, ToSchema)]
     pub(crate) struct Prediction {
-        /// The sender's identifier of the prediction: `exec_id`, or `id` in the oldest form.
+        /// The sender's identifier of the prediction: `exec_id`, or in other forms `execution_id` or `id`.
         pub(crate) prediction_id: String,
         /// The workflow that the prediction is a step of; null for a prediction outside of a workflow.
         pub(crate) workflow_id: Option<String>,

@@ -25,8 +25,9 @@ pub(crate) struct Quarantined {
     pub(crate) reason: String,
     /// The size of the body in bytes.
     pub(crate) body_bytes: i32,
-    /// How a delivery of this body was authenticated: `signature`, `secret_header`, `url_token`, `none`, or `unverified`
-    /// for an unsigned webhook; null if unknown. An authenticated delivery replaces `none` and `unverified`.
+    /// How a delivery of this body was authenticated: `signature`, `secret_header`, `url_token`, `callback` (confirmed by the
+    /// sender's API), `none`, or `unverified` for an unsigned webhook; null for a fetched execution, and if unknown. An
+    /// authenticated delivery replaces `none` and `unverified`.
     pub(crate) authenticated_by: Option<String>,
     /// Whether the webhook was answered 200 at least once. False for a webhook that was answered 422, and for an unsigned
     /// webhook that was not confirmed.
@@ -189,18 +190,13 @@ impl Query for QuarantineReasons {
 const START_BYTES: i32 = 160;
 
 /// The start of a body as text, without a last character that is cut.
-fn start_of(bytes: Vec<u8>) -> String {
-    let text = String::from_utf8_lossy(&without_key(bytes)).into_owned();
-    // A key whose value is cut is still there.
-    let end = text.match_indices(r#""api_key""#).find_map(|(at, name)| {
-        let value = text[at + name.len()..].trim_start_matches([' ', ':']);
-        (!value.starts_with("null")).then_some(at)
-    });
-    text[..end.unwrap_or(text.len())].trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+fn start_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    api_key::remove_from_start(text.trim_end_matches(char::REPLACEMENT_CHARACTER))
 }
 
-/// The body without API keys: an earlier version stored them.
-pub(in crate::db) fn without_key(body: Vec<u8>) -> Vec<u8> {
+/// The body with `null` in place of secrets. A body that was answered 200 can contain some in its nested objects.
+pub(in crate::db) fn without_secrets(body: Vec<u8>) -> Vec<u8> {
     api_key::remove_at_any_depth(&body).unwrap_or(body)
 }
 
@@ -221,7 +217,7 @@ impl Query for BodyStarts {
             START_BYTES
         );
         let starts = starts.fetch_all(transaction).await?.into_iter();
-        Ok(starts.map(|row| (row.quarantine_id, start_of(row.start))).collect())
+        Ok(starts.map(|row| (row.quarantine_id, start_of(&row.start))).collect())
     }
 }
 
@@ -295,7 +291,7 @@ impl Query for GetQuarantined {
         );
         let texts = texts.fetch_one(transaction).await?;
         let [body_text, api_text] = [texts.body_text, texts.api_text].map(|text| {
-            text.map(|text| String::from_utf8_lossy(&without_key(text.into_bytes())).into_owned())
+            text.map(|text| String::from_utf8_lossy(&without_secrets(text.into_bytes())).into_owned())
         });
         Ok(Some(QuarantineDetail { entry, body_text, api_text }))
     }

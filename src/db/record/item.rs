@@ -81,7 +81,7 @@ pub(crate) enum Degraded {
 pub(crate) struct QuarantineRow<'a> {
     pub(super) reason: String,
     pub(super) delivery: &'a Delivery,
-    /// Whether the webhook was answered 200.
+    /// Whether the webhook was answered 200. False for an unsigned one that was not confirmed: the limits apply to it.
     pub(super) acknowledged: bool,
     /// Whether the body's checksum in the spool was right.
     pub(super) intact: bool,

@@ -10,7 +10,7 @@ use crate::config;
 use crate::db::{DbError, Transaction};
 use crate::delivery::Disposition;
 
-/// Stores the quarantined `items`, and sets their dispositions. `limits` apply to items that were not answered 200.
+/// Stores the quarantined `items`, and sets their dispositions. `limits` apply to items that are not acknowledged.
 pub(in crate::db) async fn insert_quarantined(
     transaction: &mut Transaction<'_>,
     items: &[RecordItem<'_>],
@@ -38,7 +38,8 @@ pub(in crate::db) async fn insert_quarantined(
     let redeliveries: Vec<_> = rows.iter().map(|row| i32::from(row.delivery.is_redelivery)).collect();
     let received_at: Vec<_> = rows.iter().map(|row| row.delivery.received_at).collect();
     if acknowledged.contains(&false) {
-        // Without this lock, two transactions could fill the same free space. It is acquired before the locks of rows.
+        // Without this lock, two transactions could fill the same free space. It is acquired before the rows of
+        // `quarantine` are locked.
         sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('workflow-receiver quarantine', 0))")
             .execute(&mut *transaction)
             .await?;

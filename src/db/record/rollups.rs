@@ -86,8 +86,7 @@ impl<'r> Rollups<'r> {
         self.added(after, at);
     }
 
-    /// Moves an execution to the hour and day of `first_received_at`: its first delivery was received earlier than
-    /// recorded.
+    /// Moves an execution to the hour and day of `first_received_at`.
     pub(in crate::db) fn shifted(&mut self, before: CountedExecution<'r>, first_received_at: OffsetDateTime) {
         self.count_in_periods(CountedExecution { first_received_at, ..before.clone() }, 1);
         self.count_in_periods(before, -1);

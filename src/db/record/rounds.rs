@@ -4,9 +4,9 @@
 //! grouped, and their groups are recorded in at most five rounds:
 //!
 //! 1. the first delivery;
-//! 2. and 3. the last two non-terminal deliveries with different statuses, if no terminal delivery is before them. They
-//!    replace all earlier ones. Two are needed: if the last one has the recorded status, it is a duplicate and replaces
-//!    nothing, so the one before it must be recorded first;
+//! 2. and 3. of the non-terminal deliveries before the first terminal one, the last two with different statuses. They replace
+//!    all earlier ones. The last one alone would count as a duplicate if the row already had its status, and its other
+//!    fields would be lost;
 //! 4. the first terminal delivery;
 //! 5. all later deliveries, one group for each content. The execution has ended, so each of them is a duplicate or a
 //!    conflict.

@@ -1,4 +1,4 @@
--- The next quarantined webhooks, and whether they have expired. Those answered 200 never expire.
+-- The next quarantined webhooks, and whether they have expired. Acknowledged ones never expire.
 SELECT
     quarantine_id::text AS "id!",
     first_received_at,

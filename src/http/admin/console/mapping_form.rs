@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::text::{visible, visible_attribute};
 use crate::execution;
 use crate::execution::mapping::{ExtractError, Extracted, FIELDS, Lost, Mapping, problems};
-use crate::execution::status::FINAL;
+use crate::execution::status::TERMINAL;
 
 /// Fields without which a body is not an execution.
 const REQUIRED: [&str; 3] = ["execution_id", "workflow_id", "status"];
@@ -64,10 +64,10 @@ impl MappingForm {
             ExtractError::Invalid(why) => why,
             ExtractError::Lost(lost) => format!(
                 "`{}` is not read, and the execution would have no `{}`. Read {} from `{}`, or select \u{201c}{}\u{201d}",
-                lost.key,
+                lost.source,
                 lost.field,
                 lost.field,
-                lost.source(),
+                lost.source,
                 force_label(std::slice::from_ref(&lost))
             ),
         })
@@ -131,7 +131,7 @@ impl MappingForm {
             .partition(|field| REQUIRED.contains(field) || MAIN.contains(field) || is_given(field));
         let lost = self.lost(body);
         html! {
-            datalist #statuses { @for status in FINAL { option value=(status) {} } }
+            datalist #statuses { @for status in TERMINAL { option value=(status) {} } }
             datalist #keys { @for key in &keys { option value=(key) {} } }
             (self.table(&first, &keys))
             details { summary { "More fields" } (self.table(&more, &keys)) }
@@ -176,10 +176,10 @@ impl MappingForm {
     }
 }
 
-/// The label of the field `force`, such as `Record without output (ignore data/result)`.
+/// The label of the field `force`, such as `Record without output (ignore /data/result)`.
 fn force_label(lost: &[Lost]) -> String {
     let parts: Vec<_> =
-        lost.iter().map(|lost| format!("without {} (ignore {})", lost.field, lost.key)).collect();
+        lost.iter().map(|lost| format!("without {} (ignore {})", lost.field, lost.source)).collect();
     format!("Record {}", parts.join(" and "))
 }
 

@@ -20,7 +20,7 @@ use crate::db::{DbConnection, DbError, Retried, RetryMode};
 use crate::delivery::Disposition;
 use crate::execution::Execution;
 use crate::execution::mapping::Extracted;
-use crate::execution::status::{FINAL, is_terminal};
+use crate::execution::status::{TERMINAL, is_terminal};
 use crate::http::admin::api::query::{PathId, path_number};
 use crate::logging::escape_json;
 
@@ -281,7 +281,7 @@ fn previewed(extracted: &Extracted, disposition: Option<Disposition>) -> Markup 
             @if !is_terminal(&execution.status) {
                 (notice("warn", html! {
                     "The status \u{201c}" (visible(&execution.status)) "\u{201d} is not a known final status, so the execution \
-                    would count as running. Final statuses: " (FINAL.join(", ")) "."
+                    would count as running. Final statuses: " (TERMINAL.join(", ")) "."
                 }))
             }
             dl.pairs {
