@@ -16,7 +16,7 @@ class Postgres(Process):
     def __init__(self):
         super().__init__(
             [RECEIVER], 28000, RECEIVER__HTTP__LISTEN="127.0.0.1:28000", RECEIVER__ADMIN__LISTEN="127.0.0.1:28001",
-            RECEIVER__SPOOL__DIR=WORK / "idle-spool", RECEIVER__DATABASE__EMBEDDED_DIR=WORK / "postgres")
+            RECEIVER__SPOOL__DIR=WORK / "idle-spool", RECEIVER__DATABASE__PRIVATE_DIR=WORK / "postgres")
         self.data = WORK / "postgres/data"
         self.made = {}
 

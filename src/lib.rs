@@ -29,7 +29,7 @@
 //! - [`metrics`], [`logging`], [`traces`] and [`health`] report on the parts.
 
 pub mod auth;
-pub mod cli;
+mod cli;
 pub mod config;
 mod credentials;
 pub mod db;
@@ -43,10 +43,10 @@ pub mod fuzzing;
 mod health;
 mod http;
 mod http_client;
-pub mod logging;
+mod logging;
 mod memory;
 mod metrics;
-#[cfg(feature = "embedded-postgres")]
+#[cfg(feature = "private-postgres")]
 mod private_database;
 pub mod program;
 mod receive;

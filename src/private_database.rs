@@ -29,7 +29,7 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 /// Receives until shutdown. PostgreSQL stops after the receiver.
 pub(crate) async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
     let opened = async {
-        let dir = settings.database.embedded_dir.clone();
+        let dir = settings.database.private_dir.clone();
         let cluster = spawn_blocking(move || Cluster::open(&dir)).await??;
         // The first start of a new cluster must succeed: an error means that the installation does not work. Later
         // starts are retried.
@@ -101,7 +101,7 @@ async fn keep_running(
             *running = None;
             tracing::error!(
                 retry_in = ?pause,
-                "the private PostgreSQL ended (see its log in database.embedded_dir) and is restarted: webhooks are \
+                "the private PostgreSQL ended (see its log in database.private_dir) and is restarted: webhooks are \
                  accepted meanwhile"
             );
         }

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 
 use crate::cli::{self, CommandError, print_line};
 use crate::config::Settings;
-#[cfg(feature = "embedded-postgres")]
+#[cfg(feature = "private-postgres")]
 use crate::private_database;
 use crate::receive::receive;
 use crate::shutdown::Shutdown;
@@ -226,9 +226,9 @@ async fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<(), CommandEr
 async fn serve(settings: &Settings, shutdown: &Shutdown) -> Result<(), CommandError> {
     match settings.database.servers()? {
         Some(database) => receive(settings, database, None, shutdown).await,
-        #[cfg(feature = "embedded-postgres")]
+        #[cfg(feature = "private-postgres")]
         None => private_database::serve(settings, shutdown).await,
-        #[cfg(not(feature = "embedded-postgres"))]
+        #[cfg(not(feature = "private-postgres"))]
         None => Err(cli::NO_DATABASE.into()),
     }
 }

@@ -6,7 +6,7 @@ use crate::config;
 
 /// # Errors
 /// If no token is set.
-pub fn admin_token(admin: &config::Admin) -> Result<String, &'static str> {
+pub(crate) fn admin_token(admin: &config::Admin) -> Result<String, &'static str> {
     match admin.token.expose_secret() {
         "" if admin.tokens.0.is_empty() => Err("admin.token is not set: the admin port requires no token"),
         "" => Err("admin.token is not set: the admin port requires one of admin.tokens"),

@@ -23,7 +23,7 @@ use crate::words::counted;
 /// Arguments of `bulks`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Bulks {
+pub(crate) struct Bulks {
     #[command(subcommand)]
     command: Option<BulkCommand>,
     /// Show this bulk with its missing executions, failures and results
@@ -115,7 +115,7 @@ impl Bulks {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or the bulk is unknown.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         if let Some(BulkCommand::SetSize(set_size)) = &self.command {
             set_size.run(settings, &pool).await?;

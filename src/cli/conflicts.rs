@@ -12,7 +12,7 @@ use crate::db::queries::conflicts::{self, Conflict, Filter};
 
 /// Arguments of `conflicts`.
 #[derive(Debug, Args)]
-pub struct Conflicts {
+pub(crate) struct Conflicts {
     /// Only conflicts of this execution
     #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new())]
     execution: Option<String>,
@@ -37,7 +37,7 @@ impl Conflicts {
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let (filter, period) = (Filter { execution: self.execution.clone() }, self.time.period());
         let query = conflicts::Conflicts { filter, period, page: PageRequest::default() };
         self.output.print_list(&query_pool(settings)?, query, CONFLICTS).await

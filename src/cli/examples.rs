@@ -4,7 +4,7 @@ macro_rules! examples {
     ($($name:ident $first:literal $($line:literal)*;)*) => {
         $(
             #[doc = concat!("Of `", $first, "`.")]
-            pub const $name: &str = concat!("Examples:\n  workflow-receiver ", $first $(, "\n  workflow-receiver ", $line)*);
+            pub(crate) const $name: &str = concat!("Examples:\n  workflow-receiver ", $first $(, "\n  workflow-receiver ", $line)*);
         )*
     };
 }

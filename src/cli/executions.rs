@@ -18,7 +18,7 @@ use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 
 /// Arguments of `executions`.
 #[derive(Debug, Args)]
-pub struct Executions {
+pub(crate) struct Executions {
     /// Show this execution with its steps, results and conflicts
     #[arg(value_name = "EXECUTION", conflicts_with_all = ["status", "cause", "reference", "scope", "period"])]
     id: Option<String>,
@@ -68,7 +68,7 @@ impl Executions {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or the execution is not recorded.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;

@@ -12,7 +12,7 @@ use crate::db::queries::reference::Reference;
 
 /// Arguments of `expected`.
 #[derive(Debug, Args)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Only executions that are missing (also the overdue ones), overdue or arrived, or rejected inputs
     #[arg(long, value_parser = choice_parser::<ExpectedState>())]
     state: Option<ExpectedState>,
@@ -39,7 +39,7 @@ impl Expected {
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let filter = Filter { state: self.state, ..self.filter.clone() };
         let query = ExpectedQuery { filter, page: PageRequest::default() };
         self.output.print_list(&query_pool(settings)?, query, EXPECTED).await

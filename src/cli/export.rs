@@ -19,7 +19,7 @@ use crate::export::{Encoding, Export, Format, ResultFormat};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     #[command(subcommand)]
     list: ExportList,
     /// Write to this file instead of standard output. A file with this name is replaced when the export is complete
@@ -80,7 +80,7 @@ impl ExportArgs {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or the output cannot be written. A file keeps its earlier content then.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         let Some(path) = &self.output else {
             return self.list.write(&pool, &mut io::stdout().lock()).await;

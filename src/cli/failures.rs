@@ -14,7 +14,7 @@ use crate::db::queries::reference::ReferenceFilter;
 
 /// Arguments of `failures`.
 #[derive(Debug, Args)]
-pub struct Failures {
+pub(crate) struct Failures {
     /// Group failed executions and predictions by cause, or failed steps (also of completed executions) by step or by
     /// model
     #[arg(long, default_value = "cause", value_parser = choice_parser::<By>())]
@@ -58,7 +58,7 @@ impl Failures {
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let query = FailureQuery {
             by: self.by,
             scope: self.scope.clone(),

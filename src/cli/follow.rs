@@ -20,7 +20,7 @@ const PAGE: i64 = 1_000;
 
 /// Arguments of `follow`.
 #[derive(Debug, Args)]
-pub struct Follow {
+pub(crate) struct Follow {
     /// Only this workflow
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     workflow: Option<String>,
@@ -43,7 +43,7 @@ impl Follow {
     ///
     /// # Errors
     /// If PostgreSQL does not answer at the start, or the changes after `--after` were removed.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         let mut after = match self.after {
             Some(after) => after,

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// If webhooks are not accepted (the body is the error), or there is no response within three seconds.
-pub async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
+pub(crate) async fn healthcheck(admin: &config::Admin) -> Result<String, String> {
     let address = admin.listen;
     let (status, text) = tokio::time::timeout(TIMEOUT, ready(reachable(address), &admin.token))
         .await

@@ -3,57 +3,57 @@
 //! Commands that read recorded data use the queries of the read API ([`crate::db::queries`]) on a connection of their own:
 //! they also work while the receiver is stopped.
 
-pub mod admin_token;
+pub(crate) mod admin_token;
 mod args;
-pub mod bulks;
-pub mod conflicts;
-pub mod examples;
-pub mod executions;
-pub mod expected;
-pub mod export;
-pub mod failures;
-pub mod follow;
-pub mod healthcheck;
-pub mod new_token;
+pub(crate) mod bulks;
+pub(crate) mod conflicts;
+pub(crate) mod examples;
+pub(crate) mod executions;
+pub(crate) mod expected;
+pub(crate) mod export;
+pub(crate) mod failures;
+pub(crate) mod follow;
+pub(crate) mod healthcheck;
+pub(crate) mod new_token;
 mod output;
-pub mod packaging;
-pub mod predictions;
-pub mod prune;
-pub mod quarantine;
-pub mod reconcile;
-pub mod register;
-pub mod repair;
-pub mod results;
-pub mod send_test;
-pub mod spool;
-pub mod status;
+pub(crate) mod packaging;
+pub(crate) mod predictions;
+pub(crate) mod prune;
+pub(crate) mod quarantine;
+pub(crate) mod reconcile;
+pub(crate) mod register;
+pub(crate) mod repair;
+pub(crate) mod results;
+pub(crate) mod send_test;
+pub(crate) mod spool;
+pub(crate) mod status;
 mod table;
-pub mod trigger;
-pub mod workflows;
+pub(crate) mod trigger;
+pub(crate) mod workflows;
 
 use crate::config::Settings;
 use crate::db::Database;
 use crate::db::queries::QueryPool;
 
-pub use output::print_line;
+pub(crate) use output::print_line;
 
 /// Why a command failed, for the operator.
-pub type CommandError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error of a command that needs a database.
-pub const NO_DATABASE: &str =
+pub(crate) const NO_DATABASE: &str =
     "database.url is not set: set DATABASE_URL, like postgres://user:password@host:5432/name";
 
 /// The database of a receiver with these settings.
 ///
 /// # Errors
 /// If none is configured and no private PostgreSQL runs.
-pub fn database(settings: &Settings) -> Result<Database, CommandError> {
+pub(crate) fn database(settings: &Settings) -> Result<Database, CommandError> {
     let servers = match settings.database.servers()? {
         Some(servers) => Ok(servers),
-        #[cfg(feature = "embedded-postgres")]
-        None => private_postgres::running(&settings.database.embedded_dir).map(Into::into),
-        #[cfg(not(feature = "embedded-postgres"))]
+        #[cfg(feature = "private-postgres")]
+        None => private_postgres::running(&settings.database.private_dir).map(Into::into),
+        #[cfg(not(feature = "private-postgres"))]
         None => Err(NO_DATABASE),
     };
     Ok(Database::new(servers?, settings.database.connect_timeout))

@@ -5,7 +5,7 @@ use crate::config::random_token;
 use crate::http::WEBHOOK_PATH;
 
 /// Prints a token to standard output, and its use to standard error.
-pub fn new_token() {
+pub(crate) fn new_token() {
     let token = random_token();
     print_line(&token);
     for line in [

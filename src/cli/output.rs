@@ -91,7 +91,7 @@ impl Output {
 }
 
 /// Prints a line to standard output. Ignores errors: the command has already done its work.
-pub fn print_line(line: impl Display) {
+pub(crate) fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 

@@ -13,7 +13,7 @@ use super::CommandError;
 ///
 /// # Errors
 /// If standard output cannot be written.
-pub fn completions(shell: Shell, mut program: Command) -> Result<(), CommandError> {
+pub(crate) fn completions(shell: Shell, mut program: Command) -> Result<(), CommandError> {
     let (name, mut script) = (program.get_name().to_owned(), Vec::new());
     clap_complete::generate(shell, &mut program, name, &mut script);
     // For bash, clap_complete 4.6.11 replaces the hyphen in the program's name in two different ways, so that options of
@@ -27,7 +27,7 @@ pub fn completions(shell: Shell, mut program: Command) -> Result<(), CommandErro
 ///
 /// # Errors
 /// If the directory cannot be written.
-pub fn manual(directory: &Path, program: Command) -> Result<(), CommandError> {
+pub(crate) fn manual(directory: &Path, program: Command) -> Result<(), CommandError> {
     let written = fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(program, directory));
     written.map_err(|error| format!("{} cannot be written to: {error}", directory.display()).into())
 }

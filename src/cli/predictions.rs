@@ -15,7 +15,7 @@ use crate::db::queries::reference::Reference;
 
 /// Arguments of `predictions`.
 #[derive(Debug, Args)]
-pub struct Predictions {
+pub(crate) struct Predictions {
     /// Show this prediction with its output and conflicts
     #[arg(value_name = "PREDICTION", conflicts_with_all = ["prediction_filter", "period"])]
     id: Option<String>,
@@ -46,7 +46,7 @@ impl Predictions {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or the prediction is not recorded.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let pool = query_pool(settings)?;
         if let Some(id) = &self.id {
             return self.show(&pool, id).await;

@@ -19,7 +19,7 @@ use crate::retention::{Clocks, Removal, Step, Walk};
 
 /// Arguments of `prune`.
 #[derive(Debug, Args)]
-pub struct Prune {
+pub(crate) struct Prune {
     /// Count the rows, but do not remove them
     #[arg(long)]
     dry_run: bool,
@@ -63,7 +63,7 @@ impl Prune {
     /// # Errors
     /// If PostgreSQL does not answer, or its clock and the clock of this machine differ by more than five minutes. Rows that
     /// were removed before an error stay removed, and are printed.
-    pub async fn run(&self, database: &Database, retention: &Retention) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, database: &Database, retention: &Retention) -> Result<(), CommandError> {
         if !retention.removes_something() {
             return Err("no retention limit is set: set one, for example RECEIVER__RETENTION__PAYLOADS=90d (retention.* in \
                         config/default.toml)"

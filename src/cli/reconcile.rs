@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Arguments of `reconcile`.
 #[derive(Debug, Args)]
-pub struct Reconcile {
+pub(crate) struct Reconcile {
     /// Only these executions
     #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new(),
         required_unless_present_any = ["bulk", "workflow", "since"], conflicts_with_all = ["bulk", "workflow", "since"])]
@@ -57,7 +57,7 @@ impl Reconcile {
     ///
     /// # Errors
     /// If the receiver does not answer or rejects the request, or the run fails.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let url = format!("http://{}/api/v1/reconcile", reachable(settings.admin.listen));
         let mut url = Url::parse(&url)?;
         {

@@ -17,7 +17,7 @@ use crate::trigger::Triggered;
 
 /// Arguments of `register`.
 #[derive(Debug, Args)]
-pub struct Register {
+pub(crate) struct Register {
     /// File with responses of trigger or bulk-trigger, one after the other; - for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -59,7 +59,7 @@ impl Register {
     /// # Errors
     /// If a response cannot be parsed, contradicts a registered one, or PostgreSQL does not answer. Earlier responses of
     /// the file stay registered; running the command again is safe.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let text = read(&self.file)?;
         let mut connection = DbConnection::for_command(&database(settings)?).await?;
         let mut output = Output::new();

@@ -14,7 +14,7 @@ const PAGE: i64 = 1_000;
 /// Arguments of `repair`.
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "help texts are plain text")]
-pub struct Repair {
+pub(crate) struct Repair {
     /// The executions or predictions to repair
     #[arg(required_unless_present = "all", value_name = "EXECUTION")]
     ids: Vec<String>,
@@ -35,7 +35,7 @@ impl Repair {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, or still refuses a column.
-    pub async fn run(&self, database: &Database) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, database: &Database) -> Result<(), CommandError> {
         let mut connection = DbConnection::for_command(database).await?;
         let mut tally = Tally::default();
         for id in &self.ids {

@@ -11,7 +11,7 @@ use crate::db::queries::results::{Filter, Kind, ResultItem};
 
 /// Arguments of `results`.
 #[derive(Debug, Args)]
-pub struct Results {
+pub(crate) struct Results {
     /// Only results of this kind
     #[arg(long, value_parser = choice_parser::<Kind>())]
     kind: Option<Kind>,
@@ -46,7 +46,7 @@ impl Results {
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let mut query = self.list.listing();
         query.filter.kind = self.kind;
         let pool = query_pool(settings)?;

@@ -15,7 +15,7 @@ use crate::test_webhook::TestWebhook;
 
 /// Arguments of `send-test`.
 #[derive(Debug, Args)]
-pub struct SendTest {
+pub(crate) struct SendTest {
     /// The status in the webhook
     #[arg(long, default_value = "completed", value_parser = NonEmptyStringValueParser::new())]
     status: String,
@@ -27,7 +27,7 @@ impl SendTest {
     ///
     /// # Errors
     /// If the receiver does not answer 200.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let output = "sent by workflow-receiver send-test";
         let now = OffsetDateTime::now_utc();
         let webhook = TestWebhook::new(&settings.auth, WEBHOOK_PATH, &self.status, output, now)?;

@@ -15,7 +15,7 @@ const PAGE: usize = 100;
 
 /// Arguments of `spool`. Both commands only read; a receiver may be running.
 #[derive(Debug, Subcommand)]
-pub enum Spool {
+pub(crate) enum Spool {
     /// List the deliveries that are not recorded yet, oldest first
     List(List),
     /// Print the exact bytes of a body
@@ -27,7 +27,7 @@ pub enum Spool {
 
 /// The options of `spool list`.
 #[derive(Debug, Args)]
-pub struct List {
+pub(crate) struct List {
     /// Maximum number of deliveries
     #[arg(long, value_name = "ROWS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -54,7 +54,7 @@ impl Spool {
     ///
     /// # Errors
     /// If the spool cannot be read, or has no delivery with this number.
-    pub fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let spool = Inspector::open(&settings.spool.dir)?;
         match self {
             Self::List(list) => list.run(&spool),

@@ -15,7 +15,7 @@ use crate::words::counted;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
-pub struct Status {
+pub(crate) struct Status {
     /// Print JSON in one line
     #[arg(long)]
     json: bool,
@@ -162,7 +162,7 @@ impl Status {
     /// # Errors
     /// If the receiver or the database does not answer, the receiver has a problem, or a delivery answered 200 is in
     /// quarantine.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let (receiver, database) = tokio::join!(Receiver::query(settings), Database::query(settings));
         let well = receiver.is_well() && database.today.is_some() && database.is_well();
         let state = State { well, receiver, database };

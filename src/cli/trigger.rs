@@ -20,7 +20,7 @@ use crate::trigger::Triggered;
 
 /// Arguments of `trigger`.
 #[derive(Debug, Args)]
-pub struct Trigger {
+pub(crate) struct Trigger {
     /// File with the inputs, a JSON object; - for standard input
     #[arg(value_name = "FILE")]
     inputs: PathBuf,
@@ -31,7 +31,7 @@ pub struct Trigger {
 /// Arguments of `bulk-trigger`.
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "help texts are plain text")]
-pub struct BulkTrigger {
+pub(crate) struct BulkTrigger {
     /// File with the inputs: a JSON array of objects, or objects one after the other; - for standard input. each::labs
     /// accepts up to 10
     #[arg(value_name = "FILE")]
@@ -57,7 +57,7 @@ impl Trigger {
     ///
     /// # Errors
     /// If a setting is missing, `each::labs` rejects the request, or the response cannot be registered.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let inputs = inputs(&self.inputs)?;
         let [inputs @ Value::Object(_)] = &*inputs else {
             return Err(
@@ -74,7 +74,7 @@ impl BulkTrigger {
     ///
     /// # Errors
     /// As [`Trigger::run`].
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let mut inputs = inputs(&self.inputs)?;
         if let [Value::Array(array)] = &mut *inputs {
             inputs = std::mem::take(array);

@@ -12,7 +12,7 @@ use crate::db::queries::workflows::{self, MAX_DAYS, Order, Workflow};
 
 /// Arguments of `workflows`.
 #[derive(Debug, Args)]
-pub struct Workflows {
+pub(crate) struct Workflows {
     /// Sort by total cost, failed executions, or executions; highest first
     #[arg(long, default_value = "cost", value_parser = choice_parser::<Order>())]
     by: Order,
@@ -42,7 +42,7 @@ impl Workflows {
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let &Self { days, by: order, limit, json } = self;
         let page = query_pool(settings)?.run(&workflows::Workflows { days, order, limit }).await?;
         let mut output = Output::new();

@@ -154,7 +154,7 @@ fn spool_lock_timeout() -> Duration {
 pub struct Database {
     pub url: Secret,
     pub url_file: PathBuf,
-    pub embedded_dir: PathBuf,
+    pub private_dir: PathBuf,
     pub migrate: bool,
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,

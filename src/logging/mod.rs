@@ -33,7 +33,7 @@ static JSON: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// When the filter is invalid (checked settings are valid), or logging was set up before.
-pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let terminal = io::stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Pretty => false,
@@ -56,7 +56,7 @@ pub fn init(settings: &Log) -> Result<(), Box<dyn std::error::Error + Send + Syn
 /// a body.
 ///
 /// The line does not go through `tracing`: a panic inside `tracing` would cause a second one, which aborts the process.
-pub fn log_panics() {
+pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let literal = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();
@@ -73,13 +73,13 @@ pub fn log_panics() {
 }
 
 /// Queues a line for standard error. Control characters in it are escaped.
-pub fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let lines: String = text.split('\n').map(|line| printable(line) + "\n").collect();
     STDERR.push(lines.as_bytes());
 }
 
 /// Waits until all lines are written. Call it before the process ends. Gives up when nothing is written for a second.
-pub fn flush() {
+pub(crate) fn flush() {
     STDERR.flush();
 }
 

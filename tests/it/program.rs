@@ -407,8 +407,8 @@ async fn the_private_postgres_refuses_a_directory_with_other_files() {
     std::fs::create_dir(&mine).unwrap();
     std::fs::write(mine.join("thesis.txt"), "mine").unwrap();
     let before = std::fs::metadata(&mine).unwrap().permissions();
-    let (text, code) = run_to_end(program(dir.path()).env("RECEIVER__DATABASE__EMBEDDED_DIR", &mine));
+    let (text, code) = run_to_end(program(dir.path()).env("RECEIVER__DATABASE__PRIVATE_DIR", &mine));
     assert_eq!(code, Some(1));
-    assert!(text.contains("contains other files") && text.contains("database.embedded_dir"), "{text}");
+    assert!(text.contains("contains other files") && text.contains("database.private_dir"), "{text}");
     assert_eq!(std::fs::metadata(&mine).unwrap().permissions(), before);
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use crate::EmbeddedError;
+use crate::PrivatePostgresError;
 
 /// Where `make` installs PostgreSQL if the machine has none: in the checkout, and for root in a directory that the
 /// unprivileged user can read.
@@ -19,7 +19,7 @@ pub(crate) struct Binaries {
 impl Binaries {
     /// Searches `PG_BIN` (if set, only there), the PATH, the directories of packages, and those of `make`. Existing data
     /// requires its own major version.
-    pub(crate) fn find(data: &Path) -> Result<Self, EmbeddedError> {
+    pub(crate) fn find(data: &Path) -> Result<Self, PrivatePostgresError> {
         let needed = fs::read_to_string(data.join("PG_VERSION")).ok();
         let needed = needed.as_deref().map(str::trim);
         let fits = |dir: &Path| match needed {
@@ -30,7 +30,7 @@ impl Binaries {
             return Ok(Self { dir });
         }
         let version = needed.map_or(String::new(), |v| format!(" {v} (the version of {})", data.display()));
-        Err(EmbeddedError::Binaries(format!(
+        Err(PrivatePostgresError::Binaries(format!(
             "no PostgreSQL{version} found to start a private server: install it (`make run` does), set PG_BIN to \
              the directory of its programs, or set DATABASE_URL to use another server"
         )))

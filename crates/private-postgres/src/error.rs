@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 /// Why there is no private PostgreSQL. The text says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
+pub enum PrivatePostgresError {
     /// PostgreSQL's programs are missing, or of another major version than the existing data.
     #[error("{0}")]
     Binaries(String),
     /// The directory contains other files.
     #[error(
-        "{0} contains other files than a private PostgreSQL: set `database.embedded_dir` to an empty directory"
+        "{0} contains other files than a private PostgreSQL: set `database.private_dir` to an empty directory"
     )]
     Foreign(PathBuf),
     /// Another receiver uses the directory.
     #[error(
-        "the private PostgreSQL in {0} is in use by another receiver: set `database.embedded_dir`, or `database.url`"
+        "the private PostgreSQL in {0} is in use by another receiver: set `database.private_dir`, or `database.url`"
     )]
     InUse(PathBuf),
     /// No private PostgreSQL runs in the directory.
@@ -46,7 +46,7 @@ pub enum EmbeddedError {
     },
 }
 
-impl EmbeddedError {
+impl PrivatePostgresError {
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use sqlx::postgres::PgConnectOptions;
 
 use binaries::Binaries;
-pub use error::EmbeddedError;
+pub use error::PrivatePostgresError;
 use owner::Owner;
 use process::Postmaster;
 
@@ -41,15 +41,15 @@ impl Cluster {
     /// second.
     ///
     /// # Errors
-    /// [`EmbeddedError`]. The data in `dir` is unchanged then.
-    pub fn open(dir: &Path) -> Result<Arc<Self>, EmbeddedError> {
+    /// [`PrivatePostgresError`]. The data in `dir` is unchanged then.
+    pub fn open(dir: &Path) -> Result<Arc<Self>, PrivatePostgresError> {
         let owner = Owner::of_this_process()?;
         let dir = owner.place_for(dir)?;
-        let lock = File::create(dir.join("lock")).map_err(EmbeddedError::at(&dir))?;
+        let lock = File::create(dir.join("lock")).map_err(PrivatePostgresError::at(&dir))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(EmbeddedError::InUse(dir)),
-            Err(fs::TryLockError::Error(e)) => return Err(EmbeddedError::at(&dir)(e)),
+            Err(fs::TryLockError::WouldBlock) => return Err(PrivatePostgresError::InUse(dir)),
+            Err(fs::TryLockError::Error(e)) => return Err(PrivatePostgresError::at(&dir)(e)),
         }
         let data = dir.join("data");
         let binaries = Binaries::find(&data)?;
@@ -70,8 +70,8 @@ impl Cluster {
     /// Starts the server. Blocks until it accepts connections: usually 0.1 s, longer for crash recovery.
     ///
     /// # Errors
-    /// [`EmbeddedError`].
-    pub fn start(self: &Arc<Self>) -> Result<Postgres, EmbeddedError> {
+    /// [`PrivatePostgresError`].
+    pub fn start(self: &Arc<Self>) -> Result<Postgres, PrivatePostgresError> {
         let (data, log) = (self.dir.join("data"), self.dir.join("log"));
         let postmaster = Postmaster::start(&self.binaries, &self.owner, &data, &self.socket_dir, &log)?;
         Ok(Postgres { postmaster, cluster: self.clone() })
@@ -107,8 +107,8 @@ impl Postgres {
     /// Opens the cluster in `dir` and starts its server.
     ///
     /// # Errors
-    /// [`EmbeddedError`]. The data in `dir` is unchanged then.
-    pub fn start(dir: &Path) -> Result<Self, EmbeddedError> {
+    /// [`PrivatePostgresError`]. The data in `dir` is unchanged then.
+    pub fn start(dir: &Path) -> Result<Self, PrivatePostgresError> {
         Cluster::open(dir)?.start()
     }
 
@@ -145,9 +145,10 @@ impl Postgres {
 /// Options for a connection to the server that another process runs in `dir`.
 ///
 /// # Errors
-/// [`EmbeddedError::NotRunning`] if there is none.
-pub fn running(dir: &Path) -> Result<PgConnectOptions, EmbeddedError> {
-    let none = || EmbeddedError::NotRunning(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
+/// [`PrivatePostgresError::NotRunning`] if there is none.
+pub fn running(dir: &Path) -> Result<PgConnectOptions, PrivatePostgresError> {
+    let none =
+        || PrivatePostgresError::NotRunning(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()));
     let owner = Owner::of_this_process()?;
     if !dir.is_dir() {
         return Err(none());
@@ -165,19 +166,24 @@ fn connect_options(socket_dir: &Path) -> PgConnectOptions {
 }
 
 /// Runs `initdb` under a temporary name and renames the result, so that an interrupted `initdb` leaves no data directory.
-fn initialise(binaries: &Binaries, owner: &Owner, dir: &Path, data: &Path) -> Result<(), EmbeddedError> {
+fn initialise(
+    binaries: &Binaries,
+    owner: &Owner,
+    dir: &Path,
+    data: &Path,
+) -> Result<(), PrivatePostgresError> {
     let new = dir.join("data.new");
     if new.exists() {
-        fs::remove_dir_all(&new).map_err(EmbeddedError::at(&new))?;
+        fs::remove_dir_all(&new).map_err(PrivatePostgresError::at(&new))?;
     }
     let mut command = Command::new(binaries.initdb());
     command.args(["--username", USER, "--auth-local", "trust", "--auth-host", "reject"]);
     command.args(["--encoding", "UTF8", "--locale", "C", "--pgdata"]).arg(&new).current_dir(dir);
     owner.run_as(&mut command);
-    let output = command.output().map_err(EmbeddedError::at(&binaries.initdb()))?;
+    let output = command.output().map_err(PrivatePostgresError::at(&binaries.initdb()))?;
     if !output.status.success() {
         let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(EmbeddedError::Failed { program: "initdb", output });
+        return Err(PrivatePostgresError::Failed { program: "initdb", output });
     }
-    fs::rename(&new, data).map_err(EmbeddedError::at(data))
+    fs::rename(&new, data).map_err(PrivatePostgresError::at(data))
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::EmbeddedError;
+use crate::PrivatePostgresError;
 
 /// Longest directory of a socket, in bytes. The system limits the whole path, which ends with `/.s.PGSQL.5432`, to
 /// about 100.
@@ -24,13 +24,13 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn of_this_process() -> Result<Self, EmbeddedError> {
+    pub(crate) fn of_this_process() -> Result<Self, PrivatePostgresError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self { other: None });
         }
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let other = ["postgres", "nobody"].iter().find_map(|name| ids(&users, name));
-        Ok(Self { other: Some(other.ok_or(EmbeddedError::NoUser)?) })
+        Ok(Self { other: Some(other.ok_or(PrivatePostgresError::NoUser)?) })
     }
 
     pub(crate) fn run_as(&self, command: &mut Command) {
@@ -41,28 +41,28 @@ impl Owner {
 
     /// Creates `dir`, or another directory if the user cannot reach `dir`, and gives access to this user only. Returns the
     /// real path.
-    pub(crate) fn place_for(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
-        fs::create_dir_all(dir).map_err(EmbeddedError::at(dir))?;
-        let mut place = dir.canonicalize().map_err(EmbeddedError::at(dir))?;
+    pub(crate) fn place_for(&self, dir: &Path) -> Result<PathBuf, PrivatePostgresError> {
+        fs::create_dir_all(dir).map_err(PrivatePostgresError::at(dir))?;
+        let mut place = dir.canonicalize().map_err(PrivatePostgresError::at(dir))?;
         if self.other.is_some() && !reachable(&place) {
             let name = format!("{:08x}", crc32fast::hash(place.as_os_str().as_encoded_bytes()));
             place = Path::new(ROOTS_DIR).join(name);
-            fs::create_dir_all(&place).map_err(EmbeddedError::at(&place))?;
+            fs::create_dir_all(&place).map_err(PrivatePostgresError::at(&place))?;
         }
         // Owner and mode are changed below, so the directory must not contain other files.
         let foreign = |name: &str| {
             !["lock", "data", "data.new", "log"].contains(&name) && !name.starts_with(".s.PGSQL")
         };
-        let names = fs::read_dir(&place).map_err(EmbeddedError::at(&place))?;
+        let names = fs::read_dir(&place).map_err(PrivatePostgresError::at(&place))?;
         if names.flatten().any(|entry| foreign(&entry.file_name().to_string_lossy())) {
-            return Err(EmbeddedError::Foreign(place));
+            return Err(PrivatePostgresError::Foreign(place));
         }
         self.own(&place)?;
         Ok(place)
     }
 
     /// `dir`, or a shorter path if `dir` is too long for a socket.
-    pub(crate) fn socket_dir(&self, dir: &Path) -> Result<PathBuf, EmbeddedError> {
+    pub(crate) fn socket_dir(&self, dir: &Path) -> Result<PathBuf, PrivatePostgresError> {
         if dir.as_os_str().len() <= LONGEST_SOCKET_DIR {
             return Ok(dir.to_owned());
         }
@@ -75,17 +75,17 @@ impl Owner {
             let ours =
                 |m: fs::Metadata| m.is_dir() && (m.uid() == us || Some(m.uid()) == self.other.map(|o| o.0));
             if !fs::symlink_metadata(&short).is_ok_and(ours) {
-                return Err(EmbeddedError::at(&short)(error));
+                return Err(PrivatePostgresError::at(&short)(error));
             }
         }
         self.own(&short)?;
         Ok(short)
     }
 
-    fn own(&self, dir: &Path) -> Result<(), EmbeddedError> {
-        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(EmbeddedError::at(dir))?;
+    fn own(&self, dir: &Path) -> Result<(), PrivatePostgresError> {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(PrivatePostgresError::at(dir))?;
         match self.other {
-            Some((user, group)) => chown(dir, Some(user), Some(group)).map_err(EmbeddedError::at(dir)),
+            Some((user, group)) => chown(dir, Some(user), Some(group)).map_err(PrivatePostgresError::at(dir)),
             None => Ok(()),
         }
     }

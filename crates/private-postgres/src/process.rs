@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
-use crate::EmbeddedError;
+use crate::PrivatePostgresError;
 use crate::binaries::Binaries;
 use crate::owner::Owner;
 
@@ -40,12 +40,12 @@ impl Postmaster {
         data: &Path,
         socket_dir: &Path,
         log: &Path,
-    ) -> Result<Self, EmbeddedError> {
+    ) -> Result<Self, PrivatePostgresError> {
         let begun = Instant::now();
         loop {
             match Self::try_start(binaries, owner, data, socket_dir, log) {
                 // A previous server, or its remaining processes, are still shutting down.
-                Err(EmbeddedError::Failed { output, .. })
+                Err(PrivatePostgresError::Failed { output, .. })
                     if is_predecessor_running(&output) && begun.elapsed() < PREDECESSOR_TIMEOUT =>
                 {
                     thread::sleep(POLL_INTERVAL * 10);
@@ -61,12 +61,13 @@ impl Postmaster {
         data: &Path,
         socket_dir: &Path,
         log: &Path,
-    ) -> Result<Self, EmbeddedError> {
+    ) -> Result<Self, PrivatePostgresError> {
         // Append: the log of an earlier server says why it ended, and one that is shutting down still writes here.
-        let lines = File::options().create(true).append(true).open(log).map_err(EmbeddedError::at(log))?;
-        let mut earlier = lines.metadata().map_err(EmbeddedError::at(log))?.len();
+        let lines =
+            File::options().create(true).append(true).open(log).map_err(PrivatePostgresError::at(log))?;
+        let mut earlier = lines.metadata().map_err(PrivatePostgresError::at(log))?.len();
         if earlier > MAX_LOG_BYTES {
-            lines.set_len(0).map_err(EmbeddedError::at(log))?;
+            lines.set_len(0).map_err(PrivatePostgresError::at(log))?;
             earlier = 0;
         }
         let mut command = Command::new(binaries.postgres());
@@ -81,11 +82,14 @@ impl Postmaster {
         let (started, start) = mpsc::channel();
         let (ending, ended) = watch::channel(false);
         let watcher = move || run_and_wait(command, &started, &ending);
-        thread::Builder::new().name("postgres".into()).spawn(watcher).map_err(EmbeddedError::at(data))?;
+        thread::Builder::new()
+            .name("postgres".into())
+            .spawn(watcher)
+            .map_err(PrivatePostgresError::at(data))?;
         let pid = start
             .recv()
             .unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts PostgreSQL ended")))
-            .map_err(EmbeddedError::at(&binaries.postgres()))?;
+            .map_err(PrivatePostgresError::at(&binaries.postgres()))?;
 
         let postmaster = Self { pid, ended };
         let deadline = Instant::now() + START_TIMEOUT;
@@ -94,7 +98,7 @@ impl Postmaster {
                 let log = fs::read(log).unwrap_or_default();
                 let log = log.get(usize::try_from(earlier).unwrap_or(usize::MAX)..).unwrap_or_default();
                 let output = failure_reason(&String::from_utf8_lossy(log));
-                return Err(EmbeddedError::Failed { program: "postgres", output });
+                return Err(PrivatePostgresError::Failed { program: "postgres", output });
             }
             thread::sleep(POLL_INTERVAL);
         }

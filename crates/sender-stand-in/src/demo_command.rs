@@ -96,7 +96,7 @@ fn start(
         .env("RECEIVER__HTTP__LISTEN", addresses.webhooks.to_string())
         .env("RECEIVER__ADMIN__LISTEN", addresses.admin.to_string())
         .env("RECEIVER__SPOOL__DIR", format!("{DIR}/spool"))
-        .env("RECEIVER__DATABASE__EMBEDDED_DIR", format!("{DIR}/postgres"))
+        .env("RECEIVER__DATABASE__PRIVATE_DIR", format!("{DIR}/postgres"))
         .env("RECEIVER__AUTH__WEBHOOK_SECRETS", SECRET)
         .env("RECEIVER__CONSOLE__RESULT_HOSTS", stand_in.base_url())
         .env("RECEIVER__EACHLABS__API_KEY", &options.api_key)

@@ -72,8 +72,7 @@ fn the_receiver_has_data_of_its_own_and_is_stopped_with_one_signal() {
         assert!(demo.wait().unwrap().success());
         assert_eq!(fs::read_to_string(dir.join("stopped")).unwrap(), "stopped\n");
         let environment = fs::read_to_string(dir.join("environment")).unwrap();
-        for part in ["SPOOL__DIR=data/demo/spool\n", "EMBEDDED_DIR=data/demo/postgres\n", "WEBHOOK_SECRETS="]
-        {
+        for part in ["SPOOL__DIR=data/demo/spool\n", "PRIVATE_DIR=data/demo/postgres\n", "WEBHOOK_SECRETS="] {
             assert!(environment.contains(part), "{environment}");
         }
         for part in ["DATABASE_URL", "ADMIN__TOKEN"] {

@@ -26,7 +26,7 @@ const ACTOR: &str = "command line";
 
 /// Arguments of `quarantine`.
 #[derive(Debug, Subcommand)]
-pub enum Quarantine {
+pub(crate) enum Quarantine {
     /// List the entries, newest first
     List(ListArgs),
     /// Print the body of an entry, unchanged
@@ -54,7 +54,7 @@ pub enum Quarantine {
 
 /// Arguments of `quarantine list`.
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Count the entries by reason, instead of listing them
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     by_reason: bool,
@@ -101,7 +101,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// If PostgreSQL does not answer, an entry does not exist, or an entry stays in quarantine after `retry`.
-    pub async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let connect =
             async || DbConnection::for_command(&database(settings)?).await.map_err(CommandError::from);
         match self {

@@ -16,7 +16,7 @@ use crate::logging::printable;
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "help texts are plain text")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command")]
-pub struct Retry {
+pub(crate) struct Retry {
     /// The numbers of the entries
     #[arg(required_unless_present_any = ["all", "acknowledged"], value_name = "NUMBER")]
     ids: Vec<i64>,

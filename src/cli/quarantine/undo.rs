@@ -20,7 +20,7 @@ const MAX_UNDONE: i64 = 100_000;
 
 /// Arguments of `quarantine undo`.
 #[derive(Debug, Args)]
-pub struct Undo {
+pub(crate) struct Undo {
     /// The numbers of the entries, as printed by `quarantine retry` and `quarantine list --retried`
     #[arg(required_unless_present = "since", value_name = "NUMBER")]
     ids: Vec<i64>,

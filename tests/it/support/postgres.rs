@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use private_postgres::{EmbeddedError, Postgres};
+use private_postgres::{Postgres, PrivatePostgresError};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -25,7 +25,7 @@ fn cluster() -> &'static Postgres {
         (0..100)
             .map(|n| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres{version}-{n}")))
             .map(|dir| Postgres::start(&dir).inspect(|_| LOG.set(dir.join("log")).unwrap()))
-            .find(|started| !matches!(started, Err(EmbeddedError::InUse(_))))
+            .find(|started| !matches!(started, Err(PrivatePostgresError::InUse(_))))
             .expect("a free directory")
             .unwrap()
     })
