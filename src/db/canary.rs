@@ -68,7 +68,7 @@ impl DbConnection {
         let deliveries: Vec<_> = bodies.into_iter().map(delivery).collect();
         let items: Vec<_> =
             deliveries.iter().map(|delivery| RecordItem::from_spooled(delivery, true)).collect();
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.begin_batch(None).await?;
         sqlx::raw_sql("SAVEPOINT canary").execute(&mut transaction).await?;
         let mut dispositions = record::record(&mut transaction, &items, bounds.conflicts).await?;
         record::insert_quarantined(&mut transaction, &items, bounds.quarantine, &mut dispositions).await?;

@@ -76,10 +76,10 @@ impl DbConnection {
         Transaction::begin(&mut self.connection, self.settings).await
     }
 
-    /// Begins a transaction. `limits` replace those of the connection.
-    async fn begin_with(&mut self, limits: Option<TimeLimits>) -> Result<Transaction<'_>, DbError> {
+    /// Begins the transaction of a batch. `limits` replace those of the connection.
+    async fn begin_batch(&mut self, limits: Option<TimeLimits>) -> Result<Transaction<'_>, DbError> {
         let settings = limits.map_or(self.settings, |limits| self.settings.limited(limits));
-        Transaction::begin(&mut self.connection, settings).await
+        Transaction::begin(&mut self.connection, settings.of_batch()).await
     }
 
     /// Runs statements in a transaction.

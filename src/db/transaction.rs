@@ -31,6 +31,8 @@ pub(crate) struct TransactionSettings {
     lock_timeout: Option<Duration>,
     /// A commit does not wait for the disk.
     asynchronous_commit: bool,
+    /// Plans do not depend on the values of parameters.
+    generic_plans: bool,
 }
 
 /// `lock_timeout` is this many times shorter than `statement_timeout`. So a wait for a lock ends with its own error, which
@@ -71,6 +73,12 @@ impl TransactionSettings {
         Self { statement_timeout: Some(limits.statement), lock_timeout: Some(limits.lock), ..self }
     }
 
+    /// For the transaction of a batch. If plans depended on the values of parameters, PostgreSQL would copy the arrays with
+    /// the bodies into the plan, several times.
+    pub(super) fn of_batch(self) -> Self {
+        Self { generic_plans: true, ..self }
+    }
+
     /// The statements that begin a transaction, sent together.
     fn begin(self) -> String {
         // Recording needs READ COMMITTED: a statement that has waited for a lock reads the latest row.
@@ -87,6 +95,9 @@ impl TransactionSettings {
         // An abandoned transaction does not keep its locks.
         set("idle_in_transaction_session_timeout", self.statement_timeout);
         set("lock_timeout", self.lock_timeout);
+        if self.generic_plans {
+            sql += "; SET LOCAL plan_cache_mode = force_generic_plan";
+        }
         if self.asynchronous_commit {
             sql += "; SET LOCAL synchronous_commit = off";
         } else if !self.read_only {
@@ -109,6 +120,12 @@ impl<'c> Transaction<'c> {
         settings: TransactionSettings,
     ) -> Result<Self, DbError> {
         Ok(Self(connection.begin_with(AssertSqlSafe(settings.begin())).await?))
+    }
+
+    /// From now on, plans depend on the values of parameters, such as the number of rows in arrays.
+    pub(super) async fn plan_for_values(&mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("SET LOCAL plan_cache_mode = DEFAULT").execute(self).await?;
+        Ok(())
     }
 
     pub(crate) async fn commit(self) -> Result<(), DbError> {
@@ -200,6 +217,9 @@ mod tests {
         assert!(recording.starts_with(expected), "{recording}");
         let short = TransactionSettings::recording(Duration::from_micros(10)).begin();
         assert!(short.contains("lock_timeout = 1;"), "zero would mean no limit: {short}");
+        let batch = TransactionSettings::recording(Duration::from_secs(8)).of_batch().begin();
+        assert!(batch.contains("; SET LOCAL plan_cache_mode = force_generic_plan;"), "{batch}");
+        assert!(!recording.contains("plan_cache_mode"), "{recording}");
         let reading = TransactionSettings::reading(Duration::from_secs(8)).begin();
         assert!(
             reading.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL"),

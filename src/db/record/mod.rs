@@ -42,7 +42,7 @@ impl DbConnection {
         bounds: Bounds,
         limits: Option<TimeLimits>,
     ) -> Result<Vec<Disposition>, DbError> {
-        let mut transaction = self.begin_with(limits).await?;
+        let mut transaction = self.begin_batch(limits).await?;
         let mut dispositions = record(&mut transaction, items, bounds.conflicts).await?;
         insert_quarantined(&mut transaction, items, bounds.quarantine, &mut dispositions).await?;
         insert_unverified(&mut transaction, items, &mut dispositions).await?;

@@ -268,6 +268,8 @@ pub(super) async fn resolve_duplicates<'r>(
     rollups: &mut Rollups<'r>,
     dispositions: &mut [Disposition],
 ) -> Result<(), DbError> {
+    // The best join depends on the number of rows.
+    transaction.plan_for_values().await?;
     let resolved = match kind {
         Kind::Workflow => {
             let arrays = ExecutionArrays::new(known);

@@ -1,13 +1,14 @@
 //! The changes of a batch to the counts of bulks and to the rollups by hour and day.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use time::{Date, OffsetDateTime, UtcOffset};
 
 use super::rounds::Group;
 use crate::db::{DbError, Transaction};
 use crate::execution::cost::picos;
+use crate::execution::status::{COMPLETED, class};
 
 /// Borrowed if it is from the batch, owned if it is from the database.
 type Text<'r> = Cow<'r, str>;
@@ -23,14 +24,15 @@ pub(in crate::db) struct CountedExecution<'r> {
 
 /// The change of each count. A new execution adds 1. A replacement subtracts 1 for the previous state of the execution
 /// and adds 1 for the new state. One statement per table applies all changes.
+///
+/// The maps are in the order of the keys in PostgreSQL. The statements insert, and lock, the rows in this order.
 #[derive(Default)]
 pub(in crate::db) struct Rollups<'r> {
-    /// By bulk and status.
-    bulks: HashMap<(Text<'r>, Text<'r>), BulkChange>,
-    /// By hour, workflow and status.
-    hours: HashMap<(OffsetDateTime, Text<'r>, Text<'r>), i32>,
+    bulks: BTreeMap<Text<'r>, BulkChange>,
+    /// By hour and workflow.
+    hours: BTreeMap<(OffsetDateTime, Text<'r>), StatusCounts>,
     /// By day and workflow.
-    days: HashMap<(Date, Text<'r>), DayChange>,
+    days: BTreeMap<(Date, Text<'r>), DayChange>,
 }
 
 impl<'r> From<&Group<'r>> for CountedExecution<'r> {
@@ -47,6 +49,18 @@ impl<'r> From<&Group<'r>> for CountedExecution<'r> {
     }
 }
 
+/// An array for each of [`StatusCounts::columns`].
+type CountArrays = (Vec<i32>, Vec<i32>, Vec<i32>, Vec<i32>, Vec<i32>);
+
+/// By class of status: how many executions got such a status minus how many lost it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct StatusCounts {
+    completed: i32,
+    failed: i32,
+    cancelled: i32,
+    other: i32,
+}
+
 #[derive(Default, PartialEq, Eq)]
 struct DayChange {
     executions: i32,
@@ -56,9 +70,27 @@ struct DayChange {
 }
 
 struct BulkChange {
-    executions: i32,
+    executions: StatusCounts,
     first_received_at: OffsetDateTime,
     last_received_at: OffsetDateTime,
+}
+
+impl StatusCounts {
+    fn add(&mut self, status: &str, change: i32) {
+        let count = match class(status) {
+            COMPLETED => &mut self.completed,
+            "failed" => &mut self.failed,
+            "cancelled" => &mut self.cancelled,
+            _ => &mut self.other,
+        };
+        *count += change;
+    }
+
+    /// The columns of a row: the sum, then each count.
+    fn columns(self) -> (i32, i32, i32, i32, i32) {
+        let Self { completed, failed, cancelled, other } = self;
+        (completed + failed + cancelled + other, completed, failed, cancelled, other)
+    }
 }
 
 impl<'r> Rollups<'r> {
@@ -94,10 +126,10 @@ impl<'r> Rollups<'r> {
 
     fn count_in_bulk(&mut self, execution: &CountedExecution<'r>, change: i32, at: OffsetDateTime) {
         let Some(bulk_id) = &execution.bulk_id else { return };
-        let key = (bulk_id.clone(), execution.status.clone());
-        let none = BulkChange { executions: 0, first_received_at: at, last_received_at: at };
-        let bulk = self.bulks.entry(key).or_insert(none);
-        bulk.executions += change;
+        let none =
+            BulkChange { executions: StatusCounts::default(), first_received_at: at, last_received_at: at };
+        let bulk = self.bulks.entry(bulk_id.clone()).or_insert(none);
+        bulk.executions.add(&execution.status, change);
         bulk.first_received_at = bulk.first_received_at.min(at);
         bulk.last_received_at = bulk.last_received_at.max(at);
     }
@@ -105,7 +137,8 @@ impl<'r> Rollups<'r> {
     fn count_in_periods(&mut self, execution: CountedExecution<'r>, change: i32) {
         let CountedExecution { workflow_id, status, total_cost, first_received_at, .. } = execution;
         let at = first_received_at.to_offset(UtcOffset::UTC);
-        *self.hours.entry((at.truncate_to_hour(), workflow_id.clone(), status)).or_default() += change;
+        let hour = self.hours.entry((at.truncate_to_hour(), workflow_id.clone())).or_default();
+        hour.add(&status, change);
         let day = self.days.entry((at.date(), workflow_id)).or_default();
         day.executions += change;
         if let Some(picos) = total_cost.as_deref().and_then(picos) {
@@ -123,49 +156,51 @@ impl<'r> Rollups<'r> {
     }
 
     async fn apply_to_bulks(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
-        let changes = self.bulks.iter().map(|((bulk_id, status), change)| {
-            let BulkChange { executions, first_received_at, last_received_at } = *change;
-            (&**bulk_id, &**status, executions, first_received_at, last_received_at)
-        });
-        let (bulks, statuses, executions, first, last): (Vec<_>, Vec<_>, Vec<_>, Vec<_>, Vec<_>) =
-            changes.collect();
+        let bulks: Vec<_> = self.bulks.keys().map(|bulk_id| &**bulk_id).collect();
+        let counts = self.bulks.values().map(|change| change.executions.columns());
+        let (received, completed, failed, cancelled, other): CountArrays = counts.collect();
+        let times = self.bulks.values().map(|change| (change.first_received_at, change.last_received_at));
+        let (first, last): (Vec<_>, Vec<_>) = times.unzip();
         if !bulks.is_empty() {
             let written = sqlx::query_file!(
                 "src/db/record/upsert_bulks.sql",
                 &bulks as _,
-                &statuses as _,
-                &executions,
+                &received,
+                &completed,
+                &failed,
+                &cancelled,
+                &other,
                 &first,
                 &last
             )
             .execute(transaction)
             .await
             .map_err(DbError::while_writing_bulks)?;
-            DbError::check_written("bulks", &written, bulks.iter().collect::<HashSet<_>>().len())?;
+            DbError::check_written("bulks", &written, bulks.len())?;
         }
         Ok(())
     }
 
     async fn apply_to_hours(&self, transaction: &mut Transaction<'_>) -> Result<(), DbError> {
-        let changes = self.hours.iter().filter(|(_, change)| **change != 0);
-        let changes =
-            changes.map(|((hour, workflow_id, status), change)| (*hour, &**workflow_id, &**status, *change));
-        let (hours, workflows, statuses, changes): (Vec<_>, Vec<_>, Vec<_>, Vec<_>) = changes.collect();
+        let changes = self.hours.iter().filter(|(_, change)| **change != StatusCounts::default());
+        let keys = changes.clone().map(|((hour, workflow_id), _)| (*hour, &**workflow_id));
+        let (hours, workflows): (Vec<_>, Vec<_>) = keys.unzip();
+        let counts = changes.map(|(_, change)| change.columns());
+        let (executions, completed, failed, cancelled, other): CountArrays = counts.collect();
         if !hours.is_empty() {
             let written = sqlx::query_file!(
                 "src/db/record/upsert_hours.sql",
                 &hours,
                 &workflows as _,
-                &statuses as _,
-                &changes
+                &executions,
+                &completed,
+                &failed,
+                &cancelled,
+                &other
             )
             .execute(transaction)
             .await?;
-            DbError::check_written(
-                "workflow_hours",
-                &written,
-                hours.iter().zip(&workflows).collect::<HashSet<_>>().len(),
-            )?;
+            DbError::check_written("workflow_hours", &written, hours.len())?;
         }
         Ok(())
     }
