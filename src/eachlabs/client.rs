@@ -169,17 +169,17 @@ impl Client {
         found(self.send(Method::GET, url, None).await)
     }
 
-    /// Reads a page of a workflow's executions, or of one of its bulks. `None` if `each::labs` does not have the workflow.
+    /// Reads a page of a workflow's executions, or of one of its bulks.
     ///
     /// # Errors
-    /// [`ApiError`]
+    /// [`ApiError`]; [`ApiError::is_not_found`] if `each::labs` does not have the workflow.
     pub(crate) async fn executions(
         &self,
         workflow: &str,
         bulk: Option<&str>,
         offset: usize,
         limit: usize,
-    ) -> Result<Option<Page<ExecutionRow>>, ApiError> {
+    ) -> Result<Page<ExecutionRow>, ApiError> {
         let mut url = if self.access.is_older {
             self.url(&[workflow, "executions"])
         } else {
@@ -189,8 +189,7 @@ impl Client {
             url.query_pairs_mut().append_pair("bulk_id", bulk);
         }
         paged(&mut url, offset, limit);
-        let body = found(self.send(Method::GET, url, None).await)?;
-        body.map(|body| responses::executions(&body, workflow, limit)).transpose()
+        responses::executions(&self.send(Method::GET, url, None).await?, workflow, limit)
     }
 
     /// Reads a page of the delivery log.

@@ -6,6 +6,7 @@
 mod client;
 mod error;
 mod own_url;
+mod pager;
 mod rate;
 mod responses;
 mod retry;
@@ -13,4 +14,5 @@ mod retry;
 pub(crate) use client::Client;
 pub(crate) use error::ApiError;
 pub(crate) use own_url::OwnUrl;
+pub(crate) use pager::Pager;
 pub(crate) use responses::{ExecutionRow, LoggedDelivery, Page};

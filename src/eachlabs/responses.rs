@@ -14,7 +14,7 @@ use crate::execution::status;
 pub(crate) struct Page<T> {
     /// The usable rows.
     pub(crate) rows: Vec<T>,
-    /// The number of rows, including unusable ones: the distance to the offset of the next page.
+    /// The number of rows, including unusable ones.
     pub(crate) size: usize,
     /// The page is shorter than its limit.
     pub(crate) is_last: bool,

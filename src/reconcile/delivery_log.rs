@@ -3,9 +3,9 @@
 use time::{Duration, OffsetDateTime};
 
 use super::comparison::{Comparison, Fetched};
-use super::reconciler::{PageCount, ReconcileError, Reconciler};
+use super::reconciler::{MAX_PAGES, ReconcileError, Reconciler};
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, LoggedDelivery, Page, Pager};
 
 /// Rows of the largest page of the API.
 pub(super) const PAGE: usize = 100;
@@ -29,24 +29,12 @@ impl Comparison<'_> {
     }
 
     async fn delivery_log(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
-        let (mut offset, mut limit, mut pages) = (0, PAGE, PageCount::default());
+        let (client, mut pager) = (&self.reconciler.client, Pager::new(PAGE, MAX_PAGES));
         loop {
-            pages.next()?;
-            let page = match self.reconciler.client.deliveries(offset, limit).await {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
-                Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("an entry of the delivery log is skipped: {error}");
-                    (offset, limit) = (offset + 1, PAGE);
-                    self.counts.unusable += 1;
-                    continue;
-                }
-                page => page?,
-            };
+            let page = pager.next(|offset, limit| client.deliveries(offset, limit)).await?;
+            let page = page.ok_or(ReconcileError::TooManyPages)?;
             self.counts.unusable += page.unusable();
-            let Page { rows, size, is_last } = page;
+            let Page { rows, is_last, .. } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.created_at));
             let rows = rows.into_iter().filter(|row| row.created_at.is_none_or(|at| at >= since));
             let mut ended = Vec::new();
@@ -70,7 +58,6 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            (offset, limit) = (offset + size, PAGE);
         }
     }
 }

@@ -7,11 +7,11 @@ use time::{Duration, OffsetDateTime};
 use super::comparison::{Comparison, Fetched};
 use super::delivery_log::{PAGE, is_older_than};
 use super::events::Result as Outcome;
-use super::reconciler::{PageCount, ReconcileError};
+use super::reconciler::{MAX_PAGES, ReconcileError};
 use super::single::CONCURRENT;
 use crate::db::DbConnection;
 use crate::delivery::FetchSource;
-use crate::eachlabs::{ApiError, ExecutionRow, Page};
+use crate::eachlabs::{ApiError, ExecutionRow, Page, Pager};
 
 /// A workflow is known if one of its executions was recorded since this time before the begin of the compared time.
 const KNOWN_BEFORE: Duration = Duration::days(30);
@@ -64,30 +64,21 @@ impl Comparison<'_> {
         since: Option<OffsetDateTime>,
     ) -> Result<(), ReconcileError> {
         let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (mut offset, mut limit, mut filter, mut pages) = (0, PAGE, bulk, PageCount::default());
+        let (client, mut filter) = (&self.reconciler.client, bulk);
+        let mut pager = Pager::new(PAGE, MAX_PAGES);
         loop {
-            pages.next()?;
-            let page = self.reconciler.client.executions(workflow, filter, offset, limit).await;
-            let page = match page {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
-                Err(error @ ApiError::TooLarge { .. }) => {
-                    tracing::warn!("a row in the list of a workflow's executions is skipped: {error}");
-                    (offset, limit) = (offset + 1, PAGE);
-                    self.counts.unusable += 1;
-                    continue;
-                }
+            let request = |offset, limit| client.executions(workflow, filter, offset, limit);
+            let page = match pager.next(request).await {
                 // The API accepts only a UUID as the filter. Without a filter, the rows are filtered here.
                 Err(ApiError::Status { status: 400, .. }) if filter.is_some() => {
                     filter = None;
                     continue;
                 }
-                page => page?.ok_or(ReconcileError::NoWorkflow)?,
+                Err(error) if error.is_not_found() => return Err(ReconcileError::NoWorkflow),
+                page => page?.ok_or(ReconcileError::TooManyPages)?,
             };
             self.counts.unusable += page.unusable();
-            let Page { rows, size, is_last } = page;
+            let Page { rows, is_last, .. } = page;
             let is_older = is_older_than(since, rows.iter().map(|row| row.time));
             let rows = rows.into_iter().filter(|row| {
                 row.has_ended
@@ -99,7 +90,6 @@ impl Comparison<'_> {
             if is_last || is_older {
                 return Ok(());
             }
-            (offset, limit) = (offset + size, PAGE);
         }
     }
 

@@ -45,20 +45,7 @@ pub(crate) enum ReconcileError {
 }
 
 /// Maximum pages of a list or of the delivery log in a run.
-const MAX_PAGES: usize = 10_000;
-
-/// Counts the requested pages of a list.
-#[derive(Debug, Default)]
-pub(super) struct PageCount(usize);
-
-impl PageCount {
-    /// # Errors
-    /// [`ReconcileError::TooManyPages`]
-    pub(super) fn next(&mut self) -> Result<(), ReconcileError> {
-        self.0 += 1;
-        if self.0 > MAX_PAGES { Err(ReconcileError::TooManyPages) } else { Ok(()) }
-    }
-}
+pub(super) const MAX_PAGES: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct Reconciler {

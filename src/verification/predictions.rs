@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use time::{Duration, OffsetDateTime};
 use tokio::sync::Mutex;
 
-use crate::eachlabs::{ApiError, Client, LoggedDelivery, Page};
+use crate::eachlabs::{ApiError, Client, LoggedDelivery, Page, Pager};
 use crate::execution::{Execution, Kind};
 
 /// Rows of a page of the delivery log, and the number of pages in which a prediction is searched.
@@ -68,15 +68,9 @@ impl PredictionSearch {
         let begun_at = OffsetDateTime::now_utc();
         let mut prediction_ids = HashSet::new();
         let (mut found, mut read_until) = (None, OffsetDateTime::UNIX_EPOCH);
-        let (mut offset, mut limit) = (0, PAGE);
-        for _ in 0..MAX_PAGES {
-            let Page { rows, size, is_last } = match self.client.deliveries(offset, limit).await {
-                Err(ApiError::TooLarge { .. }) if limit > 1 => {
-                    limit = limit.div_ceil(4);
-                    continue;
-                }
-                page => page?,
-            };
+        let mut pager = Pager::new(PAGE, MAX_PAGES);
+        let request = |offset, limit| self.client.deliveries(offset, limit);
+        while let Some(Page { rows, is_last, .. }) = pager.next(request).await? {
             let last_at = rows.iter().rev().find_map(|row| row.created_at);
             for row in rows {
                 let Some(id) = prediction_in(&row.body) else { continue };
@@ -92,7 +86,6 @@ impl PredictionSearch {
                 read_until = last_at.unwrap_or(begun_at);
                 break;
             }
-            offset += size;
         }
         let ended_at = OffsetDateTime::now_utc();
         *latest = Some(Search { begun_at, ended_at, prediction_ids, read_until });
