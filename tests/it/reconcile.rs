@@ -17,8 +17,8 @@ use crate::support::postgres::{new_database, rows};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::TestReceiver;
 use crate::support::sender::{
-    KEY, SECRET, canned_api, program_with_api, receiver_with_api, stand_in, trigger, unused_address,
-    webhook_url, with_api,
+    KEY, SECRET, canned_api, program_with_api, receiver_with_api, receiver_with_api_at, stand_in, trigger,
+    unused_address, webhook_url, with_api,
 };
 use crate::support::wait::{until, within};
 
@@ -440,15 +440,6 @@ async fn a_reconciliation_needs_a_key_and_is_rejected_from_a_web_page() {
     let url = format!("{}/api/v1/reconcile?since=1h", receiver.admin);
     let answer = Client::new().post(url).header("Origin", "https://evil.example").send().await.unwrap();
     assert_eq!(problem(answer, 403).await.0, "cross-site");
-}
-
-/// A receiver that uses the API at `base_url`. The settings are those of [`with_api`], then `change`.
-async fn receiver_with_api_at(base_url: String, change: impl FnOnce(&mut Settings)) -> TestReceiver {
-    TestReceiver::start_with(|settings| {
-        with_api(settings, &unused_address(), base_url);
-        change(settings);
-    })
-    .await
 }
 
 async fn register(receiver: &TestReceiver, response: &Value) {

@@ -1,10 +1,12 @@
 //! Unsigned webhooks, which the sender's API has to confirm (`auth.verify_unsigned`).
 
+use std::process::Command;
 use std::time::Duration;
 
 use sender_stand_in::{REJECTED_ID, StandIn, Trigger};
 use serde_json::{Value, json};
 use sqlx::Connection;
+use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use workflow_receiver::config::{Secrets, Settings};
 
@@ -34,6 +36,30 @@ async fn verifying(change: impl FnOnce(&mut Settings)) -> (StandIn, TestReceiver
         change(settings);
     };
     receiver_with_api(|_| {}, change).await
+}
+
+/// The program in `dir` at `address`, which verifies unsigned webhooks with the stand-in.
+fn verifying_program(
+    dir: &TempDir,
+    database: &PgConnectOptions,
+    address: &str,
+    stand_in: &StandIn,
+) -> Command {
+    let mut command = program_with_api(dir.path(), database, address, stand_in);
+    command
+        .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
+        .env("RECEIVER__VERIFICATION__GRACE", "0s")
+        .env("RECEIVER__RECONCILE__ENABLED", "false");
+    command
+}
+
+/// A stand-in, and a process that verifies unsigned webhooks with it. It records.
+async fn verifying_process() -> (TempDir, PgConnectOptions, StandIn, Process) {
+    let (dir, database, stand_in) = (TempDir::new().unwrap(), new_database().await, stand_in(|_| {}).await);
+    let command = &mut verifying_program(&dir, &database, &unused_address(), &stand_in);
+    let mut receiver = Process::start(command);
+    receiver.wait_for("recording to PostgreSQL");
+    (dir, database, stand_in, receiver)
 }
 
 fn unsigned(url: &str, inputs: Value) -> Trigger {
@@ -293,10 +319,7 @@ async fn unsigned_webhooks_that_wait_survive_a_kill_and_no_secret_is_shown() {
     let (stand_in, collector) = (stand_in(|_| {}).await, Collector::start().await);
     let start = || {
         Process::start(
-            program_with_api(dir.path(), &database, &address, &stand_in)
-                .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
-                .env("RECEIVER__VERIFICATION__GRACE", "0s")
-                .env("RECEIVER__RECONCILE__ENABLED", "false")
+            verifying_program(&dir, &database, &address, &stand_in)
                 .env("RECEIVER__TRACES__OTLP_ENDPOINT", &collector.endpoint),
         )
     };
@@ -562,15 +585,7 @@ async fn a_field_that_the_api_leaves_out_is_no_conflict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_forged_output_is_compared_in_bounded_memory() {
-    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
-    let stand_in = stand_in(|_| {}).await;
-    let mut receiver = Process::start(
-        program_with_api(dir.path(), &database, &address, &stand_in)
-            .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
-            .env("RECEIVER__VERIFICATION__GRACE", "0s")
-            .env("RECEIVER__RECONCILE__ENABLED", "false"),
-    );
-    receiver.wait_for("recording to PostgreSQL");
+    let (_dir, database, stand_in, receiver) = verifying_process().await;
     let before = receiver.resident_kib();
     let id = stand_in.begin(&unsigned("", json!({})));
     stand_in.end_with(&id, json!({ "status": "completed", "output": [{ "": 0 }, "x"] }));
@@ -685,15 +700,7 @@ async fn forged_predictions_share_a_search_of_the_delivery_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn identifiers_that_a_proxy_rejects_do_not_flood_the_log() {
-    let (dir, database, address) = (TempDir::new().unwrap(), new_database().await, unused_address());
-    let stand_in = stand_in(|_| {}).await;
-    let mut receiver = Process::start(
-        program_with_api(dir.path(), &database, &address, &stand_in)
-            .env("RECEIVER__AUTH__VERIFY_UNSIGNED", "true")
-            .env("RECEIVER__VERIFICATION__GRACE", "0s")
-            .env("RECEIVER__RECONCILE__ENABLED", "false"),
-    );
-    receiver.wait_for("recording to PostgreSQL");
+    let (_dir, database, _stand_in, mut receiver) = verifying_process().await;
     let (failed, quarantined) = ("SELECT FROM unverified WHERE attempts > 0", "SELECT FROM quarantine");
     let unknown = async |n: usize| {
         receiver.accept(execution(&format!("unknown-{n}"), "completed")).await;

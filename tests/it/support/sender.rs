@@ -60,12 +60,21 @@ pub(crate) async fn receiver_with_api(
     change: impl FnOnce(&mut Settings, &StandIn),
 ) -> (StandIn, TestReceiver) {
     let stand_in = stand_in(options).await;
-    let receiver = TestReceiver::start_with(|settings| {
-        with_api(settings, &unused_address(), stand_in.base_url());
-        change(settings, &stand_in);
-    })
-    .await;
+    let change = |settings: &mut Settings| change(settings, &stand_in);
+    let receiver = receiver_with_api_at(stand_in.base_url(), change).await;
     (stand_in, receiver)
+}
+
+/// A receiver that uses the API at `base_url`. The settings are those of [`with_api`], then `change`.
+pub(crate) async fn receiver_with_api_at(
+    base_url: String,
+    change: impl FnOnce(&mut Settings),
+) -> TestReceiver {
+    TestReceiver::start_with(|settings| {
+        with_api(settings, &unused_address(), base_url);
+        change(settings);
+    })
+    .await
 }
 
 /// The program in `dir` at `address`. It uses the stand-in, requires [`SECRET`], and logs everything.
