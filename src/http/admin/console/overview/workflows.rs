@@ -8,6 +8,7 @@ use crate::db::queries::workflows::Workflow;
 use crate::http::admin::console::components::{bar, count, percent};
 use crate::http::admin::console::params::filtered;
 use crate::http::admin::console::text::visible;
+use crate::http::admin::console::units;
 
 pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
     // The costs are counted by day, in UTC.
@@ -29,8 +30,8 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
                                     (visible(&workflow.workflow_id))
                                 }
                             }
-                            td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (amount(&workflow.total_cost.0)) } }
-                            td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (amount(&cost.0)) } }
+                            td.num data-label="Cost" { @if workflow.executions_with_cost > 0 { (units::cost(&workflow.total_cost.0)) } }
+                            td.num data-label="Average" { @if let Some(cost) = &workflow.average_cost { (units::cost(&cost.0)) } }
                             td.num data-label="Executions" { (count(counts.executions)) }
                             td.num data-label="Failed" {
                                 (count(counts.failed))
@@ -49,15 +50,4 @@ pub(super) fn table(workflows: &[Workflow], period: Period) -> Markup {
             }
         }
     }
-}
-
-/// A cost with at most four decimals.
-fn amount(cost: &str) -> String {
-    cost.parse::<f64>().map_or_else(
-        |_| cost.to_owned(),
-        |cost| {
-            let text = format!("{cost:.4}");
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        },
-    )
 }
