@@ -80,22 +80,18 @@ async fn read_conflicts(
 
 /// `/executions/{execution_id}/payload`: the webhook's body as a file.
 pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    let file = async {
-        let execution = read(&console, id).await?;
-        let id = execution.execution.execution_id.clone();
-        payload(&execution).file().ok_or(PageError::NotFound { kind: "payload", id })
-    };
-    file.await.unwrap_or_else(|error| layout::page(&view, Tab::Executions, "Payload", Err(error)))
+    let file = read(&console, id).await.and_then(|detail| payload(&detail).file());
+    file.unwrap_or_else(|error| layout::page(&view, Tab::Executions, "Payload", Err(error)))
 }
 
 fn payload(detail: &ExecutionDetail) -> Payload<'_> {
     Payload {
+        table: "executions",
+        id: &detail.execution.execution_id,
         text: detail.payload_text.as_deref(),
         json: detail.payload.as_ref(),
         removed_at: detail.payload_removed_at,
         is_omitted: !detail.omitted.is_empty(),
-        download: path("executions", &detail.execution.execution_id) + "/payload",
-        table: "executions",
     }
 }
 

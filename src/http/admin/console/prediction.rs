@@ -10,7 +10,7 @@ use super::hosts::ResultHosts;
 use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
 use super::media::{media, player};
-use super::params::{path, url};
+use super::params::url;
 use super::sections::{self, Deliveries, Payload, authentication};
 use super::state::{Console, ConsoleState};
 use super::text::{visible, visible_attribute};
@@ -34,22 +34,18 @@ pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<St
 
 /// `/predictions/{prediction_id}/payload`: the webhook's body as a file.
 pub(super) async fn download(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
-    let file = async {
-        let detail = read(&console, id).await?;
-        let id = detail.prediction.prediction_id.clone();
-        payload(&detail).file().ok_or(PageError::NotFound { kind: "payload", id })
-    };
-    file.await.unwrap_or_else(|error| layout::page(&view, Tab::Predictions, "Payload", Err(error)))
+    let file = read(&console, id).await.and_then(|detail| payload(&detail).file());
+    file.unwrap_or_else(|error| layout::page(&view, Tab::Predictions, "Payload", Err(error)))
 }
 
 fn payload(detail: &PredictionDetail) -> Payload<'_> {
     Payload {
+        table: "predictions",
+        id: &detail.prediction.prediction_id,
         text: detail.payload_text.as_deref(),
         json: detail.payload.as_ref(),
         removed_at: detail.payload_removed_at,
         is_omitted: !detail.omitted.is_empty(),
-        download: path("predictions", &detail.prediction.prediction_id) + "/payload",
-        table: "predictions",
     }
 }
 

@@ -11,7 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use super::components::{ago, notice, plural};
 use super::failure_class::failure_class;
 use super::json_view::indented;
-use super::params::{filtered, url};
+use super::layout::PageError;
+use super::params::{filtered, path, url};
 use super::text::{excerpt, visible};
 use crate::db::queries::json::Json;
 use crate::db::queries::reference::Reference;
@@ -137,16 +138,15 @@ fn references(reference: &Reference) -> Markup {
 
 /// The body of a webhook as PostgreSQL has it.
 pub(super) struct Payload<'d> {
+    /// The table, which is also the first segment of the path.
+    pub(super) table: &'static str,
+    pub(super) id: &'d str,
     /// The exact body, if jsonb would differ from it.
     pub(super) text: Option<&'d str>,
     pub(super) json: Option<&'d Json>,
     pub(super) removed_at: Option<OffsetDateTime>,
     /// The body is larger than the API reads.
     pub(super) is_omitted: bool,
-    /// The path of the download.
-    pub(super) download: String,
-    /// The table with the body in `payload` or `payload_bytes`.
-    pub(super) table: &'static str,
 }
 
 impl<'d> Payload<'d> {
@@ -154,13 +154,17 @@ impl<'d> Payload<'d> {
         self.text.or(self.json.map(|json| &*json.0))
     }
 
-    /// The body as a file; `None` if it is not readable text.
-    pub(super) fn file(&self) -> Option<Response> {
+    /// The body as a file.
+    ///
+    /// # Errors
+    /// [`PageError::NotFound`] if the body is not readable text.
+    pub(super) fn file(&self) -> Result<Response, PageError> {
         let headers = [
             (header::CONTENT_TYPE, "application/json"),
             (header::CONTENT_DISPOSITION, "attachment; filename=\"payload.json\""),
         ];
-        Some((headers, self.text()?.to_owned()).into_response())
+        let not_found = || PageError::NotFound { kind: "payload", id: self.id.to_owned() };
+        Ok((headers, self.text().ok_or_else(not_found)?.to_owned()).into_response())
     }
 
     pub(super) fn section(&self) -> Markup {
@@ -173,7 +177,7 @@ impl<'d> Payload<'d> {
                         h2 #raw { "Payload" }
                         div.actions {
                             button type="button" data-copy-from="payload" hidden { "Copy" }
-                            a.button href=(self.download) download { "Download" }
+                            a.button href={ (path(self.table, self.id)) "/payload" } download { "Download" }
                         }
                     }
                     @if self.text.is_some() {
