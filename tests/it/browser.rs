@@ -120,3 +120,27 @@ async fn keys_select_rows_and_show_the_list_of_keys() {
     let open = "return document.getElementById('shortcuts').open";
     assert_eq!(browser.client.execute(open, Vec::new()).await.unwrap(), json!(true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identifiers_in_a_response_on_the_api_page_link_to_their_pages() {
+    let (receiver, browser) = (TestReceiver::start().await, Chromium::start().await);
+    receiver.accept(with(execution("an execution", "completed"), json!({ "bulk_id": "b" }))).await;
+    let prediction = json!({ "exec_id": "a prediction", "flow_id": null, "status": "succeeded" });
+    receiver.accept(prediction).await;
+    receiver.wait_until_recorded().await;
+    browser.open(&format!("{}/docs", receiver.admin)).await;
+    for (operation, page) in [
+        ("list_executions", "/executions/an%20execution"),
+        ("list_executions", "/bulks/b"),
+        ("list_predictions", "/predictions/a%20prediction"),
+    ] {
+        let find = async |selector: &str| {
+            let selector = format!("#{operation} {selector}");
+            browser.client.wait().for_element(Locator::Css(&selector)).await.expect(page);
+        };
+        find("button.primary").await;
+        let send = "document.querySelector(`#${arguments[0]} button.primary`).click()";
+        browser.client.execute(send, vec![json!(operation)]).await.unwrap();
+        find(&format!(".json a[href='{page}']")).await;
+    }
+}

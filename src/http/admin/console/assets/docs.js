@@ -89,7 +89,13 @@ function showInput(api, parent, { name, description, required, schema, example }
   return { input, standard: standard === undefined ? "" : String(standard) };
 }
 
-const PAGES = { execution_id: "/executions/", latest_execution_id: "/executions/", bulk_id: "/bulks/" };
+const PAGES = {
+  execution_id: "/executions/",
+  latest_execution_id: "/executions/",
+  prediction_id: "/predictions/",
+  latest_prediction_id: "/predictions/",
+  bulk_id: "/bulks/",
+};
 
 // Indented JSON. Identifiers link to their pages; URLs of http and https are links.
 function showJson(parent, text) {
