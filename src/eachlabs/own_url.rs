@@ -55,7 +55,9 @@ impl OwnUrl {
         let tokens = iter::once(after_path.trim_matches('/')).chain(in_query);
         // In the text of a `Url`, characters that are not valid in a URL, such as a space, are encoded.
         let uri: Option<Uri> = url.as_str().parse().ok();
-        Some(MatchedUrl { reference: uri.and_then(|uri| UrlParameters::of_uri(&uri, tokens, secrets).reference) })
+        Some(MatchedUrl {
+            reference: uri.and_then(|uri| UrlParameters::of_uri(&uri, tokens, secrets).reference),
+        })
     }
 }
 

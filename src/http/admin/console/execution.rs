@@ -6,42 +6,32 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use super::compared_conflicts;
 use super::components::{ago, badge, conflicts_badge, crumbs, plural, status};
-use super::conflicts;
-use super::diff;
-use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
-use super::json_view::{indented, tree};
+use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery};
-use super::sections::{
-    self, Deliveries, MAX_CAUSE, Payload, authentication, exact, fetched, source_of, with_cause,
-};
+use super::sections::{self, Deliveries, Payload, authentication, exact, fetched, source_of, with_cause};
 use super::state::{Console, ConsoleState};
+use super::steps;
 use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
-use crate::db::queries::PageRequest;
-use crate::db::queries::conflicts::{ConflictDetail, Conflicts, Filter, GetConflict};
-use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution, Step};
+use crate::db::queries::conflicts::ConflictDetail;
+use crate::db::queries::executions::{Execution, ExecutionDetail, GetExecution};
 use crate::db::queries::expected::{GetRegisteredInput, RegisteredInput};
 use crate::db::queries::results::ResultItem;
-use crate::execution::status::{is_successful, is_terminal};
+use crate::execution::status::is_terminal;
 use crate::http::admin::api::query::{PathId, path_identifier};
-use crate::logging::escape_json;
-
-/// Conflicts that are compared on the page.
-const MAX_CONFLICTS: i64 = 5;
 
 pub(super) async fn page(State(console): ConsoleState, view: View, id: PathId<String>) -> Response {
     let read = async {
         let execution = read(&console, id).await?;
-        let conflicts = read_conflicts(&console, &execution).await?;
+        let conflicts = compared_conflicts::read(&console, &execution).await?;
         let execution_id = execution.execution.execution_id.clone();
         let registered = console.run(&GetRegisteredInput { execution_id }).await?;
         Ok((execution, conflicts, registered))
@@ -60,22 +50,6 @@ async fn read(console: &Console, id: PathId<String>) -> Result<ExecutionDetail, 
     let execution_id = path_identifier(id, "execution")?;
     let execution = console.run(&GetExecution { execution_id: execution_id.clone() }).await?;
     execution.ok_or(PageError::NotFound { kind: "execution", id: execution_id })
-}
-
-async fn read_conflicts(
-    console: &Console,
-    execution: &ExecutionDetail,
-) -> Result<Vec<ConflictDetail>, PageError> {
-    let mut details = Vec::new();
-    if execution.conflicts > 0 {
-        let filter = Filter { execution: Some(execution.execution.execution_id.clone()) };
-        let page = PageRequest { limit: MAX_CONFLICTS, after: None };
-        let list = console.run(&Conflicts { filter, page, ..Conflicts::default() }).await?;
-        for conflict in list.items {
-            details.extend(console.run(&GetConflict { conflict_id: conflict.conflict_id }).await?);
-        }
-    }
-    Ok(details)
 }
 
 /// `/executions/{execution_id}/payload`: the webhook's body as a file.
@@ -110,12 +84,12 @@ fn content(
         @if !is_terminal(&execution.status) {
             div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
         }
-        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
+        @if detail.conflicts > 0 { (compared_conflicts::section(detail, payload(detail).text(), conflicts)) }
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
         div.cards {
             div.stack {
-                (steps(&detail.steps, detail.payload_removed_at.is_some()))
+                (steps::section(&detail.steps, detail.payload_removed_at.is_some()))
                 (payload(detail).section())
             }
             div.stack {
@@ -222,103 +196,6 @@ fn label<'r>(result: &'r ResultItem, prompt: Option<&'r str>) -> Label<'r> {
     prompt.map_or(&*result.path, |prompt| excerpt(prompt, 300).0).into()
 }
 
-fn steps(steps: &[Step], is_removed: bool) -> Markup {
-    let scale = Scale::of(steps);
-    html! {
-        section.card aria-labelledby="steps" {
-            h2 #steps { "Steps" }
-            @if steps.is_empty() {
-                p.soft {
-                    @if is_removed { "The steps were removed with the payload (retention.payloads)." }
-                    @else { "The webhook has no steps." }
-                }
-            } @else {
-                ol.timeline { @for step in steps { (step_item(step, scale.as_ref())) } }
-            }
-        }
-    }
-}
-
-fn step_item(step: &Step, scale: Option<&Scale>) -> Markup {
-    let kind = match step.status.as_deref() {
-        Some(status) if is_successful(status) => {
-            if step.is_fallback {
-                "warn"
-            } else {
-                "ok"
-            }
-        }
-        Some("failed") => "bad",
-        Some("running" | "queued") => "run",
-        _ => "muted",
-    };
-    let text = |text: &str| visible(excerpt(text, MAX_CAUSE).0);
-    html! {
-        li.(kind) {
-            div.head {
-                strong { (text(&step.step_id)) }
-                span.soft.nowrap {
-                    @if let Some(seconds) = step.duration_seconds { (units::seconds(seconds)) }
-                    @if let Some(cost) = &step.cost { " \u{b7} cost " (units::cost(&cost.0)) }
-                }
-            }
-            div.soft {
-                (step.status.as_deref().map_or_else(|| html! { "status unknown" }, text))
-                @if let Some(model) = &step.model {
-                    " \u{b7} " (text(model))
-                    @if let Some(version) = &step.model_version { " " (text(version)) }
-                }
-                @if let Some(selected) = &step.selected { " \u{b7} selected " (text(selected)) }
-            }
-            @if let Some((x, width)) = scale.and_then(|scale| scale.place(step)) {
-                svg.bar viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" {
-                    rect.(kind) x=(x) y="0" width=(width) height="10" {}
-                }
-            }
-            @if step.is_fallback {
-                p { (badge("warn", html! { "fallback" })) " The first model failed"
-                    @if let Some(error) = &step.first_error { ": " (text(error)) } @else { "." } }
-            }
-            @if let Some(cause) = step.error_cause.as_ref().or(step.error.as_ref()) {
-                p.cause.text { (text(cause)) }
-                @if let Some(class) = step.failure_class.as_deref().and_then(failure_class) { small.soft { (class) } }
-            }
-        }
-    }
-}
-
-/// The period of all steps that have times.
-struct Scale {
-    start: OffsetDateTime,
-    seconds: f64,
-}
-
-fn times(step: &Step) -> Option<(OffsetDateTime, OffsetDateTime)> {
-    let time = |text: &Option<String>| OffsetDateTime::parse(text.as_deref()?, &Rfc3339).ok();
-    let (start, end) = (time(&step.started_at)?, time(&step.completed_at)?);
-    (start <= end).then_some((start, end))
-}
-
-impl Scale {
-    /// `None` for fewer than two steps with times: a single bar shows nothing.
-    fn of(steps: &[Step]) -> Option<Self> {
-        let times: Vec<_> = steps.iter().filter_map(times).collect();
-        let start = times.iter().map(|(start, _)| *start).min()?;
-        let end = times.iter().map(|(_, end)| *end).max()?;
-        let seconds = (end - start).as_seconds_f64();
-        (times.len() > 1 && seconds > 0.0).then_some(Self { start, seconds })
-    }
-
-    /// Position and width of a step, in thousandths.
-    fn place(&self, step: &Step) -> Option<(String, String)> {
-        let (start, end) = times(step)?;
-        let thousandths = |seconds: f64| seconds / self.seconds * 1_000.0;
-        let width = thousandths((end - start).as_seconds_f64()).max(6.0);
-        let x = thousandths((start - self.start).as_seconds_f64()).min(1_000.0 - width);
-        Some((format!("{x:.0}"), format!("{width:.0}")))
-    }
-}
-
 fn facts(execution: &Execution, registered: Option<&RegisteredInput>) -> Markup {
     let deliveries = Deliveries {
         count: execution.deliveries,
@@ -341,67 +218,4 @@ fn facts(execution: &Execution, registered: Option<&RegisteredInput>) -> Markup 
         }
     };
     sections::deliveries(&deliveries, more)
-}
-
-/// The value of a field in a webhook's body: a string as its text, another value as JSON.
-fn field_of(body: &str, field: &str) -> Option<String> {
-    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(body).ok()?;
-    let value = fields.get(field)?.get();
-    serde_json::from_str(value).ok().or_else(|| (value != "null").then(|| indented(&escape_json(value))))
-}
-
-fn conflict_section(recorded: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
-    let (execution, count) = (&recorded.execution, recorded.conflicts);
-    html! {
-        section.card aria-labelledby="conflicts" {
-            h2 #conflicts { (plural(count, "conflict", "conflicts")) }
-            p.soft { "Later webhooks contradict the recorded result. The recorded result is not changed." }
-            @for detail in conflicts {
-                @let conflict = &detail.conflict;
-                article.conflict {
-                    h3 {
-                        "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
-                        ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
-                    }
-                    (conflict_fields(recorded, detail))
-                }
-            }
-            @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
-                p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
-            }
-        }
-    }
-}
-
-fn conflict_fields(recorded: &ExecutionDetail, detail: &ConflictDetail) -> Markup {
-    let (execution, conflict) = (&recorded.execution, &detail.conflict);
-    let differs = conflict.differs_in.clone().unwrap_or_default();
-    let output = |output: &Option<crate::db::queries::json::Json>| {
-        output.as_ref().map(|output| indented(&escape_json(&output.0)))
-    };
-    let values = |field: &str| match field {
-        "status" => (conflict.recorded_status.clone(), Some(conflict.delivered_status.clone())),
-        "workflow_id" => (Some(execution.workflow_id.clone()), Some(conflict.workflow_id.clone())),
-        "bulk_id" => (execution.bulk_id.clone(), conflict.bulk_id.clone()),
-        "error_cause" => (conflict.recorded_error_cause.clone(), conflict.delivered_error_cause.clone()),
-        "output" => (output(&detail.recorded_output), output(&detail.delivered_output)),
-        _ => (
-            payload(recorded).text().and_then(|body| field_of(body, field)),
-            detail
-                .payload_text
-                .as_deref()
-                .or(detail.payload.as_ref().map(|body| &*body.0))
-                .and_then(|body| field_of(body, field)),
-        ),
-    };
-    html! {
-        @if differs.is_empty() { p.soft { "The webhooks differ in bytes that PostgreSQL cannot store as JSON." } }
-        @for field in &differs {
-            @let (recorded, delivered) = values(field);
-            h4 { (visible(conflicts::name(field))) }
-            @if recorded.is_none() && delivered.is_none() { p.soft { "See the payload of the conflict." } }
-            @else { (diff::lines(recorded.as_deref().unwrap_or(""), delivered.as_deref().unwrap_or(""))) }
-        }
-        p { a href=(format!("/api/v1/conflicts/{}", conflict.conflict_id)) { "Show the conflicting webhook as JSON" } }
-    }
 }
