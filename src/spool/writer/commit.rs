@@ -3,7 +3,7 @@
 use rusqlite::TransactionBehavior;
 use tokio::time::Instant;
 
-use super::{PROBE_INTERVAL, Writer};
+use super::{PROBE_INTERVAL, WriteError, Writer};
 use crate::delivery::RejectReason;
 use crate::spool::files::FileFault;
 use crate::spool::handle::PendingDelivery;
@@ -17,60 +17,56 @@ const MAX_DELETE: Seq = 2_000;
 const MAX_DELETE_PER_DELIVERY: Seq = 4;
 
 impl Writer {
-    /// Makes `group` durable, and deletes acked deliveries with it. Returns a result for each delivery, or how the files
-    /// were changed: then none of the group may be answered 200.
+    /// Makes `group` durable, and deletes acked deliveries with it. Returns a result for each delivery.
+    ///
+    /// # Errors
+    /// [`WriteError`]: then none of the group may be answered 200.
     pub(super) fn commit_group(
         &mut self,
         group: &[PendingDelivery],
         acked: Seq,
-    ) -> Result<Result<Vec<Result<(), RejectReason>>, FileFault>, SpoolError> {
-        if let Err(fault) = self.check_files() {
-            return Ok(Err(fault));
-        }
+    ) -> Result<Vec<Result<(), RejectReason>>, WriteError> {
+        self.check_files()?;
         let begun = Instant::now();
         let size = group.iter().map(|pending| pending.delivery.body.len() as u64).sum();
-        if self.free_bytes(size) < size
-            && let Err(fault) = self.delete_acked(acked)
-        {
-            return Ok(Err(fault));
+        if self.free_bytes(size) < size {
+            self.delete_acked(acked)?;
         }
         let results = match self.transact(group, acked) {
-            Ok(Err(fault)) => return Ok(Err(fault)),
-            Ok(Ok(results)) => {
-                if let Err(fault) = self.confirm_files() {
-                    return Ok(Err(fault));
-                }
+            Ok(results) => {
+                self.confirm_files()?;
                 self.write_mark();
                 self.status.unwritable = self.unwritable_for_space();
                 self.set_rejecting(results.iter().find_map(|result| result.err()), None);
                 results
             }
-            Err(error) => {
-                // The wait for another process's lock does not count as a stalled write.
-                self.channels.intake.writing();
-                if let Err(fault) = self.check_files() {
-                    return Ok(Err(fault));
-                }
-                let error = SpoolError::from(error);
-                if matches!(error, SpoolError::Damaged(_)) {
-                    return Err(error);
-                }
-                let (reason, unwritable) = if means_disk_full(&error) {
-                    (RejectReason::SpoolFull, Unwritable::DiskFull)
-                } else {
-                    (RejectReason::DiskError, Unwritable::Failing)
-                };
-                self.status.unwritable = Some(unwritable);
-                self.set_rejecting(Some(reason), Some(&error));
-                // The failed write may have left frames in the log that look like lost commits (`recovery/wal.rs`).
-                let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
-                let _ = self.confirm_files();
-                vec![Err(reason); group.len()]
-            }
+            Err(WriteError::Failed(error)) => vec![Err(self.reject_group(error)?); group.len()],
+            Err(fault) => return Err(fault),
         };
         self.wrote_at = Instant::now();
         self.metrics.spool_committed(begun.elapsed(), group.len());
-        Ok(Ok(results))
+        Ok(results)
+    }
+
+    /// Returns why a group cannot be written now.
+    fn reject_group(&mut self, error: SpoolError) -> Result<RejectReason, WriteError> {
+        // The wait for another process's lock does not count as a stalled write.
+        self.channels.intake.writing();
+        self.check_files()?;
+        if matches!(error, SpoolError::Damaged(_)) {
+            return Err(WriteError::Failed(error));
+        }
+        let (reason, unwritable) = if means_disk_full(&error) {
+            (RejectReason::SpoolFull, Unwritable::DiskFull)
+        } else {
+            (RejectReason::DiskError, Unwritable::Failing)
+        };
+        self.status.unwritable = Some(unwritable);
+        self.set_rejecting(Some(reason), Some(&error));
+        // The failed write may have left frames in the log that look like lost commits (`recovery/wal.rs`).
+        let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        let _ = self.confirm_files();
+        Ok(reason)
     }
 
     /// Deletes acked deliveries in transactions of their own. On a full disk, they use the space of the reserve file.
@@ -79,12 +75,13 @@ impl Writer {
             let deleted = self.transact(&[], acked);
             self.confirm_files()?;
             match deleted {
-                Ok(deleted) => _ = deleted?,
-                Err(error) if !self.reserve.release() => {
+                Ok(_) => {}
+                Err(WriteError::FilesChanged(fault)) => return Err(fault),
+                Err(WriteError::Failed(error)) if !self.reserve.release() => {
                     tracing::debug!(%error, "the spool cannot delete recorded deliveries yet");
                     return Ok(());
                 }
-                Err(_) => {}
+                Err(WriteError::Failed(_)) => {}
             }
             self.write_mark();
         }
@@ -126,13 +123,13 @@ impl Writer {
         &mut self,
         group: &[PendingDelivery],
         acked: Seq,
-    ) -> rusqlite::Result<Result<Vec<Result<(), RejectReason>>, FileFault>> {
+    ) -> Result<Vec<Result<(), RejectReason>>, WriteError> {
         self.channels.intake.writing();
         let mut free = if group.is_empty() { 0 } else { self.free_bytes(0) };
         let mut last_seq = self.status.last_seq;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if StoredPositions::read(&transaction)? != self.positions {
-            return Ok(Err(FileFault::RolledBack));
+            return Err(FileFault::RolledBack.into());
         }
         let results = {
             let mut insert = transaction.prepare_cached(INSERT)?;
@@ -166,7 +163,7 @@ impl Writer {
         self.status.last_seq = last_seq;
         self.status.acked_seq = acked_seq;
         self.apply_usage(&usage);
-        Ok(Ok(results))
+        Ok(results)
     }
 }
 

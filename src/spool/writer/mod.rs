@@ -49,6 +49,26 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// still accepts small deliveries between the large ones that it rejects.
 const ACCEPTED_AFTER: Duration = Duration::from_secs(10);
 
+/// Why a transaction was not written.
+#[derive(Debug)]
+enum WriteError {
+    /// The files in the directory are not the open files.
+    FilesChanged(FileFault),
+    Failed(SpoolError),
+}
+
+impl From<FileFault> for WriteError {
+    fn from(fault: FileFault) -> Self {
+        Self::FilesChanged(fault)
+    }
+}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// The writer's ends of the channels to the other parts.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -232,9 +252,10 @@ impl Writer {
             self.channels.intake.hold(waiting);
             let committed = self.commit_group(&waiting[..group], acked);
             self.channels.intake.release(waiting);
-            let results = match committed? {
+            let results = match committed {
                 Ok(results) => results,
-                Err(fault) => return Ok((written, Some(fault))),
+                Err(WriteError::FilesChanged(fault)) => return Ok((written, Some(fault))),
+                Err(WriteError::Failed(error)) => return Err(error),
             };
             self.publish();
             for (mut pending, result) in waiting.drain(..group).zip(results) {
