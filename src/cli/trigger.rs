@@ -119,11 +119,7 @@ impl TriggerArgs {
         // Connect before the request: with a wrong address of the database, nothing is triggered.
         let mut connection = DbConnection::for_command(&database(settings)?).await?;
         let (body, version) = (body.to_string().into(), self.version.as_deref().unwrap_or_default());
-        let response = if is_bulk {
-            client.bulk_trigger(&self.workflow, version, body).await?
-        } else {
-            client.trigger(&self.workflow, version, body).await?
-        };
+        let response = client.trigger(&self.workflow, version, is_bulk, body).await?;
         // Printed before everything else: the response cannot be requested again.
         print_line(escape_json(&String::from_utf8_lossy(&response)));
         let not_registered = |error: &dyn std::fmt::Display| {
