@@ -7,7 +7,7 @@ use memchr::{memchr, memchr2, memmem};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::unescaped;
+use super::values::unescaped;
 
 const NAME: &str = "api_key";
 /// The names of secrets in a body of the API, in upper or lower case.

@@ -1,11 +1,18 @@
-//! The form of identifiers in URLs and in `/openapi.json`.
+//! The form of identifiers: in a webhook, in URLs, and in `/openapi.json`.
+
+use std::borrow::Cow;
 
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+/// Maximum length of an identifier or status in bytes. The sender documents no limit; its examples have 36 bytes. An index
+/// row of PostgreSQL holds about 2,700.
+pub const MAX_ID_BYTES: usize = 255;
+const TOO_LONG: &str = "is longer than 255 bytes";
+
 /// Identifiers have at most 255 bytes; a schema can limit characters only.
-pub(crate) const MAX_CHARS: usize = 255;
+pub(crate) const MAX_CHARS: usize = MAX_ID_BYTES;
 
 // No doc comment: it would become the description of every parameter.
 #[derive(ToSchema)]
@@ -27,4 +34,34 @@ impl ToSchema for IdentifierOrInteger {}
 /// Whether `text` conforms to the schema of [`Identifier`].
 pub(crate) fn is_valid(text: &str) -> bool {
     !text.is_empty() && text.chars().nth(MAX_CHARS).is_none() && !text.contains('\0')
+}
+
+/// Parses an identifier: a JSON string, or the digits of a JSON integer. A number with a fraction or an exponent is
+/// rejected, because it can be written in several ways.
+pub(super) fn identifier(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    match raw.as_bytes() {
+        [b'-' | b'0'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => {
+            if raw.len() > MAX_ID_BYTES { Err(TOO_LONG) } else { Ok(Cow::Borrowed(raw)) }
+        }
+        [b'"', ..] => short_text(raw),
+        _ => Err("is neither a string nor an integer"),
+    }
+}
+
+/// Parses a JSON string of 1 to [`MAX_ID_BYTES`] bytes without U+0000.
+pub(super) fn short_text(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    let Some(plain) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
+        return Err("is not a string");
+    };
+    let id = if plain.contains('\\') {
+        Cow::Owned(serde_json::from_str(raw).map_err(|_| "holds a lone surrogate")?)
+    } else {
+        Cow::Borrowed(plain)
+    };
+    match &*id {
+        "" => Err("is empty"),
+        id if id.len() > MAX_ID_BYTES => Err(TOO_LONG),
+        id if id.contains('\0') => Err("holds U+0000"),
+        _ => Ok(id),
+    }
 }

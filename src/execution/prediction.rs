@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::status;
 use super::steps::each_field;
-use super::{Values, lossy_text, number, status};
+use super::values::{Values, lossy_text, number};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Failure<'a> {

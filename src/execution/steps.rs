@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::execution::unescaped;
+use super::values::unescaped;
 
 /// Whether one of the steps has the status `failed`. `steps` is an object of steps or, in legacy flows, an array of them.
 /// Values in another shape are no steps. The view `failed_steps` has the same rule.

@@ -1,6 +1,17 @@
-//! Iterates over the values in a JSON array or object without building them.
+//! Reads JSON values without building them.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::value::RawValue;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+
+use super::identifier::short_text;
+
+/// Maximum length of a cost or duration in characters.
+const MAX_NUMBER_CHARS: usize = 64;
 
 /// The JSON texts of the elements of an array; of an object, names and values in turn. Ends at a syntax error, and at once
 /// for other values.
@@ -27,6 +38,59 @@ impl<'t> Iterator for Values<'t> {
     }
 }
 
+pub(super) fn timestamp(raw: &str) -> Option<OffsetDateTime> {
+    // In UTC, a time near the end of the calendar may be outside of the range of `time` or of RFC 3339.
+    let at =
+        OffsetDateTime::parse(&short_text(raw).ok()?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+    (at.year() >= 0).then_some(at)
+}
+
+/// Converts any value to text that PostgreSQL can hold: a string as it is, another value as JSON. U+FFFD replaces U+0000
+/// and lone surrogates.
+pub(super) fn lossy_text(raw: &str) -> Cow<'_, str> {
+    match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
+        None => Cow::Borrowed(raw),
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+        Some(_) => Cow::Owned(serde_json::from_str::<Lossy>(raw).map(|l| l.0).unwrap_or_default()),
+    }
+}
+
+/// Accepts a finite number of at most [`MAX_NUMBER_CHARS`].
+pub(super) fn number(raw: &str) -> Option<&str> {
+    let number = raw.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    (number && raw.len() <= MAX_NUMBER_CHARS && raw.parse::<f64>().is_ok_and(f64::is_finite)).then_some(raw)
+}
+
+/// The content of a JSON string as bytes: it may contain lone surrogates, which `String` cannot hold.
+pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
+    match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
+        _ => Cow::Owned(serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).unwrap_or_default()),
+    }
+}
+
+/// A string with U+FFFD in place of U+0000 and lone surrogates.
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = deserializer.deserialize_bytes(Bytes)?;
+        Ok(Self(String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}")))
+    }
+}
+
+struct Bytes;
+
+impl Visitor<'_> for Bytes {
+    type Value = Vec<u8>;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_bytes<E>(self, v: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(v.to_vec())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +106,18 @@ mod tests {
         assert_eq!(values("[true,false]"), ["true", "false"]);
         for other in ["[]", "{ }", "1", "\"[1]\"", "null", ""] {
             assert!(values(other).is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_timestamp_outside_of_the_calendar_in_utc_is_ignored() {
+        for (written, usable) in [
+            ("9999-12-31T23:59:59-01:00", false),
+            ("0000-01-01T00:00:00+01:00", false),
+            ("9999-12-31T23:59:59Z", true),
+            ("0000-01-01T00:00:00Z", true),
+        ] {
+            assert_eq!(timestamp(&format!(r#""{written}""#)).is_some(), usable, "{written}");
         }
     }
 }
