@@ -75,13 +75,12 @@ impl Writer {
             let deleted = self.transact(&[], acked);
             self.confirm_files()?;
             match deleted {
-                Ok(_) => {}
                 Err(WriteError::FilesChanged(fault)) => return Err(fault),
                 Err(WriteError::Failed(error)) if !self.reserve.release() => {
                     tracing::debug!(%error, "the spool cannot delete recorded deliveries yet");
                     return Ok(());
                 }
-                Err(WriteError::Failed(_)) => {}
+                Ok(_) | Err(WriteError::Failed(_)) => {}
             }
             self.write_mark();
         }
