@@ -1,7 +1,7 @@
 //! Settings: `config/default.toml` (compiled in), then a file, then the environment.
 //!
 //! To add a setting, add a field here, a line in `config/default.toml` and its limits in `check.rs`. A test fails if the
-//! field or the line is missing. Then pass the value to the part that uses it, in `server.rs`.
+//! field or the line is missing. Then pass the value to the part that uses it, in `server/start.rs`.
 
 #![expect(missing_docs, reason = "config/default.toml documents every key")]
 

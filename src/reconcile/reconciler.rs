@@ -48,7 +48,7 @@ pub(super) const MAX_PAGES: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct Reconciler {
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Client,
     /// `None` when `eachlabs.webhook_url` is not set: then the delivery log is not read.
     pub(crate) own_url: Option<OwnUrl>,
     pub(crate) credentials: Arc<Credentials>,

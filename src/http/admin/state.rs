@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,11 +36,7 @@ pub(crate) struct AdminState {
     pub(crate) pool: Arc<QueryPool>,
     /// The recorder's pool, for `POST /api/v1/expected`.
     pub(crate) registration_pool: Arc<ConnectionPool>,
-    /// `expected.overdue_after`
-    pub(crate) overdue_after: Duration,
     pub(crate) feed: Feed,
-    /// Interval between heartbeats on event streams.
-    pub(crate) heartbeat: Duration,
     /// The settings at the start. Secrets that were read again later are in `credentials`.
     pub(crate) settings: Arc<Settings>,
     /// The address of the public port.

@@ -123,7 +123,7 @@ impl Subscription {
             return Some(self.comment("subscribed"));
         }
         // Only events restart the interval: a stream whose filter drops all changes still gets heartbeats.
-        let mut heartbeat = std::pin::pin!(sleep(self.api.admin.heartbeat));
+        let mut heartbeat = std::pin::pin!(sleep(self.api.admin.settings.admin.heartbeat));
         loop {
             while let Some(change) = self.waiting.pop_front() {
                 self.position = change.change;

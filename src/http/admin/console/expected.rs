@@ -55,7 +55,7 @@ async fn content(console: &Console, view: &View, params: &Params) -> Result<Mark
 }
 
 fn overdue_after(console: &Console) -> String {
-    super::components::duration(console.admin.overdue_after.as_secs())
+    super::components::duration(console.admin.settings.expected.overdue_after.as_secs())
 }
 
 /// A page of expected executions.
