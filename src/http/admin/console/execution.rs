@@ -110,13 +110,10 @@ fn content(
     let inputs = inputs(detail);
     let prompt = inputs.and_then(prompt);
     html! {
-        (head(execution, detail.conflicts, prompt.as_deref()))
-        @if !is_terminal(&execution.status) {
-            div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
-        }
-        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
+        (head(console, view, detail, prompt.as_deref()))
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
+        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
         div.cards {
             div.stack {
                 (steps(&detail.steps, detail.payload_removed_at.is_some()))
@@ -143,15 +140,19 @@ fn prompt(inputs: &str) -> Option<String> {
     serde_json::from_str(fields.get("prompt")?.get()).ok()
 }
 
-fn head(execution: &Execution, conflicts: i64, prompt: Option<&str>) -> Markup {
+fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
+    let (execution, conflicts) = (&detail.execution, detail.conflicts);
     html! {
         div.page-head {
             (crumbs("/executions", "Executions", &execution.execution_id))
-            h1 {
-                @match prompt {
-                    Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
-                    None => span.id { (visible(&execution.execution_id)) },
+            div.head {
+                h1 {
+                    @match prompt {
+                        Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
+                        None => span.cut { (visible(&execution.execution_id)) },
+                    }
                 }
+                @if !is_terminal(&execution.status) { (reconcile::button(console, view, "executions", &execution.execution_id)) }
             }
             ul.facts {
                 li { (status(&execution.status)) }

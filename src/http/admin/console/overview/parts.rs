@@ -13,8 +13,8 @@ pub(super) fn parts(health: &Health) -> Markup {
     };
     let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
     html! {
-        section.cards.small aria-label="Parts" {
-            div.card.stat {
+        div.parts {
+            div.stat {
                 span { "Recording" }
                 strong {
                     @match parts.recording.waiting {
@@ -22,24 +22,20 @@ pub(super) fn parts(health: &Health) -> Markup {
                         waiting => { (count(waiting)) " waiting " (part_state(parts.recording.state)) }
                     }
                 }
-                small.soft {
-                    @match parts.recording.oldest_age_seconds {
-                        Some(age) => { "The oldest delivery has waited for " (duration(age)) ". " }
-                        None => { "All deliveries are recorded. " }
-                    }
-                    @if parts.recording.state != "ok" { (visible(&parts.recording.detail)) }
+                @if let Some(age) = parts.recording.oldest_age_seconds {
+                    small.soft { "The oldest delivery has waited for " (duration(age)) "." }
                 }
+                @if parts.recording.state != "ok" { small.soft { (visible(&parts.recording.detail)) } }
             }
-            div.card.stat {
+            div.stat {
                 span { "Database" }
                 strong { (part_state(parts.database.state)) }
-                small.soft { (visible(&parts.database.detail)) }
+                @if parts.database.state != "ok" { small.soft { (visible(&parts.database.detail)) } }
             }
-            div.card.stat {
+            div.stat {
                 span { "Spool" }
-                strong { (bytes(parts.spool.used_bytes)) }
+                strong { (bytes(parts.spool.used_bytes)) small { " of " (bytes(parts.spool.max_bytes)) } }
                 (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
-                small.soft { "of " (bytes(parts.spool.max_bytes)) }
             }
         }
     }
