@@ -271,6 +271,16 @@ async fn a_failed_execution_is_found_with_its_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_link_to_the_conflicts_shows_the_difference() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    browser.emulate(1_280, 900, "light").await;
+    browser.open(&format!("{}/executions/deep", receiver.admin)).await;
+    assert!(!text(&browser).await.contains("later webhook"));
+    click(&browser, "a[href='#conflicts']").await;
+    until(async || text(&browser).await.contains("later webhook")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_completes_on_the_page_without_a_reload() {
     let ((receiver, files), browser) = (filled().await, Chromium::start().await);
     browser.emulate(1_280, 900, "light").await;

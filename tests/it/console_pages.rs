@@ -266,7 +266,7 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
         SELECT 'many-' || n, 2, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 101) AS n";
     sqlx::query(many).execute(&mut receiver.connection().await).await.unwrap();
     let overview = text(&page(&receiver, "/").await);
-    assert!(overview.contains("+ bulks are incomplete ( older bulks are not counted )"), "{overview}");
+    assert!(overview.contains("+ bulks are incomplete (older bulks are not counted)"), "{overview}");
     let removed = "DELETE FROM bulks WHERE bulk_id LIKE 'many-%'";
     sqlx::query(removed).execute(&mut receiver.connection().await).await.unwrap();
     let html = page(&receiver, "/bulks/b%201").await;

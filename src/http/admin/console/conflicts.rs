@@ -78,7 +78,7 @@ fn row(conflict: &Conflict) -> Markup {
             td.main { a.row-link.cut href=(href) { (visible(&conflict.execution_id)) } }
             td data-label="Recorded" { @if let Some(recorded) = &conflict.recorded_status { (status(recorded)) } }
             td data-label="Webhook" { (status(&conflict.delivered_status)) }
-            td data-label="Differs in" {
+            td.differs data-label="Differs in" {
                 @match conflict.differs_in.as_deref() {
                     None => { "the execution was removed" }
                     Some([]) => { "bytes that PostgreSQL cannot store as JSON" }

@@ -111,9 +111,9 @@ fn content(
     let prompt = inputs.and_then(prompt);
     html! {
         (head(console, view, detail, prompt.as_deref()))
+        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
-        @if detail.conflicts > 0 { (conflict_section(detail, conflicts)) }
         div.cards {
             div.stack {
                 (steps(&detail.steps, detail.payload_removed_at.is_some()))
@@ -358,21 +358,28 @@ fn field_of(body: &str, field: &str) -> Option<String> {
 fn conflict_section(recorded: &ExecutionDetail, conflicts: &[ConflictDetail]) -> Markup {
     let (execution, count) = (&recorded.execution, recorded.conflicts);
     html! {
-        section.card aria-labelledby="conflicts" {
-            h2 #conflicts { (plural(count, "conflict", "conflicts")) }
-            p.soft { "Later webhooks contradict the recorded result. The recorded result is not changed." }
-            @for detail in conflicts {
-                @let conflict = &detail.conflict;
-                article.conflict {
-                    h3 {
-                        "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
-                        ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
-                    }
-                    (conflict_fields(recorded, detail))
+        section.card.conflicts aria-label="Conflicts" {
+            details {
+                summary {
+                    h2 { (plural(count, "conflict", "conflicts")) } " "
+                    "Later webhooks contradict the recorded result. The recorded result is not changed."
                 }
-            }
-            @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
-                p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+                // A link to an identifier in the content opens the element.
+                div #conflicts {
+                    @for detail in conflicts {
+                        @let conflict = &detail.conflict;
+                        article.conflict {
+                            h3 {
+                                "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
+                                ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
+                            }
+                            (conflict_fields(recorded, detail))
+                        }
+                    }
+                    @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
+                        p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+                    }
+                }
             }
         }
     }

@@ -137,7 +137,7 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
                     div.id.cut { "Workflow " (visible(workflow)) }
                 }
             }
-            td {
+            td.nowrap {
                 (state(&expected.state))
                 @if let Some(recorded) = &expected.status { " " (status(recorded)) }
             }

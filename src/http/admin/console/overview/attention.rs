@@ -116,8 +116,11 @@ pub(super) fn list(items: &[Item]) -> Markup {
                     li {
                         a href=(item.href) {
                             (badge(item.kind, html! { (count(item.number.0)) @if item.number.1 { "+" } }))
-                            " " (item.text[usize::from(item.number != (1, false))])
-                            @if let Some(note) = item.note { " " small.soft { "(" (note) ")" } }
+                            " "
+                            span {
+                                (item.text[usize::from(item.number != (1, false))])
+                                @if let Some(note) = item.note { " " small.soft { "(" (note) ")" } }
+                            }
                         }
                     }
                 }

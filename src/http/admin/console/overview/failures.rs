@@ -1,7 +1,7 @@
 //! The failures of the period, grouped by cause.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use maud::{Markup, html};
 
@@ -31,12 +31,6 @@ struct Cause<'d> {
     failed: i64,
     /// The workflow with the most failures first.
     workflows: Vec<&'d str>,
-}
-
-impl Cause<'_> {
-    fn class(&self) -> &str {
-        &self.latest.failure_class
-    }
 }
 
 fn text(group: &Group) -> Option<&str> {
@@ -95,16 +89,10 @@ pub(super) fn predictions(data: &Data, period: Period) -> Markup {
     }
 }
 
-/// The most frequent causes, those with the same class below each other, and the number of failures with other causes.
+/// The most frequent causes, and the number of failures with other causes.
 fn part(data: &Data, period: Period, causes: &[Cause<'_>], rows: usize) -> Markup {
     let (shown, others) = causes.split_at(causes.len().min(rows));
     let others: i64 = others.iter().map(|cause| cause.failed).sum();
-    let mut classes: BTreeMap<&str, i64> = BTreeMap::new();
-    for cause in causes {
-        *classes.entry(cause.class()).or_default() += cause.failed;
-    }
-    let mut shown: Vec<_> = shown.iter().collect();
-    shown.sort_by_key(|cause| (Reverse(classes[cause.class()]), cause.class()));
     html! {
         table.rows {
             thead { tr { th { "Cause" } th { "Class" } th { "Workflow" } th.num { "Failed" } th { "Latest" } } }
@@ -123,10 +111,14 @@ fn row(data: &Data, period: Period, cause: &Cause<'_>) -> Markup {
     html! {
         tr data-row {
             td.main {
-                a.cut href=(list) { (visible(text)) @if more { "…" } }
-                @if is_new(cause, data) { (badge("warn", html! { "new" })) }
+                a.cut href=(list) {
+                    @if is_new(cause, data) { (badge("warn", html! { "new" })) " " }
+                    (visible(text)) @if more { "…" }
+                }
             }
-            td data-label="Class" { @if let Some(class) = failure_class(cause.class()) { small { (class) } } }
+            td data-label="Class" {
+                @if let Some(class) = failure_class(&cause.latest.failure_class) { small { (class) } }
+            }
             td.workflow data-label="Workflow" { (workflows(&cause.workflows)) }
             td.num data-label="Failed" { a href=(list) { (count(cause.failed)) } }
             td.time data-label="Latest" { a href=(latest(cause.latest)) { (ago(cause.latest.latest_received_at)) } }

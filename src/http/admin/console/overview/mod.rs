@@ -15,7 +15,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::time::timeout;
 
 use self::chart::{Step, chart};
-use super::components::{ago, chip, count, percent, plural};
+use super::components::{ago, chip, count, notice, percent, plural};
 use super::layout::{self, PageError, Tab, database_error};
 use super::params::PERIODS;
 use super::state::{Console, ConsoleState};
@@ -114,6 +114,10 @@ async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
     Ok(html! {
         (state(&health))
         @match data {
+            // The cause is in the state.
+            Err(_) if health.status() != "ok" => (notice("warn", html! {
+                strong { "The database cannot be read. " } "Executions and failures are shown as soon as it answers."
+            })),
             Err(error) => (database_error(&error)),
             Ok(data) if !data.any && data.attention.is_empty() => (welcome::welcome(&view.operator)),
             Ok(data) => (loaded(&data, period)),

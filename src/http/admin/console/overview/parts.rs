@@ -12,6 +12,10 @@ pub(super) fn parts(health: &Health) -> Markup {
         i64::try_from(u128::from(part) * 1_000 / u128::from(whole.max(1))).unwrap_or(1_000)
     };
     let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
+    // The problems are listed beside the parts.
+    let is_new = |state: &str, detail: &str| {
+        state != "ok" && !health.summary.problems().iter().any(|known| known == detail)
+    };
     html! {
         div.parts {
             div.stat {
@@ -19,18 +23,21 @@ pub(super) fn parts(health: &Health) -> Markup {
                 strong {
                     @match parts.recording.waiting {
                         0 => (part_state(parts.recording.state)),
-                        waiting => { (count(waiting)) " waiting " (part_state(parts.recording.state)) }
+                        waiting => {
+                            (count(waiting)) " waiting "
+                            @if parts.recording.state != "ok" { (part_state(parts.recording.state)) }
+                        }
                     }
                 }
                 @if let Some(age) = parts.recording.oldest_age_seconds {
                     small.soft { "The oldest delivery has waited for " (duration(age)) "." }
                 }
-                @if parts.recording.state != "ok" { small.soft { (visible(&parts.recording.detail)) } }
+                @if is_new(parts.recording.state, &parts.recording.detail) { small.soft { (visible(&parts.recording.detail)) } }
             }
             div.stat {
                 span { "Database" }
                 strong { (part_state(parts.database.state)) }
-                @if parts.database.state != "ok" { small.soft { (visible(&parts.database.detail)) } }
+                @if is_new(parts.database.state, &parts.database.detail) { small.soft { (visible(&parts.database.detail)) } }
             }
             div.stat {
                 span { "Spool" }
