@@ -141,13 +141,15 @@ async fn filled() -> (TestReceiver, String) {
     deep["error_cause"] = "Model timeout after 300s".into();
     receiver.accept(&deep).await;
     let long = "a-name-without-a-single-space".repeat(7);
-    receiver
-        .accept(with(
-            execution(&long, "completed"),
-            json!({ "workflow_id": long, "bulk_id": long, "inputs": { "prompt": "word ".repeat(400) },
-                    "output": { "text": "שלום עולם ".repeat(30), "caption": "A fox at dawn" } }),
-        ))
-        .await;
+    let body = with(
+        execution(&long, "completed"),
+        json!({ "workflow_id": long, "bulk_id": long, "inputs": { "prompt": "word ".repeat(400) },
+                "output": { "text": "שלום עולם ".repeat(30), "caption": "A fox at dawn" } }),
+    );
+    let url = format!("{}?{long}={long}", receiver.url);
+    assert_eq!(receiver.client.post(url).body(body.to_string()).send().await.unwrap().status(), 200);
+    let cause = "a-cause-without-a-single-space".repeat(40);
+    receiver.accept(with(execution("long-cause", "failed"), json!({ "error_cause": cause }))).await;
     for number in 0..4 {
         let body = json!({ "executionId": format!("q{number}"), "workflow_id": "product-photos", "status": "completed",
                            "bulkId": "spring-catalogue", "output": [format!("{files}/{number}.png")] });
@@ -167,7 +169,7 @@ async fn filled() -> (TestReceiver, String) {
     let response = json!({
         "bulk_id": "autumn",
         "executions": [{ "execution_id": "autumn-1", "status": "queued" }, { "execution_id": "autumn-2", "status": "queued" },
-            { "execution_id": "autumn-3", "status": "queued" }, { "status": "failed", "message": "The input has no prompt." }],
+            { "execution_id": "autumn-3", "status": "queued" }, { "status": "failed", "message": long }],
         "references": [{ "order": "1" }, { "order": "2" }, { "order": "3" }, { "order": "4" }],
     });
     let url = format!("{}/api/v1/expected", receiver.admin);
@@ -218,7 +220,9 @@ async fn lists_and_details_are_accessible_and_fit_phones_and_desktops_in_light_a
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000001".to_owned(), "execution"),
         ("/executions/69ae8c7b-7500-4a45-b7c0-000000000003".to_owned(), "execution-failed"),
         ("/executions/deep".to_owned(), "execution-deep"),
+        (format!("/executions?workflow={long}"), "executions-long"),
         (format!("/executions/{long}"), "execution-long"),
+        ("/executions/long-cause".to_owned(), "execution-long-cause"),
         ("/bulks".to_owned(), "bulks"),
         ("/bulks/spring-catalogue".to_owned(), "bulk"),
         ("/bulks/spring-catalogue?show=failures".to_owned(), "bulk-failures"),
@@ -264,6 +268,16 @@ async fn a_failed_execution_is_found_with_its_cause() {
     let shown = text(&browser).await;
     assert!(shown.contains("the prompt was rejected by the safety filter of the model"), "{shown}");
     assert_eq!(browser.console_messages().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_link_to_the_conflicts_shows_the_difference() {
+    let ((receiver, _), browser) = (filled().await, Chromium::start().await);
+    browser.emulate(1_280, 900, "light").await;
+    browser.open(&format!("{}/executions/deep", receiver.admin)).await;
+    assert!(!text(&browser).await.contains("later webhook"));
+    click(&browser, "a[href='#conflicts']").await;
+    until(async || text(&browser).await.contains("later webhook")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -395,6 +395,14 @@ async fn causes_and_numbers_of_the_overview_link_to_their_rows() {
     receiver.wait_until_recorded().await;
     let page = browser.text("/?period=7d").await;
     assert!(page.contains("and 2 in other causes"), "{page}");
+    // A cause is counted in all workflows.
+    let body = json!({ "error": "ExecutionFailed", "error_cause": cause, "workflow_id": "paint" });
+    receiver.accept(with(execution("three", "failed"), body)).await;
+    receiver.wait_until_recorded().await;
+    let page = browser.text("/?period=7d").await;
+    let list = "href=\"/executions?status=failed&amp;q=Model+timeout+after+30s&amp;since=7d\"";
+    assert!(page.contains(&format!("{list}>3</a>")), "{page}");
+    assert!(page.contains("<bdi>draw</bdi>, <bdi>paint</bdi>"), "{page}");
     let page = browser.text("/executions?status=failed&since=30d").await;
     assert!(page.contains("aria-current=\"true\">30 d</a>"), "{page}");
 }

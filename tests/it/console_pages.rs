@@ -262,6 +262,13 @@ async fn a_bulk_shows_what_is_missing_its_results_and_its_failures() {
     let quiet = "UPDATE bulks SET last_received_at = now() - interval '1 hour'";
     sqlx::query(quiet).execute(&mut receiver.connection().await).await.unwrap();
     assert!(text(&page(&receiver, "/").await).contains("1 bulk is incomplete"));
+    let many = "INSERT INTO bulks (bulk_id, expected, first_received_at, last_received_at)
+        SELECT 'many-' || n, 2, now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, 101) AS n";
+    sqlx::query(many).execute(&mut receiver.connection().await).await.unwrap();
+    let overview = text(&page(&receiver, "/").await);
+    assert!(overview.contains("+ bulks are incomplete (older bulks are not counted)"), "{overview}");
+    let removed = "DELETE FROM bulks WHERE bulk_id LIKE 'many-%'";
+    sqlx::query(removed).execute(&mut receiver.connection().await).await.unwrap();
     let html = page(&receiver, "/bulks/b%201").await;
     assert!(html.contains("<span class=\"badge warn\">incomplete</span>"), "{html}");
     assert!(
@@ -661,7 +668,7 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     let html = page(&receiver, "/bulks/b").await;
     let shown = text(&html);
     for part in [
-        "1 of 3 received, 2 of 5 inputs rejected",
+        "Received 1 of 3 2 of 5 inputs rejected",
         "2 missing",
         "no &lt;prompt&gt; (inputs 3, 5)",
         "Set eachlabs.api_key",
@@ -690,6 +697,12 @@ async fn missing_executions_rejected_inputs_and_overdue_executions_are_shown() {
     let shown = text(&page(&receiver, "/expected?state=overdue").await);
     assert!(shown.contains("two Bulk b overdue"), "{shown}");
     assert!(!shown.contains("three"), "{shown}");
+    // The search finds a registered reference before the webhook.
+    let shown = text(&page(&receiver, "/executions?q=order%3D%3C2%3E").await);
+    assert!(shown.contains("Missing executions") && shown.contains("2 two Bulk b overdue"), "{shown}");
+    assert!(!shown.contains("three") && !shown.contains("No execution matches"), "{shown}");
+    let shown = text(&page(&receiver, "/executions?q=order%3D1").await);
+    assert!(!shown.contains("Missing executions"), "{shown}");
     let shown = text(&page(&receiver, "/expected?state=rejected&bulk=b").await);
     assert!(shown.contains("no execution no &lt;prompt&gt; rejected"), "{shown}");
 }

@@ -11,7 +11,7 @@ use time::serde::rfc3339;
 use utoipa::ToSchema;
 
 use super::page::{List, ListRow, Position};
-use super::reference::Reference;
+use super::reference::{Reference, ReferenceFilter};
 use super::{Choice, ListQuery, Page, PageRequest, Query, SCAN_LIMIT, TimeRange};
 use crate::db::Transaction;
 
@@ -85,6 +85,9 @@ pub(crate) struct Filter {
     pub(crate) bulk: Option<String>,
     #[arg(skip)]
     pub(crate) state: Option<ExpectedState>,
+    /// Only rows whose registered reference contains this parameter. The scan of a page is bounded as for `state`.
+    #[arg(skip)]
+    pub(crate) reference: Option<ReferenceFilter>,
 }
 
 /// Lists expected executions, newest registrations first. The inputs of a bulk are in their order.
@@ -96,7 +99,8 @@ pub(crate) struct ExpectedQuery {
 
 impl ExpectedQuery {
     pub(crate) fn missing_of_bulk(bulk_id: &str) -> Self {
-        let filter = Filter { bulk: Some(bulk_id.to_owned()), state: Some(ExpectedState::Missing) };
+        let filter =
+            Filter { bulk: Some(bulk_id.to_owned()), state: Some(ExpectedState::Missing), reference: None };
         Self { filter, page: PageRequest::default() }
     }
 }
@@ -155,7 +159,8 @@ impl Query for ExpectedQuery {
             self.filter.bulk,
             self.filter.state.map(Choice::as_str),
             SCAN_LIMIT,
-            self.page.rows()
+            self.page.rows(),
+            self.filter.reference.as_ref().map(ReferenceFilter::as_json)
         );
         Ok(self.page.page(rows.fetch_all(transaction).await?, self.filter()))
     }

@@ -12,7 +12,7 @@ SELECT
     reference::text AS "reference: Reference",
     registered_at AS "registered_at!",
     CASE WHEN execution_id IS NOT NULL THEN due_at END AS due_at,
-    ($4::text IS NULL OR $4 = state OR $4 = 'missing' AND state = 'overdue') AS "matches!",
+    is_match AS "matches!",
     n = $5 AS "is_last_scanned!"
 FROM (
     SELECT
@@ -39,6 +39,11 @@ FROM (
     ) AS x
     LEFT JOIN LATERAL (SELECT status FROM executions WHERE execution_id = x.execution_id LIMIT 1) AS e ON true
 ) AS scanned
-WHERE $4::text IS NULL OR $4 = state OR ($4 = 'missing' AND state = 'overdue') OR n = $5
+CROSS JOIN LATERAL (
+    SELECT
+        ($4::text IS NULL OR $4 = state OR ($4 = 'missing' AND state = 'overdue'))
+        AND ($7::text IS NULL OR coalesce(reference @> $7::text::jsonb, false)) AS is_match
+) AS m
+WHERE is_match OR n = $5
 ORDER BY registered_at DESC, expected_id DESC
 LIMIT $6

@@ -29,10 +29,13 @@ async fn content(console: &Console, uri: &Uri) -> Result<Markup, PageError> {
     actions.truncate(PAGE);
     let last = actions.last().map(|action| action.audit_id).filter(|_| more);
     Ok(html! {
-        div.head { h1 { "Audit log" } a.button href="/settings" { "Settings" } }
-        p.soft { "The actions of operators, the latest first. They are in the table " code { "audit" } "." }
+        div.page-head {
+            p.crumbs { a href="/settings" { "Settings" } " / Audit log" }
+            h1 { "Audit log" }
+            p.soft { "The actions of operators, the latest first. They are in the table " code { "audit" } "." }
+        }
         @if actions.is_empty() {
-            (empty("No actions", html! { "Actions such as dropping a quarantined webhook are listed here." }))
+            section.card { (empty("No actions", html! { "Actions such as dropping a quarantined webhook are listed here." })) }
         } @else {
             div.card.flush {
                 table.rows {

@@ -7,7 +7,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::bulks::{progress, received};
-use super::components::{ago, chip, copy_button, count, crumbs, empty, notice, plural};
+use super::components::{ago, chip, copy_button, count, crumbs, empty, notice};
 use super::executions::{next_page, of_bulk, previews, table};
 use super::expected as expected_page;
 use super::failure_class::failure_class;
@@ -141,7 +141,7 @@ fn summary(bulk: &Bulk, rejected: &Rejected, has_api_key: bool) -> Markup {
             @if let Some(at) = bulk.first_received_at { dt { "First webhook" } dd { (ago(at)) } }
             @if let Some(at) = bulk.last_received_at { dt { "Latest change" } dd { (ago(at)) } }
         }
-        (unreceived(bulk, has_api_key))
+        @if bulk.without_webhook() > 0 && !has_api_key { p.soft { (reconcile::NO_KEY) } }
         @if !rejected.is_empty() {
             p.soft { "each::labs rejected these inputs of the bulk. It sends no webhook for them:" }
             ul.soft {
@@ -166,7 +166,11 @@ async fn rejected(console: &Console, bulk: &Bulk) -> Result<Rejected, PageError>
     if bulk.rejected.is_none_or(|rejected| rejected == 0) {
         return Ok(rejected);
     }
-    let filter = expected::Filter { bulk: Some(bulk.bulk_id.clone()), state: Some(ExpectedState::Rejected) };
+    let filter = expected::Filter {
+        bulk: Some(bulk.bulk_id.clone()),
+        state: Some(ExpectedState::Rejected),
+        reference: None,
+    };
     let page = PageRequest { limit: MAX_REJECTED, after: None };
     for input in console.run(&ExpectedQuery { filter, page }).await?.items {
         let message = input.message.unwrap_or_else(|| "no reason was sent".to_owned());
@@ -192,19 +196,8 @@ async fn missing_executions(
             }
         });
     }
-    let filter = expected::Filter { bulk: Some(bulk.bulk_id.clone()), state: Some(ExpectedState::Missing) };
+    let ExpectedQuery { filter, .. } = ExpectedQuery::missing_of_bulk(&bulk.bulk_id);
     expected_page::list(console, view, params, filter).await
-}
-
-/// What is known about the executions without a webhook.
-fn unreceived(bulk: &Bulk, has_api_key: bool) -> Markup {
-    let number = bulk.without_webhook();
-    html! {
-        @if number > 0 {
-            p.soft { "No webhook was received for " (plural(number, "expected execution", "expected executions")) "." }
-            @if !has_api_key { p.soft { (reconcile::NO_KEY) } }
-        }
-    }
 }
 
 /// How to set the size of the bulk.

@@ -116,16 +116,16 @@ fn table(bulks: &[Bulk]) -> Markup {
     }
 }
 
-/// `117 of 120 received, 2 of 122 inputs rejected`, or `117 of 120` if no input was rejected.
+/// `117 of 120`, and on a second line `2 of 122 inputs rejected`.
 pub(super) fn received(bulk: &Bulk) -> Markup {
     html! {
         (count(bulk.received.into()))
         @if let Some(expected) = bulk.expected { " of " (count(expected.into())) }
         @if let Some(rejected) = bulk.rejected.filter(|rejected| *rejected > 0) {
             @let inputs = i64::from(bulk.expected.unwrap_or_default()) + i64::from(rejected);
-            " received, "
+            " "
             br;
-            span.nowrap {
+            small.nowrap {
                 (count(rejected.into())) " of " (plural(inputs, "input", "inputs")) " "
                 a href=(filtered("/expected", [("state", Some("rejected")), ("bulk", Some(&*bulk.bulk_id))])) { "rejected" }
             }

@@ -48,21 +48,28 @@ pub(super) fn section(
 ) -> Markup {
     let (execution, count) = (&recorded.execution, recorded.conflicts);
     html! {
-        section.card aria-labelledby="conflicts" {
-            h2 #conflicts { (plural(count, "conflict", "conflicts")) }
-            p.soft { "Later webhooks contradict the recorded result. The recorded result is not changed." }
-            @for detail in conflicts {
-                @let conflict = &detail.conflict;
-                article.conflict {
-                    h3 {
-                        "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
-                        ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
-                    }
-                    (fields(recorded, payload, detail))
+        section.card.conflicts aria-label="Conflicts" {
+            details {
+                summary {
+                    h2 { (plural(count, "conflict", "conflicts")) } " "
+                    "Later webhooks contradict the recorded result. The recorded result is not changed."
                 }
-            }
-            @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
-                p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+                // A link to an identifier in the content opens the element.
+                div #conflicts {
+                    @for detail in conflicts {
+                        @let conflict = &detail.conflict;
+                        article.conflict {
+                            h3 {
+                                "Received " (ago(conflict.first_received_at)) ", " (plural(conflict.deliveries.into(), "delivery", "deliveries"))
+                                ", authenticated by: " (authentication(conflict.delivered_authenticated_by.as_deref()))
+                            }
+                            (fields(recorded, payload, detail))
+                        }
+                    }
+                    @if let Some(more) = usize::try_from(count).ok().and_then(|count| count.checked_sub(conflicts.len())).filter(|more| *more > 0) {
+                        p.soft { (more) " more conflicts: " a href=(url("/api/v1/conflicts", "execution", &execution.execution_id)) { "all as JSON" } }
+                    }
+                }
             }
         }
     }

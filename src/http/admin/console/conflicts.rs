@@ -9,13 +9,10 @@ use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, path};
 use super::state::{Console, ConsoleState};
-use super::text::{excerpt, visible};
+use super::text::visible;
 use super::view::View;
 use crate::db::queries::TimeRange;
 use crate::db::queries::conflicts::{Conflict, Conflicts, Filter};
-
-/// Characters of an identifier.
-const ID_CHARS: usize = 80;
 
 pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
@@ -28,11 +25,13 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
-        p.crumbs { a href="/" { "Overview" } " / Conflicts" }
-        h1 { "Conflicts" }
-        p.soft {
-            "Webhooks that contradict a recorded result, the latest first. The recorded result is not changed. The page of \
-             the execution shows the difference."
+        div.page-head {
+            p.crumbs { a href="/" { "Overview" } " / Conflicts" }
+            h1 { "Conflicts" }
+            p.soft {
+                "Webhooks that contradict a recorded result, the latest first. The recorded result is not changed. The page of \
+                 the execution shows the difference."
+            }
         }
         (period_chips(params, html! {}))
         (list)
@@ -73,13 +72,13 @@ pub(super) fn name(field: &str) -> &str {
 }
 
 fn row(conflict: &Conflict) -> Markup {
-    let (id, more) = excerpt(&conflict.execution_id, ID_CHARS);
+    let href = format!("{}#conflicts", path("executions", &conflict.execution_id));
     html! {
         tr data-row {
-            td.main { a.row-link.id href=(format!("{}#conflicts", path("executions", &conflict.execution_id))) { (visible(id)) @if more { "…" } } }
+            td.main { a.row-link.cut href=(href) { (visible(&conflict.execution_id)) } }
             td data-label="Recorded" { @if let Some(recorded) = &conflict.recorded_status { (status(recorded)) } }
             td data-label="Webhook" { (status(&conflict.delivered_status)) }
-            td data-label="Differs in" {
+            td.differs data-label="Differs in" {
                 @match conflict.differs_in.as_deref() {
                     None => { "the execution was removed" }
                     Some([]) => { "bytes that PostgreSQL cannot store as JSON" }

@@ -45,6 +45,11 @@ impl PageError {
         }
     }
 
+    /// Whether the content has a heading.
+    pub(super) fn has_heading(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::NoPage)
+    }
+
     pub(super) fn content(&self) -> Markup {
         match self {
             Self::Query(error) => database_error(error),

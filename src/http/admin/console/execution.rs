@@ -80,10 +80,7 @@ fn content(
     let inputs = inputs(detail);
     let prompt = inputs.and_then(prompt);
     html! {
-        (head(execution, detail.conflicts, prompt.as_deref()))
-        @if !is_terminal(&execution.status) {
-            div.actions { (reconcile::button(console, view, "executions", &execution.execution_id)) }
-        }
+        (head(console, view, detail, prompt.as_deref()))
         @if detail.conflicts > 0 { (compared_conflicts::section(detail, payload(detail).text(), conflicts)) }
         (failure(detail))
         (results(&console.result_hosts, detail, prompt.as_deref()))
@@ -113,15 +110,19 @@ fn prompt(inputs: &str) -> Option<String> {
     serde_json::from_str(fields.get("prompt")?.get()).ok()
 }
 
-fn head(execution: &Execution, conflicts: i64, prompt: Option<&str>) -> Markup {
+fn head(console: &Console, view: &View, detail: &ExecutionDetail, prompt: Option<&str>) -> Markup {
+    let (execution, conflicts) = (&detail.execution, detail.conflicts);
     html! {
         div.page-head {
             (crumbs("/executions", "Executions", &execution.execution_id))
-            h1 {
-                @match prompt {
-                    Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
-                    None => span.id { (visible(&execution.execution_id)) },
+            div.head {
+                h1 {
+                    @match prompt {
+                        Some(prompt) => span.cut { (visible(excerpt(prompt, 300).0)) },
+                        None => span.cut { (visible(&execution.execution_id)) },
+                    }
                 }
+                @if !is_terminal(&execution.status) { (reconcile::button(console, view, "executions", &execution.execution_id)) }
             }
             ul.facts {
                 li { (status(&execution.status)) }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, chip, count, empty, notice, period_chips, status};
+use super::expected;
 use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
@@ -19,15 +20,19 @@ use super::text::{excerpt, visible, visible_attribute};
 use super::units;
 use super::view::View;
 use crate::db::queries::executions::{Execution, Executions, Filter, SEARCH_SCAN_LIMIT, Words};
+use crate::db::queries::expected::{Expected, ExpectedQuery, ExpectedState, Filter as ExpectedFilter};
 use crate::db::queries::lookup::{Found, Lookup};
 use crate::db::queries::previews::{Preview, Previews};
 use crate::db::queries::reference::ReferenceFilter;
-use crate::db::queries::{Page, QueryError, Scope, TimeRange};
+use crate::db::queries::{Page, PageRequest, QueryError, Scope, TimeRange};
 use crate::execution::identifier;
 use crate::execution::status::is_successful;
 
 /// Characters of a cause or a prompt in a row.
 const EXCERPT: usize = 220;
+
+/// Missing executions that are shown above the list.
+const EXPECTED_ROWS: i64 = 20;
 
 const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
 /// Filters that are shown with their value, and removed by a click.
@@ -38,7 +43,9 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
     let params = Params::of(&view.uri);
     match find(&console, &params).await {
         Ok(Some(location)) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
-        Ok(None) => layout::page(&view, Tab::Executions, "Executions", content(&console, &params).await),
+        Ok(None) => {
+            layout::page(&view, Tab::Executions, "Executions", content(&console, &view, &params).await)
+        }
         Err(error) => layout::page(&view, Tab::Executions, "Executions", Err(error.into())),
     }
 }
@@ -79,9 +86,9 @@ async fn find(console: &Console, params: &Params) -> Result<Option<String>, Quer
     })
 }
 
-async fn content(console: &Console, params: &Params) -> Result<Markup, PageError> {
+async fn content(console: &Console, view: &View, params: &Params) -> Result<Markup, PageError> {
     let list = match params.period() {
-        Ok(period) => list(console, params, period).await?,
+        Ok(period) => list(console, view, params, period).await?,
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
@@ -92,7 +99,12 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
     })
 }
 
-async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<Markup, PageError> {
+async fn list(
+    console: &Console,
+    view: &View,
+    params: &Params,
+    period: TimeRange,
+) -> Result<Markup, PageError> {
     let (reference, words) = match Search::of(params) {
         Search::None => (None, None),
         Search::Reference(reference) => (Some(reference), None),
@@ -101,10 +113,14 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
     let is_search = words.is_some();
     let scope = Scope { workflow: params.identifier("workflow"), bulk: params.identifier("bulk") };
     let fetched = params.get("fetched").is_some();
+    let mut missing = missing(console, params, reference.as_ref()).await?;
     let filter = Filter { scope, reference, fetched, words, ..Filter::default() };
     let filter = filter.with_status(params.identifier("status"));
     let page = params.page::<Executions>(&filter);
     let page = console.run(&Executions { filter, period, page }).await?;
+    missing.retain(|expected| {
+        page.items.iter().all(|row| Some(&row.execution_id) != expected.execution_id.as_ref())
+    });
     let previews = previews(console, &page.items).await?;
     Ok(html! {
         // The feed of changes does not say which executions were fetched.
@@ -112,12 +128,39 @@ async fn list(console: &Console, params: &Params, period: TimeRange) -> Result<M
             a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-status=[params.get("status")]
                 data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }
-        section.card.flush aria-label="Executions" {
-            @if page.items.is_empty() { (no_rows(params, is_search, page.next.is_some())) }
-            @else { (table(&console.result_hosts, &page.items, &previews, false)) }
+        @if !missing.is_empty() {
+            section.card.flush aria-labelledby="missing" {
+                h2 #missing { "Missing executions" }
+                (expected::table(console, view, &missing, false))
+            }
+        }
+        @if missing.is_empty() || !page.items.is_empty() || page.next.is_some() {
+            section.card.flush aria-label="Executions" {
+                @if page.items.is_empty() { (no_rows(params, is_search, page.next.is_some())) }
+                @else { (table(&console.result_hosts, &page.items, &previews, false)) }
+            }
         }
         (pager(params, &page, is_search))
     })
+}
+
+/// The registered executions with the reference that have not ended.
+async fn missing(
+    console: &Console,
+    params: &Params,
+    reference: Option<&ReferenceFilter>,
+) -> Result<Vec<Expected>, QueryError> {
+    let filters = ["status", "fetched", "workflow", "since", "from", "to", "cursor"];
+    let Some(reference) = reference.filter(|_| filters.iter().all(|name| params.get(name).is_none())) else {
+        return Ok(Vec::new());
+    };
+    let filter = ExpectedFilter {
+        bulk: params.identifier("bulk"),
+        state: Some(ExpectedState::Missing),
+        reference: Some(reference.clone()),
+    };
+    let page = PageRequest { limit: EXPECTED_ROWS, after: None };
+    Ok(console.run(&ExpectedQuery { filter, page }).await?.items)
 }
 
 /// Prompts and first results of the listed executions, by their identifiers.
@@ -185,13 +228,25 @@ fn filters(params: &Params) -> Markup {
                         @if let Some(value) = params.get(name) {
                             a.chip aria-current="true" href=(params.with(&[(name, None)]))
                                 title={ "Remove the filter " (visible_attribute(value)) } {
-                                (title) ": " (visible(value)) " \u{2715}"
+                                (title) ": "
+                                (filter_value(name, value))
+                                " \u{2715}"
                             }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// A value of a filter. A time of the form `2026-03-02T10:00` is in UTC.
+fn filter_value(name: &str, value: &str) -> Markup {
+    match value.split_once('T') {
+        Some((day, time)) if matches!(name, "from" | "to") && value.len() == 16 => {
+            html! { (visible(day)) " " (visible(time)) " UTC" }
+        }
+        _ => visible(value),
     }
 }
 

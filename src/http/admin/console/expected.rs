@@ -32,14 +32,16 @@ pub(super) async fn page(State(console): ConsoleState, view: View) -> Response {
 
 async fn content(console: &Console, view: &View, params: &Params) -> Result<Markup, PageError> {
     let state = params.get("state").and_then(ExpectedState::named);
-    let filter = Filter { bulk: params.identifier("bulk"), state };
+    let filter = Filter { bulk: params.identifier("bulk"), state, reference: None };
     Ok(html! {
-        p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
-        div.head { h1 { "Expected executions" } }
-        p.soft {
-            "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its end is \
-             recorded. A missing execution is waiting at first. It is overdue " (overdue_after(console)) " after its \
-             registration."
+        div.page-head {
+            p.crumbs { a href="/bulks" { "Bulks" } " / Expected executions" }
+            h1 { "Expected executions" }
+            p.soft {
+                "Executions from the registered responses of trigger and bulk-trigger. An execution is missing until its end is \
+                 recorded. A missing execution is waiting at first. It is overdue " (overdue_after(console)) " after its \
+                 registration."
+            }
         }
         div.chips role="group" aria-label="State" {
             (chip(&params.with(&[("state", None)]), "All", state.is_none()))
@@ -65,28 +67,34 @@ pub(super) async fn list(
     params: &Params,
     filter: Filter,
 ) -> Result<Markup, PageError> {
-    let (in_bulk, state) = (filter.bulk.is_some(), filter.state);
+    let in_bulk = filter.bulk.is_some();
+    let state = filter.state;
     let page = params.page::<ExpectedQuery>(&filter);
     let page = console.run(&ExpectedQuery { filter, page }).await?;
     Ok(html! {
         section.card.flush aria-label="Expected executions" {
             @if page.items.is_empty() { (no_rows(state, page.next.is_some())) }
-            @else {
-                table.rows {
-                    thead { tr {
-                        th.num scope="col" { "Input" }
-                        th scope="col" { "Execution" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Reference" }
-                        th scope="col" { "Due" }
-                        th scope="col" { span.visually-hidden { "Action" } }
-                    } }
-                    tbody { @for expected in &page.items { (row(console, view, expected, in_bulk)) } }
-                }
-            }
+            @else { (table(console, view, &page.items, in_bulk)) }
         }
         (next_page(params, page.next.as_deref(), "Older"))
     })
+}
+
+/// The rows of a list of expected executions. `in_bulk`: all belong to one bulk, so its name is not shown.
+pub(super) fn table(console: &Console, view: &View, expected: &[Expected], in_bulk: bool) -> Markup {
+    html! {
+        table.rows {
+            thead { tr {
+                th.num scope="col" { "Input" }
+                th scope="col" { "Execution" }
+                th scope="col" { "State" }
+                th scope="col" { "Reference" }
+                th scope="col" { "Due" }
+                th scope="col" { span.visually-hidden { "Action" } }
+            } }
+            tbody { @for expected in expected { (row(console, view, expected, in_bulk)) } }
+        }
+    }
 }
 
 fn no_rows(state: Option<ExpectedState>, has_more: bool) -> Markup {
@@ -118,7 +126,7 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
             td.main {
                 @match &expected.execution_id {
                     Some(id) if has_webhook => a.row-link.cut href=(path("executions", id)) { (visible(id)) },
-                    Some(id) => span.id { (visible(id)) },
+                    Some(id) => span.cut { (visible(id)) },
                     None => span.soft { "no execution" },
                 }
                 @if let Some(message) = &expected.message { div.cause.cut { (visible(excerpt(message, MESSAGE).0)) } }
@@ -129,14 +137,16 @@ fn row(console: &Console, view: &View, expected: &Expected, in_bulk: bool) -> Ma
                     div.id.cut { "Workflow " (visible(workflow)) }
                 }
             }
-            td {
+            td.nowrap {
                 (state(&expected.state))
                 @if let Some(recorded) = &expected.status { " " (status(recorded)) }
             }
             td.id data-label="Reference" {
                 @if let Some(reference) = &expected.reference { span.cut { (visible(&reference.to_line())) } }
             }
-            td.time data-label="Due" { @if let Some(at) = expected.due_at.filter(|_| !has_webhook) { (due(at)) } }
+            td.time data-label="Due" {
+                @if let Some(at) = expected.due_at.filter(|_| expected.state != "arrived") { (due(at)) }
+            }
             td.num {
                 @if let Some(id) = expected.execution_id.as_ref().filter(|_| is_overdue) {
                     (reconcile::button(console, view, "executions", id))

@@ -66,7 +66,8 @@ fn log_out(view: &View) -> Markup {
 pub(super) fn page(view: &View, tab: Tab, title: &str, content: Result<Markup, PageError>) -> Response {
     let (status, content) = match content {
         Ok(content) => (StatusCode::OK, content),
-        Err(error) => (error.status(), error.content()),
+        Err(error) if error.has_heading() => (error.status(), error.content()),
+        Err(error) => (error.status(), html! { h1 { (visible(title)) } (error.content()) }),
     };
     let page = html! {
         (DOCTYPE)

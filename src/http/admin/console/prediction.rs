@@ -74,7 +74,7 @@ fn head(detail: &PredictionDetail) -> Markup {
     html! {
         div.page-head {
             (crumbs("/predictions", "Predictions", &prediction.prediction_id))
-            h1 { span.id { (visible(&prediction.prediction_id)) } }
+            h1 { span.cut { (visible(&prediction.prediction_id)) } }
             ul.facts {
                 li { (status(&prediction.status)) }
                 @if !detail.contradicted_by.is_empty() { li { (conflicts_badge(prediction.conflicts.into())) } }

@@ -33,8 +33,10 @@ async fn content(console: &Console, params: &Params) -> Result<Markup, PageError
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
-        div.head { h1 { "Predictions" } }
-        p.soft { "A prediction is the execution of a single model, on its own or as a step of a workflow. Predictions are not included in the counts of executions." }
+        div.page-head {
+            h1 { "Predictions" }
+            p.soft { "A prediction is the execution of a single model, on its own or as a step of a workflow. Predictions are not included in the counts of executions." }
+        }
         div.filters { (filters(params)) (period_chips(params, html! {})) }
         (list)
     })

@@ -37,8 +37,10 @@ async fn content(console: &Console, operator: &Operator, params: &Params) -> Res
         Err(error) => notice("bad", visible(&error)),
     };
     Ok(html! {
-        div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Recorded entries" } }
-        p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
+        div.page-head {
+            div.head { h1 { "Quarantine" } a.button href="/quarantine/retried" { "Recorded entries" } }
+            p.soft { "Webhooks that could not be read as an execution, and unsigned webhooks that each::labs did not confirm. Their bodies are stored unchanged." }
+        }
         (list)
     })
 }
@@ -64,7 +66,7 @@ async fn list(
                 None => (groups_table(&groups)),
                 Some(reason) => (group_card(operator, reason, group, &page)),
             }
-            (entries(&page, &starts))
+            (entries(&page, &starts, reason.is_none()))
             (next_page(params, page.next.as_deref(), "Older"))
         }
     })
@@ -134,7 +136,7 @@ fn group_card(
     }
 }
 
-fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
+fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>, with_reason: bool) -> Markup {
     html! {
         section.card.flush aria-labelledby="entries" {
             h2 #entries { "Entries" }
@@ -145,7 +147,7 @@ fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
                     thead {
                         tr {
                             th.num scope="col" { "Number" }
-                            th scope="col" { "Reason" }
+                            th scope="col" { @if with_reason { "Reason and body" } @else { "Body" } }
                             th scope="col" { "Answered" }
                             th.num scope="col" { "Deliveries" }
                             th.num scope="col" { "Size" }
@@ -159,7 +161,7 @@ fn entries(page: &Page<Quarantined>, starts: &HashMap<i64, String>) -> Markup {
                                     a.row-link href=(format!("/quarantine/{}", entry.quarantine_id)) { (entry.quarantine_id) }
                                 }
                                 td.main {
-                                    (with_code(&entry.reason))
+                                    @if with_reason { (with_code(&entry.reason)) }
                                     @if !entry.intact { " " (badge("bad", html! { "damaged" })) }
                                     @if let Some(start) = starts.get(&entry.quarantine_id) { div.id.cut { (visible(start)) @if u64::try_from(entry.body_bytes).unwrap_or_default() > start.len() as u64 { "\u{2026}" } } }
                                     @if let Some(reference) = &entry.reference { div.id { (visible(&reference.to_line())) } }

@@ -55,7 +55,7 @@ async fn content(
     };
     Ok(html! {
         (head(&detail))
-        div.cards {
+        div.cards.beside {
             (body(&detail))
             div.stack {
                 @if let Some(text) = &detail.api_text { (api_body(text)) }

@@ -13,6 +13,8 @@ use crate::db::queries::results::ResultItem;
 /// Characters of a text in a gallery; the page of the execution shows more.
 const GALLERY_TEXT: usize = 400;
 const LARGE_TEXT: usize = 20_000;
+/// More results than this are shown smaller.
+const MANY: usize = 6;
 
 /// Where the results are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,12 @@ pub(super) fn gallery<'r>(
     results: impl IntoIterator<Item = &'r ResultItem>,
     label: impl Fn(&'r ResultItem) -> Label<'r>,
 ) -> Markup {
-    let class = if size == Size::Large { "gallery large" } else { "gallery" };
+    let results: Vec<_> = results.into_iter().collect();
+    let class = match size {
+        Size::Large if results.len() > MANY => "gallery large many",
+        Size::Large => "gallery large",
+        Size::Small => "gallery",
+    };
     html! {
         div class=(class) {
             @for result in results {

@@ -31,11 +31,13 @@ async fn content(console: &Console, operator: &Operator) -> Result<Markup, PageE
     let number = plural(i64::try_from(retried.len()).unwrap_or_default(), "entry", "entries");
     let all = format!("Return {number} to quarantine?");
     Ok(html! {
-        p.crumbs { a href="/quarantine" { "Quarantine" } " / Recorded entries" }
-        div.head { h1 { "Recorded entries" } }
-        p.soft {
-            "Entries that were recorded from the quarantine. An undo removes the recorded rows, or restores their earlier \
-             values, and the entry returns to quarantine. It is refused if the execution has received another delivery since."
+        div.page-head {
+            p.crumbs { a href="/quarantine" { "Quarantine" } " / Recorded entries" }
+            h1 { "Recorded entries" }
+            p.soft {
+                "Entries that were recorded from the quarantine. An undo removes the recorded rows, or restores their earlier \
+                 values, and the entry returns to quarantine. It is refused if the execution has received another delivery since."
+            }
         }
         section.card.flush aria-label="Recorded entries" {
             @if retried.is_empty() {

@@ -20,6 +20,8 @@ use crate::logging::escape_json;
 
 /// Characters of an error or a cause.
 pub(super) const MAX_CAUSE: usize = 10_000;
+/// Characters of a cause that fit without scrolling.
+const FOLDED: usize = 600;
 /// Characters of a cause that a link searches for.
 const MAX_SEARCHED: usize = 200;
 /// Maximum characters of the payload on the page. The download has the full payload.
@@ -32,7 +34,8 @@ pub(super) fn failure(error: Option<&str>, cause: Option<&str>, class: Option<&s
         html! {
             h2 { "Why it failed" }
             @match cause.or(error) {
-                Some(text) => p.text { (visible(excerpt(text, MAX_CAUSE).0)) },
+                // A long text is scrolled, also with the keyboard.
+                Some(text) => p.text tabindex=[excerpt(text, FOLDED).1.then_some("0")] { (visible(excerpt(text, MAX_CAUSE).0)) },
                 None => p { "each::labs sent no reason." },
             }
             @if let Some(class) = class.and_then(failure_class) { p { "In short: " (class) } }

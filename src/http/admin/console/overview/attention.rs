@@ -15,8 +15,9 @@ use crate::http::admin::console::state::Console;
 /// Rows that are counted. More are shown as `20+`.
 const MAX_COUNTED: i64 = 20;
 
-/// Incomplete bulks that are read. Those that are probably still running are not counted.
+/// Incomplete bulks that are read, the newest first. Those that are probably still running are not counted.
 const MAX_BULKS: i64 = 100;
+const OLDER_BULKS: &str = "older bulks are not counted";
 
 /// An item of the list. To add one, add a function that returns it, and call it in [`items`].
 pub(super) struct Item {
@@ -25,6 +26,8 @@ pub(super) struct Item {
     number: (i64, bool),
     /// The text after the number 1, and after any other number.
     text: [&'static str; 2],
+    /// What the number does not contain.
+    note: Option<&'static str>,
     href: &'static str,
 }
 
@@ -38,7 +41,7 @@ pub(super) async fn items(console: &Console) -> Result<Vec<Item>, QueryError> {
         fetched_executions(console)
     );
     let items = [quarantine?, overdue?, bulks?, conflicts?, fetched?];
-    Ok(items.into_iter().filter(|item| item.number.0 > 0).collect())
+    Ok(items.into_iter().filter(|item| item.number != (0, false)).collect())
 }
 
 async fn quarantine(console: &Console) -> Result<Item, QueryError> {
@@ -47,29 +50,28 @@ async fn quarantine(console: &Console) -> Result<Item, QueryError> {
         kind: "bad",
         number: counted(&page),
         text: ["webhook in quarantine", "webhooks in quarantine"],
+        note: None,
         href: "/quarantine",
     })
 }
 
 async fn overdue_executions(console: &Console) -> Result<Item, QueryError> {
-    let filter = expected::Filter { bulk: None, state: Some(ExpectedState::Overdue) };
+    let filter = expected::Filter { state: Some(ExpectedState::Overdue), ..expected::Filter::default() };
     let page = console.run(&ExpectedQuery { filter, page: first_rows() }).await?;
     let text = ["execution is overdue", "executions are overdue"];
-    Ok(Item { kind: "bad", number: counted(&page), text, href: "/expected?state=overdue" })
+    Ok(Item { kind: "bad", number: counted(&page), text, note: None, href: "/expected?state=overdue" })
 }
 
 async fn incomplete_bulks(console: &Console) -> Result<Item, QueryError> {
     let page = PageRequest { limit: MAX_BULKS, after: None };
     let query = Bulks { filter: Some(Complete::No), period: TimeRange::default(), page };
     let mut page = console.run(&query).await?;
-    // With more bulks than are read, older ones can be incomplete.
-    if page.next.is_none() {
-        page.items.retain(|bulk| !bulk.is_waiting());
-    }
+    page.items.retain(|bulk| !bulk.is_waiting());
     Ok(Item {
         kind: "warn",
         number: counted(&page),
         text: ["bulk is incomplete", "bulks are incomplete"],
+        note: page.next.is_some().then_some(OLDER_BULKS),
         href: "/bulks?complete=no",
     })
 }
@@ -80,7 +82,7 @@ async fn conflicts(console: &Console) -> Result<Item, QueryError> {
     let page = console.run(&Conflicts { period, page: first_rows(), ..Conflicts::default() }).await?;
     let text =
         ["webhook contradicts a recorded result (24 h)", "webhooks contradict a recorded result (24 h)"];
-    Ok(Item { kind: "warn", number: counted(&page), text, href: "/conflicts?since=24h" })
+    Ok(Item { kind: "warn", number: counted(&page), text, note: None, href: "/conflicts?since=24h" })
 }
 
 async fn fetched_executions(console: &Console) -> Result<Item, QueryError> {
@@ -92,7 +94,8 @@ async fn fetched_executions(console: &Console) -> Result<Item, QueryError> {
         "fetched: its webhook did not arrive in time (24 h)",
         "fetched: their webhooks did not arrive in time (24 h)",
     ];
-    Ok(Item { kind: "muted", number: counted(&page), text, href: "/executions?fetched=1&since=24h" })
+    let number = counted(&page);
+    Ok(Item { kind: "muted", number, text, note: None, href: "/executions?fetched=1&since=24h" })
 }
 
 fn first_rows() -> PageRequest {
@@ -113,7 +116,11 @@ pub(super) fn list(items: &[Item]) -> Markup {
                     li {
                         a href=(item.href) {
                             (badge(item.kind, html! { (count(item.number.0)) @if item.number.1 { "+" } }))
-                            " " (item.text[usize::from(item.number != (1, false))])
+                            " "
+                            span {
+                                (item.text[usize::from(item.number != (1, false))])
+                                @if let Some(note) = item.note { " " small.soft { "(" (note) ")" } }
+                            }
                         }
                     }
                 }

@@ -55,7 +55,7 @@ pub(super) fn chart(series: &[Point], step: Step) -> Markup {
                     }
                 }
             }
-            div.scale aria-hidden="true" { span { (short(scale)) } span { (short(scale / 2)) } span { "0" } }
+            div.scale aria-hidden="true" { span { (short(scale, scale)) } span { (short(scale / 2, scale)) } span { "0" } }
         }
         div.ticks aria-hidden="true" {
             @for point in series.iter().step_by(tick_step(series.len())) { span { (step.label(point.at)) } }
@@ -103,11 +103,11 @@ fn describe(point: &Point) -> String {
     if parts.is_empty() { format!("{at}: {total}") } else { format!("{at}: {total} ({})", parts.join(", ")) }
 }
 
-/// The next of 2, 4, 10, 20, 40, 100, …
+/// The next of 2, 4, 6, 8, 10, 20, 40, 60, …
 fn rounded_up(top: i64) -> i64 {
     let mut power = 1;
     loop {
-        for step in [2, 4, 10] {
+        for step in [2, 4, 6, 8, 10] {
             if top <= step * power {
                 return step * power;
             }
@@ -116,9 +116,9 @@ fn rounded_up(top: i64) -> i64 {
     }
 }
 
-/// A number for the axis: `40k`.
-fn short(number: i64) -> String {
-    match number {
+/// A number for an axis that ends at `scale`: `40k`. All numbers of an axis have the same unit.
+fn short(number: i64, scale: i64) -> String {
+    match scale {
         ..10_000 => count(number),
         10_000..10_000_000 => format!("{}k", number / 1_000),
         _ => format!("{}M", number / 1_000_000),
@@ -131,9 +131,11 @@ mod tests {
 
     #[test]
     fn the_scale_is_a_round_number() {
-        let scales = [0, 1, 2, 3, 5, 11, 21, 99, 101].map(rounded_up);
-        assert_eq!(scales, [2, 2, 2, 4, 10, 20, 40, 100, 200]);
-        assert_eq!([short(9_999), short(40_000), short(20_000_000)], ["9\u{202f}999", "40k", "20M"]);
+        let scales = [0, 1, 2, 3, 5, 11, 21, 61, 99, 101].map(rounded_up);
+        assert_eq!(scales, [2, 2, 2, 4, 6, 20, 40, 80, 100, 200]);
+        let ends = [8_000, 10_000, 20_000_000];
+        assert_eq!(ends.map(|scale| short(scale, scale)), ["8\u{202f}000", "10k", "20M"]);
+        assert_eq!(ends.map(|scale| short(scale / 2, scale)), ["4\u{202f}000", "5k", "10M"]);
     }
 
     #[test]

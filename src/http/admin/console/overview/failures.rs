@@ -1,7 +1,7 @@
 //! The failures of the period, grouped by cause.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use maud::{Markup, html};
 
@@ -17,23 +17,57 @@ use crate::http::admin::console::text::{excerpt, visible};
 /// Characters of a cause.
 const CAUSE_CHARS: usize = 220;
 
-/// Groups of executions, and groups of predictions, that are shown.
+/// Names of workflows, and characters of a name.
+const WORKFLOWS: usize = 2;
+const WORKFLOW_CHARS: usize = 40;
+
+/// Causes of executions, and causes of predictions, that are shown.
 const EXECUTION_ROWS: usize = 8;
 const PREDICTION_ROWS: usize = 3;
 
+/// Failures with the same cause, in all workflows.
+struct Cause<'d> {
+    latest: &'d Group,
+    failed: i64,
+    /// The workflow with the most failures first.
+    workflows: Vec<&'d str>,
+}
+
+fn text(group: &Group) -> Option<&str> {
+    group.error_cause.as_deref().or(group.error.as_deref())
+}
+
+/// The causes, the most frequent first. `groups` are the groups of each workflow, the largest first.
+fn causes<'d>(groups: impl Iterator<Item = &'d Group>) -> Vec<Cause<'d>> {
+    let mut causes: Vec<Cause<'d>> = Vec::new();
+    let mut places = HashMap::new();
+    for group in groups {
+        let place = *places.entry((text(group), &group.failure_class)).or_insert(causes.len());
+        if place == causes.len() {
+            causes.push(Cause { latest: group, failed: 0, workflows: Vec::new() });
+        }
+        let cause = &mut causes[place];
+        cause.failed += group.failed;
+        cause.workflows.extend(group.workflow_id.as_deref().filter(|name| !cause.workflows.contains(name)));
+        if group.latest_received_at > cause.latest.latest_received_at {
+            cause.latest = group;
+        }
+    }
+    causes.sort_by_key(|cause| Reverse(cause.failed));
+    causes
+}
+
 pub(super) fn table(data: &Data, period: Period) -> Markup {
-    let groups = &data.failures.groups;
-    let executions: Vec<_> = groups.iter().filter(|group| group.latest_execution_id.is_some()).collect();
-    // The groups beyond those that were read.
-    let unread = data.failures.failed - groups.iter().map(|group| group.failed).sum::<i64>();
+    let groups = data.failures.groups.iter();
+    let causes = causes(groups.filter(|group| group.latest_execution_id.is_some()));
     html! {
-        @if executions.is_empty() && unread == 0 {
+        @if causes.is_empty() {
             div.empty { p { "No failures in this period." } }
         } @else {
-            (part(data, period, &executions, EXECUTION_ROWS, unread))
             @if data.failures.partial {
-                p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are grouped." } }
+                p.note.soft { small { "Only the latest " (count(data.failures.failed)) " failures are counted here." } }
             }
+            (part(data, period, &causes, EXECUTION_ROWS))
         }
     }
 }
@@ -41,84 +75,80 @@ pub(super) fn table(data: &Data, period: Period) -> Markup {
 /// The failed predictions, as a card. Nothing without any.
 pub(super) fn predictions(data: &Data, period: Period) -> Markup {
     let groups = data.failures.groups.iter();
-    let predictions: Vec<_> = groups.filter(|group| group.latest_prediction_id.is_some()).collect();
+    let causes = causes(groups.filter(|group| group.latest_prediction_id.is_some()));
     html! {
-        @if !predictions.is_empty() {
+        @if !causes.is_empty() {
             section.card.flush {
                 div.head {
                     h2 { "Failed predictions" }
                     a href={ "/predictions?status=failed&since=" (period.as_str()) } { "All failed predictions" }
                 }
-                (part(data, period, &predictions, PREDICTION_ROWS, 0))
+                (part(data, period, &causes, PREDICTION_ROWS))
             }
         }
     }
 }
 
-/// The first `rows` groups, ordered by class, and the number of failures in the other groups, including `unread` failures of
-/// groups that were not read.
-fn part(data: &Data, period: Period, groups: &[&Group], rows: usize, unread: i64) -> Markup {
-    let (shown, others) = groups.split_at(groups.len().min(rows));
-    let others = unread + others.iter().map(|group| group.failed).sum::<i64>();
-    let mut classes: BTreeMap<&str, i64> = BTreeMap::new();
-    for group in groups {
-        *classes.entry(&group.failure_class).or_default() += group.failed;
-    }
-    let mut shown = shown.to_vec();
-    shown.sort_by_key(|group| (Reverse(classes[&*group.failure_class]), &group.failure_class));
-    let is_alone = |class: &str| shown.iter().filter(|group| group.failure_class == class).count() == 1;
+/// The most frequent causes, and the number of failures with other causes.
+fn part(data: &Data, period: Period, causes: &[Cause<'_>], rows: usize) -> Markup {
+    let (shown, others) = causes.split_at(causes.len().min(rows));
+    let others: i64 = others.iter().map(|cause| cause.failed).sum();
     html! {
         table.rows {
-            thead { tr { th { "Cause" } th.num { "Failed" } th { "Latest" } } }
-            @for class in shown.chunk_by(|one, other| one.failure_class == other.failure_class) {
-                @let name = &*class[0].failure_class;
-                tbody {
-                    @if let Some(words) = failure_class(name).filter(|_| !is_alone(name)) {
-                        tr.class { th scope="rowgroup" { (words) } td.num { (count(classes[name])) } td {} }
-                    }
-                    @for group in class { (row(data, period, group, is_alone(name))) }
-                }
-            }
+            thead { tr { th { "Cause" } th { "Class" } th { "Workflow" } th.num { "Failed" } th { "Latest" } } }
+            tbody { @for cause in shown { (row(data, period, cause)) } }
         }
         @if others > 0 {
-            p.note.soft { small {
-                "and " (count(others)) " in other causes"
-                @if unread > 0 { ", including predictions" }
-            } }
+            p.note.soft { small { "and " (count(others)) " in other causes" } }
         }
     }
 }
 
-fn row(data: &Data, period: Period, group: &Group, with_class: bool) -> Markup {
-    let list = list(group, period);
-    let class = failure_class(&group.failure_class).filter(|_| with_class);
+fn row(data: &Data, period: Period, cause: &Cause<'_>) -> Markup {
+    let list = list(cause, period);
+    let text = text(cause.latest).unwrap_or("no cause was sent");
+    let (text, more) = excerpt(text, CAUSE_CHARS);
     html! {
         tr data-row {
-            td {
-                a.cut href=(list) { (cause(group)) }
-                small.soft {
-                    @if is_new(group, data) { (badge("warn", html! { "new" })) " " }
-                    @if let Some(class) = &class { (class) }
-                    @if let Some(workflow) = &group.workflow_id {
-                        @if class.is_some() { " · " }
-                        (visible(excerpt(workflow, 60).0))
-                    }
+            td.main {
+                a.cut href=(list) {
+                    @if is_new(cause, data) { (badge("warn", html! { "new" })) " " }
+                    (visible(text)) @if more { "…" }
                 }
             }
-            td.num data-label="Failed" { a href=(list) { (count(group.failed)) } }
-            td.time data-label="Latest" { a href=(latest(group)) { (ago(group.latest_received_at)) } }
+            td data-label="Class" {
+                @if let Some(class) = failure_class(&cause.latest.failure_class) { small { (class) } }
+            }
+            td.workflow data-label="Workflow" { (workflows(&cause.workflows)) }
+            td.num data-label="Failed" { a href=(list) { (count(cause.failed)) } }
+            td.time data-label="Latest" { a href=(latest(cause.latest)) { (ago(cause.latest.latest_received_at)) } }
         }
     }
 }
 
-/// The list of the executions or predictions in the group. Predictions cannot be searched by their cause.
-fn list(group: &Group, period: Period) -> String {
-    let (workflow, since) = (group.workflow_id.as_deref(), Some(period.as_str()));
-    let pairs = [("workflow", workflow), ("since", since)];
-    if group.latest_prediction_id.is_some() {
+/// The first names, and the number of others.
+fn workflows(names: &[&str]) -> Markup {
+    let (shown, others) = names.split_at(names.len().min(WORKFLOWS));
+    html! {
+        small.cut {
+            @for (n, name) in shown.iter().enumerate() {
+                @if n > 0 { ", " }
+                @let (name, more) = excerpt(name, WORKFLOW_CHARS);
+                (visible(name)) @if more { "…" }
+            }
+            @if !others.is_empty() { " and " (others.len()) " more" }
+        }
+    }
+}
+
+/// The list of the executions or predictions with the cause. Predictions cannot be searched by their cause.
+fn list(cause: &Cause<'_>, period: Period) -> String {
+    let workflow = Some(&cause.workflows).filter(|names| names.len() == 1).map(|names| names[0]);
+    let pairs = [("workflow", workflow), ("since", Some(period.as_str()))];
+    if cause.latest.latest_prediction_id.is_some() {
         filtered("/predictions", [("status", Some("failed"))].into_iter().chain(pairs))
     } else {
-        with_cause(group.error_cause.as_deref().or(group.error.as_deref()), pairs)
+        with_cause(text(cause.latest), pairs)
     }
 }
 
@@ -130,18 +160,9 @@ fn latest(group: &Group) -> String {
     }
 }
 
-fn cause(group: &Group) -> Markup {
-    let text = group.error_cause.as_deref().or(group.error.as_deref());
-    let (text, more) = excerpt(text.unwrap_or("no cause was sent"), CAUSE_CHARS);
-    html! { (visible(text)) @if more { "…" } }
-}
-
 /// Whether no earlier failure has this cause. Not marked if there are no earlier failures, or too many to compare.
-fn is_new(group: &Group, data: &Data) -> bool {
-    let same = |earlier: &&Group| {
-        (&earlier.workflow_id, &earlier.error, &earlier.error_cause)
-            == (&group.workflow_id, &group.error, &group.error_cause)
-    };
+fn is_new(cause: &Cause<'_>, data: &Data) -> bool {
     let earlier = &data.earlier_failures;
-    !earlier.partial && !earlier.groups.is_empty() && !earlier.groups.iter().any(|earlier| same(&earlier))
+    let mut known = earlier.groups.iter().map(text);
+    !earlier.partial && !earlier.groups.is_empty() && !known.any(|known| known == text(cause.latest))
 }

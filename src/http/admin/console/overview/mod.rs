@@ -15,8 +15,9 @@ use time::{Duration, OffsetDateTime};
 use tokio::time::timeout;
 
 use self::chart::{Step, chart};
-use super::components::{ago, chip, count, percent, plural};
+use super::components::{ago, chip, count, notice, percent, plural};
 use super::layout::{self, PageError, Tab, database_error};
+use super::params::PERIODS;
 use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
@@ -24,6 +25,7 @@ use crate::db::queries::executions::Executions;
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::minutes::Minutes;
 use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
+use crate::db::queries::page::MAX_LIMIT;
 use crate::db::queries::workflows::{Order, Workflow, Workflows};
 use crate::db::queries::{Choice, PageRequest, QueryError, TimeRange};
 use crate::health::Health;
@@ -34,8 +36,6 @@ use crate::http::problem::Problem;
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Workflows in the table.
 const MAX_WORKFLOWS: i64 = 8;
-/// Groups of failures that are read.
-const GROUPS: i64 = 100;
 /// A cause is new if it did not occur in this time before the period.
 const KNOWN_CAUSES: Duration = Duration::days(7);
 
@@ -75,6 +75,11 @@ impl Period {
         }
     }
 
+    /// As in the lists.
+    fn short_name(self) -> &'static str {
+        PERIODS.iter().find(|(value, _)| *value == self.as_str()).map_or(self.as_str(), |(_, name)| *name)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Hour => "last hour",
@@ -109,9 +114,13 @@ async fn content(console: &Console, view: &View) -> Result<Markup, PageError> {
     Ok(html! {
         (state(&health))
         @match data {
-            Err(error) => { (parts::parts(&health)) (database_error(&error)) },
-            Ok(data) if !data.any && data.attention.is_empty() => { (parts::parts(&health)) (welcome::welcome(&view.operator)) },
-            Ok(data) => { (loaded(&data, period, &health)) },
+            // The cause is in the state.
+            Err(_) if health.status() != "ok" => (notice("warn", html! {
+                strong { "The database cannot be read. " } "Executions and failures are shown as soon as it answers."
+            })),
+            Err(error) => (database_error(&error)),
+            Ok(data) if !data.any && data.attention.is_empty() => (welcome::welcome(&view.operator)),
+            Ok(data) => (loaded(&data, period)),
         }
     })
 }
@@ -130,7 +139,7 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
     let (overview, counted_since) = counts(console, period, now).await?;
     let failures = |from, to| FailureQuery {
         period: TimeRange { from: Some(from), to: Some(to) },
-        limit: if to == now { GROUPS } else { crate::db::queries::page::MAX_LIMIT },
+        limit: MAX_LIMIT,
         ..FailureQuery::default()
     };
     let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
@@ -184,7 +193,7 @@ async fn counts(
     Ok((console.run(&query).await?, None))
 }
 
-/// The state of the receiver in one sentence.
+/// The state of the receiver in one sentence, and the state of its parts.
 fn state(health: &Health) -> Markup {
     let sentence = match health.status() {
         "ok" => "Webhooks are accepted and recorded.",
@@ -199,11 +208,12 @@ fn state(health: &Health) -> Markup {
                     ul { @for problem in health.summary.problems() { li { (visible(problem)) } } }
                 }
             }
+            (parts::parts(health))
         }
     }
 }
 
-fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
+fn loaded(data: &Data, period: Period) -> Markup {
     let total = &data.overview.total;
     html! {
         section.card {
@@ -211,7 +221,7 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
                 h2 { "Executions, " (period.name()) }
                 nav.chips aria-label="Period" {
                     @for choice in Period::ALL {
-                        (chip(&format!("/?period={}", choice.as_str()), choice.as_str(), *choice == period))
+                        (chip(&format!("/?period={}", choice.as_str()), choice.short_name(), *choice == period))
                     }
                 }
             }
@@ -231,17 +241,12 @@ fn loaded(data: &Data, period: Period, health: &Health) -> Markup {
                 }
             }
         }
-        div.cards {
-            div.stack {
-                section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
-                (parts::parts(health))
-                (failures::predictions(data, period))
-            }
-            section.card.flush {
-                div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
-                (failures::table(data, period))
-            }
+        section.card { h2 { "Needs attention" } (attention::list(&data.attention)) }
+        section.card.flush {
+            div.head { h2 { "Failures by cause" } a href={ "/executions?status=failed&since=" (period.as_str()) } { "All failures" } }
+            (failures::table(data, period))
         }
+        (failures::predictions(data, period))
         section.card.flush {
             div.head {
                 h2 {

@@ -12,34 +12,37 @@ pub(super) fn parts(health: &Health) -> Markup {
         i64::try_from(u128::from(part) * 1_000 / u128::from(whole.max(1))).unwrap_or(1_000)
     };
     let used = share(parts.spool.used_bytes, parts.spool.max_bytes);
+    // The problems are listed beside the parts.
+    let is_new = |state: &str, detail: &str| {
+        state != "ok" && !health.summary.problems().iter().any(|known| known == detail)
+    };
     html! {
-        section.cards.small aria-label="Parts" {
-            div.card.stat {
+        div.parts {
+            div.stat {
                 span { "Recording" }
                 strong {
                     @match parts.recording.waiting {
                         0 => (part_state(parts.recording.state)),
-                        waiting => { (count(waiting)) " waiting " (part_state(parts.recording.state)) }
+                        waiting => {
+                            (count(waiting)) " waiting "
+                            @if parts.recording.state != "ok" { (part_state(parts.recording.state)) }
+                        }
                     }
                 }
-                small.soft {
-                    @match parts.recording.oldest_age_seconds {
-                        Some(age) => { "The oldest delivery has waited for " (duration(age)) ". " }
-                        None => { "All deliveries are recorded. " }
-                    }
-                    @if parts.recording.state != "ok" { (visible(&parts.recording.detail)) }
+                @if let Some(age) = parts.recording.oldest_age_seconds {
+                    small.soft { "The oldest delivery has waited for " (duration(age)) "." }
                 }
+                @if is_new(parts.recording.state, &parts.recording.detail) { small.soft { (visible(&parts.recording.detail)) } }
             }
-            div.card.stat {
+            div.stat {
                 span { "Database" }
                 strong { (part_state(parts.database.state)) }
-                small.soft { (visible(&parts.database.detail)) }
+                @if is_new(parts.database.state, &parts.database.detail) { small.soft { (visible(&parts.database.detail)) } }
             }
-            div.card.stat {
+            div.stat {
                 span { "Spool" }
-                strong { (bytes(parts.spool.used_bytes)) }
+                strong { (bytes(parts.spool.used_bytes)) small { " of " (bytes(parts.spool.max_bytes)) } }
                 (bar(&[(if used > 800 { "bad" } else { "run" }, used)], 1_000, "Used space of the spool"))
-                small.soft { "of " (bytes(parts.spool.max_bytes)) }
             }
         }
     }
