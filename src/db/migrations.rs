@@ -20,22 +20,24 @@ struct Applied {
 }
 
 impl DbConnection {
-    /// Brings the schema up to date, without a time limit. If several receivers start at once, one migrates and the others
-    /// wait. A schema of a newer version is left as it is: it still works with this binary.
+    /// Whether a migration is missing, within the time limits of the connection. A schema of a newer version is left as it is:
+    /// it still works with this binary.
+    pub(crate) async fn needs_migration(&mut self) -> Result<bool, DbError> {
+        let applied = self.transact(applied).await?;
+        Ok(next(&applied)?.is_some())
+    }
+
+    /// Applies the missing migrations, without a time limit. If several receivers start at once, one migrates and the others
+    /// wait.
     pub(crate) async fn migrate(&mut self) -> Result<(), DbError> {
-        let mut transaction = self.begin_migrating().await?;
-        let applied = applied(&mut transaction).await?;
-        transaction.commit().await?;
-        let mut pending = next(&applied)?.is_some();
-        while pending {
-            pending = self.migrate_once().await?;
-        }
+        while self.migrate_once().await? {}
         Ok(())
     }
 
     /// Applies the next migration. Returns false if there is none.
     async fn migrate_once(&mut self) -> Result<bool, DbError> {
-        let mut transaction = self.begin_migrating().await?;
+        let mut transaction =
+            Transaction::begin(&mut self.connection, TransactionSettings::migrating()).await?;
         sqlx::raw_sql(
             "SELECT pg_advisory_xact_lock(hashtextextended('workflow-receiver migrate', 0));
              CREATE TABLE IF NOT EXISTS _sqlx_migrations (
@@ -69,10 +71,6 @@ impl DbConnection {
         .await?;
         transaction.commit().await?;
         Ok(true)
-    }
-
-    async fn begin_migrating(&mut self) -> Result<Transaction<'_>, DbError> {
-        Transaction::begin(&mut self.connection, TransactionSettings::migrating()).await
     }
 }
 

@@ -108,15 +108,21 @@ impl DbConnection {
         self.transact(async |transaction| claim.fetch_all(transaction).await).await
     }
 
-    /// Renews the claims of `receiver`. Locked rows are skipped: their claims are renewed the next time.
-    pub(crate) async fn renew_claims(&mut self, receiver: i64, claim_time: Duration) -> Result<(), DbError> {
+    /// Renews the claims of `receiver` on these rows. Locked rows are skipped: their claims are renewed the next time.
+    pub(crate) async fn renew_claims(
+        &mut self,
+        receiver: i64,
+        unverified_ids: &[i64],
+        claim_time: Duration,
+    ) -> Result<(), DbError> {
         let renew = sqlx::query!(
-            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $2)
+            "UPDATE unverified_deliveries SET due_at = now() + make_interval(secs => $3)
              WHERE unverified_id IN (
                  SELECT d.unverified_id FROM unverified_deliveries AS d
-                 WHERE d.claimed_by = $1 FOR UPDATE SKIP LOCKED
+                 WHERE d.claimed_by = $1 AND d.unverified_id = ANY($2) FOR UPDATE SKIP LOCKED
              )",
             receiver,
+            unverified_ids,
             claim_time.as_secs_f64()
         );
         self.transact(async |transaction| renew.execute(transaction).await).await?;

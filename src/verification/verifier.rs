@@ -3,8 +3,9 @@
 //! Each row has its own schedule: a row whose request fails delays no other row. New rows have slots of their own, so rows
 //! that are requested again and predictions cannot delay them.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -112,6 +113,15 @@ struct Run {
     has_logged_failure: AtomicBool,
     /// Limits the log lines about webhooks that were not confirmed.
     lines: LineLimit,
+    /// The rows that are being verified. Only their claims are renewed: after an error, the claim ends, and the row is claimed
+    /// again.
+    verifying: Mutex<HashSet<i64>>,
+}
+
+impl Run {
+    fn verifying<T>(&self, change: impl FnOnce(&mut HashSet<i64>) -> T) -> T {
+        change(&mut self.verifying.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Verifier {
@@ -121,7 +131,7 @@ impl Verifier {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.verify(&run) => {}
-            never = self.renew_claims() => match never {},
+            never = self.renew_claims(&run) => match never {},
         }
         let release = self.pool.run(async |db| db.release_claims(self.receiver_id).await);
         let _ = timeout(RELEASE_TIMEOUT, release).await;
@@ -145,13 +155,15 @@ impl Verifier {
                 if matches!(slot, Slot::Repeated) {
                     in_flight.repeated_at = Some(Instant::now());
                 }
-                checks.push(async move { (slot, self.verify_row(run, row).await) });
+                let unverified_id = row.unverified_id;
+                run.verifying(|ids| ids.insert(unverified_id));
+                checks.push(async move { (slot, unverified_id, self.verify_row(run, row).await) });
             }
             tokio::select! {
-                Some((slot, result)) = checks.next() => {
+                Some((slot, unverified_id, result)) = checks.next() => {
                     *in_flight.count(slot) -= 1;
+                    run.verifying(|ids| ids.remove(&unverified_id));
                     if let Err(error) = result {
-                        // The claim ends by itself.
                         tracing::debug!("an unsigned webhook cannot be verified now: {error}");
                     }
                 }
@@ -186,11 +198,12 @@ impl Verifier {
         self.pool.run(async |db| db.claim_unverified(self.receiver_id, CLAIM_TIME, limits).await).await
     }
 
-    async fn renew_claims(&self) -> std::convert::Infallible {
+    async fn renew_claims(&self, run: &Run) -> std::convert::Infallible {
         loop {
             sleep(RENEW_INTERVAL).await;
+            let ids: Vec<_> = run.verifying(|ids| ids.iter().copied().collect());
             // Without a renewal, the claims end.
-            let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, CLAIM_TIME).await).await;
+            let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, &ids, CLAIM_TIME).await).await;
         }
     }
 

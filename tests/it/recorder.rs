@@ -225,3 +225,23 @@ async fn lost_idle_connections_are_replaced_without_a_failure() {
     assert_eq!(receiver.metric("record_retries_total").await, 0.0);
     assert_eq!(receiver.row("SELECT count(*) FROM executions").await["count"], 48);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_does_not_wait_for_the_lock_of_another_migration_tool() {
+    let receiver =
+        TestReceiver::start_with(|settings| settings.database.statement_timeout = Duration::from_secs(2))
+            .await;
+    receiver.accept(execution("first", "completed")).await;
+    receiver.wait_until_recorded().await;
+    let mut holder = receiver.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations").execute(&mut holder).await.unwrap();
+    let sessions = "FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'workflow-receiver'";
+    receiver.row(&format!("SELECT count(pg_terminate_backend(pid, 60000)) {sessions}")).await;
+    receiver.accept(execution("second", "completed")).await;
+    let recording = async || receiver.ready().await.1["parts"]["recording"].clone();
+    until(async || recording().await["state"] == "failing").await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    receiver.wait_until_recorded().await;
+    until(async || recording().await["state"] == "ok").await;
+}

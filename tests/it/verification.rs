@@ -13,7 +13,7 @@ use workflow_receiver::config::{Secrets, Settings};
 use crate::support::collector::Collector;
 use crate::support::fixtures::{execution, with};
 use crate::support::http::{get_json, gzip, problem, signed};
-use crate::support::postgres::{end_fault_on, fault_on, new_database, rows, url};
+use crate::support::postgres::{end_fault_on, fault_on, new_database, raise, rows, url};
 use crate::support::process::{Process, program, run_to_end};
 use crate::support::receiver::{TestReceiver, short_timeouts};
 use crate::support::sender::{
@@ -666,6 +666,20 @@ async fn the_grace_begins_when_the_api_first_answers_that_the_execution_is_unkno
     sqlx::raw_sql(old).execute(&mut receiver.connection().await).await.unwrap();
     until_verified(&receiver).await;
     assert_eq!(receiver.rows("SELECT FROM quarantine").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_webhook_whose_claim_failed_in_postgresql_is_verified_again() {
+    let (stand_in, receiver) = verifying(|_| {}).await;
+    sqlx::raw_sql("CREATE SEQUENCE faults").execute(&mut receiver.connection().await).await.unwrap();
+    let of_claimed_row = "OLD.claimed_by IS NOT NULL AND NEW.claimed_by IS NOT NULL";
+    let fail = format!("PERFORM nextval('faults'); {}", raise("57014"));
+    fault_on(&receiver, "unverified_deliveries", of_claimed_row, &fail).await;
+    let execution_id = stand_in.execute(&unsigned(&receiver.url, json!({})));
+    until(async || receiver.row("SELECT is_called FROM faults").await["is_called"] == true).await;
+    end_fault_on(&receiver, "unverified_deliveries").await;
+    until_verified(&receiver).await;
+    assert_eq!(receiver.row(EXECUTIONS).await["execution_id"], *execution_id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
