@@ -160,9 +160,9 @@ impl ConnectionPool {
         let mut connection = DbConnection::connect(&self.database, name, settings).await?;
         // For each new connection, because it may lead to another database.
         if matches!(self.session, Session::Recording { migrate: true }) {
-            let limited = async |limit, step| timeout(limit, step).await.unwrap_or(Err(DbError::TimedOut));
-            if limited(self.statement_timeout, connection.needs_migration()).await? {
-                limited(MIGRATE_TIMEOUT, connection.migrate()).await?;
+            let missing = timeout(self.statement_timeout, connection.needs_migration()).await;
+            if missing.unwrap_or(Err(DbError::TimedOut))? {
+                timeout(MIGRATE_TIMEOUT, connection.migrate()).await.unwrap_or(Err(DbError::TimedOut))?;
             }
         }
         Ok(connection)
