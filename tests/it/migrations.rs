@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "121c07f9d27e88c15828267fd5ee6c2ded261cb761234c48efe12e6dfc02ff41537e50fff206258d2f417ff0c434afd5",
+        "0714ccc0579e21a162973945f39b458509a5e0a5204adef0936e317f0792e0e185c351f9731c106c43ba10002defef93",
     ),
     (
         "0007_expected.sql",
