@@ -42,7 +42,7 @@ FROM (
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('is_terminal_status', 'is_successful_status', 'steps_of', 'sensible_cost', 'utf8_text', 'json_sha256',
         'latest_of_workflow', 'count_quarantine', 'complete_bulk', 'changes_after', 'failure_class', 'execution_failure_class', 'rfc3339_time',
-        'execution_results', 'json_in_text', 'media_type_of_url', 'result_kind', 'is_result_url', 'path_of_key', 'is_array_of_numbers')
+        'execution_results', 'json_in_text', 'media_type_of_url', 'result_kind', 'is_result_url', 'urls_in_text', 'path_of_key', 'is_array_of_numbers')
 ) AS ours (kind, name) \gexec
 
 -- Rows of these tables can be deleted only with `retention=on` (below), except where DELETE is in this list. To remove a payload, the

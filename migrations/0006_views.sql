@@ -748,6 +748,22 @@ CREATE FUNCTION is_result_url(value text) RETURNS boolean
 COMMENT ON FUNCTION is_result_url(text) IS
     'Whether the text is a URL with a host, such as https://..., of at most 8 KiB, or a data URL with a media type.';
 
+-- A comma between two URLs separates them; any other comma belongs to a URL.
+CREATE FUNCTION urls_in_text(value text) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN left(value, 100) ~ '^\s*[A-Za-z][A-Za-z0-9+.-]*://' AND octet_length(value) <= 1048576
+            AND btrim(value, E' \t\r\n') ~ '[\s,][A-Za-z][A-Za-z0-9+.-]*://'
+        THEN (
+            SELECT CASE WHEN bool_and(is_result_url(w.word)) THEN jsonb_agg(w.word ORDER BY w.n) END
+            FROM regexp_split_to_table(btrim(value, E' ,\t\r\n'), '\s+,*\s*|,+\s+|,+(?=[A-Za-z][A-Za-z0-9+.-]*://)')
+                WITH ORDINALITY AS w (word, n)
+        )
+    END;
+
+COMMENT ON FUNCTION urls_in_text(text) IS
+    'The URLs of a text that contains only URLs, separated by blanks, line breaks or commas, as a JSON array; null for any other text. The text is at most 1 MiB long.';
+
 -- Embeddings and masks have thousands of elements.
 CREATE FUNCTION is_array_of_numbers(value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -759,7 +775,7 @@ COMMENT ON FUNCTION is_array_of_numbers(jsonb) IS
     'Whether the value is an array whose first two elements are numbers or booleans.';
 
 -- The values of each place are read level by level. A place is the output, a field of workflow_output, or the output of a
--- step. Each place, and each text that contains JSON, is a `whole`. A whole that contains no result is itself one result, of
+-- step. Each place, and each text that contains JSON or several URLs, is a `whole`. A whole that contains no result is itself one result, of
 -- the kind data.
 --
 -- The costs are bounded for any payload. At most 10,000 values of a place are read, and 50,000 of the first 2,000 places,
@@ -767,7 +783,8 @@ COMMENT ON FUNCTION is_array_of_numbers(jsonb) IS
 -- objects and arrays are read, or 10,000 texts. Arrays of numbers are not read. A path is cut after 1,000 characters.
 CREATE FUNCTION execution_results(output jsonb, payload jsonb)
     RETURNS TABLE (
-        "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text
+        "position" bigint, path text, step_id text, is_final boolean, kind text, media_type text, url text, text text,
+        is_partial boolean
     )
     LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 5
     -- Compilation takes longer than the query. SET also keeps PostgreSQL from planning the query for each caller.
@@ -803,20 +820,34 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
             LIMIT 2000
         ),
         found AS (
-            SELECT w.step_id, f.*
+            SELECT
+                w.step_id,
+                f.place,
+                f.path,
+                f.media_type,
+                f.is_whole,
+                CASE WHEN f.is_whole OR jsonb_typeof(f.value) = 'string' THEN f.value END AS value,
+                -- Whether values inside are not read.
+                CASE jsonb_typeof(f.value)
+                    WHEN 'object' THEN cardinality(f.place) = 17 AND f.value <> '{}'
+                    WHEN 'array' THEN jsonb_array_length(f.value) > CASE
+                        WHEN cardinality(f.place) = 17 THEN 0
+                        WHEN jsonb_typeof(f.value -> 0) = 'string' THEN 10000
+                        ELSE 1000
+                    END AND NOT is_array_of_numbers(f.value)
+                END AS is_cut
             FROM places AS w
             CROSS JOIN LATERAL (
                 WITH RECURSIVE read AS (
                     SELECT
                         ARRAY[w.origin, w.n::integer] AS place,
                         left(w.path, 1000) AS path,
-                        coalesce(
-                            json_in_text(CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END), w.value
-                        ) AS value,
+                        coalesce(json_in_text(t.value), urls_in_text(t.value), w.value) AS value,
                         NULL AS media_type,
                         -- Whether a text at this place is a result.
                         true AS has_text,
                         true AS is_whole
+                    FROM (SELECT CASE jsonb_typeof(w.value) WHEN 'string' THEN w.value #>> '{}' END AS value OFFSET 0) AS t
                     UNION ALL
                     -- Values that are no results have no row below, but count for the limit.
                     SELECT
@@ -866,7 +897,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                             v.value,
                             v.has_text,
                             coalesce(is_result_url(btrim(v.value, E' \t\r\n')), false) AS is_url,
-                            CASE WHEN left(v.value, 20) ~ '^\s*[\[{"]' THEN json_in_text(v.value) END AS json
+                            CASE
+                                WHEN left(v.value, 20) ~ '^\s*[\[{"]' THEN json_in_text(v.value)
+                                WHEN left(v.value, 20) ~ '://' AND v.value ~ '[\s,]' THEN urls_in_text(v.value)
+                            END AS json
                         FROM (
                             SELECT
                                 CASE jsonb_typeof(c.value) WHEN 'string' THEN c.value #>> '{}' END AS value,
@@ -892,6 +926,10 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
             ) AS f
             LIMIT 50000
         ),
+        limits AS (
+            SELECT coalesce(bool_or(p.is_cut), false) OR max(p.n) >= 10000 OR sum(p.n) >= 50000 OR count(*) >= 2000 AS is_partial
+            FROM (SELECT bool_or(f.is_cut) AS is_cut, count(*) AS n FROM found AS f GROUP BY f.place[1:2]) AS p
+        ),
         ordered AS (
             SELECT
                 f.*,
@@ -899,7 +937,7 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 -- In this order, the results in a whole are directly after it.
                 lead(f.place) OVER (ORDER BY f.place) AS next
             FROM found AS f
-            WHERE f.value IS NOT NULL AND (f.is_whole OR jsonb_typeof(f.value) = 'string')
+            WHERE f.value IS NOT NULL
         ),
         -- A value that is found several times is one result, at its first place.
         grouped AS (
@@ -953,7 +991,8 @@ CREATE FUNCTION execution_results(output jsonb, payload jsonb)
                 WHEN left(t.value, 5) ~* '^data:' THEN substring(left(t.value, 300) FROM '^[A-Za-z]+:[^,\s]+,')
                 ELSE t.value
             END,
-            CASE WHEN NOT t.is_url THEN t.value END
+            CASE WHEN NOT t.is_url THEN t.value END,
+            (SELECT l.is_partial FROM limits AS l)
         FROM typed AS t
         ORDER BY t.place;
     END;
@@ -970,11 +1009,12 @@ SELECT
     r."position",
     r.path,
     r.step_id,
-    r.is_final,
+    r.is_final AND (s.prediction_id IS NULL OR s.workflow_id IS NULL) AS is_final,
     r.kind,
     r.media_type,
     r.url,
     r.text,
+    r.is_partial,
     s.first_received_at,
     s.reference
 FROM (
@@ -1001,11 +1041,11 @@ COMMENT ON COLUMN results.bulk_id IS
 COMMENT ON COLUMN results.position IS
     'Position among the results of the execution, from 1: workflow_output, output, then the steps by their start.';
 COMMENT ON COLUMN results.path IS
-    'Path of the value in the payload, in the form of jsonpath and jq: workflow_output.clip, step_outputs.stills.output.images[0]. The first path if the payload contains the value several times. In a text that is JSON, the path continues inside the text. At most 1,000 characters.';
+    'Path of the value in the payload, in the form of jsonpath and jq: workflow_output.clip, step_outputs.stills.output.images[0]. The first path if the payload contains the value several times. In a text that is JSON or several URLs, the path continues inside the text. At most 1,000 characters.';
 COMMENT ON COLUMN results.step_id IS
     'Identifier of the first step whose output contains it; null if there is none.';
 COMMENT ON COLUMN results.is_final IS
-    'Whether workflow_output or output contains it; false if only a step does. Failed, cancelled and skipped steps are ignored.';
+    'Whether workflow_output or output contains it; false if only a step does, and for a prediction of a workflow, because it is a step. Failed, cancelled and skipped steps are ignored.';
 COMMENT ON COLUMN results.kind IS
     'image, video, audio, text, document or data. For a URL, the first of these decides: the media type of a data URL, an image, video or audio type beside the URL (content_type, mime_type), the extension, another type beside the URL, a word in the path (video_url, images); otherwise document. An output without a URL or text is data.';
 COMMENT ON COLUMN results.media_type IS
@@ -1014,6 +1054,8 @@ COMMENT ON COLUMN results.url IS
     'The URL; null for a value that is not a URL. For a data URL, only the part before the data: the payload contains the rest.';
 COMMENT ON COLUMN results.text IS
     'The text, or an output without a URL or text as JSON; null for a URL.';
+COMMENT ON COLUMN results.is_partial IS
+    'Whether the payload has more values than are searched for results: it can contain more results than are listed.';
 COMMENT ON COLUMN results.first_received_at IS
     'When the first delivery of the execution or prediction was received, by the receiver''s clock.';
 COMMENT ON COLUMN results.reference IS

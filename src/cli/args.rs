@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::CommandError;
 use super::output::{Output, note};
 use super::table::Column;
-use crate::db::queries::page::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::db::queries::page::{DEFAULT_LIMIT, ListRow, MAX_LIMIT};
 use crate::db::queries::period::parse_time;
 use crate::db::queries::{Choice, ListQuery, Listing, Page, PageRequest, QueryPool, TimeRange};
 use crate::words::counted;
@@ -150,12 +150,17 @@ impl OutputArgs {
         mut process: impl FnMut(Vec<Q::Row>) -> Result<(), CommandError>,
     ) -> Result<Option<String>, CommandError> {
         let mut left = if self.all { i64::MAX } else { self.limit };
+        let mut is_partial = false;
         loop {
             query.page().limit = left.min(MAX_LIMIT);
             let page = pool.run(&query).await?;
             left = left.saturating_sub_unsigned(page.items.len() as u64);
+            is_partial |= page.items.iter().any(ListRow::is_partial);
             process(page.items)?;
             if left == 0 || !query.continue_after(page.next.as_deref()) {
+                if is_partial {
+                    note_partial();
+                }
                 return Ok(page.next);
             }
         }
@@ -167,4 +172,11 @@ impl OutputArgs {
             counted(self.limit, "row", "rows")
         ));
     }
+}
+
+/// Notes that results have `is_partial`.
+pub(super) fn note_partial() {
+    note(
+        "Some payloads have more values than are searched for results (is_partial). They can contain more results.",
+    );
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::args::ListArgs;
+use super::args::{ListArgs, note_partial};
 use super::output::Output;
 use super::results::RESULTS;
 use super::table::{Column, Table, number, optional, or_empty, prose, text, timestamp, timestamp_or_empty};
@@ -95,6 +95,7 @@ impl Executions {
         let conflicts = Conflicts { filter, period: TimeRange::default(), page: PageRequest::default() };
         let conflicts = self.list.output.read_list(pool, conflicts).await?;
         let more = execution.results.next.is_some() || conflicts.next.is_some();
+        let is_partial = execution.results.items.iter().any(|result| result.is_partial);
         let mut output = Output::new();
         if self.list.output.json {
             output.json(&ExecutionJson { execution, contradicted_by: conflicts.items })?;
@@ -104,6 +105,9 @@ impl Executions {
         output.flush()?;
         if more {
             self.list.output.note_more();
+        }
+        if is_partial {
+            note_partial();
         }
         Ok(())
     }

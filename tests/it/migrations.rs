@@ -20,7 +20,7 @@ use crate::support::wait::until;
 const CHECKSUMS: [(&str, &str); 12] = [
     (
         "0001_executions.sql",
-        "f74b754710c25c05abcb6eabac7e27a163bb3b109d116cc0863d7504dda6bc79b2895fde8c1b4dc9e7b1d88cc3f984f6",
+        "b02e8e14497e62f8b295ea67f7d5304cb81dd61ecc63934ef29afcc02ab02accd689e7cf07bda3240d9bba2da777afe9",
     ),
     (
         "0002_rollups.sql",
@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "121c07f9d27e88c15828267fd5ee6c2ded261cb761234c48efe12e6dfc02ff41537e50fff206258d2f417ff0c434afd5",
+        "0714ccc0579e21a162973945f39b458509a5e0a5204adef0936e317f0792e0e185c351f9731c106c43ba10002defef93",
     ),
     (
         "0007_expected.sql",

@@ -619,3 +619,29 @@ async fn the_output_of_a_failed_prediction_is_its_error_and_no_result() {
     let expected = json!({ "error": null, "error_cause": "NSFW content detected", "failure_class": "content_moderation" });
     assert_eq!(row, expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prediction_of_a_workflow_has_no_final_result_so_that_final_results_are_listed_once() {
+    let receiver = TestReceiver::start().await;
+    let output = json!({ "output": "https://example.com/a.png" });
+    let reference = "?user=42";
+    for body in [
+        with(execution("e", "completed"), output.clone()),
+        with(with(prediction("step", "succeeded"), output.clone()), json!({ "flow_id": "w" })),
+        with(prediction("alone", "succeeded"), json!({ "output": "https://example.com/b.png" })),
+    ] {
+        let request = receiver.client.post(format!("{}{reference}", receiver.url)).body(body.to_string());
+        assert_eq!(request.send().await.unwrap().status(), 200);
+        receiver.wait_until_recorded().await;
+    }
+    let finals = json!([{ "id": "alone" }, { "id": "e" }]);
+    let query = "SELECT coalesce(execution_id, prediction_id) AS id FROM results
+        WHERE is_final AND reference @> '{\"user\": \"42\"}' ORDER BY id";
+    assert_eq!(json!(receiver.rows(query).await), finals);
+    let page = get_json(&receiver, "/api/v1/results?reference=user=42&final=true").await;
+    assert_eq!(item_fields(&page, "url"), ["https://example.com/b.png", "https://example.com/a.png"]);
+    let page = get_json(&receiver, "/api/v1/results?reference=user=42").await;
+    assert_eq!(item_fields(&page, "is_final"), [true, false, true]);
+    let (text, code) = command(&receiver, &["results", "--reference", "user=42", "--final", "--urls"]);
+    assert_eq!((&*text, code), ("https://example.com/b.png\nhttps://example.com/a.png\n", Some(0)));
+}

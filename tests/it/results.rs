@@ -108,7 +108,6 @@ async fn urls_are_found_at_any_depth_except_in_echoed_requests() {
             json!([["output.output", "image", PNG]]),
         ),
         ("blanks around", json!([format!(" {PNG}\n")]), json!([["output[0]", "image", PNG]])),
-        ("several urls", json!(format!("{PNG},{PNG}")), json!([["output", "text", format!("{PNG},{PNG}")]])),
         ("two lines", json!("https://a\nb"), json!([["output", "text", "https://a\nb"]])),
         ("control character", json!("https://a\u{1b}"), json!([["output", "text", "https://a\u{1b}"]])),
     ])
@@ -269,6 +268,35 @@ async fn json_in_a_text_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_contains_only_urls_is_read_like_an_array_of_them() {
+    let (comma, prose) = ("https://example.com/w_1,h_2/b.mp4", format!("See {PNG} and {BARE}"));
+    let both = json!([["output[0]", "image", PNG], ["output[1]", "video", comma]]);
+    check_outputs([
+        ("blank", json!(format!("{PNG} {comma}")), both.clone()),
+        ("lines", json!(format!(" {PNG}\r\n{comma}\n")), both.clone()),
+        ("commas", json!(format!("{PNG},{comma}, {PNG}")), both),
+        (
+            "in an object",
+            json!({ "images": format!("{PNG}\n{BARE}") }),
+            json!([["output.images[0]", "image", PNG], ["output.images[1]", "image", BARE]]),
+        ),
+        (
+            "in an array",
+            json!([format!("{PNG} {BARE}")]),
+            json!([["output[0][0]", "image", PNG], ["output[0][1]", "document", BARE]]),
+        ),
+        ("prose", json!(prose), json!([["output", "text", prose]])),
+        (
+            "words after it",
+            json!(format!("{PNG} {BARE} are ready")),
+            json!([["output", "text", format!("{PNG} {BARE} are ready")]]),
+        ),
+        ("blank inside", json!("https://a b.png"), json!([["output", "text", "https://a b.png"]])),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_come_from_named_outputs_the_output_and_successful_steps() {
     let receiver = TestReceiver::start().await;
     let step = |status: &str, at: u8, output: &str| json!({ "status": status, "started_at": format!("2026-03-02T09:00:0{at}Z"), "output": output });
@@ -367,6 +395,53 @@ async fn hostile_payloads_are_read_within_limits() {
         assert_eq!(row["count"], count, "{id}");
         assert!(row["path"].as_i64() <= Some(1_000) && row["url"].as_i64() <= Some(40), "{id}: {row}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_were_not_searched_for_within_the_limits_are_announced_everywhere() {
+    let receiver = TestReceiver::start().await;
+    let urls = |count: usize| (0..count).map(|n| format!("https://example.com/{n}.png")).collect::<Vec<_>>();
+    let files = |count| urls(count).iter().map(|url| json!({ "url": url })).collect::<Vec<_>>();
+    let nested = |levels: usize| (0..levels).fold(json!(PNG), |value, _| json!({ "a": value }));
+    let fields = |count: usize| (0..count).map(|n| (format!("f{n}"), json!(n))).collect::<Map<_, _>>();
+    let all: Map<_, _> = (0..6).map(|n| (format!("o{n}"), json!(fields(9_000)))).collect();
+    for (id, fields, is_partial) in [
+        ("texts", json!({ "output": urls(10_001) }), true),
+        ("many texts", json!({ "output": urls(9_000) }), false),
+        ("objects", json!({ "output": files(1_001) }), true),
+        ("many objects", json!({ "output": files(1_000) }), false),
+        ("json", json!({ "output": json!(files(1_001)).to_string() }), true),
+        ("depth", json!({ "output": nested(16) }), true),
+        ("deep", json!({ "output": nested(15) }), false),
+        ("values", json!({ "output": [fields(10_000), PNG] }), true),
+        ("places", json!({ "workflow_output": fields(2_001) }), true),
+        ("numbers", json!({ "output": { "url": PNG, "embedding": vec![0; 20_000] } }), false),
+        // The limit of all places.
+        ("all", json!({ "workflow_output": all }), true),
+    ] {
+        receiver.accept(with(execution(id, "completed"), fields)).await;
+        let query = format!("SELECT DISTINCT is_partial FROM results WHERE execution_id = '{id}'");
+        assert_eq!(receiver.rows(&query).await, [json!({ "is_partial": is_partial })], "{id}");
+        let page =
+            get_json(&receiver, &format!("/api/v1/results?limit=1&execution={}", id.replace(' ', "%20")))
+                .await;
+        assert_eq!(item_fields(&page, "is_partial"), [is_partial], "{id}");
+    }
+    let note = "There can be more results in the payload.";
+    for (id, is_partial) in [("objects", true), ("many%20objects", false)] {
+        let html = receiver.get(&format!("/executions/{id}")).await.text().await.unwrap();
+        assert_eq!(html.contains(note), is_partial, "{id}");
+    }
+    for (id, is_partial) in [("objects", true), ("many objects", false)] {
+        for option in ["--all", "--urls"] {
+            let text = workflow_receiver(&receiver, &["results", "--execution", id, option]);
+            assert_eq!(text.contains("is_partial"), is_partial, "{id} {option}");
+        }
+    }
+    let text = workflow_receiver(&receiver, &["executions", "objects"]);
+    assert!(text.contains("is_partial"), "{text}");
+    let csv = receiver.get("/api/v1/export/results?execution=depth&format=csv").await.text().await.unwrap();
+    assert!(csv.lines().next().unwrap().contains("is_partial"), "{csv}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,11 @@ pub(crate) trait ListRow {
 
     fn position(&self) -> Position;
 
+    /// Whether limits other than that of the page can hide further rows of the same execution or prediction.
+    fn is_partial(&self) -> bool {
+        false
+    }
+
     /// False for a row that is only returned because it is the last scanned one.
     fn matches(&self) -> bool {
         true

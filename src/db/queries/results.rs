@@ -65,7 +65,8 @@ columns! {
         pub(crate) path: String,
         /// The first step whose output contains it; null if there is none.
         pub(crate) step_id: Option<String>,
-        /// Whether `workflow_output` or `output` contains it; false if only a step does.
+        /// Whether `workflow_output` or `output` contains it; false if only a step does, and for a prediction of a
+        /// workflow, because it is a step.
         pub(crate) is_final: bool,
         /// For a URL, derived from its media type, or else from a word in its `path`. Any other value is text, or data if it
         /// is JSON.
@@ -80,6 +81,9 @@ columns! {
         /// Whether a part is missing: the data of a data URL, or the end of a `text` of more than 16 MiB. The payload
         /// contains all of it.
         pub(crate) truncated: bool,
+        /// Whether the payload has more values than are searched for results: the execution or prediction can have more
+        /// results than are listed.
+        pub(crate) is_partial: bool,
         /// When the first delivery of the execution or prediction was received, by the receiver's clock.
         #[serde(with = "rfc3339")]
         pub(crate) first_received_at: OffsetDateTime,
@@ -102,7 +106,7 @@ pub(crate) struct Filter {
     #[param(inline)]
     #[arg(skip)]
     pub(crate) kind: Option<Kind>,
-    /// Only results of `workflow_output` and `output`, without those that only a step has.
+    /// Only results of `workflow_output` and `output`, without those that only a step or a prediction of a workflow has.
     #[param(rename = "final", value_type = Option<bool>)]
     #[arg(long = "final")]
     pub(crate) is_final: bool,
@@ -274,6 +278,10 @@ impl ListRow for ResultItem {
         };
         Position { at: self.first_received_at, id: key, place: self.position }
     }
+
+    fn is_partial(&self) -> bool {
+        self.is_partial
+    }
 }
 
 impl ResultItem {
@@ -341,6 +349,7 @@ impl ResultsQuery {
                 url: row.url,
                 text: row.text,
                 truncated: row.truncated,
+                is_partial: row.is_partial,
                 first_received_at: source.first_received_at,
                 reference: source.reference.clone(),
             })

@@ -11,7 +11,8 @@ SELECT
     media_type,
     url,
     text,
-    coalesce(is_cut OR url ~* '^data:', false) AS "truncated!"
+    coalesce(is_cut OR url ~* '^data:', false) AS "truncated!",
+    is_partial AS "is_partial!"
 FROM (
     SELECT
         r.*,
@@ -24,23 +25,26 @@ FROM (
             r.position,
             r.path,
             r.step_id,
-            r.is_final,
+            r.is_final AND e.can_be_final AS is_final,
             r.kind,
             r.media_type,
             r.url,
             CASE WHEN octet_length(r.text) > $5 THEN left(r.text, $5::integer / 8) ELSE r.text END AS text,
-            octet_length(r.text) > $5 AS is_cut
+            octet_length(r.text) > $5 AS is_cut,
+            r.is_partial
         FROM unnest($1::text[], $8::boolean[]) WITH ORDINALITY AS s (id, is_prediction, n)
         CROSS JOIN LATERAL (
-            SELECT output, payload FROM executions WHERE execution_id = s.id AND NOT s.is_prediction
+            SELECT output, payload, true AS can_be_final FROM executions
+            WHERE execution_id = s.id AND NOT s.is_prediction
             UNION ALL
-            SELECT output, payload FROM predictions
+            -- A prediction of a workflow is a step.
+            SELECT output, payload, workflow_id IS NULL FROM predictions
             WHERE prediction_id = s.id AND s.is_prediction AND status <> 'failed'
         ) AS e
         CROSS JOIN LATERAL execution_results(e.output, e.payload) AS r
         WHERE (s.n > 1 OR r.position > $2::bigint)
             AND ($6::text IS NULL OR r.kind = $6)
-            AND (NOT $7::boolean OR r.is_final)
+            AND (NOT $7::boolean OR r.is_final AND e.can_be_final)
         ORDER BY s.n, r.position
         LIMIT $3::bigint
     ) AS r

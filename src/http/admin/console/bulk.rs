@@ -14,7 +14,7 @@ use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
 use super::params::{Params, url};
 use super::reconcile;
-use super::results::{Label, Size, gallery};
+use super::results::{Label, Size, gallery, partial_note};
 use super::sections::with_cause;
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};
@@ -242,6 +242,7 @@ async fn results(console: &Console, params: &Params, bulk: &Bulk) -> Result<Mark
     let label = |result| label(&previews, result);
     Ok(html! {
         (gallery(&console.result_hosts, Size::Small, &page.items, label))
+        (partial_note(&page.items))
         (next_page(params, page.next.as_deref(), "More results"))
     })
 }

@@ -14,7 +14,7 @@ use super::json_view::tree;
 use super::layout::{self, PageError, Tab};
 use super::params::{path, url};
 use super::reconcile;
-use super::results::{Label, Size, gallery};
+use super::results::{Label, Size, gallery, partial_note};
 use super::sections::{self, Deliveries, Payload, authentication, exact, fetched, source_of, with_cause};
 use super::state::{Console, ConsoleState};
 use super::steps;
@@ -184,6 +184,7 @@ fn results(hosts: &ResultHosts, detail: &ExecutionDetail, prompt: Option<&str>) 
                         (gallery(hosts, Size::Large, of_steps, label))
                     }
                 }
+                (partial_note(&page.items))
                 @if page.next.is_some() {
                     p.soft { "These are the first " (page.items.len()) " results. "
                         a href=(url("/api/v1/export/results", "execution", &detail.execution.execution_id)) { "Download all" } }

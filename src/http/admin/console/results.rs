@@ -64,6 +64,14 @@ pub(super) fn gallery<'r>(
     }
 }
 
+pub(super) fn partial_note(results: &[ResultItem]) -> Markup {
+    html! {
+        @if results.iter().any(|result| result.is_partial) {
+            p.soft { "The payload has more values than are searched. There can be more results in the payload." }
+        }
+    }
+}
+
 fn content(hosts: &ResultHosts, size: Size, result: &ResultItem, label: &str) -> Markup {
     if let Some(url) = &result.url {
         let media = media(hosts, url, Some(&result.kind));
