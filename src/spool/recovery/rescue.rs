@@ -168,8 +168,8 @@ impl LostSpool<'_> {
         })
     }
 
-    /// Whether the files at `path` are a spool with deliveries of its own, as after a volume was mounted late: its identity
-    /// is neither this spool's nor its predecessor's. [`super::absorb`] then adds its deliveries.
+    /// Whether the files at `path` are a spool and not this one, as after a volume was mounted late. [`super::absorb`] then
+    /// adds its deliveries. A spool with the same identity may have other ones, if it is a copy that was continued.
     fn is_other_spool(&self, path: &Path) -> bool {
         if self.files.is_own("") {
             return false;
@@ -178,12 +178,7 @@ impl LostSpool<'_> {
         if schema::check_header(path, &database).is_err() {
             return false;
         }
-        let identity = content(path, &database).ok().flatten().and_then(|content| content.identity);
-        let is_known = |identity| {
-            let in_table = |connection| schema::has_identity(connection, identity).unwrap_or(true);
-            identity == self.identity || self.connection.is_some_and(in_table)
-        };
-        identity.is_some_and(|identity| !is_known(identity))
+        content(path, &database).ok().flatten().is_some_and(|content| content.identity.is_some())
     }
 }
 
