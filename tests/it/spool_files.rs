@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Client;
+use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
@@ -323,6 +324,22 @@ async fn deliveries_of_a_continued_copy_of_the_spool_that_appears_in_the_directo
         assert_eq!(names(&spool, "rescued"), [""; 0]);
         process.terminate();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_appears_in_the_middle_of_a_replacement_is_recorded() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let spool = dir.path().join("spool");
+    let volume = volume_with_ten_deliveries(dir.path()).await;
+    let file = Sqlite::open(volume.join("spool.db")).unwrap();
+    file.pragma_update(None, "journal_mode", "delete").unwrap();
+    drop(file);
+    fs::rename(volume.join("spool.db"), volume.join("spool.db.saved")).unwrap();
+    let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
+    until_rows(&database, "SELECT FROM executions", 12).await;
+    assert_eq!(names(&spool, "saved"), [""; 0]);
+    assert_eq!(names(&spool, "rescued"), [""; 0]);
+    process.terminate();
 }
 
 #[tokio::test(flavor = "multi_thread")]

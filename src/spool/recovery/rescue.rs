@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::absorb::RESCUED;
 use super::adopt::content;
 use super::copy::{Copier, CopyResult};
-use super::replace::{replace, withdraw};
+use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
 use crate::spool::files::{self, OpenFiles, with_suffix};
 use crate::spool::{Seq, SpoolError, losses, reader, schema};
@@ -93,6 +93,7 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
+        keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };
         let foreign = files::free_name(path, kind);
