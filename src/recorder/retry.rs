@@ -51,7 +51,7 @@ impl Recorder {
         while let Some((seq, mut entry)) = self.shared.stuck.next().await {
             let read = reader.next(seq - 1, BatchLimits { rows: 1, bytes: 0 }).await?;
             let Some(spooled) = read.first().filter(|spooled| spooled.seq == seq) else {
-                // The spool reports the loss itself.
+                // The spool counts the loss itself.
                 self.shared.stuck.remove([seq], &self.progress());
                 continue;
             };

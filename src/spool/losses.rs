@@ -1,5 +1,6 @@
 //! Counts lost deliveries. Sequence numbers are contiguous: a number without a row after the last acked delivery is a
-//! lost delivery. The table `acked` holds the number of losses that were counted before.
+//! lost delivery. The table `acked` holds the number of losses that were counted before. Losses are counted at the start,
+//! and when later deliveries are deleted.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -11,6 +12,11 @@ use crate::metrics::Metrics;
 /// The last number given to a delivery. (`max` of two values is `NULL` when one of them is.)
 const LAST: &str = "max(coalesce((SELECT max(seq) FROM deliveries), 0),
                         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'), 0))";
+
+/// Sets the last acked position to ?1. Runs directly after the `DELETE` of all deliveries up to ?1, whose row count is
+/// `changes()`. Numbers up to ?1 without a row are subtracted from `missing`. If the result is negative, that many losses
+/// were not counted before.
+const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1 - seq - changes()) RETURNING missing";
 
 /// Makes the numbers of new deliveries start after `last`.
 pub(super) fn advance(connection: &Connection, last: Seq) -> rusqlite::Result<()> {
@@ -61,6 +67,24 @@ pub(super) fn report(
         let present: i64 = connection.query_row(present, [acked], |row| row.get(0))?;
         missing += (last - acked - counted - present).max(0);
     }
+    count(missing, metrics);
+    Ok(())
+}
+
+/// Deletes all deliveries up to `seq`, and stores that they were acked. Returns how many others were missing and were not
+/// counted before: another program has removed them while the receiver was running.
+pub(super) fn ack(connection: &Connection, seq: Seq) -> rusqlite::Result<i64> {
+    connection.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([seq])?;
+    let missing = connection.prepare_cached(ACK)?.query_row([seq], |row| row.get(0)).optional()?;
+    let missing: i64 = missing.unwrap_or_default();
+    if missing < 0 {
+        connection.execute("UPDATE acked SET missing = 0", [])?;
+    }
+    Ok(-missing.min(0))
+}
+
+/// Logs and counts `missing` deliveries, if there are any.
+pub(super) fn count(missing: i64, metrics: &Metrics) {
     if let Ok(missing @ 1..) = u64::try_from(missing) {
         tracing::error!(
             lost_at_most = missing,
@@ -69,5 +93,4 @@ pub(super) fn report(
         );
         metrics.spool_salvaged(0, missing);
     }
-    Ok(())
 }

@@ -53,7 +53,8 @@ impl Reader {
     ) -> Result<Vec<SpooledDelivery>, SpoolError> {
         self.switch_connection();
         let read = self.read(after, limits);
-        // Numbers are contiguous. If one is missing, the delivery is lost, or the files were overwritten.
+        // Numbers are contiguous. If one is missing, the delivery is lost, or the files were overwritten. The writer counts
+        // lost deliveries ([`super::losses`]).
         if read.as_ref().is_ok_and(|batch| is_contiguous(after, batch)) {
             return read;
         }

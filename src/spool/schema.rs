@@ -45,10 +45,6 @@ const TABLES: &str = "
     INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', abs(random() / 2));
 ";
 
-/// Sets the last acked position to ?1. Runs directly after the `DELETE` of all deliveries up to ?1, whose row count is
-/// `changes()`. Numbers up to ?1 without a row were counted as missing before, and are subtracted.
-pub(super) const ACK: &str = "UPDATE acked SET seq = ?1, missing = missing - (?1 - seq - changes())";
-
 /// Rejects a database of another program or of another version. Reads the file's header without SQLite, which would
 /// apply the write-ahead log to the database on open.
 pub(super) fn check_header(path: &Path, database: &File) -> Result<(), SpoolError> {

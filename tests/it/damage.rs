@@ -13,6 +13,7 @@ use crate::support::fixtures::{execution, numbered_executions, with};
 use crate::support::postgres::{count_executions, new_database, no_database};
 use crate::support::receiver::{TestReceiver, fast_retries, settings};
 use crate::support::spool::{names, spool_file, spool_holding};
+use crate::support::wait::until;
 
 async fn start_error(dir: &Path) -> String {
     match Server::start(&settings(dir), no_database()).await {
@@ -180,6 +181,37 @@ async fn damage_found_while_running_ends_the_receiver() {
     let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
     receiver.accept(execution("after", "completed")).await;
     assert!(count_executions(&receiver).await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_another_program_deletes_are_counted_once() {
+    let delete = |file: &Path, condition: &str| {
+        let statement = format!("DELETE FROM deliveries WHERE {condition}");
+        Sqlite::open(file).unwrap().execute(&statement, []).unwrap()
+    };
+    let dir = spool_holding(numbered_executions(10)).await;
+    assert_eq!(delete(&spool_file(dir.path()), "seq BETWEEN 3 AND 5"), 3);
+    let receiver = TestReceiver::start_in(dir, new_database().await, |_| {}).await;
+    let held = receiver.hold_recording().await;
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 3.0);
+    for n in 10..30 {
+        receiver.accept(execution(&format!("e{n}"), "completed")).await;
+    }
+    // In the middle and at the end.
+    assert_eq!(delete(&receiver.spool_file(), "seq BETWEEN 15 AND 18 OR seq > 30"), 5);
+    held.release().await;
+    assert_eq!(count_executions(&receiver).await, 31 - 3 - 5);
+    until(async || receiver.metric("spool_unreadable_total").await == 8.0).await;
+    receiver.accept(execution("after", "completed")).await;
+    assert_eq!(count_executions(&receiver).await, 31 - 3 - 5 + 1);
+    let database = receiver.database.clone();
+    let (dir, _) = receiver.stop().await;
+    let missing = "SELECT missing FROM acked";
+    let missing: i64 =
+        Sqlite::open(spool_file(dir.path())).unwrap().query_row(missing, [], |row| row.get(0)).unwrap();
+    assert_eq!(missing, 0);
+    let receiver = TestReceiver::start_in(dir, database, |_| {}).await;
+    assert_eq!(receiver.metric("spool_unreadable_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

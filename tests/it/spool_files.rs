@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Client;
+use rusqlite::Connection as Sqlite;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
@@ -261,8 +262,12 @@ async fn an_older_log_written_over_the_open_log_loses_no_later_delivery() {
 
 /// A spool with the acknowledged deliveries `volume-0` to `volume-9`. Returns its directory, which is not mounted.
 async fn volume_with_ten_deliveries(dir: &Path) -> PathBuf {
+    volume_with_deliveries(dir, 10).await
+}
+
+async fn volume_with_deliveries(dir: &Path, count: usize) -> PathBuf {
     let process = start(dir);
-    for n in 0..10 {
+    for n in 0..count {
         post_until_accepted(&process, &format!("volume-{n}")).await;
     }
     process.kill();
@@ -295,6 +300,44 @@ async fn deliveries_of_a_spool_that_appears_in_the_directory_are_recorded_withou
     let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
     until_rows(&database, "SELECT FROM executions", 12).await;
     assert_eq!(names(&spool, "foreign"), [""; 0]);
+    assert_eq!(names(&spool, "rescued"), [""; 0]);
+    process.terminate();
+}
+
+/// As when the directory was copied to the volume, and the receiver then starts before the volume is mounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_a_continued_copy_of_the_spool_that_appears_in_the_directory_are_recorded() {
+    // With one delivery, the last number of the volume is that of the running spool.
+    for count in [1, 10] {
+        let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+        let (spool, copy) = (dir.path().join("spool"), dir.path().join("copy"));
+        let process = start(dir.path());
+        post_until_accepted(&process, "old").await;
+        process.terminate();
+        let copied = Command::new("cp").arg("-a").arg(&spool).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        let volume = volume_with_deliveries(dir.path(), count).await;
+        fs::rename(&copy, &spool).unwrap();
+        let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
+        until_rows(&database, "SELECT FROM executions", 3 + count).await;
+        assert_eq!(names(&spool, "foreign"), [""; 0]);
+        assert_eq!(names(&spool, "rescued"), [""; 0]);
+        process.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_appears_in_the_middle_of_a_replacement_is_recorded() {
+    let (dir, database) = (TempDir::new().unwrap(), new_database().await);
+    let spool = dir.path().join("spool");
+    let volume = volume_with_ten_deliveries(dir.path()).await;
+    let file = Sqlite::open(volume.join("spool.db")).unwrap();
+    file.pragma_update(None, "journal_mode", "delete").unwrap();
+    drop(file);
+    fs::rename(volume.join("spool.db"), volume.join("spool.db.saved")).unwrap();
+    let process = start_before_the_volume_is_mounted(dir.path(), &database, &volume).await;
+    until_rows(&database, "SELECT FROM executions", 12).await;
+    assert_eq!(names(&spool, "saved"), [""; 0]);
     assert_eq!(names(&spool, "rescued"), [""; 0]);
     process.terminate();
 }

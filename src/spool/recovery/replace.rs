@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::absorb::RESCUED;
 use crate::spool::files::{self, step, with_suffix};
 
 /// The suffix of the new file during the replacement. A file with this suffix is the spool: [`finish`] gives it the spool's
@@ -18,6 +19,16 @@ const SAVED: &str = ".saved";
 pub(super) fn replace(path: &Path, new: &Path, clear: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     step(|| fs::rename(new, with_suffix(path, SAVED)))?;
     swap(path, clear)
+}
+
+/// Renames the file of another, interrupted replacement to a rescued file, so that [`replace`] does not overwrite it and
+/// [`super::absorb`] adds its deliveries. It was on a volume that was mounted late.
+pub(super) fn keep_other(path: &Path, new: &Path) -> io::Result<()> {
+    let saved = with_suffix(path, SAVED);
+    if saved == new || !saved.exists() {
+        return Ok(());
+    }
+    fs::rename(saved, files::free_name(path, RESCUED))
 }
 
 /// Undoes a failed [`replace`]: renames the file back to `new`. Returns its current name.

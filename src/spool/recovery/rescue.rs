@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::absorb::RESCUED;
 use super::adopt::content;
 use super::copy::{Copier, CopyResult};
-use super::replace::{replace, withdraw};
+use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
 use crate::spool::files::{self, OpenFiles, with_suffix};
 use crate::spool::{Seq, SpoolError, losses, reader, schema};
@@ -93,6 +93,7 @@ impl LostSpool<'_> {
             );
             return Err(SpoolError::InUse(dir.to_owned()));
         };
+        keep_other(path, &copied.path).map_err(SpoolError::at(dir))?;
         // Chosen before the copy is renamed: otherwise it could be the copy's name, which is then free.
         let kind = if self.is_other_spool(path) { RESCUED } else { "foreign" };
         let foreign = files::free_name(path, kind);
@@ -168,8 +169,8 @@ impl LostSpool<'_> {
         })
     }
 
-    /// Whether the files at `path` are a spool with deliveries of its own, as after a volume was mounted late: its identity
-    /// is neither this spool's nor its predecessor's. [`super::absorb`] then adds its deliveries.
+    /// Whether the files at `path` are a spool and not this one, as after a volume was mounted late. [`super::absorb`] then
+    /// adds its deliveries. A spool with the same identity may have other ones, if it is a copy that was continued.
     fn is_other_spool(&self, path: &Path) -> bool {
         if self.files.is_own("") {
             return false;
@@ -178,12 +179,7 @@ impl LostSpool<'_> {
         if schema::check_header(path, &database).is_err() {
             return false;
         }
-        let identity = content(path, &database).ok().flatten().and_then(|content| content.identity);
-        let is_known = |identity| {
-            let in_table = |connection| schema::has_identity(connection, identity).unwrap_or(true);
-            identity == self.identity || self.connection.is_some_and(in_table)
-        };
-        identity.is_some_and(|identity| !is_known(identity))
+        content(path, &database).ok().flatten().is_some_and(|content| content.identity.is_some())
     }
 }
 

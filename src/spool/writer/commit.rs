@@ -9,7 +9,7 @@ use crate::spool::files::FileFault;
 use crate::spool::handle::PendingDelivery;
 use crate::spool::positions::StoredPositions;
 use crate::spool::row::{INSERT, SpoolRow};
-use crate::spool::{Seq, SpoolError, Unwritable, schema, usage};
+use crate::spool::{Seq, SpoolError, Unwritable, losses, schema, usage};
 
 /// Maximum deliveries that one transaction deletes: deleting also needs space.
 const MAX_DELETE: Seq = 2_000;
@@ -151,13 +151,14 @@ impl Writer {
             Ok(deliveries) => MAX_DELETE_PER_DELIVERY * deliveries,
         };
         let acked_seq = acked.min(self.status.acked_seq + max_delete).max(self.status.acked_seq);
+        let mut missing = 0;
         if acked_seq > self.status.acked_seq {
-            transaction.prepare_cached("DELETE FROM deliveries WHERE seq <= ?")?.execute([acked_seq])?;
-            transaction.prepare_cached(schema::ACK)?.execute([acked_seq])?;
+            missing = losses::ack(&transaction, acked_seq)?;
         }
         // Within the transaction, which already holds the locks that a measurement needs.
         let (usage, positions) = (usage::measure(&transaction)?, StoredPositions::read(&transaction)?);
         transaction.commit()?;
+        losses::count(missing, &self.metrics);
         self.positions = positions;
         self.status.last_seq = last_seq;
         self.status.acked_seq = acked_seq;
