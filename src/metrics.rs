@@ -533,10 +533,10 @@ mod tests {
         let document = fs::read_to_string(DOCUMENT).unwrap_or_default();
         let (start, _) = document.split_once("| metric |").unwrap_or((&document, ""));
         let expected = format!("{start}{}", table());
-        if env::var_os("UPDATE_DOCS").is_some() {
+        if env::var_os("BLESS").is_some() {
             fs::write(DOCUMENT, &expected).unwrap();
         } else {
-            assert_eq!(document, expected, "run: UPDATE_DOCS=1 cargo test --lib metrics");
+            assert_eq!(document, expected, "run: BLESS=1 cargo test --lib metrics");
         }
     }
 }

@@ -76,7 +76,11 @@ async fn every_example_of_the_cookbook_has_the_output_that_it_shows() {
     if std::env::var_os("BLESS").is_some() {
         return std::fs::write(cookbook_page(), real.join("```")).unwrap();
     }
-    assert_eq!(shown.join("```"), real.join("```"));
+    assert_eq!(
+        shown.join("```"),
+        real.join("```"),
+        "BLESS=1 cargo test --test it cookbook:: updates the page"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,7 @@ async fn the_document_keeps_its_paths_and_fields() {
     if std::env::var_os("BLESS").is_some() {
         fs::write(&file, &outline).unwrap();
     }
-    assert_eq!(fs::read_to_string(&file).unwrap_or_default(), outline);
+    assert_eq!(fs::read_to_string(&file).unwrap_or_default(), outline, "BLESS=1 updates the file");
 }
 
 /// `scripts/check-api` also generates clients and calls each operation.
