@@ -239,9 +239,9 @@ async fn a_new_connection_does_not_wait_for_the_lock_of_another_migration_tool()
         WHERE datname = current_database() AND application_name = 'workflow-receiver'";
     receiver.row(&format!("SELECT count(pg_terminate_backend(pid, 60000)) {sessions}")).await;
     receiver.accept(execution("second", "completed")).await;
-    let recording = async || receiver.ready().await.1["parts"]["recording"].clone();
-    until(async || recording().await["state"] == "failing").await;
+    let database = async || receiver.ready().await.1["parts"]["database"].clone();
+    until(async || database().await["state"] == "failing").await;
     sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
     receiver.wait_until_recorded().await;
-    until(async || recording().await["state"] == "ok").await;
+    until(async || database().await["state"] == "ok").await;
 }
