@@ -14,14 +14,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use workflow_receiver::config::Settings;
-use workflow_receiver::server::{Progress, RunError, Server};
+use workflow_receiver::server::{Progress, RunError, Server, StartError};
 use workflow_receiver::shutdown::Shutdown;
 
 use super::fixtures::execution;
 use super::http::{metric_of, rest};
 use super::postgres::{KeptConnection, new_database};
 use super::spool::spool_file;
-use super::wait::{PATIENCE, until, within};
+use super::wait::{PATIENCE, pause, until, within};
 
 /// The default settings, with free ports and a spool in `dir`.
 pub(crate) fn settings(dir: &Path) -> Settings {
@@ -94,6 +94,19 @@ impl Drop for Running {
     }
 }
 
+/// Starts the server. A process that another test starts has copies of all open files until its `exec`, also of the locked
+/// files of a receiver that has just stopped in this directory.
+async fn start(settings: &Settings, database: &PgConnectOptions) -> Server {
+    loop {
+        match Server::start(settings, database.clone()).await {
+            Err(StartError::Spool(error)) if error.to_string().contains("in use by another receiver") => {
+                pause().await;
+            }
+            started => return started.unwrap(),
+        }
+    }
+}
+
 impl TestReceiver {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -116,7 +129,7 @@ impl TestReceiver {
     ) -> Self {
         let mut settings = settings(dir.path());
         change(&mut settings);
-        let server = Server::start(&settings, database.clone()).await.unwrap();
+        let server = within(start(&settings, &database)).await;
         Self {
             url: server.webhook_url(),
             admin: format!("http://{}", server.admin_address()),
