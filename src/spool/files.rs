@@ -19,6 +19,8 @@ use super::recovery::sequence::SequenceTable;
 
 /// The database. SQLite puts the write-ahead log and its index (`-shm`) beside it.
 pub(super) const DATABASE: &str = "spool.db";
+/// The kind in the names of files whose deliveries are added to the spool.
+pub(super) const RESCUED: &str = "rescued";
 /// The first bytes of every database.
 pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const NAMES: [&str; 3] = [DATABASE, "spool.db-wal", "spool.db-shm"];

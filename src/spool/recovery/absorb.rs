@@ -12,11 +12,8 @@ use super::salvage::SalvagePlan;
 use super::wal::HEADER_BYTES;
 use crate::metrics::Metrics;
 use crate::spool::SpoolError;
-use crate::spool::files::{self, with_suffix};
+use crate::spool::files::{self, RESCUED, with_suffix};
 use crate::spool::schema;
-
-/// The kind in the names of rescued files.
-pub(super) const RESCUED: &str = "rescued";
 
 /// Copies the deliveries of all rescued files into the spool. Then a file that was read to its end is removed. A damaged one
 /// is renamed to `spool.db.damaged-N`, so that no later start reads it again. After a crash in between, some deliveries

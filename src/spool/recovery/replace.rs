@@ -5,8 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::absorb::RESCUED;
-use crate::spool::files::{self, step, with_suffix};
+use crate::spool::files::{self, RESCUED, step, with_suffix};
 
 /// The suffix of the new file during the replacement. A file with this suffix is the spool: [`finish`] gives it the spool's
 /// name.

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::absorb::RESCUED;
 use super::adopt::content;
 use super::copy::{Copier, CopyResult};
 use super::replace::{keep_other, replace, withdraw};
 use super::salvage::{Source, read_source};
-use crate::spool::files::{self, OpenFiles, with_suffix};
+use crate::spool::files::{self, OpenFiles, RESCUED, with_suffix};
 use crate::spool::{Seq, SpoolError, losses, reader, schema};
 
 /// The spool that was opened in the place of the lost one.

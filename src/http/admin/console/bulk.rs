@@ -8,10 +8,11 @@ use maud::{Markup, html};
 
 use super::bulks::{progress, received};
 use super::components::{ago, chip, copy_button, count, crumbs, empty, notice};
-use super::executions::{next_page, of_bulk, previews, table};
+use super::executions::{of_bulk, previews, table};
 use super::expected as expected_page;
 use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
+use super::next_page::next_page;
 use super::params::{Params, url};
 use super::reconcile;
 use super::results::{Label, Size, gallery, partial_note};

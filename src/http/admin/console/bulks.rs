@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, badge, bar, chip, count, empty, notice, plural};
-use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
+use super::next_page::next_page;
 use super::params::{Params, filtered, path};
 use super::state::{Console, ConsoleState};
 use super::text::visible;

@@ -5,8 +5,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::components::{ago, empty, notice, period_chips, status};
-use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
+use super::next_page::next_page;
 use super::params::{Params, path};
 use super::state::{Console, ConsoleState};
 use super::text::visible;

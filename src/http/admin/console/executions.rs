@@ -13,6 +13,7 @@ use super::failure_class::failure_class;
 use super::hosts::ResultHosts;
 use super::layout::{self, PageError, Tab};
 use super::media::thumbnail;
+use super::next_page::next_page;
 use super::params::{Params, path};
 use super::sections::fetched;
 use super::state::{Console, ConsoleState};
@@ -376,18 +377,6 @@ fn pager(params: &Params, page: &Page<Execution>, is_search: bool) -> Markup {
             }
         }
         (next_page(params, page.next.as_deref(), older))
-    }
-}
-
-/// Links to the newest rows and to older ones.
-pub(super) fn next_page(params: &Params, next: Option<&str>, older: &str) -> Markup {
-    html! {
-        @if params.is_continued() || next.is_some() {
-            nav.pager aria-label="Pages of the list" {
-                @if params.is_continued() { a.button href=(params.with(&[])) { "Newest" } } @else { span {} }
-                @if next.is_some() { a.button rel="next" href=(params.with(&[("cursor", next)])) { (older) } }
-            }
-        }
     }
 }
 

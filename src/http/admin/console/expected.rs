@@ -5,8 +5,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::components::{badge, chip, count, due, empty, status};
-use super::executions::next_page;
 use super::layout::{self, PageError, Tab};
+use super::next_page::next_page;
 use super::params::{Params, path};
 use super::reconcile;
 use super::state::{Console, ConsoleState};

@@ -28,6 +28,7 @@ pub(super) mod login;
 mod login_limit;
 mod mapping_form;
 mod media;
+mod next_page;
 mod not_found;
 mod overview;
 mod params;

@@ -5,9 +5,9 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::components::{ago, chip, empty, notice, period_chips, status};
-use super::executions::next_page;
 use super::failure_class::failure_class;
 use super::layout::{self, PageError, Tab};
+use super::next_page::next_page;
 use super::params::{Params, path, url};
 use super::state::{Console, ConsoleState};
 use super::text::{excerpt, visible, visible_attribute};

@@ -7,10 +7,10 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::components::{ago, badge, bytes, count, empty, notice, plural};
-use super::executions::next_page;
 use super::form::{self, FormData, done};
 use super::layout::{self, PageError, Tab};
 use super::mapping_form::MappingForm;
+use super::next_page::next_page;
 use super::params::{Params, url};
 use super::state::{Console, ConsoleState};
 use super::text::{visible, with_code};
