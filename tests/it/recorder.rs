@@ -204,6 +204,14 @@ async fn the_limit_of_the_quarantine_holds_over_several_connections() {
     assert_eq!(receiver.row("SELECT count(*) FROM quarantine").await["count"], 10);
 }
 
+const RECORDING_CONNECTIONS: &str = "FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'workflow-receiver'";
+
+async fn terminate_connections(receiver: &TestReceiver) {
+    let terminate = format!("SELECT count(pg_terminate_backend(pid, 60000)) {RECORDING_CONNECTIONS}");
+    receiver.row(&terminate).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_idle_connections_are_replaced_without_a_failure() {
     let receiver = TestReceiver::start_in(
@@ -213,11 +221,9 @@ async fn lost_idle_connections_are_replaced_without_a_failure() {
     )
     .await;
     receiver.wait_until_recorded().await;
-    let sessions = "FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'workflow-receiver'";
-    let connected = format!("SELECT count(*) {sessions}");
+    let connected = format!("SELECT count(*) {RECORDING_CONNECTIONS}");
     assert!(receiver.row(&connected).await["count"].as_i64() > Some(1));
-    receiver.row(&format!("SELECT count(pg_terminate_backend(pid, 60000)) {sessions}")).await;
+    terminate_connections(&receiver).await;
     for n in 100..108 {
         receiver.accept(execution(&n.to_string(), "completed")).await;
         receiver.wait_until_recorded().await;
@@ -235,9 +241,7 @@ async fn a_new_connection_does_not_wait_for_the_lock_of_another_migration_tool()
     receiver.wait_until_recorded().await;
     let mut holder = receiver.connection().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations").execute(&mut holder).await.unwrap();
-    let sessions = "FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'workflow-receiver'";
-    receiver.row(&format!("SELECT count(pg_terminate_backend(pid, 60000)) {sessions}")).await;
+    terminate_connections(&receiver).await;
     receiver.accept(execution("second", "completed")).await;
     let database = async || receiver.ready().await.1["parts"]["database"].clone();
     until(async || database().await["state"] == "failing").await;
