@@ -40,7 +40,7 @@ const CHECKSUMS: [(&str, &str); 12] = [
     ),
     (
         "0006_views.sql",
-        "0714ccc0579e21a162973945f39b458509a5e0a5204adef0936e317f0792e0e185c351f9731c106c43ba10002defef93",
+        "39ac221e1a48a7c29ee9c2113a74fb3b3d8db6b727cce3c0994e632b7ba4510e501bbfa19303b1842808154bfe0e8729",
     ),
     (
         "0007_expected.sql",

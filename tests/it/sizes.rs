@@ -111,6 +111,24 @@ async fn an_output_with_very_many_elements_is_paged_and_exported_up_to_the_limit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn texts_with_very_many_urls_are_read_and_exported_within_the_time_of_a_query() {
+    let receiver = TestReceiver::start().await;
+    execute(
+        &receiver,
+        "INSERT INTO executions (execution_id, workflow_id, status, output, payload, deliveries,
+                first_received_at, last_received_at)
+            SELECT 'urls', 'w', 'completed', jsonb_agg(repeat('a://b' || n || ' ', 140000)), '{}'::jsonb, 1, now(), now()
+            FROM generate_series(1, 8) AS n",
+    )
+    .await;
+    let whole = get_json(&receiver, "/api/v1/executions/urls").await;
+    assert_eq!(whole["results"]["items"][0]["url"], "a://b1");
+    // The URL of the first text; then the other texts, whose URLs are over the limit of 10,000 values.
+    assert_eq!(exported(&receiver, "execution=urls").await, (1..=8).collect::<Vec<_>>());
+    assert_eq!(whole["results"]["items"][1]["kind"], "data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_compress_well_are_paged_and_exported_by_the_size_of_their_text() {
     let receiver = TestReceiver::start().await;
     execute(
