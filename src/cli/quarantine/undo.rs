@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{ACTOR, PAGE, list};
 use crate::cli::args::{OutputArgs, TimeArgs};
-use crate::cli::output::{Output, note, print_line};
+use crate::cli::output::{print_items, print_line};
 use crate::cli::table::{Column, number, prose, text, timestamp};
 use crate::cli::{CommandError, query_pool};
 use crate::config::Settings;
@@ -55,9 +55,7 @@ pub(super) async fn list_retried(
     let mut retried = pool.run(&RetriedEntries { since, limit: limit.saturating_add(1) }).await?;
     let more = i64::try_from(retried.len()).is_ok_and(|rows| rows > limit);
     retried.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut out = Output::new();
-    out.items(output.json, &mut out.table(RETRIED), &retried)?;
-    out.flush()?;
+    print_items(output.json, RETRIED, &retried)?;
     if more {
         output.note_more();
     } else if retried.is_empty() && !output.json {
