@@ -71,7 +71,7 @@ impl Prune {
         }
         let mut connection = DbConnection::for_pruning(database, None).await?;
         let clocks = Clocks::read(&mut connection).await?.agreed()?;
-        let cutoffs = Cutoffs::at(clocks.earlier, retention);
+        let cutoffs = Cutoffs::at(clocks.earlier, *retention);
         let mut report: Vec<_> = RetentionTarget::VARIANTS
             .iter()
             .filter_map(|target| {
