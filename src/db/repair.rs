@@ -114,7 +114,8 @@ impl DbConnection {
     /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost of an execution to its day. A
     /// second call changes nothing. `None` when there is no such row with `payload_bytes`.
     pub(crate) async fn repair(&mut self, kind: Kind, id: &str) -> Result<Option<Repaired>, DbError> {
-        let repaired = self.retry_contention(async |connection| connection.fill_in(kind, id).await).await?;
+        let repaired =
+            self.retry_contention((kind, id), |db, (kind, id)| Box::pin(db.fill_in(*kind, id))).await?;
         Ok(repaired.unwrap_or_else(|error| Some(Repaired::Refused(error.to_string()))))
     }
 

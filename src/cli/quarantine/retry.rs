@@ -1,6 +1,7 @@
 //! `workflow-receiver quarantine retry`
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 use std::collections::BTreeSet;
 
 use clap::Args;
@@ -113,12 +114,13 @@ impl Retry {
         &self,
         mapping: &Mapping<'_>,
         body: &[u8],
-        ignored: &RefCell<BTreeSet<String>>,
+        ignored: &Mutex<BTreeSet<String>>,
     ) -> Result<Vec<Extracted>, String> {
         let extracted = mapping.extract(body, self.force).map_err(|why| why.to_string())?;
         // Without a mapping, the body is recorded as it was received.
         for part in extracted.iter().filter(|_| !mapping.is_empty()) {
-            ignored.borrow_mut().extend(part.ignored.iter().cloned());
+            let mut ignored = ignored.lock().unwrap_or_else(PoisonError::into_inner);
+            ignored.extend(part.ignored.iter().cloned());
         }
         Ok(extracted)
     }
@@ -130,7 +132,7 @@ impl Retry {
         mapping: &Mapping<'_>,
         tally: &mut Tally,
     ) -> Result<(), CommandError> {
-        let ignored = RefCell::default();
+        let ignored = Mutex::default();
         let extract = |body: &[u8]| self.extract(mapping, body, &ignored);
         let mode = if self.dry_run { RetryMode::Preview } else { RetryMode::Record };
         match connection.retry_quarantined(id, mode, extract).await? {
@@ -141,7 +143,7 @@ impl Retry {
                     let (execution, disposition) = (printable(&execution_id), disposition.as_str());
                     print_line(format_args!("{id}: {verb} as {execution} ({disposition})"));
                 }
-                let ignored: Vec<_> = ignored.into_inner().into_iter().collect();
+                let ignored: Vec<_> = ignored.into_inner().unwrap_or_default().into_iter().collect();
                 if !ignored.is_empty() {
                     let keys = ignored.join(", ");
                     print_line(format_args!("{id}: not read, only in the payload: {}", printable(&keys)));

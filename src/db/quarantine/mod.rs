@@ -112,27 +112,19 @@ impl DbConnection {
         &mut self,
         id: i64,
         mode: RetryMode,
-        extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
+        extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync,
     ) -> Result<Retried, DbError> {
-        let mut retries = 0;
-        // Not an async closure: the console needs a future that is Send.
-        loop {
-            match self.retry(id, mode, &extract).await {
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    if let Some(error) = self.after_contention(error, &mut retries).await? {
-                        return Ok(Retried::Retained(error.to_string()));
-                    }
-                }
-            }
-        }
+        let retry = self.retry_contention((id, mode, extract), |db, (id, mode, extract)| {
+            Box::pin(db.retry(*id, *mode, extract))
+        });
+        Ok(retry.await?.unwrap_or_else(|error| Retried::Retained(error.to_string())))
     }
 
     async fn retry(
         &mut self,
         id: i64,
         mode: RetryMode,
-        extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
+        extract: &(impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync),
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query_as!(
             Entry,

@@ -319,18 +319,8 @@ fn ids_of(recorded: &[(Kind, String)], kind: Kind) -> Vec<&str> {
 impl DbConnection {
     /// Undoes the retry of an entry, or changes nothing.
     pub(crate) async fn undo_retry(&mut self, quarantine_id: i64) -> Result<Undone, DbError> {
-        let mut retries = 0;
-        // Not an async closure: the console needs a future that is Send.
-        loop {
-            match self.try_undo(quarantine_id).await {
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    if let Some(error) = self.after_contention(error, &mut retries).await? {
-                        return Ok(Undone::Refused(error.to_string()));
-                    }
-                }
-            }
-        }
+        let undone = self.retry_contention(quarantine_id, |db, id| Box::pin(db.try_undo(*id))).await?;
+        Ok(undone.unwrap_or_else(|error| Undone::Refused(error.to_string())))
     }
 
     /// Locks rows in the order of recording, after the row of `quarantine_retries`: only another undo waits for that row.
