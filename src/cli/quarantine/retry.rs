@@ -1,12 +1,11 @@
 //! `workflow-receiver quarantine retry`
 
-use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 
-use super::{ACTOR, PAGE, absent, list};
+use super::{ACTOR, absent, list};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
 use crate::db::{DbConnection, Retried, RetryMode};
@@ -70,26 +69,10 @@ impl Retry {
         } else {
             Some(connection.begin_audit(ACTOR, "quarantine.retry", &mapping.describe(&entries)).await?)
         };
-        let (mut after, mut ids) = (0, self.ids.clone());
-        loop {
-            if self.all || self.acknowledged {
-                let page = connection.quarantined(after, PAGE).await?;
-                let Some(last) = page.last() else { break };
-                after = last.quarantine_id;
-                ids = page
-                    .iter()
-                    .filter(|entry| {
-                        entry.intact && !entry.is_unconfirmed() && (entry.acknowledged || !self.acknowledged)
-                    })
-                    .map(|entry| entry.quarantine_id)
-                    .collect();
-            }
-            for id in &ids {
-                self.retry(connection, *id, &mapping, &mut tally).await?;
-            }
-            if !self.all && !self.acknowledged {
-                break;
-            }
+        let is_selected = self.all || self.acknowledged;
+        let ids = if is_selected { connection.retriable(self.acknowledged).await? } else { self.ids.clone() };
+        for id in ids {
+            self.retry(connection, id, &mapping, &mut tally).await?;
         }
         let Tally { recorded, unverified, not_recorded } = tally;
         if unverified > 0 {

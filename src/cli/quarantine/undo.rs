@@ -3,7 +3,7 @@
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::{ACTOR, PAGE, list};
+use super::{ACTOR, list};
 use crate::cli::args::{OutputArgs, TimeArgs};
 use crate::cli::output::{print_items, print_line};
 use crate::cli::table::{Column, number, prose, text, timestamp};
@@ -17,6 +17,8 @@ use crate::logging::printable;
 
 /// Maximum retries that one command undoes with `--since`.
 const MAX_UNDONE: i64 = 100_000;
+/// Maximum retries of an action in the audit log.
+const MAX_AUDITED: usize = 1_000;
 
 /// Arguments of `quarantine undo`.
 #[derive(Debug, Args)]
@@ -58,8 +60,6 @@ pub(super) async fn list_retried(
     print_items(output.json, RETRIED, &retried)?;
     if more {
         output.note_more();
-    } else if retried.is_empty() && !output.json {
-        note("No rows.");
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ impl Undo {
             }
         };
         let (mut undone, mut not_undone) = (0, 0);
-        for ids in ids.chunks(usize::try_from(PAGE).unwrap_or(usize::MAX)) {
+        for ids in ids.chunks(MAX_AUDITED) {
             let audit_id = connection.begin_audit(ACTOR, "quarantine.undo", &list(ids)).await?;
             let before = not_undone;
             for id in ids {
