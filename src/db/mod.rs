@@ -10,6 +10,7 @@ mod changes;
 mod database;
 mod error;
 mod expected;
+mod kinds;
 mod migrations;
 mod pool;
 mod quarantine;
