@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -60,9 +62,12 @@ impl ListRow for Conflict {
     }
 }
 
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line.
+#[group(id = "conflict_filter")]
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
+    #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new())]
     /// Only conflicts of this execution.
     #[param(inline, value_type = Option<Identifier>)]
     pub(crate) execution: Option<String>,

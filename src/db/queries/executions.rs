@@ -263,7 +263,7 @@ pub(crate) type Executions = Listing<Filter>;
 
 impl Executions {
     /// The first page of a bulk's executions.
-    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+    pub(crate) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
