@@ -25,8 +25,8 @@ mod verification;
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use futures_util::future::BoxFuture;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 pub(crate) use canary::CanaryRows;
@@ -56,6 +56,8 @@ pub(crate) struct DbConnection {
     settings: TransactionSettings,
     /// The [`Database::generation`] of the connection.
     generation: u64,
+    /// Whether the connection was idle in a pool before. A restart of PostgreSQL, a pooler or the network may have closed it.
+    pub(crate) was_idle: bool,
 }
 
 impl DbConnection {
@@ -66,7 +68,7 @@ impl DbConnection {
         settings: TransactionSettings,
     ) -> Result<Self, DbError> {
         let (connection, generation) = database.connect(application_name).await?;
-        Ok(Self { connection, settings, generation })
+        Ok(Self { connection, settings, generation, was_idle: false })
     }
 
     /// Connects for a command that writes.

@@ -209,7 +209,7 @@ impl Recorder {
                 }
             };
             if error.is_lost() {
-                let replace = replace_lost && connection.was_idle;
+                let replace = replace_lost && connection.db.was_idle;
                 connection.lost();
                 if replace {
                     replace_lost = false;

@@ -237,7 +237,6 @@ impl Shared<'_> {
         let (numbered, numbered_rx) = watch::channel(());
         let sequencer = Sequencer {
             pool: self.recording_pool.clone(),
-            statement_timeout: settings.database.statement_timeout,
             committed: Arc::default(),
             recording: self.recording.clone(),
             numbered,
