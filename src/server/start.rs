@@ -252,13 +252,11 @@ impl Shared<'_> {
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             spool: self.spool_status.clone(),
-            acks,
             health,
-            stuck_status: stuck,
             sequencer,
             unverified_stored: stored,
             give_up: self.give_up.clone(),
-            shared: recorder::SharedState::default(),
+            shared: recorder::SharedState::new(stuck, acks),
         };
         (recorder, stuck_rx, numbered_rx)
     }
