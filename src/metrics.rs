@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -53,11 +53,11 @@ macro_rules! metrics {
 }
 
 metrics! {
-    webhooks_answered: Family<StatusLabel, Counter>,
+    webhooks_answered: Family<Label<u16>, Counter>,
         "Responses of the webhook port except health checks, by HTTP status; 400 and 431 also count malformed and oversized heads";
-    webhooks_unrouted: Family<ReasonLabel, Counter>,
+    webhooks_unrouted: Family<Label, Counter>,
         "Requests to the webhook port answered 404 or 405, by reason: double_slash (POST with // in the path), unknown_path (other POST), wrong_method (webhook path without POST), other";
-    webhooks_unauthenticated: Family<ReasonLabel, Counter>,
+    webhooks_unauthenticated: Family<Label, Counter>,
         "Requests answered 401, by reason: no_credentials, timestamp, signature, secret, token";
     requests_in_flight: Gauge,
         "Requests to the webhook route without a response yet";
@@ -65,7 +65,7 @@ metrics! {
         "Requests in flight whose body has not arrived completely";
     connections_rejected: Counter,
         "Connections closed at once because the limit was reached and no connection could be evicted";
-    connections_unanswered: Family<UnansweredLabel, Counter>,
+    connections_unanswered: Family<[(&'static str, &'static str); 2], Counter>,
         "Connections that ended without a response, by port (webhooks, admin) and reason: tls_on_plain_port, proxy_protocol, no_request (no byte was received), head_timeout (also evicted at http.max_connections), head_interrupted, request_dropped (evicted, or over HTTP/2 reset, before the response)";
     panics: Counter,
         "Requests that ended in a panic: each is a bug";
@@ -95,11 +95,11 @@ metrics! {
         "Upper bound of deliveries that are missing in the spool or cannot be read; 1 if the number is unknown";
     database_up: Gauge,
         "1 while PostgreSQL records deliveries, 0 while it is unreachable or refuses all of them";
-    deliveries_recorded: Family<OutcomeLabel, Counter>,
+    deliveries_recorded: Family<Label, Counter>,
         "Deliveries committed to PostgreSQL, by outcome: new, replacement, duplicate, conflict, conflict_dropped, quarantined, unverified (unsigned: waits for its verification, not recorded yet), dropped";
-    executions_recorded: Family<ExecutionLabel, Counter>,
+    executions_recorded: Family<Label, Counter>,
         "New executions and replaced statuses committed to PostgreSQL, by status of the execution: completed (also succeeded and success), failed, cancelled, other (any other status, which is not terminal)";
-    predictions_recorded: Family<ExecutionLabel, Counter>,
+    predictions_recorded: Family<Label, Counter>,
         "New predictions and replaced statuses committed to PostgreSQL, by status as in executions_recorded, which does not count predictions";
     record_batch_rows: Histogram = rows(),
         "Deliveries in one transaction in PostgreSQL";
@@ -121,7 +121,7 @@ metrics! {
         "Deliveries answered 422, and unsigned ones that each::labs did not confirm, that were not stored: the quarantine is full, or PostgreSQL refused the row";
     quarantine_acknowledged: Gauge,
         "Quarantine entries that were answered 200, except unsigned ones that each::labs did not confirm, by the latest count in PostgreSQL";
-    pruned: Family<KindLabel, Counter>,
+    pruned: Family<Label, Counter>,
         "Rows removed because of retention.*, by kind: executions, payloads, predictions, prediction_payloads, expected, bulks, conflicts, prediction_conflicts, quarantine, quarantine_retries, changes (in batches)";
     prune_failing: Gauge,
         "1 while old rows cannot be removed, 0 otherwise";
@@ -129,21 +129,21 @@ metrics! {
         "Unix time at which this receiver last completed a removal of old rows; 0 before the first";
     clock_skew [Seconds]: Gauge<f64, AtomicU64>,
         "The receiver's clock minus PostgreSQL's, compared before rows are removed (retention.*); 0 before the first comparison";
-    api_answered: Family<StatusLabel, Counter>,
+    api_answered: Family<Label<u16>, Counter>,
         "Requests to /api/v1 on the admin port, by HTTP status of the response";
     api_read [Seconds]: Histogram = seconds(),
         "Duration of a query of the read API in PostgreSQL, the wait for a connection included";
     changes_numbered_timestamp [Seconds]: Gauge,
         "Unix time at which this receiver last found that every committed change has a number; 0 before the first";
-    eachlabs_requests: Family<ResultLabel, Counter>,
+    eachlabs_requests: Family<Label, Counter>,
         "Requests to the API of each::labs, by result: ok, not_found, denied (the key was rejected), throttled (429), rejected (other 4xx), failed (5xx), unreachable (no complete response), unusable (too large, or not the documented JSON)";
-    executions_fetched: Family<SourceLabel, Counter>,
+    executions_fetched: Family<Label, Counter>,
         "Executions read from the API of each::labs because their webhook did not arrive, by source: delivery_log, list, execution";
     reconcile_failing: Gauge,
         "1 while missed webhooks cannot be fetched in the background, 0 otherwise";
     reconcile_success_timestamp [Seconds]: Gauge,
         "Unix time at which this receiver last completed a comparison with each::labs in the background; 0 before the first";
-    verifications: Family<ResultLabel, Counter>,
+    verifications: Family<Label, Counter>,
         "Unsigned webhooks (auth.verify_unsigned), by the result of their verification: confirmed (recorded), different and unknown (stored in quarantine)";
     verification_failing: Gauge,
         "1 while unsigned webhooks cannot be verified because the API of each::labs cannot be used, 0 otherwise";
@@ -177,47 +177,8 @@ fn rows() -> Histogram {
     Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0])
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct StatusLabel {
-    status: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ReasonLabel {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct UnansweredLabel {
-    port: &'static str,
-    reason: &'static str,
-}
-
-/// The class of a status: see [`status::class`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ExecutionLabel {
-    status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct SourceLabel {
-    source: &'static str,
-}
+/// The name and value of the only label of a metric.
+type Label<Value = &'static str> = [(&'static str, Value); 1];
 
 /// How a request to the API of `each::labs` ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -285,88 +246,31 @@ pub(crate) enum Unanswered {
     RequestDropped,
 }
 
-impl Port {
-    pub(crate) fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl Unrouted {
-    pub(crate) fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl ApiResult {
-    pub(crate) fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl Unanswered {
-    pub(crate) fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-/// The values of the gauges that are measured when `/metrics` is requested.
-#[derive(Debug, Default)]
-pub(crate) struct Levels {
-    pub(crate) requests_in_flight: usize,
-    pub(crate) requests_receiving_body: usize,
-    pub(crate) body_memory: usize,
-    pub(crate) intake_depth: usize,
-    pub(crate) spool_depth: i64,
-    pub(crate) spool_bytes: u64,
-    pub(crate) spool_wal_bytes: u64,
-    pub(crate) spool_oldest_received_at: Option<OffsetDateTime>,
-    pub(crate) event_listeners: usize,
-    pub(crate) ready: bool,
-    pub(crate) recording_stalled: bool,
-    pub(crate) stuck: usize,
-    pub(crate) stuck_oldest_received_at: Option<OffsetDateTime>,
-}
-
 impl Metrics {
     /// Counters start at 0, also those of the most important labels: an alert sees the first 503 as an increase.
     pub(crate) fn new() -> Self {
         let mut metrics = Self::register();
-        metrics.answered_200 = metrics.webhooks_answered.get_or_create(&StatusLabel { status: 200 }).clone();
+        metrics.answered_200 = metrics.webhooks_answered.get_or_create(&[("status", 200)]).clone();
         for status in [400, 401, 403, 404, 405, 408, 413, 415, 422, 431, 500, 503] {
-            let _ = metrics.webhooks_answered.get_or_create(&StatusLabel { status });
+            let _ = metrics.webhooks_answered.get_or_create(&[("status", status)]);
         }
-        for reason in Unrouted::VARIANTS {
-            let _ = metrics.webhooks_unrouted.get_or_create(&ReasonLabel { reason: reason.as_str() });
+        for status in [200, 503] {
+            let _ = metrics.api_answered.get_or_create(&[("status", status)]);
         }
         for (port, reason) in
             Port::VARIANTS.iter().flat_map(|port| Unanswered::VARIANTS.iter().map(move |r| (port, r)))
         {
-            let label = UnansweredLabel { port: port.as_str(), reason: reason.as_str() };
+            let label = [("port", port.into()), ("reason", reason.into())];
             let _ = metrics.connections_unanswered.get_or_create(&label);
         }
-        for status in status::CLASSES {
-            let _ = metrics.executions_recorded.get_or_create(&ExecutionLabel { status });
-            let _ = metrics.predictions_recorded.get_or_create(&ExecutionLabel { status });
-        }
-        for status in [200, 503] {
-            let _ = metrics.api_answered.get_or_create(&StatusLabel { status });
-        }
-        for error in AuthError::VARIANTS {
-            let _ = metrics.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() });
-        }
-        for result in ApiResult::VARIANTS {
-            let _ = metrics.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() });
-        }
-        for result in VerificationResult::VARIANTS {
-            let _ = metrics.verifications.get_or_create(&ResultLabel { result: result.into() });
-        }
-        for source in FetchSource::VARIANTS {
-            let _ = metrics.executions_fetched.get_or_create(&SourceLabel { source: source.as_str() });
-        }
-        for disposition in Disposition::iter() {
-            let _ =
-                metrics.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() });
-        }
+        start(&metrics.webhooks_unrouted, "reason", Unrouted::VARIANTS);
+        start(&metrics.webhooks_unauthenticated, "reason", AuthError::VARIANTS);
+        start(&metrics.executions_recorded, "status", status::CLASSES);
+        start(&metrics.predictions_recorded, "status", status::CLASSES);
+        start(&metrics.deliveries_recorded, "outcome", Disposition::iter());
+        start(&metrics.eachlabs_requests, "result", ApiResult::VARIANTS);
+        start(&metrics.verifications, "result", VerificationResult::VARIANTS);
+        start(&metrics.executions_fetched, "source", FetchSource::VARIANTS);
         metrics
     }
 
@@ -374,21 +278,21 @@ impl Metrics {
         if status == 200 {
             self.answered_200.inc();
         } else {
-            self.webhooks_answered.get_or_create(&StatusLabel { status }).inc();
+            self.webhooks_answered.get_or_create(&[("status", status)]).inc();
         }
     }
 
     /// The number of webhooks that were answered 503.
     pub(crate) fn answered_503(&self) -> u64 {
-        self.webhooks_answered.get_or_create(&StatusLabel { status: 503 }).get()
+        self.webhooks_answered.get_or_create(&[("status", 503)]).get()
     }
 
     pub(crate) fn unrouted(&self, reason: Unrouted) {
-        self.webhooks_unrouted.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+        self.webhooks_unrouted.get_or_create(&[("reason", reason.into())]).inc();
     }
 
     pub(crate) fn unanswered(&self, port: Port, reason: Unanswered) {
-        let label = UnansweredLabel { port: port.as_str(), reason: reason.as_str() };
+        let label = [("port", port.into()), ("reason", reason.into())];
         self.connections_unanswered.get_or_create(&label).inc();
     }
 
@@ -398,23 +302,23 @@ impl Metrics {
             Kind::Workflow => &self.executions_recorded,
             Kind::Prediction => &self.predictions_recorded,
         };
-        counters.get_or_create(&ExecutionLabel { status: status::class(status) }).inc();
+        counters.get_or_create(&[("status", status::class(status))]).inc();
     }
 
     pub(crate) fn eachlabs_requested(&self, result: ApiResult) {
-        self.eachlabs_requests.get_or_create(&ResultLabel { result: result.as_str() }).inc();
+        self.eachlabs_requests.get_or_create(&[("result", result.into())]).inc();
     }
 
     pub(crate) fn verified(&self, result: VerificationResult) {
-        self.verifications.get_or_create(&ResultLabel { result: result.into() }).inc();
+        self.verifications.get_or_create(&[("result", result.into())]).inc();
     }
 
     pub(crate) fn fetched(&self, source: FetchSource) {
-        self.executions_fetched.get_or_create(&SourceLabel { source: source.as_str() }).inc();
+        self.executions_fetched.get_or_create(&[("source", source.as_str())]).inc();
     }
 
     pub(crate) fn recorded(&self, disposition: Disposition) {
-        self.deliveries_recorded.get_or_create(&OutcomeLabel { outcome: disposition.as_str() }).inc();
+        self.deliveries_recorded.get_or_create(&[("outcome", disposition.as_str())]).inc();
     }
 
     pub(crate) fn batch_recorded(&self, rows: usize, oldest: OffsetDateTime) {
@@ -435,29 +339,21 @@ impl Metrics {
     }
 
     pub(crate) fn unauthenticated(&self, error: AuthError) {
-        self.webhooks_unauthenticated.get_or_create(&ReasonLabel { reason: error.as_str() }).inc();
-    }
-
-    pub(crate) fn connection_rejected(&self) {
-        self.connections_rejected.inc();
+        self.webhooks_unauthenticated.get_or_create(&[("reason", error.into())]).inc();
     }
 
     pub(crate) fn pruned(&self, kind: &'static str, removed: usize) {
-        self.pruned.get_or_create(&KindLabel { kind }).inc_by(removed as u64);
+        self.pruned.get_or_create(&[("kind", kind)]).inc_by(removed as u64);
     }
 
     /// Deliveries stored in quarantine since the start.
     pub(crate) fn quarantined(&self) -> u64 {
         let outcome = Disposition::Quarantined { quarantine_id: 0 }.as_str();
-        self.deliveries_recorded.get_or_create(&OutcomeLabel { outcome }).get()
+        self.deliveries_recorded.get_or_create(&[("outcome", outcome)]).get()
     }
 
     pub(crate) fn api_answered(&self, status: u16) {
-        self.api_answered.get_or_create(&StatusLabel { status }).inc();
-    }
-
-    pub(crate) fn api_read(&self, took: Duration) {
-        self.api_read.observe(took.as_secs_f64());
+        self.api_answered.get_or_create(&[("status", status)]).inc();
     }
 
     pub(crate) fn panicked(&self) {
@@ -465,28 +361,26 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub(crate) fn render(&self, now: &Levels) -> String {
-        let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.requests_in_flight.set(level(now.requests_in_flight));
-        self.requests_receiving_body.set(level(now.requests_receiving_body));
-        self.body_memory.set(level(now.body_memory));
-        self.intake_depth.set(level(now.intake_depth));
-        self.event_listeners.set(level(now.event_listeners));
-        self.ready.set(i64::from(now.ready));
-        self.recording_stalled.set(i64::from(now.recording_stalled));
-        self.stuck_deliveries.set(level(now.stuck));
-        self.stuck_oldest_age.set(now.stuck_oldest_received_at.map_or(0.0, age));
-        self.spool_depth.set(now.spool_depth);
-        self.spool_used.set(i64::try_from(now.spool_bytes).unwrap_or(i64::MAX));
-        self.spool_wal.set(i64::try_from(now.spool_wal_bytes).unwrap_or(i64::MAX));
-        self.spool_oldest_age.set(now.spool_oldest_received_at.map_or(0.0, age));
+    pub(crate) fn render(&self) -> String {
         let mut page = String::new();
         text::encode(&mut page, &self.registry).expect("writing to a string cannot fail");
         page
     }
 }
 
-fn age(since: OffsetDateTime) -> f64 {
+/// Adds a series for each value of the label.
+fn start<V: Into<&'static str>>(
+    counters: &Family<Label, Counter>,
+    label: &'static str,
+    values: impl IntoIterator<Item = V>,
+) {
+    for value in values {
+        let _ = counters.get_or_create(&[(label, value.into())]);
+    }
+}
+
+/// The seconds since a time; 0 for a time in the future.
+pub(crate) fn age(since: OffsetDateTime) -> f64 {
     (OffsetDateTime::now_utc() - since).as_seconds_f64().max(0.0)
 }
 
@@ -508,8 +402,7 @@ mod tests {
     fn table() -> String {
         let metrics = Metrics::new();
         metrics.pruned("executions", 0);
-        let mut text = String::new();
-        text::encode(&mut text, &metrics.registry).unwrap();
+        let text = metrics.render();
         let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (series, set) in text.lines().filter_map(|line| line.split_once('{')) {
             let set = set.split_once('}').unwrap().0.split(',').map(|label| label.split_once('=').unwrap().0);

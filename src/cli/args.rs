@@ -72,11 +72,6 @@ impl OutputArgs {
         Self { limit: DEFAULT_LIMIT, all: false, json }
     }
 
-    /// All rows.
-    pub(super) fn every_row() -> Self {
-        Self { limit: DEFAULT_LIMIT, all: true, json: false }
-    }
-
     pub(super) fn max_rows(&self) -> i64 {
         if self.all { i64::from(i32::MAX) } else { self.limit }
     }

@@ -13,7 +13,7 @@ use super::{CommandError, database, query_pool};
 use crate::config::Settings;
 use crate::db::DbConnection;
 use crate::db::queries::bulks::{self, Bulk, BulkDetail, Complete, GetBulk};
-use crate::db::queries::executions::{self, Executions};
+use crate::db::queries::executions::Executions;
 use crate::db::queries::expected::ExpectedQuery;
 use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::results::ResultsQuery;
@@ -140,13 +140,11 @@ async fn show(pool: &QueryPool, id: &str, output_args: &OutputArgs) -> Result<()
     let Some(mut bulk) = pool.run(&GetBulk { bulk_id: id.to_owned() }).await? else {
         return Err(unknown(id));
     };
-    let scope = Scope::of_bulk(id);
     bulk.results = output_args.read_list(pool, ResultsQuery::of_bulk(id)).await?;
     if output_args.json {
-        let filter = executions::Filter { scope: scope.clone(), ..executions::Filter::default() };
-        bulk.executions = output_args.read_list(pool, Executions { filter, ..Executions::default() }).await?;
+        bulk.executions = output_args.read_list(pool, Executions::of_bulk(id)).await?;
     }
-    let failures = pool.run(&FailureQuery { scope, ..FailureQuery::default() }).await?;
+    let failures = pool.run(&FailureQuery { scope: Scope::of_bulk(id), ..FailureQuery::default() }).await?;
     bulk.missing_executions = output_args.read_list(pool, ExpectedQuery::missing_of_bulk(id)).await?;
     let more = bulk.missing_executions.next.is_some()
         || bulk.results.next.is_some()

@@ -1,25 +1,18 @@
 //! `workflow-receiver conflicts`
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
-use super::args::{OutputArgs, TimeArgs};
+use super::args::ListArgs;
 use super::table::{Column, number, or_empty, prose, text, timestamp};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::PageRequest;
-use crate::db::queries::conflicts::{self, Conflict, Filter};
+use crate::db::queries::conflicts::{Conflict, Filter};
 
 /// Arguments of `conflicts`.
 #[derive(Debug, Args)]
 pub(crate) struct Conflicts {
-    /// Only conflicts of this execution
-    #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new())]
-    execution: Option<String>,
     #[command(flatten)]
-    time: TimeArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    list: ListArgs<Filter>,
 }
 
 const CONFLICTS: &[Column<Conflict>] = &[
@@ -38,8 +31,6 @@ impl Conflicts {
     /// # Errors
     /// If PostgreSQL does not answer.
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
-        let (filter, period) = (Filter { execution: self.execution.clone() }, self.time.period());
-        let query = conflicts::Conflicts { filter, period, page: PageRequest::default() };
-        self.output.print_list(&query_pool(settings)?, query, CONFLICTS).await
+        self.list.output.print_list(&query_pool(settings)?, self.list.listing(), CONFLICTS).await
     }
 }

@@ -9,12 +9,12 @@ use super::results::RESULTS;
 use super::table::{Column, Table, number, optional, or_empty, prose, text, timestamp, timestamp_or_empty};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
+use crate::db::queries::QueryPool;
 use crate::db::queries::conflicts::{self, Conflict, Conflicts};
 use crate::db::queries::executions::{Execution, ExecutionDetail, Filter, GetExecution, Step};
 use crate::db::queries::reference::Reference;
 use crate::db::queries::results::ResultsQuery;
 use crate::db::queries::status::check_status;
-use crate::db::queries::{PageRequest, QueryPool, TimeRange};
 
 /// Arguments of `executions`.
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ impl Executions {
             execution.results = self.list.output.read_list(pool, ResultsQuery::of_execution(id)).await?;
         }
         let filter = conflicts::Filter { execution: Some(id.to_owned()) };
-        let conflicts = Conflicts { filter, period: TimeRange::default(), page: PageRequest::default() };
+        let conflicts = Conflicts { filter, ..Conflicts::default() };
         let conflicts = self.list.output.read_list(pool, conflicts).await?;
         let more = execution.results.next.is_some() || conflicts.next.is_some();
         let is_partial = execution.results.items.iter().any(|result| result.is_partial);

@@ -10,8 +10,8 @@ use super::output::{Output, note};
 use super::table::{or_empty, timestamp};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
-use crate::db::queries::QueryError;
 use crate::db::queries::changes::{Change, ChangesAfter, LastChange};
+use crate::db::queries::{QueryError, Scope};
 
 /// The pause between two queries.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -21,12 +21,8 @@ const PAGE: i64 = 1_000;
 /// Arguments of `follow`.
 #[derive(Debug, Args)]
 pub(crate) struct Follow {
-    /// Only this workflow
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    workflow: Option<String>,
-    /// Only this bulk
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    bulk: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Only changes to this status
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     status: Option<String>,
@@ -86,8 +82,8 @@ impl Follow {
 
     fn matches(&self, change: &Change) -> bool {
         let is = |wanted: &Option<String>, value: &Option<String>| wanted.is_none() || wanted == value;
-        is(&self.workflow, &change.workflow_id)
-            && is(&self.bulk, &change.bulk_id)
+        is(&self.scope.workflow, &change.workflow_id)
+            && is(&self.scope.bulk, &change.bulk_id)
             && is(&self.status, &change.status)
     }
 

@@ -90,6 +90,21 @@ impl Output {
     }
 }
 
+/// Prints all items of a list.
+pub(super) fn print_items<T: Serialize>(
+    json: bool,
+    columns: &'static [Column<T>],
+    items: &[T],
+) -> Result<(), CommandError> {
+    let mut output = Output::new();
+    output.items(json, &mut output.table(columns), items)?;
+    output.flush()?;
+    if items.is_empty() && !json {
+        note("No rows.");
+    }
+    Ok(())
+}
+
 /// Prints a line to standard output. Ignores errors: the command has already done its work.
 pub(crate) fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");

@@ -74,7 +74,8 @@ impl Predictions {
 
 fn print(output: &mut Output, detail: &PredictionDetail) -> std::io::Result<()> {
     let p = &detail.prediction;
-    let omitted = if detail.omitted.contains(&"output") { "too large: use psql" } else { "" };
+    let is_omitted = detail.omitted.iter().any(|field| field == "output");
+    let omitted = if is_omitted { "too large: use psql" } else { "" };
     output.key_values(&[
         ("prediction", p.prediction_id.clone()),
         ("workflow", or_empty(p.workflow_id.as_ref())),

@@ -11,7 +11,7 @@ use time::serde::rfc3339;
 use tokio::time::sleep;
 
 use super::CommandError;
-use super::output::Output;
+use super::output::print_items;
 use super::table::{Column, number, text, timestamp, timestamp_or_empty};
 use crate::config::Retention;
 use crate::db::{Cutoffs, Database, DbConnection, DbError, RetentionTarget};
@@ -71,7 +71,7 @@ impl Prune {
         }
         let mut connection = DbConnection::for_pruning(database, None).await?;
         let clocks = Clocks::read(&mut connection).await?.agreed()?;
-        let cutoffs = Cutoffs::at(clocks.earlier, retention);
+        let cutoffs = Cutoffs::at(clocks.earlier, *retention);
         let mut report: Vec<_> = RetentionTarget::VARIANTS
             .iter()
             .filter_map(|target| {
@@ -80,10 +80,7 @@ impl Prune {
             })
             .collect();
         let result = self.walk(&mut connection, &cutoffs, &mut report).await;
-        let mut output = Output::new();
-        let mut table = output.table(if self.dry_run { DRY_RUN } else { REMOVED });
-        output.items(self.json, &mut table, &report)?;
-        output.flush()?;
+        print_items(self.json, if self.dry_run { DRY_RUN } else { REMOVED }, &report)?;
         Ok(result?)
     }
 

@@ -8,9 +8,6 @@ use crate::db::{Database, DbConnection, Repaired};
 use crate::execution::Kind;
 use crate::logging::printable;
 
-/// Rows per query.
-const PAGE: i64 = 1_000;
-
 /// Arguments of `repair`.
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "help texts are plain text")]
@@ -49,13 +46,9 @@ impl Repair {
                 ));
             }
         }
-        for kind in [Kind::Workflow, Kind::Prediction].into_iter().filter(|_| self.all) {
-            let mut ids = connection.with_payload_bytes(kind, "", PAGE).await?;
-            while let Some(last) = ids.last() {
-                for id in &ids {
-                    repair(&mut connection, kind, id, &mut tally).await?;
-                }
-                ids = connection.with_payload_bytes(kind, last, PAGE).await?;
+        if self.all {
+            for (kind, id) in connection.with_payload_bytes().await? {
+                repair(&mut connection, kind, &id, &mut tally).await?;
             }
         }
         let Tally { repaired, unchanged, refused } = tally;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::args::choice_parser;
-use super::output::{Output, note};
+use super::output::print_items;
 use super::table::{Column, number, or_empty, text};
 use super::{CommandError, query_pool};
 use crate::config::Settings;
@@ -45,12 +45,6 @@ impl Workflows {
     pub(crate) async fn run(&self, settings: &Settings) -> Result<(), CommandError> {
         let &Self { days, by: order, limit, json } = self;
         let page = query_pool(settings)?.run(&workflows::Workflows { days, order, limit }).await?;
-        let mut output = Output::new();
-        output.items(json, &mut output.table(WORKFLOWS), &page.items)?;
-        output.flush()?;
-        if page.items.is_empty() && !json {
-            note("No rows.");
-        }
-        Ok(())
+        print_items(json, WORKFLOWS, &page.items)
     }
 }

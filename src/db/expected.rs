@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{COMMAND_RETRIES, COMMAND_RETRY_PAUSE, DbConnection, DbError};
+use super::{DbConnection, DbError};
 use crate::trigger::Triggered;
 
 /// Maximum rows of one [`DbConnection::settle_expected`].
@@ -47,17 +47,11 @@ impl DbConnection {
         triggered: &Triggered,
         overdue_after: Duration,
     ) -> Result<Result<Registered, RegistrationConflict>, DbError> {
-        let mut retries = 0;
-        // No async closure: the compiler could not prove that its future is Send.
-        let registered = loop {
-            match self.try_register(triggered, overdue_after).await {
-                Err(error) if error.is_contention() && retries < COMMAND_RETRIES => {
-                    retries += 1;
-                    tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
-                }
-                result => break result?,
-            }
-        };
+        let registered = self
+            .retry_contention((triggered, overdue_after), |db, (triggered, overdue_after)| {
+                Box::pin(db.try_register(triggered, *overdue_after))
+            });
+        let registered = registered.await??;
         if registered.is_ok() {
             // For executions that were recorded before.
             self.settle_expected().await?;

@@ -10,6 +10,7 @@ mod changes;
 mod database;
 mod error;
 mod expected;
+mod kinds;
 mod migrations;
 mod pool;
 mod quarantine;
@@ -24,6 +25,7 @@ mod verification;
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
@@ -54,6 +56,8 @@ pub(crate) struct DbConnection {
     settings: TransactionSettings,
     /// The [`Database::generation`] of the connection.
     generation: u64,
+    /// Whether the connection was idle in a pool before. A restart of PostgreSQL, a pooler or the network may have closed it.
+    pub(crate) was_idle: bool,
 }
 
 impl DbConnection {
@@ -64,7 +68,7 @@ impl DbConnection {
         settings: TransactionSettings,
     ) -> Result<Self, DbError> {
         let (connection, generation) = database.connect(application_name).await?;
-        Ok(Self { connection, settings, generation })
+        Ok(Self { connection, settings, generation, was_idle: false })
     }
 
     /// Connects for a command that writes.
@@ -95,35 +99,24 @@ impl DbConnection {
 
     /// Runs a command's work on one row, and retries after contention. The inner error is about this row: the next row
     /// may succeed. The outer error is about the connection.
-    async fn retry_contention<T>(
+    ///
+    /// `attempt` captures nothing: for an async closure, the compiler could not prove that the future is Send.
+    async fn retry_contention<A: Sync, T>(
         &mut self,
-        attempt: impl AsyncFn(&mut Self) -> Result<T, DbError>,
+        arguments: A,
+        attempt: for<'a> fn(&'a mut Self, &'a A) -> BoxFuture<'a, Result<T, DbError>>,
     ) -> Result<Result<T, DbError>, DbError> {
         let mut retries = 0;
         loop {
-            match attempt(self).await {
-                Err(error) => match self.after_contention(error, &mut retries).await? {
-                    None => {}
-                    Some(error) => return Ok(Err(error)),
-                },
-                done => return Ok(done),
+            match attempt(self, &arguments).await {
+                Err(error) if error.is_contention() && retries < COMMAND_RETRIES => {
+                    retries += 1;
+                    tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
+                }
+                Err(error) if self.connection.ping().await.is_err() => return Err(error),
+                result => return Ok(result),
             }
         }
-    }
-
-    /// Pauses after contention and returns `None`: the caller then tries again. Otherwise returns the error, if it is
-    /// about the row, or fails with it, if it is about the connection.
-    async fn after_contention(
-        &mut self,
-        error: DbError,
-        retries: &mut u32,
-    ) -> Result<Option<DbError>, DbError> {
-        if error.is_contention() && *retries < COMMAND_RETRIES {
-            *retries += 1;
-            tokio::time::sleep(COMMAND_RETRY_PAUSE).await;
-            return Ok(None);
-        }
-        if self.connection.ping().await.is_err() { Err(error) } else { Ok(Some(error)) }
     }
 
     /// Sets the expected number of executions of a bulk, and creates the bulk if needed. The number then decides alone

@@ -54,8 +54,6 @@ struct State {
 /// A connection in use. Closed when dropped.
 pub(crate) struct PooledConnection<'p> {
     pub(crate) db: DbConnection,
-    /// Whether the connection was idle before. A restart of PostgreSQL, a pooler or the network may have closed it.
-    pub(crate) was_idle: bool,
     in_use: InUse<'p>,
 }
 
@@ -71,12 +69,13 @@ impl ConnectionPool {
     /// Takes an idle connection or opens one. For recording, waits for a released connection while PostgreSQL grants no
     /// further one.
     pub(crate) async fn get(&self) -> Result<PooledConnection<'_>, DbError> {
+        let is_recording = matches!(self.session, Session::Recording { .. });
         loop {
             let open = {
                 let mut state = self.state();
                 self.close_outdated(&mut state);
                 if let Some(connection) = state.idle.pop_front() {
-                    return Ok(self.lend(&mut state, connection, true));
+                    return Ok(self.lend(&mut state, connection));
                 }
                 let refused_recently = state.refused_at.is_some_and(|at| at.elapsed() < CONNECT_INTERVAL);
                 state.in_use == 0 || !refused_recently
@@ -90,9 +89,9 @@ impl ConnectionPool {
                     Ok(connection) if connection.generation != state.generation => continue,
                     Ok(connection) => {
                         state.refused_at = None;
-                        return Ok(self.lend(&mut state, connection, false));
+                        return Ok(self.lend(&mut state, connection));
                     }
-                    Err(error) if !self.is_shared() || state.in_use == 0 && state.idle.is_empty() => {
+                    Err(error) if !is_recording || state.in_use == 0 && state.idle.is_empty() => {
                         return Err(error);
                     }
                     Err(error) => {
@@ -129,11 +128,6 @@ impl ConnectionPool {
         run.await.map_err(DbError::without_row_blame)
     }
 
-    /// Whether a caller waits for a released connection when PostgreSQL grants no further one.
-    fn is_shared(&self) -> bool {
-        matches!(self.session, Session::Recording { .. })
-    }
-
     /// Closes connections of an earlier generation.
     fn close_outdated(&self, state: &mut State) {
         let generation = self.database.generation();
@@ -143,9 +137,9 @@ impl ConnectionPool {
         }
     }
 
-    fn lend(&self, state: &mut State, connection: DbConnection, was_idle: bool) -> PooledConnection<'_> {
+    fn lend(&self, state: &mut State, db: DbConnection) -> PooledConnection<'_> {
         state.in_use += 1;
-        PooledConnection { db: connection, was_idle, in_use: InUse(self) }
+        PooledConnection { db, in_use: InUse(self) }
     }
 
     async fn connect(&self) -> Result<DbConnection, DbError> {
@@ -175,11 +169,12 @@ impl ConnectionPool {
 
 impl PooledConnection<'_> {
     /// Gives the connection back to the pool.
-    pub(crate) fn release(self) {
+    pub(crate) fn release(mut self) {
         let pool = self.in_use.0;
         let mut state = pool.state();
         pool.close_outdated(&mut state);
         if state.generation == self.db.generation {
+            self.db.was_idle = true;
             state.idle.push_back(self.db);
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use time::OffsetDateTime;
 
+use super::kinds::for_kind;
 use super::record::item::Storable;
 use super::record::rollups::{CountedExecution, Rollups};
 use super::{DbConnection, DbError};
@@ -31,38 +32,9 @@ struct DegradedRow {
     bytes: Vec<u8>,
 }
 
-/// Calls a macro with the table and the key of a kind, and returns the result.
-macro_rules! for_kind {
-    ($kind:expr, $then:ident! ($($argument:expr),*)) => {
-        match $kind {
-            Kind::Workflow => $then!("executions" "execution_id", $($argument),*),
-            Kind::Prediction => $then!("predictions" "prediction_id", $($argument),*),
-        }
-    };
-}
-
-macro_rules! select_ids {
-    ($table:literal $id:literal, $connection:expr, $after:expr, $limit:expr) => {{
-        let ids = sqlx::query_scalar!(
-            "SELECT "
-                + $id
-                + " FROM "
-                + $table
-                + " WHERE payload_bytes IS NOT NULL AND "
-                + $id
-                + " > $1
-             ORDER BY "
-                + $id
-                + " LIMIT $2",
-            $after,
-            $limit
-        );
-        $connection.transact(async |transaction| ids.fetch_all(transaction).await).await
-    }};
-}
-
+#[rustfmt::skip]
 macro_rules! lock_row {
-    ($table:literal $id:literal, $transaction:expr, $value:expr) => {
+    ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $value:expr) => {
         sqlx::query_as!(
             DegradedRow,
             r#"SELECT workflow_id AS "workflow_id?", status, total_cost::text AS total_cost, first_received_at,
@@ -76,19 +48,17 @@ macro_rules! lock_row {
     };
 }
 
+#[rustfmt::skip]
 macro_rules! fill_columns {
-    ($table:literal $id:literal, $transaction:expr, $value:expr, $payload:expr, $output:expr, $cost:expr, $is_whole:expr) => {
+    ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $value:expr, $payload:expr,
+     $output:expr, $cost:expr, $is_whole:expr) => {
         sqlx::query!(
-            "UPDATE "
-                + $table
-                + " SET
+            "UPDATE " + $table + " SET
                  payload = coalesce($2::text::jsonb, payload),
                  output = coalesce($3::text::jsonb, output),
                  total_cost = coalesce($4::text::numeric, total_cost),
                  payload_bytes = CASE WHEN NOT $5 THEN payload_bytes END
-             WHERE "
-                + $id
-                + " = $1",
+             WHERE " + $id + " = $1",
             $value,
             $payload,
             $output,
@@ -101,20 +71,24 @@ macro_rules! fill_columns {
 }
 
 impl DbConnection {
-    /// The next identifiers after `after` of rows with `payload_bytes`, in order.
-    pub(crate) async fn with_payload_bytes(
-        &mut self,
-        kind: Kind,
-        after: &str,
-        limit: i64,
-    ) -> Result<Vec<String>, DbError> {
-        for_kind!(kind, select_ids!(self, after, limit))
+    /// The identifiers of all rows with `payload_bytes`: executions first, in order.
+    pub(crate) async fn with_payload_bytes(&mut self) -> Result<Vec<(Kind, String)>, DbError> {
+        let rows = sqlx::query!(
+            r#"SELECT execution_id AS "id!", false AS "is_prediction!" FROM executions WHERE payload_bytes IS NOT NULL
+               UNION ALL
+               SELECT prediction_id, true FROM predictions WHERE payload_bytes IS NOT NULL
+               ORDER BY 2, 1"#
+        );
+        let rows = self.transact(async |transaction| rows.fetch_all(transaction).await).await?;
+        let kind = |is_prediction| if is_prediction { Kind::Prediction } else { Kind::Workflow };
+        Ok(rows.into_iter().map(|row| (kind(row.is_prediction), row.id)).collect())
     }
 
     /// Fills in `payload`, `output` and `total_cost` from `payload_bytes`, and adds the cost of an execution to its day. A
     /// second call changes nothing. `None` when there is no such row with `payload_bytes`.
     pub(crate) async fn repair(&mut self, kind: Kind, id: &str) -> Result<Option<Repaired>, DbError> {
-        let repaired = self.retry_contention(async |connection| connection.fill_in(kind, id).await).await?;
+        let repaired =
+            self.retry_contention((kind, id), |db, (kind, id)| Box::pin(db.fill_in(*kind, id))).await?;
         Ok(repaired.unwrap_or_else(|error| Some(Repaired::Refused(error.to_string()))))
     }
 

@@ -49,42 +49,36 @@ impl RetentionTarget {
     }
 }
 
-/// Rows that are older than these times are removed. The SQL of each target defines the age of a row. `None`: rows of this
-/// kind are kept.
+/// The limits of `retention.*` at one time. The SQL of each target defines the age of a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cutoffs {
-    executions: Option<OffsetDateTime>,
-    payloads: Option<OffsetDateTime>,
-    conflicts: Option<OffsetDateTime>,
-    quarantine: Option<OffsetDateTime>,
-    changes: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+    retention: config::Retention,
 }
 
 impl Cutoffs {
-    pub(crate) fn at(now: OffsetDateTime, retention: &config::Retention) -> Self {
-        let before = |kept: Option<Duration>| kept.map(|kept| now - kept);
-        Self {
-            executions: before(retention.executions),
-            payloads: before(retention.payloads),
-            conflicts: before(retention.conflicts),
-            quarantine: before(retention.quarantine),
-            changes: before(retention.changes),
-        }
+    pub(crate) fn at(now: OffsetDateTime, retention: config::Retention) -> Self {
+        Self { now, retention }
     }
 
+    /// Rows that are older than this time are removed. `None`: rows of this kind are kept.
     pub(crate) fn of(&self, target: RetentionTarget) -> Option<OffsetDateTime> {
-        match target {
+        let config::Retention { payloads, executions, conflicts, quarantine, changes } = self.retention;
+        let limit = match target {
             RetentionTarget::Executions
             | RetentionTarget::Predictions
             | RetentionTarget::Expected
-            | RetentionTarget::Bulks => self.executions,
-            RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => self.payloads,
-            RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => self.conflicts,
-            RetentionTarget::Quarantine => self.quarantine,
+            | RetentionTarget::Bulks => executions,
+            RetentionTarget::Payloads | RetentionTarget::PredictionPayloads => payloads,
+            RetentionTarget::Conflicts | RetentionTarget::PredictionConflicts => conflicts,
+            RetentionTarget::Quarantine => quarantine,
             // A retry contains an entry, payloads and rows of executions: the shortest limit applies.
-            RetentionTarget::QuarantineRetries => self.quarantine.max(self.payloads).max(self.executions),
-            RetentionTarget::Changes => self.changes,
-        }
+            RetentionTarget::QuarantineRetries => {
+                [quarantine, payloads, executions].into_iter().flatten().min()
+            }
+            RetentionTarget::Changes => changes,
+        };
+        limit.map(|limit| self.now - limit)
     }
 }
 
@@ -139,6 +133,85 @@ impl DbConnection {
     }
 }
 
+/// Calls a macro with the SQL of a target: the table (`t`), its key and the key's type, the time that orders the rows, and
+/// the condition for a row that has expired at `$1`. `walk` and `remove` are conditions of one of these statements only,
+/// `also` are further statements of the removal. `payloads`: the rows stay.
+macro_rules! with_sql {
+    ($target:expr, $then:ident!) => {
+        match $target {
+            // A receiver whose clock is behind stores times of receipt that are too early. Therefore an execution has not
+            // expired if PostgreSQL recorded it, or it completed, after the cutoff. A completion in the future is an error
+            // of the sender and does not count. The counts of bulks and the rollups stay: they are history. An expected
+            // execution is removed with its execution; otherwise it would be missing.
+            RetentionTarget::Executions => $then!(
+                "executions" "execution_id" "text" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1
+                 AND coalesce(t.completed_at < $1 OR t.completed_at > now(), true)"
+                also ", arrived AS (
+                     DELETE FROM expected_executions AS x USING removed AS r WHERE x.execution_id = r.execution_id
+                 ),
+                 checked AS (
+                     DELETE FROM reconcile_checks AS c USING removed AS r WHERE c.execution_id = r.execution_id
+                 )"
+            ),
+            // Expired executions ($5) are removed with their payloads.
+            RetentionTarget::Payloads => $then!(
+                payloads "executions" "execution_id" "text" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1 AND t.payload_removed_at IS NULL
+                 AND coalesce(t.completed_at < $1 OR t.completed_at > now(), true)"
+                walk " AND coalesce(greatest(t.last_received_at, t.recorded_at) >= $5
+                     OR (t.completed_at >= $5 AND t.completed_at <= now()), $5 IS NULL)"
+            ),
+            RetentionTarget::Predictions => $then!(
+                "predictions" "prediction_id" "text" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1"
+            ),
+            RetentionTarget::PredictionPayloads => $then!(
+                payloads "predictions" "prediction_id" "text" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1 AND t.payload_removed_at IS NULL"
+                walk " AND coalesce(greatest(t.last_received_at, t.recorded_at) >= $5, $5 IS NULL)"
+            ),
+            // A recorded execution has its own age. There is no EXISTS here, because PostgreSQL might read and hash all
+            // executions for it.
+            RetentionTarget::Expected => $then!(
+                "expected_executions" "expected_id" "bigint" "registered_at"
+                "t.registered_at < $1
+                 AND (SELECT e.execution_id FROM executions AS e WHERE e.execution_id = t.execution_id LIMIT 1) IS NULL"
+            ),
+            // A bulk has expired if its latest delivery and all its executions have. It is removed after its executions. An
+            // execution that is recorded at the same time does not find its bulk and inserts it again.
+            RetentionTarget::Bulks => $then!(
+                "bulks" "bulk_id" "text" "first_received_at"
+                "coalesce(t.last_received_at, t.first_received_at) < $1"
+                walk " AND (
+                     SELECT e.execution_id FROM executions AS e
+                     WHERE e.bulk_id = t.bulk_id
+                         AND (greatest(e.last_received_at, e.recorded_at) >= $1
+                             OR (e.completed_at >= $1 AND e.completed_at <= now()))
+                     LIMIT 1
+                 ) IS NULL"
+                remove " AND NOT EXISTS (SELECT FROM executions AS e WHERE e.bulk_id = t.bulk_id)"
+            ),
+            RetentionTarget::Conflicts => $then!(
+                "execution_conflicts" "conflict_id" "bigint" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1"
+            ),
+            RetentionTarget::PredictionConflicts => $then!(
+                "prediction_conflicts" "conflict_id" "bigint" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1"
+            ),
+            RetentionTarget::Quarantine => $then!(
+                "quarantine" "quarantine_id" "bigint" "first_received_at"
+                "greatest(t.last_received_at, t.recorded_at) < $1 AND NOT t.acknowledged"
+            ),
+            RetentionTarget::QuarantineRetries => $then!(
+                "quarantine_retries" "quarantine_id" "bigint" "retried_at" "t.retried_at < $1"
+            ),
+            RetentionTarget::Changes => $then!(changes),
+        }
+    };
+}
+
 impl Transaction<'_> {
     /// The latest `first_received_at` of all tables, read from the ends of indexes.
     pub(crate) async fn newest(&mut self) -> Result<Option<OffsetDateTime>, DbError> {
@@ -164,37 +237,27 @@ impl Transaction<'_> {
     ) -> Result<Vec<Visited>, DbError> {
         let (at, id, before) = (after.first_received_at, &after.id, cutoffs.of(target));
         macro_rules! walk {
-            ($file:literal, $($value:expr),*) => {
-                sqlx::query_file_as!(Visited, $file, $($value),*).fetch_all(self).await
+            (changes) => {
+                sqlx::query_file_as!(Visited, "src/db/retention/walk_changes.sql", id, limit, before)
+                    .fetch_all(self).await
             };
-            ($file:literal) => { walk!($file, at, id, limit, before) };
-        }
-        Ok(match target {
-            RetentionTarget::Executions => walk!("src/db/retention/walk_executions.sql"),
-            RetentionTarget::Payloads => {
-                walk!("src/db/retention/walk_payloads.sql", at, id, limit, before, cutoffs.executions)
-            }
-            RetentionTarget::Predictions => walk!("src/db/retention/walk_predictions.sql"),
-            RetentionTarget::PredictionPayloads => {
-                walk!(
-                    "src/db/retention/walk_prediction_payloads.sql",
-                    at,
-                    id,
-                    limit,
-                    before,
-                    cutoffs.executions
+            (payloads $($sql:tt)+) => { walk!($($sql)+, cutoffs.of(RetentionTarget::Executions)) };
+            ($table:literal $key:literal $type:literal $time:literal $expired:literal
+             $(walk $walk:literal)? $(remove $remove:literal)? $(also $also:literal)? $(, $further:expr)?) => {
+                sqlx::query_as!(
+                    Visited,
+                    "SELECT t." + $key + r#"::text AS "id!", t."# + $time + r#" AS "first_received_at!",
+                         "# + $expired $(+ $walk)? + r#" AS "due!"
+                     FROM "# + $table + " AS t
+                     WHERE (t." + $time + ", t." + $key + ") > ($2, $3::text::" + $type + ") AND t." + $time + " < $1
+                     ORDER BY t." + $time + ", t." + $key + "
+                     LIMIT $4",
+                    before, at, id, limit $(, $further)?
                 )
-            }
-            RetentionTarget::Expected => walk!("src/db/retention/walk_expected.sql"),
-            RetentionTarget::Bulks => walk!("src/db/retention/walk_bulks.sql"),
-            RetentionTarget::Conflicts => walk!("src/db/retention/walk_conflicts.sql"),
-            RetentionTarget::PredictionConflicts => {
-                walk!("src/db/retention/walk_prediction_conflicts.sql")
-            }
-            RetentionTarget::Quarantine => walk!("src/db/retention/walk_quarantine.sql"),
-            RetentionTarget::QuarantineRetries => walk!("src/db/retention/walk_quarantine_retries.sql"),
-            RetentionTarget::Changes => walk!("src/db/retention/walk_changes.sql", id, limit, before),
-        }?)
+                .fetch_all(self).await
+            };
+        }
+        Ok(with_sql!(target, walk!)?)
     }
 
     /// Removes those of `ids` that are still expired and not locked. Returns their `first_received_at`.
@@ -206,24 +269,44 @@ impl Transaction<'_> {
     ) -> Result<Vec<OffsetDateTime>, DbError> {
         let before = cutoffs.of(target);
         macro_rules! remove {
-            ($file:literal) => {
-                sqlx::query_file_scalar!($file, ids, before).fetch_all(self).await
+            (changes) => {
+                sqlx::query_file_scalar!("src/db/retention/remove_changes.sql", before, ids).fetch_all(self).await
+            };
+            // The hashes stay, because resolve_duplicates.rs compares a later delivery with them.
+            (payloads $table:literal $($sql:tt)+) => {
+                remove!(@ $table $($sql)+, "UPDATE " + $table + " AS t
+                     SET
+                         payload_removed_at = now(),
+                         output_sha256 = json_sha256(t.output),
+                         payload_sha256 = CASE WHEN t.payload IS NULL THEN sha256(t.payload_bytes) END,
+                         output = NULL,
+                         payload = NULL,
+                         payload_bytes = NULL
+                     FROM due")
+            };
+            (@ $table:literal $key:literal $type:literal $time:literal $expired:literal
+             $(walk $walk:literal)? $(remove $remove:literal)? $(also $also:literal)?, $($removal:tt)+) => {
+                sqlx::query_scalar!(
+                    "WITH due AS (
+                         SELECT t." + $key + " FROM " + $table + " AS t
+                         WHERE t." + $key + " = ANY ($2::text[]::" + $type + "[]) AND " + $expired $(+ $remove)? + "
+                         FOR UPDATE SKIP LOCKED
+                     ),
+                     removed AS (
+                         " + $($removal)+ + "
+                         WHERE t." + $key + " = due." + $key + "
+                         RETURNING t." + $key + ", t." + $time + "
+                     )" $(+ $also)? + "
+                     SELECT " + $time + r#" AS "first_received_at!" FROM removed"#,
+                    before,
+                    ids
+                )
+                .fetch_all(self).await
+            };
+            ($table:literal $($sql:tt)+) => {
+                remove!(@ $table $($sql)+, "DELETE FROM " + $table + " AS t USING due")
             };
         }
-        Ok(match target {
-            RetentionTarget::Executions => remove!("src/db/retention/remove_executions.sql"),
-            RetentionTarget::Payloads => remove!("src/db/retention/remove_payloads.sql"),
-            RetentionTarget::Predictions => remove!("src/db/retention/remove_predictions.sql"),
-            RetentionTarget::PredictionPayloads => remove!("src/db/retention/remove_prediction_payloads.sql"),
-            RetentionTarget::Expected => remove!("src/db/retention/remove_expected.sql"),
-            RetentionTarget::Bulks => remove!("src/db/retention/remove_bulks.sql"),
-            RetentionTarget::Conflicts => remove!("src/db/retention/remove_conflicts.sql"),
-            RetentionTarget::PredictionConflicts => {
-                remove!("src/db/retention/remove_prediction_conflicts.sql")
-            }
-            RetentionTarget::Quarantine => remove!("src/db/retention/remove_quarantine.sql"),
-            RetentionTarget::QuarantineRetries => remove!("src/db/retention/remove_quarantine_retries.sql"),
-            RetentionTarget::Changes => remove!("src/db/retention/remove_changes.sql"),
-        }?)
+        Ok(with_sql!(target, remove!)?)
     }
 }

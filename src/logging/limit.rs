@@ -3,11 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-const INTERVAL: Duration = Duration::from_mins(1);
-
-/// Allows one log line a minute.
-#[derive(Debug, Default)]
-pub(crate) struct LineLimit(Mutex<State>);
+/// Allows one log line in each interval.
+#[derive(Debug)]
+pub(crate) struct LineLimit {
+    interval: Duration,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -15,12 +16,26 @@ struct State {
     events: u64,
 }
 
+impl Default for LineLimit {
+    /// One line a minute.
+    fn default() -> Self {
+        Self::every(Duration::from_mins(1))
+    }
+}
+
 impl LineLimit {
-    /// Counts an event. If a line may be logged now, returns the number of events since the last line.
-    pub(crate) fn count(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.events += 1;
-        if state.logged_at.is_some_and(|at| at.elapsed() < INTERVAL) {
+    pub(crate) fn every(interval: Duration) -> Self {
+        Self { interval, state: Mutex::default() }
+    }
+
+    /// Counts events. If a line may be logged now, returns the number of events since the last line.
+    pub(crate) fn count(&self, events: u64) -> Option<u64> {
+        if events == 0 {
+            return None;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.events += events;
+        if state.logged_at.is_some_and(|at| at.elapsed() < self.interval) {
             return None;
         }
         state.logged_at = Some(Instant::now());

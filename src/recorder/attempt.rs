@@ -39,7 +39,7 @@ use tokio::time::{sleep, timeout};
 use super::Recorder;
 use super::batch_part::BatchPart;
 use super::canary::Canary;
-use super::stuck::{Blocked, MAX_STUCK};
+use super::stuck::Blocked;
 use crate::db::{DbError, PooledConnection, RecordItem, TimeLimits};
 use crate::delivery::Disposition;
 
@@ -72,11 +72,11 @@ impl Recorder {
     /// Records all deliveries of a batch, except those that become stuck.
     pub(super) async fn record_batch(&self, batch: BatchPart<'_>) {
         // Bounds the memory of the list.
-        let _ = self.stuck_status.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
+        self.shared.stuck.wait_for_room().await;
         let (mut parts, mut limits, mut halving_since) = (VecDeque::from([batch]), None, None::<Instant>);
         let mut failed_canaries = 0;
         while let Some(part) = parts.pop_front() {
-            let part = self.shared.stuck.hold_back(part, &self.progress());
+            let part = self.shared.stuck.hold_back(part);
             if part.is_empty() {
                 continue;
             }
@@ -100,7 +100,7 @@ impl Recorder {
                 Canary::OnlyExecutions(error) => {
                     self.recovered(&mut failed_canaries);
                     let blocked = Some(Blocked::Kind(part.first_kind()));
-                    self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
+                    self.shared.stuck.add(&part, Some(&error), blocked);
                     continue;
                 }
                 Canary::Succeeds => self.recovered(&mut failed_canaries),
@@ -109,7 +109,7 @@ impl Recorder {
             let since = *halving_since.get_or_insert_with(Instant::now);
             if part.items().len() == 1 || since.elapsed() > self.statement_timeout {
                 let blocked = Blocked::by_lock(part.items(), &error);
-                self.shared.stuck.add(&part, Some(&error), blocked, &self.progress());
+                self.shared.stuck.add(&part, Some(&error), blocked);
                 continue;
             }
             // The search for a row that PostgreSQL rejects does not count as a retry.
@@ -209,7 +209,7 @@ impl Recorder {
                 }
             };
             if error.is_lost() {
-                let replace = replace_lost && connection.was_idle;
+                let replace = replace_lost && connection.db.was_idle;
                 connection.lost();
                 if replace {
                     replace_lost = false;

@@ -30,7 +30,7 @@ impl Recorder {
         connection: Option<PooledConnection<'_>>,
     ) -> Canary {
         // A full disk may have room for a small row and none for a large one.
-        let largest = items.iter().map(RecordItem::body_bytes).max().unwrap_or_default();
+        let largest = items.iter().map(|item| item.delivery().body.len()).max().unwrap_or_default();
         let kind = items.first().map_or(ItemKind::Execution, RecordItem::kind);
         let rows = CanaryRows { kind, fill: if error.is_about_disk() { largest } else { 0 } };
         match self.run_canary(rows, connection).await {

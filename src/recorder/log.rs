@@ -1,19 +1,14 @@
 //! Logs, metrics and health of recording.
 
 use std::mem::discriminant;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tracing::field::display;
 
-use super::{Recorder, RecorderHealth, UnloggedDrops};
+use super::{Recorder, RecorderHealth};
 use crate::db::{DbError, RecordItem};
 use crate::delivery::Disposition;
-
-/// Minimum time between two log lines about dropped deliveries.
-const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Recorder {
     /// Reports that a transaction succeeded. Health stays `Failing` while another worker fails.
@@ -54,7 +49,7 @@ impl Recorder {
                 self.metrics.execution_recorded(execution.kind, &execution.status);
             }
             let execution_id = item.execution_id();
-            let trace_id = item.trace().map(|trace| display(trace.trace_id));
+            let trace_id = item.delivery().trace.map(|trace| display(trace.trace_id));
             match disposition {
                 Disposition::Conflict => tracing::warn!(
                     execution_id,
@@ -72,7 +67,7 @@ impl Recorder {
                     self.unverified_stored.notify_one();
                     tracing::debug!(trace_id, "an unsigned delivery waits for its verification");
                 }
-                // There may be many, so log_dropped logs them together.
+                // There may be many, so they are logged together.
                 Disposition::Dropped => dropped += 1,
                 Disposition::ConflictDropped => conflicts_dropped += 1,
                 _ => tracing::debug!(execution_id, outcome = disposition.as_str(), trace_id, "recorded"),
@@ -89,35 +84,21 @@ impl Recorder {
                 );
             }
         }
-        self.metrics.quarantine_dropped.inc_by(dropped as u64);
-        if dropped + conflicts_dropped > 0 {
-            self.log_dropped(dropped, conflicts_dropped);
-        }
-        if let Some(oldest) = items.iter().map(RecordItem::received_at).min() {
-            self.metrics.batch_recorded(items.len(), oldest);
-        }
-    }
-
-    /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`].
-    fn log_dropped(&self, dropped: usize, conflicts_dropped: usize) {
-        let mut unlogged = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        unlogged.quarantined += dropped;
-        unlogged.conflicts += conflicts_dropped;
-        if unlogged.logged_at.is_some_and(|at| at.elapsed() < LOG_DROPPED_INTERVAL) {
-            return;
-        }
-        if unlogged.quarantined > 0 {
+        self.metrics.quarantine_dropped.inc_by(dropped);
+        if let Some(dropped) = self.shared.quarantine_dropped.count(dropped) {
             tracing::error!(
-                dropped = unlogged.quarantined,
+                dropped,
                 "the quarantine is full, or PostgreSQL refuses the rows: webhooks answered 422 are counted, but not stored"
             );
         }
-        if unlogged.conflicts > 0 {
+        if let Some(dropped) = self.shared.conflicts_dropped.count(conflicts_dropped) {
             tracing::error!(
-                dropped = unlogged.conflicts,
+                dropped,
                 "an execution has reached a limit of conflicts.*: its further conflicts are counted, but not stored"
             );
         }
-        *unlogged = UnloggedDrops { logged_at: Some(Instant::now()), ..UnloggedDrops::default() };
+        if let Some(oldest) = items.iter().map(|item| item.delivery().received_at).min() {
+            self.metrics.batch_recorded(items.len(), oldest);
+        }
     }
 }

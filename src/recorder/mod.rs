@@ -32,10 +32,11 @@ use self::batch_part::BatchPart;
 use self::batches::{BatchSource, Poll, SharedReader};
 use self::in_flight::InFlight;
 pub(crate) use self::sequencer::Sequencer;
+use self::stuck::StuckList;
 pub(crate) use self::stuck::StuckStatus;
-use self::stuck::{Progress, StuckList};
 use self::throttle::should_throttle;
 use crate::db::{Bounds, ConnectionPool, DbError};
+use crate::logging::LineLimit;
 use crate::metrics::Metrics;
 use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};
 use crate::traces::Traces;
@@ -65,10 +66,7 @@ pub(crate) struct Recorder {
     /// `None` when traces are off.
     pub(crate) traces: Option<Traces>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
-    /// Acks deliveries to the spool.
-    pub(crate) acks: AckHandle,
     pub(crate) health: watch::Sender<RecorderHealth>,
-    pub(crate) stuck_status: watch::Sender<StuckStatus>,
     pub(crate) sequencer: Sequencer,
     /// Notified after an unverified delivery was stored.
     pub(crate) unverified_stored: Arc<Notify>,
@@ -77,24 +75,33 @@ pub(crate) struct Recorder {
     pub(crate) shared: SharedState,
 }
 
+/// Minimum time between two log lines about dropped deliveries.
+const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The state that the workers share.
-#[derive(Default)]
 pub(crate) struct SharedState {
     /// The number of tasks that wait because PostgreSQL records nothing: workers, and the task that retries stuck
     /// deliveries.
     failing: AtomicUsize,
-    dropped: std::sync::Mutex<UnloggedDrops>,
+    /// For deliveries that are not stored in quarantine.
+    quarantine_dropped: LineLimit,
+    /// For conflicts that are not stored.
+    conflicts_dropped: LineLimit,
     stuck: StuckList,
     /// When an idle recorder last ran a canary.
     canary_at: std::sync::Mutex<Option<Instant>>,
 }
 
-/// Dropped deliveries that are not logged yet.
-#[derive(Default)]
-struct UnloggedDrops {
-    quarantined: usize,
-    conflicts: usize,
-    logged_at: Option<Instant>,
+impl SharedState {
+    pub(crate) fn new(stuck: watch::Sender<StuckStatus>, acks: AckHandle) -> Self {
+        Self {
+            failing: AtomicUsize::new(0),
+            quarantine_dropped: LineLimit::every(LOG_DROPPED_INTERVAL),
+            conflicts_dropped: LineLimit::every(LOG_DROPPED_INTERVAL),
+            stuck: StuckList::new(stuck, acks),
+            canary_at: std::sync::Mutex::default(),
+        }
+    }
 }
 
 impl Recorder {
@@ -110,7 +117,7 @@ impl Recorder {
         let record = async {
             // Before the first delivery: creates the schema, and reports to health checks whether PostgreSQL answers.
             self.ping().await;
-            self.shared.stuck.set_handled(self.spool.borrow().acked_seq, &self.progress());
+            self.shared.stuck.set_handled(self.spool.borrow().acked_seq);
             tokio::try_join!(self.run_workers(&source, &in_flight), self.retry_stuck(reader.clone()))
         };
         let result = tokio::select! {
@@ -149,11 +156,12 @@ impl Recorder {
             let part = BatchPart::from_spooled(&batch);
             in_flight.admit(part.items(), through).await;
             drop(source_guard);
-            let (begun, before) = (Instant::now(), (self.spool.borrow().last_seq, self.acks.acked_seq()));
+            let (begun, before) =
+                (Instant::now(), (self.spool.borrow().last_seq, self.shared.stuck.acked_seq()));
             self.record_batch(part).await;
-            in_flight.complete(through, |through| self.shared.stuck.set_handled(through, &self.progress()));
+            in_flight.complete(through, |through| self.shared.stuck.set_handled(through));
             let (took, status) = (begun.elapsed(), *self.spool.borrow());
-            let (arrived, recorded) = (status.last_seq - before.0, self.acks.acked_seq() - before.1);
+            let (arrived, recorded) = (status.last_seq - before.0, self.shared.stuck.acked_seq() - before.1);
             let recorded = recorded.max(Seq::try_from(batch.len()).unwrap_or(Seq::MAX));
             if status.rejecting.is_none() && should_throttle(&batch, arrived, recorded) {
                 // Holding the source pauses the other workers, too.
@@ -163,10 +171,5 @@ impl Recorder {
                 let _ = timeout(throttle::pause(took), urgent).await;
             }
         }
-    }
-
-    /// Where the list of stuck deliveries publishes its state and acks deliveries.
-    fn progress(&self) -> Progress<'_> {
-        Progress { status: &self.stuck_status, acks: &self.acks }
     }
 }

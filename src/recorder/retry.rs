@@ -1,6 +1,6 @@
 //! Retries stuck deliveries, and degrades those that PostgreSQL rejects.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Recorder;
 use super::batch_part::BatchPart;
@@ -9,12 +9,11 @@ use super::canary::Canary;
 use super::stuck::{Blocked, StuckEntry};
 use crate::db::{DbError, Degraded, RecordItem};
 use crate::delivery::Disposition;
+use crate::logging::LineLimit;
 use crate::spool::{BatchLimits, SpoolError};
 
 /// The longest pause between two strikes. It is short, because PostgreSQL records other deliveries.
 const MAX_STRIKE_PAUSE: Duration = Duration::from_secs(1);
-/// Minimum time between two log lines about stuck deliveries.
-const LOG_STUCK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How many stuck deliveries are retried together.
 struct Groups {
@@ -46,13 +45,13 @@ impl Recorder {
     /// # Errors
     /// [`SpoolError`] when the spool cannot be read.
     pub(super) async fn retry_stuck(&self, reader: SharedReader) -> Result<(), SpoolError> {
-        let (mut failed_canaries, mut logged_at) = (0, None);
-        let mut groups = Groups::default();
+        let (mut failed_canaries, mut groups) = (0, Groups::default());
+        let lines = LineLimit::default();
         while let Some((seq, mut entry)) = self.shared.stuck.next().await {
             let read = reader.next(seq - 1, BatchLimits { rows: 1, bytes: 0 }).await?;
             let Some(spooled) = read.first().filter(|spooled| spooled.seq == seq) else {
                 // The spool counts the loss itself.
-                self.shared.stuck.remove([seq], &self.progress());
+                self.shared.stuck.remove([seq]);
                 continue;
             };
             let mut item = [RecordItem::from_spooled(&spooled.delivery, spooled.intact)];
@@ -63,14 +62,14 @@ impl Recorder {
             let attempted = self.attempt(&item, Some(limits), &mut failed_canaries).await;
             groups.tried_alone(attempted.is_ok());
             let Err((error, canary)) = attempted else {
-                self.shared.stuck.remove([seq], &self.progress());
+                self.shared.stuck.remove([seq]);
                 self.retry_groups(&reader, &mut groups, &mut failed_canaries).await?;
                 continue;
             };
             let why = match canary {
                 Canary::Fails(why) => {
                     entry.reset_strikes();
-                    self.shared.stuck.put_back(seq, entry, &why, &self.progress());
+                    self.shared.stuck.put_back(seq, entry, &why);
                     self.wait(why, &mut failed_canaries).await;
                     continue;
                 }
@@ -90,7 +89,7 @@ impl Recorder {
                     entry.blocks = None;
                     if !self.blame(&mut item[0], &mut entry, &error) {
                         self.log_dispositions(&item, &[Disposition::Dropped]);
-                        self.shared.stuck.remove([seq], &self.progress());
+                        self.shared.stuck.remove([seq]);
                         continue;
                     }
                     error
@@ -100,8 +99,10 @@ impl Recorder {
             if !matches!(why, DbError::InvalidRow { .. }) {
                 self.metrics.record_retries.inc();
             }
-            self.shared.stuck.put_back(seq, entry, &why, &self.progress());
-            self.log_stuck(&mut logged_at);
+            self.shared.stuck.put_back(seq, entry, &why);
+            if lines.count(1).is_some() {
+                self.log_stuck();
+            }
         }
         Ok(())
     }
@@ -127,7 +128,7 @@ impl Recorder {
             let limits = self.retry_limits(self.statement_timeout);
             match self.attempt(group.items(), Some(limits), failed_canaries).await {
                 Ok(()) => {
-                    self.shared.stuck.remove(batch.iter().map(|spooled| spooled.seq), &self.progress());
+                    self.shared.stuck.remove(batch.iter().map(|spooled| spooled.seq));
                     groups.size = groups.size.saturating_mul(2);
                 }
                 Err((_, canary)) => {
@@ -165,13 +166,8 @@ impl Recorder {
         true
     }
 
-    /// Logs that deliveries are stuck, at once and then at most every [`LOG_STUCK_INTERVAL`].
-    fn log_stuck(&self, logged_at: &mut Option<Instant>) {
-        if logged_at.is_some_and(|at| at.elapsed() < LOG_STUCK_INTERVAL) {
-            return;
-        }
-        *logged_at = Some(Instant::now());
-        let stuck = self.stuck_status.borrow().clone();
+    fn log_stuck(&self) {
+        let stuck = self.shared.stuck.status();
         if let Some(why) = stuck.why {
             tracing::warn!(
                 deliveries = stuck.deliveries,

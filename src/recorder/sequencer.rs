@@ -21,8 +21,6 @@ pub(crate) struct Sequencer {
     /// Shared with the recorder. If PostgreSQL grants too few connections, the sequencer waits for one of the recorder's,
     /// and the recorder for that of the sequencer.
     pub(crate) pool: Arc<ConnectionPool>,
-    /// Time limit of a run.
-    pub(crate) statement_timeout: Duration,
     /// Notified after a commit with changes.
     pub(crate) committed: Arc<Notify>,
     /// Nothing is numbered while recording fails.
@@ -72,21 +70,17 @@ impl Sequencer {
 
     /// With `check`, writes nothing if every change has a number.
     async fn number(&self, numbering: &mut Numbering, check: bool) -> Result<Numbered, DbError> {
-        let mut connection = self.pool.get().await?;
-        if !connection.was_idle {
-            // A new connection may lead to another server.
-            *numbering = Numbering::default();
-        }
-        let run = timeout(self.statement_timeout, async {
-            if check && !numbering.is_due(&mut connection.db).await? {
+        let run = self.pool.run(async |db| {
+            if !db.was_idle {
+                // A new connection may lead to another server.
+                *numbering = Numbering::default();
+            }
+            if check && !numbering.is_due(db).await? {
                 return Ok((Numbered::All, false));
             }
-            Ok((numbering.run(&mut connection.db).await?, true))
+            Ok((numbering.run(db).await?, true))
         });
-        // After an error, the connection is closed.
-        let run = run.await.unwrap_or(Err(DbError::TimedOut));
-        let (numbered, has_run) = run.map_err(DbError::without_row_blame)?;
-        connection.release();
+        let (numbered, has_run) = run.await?;
         if has_run {
             self.numbered.send_replace(());
         }

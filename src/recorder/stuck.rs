@@ -19,7 +19,7 @@ use crate::db::{DbError, ItemKind, RecordItem};
 use crate::spool::{AckHandle, Seq};
 
 /// Maximum entries, about 200 bytes each. Recording pauses while the list is full.
-pub(super) const MAX_STUCK: usize = 200_000;
+const MAX_STUCK: usize = 200_000;
 /// Strikes until a delivery is blamed for an error that the server will repeat.
 const STRIKES: u32 = 3;
 /// Strikes until a delivery is blamed for an error that may go away by itself.
@@ -41,10 +41,12 @@ pub(crate) struct StuckStatus {
     pub(crate) handled: Seq,
 }
 
-#[derive(Default)]
 pub(super) struct StuckList {
     state: Mutex<State>,
     changed: Notify,
+    status: watch::Sender<StuckStatus>,
+    /// Acks deliveries to the spool.
+    acks: AckHandle,
 }
 
 #[derive(Default)]
@@ -103,7 +105,7 @@ impl StuckEntry {
             kind: item.kind(),
             bulk: bulk(item),
             blocks: None,
-            received_at: item.received_at(),
+            received_at: item.delivery().received_at,
             due: Instant::now(),
             strikes: 0,
             extensions: 0,
@@ -160,21 +162,27 @@ impl StuckEntry {
     }
 }
 
-/// Where the list publishes its state and acks deliveries to the spool.
-pub(super) struct Progress<'p> {
-    pub(super) status: &'p watch::Sender<StuckStatus>,
-    pub(super) acks: &'p AckHandle,
-}
-
 impl StuckList {
+    pub(super) fn new(status: watch::Sender<StuckStatus>, acks: AckHandle) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), status, acks }
+    }
+
+    pub(super) fn status(&self) -> StuckStatus {
+        self.status.borrow().clone()
+    }
+
+    /// The last delivery that was acked to the spool.
+    pub(super) fn acked_seq(&self) -> Seq {
+        self.acks.acked_seq()
+    }
+
+    /// Waits while the list is full.
+    pub(super) async fn wait_for_room(&self) {
+        let _ = self.status.subscribe().wait_for(|stuck| stuck.deliveries < MAX_STUCK).await;
+    }
+
     /// Adds the deliveries of `part`, which failed with `why`. The first of them blocks the deliveries of `blocked`.
-    pub(super) fn add(
-        &self,
-        part: &BatchPart<'_>,
-        why: Option<&DbError>,
-        mut blocked: Option<Blocked>,
-        progress: &Progress<'_>,
-    ) {
+    pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, mut blocked: Option<Blocked>) {
         let mut state = self.state();
         for (seq, item) in part.iter() {
             // The others wait for the first one, so only the first is retried.
@@ -183,13 +191,13 @@ impl StuckList {
         if let Some(why) = why {
             state.why = Some(why.clone());
         }
-        state.publish(progress);
+        self.publish(&mut state);
         self.changed.notify_one();
     }
 
     /// Adds to the list the deliveries of `part` that are blocked, or whose execution has a stuck delivery (which preserves
     /// per-execution order). Returns the others.
-    pub(super) fn hold_back<'i>(&self, part: BatchPart<'i>, progress: &Progress<'_>) -> BatchPart<'i> {
+    pub(super) fn hold_back<'i>(&self, part: BatchPart<'i>) -> BatchPart<'i> {
         let (stuck, blocked): (HashSet<u32>, _) = {
             let state = self.state();
             if state.entries.is_empty() {
@@ -202,7 +210,7 @@ impl StuckList {
                 || is_blocked(&blocked, item.kind(), || bulk(item))
         });
         if !later.is_empty() {
-            self.add(&later, None, None, progress);
+            self.add(&later, None, None);
         }
         free
     }
@@ -262,27 +270,27 @@ impl StuckList {
     }
 
     /// Updates the entry of a delivery that failed again.
-    pub(super) fn put_back(&self, seq: Seq, entry: StuckEntry, why: &DbError, progress: &Progress<'_>) {
+    pub(super) fn put_back(&self, seq: Seq, entry: StuckEntry, why: &DbError) {
         let mut state = self.state();
         state.entries.insert(seq, entry);
         state.why = Some(why.clone());
-        state.publish(progress);
+        self.publish(&mut state);
     }
 
     /// Removes deliveries that are recorded or no longer in the spool.
-    pub(super) fn remove(&self, seqs: impl IntoIterator<Item = Seq>, progress: &Progress<'_>) {
+    pub(super) fn remove(&self, seqs: impl IntoIterator<Item = Seq>) {
         let mut state = self.state();
         for seq in seqs {
             state.entries.remove(&seq);
         }
-        state.publish(progress);
+        self.publish(&mut state);
     }
 
     /// Publishes that every delivery up to `through` is recorded or in this list.
-    pub(super) fn set_handled(&self, through: Seq, progress: &Progress<'_>) {
+    pub(super) fn set_handled(&self, through: Seq) {
         let mut state = self.state();
         state.handled = through;
-        state.publish(progress);
+        self.publish(&mut state);
     }
 
     /// Ends [`Self::next`] once the list is empty.
@@ -293,6 +301,21 @@ impl StuckList {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, state: &mut State) {
+        let oldest = state.entries.first_key_value();
+        let through = oldest.map_or(state.handled, |(first, _)| state.handled.min(first - 1));
+        if oldest.is_none() {
+            state.why = None;
+        }
+        self.status.send_replace(StuckStatus {
+            deliveries: state.entries.len(),
+            oldest: oldest.map(|(_, entry)| entry.received_at),
+            why: state.why.clone(),
+            handled: state.handled,
+        });
+        self.acks.ack(through);
     }
 }
 
@@ -311,20 +334,5 @@ fn bulk(item: &RecordItem<'_>) -> Option<u32> {
 impl State {
     fn blocked(&self) -> HashSet<Blocked> {
         self.entries.values().filter_map(|entry| entry.blocks).collect()
-    }
-
-    fn publish(&mut self, progress: &Progress<'_>) {
-        let oldest = self.entries.first_key_value();
-        let through = oldest.map_or(self.handled, |(first, _)| self.handled.min(first - 1));
-        if oldest.is_none() {
-            self.why = None;
-        }
-        progress.status.send_replace(StuckStatus {
-            deliveries: self.entries.len(),
-            oldest: oldest.map(|(_, entry)| entry.received_at),
-            why: self.why.clone(),
-            handled: self.handled,
-        });
-        progress.acks.ack(through);
     }
 }

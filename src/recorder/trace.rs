@@ -20,7 +20,7 @@ impl Traces {
         let ended = SystemTime::now();
         let links: Vec<_> = items
             .iter()
-            .filter_map(RecordItem::trace)
+            .filter_map(|item| item.delivery().trace)
             .map(|trace| Link::with_context(trace.span()))
             .collect();
         if links.is_empty() {
@@ -46,7 +46,7 @@ impl Traces {
         }
         batch.end_with_timestamp(ended);
         for (item, disposition) in items.iter().zip(dispositions.unwrap_or_default()) {
-            let Some(trace) = item.trace() else { continue };
+            let Some(trace) = item.delivery().trace else { continue };
             let mut attributes = vec![KeyValue::new("workflow_receiver.outcome", disposition.as_str())];
             attributes.extend(item.execution_id().map(|id| KeyValue::new(EXECUTION_ID, id.to_owned())));
             let record = SpanBuilder::from_name("record")

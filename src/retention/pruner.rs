@@ -133,7 +133,7 @@ impl Pruner {
             return Ok(Ok(round));
         };
         round.future = newest.filter(|newest| *newest > now + MAX_CLOCK_SKEW);
-        let cutoffs = Cutoffs::at(now, &self.retention);
+        let cutoffs = Cutoffs::at(now, self.retention);
         for walk in walks {
             loop {
                 match within(limit, walk.step(&mut connection, &cutoffs, Removal::Exclusive)).await {

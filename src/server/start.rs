@@ -237,7 +237,6 @@ impl Shared<'_> {
         let (numbered, numbered_rx) = watch::channel(());
         let sequencer = Sequencer {
             pool: self.recording_pool.clone(),
-            statement_timeout: settings.database.statement_timeout,
             committed: Arc::default(),
             recording: self.recording.clone(),
             numbered,
@@ -253,13 +252,11 @@ impl Shared<'_> {
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             spool: self.spool_status.clone(),
-            acks,
             health,
-            stuck_status: stuck,
             sequencer,
             unverified_stored: stored,
             give_up: self.give_up.clone(),
-            shared: recorder::SharedState::default(),
+            shared: recorder::SharedState::new(stuck, acks),
         };
         (recorder, stuck_rx, numbered_rx)
     }

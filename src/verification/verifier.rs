@@ -274,7 +274,7 @@ impl Verifier {
         if run.api.failed(row.unverified_id) {
             self.set_failing(Some(error.to_string()));
             // Peers can cause such failures: they choose the identifiers, and a proxy before the API may reject some of them.
-            let Some(times) = run.failures.count() else { return };
+            let Some(times) = run.failures.count(1) else { return };
             run.has_logged_failure.store(true, Ordering::Relaxed);
             if run.api.answers_others() {
                 tracing::warn!(
@@ -342,7 +342,7 @@ impl Verifier {
             QuarantinedUnverified::Moved { quarantine_id } => {
                 self.metrics.verified(result);
                 // The peers control the number of such webhooks.
-                if let Some(webhooks) = run.lines.count() {
+                if let Some(webhooks) = run.lines.count(1) {
                     tracing::warn!(
                         webhooks,
                         quarantine_id,

@@ -1,5 +1,6 @@
 //! Removal of expired rows: concurrent, in the background, interrupted, and its use of indexes.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -182,44 +183,37 @@ async fn one_of_several_receivers_prunes() {
     other.terminate();
 }
 
-/// The statements that visit and remove rows, with values in place of their parameters.
+/// The statements that visit and remove rows, each with its index. They come from the checked queries, with values in place
+/// of their parameters.
 fn statements() -> Vec<(&'static str, String)> {
-    let walk = |statement: &str| {
-        let statement = statement.replace("$1", "timestamptz '2026-02-10'").replace("$2", "'0'");
-        let statement = statement.replace("$3", "100").replace("$4", "timestamptz '2026-02-20'");
-        statement.replace("$5", "timestamptz '2026-02-20'")
-    };
-    let remove = |statement: &str, prefix: &str| {
-        let ids: Vec<String> = (1..=20).map(|n| format!("{prefix}{n}")).collect();
-        statement.replace("$1", &format!("'{{{}}}'", ids.join(","))).replace("$2", "timestamptz '2026-02-20'")
-    };
-    macro_rules! file {
-        ($name:literal) => {
-            include_str!(concat!("../../src/db/retention/", $name, ".sql"))
-        };
+    let queries = fs::read_dir(".sqlx").unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+    let queries = queries.map(|query| serde_json::from_slice::<Value>(&query).unwrap()["query"].clone());
+    let queries: Vec<_> = queries.map(|query| query.as_str().unwrap().to_owned()).collect();
+    let mut statements = Vec::new();
+    for (table, id_prefix, walk_index, removal_index) in [
+        ("executions", "e", "executions_first_received_at", "executions_pkey"),
+        ("predictions", "e", "predictions_first_received_at", "predictions_pkey"),
+        ("expected_executions", "", "expected_executions_registered_at", "expected_executions_pkey"),
+        ("bulks", "b", "bulks_first_received_at", "executions_bulk_id"),
+        ("execution_conflicts", "", "execution_conflicts_first_received_at", "execution_conflicts_pkey"),
+        ("prediction_conflicts", "", "prediction_conflicts_first_received_at", "prediction_conflicts_pkey"),
+        ("quarantine", "", "quarantine_first_received_at", "quarantine_pkey"),
+        ("quarantine_retries", "", "quarantine_retries_retried_at", "quarantine_retries_pkey"),
+    ] {
+        let ids: Vec<String> = (1..=20).map(|n| format!("{id_prefix}{n}")).collect();
+        for query in queries.iter().filter(|query| query.contains(&format!("FROM {table} AS t\n"))) {
+            let query = query.replace("$1", "timestamptz '2026-02-20'");
+            if query.contains("FOR UPDATE SKIP LOCKED") {
+                statements.push((removal_index, query.replace("$2", &format!("'{{{}}}'", ids.join(",")))));
+            } else {
+                let query = query.replace("$2", "timestamptz '2026-02-10'").replace("$3", "'0'");
+                let query = query.replace("$4", "100").replace("$5", "timestamptz '2026-02-20'");
+                statements.push((walk_index, query));
+            }
+        }
     }
-    vec![
-        ("executions_first_received_at", walk(file!("walk_executions"))),
-        ("executions_first_received_at", walk(file!("walk_payloads"))),
-        ("predictions_first_received_at", walk(file!("walk_predictions"))),
-        ("predictions_first_received_at", walk(file!("walk_prediction_payloads"))),
-        ("expected_executions_registered_at", walk(file!("walk_expected"))),
-        ("bulks_first_received_at", walk(file!("walk_bulks"))),
-        ("execution_conflicts_first_received_at", walk(file!("walk_conflicts"))),
-        ("prediction_conflicts_first_received_at", walk(file!("walk_prediction_conflicts"))),
-        ("quarantine_first_received_at", walk(file!("walk_quarantine"))),
-        ("quarantine_retries_retried_at", walk(file!("walk_quarantine_retries"))),
-        ("executions_pkey", remove(file!("remove_executions"), "e")),
-        ("executions_pkey", remove(file!("remove_payloads"), "e")),
-        ("predictions_pkey", remove(file!("remove_predictions"), "e")),
-        ("predictions_pkey", remove(file!("remove_prediction_payloads"), "e")),
-        ("expected_executions_pkey", remove(file!("remove_expected"), "")),
-        ("executions_bulk_id", remove(file!("remove_bulks"), "b")),
-        ("execution_conflicts_pkey", remove(file!("remove_conflicts"), "")),
-        ("prediction_conflicts_pkey", remove(file!("remove_prediction_conflicts"), "")),
-        ("quarantine_pkey", remove(file!("remove_quarantine"), "")),
-        ("quarantine_retries_pkey", remove(file!("remove_quarantine_retries"), "")),
-    ]
+    assert_eq!(statements.len(), 20, "two for each target except changes: {statements:#?}");
+    statements
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,24 +3,20 @@
 mod retry;
 mod undo;
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
-use time::OffsetDateTime;
-use time::serde::rfc3339;
 
 use super::args::{OutputArgs, TimeArgs};
-use super::output::{Output, note, print_line};
+use super::output::{print_items, print_line};
 use super::table::{Column, number, prose, text, timestamp};
 use super::{CommandError, database, query_pool};
 use crate::config::Settings;
 use crate::db::DbConnection;
-use crate::db::queries::quarantine::{Quarantine as EntriesQuery, Quarantined};
+use crate::db::queries::quarantine::{
+    Quarantine as EntriesQuery, QuarantineReasons, Quarantined, ReasonGroup,
+};
 
-/// Entries per query.
-const PAGE: i64 = 1_000;
 /// The name of the operator in the audit log.
 const ACTOR: &str = "command line";
 
@@ -66,17 +62,6 @@ pub(crate) struct ListArgs {
     time: TimeArgs,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-/// The entries with the same reason.
-#[derive(Serialize)]
-struct ReasonGroup {
-    reason: String,
-    entries: u64,
-    deliveries: i64,
-    #[serde(with = "rfc3339")]
-    latest_received_at: OffsetDateTime,
-    latest_quarantine_id: i64,
 }
 
 const REASONS: &[Column<ReasonGroup>] = &[
@@ -149,31 +134,12 @@ impl ListArgs {
         if self.retried {
             return undo::list_retried(&pool, &self.output, &self.time).await;
         }
-        let query = EntriesQuery { period: self.time.period(), ..EntriesQuery::default() };
+        let period = self.time.period();
         if !self.by_reason {
+            let query = EntriesQuery { period, ..EntriesQuery::default() };
             return self.output.print_list(&pool, query, ENTRIES).await;
         }
-        let mut reasons: HashMap<String, ReasonGroup> = HashMap::new();
-        for entry in OutputArgs::every_row().read_list(&pool, query).await?.items {
-            // Newest first.
-            let reason = reasons.entry(entry.reason.clone()).or_insert_with(|| ReasonGroup {
-                reason: entry.reason.clone(),
-                entries: 0,
-                deliveries: 0,
-                latest_received_at: entry.first_received_at,
-                latest_quarantine_id: entry.quarantine_id,
-            });
-            reason.entries += 1;
-            reason.deliveries += i64::from(entry.deliveries);
-        }
-        let mut reasons: Vec<_> = reasons.into_values().collect();
-        reasons.sort_by(|a, b| (b.entries, &a.reason).cmp(&(a.entries, &b.reason)));
-        let mut output = Output::new();
-        output.items(self.output.json, &mut output.table(REASONS), &reasons)?;
-        output.flush()?;
-        if reasons.is_empty() && !self.output.json {
-            note("No rows.");
-        }
-        Ok(())
+        let reasons = QuarantineReasons { period, entries: i64::MAX, groups: i64::MAX };
+        print_items(self.output.json, REASONS, &pool.run(&reasons).await?)
     }
 }

@@ -1,11 +1,11 @@
 //! `workflow-receiver quarantine retry`
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 
-use super::{ACTOR, PAGE, absent, list};
+use super::{ACTOR, absent, list};
 use crate::cli::CommandError;
 use crate::cli::output::print_line;
 use crate::db::{DbConnection, Retried, RetryMode};
@@ -69,26 +69,10 @@ impl Retry {
         } else {
             Some(connection.begin_audit(ACTOR, "quarantine.retry", &mapping.describe(&entries)).await?)
         };
-        let (mut after, mut ids) = (0, self.ids.clone());
-        loop {
-            if self.all || self.acknowledged {
-                let page = connection.quarantined(after, PAGE).await?;
-                let Some(last) = page.last() else { break };
-                after = last.quarantine_id;
-                ids = page
-                    .iter()
-                    .filter(|entry| {
-                        entry.intact && !entry.is_unconfirmed() && (entry.acknowledged || !self.acknowledged)
-                    })
-                    .map(|entry| entry.quarantine_id)
-                    .collect();
-            }
-            for id in &ids {
-                self.retry(connection, *id, &mapping, &mut tally).await?;
-            }
-            if !self.all && !self.acknowledged {
-                break;
-            }
+        let is_selected = self.all || self.acknowledged;
+        let ids = if is_selected { connection.retriable(self.acknowledged).await? } else { self.ids.clone() };
+        for id in ids {
+            self.retry(connection, id, &mapping, &mut tally).await?;
         }
         let Tally { recorded, unverified, not_recorded } = tally;
         if unverified > 0 {
@@ -113,12 +97,13 @@ impl Retry {
         &self,
         mapping: &Mapping<'_>,
         body: &[u8],
-        ignored: &RefCell<BTreeSet<String>>,
+        ignored: &Mutex<BTreeSet<String>>,
     ) -> Result<Vec<Extracted>, String> {
         let extracted = mapping.extract(body, self.force).map_err(|why| why.to_string())?;
         // Without a mapping, the body is recorded as it was received.
         for part in extracted.iter().filter(|_| !mapping.is_empty()) {
-            ignored.borrow_mut().extend(part.ignored.iter().cloned());
+            let mut ignored = ignored.lock().unwrap_or_else(PoisonError::into_inner);
+            ignored.extend(part.ignored.iter().cloned());
         }
         Ok(extracted)
     }
@@ -130,7 +115,7 @@ impl Retry {
         mapping: &Mapping<'_>,
         tally: &mut Tally,
     ) -> Result<(), CommandError> {
-        let ignored = RefCell::default();
+        let ignored = Mutex::default();
         let extract = |body: &[u8]| self.extract(mapping, body, &ignored);
         let mode = if self.dry_run { RetryMode::Preview } else { RetryMode::Record };
         match connection.retry_quarantined(id, mode, extract).await? {
@@ -141,7 +126,7 @@ impl Retry {
                     let (execution, disposition) = (printable(&execution_id), disposition.as_str());
                     print_line(format_args!("{id}: {verb} as {execution} ({disposition})"));
                 }
-                let ignored: Vec<_> = ignored.into_inner().into_iter().collect();
+                let ignored: Vec<_> = ignored.into_inner().unwrap_or_default().into_iter().collect();
                 if !ignored.is_empty() {
                     let keys = ignored.join(", ");
                     print_line(format_args!("{id}: not read, only in the payload: {}", printable(&keys)));

@@ -3,9 +3,9 @@
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::{ACTOR, PAGE, list};
+use super::{ACTOR, list};
 use crate::cli::args::{OutputArgs, TimeArgs};
-use crate::cli::output::{Output, note, print_line};
+use crate::cli::output::{print_items, print_line};
 use crate::cli::table::{Column, number, prose, text, timestamp};
 use crate::cli::{CommandError, query_pool};
 use crate::config::Settings;
@@ -17,6 +17,8 @@ use crate::logging::printable;
 
 /// Maximum retries that one command undoes with `--since`.
 const MAX_UNDONE: i64 = 100_000;
+/// Maximum retries of an action in the audit log.
+const MAX_AUDITED: usize = 1_000;
 
 /// Arguments of `quarantine undo`.
 #[derive(Debug, Args)]
@@ -55,13 +57,9 @@ pub(super) async fn list_retried(
     let mut retried = pool.run(&RetriedEntries { since, limit: limit.saturating_add(1) }).await?;
     let more = i64::try_from(retried.len()).is_ok_and(|rows| rows > limit);
     retried.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut out = Output::new();
-    out.items(output.json, &mut out.table(RETRIED), &retried)?;
-    out.flush()?;
+    print_items(output.json, RETRIED, &retried)?;
     if more {
         output.note_more();
-    } else if retried.is_empty() && !output.json {
-        note("No rows.");
     }
     Ok(())
 }
@@ -81,7 +79,7 @@ impl Undo {
             }
         };
         let (mut undone, mut not_undone) = (0, 0);
-        for ids in ids.chunks(usize::try_from(PAGE).unwrap_or(usize::MAX)) {
+        for ids in ids.chunks(MAX_AUDITED) {
             let audit_id = connection.begin_audit(ACTOR, "quarantine.undo", &list(ids)).await?;
             let before = not_undone;
             for id in ids {

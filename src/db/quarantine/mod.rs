@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use self::undo::Before;
 pub(crate) use self::undo::Undone;
-use super::queries::quarantine::{Quarantined, select_quarantined, without_secrets};
+use super::queries::quarantine::without_secrets;
 use super::record::item::{ItemKind, RecordItem};
 use super::{DbConnection, DbError, Transaction, record};
 use crate::auth::AuthMethod;
@@ -77,10 +77,16 @@ impl Entry {
 }
 
 impl DbConnection {
-    /// The next entries after `after`, in the order of their numbers.
-    pub(crate) async fn quarantined(&mut self, after: i64, limit: i64) -> Result<Vec<Quarantined>, DbError> {
-        let entries = select_quarantined!("quarantine_id > $1 ORDER BY quarantine_id LIMIT $2", after, limit);
-        self.transact(async |transaction| entries.fetch_all(transaction).await).await
+    /// The numbers of all entries, or of those answered 200, in order. Without damaged ones, and without unsigned ones that
+    /// were not confirmed.
+    pub(crate) async fn retriable(&mut self, only_acknowledged: bool) -> Result<Vec<i64>, DbError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT quarantine_id FROM quarantine
+             WHERE intact AND (acknowledged OR NOT $1 AND authenticated_by IS DISTINCT FROM 'unverified')
+             ORDER BY quarantine_id",
+            only_acknowledged
+        );
+        self.transact(async |transaction| ids.fetch_all(transaction).await).await
     }
 
     pub(crate) async fn quarantined_body(&mut self, id: i64) -> Result<Option<Vec<u8>>, DbError> {
@@ -112,27 +118,19 @@ impl DbConnection {
         &mut self,
         id: i64,
         mode: RetryMode,
-        extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
+        extract: impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync,
     ) -> Result<Retried, DbError> {
-        let mut retries = 0;
-        // Not an async closure: the console needs a future that is Send.
-        loop {
-            match self.retry(id, mode, &extract).await {
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    if let Some(error) = self.after_contention(error, &mut retries).await? {
-                        return Ok(Retried::Retained(error.to_string()));
-                    }
-                }
-            }
-        }
+        let retry = self.retry_contention((id, mode, extract), |db, (id, mode, extract)| {
+            Box::pin(db.retry(*id, *mode, extract))
+        });
+        Ok(retry.await?.unwrap_or_else(|error| Retried::Retained(error.to_string())))
     }
 
     async fn retry(
         &mut self,
         id: i64,
         mode: RetryMode,
-        extract: &impl Fn(&[u8]) -> Result<Vec<Extracted>, String>,
+        extract: &(impl Fn(&[u8]) -> Result<Vec<Extracted>, String> + Sync),
     ) -> Result<Retried, DbError> {
         let entry = sqlx::query_as!(
             Entry,

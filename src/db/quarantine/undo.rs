@@ -9,8 +9,9 @@ use std::collections::HashMap;
 
 use time::OffsetDateTime;
 
+use crate::db::kinds::for_kind;
+use crate::db::record::changes::{self, Change, ChangeType};
 use crate::db::record::rollups::{CountedExecution, Rollups};
-use crate::db::record::{UndoneChange, insert_undone};
 use crate::db::{DbConnection, DbError, Transaction};
 use crate::delivery::Disposition;
 use crate::execution::Kind;
@@ -37,15 +38,10 @@ struct CountedRow {
     first_received_at: OffsetDateTime,
 }
 
-/// A row before the retry, as JSON.
-struct RowBefore {
-    id: String,
-    row: String,
-}
-
 /// The rows of one kind before the retry.
 struct TableBefore {
-    rows: Vec<RowBefore>,
+    /// Each row as JSON, by its key.
+    rows: HashMap<String, String>,
     /// The conflicts, as a JSON array.
     conflicts: String,
 }
@@ -68,57 +64,32 @@ struct StoredRetry {
     prediction_conflicts: String,
 }
 
-/// Calls a macro with the tables, the key and the bulk of a kind.
-macro_rules! for_kind {
-    ($kind:expr, $then:ident! ($($argument:expr),*)) => {
-        match $kind {
-            Kind::Workflow => $then!("executions" "execution_id" "execution_conflicts" "r.bulk_id", $($argument),*),
-            Kind::Prediction => {
-                $then!("predictions" "prediction_id" "prediction_conflicts" "NULL::text", $($argument),*)
-            }
-        }
-    };
-}
-
+/// The rows of a kind and their conflicts.
+#[rustfmt::skip]
 macro_rules! lock_before {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr) => {{
-        let rows = sqlx::query_as!(
-            RowBefore,
-            r#"SELECT r."#
-                + $id
-                + r#" AS id, to_jsonb(r)::text AS "row!" FROM "#
-                + $table
-                + " AS r
-               WHERE r."
-                + $id
-                + " = ANY ($1) ORDER BY r."
-                + $id
-                + " FOR UPDATE",
+        let rows = sqlx::query!(
+            "SELECT r." + $id + r#" AS id, to_jsonb(r)::text AS "row!" FROM "# + $table + " AS r
+             WHERE r." + $id + " = ANY ($1) ORDER BY r." + $id + " FOR UPDATE",
             $ids as _
         );
         let rows = rows.fetch_all(&mut *$transaction).await?;
         let conflicts = sqlx::query_scalar!(
-            r#"SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')::text AS "conflicts!" FROM "#
-                + $conflicts
-                + " AS c
-               WHERE c."
-                + $id
-                + " = ANY ($1)",
+            r#"SELECT coalesce(jsonb_agg(to_jsonb(c)), '[]')::text AS "conflicts!" FROM "# + $conflicts + " AS c
+             WHERE c." + $id + " = ANY ($1)",
             $ids as _
         );
-        TableBefore { rows, conflicts: conflicts.fetch_one(&mut *$transaction).await? }
+        let conflicts = conflicts.fetch_one(&mut *$transaction).await?;
+        TableBefore { rows: rows.into_iter().map(|row| (row.id, row.row)).collect(), conflicts }
     }};
 }
 
+#[rustfmt::skip]
 macro_rules! deliveries_of {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr) => {
         sqlx::query_scalar!(
             r#"SELECT r.deliveries AS "deliveries!" FROM unnest($1::text[]) WITH ORDINALITY AS i (id, n)
-               INNER JOIN "#
-                + $table
-                + " AS r ON r."
-                + $id
-                + " = i.id ORDER BY i.n",
+             INNER JOIN "# + $table + " AS r ON r." + $id + " = i.id ORDER BY i.n",
             $ids as _
         )
         .fetch_all(&mut *$transaction)
@@ -126,23 +97,14 @@ macro_rules! deliveries_of {
     };
 }
 
+#[rustfmt::skip]
 macro_rules! lock_current {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr) => {
         sqlx::query_as!(
             CountedRow,
-            "SELECT r."
-                + $id
-                + r#" AS id, r.deliveries, r.workflow_id AS "workflow_id?", "#
-                + $bulk
-                + r#" AS bulk_id,
+            "SELECT r." + $id + r#" AS id, r.deliveries, r.workflow_id AS "workflow_id?", "# + $bulk + " AS bulk_id,
                  r.status, r.total_cost::text AS total_cost, r.first_received_at
-             FROM "#
-                + $table
-                + " AS r WHERE r."
-                + $id
-                + " = ANY ($1) ORDER BY r."
-                + $id
-                + " FOR UPDATE",
+             FROM " + $table + " AS r WHERE r." + $id + " = ANY ($1) ORDER BY r." + $id + " FOR UPDATE",
             $ids as _
         )
         .fetch_all(&mut *$transaction)
@@ -150,53 +112,34 @@ macro_rules! lock_current {
     };
 }
 
-macro_rules! delete_current {
-    ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr) => {
-        sqlx::query!("DELETE FROM " + $table + " WHERE " + $id + " = ANY ($1)", $ids as _)
-            .execute(&mut *$transaction)
-            .await?
-    };
-}
-
+/// Replaces rows. Returns the new ones.
+#[rustfmt::skip]
 macro_rules! restore_rows {
-    ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $rows:expr) => {
+    ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr, $rows:expr) => {{
+        let delete = sqlx::query!("DELETE FROM " + $table + " WHERE " + $id + " = ANY ($1)", $ids as _);
+        delete.execute(&mut *$transaction).await?;
         sqlx::query_as!(
             CountedRow,
-            "INSERT INTO "
-                + $table
-                + " AS r
-             SELECT p.* FROM jsonb_populate_recordset(NULL::"
-                + $table
-                + ", $1::text::jsonb) AS p ORDER BY p."
-                + $id
-                + "
-             RETURNING r."
-                + $id
-                + r#" AS id, r.deliveries, r.workflow_id AS "workflow_id?", "#
-                + $bulk
-                + " AS bulk_id,
+            "INSERT INTO " + $table + " AS r
+             SELECT p.* FROM jsonb_populate_recordset(NULL::" + $table + ", $1::text::jsonb) AS p ORDER BY p." + $id + "
+             RETURNING r." + $id + r#" AS id, r.deliveries, r.workflow_id AS "workflow_id?", "# + $bulk + " AS bulk_id,
                  r.status, r.total_cost::text AS total_cost, r.first_received_at",
             $rows
         )
         .fetch_all(&mut *$transaction)
         .await?
-    };
+    }};
 }
 
 /// Deletes the conflicts that the retry stored or counted, and restores the counted ones as they were before. A conflict
 /// that retention has removed stays removed.
+#[rustfmt::skip]
 macro_rules! restore_conflicts {
     ($table:literal $id:literal $conflicts:literal $bulk:literal, $transaction:expr, $ids:expr, $before:expr) => {{
         let deleted = sqlx::query_scalar!(
-            "DELETE FROM "
-                + $conflicts
-                + " AS c
-             WHERE c."
-                + $id
-                + " = ANY ($1) AND NOT EXISTS (
-                 SELECT FROM jsonb_populate_recordset(NULL::"
-                + $conflicts
-                + ", $2::text::jsonb) AS p
+            "DELETE FROM " + $conflicts + " AS c
+             WHERE c." + $id + " = ANY ($1) AND NOT EXISTS (
+                 SELECT FROM jsonb_populate_recordset(NULL::" + $conflicts + ", $2::text::jsonb) AS p
                  WHERE p.conflict_id = c.conflict_id AND p.deliveries = c.deliveries
              )
              RETURNING c.conflict_id",
@@ -204,19 +147,14 @@ macro_rules! restore_conflicts {
             $before
         );
         let deleted = deleted.fetch_all(&mut *$transaction).await?;
-        sqlx::query!(
-            "INSERT INTO "
-                + $conflicts
-                + " OVERRIDING SYSTEM VALUE
-             SELECT p.* FROM jsonb_populate_recordset(NULL::"
-                + $conflicts
-                + ", $1::text::jsonb) AS p
+        let restore = sqlx::query!(
+            "INSERT INTO " + $conflicts + " OVERRIDING SYSTEM VALUE
+             SELECT p.* FROM jsonb_populate_recordset(NULL::" + $conflicts + ", $1::text::jsonb) AS p
              WHERE p.conflict_id = ANY ($2)",
             $before,
             &deleted
-        )
-        .execute(&mut *$transaction)
-        .await?;
+        );
+        restore.execute(&mut *$transaction).await?;
     }};
 }
 
@@ -245,14 +183,14 @@ impl Before {
     ) -> Result<TableBefore, sqlx::Error> {
         let ids = ids_of(recorded, kind);
         if ids.is_empty() {
-            return Ok(TableBefore { rows: Vec::new(), conflicts: "[]".to_owned() });
+            return Ok(TableBefore { rows: HashMap::new(), conflicts: "[]".to_owned() });
         }
         Ok(for_kind!(kind, lock_before!(transaction, &ids)))
     }
 
     fn row(&self, kind: Kind, id: &str) -> Option<&str> {
         let table = if kind == Kind::Workflow { &self.executions } else { &self.predictions };
-        table.rows.iter().find(|row| row.id == id).map(|row| &*row.row)
+        table.rows.get(id).map(String::as_str)
     }
 
     /// Stores the retry of an entry. False if an execution was recorded between [`Self::lock`] and the retry: the caller
@@ -319,18 +257,8 @@ fn ids_of(recorded: &[(Kind, String)], kind: Kind) -> Vec<&str> {
 impl DbConnection {
     /// Undoes the retry of an entry, or changes nothing.
     pub(crate) async fn undo_retry(&mut self, quarantine_id: i64) -> Result<Undone, DbError> {
-        let mut retries = 0;
-        // Not an async closure: the console needs a future that is Send.
-        loop {
-            match self.try_undo(quarantine_id).await {
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    if let Some(error) = self.after_contention(error, &mut retries).await? {
-                        return Ok(Undone::Refused(error.to_string()));
-                    }
-                }
-            }
-        }
+        let undone = self.retry_contention(quarantine_id, |db, id| Box::pin(db.try_undo(*id))).await?;
+        Ok(undone.unwrap_or_else(|error| Undone::Refused(error.to_string())))
     }
 
     /// Locks rows in the order of recording, after the row of `quarantine_retries`: only another undo waits for that row.
@@ -355,7 +283,7 @@ impl DbConnection {
             quarantine_id
         );
         let recorded = recorded.fetch_all(&mut transaction).await?;
-        let (mut rollups, mut changes) = (Rollups::default(), Vec::new());
+        let (mut rollups, mut undone) = (Rollups::default(), Vec::new());
         for kind in [Kind::Workflow, Kind::Prediction] {
             let conflicts =
                 if kind == Kind::Workflow { &retry.execution_conflicts } else { &retry.prediction_conflicts };
@@ -366,7 +294,7 @@ impl DbConnection {
             }
             match restore(&mut transaction, kind, &recorded, conflicts).await? {
                 Ok((current, restored)) if kind == Kind::Workflow => {
-                    count(&mut rollups, &mut changes, &recorded, current, restored);
+                    count(&mut rollups, &mut undone, &recorded, current, restored);
                 }
                 Ok(_) => {}
                 Err(why) => return Ok(Undone::Refused(why)),
@@ -374,9 +302,9 @@ impl DbConnection {
         }
         let ids: Vec<_> = recorded.into_iter().map(|row| row.id).collect();
         unsettle(&mut transaction, &ids).await?;
-        insert_undone(&mut transaction, &changes).await?;
+        changes::insert(&mut transaction, &undone).await?;
         rollups.apply(&mut transaction).await?;
-        let bulks: Vec<_> = changes.iter().filter_map(|change| change.bulk_id.as_deref()).collect();
+        let bulks: Vec<_> = undone.iter().filter_map(|change| change.bulk_id.as_deref()).collect();
         if !bulks.is_empty() {
             sqlx::query_file!(
                 "src/db/quarantine/undo_bulks.sql",
@@ -416,14 +344,9 @@ async fn restore(
             Some(_) => {}
         }
     }
-    for_kind!(kind, delete_current!(transaction, &ids));
     let previous: Vec<_> = recorded.iter().filter_map(|row| row.previous.as_deref()).collect();
-    let restored = if previous.is_empty() {
-        Vec::new()
-    } else {
-        let previous = format!("[{}]", previous.join(","));
-        for_kind!(kind, restore_rows!(transaction, previous))
-    };
+    let previous = format!("[{}]", previous.join(","));
+    let restored = for_kind!(kind, restore_rows!(transaction, &ids, previous));
     for_kind!(kind, restore_conflicts!(transaction, &ids, conflicts));
     Ok(Ok((current, restored)))
 }
@@ -431,7 +354,7 @@ async fn restore(
 /// Adds the difference between both states to the rollups, and collects the changes for the change feed.
 fn count(
     rollups: &mut Rollups<'static>,
-    changes: &mut Vec<UndoneChange>,
+    changes: &mut Vec<Change<'static>>,
     recorded: &[&Recorded],
     current: Vec<CountedRow>,
     restored: Vec<CountedRow>,
@@ -441,11 +364,12 @@ fn count(
         let previous = restored.remove(&row.id);
         let disposition = recorded.iter().find(|recorded| recorded.id == row.id).map(|row| &*row.disposition);
         if disposition != Some(Disposition::Duplicate.as_str()) {
-            changes.push(UndoneChange {
-                execution_id: row.id.clone(),
-                workflow_id: row.workflow_id.clone(),
-                bulk_id: row.bulk_id.clone(),
-                status: previous.as_ref().map(|previous| previous.status.clone()),
+            changes.push(Change {
+                kind: ChangeType::Undone,
+                execution_id: row.id.clone().into(),
+                workflow_id: row.workflow_id.clone().map(Cow::Owned),
+                bulk_id: row.bulk_id.clone().map(Cow::Owned),
+                status: previous.as_ref().map(|previous| previous.status.clone().into()),
             });
         }
         match previous {

@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::serde::rfc3339;
@@ -9,9 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::json::Json;
 use super::page::{List, ListRow, Position};
-use super::{
-    EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, TimeRange, omitted,
-};
+use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, PageRequest, Query, TimeRange};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -60,11 +60,14 @@ impl ListRow for Conflict {
     }
 }
 
-#[derive(Debug, Clone, Default, IntoParams)]
+// Parameters of the API and of the command line.
+#[derive(Debug, Clone, Default, IntoParams, Args)]
 #[into_params(parameter_in = Query)]
+#[group(id = "conflict_filter")]
 pub(crate) struct Filter {
     /// Only conflicts of this execution.
     #[param(inline, value_type = Option<Identifier>)]
+    #[arg(value_name = "EXECUTION", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execution: Option<String>,
 }
 
@@ -113,7 +116,7 @@ pub(crate) struct ConflictDetail {
     /// The exact body, where `payload` would differ from it; otherwise null.
     pub(crate) payload_text: Option<String>,
     /// Which of the outputs, `payload` and `payload_text` are null because they are larger than 16 MiB. Read them with psql.
-    pub(crate) omitted: Vec<&'static str>,
+    pub(crate) omitted: Vec<String>,
 }
 
 /// Reads one conflict; `None` if the number does not exist.
@@ -143,13 +146,15 @@ impl Query for GetConflict {
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.recorded) <= $2 THEN t.recorded END AS "recorded_output: Json",
-                   coalesce(octet_length(t.recorded) > $2, false) AS "recorded_output_omitted!",
                    CASE WHEN octet_length(t.delivered) <= $2 THEN t.delivered END AS "delivered_output: Json",
-                   coalesce(octet_length(t.delivered) > $2, false) AS "delivered_output_omitted!",
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
-                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
                    CASE WHEN octet_length(c.payload_bytes) <= $2 THEN utf8_text(c.payload_bytes) END AS payload_text,
-                   coalesce(octet_length(c.payload_bytes) > $2, false) AS "payload_text_omitted!"
+                   array_remove(ARRAY[
+                       CASE WHEN octet_length(t.recorded) > $2 THEN 'recorded_output' END,
+                       CASE WHEN octet_length(t.delivered) > $2 THEN 'delivered_output' END,
+                       CASE WHEN octet_length(t.payload) > $2 THEN 'payload' END,
+                       CASE WHEN octet_length(c.payload_bytes) > $2 THEN 'payload_text' END
+                   ], NULL) AS "omitted!"
                FROM execution_conflicts AS c
                LEFT JOIN executions AS e ON c.execution_id = e.execution_id
                -- OFFSET 0: each value is converted to text once.
@@ -167,12 +172,7 @@ impl Query for GetConflict {
             delivered_output: rest.delivered_output,
             payload: rest.payload,
             payload_text: rest.payload_text,
-            omitted: omitted([
-                ("recorded_output", rest.recorded_output_omitted),
-                ("delivered_output", rest.delivered_output_omitted),
-                ("payload", rest.payload_omitted),
-                ("payload_text", rest.payload_text_omitted),
-            ]),
+            omitted: rest.omitted,
         }))
     }
 }

@@ -16,7 +16,6 @@ use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::results::{ResultItem, ResultsQuery};
 use super::{
     EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Query, SCAN_LIMIT, Scope,
-    omitted,
 };
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
@@ -263,7 +262,7 @@ pub(crate) type Executions = Listing<Filter>;
 
 impl Executions {
     /// The first page of a bulk's executions.
-    pub(super) fn of_bulk(bulk_id: &str) -> Self {
+    pub(crate) fn of_bulk(bulk_id: &str) -> Self {
         let filter = Filter { scope: Scope::of_bulk(bulk_id), ..Filter::default() };
         Self { filter, ..Self::default() }
     }
@@ -375,7 +374,7 @@ pub(crate) struct ExecutionDetail {
     #[serde(with = "rfc3339::option")]
     pub(crate) payload_removed_at: Option<OffsetDateTime>,
     /// Which of `payload` and `payload_text` are null because they are larger than 16 MiB. Read them with psql.
-    pub(crate) omitted: Vec<&'static str>,
+    pub(crate) omitted: Vec<String>,
 }
 
 /// Reads one execution; `None` if it is not recorded.
@@ -399,9 +398,11 @@ impl Query for GetExecution {
             r#"SELECT
                    left(e.payload ->> 'version_id', $3) AS version_id,
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
-                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
                    CASE WHEN octet_length(payload_bytes) <= $2 THEN utf8_text(payload_bytes) END AS payload_text,
-                   coalesce(octet_length(payload_bytes) > $2, false) AS "payload_text_omitted!",
+                   array_remove(ARRAY[
+                       CASE WHEN octet_length(t.payload) > $2 THEN 'payload' END,
+                       CASE WHEN octet_length(payload_bytes) > $2 THEN 'payload_text' END
+                   ], NULL) AS "omitted!",
                    payload_removed_at,
                    (SELECT count(*) FROM execution_conflicts AS c WHERE c.execution_id = e.execution_id)
                        AS "conflicts!"
@@ -424,10 +425,7 @@ impl Query for GetExecution {
             payload: rest.payload,
             payload_text: rest.payload_text,
             payload_removed_at: rest.payload_removed_at,
-            omitted: omitted([
-                ("payload", rest.payload_omitted),
-                ("payload_text", rest.payload_text_omitted),
-            ]),
+            omitted: rest.omitted,
         }))
     }
 }

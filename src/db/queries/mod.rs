@@ -158,8 +158,3 @@ pub(crate) const MAX_TEXT: i32 = 16 << 20;
 pub(crate) const MAX_ERROR: i32 = 4 << 20;
 /// Maximum characters of each text of a step.
 pub(crate) const MAX_STEP_TEXT: i32 = 64 << 10;
-
-/// The names of the fields that are too large.
-fn omitted<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
-    fields.into_iter().filter(|(_, too_large)| *too_large).map(|(name, _)| name).collect()
-}

@@ -66,7 +66,7 @@ impl QueryPool {
         let permit = timeout(MAX_WAIT, self.permits.acquire()).await;
         let _permit = permit.ok().and_then(Result::ok).ok_or(QueryError::Busy)?;
         let connection = self.pool.get().await?;
-        let was_idle = connection.was_idle;
+        let was_idle = connection.db.was_idle;
         match self.run_over(connection, query).await {
             // The idle connection was lost: PostgreSQL may have restarted.
             Err(QueryError::Failed(DbError::Unreachable(_))) if was_idle => {

@@ -13,7 +13,7 @@ use super::columns::columns;
 use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
-use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, Query, SCAN_LIMIT, omitted};
+use super::{EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_TEXT, Page, Query, SCAN_LIMIT};
 use crate::db::Transaction;
 use crate::execution::identifier::Identifier;
 
@@ -266,7 +266,7 @@ pub(crate) struct PredictionDetail {
     #[serde(with = "rfc3339::option")]
     pub(crate) payload_removed_at: Option<OffsetDateTime>,
     /// Which of `output`, `payload` and `payload_text` are null because they are larger than 16 MiB. Read them with psql.
-    pub(crate) omitted: Vec<&'static str>,
+    pub(crate) omitted: Vec<String>,
 }
 
 /// Reads one prediction; `None` if it is not recorded.
@@ -287,11 +287,13 @@ impl Query for GetPrediction {
         let rest = sqlx::query!(
             r#"SELECT
                    CASE WHEN octet_length(t.output) <= $2 THEN t.output END AS "output: Json",
-                   coalesce(octet_length(t.output) > $2, false) AS "output_omitted!",
                    CASE WHEN octet_length(t.payload) <= $2 THEN t.payload END AS "payload: Json",
-                   coalesce(octet_length(t.payload) > $2, false) AS "payload_omitted!",
                    CASE WHEN octet_length(payload_bytes) <= $2 THEN utf8_text(payload_bytes) END AS payload_text,
-                   coalesce(octet_length(payload_bytes) > $2, false) AS "payload_text_omitted!",
+                   array_remove(ARRAY[
+                       CASE WHEN octet_length(t.output) > $2 THEN 'output' END,
+                       CASE WHEN octet_length(t.payload) > $2 THEN 'payload' END,
+                       CASE WHEN octet_length(payload_bytes) > $2 THEN 'payload_text' END
+                   ], NULL) AS "omitted!",
                    payload_removed_at
                FROM predictions AS p
                -- OFFSET 0: each value is converted to text once.
@@ -320,11 +322,7 @@ impl Query for GetPrediction {
             payload: rest.payload,
             payload_text: rest.payload_text,
             payload_removed_at: rest.payload_removed_at,
-            omitted: omitted([
-                ("output", rest.output_omitted),
-                ("payload", rest.payload_omitted),
-                ("payload_text", rest.payload_text_omitted),
-            ]),
+            omitted: rest.omitted,
         }))
     }
 }

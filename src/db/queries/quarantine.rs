@@ -69,7 +69,7 @@ impl Quarantined {
 macro_rules! select_quarantined {
     ($rest:literal, $($parameter:expr),+) => {
         sqlx::query_as!(
-            $crate::db::queries::quarantine::Quarantined,
+            Quarantined,
             r#"SELECT
     quarantine_id,
     reason,
@@ -79,7 +79,7 @@ macro_rules! select_quarantined {
     intact,
     deliveries,
     redeliveries,
-    reference::text AS "reference: crate::db::queries::reference::Reference",
+    reference::text AS "reference: Reference",
     first_received_at,
     last_received_at
 FROM quarantine
@@ -88,7 +88,6 @@ WHERE "# + $rest,
         )
     };
 }
-pub(in crate::db) use select_quarantined;
 
 impl ListRow for Quarantined {
     const LIST: List = List::Quarantine;
@@ -140,24 +139,35 @@ LIMIT $4",
     }
 }
 
-/// Maximum groups.
-const MAX_GROUPS: i64 = 100;
-/// Maximum entries that are grouped: the newest ones.
-const MAX_GROUPED: i64 = 20_000;
-
 /// The entries with one reason.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct ReasonGroup {
     pub(crate) reason: String,
     pub(crate) entries: i64,
-    /// How many of them were answered 200.
+    pub(crate) deliveries: i64,
+    /// How many entries were answered 200.
+    #[serde(skip)]
     pub(crate) acknowledged: i64,
+    #[serde(with = "rfc3339")]
     pub(crate) latest_received_at: OffsetDateTime,
+    pub(crate) latest_quarantine_id: i64,
 }
 
-/// Groups the newest [`MAX_GROUPED`] entries by their reason, the largest group first.
+/// Groups the newest entries of a period by their reason, the largest group first.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct QuarantineReasons;
+pub(crate) struct QuarantineReasons {
+    pub(crate) period: TimeRange,
+    /// Maximum entries that are grouped.
+    pub(crate) entries: i64,
+    /// Maximum groups.
+    pub(crate) groups: i64,
+}
+
+impl QuarantineReasons {
+    /// For a page of the console.
+    pub(crate) const PAGE: Self =
+        Self { period: TimeRange { from: None, to: None }, entries: 20_000, groups: 100 };
+}
 
 impl Query for QuarantineReasons {
     type Answer = Vec<ReasonGroup>;
@@ -168,19 +178,25 @@ impl Query for QuarantineReasons {
             r#"SELECT
                    reason,
                    count(*) AS "entries!",
+                   sum(deliveries) AS "deliveries!",
                    count(*) FILTER (WHERE acknowledged) AS "acknowledged!",
-                   max(first_received_at) AS "latest_received_at!"
+                   max(first_received_at) AS "latest_received_at!",
+                   (array_agg(quarantine_id ORDER BY first_received_at DESC, quarantine_id DESC))[1]
+                       AS "latest_quarantine_id!"
                FROM (
-                   SELECT reason, acknowledged, first_received_at
+                   SELECT reason, deliveries, acknowledged, first_received_at, quarantine_id
                    FROM quarantine
+                   WHERE first_received_at >= $1 AND first_received_at < $2
                    ORDER BY first_received_at DESC
-                   LIMIT $1
+                   LIMIT $3
                ) AS latest
                GROUP BY reason
                ORDER BY count(*) DESC, reason
-               LIMIT $2"#,
-            MAX_GROUPED,
-            MAX_GROUPS
+               LIMIT $4"#,
+            self.period.start(),
+            self.period.end(),
+            self.entries,
+            self.groups
         );
         groups.fetch_all(transaction).await
     }

@@ -232,11 +232,8 @@ impl Query for ResultsQuery {
                     self.results_of(&mut *transaction, group, &reached, wanted, PAGE_BYTES - bytes).await?;
                 bytes += found.iter().map(ResultItem::bytes).sum::<i64>();
                 items.extend(found);
-                if items.len() > limit {
+                if items.len() > limit || bytes >= PAGE_BYTES {
                     items.truncate(limit);
-                    return Ok(self.page_with_next(items, None));
-                }
-                if bytes >= PAGE_BYTES {
                     return Ok(self.page_with_next(items, None));
                 }
                 if let Some(Source { first_received_at, key, .. }) = group.last() {

@@ -1,5 +1,7 @@
 //! Adds the changes of a transaction to the change feed (`migrations/0004_changes.sql`).
 
+use std::borrow::Cow;
+
 use strum::IntoStaticStr;
 
 use super::item::RecordItem;
@@ -13,7 +15,7 @@ const MAX_CHANGES: usize = 500;
 
 /// A change of an execution.
 #[derive(Clone, Copy, IntoStaticStr)]
-enum ChangeType {
+pub(in crate::db) enum ChangeType {
     #[strum(serialize = "execution.updated")]
     Updated,
     #[strum(serialize = "execution.ended")]
@@ -25,21 +27,13 @@ enum ChangeType {
 }
 
 /// A change for the change feed.
-struct Change<'r> {
-    kind: ChangeType,
-    execution_id: &'r str,
-    workflow_id: Option<&'r str>,
-    bulk_id: Option<&'r str>,
-    status: Option<&'r str>,
-}
-
-/// An execution whose recording was undone, with the values of the undone row.
-pub(in crate::db) struct UndoneChange {
-    pub(in crate::db) execution_id: String,
-    pub(in crate::db) workflow_id: Option<String>,
-    pub(in crate::db) bulk_id: Option<String>,
+pub(in crate::db) struct Change<'r> {
+    pub(in crate::db) kind: ChangeType,
+    pub(in crate::db) execution_id: Cow<'r, str>,
+    pub(in crate::db) workflow_id: Option<Cow<'r, str>>,
+    pub(in crate::db) bulk_id: Option<Cow<'r, str>>,
     /// The status that is recorded now; `None` if the execution is not recorded any more.
-    pub(in crate::db) status: Option<String>,
+    pub(in crate::db) status: Option<Cow<'r, str>>,
 }
 
 impl ChangeType {
@@ -63,37 +57,26 @@ pub(super) async fn insert_changes(
         let execution = item.execution().filter(|execution| execution.kind == Kind::Workflow)?;
         disposition.is_change().then(|| Change {
             kind: ChangeType::of(*disposition, &execution.status),
-            execution_id: &execution.execution_id,
-            workflow_id: execution.workflow_id.as_deref(),
-            bulk_id: execution.bulk_id.as_deref(),
-            status: Some(&execution.status),
+            execution_id: Cow::Borrowed(&execution.execution_id),
+            workflow_id: execution.workflow_id.as_deref().map(Cow::Borrowed),
+            bulk_id: execution.bulk_id.as_deref().map(Cow::Borrowed),
+            status: Some(Cow::Borrowed(&execution.status)),
         })
     });
     insert(transaction, &changes.collect::<Vec<_>>()).await
 }
 
-/// Inserts `execution.undone` for each of `undone`. The caller has locked the rows of the executions.
-pub(in crate::db) async fn insert_undone(
+/// The caller has locked the rows of the executions.
+pub(in crate::db) async fn insert(
     transaction: &mut Transaction<'_>,
-    undone: &[UndoneChange],
+    changes: &[Change<'_>],
 ) -> Result<(), DbError> {
-    let changes = undone.iter().map(|change| Change {
-        kind: ChangeType::Undone,
-        execution_id: &change.execution_id,
-        workflow_id: change.workflow_id.as_deref(),
-        bulk_id: change.bulk_id.as_deref(),
-        status: change.status.as_deref(),
-    });
-    insert(transaction, &changes.collect::<Vec<_>>()).await
-}
-
-async fn insert(transaction: &mut Transaction<'_>, changes: &[Change<'_>]) -> Result<(), DbError> {
     for changes in changes.chunks(MAX_CHANGES) {
         let types: Vec<&str> = changes.iter().map(|change| change.kind.into()).collect();
-        let executions: Vec<_> = changes.iter().map(|change| change.execution_id).collect();
-        let workflows: Vec<_> = changes.iter().map(|change| change.workflow_id).collect();
-        let bulks: Vec<_> = changes.iter().map(|change| change.bulk_id).collect();
-        let statuses: Vec<_> = changes.iter().map(|change| change.status).collect();
+        let executions: Vec<&str> = changes.iter().map(|change| &*change.execution_id).collect();
+        let workflows: Vec<_> = changes.iter().map(|change| change.workflow_id.as_deref()).collect();
+        let bulks: Vec<_> = changes.iter().map(|change| change.bulk_id.as_deref()).collect();
+        let statuses: Vec<_> = changes.iter().map(|change| change.status.as_deref()).collect();
         let written = sqlx::query!(
             "INSERT INTO change_batches (size, types, execution_ids, workflow_ids, bulk_ids, statuses)
              VALUES (cardinality($1::text[]), $1, $2, $3, $4, $5)",

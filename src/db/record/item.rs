@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use crate::auth::AuthMethod;
 use crate::db::DbError;
-use crate::delivery::{Delivery, TraceContext};
+use crate::delivery::Delivery;
 use crate::execution::jsonb::{Fit, expansion, fit};
 use crate::execution::steps;
 use crate::execution::{self, Execution, Kind};
@@ -294,23 +294,11 @@ impl<'a> RecordItem<'a> {
         self.execution().map(|execution| &*execution.execution_id)
     }
 
-    fn delivery(&self) -> &'a Delivery {
+    pub(crate) fn delivery(&self) -> &'a Delivery {
         match self {
             Self::Execution(row) => row.delivery,
             Self::Quarantined(row) => row.delivery,
             Self::Unverified(row) => row.delivery,
         }
-    }
-
-    pub(crate) fn body_bytes(&self) -> usize {
-        self.delivery().body.len()
-    }
-
-    pub(crate) fn trace(&self) -> Option<TraceContext> {
-        self.delivery().trace
-    }
-
-    pub(crate) fn received_at(&self) -> OffsetDateTime {
-        self.delivery().received_at
     }
 }

@@ -1,6 +1,6 @@
 //! Records a batch in one transaction.
 
-mod changes;
+pub(super) mod changes;
 mod columns;
 mod insert_new;
 pub(super) mod item;
@@ -13,7 +13,6 @@ mod unverified;
 use std::collections::HashSet;
 
 use self::changes::insert_changes;
-pub(super) use self::changes::{UndoneChange, insert_undone};
 use self::insert_new::insert_new;
 use self::item::RecordItem;
 pub(super) use self::quarantine::insert_quarantined;

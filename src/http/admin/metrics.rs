@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 
 use super::state::AdminState;
-use crate::metrics::Levels;
+use crate::metrics::age;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,22 +17,22 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
     let spool = *admin.spool.borrow();
     let health = admin.health.health();
-    let levels = Levels {
-        requests_in_flight: admin.requests.in_use(),
-        requests_receiving_body: admin.requests.waiting_on_peer(),
-        body_memory: admin.memory.reserved(),
-        intake_depth: admin.intake.get(),
-        spool_depth: spool.depth(),
-        spool_bytes: spool.bytes,
-        spool_wal_bytes: spool.wal_bytes,
-        spool_oldest_received_at: spool.oldest_received_at,
-        event_listeners: admin.feed.subscribers(),
-        ready: health.is_ready(),
-        recording_stalled: health.parts.recording.stalled(),
-        stuck: health.parts.recording.stuck,
-        stuck_oldest_received_at: admin.health.oldest_stuck(),
-    };
-    let page = admin.metrics.render(&levels);
+    let (metrics, recording) = (&admin.metrics, &health.parts.recording);
+    let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    metrics.requests_in_flight.set(level(admin.requests.in_use()));
+    metrics.requests_receiving_body.set(level(admin.requests.waiting_on_peer()));
+    metrics.body_memory.set(level(admin.memory.reserved()));
+    metrics.intake_depth.set(level(admin.intake.get()));
+    metrics.event_listeners.set(level(admin.feed.subscribers()));
+    metrics.ready.set(i64::from(health.is_ready()));
+    metrics.recording_stalled.set(i64::from(recording.stalled()));
+    metrics.stuck_deliveries.set(level(recording.stuck));
+    metrics.stuck_oldest_age.set(admin.health.oldest_stuck().map_or(0.0, age));
+    metrics.spool_depth.set(spool.depth());
+    metrics.spool_used.set(i64::try_from(spool.bytes).unwrap_or(i64::MAX));
+    metrics.spool_wal.set(i64::try_from(spool.wal_bytes).unwrap_or(i64::MAX));
+    metrics.spool_oldest_age.set(spool.oldest_received_at.map_or(0.0, age));
+    let page = metrics.render();
     let accept: Vec<_> =
         headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     if prefers_open_metrics(&accept.join(",")) {

@@ -52,7 +52,7 @@ impl AdminState {
     pub(crate) async fn run<Q: Query>(&self, query: &Q) -> Result<Q::Answer, QueryError> {
         let start = Instant::now();
         let answer = self.pool.run(query).await;
-        self.metrics.api_read(start.elapsed());
+        self.metrics.api_read.observe(start.elapsed().as_secs_f64());
         answer
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Endings {
 
 /// Logs a warning about connections of `port`, if `limit` allows it.
 fn warn(limit: &LineLimit, port: &str, message: &str) {
-    if let Some(count) = limit.count() {
+    if let Some(count) = limit.count(1) {
         tracing::warn!(port, count, "{message}");
     }
 }
@@ -72,7 +72,7 @@ impl Endings {
     }
 
     pub(super) fn count(&self, slot: &Slot, ended: &Ended) {
-        let port = self.port.as_str();
+        let port: &str = self.port.into();
         let error = match ended {
             Ended::Closed(Err(error)) => Some(&**error as &(dyn Error + 'static)),
             Ended::Closed(Ok(())) | Ended::Evicted => None,

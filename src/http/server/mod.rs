@@ -98,7 +98,7 @@ pub(crate) async fn serve(
     let mut connections = JoinSet::new();
     let open = |stream: TcpStream, connections: &mut JoinSet<()>| {
         let Some(slot) = limiter.acquire() else {
-            metrics.connection_rejected();
+            metrics.connections_rejected.inc();
             return;
         };
         // A response is one small packet: do not delay it.

@@ -46,14 +46,14 @@ impl Head {
         let local_only = secrets.authenticator.is_local_only();
         let read = || UrlParameters::of_uri(&head.uri, tokens(&head.uri), secrets.sender_secrets());
         let UrlParameters { reference, is_cut, has_secret } = auth.is_ok().then(read).unwrap_or_default();
-        if let Some(count) = is_cut.then(|| state.long_references.count()).flatten() {
+        if let Some(count) = state.long_references.count(is_cut.into()) {
             tracing::warn!(
                 count,
                 "webhooks have query parameters of more than {MAX_REFERENCE_BYTES} bytes: some are not recorded in \
                  `reference`. Shorten webhook_url"
             );
         }
-        if let Some(count) = has_secret.then(|| state.secret_references.count()).flatten() {
+        if let Some(count) = state.secret_references.count(has_secret.into()) {
             tracing::warn!(
                 count,
                 "webhooks have query parameters that are or may be secrets: they are not recorded in `reference`. Remove \

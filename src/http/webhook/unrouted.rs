@@ -17,7 +17,7 @@ pub(super) struct UnroutedRequests {
 }
 
 fn warn(limit: &LineLimit, message: &str) {
-    if let Some(count) = limit.count() {
+    if let Some(count) = limit.count(1) {
         tracing::warn!(count, "{message}");
     }
 }

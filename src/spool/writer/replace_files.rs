@@ -157,7 +157,7 @@ mod tests {
     use crate::config;
     use crate::delivery::Delivery;
     use crate::memory::MemoryBudget;
-    use crate::metrics::{Levels, Metrics};
+    use crate::metrics::Metrics;
     use crate::spool::files::CRASH_AFTER;
     use crate::spool::{BatchLimits, Spool, open};
 
@@ -213,7 +213,7 @@ mod tests {
 
     /// The number of lost deliveries that were reported.
     fn reported(metrics: &Metrics) -> String {
-        let page = metrics.render(&Levels::default());
+        let page = metrics.render();
         let count =
             page.lines().find_map(|line| line.strip_prefix("workflow_receiver_spool_unreadable_total "));
         count.unwrap().to_owned()

@@ -154,7 +154,7 @@ async fn register(
                 return Ok(registered);
             }
             // The idle connection was lost: PostgreSQL may have restarted.
-            Err(DbError::Unreachable(_)) if connection.was_idle => connection.lost(),
+            Err(DbError::Unreachable(_)) if connection.db.was_idle => connection.lost(),
             Err(error) => return Err(error),
         }
     }

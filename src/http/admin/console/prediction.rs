@@ -113,7 +113,7 @@ fn result(hosts: &ResultHosts, detail: &PredictionDetail) -> Markup {
             @if !players.is_empty() { div.gallery.large { @for player in players { figure { (player) } } } }
             @match output {
                 Some(output) => (tree(output)),
-                None if detail.omitted.contains(&"output") => p.soft { "The output is larger than 16 MiB. Read it with psql." },
+                None if detail.omitted.iter().any(|field| field == "output") => p.soft { "The output is larger than 16 MiB. Read it with psql." },
                 None if detail.payload_removed_at.is_some() => p.soft { "The result was removed with the payload (retention.payloads)." },
                 None => p.soft { "The webhook has no result." },
             }

@@ -52,7 +52,7 @@ async fn list(
     reason: Option<String>,
     period: TimeRange,
 ) -> Result<Markup, PageError> {
-    let groups = console.run(&QuarantineReasons).await?;
+    let groups = console.run(&QuarantineReasons::PAGE).await?;
     let page = params.page::<Quarantine>(&reason);
     let page = console.run(&Quarantine { reason: reason.clone(), period, page }).await?;
     let quarantine_ids = page.items.iter().map(|entry| entry.quarantine_id).collect();

@@ -172,7 +172,7 @@ impl Preview {
         };
         let retried = tokio::time::timeout(console.admin.settings.admin.statement_timeout, retry).await;
         let retried = retried.unwrap_or(Err(DbError::TimedOut)).map_err(QueryError::from)?;
-        let groups = console.run(&QuarantineReasons).await?;
+        let groups = console.run(&QuarantineReasons::PAGE).await?;
         let group = groups.iter().find(|group| group.reason == entry.reason);
         let entries = group.map_or(1, |group| group.entries);
         let extracted = mapping.extract(body.as_bytes());

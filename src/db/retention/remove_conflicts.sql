@@ -1,9 +1,0 @@
-WITH due AS (
-    SELECT conflict_id FROM execution_conflicts
-    WHERE conflict_id = ANY ($1::text[]::bigint[]) AND greatest(last_received_at, recorded_at) < $2
-    FOR UPDATE SKIP LOCKED
-)
-DELETE FROM execution_conflicts AS c
-USING due
-WHERE c.conflict_id = due.conflict_id
-RETURNING c.first_received_at
