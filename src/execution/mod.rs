@@ -33,7 +33,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -198,55 +198,21 @@ pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
 
 /// Serde's message may quote the body, so only the position is used.
 fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
-    match serde_json::from_str(text) {
-        // An array of objects may be a future format with several executions. The webhook handler stores such a body.
-        Ok(Shape { of_objects: true }) => {
-            return InvalidPayload::Field {
-                field: "execution_id",
-                problem: "is missing: the body is an array of objects",
-            };
-        }
-        Ok(_) => return InvalidPayload::NotAnObject,
-        Err(_) => {}
+    let Ok(value) = serde_json::from_str::<&RawValue>(text) else {
+        return InvalidPayload::NotJson(match error.classify() {
+            serde_json::error::Category::Eof => "it ends too early".to_owned(),
+            _ => format!("syntax error at line {} column {}", error.line(), error.column()),
+        });
+    };
+    let value = value.get();
+    // An array of objects may be a future format with several executions. The webhook handler stores such a body.
+    if value.starts_with('[') && Values::of(value).any(|element| element.starts_with('{')) {
+        return InvalidPayload::Field {
+            field: "execution_id",
+            problem: "is missing: the body is an array of objects",
+        };
     }
-    InvalidPayload::NotJson(match error.classify() {
-        serde_json::error::Category::Eof => "it ends too early".to_owned(),
-        _ => format!("syntax error at line {} column {}", error.line(), error.column()),
-    })
-}
-
-/// The shape of a JSON text, without building it.
-struct Shape {
-    /// An array with at least one object.
-    of_objects: bool,
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&RawValue>::deserialize(deserializer)?.get();
-        let mut of_objects = false;
-        if text.starts_with('[') {
-            let mut elements = serde_json::Deserializer::from_str(text);
-            let _ = elements.deserialize_seq(Elements(&mut of_objects));
-        }
-        Ok(Self { of_objects })
-    }
-}
-
-/// Sets the flag if an element of the array is an object.
-struct Elements<'o>(&'o mut bool);
-
-impl<'de> Visitor<'de> for Elements<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an array")
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(element) = elements.next_element::<&RawValue>()? {
-            *self.0 |= element.get().starts_with('{');
-        }
-        Ok(())
-    }
+    InvalidPayload::NotAnObject
 }
 
 fn required<'a>(
