@@ -157,7 +157,8 @@ impl Credentials {
         if reason == ReloadReason::Rejected && !settings.sources.changed() {
             return;
         }
-        match settings.load_again().map_err(Into::into).and_then(|new| self.apply(&mut settings, new)) {
+        let new = Settings::load(settings.sources.config.as_deref()).map_err(Into::into);
+        match new.and_then(|new| self.apply(&mut settings, new)) {
             Ok(()) => lock(&self.last_error).clear(),
             Err(error) => {
                 let error = error.to_string();

@@ -38,6 +38,7 @@ impl fmt::Debug for DatabaseServers {
         f.debug_struct("DatabaseServers")
             .field("hosts", &hosts.collect::<Vec<_>>())
             .field("role", &self.role)
+            .field("connect_timeout", &self.connect_timeout)
             .finish()
     }
 }
@@ -180,7 +181,23 @@ impl Given {
             ("target_session_attrs", "any") => self.role = None,
             ("target_session_attrs", "read-write") => self.role = Some(ServerRole::ReadWrite),
             ("target_session_attrs", "primary") => self.role = Some(ServerRole::Primary),
-            (name, value) if HARMLESS.contains(&name) || HARMLESS_VALUES.contains(&(name, value)) => {}
+            // Parameters of other libraries for prepared statements and poolers: every value is accepted, without effect.
+            // The receiver fulfils the values of the others in any case.
+            (
+                "pgbouncer"
+                | "prepareThreshold"
+                | "prepared_statement_cache_size"
+                | "statement-cache-capacity"
+                | "statement_cache_size",
+                _,
+            )
+            | ("channel_binding" | "gssencmode", "disable" | "prefer")
+            | ("client_encoding", "UTF8" | "auto" | "utf8")
+            | ("load_balance_hosts", "disable")
+            | ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
+            | ("sslcompression", "0")
+            | ("sslnegotiation", "postgres")
+            | ("sslsni", "1") => {}
             _ => return Err(refusal(name)),
         }
         Ok(())
@@ -232,33 +249,6 @@ impl Given {
         format!("postgres:///?{}", query.finish()).parse().map_err(|_| FORM.to_owned())
     }
 }
-
-/// Parameters of other libraries for prepared statements and poolers. Every value is accepted, without effect.
-const HARMLESS: &[&str] = &[
-    "pgbouncer",
-    "prepareThreshold",
-    "prepared_statement_cache_size",
-    "statement-cache-capacity",
-    "statement_cache_size",
-];
-
-/// Parameters with a value that the receiver fulfils in any case.
-const HARMLESS_VALUES: &[(&str, &str)] = &[
-    ("channel_binding", "disable"),
-    ("channel_binding", "prefer"),
-    ("client_encoding", "UTF8"),
-    ("client_encoding", "auto"),
-    ("client_encoding", "utf8"),
-    ("gssencmode", "disable"),
-    ("gssencmode", "prefer"),
-    ("load_balance_hosts", "disable"),
-    ("ssl_min_protocol_version", "TLSv1"),
-    ("ssl_min_protocol_version", "TLSv1.1"),
-    ("ssl_min_protocol_version", "TLSv1.2"),
-    ("sslcompression", "0"),
-    ("sslnegotiation", "postgres"),
-    ("sslsni", "1"),
-];
 
 /// The end of the error for an unknown parameter.
 const UNKNOWN: &str = "it is unknown; remove it";
