@@ -14,6 +14,8 @@ pub struct DatabaseServers {
     pub(crate) hosts: Vec<PgConnectOptions>,
     /// The role that a server must have.
     pub(crate) role: Option<ServerRole>,
+    /// In seconds.
+    pub(super) connect_timeout: Option<u64>,
 }
 
 /// `target_session_attrs`
@@ -27,7 +29,7 @@ pub(crate) enum ServerRole {
 
 impl From<PgConnectOptions> for DatabaseServers {
     fn from(host: PgConnectOptions) -> Self {
-        Self { hosts: vec![host], role: None }
+        Self { hosts: vec![host], role: None, connect_timeout: None }
     }
 }
 
@@ -43,13 +45,6 @@ impl fmt::Debug for DatabaseServers {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct ParsedUrl {
-    pub(super) servers: DatabaseServers,
-    /// In seconds.
-    pub(super) connect_timeout: Option<u64>,
-}
-
 const FORM: &str =
     "must be like postgres://user:password@host:5432/name; percent-encode special characters in the password";
 
@@ -62,7 +57,7 @@ struct Host {
     port: Option<u16>,
 }
 
-impl ParsedUrl {
+impl DatabaseServers {
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
         let (rest, query) = rest.map(|rest| rest.split_once('?').unwrap_or((rest, ""))).ok_or(FORM)?;
@@ -96,7 +91,7 @@ impl ParsedUrl {
         let hosts = given.hosts.iter().map(|host| given.options(host)).collect::<Result<Vec<_>, _>>()?;
         // Recording needs a server that accepts writes.
         let role = given.role.or((hosts.len() > 1).then_some(ServerRole::ReadWrite));
-        Ok(Self { servers: DatabaseServers { hosts, role }, connect_timeout: given.connect_timeout })
+        Ok(Self { hosts, role, connect_timeout: given.connect_timeout })
     }
 }
 
@@ -297,19 +292,19 @@ mod tests {
 
     use super::*;
 
-    fn parse(url: &str) -> ParsedUrl {
-        ParsedUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    fn parse(url: &str) -> DatabaseServers {
+        DatabaseServers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
     fn only(url: &str) -> PgConnectOptions {
-        let mut hosts = parse(url).servers.hosts;
+        let mut hosts = parse(url).hosts;
         assert_eq!(hosts.len(), 1, "{url}");
         hosts.remove(0)
     }
 
     fn addresses(url: &str) -> Vec<(String, u16)> {
         let address = |host: &PgConnectOptions| (host.get_host().to_owned(), host.get_port());
-        parse(url).servers.hosts.iter().map(address).collect()
+        parse(url).hosts.iter().map(address).collect()
     }
 
     #[test]
@@ -345,7 +340,7 @@ mod tests {
 
     #[test]
     fn several_hosts_need_one_that_accepts_writes() {
-        let role = |url| parse(url).servers.role;
+        let role = |url| parse(url).role;
         assert_eq!(role("postgres://h/d"), None);
         assert_eq!(role("postgres://h/d?target_session_attrs=any"), None);
         assert_eq!(role("postgres://h/d?target_session_attrs=primary"), Some(ServerRole::Primary));
@@ -397,7 +392,7 @@ mod tests {
             ("connect_timeout=5s", "whole seconds"),
             ("port=1,2", "one for each host"),
         ] {
-            let error = ParsedUrl::parse(&format!("postgres://u:hunter2@h/d?{parameter}")).unwrap_err();
+            let error = DatabaseServers::parse(&format!("postgres://u:hunter2@h/d?{parameter}")).unwrap_err();
             let name = parameter.rsplit('&').next().unwrap().split('=').next().unwrap();
             assert!(
                 error.contains(&format!("parameter {name}")) && error.contains(remedy),
@@ -423,8 +418,8 @@ mod tests {
             "postgres://u@h/d?password=abc&hunter2=x",
             "postgres://u@h/d?hunter2",
         ] {
-            assert_eq!(ParsedUrl::parse(url).unwrap_err(), FORM, "{url}");
-            assert!(!format!("{:?}", ParsedUrl::parse("postgres://u:hunter2@h/d")).contains("hunter2"));
+            assert_eq!(DatabaseServers::parse(url).unwrap_err(), FORM, "{url}");
+            assert!(!format!("{:?}", DatabaseServers::parse("postgres://u:hunter2@h/d")).contains("hunter2"));
         }
     }
 }
