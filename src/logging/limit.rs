@@ -1,7 +1,8 @@
 //! Limits log lines whose number a peer controls.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 const INTERVAL: Duration = Duration::from_mins(1);
 
@@ -18,7 +19,7 @@ struct State {
 impl LineLimit {
     /// Counts an event. If a line may be logged now, returns the number of events since the last line.
     pub(crate) fn count(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.events += 1;
         if state.logged_at.is_some_and(|at| at.elapsed() < INTERVAL) {
             return None;

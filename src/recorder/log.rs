@@ -1,7 +1,6 @@
 //! Logs, metrics and health of recording.
 
 use std::mem::discriminant;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -100,7 +99,7 @@ impl Recorder {
 
     /// Logs dropped deliveries at once, and then together, at most every [`LOG_DROPPED_INTERVAL`].
     fn log_dropped(&self, dropped: usize, conflicts_dropped: usize) {
-        let mut unlogged = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unlogged = self.shared.dropped.lock();
         unlogged.quarantined += dropped;
         unlogged.conflicts += conflicts_dropped;
         if unlogged.logged_at.is_some_and(|at| at.elapsed() < LOG_DROPPED_INTERVAL) {

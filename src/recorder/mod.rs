@@ -83,10 +83,10 @@ pub(crate) struct SharedState {
     /// The number of tasks that wait because PostgreSQL records nothing: workers, and the task that retries stuck
     /// deliveries.
     failing: AtomicUsize,
-    dropped: std::sync::Mutex<UnloggedDrops>,
+    dropped: parking_lot::Mutex<UnloggedDrops>,
     stuck: StuckList,
     /// When an idle recorder last ran a canary.
-    canary_at: std::sync::Mutex<Option<Instant>>,
+    canary_at: parking_lot::Mutex<Option<Instant>>,
 }
 
 /// Dropped deliveries that are not logged yet.

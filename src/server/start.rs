@@ -23,7 +23,7 @@ use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::reconcile::{Background, Gap, ReconciledUntil, Reconciler};
+use crate::reconcile::{Background, ReconciledUntil, Reconciler};
 use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
 use crate::spool::{
@@ -358,11 +358,11 @@ impl Shared<'_> {
             reconciler,
             settings: self.settings.reconcile,
             reconciled_until: ReconciledUntil::new(&self.settings.spool.dir, is_new),
-            storing: std::sync::Mutex::default(),
+            storing: parking_lot::Mutex::default(),
             health,
             recording: self.recording.clone(),
             stop: self.stop.clone(),
-            gap: Gap::default(),
+            gap: parking_lot::Mutex::default(),
         }
     }
 }

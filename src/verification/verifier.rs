@@ -4,12 +4,13 @@
 //! that are requested again and predictions cannot delay them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -118,12 +119,6 @@ struct Run {
     verifying: Mutex<HashSet<i64>>,
 }
 
-impl Run {
-    fn verifying<T>(&self, change: impl FnOnce(&mut HashSet<i64>) -> T) -> T {
-        change(&mut self.verifying.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl Verifier {
     /// Runs until `stop`. An error of the API or of PostgreSQL never ends it.
     pub(crate) async fn run(self) {
@@ -156,13 +151,13 @@ impl Verifier {
                     in_flight.repeated_at = Some(Instant::now());
                 }
                 let unverified_id = row.unverified_id;
-                run.verifying(|ids| ids.insert(unverified_id));
+                run.verifying.lock().insert(unverified_id);
                 checks.push(async move { (slot, unverified_id, self.verify_row(run, row).await) });
             }
             tokio::select! {
                 Some((slot, unverified_id, result)) = checks.next() => {
                     *in_flight.count(slot) -= 1;
-                    run.verifying(|ids| ids.remove(&unverified_id));
+                    run.verifying.lock().remove(&unverified_id);
                     if let Err(error) = result {
                         tracing::debug!("an unsigned webhook cannot be verified now: {error}");
                     }
@@ -201,7 +196,7 @@ impl Verifier {
     async fn renew_claims(&self, run: &Run) -> std::convert::Infallible {
         loop {
             sleep(RENEW_INTERVAL).await;
-            let ids: Vec<_> = run.verifying(|ids| ids.iter().copied().collect());
+            let ids: Vec<_> = run.verifying.lock().iter().copied().collect();
             // Without a renewal, the claims end.
             let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, &ids, CLAIM_TIME).await).await;
         }

@@ -4,10 +4,11 @@
 //! therefore cannot lock others out, and a peer that waits for the receiver is never evicted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -77,10 +78,6 @@ impl Limiter {
         Arc::new(Self { max, state: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Evicts the slot that has waited longest if the limit is reached. `None` if all slots are busy.
     pub(crate) fn acquire(self: &Arc<Self>) -> Option<Slot> {
         self.acquire_with(Arc::default())
@@ -88,7 +85,7 @@ impl Limiter {
 
     /// A slot whose eviction notifies `evicted`, which may be the [`Slot::eviction`] of another slot.
     pub(in crate::http) fn acquire_with(self: &Arc<Self>, evicted: Arc<Notify>) -> Option<Slot> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.in_use >= self.max && !state.evict_oldest() {
             return None;
         }
@@ -104,22 +101,22 @@ impl Limiter {
 
     /// The number of slots in use, without evicted ones.
     pub(crate) fn in_use(&self) -> usize {
-        self.state().in_use
+        self.state.lock().in_use
     }
 
     pub(crate) fn waiting_on_peer(&self) -> usize {
-        self.state().waiting.len()
+        self.state.lock().waiting.len()
     }
 
     /// Evicts the slot that has waited longest.
     pub(crate) fn evict_oldest(&self) {
-        self.state().evict_oldest();
+        self.state.lock().evict_oldest();
     }
 
     /// Evicts all slots whose deadline has passed.
     pub(crate) fn evict_expired(&self) {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let expired: Vec<u64> = state
             .waiting
             .iter()
@@ -149,7 +146,7 @@ impl State {
 impl Slot {
     /// The receiver waits for the peer until `deadline`. No effect on a busy slot.
     pub(crate) fn set_waiting(&self, deadline: Instant) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         if self.busy.load(Relaxed) == 0 && self.leave(&mut state) {
             self.enter(&mut state, deadline);
         }
@@ -157,7 +154,7 @@ impl Slot {
 
     /// One more request waits for the receiver.
     pub(crate) fn set_busy(&self) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         self.busy.fetch_add(1, Relaxed);
         if self.leave(&mut state) {
             self.turn.store(0, Relaxed);
@@ -166,7 +163,7 @@ impl Slot {
 
     /// Ends one [`Self::set_busy`]. After the last one, the receiver waits for the peer until `deadline`.
     pub(crate) fn set_idle(&self, deadline: Instant) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
             self.enter(&mut state, deadline);
         }
@@ -238,7 +235,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let limiter = self.limiter.clone();
-        let mut state = limiter.state();
+        let mut state = limiter.state.lock();
         // Evicting a slot has already decreased the count.
         if self.leave(&mut state) {
             state.in_use -= 1;
