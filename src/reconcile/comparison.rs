@@ -107,16 +107,9 @@ impl<'r> Comparison<'r> {
             self.report(execution_id, CheckResult::Missing).await;
             return Ok(());
         }
-        let delivery = Delivery {
-            body,
-            received_at: OffsetDateTime::now_utc(),
-            authenticated_by: None,
-            fetched_from: Some(source),
-            acknowledged: true,
-            reference,
-            is_redelivery: false,
-            trace: None,
-        };
+        let received_at = OffsetDateTime::now_utc();
+        let delivery =
+            Delivery { fetched_from: Some(source), reference, ..Delivery::new(body, received_at) };
         loop {
             // The body is in memory already, as a part of a response whose size is limited.
             let memory = self.reconciler.memory.permit(true, &Arc::new(Notify::new()));

@@ -207,14 +207,9 @@ impl Verifier {
         let unknown_for =
             Duration::try_from_secs_f64(row.unknown_seconds.unwrap_or_default()).unwrap_or_default();
         let delivery = Delivery {
-            body: std::mem::take(&mut row.body).into(),
-            received_at: row.received_at,
             authenticated_by: Some(AuthMethod::Unverified),
-            fetched_from: None,
-            acknowledged: true,
-            reference: None,
             is_redelivery: row.is_redelivery,
-            trace: None,
+            ..Delivery::new(std::mem::take(&mut row.body).into(), row.received_at)
         };
         let verdict = match self.checker.check(&delivery.body, row.received_at).await {
             Ok(verdict @ Verdict::Impossible { .. }) => verdict,
