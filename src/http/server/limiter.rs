@@ -42,35 +42,22 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or [`BODY`], [`MULTIPLEXED`] or [`NEW`].
-    head_bytes: AtomicUsize,
-}
-
-/// A body is being received.
-const BODY: usize = usize::MAX;
-/// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
-const MULTIPLEXED: usize = usize::MAX - 1;
-/// Nothing has been received yet.
-const NEW: usize = usize::MAX - 2;
-
-/// What a connection receives after a head.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::http) enum AfterHead {
-    /// The next head.
-    Head,
-    Body,
-    /// Heads and bodies, over HTTP/2.
-    Multiplexed,
+    /// Of a connection.
+    received: Mutex<Received>,
 }
 
 /// What a connection has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Received {
+pub(in crate::http) enum Received {
     Nothing,
-    /// A head that is incomplete.
-    PartOfHead,
-    /// At least one complete head, and no part of another one.
+    /// This many bytes of an incomplete head.
+    PartOfHead(usize),
+    /// A complete head. Its body is being received.
+    Head,
+    /// Complete requests only.
     Requests,
+    /// At least one complete head over HTTP/2, which interleaves heads and bodies. The HTTP library limits its heads.
+    Multiplexed,
 }
 
 impl Limiter {
@@ -95,7 +82,7 @@ impl Limiter {
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(NEW),
+            received: Mutex::new(Received::Nothing),
         })
     }
 
@@ -169,35 +156,34 @@ impl Slot {
         }
     }
 
-    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received. Needs no
-    /// lock: only the connection's own tasks change `head_bytes`.
+    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
-        let before = match self.head_bytes.load(Relaxed) {
-            BODY | MULTIPLEXED => return 0,
-            NEW => 0,
-            bytes => bytes,
+        let mut received = self.received.lock();
+        let bytes = match *received {
+            Received::Head | Received::Multiplexed => return 0,
+            Received::PartOfHead(before) => before + more,
+            Received::Nothing | Received::Requests => more,
         };
-        self.head_bytes.store(before + more, Relaxed);
-        before + more
+        *received = Received::PartOfHead(bytes);
+        bytes
     }
 
-    pub(in crate::http) fn head_complete(&self, next: AfterHead) {
-        let bytes = match next {
-            AfterHead::Head => 0,
-            AfterHead::Body => BODY,
-            AfterHead::Multiplexed => MULTIPLEXED,
-        };
-        self.head_bytes.store(bytes, Relaxed);
+    /// A head is complete. `received` is what the connection has now received.
+    pub(in crate::http) fn head_complete(&self, received: Received) {
+        *self.received.lock() = received;
     }
 
     /// A body is complete: the next head follows.
     pub(in crate::http) fn body_complete(&self) {
-        let _ = self.head_bytes.compare_exchange(BODY, 0, Relaxed, Relaxed);
+        let mut received = self.received.lock();
+        if *received == Received::Head {
+            *received = Received::Requests;
+        }
     }
 
     /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
-        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED | NEW)
+        matches!(self.received(), Received::PartOfHead(_) | Received::Head)
     }
 
     /// Notified when the slot is evicted.
@@ -217,13 +203,8 @@ impl Slot {
         turn == 0 || state.waiting.remove(&turn).is_some()
     }
 
-    /// What a connection has received.
     pub(super) fn received(&self) -> Received {
-        match self.head_bytes.load(Relaxed) {
-            NEW => Received::Nothing,
-            0 | BODY | MULTIPLEXED => Received::Requests,
-            _ => Received::PartOfHead,
-        }
+        *self.received.lock()
     }
 
     /// Returns when the slot is evicted.
