@@ -30,17 +30,14 @@ pub(crate) mod steps;
 mod values;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 pub use identifier::MAX_ID_BYTES;
 use identifier::{identifier, short_text};
 pub(crate) use values::{Values, unescaped};
-use values::{lossy_text, number, timestamp};
+use values::{lossy_text, number, timestamp, try_each_field};
 
 /// The keys of the parsed fields of a workflow's execution. `step_outputs` is the last, because [`mapping::FIELDS`] leaves
 /// it out.
@@ -126,7 +123,7 @@ impl<'a> Execution<'a> {
     /// of a prediction.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
-        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
+        let fields = Fields::read(text).map_err(|e| classify_error(text, &e))?;
         match fields.prediction_id() {
             Some((name, id)) => Self::of_prediction(&fields, name, id),
             None => Self::of_workflow(&fields),
@@ -239,6 +236,19 @@ struct Fields<'a> {
 const EMPTY: &str = r#""""#;
 
 impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> serde_json::Result<Self> {
+        let mut fields = Self::default();
+        try_each_field(text, |key, raw| {
+            if let Some(field) = fields.field(key) {
+                *field = (raw != "null").then_some(raw);
+            }
+            if key == b"flow_id" {
+                fields.has_no_flow = matches!(raw, "null" | EMPTY);
+            }
+        })?;
+        Ok(fields)
+    }
+
     fn field(&mut self, key: &[u8]) -> Option<&mut Option<&'a str>> {
         let position = |names: &[&str]| names.iter().position(|name| name.as_bytes() == key);
         match position(&FIELDS) {
@@ -260,36 +270,6 @@ impl<'a> Fields<'a> {
         // `id` and `status` alone are too common: other objects have them, too.
         let oldest_form = || id.filter(|_| input.or(metrics).is_some()).map(|id| ("id", id));
         exec_id.map(|id| ("exec_id", id)).or_else(oldest_form)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Fields::default();
-                // RawValue rejects control characters in keys; reading keys as bytes would not.
-                while let Some(key) = map.next_key::<&RawValue>()? {
-                    let key = unescaped(key.get());
-                    if let Some(field) = fields.field(&key) {
-                        let raw = map.next_value::<&RawValue>()?.get();
-                        *field = (raw != "null").then_some(raw);
-                        if *key == *b"flow_id" {
-                            fields.has_no_flow = matches!(raw, "null" | EMPTY);
-                        }
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(fields)
-            }
-        }
-        deserializer.deserialize_map(Object)
     }
 }
 

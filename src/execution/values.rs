@@ -39,10 +39,19 @@ impl<'t> Iterator for Values<'t> {
     }
 }
 
-/// Calls `visit` with each field of an object and its JSON text; not at all for other values.
+/// Calls `visit` with each field of an object and its JSON text; not at all for other values. A syntax error ends the visit.
 pub(super) fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
-    // An error ends the visit: the fields after it are ignored.
-    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(visit));
+    let _ = try_each_field(text, visit);
+}
+
+/// As [`each_field`].
+///
+/// # Errors
+/// If `text` is not the JSON text of an object.
+pub(super) fn try_each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) -> serde_json::Result<()> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    parser.deserialize_map(Each(visit))?;
+    parser.end()
 }
 
 struct Each<F>(F);
@@ -53,6 +62,7 @@ impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
         f.write_str("an object")
     }
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        // RawValue rejects control characters in keys; reading keys as bytes would not.
         while let Some(key) = map.next_key::<&RawValue>()? {
             (self.0)(&unescaped(key.get()), map.next_value::<&RawValue>()?.get());
         }

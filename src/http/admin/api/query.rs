@@ -92,7 +92,7 @@ impl Parameters {
     /// An identifier, a status, or a part of a cause.
     pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         let text = |value: &str| identifier::is_valid(value).then(|| value.to_owned());
-        let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_CHARS);
+        let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_ID_BYTES);
         self.parsed(name, text, allowed)
     }
 
