@@ -88,18 +88,14 @@ impl Eachlabs {
         if is_quoted(key) {
             return not_allowed("eachlabs.api_key", NOT_SHOWN, QUOTED);
         }
-        let value = match self.key_header {
-            KeyHeader::XApiKey => HeaderValue::from_str(key),
-            KeyHeader::Authorization => HeaderValue::from_str(&format!("Bearer {key}")),
+        let (name, value) = match self.key_header {
+            KeyHeader::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(key)),
+            KeyHeader::Authorization => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}"))),
         };
         let Ok(mut value) = value else {
             return not_allowed("eachlabs.api_key", NOT_SHOWN, "contains a control character");
         };
         value.set_sensitive(true);
-        let name = match self.key_header {
-            KeyHeader::XApiKey => HeaderName::from_static("x-api-key"),
-            KeyHeader::Authorization => AUTHORIZATION,
-        };
         let is_older = match self.paths {
             ApiPaths::Auto => base_url.path().trim_end_matches('/').ends_with("/api/v1"),
             ApiPaths::Current => false,
