@@ -4,13 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::db::{ConnectionPool, DbError};
+use crate::db::DbError;
 use crate::metrics::Metrics;
-use crate::recorder::RecorderHealth;
-use crate::spool::Seq;
+use crate::recorder::RecorderView;
 
 /// Time between two runs while nothing is recorded.
 const RUN_INTERVAL: Duration = Duration::from_secs(15);
@@ -22,21 +20,18 @@ const PAUSE_FACTOR: u32 = 20;
 const LOGGED_AFTER_FAILURES: u32 = 2;
 
 pub(crate) struct ExpectedWatcher {
-    pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) acked: watch::Receiver<Seq>,
     /// Nothing is done while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
+    pub(crate) recorder: RecorderView,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl ExpectedWatcher {
     /// Runs until the recorder ends. After an error of PostgreSQL, the metric keeps its last value and the next run follows.
     pub(crate) async fn run(mut self) {
         let mut failures: u32 = 0;
-        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
-        {
+        while self.recorder.until_working().await {
             let begun = Instant::now();
-            let _ = self.acked.borrow_and_update();
+            let _ = self.recorder.acked.borrow_and_update();
             let result = self.settle_and_count().await;
             match &result {
                 Ok(_) => {
@@ -56,7 +51,7 @@ impl ExpectedWatcher {
             }
             sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
             if !matches!(result, Ok(true))
-                && let Ok(Err(_)) = timeout(RUN_INTERVAL, self.acked.changed()).await
+                && let Ok(Err(_)) = timeout(RUN_INTERVAL, self.recorder.acked.changed()).await
             {
                 // The recorder has ended.
                 return;
@@ -66,7 +61,7 @@ impl ExpectedWatcher {
 
     /// Returns true if there may be more to settle.
     async fn settle_and_count(&self) -> Result<bool, DbError> {
-        let run = self.pool.run(async |db| {
+        let run = self.recorder.pool.run(async |db| {
             // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
             if !db.has_unsettled().await? {
                 return Ok((false, 0));

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,6 @@ use super::reconciler::{ReconcileError, Reconciler};
 use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
-use crate::recorder::RecorderHealth;
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,8 +35,6 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
-    /// Nothing is requested while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
     pub(crate) gap: Mutex<Gap>,
 }
@@ -126,11 +122,11 @@ impl Background {
     }
 
     async fn reconcile(&self) {
-        let mut recording = self.recording.clone();
+        let mut recorder = self.reconciler.recorder.clone();
         let mut failing = false;
         let mut none_found_at = None;
-        // The channel closes only when the process ends.
-        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+        // Nothing is requested while recording fails.
+        while recorder.until_working().await {
             let result = match self.close_gap().await {
                 Ok(()) => self.check_due(&mut none_found_at).await,
                 error => error,
@@ -203,7 +199,7 @@ impl Background {
     /// The executions that should have ended, and were not requested recently.
     async fn due(&self) -> Result<Vec<String>, ReconcileError> {
         let before = OffsetDateTime::now_utc() - self.settings.running_after;
-        let read = self.reconciler.pool.run(async |db| {
+        let read = self.reconciler.recorder.pool.run(async |db| {
             let (running, overdue) =
                 (db.still_running(before, ROUND).await?, db.overdue(before, ROUND).await?);
             db.remove_old_checks().await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::events::{CheckResult, Counts, Event};
 use super::reconciler::{ReconcileError, Reconciler};
@@ -16,6 +16,9 @@ use crate::execution::{Execution, Kind, api_key, status};
 
 /// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
 const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest time that a page waits for the recording of earlier deliveries. A stuck delivery may never be recorded.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a run waits for a client to read an event.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,8 +83,9 @@ impl Comparison<'_> {
     ) -> Result<HashSet<String>, ReconcileError> {
         let mut missing: HashSet<_> = execution_ids.into_iter().collect();
         let ids: Vec<_> = missing.iter().cloned().collect();
-        self.reconciler.wait_until_recorded().await;
-        let ended = self.reconciler.pool.run(async |db| db.ended(&ids).await).await?;
+        let mut recorder = self.reconciler.recorder.clone();
+        let _ = timeout(RECORD_TIMEOUT, recorder.until_recorded()).await;
+        let ended = self.reconciler.recorder.pool.run(async |db| db.ended(&ids).await).await?;
         self.counts.checked += ids.len() as u64;
         self.counts.recorded += ended.len() as u64;
         for id in &ended {
@@ -123,7 +127,7 @@ impl Comparison<'_> {
         absent: bool,
     ) -> Result<(), ReconcileError> {
         if !self.dry_run {
-            self.reconciler.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
+            self.reconciler.recorder.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
         }
         self.report(execution_id, result).await;
         Ok(())

@@ -17,6 +17,7 @@ mod sequencer;
 mod stuck;
 mod throttle;
 mod trace;
+mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -35,6 +36,7 @@ pub(crate) use self::sequencer::Sequencer;
 pub(crate) use self::stuck::StuckStatus;
 use self::stuck::{Progress, StuckList};
 use self::throttle::should_throttle;
+pub(crate) use self::view::RecorderView;
 use crate::db::{Bounds, ConnectionPool, DbError};
 use crate::metrics::Metrics;
 use crate::spool::{AckHandle, BatchLimits, Reader, Seq, SpoolError, SpoolStatus};

@@ -24,11 +24,9 @@ use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
 use crate::reconcile::{Background, ReconciledUntil, Reconciler};
-use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
+use crate::recorder::{self, Recorder, RecorderHealth, RecorderView, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
-use crate::spool::{
-    self, AckHandle, BatchLimits, IntakeDepth, Seq, Spool, SpoolHandle, SpoolStatus, WeakSpoolHandle,
-};
+use crate::spool::{self, AckHandle, BatchLimits, IntakeDepth, Spool, SpoolHandle, WeakSpoolHandle};
 use crate::traces::Traces;
 use crate::verification::{
     Checker, PredictionSearch, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier,
@@ -69,20 +67,22 @@ impl Server {
             settings,
             metrics: metrics.clone(),
             traces,
-            recording_pool: Arc::new(recording_pool(&settings.database, database.clone())),
+            recorder: RecorderView {
+                pool: Arc::new(recording_pool(&settings.database, database.clone())),
+                health: recording,
+                spool: spool_status,
+                acked: acks.subscribe(),
+            },
             read_pool: Arc::new(read_pool),
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
             memory: MemoryBudget::new(settings.http.max_bytes_in_flight),
             unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
             spool: spool.downgrade(),
-            spool_status,
-            acked: acks.subscribe(),
-            recording,
             stop: stop.clone(),
             give_up: give_up.clone(),
         };
-        let progress = shared.progress();
+        let progress = Progress(shared.recorder.clone());
 
         // The parts, and the tasks that measure or follow them.
         let unverified_stored = Arc::<Notify>::default();
@@ -92,10 +92,8 @@ impl Server {
             shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
-            spool: shared.spool_status.clone(),
+            recorder: shared.recorder.clone(),
             intake: intake.clone(),
-            acked: shared.acked.clone(),
-            recording: shared.recording.clone(),
             stuck,
             retention,
             verification,
@@ -118,7 +116,8 @@ impl Server {
         let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
-        background_tasks.spawn(shared.expected_watcher().run());
+        let expected = ExpectedWatcher { recorder: shared.recorder.clone(), metrics: shared.metrics.clone() };
+        background_tasks.spawn(expected.run());
         background_tasks.spawn(meter.run());
         background_tasks.spawn(feed.run(numbered).map(|never| match never {}));
         let mut parts = JoinSet::new();
@@ -158,29 +157,18 @@ struct Shared<'s> {
     settings: &'s Settings,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
-    recording_pool: Arc<ConnectionPool>,
+    recorder: RecorderView,
     read_pool: Arc<QueryPool>,
     credentials: Arc<Credentials>,
     requests: Arc<Limiter>,
     memory: MemoryBudget,
     unverified: Arc<UnverifiedLimit>,
     spool: WeakSpoolHandle,
-    spool_status: watch::Receiver<SpoolStatus>,
-    acked: watch::Receiver<Seq>,
-    recording: watch::Receiver<RecorderHealth>,
     stop: CancellationToken,
     give_up: CancellationToken,
 }
 
 impl Shared<'_> {
-    fn progress(&self) -> Progress {
-        Progress {
-            spool: self.spool_status.clone(),
-            acked: self.acked.clone(),
-            recorder: self.recording.clone(),
-        }
-    }
-
     fn webhook(&self, spool: SpoolHandle) -> WebhookState {
         WebhookState {
             spool,
@@ -210,11 +198,10 @@ impl Shared<'_> {
             memory: self.memory.clone(),
             intake,
             metrics: self.metrics.clone(),
-            spool: self.spool_status.clone(),
+            recorder: self.recorder.clone(),
             health,
             closing: self.give_up.clone(),
             pool: self.read_pool.clone(),
-            registration_pool: self.recording_pool.clone(),
             feed,
             settings: Arc::new(self.settings.clone()),
             webhook_address,
@@ -236,15 +223,15 @@ impl Shared<'_> {
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
         let (numbered, numbered_rx) = watch::channel(());
         let sequencer = Sequencer {
-            pool: self.recording_pool.clone(),
+            pool: self.recorder.pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             committed: Arc::default(),
-            recording: self.recording.clone(),
+            recording: self.recorder.health.clone(),
             numbered,
             metrics: self.metrics.clone(),
         };
         let recorder = Recorder {
-            pool: self.recording_pool.clone(),
+            pool: self.recorder.pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -252,7 +239,7 @@ impl Shared<'_> {
             max_backoff: settings.recorder.max_backoff,
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
-            spool: self.spool_status.clone(),
+            spool: self.recorder.spool.clone(),
             acks,
             health,
             stuck_status: stuck,
@@ -274,20 +261,11 @@ impl Shared<'_> {
             retention: self.settings.retention,
             backoff: self.settings.recorder.max_backoff,
             metrics: self.metrics.clone(),
-            recording: self.recording.clone(),
+            recording: self.recorder.health.clone(),
             state,
             stop: self.stop.clone(),
         });
         (pruner, state_rx)
-    }
-
-    fn expected_watcher(&self) -> ExpectedWatcher {
-        ExpectedWatcher {
-            pool: self.recording_pool.clone(),
-            metrics: self.metrics.clone(),
-            acked: self.acked.clone(),
-            recording: self.recording.clone(),
-        }
     }
 
     /// The verifier if the API can be used, the meter of the waiting deliveries, and the status of both. `stored` is notified
@@ -303,13 +281,10 @@ impl Shared<'_> {
         let (status, status_rx) =
             watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let meter = UnverifiedMeter {
-            pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             limit: self.unverified.clone(),
             status: status.clone(),
-            recording: self.recording.clone(),
-            spool: self.spool_status.clone(),
-            acked: self.acked.clone(),
         };
         let max_per_minute = settings.verification.max_requests_per_minute;
         // A quarter of the requests is for predictions only: outsiders can cause many requests with false predictions.
@@ -324,13 +299,12 @@ impl Shared<'_> {
             max_requests: settings.eachlabs.max_requests,
             spool: self.spool.clone(),
             memory: self.memory.clone(),
-            pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
             status,
             stored,
-            recording: self.recording.clone(),
             stop: self.stop.clone(),
             receiver_id: rand::random(),
         });
@@ -343,10 +317,8 @@ impl Shared<'_> {
             own_url,
             credentials: self.credentials.clone(),
             spool: self.spool.clone(),
-            spool_status: self.spool_status.clone(),
-            acked: self.acked.clone(),
             memory: self.memory.clone(),
-            pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             running: Mutex::default(),
         })
@@ -360,7 +332,6 @@ impl Shared<'_> {
             reconciled_until: ReconciledUntil::new(&self.settings.spool.dir, is_new),
             storing: parking_lot::Mutex::default(),
             health,
-            recording: self.recording.clone(),
             stop: self.stop.clone(),
             gap: parking_lot::Mutex::default(),
         }

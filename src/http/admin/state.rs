@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +10,6 @@ use super::feed::Feed;
 use super::sessions::EndedSessions;
 use crate::config::Settings;
 use crate::credentials::Credentials;
-use crate::db::ConnectionPool;
 use crate::db::queries::{ListQuery, Page, Query, QueryError, QueryPool};
 use crate::export::Source;
 use crate::health::Monitor;
@@ -19,7 +17,8 @@ use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reconcile::Reconciler;
-use crate::spool::{IntakeDepth, SpoolStatus};
+use crate::recorder::RecorderView;
+use crate::spool::IntakeDepth;
 
 #[derive(Clone)]
 pub(crate) struct AdminState {
@@ -28,14 +27,12 @@ pub(crate) struct AdminState {
     pub(crate) memory: MemoryBudget,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) recorder: RecorderView,
     pub(crate) health: Monitor,
     /// Cancelled when the receiver has finished draining: ends event streams.
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
-    /// The recorder's pool, for `POST /api/v1/expected`.
-    pub(crate) registration_pool: Arc<ConnectionPool>,
     pub(crate) feed: Feed,
     /// The settings at the start. Secrets that were read again later are in `credentials`.
     pub(crate) settings: Arc<Settings>,

@@ -1,0 +1,32 @@
+//! What other parts use of the recorder.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::RecorderHealth;
+use crate::db::ConnectionPool;
+use crate::spool::{Seq, SpoolStatus};
+
+/// The recorder's pool, and the progress of recording.
+#[derive(Debug, Clone)]
+pub(crate) struct RecorderView {
+    /// If PostgreSQL grants few connections, the recorder and the other parts use them in turn.
+    pub(crate) pool: Arc<ConnectionPool>,
+    pub(crate) health: watch::Receiver<RecorderHealth>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) acked: watch::Receiver<Seq>,
+}
+
+impl RecorderView {
+    /// Returns once the recorder works. False if it has ended.
+    pub(crate) async fn until_working(&mut self) -> bool {
+        self.health.wait_for(|health| matches!(health, RecorderHealth::Working)).await.is_ok()
+    }
+
+    /// Returns once the deliveries that are in the spool now are recorded.
+    pub(crate) async fn until_recorded(&mut self) {
+        let last_seq = self.spool.borrow().last_seq;
+        let _ = self.acked.wait_for(|acked| *acked >= last_seq).await;
+    }
+}
