@@ -103,29 +103,19 @@ impl Limiter {
     /// Evicts all slots whose deadline has passed.
     pub(crate) fn evict_expired(&self) {
         let now = Instant::now();
-        let mut state = self.state.lock();
-        let expired: Vec<u64> = state
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.deadline <= now)
-            .map(|(turn, _)| *turn)
-            .collect();
-        for turn in expired {
-            state.evict(turn);
+        let State { in_use, waiting, .. } = &mut *self.state.lock();
+        for (_, expired) in waiting.extract_if(.., |_, waiting| waiting.deadline <= now) {
+            *in_use -= 1;
+            expired.evicted.notify_one();
         }
     }
 }
 
 impl State {
     fn evict_oldest(&mut self) -> bool {
-        let oldest = self.waiting.keys().next().copied();
-        oldest.is_some_and(|turn| self.evict(turn))
-    }
-
-    fn evict(&mut self, turn: u64) -> bool {
-        let Some(waiting) = self.waiting.remove(&turn) else { return false };
+        let Some((_, oldest)) = self.waiting.pop_first() else { return false };
         self.in_use -= 1;
-        waiting.evicted.notify_one();
+        oldest.evicted.notify_one();
         true
     }
 }
