@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use crate::db::DbError;
+use crate::db::{ConnectionPool, DbError};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderView;
 
@@ -19,58 +19,51 @@ const PAUSE_FACTOR: u32 = 20;
 /// Consecutive failures before a warning is logged. The recorder logs outages of PostgreSQL, also shorter ones.
 const LOGGED_AFTER_FAILURES: u32 = 2;
 
-pub(crate) struct ExpectedWatcher {
-    /// Nothing is done while recording fails.
-    pub(crate) recorder: RecorderView,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl ExpectedWatcher {
-    /// Runs until the recorder ends. After an error of PostgreSQL, the metric keeps its last value and the next run follows.
-    pub(crate) async fn run(mut self) {
-        let mut failures: u32 = 0;
-        while self.recorder.until_working().await {
-            let begun = Instant::now();
-            let _ = self.recorder.acked.borrow_and_update();
-            let result = self.settle_and_count().await;
-            match &result {
-                Ok(_) => {
-                    if failures >= LOGGED_AFTER_FAILURES {
-                        tracing::info!("expected executions are counted again");
-                    }
-                    failures = 0;
+/// Runs until the recorder ends. Nothing is done while recording fails. After an error of PostgreSQL, the metric keeps its
+/// last value and the next run follows.
+pub(crate) async fn follow_expected(mut recorder: RecorderView, metrics: Arc<Metrics>) {
+    let mut failures: u32 = 0;
+    while recorder.until_working().await {
+        let begun = Instant::now();
+        let _ = recorder.acked.borrow_and_update();
+        let result = settle_and_count(&recorder.pool, &metrics).await;
+        match &result {
+            Ok(_) => {
+                if failures >= LOGGED_AFTER_FAILURES {
+                    tracing::info!("expected executions are counted again");
                 }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    if failures == LOGGED_AFTER_FAILURES {
-                        tracing::warn!(
-                            "expected executions cannot be counted, so executions_overdue is out of date: {error}"
-                        );
-                    }
-                }
+                failures = 0;
             }
-            sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
-            if !matches!(result, Ok(true))
-                && let Ok(Err(_)) = timeout(RUN_INTERVAL, self.recorder.acked.changed()).await
-            {
-                // The recorder has ended.
-                return;
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures == LOGGED_AFTER_FAILURES {
+                    tracing::warn!(
+                        "expected executions cannot be counted, so executions_overdue is out of date: {error}"
+                    );
+                }
             }
         }
+        sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
+        if !matches!(result, Ok(true))
+            && let Ok(Err(_)) = timeout(RUN_INTERVAL, recorder.acked.changed()).await
+        {
+            // The recorder has ended.
+            return;
+        }
     }
+}
 
-    /// Returns true if there may be more to settle.
-    async fn settle_and_count(&self) -> Result<bool, DbError> {
-        let run = self.recorder.pool.run(async |db| {
-            // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
-            if !db.has_unsettled().await? {
-                return Ok((false, 0));
-            }
-            let more = db.settle_expected().await?;
-            Ok((more, db.count_overdue().await?))
-        });
-        let (more, overdue) = run.await?;
-        self.metrics.executions_overdue.set(overdue);
-        Ok(more)
-    }
+/// Returns true if there may be more to settle.
+async fn settle_and_count(pool: &ConnectionPool, metrics: &Metrics) -> Result<bool, DbError> {
+    let run = pool.run(async |db| {
+        // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
+        if !db.has_unsettled().await? {
+            return Ok((false, 0));
+        }
+        let more = db.settle_expected().await?;
+        Ok((more, db.count_overdue().await?))
+    });
+    let (more, overdue) = run.await?;
+    metrics.executions_overdue.set(overdue);
+    Ok(more)
 }

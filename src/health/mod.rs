@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use acknowledged::{Acknowledged, AcknowledgedCounter};
+use acknowledged::{Acknowledged, count_acknowledged};
 use parts::{Measurements, Parts};
 use progress::RecordingProgress;
 
@@ -103,10 +103,9 @@ impl Monitor {
     ) -> (Self, JoinSet<()>) {
         let (progress, follow) = RecordingProgress::follow(observed.stuck.clone());
         let (count, acknowledged) = watch::channel(Acknowledged::Unknown(None));
-        let counter = AcknowledgedCounter { pool, metrics, recorder: observed.recorder.clone(), count };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow);
-        tasks.spawn(counter.run());
+        tasks.spawn(count_acknowledged(pool, metrics, observed.recorder.clone(), count));
         let (stalled_after, max_bytes) = (settings.admin.stalled_after, settings.spool.max_bytes);
         (Self { observed, progress, acknowledged, stopping, stalled_after, max_bytes }, tasks)
     }

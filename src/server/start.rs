@@ -17,7 +17,7 @@ use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::eachlabs::{Client, OwnUrl};
-use crate::expected::ExpectedWatcher;
+use crate::expected::follow_expected;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
@@ -116,8 +116,7 @@ impl Server {
         let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
-        let expected = ExpectedWatcher { recorder: shared.recorder.clone(), metrics: shared.metrics.clone() };
-        background_tasks.spawn(expected.run());
+        background_tasks.spawn(follow_expected(shared.recorder.clone(), shared.metrics.clone()));
         background_tasks.spawn(meter.run());
         background_tasks.spawn(feed.run(numbered).map(|never| match never {}));
         let mut parts = JoinSet::new();
