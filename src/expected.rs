@@ -21,12 +21,16 @@ const LOGGED_AFTER_FAILURES: u32 = 2;
 
 /// Runs until the recorder ends. Nothing is done while recording fails. After an error of PostgreSQL, the metric keeps its
 /// last value and the next run follows.
-pub(crate) async fn follow_expected(mut recorder: RecorderView, metrics: Arc<Metrics>) {
+pub(crate) async fn follow_expected(
+    pool: Arc<ConnectionPool>,
+    mut recorder: RecorderView,
+    metrics: Arc<Metrics>,
+) {
     let mut failures: u32 = 0;
     while recorder.until_working().await {
         let begun = Instant::now();
         let _ = recorder.acked.borrow_and_update();
-        let result = settle_and_count(&recorder.pool, &metrics).await;
+        let result = settle_and_count(&pool, &metrics).await;
         match &result {
             Ok(_) => {
                 if failures >= LOGGED_AFTER_FAILURES {

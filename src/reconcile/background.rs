@@ -199,7 +199,7 @@ impl Background {
     /// The executions that should have ended, and were not requested recently.
     async fn due(&self) -> Result<Vec<String>, ReconcileError> {
         let before = OffsetDateTime::now_utc() - self.settings.running_after;
-        let read = self.reconciler.recorder.pool.run(async |db| {
+        let read = self.reconciler.pool.run(async |db| {
             let (running, overdue) =
                 (db.still_running(before, ROUND).await?, db.overdue(before, ROUND).await?);
             db.remove_old_checks().await?;

@@ -85,7 +85,7 @@ impl Comparison<'_> {
         let ids: Vec<_> = missing.iter().cloned().collect();
         let mut recorder = self.reconciler.recorder.clone();
         let _ = timeout(RECORD_TIMEOUT, recorder.until_recorded()).await;
-        let ended = self.reconciler.recorder.pool.run(async |db| db.ended(&ids).await).await?;
+        let ended = self.reconciler.pool.run(async |db| db.ended(&ids).await).await?;
         self.counts.checked += ids.len() as u64;
         self.counts.recorded += ended.len() as u64;
         for id in &ended {
@@ -127,7 +127,7 @@ impl Comparison<'_> {
         absent: bool,
     ) -> Result<(), ReconcileError> {
         if !self.dry_run {
-            self.reconciler.recorder.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
+            self.reconciler.pool.run(async |db| db.store_check(&execution_id, absent).await).await?;
         }
         self.report(execution_id, result).await;
         Ok(())

@@ -20,8 +20,7 @@ impl Comparison<'_> {
     /// Checks the lists of the workflows that PostgreSQL knows.
     pub(super) async fn known_workflows(&mut self, since: OffsetDateTime) -> Result<(), ReconcileError> {
         let known_since = since.saturating_sub(KNOWN_BEFORE);
-        let workflows =
-            self.reconciler.recorder.pool.run(async |db| db.workflows_since(known_since).await).await?;
+        let workflows = self.reconciler.pool.run(async |db| db.workflows_since(known_since).await).await?;
         let (count, mut absent) = (workflows.len(), Vec::new());
         for workflow in workflows {
             match self.list(&workflow, None, Some(since)).await {
@@ -35,7 +34,7 @@ impl Comparison<'_> {
         }
         // The absent workflows are not requested for seven days.
         if !self.dry_run && !absent.is_empty() {
-            self.reconciler.recorder.pool.run(async |db| db.store_absent_workflows(&absent).await).await?;
+            self.reconciler.pool.run(async |db| db.store_absent_workflows(&absent).await).await?;
         }
         Ok(())
     }
@@ -45,7 +44,7 @@ impl Comparison<'_> {
         let read = async |db: &mut DbConnection| {
             Ok((db.registered_of_bulk(bulk).await?, db.workflow_of_bulk(bulk).await?))
         };
-        let (registered, known) = self.reconciler.recorder.pool.run(read).await?;
+        let (registered, known) = self.reconciler.pool.run(read).await?;
         if !registered.is_empty() {
             return self.executions(&registered).await;
         }

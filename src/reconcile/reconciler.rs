@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::credentials::Credentials;
-use crate::db::DbError;
+use crate::db::{ConnectionPool, DbError};
 use crate::eachlabs::{ApiError, Client, OwnUrl};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
@@ -50,6 +50,8 @@ pub(crate) struct Reconciler {
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) spool: WeakSpoolHandle,
     pub(crate) memory: MemoryBudget,
+    /// The recorder's pool: if PostgreSQL grants few connections, a run and the recorder use them in turn.
+    pub(crate) pool: Arc<ConnectionPool>,
     pub(crate) recorder: RecorderView,
     pub(crate) metrics: Arc<Metrics>,
     /// Locked by a run, so that one run at a time is active.

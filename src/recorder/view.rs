@@ -1,18 +1,13 @@
-//! What other parts use of the recorder.
-
-use std::sync::Arc;
+//! What other parts see of the recorder.
 
 use tokio::sync::watch;
 
 use super::RecorderHealth;
-use crate::db::ConnectionPool;
 use crate::spool::{Seq, SpoolStatus};
 
-/// The recorder's pool, and the progress of recording.
+/// The state and the progress of recording.
 #[derive(Debug, Clone)]
 pub(crate) struct RecorderView {
-    /// If PostgreSQL grants few connections, the recorder and the other parts use them in turn.
-    pub(crate) pool: Arc<ConnectionPool>,
     pub(crate) health: watch::Receiver<RecorderHealth>,
     pub(crate) spool: watch::Receiver<SpoolStatus>,
     pub(crate) acked: watch::Receiver<Seq>,

@@ -67,12 +67,8 @@ impl Server {
             settings,
             metrics: metrics.clone(),
             traces,
-            recorder: RecorderView {
-                pool: Arc::new(recording_pool(&settings.database, database.clone())),
-                health: recording,
-                spool: spool_status,
-                acked: acks.subscribe(),
-            },
+            recording_pool: Arc::new(recording_pool(&settings.database, database.clone())),
+            recorder: RecorderView { health: recording, spool: spool_status, acked: acks.subscribe() },
             read_pool: Arc::new(read_pool),
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
@@ -116,7 +112,11 @@ impl Server {
         let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
-        background_tasks.spawn(follow_expected(shared.recorder.clone(), shared.metrics.clone()));
+        background_tasks.spawn(follow_expected(
+            shared.recording_pool.clone(),
+            shared.recorder.clone(),
+            shared.metrics.clone(),
+        ));
         background_tasks.spawn(meter.run());
         background_tasks.spawn(feed.run(numbered).map(|never| match never {}));
         let mut parts = JoinSet::new();
@@ -156,6 +156,7 @@ struct Shared<'s> {
     settings: &'s Settings,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
+    recording_pool: Arc<ConnectionPool>,
     recorder: RecorderView,
     read_pool: Arc<QueryPool>,
     credentials: Arc<Credentials>,
@@ -201,6 +202,7 @@ impl Shared<'_> {
             health,
             closing: self.give_up.clone(),
             pool: self.read_pool.clone(),
+            registration_pool: self.recording_pool.clone(),
             feed,
             settings: Arc::new(self.settings.clone()),
             webhook_address,
@@ -222,7 +224,7 @@ impl Shared<'_> {
         let (stuck, stuck_rx) = watch::channel(StuckStatus::default());
         let (numbered, numbered_rx) = watch::channel(());
         let sequencer = Sequencer {
-            pool: self.recorder.pool.clone(),
+            pool: self.recording_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             committed: Arc::default(),
             recording: self.recorder.health.clone(),
@@ -230,7 +232,7 @@ impl Shared<'_> {
             metrics: self.metrics.clone(),
         };
         let recorder = Recorder {
-            pool: self.recorder.pool.clone(),
+            pool: self.recording_pool.clone(),
             statement_timeout: settings.database.statement_timeout,
             limits: BatchLimits { rows: settings.recorder.batch_rows, bytes: settings.recorder.batch_bytes },
             connections: settings.recorder.connections,
@@ -280,6 +282,7 @@ impl Shared<'_> {
         let (status, status_rx) =
             watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let meter = UnverifiedMeter {
+            pool: self.recording_pool.clone(),
             recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             limit: self.unverified.clone(),
@@ -298,6 +301,7 @@ impl Shared<'_> {
             max_requests: settings.eachlabs.max_requests,
             spool: self.spool.clone(),
             memory: self.memory.clone(),
+            pool: self.recording_pool.clone(),
             recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             grace: settings.verification.grace,
@@ -317,6 +321,7 @@ impl Shared<'_> {
             credentials: self.credentials.clone(),
             spool: self.spool.clone(),
             memory: self.memory.clone(),
+            pool: self.recording_pool.clone(),
             recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             running: Mutex::default(),

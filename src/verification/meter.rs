@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::limit::UnverifiedLimit;
 use super::status::VerificationStatus;
-use crate::db::UnverifiedUsage;
+use crate::db::{ConnectionPool, UnverifiedUsage};
 use crate::metrics::Metrics;
 use crate::recorder::RecorderView;
 
@@ -22,6 +22,8 @@ const PAUSE_FACTOR: u32 = 50;
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 pub(crate) struct UnverifiedMeter {
+    /// The recorder's pool.
+    pub(crate) pool: Arc<ConnectionPool>,
     /// Nothing is measured while recording fails.
     pub(crate) recorder: RecorderView,
     pub(crate) metrics: Arc<Metrics>,
@@ -38,7 +40,7 @@ impl UnverifiedMeter {
         while self.recorder.until_working().await {
             let begun = Instant::now();
             let earlier_recorded = *self.recorder.acked.borrow() >= last_earlier;
-            if let Ok(usage) = self.recorder.pool.run(async |db| db.unverified_usage().await).await {
+            if let Ok(usage) = self.pool.run(async |db| db.unverified_usage().await).await {
                 self.measured(usage, earlier_recorded);
                 if earlier_recorded {
                     last_earlier = self.recorder.spool.borrow().last_seq;

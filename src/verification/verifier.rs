@@ -21,7 +21,7 @@ use super::check::{Checker, Found, Verdict};
 use super::status::VerificationStatus;
 use crate::auth::AuthMethod;
 use crate::config;
-use crate::db::{ClaimLimits, DbConnection, DbError, QuarantinedUnverified, Unverified};
+use crate::db::{ClaimLimits, ConnectionPool, DbConnection, DbError, QuarantinedUnverified, Unverified};
 use crate::delivery::Delivery;
 use crate::eachlabs::ApiError;
 use crate::logging::LineLimit;
@@ -60,6 +60,8 @@ pub(crate) struct Verifier {
     pub(crate) max_requests: usize,
     pub(crate) spool: WeakSpoolHandle,
     pub(crate) memory: MemoryBudget,
+    /// The recorder's pool.
+    pub(crate) pool: Arc<ConnectionPool>,
     /// No row is claimed while recording fails.
     pub(crate) recorder: RecorderView,
     pub(crate) metrics: Arc<Metrics>,
@@ -126,7 +128,7 @@ impl Verifier {
             () = self.verify(&run) => {}
             never = self.renew_claims(&run) => match never {},
         }
-        let release = self.recorder.pool.run(async |db| db.release_claims(self.receiver_id).await);
+        let release = self.pool.run(async |db| db.release_claims(self.receiver_id).await);
         let _ = timeout(RELEASE_TIMEOUT, release).await;
     }
 
@@ -188,10 +190,7 @@ impl Verifier {
         if !is_recording || limits.new + limits.repeated + limits.predictions == 0 {
             return Ok(Vec::new());
         }
-        self.recorder
-            .pool
-            .run(async |db| db.claim_unverified(self.receiver_id, CLAIM_TIME, limits).await)
-            .await
+        self.pool.run(async |db| db.claim_unverified(self.receiver_id, CLAIM_TIME, limits).await).await
     }
 
     async fn renew_claims(&self, run: &Run) -> std::convert::Infallible {
@@ -199,11 +198,7 @@ impl Verifier {
             sleep(RENEW_INTERVAL).await;
             let ids: Vec<_> = run.verifying.lock().iter().copied().collect();
             // Without a renewal, the claims end.
-            let _ = self
-                .recorder
-                .pool
-                .run(async |db| db.renew_claims(self.receiver_id, &ids, CLAIM_TIME).await)
-                .await;
+            let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, &ids, CLAIM_TIME).await).await;
         }
     }
 
@@ -293,7 +288,7 @@ impl Verifier {
         let unverified_id = row.unverified_id;
         let has_claim =
             async |db: &mut DbConnection| db.has_claim(self.receiver_id, unverified_id, CLAIM_TIME).await;
-        if !self.recorder.pool.run(has_claim).await? {
+        if !self.pool.run(has_claim).await? {
             return Ok(());
         }
         // The body is in memory already, as a part of a response whose size is limited.
@@ -302,7 +297,7 @@ impl Verifier {
             return self.postpone(row, &reason.to_string(), FIRST_PAUSE, 0, false).await;
         }
         self.metrics.verified(VerificationResult::Confirmed);
-        self.recorder.pool.run(async |db| db.remove_unverified(unverified_id).await).await
+        self.pool.run(async |db| db.remove_unverified(unverified_id).await).await
     }
 
     async fn not_confirmed(
@@ -315,7 +310,7 @@ impl Verifier {
         api_body: Option<&[u8]>,
     ) -> Result<(), DbError> {
         let api_body = api_body.map(cut);
-        let quarantined = self.recorder.pool.run(async |db| {
+        let quarantined = self.pool.run(async |db| {
             db.quarantine_unverified(
                 self.receiver_id,
                 row.unverified_id,
@@ -361,7 +356,7 @@ impl Verifier {
         let postpone = async |db: &mut DbConnection| {
             db.postpone_unverified(self.receiver_id, row.unverified_id, why, pause, strikes, is_unknown).await
         };
-        self.recorder.pool.run(postpone).await
+        self.pool.run(postpone).await
     }
 }
 

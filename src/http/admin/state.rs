@@ -10,6 +10,7 @@ use super::feed::Feed;
 use super::sessions::EndedSessions;
 use crate::config::Settings;
 use crate::credentials::Credentials;
+use crate::db::ConnectionPool;
 use crate::db::queries::{ListQuery, Page, Query, QueryError, QueryPool};
 use crate::export::Source;
 use crate::health::Monitor;
@@ -33,6 +34,8 @@ pub(crate) struct AdminState {
     pub(crate) closing: CancellationToken,
     /// Connections for the read API.
     pub(crate) pool: Arc<QueryPool>,
+    /// The recorder's pool, for `POST /api/v1/expected`.
+    pub(crate) registration_pool: Arc<ConnectionPool>,
     pub(crate) feed: Feed,
     /// The settings at the start. Secrets that were read again later are in `credentials`.
     pub(crate) settings: Arc<Settings>,

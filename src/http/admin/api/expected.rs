@@ -121,7 +121,7 @@ pub(super) async fn register_expected(State(api): ApiState, request: Request) ->
     }
     let body = read(request.into_body()).await?;
     let triggered = Triggered::parse(&body).map_err(Problem::NotATriggerResponse)?;
-    let (pool, overdue_after) = (&api.admin.recorder.pool, api.admin.settings.expected.overdue_after);
+    let (pool, overdue_after) = (&api.admin.registration_pool, api.admin.settings.expected.overdue_after);
     let registered = timeout(WRITE_TIMEOUT, register(pool, &triggered, overdue_after)).await;
     let registered = registered.unwrap_or(Err(DbError::TimedOut));
     let registered = registered.map_err(|error| QueryError::Failed(error.without_row_blame()))?;
