@@ -3,9 +3,10 @@
 //!
 //! A change of a secret in an environment variable, or of another setting, needs a restart.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -95,7 +96,7 @@ impl Credentials {
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// Checks a request with `current`. If the check fails and the secrets have changed, checks the request again with the
@@ -116,7 +117,7 @@ impl Credentials {
 
     /// The settings of the webhooks' authentication, as last read.
     pub(crate) fn auth(&self) -> Auth {
-        lock(&self.settings).auth.clone()
+        self.settings.lock().auth.clone()
     }
 
     /// Returns whether the secrets differ from `current`. Re-reads the files if one has changed since the last check; checks
@@ -153,15 +154,16 @@ impl Credentials {
     }
 
     fn reload_blocking(&self, reason: ReloadReason) {
-        let mut settings = lock(&self.settings);
+        let mut settings = self.settings.lock();
         if reason == ReloadReason::Rejected && !settings.sources.changed() {
             return;
         }
-        match settings.load_again().map_err(Into::into).and_then(|new| self.apply(&mut settings, new)) {
-            Ok(()) => lock(&self.last_error).clear(),
+        let new = Settings::load(settings.sources.config.as_deref()).map_err(Into::into);
+        match new.and_then(|new| self.apply(&mut settings, new)) {
+            Ok(()) => self.last_error.lock().clear(),
             Err(error) => {
                 let error = error.to_string();
-                let before = std::mem::replace(&mut *lock(&self.last_error), error.clone());
+                let before = std::mem::replace(&mut *self.last_error.lock(), error.clone());
                 if reason == ReloadReason::Sighup || error != before {
                     tracing::error!(
                         "the new secrets cannot be used, so the previous ones stay in use: {error}"
@@ -197,7 +199,7 @@ impl Credentials {
         settings.admin.tokens = new.admin.tokens;
         settings.sources = new.sources;
         if admin_token_changed || secrets_changed || tokens_changed {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.write();
             *current = Current::new(current.generation + 1, settings);
         }
         tracing::info!(
@@ -211,8 +213,4 @@ impl Credentials {
         );
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

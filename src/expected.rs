@@ -4,13 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::db::{ConnectionPool, DbError};
 use crate::metrics::Metrics;
-use crate::recorder::RecorderHealth;
-use crate::spool::Seq;
+use crate::recorder::RecorderView;
 
 /// Time between two runs while nothing is recorded.
 const RUN_INTERVAL: Duration = Duration::from_secs(15);
@@ -21,61 +19,55 @@ const PAUSE_FACTOR: u32 = 20;
 /// Consecutive failures before a warning is logged. The recorder logs outages of PostgreSQL, also shorter ones.
 const LOGGED_AFTER_FAILURES: u32 = 2;
 
-pub(crate) struct ExpectedWatcher {
-    pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) acked: watch::Receiver<Seq>,
-    /// Nothing is done while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
-}
-
-impl ExpectedWatcher {
-    /// Runs until the recorder ends. After an error of PostgreSQL, the metric keeps its last value and the next run follows.
-    pub(crate) async fn run(mut self) {
-        let mut failures: u32 = 0;
-        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
-        {
-            let begun = Instant::now();
-            let _ = self.acked.borrow_and_update();
-            let result = self.settle_and_count().await;
-            match &result {
-                Ok(_) => {
-                    if failures >= LOGGED_AFTER_FAILURES {
-                        tracing::info!("expected executions are counted again");
-                    }
-                    failures = 0;
+/// Runs until the recorder ends. Nothing is done while recording fails. After an error of PostgreSQL, the metric keeps its
+/// last value and the next run follows.
+pub(crate) async fn follow_expected(
+    pool: Arc<ConnectionPool>,
+    mut recorder: RecorderView,
+    metrics: Arc<Metrics>,
+) {
+    let mut failures: u32 = 0;
+    while recorder.until_working().await {
+        let begun = Instant::now();
+        let _ = recorder.acked.borrow_and_update();
+        let result = settle_and_count(&pool, &metrics).await;
+        match &result {
+            Ok(_) => {
+                if failures >= LOGGED_AFTER_FAILURES {
+                    tracing::info!("expected executions are counted again");
                 }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    if failures == LOGGED_AFTER_FAILURES {
-                        tracing::warn!(
-                            "expected executions cannot be counted, so executions_overdue is out of date: {error}"
-                        );
-                    }
-                }
+                failures = 0;
             }
-            sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
-            if !matches!(result, Ok(true))
-                && let Ok(Err(_)) = timeout(RUN_INTERVAL, self.acked.changed()).await
-            {
-                // The recorder has ended.
-                return;
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures == LOGGED_AFTER_FAILURES {
+                    tracing::warn!(
+                        "expected executions cannot be counted, so executions_overdue is out of date: {error}"
+                    );
+                }
             }
         }
+        sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
+        if !matches!(result, Ok(true))
+            && let Ok(Err(_)) = timeout(RUN_INTERVAL, recorder.acked.changed()).await
+        {
+            // The recorder has ended.
+            return;
+        }
     }
+}
 
-    /// Returns true if there may be more to settle.
-    async fn settle_and_count(&self) -> Result<bool, DbError> {
-        let run = self.pool.run(async |db| {
-            // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
-            if !db.has_unsettled().await? {
-                return Ok((false, 0));
-            }
-            let more = db.settle_expected().await?;
-            Ok((more, db.count_overdue().await?))
-        });
-        let (more, overdue) = run.await?;
-        self.metrics.executions_overdue.set(overdue);
-        Ok(more)
-    }
+/// Returns true if there may be more to settle.
+async fn settle_and_count(pool: &ConnectionPool, metrics: &Metrics) -> Result<bool, DbError> {
+    let run = pool.run(async |db| {
+        // Skips the statements that write: even without a row to write, they wait for a lock of the whole table.
+        if !db.has_unsettled().await? {
+            return Ok((false, 0));
+        }
+        let more = db.settle_expected().await?;
+        Ok((more, db.count_overdue().await?))
+    });
+    let (more, overdue) = run.await?;
+    metrics.executions_overdue.set(overdue);
+    Ok(more)
 }

@@ -17,9 +17,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::take;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -95,7 +96,7 @@ impl MemoryBudget {
 
     /// The number of reserved bytes.
     pub(crate) fn reserved(&self) -> usize {
-        self.state().used
+        self.0.state.lock().used
     }
 
     /// A permit for one body. It reserves nothing yet. `evicted` is notified when the body is evicted.
@@ -107,10 +108,6 @@ impl MemoryBudget {
             key: 0,
             since_progress: 0,
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The part of the budget that unverified bodies can reserve, apart from the exception for large ones.
@@ -127,7 +124,7 @@ impl MemoryBudget {
     ) -> Result<Reservation, RejectReason> {
         let (granted, mut reservation) = oneshot::channel();
         {
-            let mut state = self.state();
+            let mut state = self.0.state.lock();
             state.queues[queue].push_back(Waiter { bytes, unverified, granted });
             self.grant(&mut state);
         }
@@ -142,7 +139,7 @@ impl MemoryBudget {
                 tokio::select! {
                     reservation = &mut reservation => return reservation.map_err(|_| RejectReason::Overloaded),
                     _ = check.tick() => {
-                        let mut state = self.state();
+                        let mut state = self.0.state.lock();
                         let also_verified = queue == VERIFIED || state.used + bytes > self.0.bytes;
                         state.evict_stalled(also_verified);
                         // A body that waited before this one may have given up.
@@ -155,7 +152,7 @@ impl MemoryBudget {
     }
 
     fn count_waiting(&self, bytes: usize) -> WaitGuard<'_> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.wanted += bytes;
         state.waiting += 1;
         WaitGuard { budget: self, bytes }
@@ -205,7 +202,7 @@ impl Reservation {
         if bytes + unverified > 0 {
             self.bytes -= bytes;
             self.unverified -= unverified;
-            let mut state = self.budget.state();
+            let mut state = self.budget.0.state.lock();
             state.used -= bytes;
             state.unverified -= unverified;
             self.budget.grant(&mut state);
@@ -227,7 +224,7 @@ struct WaitGuard<'b> {
 
 impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.budget.state();
+        let mut state = self.budget.0.state.lock();
         state.wanted -= self.bytes;
         state.waiting -= 1;
     }
@@ -300,7 +297,7 @@ impl MemoryPermit {
         }
         let (bytes, verified, evicted) = (self.reservation.bytes, self.verified, self.evicted.clone());
         let body = EvictableBody { bytes, verified, progress_at: Instant::now(), evicted };
-        self.key = self.reservation.budget.state().add_evictable(body);
+        self.key = self.reservation.budget.0.state.lock().add_evictable(body);
         Ok(())
     }
 
@@ -337,7 +334,7 @@ impl MemoryPermit {
         self.since_progress = 0;
         // A body that has reserved nothing needs no lock.
         if self.key > 0 {
-            let mut state = self.reservation.budget.state();
+            let mut state = self.reservation.budget.0.state.lock();
             // Without an entry, the body was evicted.
             if let Some(mut body) = state.evictable.remove(&self.key) {
                 body.progress_at = Instant::now();
@@ -364,7 +361,7 @@ impl MemoryPermit {
     fn end_eviction(&mut self, bytes: usize) {
         let key = take(&mut self.key);
         if key > 0 {
-            let mut state = self.reservation.budget.state();
+            let mut state = self.reservation.budget.0.state.lock();
             if state.evictable.remove(&key).is_none() {
                 state.evicted_bytes = state.evicted_bytes.saturating_sub(bytes);
             }
@@ -451,7 +448,7 @@ mod tests {
         assert_eq!(budget.reserved(), 2 * (MIB - FREE_BYTES_PER_BODY));
         drop((first, third));
         assert_eq!(budget.reserved(), 0);
-        let state = budget.state();
+        let state = budget.0.state.lock();
         assert_eq!((state.wanted, state.evicted_bytes, state.evictable.len()), (0, 0, 0));
     }
 

@@ -8,9 +8,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use crate::delivery::reference::MAX_REFERENCE_BYTES;
-
-/// Identifiers of executions and bulks have at most this many bytes, as in webhooks.
-const MAX_IDENTIFIER_BYTES: usize = 255;
+use crate::execution::MAX_ID_BYTES;
 
 /// A response of trigger or bulk-trigger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,10 +169,8 @@ fn identifier(
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
         Some(_) => return invalid(format!("`{path}{field}` must be a string")),
     };
-    if text.is_empty() || text.len() > MAX_IDENTIFIER_BYTES || text.contains('\0') {
-        return invalid(format!(
-            "`{path}{field}` must have 1 to {MAX_IDENTIFIER_BYTES} bytes, without U+0000"
-        ));
+    if text.is_empty() || text.len() > MAX_ID_BYTES || text.contains('\0') {
+        return invalid(format!("`{path}{field}` must have 1 to {MAX_ID_BYTES} bytes, without U+0000"));
     }
     Ok(Some(text))
 }

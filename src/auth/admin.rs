@@ -160,12 +160,6 @@ fn signed(key: &Key, kind: &str, value: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
 }
 
-impl std::fmt::Debug for AdminTokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|token| &token.name)).finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

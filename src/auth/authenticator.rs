@@ -29,14 +29,7 @@ pub struct Authenticator {
     verify_unsigned: bool,
 }
 
-impl std::fmt::Debug for Authenticator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authenticator").finish_non_exhaustive()
-    }
-}
-
 /// The result of checking a request's head.
-#[derive(Debug)]
 pub struct PendingAuth {
     /// Still to be checked with the body.
     signature: Option<Signature>,

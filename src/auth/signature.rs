@@ -47,12 +47,6 @@ pub(super) struct Signature {
     mac: [u8; 32],
 }
 
-impl std::fmt::Debug for Signature {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Signature")
-    }
-}
-
 impl Signature {
     /// `None` if there is no signature.
     pub(super) fn of(
@@ -79,11 +73,8 @@ impl Signature {
 
     /// Whether one of `keys` has signed `body`. Tries all keys, so that the time does not depend on which one matches.
     pub(super) fn matches(&self, keys: &[Key], body: &[u8]) -> bool {
-        let mut matches = Choice::from(0);
-        for key in keys {
-            matches |= mac(key, &self.timestamp, body).ct_eq(&self.mac);
-        }
-        matches.into()
+        let matches = |key| mac(key, &self.timestamp, body).ct_eq(&self.mac);
+        keys.iter().fold(Choice::from(0), |any, key| any | matches(key)).into()
     }
 }
 

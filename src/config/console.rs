@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -56,12 +57,8 @@ impl<'de> Deserialize<'de> for Hosts {
                 let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
                 Ok(Hosts(hosts.map(str::to_owned).collect()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Hosts, A::Error> {
-                let mut hosts = Vec::new();
-                while let Some(host) = list.next_element()? {
-                    hosts.push(host);
-                }
-                Ok(Hosts(hosts))
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Hosts, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Hosts)
             }
         }
         deserializer.deserialize_any(List)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::database_url::{DatabaseServers, ParsedUrl};
+use super::database_url::DatabaseServers;
 use super::error::{NOT_SHOWN, SettingsError, not_allowed};
 use super::secrets::{QUOTED, is_quoted};
 use super::{Database, Settings};
@@ -15,10 +15,6 @@ impl Database {
     /// # Errors
     /// [`SettingsError::NotAllowed`]. Its text does not contain the URL, which may contain a password.
     pub fn servers(&self) -> Result<Option<DatabaseServers>, SettingsError> {
-        Ok(self.parsed()?.map(|parsed| parsed.servers))
-    }
-
-    fn parsed(&self) -> Result<Option<ParsedUrl>, SettingsError> {
         let url = self.url.expose_secret().trim();
         if url.is_empty() {
             return Ok(None);
@@ -26,8 +22,8 @@ impl Database {
         if is_quoted(url) {
             return not_allowed("database.url", NOT_SHOWN, QUOTED);
         }
-        match ParsedUrl::parse(url) {
-            Ok(parsed) => Ok(Some(parsed)),
+        match DatabaseServers::parse(url) {
+            Ok(servers) => Ok(Some(servers)),
             Err(why) => not_allowed("database.url", NOT_SHOWN, why),
         }
     }
@@ -36,7 +32,7 @@ impl Database {
 impl Settings {
     /// The `connect_timeout` of the URL replaces `database.connect_timeout`.
     pub(super) fn apply_database_url(&mut self) -> Result<(), SettingsError> {
-        if let Some(seconds) = self.database.parsed()?.and_then(|parsed| parsed.connect_timeout) {
+        if let Some(seconds) = self.database.servers()?.and_then(|servers| servers.connect_timeout) {
             self.database.connect_timeout = Duration::from_secs(seconds);
         }
         Ok(())

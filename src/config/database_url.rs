@@ -14,6 +14,8 @@ pub struct DatabaseServers {
     pub(crate) hosts: Vec<PgConnectOptions>,
     /// The role that a server must have.
     pub(crate) role: Option<ServerRole>,
+    /// In seconds.
+    pub(super) connect_timeout: Option<u64>,
 }
 
 /// `target_session_attrs`
@@ -27,7 +29,7 @@ pub(crate) enum ServerRole {
 
 impl From<PgConnectOptions> for DatabaseServers {
     fn from(host: PgConnectOptions) -> Self {
-        Self { hosts: vec![host], role: None }
+        Self { hosts: vec![host], role: None, connect_timeout: None }
     }
 }
 
@@ -38,15 +40,9 @@ impl fmt::Debug for DatabaseServers {
         f.debug_struct("DatabaseServers")
             .field("hosts", &hosts.collect::<Vec<_>>())
             .field("role", &self.role)
+            .field("connect_timeout", &self.connect_timeout)
             .finish()
     }
-}
-
-#[derive(Debug)]
-pub(super) struct ParsedUrl {
-    pub(super) servers: DatabaseServers,
-    /// In seconds.
-    pub(super) connect_timeout: Option<u64>,
 }
 
 const FORM: &str =
@@ -61,7 +57,7 @@ struct Host {
     port: Option<u16>,
 }
 
-impl ParsedUrl {
+impl DatabaseServers {
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
         let (rest, query) = rest.map(|rest| rest.split_once('?').unwrap_or((rest, ""))).ok_or(FORM)?;
@@ -95,7 +91,7 @@ impl ParsedUrl {
         let hosts = given.hosts.iter().map(|host| given.options(host)).collect::<Result<Vec<_>, _>>()?;
         // Recording needs a server that accepts writes.
         let role = given.role.or((hosts.len() > 1).then_some(ServerRole::ReadWrite));
-        Ok(Self { servers: DatabaseServers { hosts, role }, connect_timeout: given.connect_timeout })
+        Ok(Self { hosts, role, connect_timeout: given.connect_timeout })
     }
 }
 
@@ -180,7 +176,23 @@ impl Given {
             ("target_session_attrs", "any") => self.role = None,
             ("target_session_attrs", "read-write") => self.role = Some(ServerRole::ReadWrite),
             ("target_session_attrs", "primary") => self.role = Some(ServerRole::Primary),
-            (name, value) if HARMLESS.contains(&name) || HARMLESS_VALUES.contains(&(name, value)) => {}
+            // Parameters of other libraries for prepared statements and poolers: every value is accepted, without effect.
+            // The receiver fulfils the values of the others in any case.
+            (
+                "pgbouncer"
+                | "prepareThreshold"
+                | "prepared_statement_cache_size"
+                | "statement-cache-capacity"
+                | "statement_cache_size",
+                _,
+            )
+            | ("channel_binding" | "gssencmode", "disable" | "prefer")
+            | ("client_encoding", "UTF8" | "auto" | "utf8")
+            | ("load_balance_hosts", "disable")
+            | ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
+            | ("sslcompression", "0")
+            | ("sslnegotiation", "postgres")
+            | ("sslsni", "1") => {}
             _ => return Err(refusal(name)),
         }
         Ok(())
@@ -233,33 +245,6 @@ impl Given {
     }
 }
 
-/// Parameters of other libraries for prepared statements and poolers. Every value is accepted, without effect.
-const HARMLESS: &[&str] = &[
-    "pgbouncer",
-    "prepareThreshold",
-    "prepared_statement_cache_size",
-    "statement-cache-capacity",
-    "statement_cache_size",
-];
-
-/// Parameters with a value that the receiver fulfils in any case.
-const HARMLESS_VALUES: &[(&str, &str)] = &[
-    ("channel_binding", "disable"),
-    ("channel_binding", "prefer"),
-    ("client_encoding", "UTF8"),
-    ("client_encoding", "auto"),
-    ("client_encoding", "utf8"),
-    ("gssencmode", "disable"),
-    ("gssencmode", "prefer"),
-    ("load_balance_hosts", "disable"),
-    ("ssl_min_protocol_version", "TLSv1"),
-    ("ssl_min_protocol_version", "TLSv1.1"),
-    ("ssl_min_protocol_version", "TLSv1.2"),
-    ("sslcompression", "0"),
-    ("sslnegotiation", "postgres"),
-    ("sslsni", "1"),
-];
-
 /// The end of the error for an unknown parameter.
 const UNKNOWN: &str = "it is unknown; remove it";
 
@@ -307,19 +292,19 @@ mod tests {
 
     use super::*;
 
-    fn parse(url: &str) -> ParsedUrl {
-        ParsedUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    fn parse(url: &str) -> DatabaseServers {
+        DatabaseServers::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
     fn only(url: &str) -> PgConnectOptions {
-        let mut hosts = parse(url).servers.hosts;
+        let mut hosts = parse(url).hosts;
         assert_eq!(hosts.len(), 1, "{url}");
         hosts.remove(0)
     }
 
     fn addresses(url: &str) -> Vec<(String, u16)> {
         let address = |host: &PgConnectOptions| (host.get_host().to_owned(), host.get_port());
-        parse(url).servers.hosts.iter().map(address).collect()
+        parse(url).hosts.iter().map(address).collect()
     }
 
     #[test]
@@ -355,7 +340,7 @@ mod tests {
 
     #[test]
     fn several_hosts_need_one_that_accepts_writes() {
-        let role = |url| parse(url).servers.role;
+        let role = |url| parse(url).role;
         assert_eq!(role("postgres://h/d"), None);
         assert_eq!(role("postgres://h/d?target_session_attrs=any"), None);
         assert_eq!(role("postgres://h/d?target_session_attrs=primary"), Some(ServerRole::Primary));
@@ -407,7 +392,7 @@ mod tests {
             ("connect_timeout=5s", "whole seconds"),
             ("port=1,2", "one for each host"),
         ] {
-            let error = ParsedUrl::parse(&format!("postgres://u:hunter2@h/d?{parameter}")).unwrap_err();
+            let error = DatabaseServers::parse(&format!("postgres://u:hunter2@h/d?{parameter}")).unwrap_err();
             let name = parameter.rsplit('&').next().unwrap().split('=').next().unwrap();
             assert!(
                 error.contains(&format!("parameter {name}")) && error.contains(remedy),
@@ -433,8 +418,8 @@ mod tests {
             "postgres://u@h/d?password=abc&hunter2=x",
             "postgres://u@h/d?hunter2",
         ] {
-            assert_eq!(ParsedUrl::parse(url).unwrap_err(), FORM, "{url}");
-            assert!(!format!("{:?}", ParsedUrl::parse("postgres://u:hunter2@h/d")).contains("hunter2"));
+            assert_eq!(DatabaseServers::parse(url).unwrap_err(), FORM, "{url}");
+            assert!(!format!("{:?}", DatabaseServers::parse("postgres://u:hunter2@h/d")).contains("hunter2"));
         }
     }
 }

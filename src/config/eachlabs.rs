@@ -7,10 +7,12 @@ use std::time::Duration;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize, Serializer};
+use strum::{EnumString, VariantNames};
 use url::Url;
 
 use super::error::{NOT_SHOWN, SettingsError, check_duration, check_range, not_allowed};
 use super::secrets::{QUOTED, Secret, is_quoted};
+use super::variant;
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +20,9 @@ pub struct Eachlabs {
     pub api_key: Secret,
     pub api_key_file: PathBuf,
     pub base_url: String,
+    #[serde(deserialize_with = "variant")]
     pub paths: ApiPaths,
+    #[serde(deserialize_with = "variant")]
     pub key_header: KeyHeader,
     #[serde(serialize_with = "as_secret")]
     pub webhook_url: String,
@@ -34,8 +38,9 @@ fn as_secret<S: Serializer>(text: &String, serializer: S) -> Result<S::Ok, S::Er
 }
 
 /// The paths of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ApiPaths {
     /// `Older` if the path of `base_url` ends with `/api/v1`, otherwise `Current`.
     Auto,
@@ -46,38 +51,14 @@ pub enum ApiPaths {
 }
 
 /// The header with the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames, Serialize)]
 pub enum KeyHeader {
     /// `X-API-Key: KEY`
     #[serde(rename = "X-API-Key")]
+    #[strum(serialize = "X-API-Key")]
     XApiKey,
     /// `Authorization: Bearer KEY`
-    #[serde(rename = "Authorization")]
     Authorization,
-}
-
-impl TryFrom<String> for ApiPaths {
-    type Error = &'static str;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        match &*name {
-            "auto" => Ok(Self::Auto),
-            "current" => Ok(Self::Current),
-            "older" => Ok(Self::Older),
-            _ => Err("must be auto, current or older"),
-        }
-    }
-}
-
-impl TryFrom<String> for KeyHeader {
-    type Error = &'static str;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        match &*name {
-            "X-API-Key" => Ok(Self::XApiKey),
-            "Authorization" => Ok(Self::Authorization),
-            _ => Err("must be X-API-Key or Authorization"),
-        }
-    }
 }
 
 /// The address of the API and the key for it.
@@ -107,18 +88,14 @@ impl Eachlabs {
         if is_quoted(key) {
             return not_allowed("eachlabs.api_key", NOT_SHOWN, QUOTED);
         }
-        let value = match self.key_header {
-            KeyHeader::XApiKey => HeaderValue::from_str(key),
-            KeyHeader::Authorization => HeaderValue::from_str(&format!("Bearer {key}")),
+        let (name, value) = match self.key_header {
+            KeyHeader::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(key)),
+            KeyHeader::Authorization => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}"))),
         };
         let Ok(mut value) = value else {
             return not_allowed("eachlabs.api_key", NOT_SHOWN, "contains a control character");
         };
         value.set_sensitive(true);
-        let name = match self.key_header {
-            KeyHeader::XApiKey => HeaderName::from_static("x-api-key"),
-            KeyHeader::Authorization => AUTHORIZATION,
-        };
         let is_older = match self.paths {
             ApiPaths::Auto => base_url.path().trim_end_matches('/').ends_with("/api/v1"),
             ApiPaths::Current => false,

@@ -44,18 +44,8 @@ impl Settings {
     /// If a value of `config/default.toml` is invalid: a bug.
     #[must_use]
     pub fn defaults() -> Self {
-        let empty = Environment::default().source(Some(std::collections::HashMap::default()));
-        let settings = Self::layered(None, empty, None, None).and_then(|settings| settings.complete(None));
+        let settings = default_layer().and_then(|layers| Self::from_layers(&layers)?.complete(None));
         settings.expect("the defaults are valid")
-    }
-
-    fn layered(
-        file: Option<&Path>,
-        environment: Environment,
-        database_url: Option<String>,
-        port: Option<String>,
-    ) -> Result<Self, SettingsError> {
-        Self::from_layers(&layers(file, environment, database_url, port)?)
     }
 
     fn from_layers(layers: &Config) -> Result<Self, SettingsError> {
@@ -68,14 +58,6 @@ impl Settings {
         self.apply_database_url()?;
         self.check()?;
         Ok(self)
-    }
-
-    /// Reads all settings again, from the same file and environment.
-    ///
-    /// # Errors
-    /// As [`Settings::load`].
-    pub(crate) fn load_again(&self) -> Result<Self, SettingsError> {
-        Self::load(self.sources.config.as_deref())
     }
 
     /// Reads the files of secrets, such as those that container engines provide.
@@ -204,7 +186,8 @@ mod tests {
 
     fn with(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Settings::layered(None, Environment::default().source(Some(variables)), None, None)?.complete(None)
+        let environment = Environment::default().source(Some(variables));
+        Settings::from_layers(&layers(None, environment, None, None)?)?.complete(None)
     }
 
     fn error(key: &str, value: &str) -> String {
@@ -295,7 +278,8 @@ mod tests {
         let listen = |port: &str, file: Option<&Path>, pairs: &[(&str, &str)]| {
             let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             let environment = Environment::default().source(Some(variables));
-            Settings::layered(file, environment, None, Some(port.to_owned()))
+            layers(file, environment, None, Some(port.to_owned()))
+                .and_then(|layers| Settings::from_layers(&layers))
                 .map(|settings| settings.http.listen.to_string())
                 .map_err(|error| error.to_string())
         };

@@ -21,10 +21,12 @@ mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
+use strum::{EnumString, VariantNames};
 
 pub(crate) use admin::NamedToken;
 pub use admin::Role;
@@ -229,12 +231,14 @@ pub struct Shutdown {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
+    #[serde(deserialize_with = "variant")]
     pub format: LogFormat,
     pub filter: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", rename_all(serialize = "lowercase"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     Auto,
@@ -243,16 +247,11 @@ pub enum LogFormat {
     Json,
 }
 
-impl TryFrom<String> for LogFormat {
-    type Error = &'static str;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        match &*name {
-            "auto" => Ok(Self::Auto),
-            "pretty" => Ok(Self::Pretty),
-            "json" => Ok(Self::Json),
-            _ => Err("must be auto, pretty or json"),
-        }
-    }
+/// Reads the name of a variant. The error lists all names.
+fn variant<'de, D: Deserializer<'de>, T: FromStr + VariantNames>(deserializer: D) -> Result<T, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let (last, others) = T::VARIANTS.split_last().expect("an enum with variants");
+    name.parse().map_err(|_| D::Error::custom(format!("must be {} or {last}", others.join(", "))))
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {

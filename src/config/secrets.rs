@@ -246,7 +246,7 @@ fn displayed(file: &Path) -> String {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// The file of `--config`.
-    pub(super) config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     files: Vec<(PathBuf, Option<Stamp>)>,
 }
 

@@ -1,6 +1,5 @@
 //! A test transaction that shows whether PostgreSQL records anything at all.
 
-use bytes::Bytes;
 use rand::RngExt;
 use rand::distr::Alphanumeric;
 use serde_json::json;
@@ -35,14 +34,9 @@ impl DbConnection {
         let fill: String = rand::rng().sample_iter(Alphanumeric).take(rows.fill).map(char::from).collect();
         let unverified = rows.kind == ItemKind::Unverified;
         let delivery = |body: String| Delivery {
-            body: Bytes::from(body),
-            received_at: OffsetDateTime::now_utc(),
             authenticated_by: unverified.then_some(AuthMethod::Unverified),
-            acknowledged: true,
             reference: Some(r#"{"canary":""}"#.to_owned()),
-            fetched_from: None,
-            is_redelivery: false,
-            trace: None,
+            ..Delivery::new(body.into(), OffsetDateTime::now_utc())
         };
         let execution = |status: &str| {
             json!({

@@ -1,8 +1,9 @@
 //! Connects to PostgreSQL. Address and credentials can change while the receiver runs, and so can the server.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use tokio::sync::Notify;
@@ -41,17 +42,17 @@ impl Database {
     /// Increases when the address changes, or when a connection is lost. All parts then connect again, so that none of them
     /// stays at a server that others have left.
     pub(crate) fn generation(&self) -> u64 {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).generation
+        self.current.read().generation
     }
 
     pub(crate) fn set(&self, servers: DatabaseServers) {
-        let mut current = self.write();
+        let mut current = self.current.write();
         *current = Current { generation: current.generation + 1, servers, preferred: 0 };
     }
 
     /// A connection of this generation was lost, so the others may be, too.
     pub(crate) fn lost(&self, generation: u64) {
-        let mut current = self.write();
+        let mut current = self.current.write();
         if current.generation == generation {
             current.generation += 1;
         }
@@ -59,8 +60,7 @@ impl Database {
 
     /// Connects to the first usable server, beginning with the last one that was usable. Also returns the generation.
     pub(super) async fn connect(&self, application_name: &str) -> Result<(PgConnection, u64), DbError> {
-        let Current { generation, servers, preferred } =
-            self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Current { generation, servers, preferred } = self.current.read().clone();
         let (hosts, mut errors) = (&servers.hosts, Vec::new());
         for n in (preferred..hosts.len()).chain(0..preferred.min(hosts.len())) {
             let connect = connect(&hosts[n], servers.role, application_name);
@@ -85,17 +85,13 @@ impl Database {
 
     /// Returns the generation of a connection to the server `n` that was opened in `generation`.
     fn prefer(&self, n: usize, generation: u64) -> u64 {
-        let mut current = self.write();
+        let mut current = self.current.write();
         if current.generation == generation && current.preferred != n {
             current.preferred = n;
             current.generation += 1;
             return current.generation;
         }
         generation
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Current> {
-        self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

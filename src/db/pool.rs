@@ -5,9 +5,9 @@
 //! cancelled call it is closed.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -72,7 +72,7 @@ impl ConnectionPool {
         let is_recording = matches!(self.session, Session::Recording { .. });
         loop {
             let open = {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 self.close_outdated(&mut state);
                 if let Some(connection) = state.idle.pop_front() {
                     return Ok(self.lend(&mut state, connection));
@@ -82,7 +82,7 @@ impl ConnectionPool {
             };
             if open {
                 let connected = self.connect().await;
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 self.close_outdated(&mut state);
                 match connected {
                     // The address changed or a connection was lost meanwhile.
@@ -161,17 +161,13 @@ impl ConnectionPool {
         }
         Ok(connection)
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl PooledConnection<'_> {
     /// Gives the connection back to the pool.
     pub(crate) fn release(mut self) {
         let pool = self.in_use.0;
-        let mut state = pool.state();
+        let mut state = pool.state.lock();
         pool.close_outdated(&mut state);
         if state.generation == self.db.generation {
             self.db.was_idle = true;
@@ -187,7 +183,7 @@ impl PooledConnection<'_> {
 
 impl Drop for InUse<'_> {
     fn drop(&mut self) {
-        self.0.state().in_use -= 1;
+        self.0.state.lock().in_use -= 1;
         self.0.returned.notify_one();
     }
 }

@@ -32,6 +32,22 @@ pub(crate) struct Delivery {
     pub(crate) trace: Option<TraceContext>,
 }
 
+impl Delivery {
+    /// An acknowledged delivery without anything else.
+    pub(crate) fn new(body: Bytes, received_at: OffsetDateTime) -> Self {
+        Self {
+            body,
+            received_at,
+            authenticated_by: None,
+            fetched_from: None,
+            acknowledged: true,
+            reference: None,
+            is_redelivery: false,
+            trace: None,
+        }
+    }
+}
+
 /// The part of the sender's API that an execution was fetched from. The spool stores the position in this list, so variants
 /// are only added at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]

@@ -5,7 +5,7 @@ use std::error::Error;
 use hyper::StatusCode;
 use hyper_util::client::legacy;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::config::Secret;
 use crate::logging::printable;
@@ -83,17 +83,19 @@ impl ApiError {
         key: &Secret,
         secrets: &[SecretString],
     ) -> Self {
-        let text = message(&String::from_utf8_lossy(body));
-        let text = text.map(|text| {
-            let without_key = text.replace(key.expose_secret(), "(key)");
+        let body: Value = serde_json::from_str(&String::from_utf8_lossy(body)).unwrap_or_default();
+        let sentence = |name| body.get(name).and_then(Value::as_str);
+        let sentences: Vec<_> = ["error", "message", "details"].into_iter().filter_map(sentence).collect();
+        let mut text = String::new();
+        if !sentences.is_empty() {
+            let without_key = sentences.join("; ").replace(key.expose_secret(), "(key)");
             let hide = |text: String, secret: &SecretString| text.replace(secret.expose_secret(), "(secret)");
-            printable(&secrets.iter().fold(without_key, hide))
-        });
-        let text = text.map(|text| format!(": {}", text.chars().take(MAX_TEXT).collect::<String>()));
-        let (status, text) = (status.as_u16(), text.unwrap_or_default());
-        match status {
-            401 | 403 => Self::Denied { status, text },
-            _ => Self::Status { status, text, is_documented: has_error(body) },
+            let printable = printable(&secrets.iter().fold(without_key, hide));
+            text = format!(": {}", printable.chars().take(MAX_TEXT).collect::<String>());
+        }
+        match status.as_u16() {
+            status @ (401 | 403) => Self::Denied { status, text },
+            status => Self::Status { status, text, is_documented: sentence("error").is_some() },
         }
     }
 
@@ -151,27 +153,4 @@ fn denied(status: u16) -> &'static str {
         401 => "each::labs rejected the key",
         _ => "each::labs or a proxy before it denied the request",
     }
-}
-
-fn has_error(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(rename = "error")]
-        _error: String,
-    }
-    serde_json::from_slice::<Body>(body).is_ok()
-}
-
-/// The sentence in an error's body.
-fn message(body: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        error: Option<serde_json::Value>,
-        details: Option<serde_json::Value>,
-        message: Option<serde_json::Value>,
-    }
-    let Body { error, details, message } = serde_json::from_str(body).ok()?;
-    let text = |value: serde_json::Value| value.as_str().map(str::to_owned);
-    let parts: Vec<_> = [error, message, details].into_iter().flatten().filter_map(text).collect();
-    (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -1,8 +1,8 @@
 //! Limits requests per minute.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// After a minute without requests, `per_minute` requests can be sent at once. Further requests are spaced evenly, in the
@@ -37,7 +37,7 @@ impl RateLimit {
     /// Delays the next requests by `Retry-After`. Requests that already wait are not delayed.
     pub(super) fn pause_for(&self, retry_after: Duration) {
         let until = Instant::now() + retry_after;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.paused_until = state.paused_until.max(Some(until));
     }
 
@@ -45,7 +45,7 @@ impl RateLimit {
     fn pause(&self, now: Instant) -> Duration {
         let per_minute = f64::from(self.per_minute);
         let per_second = per_minute / 60.0;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let refilled = now.saturating_duration_since(state.at).as_secs_f64() * per_second;
         state.available = (state.available + refilled).min(per_minute) - 1.0;
         state.at = now;

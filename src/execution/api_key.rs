@@ -1,13 +1,10 @@
 //! Removes secrets from bodies. The bodies of legacy flows contain the caller's key of `each::labs` in clear. An execution of
 //! the API can contain more secrets, such as those in its inputs.
 
-use std::fmt;
-
-use memchr::{memchr, memchr2, memmem};
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use memchr::{memchr, memmem};
 use serde_json::value::RawValue;
 
-use super::values::unescaped;
+use super::values::{Values, each_field, end_of_string, unescaped};
 
 const NAME: &str = "api_key";
 /// The names of secrets in a body of the API, in upper or lower case.
@@ -19,11 +16,20 @@ const SECRETS: [&str; 2] = [NAME, "webhook_secret"];
 pub(crate) fn remove(body: &[u8]) -> Option<Vec<u8>> {
     // An escaped name contains \u00.
     memmem::find(body, NAME.as_bytes()).or_else(|| memmem::find(body, b"\\u00"))?;
-    let text = super::text(body).ok()?;
+    let text = super::text(body).ok()?.trim_ascii_start();
     let mut values: Vec<&str> = Vec::new();
-    let mut parser = serde_json::Deserializer::from_str(text);
-    // After an error, the values before it are removed all the same.
-    let _ = parser.deserialize_any(ApiKeys { found: &mut values, is_element: false });
+    let mut collect = |object| {
+        each_field(object, |key, value| {
+            if key == NAME.as_bytes() {
+                values.push(value);
+            }
+        });
+    };
+    if text.starts_with('[') {
+        Values::of(text).for_each(collect);
+    } else {
+        collect(text);
+    }
     replaced(body, &values)
 }
 
@@ -61,19 +67,6 @@ fn secrets(text: &str) -> (Vec<&str>, Option<usize>) {
     (values, None)
 }
 
-/// The end of the string that begins at `start`.
-fn end_of_string(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
-    loop {
-        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[at] == b'"' {
-            return Some(at + 1);
-        }
-        // The escaped character can be a quotation mark.
-        at += 2;
-    }
-}
-
 fn is_secret(key: &str) -> bool {
     let key = unescaped(key);
     SECRETS.iter().any(|secret| key.eq_ignore_ascii_case(secret.as_bytes()))
@@ -93,40 +86,6 @@ fn replaced(body: &[u8], values: &[&str]) -> Option<Vec<u8>> {
         cleaned.extend_from_slice(&body[copied..]);
         cleaned
     })
-}
-
-/// Collects the JSON texts of the values of `api_key`.
-struct ApiKeys<'v, 'de> {
-    found: &'v mut Vec<&'de str>,
-    is_element: bool,
-}
-
-impl<'de> Visitor<'de> for ApiKeys<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object, or an array of objects")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        while let Some(key) = fields.next_key::<&RawValue>()? {
-            let value = fields.next_value::<&RawValue>()?.get();
-            if *unescaped(key.get()) == *NAME.as_bytes() {
-                self.found.push(value);
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(element) = elements.next_element::<&RawValue>()? {
-            if element.get().starts_with('{') && !self.is_element {
-                let mut parser = serde_json::Deserializer::from_str(element.get());
-                let _ = parser.deserialize_any(ApiKeys { found: &mut *self.found, is_element: true });
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

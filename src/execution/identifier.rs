@@ -11,9 +11,6 @@ use utoipa::{PartialSchema, ToSchema};
 pub const MAX_ID_BYTES: usize = 255;
 const TOO_LONG: &str = "is longer than 255 bytes";
 
-/// Identifiers have at most 255 bytes; a schema can limit characters only.
-pub(crate) const MAX_CHARS: usize = MAX_ID_BYTES;
-
 // No doc comment: it would become the description of every parameter.
 #[derive(ToSchema)]
 #[schema(min_length = 1, max_length = 255, pattern = r"^[^\x00]+$")]
@@ -31,9 +28,9 @@ impl PartialSchema for IdentifierOrInteger {
 
 impl ToSchema for IdentifierOrInteger {}
 
-/// Whether `text` conforms to the schema of [`Identifier`].
+/// Whether `text` conforms to the schema of [`Identifier`]. A schema can limit characters only.
 pub(crate) fn is_valid(text: &str) -> bool {
-    !text.is_empty() && text.chars().nth(MAX_CHARS).is_none() && !text.contains('\0')
+    !text.is_empty() && text.chars().nth(MAX_ID_BYTES).is_none() && !text.contains('\0')
 }
 
 /// Parses an identifier: a JSON string, or the digits of a JSON integer. A number with a fraction or an exponent is

@@ -11,7 +11,10 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use super::values::end_of_string;
 
 /// How much of a text jsonb can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,7 @@ const MAX_EXPONENT: usize = 200_000;
 pub(crate) fn fit(text: &str) -> Fit {
     let mut seen = Seen::default();
     let mut json = serde_json::Deserializer::from_str(text);
-    match (Walk { seen: &mut seen }).deserialize(&mut json).and_then(|()| json.end()) {
+    match json.deserialize_any(&mut seen).and_then(|()| json.end()) {
         Err(_) => Fit::Not,
         Ok(()) if seen.large_exponent && expands(text) => Fit::Not,
         Ok(()) if seen.repeated => Fit::Partly,
@@ -54,7 +57,7 @@ pub(crate) fn expansion(text: &str) -> usize {
     while let Some(byte) = bytes.get(at) {
         at += 1;
         match byte {
-            b'"' => at = string_end(bytes, at),
+            b'"' => at = end_of_string(bytes, at - 1).unwrap_or(bytes.len()),
             // Outside of strings, only numbers have a digit before an e.
             b'e' | b'E' if at >= 2 && bytes[at - 2].is_ascii_digit() => {
                 let mut exponent = 0;
@@ -71,18 +74,6 @@ pub(crate) fn expansion(text: &str) -> usize {
     expansion
 }
 
-/// The index after the closing quote of the string whose content begins at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    at
-}
-
 /// The findings of a walk.
 #[derive(Default)]
 struct Seen {
@@ -92,18 +83,14 @@ struct Seen {
     large_exponent: bool,
 }
 
-struct Walk<'r> {
-    seen: &'r mut Seen,
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for &mut Seen {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for &mut Seen {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -123,14 +110,14 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
         // A number that is too small for a double is 0 here.
-        self.seen.large_exponent |= number == 0.0 || !(1e-9..1e15).contains(&number.abs());
+        self.large_exponent |= number == 0.0 || !(1e-9..1e15).contains(&number.abs());
         Ok(())
     }
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         if text.contains('\0') { Err(E::custom("U+0000")) } else { Ok(()) }
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        while array.next_element_seed(Walk { seen: &mut *self.seen })?.is_some() {}
+        while array.next_element_seed(&mut *self)?.is_some() {}
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
@@ -139,34 +126,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if key.contains('\0') {
                 return Err(A::Error::custom("U+0000"));
             }
-            object.next_value_seed(Walk { seen: &mut *self.seen })?;
-            self.seen.repeated |= keys.add(key);
+            object.next_value_seed(&mut *self)?;
+            self.repeated |= keys.add(key);
         }
         Ok(())
     }
 }
 
 /// A key, borrowed from the text if it has no escape.
-struct Key<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Key<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
+#[derive(Deserialize)]
+struct Key<'t>(#[serde(borrow)] Cow<'t, str>);
 
 /// The keys of one object. The first 16 are compared one by one, the others are hashed: most objects have few keys.
 #[derive(Default)]

@@ -214,15 +214,13 @@ fn collect_ignored(path: &str, value: &Value, pointers: &[String], ignored: &mut
         return;
     }
     let below = format!("{path}/");
-    match value {
-        Value::Object(fields) if pointers.iter().any(|pointer| pointer.starts_with(&below)) => {
-            for (name, value) in fields {
-                let name = pointer(name);
-                collect_ignored(&format!("{path}{name}"), value, pointers, ignored);
-            }
+    if !pointers.iter().any(|pointer| pointer.starts_with(&below)) {
+        ignored.push(source(path));
+    } else if let Value::Object(fields) = value {
+        for (name, value) in fields {
+            let name = pointer(name);
+            collect_ignored(&format!("{path}{name}"), value, pointers, ignored);
         }
-        _ if pointers.iter().any(|pointer| pointer.starts_with(&below)) => {}
-        _ => ignored.push(source(path)),
     }
 }
 

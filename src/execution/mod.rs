@@ -30,17 +30,14 @@ pub(crate) mod steps;
 mod values;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 pub use identifier::MAX_ID_BYTES;
 use identifier::{identifier, short_text};
 pub(crate) use values::{Values, unescaped};
-use values::{lossy_text, number, timestamp};
+use values::{lossy_text, number, timestamp, try_each_field};
 
 /// The keys of the parsed fields of a workflow's execution. `step_outputs` is the last, because [`mapping::FIELDS`] leaves
 /// it out.
@@ -126,7 +123,7 @@ impl<'a> Execution<'a> {
     /// of a prediction.
     pub fn parse(body: &'a [u8]) -> Result<Self, InvalidPayload> {
         let text = text(body)?;
-        let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| classify_error(text, &e))?;
+        let fields = Fields::read(text).map_err(|e| classify_error(text, &e))?;
         match fields.prediction_id() {
             Some((name, id)) => Self::of_prediction(&fields, name, id),
             None => Self::of_workflow(&fields),
@@ -198,55 +195,21 @@ pub fn text(body: &[u8]) -> Result<&str, InvalidPayload> {
 
 /// Serde's message may quote the body, so only the position is used.
 fn classify_error(text: &str, error: &serde_json::Error) -> InvalidPayload {
-    match serde_json::from_str(text) {
-        // An array of objects may be a future format with several executions. The webhook handler stores such a body.
-        Ok(Shape { of_objects: true }) => {
-            return InvalidPayload::Field {
-                field: "execution_id",
-                problem: "is missing: the body is an array of objects",
-            };
-        }
-        Ok(_) => return InvalidPayload::NotAnObject,
-        Err(_) => {}
+    let Ok(value) = serde_json::from_str::<&RawValue>(text) else {
+        return InvalidPayload::NotJson(match error.classify() {
+            serde_json::error::Category::Eof => "it ends too early".to_owned(),
+            _ => format!("syntax error at line {} column {}", error.line(), error.column()),
+        });
+    };
+    let value = value.get();
+    // An array of objects may be a future format with several executions. The webhook handler stores such a body.
+    if value.starts_with('[') && Values::of(value).any(|element| element.starts_with('{')) {
+        return InvalidPayload::Field {
+            field: "execution_id",
+            problem: "is missing: the body is an array of objects",
+        };
     }
-    InvalidPayload::NotJson(match error.classify() {
-        serde_json::error::Category::Eof => "it ends too early".to_owned(),
-        _ => format!("syntax error at line {} column {}", error.line(), error.column()),
-    })
-}
-
-/// The shape of a JSON text, without building it.
-struct Shape {
-    /// An array with at least one object.
-    of_objects: bool,
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&RawValue>::deserialize(deserializer)?.get();
-        let mut of_objects = false;
-        if text.starts_with('[') {
-            let mut elements = serde_json::Deserializer::from_str(text);
-            let _ = elements.deserialize_seq(Elements(&mut of_objects));
-        }
-        Ok(Self { of_objects })
-    }
-}
-
-/// Sets the flag if an element of the array is an object.
-struct Elements<'o>(&'o mut bool);
-
-impl<'de> Visitor<'de> for Elements<'_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an array")
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(element) = elements.next_element::<&RawValue>()? {
-            *self.0 |= element.get().starts_with('{');
-        }
-        Ok(())
-    }
+    InvalidPayload::NotAnObject
 }
 
 fn required<'a>(
@@ -273,6 +236,19 @@ struct Fields<'a> {
 const EMPTY: &str = r#""""#;
 
 impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> serde_json::Result<Self> {
+        let mut fields = Self::default();
+        try_each_field(text, |key, raw| {
+            if let Some(field) = fields.field(key) {
+                *field = (raw != "null").then_some(raw);
+            }
+            if key == b"flow_id" {
+                fields.has_no_flow = matches!(raw, "null" | EMPTY);
+            }
+        })?;
+        Ok(fields)
+    }
+
     fn field(&mut self, key: &[u8]) -> Option<&mut Option<&'a str>> {
         let position = |names: &[&str]| names.iter().position(|name| name.as_bytes() == key);
         match position(&FIELDS) {
@@ -294,36 +270,6 @@ impl<'a> Fields<'a> {
         // `id` and `status` alone are too common: other objects have them, too.
         let oldest_form = || id.filter(|_| input.or(metrics).is_some()).map(|id| ("id", id));
         exec_id.map(|id| ("exec_id", id)).or_else(oldest_form)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Fields::default();
-                // RawValue rejects control characters in keys; reading keys as bytes would not.
-                while let Some(key) = map.next_key::<&RawValue>()? {
-                    let key = unescaped(key.get());
-                    if let Some(field) = fields.field(&key) {
-                        let raw = map.next_value::<&RawValue>()?.get();
-                        *field = (raw != "null").then_some(raw);
-                        if *key == *b"flow_id" {
-                            fields.has_no_flow = matches!(raw, "null" | EMPTY);
-                        }
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(fields)
-            }
-        }
-        deserializer.deserialize_map(Object)
     }
 }
 

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use super::status;
-use super::steps::each_field;
-use super::values::{Values, lossy_text, number};
+use super::values::{Values, each_field, lossy_text, number};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Failure<'a> {

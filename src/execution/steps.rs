@@ -1,12 +1,10 @@
 //! Failed steps of an execution.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::values::unescaped;
+use super::values::each_field;
 
 /// Whether one of the steps has the status `failed`. `steps` is an object of steps or, in legacy flows, an array of them.
 /// Values in another shape are no steps. The view `failed_steps` has the same rule.
@@ -41,27 +39,6 @@ fn has_failed(step: &str) -> bool {
         }
     });
     serde_json::from_str::<Cow<'_, str>>(status).is_ok_and(|status| status == "failed")
-}
-
-/// Calls `visit` with each field of an object and its JSON text; not at all for other values.
-pub(super) fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
-    // An error ends the visit: the fields after it are ignored.
-    let _ = serde_json::Deserializer::from_str(text).deserialize_map(Each(visit));
-}
-
-struct Each<F>(F);
-
-impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<&RawValue>()? {
-            (self.0)(&unescaped(key.get()), map.next_value::<&RawValue>()?.get());
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Visitor};
+use memchr::memchr2;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -38,6 +39,50 @@ impl<'t> Iterator for Values<'t> {
     }
 }
 
+/// Calls `visit` with each field of an object and its JSON text; not at all for other values. A syntax error ends the visit.
+pub(super) fn each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) {
+    let _ = try_each_field(text, visit);
+}
+
+/// As [`each_field`].
+///
+/// # Errors
+/// If `text` is not the JSON text of an object.
+pub(super) fn try_each_field<'t>(text: &'t str, visit: impl FnMut(&[u8], &'t str)) -> serde_json::Result<()> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    parser.deserialize_map(Each(visit))?;
+    parser.end()
+}
+
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&[u8], &'de str)> Visitor<'de> for Each<F> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        // RawValue rejects control characters in keys; reading keys as bytes would not.
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            (self.0)(&unescaped(key.get()), map.next_value::<&RawValue>()?.get());
+        }
+        Ok(())
+    }
+}
+
+/// The index after the closing quotation mark of the string that begins at `start`.
+pub(super) fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    loop {
+        at += memchr2(b'"', b'\\', json.get(at..)?)?;
+        if json[at] == b'"' {
+            return Some(at + 1);
+        }
+        // The escaped character can be a quotation mark.
+        at += 2;
+    }
+}
+
 pub(super) fn timestamp(raw: &str) -> Option<OffsetDateTime> {
     // In UTC, a time near the end of the calendar may be outside of the range of `time` or of RFC 3339.
     let at =
@@ -51,7 +96,7 @@ pub(super) fn lossy_text(raw: &str) -> Cow<'_, str> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         None => Cow::Borrowed(raw),
         Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
-        Some(_) => Cow::Owned(serde_json::from_str::<Lossy>(raw).map(|l| l.0).unwrap_or_default()),
+        Some(_) => Cow::Owned(String::from_utf8_lossy(&unescaped(raw)).replace('\0', "\u{fffd}")),
     }
 }
 
@@ -66,16 +111,6 @@ pub(crate) fn unescaped(raw: &str) -> Cow<'_, [u8]> {
     match raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) {
         Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain.as_bytes()),
         _ => Cow::Owned(serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).unwrap_or_default()),
-    }
-}
-
-/// A string with U+FFFD in place of U+0000 and lone surrogates.
-struct Lossy(String);
-
-impl<'de> Deserialize<'de> for Lossy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = deserializer.deserialize_bytes(Bytes)?;
-        Ok(Self(String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}")))
     }
 }
 

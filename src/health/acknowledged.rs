@@ -12,8 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::db::queries::QueryPool;
 use crate::db::queries::quarantine::CountAcknowledged;
 use crate::metrics::Metrics;
-use crate::recorder::RecorderHealth;
-use crate::spool::Seq;
+use crate::recorder::RecorderView;
 
 /// Time between counts while nothing is quarantined.
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
@@ -30,35 +29,27 @@ pub(crate) enum Acknowledged {
     Unknown(Option<String>),
 }
 
-pub(crate) struct AcknowledgedCounter {
-    /// A connection of its own: operators' queries may use all connections of the API.
-    pub(crate) pool: QueryPool,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) acked: watch::Receiver<Seq>,
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
-    pub(crate) count: watch::Sender<Acknowledged>,
-}
-
-impl AcknowledgedCounter {
-    /// Counts until the recorder ends.
-    pub(crate) async fn run(mut self) {
-        while self.recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok()
-        {
-            let (begun, seen) = (Instant::now(), self.metrics.quarantined());
-            match self.pool.run(&CountAcknowledged).await {
-                Ok(webhooks) => {
-                    self.metrics.quarantine_acknowledged.set(webhooks);
-                    self.count.send_replace(Acknowledged::Counted(webhooks));
-                }
-                Err(why) => drop(self.count.send_replace(Acknowledged::Unknown(Some(why.to_string())))),
+/// Counts until the recorder ends. `pool` is not that of the API: operators' queries may use all connections of the API.
+pub(super) async fn count_acknowledged(
+    pool: QueryPool,
+    metrics: Arc<Metrics>,
+    mut recorder: RecorderView,
+    count: watch::Sender<Acknowledged>,
+) {
+    while recorder.until_working().await {
+        let (begun, seen) = (Instant::now(), metrics.quarantined());
+        match pool.run(&CountAcknowledged).await {
+            Ok(webhooks) => {
+                metrics.quarantine_acknowledged.set(webhooks);
+                count.send_replace(Acknowledged::Counted(webhooks));
             }
-            sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
-            let metrics = &self.metrics;
-            let quarantined = self.acked.wait_for(|_| metrics.quarantined() > seen);
-            if let Ok(Err(_)) = timeout(COUNT_INTERVAL, quarantined).await {
-                // The recorder has ended.
-                return;
-            }
+            Err(why) => drop(count.send_replace(Acknowledged::Unknown(Some(why.to_string())))),
+        }
+        sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
+        let quarantined = recorder.acked.wait_for(|_| metrics.quarantined() > seen);
+        if let Ok(Err(_)) = timeout(COUNT_INTERVAL, quarantined).await {
+            // The recorder has ended.
+            return;
         }
     }
 }

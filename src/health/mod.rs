@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use acknowledged::{Acknowledged, AcknowledgedCounter};
+use acknowledged::{Acknowledged, count_acknowledged};
 use parts::{Measurements, Parts};
 use progress::RecordingProgress;
 
 use crate::config::Settings;
 use crate::db::queries::QueryPool;
 use crate::metrics::Metrics;
-use crate::recorder::{RecorderHealth, StuckStatus};
+use crate::recorder::{RecorderView, StuckStatus};
 use crate::retention::RetentionState;
-use crate::spool::{Intake, Seq, SpoolStatus};
+use crate::spool::Intake;
 use crate::verification::VerificationStatus;
 
 /// The response of `/health/ready`.
@@ -73,10 +73,8 @@ impl Health {
 /// The reports of the parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
-    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) recorder: RecorderView,
     pub(crate) intake: Intake,
-    pub(crate) acked: watch::Receiver<Seq>,
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stuck: watch::Receiver<StuckStatus>,
     pub(crate) retention: watch::Receiver<RetentionState>,
     pub(crate) verification: watch::Receiver<VerificationStatus>,
@@ -105,11 +103,9 @@ impl Monitor {
     ) -> (Self, JoinSet<()>) {
         let (progress, follow) = RecordingProgress::follow(observed.stuck.clone());
         let (count, acknowledged) = watch::channel(Acknowledged::Unknown(None));
-        let (acked, recording) = (observed.acked.clone(), observed.recording.clone());
-        let counter = AcknowledgedCounter { pool, metrics, acked, recording, count };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow);
-        tasks.spawn(counter.run());
+        tasks.spawn(count_acknowledged(pool, metrics, observed.recorder.clone(), count));
         let (stalled_after, max_bytes) = (settings.admin.stalled_after, settings.spool.max_bytes);
         (Self { observed, progress, acknowledged, stopping, stalled_after, max_bytes }, tasks)
     }
@@ -122,9 +118,9 @@ impl Monitor {
     /// The current health. Reads memory only, so it never waits for PostgreSQL or the disk.
     pub(crate) fn health(&self) -> Health {
         Measurements {
-            spool: *self.observed.spool.borrow(),
+            spool: *self.observed.recorder.spool.borrow(),
             stalled: self.observed.intake.stalled_for(),
-            recording: self.observed.recording.borrow().clone(),
+            recording: self.observed.recorder.health.borrow().clone(),
             stuck: self.observed.stuck.borrow().clone(),
             retention: self.observed.retention.borrow().clone(),
             verification: self.observed.verification.borrow().clone(),
@@ -156,8 +152,9 @@ mod tests {
     use super::*;
     use crate::db::{DbError, UnverifiedUsage};
     use crate::delivery::RejectReason;
+    use crate::recorder::RecorderHealth;
     use crate::retention::ClockSkew;
-    use crate::spool::Unwritable;
+    use crate::spool::{SpoolStatus, Unwritable};
 
     const LIMIT: Duration = Duration::from_mins(2);
 

@@ -1,8 +1,9 @@
 //! The time since the last progress of recording.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::recorder::StuckStatus;
@@ -23,7 +24,7 @@ impl RecordingProgress {
                 let after = stuck.borrow_and_update().clone();
                 // More deliveries are handled, or a stuck one is recorded.
                 if after.handled > before.handled || after.deliveries < before.deliveries {
-                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    *last.lock() = Instant::now();
                 }
                 before = after;
             }
@@ -33,6 +34,6 @@ impl RecordingProgress {
 
     /// The time from the last progress to `now`.
     pub(super) fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        now.saturating_duration_since(*self.0.lock())
     }
 }

@@ -1,7 +1,8 @@
 //! Limits log lines whose number a peer controls.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Allows one log line in each interval.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl LineLimit {
         if events == 0 {
             return None;
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.events += events;
         if state.logged_at.is_some_and(|at| at.elapsed() < self.interval) {
             return None;

@@ -8,10 +8,11 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
 /// Maximum bytes of queued lines. The thread holds up to the same number of bytes while it writes them.
@@ -71,13 +72,13 @@ impl Queue {
         let worker = shared.clone();
         let started = stream
             .and_then(|stream| thread::Builder::new().name("log".into()).spawn(move || worker.run(stream)));
-        shared.state().closed = started.is_err();
+        shared.state.lock().closed = started.is_err();
         Self(shared)
     }
 
     /// Adds a line, which ends with a line feed. Drops and counts it when the queue is full.
     pub(super) fn push(&self, line: &[u8]) {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let full = state.pending.len() + line.len() > MAX_BYTES && !MAY_EXCEED.get();
         if full || state.closed {
             state.unreported += 1;
@@ -92,15 +93,13 @@ impl Queue {
     /// Waits until all lines are written, while there is progress.
     pub(super) fn flush(&self) {
         let end = Instant::now() + FLUSH_TIMEOUT;
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         while (state.writing || !state.pending.is_empty()) && !state.closed && Instant::now() < end {
             let before = state.chunks;
-            let waited = self.0.written.wait_timeout(state, STALLED_AFTER);
-            let (after, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            if timeout.timed_out() && after.chunks == before {
+            let waited = self.0.written.wait_for(&mut state, STALLED_AFTER);
+            if waited.timed_out() && state.chunks == before {
                 return;
             }
-            state = after;
         }
     }
 
@@ -110,10 +109,6 @@ impl Queue {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn run(&self, mut stream: impl Write) {
         MAY_EXCEED.set(true);
         let (mut lines, mut within_line) = (Vec::new(), false);
@@ -124,10 +119,10 @@ impl Shared {
             lines.clear();
             if lost > 0 {
                 self.dropped.inc_by(lost);
-                self.state().unreported += lost;
+                self.state.lock().unreported += lost;
                 continue;
             }
-            let dropped = std::mem::take(&mut self.state().unreported);
+            let dropped = std::mem::take(&mut self.state.lock().unreported);
             if dropped > 0 {
                 tracing::warn!(
                     dropped,
@@ -139,11 +134,11 @@ impl Shared {
 
     /// Waits for lines, and moves all of them into `lines`.
     fn take(&self, lines: &mut Vec<u8>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.writing = false;
         self.written.notify_all();
         while state.pending.is_empty() {
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.filled.wait(&mut state);
         }
         std::mem::swap(lines, &mut state.pending);
         state.writing = true;
@@ -162,7 +157,7 @@ impl Shared {
             match stream.write(chunk) {
                 Ok(bytes) if bytes > 0 => {
                     written += bytes;
-                    self.state().chunks += 1;
+                    self.state.lock().chunks += 1;
                     self.written.notify_all();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -191,7 +186,7 @@ mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             match self.allowed.recv() {
                 Ok(true) | Err(_) => {
-                    self.written.lock().unwrap().extend_from_slice(bytes);
+                    self.written.lock().extend_from_slice(bytes);
                     Ok(bytes.len())
                 }
                 Ok(false) => Err(ErrorKind::StorageFull.into()),
@@ -215,7 +210,7 @@ mod tests {
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         // The thread has taken one line. The queue holds MAX_BYTES more.
         queue.push(b"first\n");
-        while !queue.0.state().writing {
+        while !queue.0.state.lock().writing {
             thread::yield_now();
         }
         for _ in 0..MAX_BYTES / line.len() {
@@ -227,7 +222,7 @@ mod tests {
         assert_eq!(queue.dropped().get(), 2);
         drop(allow);
         queue.flush();
-        let written = written.lock().unwrap();
+        let written = written.lock();
         assert!(written.starts_with(b"first\nxx"));
         assert_eq!(written.len(), b"first\n".len() + MAX_BYTES);
     }
@@ -237,7 +232,7 @@ mod tests {
         let (queue, _allow, written) = queue();
         queue.push(b"stalled\n");
         queue.flush();
-        assert!(written.lock().unwrap().is_empty());
+        assert!(written.lock().is_empty());
     }
 
     #[test]
@@ -251,6 +246,6 @@ mod tests {
         drop(allow);
         queue.push(b"complete\n");
         queue.flush();
-        assert_eq!(*written.lock().unwrap(), b"complete\n");
+        assert_eq!(*written.lock(), b"complete\n");
     }
 }

@@ -1,10 +1,10 @@
 //! Starts runs by itself: after each gap, in which webhooks were not accepted, and for executions that should have ended.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,6 @@ use super::reconciler::{ReconcileError, Reconciler};
 use super::run::Scope;
 use crate::config;
 use crate::health::Monitor;
-use crate::recorder::RecorderHealth;
 
 /// How often readiness is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,18 +35,13 @@ pub(crate) struct Background {
     /// The latest write of `reconciled_until`.
     pub(crate) storing: Mutex<Option<JoinHandle<()>>>,
     pub(crate) health: Monitor,
-    /// Nothing is requested while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
-    pub(crate) gap: Gap,
+    pub(crate) gap: Mutex<Gap>,
 }
 
 /// The time in which webhooks may have been lost.
 #[derive(Debug, Default)]
-pub(crate) struct Gap(Mutex<GapState>);
-
-#[derive(Debug, Default)]
-struct GapState {
+pub(crate) struct Gap {
     /// The begin; `None` when there is no gap.
     since: Option<OffsetDateTime>,
     /// The first interruption since the latest comparison began: when the receiver was last ready before it.
@@ -56,7 +50,7 @@ struct GapState {
     is_growing: bool,
 }
 
-impl GapState {
+impl Gap {
     /// The receiver is not ready. It was last ready at `ready_at`.
     fn interrupt(&mut self, ready_at: OffsetDateTime) {
         self.since.get_or_insert(ready_at);
@@ -76,12 +70,6 @@ impl GapState {
     }
 }
 
-impl Gap {
-    fn state(&self) -> MutexGuard<'_, GapState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Background {
     /// Runs until `stop`, then ends at once. An error of the API or of PostgreSQL never ends it.
     pub(crate) async fn run(self) {
@@ -96,7 +84,7 @@ impl Background {
     async fn watch_readiness(&self) {
         let mut ready_at = self.reconciled_until.read(OffsetDateTime::now_utc());
         // The time before the start is a gap, unless this is the first start.
-        self.gap.state().since = ready_at;
+        self.gap.lock().since = ready_at;
         // A webhook that is answered 503, for any reason, may be lost.
         let metrics = &self.reconciler.metrics;
         let (mut stored_at, mut rejected) = (None, metrics.answered_503());
@@ -104,16 +92,16 @@ impl Background {
             let now = OffsetDateTime::now_utc();
             let before = std::mem::replace(&mut rejected, metrics.answered_503());
             let accepts_all = self.health.health().is_ready() && rejected == before;
-            self.gap.state().is_growing = !accepts_all;
+            self.gap.lock().is_growing = !accepts_all;
             if accepts_all {
                 ready_at = Some(now);
                 let is_due = stored_at.is_none_or(|at| now - at >= STORE_INTERVAL || now < at);
-                if is_due && self.gap.state().since.is_none() {
+                if is_due && self.gap.lock().since.is_none() {
                     self.store(now);
                     stored_at = Some(now);
                 }
             } else if let Some(ready_at) = ready_at {
-                self.gap.state().interrupt(ready_at);
+                self.gap.lock().interrupt(ready_at);
             }
             sleep(CHECK_INTERVAL).await;
         }
@@ -121,7 +109,7 @@ impl Background {
 
     /// Does not wait for the disk. While the disk hangs, no further write begins.
     fn store(&self, time: OffsetDateTime) {
-        let mut storing = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut storing = self.storing.lock();
         if storing.as_ref().is_some_and(|write| !write.is_finished()) {
             return;
         }
@@ -134,11 +122,11 @@ impl Background {
     }
 
     async fn reconcile(&self) {
-        let mut recording = self.recording.clone();
+        let mut recorder = self.reconciler.recorder.clone();
         let mut failing = false;
         let mut none_found_at = None;
-        // The channel closes only when the process ends.
-        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+        // Nothing is requested while recording fails.
+        while recorder.until_working().await {
             let result = match self.close_gap().await {
                 Ok(()) => self.check_due(&mut none_found_at).await,
                 error => error,
@@ -167,7 +155,7 @@ impl Background {
     async fn until_gap(&self) {
         sleep(MIN_PAUSE).await;
         let is_over = || {
-            let gap = self.gap.state();
+            let gap = self.gap.lock();
             gap.since.is_some() && !gap.is_growing
         };
         while !(is_over() && self.health.health().is_ready()) {
@@ -180,13 +168,13 @@ impl Background {
             return Ok(());
         }
         let begun = OffsetDateTime::now_utc();
-        let Some(since) = self.gap.state().begin_comparison() else { return Ok(()) };
+        let Some(since) = self.gap.lock().begin_comparison() else { return Ok(()) };
         // The clock may have been set back.
         let since = since.min(begun);
         tracing::info!(%since, "webhooks may have been missed: comparing with each::labs");
         let (counts, result) = self.reconciler.run(&Scope::Since(since - MARGIN), false, None).await;
         result?;
-        let until = self.gap.state().close(begun);
+        let until = self.gap.lock().close(begun);
         self.store(until);
         log(&counts, "the comparison with each::labs is complete");
         Ok(())
@@ -249,12 +237,12 @@ mod tests {
     #[test]
     fn a_gap_that_begins_during_a_comparison_stays_open_from_the_earlier_of_both_times() {
         let [first, second, third] = [1, 2, 3].map(|n| OffsetDateTime::UNIX_EPOCH + Duration::from_hours(n));
-        let mut gap = GapState { since: Some(first), ..GapState::default() };
+        let mut gap = Gap { since: Some(first), ..Gap::default() };
         assert_eq!(gap.begin_comparison(), Some(first));
         assert_eq!((gap.close(second), gap.since), (second, None));
 
         for (begun, ready_at) in [(second, third), (third, second)] {
-            let mut gap = GapState { since: Some(first), ..GapState::default() };
+            let mut gap = Gap { since: Some(first), ..Gap::default() };
             gap.begin_comparison();
             gap.interrupt(ready_at);
             gap.interrupt(third);
@@ -265,7 +253,7 @@ mod tests {
     #[test]
     fn an_interruption_before_the_comparison_does_not_keep_the_gap_open() {
         let [first, second] = [1, 2].map(|n| OffsetDateTime::UNIX_EPOCH + Duration::from_hours(n));
-        let mut gap = GapState::default();
+        let mut gap = Gap::default();
         gap.interrupt(first);
         assert_eq!(gap.begin_comparison(), Some(first));
         assert_eq!((gap.close(second), gap.since), (second, None));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::events::{CheckResult, Counts, Event};
 use super::reconciler::{ReconcileError, Reconciler};
@@ -17,6 +17,9 @@ use crate::execution::{Execution, Kind, api_key, status};
 /// The pause before an append is tried again: the spool is full, or webhooks fill its channel.
 const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// The longest time that a page waits for the recording of earlier deliveries. A stuck delivery may never be recorded.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a run waits for a client to read an event.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -24,7 +27,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Comparison<'r> {
     pub(super) reconciler: &'r Reconciler,
     pub(super) dry_run: bool,
-    events: Option<mpsc::Sender<Event>>,
+    pub(super) events: Option<mpsc::Sender<Event>>,
     pub(super) counts: Counts,
 }
 
@@ -71,29 +74,20 @@ impl Fetched {
     }
 }
 
-impl<'r> Comparison<'r> {
-    pub(super) fn new(
-        reconciler: &'r Reconciler,
-        dry_run: bool,
-        events: Option<mpsc::Sender<Event>>,
-    ) -> Self {
-        Self { reconciler, dry_run, events, counts: Counts::default() }
-    }
-
+impl Comparison<'_> {
     /// The `execution_ids` that are not recorded with a terminal status, each once. First waits until the deliveries in the
     /// spool are recorded: they are then not fetched, and a run is not faster than recording.
     pub(super) async fn not_ended(
         &mut self,
         execution_ids: impl IntoIterator<Item = String>,
     ) -> Result<HashSet<String>, ReconcileError> {
-        let ids: HashSet<_> = execution_ids.into_iter().collect();
-        let checked = ids.len() as u64;
-        let ids: Vec<_> = ids.into_iter().collect();
-        self.reconciler.wait_until_recorded().await;
+        let mut missing: HashSet<_> = execution_ids.into_iter().collect();
+        let ids: Vec<_> = missing.iter().cloned().collect();
+        let mut recorder = self.reconciler.recorder.clone();
+        let _ = timeout(RECORD_TIMEOUT, recorder.until_recorded()).await;
         let ended = self.reconciler.pool.run(async |db| db.ended(&ids).await).await?;
-        self.counts.checked += checked;
+        self.counts.checked += ids.len() as u64;
         self.counts.recorded += ended.len() as u64;
-        let mut missing: HashSet<_> = ids.into_iter().collect();
         for id in &ended {
             missing.remove(id);
         }
@@ -107,16 +101,8 @@ impl<'r> Comparison<'r> {
             self.report(execution_id, CheckResult::Missing).await;
             return Ok(());
         }
-        let delivery = Delivery {
-            body,
-            received_at: OffsetDateTime::now_utc(),
-            authenticated_by: None,
-            fetched_from: Some(source),
-            acknowledged: true,
-            reference,
-            is_redelivery: false,
-            trace: None,
-        };
+        let received_at = OffsetDateTime::now_utc();
+        let delivery = Delivery { fetched_from: Some(source), reference, ..Delivery::new(body, received_at) };
         loop {
             // The body is in memory already, as a part of a response whose size is limited.
             let memory = self.reconciler.memory.permit(true, &Arc::new(Notify::new()));

@@ -32,15 +32,11 @@ impl Comparison<'_> {
         if count > 0 && absent.len() == count {
             return Err(ReconcileError::NoWorkflows);
         }
-        self.mark_absent(&absent).await
-    }
-
-    /// Marks workflows that the sender does not have. They are not requested for seven days.
-    async fn mark_absent(&self, workflows: &[String]) -> Result<(), ReconcileError> {
-        if self.dry_run || workflows.is_empty() {
-            return Ok(());
+        // The absent workflows are not requested for seven days.
+        if !self.dry_run && !absent.is_empty() {
+            self.reconciler.pool.run(async |db| db.store_absent_workflows(&absent).await).await?;
         }
-        Ok(self.reconciler.pool.run(async |db| db.store_absent_workflows(workflows).await).await?)
+        Ok(())
     }
 
     /// Checks the executions of a bulk: the registered ones, otherwise those in the list of its workflow.

@@ -16,7 +16,7 @@ mod reconciler;
 mod run;
 mod single;
 
-pub(crate) use background::{Background, Gap};
+pub(crate) use background::Background;
 pub(crate) use events::{Counts, Event};
 pub(crate) use reconciled_until::ReconciledUntil;
 pub(crate) use reconciler::Reconciler;

@@ -39,7 +39,7 @@ impl Reconciler {
             }
             self.running.lock().await
         };
-        let mut comparison = Comparison::new(self, dry_run, events);
+        let mut comparison = Comparison { reconciler: self, dry_run, events, counts: Counts::default() };
         let result = match scope {
             Scope::Executions(ids) => comparison.executions(ids).await,
             Scope::Bulk { bulk, workflow } => comparison.bulk(bulk, workflow.as_deref()).await,

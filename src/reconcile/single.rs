@@ -49,8 +49,16 @@ impl Reconciler {
     /// Requests an execution: from the delivery log, otherwise by its identifier. An error that is about this execution
     /// does not end the run: the execution is then absent or unusable.
     pub(super) async fn fetch(&self, execution_id: &str) -> Result<Fetched, ReconcileError> {
-        match self.fetch_logged(execution_id).await {
-            Ok(Some(ended)) => return Ok(ended),
+        let logged = match &self.own_url {
+            Some(_) => self.client.usable_delivery(execution_id).await,
+            None => Ok(None),
+        };
+        match logged {
+            Ok(Some(logged)) => {
+                if let Some(ended @ Fetched::Ended(_)) = self.read_logged(Some(execution_id), logged) {
+                    return Ok(ended);
+                }
+            }
             Ok(None) => {}
             Err(error) if error.is_about_the_request() || matches!(error, ApiError::TooLarge { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -68,15 +76,5 @@ impl Reconciler {
             }
             Err(error) => return Err(error.into()),
         })
-    }
-
-    /// `None` if the delivery log has no usable delivery of the execution to this receiver.
-    async fn fetch_logged(&self, execution_id: &str) -> Result<Option<Fetched>, ApiError> {
-        if self.own_url.is_none() {
-            return Ok(None);
-        }
-        let logged = self.client.usable_delivery(execution_id).await?;
-        let fetched = logged.and_then(|logged| self.read_logged(Some(execution_id), logged));
-        Ok(fetched.filter(|fetched| matches!(fetched, Fetched::Ended(_))))
     }
 }

@@ -1,6 +1,5 @@
 //! Checks what PostgreSQL can record: after a failed attempt, and while the recorder is idle.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -76,7 +75,7 @@ impl Recorder {
     /// [`CANARY_INTERVAL`] or while recording fails.
     pub(super) async fn ping(&self) {
         let due = {
-            let mut last = self.shared.canary_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.shared.canary_at.lock();
             let failing = matches!(*self.health.borrow(), RecorderHealth::Failing { .. });
             let due = failing || last.get_or_insert_with(Instant::now).elapsed() >= CANARY_INTERVAL;
             if due {

@@ -17,6 +17,7 @@ mod sequencer;
 mod stuck;
 mod throttle;
 mod trace;
+mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -35,6 +36,7 @@ pub(crate) use self::sequencer::Sequencer;
 use self::stuck::StuckList;
 pub(crate) use self::stuck::StuckStatus;
 use self::throttle::should_throttle;
+pub(crate) use self::view::RecorderView;
 use crate::db::{Bounds, ConnectionPool, DbError};
 use crate::logging::LineLimit;
 use crate::metrics::Metrics;
@@ -89,7 +91,7 @@ pub(crate) struct SharedState {
     conflicts_dropped: LineLimit,
     stuck: StuckList,
     /// When an idle recorder last ran a canary.
-    canary_at: std::sync::Mutex<Option<Instant>>,
+    canary_at: parking_lot::Mutex<Option<Instant>>,
 }
 
 impl SharedState {
@@ -99,7 +101,7 @@ impl SharedState {
             quarantine_dropped: LineLimit::every(LOG_DROPPED_INTERVAL),
             conflicts_dropped: LineLimit::every(LOG_DROPPED_INTERVAL),
             stuck: StuckList::new(stuck, acks),
-            canary_at: std::sync::Mutex::default(),
+            canary_at: parking_lot::Mutex::default(),
         }
     }
 }

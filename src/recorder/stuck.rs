@@ -6,9 +6,9 @@
 //! in every form, without blocking other deliveries.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
@@ -183,7 +183,7 @@ impl StuckList {
 
     /// Adds the deliveries of `part`, which failed with `why`. The first of them blocks the deliveries of `blocked`.
     pub(super) fn add(&self, part: &BatchPart<'_>, why: Option<&DbError>, mut blocked: Option<Blocked>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for (seq, item) in part.iter() {
             // The others wait for the first one, so only the first is retried.
             state.entries.insert(seq, StuckEntry { blocks: blocked.take(), ..StuckEntry::new(item) });
@@ -199,7 +199,7 @@ impl StuckList {
     /// per-execution order). Returns the others.
     pub(super) fn hold_back<'i>(&self, part: BatchPart<'i>) -> BatchPart<'i> {
         let (stuck, blocked): (HashSet<u32>, _) = {
-            let state = self.state();
+            let state = self.state.lock();
             if state.entries.is_empty() {
                 return part;
             }
@@ -221,7 +221,7 @@ impl StuckList {
         loop {
             let changed = self.changed.notified();
             let due = {
-                let state = self.state();
+                let state = self.state.lock();
                 if state.closed && state.entries.is_empty() {
                     return None;
                 }
@@ -254,7 +254,7 @@ impl StuckList {
     /// Up to `limit` deliveries that may be recorded together, in their order: those that were not retried alone yet, are not
     /// blocked, and whose execution has no earlier delivery that is left out.
     pub(super) fn untried(&self, limit: usize) -> Vec<Seq> {
-        let state = self.state();
+        let state = self.state.lock();
         let (blocked, mut passed_over) = (state.blocked(), HashSet::new());
         let mut may_be_recorded = |entry: &StuckEntry| {
             let may = entry.is_untried()
@@ -271,7 +271,7 @@ impl StuckList {
 
     /// Updates the entry of a delivery that failed again.
     pub(super) fn put_back(&self, seq: Seq, entry: StuckEntry, why: &DbError) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.entries.insert(seq, entry);
         state.why = Some(why.clone());
         self.publish(&mut state);
@@ -279,7 +279,7 @@ impl StuckList {
 
     /// Removes deliveries that are recorded or no longer in the spool.
     pub(super) fn remove(&self, seqs: impl IntoIterator<Item = Seq>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for seq in seqs {
             state.entries.remove(&seq);
         }
@@ -288,19 +288,15 @@ impl StuckList {
 
     /// Publishes that every delivery up to `through` is recorded or in this list.
     pub(super) fn set_handled(&self, through: Seq) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.handled = through;
         self.publish(&mut state);
     }
 
     /// Ends [`Self::next`] once the list is empty.
     pub(super) fn close(&self) {
-        self.state().closed = true;
+        self.state.lock().closed = true;
         self.changed.notify_one();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, state: &mut State) {

@@ -42,17 +42,7 @@ mod tests {
     fn recording_is_throttled_during_a_burst_until_the_backlog_is_old() {
         let batch = |len, age: time::Duration| {
             let received_at = OffsetDateTime::now_utc() - age;
-            let body = Bytes::from_static(b"{}");
-            let delivery = Delivery {
-                body,
-                received_at,
-                authenticated_by: None,
-                acknowledged: true,
-                reference: None,
-                fetched_from: None,
-                is_redelivery: false,
-                trace: None,
-            };
+            let delivery = Delivery::new(Bytes::from_static(b"{}"), received_at);
             (1..)
                 .map(|seq| SpooledDelivery { seq, delivery: delivery.clone(), intact: true })
                 .take(len)

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +15,9 @@ use crate::config::{self, SettingsError};
 use crate::credentials::Credentials;
 use crate::http;
 use crate::http_client::reachable;
-use crate::recorder::RecorderHealth;
+use crate::recorder::RecorderView;
 use crate::shutdown::Shutdown;
-use crate::spool::{Seq, SpoolError, SpoolStatus};
+use crate::spool::SpoolError;
 
 /// Time limit for the parts to end by themselves after the drain. Then they are aborted, with the same time limit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -94,28 +93,23 @@ pub struct Server {
 
 /// Shows which deliveries are in the spool and which are in PostgreSQL.
 #[derive(Debug, Clone)]
-pub struct Progress {
-    spool: watch::Receiver<SpoolStatus>,
-    acked: watch::Receiver<Seq>,
-    recorder: watch::Receiver<RecorderHealth>,
-}
+pub struct Progress(RecorderView);
 
 impl Progress {
     /// Returns once all deliveries that were spooled before the call are in PostgreSQL.
     pub async fn all_recorded(&mut self) {
-        let last_seq = self.spool.borrow().last_seq;
-        let _ = self.acked.wait_for(|acked| *acked >= last_seq).await;
+        self.0.until_recorded().await;
     }
 
     /// Returns once the receiver has reached PostgreSQL and migrated its schema.
     pub async fn recording(&mut self) {
-        let _ = self.recorder.wait_for(|health| matches!(health, RecorderHealth::Working)).await;
+        self.0.until_working().await;
     }
 
     /// The number of spooled deliveries that are not known to be in PostgreSQL.
     #[must_use]
     pub fn waiting(&self) -> i64 {
-        self.spool.borrow().last_seq - *self.acked.borrow()
+        self.0.spool.borrow().last_seq - *self.0.acked.borrow()
     }
 }
 

@@ -17,18 +17,16 @@ use crate::credentials::Credentials;
 use crate::db::queries::QueryPool;
 use crate::db::{Bounds, ConnectionPool, Database, RetentionTarget, Session};
 use crate::eachlabs::{Client, OwnUrl};
-use crate::expected::ExpectedWatcher;
+use crate::expected::follow_expected;
 use crate::health::{Monitor, Observed};
 use crate::http::{self, AdminState, Feed, Limiter, PortShutdown, WebhookState};
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, Port};
-use crate::reconcile::{Background, Gap, ReconciledUntil, Reconciler};
-use crate::recorder::{self, Recorder, RecorderHealth, Sequencer, StuckStatus};
+use crate::reconcile::{Background, ReconciledUntil, Reconciler};
+use crate::recorder::{self, Recorder, RecorderHealth, RecorderView, Sequencer, StuckStatus};
 use crate::retention::{Pruner, RetentionState};
-use crate::spool::{
-    self, AckHandle, BatchLimits, IntakeDepth, Seq, Spool, SpoolHandle, SpoolStatus, WeakSpoolHandle,
-};
+use crate::spool::{self, AckHandle, BatchLimits, IntakeDepth, Spool, SpoolHandle, WeakSpoolHandle};
 use crate::traces::Traces;
 use crate::verification::{
     Checker, PredictionSearch, UnverifiedLimit, UnverifiedMeter, VerificationStatus, Verifier,
@@ -70,19 +68,17 @@ impl Server {
             metrics: metrics.clone(),
             traces,
             recording_pool: Arc::new(recording_pool(&settings.database, database.clone())),
+            recorder: RecorderView { health: recording, spool: spool_status, acked: acks.subscribe() },
             read_pool: Arc::new(read_pool),
             credentials: credentials.clone(),
             requests: Limiter::new(settings.http.max_requests),
             memory: MemoryBudget::new(settings.http.max_bytes_in_flight),
             unverified: Arc::new(UnverifiedLimit::new(settings.verification)),
             spool: spool.downgrade(),
-            spool_status,
-            acked: acks.subscribe(),
-            recording,
             stop: stop.clone(),
             give_up: give_up.clone(),
         };
-        let progress = shared.progress();
+        let progress = Progress(shared.recorder.clone());
 
         // The parts, and the tasks that measure or follow them.
         let unverified_stored = Arc::<Notify>::default();
@@ -92,10 +88,8 @@ impl Server {
             shared.verification(client.as_ref(), own_url.clone(), unverified_stored);
         let reconciler = client.map(|client| shared.reconciler(client, own_url));
         let observed = Observed {
-            spool: shared.spool_status.clone(),
+            recorder: shared.recorder.clone(),
             intake: intake.clone(),
-            acked: shared.acked.clone(),
-            recording: shared.recording.clone(),
             stuck,
             retention,
             verification,
@@ -118,7 +112,11 @@ impl Server {
         let admin = http::serve(admin_listener, admin, admin_limits, Port::Admin, metrics, stops);
 
         background_tasks.spawn(intake.answer_while_stalled().map(|never| match never {}));
-        background_tasks.spawn(shared.expected_watcher().run());
+        background_tasks.spawn(follow_expected(
+            shared.recording_pool.clone(),
+            shared.recorder.clone(),
+            shared.metrics.clone(),
+        ));
         background_tasks.spawn(meter.run());
         background_tasks.spawn(feed.run(numbered).map(|never| match never {}));
         let mut parts = JoinSet::new();
@@ -159,28 +157,18 @@ struct Shared<'s> {
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     recording_pool: Arc<ConnectionPool>,
+    recorder: RecorderView,
     read_pool: Arc<QueryPool>,
     credentials: Arc<Credentials>,
     requests: Arc<Limiter>,
     memory: MemoryBudget,
     unverified: Arc<UnverifiedLimit>,
     spool: WeakSpoolHandle,
-    spool_status: watch::Receiver<SpoolStatus>,
-    acked: watch::Receiver<Seq>,
-    recording: watch::Receiver<RecorderHealth>,
     stop: CancellationToken,
     give_up: CancellationToken,
 }
 
 impl Shared<'_> {
-    fn progress(&self) -> Progress {
-        Progress {
-            spool: self.spool_status.clone(),
-            acked: self.acked.clone(),
-            recorder: self.recording.clone(),
-        }
-    }
-
     fn webhook(&self, spool: SpoolHandle) -> WebhookState {
         WebhookState {
             spool,
@@ -210,7 +198,7 @@ impl Shared<'_> {
             memory: self.memory.clone(),
             intake,
             metrics: self.metrics.clone(),
-            spool: self.spool_status.clone(),
+            recorder: self.recorder.clone(),
             health,
             closing: self.give_up.clone(),
             pool: self.read_pool.clone(),
@@ -238,7 +226,7 @@ impl Shared<'_> {
         let sequencer = Sequencer {
             pool: self.recording_pool.clone(),
             committed: Arc::default(),
-            recording: self.recording.clone(),
+            recording: self.recorder.health.clone(),
             numbered,
             metrics: self.metrics.clone(),
         };
@@ -251,7 +239,7 @@ impl Shared<'_> {
             max_backoff: settings.recorder.max_backoff,
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
-            spool: self.spool_status.clone(),
+            spool: self.recorder.spool.clone(),
             health,
             sequencer,
             unverified_stored: stored,
@@ -271,20 +259,11 @@ impl Shared<'_> {
             retention: self.settings.retention,
             backoff: self.settings.recorder.max_backoff,
             metrics: self.metrics.clone(),
-            recording: self.recording.clone(),
+            recording: self.recorder.health.clone(),
             state,
             stop: self.stop.clone(),
         });
         (pruner, state_rx)
-    }
-
-    fn expected_watcher(&self) -> ExpectedWatcher {
-        ExpectedWatcher {
-            pool: self.recording_pool.clone(),
-            metrics: self.metrics.clone(),
-            acked: self.acked.clone(),
-            recording: self.recording.clone(),
-        }
     }
 
     /// The verifier if the API can be used, the meter of the waiting deliveries, and the status of both. `stored` is notified
@@ -301,12 +280,10 @@ impl Shared<'_> {
             watch::channel(VerificationStatus { is_on, has_key, ..VerificationStatus::default() });
         let meter = UnverifiedMeter {
             pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             limit: self.unverified.clone(),
             status: status.clone(),
-            recording: self.recording.clone(),
-            spool: self.spool_status.clone(),
-            acked: self.acked.clone(),
         };
         let max_per_minute = settings.verification.max_requests_per_minute;
         // A quarter of the requests is for predictions only: outsiders can cause many requests with false predictions.
@@ -322,12 +299,12 @@ impl Shared<'_> {
             spool: self.spool.clone(),
             memory: self.memory.clone(),
             pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             grace: settings.verification.grace,
             quarantine: settings.quarantine,
             status,
             stored,
-            recording: self.recording.clone(),
             stop: self.stop.clone(),
             receiver_id: rand::random(),
         });
@@ -340,10 +317,9 @@ impl Shared<'_> {
             own_url,
             credentials: self.credentials.clone(),
             spool: self.spool.clone(),
-            spool_status: self.spool_status.clone(),
-            acked: self.acked.clone(),
             memory: self.memory.clone(),
             pool: self.recording_pool.clone(),
+            recorder: self.recorder.clone(),
             metrics: self.metrics.clone(),
             running: Mutex::default(),
         })
@@ -355,11 +331,10 @@ impl Shared<'_> {
             reconciler,
             settings: self.settings.reconcile,
             reconciled_until: ReconciledUntil::new(&self.settings.spool.dir, is_new),
-            storing: std::sync::Mutex::default(),
+            storing: parking_lot::Mutex::default(),
             health,
-            recording: self.recording.clone(),
             stop: self.stop.clone(),
-            gap: Gap::default(),
+            gap: parking_lot::Mutex::default(),
         }
     }
 }

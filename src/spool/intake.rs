@@ -4,10 +4,11 @@
 //! place. A timer for each request would cost more than the rest of [`super::SpoolHandle::append`].
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -50,10 +51,6 @@ impl Intake {
         Self(Arc::new(Shared { pending: pending.into(), current_write: Mutex::default(), stalled }))
     }
 
-    fn current_write(&self) -> MutexGuard<'_, CurrentWrite> {
-        self.0.current_write.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// As [`mpsc::Receiver::recv_many`].
     pub(super) async fn recv_many(&self, waiting: &mut Vec<PendingDelivery>, limit: usize) -> usize {
         self.0.pending.lock().await.recv_many(waiting, limit).await
@@ -88,27 +85,27 @@ impl Intake {
     }
 
     fn set_since(&self, since: Option<Instant>) {
-        self.current_write().since = since;
+        self.0.current_write.lock().since = since;
         self.0.stalled.store(false, Ordering::Relaxed);
     }
 
     /// Lets the task answer `waiting` until [`Self::release`].
     pub(super) fn hold(&self, waiting: &mut [PendingDelivery]) {
-        let mut write = self.current_write();
+        let mut write = self.0.current_write.lock();
         write.since = Some(Instant::now());
         write.results.extend(waiting.iter_mut().map(|pending| pending.result.take()));
     }
 
     /// Gives the results back to `waiting`, unless the task has answered.
     pub(super) fn release(&self, waiting: &mut [PendingDelivery]) {
-        for (pending, result) in waiting.iter_mut().zip(self.current_write().results.drain(..)) {
+        for (pending, result) in waiting.iter_mut().zip(self.0.current_write.lock().results.drain(..)) {
             pending.result = result;
         }
     }
 
     /// How long the current write has lasted, if it has stalled.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
-        self.current_write().stalled_for()
+        self.0.current_write.lock().stalled_for()
     }
 
     /// Answers all requests while a write has stalled. The writer may store their deliveries later.
@@ -132,7 +129,7 @@ impl Intake {
     /// Returns whether the current write has stalled.
     fn reject_stalled(&self) -> bool {
         let results = {
-            let mut write = self.current_write();
+            let mut write = self.0.current_write.lock();
             if write.stalled_for().is_none() {
                 return false;
             }

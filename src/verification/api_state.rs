@@ -1,8 +1,9 @@
 //! Whether the API answers, by the latest checks of several deliveries.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// The API counts as failing if the latest requests for this many deliveries failed. A single delivery can cause a failure
 /// itself.
@@ -23,7 +24,7 @@ struct State {
 impl ApiState {
     /// The API has answered. Returns whether it was failing.
     pub(super) fn answered(&self) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.answered_at = Some(Instant::now());
         let was_failing = state.failed.len() >= FAILING_FROM;
         state.failed.clear();
@@ -32,23 +33,19 @@ impl ApiState {
 
     /// The request for a delivery has failed. Returns whether the API begins to fail.
     pub(super) fn failed(&self, unverified_id: i64) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.failed.len() < FAILING_FROM
             && state.failed.insert(unverified_id)
             && state.failed.len() == FAILING_FROM
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.state().failed.len() >= FAILING_FROM
+        self.0.lock().failed.len() >= FAILING_FROM
     }
 
     /// Whether the API has answered a short time ago.
     pub(super) fn answers_others(&self) -> bool {
-        self.state().answered_at.is_some_and(|at| at.elapsed() < ANSWERED_WITHIN)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().answered_at.is_some_and(|at| at.elapsed() < ANSWERED_WITHIN)
     }
 }
 

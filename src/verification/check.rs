@@ -98,28 +98,24 @@ impl Checker {
     }
 
     async fn workflow(&self, execution_id: &str) -> Result<Option<Found>, ApiError> {
+        let mut logged = None;
+        if self.own_url.is_some() {
+            logged = self.client.usable_delivery(execution_id).await?.map(|logged| self.found(logged));
+            // An entry whose status is not terminal can be that of an earlier webhook.
+            let has_ended =
+                |found: &Found| Execution::parse(&found.body).is_ok_and(|e| status::is_terminal(&e.status));
+            if logged.as_ref().is_some_and(has_ended) {
+                return Ok(logged);
+            }
+        }
+        if let Some(body) = self.client.execution(execution_id).await? {
+            return Ok(Some(Found { body, reference: logged.and_then(|logged| logged.reference) }));
+        }
         if self.own_url.is_none() {
-            if let Some(body) = self.client.execution(execution_id).await? {
-                return Ok(Some(Found { body, reference: None }));
-            }
             // It may be the execution of another organisation's workflow.
-            let logged = self.client.usable_delivery(execution_id).await?;
-            return Ok(logged.map(|logged| self.found(logged)));
+            logged = self.client.usable_delivery(execution_id).await?.map(|logged| self.found(logged));
         }
-        let logged = self.client.usable_delivery(execution_id).await?;
-        let reference = logged.as_ref().and_then(|logged| self.reference(logged));
-        // An entry whose status is not terminal can be that of an earlier webhook.
-        let has_ended = |logged: &LoggedDelivery| {
-            Execution::parse(&logged.body).is_ok_and(|e| status::is_terminal(&e.status))
-        };
-        match logged {
-            Some(logged) if has_ended(&logged) => Ok(Some(Found { body: logged.body, reference })),
-            logged => {
-                let body = self.client.execution(execution_id).await?;
-                let body = body.or(logged.map(|logged| logged.body));
-                Ok(body.map(|body| Found { body, reference }))
-            }
-        }
+        Ok(logged)
     }
 
     async fn prediction(

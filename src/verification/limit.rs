@@ -1,10 +1,9 @@
 //! Limits the unsigned deliveries that wait for their verification. They were answered 200, so the recorder cannot drop
 //! them: the webhook handler has to reject further ones.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use crate::config;
 use crate::db::UnverifiedUsage;
+use parking_lot::Mutex;
 
 #[derive(Debug)]
 pub(crate) struct UnverifiedLimit {
@@ -40,7 +39,7 @@ impl UnverifiedLimit {
     /// Counts a delivery with a body of `bytes`. False at a limit: then it is not counted.
     pub(crate) fn admit(&self, bytes: usize) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let sizes = [state.table, state.earlier, state.later];
         let rows = sizes.iter().fold(1, |rows: i64, size| rows.saturating_add(size.rows));
         let total = sizes.iter().fold(bytes, |total, size| total.saturating_add(size.bytes));
@@ -57,16 +56,12 @@ impl UnverifiedLimit {
     /// Sets the measured size of the table. `earlier_recorded`: before the measurement began, the earlier deliveries were
     /// recorded. Returns whether a delivery was rejected since the last measurement.
     pub(super) fn measured(&self, usage: &UnverifiedUsage, earlier_recorded: bool) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.table = Size { rows: usage.rows, bytes: usage.bytes };
         if earlier_recorded {
             state.earlier = std::mem::take(&mut state.later);
         }
         std::mem::take(&mut state.has_rejected)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

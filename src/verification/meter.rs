@@ -11,8 +11,7 @@ use super::limit::UnverifiedLimit;
 use super::status::VerificationStatus;
 use crate::db::{ConnectionPool, UnverifiedUsage};
 use crate::metrics::Metrics;
-use crate::recorder::RecorderHealth;
-use crate::spool::{Seq, SpoolStatus};
+use crate::recorder::RecorderView;
 
 /// Time between two measurements, with `auth.verify_unsigned` and without it.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -25,29 +24,26 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct UnverifiedMeter {
     /// The recorder's pool.
     pub(crate) pool: Arc<ConnectionPool>,
+    /// Nothing is measured while recording fails.
+    pub(crate) recorder: RecorderView,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limit: Arc<UnverifiedLimit>,
     pub(crate) status: watch::Sender<VerificationStatus>,
-    /// Nothing is measured while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
-    pub(crate) spool: watch::Receiver<SpoolStatus>,
-    pub(crate) acked: watch::Receiver<Seq>,
 }
 
 impl UnverifiedMeter {
     /// Runs until the recorder has ended.
-    pub(crate) async fn run(self) {
-        let mut recording = self.recording.clone();
+    pub(crate) async fn run(mut self) {
         // The last delivery that the limit counts as `earlier`.
-        let mut last_earlier = self.spool.borrow().last_seq;
+        let mut last_earlier = self.recorder.spool.borrow().last_seq;
         let interval = if self.status.borrow().is_on { INTERVAL } else { INTERVAL_OFF };
-        while recording.wait_for(|recording| matches!(recording, RecorderHealth::Working)).await.is_ok() {
+        while self.recorder.until_working().await {
             let begun = Instant::now();
-            let earlier_recorded = *self.acked.borrow() >= last_earlier;
+            let earlier_recorded = *self.recorder.acked.borrow() >= last_earlier;
             if let Ok(usage) = self.pool.run(async |db| db.unverified_usage().await).await {
                 self.measured(usage, earlier_recorded);
                 if earlier_recorded {
-                    last_earlier = self.spool.borrow().last_seq;
+                    last_earlier = self.recorder.spool.borrow().last_seq;
                 }
                 sleep(pause(begun.elapsed()).max(interval)).await;
             } else {

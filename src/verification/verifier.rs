@@ -4,12 +4,13 @@
 //! that are requested again and predictions cannot delay them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +27,7 @@ use crate::eachlabs::ApiError;
 use crate::logging::LineLimit;
 use crate::memory::MemoryBudget;
 use crate::metrics::{Metrics, VerificationResult};
-use crate::recorder::RecorderHealth;
+use crate::recorder::{RecorderHealth, RecorderView};
 use crate::spool::WeakSpoolHandle;
 
 /// How long a claim lasts after a crash, and how often a running receiver renews it.
@@ -61,6 +62,8 @@ pub(crate) struct Verifier {
     pub(crate) memory: MemoryBudget,
     /// The recorder's pool.
     pub(crate) pool: Arc<ConnectionPool>,
+    /// No row is claimed while recording fails.
+    pub(crate) recorder: RecorderView,
     pub(crate) metrics: Arc<Metrics>,
     /// `verification.grace`
     pub(crate) grace: Duration,
@@ -68,8 +71,6 @@ pub(crate) struct Verifier {
     pub(crate) status: watch::Sender<VerificationStatus>,
     /// Notified after the recorder has stored an unsigned delivery.
     pub(crate) stored: Arc<Notify>,
-    /// No row is claimed while recording fails.
-    pub(crate) recording: watch::Receiver<RecorderHealth>,
     pub(crate) stop: CancellationToken,
     /// Random: marks the claims of this process.
     pub(crate) receiver_id: i64,
@@ -118,12 +119,6 @@ struct Run {
     verifying: Mutex<HashSet<i64>>,
 }
 
-impl Run {
-    fn verifying<T>(&self, change: impl FnOnce(&mut HashSet<i64>) -> T) -> T {
-        change(&mut self.verifying.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl Verifier {
     /// Runs until `stop`. An error of the API or of PostgreSQL never ends it.
     pub(crate) async fn run(self) {
@@ -156,13 +151,13 @@ impl Verifier {
                     in_flight.repeated_at = Some(Instant::now());
                 }
                 let unverified_id = row.unverified_id;
-                run.verifying(|ids| ids.insert(unverified_id));
+                run.verifying.lock().insert(unverified_id);
                 checks.push(async move { (slot, unverified_id, self.verify_row(run, row).await) });
             }
             tokio::select! {
                 Some((slot, unverified_id, result)) = checks.next() => {
                     *in_flight.count(slot) -= 1;
-                    run.verifying(|ids| ids.remove(&unverified_id));
+                    run.verifying.lock().remove(&unverified_id);
                     if let Err(error) = result {
                         tracing::debug!("an unsigned webhook cannot be verified now: {error}");
                     }
@@ -191,7 +186,7 @@ impl Verifier {
     }
 
     async fn claim(&self, limits: ClaimLimits) -> Result<Vec<Unverified>, DbError> {
-        let is_recording = matches!(*self.recording.borrow(), RecorderHealth::Working);
+        let is_recording = matches!(*self.recorder.health.borrow(), RecorderHealth::Working);
         if !is_recording || limits.new + limits.repeated + limits.predictions == 0 {
             return Ok(Vec::new());
         }
@@ -201,7 +196,7 @@ impl Verifier {
     async fn renew_claims(&self, run: &Run) -> std::convert::Infallible {
         loop {
             sleep(RENEW_INTERVAL).await;
-            let ids: Vec<_> = run.verifying(|ids| ids.iter().copied().collect());
+            let ids: Vec<_> = run.verifying.lock().iter().copied().collect();
             // Without a renewal, the claims end.
             let _ = self.pool.run(async |db| db.renew_claims(self.receiver_id, &ids, CLAIM_TIME).await).await;
         }
@@ -212,14 +207,9 @@ impl Verifier {
         let unknown_for =
             Duration::try_from_secs_f64(row.unknown_seconds.unwrap_or_default()).unwrap_or_default();
         let delivery = Delivery {
-            body: std::mem::take(&mut row.body).into(),
-            received_at: row.received_at,
             authenticated_by: Some(AuthMethod::Unverified),
-            fetched_from: None,
-            acknowledged: true,
-            reference: None,
             is_redelivery: row.is_redelivery,
-            trace: None,
+            ..Delivery::new(std::mem::take(&mut row.body).into(), row.received_at)
         };
         let verdict = match self.checker.check(&delivery.body, row.received_at).await {
             Ok(verdict @ Verdict::Impossible { .. }) => verdict,

@@ -291,6 +291,8 @@ async fn while_the_api_is_down_unsigned_webhooks_wait_and_signed_ones_are_record
     until(async || receiver.metric("unverified_waiting").await == 2.0).await;
     assert!(receiver.metric("unverified_oldest_age_seconds").await > 0.0);
     assert_eq!(receiver.metric("verification_failing").await, 1.0);
+    // Both may be younger than `admin.stalled_after`.
+    until(async || receiver.ready().await.1["parts"]["verification"]["state"] == "waiting").await;
     let (status, health) = receiver.ready().await;
     let part = &health["parts"]["verification"];
     assert_eq!((status, &part["state"], &part["waiting"]), (200, &json!("waiting"), &json!(2)), "{health}");

@@ -64,14 +64,9 @@ impl Entry {
 
     fn delivery(&self, body: Bytes) -> Delivery {
         Delivery {
-            trace: None,
             reference: self.reference.clone(),
-            fetched_from: None,
-            is_redelivery: false,
-            body,
-            received_at: self.first_received_at,
             authenticated_by: self.authenticated_by.as_deref().and_then(|name| name.parse().ok()),
-            acknowledged: true,
+            ..Delivery::new(body, self.first_received_at)
         }
     }
 }

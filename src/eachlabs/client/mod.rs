@@ -115,11 +115,7 @@ impl Client {
         body: Bytes,
     ) -> Result<Bytes, ApiError> {
         let call = if is_bulk { "bulk-trigger" } else { "trigger" };
-        let url = if self.access.is_older {
-            self.url(&[workflow, call])
-        } else {
-            self.url(&["v1", "workflows", call, workflow, version])
-        }?;
+        let url = self.url(&["v1", "workflows", call, workflow, version], &[workflow, call])?;
         self.send(Method::POST, url, Some(body)).await
     }
 
@@ -128,11 +124,8 @@ impl Client {
     /// # Errors
     /// [`ApiError`]
     pub(crate) async fn execution(&self, execution_id: &str) -> Result<Option<Bytes>, ApiError> {
-        let url = if self.access.is_older {
-            self.url(&["executions", execution_id])
-        } else {
-            self.url(&["v1", "workflows", "executions", execution_id])
-        }?;
+        let url =
+            self.url(&["v1", "workflows", "executions", execution_id], &["executions", execution_id])?;
         found(self.send(Method::GET, url, None).await)
     }
 
@@ -147,11 +140,7 @@ impl Client {
         offset: usize,
         limit: usize,
     ) -> Result<Page<ExecutionRow>, ApiError> {
-        let mut url = if self.access.is_older {
-            self.url(&[workflow, "executions"])
-        } else {
-            self.url(&["v1", "workflows", workflow, "executions"])
-        }?;
+        let mut url = self.url(&["v1", "workflows", workflow, "executions"], &[workflow, "executions"])?;
         if let Some(bulk) = bulk {
             url.query_pairs_mut().append_pair("bulk_id", bulk);
         }
@@ -168,7 +157,7 @@ impl Client {
         offset: usize,
         limit: usize,
     ) -> Result<Page<LoggedDelivery>, ApiError> {
-        let mut url = self.current_host_url("delivery log", &["v1", "webhooks"])?;
+        let mut url = self.delivery_log_url(&["v1", "webhooks"])?;
         paged(&mut url, offset, limit);
         responses::deliveries(&self.send(Method::GET, url, None).await?, limit)
     }
@@ -178,7 +167,7 @@ impl Client {
     /// # Errors
     /// [`ApiError::Unsupported`] from the older host; other [`ApiError`]s.
     pub(crate) async fn delivery(&self, execution_id: &str) -> Result<Option<LoggedDelivery>, ApiError> {
-        let url = self.current_host_url("delivery log", &["v1", "webhooks", execution_id])?;
+        let url = self.delivery_log_url(&["v1", "webhooks", execution_id])?;
         let body = found(self.send(Method::GET, url, None).await)?;
         body.map(|body| responses::delivery(&body)).transpose()
     }
@@ -197,9 +186,9 @@ impl Client {
         }
     }
 
-    /// A URL of the current host. [`ApiError::Unsupported`] for the older host.
-    fn current_host_url(&self, call: &'static str, path: &[&str]) -> Result<Url, ApiError> {
-        if self.access.is_older { Err(ApiError::Unsupported(call)) } else { self.url(path) }
+    /// [`ApiError::Unsupported`] for the older host.
+    fn delivery_log_url(&self, path: &[&str]) -> Result<Url, ApiError> {
+        if self.access.is_older { Err(ApiError::Unsupported("delivery log")) } else { self.url(path, &[]) }
     }
 
     /// Whether an identifier can be in the path of a request. `Url` drops dot segments and some control characters, and a
@@ -209,8 +198,9 @@ impl Client {
         !matches!(identifier, "" | "." | "..") && !identifier.contains(is_unsafe)
     }
 
-    /// Appends the segments of `path`, percent-encoded, to the base address.
-    fn url(&self, path: &[&str]) -> Result<Url, ApiError> {
+    /// Appends the segments of the path for the host, percent-encoded, to the base address.
+    fn url(&self, current: &[&str], older: &[&str]) -> Result<Url, ApiError> {
+        let path = if self.access.is_older { older } else { current };
         if !path.iter().all(|segment| Self::is_requestable(segment)) {
             return Err(no_such_identifier());
         }

@@ -88,30 +88,18 @@ fn presented_token(headers: &HeaderMap) -> Vec<u8> {
     colon.map(|colon| pair[colon + 1..].to_vec()).unwrap_or_default()
 }
 
-/// Protects the read API against DNS rebinding when no token is set: only `localhost` and IP addresses are accepted in
-/// `Host`.
-pub(super) async fn reject_foreign_host(
-    credentials: State<Arc<Credentials>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    check_host(&credentials, request, next, is_localhost_or_ip).await
-}
+/// The hosts that [`check_host`] accepts.
+pub(super) type AcceptedHosts = fn(&str) -> bool;
+/// For the API and the console.
+pub(super) const LOCAL_HOSTS: AcceptedHosts = is_localhost_or_ip;
+/// For health and metrics. Monitoring uses names without a dot.
+pub(super) const HOSTS_WITHOUT_DOMAIN: AcceptedHosts = is_not_a_domain;
 
-/// Protects health and metrics in the same way, but also accepts names without a dot: monitoring uses such names.
-pub(super) async fn reject_public_host(
-    credentials: State<Arc<Credentials>>,
+/// Protects against DNS rebinding when no token is set: only certain hosts are accepted in `Host`.
+pub(super) async fn check_host(
+    State((credentials, accepted)): State<(Arc<Credentials>, AcceptedHosts)>,
     request: Request,
     next: Next,
-) -> Response {
-    check_host(&credentials, request, next, is_not_a_domain).await
-}
-
-async fn check_host(
-    credentials: &Credentials,
-    request: Request,
-    next: Next,
-    accepted: fn(&str) -> bool,
 ) -> Response {
     let has_token = credentials.current().admin_tokens.are_required();
     if has_token || all_hosts_are(request.headers(), request.uri(), accepted) {

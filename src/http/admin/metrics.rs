@@ -15,7 +15,7 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Answers in OpenMetrics if `Accept` prefers it. Otherwise answers in the text format, which every scraper reads, even if
 /// `Accept` allows neither format.
 pub(super) async fn metrics(State(admin): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
-    let spool = *admin.spool.borrow();
+    let spool = *admin.recorder.spool.borrow();
     let health = admin.health.health();
     let (metrics, recording) = (&admin.metrics, &health.parts.recording);
     let level = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

@@ -21,8 +21,9 @@ pub(crate) use feed::Feed;
 pub(crate) use state::AdminState;
 
 pub(crate) fn router(state: AdminState) -> Router {
-    let (credentials, counters) = (state.credentials.clone(), state.metrics.clone());
-    let reject_public_host = middleware::from_fn_with_state(credentials.clone(), auth::reject_public_host);
+    let counters = state.metrics.clone();
+    let accepted = (state.credentials.clone(), auth::HOSTS_WITHOUT_DOMAIN);
+    let reject_public_host = middleware::from_fn_with_state(accepted, auth::check_host);
     let console::Routes { pages, not_found, login } = console::routes(state.clone());
     // Load balancers send no token.
     let health = health_routes(health::ready).layer(reject_public_host.clone()).with_state(state.clone());

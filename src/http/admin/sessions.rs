@@ -5,9 +5,9 @@
 //! PostgreSQL.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 
@@ -36,7 +36,7 @@ struct Known {
 
 impl EndedSessions {
     pub(super) async fn has_ended(&self, pool: &QueryPool, session: SessionId) -> bool {
-        let known = self.known().get(&session).copied();
+        let known = self.0.lock().get(&session).copied();
         if let Some(known) = known.filter(|known| known.ended || known.at.elapsed() < RECHECK) {
             return known.ended;
         }
@@ -56,7 +56,7 @@ impl EndedSessions {
 
     /// Stores the result of a lookup. An ended session stays ended. Returns whether the session has ended.
     fn remember(&self, session: SessionId, ended: bool) -> bool {
-        let mut known = self.known();
+        let mut known = self.0.lock();
         if known.len() >= MAX_KNOWN {
             let now = OffsetDateTime::now_utc();
             known.retain(|session, known| {
@@ -66,9 +66,5 @@ impl EndedSessions {
         let entry = known.entry(session).or_insert(Known { ended, at: Instant::now() });
         *entry = Known { ended: ended || entry.ended, at: Instant::now() };
         entry.ended
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<SessionId, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +18,8 @@ use crate::http::server::limiter::Limiter;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::reconcile::Reconciler;
-use crate::spool::{IntakeDepth, SpoolStatus};
+use crate::recorder::RecorderView;
+use crate::spool::IntakeDepth;
 
 #[derive(Clone)]
 pub(crate) struct AdminState {
@@ -28,7 +28,7 @@ pub(crate) struct AdminState {
     pub(crate) memory: MemoryBudget,
     pub(crate) intake: IntakeDepth,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) recorder: RecorderView,
     pub(crate) health: Monitor,
     /// Cancelled when the receiver has finished draining: ends event streams.
     pub(crate) closing: CancellationToken,

@@ -51,15 +51,18 @@ impl IntoResponses for ApiProblems {
     }
 }
 
+/// The problems of every `/api/v1` path, and those of one path.
+fn api_problems_and<const N: usize>(others: [(&str, Problem); N]) -> Responses {
+    ApiProblems::responses().into_iter().chain(problems(others)).collect()
+}
+
 /// The problems of a path with an identifier.
 pub(in crate::http) struct DetailProblems;
 
 impl IntoResponses for DetailProblems {
     fn responses() -> Responses {
-        let mut responses = ApiProblems::responses();
         let absent = Problem::NotRecorded { kind: "execution" };
-        responses.extend(problems([("Nothing is recorded with this identifier.", absent)]));
-        responses
+        api_problems_and([("Nothing is recorded with this identifier.", absent)])
     }
 }
 
@@ -68,9 +71,8 @@ pub(in crate::http) struct RegistrationProblems;
 
 impl IntoResponses for RegistrationProblems {
     fn responses() -> Responses {
-        let mut responses = ApiProblems::responses();
         let not_json = Triggered::parse(b"{").expect_err("the text is cut");
-        responses.extend(problems([
+        api_problems_and([
             (
                 "The body is not a response of trigger or bulk-trigger. `detail` says what is wrong. Nothing is registered.",
                 Problem::NotATriggerResponse(not_json),
@@ -82,8 +84,7 @@ impl IntoResponses for RegistrationProblems {
             ("The token has the role read.", Problem::ReadOnly),
             ("The body is larger than 1 MiB.", Problem::RegistrationTooLarge { max_bytes: 1 << 20 }),
             ("The Content-Type is not application/json.", Problem::NotJsonType),
-        ]));
-        responses
+        ])
     }
 }
 
@@ -92,12 +93,10 @@ pub(in crate::http) struct ReconcileProblems;
 
 impl IntoResponses for ReconcileProblems {
     fn responses() -> Responses {
-        let mut responses = ApiProblems::responses();
-        responses.extend(problems([
+        api_problems_and([
             ("The token has the role read, or a web page may have sent the request.", Problem::ReadOnly),
             ("eachlabs.api_key is not set.", Problem::NoApiKey),
-        ]));
-        responses
+        ])
     }
 }
 
@@ -106,13 +105,11 @@ pub(in crate::http) struct FeedProblems;
 
 impl IntoResponses for FeedProblems {
     fn responses() -> Responses {
-        let mut responses = ApiProblems::responses();
-        responses.extend(problems([(
+        api_problems_and([(
             "The next change was removed, or the number is higher than the last one. Reload the lists and continue with \
              `after=latest`.",
             Problem::ChangesRemoved,
-        )]));
-        responses
+        )])
     }
 }
 

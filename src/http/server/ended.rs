@@ -118,14 +118,14 @@ impl Endings {
             }
             None => match (slot.received(), ended) {
                 (Received::Nothing, _) => self.metrics.unanswered(self.port, Unanswered::NoRequest),
-                (Received::PartOfHead, Ended::Evicted) => {
+                (Received::PartOfHead(_), Ended::Evicted) => {
                     self.metrics.unanswered(self.port, Unanswered::HeadTimeout);
                 }
-                (Received::PartOfHead, Ended::Closed(_)) => {
+                (Received::PartOfHead(_), Ended::Closed(_)) => {
                     self.metrics.unanswered(self.port, Unanswered::HeadInterrupted);
                 }
                 // The handler counts a request that is dropped before its response.
-                (Received::Requests, _) => {}
+                (Received::Head | Received::Requests | Received::Multiplexed, _) => {}
             },
         }
     }

@@ -4,10 +4,11 @@
 //! therefore cannot lock others out, and a peer that waits for the receiver is never evicted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -41,44 +42,27 @@ pub(crate) struct Slot {
     turn: AtomicU64,
     /// The number of requests that wait for the receiver: several over HTTP/2.
     busy: AtomicUsize,
-    /// Of a connection: the received bytes of an incomplete head, or [`BODY`], [`MULTIPLEXED`] or [`NEW`].
-    head_bytes: AtomicUsize,
-}
-
-/// A body is being received.
-const BODY: usize = usize::MAX;
-/// HTTP/2 interleaves heads and bodies. The HTTP library limits its heads.
-const MULTIPLEXED: usize = usize::MAX - 1;
-/// Nothing has been received yet.
-const NEW: usize = usize::MAX - 2;
-
-/// What a connection receives after a head.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::http) enum AfterHead {
-    /// The next head.
-    Head,
-    Body,
-    /// Heads and bodies, over HTTP/2.
-    Multiplexed,
+    /// Of a connection.
+    received: Mutex<Received>,
 }
 
 /// What a connection has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Received {
+pub(in crate::http) enum Received {
     Nothing,
-    /// A head that is incomplete.
-    PartOfHead,
-    /// At least one complete head, and no part of another one.
+    /// This many bytes of an incomplete head.
+    PartOfHead(usize),
+    /// A complete head. Its body is being received.
+    Head,
+    /// Complete requests only.
     Requests,
+    /// At least one complete head over HTTP/2, which interleaves heads and bodies. The HTTP library limits its heads.
+    Multiplexed,
 }
 
 impl Limiter {
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, state: Mutex::default() })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Evicts the slot that has waited longest if the limit is reached. `None` if all slots are busy.
@@ -88,7 +72,7 @@ impl Limiter {
 
     /// A slot whose eviction notifies `evicted`, which may be the [`Slot::eviction`] of another slot.
     pub(in crate::http) fn acquire_with(self: &Arc<Self>, evicted: Arc<Notify>) -> Option<Slot> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.in_use >= self.max && !state.evict_oldest() {
             return None;
         }
@@ -98,50 +82,40 @@ impl Limiter {
             evicted,
             turn: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(NEW),
+            received: Mutex::new(Received::Nothing),
         })
     }
 
     /// The number of slots in use, without evicted ones.
     pub(crate) fn in_use(&self) -> usize {
-        self.state().in_use
+        self.state.lock().in_use
     }
 
     pub(crate) fn waiting_on_peer(&self) -> usize {
-        self.state().waiting.len()
+        self.state.lock().waiting.len()
     }
 
     /// Evicts the slot that has waited longest.
     pub(crate) fn evict_oldest(&self) {
-        self.state().evict_oldest();
+        self.state.lock().evict_oldest();
     }
 
     /// Evicts all slots whose deadline has passed.
     pub(crate) fn evict_expired(&self) {
         let now = Instant::now();
-        let mut state = self.state();
-        let expired: Vec<u64> = state
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.deadline <= now)
-            .map(|(turn, _)| *turn)
-            .collect();
-        for turn in expired {
-            state.evict(turn);
+        let State { in_use, waiting, .. } = &mut *self.state.lock();
+        for (_, expired) in waiting.extract_if(.., |_, waiting| waiting.deadline <= now) {
+            *in_use -= 1;
+            expired.evicted.notify_one();
         }
     }
 }
 
 impl State {
     fn evict_oldest(&mut self) -> bool {
-        let oldest = self.waiting.keys().next().copied();
-        oldest.is_some_and(|turn| self.evict(turn))
-    }
-
-    fn evict(&mut self, turn: u64) -> bool {
-        let Some(waiting) = self.waiting.remove(&turn) else { return false };
+        let Some((_, oldest)) = self.waiting.pop_first() else { return false };
         self.in_use -= 1;
-        waiting.evicted.notify_one();
+        oldest.evicted.notify_one();
         true
     }
 }
@@ -149,7 +123,7 @@ impl State {
 impl Slot {
     /// The receiver waits for the peer until `deadline`. No effect on a busy slot.
     pub(crate) fn set_waiting(&self, deadline: Instant) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         if self.busy.load(Relaxed) == 0 && self.leave(&mut state) {
             self.enter(&mut state, deadline);
         }
@@ -157,7 +131,7 @@ impl Slot {
 
     /// One more request waits for the receiver.
     pub(crate) fn set_busy(&self) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         self.busy.fetch_add(1, Relaxed);
         if self.leave(&mut state) {
             self.turn.store(0, Relaxed);
@@ -166,41 +140,40 @@ impl Slot {
 
     /// Ends one [`Self::set_busy`]. After the last one, the receiver waits for the peer until `deadline`.
     pub(crate) fn set_idle(&self, deadline: Instant) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         if self.busy.fetch_sub(1, Relaxed) == 1 && self.turn.load(Relaxed) == 0 {
             self.enter(&mut state, deadline);
         }
     }
 
-    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received. Needs no
-    /// lock: only the connection's own tasks change `head_bytes`.
+    /// Counts `more` received bytes. Returns the size of the incomplete head, or 0 if no head is being received.
     pub(in crate::http) fn count_head_bytes(&self, more: usize) -> usize {
-        let before = match self.head_bytes.load(Relaxed) {
-            BODY | MULTIPLEXED => return 0,
-            NEW => 0,
-            bytes => bytes,
+        let mut received = self.received.lock();
+        let bytes = match *received {
+            Received::Head | Received::Multiplexed => return 0,
+            Received::PartOfHead(before) => before + more,
+            Received::Nothing | Received::Requests => more,
         };
-        self.head_bytes.store(before + more, Relaxed);
-        before + more
+        *received = Received::PartOfHead(bytes);
+        bytes
     }
 
-    pub(in crate::http) fn head_complete(&self, next: AfterHead) {
-        let bytes = match next {
-            AfterHead::Head => 0,
-            AfterHead::Body => BODY,
-            AfterHead::Multiplexed => MULTIPLEXED,
-        };
-        self.head_bytes.store(bytes, Relaxed);
+    /// A head is complete. `received` is what the connection has now received.
+    pub(in crate::http) fn head_complete(&self, received: Received) {
+        *self.received.lock() = received;
     }
 
     /// A body is complete: the next head follows.
     pub(in crate::http) fn body_complete(&self) {
-        let _ = self.head_bytes.compare_exchange(BODY, 0, Relaxed, Relaxed);
+        let mut received = self.received.lock();
+        if *received == Received::Head {
+            *received = Received::Requests;
+        }
     }
 
     /// Whether part of a head or of a body has been received.
     pub(in crate::http) fn is_mid_request(&self) -> bool {
-        !matches!(self.head_bytes.load(Relaxed), 0 | MULTIPLEXED | NEW)
+        matches!(self.received(), Received::PartOfHead(_) | Received::Head)
     }
 
     /// Notified when the slot is evicted.
@@ -220,13 +193,8 @@ impl Slot {
         turn == 0 || state.waiting.remove(&turn).is_some()
     }
 
-    /// What a connection has received.
     pub(super) fn received(&self) -> Received {
-        match self.head_bytes.load(Relaxed) {
-            NEW => Received::Nothing,
-            0 | BODY | MULTIPLEXED => Received::Requests,
-            _ => Received::PartOfHead,
-        }
+        *self.received.lock()
     }
 
     /// Returns when the slot is evicted.
@@ -238,7 +206,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let limiter = self.limiter.clone();
-        let mut state = limiter.state();
+        let mut state = limiter.state.lock();
         // Evicting a slot has already decreased the count.
         if self.leave(&mut state) {
             state.in_use -= 1;

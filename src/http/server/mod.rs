@@ -30,7 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::ended::{ConnectionResult, Ended, Endings};
-use self::limiter::{AfterHead, Limiter, Received, Slot};
+use self::limiter::{Limiter, Received, Slot};
 use self::stream::{ConnectionStream, LARGE_HEADS};
 use crate::metrics::{Metrics, Port};
 
@@ -303,12 +303,11 @@ impl Service<Request<Incoming>> for TrackedService {
         // The head is complete: the receiver now waits for the body.
         let Connection { slot, body_timeout, .. } = &self.connection;
         slot.set_waiting(Instant::now() + *body_timeout);
-        let after = match request.version() {
-            Version::HTTP_2 => AfterHead::Multiplexed,
-            _ if request.body().is_end_stream() => AfterHead::Head,
-            _ => AfterHead::Body,
-        };
-        slot.head_complete(after);
+        slot.head_complete(match request.version() {
+            Version::HTTP_2 => Received::Multiplexed,
+            _ if request.body().is_end_stream() => Received::Requests,
+            _ => Received::Head,
+        });
         let announce: fn(ServiceResult) -> ServiceResult = match request.version() {
             // HTTP/2 has no such header: its connections end with GOAWAY at `PortShutdown::stop`.
             Version::HTTP_2 => std::convert::identity,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Uri, header};
+use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -113,7 +113,7 @@ where
     parameters.finish()?;
     api.check_status(&query).await?;
     let permit = api.export_permit()?;
-    let content_type = HeaderValue::from_static(encoding.content_type);
+    let content_type = encoding.content_type.to_owned();
     let file = format!("attachment; filename=\"{name}.{}\"", encoding.extension);
     let mut export = Export::new(query, encoding);
     // An error of the first page can still become a problem response.
@@ -128,10 +128,6 @@ where
         }
     });
     let body = stream::StreamExt::chain(stream::iter(first.map(|text| Ok(Bytes::from(text)))), rest);
-    let mut response = Body::from_stream(body).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    if let Ok(file) = HeaderValue::from_str(&file) {
-        response.headers_mut().insert(header::CONTENT_DISPOSITION, file);
-    }
-    Ok(response)
+    let headers = [(header::CONTENT_TYPE, content_type), (header::CONTENT_DISPOSITION, file)];
+    Ok((headers, Body::from_stream(body)).into_response())
 }

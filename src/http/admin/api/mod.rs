@@ -84,7 +84,7 @@ pub(super) fn routes(admin: AdminState) -> Router {
     v1.route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document)))
         .layer(middleware::from_fn(auth::require_operate))
         .layer(middleware::map_response(no_store))
-        .layer(middleware::from_fn_with_state(credentials, auth::reject_foreign_host))
+        .layer(middleware::from_fn_with_state((credentials, auth::LOCAL_HOSTS), auth::check_host))
         .with_state(api)
 }
 

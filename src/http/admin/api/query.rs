@@ -19,7 +19,7 @@ use crate::http::problem::Problem;
 const MAX_NAME_CHARS: usize = 50;
 
 /// A query whose parameters come from a URL.
-pub(in crate::http::admin) trait FromQuery: Query + Sized {
+pub(crate) trait FromQuery: Query + Sized {
     fn from_query(p: &mut Parameters) -> Result<Self, Problem>;
 
     /// The status of the filter, for [`super::state::Api::check_status`].
@@ -29,7 +29,7 @@ pub(in crate::http::admin) trait FromQuery: Query + Sized {
 }
 
 /// Parses all parameters of `uri`.
-pub(in crate::http::admin) fn parse<Q: FromQuery>(uri: &Uri) -> Result<Q, Problem> {
+pub(crate) fn parse<Q: FromQuery>(uri: &Uri) -> Result<Q, Problem> {
     let mut parameters = Parameters::of(uri);
     let query = Q::from_query(&mut parameters)?;
     parameters.finish()?;
@@ -40,7 +40,7 @@ pub(in crate::http::admin) fn parse<Q: FromQuery>(uri: &Uri) -> Result<Q, Proble
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "for the OpenAPI document only")]
-pub(in crate::http::admin) struct Paging {
+pub(crate) struct Paging {
     /// Maximum number of items.
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
@@ -50,7 +50,7 @@ pub(in crate::http::admin) struct Paging {
 }
 
 /// The parameters of a request. Each method removes the parameter that it returns; [`Self::finish`] rejects the others.
-pub(in crate::http::admin) struct Parameters {
+pub(crate) struct Parameters {
     given: Vec<(String, String)>,
     known: Vec<&'static str>,
     /// The request exports a whole list: it has no `limit` and `cursor`.
@@ -62,12 +62,12 @@ fn invalid<T>(name: &'static str, allowed: impl Into<String>) -> Result<T, Probl
 }
 
 impl Parameters {
-    pub(in crate::http::admin) fn of(uri: &Uri) -> Self {
+    pub(crate) fn of(uri: &Uri) -> Self {
         let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         Self { given: given.into_owned().collect(), known: Vec::new(), export: false }
     }
 
-    pub(in crate::http::admin) fn of_export(uri: &Uri) -> Self {
+    pub(crate) fn of_export(uri: &Uri) -> Self {
         Self { export: true, ..Self::of(uri) }
     }
 
@@ -90,14 +90,14 @@ impl Parameters {
     }
 
     /// An identifier, a status, or a part of a cause.
-    pub(in crate::http::admin) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
+    pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         let text = |value: &str| identifier::is_valid(value).then(|| value.to_owned());
-        let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_CHARS);
+        let allowed = || format!("must be 1 to {} characters, without U+0000", identifier::MAX_ID_BYTES);
         self.parsed(name, text, allowed)
     }
 
     /// A parameter of the webhook's URL, as `name=value`.
-    pub(in crate::http::admin) fn reference(&mut self) -> Result<Option<ReferenceFilter>, Problem> {
+    pub(crate) fn reference(&mut self) -> Result<Option<ReferenceFilter>, Problem> {
         self.parsed("reference", |value| value.parse().ok(), || InvalidReference.to_string())
     }
 
@@ -105,35 +105,23 @@ impl Parameters {
         self.parsed(name, |text| parse_time(text).ok(), || format!("{TIME_FORMS}; encode + as %2B"))
     }
 
-    pub(in crate::http::admin) fn scope(&mut self) -> Result<Scope, Problem> {
+    pub(crate) fn scope(&mut self) -> Result<Scope, Problem> {
         Ok(Scope { workflow: self.text("workflow")?, bulk: self.text("bulk")? })
     }
 
     /// A number from 1 to `max`.
-    pub(in crate::http::admin) fn number(
-        &mut self,
-        name: &'static str,
-        default: i64,
-        max: i64,
-    ) -> Result<i64, Problem> {
+    pub(crate) fn number(&mut self, name: &'static str, default: i64, max: i64) -> Result<i64, Problem> {
         Ok(self.optional_number(name, max)?.unwrap_or(default))
     }
 
     /// A number from 1 to `max`, or none.
-    pub(in crate::http::admin) fn optional_number(
-        &mut self,
-        name: &'static str,
-        max: i64,
-    ) -> Result<Option<i64>, Problem> {
+    pub(crate) fn optional_number(&mut self, name: &'static str, max: i64) -> Result<Option<i64>, Problem> {
         let number = |value: &str| value.parse().ok().filter(|number| (1..=max).contains(number));
         self.parsed(name, number, || format!("must be a whole number from 1 to {max}"))
     }
 
     /// A position in the change feed.
-    pub(in crate::http::admin) fn position(
-        &mut self,
-        name: &'static str,
-    ) -> Result<Option<ChangePosition>, Problem> {
+    pub(crate) fn position(&mut self, name: &'static str) -> Result<Option<ChangePosition>, Problem> {
         let allowed = "must be the number of a change, 0 or latest";
         self.parsed(name, ChangePosition::parse, || allowed.to_owned())
     }
@@ -144,10 +132,7 @@ impl Parameters {
         Ok(flag.unwrap_or_default())
     }
 
-    pub(in crate::http::admin) fn choice<C: Choice>(
-        &mut self,
-        name: &'static str,
-    ) -> Result<Option<C>, Problem> {
+    pub(crate) fn choice<C: Choice>(&mut self, name: &'static str) -> Result<Option<C>, Problem> {
         let allowed = || {
             let names: Vec<_> = C::ALL.iter().map(|choice| choice.as_str()).collect();
             format!("must be one of {}", names.join(", "))
@@ -155,15 +140,12 @@ impl Parameters {
         self.parsed(name, C::named, allowed)
     }
 
-    pub(in crate::http::admin) fn period(&mut self) -> Result<TimeRange, Problem> {
+    pub(crate) fn period(&mut self) -> Result<TimeRange, Problem> {
         Ok(TimeRange { from: self.time("from")?, to: self.time("to")? })
     }
 
     /// `filter` is [`ListQuery::filter`] of the query.
-    pub(in crate::http::admin) fn page<Q: ListQuery>(
-        &mut self,
-        filter: &dyn Debug,
-    ) -> Result<PageRequest, Problem> {
+    pub(crate) fn page<Q: ListQuery>(&mut self, filter: &dyn Debug) -> Result<PageRequest, Problem> {
         if self.export {
             return Ok(PageRequest { limit: Q::EXPORT_LIMIT, after: None });
         }
@@ -180,7 +162,7 @@ impl Parameters {
 
     /// # Errors
     /// [`Problem::Parameter`] if there are other parameters.
-    pub(in crate::http::admin) fn finish(self) -> Result<(), Problem> {
+    pub(crate) fn finish(self) -> Result<(), Problem> {
         let Some((unknown, _)) = self.given.into_iter().next() else { return Ok(()) };
         let name: String = unknown.chars().take(MAX_NAME_CHARS).collect();
         let allowed = if self.known.is_empty() {
@@ -194,13 +176,13 @@ impl Parameters {
 
 /// A position in the change feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http::admin) enum ChangePosition {
+pub(crate) enum ChangePosition {
     Number(i64),
     Latest,
 }
 
 impl ChangePosition {
-    pub(in crate::http::admin) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text == "latest" {
             return Some(Self::Latest);
         }
@@ -209,18 +191,15 @@ impl ChangePosition {
     }
 }
 
-pub(in crate::http::admin) type PathId<T> = Result<Path<T>, PathRejection>;
+pub(crate) type PathId<T> = Result<Path<T>, PathRejection>;
 
 /// The identifier in a path. [`Problem::NotRecorded`] if it cannot exist.
-pub(in crate::http::admin) fn path_identifier(
-    id: PathId<String>,
-    kind: &'static str,
-) -> Result<String, Problem> {
+pub(crate) fn path_identifier(id: PathId<String>, kind: &'static str) -> Result<String, Problem> {
     let id = id.ok().map(|Path(id)| id).filter(|id| !id.contains('\0'));
     id.ok_or(Problem::NotRecorded { kind })
 }
 
 /// The number in a path.
-pub(in crate::http::admin) fn path_number(id: PathId<i64>, name: &'static str) -> Result<i64, Problem> {
+pub(crate) fn path_number(id: PathId<i64>, name: &'static str) -> Result<i64, Problem> {
     id.map_or_else(|_| invalid(name, "must be a whole number"), |Path(id)| Ok(id))
 }

@@ -1,16 +1,13 @@
 //! `POST /api/v1/reconcile`: fetches missed webhooks, and streams the progress.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::query::Parameters;
 use super::state::ApiState;
@@ -18,7 +15,7 @@ use crate::db::queries::period::Time;
 use crate::execution::identifier::Identifier;
 use crate::http::origin::is_from_a_web_page;
 use crate::http::problem::{Problem, ReconcileProblems};
-use crate::reconcile::{Event, Reconciler, Scope};
+use crate::reconcile::{Event, Scope};
 
 /// Maximum events that the client has not read yet. When the queue is full, the run waits.
 const QUEUE: usize = 64;
@@ -74,45 +71,26 @@ pub(super) async fn reconcile(
     };
     let reconciler = api.admin.reconciler.clone().ok_or(Problem::NoApiKey)?;
     let permit = api.reconcile_permit()?;
-    let run = Run::start(reconciler, scope, dry_run, api.admin.closing.clone(), permit);
-    let lines = stream::unfold(run, |mut run| async {
-        let event = run.events.recv().await?;
+    let closing = api.admin.closing.clone();
+    let (sender, events) = mpsc::channel(QUEUE);
+    let run = async move {
+        let _permit = permit;
+        let run = reconciler.run(&scope, dry_run, Some(sender.clone()));
+        let last = tokio::select! {
+            (counts, result) = run => match result {
+                Ok(()) => Event::Done(counts),
+                Err(error) => Event::Failed { error: error.to_string(), counts },
+            },
+            () = closing.cancelled() => return,
+        };
+        let _ = sender.send(last).await;
+    };
+    // Dropping the set ends the run.
+    let run = JoinSet::from_iter([run]);
+    let lines = stream::unfold((events, run), |(mut events, run)| async {
+        let event = events.recv().await?;
         let line = serde_json::to_string(&event).unwrap_or_default() + "\n";
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), run))
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), (events, run)))
     });
-    let mut response = Body::from_stream(lines).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
-    Ok(response)
-}
-
-/// A run whose events the client reads. Dropping this value ends the run.
-struct Run {
-    events: mpsc::Receiver<Event>,
-    _task: JoinSet<()>,
-}
-
-impl Run {
-    fn start(
-        reconciler: Arc<Reconciler>,
-        scope: Scope,
-        dry_run: bool,
-        closing: CancellationToken,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        let (sender, events) = mpsc::channel(QUEUE);
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let _permit = permit;
-            let run = reconciler.run(&scope, dry_run, Some(sender.clone()));
-            let last = tokio::select! {
-                (counts, result) = run => match result {
-                    Ok(()) => Event::Done(counts),
-                    Err(error) => Event::Failed { error: error.to_string(), counts },
-                },
-                () = closing.cancelled() => return,
-            };
-            let _ = sender.send(last).await;
-        });
-        Self { events, _task: task }
-    }
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Failures are counted in periods of this length. A period begins with its first failure.
@@ -56,14 +56,14 @@ impl Window {
 impl LoginLimit {
     /// How long the address has to wait before its next attempt; `None` if it may try now.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.0.lock();
         let of_address =
             failures.by_network.get(&network(address)).and_then(|window| window.left(MAX_OF_ADDRESS, now));
         of_address.max(failures.in_total.and_then(|window| window.left(MAX_IN_TOTAL, now)))
     }
 
     pub(super) fn failed(&self, address: IpAddr, now: Instant) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.0.lock();
         let Failures { by_network, in_total } = &mut *failures;
         *in_total = Some(Window::add(*in_total, now));
         let network = network(address);
@@ -128,7 +128,7 @@ mod tests {
         for n in 0..3 * MAX_ADDRESSES {
             limit.failed(address(n), start + Duration::from_millis(u64::try_from(n).unwrap()));
         }
-        assert_eq!(limit.0.lock().unwrap().by_network.len(), MAX_ADDRESSES);
+        assert_eq!(limit.0.lock().by_network.len(), MAX_ADDRESSES);
         assert!(
             limit.wait(address(999_999), start + Duration::from_secs(5)).is_some(),
             "the total is reached"

@@ -65,8 +65,8 @@ pub(super) struct Routes {
 }
 
 pub(super) fn routes(admin: AdminState) -> Routes {
-    let reject_foreign_host =
-        middleware::from_fn_with_state(admin.credentials.clone(), auth::reject_foreign_host);
+    let accepted = (admin.credentials.clone(), auth::LOCAL_HOSTS);
+    let reject_foreign_host = middleware::from_fn_with_state(accepted, auth::check_host);
     let console = Console::new(admin);
     let secure = middleware::from_fn_with_state(console.clone(), view::secure);
     let pages = Router::new()

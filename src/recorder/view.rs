@@ -1,0 +1,27 @@
+//! What other parts see of the recorder.
+
+use tokio::sync::watch;
+
+use super::RecorderHealth;
+use crate::spool::{Seq, SpoolStatus};
+
+/// The state and the progress of recording.
+#[derive(Debug, Clone)]
+pub(crate) struct RecorderView {
+    pub(crate) health: watch::Receiver<RecorderHealth>,
+    pub(crate) spool: watch::Receiver<SpoolStatus>,
+    pub(crate) acked: watch::Receiver<Seq>,
+}
+
+impl RecorderView {
+    /// Returns once the recorder works. False if it has ended.
+    pub(crate) async fn until_working(&mut self) -> bool {
+        self.health.wait_for(|health| matches!(health, RecorderHealth::Working)).await.is_ok()
+    }
+
+    /// Returns once the deliveries that are in the spool now are recorded.
+    pub(crate) async fn until_recorded(&mut self) {
+        let last_seq = self.spool.borrow().last_seq;
+        let _ = self.acked.wait_for(|acked| *acked >= last_seq).await;
+    }
+}
