@@ -29,6 +29,7 @@ pub(crate) mod previews;
 pub(crate) mod quarantine;
 pub(crate) mod reference;
 pub(crate) mod results;
+pub(crate) mod search;
 pub(crate) mod sessions;
 pub(crate) mod status;
 pub(crate) mod workflows;
