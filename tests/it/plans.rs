@@ -159,7 +159,7 @@ async fn the_pages_of_the_console_use_indexes() {
         // No match: also searches the registrations, the predictions and the quarantine.
         ("/executions?q=order=none", "expected_executions_registered_at"),
         ("/executions?q=order=none", "predictions_reference"),
-        ("/executions?q=no+match&since=2026-03-01T00:00:00Z", "quarantine_first_received_at"),
+        ("/executions?q=no+match&since=2026-03-02T09:30:00Z", "quarantine_first_received_at"),
         ("/executions/e7", "executions_pkey"),
         ("/executions/e7", "quarantine_retries_ids"),
         ("/executions?fetched=1", "executions_fetched"),
