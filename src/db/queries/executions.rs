@@ -14,7 +14,7 @@ use super::json::Json;
 use super::page::{List, ListRow, Position};
 use super::reference::{Reference, ReferenceFilter, ReferenceText};
 use super::results::{ResultItem, ResultsQuery};
-use super::search::{CLASS_SCAN_LIMIT, MAX_SEARCHED_PAYLOAD, Words};
+use super::search::{CLASS_SCAN_LIMIT, MAX_SEARCHED_PAYLOAD, STEP_SCAN_LIMIT, Words};
 use super::{
     EXCERPT_CHARS, ListFilter, Listing, MAX_ERROR, MAX_STEP_TEXT, MAX_TEXT, Page, Query, SCAN_LIMIT, Scope,
     omitted,
@@ -190,10 +190,12 @@ impl Filter {
 
     /// Maximum rows that a page scans.
     pub(crate) fn scan_limit(&self) -> i64 {
-        if self.failure_classes.is_some() || self.failed_model.is_some() {
-            return CLASS_SCAN_LIMIT;
-        }
-        self.words.as_ref().map_or(SCAN_LIMIT, Words::scan_limit)
+        let limits = [
+            self.failure_classes.as_ref().map(|_| CLASS_SCAN_LIMIT),
+            self.failed_model.as_ref().map(|_| STEP_SCAN_LIMIT),
+            self.words.as_ref().map(Words::scan_limit),
+        ];
+        limits.into_iter().flatten().min().unwrap_or(SCAN_LIMIT)
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod executions;
 pub(crate) mod expected;
+pub(crate) mod failed_models;
 pub(crate) mod failures;
 pub(crate) mod json;
 pub(crate) mod lookup;

@@ -102,7 +102,7 @@ impl ListRow for Quarantined {
 /// Entries that a search reads: the newest ones.
 pub(crate) const MAX_SEARCHED: i64 = 1_000;
 /// Bytes of the beginning of each body that a search reads.
-const SEARCHED_BYTES: i32 = 4 << 10;
+const SEARCHED_BYTES: i32 = 2 << 10;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {

@@ -283,17 +283,15 @@ fn cause_table(bulk_id: &str, failures: &Failures) -> Markup {
             section.card.flush aria-labelledby="causes" {
                 h2 #causes { "Causes" }
                 table.rows {
-                    thead { tr { th scope="col" { "Cause" } th scope="col" { "Class" } th.num scope="col" { "Failed" } } }
+                    thead { tr { th scope="col" { "Cause" } th scope="col" { "At fault" } th.num scope="col" { "Failed" } } }
                     tbody {
                         @for group in &failures.groups {
                             @let cause = group.error_cause.as_deref().or(group.error.as_deref());
                             tr {
                                 td { a.cut href=(with_cause(cause, [("bulk", Some(bulk_id))])) { (visible(cause.unwrap_or("no cause was sent"))) } }
-                                td data-label="Class" {
-                                    (failure_class(&group.failure_class, &filtered("/executions", [
-                                        ("status", Some("failed")), ("class", Some(&*group.failure_class)), ("bulk", Some(bulk_id)),
-                                    ])))
-                                }
+                                @let class = &*group.failure_class;
+                                @let list = filtered("/executions", [("status", Some("failed")), ("class", Some(class)), ("bulk", Some(bulk_id))]);
+                                td { small { (failure_class(class, &list)) } }
                                 td.num data-label="Failed" { (count(group.failed)) }
                             }
                         }

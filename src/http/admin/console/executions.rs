@@ -39,6 +39,8 @@ const STATUSES: [&str; 4] = ["completed", "failed", "cancelled", "running"];
 /// The parameters, without the search and the cursor.
 const FILTERS: [&str; 10] =
     ["status", "fetched", "workflow", "bulk", "class", "fault", "model", "since", "from", "to"];
+/// Parameters with which changes are not counted.
+const UNCOUNTED: [&str; 5] = ["q", "fetched", "class", "fault", "model"];
 /// Filters that are shown with their value, and removed by a click.
 const REMOVABLE: [(&str, &str); 8] = [
     ("workflow", "Workflow"),
@@ -108,8 +110,9 @@ async fn list(
         rows => table(&console.result_hosts, rows, &previews, false, with_filter),
     };
     Ok(html! {
-        // The feed of changes does not say which executions were fetched.
-        @if !params.is_continued() && !fetched {
+        // The feed of changes has no more than these fields.
+        @let is_counted = UNCOUNTED.iter().all(|name| params.get(name).is_none());
+        @if is_counted && !params.is_continued() {
             a.chip.new-rows href=(params.with(&[])) hidden data-new-rows data-after=(last_change)
                 data-status=[params.get("status")] data-workflow=[params.get("workflow")] data-bulk=[params.get("bulk")] {}
         }

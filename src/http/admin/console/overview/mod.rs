@@ -23,7 +23,8 @@ use super::state::{Console, ConsoleState};
 use super::text::visible;
 use super::view::View;
 use crate::db::queries::executions::Executions;
-use crate::db::queries::failures::{By as FailedBy, FailureQuery, Failures};
+use crate::db::queries::failed_models::{FailedModelQuery, FailedModels};
+use crate::db::queries::failures::{FailureQuery, Failures};
 use crate::db::queries::minutes::Minutes;
 use crate::db::queries::overview::{By, Counts, Overview, OverviewQuery};
 use crate::db::queries::page::MAX_LIMIT;
@@ -98,8 +99,7 @@ struct Data {
     counted_since: Option<OffsetDateTime>,
     failures: Failures,
     earlier_failures: Failures,
-    /// Failed steps by model and cause.
-    failed_models: Failures,
+    failed_models: FailedModels,
     workflows: Vec<Workflow>,
     attention: Vec<attention::Item>,
     /// Whether any execution is recorded.
@@ -140,15 +140,14 @@ async fn data(console: &Console, period: Period) -> Result<Data, QueryError> {
     let from = now - period.length();
     // If PostgreSQL does not answer, the other queries are not run.
     let (overview, counted_since) = counts(console, period, now).await?;
-    let failures = |by, from, to| FailureQuery {
-        by,
+    let failures = |from, to| FailureQuery {
         period: TimeRange { from: Some(from), to: Some(to) },
         limit: MAX_LIMIT,
         ..FailureQuery::default()
     };
-    let recent = failures(FailedBy::Cause, from, now);
-    let earlier = failures(FailedBy::Cause, from - KNOWN_CAUSES, from);
-    let models = failures(FailedBy::Model, from, now);
+    let (recent, earlier) = (failures(from, now), failures(from - KNOWN_CAUSES, from));
+    let period_of_models = TimeRange { from: Some(from), to: Some(now) };
+    let models = FailedModelQuery { period: period_of_models, limit: models::LIMIT };
     let workflows = Workflows { days: period.days(), order: Order::Cost, limit: MAX_WORKFLOWS };
     let latest = Executions { page: PageRequest { limit: 1, after: None }, ..Executions::default() };
     let (recent, earlier, models, workflows, attention, any) = tokio::join!(
